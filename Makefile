@@ -1,0 +1,45 @@
+# make quickstart   from nothing to a trained, evaluated model (installs into .venv first)
+# make test         lint, then all fast tests         make test-slow   the slow ones
+# make lint         ruff and mypy                     make clean       remove caches and build products
+#
+# PYTHON=python3.12 make test   uses another interpreter for .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORE := $(VENV)/.installed-core
+DEV := $(VENV)/.installed-dev
+
+.PHONY: quickstart test test-slow lint clean
+
+quickstart: $(CORE)
+	$(BIN)/mmssl pretrain quickstart
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(DEV)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: $(PYTHON) is `$(PYTHON) --version 2>&1`, mmssl needs Python 3.11 or newer: make PYTHON=python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps are newer than pyproject.toml once its dependencies are installed: a second call costs nothing.
+# $(BIN)/python is order-only (after the bar): its date is the interpreter's and says nothing about the packages.
+$(CORE): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -e .
+	@touch $@
+
+$(DEV): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	@touch $(CORE) $@
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

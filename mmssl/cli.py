@@ -1,0 +1,280 @@
+"""The command line: parses, calls, prints. `mmssl COMMAND --help` explains each command.
+
+Exit codes: 0 done; 2 the user's input is wrong (a line for each fault); 1 anything else; 130 interrupted.
+This module imports nothing heavy, so that `mmssl doctor` runs where torch or transformers do not import.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .errors import RunError, UserError, nearest
+
+LISTS = ("modalities", "objectives", "recipes", "masks")
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose complaints are `UserError`s."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see `{self.prog} --help`)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    try:
+        args = parse(list(sys.argv[1:] if argv is None else argv))
+        return args.call(args)
+    except UserError as error:
+        _complain(error)
+        return 2
+    except RunError as error:
+        _complain(error)
+        return 1
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def _complain(error: Exception) -> None:
+    _say("\n".join(f"error: {line}" for line in str(error).splitlines()))
+
+
+def _say(text: str) -> None:
+    """To stderr; only by the first process of those that `accelerate launch` started."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- parsing
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The parsed command; UserError naming the nearest valid command or option."""
+    parser, commands = _parsers()
+    if argv and not argv[0].startswith("-") and argv[0] not in commands:
+        known = ", ".join(commands)
+        raise UserError(f"unknown command '{argv[0]}', expected one of {known}{nearest(argv[0], commands)}")
+    args, rest = parser.parse_known_args(argv)
+    for word in rest:
+        # argparse stops filling `key=value ...` at the first option; what stands behind it arrives here
+        if hasattr(args, "overrides") and "=" in word and not word.startswith("-"):
+            args.overrides.append(word)
+            continue
+        if word.startswith("-"):
+            options = [o for a in commands[argv[0]]._actions for o in a.option_strings if o.startswith("--")]
+            raise UserError(f"unknown option '{word}' of mmssl {argv[0]}{nearest(word.partition('=')[0], options)}")
+        expected = "; options of the recipe are key.path=value" if hasattr(args, "overrides") else ""
+        raise UserError(f"unexpected argument '{word}' of mmssl {argv[0]}{expected}")
+    return args
+
+
+def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
+    from . import __version__
+
+    parser = _Parser(prog="mmssl", description="Self-supervised pretraining on any modality.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"mmssl {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, call: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+        sub.set_defaults(call=call)
+        return sub
+
+    sub = command("pretrain", _pretrain, "Pretrain a model as a recipe says.")
+    sub.add_argument("config", metavar="CONFIG", help="a .yaml file or a shipped recipe (see `mmssl list recipes`)")
+    sub.add_argument("overrides", metavar="key.path=value", nargs="*", help="change the recipe, e.g. train.steps=500")
+    sub.add_argument("--output", metavar="DIR", type=Path, help="folder of the run (default: runs/NAME_OF_RECIPE)")
+    sub.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint")
+
+    sub = command("evaluate", _evaluate, "Measure a model on data, beside its untrained twin and the raw features.")
+    _add_model_and_data(sub)
+    help = "knn, linear, zero-shot, retrieval or rankme; may be repeated; default: all that model and data allow"
+    sub.add_argument("--task", metavar="TASK", action="append", help=help)
+    sub.add_argument("overrides", metavar="key=value", nargs="*", help="evaluation options, e.g. label=class k=10")
+
+    sub = command("embed", _embed, "Write the embeddings of every sample to a parquet file.")
+    _add_model_and_data(sub)
+    sub.add_argument("--output", metavar="FILE.parquet", type=Path, required=True)
+    sub.add_argument("overrides", metavar="key=value", nargs="*", help="data options, e.g. split=test limit=100")
+
+    sub = command("list", _list, "List what can be named in a recipe.")
+    sub.add_argument("what", metavar="|".join(LISTS), type=_one_of(LISTS))
+    command("doctor", _doctor, "Examine the environment, with the fix for what is wrong.")
+    return parser, dict(commands.choices)
+
+
+def _add_model_and_data(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("model", metavar="MODEL", help="a model folder, the folder of a run, or a Hub id")
+    sub.add_argument("--data", metavar="DATA", required=True, help="a folder, file, glob, Hub id or builtin:NAME")
+    help = "column(s) that hold a modality, e.g. image=img; may be repeated"
+    sub.add_argument("--column", metavar="MODALITY=COLUMN[,COLUMN]", action="append", default=[], help=help)
+
+
+def _one_of(choices: Iterable[str]) -> Callable[[str], str]:
+    known = list(choices)
+
+    def check(text: str) -> str:
+        if text not in known:
+            hint = nearest(text, known)
+            raise argparse.ArgumentTypeError(f"found '{text}', expected one of {', '.join(known)}{hint}")
+        return text
+
+    return check
+
+
+# --------------------------------------------------------------------------------------------------------- commands
+
+
+def _pretrain(args: argparse.Namespace) -> int:
+    from .config import load_recipe
+
+    recipe = load_recipe(args.config, args.overrides)  # before the loop's imports: a fault shows seconds earlier
+    from .training.pretrain import pretrain
+
+    run = pretrain(recipe, output=args.output, resume=args.resume)
+    if os.environ.get("RANK", "0") == "0":
+        _show_run(run)
+    return 0
+
+
+def _show_run(run: Any) -> None:
+    """The scores of a finished run and the next three commands to try."""
+    from .config import load_recipe
+
+    recipe = load_recipe(run.folder / "config.yaml")
+    where = [str(run.model_folder), "--data", recipe.data.path]
+    for name, column in recipe.data.columns.items():
+        where += ["--column", f"{name}={column if isinstance(column, str) else ','.join(column)}"]
+    label = recipe.evaluation.label
+    probe = ["--task", "linear", f"label={label}"] if label else ["--task", "rankme"]
+    if run.report:
+        _print_report(run.report)
+    print(f"\nthe model, with its card: {run.model_folder}\n\nnext:")
+    for words in (
+        ["mmssl", "evaluate", *where, *probe],
+        ["mmssl", "embed", *where, "--output", str(run.folder / "embeddings.parquet")],
+        ["tensorboard", "--logdir", str(run.folder / "tensorboard")],
+    ):
+        print("  " + shlex.join(words))
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    from .evaluation.table import plain_table, rich_table
+
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(rich_table(report))
+    else:
+        print(plain_table(report))
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from .config import DataConfig, EvaluationConfig
+    from .evaluation.evaluate import evaluate
+
+    options = _options(EvaluationConfig, args.overrides, {"tasks": args.task} if args.task else {})
+    model, processor = _load_model(args.model)
+    data = DataConfig(path=args.data, name=options.name, columns=_columns(args.column, processor.preprocessors))
+    _print_report(evaluate(model, processor.preprocessors, data, options, untrained=_untrained(model)))
+    return 0
+
+
+def _untrained(model: Any) -> Any:
+    """The model's twin with the random weights of its recipe's seed."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(model.config.initializer_seed)
+        return type(model)(copy.deepcopy(model.config))
+
+
+def _embed(args: argparse.Namespace) -> int:
+    from .config import DataConfig
+    from .data.sources import column_names, open_source
+    from .evaluation.embedding import write_embeddings
+
+    data = _options(DataConfig, args.overrides, {"path": args.data})
+    model, processor = _load_model(args.model)
+    given = _columns(args.column, processor.preprocessors)
+    source = open_source(
+        data.path, name=data.name, split=data.split, streaming=data.streaming, limit=data.limit, columns=given or None
+    )
+    there = column_names(source)
+    columns = {**{name: name for name in processor.preprocessors if name in there and name not in given}, **given}
+    if not columns:
+        wanted = ", ".join(processor.preprocessors)
+        raise UserError(
+            f"--column: the model embeds {wanted}, the data has the columns {', '.join(there)}; name the column with "
+            f"--column {next(iter(processor.preprocessors))}=COLUMN"
+        )
+    summary = write_embeddings(
+        model, processor.preprocessors, source, columns, args.output, workers=data.workers
+    )
+    counts = ", ".join(f"{n} with {name}" for name, n in summary["present"].items())
+    print(f"{args.output}: {summary['rows']} rows, {counts}, {len(summary['bad'])} broken values left out")
+    return 0
+
+
+def _options(cls: type, overrides: list[str], fixed: dict[str, Any]) -> Any:
+    """An EvaluationConfig or DataConfig from `key=value` words."""
+    from .config import merge_overrides
+    from .schema import build
+
+    faults: list[str] = []
+    data = merge_overrides({}, overrides, faults)
+    for key in fixed:
+        if key in data:
+            faults.append(f"{key}: found it as an override, expected the option of the command that sets it only")
+    options = build(cls, {**data, **fixed}, "", faults)
+    if faults:
+        raise UserError("\n".join(faults))
+    return options
+
+
+def _columns(words: list[str], modalities: Iterable[str]) -> dict[str, str | list[str]]:
+    """`["image=img", "table=a,b"]` -> `{"image": "img", "table": ["a", "b"]}`."""
+    known = list(modalities)
+    columns: dict[str, str | list[str]] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not value:
+            raise UserError(f"--column: found '{word}', expected MODALITY=COLUMN, e.g. {known[0]}={known[0]}")
+        if name not in known:
+            hint = nearest(name, known)
+            raise UserError(f"--column: the model has no modality '{name}', but {', '.join(known)}{hint}")
+        columns[name] = value.split(",") if "," in value else value
+    return columns
+
+
+def _load_model(name: str) -> tuple[Any, Any]:
+    from .models.saving import load_model
+
+    inner = Path(name) / "model"  # the folder of a run
+    return load_model(inner if (inner / "config.json").is_file() else name)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from . import listing
+
+    for name, line in getattr(listing, args.what)():
+        print(f"{name:24}{line}".rstrip())
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from . import doctor
+
+    return doctor.main()

@@ -1,0 +1,278 @@
+"""The experiment schema: a recipe is one strict dataclass, read from one YAML file.
+
+`load_recipe` finds it by path or by the name of a shipped recipe, merges overrides (`train.steps=500`), and reports
+every fault of all of it at once (see `mmssl.schema` and `mmssl.checks`). `to_yaml` writes it back, resolved.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+from . import plainyaml
+from .errors import RunError, UserError, nearest
+from .masking import load_mask, mask_names
+from .modality import load_modality, modality_names
+from .models.configuration_mmssl import TowerConfig
+from .objectives.base import load_objective, objective_names
+from .options import option, strict
+from .schema import BAD, Faults, Part, Variant, build, to_dict
+from .wording import show
+
+__all__ = [
+    "TASKS",
+    "DataConfig",
+    "EvaluationConfig",
+    "ModelConfig",
+    "Part",
+    "Recipe",
+    "TowerConfig",
+    "TrainConfig",
+    "load_recipe",
+    "recipe_names",
+    "recipe_path",
+    "shipped_folder",
+    "to_dict",
+    "to_yaml",
+]
+
+TASKS = ("knn", "linear", "zero-shot", "retrieval", "rankme")
+
+MODALITY = Variant("modality", lambda name: load_modality(name).Config, modality_names, default=lambda key: key)
+OBJECTIVE = Variant("objective", lambda name: load_objective(name)[0], objective_names, default=lambda key: key)
+MASK = Variant("mask", lambda name: load_mask(name), mask_names, default=lambda key: "random")
+
+NAMED = ("modalities", "model.towers", "views", "masks", "objectives", "data.columns")
+"""Where the user names things: an override to null there takes the thing out."""
+
+
+@strict
+@dataclass(kw_only=True)
+class DataConfig:
+    """Where the samples come from and which columns hold which modality."""
+
+    path: str = option(help="builtin:NAME, a folder, a file or glob (parquet, csv, tsv, json, jsonl, arrow), a Hub id")
+    name: str | None = option(None, help="configuration of a `datasets` data set")
+    split: str = option("train")
+    columns: dict[str, str | list[str]] = option(factory=dict, help="modality -> column(s); default: its own name")
+    streaming: bool = option(False)
+    shuffle_buffer: int = option(1000, min=1, help="samples that a streamed source is shuffled within")
+    limit: int | None = option(None, min=1, help="use this many samples only")
+    workers: int = option(0, min=0, help="processes that read and decode")
+    max_bad: float = option(0.05, min=0, max=1, help="share of broken samples above which the run stops")
+    fit_samples: int = option(2000, min=1, help="samples that preprocessors are fitted on")
+
+
+@strict
+@dataclass(kw_only=True)
+class ModelConfig:
+    """The architecture: one or more towers, and the width of the embedding they share."""
+
+    towers: dict[str, TowerConfig] = option(help="name -> tower")
+    projection: int | None = option(None, min=1, help="width of the shared embedding; null: no projection")
+
+
+@strict
+@dataclass(kw_only=True)
+class TrainConfig:
+    """The loop. Exactly one of `steps` and `epochs` is given."""
+
+    steps: int | None = option(None, min=1, help="optimiser steps")
+    epochs: float | None = option(None, above=0, help="passes over the data")
+    batch_size: int = option(256, min=1, help="samples of one optimiser step, over all processes")
+    accumulation: int = option(1, min=1, help="micro-batches that one optimiser step is made of")
+    lr: float = option(1e-3, above=0)
+    min_lr: float = option(0.0, min=0, help="where the cosine ends")
+    warmup: float = option(0.05, min=0, help="below 1: share of all steps; else: steps")
+    weight_decay: float = option(0.05, min=0)
+    betas: list[float] = option(factory=lambda: [0.9, 0.95], min=0, below=1)
+    eps: float = option(1e-8, above=0)
+    clip: float | None = option(1.0, above=0, help="largest norm of the gradient; null: not clipped")
+    mixed_precision: str = option("no", choices=("no", "bf16", "fp16"))
+    gradient_checkpointing: bool = option(False)
+    compile: bool = option(False)
+    log_every: int = option(10, min=1)
+    save_every: int | None = option(None, min=1, help="steps between checkpoints; null: only at the end")
+    keep: int = option(2, min=1, help="how many checkpoints stay")
+    trackers: list[str] = option(factory=lambda: ["tensorboard"], help="Accelerate's trackers")
+
+
+@strict
+@dataclass(kw_only=True)
+class EvaluationConfig:
+    """What is measured at the end, on held-out data."""
+
+    path: str | None = option(None, help="default: data.path")
+    name: str | None = option(None, help="default: data.name")
+    split: str = option("test")
+    label: str | None = option(None, help="column of the class labels")
+    tasks: list[str] | None = option(None, choices=TASKS, help="null: all that data and model allow; []: none")
+    classes: list[str] | None = option(None, help="class names for zero-shot, in the order of the labels")
+    templates: list[str] = option(factory=lambda: ["{}"], help="sentences that a class name is put into")
+    k: int = option(20, min=1, help="neighbours of kNN")
+    limit: int | None = option(None, min=1, help="test samples")
+    train_limit: int | None = option(5000, min=1, help="training samples of the probes")
+    batch_size: int = option(256, min=1)
+
+
+@strict
+@dataclass(kw_only=True)
+class Recipe:
+    """One experiment.
+
+    `modalities`, `masks` and `objectives` hold `Part`s: `.type` is the name it is found by, `.config` its options
+    (for a mask that is the mask itself: a callable). A modality's and an objective's type default to their key.
+    """
+
+    name: str = option("")
+    description: str = option("")
+    seed: int = option(0, min=0)
+    data: DataConfig = option()
+    modalities: dict[str, Annotated[Part, MODALITY]] = option()
+    model: ModelConfig = option()
+    views: dict[str, dict[str, dict[str, Any]]] = option(factory=dict, help="view -> modality -> augmentation")
+    masks: dict[str, Annotated[Part, MASK]] = option(factory=dict)
+    objectives: dict[str, Annotated[Part, OBJECTIVE]] = option()
+    train: TrainConfig = option(factory=TrainConfig)
+    evaluation: EvaluationConfig = option(factory=EvaluationConfig)
+
+
+# ---------------------------------------------------------------------------------------------------------- look-up
+
+
+def shipped_folder(name: str) -> Path:
+    """`configs` or `hub_cards`: inside the package in a wheel, at the root of the repository in a source tree."""
+    here = Path(__file__).resolve().parent
+    for folder in (here / name, here.parent / name):
+        if folder.is_dir():
+            return folder
+    raise RunError(f"this installation of mmssl lacks its folder '{name}': pip install --force-reinstall mmssl")
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes."""
+    return sorted(path.stem for path in shipped_folder("configs").glob("*.yaml"))
+
+
+def recipe_path(name: str | Path) -> Path:
+    """The file of a recipe: a path that exists, else the shipped recipe of that name."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UserError(f"recipe '{name}': found a folder, expected a .yaml file or the name of a shipped recipe")
+    if isinstance(name, Path) or path.suffix in (".yaml", ".yml") or os.sep in name:
+        there = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+        raise UserError(f"recipe '{name}': no such file{nearest(path.name, there)}")
+    known = recipe_names()
+    if name not in known:
+        raise UserError(
+            f"unknown recipe '{name}', expected a .yaml file or one of {', '.join(known)}{nearest(name, known)}"
+        )
+    return shipped_folder("configs") / f"{name}.yaml"
+
+
+def load_recipe(
+    config: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Recipe:
+    """A validated recipe from a file, the name of a shipped one, or a dict.
+
+    overrides: `["train.steps=500", ...]` with values in YAML, or `{"train.steps": 500, "data": {"path": "x"}}`. They
+    are merged before anything is checked: mappings key by key, but one that gives a `type` replaces what was there.
+    Null takes out a named thing (`objectives.mae=null`, see `NAMED`); elsewhere it is the value null. Raises one
+    UserError with a line a fault.
+    """
+    if isinstance(config, Mapping):
+        data: Any = copy.deepcopy(dict(config))
+    else:
+        path = recipe_path(config)
+        data = plainyaml.read(path)
+        if isinstance(data, dict):
+            data.setdefault("name", path.stem)
+    if not isinstance(data, dict):
+        raise UserError(f"recipe '{config}': found {show(data)}, expected a mapping")
+    faults: Faults = []
+    return _validate(merge_overrides(data, overrides, faults), faults)
+
+
+def _validate(data: Mapping[str, Any], faults: Faults) -> Recipe:
+    from .checks import check_recipe
+
+    recipe = build(Recipe, data, "", faults, foreign=_section_of)
+    if recipe is not BAD:
+        check_recipe(recipe, faults)
+    if faults:
+        raise UserError("\n".join(faults))
+    return recipe
+
+
+def _section_of(key: str) -> str | None:
+    """What a key at the top level is that belongs into a section."""
+    sections = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "evaluation": EvaluationConfig}
+    found = [f"'{name}.{key}'" for name, cls in sections.items() if key in {f.name for f in fields(cls)}]
+    return f"a key of a section (write {' or '.join(found)})" if found else None
+
+
+# -------------------------------------------------------------------------------------------------------- overrides
+
+
+def merge_overrides(
+    data: dict[str, Any], overrides: Sequence[str] | Mapping[str, Any], faults: Faults
+) -> dict[str, Any]:
+    """`data` with the overrides merged into it, in place; what is no override is added to `faults`."""
+    for keys, value in _pairs(overrides, faults):
+        _merge(data, keys, value, "", faults)
+    return data
+
+
+def _pairs(
+    overrides: Sequence[str] | Mapping[str, Any], faults: Faults
+) -> Iterable[tuple[list[str], Any]]:
+    """(keys of the dotted path, value) of each override."""
+    if isinstance(overrides, Mapping):
+        yield from ((str(path).split("."), copy.deepcopy(value)) for path, value in overrides.items())
+        return
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            faults.append(f"override '{text}': expected key.path=value")
+            continue
+        try:
+            yield keys, plainyaml.parse(value, f"override '{path}'")
+        except UserError as error:
+            faults.append(str(error))
+
+
+def _merge(node: dict[str, Any], keys: list[str], value: Any, path: str, faults: Faults) -> None:
+    """Put `value` at `keys` below `node`.
+
+    Mappings are merged key by key; everything else is replaced, and so is a part whose `type` the value gives: the old
+    type's options would not fit the new one.
+    """
+    key, rest = keys[0], keys[1:]
+    where = f"{path}.{key}" if path else key
+    if value is None and not rest and path in NAMED:
+        if key not in node:
+            faults.append(f"{where}: found nothing of that name to take out{nearest(key, node)}")
+        node.pop(key, None)
+    elif not rest and not (isinstance(value, Mapping) and isinstance(node.get(key), dict) and "type" not in value):
+        node[key] = value
+    else:
+        below = node.get(key)
+        if below is None:
+            below = node[key] = {}
+        if not isinstance(below, dict):
+            faults.append(f"{where}: found {show(below)}, expected a mapping: an override names '{rest[0]}' below it")
+            return
+        for name, item in [(rest, value)] if rest else [([str(k)], v) for k, v in value.items()]:
+            _merge(below, name, item, where, faults)
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The recipe with all its defaults as YAML, for `config.yaml` of a run; `load_recipe` reads it back the same."""
+    return plainyaml.dump(to_dict(recipe))

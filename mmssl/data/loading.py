@@ -1,0 +1,345 @@
+"""Rows to batches: reads with the modalities' preprocessors, in this process or in workers, always the same batches.
+
+The main process decides which sample is where (a sampler, or the rows of a stream); workers only decode. So the
+number of workers changes nothing, and a sample's randomness depends on (seed, epoch, sample number) alone. A broken
+sample stays in its place in the batch, absent in every modality: batches keep their size and the order of all other
+samples does not depend on it.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmssl.draws import key_of
+from mmssl.errors import BadSample, RunError, UserError
+from mmssl.modality import Batch, Preprocessor, select
+
+from .quarantine import Bad
+from .sampler import Sampler, in_order, order
+from .sources import check_columns
+from .streams import Rows, stream_batches
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+    Source: TypeAlias = Dataset | IterableDataset
+
+Columns = Mapping[str, str | Sequence[str]]
+
+BROKEN = (BadSample, OSError, ValueError, EOFError, SyntaxError, zlib.error, struct.error)
+"""What decoders raise over broken bytes (Pillow raises SyntaxError for a broken PNG)."""
+OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""OSErrors that are the machine's fault and not the sample's."""
+CHOICE = "choice"
+
+
+@dataclass
+class Loaded:
+    """One micro-batch of this process, of B samples.
+
+    batch: every modality's inputs, collated; samples that are bad or lack a modality are absent rows.
+    bad: the samples that are broken. missing: modality -> good samples that lack it.
+    rows: (B,) int64 sample numbers, in the order of the batch. epoch: the pass over the data that they belong to.
+    kept: other columns asked for (evaluation only): column -> B raw values.
+    """
+
+    batch: Batch
+    bad: list[Bad]
+    missing: dict[str, int]
+    rows: Tensor
+    epoch: int
+    kept: dict[str, list[Any]] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """B, the bad ones included."""
+        return len(self.rows)
+
+
+def training_batches(
+    source: Source,
+    preprocessors: Mapping[str, Preprocessor],
+    columns: Columns,
+    *,
+    seed: int,
+    batch_size: int,
+    accumulation: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    shuffle_buffer: int = 1000,
+    start_batch: int = 0,
+) -> Iterator[Loaded]:
+    """Endless shuffled micro-batches of process `rank`; see `mmssl.data.sampler` for what is in which.
+
+    columns: modality -> column(s); a modality not in it reads the column of its own name.
+    batch_size: samples of one optimiser step over all `world` processes, in `accumulation` micro-batches.
+    start_batch: micro-batches already done; what follows is exactly what would have followed. In constant time, but
+        for a stream, whose rows are read again (not decoded) up to that place in its epoch.
+    """
+    columns = columns_of(preprocessors, columns)
+    check_columns(source, columns)
+    batches: Iterable[Rows]
+    if _is_stream(source):
+        batches = stream_batches(
+            source, _read_columns(columns, ()), seed, shuffle_buffer, batch_size, accumulation, rank, world, start_batch
+        )
+    else:
+        sampler = Sampler(
+            len(source), batch_size=batch_size, accumulation=accumulation, rank=rank, world=world, seed=seed,
+            start=start_batch,
+        )  # fmt: skip
+        batches = ([(epoch, index, None) for epoch, index in items] for items in sampler)
+    return _load(_Reader(source, preprocessors, columns, seed), batches, workers)
+
+
+def evaluation_batches(
+    source: Source,
+    preprocessors: Mapping[str, Preprocessor],
+    columns: Columns,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    limit: int | None = None,
+    keep: Sequence[str] = (),
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Loaded]:
+    """All samples once (or the first `limit`), in order, the last batch short; of several captions always the first.
+
+    keep: other columns (labels) whose raw values come along in `Loaded.kept`. Process `rank` gets every world-th batch.
+    """
+    columns = columns_of(preprocessors, columns)
+    check_columns(source, {**columns, **({"keep": list(keep)} if keep else {})})
+    batches: Iterable[Rows]
+    if _is_stream(source):
+        rows = ((0, number, row) for number, row in enumerate(source.select_columns(_read_columns(columns, keep))))
+        numbered = enumerate(_chunks(islice(rows, limit), batch_size))
+        batches = (chunk for number, chunk in numbered if number % world == rank)
+    else:
+        size = len(source) if limit is None else min(limit, len(source))
+        items = in_order(size, batch_size, rank=rank, world=world)
+        batches = ([(epoch, index, None) for epoch, index in chunk] for chunk in items)
+    return _load(_Reader(source, preprocessors, columns, None, keep), batches, workers)
+
+
+def read_rows(source: Source, columns: Columns | Iterable[str], n: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Up to `n` rows to fit preprocessors on, with the raw values of these columns (null: None).
+
+    columns: names of columns, or modality -> column(s). A random selection, in the order of the data; of a stream the
+    first rows. The values are not decoded: a fit meets the broken ones too and must pass over what its `read` raises
+    `BadSample` for.
+    """
+    columns = columns if isinstance(columns, Mapping) else {name: name for name in columns}
+    check_columns(source, columns)
+    chosen = source.select_columns(_read_columns(columns, ()))
+    if _is_stream(chosen):
+        rows = chosen.take(n)
+    else:
+        rows = chosen.__getitems__(np.sort(order(len(source), seed, 0)[:n]).tolist())
+    return [{name: _fetched_if_possible(value) for name, value in row.items()} for row in rows]
+
+
+def presence(source: Source, columns: Columns) -> dict[str, int]:
+    """Modality -> number of samples where it is not null, over the whole data (nothing is decoded)."""
+    check_columns(source, columns)
+    counts = dict.fromkeys(columns, 0)
+    needed = _read_columns(columns, ())
+    chosen = source.select_columns(needed)
+    if not _is_stream(source):
+        chosen = chosen.with_format("arrow")
+        for table in chosen.iter(batch_size=1000):
+            valid = {name: np.asarray(table[name].is_valid()) for name in needed}
+            for modality, wanted in columns.items():
+                names = [wanted] if isinstance(wanted, str) else wanted
+                counts[modality] += int(np.logical_or.reduce([valid[name] for name in names]).sum())
+        return counts
+    for row in chosen:
+        for modality, wanted in columns.items():
+            counts[modality] += not _is_null(select(row, wanted))
+    return counts
+
+
+def columns_of(preprocessors: Mapping[str, Preprocessor], columns: Columns) -> dict[str, str | Sequence[str]]:
+    """The column(s) of every modality; by default the one of its name."""
+    return {name: columns.get(name, name) for name in preprocessors}
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Fault:
+    """A UserError or RunError on its way from a worker; as an exception, torch would bury it in a traceback."""
+
+    error: UserError | RunError
+
+
+class _Reader(torch.utils.data.Dataset[Loaded]):
+    """Loads one list of rows: what runs in workers. seed None: evaluation, variants are not drawn."""
+
+    def __init__(
+        self,
+        source: Source,
+        preprocessors: Mapping[str, Preprocessor],
+        columns: Columns,
+        seed: int | None,
+        keep: Sequence[str] = (),
+    ) -> None:
+        # A stream's rows come with the items; the stream itself must not travel to the workers.
+        self.source = None if _is_stream(source) else source.select_columns(_read_columns(columns, keep))
+        self.preprocessors, self.columns, self.seed, self.keep = dict(preprocessors), columns, seed, keep
+
+    def __getitems__(self, items: Rows) -> Loaded | _Fault:
+        try:
+            return self.load(items)
+        except (UserError, RunError) as error:
+            return _Fault(error)
+
+    def load(self, items: Rows) -> Loaded:
+        samples: dict[str, list[Any]] = {name: [] for name in self.preprocessors}
+        kept: dict[str, list[Any]] = {name: [] for name in self.keep}
+        missing = dict.fromkeys(self.preprocessors, 0)
+        bad = []
+        for (epoch, index, _), row in zip(items, self.rows(items), strict=True):
+            read = row if isinstance(row, Bad) else self.read(row, epoch, index)
+            if isinstance(read, Bad):
+                bad.append(read)
+                read = {}
+            else:
+                for name, sample in read.items():
+                    missing[name] += sample is None
+            for name, values in samples.items():
+                values.append(read.get(name))
+            for name, values in kept.items():
+                values.append(None if isinstance(row, Bad) else row[name])
+        batch = {name: self.preprocessors[name].collate(values) for name, values in samples.items()}
+        numbers = torch.tensor([index for _, index, _ in items], dtype=torch.int64)
+        return Loaded(batch, bad, missing, numbers, items[0][0], kept)
+
+    def rows(self, items: Rows) -> list[dict[str, Any] | Bad]:
+        """The raw rows, all at once where that works, so that one that cannot be had costs only itself."""
+        if self.source is None:
+            return [row or {} for _, _, row in items]
+        try:
+            return list(self.source.__getitems__([index for _, index, _ in items]))
+        except BROKEN as error:
+            _reraise_ours(error)
+        out: list[dict[str, Any] | Bad] = []
+        for _, index, _ in items:
+            try:
+                out.append(self.source[index])
+            except BROKEN as error:
+                _reraise_ours(error)
+                out.append(Bad(index, "*", "*", _reason(error, None)))
+        return out
+
+    def read(self, row: dict[str, Any], epoch: int, index: int) -> dict[str, Any] | Bad:
+        """Every modality's decoded sample (None = absent), or what is wrong with the row."""
+        out: dict[str, Any] = {}
+        for name, preprocessor in self.preprocessors.items():
+            wanted = self.columns[name]
+            raw = select(row, wanted)
+            choice = 0 if self.seed is None else key_of(self.seed, epoch, index, name, CHOICE) >> 1
+            try:
+                out[name] = None if _is_null(raw) else preprocessor.read(_fetched(raw), choice)
+            except BROKEN as error:
+                _reraise_ours(error)
+                column = wanted if isinstance(wanted, str) else ",".join(wanted)
+                return Bad(index, name, column, _reason(error, raw))
+        if all(sample is None for sample in out.values()):
+            return Bad(index, "*", "*", "no modality present")
+        return out
+
+
+def _load(reader: _Reader, batches: Iterable[Rows], workers: int) -> Iterator[Loaded]:
+    """Run the reader over the batches, here or in worker processes, in order."""
+    results: Iterable[Loaded | _Fault]
+    if workers == 0:
+        results = map(reader.__getitems__, batches)
+    else:
+        results = torch.utils.data.DataLoader(
+            reader,
+            batch_sampler=batches,  # its "indices" are whole lists of rows
+            num_workers=workers,
+            collate_fn=_as_is,
+            generator=torch.Generator(),  # its own: the global one must not depend on the number of workers
+        )
+    for result in results:
+        if isinstance(result, _Fault):
+            raise result.error
+        yield result
+
+
+def _chunks(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    rows = iter(rows)
+    while chunk := list(islice(rows, size)):
+        yield chunk
+
+
+def _as_is(loaded: Any) -> Any:
+    return loaded
+
+
+def _is_stream(source: Source) -> TypeGuard[IterableDataset]:
+    import datasets
+
+    return isinstance(source, datasets.IterableDataset)
+
+
+def _read_columns(columns: Columns, keep: Sequence[str]) -> list[str]:
+    """Every column that is needed, once."""
+    wanted = [c for value in columns.values() for c in ([value] if isinstance(value, str) else value)]
+    return list(dict.fromkeys([*wanted, *keep]))
+
+
+def _is_null(raw: Any) -> bool:
+    """Null: no value in any of the modality's columns."""
+    if isinstance(raw, dict):
+        return not raw or all(value is None for value in raw.values())
+    return raw is None
+
+
+def _fetched(raw: Any) -> Any:
+    """The bytes of a file that is not on this disk (in an archive, on the Hub); anything else as it is."""
+    if isinstance(raw, dict) and raw.get("bytes") is None and "://" in (raw.get("path") or ""):
+        from datasets.utils.file_utils import xopen
+
+        with xopen(raw["path"], "rb") as file:
+            return {**raw, "bytes": file.read()}
+    return raw
+
+
+def _fetched_if_possible(raw: Any) -> Any:
+    """As `_fetched`, null structs as None. What cannot be fetched stays as it is, for `read` to call broken."""
+    try:
+        return None if _is_null(raw) else _fetched(raw)
+    except BROKEN as error:
+        _reraise_ours(error)
+        return raw
+
+
+def _reraise_ours(error: BaseException) -> None:
+    """Errors that are not the sample's fault end the run."""
+    if isinstance(error, (UserError, RunError)):
+        raise error
+    if isinstance(error, OSError) and error.errno in OURS:
+        raise RunError(f"cannot read the data: {error.strerror}") from error
+
+
+def _reason(error: BaseException, raw: Any) -> str:
+    """One line: what was raised, and the file where its name is known."""
+    said = " ".join(str(error).split())
+    text = said if isinstance(error, BadSample) else f"{type(error).__name__}: {said}" if said else type(error).__name__
+    path = raw.get("path") if isinstance(raw, dict) else raw if isinstance(raw, str) and len(raw) < 300 else None
+    return text if not isinstance(path, str) or path in text else f"{text} ({path})"

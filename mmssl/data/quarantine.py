@@ -1,0 +1,117 @@
+"""Broken samples: skipped, counted, listed in the run folder, and the end of the run when there are too many."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmssl.errors import RunError, UserError
+
+logger = logging.getLogger("mmssl")
+
+ENOUGH = 50
+"""Samples to have read before a share of broken ones means anything."""
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A sample that was not used.
+
+    index: its number in the opened data. modality, column: where the fault is ("*" = all of them). reason: one line.
+    """
+
+    index: int
+    modality: str
+    column: str
+    reason: str
+
+
+class Quarantine:
+    """The list of broken samples of one run, kept in `folder/quarantine.jsonl` across resumes.
+
+    Knows nothing of processes: the caller gathers `Loaded.bad` and the number of samples read, and records them on
+    the main process. max_bad: share of the samples read that may be broken (data.max_bad). folder None: count and warn,
+    but write no list (a process that is not the main one).
+    """
+
+    def __init__(self, folder: str | Path | None, max_bad: float = 0.05) -> None:
+        self.path = None if folder is None else Path(folder) / "quarantine.jsonl"
+        self.max_bad = max_bad
+        self.read = 0
+        self.bad = 0
+        self._listed = self._load()
+
+    def record(self, bad: Iterable[Bad], read: int) -> None:
+        """Count `read` samples, of which `bad` were broken; list and report those seen for the first time.
+
+        Raises UserError once more than `max_bad` of the samples are broken, RunError when the list cannot be written.
+        """
+        bad = list(bad)
+        self.read += read
+        self.bad += len({fault.index for fault in bad})
+        for fault in bad:
+            if (fault.index, fault.modality) not in self._listed:
+                self._listed[fault.index, fault.modality] = fault
+                self._append(fault)
+                logger.warning(
+                    "skipped broken sample %d (%s, column %s): %s",
+                    fault.index, fault.modality, fault.column, fault.reason,
+                )  # fmt: skip
+        self._check(bad)
+
+    def summary(self) -> str:
+        """One line for the run's end."""
+        if not self.bad:
+            return f"no broken samples among {self.read:,} read"
+        rows = len({index for index, _ in self._listed})
+        return (
+            f"{self.bad:,} of {self.read:,} samples read were broken and skipped "
+            f"({rows:,} different{'' if self.path is None else f', listed in {self.path.name}'})"
+        )
+
+    def _check(self, bad: list[Bad]) -> None:
+        if not bad or not self.read:
+            return
+        share = self.bad / self.read
+        if share > self.max_bad and (self.read >= ENOUGH or self.bad == self.read):
+            fault = bad[0]
+            raise UserError(
+                f"{self.bad:,} of {self.read:,} samples read are broken ({share:.0%}), more than data.max_bad = "
+                f"{self.max_bad:g} allows; e.g. sample {fault.index} ({fault.modality}, column {fault.column}): "
+                f"{fault.reason}{'' if self.path is None else f'; all are listed in {self.path}'}"
+            )
+
+    def _append(self, fault: Bad) -> None:
+        if self.path is None:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(dataclasses.asdict(fault)) + "\n")
+        except OSError as error:
+            raise RunError(f"cannot write {self.path}: {error.strerror or error}") from error
+
+    def _load(self) -> dict[tuple[int, str], Bad]:
+        """What an earlier part of the run listed. A last line torn by a crash is cut off, it will be listed again."""
+        if self.path is None or not self.path.exists():
+            return {}
+        try:
+            text = self.path.read_bytes()
+            whole = text[: text.rfind(b"\n") + 1]
+            if len(whole) < len(text):
+                logger.warning("%s ended in the middle of a line, which was cut off", self.path)
+                self.path.write_bytes(whole)
+        except OSError as error:
+            raise RunError(f"cannot read {self.path}: {error.strerror or error}") from error
+        listed = {}
+        for number, line in enumerate(whole.decode("utf-8", errors="replace").split("\n")[:-1], 1):
+            try:
+                fault = Bad(**json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise RunError(f"{self.path} line {number} is not a quarantine entry; move the file away") from error
+            listed[fault.index, fault.modality] = fault
+        return listed

@@ -1,0 +1,59 @@
+"""What makes two processes equal one: sums over global counts, and gathers that carry gradients.
+
+Gradients are averaged over processes by DDP, so a process contributes `local sum * world / global count`; the average
+is then the gradient of the mean over the whole batch, however samples and absent modalities are spread.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def global_sum(x: Tensor) -> Tensor:
+    """The sum of `x` over all processes, without gradient."""
+    x = x.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(x)
+    return x
+
+
+def global_mean(values: Tensor, counts: Tensor) -> Tensor:
+    """The mean of `values` where `counts` (same shape, bool or weight) is set, over all processes' elements.
+
+    What DDP averages to the true mean: local sum * world / global count. Zero, with a gradient path, if nothing counts.
+    """
+    weight = counts.to(values.dtype)
+    total = torch.where(counts.bool(), values, 0.0).mul(weight).sum()
+    return total * world_size() / global_sum(weight.sum()).clamp(min=1)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(world_size())]
+        dist.all_gather(parts, x.contiguous())
+        ctx.rows = len(x)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """All processes' rows (world * B, ...) of x (B, ...), in rank order; gradients flow back to their owners."""
+    return x if world_size() == 1 else _Gather.apply(x)

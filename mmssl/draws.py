@@ -1,0 +1,100 @@
+"""Randomness as a pure function: what is drawn for a sample depends on (seed, step, sample) and on nothing else.
+
+A generator's stream depends on how much was drawn before, on the batch's padding and on which process asks. `Draws`
+instead hashes (key, global row, position). So two processes with half a batch each draw exactly what one process
+draws for the whole batch, padding to another length changes nothing, a resumed run goes on as if never stopped, and
+CPU and GPU agree bit for bit. The hash is the 32-bit integer mixer "lowbias32" (C. Wellons, "Prospecting for hash
+functions", 2018), chained over the key's parts and applied twice.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+_M = 0xFFFFFFFF
+
+
+def _mix_int(x: int) -> int:
+    x ^= x >> 16
+    x = (x * 0x7FEB352D) & _M
+    x ^= x >> 15
+    x = (x * 0x846CA68B) & _M
+    return x ^ (x >> 16)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """`_mix_int` on int64 tensors that hold 32-bit numbers; products may wrap, the low 32 bits stay right."""
+    x = x ^ (x >> 16)
+    x = (x * 0x7FEB352D) & _M
+    x = x ^ (x >> 15)
+    x = (x * 0x846CA68B) & _M
+    return x ^ (x >> 16)
+
+
+def key_of(*parts: int | str) -> int:
+    """A 32-bit key from numbers and names."""
+    key = 0x9E3779B9
+    for part in parts:
+        number = zlib.crc32(part.encode()) if isinstance(part, str) else int(part)
+        key = _mix_int(key ^ _mix_int((number & _M) ^ 0x85EBCA6B))
+        key = _mix_int((key + (number >> 32 & _M) + 0x9E3779B9) & _M)
+    return key
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers for the rows of one batch.
+
+    key: the 32-bit key; `draws("mask")` derives the independent draws named so.
+    rows: rows (samples) of the local batch.
+    first: the global number of local row 0 (rank * rows); `total` rows in the global batch over all processes.
+    """
+
+    key: int
+    rows: int
+    first: int = 0
+    total: int | None = None
+    device: torch.device | str = "cpu"
+
+    def __call__(self, *names: int | str) -> Draws:
+        """The independent draws of this name, e.g. `draws("crop", 1)`."""
+        return replace(self, key=key_of(self.key, *names))
+
+    def bits(self, *shape: int) -> Tensor:
+        """(rows, *shape) int64 tensor of uniform 32-bit integers."""
+        return self._bits(torch.arange(self.first, self.first + self.rows, device=self.device), shape)
+
+    def _bits(self, row: Tensor, shape: tuple[int, ...]) -> Tensor:
+        out = _mix(_mix(row ^ self.key) ^ 0x68E31DA4)
+        for axis, size in enumerate(shape):  # axis by axis, so that padding along any of them changes nothing
+            at = _mix(torch.arange(size, device=self.device) ^ _mix_int(self.key ^ (0xB5297A4D + axis)))
+            out = _mix(_mix((out[..., None] + at) & _M) ^ out[..., None])
+        return out
+
+    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """(rows, *shape) float32 in [low, high), 24 bits fine."""
+        unit = (self.bits(*shape) >> 8).to(torch.float32) * (1 / (1 << 24))
+        return unit if (low, high) == (0.0, 1.0) else low + (high - low) * unit
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """(rows, *shape) int64 in [0, high), high < 2**31."""
+        return (self.bits(*shape) * high) >> 32
+
+    def chance(self, p: float, *shape: int) -> Tensor:
+        """(rows, *shape) bool, True with probability p."""
+        return self.uniform(*shape) < p
+
+    def normal(self, *shape: int) -> Tensor:
+        """(rows, *shape) float32 standard normal (Box-Muller)."""
+        u = self("u").uniform(*shape).clamp_(min=2**-25)
+        return (-2 * u.log()).sqrt() * torch.cos(2 * math.pi * self("v").uniform(*shape))
+
+    def permutation(self) -> Tensor:
+        """(total,) int64: one permutation of the global batch, the same on every process (for in-batch mixing)."""
+        total = self.total or self.rows
+        return self._bits(torch.arange(total, device=self.device), (1,))[:, 0].argsort(stable=True)

@@ -1,0 +1,28 @@
+"""The two errors that a user of mmssl meets.
+
+Both carry one clear line: what was found, where, and what was expected. The command line prints that line and
+exits with code 2 for `UserError` (the user's input is wrong) and 1 for `RunError` (the world went wrong).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """The user's input is wrong: one line (or one line a fault) to print, exit code 2."""
+
+
+class RunError(RuntimeError):
+    """Something outside the input failed (a full disk, a lost file): one line to print, exit code 1."""
+
+
+class BadSample(ValueError):
+    """One sample cannot be used (truncated, empty, not what it claims): it is quarantined with this reason."""
+
+
+def nearest(name: str, valid: Iterable[object]) -> str:
+    """`"; did you mean 'x'?"` for the valid name nearest to `name`, or an empty string when none is near."""
+    close = difflib.get_close_matches(str(name), [str(v) for v in valid], n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""

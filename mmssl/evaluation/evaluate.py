@@ -1,0 +1,310 @@
+"""`evaluate`: one model against its untrained twin, raw features and chance, on held-out data.
+
+Every row is decoded once and every encoder sees it once; the tasks share the features. A task that data or model do
+not allow is left out of the report, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..draws import key_of
+from ..errors import UserError, nearest
+from ..modality import Preprocessor
+from . import tasks
+from .embedding import Embedded, embed_source, embed_texts
+from .rows import Labels, class_names, present_columns, read_labels, reads_text, subset, texts_of
+from .zero_shot import prompts
+
+if TYPE_CHECKING:
+    from ..config import DataConfig, EvaluationConfig
+
+TASKS = ("knn", "linear", "zero-shot", "retrieval", "rankme")
+DEFAULT_TASKS = ("knn", "zero-shot", "retrieval", "rankme")
+DEFAULT_SPLIT = "test"
+
+Report = dict[str, Any]
+Notify = Callable[[str, int, int], None]
+"""Called with (what is embedded, rows done, rows in all)."""
+
+
+@dataclass
+class _Sources:
+    """test: held-out rows, None when there are none; train: rows for the probes; split: what they are called."""
+
+    test: Any | None
+    train: Any | None
+    split: dict[str, str | None]
+    notes: list[str] = field(default_factory=list)
+    same_rows: bool = False
+
+
+def evaluate(
+    model: Any,
+    preprocessors: Mapping[str, Preprocessor],
+    data: DataConfig,
+    config: EvaluationConfig,
+    *,
+    untrained: Any | None = None,
+    columns: Mapping[str, str | list[str]] | None = None,
+    train_source: Any | None = None,
+    seed: int = 0,
+    notify: Notify | None = None,
+) -> Report:
+    """Run the tasks of `config` and return a report of JSON values.
+
+    {"tasks": {task: {metric: {"model", "untrained", "raw", "chance", "n", ...}}}, "skipped": {task: reason},
+    "notes": [...], "n_test", "n_train", "split": {"test", "train"}, "bad": {"test", "train"}, "settings": {...}}.
+    A metric is `<modality>/<name>` or `<modality>-><modality>/<name>`; a value that does not exist is None.
+
+    untrained: the same architecture with random weights; None leaves its column empty. columns: modality -> column(s),
+    default `data.columns`. train_source: the opened training split of `data`, where the caller has it already. seed: of
+    the subsets and of the linear probe's held-out rows.
+
+    Raises UserError for an unknown task, data or a split that does not exist (a missing split `test` that nobody asked
+    for leaves the tasks out instead), a label column that does not exist, class names that do not fit the labels, and
+    data without any of the model's modalities.
+    """
+    wanted = DEFAULT_TASKS if config.tasks is None else tuple(dict.fromkeys(config.tasks))
+    for task in wanted:
+        if task not in TASKS:
+            known = ", ".join(TASKS)
+            raise UserError(f"evaluation.tasks: unknown task '{task}', expected {known}{nearest(task, TASKS)}")
+    report: Report = {"tasks": {}, "skipped": {}, "notes": [], "n_test": 0, "n_train": 0, "split": {}, "bad": {}}
+    report["settings"] = {"k": config.k, "templates": list(config.templates), "seed": seed}
+    if not wanted:
+        return report
+    sources = _open_sources(data, config, seed, train_source)
+    report["split"], report["notes"] = sources.split, sources.notes
+    if sources.test is None:
+        reason = f"the data has no split '{config.split}' to test on"
+        report["skipped"] = {task: reason for task in wanted if task != "rankme"}
+        wanted = tuple(task for task in wanted if task == "rankme")
+        if not wanted or sources.train is None:
+            report["skipped"].update(dict.fromkeys(wanted, reason))
+            return report
+        sources.test = sources.train  # RankMe needs no held-out rows
+        sources.split["test"] = sources.split["train"]
+        report["notes"].append(f"rankme: measured on rows of the training split, because {reason}")
+    encoders = {"model": model} if untrained is None else {"model": model, "untrained": untrained}
+    mapping = data.columns if columns is None else columns
+    _Evaluation(encoders, preprocessors, mapping, data.workers, config, seed, sources, report, notify).run(wanted)
+    return report
+
+
+def _open_sources(data: DataConfig, config: EvaluationConfig, seed: int, train_source: Any | None) -> _Sources:
+    """The test rows, and the rows that probes learn from: the training split of the data that is tested on where it
+    has one, else the pretraining data (`train_source` when that is open already)."""
+    from ..data.sources import open_source
+
+    path = config.path or data.path
+    elsewhere = config.path is not None and config.path != data.path
+    name = config.name or (None if elsewhere else data.name)
+    notes: list[str] = []
+
+    def opened(path: str, name: str | None, split: str, limit: int | None = None) -> Any:
+        return open_source(path, name=name, split=split, streaming=data.streaming, limit=limit)
+
+    def limited(source: Any, limit: int | None, extra: int) -> Any:
+        rows, remark = subset(source, limit, seed + extra, data.shuffle_buffer)
+        notes.extend([remark] if remark else [])
+        return rows
+
+    split = config.split
+    test = _or_none(opened, path, name, split, config.split == DEFAULT_SPLIT)
+    if test is None and elsewhere:
+        # other data than the model was trained on is held out whatever its only split is called
+        split = "train"
+        test = _or_none(opened, path, name, split, True)
+    train = None
+    if elsewhere and split != data.split:
+        train = _or_none(opened, path, name, data.split, True)
+    if train is None:
+        given = train_source is not None
+        train = train_source if given else opened(data.path, data.name, data.split, data.limit)
+    same = not elsewhere and split == data.split and name == data.name
+    rows = None if test is None else limited(test, config.limit, 0)
+    return _Sources(
+        rows, limited(train, config.train_limit, 1), {"test": split if rows is not None else None, "train": data.split},
+        notes, same,
+    )  # fmt: skip
+
+
+def _or_none(opened: Callable[..., Any], path: str, name: str | None, split: str, optional: bool) -> Any | None:
+    """The opened split, or None when it is optional and the data has no split of that name."""
+    try:
+        return opened(path, name, split)
+    except UserError as error:
+        # `open_source` has one error for all that a user can get wrong; only this one wording means "no such split"
+        if optional and f"has no split '{split}'" in str(error):
+            return None
+        raise
+
+
+class _Evaluation:
+    """The state of one `evaluate`: rows, labels and features, read once and shared by the tasks."""
+
+    def __init__(
+        self,
+        encoders: Mapping[str, Any],
+        preprocessors: Mapping[str, Preprocessor],
+        mapping: Mapping[str, str | list[str]],
+        workers: int,
+        config: EvaluationConfig,
+        seed: int,
+        sources: _Sources,
+        report: Report,
+        notify: Notify | None,
+    ) -> None:
+        self.encoders, self.preprocessors, self.mapping, self.workers = encoders, preprocessors, mapping, workers
+        self.config = config
+        self.model = encoders["model"]
+        self.seed, self.sources, self.report, self.notify = seed, sources, report, notify
+        assert sources.test is not None
+        self.test: Any = sources.test
+        self.columns, lacking = present_columns(self.test, list(preprocessors), mapping)
+        if not self.columns:
+            reasons = "; ".join(f"{name}: {why}" for name, why in lacking.items())
+            raise UserError(f"data.columns: the data to evaluate on has none of the model's modalities ({reasons})")
+        report["notes"] += [f"{name}: not evaluated, {why}" for name, why in lacking.items()]
+        self.labels, self.no_labels = read_labels(self.test, sources.train, config.label)
+
+    def run(self, wanted: Sequence[str]) -> None:
+        """Embed what the tasks need, then run them in turn."""
+        reasons = {task: self._reason(task) for task in wanted}
+        self.report["skipped"].update({task: reason for task, reason in reasons.items() if reason})
+        possible = [task for task in wanted if not reasons[task]]
+        if not possible:
+            return
+        test = self._embed(self.test, self.columns, "test", self.encoders)
+        train, columns = None, {}
+        if self.sources.train is not None and set(possible) - {"rankme"}:
+            probes = {"knn", "linear"} & set(possible)
+            columns = present_columns(self.sources.train, list(self.preprocessors), self.mapping)[0]
+            # between modalities only the raw features' ridge map learns from these rows
+            train = self._embed(self.sources.train, columns, "train", self.encoders if probes else {})
+        labels = self.labels
+        self.features = tasks.Features(
+            test,
+            train,
+            frozenset(name for name in self.columns if self.model.modality(name).ids),
+            None if labels is None else labels.test,
+            None if labels is None else labels.train,
+            {} if train is None else self._spoken(columns, train),
+        )
+        for task in possible:
+            metrics, skipped = self._task(task)
+            if metrics:
+                self.report["tasks"][task] = metrics
+                self.report["notes"] += [f"{task}: {name} left out, {why}" for name, why in skipped.items()]
+            else:
+                why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+                self.report["skipped"][task] = why or "no modality to run it on"
+
+    def _embed(self, source: Any, columns: Mapping[str, Any], what: str, encoders: Mapping[str, Any]) -> Embedded:
+        total, notify = len(source), self.notify
+        embedded = embed_source(
+            encoders,
+            self.preprocessors,
+            source,
+            columns,
+            describe=self.model,
+            batch_size=self.config.batch_size,
+            workers=self.workers,
+            progress=None if notify is None else lambda done: notify(what, done, total),
+        )
+        self.report[f"n_{what}"] = total
+        self.report["bad"][what] = len({bad.index for bad in embedded.bad})
+        return embedded
+
+    def _spoken(self, columns: Mapping[str, Any], train: Embedded) -> dict[str, Tensor]:
+        """Raw features of the training rows' texts, of several captions a different one from row to row: a map
+        between modalities that only ever met the first would not know the others' words."""
+        out = {}
+        for name, column in columns.items():
+            if not isinstance(column, str) or not self._reads_text(name) or name not in train.raw:
+                continue
+            texts = texts_of(self.sources.train, column)
+            chosen = [own[key_of(self.seed, row) % len(own)] if own else None for row, own in enumerate(texts)]
+            size = self.config.batch_size
+            embedded = embed_texts({}, self.preprocessors[name], name, chosen, describe=self.model, batch_size=size)
+            out[name] = embedded.raw[name]
+        return out
+
+    def _reads_text(self, name: str) -> bool:
+        return reads_text(self.model.modality(name), self.preprocessors[name])
+
+    def _text(self) -> str | None:
+        """The model's first modality that a prompt can be given to."""
+        return next((name for name in self.preprocessors if self._reads_text(name)), None)
+
+    def _reason(self, task: str) -> str | None:
+        """Why a task cannot be run, before anything is embedded; None when it can."""
+        if task in ("knn", "linear"):
+            if self.labels is None:
+                return self.no_labels
+            if self.labels.train is None:
+                return f"the training rows have no column '{self.labels.column}'"
+            return "the test rows are the training rows" if self.sources.same_rows else None
+        if task == "zero-shot":
+            text = self._text()
+            if text is None:
+                return "the model has no text modality"
+            if set(self.columns) <= {text}:
+                return f"the data has no modality beside '{text}'"
+            if self.labels is None:
+                return self.no_labels
+            named = self._names(self.labels)
+            return named if isinstance(named, str) else None
+        if task == "retrieval" and len(self.columns) < 2:
+            return "it needs data with at least two of the model's modalities"
+        return None
+
+    def _names(self, labels: Labels) -> tuple[list[str], list[int]] | str:
+        return class_names(labels, self.test, self.sources.train, self.config.classes)
+
+    def _task(self, task: str) -> tuple[tasks.Metrics, dict[str, str]]:
+        if task == "knn":
+            return tasks.knn(self.features, self.config.k)
+        if task == "linear":
+            return tasks.linear(self.features, self.seed)
+        if task == "zero-shot":
+            return self._zero_shot()
+        if task == "retrieval":
+            return self._retrieval()
+        return tasks.rank_me(self.features.test, bool(getattr(self.model.config, "projection", None)))
+
+    def _embed_texts(self, name: str, texts: Sequence[str]) -> Embedded:
+        preprocessor, size = self.preprocessors[name], self.config.batch_size
+        return embed_texts(self.encoders, preprocessor, name, texts, describe=self.model, batch_size=size)
+
+    def _zero_shot(self) -> tuple[tasks.Metrics, dict[str, str]]:
+        labels, text = self.labels, self._text()
+        assert labels is not None and text is not None
+        named = self._names(labels)
+        assert not isinstance(named, str)
+        names, numbers = named
+        self.report["settings"]["classes"] = names
+        spoken = self._embed_texts(text, prompts(names, self.config.templates))
+        # -1 looks up the last entry: unknown stays unknown
+        y: Tensor = torch.tensor([*numbers, -1])[labels.test]
+        return tasks.zero_shot(self.features, text, spoken, len(self.config.templates), y)
+
+    def _retrieval(self) -> tuple[tasks.Metrics, dict[str, str]]:
+        test = self.features.test
+        sides = {}
+        for name, columns in self.columns.items():
+            if isinstance(columns, str) and self._reads_text(name):
+                texts = texts_of(self.test, columns)
+                unique = sorted({text for own in texts for text in own})
+                if unique:
+                    items = self._embed_texts(name, unique)
+                    sides[name] = tasks.text_side(items, unique, texts, test.present[name])
+            else:
+                sides[name] = tasks.row_side(test, name)
+        return tasks.retrieval(self.features, sides)

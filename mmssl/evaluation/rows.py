@@ -1,0 +1,231 @@
+"""Which rows an evaluation looks at: the two sources, their subsets, labels, class names and texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import BadSample, UserError, nearest
+from ..modality import Modality, Preprocessor
+
+
+def spread(count: int, limit: int | None, seed: int) -> list[int]:
+    """At most `limit` of the rows 0..count-1, in rising order: the same ones for the same arguments, and drawn at
+    random, because data may be sorted by class and an even stride may meet a period in it."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    order = np.random.Generator(np.random.Philox(seed)).permutation(count)
+    return sorted(int(i) for i in order[:limit])
+
+
+STREAM_LIMIT = 5000
+"""Rows that are read from a streaming source when no limit is given: its length is not known."""
+
+
+def subset(source: Any, limit: int | None, seed: int, buffer: int = 1000) -> tuple[Any, str | None]:
+    """A map-style dataset of at most `limit` rows of `source`, and a remark when that is less than was asked for.
+
+    Of a streaming source the rows are drawn from its first `limit + buffer`, and kept in memory.
+    """
+    import datasets
+
+    if isinstance(source, datasets.Dataset):
+        chosen = spread(len(source), limit, seed)
+        return (source if len(chosen) == len(source) else source.select(chosen)), None
+    wanted = STREAM_LIMIT if limit is None else limit
+    # not `shuffle().take()`: in datasets 5.2 closing a shuffled stream of parquet sleeps five seconds
+    read = list(islice(iter(source), wanted + buffer))
+    rows = [read[i] for i in spread(len(read), wanted, seed)]
+    if not rows:
+        raise UserError("data: the streaming source has no rows")
+    remark = None
+    if limit is None and len(rows) < len(read):
+        remark = f"streaming data: {wanted} rows were read (set a limit to read more)"
+    return datasets.Dataset.from_list(rows, features=source.features), remark
+
+
+def present_columns(
+    source: Any, names: Sequence[str], mapping: Mapping[str, str | list[str]]
+) -> tuple[dict[str, str | list[str]], dict[str, str]]:
+    """(modality -> column(s)) of the modalities that the data has, and (modality -> reason) of those it lacks."""
+    found: dict[str, str | list[str]] = {}
+    lacking: dict[str, str] = {}
+    known = source.column_names
+    for name in names:
+        columns = mapping.get(name, name)
+        missing = [c for c in ([columns] if isinstance(columns, str) else columns) if c not in known]
+        if missing:
+            lacking[name] = f"the data has no column '{missing[0]}'{nearest(missing[0], known)}"
+        else:
+            found[name] = columns
+    return found, lacking
+
+
+@dataclass(frozen=True)
+class Labels:
+    """column: its name; values: the distinct labels, sorted; test, train: (n,) int64 index into `values`, -1 where
+    the label is unknown; names: the class names that the data declares for all label numbers, if it does."""
+
+    column: str
+    values: list[Any]
+    test: Tensor
+    train: Tensor | None
+    names: list[str] | None = None
+
+
+def label_column(source: Any, wanted: str | None) -> tuple[str | None, str]:
+    """The label's column, or None and why. An explicitly wanted one that does not exist is a UserError."""
+    import datasets
+
+    known = source.column_names
+    if wanted is not None:
+        if wanted not in known:
+            have = ", ".join(known)
+            hint = nearest(wanted, known)
+            raise UserError(f"evaluation.label: the data has no column '{wanted}', it has {have}{hint}")
+        return wanted, ""
+    if "label" in known:
+        return "label", ""
+    classes = [name for name, feature in source.features.items() if isinstance(feature, datasets.ClassLabel)]
+    if len(classes) == 1:
+        return classes[0], ""
+    if classes:
+        return None, f"several columns hold labels ({', '.join(classes)}): choose one with evaluation.label"
+    return None, "the data has no label column (evaluation.label)"
+
+
+def _values(source: Any, column: str) -> list[Any]:
+    """A whole column as plain Python values, without the transform that turns names of files into paths."""
+    return list(source.with_format(None)[column])
+
+
+def _label_values(source: Any, column: str, names: Sequence[str] | None) -> list[Any]:
+    """Plain ints or strings, None where unknown; raises TypeError with the reason for anything else."""
+    out: list[Any] = []
+    for value in _values(source, column):
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            out.append(None)
+        elif isinstance(value, float) and not value.is_integer():
+            raise TypeError(f"column '{column}' holds real numbers ({value:g}), no classes")
+        elif isinstance(value, bool | int | float):
+            # -1 is the `datasets` convention for a hidden label
+            number = int(value)
+            out.append((None if number < 0 else names[number]) if names else number)
+        elif isinstance(value, str):
+            out.append(value)
+        else:
+            raise TypeError(f"column '{column}' holds {type(value).__name__}, expected integers or strings")
+    return out
+
+
+def read_labels(test: Any, train: Any | None, wanted: str | None) -> tuple[Labels | None, str]:
+    """The labels of both sources on one scale, or None and why there are none. `train` may lack the column."""
+    import datasets
+
+    column, reason = label_column(test, wanted)
+    if column is None:
+        return None, reason
+    sources = [test] + ([train] if train is not None and column in train.column_names else [])
+    features = [source.features[column] for source in sources]
+    declared = [f.names if isinstance(f, datasets.ClassLabel) else None for f in features]
+    shared = declared[0] if all(names == declared[0] for names in declared) else None
+    try:
+        # numbers that stand for different names in the two sources are compared by name
+        read = [
+            _label_values(source, column, None if shared else names)
+            for source, names in zip(sources, declared, strict=True)
+        ]
+    except TypeError as error:
+        return None, str(error)
+    if shared:
+        read = [[None if v is None or v < 0 else v for v in values] for values in read]
+    distinct = {v for values in read for v in values if v is not None}
+    if len({type(v) for v in distinct}) > 1:
+        read = [[None if v is None else str(v) for v in values] for values in read]
+        distinct = {str(v) for v in distinct}
+    if not distinct:
+        return None, f"column '{column}' holds no labels"
+    order = sorted(distinct)
+    number = {v: i for i, v in enumerate(order)}
+    indexed = [torch.tensor([-1 if v is None else number[v] for v in values], dtype=torch.int64) for values in read]
+    return Labels(column, order, indexed[0], indexed[1] if len(indexed) > 1 else None, shared), ""
+
+
+def class_names(
+    labels: Labels, test: Any, train: Any | None, given: Sequence[str] | None
+) -> tuple[list[str], list[int]] | str:
+    """(class names, for each of `labels.values` the number of its class), or the reason why there are no names.
+
+    In order: the names the user gives, those the dataset declares, a column `<label>_name`, labels that are words.
+    Raises UserError when given names do not fit the labels.
+    """
+    values = labels.values
+    if given is not None:
+        return list(given), _fit_names(values, given)
+    if labels.names is not None:
+        return list(labels.names), [int(v) for v in values]
+    for column in (f"{labels.column}_name", "label_name"):
+        pairs = [(labels.test, test), (labels.train, train)]
+        named = [(y, source) for y, source in pairs if y is not None and column in source.column_names]
+        if named:
+            return _names_column(labels, named, column)
+    if isinstance(values[0], str):
+        return list(values), list(range(len(values)))
+    return f"no class names: set evaluation.classes (column '{labels.column}' holds numbers)"
+
+
+def _fit_names(values: Sequence[Any], given: Sequence[str]) -> list[int]:
+    if all(isinstance(v, int) for v in values) and min(values) >= 0 and max(values) < len(given):
+        return [int(v) for v in values]
+    if all(v in given for v in values):
+        return [list(given).index(v) for v in values]
+    if len(values) == len(given):
+        return list(range(len(values)))
+    raise UserError(
+        f"evaluation.classes: {len(given)} names for {len(values)} different labels ({values[0]!r} .. {values[-1]!r}); "
+        "expected one name a label, in the labels' order"
+    )
+
+
+def _names_column(
+    labels: Labels, named: Sequence[tuple[Tensor, Any]], column: str
+) -> tuple[list[str], list[int]] | str:
+    names: dict[int, str] = {}
+    for numbers, source in named:
+        for number, name in zip(numbers.tolist(), _values(source, column), strict=True):
+            if number < 0 or name is None:
+                continue
+            if names.setdefault(number, str(name)) != str(name):
+                value = labels.values[number]
+                return f"column '{column}' gives label {value!r} several names ('{names[number]}', '{name}')"
+    order = sorted(names)
+    if len(order) < len(labels.values):
+        nameless = next(v for i, v in enumerate(labels.values) if i not in names)
+        return f"column '{column}' names no class for label {nameless!r}"
+    return [names[i] for i in order], order
+
+
+def reads_text(modality: Modality, preprocessor: Preprocessor) -> bool:
+    """Whether a modality can be given a prompt: it works on ids, and a plain string is a sample of it."""
+    if not modality.ids:
+        return False
+    try:
+        return preprocessor.read("word") is not None
+    except BadSample:
+        return False
+
+
+def texts_of(source: Any, column: str) -> list[list[str]]:
+    """The texts of every row: its string, or its list of strings, without the empty ones."""
+    out = []
+    for value in _values(source, column):
+        listed = value if isinstance(value, list) else [value]
+        out.append([text.strip() for text in listed if isinstance(text, str) and text.strip()])
+    return out

@@ -1,0 +1,244 @@
+"""The evaluation tasks over embedded rows: each gives {metric: {"model", "untrained", "raw", "chance", ...}}.
+
+A metric also has `n` (what it is a mean over) and, where it is a share, `interval`: the 95 % interval of each value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .baselines import Ridge, Space, majority, wilson
+from .embedding import Embedded
+from .knn import knn_predict
+from .linear import linear_probe
+from .rank import rankme
+from .retrieval import chance_median_rank, chance_recall, median_rank, recall_at, retrieval_ranks
+from .zero_shot import class_vectors, zero_shot_predict
+
+Metric = dict[str, Any]
+Metrics = dict[str, Metric]
+
+ENCODERS = ("model", "untrained", "raw")
+MIN_PAIRS = 10
+"""Fewer training pairs than this make no ridge baseline."""
+
+
+@dataclass
+class Features:
+    """What the tasks work on. test, train: embedded rows; counts: modalities whose raw features are counts of ids;
+    y_test, y_train: (n,) int64 class numbers, -1 unknown, None where there are none; paired: modality -> raw features
+    of the training rows for the ridge map, where they are others than `train.raw`."""
+
+    test: Embedded
+    train: Embedded | None
+    counts: frozenset[str]
+    y_test: Tensor | None = None
+    y_train: Tensor | None = None
+    paired: Mapping[str, Tensor] = field(default_factory=dict)
+    _ridges: dict[tuple[str, str], tuple[Space, Space, Ridge] | None] = field(default_factory=dict)
+
+    def ridge(self, a: str, b: str) -> tuple[Space, Space, Ridge] | None:
+        """(space of a, space of b, map from a to b) fitted on the training pairs, or None without enough of them."""
+        if (a, b) not in self._ridges:
+            self._ridges[a, b] = self._fit_ridge(a, b)
+        return self._ridges[a, b]
+
+    def _fit_ridge(self, a: str, b: str) -> tuple[Space, Space, Ridge] | None:
+        train = self.train
+        if train is None or a not in train.raw or b not in train.raw:
+            return None
+        both = train.present[a] & train.present[b]
+        if int(both.sum()) < MIN_PAIRS:
+            return None
+        x, y = (self.paired.get(name, train.raw[name])[both] for name in (a, b))
+        space_a, space_b = Space.fit(x, counts=a in self.counts), Space.fit(y, counts=b in self.counts)
+        return space_a, space_b, Ridge.fit(space_a.transform(x), space_b.transform(y))
+
+    def cross(self, a: str, b: str, raw_a: Tensor | None, raw_b: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """Raw-feature vectors of samples of `a` and of `b` that may be compared by cosine, or None without a map."""
+        fitted = self.ridge(a, b)
+        if fitted is None or raw_a is None or raw_b is None:
+            return None
+        space_a, space_b, ridge = fitted
+        return ridge.centred(ridge.predict(space_a.transform(raw_a))), ridge.centred(space_b.transform(raw_b))
+
+
+def metric(values: Mapping[str, float | None], n: int, share: bool = True) -> Metric:
+    """One metric of a report from its values by encoder and chance."""
+    out: Metric = {name: values.get(name) for name in (*ENCODERS, "chance")}
+    out["n"] = n
+    if share and n:
+        out["interval"] = {
+            name: list(wilson(value, n)) for name in ENCODERS if (value := values.get(name)) is not None
+        }
+    return out
+
+
+Probe = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+"""(training features, their labels, test features, classes) -> predicted classes."""
+
+
+def _probe(features: Features, probe: Probe) -> tuple[Metrics, dict[str, str]]:
+    """Accuracy of a probe on every modality and encoder, and the modalities left out with the reason."""
+    train, test, y_train, y_test = features.train, features.test, features.y_train, features.y_test
+    assert train is not None and y_train is not None and y_test is not None
+    classes = int(max(y_train.max(), y_test.max())) + 1
+    out, skipped = {}, {}
+    for name in test.present:
+        if name not in train.present:
+            skipped[name] = "the training rows lack it"
+            continue
+        use, against = train.present[name] & (y_train >= 0), test.present[name] & (y_test >= 0)
+        if not bool(against.any()) or len(y_train[use].unique()) < 2:
+            skipped[name] = "it needs labelled test rows and labelled training rows of two classes"
+            continue
+        truth = y_test[against]
+        values: dict[str, float | None] = {"chance": majority(truth, int(torch.bincount(y_train[use]).argmax()))}
+        for encoder in ENCODERS:
+            x, x_test = train.features(encoder, name), test.features(encoder, name)
+            if x is not None and x_test is not None:
+                predicted = probe(x[use], y_train[use], x_test[against], classes)
+                values[encoder] = float((predicted == truth).double().mean())
+        out[f"{name}/accuracy"] = metric(values, len(truth))
+    return out, skipped
+
+
+def knn(features: Features, k: int) -> tuple[Metrics, dict[str, str]]:
+    """Accuracy of the weighted kNN classifier of `knn_predict`, per modality."""
+    return _probe(features, lambda x, y, x_test, classes: knn_predict(x, y, x_test, classes=classes, k=k))
+
+
+def linear(features: Features, seed: int) -> tuple[Metrics, dict[str, str]]:
+    """Accuracy of the linear probe of `linear_probe`, per modality."""
+
+    def probe(x: Tensor, y: Tensor, x_test: Tensor, classes: int) -> Tensor:
+        return torch.from_numpy(linear_probe(x.numpy(), y.numpy(), x_test.numpy(), seed=seed)[0])
+
+    return _probe(features, probe)
+
+
+def zero_shot(
+    features: Features, text: str, prompts: Embedded, templates: int, y: Tensor
+) -> tuple[Metrics, dict[str, str]]:
+    """Zero-shot accuracy of every other modality against the `prompts` (C * templates rows) of the modality `text`.
+
+    y: (n,) int64 class of the test rows in the order of the prompts, -1 unknown.
+    """
+    test = features.test
+    out, skipped = {}, {}
+    for name in test.present:
+        if name == text:
+            continue
+        use = test.present[name] & (y >= 0)
+        if not bool(use.any()):
+            skipped[name] = "no labelled test row has it"
+            continue
+        truth = y[use]
+        values: dict[str, float | None] = {"chance": majority(truth)}
+        for encoder, spoken in prompts.embeddings.items():
+            seen = test.embeddings[encoder][name][use]
+            if seen.shape[1] == spoken[text].shape[1]:
+                predicted = zero_shot_predict(seen, class_vectors(spoken[text], templates))
+                values[encoder] = float((predicted == truth).double().mean())
+        if "model" not in values:
+            skipped[name] = f"its embedding and that of '{text}' differ in width (set model.projection)"
+            continue
+        pair = features.cross(name, text, test.raw.get(name), prompts.raw.get(text))
+        if pair is not None:
+            predicted = zero_shot_predict(pair[0][use], class_vectors(pair[1], templates))
+            values["raw"] = float((predicted == truth).double().mean())
+        out[f"{name}/accuracy"] = metric(values, len(truth))
+    return out, skipped
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a retrieval: its items, and which items each test row owns (an absent row owns none)."""
+
+    items: Embedded
+    owned: Sequence[Sequence[int]]
+
+
+def row_side(test: Embedded, name: str) -> Side:
+    """Every test row that has the modality is one item."""
+    return Side(test, [[i] if there else [] for i, there in enumerate(test.present[name].tolist())])
+
+
+def text_side(items: Embedded, unique: Sequence[str], texts: Sequence[Sequence[str]], present: Tensor) -> Side:
+    """Every different text is one item; a row owns its own texts, so rows with equal texts share them."""
+    number = {text: i for i, text in enumerate(unique)}
+    owned = [sorted({number[t] for t in own}) if ok else [] for own, ok in zip(texts, present.tolist(), strict=True)]
+    return Side(items, owned)
+
+
+def _direction(queries: Side, candidates: Side) -> tuple[list[int], list[int], list[list[int]]]:
+    """(query items, candidate items, for each query the places of its relevant candidates)."""
+    rights: dict[int, set[int]] = {}
+    for mine, theirs in zip(queries.owned, candidates.owned, strict=True):
+        if mine and theirs:
+            for item in mine:
+                rights.setdefault(item, set()).update(theirs)
+    pool = sorted({item for right in rights.values() for item in right})
+    place = {item: i for i, item in enumerate(pool)}
+    asked = sorted(rights)
+    return asked, pool, [sorted(place[i] for i in rights[item]) for item in asked]
+
+
+def retrieval(features: Features, sides: Mapping[str, Side]) -> tuple[Metrics, dict[str, str]]:
+    """R@1, R@5, R@10 and the median rank between every two modalities, both ways."""
+    out: Metrics = {}
+    skipped: dict[str, str] = {}
+    for a, b in permutations(sides, 2):
+        pair = f"{a}->{b}"
+        asked, pool, relevant = _direction(sides[a], sides[b])
+        if len(pool) < 2:
+            skipped[pair] = "fewer than two test rows have both"
+            continue
+        ranks = {}
+        for encoder, of in sides[a].items.embeddings.items():
+            queries, candidates = of[a][asked], sides[b].items.embeddings[encoder][b][pool]
+            if queries.shape[1] == candidates.shape[1]:
+                ranks[encoder] = retrieval_ranks(queries, candidates, relevant)
+        if "model" not in ranks:
+            skipped[pair] = "the two embeddings differ in width (set model.projection)"
+            continue
+        raw = features.cross(a, b, sides[a].items.raw.get(a), sides[b].items.raw.get(b))
+        if raw is not None:
+            ranks["raw"] = retrieval_ranks(raw[0][asked], raw[1][pool], relevant)
+        counts, n = [len(right) for right in relevant], len(asked)
+        for k in (1, 5, 10):
+            if k < len(pool):  # with k candidates in all, every recall at k is 1
+                values: dict[str, float | None] = {encoder: recall_at(rank, k) for encoder, rank in ranks.items()}
+                out[f"{pair}/R@{k}"] = metric({**values, "chance": chance_recall(counts, len(pool), k)}, n)
+        values = {encoder: median_rank(rank) for encoder, rank in ranks.items()}
+        values["chance"] = chance_median_rank(counts, len(pool))
+        out[f"{pair}/median rank"] = metric(values, n, share=False) | {"candidates": len(pool)}
+    return out, skipped
+
+
+def rank_me(rows: Embedded, projected: bool) -> tuple[Metrics, dict[str, str]]:
+    """RankMe of the pooled state per modality, and of the projected embedding where the model has a projection."""
+    out: Metrics = {}
+    skipped: dict[str, str] = {}
+    for name, present in rows.present.items():
+        n = int(present.sum())
+        if n < 2:
+            skipped[name] = "fewer than two rows have it"
+            continue
+        values: dict[str, float | None] = {}
+        for encoder in ENCODERS:
+            x = rows.features(encoder, name)
+            values[encoder] = None if x is None else rankme(x[present])
+        of = min(n, rows.pooled["model"][name].shape[1])
+        out[f"{name}/pooled"] = metric(values, n, share=False) | {"of": of}
+        if projected:
+            values = {e: rankme(z[name][present]) for e, z in rows.embeddings.items()}
+            of = min(n, rows.embeddings["model"][name].shape[1])
+            out[f"{name}/embedding"] = metric(values, n, share=False) | {"of": of}
+    return out, skipped

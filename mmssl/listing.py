@@ -1,0 +1,49 @@
+"""What `mmssl list` shows: names with one line each. Every function returns (name, line) pairs."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from . import plainyaml
+from .config import recipe_names, recipe_path
+from .errors import UserError
+from .masking import load_mask, mask_names
+from .modality import load_modality, modality_names
+from .objectives.base import load_objective, objective_names
+
+Listing = list[tuple[str, str]]
+
+
+def modalities() -> Listing:
+    """Installed modality packages; one that lacks a dependency says so."""
+    listing = []
+    for name in modality_names():
+        try:
+            listing.append((name, _first_line(load_modality(name))))
+        except UserError as error:
+            listing.append((name, f"not usable: {error}"))
+    return listing
+
+
+def objectives() -> Listing:
+    """The objectives that mmssl ships."""
+    return [(name, _first_line(inspect.getmodule(load_objective(name)[1]))) for name in objective_names()]
+
+
+def masks() -> Listing:
+    """The masks that mmssl ships."""
+    return [(name, _first_line(load_mask(name))) for name in mask_names()]
+
+
+def recipes() -> Listing:
+    """The recipes that mmssl ships."""
+    listing = []
+    for name in recipe_names():
+        data = plainyaml.read(recipe_path(name))
+        listing.append((name, " ".join(str(data.get("description", "")).split())))
+    return listing
+
+
+def _first_line(thing: Any) -> str:
+    return (inspect.getdoc(thing) or "").partition("\n")[0]

@@ -1,0 +1,60 @@
+"""`MMSSLConfig`: what `model/config.json` holds, and `TowerConfig`, the architecture of one tower."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from ..options import option, strict
+
+
+@strict
+@dataclass(kw_only=True)
+class TowerConfig:
+    """One tower: one or more modalities on one pre-norm transformer, or a wrapped pretrained model (`from`).
+
+    A ViT-S is width 384, depth 12, heads 6; a ViT-B 768, 12, 12.
+    """
+
+    modalities: list[str] = option(factory=list, help="names of its modalities; default: the tower's own name")
+    width: int = option(192, min=1)
+    depth: int = option(6, min=0)
+    heads: int = option(3, min=1)
+    mlp_ratio: float = option(4.0, above=0)
+    prefix: int = option(1, min=0, help="learned tokens in front: the first is CLS, further ones are registers")
+    pooling: str = option("mean", choices=("mean", "cls"))
+    norm_eps: float = option(1e-6, above=0)
+    qkv_bias: bool = option(True)
+    activation: str = option("gelu", choices=("gelu", "gelu_tanh", "quick_gelu"))
+    layer_scale: float | None = option(None, above=0, help="initial value of a learned scale per block; null: none")
+    dropout: float = option(0.0, min=0, below=1)
+    drop_path: float = option(0.0, min=0, below=1, help="stochastic depth of the last block; grows linearly to it")
+    from_: str | None = option(
+        None, help="a pretrained model: a transformers folder or id, or open_clip:NAME[/PRETRAINED] or open_clip:FOLDER"
+    )
+    frozen: bool = option(False, help="do not train this tower")
+
+
+class MMSSLConfig(PreTrainedConfig):
+    """Architecture of an `MMSSLModel`.
+
+    modalities: name -> {"type": package name, "width"-less keyword arguments of its `Modality`}, from the fitted
+        preprocessors.
+    towers: name -> the fields of `TowerConfig` (as YAML writes them), plus `foreign` for a wrapped model: what is
+        needed to rebuild it without its origin.
+    projection: width of the shared embedding, or None for none.
+    """
+
+    model_type = "mmssl"
+
+    modalities: dict[str, Any] | None = None
+    towers: dict[str, Any] | None = None
+    projection: int | None = None
+    initializer_seed: int = 0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.modalities = dict(self.modalities or {})
+        self.towers = dict(self.towers or {})
+        super().__post_init__(**kwargs)

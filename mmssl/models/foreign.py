@@ -1,0 +1,246 @@
+"""A tower taken from a pretrained model: `model.towers.X.from`, frozen or trained on.
+
+`from: PATH_OR_ID` is any transformers encoder that takes `pixel_values` or `input_ids` (ViT, DINOv2, BERT, the vision
+or text half of CLIP and SigLIP, ...); `from: open_clip:NAME[/PRETRAINED]` or `open_clip:FOLDER` is one half of an
+open_clip model. Which half is decided by whether the tower's modality has ids or numbers. The model sees all its
+patches (`drops = False`). What is needed to rebuild it is kept in `config.json`, so that the saved model loads without
+its origin. This is the one place outside export and fine-tuning that uses transformers' model classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError, nearest
+from ..modality import MaskToken, Modality
+from ..patches import Patches
+from .configuration_mmssl import TowerConfig
+from .tower import Encoded, Tower
+
+OPEN_CLIP = "open_clip:"
+
+
+def describe_foreign(origin: str) -> dict[str, Any]:
+    """JSON that rebuilds the architecture: {"library": ..., "config": ...}. UserError when it cannot be read."""
+    if origin.startswith(OPEN_CLIP):
+        return {"library": "open_clip", "config": _open_clip_config(origin.removeprefix(OPEN_CLIP))}
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(origin)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.towers: from '{origin}': no transformers model ({str(error).splitlines()[0]})") from error
+    return {"library": "transformers", "config": config.to_dict()}
+
+
+def _open_clip_config(name: str) -> dict[str, Any]:
+    import open_clip
+
+    file = Path(name) / "open_clip_config.json"
+    if file.is_file():
+        config: dict[str, Any] = json.loads(file.read_text())["model_cfg"]
+        return config
+    architecture = name.partition("/")[0]
+    found = open_clip.get_model_config(architecture)
+    if found is None:
+        raise UserError(
+            f"model.towers: from '{OPEN_CLIP}{name}': open_clip has no model '{architecture}'"
+            f"{nearest(architecture, open_clip.list_models())}"
+        )
+    return dict(found)
+
+
+def build_foreign(options: TowerConfig, modalities: Mapping[str, Modality], foreign: Mapping[str, Any]) -> Tower:
+    """The tower of a description, with random weights. `load_foreign` fills in the pretrained ones."""
+    if len(modalities) != 1:
+        raise UserError(f"model.towers: a pretrained tower has one modality, found {', '.join(modalities)}")
+    kinds = {"transformers": TransformersTower, "open_clip": OpenClipTower}
+    return kinds[foreign["library"]](options, modalities, foreign["config"])
+
+
+def load_foreign(tower: nn.Module, origin: str) -> None:
+    """Copy the pretrained weights of `origin` into the tower."""
+    assert isinstance(tower, ForeignTower)
+    tower.net.load_state_dict(tower.pretrained(origin).state_dict())
+
+
+class ForeignTower(Tower):
+    """What wrapped models share. `net` is the wrapped module; the modality's own embedding is not used."""
+
+    drops = False
+
+    def __init__(self, options: TowerConfig, modalities: Mapping[str, Modality], net: nn.Module, width: int) -> None:
+        nn.Module.__init__(self)
+        self.modalities = nn.ModuleDict(modalities)
+        self.name = next(iter(modalities))
+        self.ids = modalities[self.name].ids
+        self.net, self.width, self.pooling, self.frozen = net, width, options.pooling, options.frozen
+        self.depth = 0
+        self.mask: MaskToken | None = None
+
+    @property
+    def prefix_count(self) -> int:
+        return 0
+
+    def pretrained(self, origin: str) -> nn.Module:
+        """The module at `origin` that corresponds to `net`, with its weights."""
+        raise NotImplementedError
+
+    def run(self, patches: Patches, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(prefix (B, R, D), tokens (B, N, D))."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> ForeignTower:
+        """A frozen model stays in eval mode: its dropout and running statistics are part of what it learned."""
+        super().train(mode and not self.frozen)
+        return self
+
+    def forward(
+        self,
+        patches: Mapping[str, Patches],
+        hidden: Mapping[str, Tensor] | None = None,
+        layers: Sequence[int] = (),
+    ) -> Encoded:
+        p = patches[self.name]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            prefix, tokens = self.run(p, (hidden or {}).get(self.name))
+        if not p.full:
+            tokens = tokens * p.valid[..., None]
+        return Encoded({self.name: tokens}, {self.name: p}, prefix, {}, self.pooling)
+
+    def pixels(self, patches: Patches, hidden: Tensor | None) -> Tensor:
+        """The picture (B, C, H, W) back from its patches; hidden ones are mean grey, the zero of normalised pixels."""
+        values = patches.values.nan_to_num(0.0)
+        if hidden is not None:
+            values = values.masked_fill(hidden[..., None], 0.0)
+        modality: Any = self.modalities[self.name]
+        like = torch.empty(len(values), modality.channels, *modality.size, device="meta")
+        pixels: Tensor = modality.unpatchify(values, {"pixel_values": like})["pixel_values"]
+        return pixels
+
+
+class TransformersTower(ForeignTower):
+    """A transformers encoder; for CLIP-like pairs one half with its projection."""
+
+    def __init__(self, options: TowerConfig, modalities: Mapping[str, Modality], config: Mapping[str, Any]) -> None:
+        from transformers import AutoModel
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+        fields = {k: v for k, v in config.items() if k not in ("architectures", "dtype", "transformers_version")}
+        built = CONFIG_MAPPING[fields.pop("model_type")].from_dict(fields)
+        ids = next(iter(modalities.values())).ids
+        net = _half(AutoModel.from_config(built), ids)
+        width = net["projection"].out_features if "projection" in net else net["encoder"].config.hidden_size
+        super().__init__(options, modalities, net, width)
+        self._check(net["encoder"].config)
+        hidden_size = net["encoder"].config.hidden_size
+        if ids:
+            self.mask = MaskToken(hidden_size)
+
+    def _check(self, config: Any) -> None:
+        modality: Any = self.modalities[self.name]
+        for ours, theirs in (("size", "image_size"), ("patch", "patch_size")):
+            want = getattr(config, theirs, None)
+            if self.ids or want is None:
+                continue
+            want = (want, want) if isinstance(want, int) else tuple(want)
+            have = tuple(getattr(modality, ours))
+            if have != want:
+                raise UserError(
+                    f"modalities.{self.name}.{ours}: found {list(have)}, but the pretrained tower takes {list(want)}"
+                )
+        if self.ids and modality.pred_width() > config.vocab_size:
+            raise UserError(
+                f"modalities.{self.name}.tokenizer: has {modality.pred_width()} tokens, but the pretrained tower knows "
+                f"{config.vocab_size}; use the tokenizer it was trained with"
+            )
+
+    def pretrained(self, origin: str) -> nn.Module:
+        from transformers import AutoModel
+
+        try:
+            return _half(AutoModel.from_pretrained(origin, dtype=torch.float32), self.ids)
+        except OSError as error:
+            raise UserError(f"model.towers: from '{origin}': {str(error).splitlines()[0]}") from error
+
+    def run(self, patches: Patches, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+        encoder = self.net["encoder"]  # type: ignore[index]
+        if self.ids:
+            embedded = encoder.get_input_embeddings()(patches.values)
+            if hidden is not None:
+                assert self.mask is not None
+                embedded = self.mask(embedded, hidden)
+            # a row of padding only would be softmax over nothing; it is cleared afterwards
+            attention = patches.valid | ~patches.valid.any(1, keepdim=True)
+            keys = {"attention_mask": attention.long()}
+            if hidden is None:
+                output = encoder(input_ids=patches.values, **keys)
+            else:
+                output = encoder(inputs_embeds=embedded, **keys)
+        else:
+            output = encoder(pixel_values=self.pixels(patches, hidden))
+        states = output.last_hidden_state
+        extra = states.shape[1] - patches.count
+        if extra < 0:
+            raise UserError(f"model.towers: the pretrained tower gives {states.shape[1]} tokens for {patches.count} patches")
+        prefix, tokens = (states[:, :1], states) if self.ids else (states[:, :extra], states[:, extra:])
+        if "projection" in self.net:  # type: ignore[operator]
+            projection = self.net["projection"]  # type: ignore[index]
+            prefix, tokens = projection(output.pooler_output)[:, None], projection(tokens)
+        return prefix, tokens
+
+
+def _half(model: Any, ids: bool) -> nn.ModuleDict:
+    """{"encoder": ..., "projection": ...}: the half of a pair, or the whole of a single encoder."""
+    half = "text" if ids else "vision"
+    if not hasattr(model, f"{half}_model"):
+        return nn.ModuleDict({"encoder": model})
+    parts: dict[str, nn.Module] = {"encoder": getattr(model, f"{half}_model")}
+    projection = getattr(model, "text_projection" if ids else "visual_projection", None)
+    if projection is not None:
+        parts["projection"] = projection
+    return nn.ModuleDict(parts)
+
+
+class OpenClipTower(ForeignTower):
+    """The visual or text half of an open_clip model, its projection included."""
+
+    def __init__(self, options: TowerConfig, modalities: Mapping[str, Modality], config: Mapping[str, Any]) -> None:
+        from open_clip import CustomTextCLIP
+        from open_clip.transformer import TextTransformer, VisionTransformer
+
+        known = {k: v for k, v in config.items() if k in ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu")}
+        ids = next(iter(modalities.values())).ids
+        pair = CustomTextCLIP(**known)
+        net = pair.text if ids else pair.visual
+        if not isinstance(net, TextTransformer if ids else VisionTransformer):
+            raise UserError(f"model.towers: open_clip's {type(net).__name__} gives no tokens, expected a transformer")
+        net.output_tokens = True
+        super().__init__(options, modalities, net, int(config["embed_dim"]))
+        self.replaces = not ids
+
+    def pretrained(self, origin: str) -> nn.Module:
+        import open_clip
+
+        name = origin.removeprefix(OPEN_CLIP)
+        if Path(name).is_dir():
+            pair = open_clip.create_model(f"local-dir:{name}", force_custom_text=True)
+        else:
+            architecture, _, weights = name.partition("/")
+            pair = open_clip.create_model(architecture, pretrained=weights or None, force_custom_text=True)
+        part: nn.Module = pair.text if self.ids else pair.visual
+        return part
+
+    def run(self, patches: Patches, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+        net: Any = self.net
+        pooled, tokens = net(patches.values if self.ids else self.pixels(patches, hidden))
+        projection = net.text_projection if self.ids else net.proj
+        if projection is not None:
+            tokens = projection(tokens) if isinstance(projection, nn.Module) else tokens @ projection
+        return pooled[:, None], tokens[:, -patches.count :]

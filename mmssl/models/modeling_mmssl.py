@@ -1,0 +1,186 @@
+"""`MMSSLModel`: the towers and their projections as a Hugging Face model.
+
+Loss-free: objectives own their heads. `model(**processor(image=..., text=..., return_tensors="pt"))` gives token
+states and embeddings per modality.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from ..errors import UserError, nearest
+from ..modality import Batch, Modality, load_modality
+from .configuration_mmssl import MMSSLConfig, TowerConfig
+from .initialization import init_module
+from .tower import Encoded, Tower
+
+
+@dataclass
+class MMSSLOutput(ModelOutput):
+    """last_hidden_state (B, n, D) and pooler_output (B, D): of a model with a single tower, else None.
+
+    tokens: modality -> (B, n, D); valid: modality -> (B, n) bool, False where tokens are padding;
+    pooled: modality -> (B, D) float32; embeddings: modality -> (B, E) float32, projected and L2-normalised;
+    present: modality -> (B,) bool, False for samples without it (their rows are zero).
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    tokens: dict[str, Tensor] | None = None
+    valid: dict[str, Tensor] | None = None
+    pooled: dict[str, Tensor] | None = None
+    embeddings: dict[str, Tensor] | None = None
+    present: dict[str, Tensor] | None = None
+
+
+def tower_config(spec: Mapping[str, Any]) -> TowerConfig:
+    """A `TowerConfig` from what `config.json` holds (YAML's `from` is the field `from_`; `foreign` is not an option)."""
+    fields = {("from_" if k == "from" else k): v for k, v in spec.items() if k != "foreign"}
+    return TowerConfig(**fields)
+
+
+def tower_spec(config: TowerConfig) -> dict[str, Any]:
+    """The inverse of `tower_config`."""
+    return {("from" if k == "from_" else k): v for k, v in dataclasses.asdict(config).items()}
+
+
+class MMSSLModel(PreTrainedModel):
+    """Towers over modalities, with a projection of each tower into a shared embedding where the recipe asks for one."""
+
+    config: MMSSLConfig
+    config_class = MMSSLConfig
+    base_model_prefix = "mmssl"
+    main_input_name = "inputs"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Block"]
+
+    def __init__(self, config: MMSSLConfig) -> None:
+        super().__init__(config)
+        assert config.modalities is not None and config.towers is not None
+        self.towers = nn.ModuleDict()
+        self._tower_of: dict[str, str] = {}
+        for name, spec in config.towers.items():
+            options = tower_config(spec)
+            names = options.modalities or [name]
+            foreign = spec.get("foreign")
+            width = options.width if foreign is None else 1  # a wrapped model embeds by itself
+            modalities = {m: self._build_modality(m, config, width) for m in names}
+            self.towers[name] = self._build_tower(options, modalities, foreign)
+            for modality in names:
+                if modality in self._tower_of:
+                    raise UserError(f"model.towers: modality '{modality}' is in two towers")
+                self._tower_of[modality] = name
+        self.projections = nn.ModuleDict()
+        if config.projection:
+            for name, tower in self.towers.items():
+                self.projections[name] = nn.Linear(tower.width, config.projection, bias=False)
+        self.post_init()
+
+    @staticmethod
+    def _build_modality(name: str, config: MMSSLConfig, width: int) -> Modality:
+        assert config.modalities is not None
+        if name not in config.modalities:
+            known = list(config.modalities)
+            raise UserError(f"model.towers: unknown modality '{name}', expected one of {known}{nearest(name, known)}")
+        options = dict(config.modalities[name])
+        return load_modality(options.pop("type", name)).Modality(width, **options)
+
+    @staticmethod
+    def _build_tower(options: TowerConfig, modalities: Mapping[str, Modality], foreign: Any) -> Tower:
+        if foreign is None:
+            return Tower(options, modalities)
+        from .foreign import build_foreign
+
+        return build_foreign(options, modalities, foreign)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        init_module(module)
+
+    def modality(self, name: str) -> Modality:
+        """The `Modality` module of that name."""
+        return self.towers[self.tower_of(name)].modalities[name]  # type: ignore[index,union-attr,return-value]
+
+    def tower_of(self, name: str) -> str:
+        """The name of the tower that a modality belongs to."""
+        if name not in self._tower_of:
+            known = list(self._tower_of)
+            raise UserError(f"unknown modality '{name}', this model has {', '.join(known)}{nearest(name, known)}")
+        return self._tower_of[name]
+
+    @property
+    def modality_names(self) -> list[str]:
+        return list(self._tower_of)
+
+    def embedding_width(self, tower: str) -> int:
+        """Width of what `project` returns."""
+        return self.config.projection or self.towers[tower].width  # type: ignore[return-value]
+
+    def project(self, tower: str, pooled: Tensor) -> Tensor:
+        """pooled (B, D) of a tower -> (B, E) in the shared embedding, not normalised."""
+        return self.projections[tower](pooled) if tower in self.projections else pooled
+
+    def encode_batch(self, batch: Batch, alone: bool = False) -> MMSSLOutput:
+        """Nested inputs (modality -> tensors) to the output; modalities that are not in `batch` are left out.
+
+        alone: each modality goes through its tower by itself, so that in a joint tower nothing of one modality gets
+        into the embedding of another (as retrieval and probes need).
+        """
+        output: dict[str, dict[str, Tensor]] = {k: {} for k in ("tokens", "valid", "pooled", "embeddings", "present")}
+        single: Encoded | None = None
+        for tower_name, tower in self.towers.items():
+            names = [n for n in tower.modalities if n in batch]  # type: ignore[union-attr]
+            patches = {n: self.modality(n).patchify(batch[n]) for n in names}
+            for group in [[n] for n in names] if alone else [names] if names else []:
+                encoded = tower({n: patches[n] for n in group})
+                single = encoded
+                for name in group:
+                    pooled = encoded.pooled(name)
+                    present = encoded.present(name)
+                    projected = F.normalize(self.project(tower_name, pooled).float(), dim=-1)
+                    output["tokens"][name] = encoded.tokens[name]
+                    output["valid"][name] = encoded.patches[name].valid
+                    output["pooled"][name] = pooled
+                    output["embeddings"][name] = projected * present[:, None]
+                    output["present"][name] = present
+        last = pooler = None
+        if len(self.towers) == 1 and single is not None and not alone:
+            last = torch.cat([single.prefix, *single.tokens.values()], 1)
+            pooler = single.pooled()
+        return MMSSLOutput(last_hidden_state=last, pooler_output=pooler, **output)
+
+    def forward(self, **inputs: Any) -> MMSSLOutput | tuple[Any, ...]:
+        """Flat inputs `<modality>_<key>`, as the processor returns them. See `MMSSLOutput`."""
+        return_dict = inputs.pop("return_dict", None)
+        inputs = {k: v for k, v in inputs.items() if v is not None and k not in ("output_hidden_states",)}
+        batch = unflatten(inputs, self._tower_of)
+        if not batch:
+            raise ValueError(f"no inputs: pass the processor's output, of modalities {', '.join(self._tower_of)}")
+        output = self.encode_batch(batch)
+        return output.to_tuple() if return_dict is False else output
+
+
+def flatten(batch: Batch) -> dict[str, Tensor]:
+    """Nested inputs to flat ones: {"image": {"pixel_values": x}} -> {"image_pixel_values": x}."""
+    return {f"{name}_{key}": value for name, inputs in batch.items() for key, value in inputs.items()}
+
+
+def unflatten(inputs: Mapping[str, Any], names: Iterable[str]) -> Batch:
+    """The inverse of `flatten`; ValueError names a key that belongs to no modality."""
+    batch: Batch = {}
+    ordered = sorted(names, key=len, reverse=True)
+    for key, value in inputs.items():
+        name = next((n for n in ordered if key.startswith(f"{n}_")), None)
+        if name is None:
+            raise ValueError(f"unexpected input '{key}': expected <modality>_<key> with a modality of {ordered}")
+        batch.setdefault(name, {})[key[len(name) + 1 :]] = value
+    return batch

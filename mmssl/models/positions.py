@@ -1,0 +1,103 @@
+"""Positions from coordinates: modules (B, n, K) float32 -> (B, n, width)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+
+class SinCos(nn.Module):
+    """Fixed sine-cosine embedding of continuous coordinates (Vaswani et al. 2017; 2-D as in MAE, He et al. 2022).
+
+    Every coordinate takes `width / dims` channels: the sines of its product with all frequencies, then the cosines.
+    Equal to facebookresearch/mae `util/pos_embed.py` for integer coordinates, but defined at any coordinate, so any
+    input size works. Channels that `2 * dims` does not divide are zero.
+
+    dims: K, how many coordinates to embed (further ones are ignored).
+    order: which coordinate comes first; MAE puts the column before the row: (1, 0).
+    scale: multiplies the coordinates, to bring physical units (seconds) to the order of patch counts.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        dims: int,
+        temperature: float = 10000.0,
+        order: Sequence[int] | None = None,
+        scale: Sequence[float] | float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.width, self.dims, self.temperature = width, dims, temperature
+        self.order = tuple(order) if order is not None else tuple(range(dims))
+        self.scale = tuple(scale) if isinstance(scale, Sequence) else (float(scale),) * dims
+        self.half = width // dims // 2
+        self.register_buffer("frequencies", self._table(), persistent=False)
+
+    def _table(self) -> Tensor:
+        steps = torch.arange(self.half, dtype=torch.float64, device="cpu") / max(self.half, 1)
+        return (self.temperature**-steps).to(torch.float32)
+
+    def reset_parameters(self) -> None:
+        """Refill the table: transformers rebuilds non-persistent buffers as garbage and calls this afterwards."""
+        with torch.no_grad():
+            self.frequencies.copy_(self._table())
+
+    def forward(self, coords: Tensor) -> Tensor:
+        parts = []
+        for axis in self.order:
+            angle = (coords[..., axis] * self.scale[axis])[..., None] * self.frequencies
+            parts += [angle.sin(), angle.cos()]
+        rest = self.width - 2 * self.half * self.dims
+        if rest:
+            parts.append(coords.new_zeros(*coords.shape[:-1], rest))
+        return torch.cat(parts, -1)
+
+
+class LearnedGrid(nn.Module):
+    """A learned table over a grid of integer coordinates, as stock ViT and BERT have. Row-major: the last axis is
+    the fastest. Coordinates outside the grid raise on the CPU; `resize` interpolates to another grid."""
+
+    def __init__(self, width: int, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.width, self.sizes = width, tuple(sizes)
+        count = 1
+        for size in self.sizes:
+            count *= size
+        self.table = nn.Parameter(torch.zeros(count, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.table, std=0.02)
+
+    def forward(self, coords: Tensor) -> Tensor:
+        index = torch.zeros(coords.shape[:-1], dtype=torch.int64, device=coords.device)
+        for axis, size in enumerate(self.sizes):
+            at = coords[..., axis].round().to(torch.int64)
+            if at.device.type == "cpu" and at.numel() and int(at.max()) >= size:
+                raise UserError(
+                    f"a patch lies at coordinate {int(at.max())} of axis {axis}, but learned positions end at "
+                    f"{size - 1}; use positions: sincos, or resize the table"
+                )
+            index = index * size + at.clamp(0, size - 1)
+        return self.table[index]
+
+    @torch.no_grad()
+    def resize(self, sizes: Sequence[int]) -> None:
+        """Interpolate a 1-D or 2-D table to a new grid (bicubic without antialiasing, as stock ViT does)."""
+        if tuple(sizes) == self.sizes:
+            return
+        grid = self.table.reshape(1, *self.sizes, self.width)
+        if len(self.sizes) == 1:
+            moved = grid.permute(0, 2, 1)
+            new = nn.functional.interpolate(moved, size=tuple(sizes), mode="linear", align_corners=False)
+            table = new.permute(0, 2, 1)
+        else:
+            moved = grid.permute(0, 3, 1, 2)
+            new = nn.functional.interpolate(moved, size=tuple(sizes), mode="bicubic", align_corners=False)
+            table = new.permute(0, 2, 3, 1)
+        self.sizes = tuple(sizes)
+        self.table = nn.Parameter(table.reshape(-1, self.width).contiguous())

@@ -1,0 +1,75 @@
+"""The model folder: written so that `AutoModel` finds mmssl, read with one clear line when it is damaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from ..errors import UserError
+from .modeling_mmssl import MMSSLModel
+from .processing_mmssl import LOADER, MMSSLProcessor
+
+LOADER_SOURCE = '''"""Lets transformers find mmssl's classes: AutoModel.from_pretrained(..., trust_remote_code=True)."""
+
+try:
+    from mmssl.models.configuration_mmssl import MMSSLConfig
+    from mmssl.models.modeling_mmssl import MMSSLModel
+    from mmssl.models.processing_mmssl import MMSSLProcessor
+except ImportError as error:
+    raise ImportError("this checkpoint needs mmssl: pip install mmssl") from error
+
+__all__ = ["MMSSLConfig", "MMSSLModel", "MMSSLProcessor"]
+'''
+
+
+def save_model(model: MMSSLModel, processor: MMSSLProcessor, folder: Path) -> None:
+    """Write config, safetensors, processor and loader into `folder`; whole or not at all. OSError when it cannot."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.config.auto_map = {"AutoConfig": f"{LOADER}.MMSSLConfig", "AutoModel": f"{LOADER}.MMSSLModel"}
+    # set by transformers when a model was loaded with trust_remote_code; it would copy our sources into the folder
+    type(model)._auto_class = None
+    type(model.config)._auto_class = None
+    try:
+        partial.mkdir(parents=True)
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        (partial / f"{LOADER}.py").write_text(LOADER_SOURCE)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_model(path: str | Path) -> tuple[MMSSLModel, MMSSLProcessor]:
+    """Model (in eval mode) and processor of a folder or Hub id, through the Auto classes.
+
+    UserError, in one line, when it is not there, not of mmssl, damaged, or lacks weights.
+    """
+    from transformers import AutoModel, AutoProcessor
+
+    from . import auto  # noqa: F401  (registers the classes)
+
+    folder = Path(path)
+    if folder.exists() and not (folder / "config.json").is_file():
+        inner = folder / "model"
+        hint = f"; did you mean {inner}?" if (inner / "config.json").is_file() else ""
+        raise UserError(f"{path}: no config.json, expected a model folder{hint}")
+    try:
+        model, info = AutoModel.from_pretrained(str(path), output_loading_info=True)
+        processor = AutoProcessor.from_pretrained(str(path))
+    except (OSError, SafetensorError, json.JSONDecodeError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"{path}: the model cannot be loaded ({type(error).__name__}: {first})") from error
+    if not isinstance(model, MMSSLModel) or not isinstance(processor, MMSSLProcessor):
+        raise UserError(f"{path}: holds a {type(model).__name__}, expected a model trained by mmssl")
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise UserError(f"{path}: the weights lack {len(missing)} tensors that its config asks for, e.g. '{missing[0]}'")
+    return model, processor

@@ -1,0 +1,214 @@
+"""`Tower`: one or more modalities on one trunk; what it returns, `Encoded`; and `Decoder`, its narrow counterpart.
+
+Shapes: B batch, R prefix tokens, n tokens of a modality, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..modality import Modality
+from ..patches import Patches
+from .configuration_mmssl import TowerConfig
+from .trunk import Trunk
+
+
+def masked_mean(x: Tensor, valid: Tensor) -> Tensor:
+    """Mean of x (B, n, D) over valid (B, n), float32; zeros where nothing is valid."""
+    weight = valid.to(torch.float32)[..., None]
+    return (x.float() * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+@dataclass
+class Encoded:
+    """A tower's output.
+
+    tokens: (B, n, D) per modality, zero where invalid; patches: what they came from; prefix: (B, R, D);
+    layers: un-normed tokens after the asked blocks; pooling: how `pooled` sums up ("mean" or "cls").
+    """
+
+    tokens: dict[str, Tensor]
+    patches: dict[str, Patches]
+    prefix: Tensor
+    layers: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    pooling: str = "mean"
+
+    def pooled(self, name: str | None = None) -> Tensor:
+        """(B, D) float32 summary of one modality, or of all; zeros for a sample without any valid patch."""
+        names = [name] if name else list(self.tokens)
+        valid = torch.cat([self.patches[n].valid for n in names], 1)
+        if self.pooling == "cls":
+            return self.prefix[:, 0].float() * valid.any(1, keepdim=True)
+        return masked_mean(torch.cat([self.tokens[n] for n in names], 1), valid)
+
+    def present(self, name: str | None = None) -> Tensor:
+        """(B,) bool: the sample has at least one valid patch of this modality (of any)."""
+        names = [name] if name else list(self.tokens)
+        return torch.stack([self.patches[n].present for n in names]).any(0)
+
+
+class Prefix(nn.Module):
+    """Learned tokens in front: CLS, then registers."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.tokens = nn.Parameter(torch.zeros(count, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.tokens, std=0.02)
+
+    def forward(self, batch: int) -> Tensor:
+        return self.tokens.expand(batch, -1, -1)
+
+
+def key_mask(valid: Sequence[Tensor], full: bool, prefix: int) -> Tensor | None:
+    """(B, 1, 1, R + n) bool of who may be looked at, or None when everybody may. A row with nobody sees all."""
+    if full:
+        return None
+    keys = torch.cat(list(valid), 1)
+    if prefix:
+        keys = torch.cat([keys.new_ones(len(keys), prefix), keys], 1)
+    else:
+        keys = keys | ~keys.any(1, keepdim=True)
+    return keys[:, None, None]
+
+
+def with_relations(mask: Tensor | None, relations: Sequence[Tensor | None], counts: Sequence[int]) -> Tensor | None:
+    """Additive attention bias from the key mask and each span's own (B, H, n_i, n_i) relations, None where it has none.
+
+    counts: lengths of all spans, the prefix among them.
+    """
+    known = [r for r in relations if r is not None]
+    if not known:
+        return mask
+    total = sum(counts)
+    bias = known[0].new_zeros(len(known[0]), known[0].shape[1], total, total)
+    start = 0
+    for relation, count in zip(relations, counts, strict=True):
+        if relation is not None:
+            bias[:, :, start : start + count, start : start + count] = relation
+        start += count
+    return bias if mask is None else bias.masked_fill(~mask, -torch.inf)
+
+
+class Tower(nn.Module):
+    """Modalities on one trunk. Patches never seen are never embedded."""
+
+    drops = True
+    """False for a foreign model that must see all its patches."""
+    replaces = True
+    """False for a foreign model whose input cannot be replaced by a mask token."""
+
+    def __init__(self, config: TowerConfig, modalities: Mapping[str, Modality]) -> None:
+        super().__init__()
+        self.width, self.depth, self.pooling, self.frozen = config.width, config.depth, config.pooling, config.frozen
+        self.modalities = nn.ModuleDict(modalities)
+        self.prefix = Prefix(config.prefix, config.width) if config.prefix else None
+        self.types = nn.Embedding(len(modalities), config.width) if len(modalities) > 1 else None
+        relations = {name: m.relations(config.heads) for name, m in modalities.items()}
+        self.relations = nn.ModuleDict({name: r for name, r in relations.items() if r is not None})
+        self.trunk = Trunk(
+            config.width,
+            config.depth,
+            config.heads,
+            config.mlp_ratio,
+            config.norm_eps,
+            config.qkv_bias,
+            config.activation,
+            config.layer_scale,
+            config.dropout,
+            config.drop_path,
+        )
+
+    @property
+    def prefix_count(self) -> int:
+        return 0 if self.prefix is None else len(self.prefix.tokens)
+
+    def forward(
+        self,
+        patches: Mapping[str, Patches],
+        hidden: Mapping[str, Tensor] | None = None,
+        layers: Sequence[int] = (),
+    ) -> Encoded:
+        """Encode the patches of (some of) its modalities; `hidden` (B, n) per modality puts mask tokens there."""
+        names = [name for name in self.modalities if name in patches]
+        parts, spans, counts = [], [], []
+        for name in names:
+            tokens = self.modalities[name].embed(patches[name], (hidden or {}).get(name))  # type: ignore[operator]
+            if self.types is not None:
+                tokens = tokens + self.types.weight[list(self.modalities).index(name)]
+            parts.append(tokens)
+            counts.append(tokens.shape[1])
+            spans.append(self.relations[name](patches[name]) if name in self.relations else None)
+        r = self.prefix_count
+        if self.prefix is not None:
+            parts.insert(0, self.prefix(len(parts[0])).to(parts[0].dtype))
+        x = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+        full = all(patches[name].full for name in names)
+        mask = key_mask([patches[name].valid for name in names], full, r)
+        bias = with_relations(mask, [None, *spans], [r, *counts])
+        x, kept = self.trunk(x, bias, layers)
+        prefix, *tokens_of = x.split([r, *counts], 1)
+        layered = {n: dict(zip(names, self._clear(y.split([r, *counts], 1)[1:], patches, names), strict=True))
+                   for n, y in kept.items()}
+        tokens = dict(zip(names, self._clear(tokens_of, patches, names), strict=True))
+        return Encoded(tokens, {name: patches[name] for name in names}, prefix, layered, self.pooling)
+
+    @staticmethod
+    def _clear(parts: Sequence[Tensor], patches: Mapping[str, Patches], names: Sequence[str]) -> list[Tensor]:
+        return [
+            part if patches[name].full else part * patches[name].valid[..., None]
+            for name, part in zip(names, parts, strict=True)
+        ]
+
+
+class Decoder(nn.Module):
+    """Predicts something for query patches from a tower's tokens: MAE's decoder, JEPA's predictor.
+
+    The encoded tokens (projected) and one mask token for each query, every one with this module's own position,
+    attend to each other in a narrow trunk. Attention does not know order, so nothing is scattered back into place;
+    and the last block is computed for the queries only.
+    """
+
+    def __init__(
+        self,
+        modality: Modality,
+        in_width: int,
+        out_width: int,
+        width: int,
+        depth: int,
+        heads: int,
+        norm_eps: float = 1e-6,
+        mlp_ratio: float = 4.0,
+    ) -> None:
+        super().__init__()
+        self.project = nn.Linear(in_width, width)
+        self.mask = Prefix(1, width)
+        self.positions = modality.positions(width)
+        self.relations = modality.relations(heads)
+        self.trunk = Trunk(width, depth, heads, mlp_ratio, norm_eps)
+        self.head = nn.Linear(width, out_width)
+
+    def forward(
+        self, prefix: Tensor, tokens: Tensor, visible: Patches, queries: Patches, together: Patches | None = None
+    ) -> Tensor:
+        """prefix (B, R, D), tokens (B, k, D) of the `visible` patches -> (B, m, out_width) for the `queries`.
+
+        together: visible and query patches in one, with the links between them; needed where the modality has links,
+        because there a position alone does not tell two patches apart.
+        """
+        r, k = prefix.shape[1], visible.count
+        seen = self.project(torch.cat([prefix, tokens], 1) if r else tokens)
+        parts = [seen[:, r:] + self.positions(visible.coords), self.mask.tokens + self.positions(queries.coords)]
+        x = torch.cat([seen[:, :r].to(parts[0].dtype), *parts] if r else parts, 1)
+        bias = key_mask([visible.valid, queries.valid], visible.full and queries.full, r)
+        if self.relations is not None:
+            if together is None:
+                raise ValueError("this modality has links: pass `together`")
+            bias = with_relations(bias, [None, self.relations(together)], [r, together.count])
+        return self.head(self.trunk(x, bias, first_query=r + k)[0])

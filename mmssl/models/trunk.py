@@ -1,0 +1,167 @@
+"""The trunk: one pre-norm transformer for every tower, decoder and predictor.
+
+Equal to stock ViT (timm's `Block`, transformers' `ViTLayer`) with the same weights; see tests/parity. Shapes: B batch,
+n tokens, D width, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .dispatch import attention
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x): OpenAI CLIP's activation."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "quick_gelu": quick_gelu}
+
+
+class Attention(nn.Module):
+    """Multi-head attention with one product for queries, keys and values."""
+
+    def __init__(self, width: int, heads: int, qkv_bias: bool = True) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None, first_query: int = 0) -> Tensor:
+        """x (B, n, D) -> (B, n - first_query, D): only tokens from `first_query` on ask, all are asked."""
+        batch, n, width = x.shape
+        if first_query:
+            w, b = self.qkv.weight, self.qkv.bias
+            q = F.linear(x[:, first_query:], w[:width], None if b is None else b[:width])
+            kv = F.linear(x, w[width:], None if b is None else b[width:])
+            q = q.view(batch, n - first_query, self.heads, -1).transpose(1, 2)
+            k, v = kv.view(batch, n, 2, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+            if bias is not None and bias.shape[2] > 1:
+                bias = bias[:, :, first_query:]
+        else:
+            q, k, v = self.qkv(x).view(batch, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        out = attention(q, k, v, bias)
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    def __init__(self, width: int, hidden: int, activation: str = "gelu") -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class LayerScale(nn.Module):
+    def __init__(self, width: int, value: float) -> None:
+        super().__init__()
+        self.value = value
+        self.gamma = nn.Parameter(torch.full((width,), value))
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.gamma, self.value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Residual(nn.Module):
+    """What happens to a branch before it is added: layer scale, dropout, stochastic depth (per sample)."""
+
+    def __init__(self, width: int, layer_scale: float | None, dropout: float, drop_path: float) -> None:
+        super().__init__()
+        self.scale = LayerScale(width, layer_scale) if layer_scale is not None else None
+        self.dropout, self.drop_path = dropout, drop_path
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.scale is not None:
+            x = self.scale(x)
+        if self.training and self.dropout:
+            x = F.dropout(x, self.dropout)
+        if self.training and self.drop_path:
+            keep = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.drop_path
+            x = x * (keep.to(x.dtype) / (1 - self.drop_path))
+        return x
+
+
+class Block(GradientCheckpointingLayer):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        norm_eps: float = 1e-6,
+        qkv_bias: bool = True,
+        activation: str = "gelu",
+        layer_scale: float | None = None,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=norm_eps)
+        self.attention = Attention(width, heads, qkv_bias)
+        self.residual1 = Residual(width, layer_scale, dropout, drop_path)
+        self.norm2 = nn.LayerNorm(width, eps=norm_eps)
+        self.mlp = MLP(width, int(width * mlp_ratio), activation)
+        self.residual2 = Residual(width, layer_scale, dropout, drop_path)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None, first_query: int = 0) -> Tensor:
+        branch = self.residual1(self.attention(self.norm1(x), bias, first_query))
+        x = x[:, first_query:] + branch
+        return x + self.residual2(self.mlp(self.norm2(x)))
+
+
+class Trunk(nn.Module):
+    """`depth` blocks and a final norm."""
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        norm_eps: float = 1e-6,
+        qkv_bias: bool = True,
+        activation: str = "gelu",
+        layer_scale: float | None = None,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.width, self.depth, self.heads = width, depth, heads
+        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.blocks = nn.ModuleList(
+            Block(width, heads, mlp_ratio, norm_eps, qkv_bias, activation, layer_scale, dropout, rate)
+            for rate in rates
+        )
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
+
+    def forward(
+        self, x: Tensor, bias: Tensor | None = None, layers: Sequence[int] = (), first_query: int = 0
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """x (B, n, D) -> normed output, and the un-normed output of each block in `layers` (1 = after the first).
+
+        first_query: only tokens from there on are wanted; the last block is not computed for the others.
+        """
+        kept: dict[int, Tensor] = {}
+        for number, block in enumerate(self.blocks, 1):
+            x = block(x, bias, first_query if number == self.depth else 0)
+            if number in layers:
+                kept[number] = x
+        if first_query and not self.depth:
+            x = x[:, first_query:]
+        return self.norm(x), kept

@@ -1,0 +1,82 @@
+"""The `Objective` contract and the look-up by name: name = file name in this folder, or a stranger's dotted module."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from ..errors import UserError, nearest
+from ..options import option, strict
+
+if TYPE_CHECKING:
+    from ..models.modeling_mmssl import MMSSLModel
+    from ..step import Step
+
+
+@dataclass
+class Loss(ModelOutput):
+    """total: the scalar to minimise. parts: named scalars for the log (detached)."""
+
+    total: Tensor | None = None
+    parts: dict[str, Tensor] | None = None
+
+
+@strict
+@dataclass(kw_only=True)
+class ObjectiveConfig:
+    """What every objective's `Config` has. Fields named tower(s), mask(s) and view(s) refer to the recipe's names."""
+
+    weight: float = option(1.0, min=0, help="factor of this objective in the total loss")
+
+
+class Objective(nn.Module):
+    """A training objective. Owns its heads and teacher, not the model; written over patches, knows no modality.
+
+    Built as `Objective(config, model)`; sizes are read off the model, which must not be kept as a submodule.
+    Raises UserError, with the reason, when the model's parts cannot do what the objective needs.
+    """
+
+    def __init__(self, config: Any, model: MMSSLModel) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, step: Step) -> Loss:
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def after_step(self, model: MMSSLModel, progress: float) -> None:
+        """Called after every optimiser step with progress in (0, 1]: EMA, centres. State never changes in forward."""
+
+
+def objective_names() -> list[str]:
+    """Names of the objectives that mmssl ships."""
+    folder = str(Path(__file__).parent)
+    return sorted(m.name for m in pkgutil.iter_modules([folder]) if m.name not in ("base",))
+
+
+def load_objective(name: str) -> tuple[type, type[Objective]]:
+    """(Config, Objective class) of an objective: `mae` -> `mmssl.objectives.mae`; a dotted name is imported as is."""
+    module_name = name if "." in name else f"mmssl.objectives.{name}"
+    names = objective_names()
+    if "." not in name and name not in names:
+        raise UserError(f"unknown objective '{name}', expected one of {', '.join(names)}{nearest(name, names)}")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"objective '{name}': {error}") from None
+    found = [
+        c
+        for c in vars(module).values()
+        if inspect.isclass(c) and issubclass(c, Objective) and c.__module__ == module.__name__
+    ]
+    if len(found) != 1 or not hasattr(module, "Config"):
+        raise UserError(f"objective '{name}': {module_name} must hold one Objective and a dataclass named Config")
+    return module.Config, found[0]

@@ -1,0 +1,151 @@
+"""Masked autoencoding, of one modality or several in one tower.
+
+Dropping mode is MAE (He et al. 2022; facebookresearch/mae): the encoder sees the visible patches, a narrow decoder
+predicts the masked ones. Replacing mode puts a mask token in their place: BERT's masked language modelling (every
+masked token is replaced; BERT leaves 10 % and swaps 10 %), SimMIM (Xie et al. 2022), GMML. With a tower of several
+modalities it is joint masked modelling as in M3AE (Chen et al. 2022): each modality has its own share of the mask,
+its own decoder, possibly from an intermediate layer, and sees the others in the trunk.
+
+Example::
+
+    masks: {half: {type: random, ratio: {image: 0.75, text: 0.15}}}
+    objectives:
+      mae: {tower: joint, mask: half, mode: {image: drop, text: replace}, decoders: {image: {width: 128, depth: 2}}}
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..distributed import global_mean
+from ..errors import UserError
+from ..models.initialization import init_weights
+from ..models.tower import Decoder, Encoded
+from ..options import option, strict
+from ..patches import Patches, gather
+from .base import Loss, Objective, ObjectiveConfig
+
+if TYPE_CHECKING:
+    from ..models.modeling_mmssl import MMSSLModel
+    from ..step import Step
+
+
+@strict
+@dataclass(kw_only=True)
+class DecoderConfig:
+    """MAE's decoder is 512 wide and 8 deep for every encoder; small ones do for small data."""
+
+    width: int = option(512, min=1)
+    depth: int = option(8, min=0, help="0: a two-layer perceptron on the token itself (replacing mode only)")
+    heads: int = option(16, min=1)
+    layer: int | None = option(None, min=1, help="decode from the output of this block instead of the last")
+
+
+@strict
+@dataclass(kw_only=True)
+class Config(ObjectiveConfig):
+    tower: str = option(help="the tower that is trained")
+    mask: str = option(help="the recipe's mask that says what is hidden")
+    view: str = option("clean", help="what the encoder sees")
+    target_view: str = option("clean", help="what is to be reconstructed")
+    mode: str | dict[str, str] = option("drop", choices=("drop", "replace"), help="or one a modality")
+    target: dict[str, str] = option(factory=dict, help="kind of target a modality; default: its first kind")
+    decoder: DecoderConfig = option(factory=DecoderConfig)
+    decoders: dict[str, DecoderConfig] = option(factory=dict, help="a decoder of its own for a modality")
+    weights: dict[str, float] = option(factory=dict, min=0, help="weight of a modality within this objective")
+
+
+class TokenHead(nn.Module):
+    """BERT's prediction head: dense, GELU, norm, dense."""
+
+    def __init__(self, width: int, out_width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.out = nn.Linear(width, out_width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.out(self.norm(nn.functional.gelu(self.dense(tokens))))
+
+
+class MAE(Objective):
+    """Masked autoencoding of the modalities of one tower that the mask names."""
+
+    def __init__(self, config: Config, model: MMSSLModel) -> None:
+        super().__init__(config, model)
+        tower = model.towers[config.tower]
+        self.names = list(tower.modalities)
+        self.mode = {n: config.mode if isinstance(config.mode, str) else config.mode.get(n, "drop") for n in self.names}
+        self._refuse_unknown(config)
+        self.decoders = nn.ModuleDict()
+        for name in self.names:
+            modality = model.modality(name)
+            decoder = config.decoders.get(name, config.decoder)
+            kind = config.target.get(name)
+            if self.mode[name] == "drop" and not tower.drops:
+                raise UserError(f"objective mae: tower '{config.tower}' wraps a model that must see all patches: "
+                                f"mode 'drop' cannot work, use mode: replace")
+            if self.mode[name] == "replace" and not tower.replaces:
+                raise UserError(f"objective mae: tower '{config.tower}' wraps a model that takes no mask token")
+            if self.mode[name] == "drop" and not decoder.depth:
+                raise UserError("objective mae: mode 'drop' needs a decoder of depth >= 1, found 0")
+            if decoder.layer is not None and decoder.layer > tower.depth:
+                raise UserError(f"objective mae: decoder.layer is {decoder.layer}, "
+                                f"but tower '{config.tower}' has {tower.depth} blocks")
+            width = modality.pred_width(kind)
+            self.decoders[name] = (
+                Decoder(modality, tower.width, width, decoder.width, decoder.depth, decoder.heads)
+                if decoder.depth
+                else TokenHead(tower.width, width)
+            )
+        self.layer = {n: config.decoders.get(n, config.decoder).layer for n in self.names}
+        init_weights(self)
+
+    def _refuse_unknown(self, config: Config) -> None:
+        for option_name in ("target", "decoders", "weights", "mode"):
+            value = getattr(config, option_name)
+            for name in value if isinstance(value, dict) else ():
+                if name not in self.names:
+                    raise UserError(f"objective mae: {option_name} names modality '{name}', but tower "
+                                    f"'{config.tower}' has {', '.join(self.names)}")
+
+    def forward(self, step: Step) -> Loss:
+        c = self.config
+        layers = tuple(sorted({layer for layer in self.layer.values() if layer is not None}))
+        encoded = step.encode(c.tower, c.view, c.mask, self.mode, layers=layers)
+        splits = step.splits(c.tower, c.mask, c.view)
+        if not splits:
+            raise UserError(f"objective mae: mask '{c.mask}' hides nothing of tower '{c.tower}'")
+        losses: dict[str, Tensor] = {}
+        for name, split in splits.items():
+            whole = step.patches(name, c.view)
+            hide = split.hide.flatten(1)
+            queries = whole.take(hide, split.full)
+            prediction = self._predict(name, encoded, whole, split.keep, hide, queries)
+            kind = c.target.get(name)
+            target = gather(step.target(name, c.target_view, kind), hide)
+            with torch.autocast(prediction.device.type, enabled=False):
+                score = step.model.modality(name).score(prediction.float(), target, queries, kind)
+                losses[name] = global_mean(score, queries.valid)
+        total = torch.stack([c.weights.get(n, 1.0) * loss for n, loss in losses.items()]).sum()
+        parts = {n: loss.detach() for n, loss in losses.items()} if len(self.names) > 1 else {}
+        return Loss(total=total, parts=parts)
+
+    def _predict(
+        self, name: str, encoded: Encoded, whole: Patches, keep: Tensor, hide: Tensor, queries: Patches
+    ) -> Tensor:
+        """(B, m, out) for the hidden patches of one modality."""
+        layer = self.layer[name]
+        tokens = encoded.tokens[name] if layer is None else encoded.layers[layer][name]
+        decoder, seen = self.decoders[name], encoded.patches[name]
+        if isinstance(decoder, TokenHead):
+            return decoder(gather(tokens, hide))
+        together = None
+        if whole.links is not None:
+            every = torch.arange(whole.count, device=hide.device).expand(whole.batch, -1)
+            together = whole.take(torch.cat([every if self.mode[name] == "replace" else keep, hide], 1))
+        return decoder(encoded.prefix, tokens, seen, queries, together)

@@ -1,0 +1,86 @@
+"""How every option in mmssl is declared: a strict dataclass whose fields know their range.
+
+`option()` is `dataclasses.field` with a range. The range is enforced twice by one validator: by huggingface_hub's
+`@strict` when a config is built in Python, and by `mmssl.schema` when it is built from YAML, which reports every
+fault at once with its dotted path. Modality packages and objectives declare their `Config` with it::
+
+    @strict
+    @dataclass(kw_only=True)
+    class Config:
+        patch: int = option(16, min=1, help="side of a patch in pixels")
+        target: str = option("normalised", choices=("normalised", "pixels"))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+
+__all__ = ["option", "strict"]
+
+
+def option(
+    default: Any = dataclasses.MISSING,
+    *,
+    factory: Any = dataclasses.MISSING,
+    min: float | None = None,
+    max: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: Sequence[Any] | None = None,
+    help: str = "",
+) -> Any:
+    """A dataclass field with a declared range.
+
+    `min`/`max` include their bound, `above`/`below` exclude it; `choices` lists all valid values. Bounds also hold
+    for every number inside a tuple, list or dict of numbers. `None` passes when the field's type allows it.
+    """
+    parts = []
+    if min is not None:
+        parts.append(f">= {min:g}")
+    if above is not None:
+        parts.append(f"> {above:g}")
+    if max is not None:
+        parts.append(f"<= {max:g}")
+    if below is not None:
+        parts.append(f"< {below:g}")
+    if choices is not None:
+        parts.append("one of " + ", ".join(map(repr, choices)))
+    expected = " and ".join(parts)
+
+    def one(value: Any) -> None:
+        if isinstance(value, (list, tuple)):
+            for item in value:
+                one(item)
+            return
+        if isinstance(value, dict):
+            for item in value.values():
+                one(item)
+            return
+        if value is None:
+            return
+        if choices is not None and value not in choices:
+            raise ValueError(f"expected {expected}, got {value!r}")
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            inside = (
+                (min is None or value >= min)
+                and (max is None or value <= max)
+                and (above is None or value > above)
+                and (below is None or value < below)
+            )
+            if not inside:
+                raise ValueError(f"expected {expected}, got {value!r}")
+
+    def validator(value: Any) -> None:
+        one(value)
+
+    metadata: dict[str, Any] = {"help": help, "expected": expected, "choices": choices}
+    if parts:
+        check: Callable[[Any], None] = validator
+        metadata["validator"] = check
+    if factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)

@@ -1,0 +1,112 @@
+"""`Patches`: the waist of the hourglass. Every modality becomes patches with coordinates, every objective reads them.
+
+Shapes: B batch, N patches of a sample (padded), P numbers in a patch, K coordinates of a patch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def gather(x: Tensor, index: Tensor) -> Tensor:
+    """Rows `index` (B, k) of `x` (B, N, ...): (B, k, ...). Negative indices read row 0; mask them afterwards."""
+    index = index.clamp(min=0)
+    tail = x.shape[2:]
+    view = index.reshape(*index.shape, *([1] * len(tail))).expand(*index.shape, *tail)
+    return x.gather(1, view)
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Patches with coordinates. Never cast to half precision.
+
+    values: (B, N, P) float32, NaN = this element does not exist | (B, N) int64 ids.
+    coords: (B, N, K) float32, in the physical units that the modality documents.
+    valid: (B, N) bool; False = padding, or a sample without this modality.
+    full: True when the host knows that `valid` has no False (a data-dependent test would break the graph).
+    links: (B, N, N) what lies between patches (edges); None where nothing does. Follows `take`.
+    fixed: (B, N) bool, patches that no mask may hide (a tokenizer's special tokens); None = none.
+    """
+
+    values: Tensor
+    coords: Tensor
+    valid: Tensor
+    full: bool = False
+    links: Tensor | None = None
+    fixed: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.values.dtype not in (torch.float32, torch.float64, torch.int64):
+            raise TypeError(f"Patches.values must be float32 or int64, got {self.values.dtype}")
+        if self.coords.ndim != 3 or self.coords.shape[:2] != self.values.shape[:2]:
+            raise ValueError(
+                f"Patches.coords must be (B, N, K) = {tuple(self.values.shape[:2])} + (K,), "
+                f"got {tuple(self.coords.shape)}"
+            )
+        if self.valid.dtype != torch.bool or self.valid.shape != self.values.shape[:2]:
+            raise ValueError(f"Patches.valid must be bool {tuple(self.values.shape[:2])}, got {self.valid.dtype}")
+
+    @property
+    def batch(self) -> int:
+        return self.values.shape[0]
+
+    @property
+    def count(self) -> int:
+        """N: patches of a sample, padding included."""
+        return self.values.shape[1]
+
+    @property
+    def present(self) -> Tensor:
+        """(B,) bool: samples that have at least one valid patch."""
+        return self.valid.any(1)
+
+    def take(self, index: Tensor, full: bool = False) -> Patches:
+        """The patches at `index` (B, k) int64, where -1 is a hole: an invalid patch with values and coords 0.
+
+        `full=True` promises that `index` has no hole, so that no work is spent on looking for one.
+        """
+        full = full and self.full
+        values, coords, valid = gather(self.values, index), gather(self.coords, index), gather(self.valid, index)
+        links = self.links
+        if links is not None:
+            columns = index.clamp(min=0)[:, None, :].expand(-1, index.shape[1], -1)
+            links = gather(links, index).gather(2, columns)
+        fixed = None if self.fixed is None else gather(self.fixed, index)
+        if not full:
+            there = index >= 0
+            valid = valid & there
+            values = values.masked_fill(~(there if values.ndim == 2 else there[..., None]), 0)
+            coords = coords.masked_fill(~there[..., None], 0)
+            if links is not None:
+                links = links.masked_fill(~(there[:, :, None] & there[:, None, :]), 0)
+            if fixed is not None:
+                fixed = fixed & there
+        return Patches(values, coords, valid, full, links, fixed)
+
+    def replace(self, **changes: object) -> Patches:
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+    def hidden_by(self, index: Tensor) -> Tensor:
+        """(B, N) bool: True at the patches that `index` (B, ..., m) names; -1 names none."""
+        index = index.flatten(1)
+        hidden = torch.zeros(self.batch, self.count + 1, dtype=torch.bool, device=index.device)
+        hidden.scatter_(1, index.masked_fill(index < 0, self.count), True)
+        return hidden[:, :-1]
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a mask says, from coordinates alone.
+
+    keep: (B, k) int64 indices of the patches the encoder sees, -1 padded; k is static, fewer where a sample is short.
+    hide: (B, M, m) int64 indices of M target blocks, -1 padded (masked autoencoding has M = 1, JEPA several).
+    full: True when the host knows that neither holds a -1.
+    """
+
+    keep: Tensor
+    hide: Tensor
+    full: bool = False

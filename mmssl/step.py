@@ -1,0 +1,132 @@
+"""`Step`: one batch. Named views and masks are drawn once, every forward is done once, objectives share the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .draws import Draws
+from .modality import Batch, Inputs
+from .models.tower import Encoded, Tower
+from .patches import Patches, Split
+
+if TYPE_CHECKING:
+    from .models.modeling_mmssl import MMSSLModel
+
+Mask = Callable[[dict[str, Patches], Draws], dict[str, Split]]
+CLEAN = "clean"
+
+
+class Step:
+    """What objectives see of one batch.
+
+    views: view name -> modality -> options of its `augment`; "clean" is the batch as it came, and what a view does
+    not name stays clean in it. masks: mask name -> mask. Everything is memoised under all that it depends on.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        model: MMSSLModel,
+        views: Mapping[str, Mapping[str, Mapping[str, Any]]],
+        masks: Mapping[str, Mask],
+        draws: Draws,
+    ) -> None:
+        self.batch, self.model, self.views, self.masks, self.draws = batch, model, views, masks, draws
+        self._memo: dict[Any, Any] = {}
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._memo:
+            self._memo[key] = make()
+        return self._memo[key]
+
+    def _view_of(self, name: str, view: str) -> str:
+        """The view as far as this modality goes: clean, where the view leaves it alone."""
+        return view if view != CLEAN and name in self.views[view] else CLEAN
+
+    def inputs(self, name: str, view: str = CLEAN) -> Inputs:
+        """The inputs of modality `name` in this view."""
+        view = self._view_of(name, view)
+        if view == CLEAN:
+            return self.batch[name]
+
+        def make() -> Inputs:
+            with torch.no_grad():
+                draws = self.draws("view", view, name)
+                return self.model.modality(name).augment(self.batch[name], draws, **self.views[view][name])
+
+        return self._once(("inputs", name, view), make)
+
+    def patches(self, name: str, view: str = CLEAN) -> Patches:
+        view = self._view_of(name, view)
+
+        def make() -> Patches:
+            with torch.no_grad():
+                return self.model.modality(name).patchify(self.inputs(name, view))
+
+        return self._once(("patches", name, view), make)
+
+    def target(self, name: str, view: str = CLEAN, kind: str | None = None) -> Tensor:
+        """(B, N, ...) reconstruction targets for all patches."""
+        view = self._view_of(name, view)
+
+        def make() -> Tensor:
+            with torch.no_grad():
+                return self.model.modality(name).target(self.inputs(name, view), self.patches(name, view), kind)
+
+        return self._once(("target", name, view, kind), make)
+
+    def splits(self, tower: str, mask: str, view: str = CLEAN) -> dict[str, Split]:
+        """What the named mask says of a tower's modalities; those it leaves out are seen whole."""
+
+        def make() -> dict[str, Split]:
+            patches = {name: self.patches(name, view) for name in self.model.towers[tower].modalities}
+            with torch.no_grad():
+                return self.masks[mask](patches, self.draws("mask", mask))
+
+        return self._once(("splits", tower, mask, view), make)
+
+    def split(self, name: str, mask: str, view: str = CLEAN) -> Split | None:
+        """What the named mask says of one modality; None: it is seen whole."""
+        return self.splits(self.model.tower_of(name), mask, view).get(name)
+
+    def encode(
+        self,
+        tower: str,
+        view: str = CLEAN,
+        mask: str | None = None,
+        mode: str | Mapping[str, str] = "drop",
+        net: Tower | None = None,
+        layers: Sequence[int] = (),
+    ) -> Encoded:
+        """A tower's output for this view and mask; `net` stands in for the tower (a teacher).
+
+        mode: "drop" (masked patches never reach `embed`) or "replace" (mask tokens), or one a modality. Computed once
+        for the same arguments and gradient mode.
+        """
+        encoder = net if net is not None else self.model.towers[tower]
+        names = list(self.model.towers[tower].modalities)
+        modes = {n: mode if isinstance(mode, str) else mode.get(n, "drop") for n in names} if mask else {}
+        key = ("encode", tower, view, mask, tuple(modes.items()), id(net) if net is not None else None, tuple(layers),
+               torch.is_grad_enabled())
+
+        def make() -> Encoded:
+            splits = self.splits(tower, mask, view) if mask else {}
+            patches: dict[str, Patches] = {}
+            hidden: dict[str, Tensor] = {}
+            for name in names:
+                whole = self.patches(name, view)
+                split = splits.get(name)
+                if split is None:
+                    patches[name] = whole
+                elif modes[name] == "drop":
+                    patches[name] = whole.take(split.keep, split.full)
+                else:
+                    patches[name] = whole
+                    hidden[name] = whole.hidden_by(split.hide)
+            return encoder(patches, hidden, layers)
+
+        return self._once(key, make)

@@ -1,0 +1,66 @@
+"""AdamW with the usual groups, and the learning-rate schedule as a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from ..modality import MaskToken
+from ..models.positions import LearnedGrid
+from ..models.tower import Prefix
+
+
+def no_decay_names(module: nn.Module) -> set[str]:
+    """Names of the parameters that weight decay leaves alone: vectors (biases, norms, scales) and learned tokens and
+    positions."""
+    names = set()
+    for prefix, part in module.named_modules():
+        whole = isinstance(part, (Prefix, MaskToken, LearnedGrid))
+        for name, parameter in part.named_parameters(recurse=False):
+            if whole or parameter.ndim < 2:
+                names.add(f"{prefix}.{name}" if prefix else name)
+    return names
+
+
+def make_optimizer(module: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float], eps: float) -> torch.optim.AdamW:
+    """Fused AdamW over the trainable parameters (a third of the default loop's time on a CPU)."""
+    spared = no_decay_names(module)
+    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for name, p in named if name not in spared], "weight_decay": weight_decay},
+        {"params": [p for name, p in named if name in spared], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, eps=eps, fused=True)
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: float, floor: float = 0.0) -> float:
+    """Linear warm-up to `peak`, then half a cosine down to `floor` at `steps`.
+
+    step: number of the optimiser step, from 0. warmup: steps, or a share of all when below 1.
+    """
+    warm = int(warmup * steps) if warmup < 1 else int(warmup)
+    if step < warm:
+        return peak * (step + 1) / warm
+    progress = (step - warm) / max(steps - warm, 1)
+    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
+    """The optimiser's state as (`<parameter>::<entry>`, tensor), independent of parameter order."""
+    names = {p: name for name, p in module.named_parameters()}
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            for entry, value in optimizer.state.get(p, {}).items():
+                yield f"{names[p]}::{entry}", torch.as_tensor(value)
+
+
+def restore_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """The inverse of `optimizer_tensors`."""
+    parameters = dict(module.named_parameters())
+    for key, value in tensors.items():
+        name, _, entry = key.rpartition("::")
+        p = parameters[name]
+        optimizer.state[p][entry] = value.clone() if entry == "step" else value.to(p.device).clone()

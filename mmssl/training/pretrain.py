@@ -1,0 +1,325 @@
+"""A recipe to a trained model: data, preprocessors, model, objectives, the loop, the model folder, its scores."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
+
+from ..cards import write_card
+from ..config import Recipe, load_recipe, to_yaml
+from ..data.loading import Loaded, read_rows, training_batches
+from ..data.quarantine import Quarantine
+from ..data.sources import open_source
+from ..errors import RunError, UserError
+from ..evaluation.evaluate import evaluate
+from ..modality import Preprocessor, load_modality, select
+from ..models.configuration_mmssl import MMSSLConfig
+from ..models.dispatch import f32_products_by_onednn
+from ..models.modeling_mmssl import MMSSLModel, tower_spec
+from ..models.processing_mmssl import MMSSLProcessor
+from ..models.saving import load_model, save_model
+from ..objectives.base import load_objective
+from ..pretraining import Pretraining
+from .loop import Loop
+
+logger = logging.getLogger("mmssl")
+
+
+@dataclass
+class Run:
+    """What `pretrain` returns. folder: the run's folder; model_folder: the Hugging Face folder in it; report: the
+    scores (`evaluation.json`); model and processor: as reloaded from `model_folder`."""
+
+    folder: Path
+    model_folder: Path
+    model: MMSSLModel
+    processor: MMSSLProcessor
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def pretrain(
+    recipe: Recipe | str | Path | dict[str, Any],
+    *,
+    output: str | Path | None = None,
+    resume: bool = False,
+    **overrides: Any,
+) -> Run:
+    """Pretrain as the recipe says; what `mmssl pretrain` does.
+
+    recipe: a Recipe, a path, the name of a shipped recipe, or a dict. overrides: e.g. `train={"steps": 100}`.
+    output: the run's folder (default `runs/<name>`, numbered when taken). resume: go on from its last checkpoint.
+    Raises UserError (wrong input) or RunError (a full disk, a loss that is not finite), each with one clear line.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, overrides)
+    elif overrides:
+        raise UserError("overrides go with a recipe's name, path or dict, not with a Recipe object")
+    folder = run_folder(recipe.name, output, resume)
+    accelerator = make_accelerator(recipe, folder)
+    main = accelerator.is_main_process
+    accelerator.wait_for_everyone()
+    f32_products_by_onednn()
+    if main:
+        _write(folder / "config.yaml", to_yaml(recipe))
+    source, columns = open_training_data(recipe)
+    processor = fitted_processor(recipe, source, columns, folder, resume, accelerator)
+    model = build_model(recipe, processor)
+    if recipe.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    pretraining = Pretraining(
+        model,
+        {name: load_objective(part.type)[1](part.config, model) for name, part in recipe.objectives.items()},
+        recipe.views,
+        {name: part.config for name, part in recipe.masks.items()},
+    )
+    if recipe.train.compile:
+        compile_trunks(pretraining)
+    steps, per_epoch = count_steps(recipe, source)
+    quarantine = Quarantine(folder if main else None, recipe.data.max_bad)
+    loop = Loop(accelerator, pretraining, recipe.train, steps, folder, recipe.seed, quarantine)
+    if resume and loop.resume():
+        logger.info("going on after step %d of %d", loop.start, steps)
+    describe(recipe, model, source, steps, accelerator)
+
+    def batches(first: int) -> Iterator[Loaded]:
+        return training_batches(
+            source,
+            processor.preprocessors,
+            columns,
+            seed=recipe.seed,
+            batch_size=recipe.train.batch_size,
+            accumulation=recipe.train.accumulation,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            workers=recipe.data.workers,
+            shuffle_buffer=recipe.data.shuffle_buffer,
+            start_batch=first,
+        )
+
+    loop.run(batches, per_epoch)
+    accelerator.end_training()
+    run = finish(recipe, model, processor, source, columns, folder, quarantine, steps) if main else None
+    accelerator.wait_for_everyone()
+    return run or Run(folder, folder / "model", model, processor)
+
+
+# ------------------------------------------------------------------------------------------------------------- setup
+
+
+def run_folder(name: str, output: str | Path | None, resume: bool) -> Path:
+    """The folder of a run. One that holds a run already is only written to with `resume`, or gets a number."""
+    if output is not None:
+        folder = Path(output)
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--output {folder}: this is a file, expected a folder")
+        if (folder / "metrics.jsonl").exists() and not resume:
+            raise UserError(f"--output {folder}: holds a run already; add --resume to go on with it, or name another")
+        if resume and not folder.is_dir():
+            raise UserError(f"--resume: there is no run in {folder}")
+        return folder
+    base = Path("runs") / (name or "run")
+    number, folder, last = 1, base, None
+    while folder.exists():
+        last, number = folder, number + 1
+        folder = base.with_name(f"{base.name}-{number}")
+    if resume:
+        if last is None:
+            raise UserError(f"--resume: there is no run in {base}; name its folder with --output")
+        return last
+    return folder
+
+
+def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
+    """Accelerate's engine; makes the run's folder. UserError where the asked precision or tracker is not to be had."""
+    train = recipe.train
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be made ({error.strerror})") from None
+    try:
+        accelerator = Accelerator(
+            mixed_precision=train.mixed_precision,
+            gradient_accumulation_steps=1,  # the loop accumulates itself, its micro-batches are parts of one batch
+            log_with=list(train.trackers) or None,
+            project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "tensorboard")),
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(find_unused_parameters=True),
+                InitProcessGroupKwargs(timeout=timedelta(hours=2)),
+            ],
+        )
+    except (ValueError, ImportError) as error:
+        raise UserError(f"train.mixed_precision={train.mixed_precision}, train.trackers={train.trackers}: {error}") from error
+    if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
+        raise UserError(
+            f"{os.environ['WORLD_SIZE']} processes were launched, but each would train alone; "
+            "on CPUs set ACCELERATE_USE_CPU=true"
+        )
+    if train.trackers:
+        accelerator.init_trackers(recipe.name or "run")
+    return accelerator
+
+
+def open_training_data(recipe: Recipe) -> tuple[Any, dict[str, str | list[str]]]:
+    """The training source and, for each modality, the column(s) it is read from."""
+    columns = {name: recipe.data.columns.get(name, name) for name in recipe.modalities}
+    data = recipe.data
+    source = open_source(
+        data.path, name=data.name, split=data.split, streaming=data.streaming, limit=data.limit, columns=columns
+    )
+    return source, columns
+
+
+def fitted_processor(
+    recipe: Recipe,
+    source: Any,
+    columns: dict[str, str | list[str]],
+    folder: Path,
+    resume: bool,
+    accelerator: Accelerator,
+) -> MMSSLProcessor:
+    """Preprocessors fitted on the data by the first process, kept in `processor/` of the run, read by all others.
+
+    A resumed run takes the ones it was started with.
+    """
+    kept = folder / "processor"
+    if accelerator.is_main_process and not (resume and kept.is_dir()):
+        rows = read_rows(source, list(_flat(columns.values())), recipe.data.fit_samples)
+        preprocessors: dict[str, Preprocessor] = {}
+        for name, part in recipe.modalities.items():
+            values = [v for v in (select(row, columns[name]) for row in rows) if v is not None]
+            if not values:
+                raise UserError(f"data.columns.{name}: column {columns[name]!r} is empty in the first {len(rows)} rows")
+            preprocessors[name] = load_modality(part.type).Preprocessor(part.config).fit(values)
+        types = {name: part.type for name, part in recipe.modalities.items()}
+        shutil.rmtree(kept, ignore_errors=True)
+        MMSSLProcessor(preprocessors, types).save_pretrained(kept)
+    accelerator.wait_for_everyone()
+    return MMSSLProcessor.from_pretrained(kept)
+
+
+def _flat(columns: Any) -> Iterator[str]:
+    for column in columns:
+        if isinstance(column, str):
+            yield column
+        else:
+            yield from column
+
+
+def build_model(recipe: Recipe, processor: MMSSLProcessor) -> MMSSLModel:
+    """The untrained model of a recipe: the same for the same seed, whatever was drawn before."""
+    from ..models.foreign import describe_foreign, load_foreign
+
+    modalities = {
+        name: {"type": processor.types[name], **p.sizes()} for name, p in processor.preprocessors.items()
+    }
+    towers = {}
+    for name, tower in recipe.model.towers.items():
+        towers[name] = tower_spec(tower)
+        if tower.from_ is not None:
+            towers[name]["foreign"] = describe_foreign(tower.from_)
+    config = MMSSLConfig(
+        modalities=modalities, towers=towers, projection=recipe.model.projection, initializer_seed=recipe.seed
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = MMSSLModel(config)
+        for name, tower in recipe.model.towers.items():
+            if tower.from_ is not None:
+                load_foreign(model.towers[name], tower.from_)
+    return model
+
+
+def compile_trunks(pretraining: Pretraining) -> None:
+    """torch.compile every trunk in place (the rest is data-dependent bookkeeping); state dicts keep their names."""
+    from ..models.trunk import Trunk
+
+    for module in pretraining.modules():
+        if isinstance(module, Trunk):
+            module.compile()
+
+
+def count_steps(recipe: Recipe, source: Any) -> tuple[int, float]:
+    """(optimiser steps of the run, steps of an epoch or nan where the length of the data is unknown)."""
+    per_epoch = len(source) / recipe.train.batch_size if hasattr(source, "__len__") else float("nan")
+    if recipe.train.steps is not None:
+        return recipe.train.steps, per_epoch
+    assert recipe.train.epochs is not None
+    if per_epoch != per_epoch:
+        raise UserError("train.epochs: the length of streamed data is unknown; set train.steps instead")
+    whole = max(int(per_epoch), 1)  # the rest of an epoch that fills no batch is dropped
+    return max(int(recipe.train.epochs * whole), 1), per_epoch
+
+
+def describe(recipe: Recipe, model: MMSSLModel, source: Any, steps: int, accelerator: Accelerator) -> None:
+    """The line a run starts with."""
+    if accelerator.is_main_process:
+        size = f"{len(source):,} samples" if hasattr(source, "__len__") else "streamed samples"
+        millions = sum(p.numel() for p in model.parameters()) / 1e6
+        print(
+            f"mmssl pretrain {recipe.name}: {', '.join(recipe.modalities)}; {size}; {millions:.2f} M parameters; "
+            f"{steps} steps of {recipe.train.batch_size}; {accelerator.num_processes} x {accelerator.device}, "
+            f"{recipe.train.mixed_precision if recipe.train.mixed_precision != 'no' else 'float32'}",
+            flush=True,
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------ finish
+
+
+def finish(
+    recipe: Recipe,
+    model: MMSSLModel,
+    processor: MMSSLProcessor,
+    source: Any,
+    columns: dict[str, str | list[str]],
+    folder: Path,
+    quarantine: Quarantine,
+    steps: int,
+) -> Run:
+    """Write `model/`, reload it as a user would, evaluate that, write `evaluation.json` and the card."""
+    target = folder / "model"
+    try:
+        save_model(model, processor, target)
+    except OSError as error:
+        raise RunError(
+            f"the model could not be written to {target}: {error}; nothing is lost: free some space and run the same "
+            f"command with --output {folder} --resume"
+        ) from error
+    reloaded, reprocessor = load_model(target)
+    print(f"reloaded {target} through AutoModel and AutoProcessor", flush=True)
+    report: dict[str, Any] = {}
+    if recipe.evaluation.tasks != []:
+        untrained = build_model(recipe, processor)
+        report = evaluate(
+            reloaded, reprocessor.preprocessors, recipe.data, recipe.evaluation,
+            columns=columns, train_source=source, untrained=untrained,
+        )  # fmt: skip
+        _write(folder / "evaluation.json", json.dumps(report, indent=2) + "\n")
+    facts = {
+        "steps": steps,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "samples": len(source) if hasattr(source, "__len__") else None,
+        "broken_samples": quarantine.summary(),
+        "python": platform.python_version(),
+    }
+    write_card(target, recipe, report, facts)
+    return Run(folder, target, reloaded, reprocessor, report)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise RunError(f"{path} could not be written: {error.strerror}") from error

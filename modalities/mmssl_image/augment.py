@@ -1,0 +1,218 @@
+"""Augmented views of a batch of images, on the batch's device, every sample with parameters of its own.
+
+All parameters come from `mmssl.draws.Draws`: a sample's view depends on the key and its global row, not on the batch
+size, the process or the device. Order: crop, flip, brightness, contrast, saturation, hue, gray, blur, solarize, noise
+(SimCLR, Chen et al. 2020; solarize from BYOL, Grill et al. 2020).
+
+Cropping does not use `grid_sample`, which does not antialias: it would alias wherever a crop is larger than its
+output, as local crops are. Resampling along an axis is a linear map, so each sample gets two small matrices (rows,
+columns) and a batched product applies them. The weights are those of antialiased bilinear resizing in Pillow and in
+`F.interpolate(antialias=True)`: a triangle as wide as the larger of an input and an output pixel. A box may lie
+between pixels. Blur is the same product with Gaussian weights.
+
+Shapes: B batch, C channels, H, W input, h, w output.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmssl.draws import Draws
+from mmssl.errors import UserError
+from mmssl.options import option, strict
+from mmssl.schema import load
+
+from .colour import change_contrast, change_hue, change_saturation, per_sample, to_gray
+from .preprocessor import pair
+
+
+@strict
+@dataclass(kw_only=True)
+class View:
+    """Options of one kind of view. None or 0 leaves a step out; `flip`, `jitter`, `gray`, `blur`, `solarize` are the
+    probability that a sample undergoes it."""
+
+    crop_scale: list[float] | None = option(None, above=0, max=1, help="lowest and highest share of the area")
+    crop_ratio: list[float] = option(factory=lambda: [3 / 4, 4 / 3], above=0, help="width over height")
+    crop_size: int | list[int] | None = option(None, min=1, help="height and width of the view; null: the image's own")
+    flip: float = option(0.0, min=0, max=1, help="left to right")
+    jitter: float = option(1.0, min=0, max=1, help="of brightness, contrast, saturation and hue together")
+    brightness: float = option(0.0, min=0, help="factor drawn in 1 - b .. 1 + b")
+    contrast: float = option(0.0, min=0, help="the same, about the image's mean")
+    saturation: float = option(0.0, min=0, help="the same, about the pixel's grey value")
+    hue: float = option(0.0, min=0, max=0.5, help="shift drawn in -h .. h of the colour circle")
+    gray: float = option(0.0, min=0, max=1)
+    blur: float = option(0.0, min=0, max=1)
+    blur_sigma: list[float] = option(factory=lambda: [0.1, 2.0], above=0, help="pixels, lowest and highest")
+    solarize: float = option(0.0, min=0, max=1, help="values above one half are inverted")
+    noise_std: float = option(0.0, min=0, help="in standard deviations of the channel")
+
+    def __post_init__(self) -> None:
+        for name in ("crop_scale", "crop_ratio", "blur_sigma"):
+            bounds = getattr(self, name)
+            if bounds is not None and (len(bounds) != 2 or bounds[0] > bounds[1]):
+                raise UserError(f"{name}: found {bounds}, expected [lowest, highest]")
+        if isinstance(self.crop_size, list) and len(self.crop_size) not in (1, 2):
+            raise UserError(f"crop_size: found {self.crop_size}, expected one number, or height and width")
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        return tuple(field.name for field in fields(cls))
+
+    @classmethod
+    def build(cls, spec: Mapping[str, Any]) -> View:
+        """From a recipe's options; UserError names each option that is unknown or wrong."""
+        return load(cls, spec, path="view")
+
+    @property
+    def resamples(self) -> bool:
+        return self.crop_scale is not None or self.crop_size is not None or self.flip > 0
+
+    @property
+    def jitters(self) -> bool:
+        return self.jitter > 0 and any((self.brightness, self.contrast, self.saturation, self.hue))
+
+    @property
+    def changes_values(self) -> bool:
+        """Whether any step works on the values before normalisation."""
+        return self.jitters or self.gray > 0 or self.blur > 0 or self.solarize > 0
+
+
+def augment(
+    pixels: Tensor, draws: Draws, view: View, mean: Sequence[float], std: Sequence[float], unit_range: bool
+) -> Tensor:
+    """Normalised pixels (B, C, H, W) to their view (B, C, h, w), normalised.
+
+    NaN ("no such pixel") counts as the channel's mean on the way, moves along with crop and flip, and is NaN again in
+    the result where most of the weight came from NaN. unit_range: before normalisation values lie in 0..1, and are
+    clamped to it. Raises UserError for a colour step that these images cannot have.
+    """
+    if draws.rows != len(pixels):
+        raise ValueError(f"draws are for {draws.rows} samples, the batch has {len(pixels)}")
+    _check(view, pixels.shape[1], unit_range)
+    with torch.autocast(pixels.device.type, enabled=False):  # products below would round pixels to half precision
+        hole = pixels.isnan()
+        pixels = pixels.float().nan_to_num(0.0)
+        if view.resamples:
+            rows, columns = _crop_weights(view, draws, (pixels.shape[2], pixels.shape[3]), pixels.device)
+            pixels = _apply(pixels, rows, columns)
+            hole = _apply(hole.to(pixels.dtype), rows, columns) > 0.5
+        if view.changes_values:
+            centre, scale = (pixels.new_tensor(values)[:, None, None] for values in (mean, std))
+            pixels = (_change_values(pixels * scale + centre, draws, view, unit_range) - centre) / scale
+        if view.noise_std:
+            pixels = pixels + view.noise_std * draws("noise").normal(*pixels.shape[1:]).to(pixels.device)
+        return pixels.masked_fill(hole, torch.nan)
+
+
+def _check(view: View, channels: int, unit_range: bool) -> None:
+    for name in ("saturation", "hue", "gray"):
+        if getattr(view, name) and channels != 3:
+            raise UserError(f"{name}: needs images of 3 channels, these have {channels}")
+    for name in ("hue", "solarize"):
+        if getattr(view, name) and not unit_range:
+            raise UserError(f"{name}: needs 8- or 16-bit images or values in 0..1, these have others")
+
+
+# -------------------------------------------------------------------------------------------------------- resampling
+
+
+def _crop_weights(view: View, draws: Draws, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The rows' weights (B, h, H) and the columns' (B, w, W) of each sample's box; flipped where it is mirrored.
+
+    The box has a share of the area drawn uniformly and a log-uniform ratio of its sides; a side that would stick out
+    is cut to the image's (torchvision draws again instead, which a batch cannot).
+    """
+    height, width = size
+    out = size if view.crop_size is None else pair(view.crop_size)
+    top = left = torch.zeros(draws.rows, device=device)
+    box_h, box_w = top + height, top + width
+    if view.crop_scale is not None:
+        share, ratio, y, x = draws("crop").uniform(4).to(device).unbind(1)
+        low, high = view.crop_scale
+        area = (low + (high - low) * share) * (height * width)
+        low, high = (math.log(bound) for bound in view.crop_ratio)
+        ratio = torch.exp(low + (high - low) * ratio)
+        box_h = (area / ratio).sqrt().clamp(max=height)
+        box_w = (area * ratio).sqrt().clamp(max=width)
+        top, left = y * (height - box_h), x * (width - box_w)
+    rows = resize_weights(top, box_h, height, out[0])
+    columns = resize_weights(left, box_w, width, out[1])
+    if view.flip:
+        mirrored = draws("flip").chance(view.flip).to(device)
+        columns = torch.where(mirrored[:, None, None], columns.flip(1), columns)
+    return rows, columns
+
+
+def resize_weights(start: Tensor, length: Tensor, count: int, out: int) -> Tensor:
+    """(B, out, count): weights by which each of `out` pixels averages the `count` pixels of one axis.
+
+    start, length (B,): the stretch of the axis, in pixels, that the output covers.
+    """
+    step = (length / out)[:, None, None]
+    centre = start[:, None, None] + (torch.arange(out, device=start.device)[:, None] + 0.5) * step
+    distance = (torch.arange(count, device=start.device) + 0.5 - centre).abs()
+    weights = (1 - distance / step.clamp(min=1)).clamp(min=0)
+    return weights / weights.sum(2, keepdim=True)
+
+
+def blur_weights(sigma: Tensor, count: int) -> Tensor:
+    """(B, count, count): a Gaussian of sigma (B,) pixels, cut and renormalised at the borders; 0 blurs nothing."""
+    place = torch.arange(count, device=sigma.device, dtype=torch.float32)
+    squared = (place[:, None] - place).square()
+    # exp(-inf) = 0 off the diagonal where sigma is 0, and 0 * inf would be NaN on it: hence the floor
+    weights = torch.exp(-squared / (2 * sigma[:, None, None].square()).clamp(min=1e-12))
+    return weights / weights.sum(2, keepdim=True)
+
+
+def _apply(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """x (B, C, H, W) by rows (B, h, H) and columns (B, w, W): (B, C, h, w)."""
+    return (rows[:, None] @ x) @ columns[:, None].transpose(2, 3)
+
+
+# ------------------------------------------------------------------------------------------------------------ values
+
+
+def _change_values(x: Tensor, draws: Draws, view: View, unit_range: bool) -> Tensor:
+    """Jitter, gray, blur and solarize of un-normalised values x (B, C, h, w)."""
+    if view.jitters:
+        x = _jitter(x, draws, view, unit_range)
+    if view.gray:
+        x = torch.where(per_sample(draws("gray").chance(view.gray), x), to_gray(x), x)
+    if view.blur:
+        low, high = view.blur_sigma
+        sigma = draws("blur sigma").uniform(low=low, high=high) * draws("blur").chance(view.blur)
+        sigma = sigma.to(x.device)
+        x = _apply(x, blur_weights(sigma, x.shape[2]), blur_weights(sigma, x.shape[3]))
+    if view.solarize:
+        chosen = per_sample(draws("solarize").chance(view.solarize), x)
+        x = torch.where(chosen & (x >= 0.5), 1 - x, x)
+    return x
+
+
+def _jitter(x: Tensor, draws: Draws, view: View, unit_range: bool) -> Tensor:
+    chosen = draws("jitter").chance(view.jitter)
+
+    def factor(name: str, strength: float) -> Tensor:
+        drawn = draws(name).uniform(low=max(0.0, 1.0 - strength), high=1.0 + strength)
+        return per_sample(torch.where(chosen, drawn, 1.0), x)
+
+    def limited(values: Tensor) -> Tensor:
+        return values.clamp(0, 1) if unit_range else values
+
+    if view.brightness:
+        x = limited(x * factor("brightness", view.brightness))
+    if view.contrast:
+        x = limited(change_contrast(x, factor("contrast", view.contrast)))
+    if view.saturation:
+        x = limited(change_saturation(x, factor("saturation", view.saturation)))
+    if view.hue:
+        shift = draws("hue").uniform(low=-view.hue, high=view.hue) * chosen
+        x = change_hue(x, per_sample(shift, x))
+    return x

@@ -1,0 +1,294 @@
+"""Any kind of raw image to one array (height, width, channels): uint8, uint16, or float32 in the image's own units.
+
+Later 8-bit values are divided by 255 and 16-bit values by 65535; all other numbers are taken as they are. EXIF
+orientation is applied, palettes are looked up, alpha is composited over a background. A value that is broken raises
+`BadSample` with the reason; a null one is None.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import sys
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmssl.errors import BadSample, UserError
+
+Array = np.ndarray[Any, Any]
+
+NPY_MAGIC = b"\x93NUMPY"
+TIFF_BITS_PER_SAMPLE = 258
+EXIF_ORIENTATION = 0x0112
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+"""ITU-R 601 weights, as Pillow's convert("L") has them."""
+
+# What Pillow's decoders are known to raise on damaged files, besides OSError.
+DECODER_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
+
+
+def pillow() -> Any:
+    """The PIL.Image module; UserError with the pip line when Pillow is missing."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise UserError(
+            f"images are decoded with Pillow, which is not installed ({error}): pip install pillow"
+        ) from error
+    return Image
+
+
+def decode(raw: Any, background: Sequence[int], channels: int | None = None) -> Array | None:
+    """One raw image to (H, W, C) uint8, uint16 or float32, C as the image has it.
+
+    raw: a PIL image, encoded bytes, {"bytes", "path"}, a path, a numpy array or torch tensor (H, W), (H, W, C) or
+        (C, H, W), nested lists of numbers.
+    background: 1 or 3 numbers of 0..255 that transparent pixels are composited over.
+    channels: the channel count that the user configured; tells (C, H, W) from (H, W, C) where both are possible.
+    Returns None for a null value. Raises BadSample.
+    """
+    if isinstance(raw, Mapping):
+        raw = _unwrap(raw)
+    if raw is None or (isinstance(raw, str) and not raw.strip()):
+        return None
+    if isinstance(raw, (str, Path)):
+        raw = _read_file(Path(raw))
+    if isinstance(raw, (bytes, bytearray, memoryview)):
+        return _from_bytes(bytes(raw), background, channels)
+    if isinstance(raw, torch.Tensor):
+        raw = raw.detach().cpu()
+        return from_array((raw.float() if raw.dtype == torch.bfloat16 else raw).numpy(), channels)
+    if isinstance(raw, np.ndarray):
+        return from_array(raw, channels)
+    if isinstance(raw, (list, tuple)):
+        try:
+            array = np.asarray(raw)
+        except ValueError as error:
+            raise BadSample(f"nested lists of unequal lengths are no image ({error})") from error
+        return from_array(array, channels)
+    if isinstance(raw, pillow().Image):
+        return _guarded(lambda: _from_pillow(raw, background))
+    raise BadSample(f"expected an image (bytes, path, PIL image or array), found {type(raw).__name__}")
+
+
+def _unwrap(raw: Mapping[str, Any]) -> Any:
+    """The bytes or path of the struct that `datasets.Image(decode=False)` gives."""
+    if "bytes" not in raw and "path" not in raw:
+        found = ", ".join(map(repr, raw)) or "nothing"
+        raise UserError(f"an image is read from one column, or from a struct of bytes and path; found {found}")
+    data = raw.get("bytes")
+    return raw.get("path") if data is None else data
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadSample(f"cannot read file '{path}': {error.strerror or error}") from error
+
+
+def _from_bytes(data: bytes, background: Sequence[int], channels: int | None) -> Array:
+    if not data:
+        raise BadSample("empty image (0 bytes)")
+    if data.startswith(NPY_MAGIC):
+        return from_array(_load_npy(data), channels)
+    return _guarded(lambda: _open_with_pillow(data, background))
+
+
+def _guarded(decoder: Callable[[], Array]) -> Array:
+    """Run a Pillow decoder; whatever it raises on damaged data becomes BadSample with the reason kept."""
+    image_module = pillow()
+    try:
+        return decoder()
+    except BadSample:
+        raise
+    except image_module.DecompressionBombError as error:
+        raise BadSample(str(error)) from error
+    except DECODER_ERRORS as error:
+        raise BadSample(f"cannot decode image: {error or type(error).__name__}") from error
+
+
+# ----------------------------------------------------------------------------------------------------------- Pillow
+
+
+def _open_with_pillow(data: bytes, background: Sequence[int]) -> Array:
+    image_module = pillow()
+    try:
+        image = image_module.open(io.BytesIO(data))
+    except image_module.UnidentifiedImageError as error:
+        raise BadSample(f"not an image file that Pillow knows ({len(data)} bytes)") from error
+    if _is_deep_colour(image, data):
+        return _finish(_decode_deep_colour(data), background)
+    return _from_pillow(image, background)
+
+
+def _from_pillow(image: Any, background: Sequence[int]) -> Array:
+    from PIL import ImageOps
+
+    from_netpbm = image.format == "PPM"  # exif_transpose makes a copy without a format
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        array = np.asarray(image)
+        return _finish(array.astype(np.uint16), background)
+    if image.mode == "I" and from_netpbm:  # Pillow scales a 16-bit PGM to 0..65535 in 32-bit numbers
+        return _finish(np.asarray(image).astype(np.uint16), background)
+    if image.mode in ("I", "F"):
+        return from_array(np.asarray(image, dtype=np.float32))
+    if image.has_transparency_data:
+        grey = image.mode in ("1", "L", "LA", "La")
+        image = image.convert("LA" if grey else "RGBA")
+    elif image.mode == "1":
+        image = image.convert("L")
+    elif image.mode not in ("L", "RGB"):  # palette, CMYK, YCbCr, HSV, RGBX
+        image = image.convert("RGB")
+    return _finish(np.asarray(image), background)
+
+
+# ------------------------------------------------------------------------------------------------- 16 bits a channel
+
+
+def _is_deep_colour(image: Any, data: bytes) -> bool:
+    """A file of 16 bits a channel with colour or alpha: Pillow has no such mode and silently keeps the high bytes."""
+    if image.format == "PNG":
+        depth, colour_type = data[24], data[25]  # of the IHDR chunk, which always comes first
+        return depth == 16 and colour_type in (2, 4, 6)  # RGB, grey + alpha, RGB + alpha
+    if image.format == "TIFF" and image.mode in ("RGB", "RGBA"):
+        return bool(max(image.tag_v2.get(TIFF_BITS_PER_SAMPLE, (8,))) == 16)
+    return False
+
+
+def _decode_deep_colour(data: bytes) -> Array:
+    """(H, W, 2..4) uint16 of a 16-bit colour PNG or TIFF.
+
+    Pillow keeps the high byte of each number; told that the byte order is the other one, it keeps the low byte. Two
+    readings give all 16 bits. Grey + alpha is read once, as if its four bytes were RGBA.
+    """
+    image = pillow().open(io.BytesIO(data))
+    modes = {_raw_mode(tile) for tile in image.tile}
+    if modes == {"LA;16B"}:
+        bytes_ = np.asarray(_as_if(image, lambda mode: "RGBA")).astype(np.uint16)
+        array = (bytes_[..., 0::2] << 8) | bytes_[..., 1::2]
+    elif all(mode in ("RGB;16B", "RGBA;16B", "RGB;16L", "RGBA;16L", "RGB;16N", "RGBA;16N") for mode in modes):
+        other = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}  # "N": the machine's own order
+        low = np.asarray(_as_if(pillow().open(io.BytesIO(data)), lambda mode: mode[:-1] + other[mode[-1]]))
+        array = (np.asarray(image).astype(np.uint16) << 8) | low
+    else:
+        found = ", ".join(sorted(modes))
+        raise BadSample(f"16-bit {image.format} stored as {found} cannot be read without loss: convert it to .npy")
+    # Pillow turns a TIFF upright when it reads it, a PNG not
+    return _orient(array, image.getexif().get(EXIF_ORIENTATION, 1)) if image.format == "PNG" else array
+
+
+def _raw_mode(tile: Any) -> str:
+    return str(tile.args if isinstance(tile.args, str) else tile.args[0])
+
+
+def _as_if(image: Any, mode_of: Callable[[str], str]) -> Any:
+    """The unread image, to be read as if its numbers were stored in another way."""
+    tiles = []
+    for tile in image.tile:
+        mode = mode_of(_raw_mode(tile))
+        tiles.append(tile._replace(args=mode if isinstance(tile.args, str) else (mode, *tile.args[1:])))
+    image.tile = tiles
+    return image
+
+
+def _orient(array: Array, orientation: int) -> Array:
+    """EXIF orientation 1..8 undone on (H, W, C)."""
+    if orientation in (5, 6, 7, 8):
+        array = array.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    return array
+
+
+# ------------------------------------------------------------------------------------------------------------ arrays
+
+
+def _load_npy(data: bytes) -> Array:
+    try:
+        array: Array = np.load(io.BytesIO(data), allow_pickle=False)
+        return array
+    except (ValueError, OSError, EOFError, SyntaxError, MemoryError) as error:
+        raise BadSample(f"cannot read .npy: {error}") from error
+
+
+def from_array(array: Array, channels: int | None = None) -> Array:
+    """An array (H, W), (H, W, C) or (C, H, W) of numbers to (H, W, C) uint8, uint16 or float32.
+
+    Which of three axes the channels are: the one that has the configured count, last before first; otherwise the
+    smaller of first and last. NaN says that a pixel does not exist.
+    """
+    if array.dtype.kind not in "buif":
+        raise BadSample(f"expected an array of numbers, found dtype {array.dtype}")
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or 0 in array.shape:
+        raise BadSample(f"expected an array (H, W), (H, W, C) or (C, H, W), found shape {tuple(array.shape)}")
+    first, last = array.shape[0], array.shape[2]
+    if last != channels and (first == channels or first < last):
+        array = array.transpose(1, 2, 0)
+    return _checked(array)
+
+
+def _checked(array: Array) -> Array:
+    """(H, W, C) of any number type to uint8 or uint16 as they are, all others as float32."""
+    if array.dtype in (np.uint8, np.uint16):
+        return array
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is refused below
+        array = array.astype(np.float32)
+    if np.isinf(array).any():
+        raise BadSample("infinite pixel values")
+    if np.isnan(array).all():
+        raise BadSample("every pixel is NaN")
+    return array
+
+
+def _finish(array: Array, background: Sequence[int]) -> Array:
+    """uint8 or uint16 (H, W) or (H, W, 1..4), straight alpha last where there are 2 or 4, to (H, W, 1 or 3)."""
+    if array.ndim == 2:
+        array = array[..., None]
+    return _composite(array, background) if array.shape[2] in (2, 4) else array
+
+
+def _composite(array: Array, background: Sequence[int]) -> Array:
+    """Straight alpha (last channel) over the background, in the array's own integer type, rounded to nearest.
+
+    Grey over a coloured background becomes colour.
+    """
+    top = float(np.iinfo(array.dtype).max)
+    alpha = array[..., -1:].astype(np.float64) / top
+    behind = np.asarray(background if len(set(background)) > 1 else background[:1], dtype=np.float64) * (top / 255)
+    out: Array = np.rint(array[..., :-1] * alpha + behind * (1 - alpha)).astype(array.dtype)
+    return out
+
+
+def adapt_channels(array: Array, channels: int) -> Array:
+    """(H, W, C) to (H, W, channels): grey is repeated to three, colour becomes grey by luma, else BadSample."""
+    found = array.shape[2]
+    if found == channels:
+        return array
+    if found == 1 and channels == 3:
+        return np.repeat(array, 3, axis=2)
+    if found == 3 and channels == 1:
+        grey = array.astype(np.float32) @ LUMA
+        return (grey if array.dtype == np.float32 else np.rint(grey).astype(array.dtype))[..., None]
+    raise BadSample(f"image has {found} channels, expected {channels}")

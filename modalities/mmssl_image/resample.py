@@ -1,0 +1,74 @@
+"""One decoded image to the size of the model's input. Pillow's resampling, which antialiases when it shrinks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .decode import Array, pillow
+
+Box = tuple[float, float, float, float]
+
+
+def fit_size(array: Array, size: tuple[int, int], how: str, interpolation: str, background: Sequence[int]) -> Array:
+    """(h, w, C) uint8, uint16 or float32 to (H, W, C): uint8 stays, uint16 becomes float32 / 65535.
+
+    how: "squash" stretches; "crop" covers the target and cuts what is over on both sides; "pad" fits the whole image
+        in and fills both sides with the background (NaN, "no such pixel", in arrays that were no 8- or 16-bit image:
+        their units have no background).
+    """
+    padding: Sequence[float] = [float("nan")]
+    if array.dtype != np.float32:
+        padding = _per_channel(background, array.shape[2])
+    if array.dtype == np.uint16:
+        array = array.astype(np.float32) / np.float32(65535)
+        padding = [p / 255 for p in padding]
+    h, w = array.shape[:2]
+    height, width = size
+    whole = (0.0, 0.0, float(w), float(h))
+    if how == "squash":
+        return _resize(array, size, whole, interpolation)
+    if how == "crop":
+        scale = max(height / h, width / w)
+        box_h, box_w = min(height / scale, h), min(width / scale, w)
+        top, left = (h - box_h) / 2, (w - box_w) / 2
+        return _resize(array, size, (left, top, min(left + box_w, w), min(top + box_h, h)), interpolation)
+    if how != "pad":
+        raise ValueError(f"unknown way to resize '{how}'")
+    scale = min(height / h, width / w)
+    inner = (max(1, min(height, round(h * scale))), max(1, min(width, round(w * scale))))
+    out = np.empty((height, width, array.shape[2]), dtype=array.dtype)
+    out[:] = padding
+    y, x = (height - inner[0]) // 2, (width - inner[1]) // 2
+    out[y : y + inner[0], x : x + inner[1]] = _resize(array, inner, whole, interpolation)
+    return out
+
+
+def _per_channel(background: Sequence[int], channels: int) -> Sequence[float]:
+    """One background number a channel: colour for three channels, else its mean for each."""
+    if channels == len(background):
+        return background
+    return [sum(background) / len(background)] * channels
+
+
+def _resize(array: Array, size: tuple[int, int], box: Box, interpolation: str) -> Array:
+    """The box (left, top, right, bottom) of (h, w, C), in pixels, resampled to size (H, W)."""
+    h, w, channels = array.shape
+    if (h, w) == size and box == (0.0, 0.0, float(w), float(h)):
+        return array
+    image_module = pillow()
+    resample = image_module.Resampling[interpolation.upper()]
+    target = (size[1], size[0])
+    if array.dtype == np.uint8 and channels == 3:
+        image = image_module.fromarray(np.ascontiguousarray(array))
+        return np.asarray(image.resize(target, resample, box=box))
+    planes = [
+        np.asarray(image_module.fromarray(np.ascontiguousarray(array[..., c])).resize(target, resample, box=box))
+        for c in range(channels)
+    ]
+    out = np.stack(planes, axis=-1)
+    if array.dtype != np.uint8 and interpolation == "bicubic":
+        # cubic weights overshoot at edges; 8-bit images are clipped to their range by Pillow, the others here
+        out = np.clip(out, np.nanmin(array), np.nanmax(array))
+    return out

@@ -1,0 +1,118 @@
+"""Text as patches: the `Modality` that knows tokens. Shapes: B batch, N tokens (padded), V vocabulary, D width."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmssl import modality as base
+from mmssl.draws import Draws
+from mmssl.errors import UserError, nearest
+from mmssl.modality import Inputs, MaskToken
+from mmssl.models.positions import LearnedGrid, SinCos
+from mmssl.patches import Patches
+
+
+class Modality(base.Modality):
+    """A patch is a token, its value the token's id. Special tokens are `fixed`: no mask hides them.
+
+    vocab_size: V; max_length: the longest text (of learned positions).
+    """
+
+    ids = True
+    targets = ("ids",)
+    views = ("drop",)
+    coordinates = ("token [tokens]", "word [words], -1 for special tokens")
+
+    def __init__(self, width: int, vocab_size: int, max_length: int, positions: str = "sincos") -> None:
+        super().__init__()
+        self.vocab_size, self.max_length, self.position_kind = vocab_size, max_length, positions
+        self.table = nn.Embedding(vocab_size, width)
+        self.mask = MaskToken(width)
+        self.position = self.positions(width)
+        # Embeddings start at 0.02. Sine-cosine positions are 35 times larger and would drown them, so they are scaled
+        # as in the paper that introduced both (Vaswani et al. 2017, section 3.4). Learned positions start at 0.02 too.
+        self.scale = math.sqrt(width) if positions == "sincos" else 1.0
+
+    def patchify(self, inputs: Inputs) -> Patches:
+        """Coordinates are the token's and the word's number, counted from 0."""
+        ids = inputs["input_ids"]
+        valid = (
+            inputs["attention_mask"].bool() if "attention_mask" in inputs else torch.ones_like(ids, dtype=torch.bool)
+        )
+        if "present" in inputs:
+            valid = valid & inputs["present"][:, None]
+        token = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        coords = torch.stack([token, inputs.get("word_ids", token)], dim=-1).to(torch.float32)
+        fixed = inputs.get("special_tokens_mask")
+        return Patches(ids, coords, valid, fixed=None if fixed is None else fixed.bool())
+
+    def unpatchify(self, values: Tensor, like: Inputs) -> Inputs:
+        """Ids (B, N) with the masks and word numbers of `like`."""
+        return like | {"input_ids": values}
+
+    def positions(self, width: int) -> nn.Module:
+        """Of the token's number alone: sine-cosine, or a learned table of max_length rows."""
+        return SinCos(width, 1) if self.position_kind == "sincos" else LearnedGrid(width, (self.max_length,))
+
+    def embed(self, patches: Patches, hidden: Tensor | None = None) -> Tensor:
+        tokens = self.table(patches.values) * self.scale
+        if hidden is not None:
+            tokens = self.mask(tokens, hidden)
+        # in float32 under autocast, in the model's own precision otherwise
+        return (tokens + self.position(patches.coords)).to(self.table.weight.dtype)
+
+    def pred_width(self, kind: str | None = None) -> int:
+        self.kind(kind)
+        return self.vocab_size
+
+    def target(self, inputs: Inputs, patches: Patches, kind: str | None = None) -> Tensor:
+        """(B, N) int64 the tokens' ids."""
+        self.kind(kind)
+        return inputs["input_ids"]
+
+    def score(self, pred: Tensor, target: Tensor, patches: Patches, kind: str | None = None) -> Tensor:
+        """(B, n) cross-entropy, in nats, of logits pred (B, n, V) with ids target (B, n)."""
+        self.kind(kind)
+        entropy = F.cross_entropy(pred.flatten(0, 1), target.flatten(), reduction="none")
+        return entropy.view(target.shape)
+
+    def augment(self, inputs: Inputs, draws: Draws, **spec: Any) -> Inputs:
+        """drop: the probability that a word is left out (its tokens become invalid). Special tokens stay, and of the
+        other words of a text at least one."""
+        drop = self._drop_of(spec)
+        if drop == 0:
+            return inputs
+        patches = self.patchify(inputs)
+        count = patches.count
+        special = torch.zeros_like(patches.valid) if patches.fixed is None else patches.fixed
+        words = patches.coords[..., 1].to(torch.int64).clamp(min=0)
+        # drawn by word number: all tokens of a word share its fate, whatever the padding
+        size = max(count, int(self.max_length))
+        drawn = draws("drop").uniform(size).to(words.device).gather(1, words.clamp(max=size - 1))
+        ordinary = patches.valid & ~special
+        luckiest = drawn.masked_fill(~ordinary, -1.0).amax(1, keepdim=True)
+        keep = special | (drawn >= drop) | (drawn == luckiest)
+        mask = patches.valid & keep
+        return inputs | {"attention_mask": mask.to(torch.int64)}
+
+    @staticmethod
+    def _drop_of(spec: dict[str, Any]) -> float:
+        for name in spec:
+            if name != "drop":
+                raise UserError(f"view: unknown option '{name}' of text, expected drop{nearest(name, ['drop'])}")
+        drop = spec.get("drop", 0.0)
+        if isinstance(drop, bool) or not isinstance(drop, (int, float)) or not 0 <= drop < 1:
+            raise UserError(f"view.drop: found {drop!r}, expected a number >= 0 and < 1")
+        return float(drop)
+
+    def raw_features(self, inputs: Inputs) -> Tensor:
+        """(B, V) float32: log(1 + how often each token occurs), special tokens left out."""
+        patches = self.patchify(inputs)
+        counted = patches.valid if patches.fixed is None else patches.valid & ~patches.fixed
+        counts = torch.zeros(patches.batch, self.vocab_size, device=patches.values.device)
+        return counts.scatter_add_(1, patches.values, counted.to(torch.float32)).log1p()

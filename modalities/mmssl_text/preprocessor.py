@@ -1,0 +1,155 @@
+"""Options of the text modality, and its `Preprocessor`: strings to padded token ids."""
+
+# No `from __future__ import annotations` here: @strict does not check types that are strings.
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from mmssl import modality as base
+from mmssl.errors import BadSample, UserError
+from mmssl.modality import Inputs
+from mmssl.options import option, strict
+
+from .tokenizers import MODEL_FILE, Pretrained, SentencePiece, Tokenizer, Tokens
+
+ROUND_UP_TO = 8  # lengths are multiples of it: fewer shapes, and what matrix units like
+
+
+@strict
+@dataclass(kw_only=True)
+class Config:
+    """What a recipe may set for text."""
+
+    tokenizer: str | None = option(None, help="folder or Hub id of a tokenizer; null: train SentencePiece on the data")
+    vocab_size: int = option(4000, min=260, help="pieces to train, 256 bytes among them (without tokenizer)")
+    model_type: str = option("bpe", choices=("bpe", "unigram", "word", "char"), help="kind of SentencePiece model")
+    max_length: int = option(64, min=1, help="tokens of a text; what is longer is cut off")
+    lowercase: bool = option(False, help="turn texts into lower case first")
+    special_tokens: bool = option(False, help="keep the tokenizer's CLS, SEP, ...; no mask hides them")
+    positions: str = option("sincos", choices=("sincos", "learned"))
+
+    def __post_init__(self) -> None:
+        if self.special_tokens and self.tokenizer is None:
+            raise UserError("special_tokens: needs a tokenizer; a SentencePiece model trained here has none")
+
+
+class Preprocessor(base.Preprocessor):
+    """Texts to token ids.
+
+    {"input_ids", "attention_mask", "word_ids": (B, N) int64, "special_tokens_mask": the same, where the tokenizer adds
+    special tokens, "present": (B,) bool, left out when all are}. N is the longest text's length rounded up to a
+    multiple of 8, at most max_length.
+    """
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._tokenizer: Tokenizer | None = None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, loaded at first use. Raises UserError when it is to be trained and is not yet."""
+        return self._load() if self._tokenizer is None else self._tokenizer
+
+    def _load(self) -> Tokenizer:
+        if self.config.tokenizer is None:
+            raise UserError("the text preprocessor has no tokenizer yet: call fit(samples), or set tokenizer")
+        tokenizer = Pretrained(self.config.tokenizer, self.config.special_tokens)
+        self._keep(tokenizer, tokenizer.file_names())
+        return tokenizer
+
+    def _keep(self, tokenizer: Tokenizer, files: list[str]) -> None:
+        self._tokenizer = tokenizer
+        self.state = {"vocab_size": tokenizer.vocab_size, "files": files}
+
+    def fit(self, samples: Iterable[Any]) -> Self:
+        """Load the configured tokenizer, or train one on all texts (of a list of captions: on each)."""
+        if self.config.tokenizer is not None:
+            self._load()
+            return self
+        texts = [text for raw in samples for text in self._texts_for_fit(raw)]
+        if not texts:
+            raise UserError("no sample has any text to train a tokenizer on; map the right column to this modality")
+        self._keep(SentencePiece.train(texts, self.config.vocab_size, self.config.model_type), [MODEL_FILE])
+        return self
+
+    def _texts_for_fit(self, raw: Any) -> Iterator[str]:
+        try:
+            yield from self._variants(raw)
+        except BadSample:  # the data pipeline meets it again, and puts it into quarantine
+            return
+
+    def _variants(self, raw: Any) -> list[str]:
+        """The texts of one raw value that are not blank. Raises BadSample for what is no text."""
+        if isinstance(raw, Mapping):  # several columns: as many variants
+            raw = [text for value in raw.values() for text in (value if isinstance(value, list) else [value])]
+        values = raw if isinstance(raw, (list, tuple)) else [raw]
+        for value in values:
+            if value is not None and not isinstance(value, str):
+                raise BadSample(f"expected text or a list of texts, found {type(value).__name__}")
+        texts = [value.lower() if self.config.lowercase else value for value in values if value and value.strip()]
+        for text in texts:
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise BadSample(f"text is not valid Unicode: {error.reason}") from error
+        return texts
+
+    def read(self, raw: Any, choice: int = 0) -> Tokens | None:
+        """One text, or one of a list of texts picked by `choice`, to its tokens.
+
+        None and blank texts are absent. Raises BadSample for what is no text, and for text without any token.
+        """
+        texts = self._variants(raw)
+        if not texts:
+            return None
+        tokens = self.tokenizer(texts[choice % len(texts)], self.config.max_length)
+        if all(tokens.special):  # also without any token: nothing but characters that the tokenizer drops
+            raise BadSample("text has no tokens but special ones")
+        return tokens
+
+    def collate(self, samples: Sequence[Tokens | None]) -> Inputs:
+        """What `read` returned (None = absent) to padded ids."""
+        longest = max((len(tokens.ids) for tokens in samples if tokens is not None), default=1)
+        length = min(-(-longest // ROUND_UP_TO) * ROUND_UP_TO, self.config.max_length)
+        shape = (len(samples), length)
+        ids = torch.full(shape, self.tokenizer.pad, dtype=torch.int64)
+        mask, words, special = (torch.zeros(shape, dtype=torch.int64) for _ in range(3))
+        for row, tokens in enumerate(samples):
+            if tokens is not None:
+                n = len(tokens.ids)
+                ids[row, :n] = torch.tensor(tokens.ids)
+                words[row, :n] = torch.tensor(tokens.words)
+                special[row, :n] = torch.tensor(tokens.special)
+                mask[row, :n] = 1
+        inputs = {"input_ids": ids, "attention_mask": mask, "word_ids": words}
+        if self.config.special_tokens:
+            inputs["special_tokens_mask"] = special
+        present = torch.tensor([tokens is not None for tokens in samples], dtype=torch.bool)
+        return inputs if bool(present.all()) else inputs | {"present": present}
+
+    def sizes(self) -> dict[str, Any]:
+        return {
+            "vocab_size": self.tokenizer.vocab_size,
+            "max_length": self.config.max_length,
+            "positions": self.config.positions,
+        }
+
+    def save_files(self, folder: Path) -> None:
+        self.tokenizer.save(folder)
+
+    def load_files(self, folder: Path) -> None:
+        if self.config.tokenizer is None:
+            self._tokenizer = SentencePiece.load(folder)
+        else:
+            self._tokenizer = Pretrained(folder, self.config.special_tokens)
+
+    def files(self) -> list[str]:
+        if not self.state and self.config.tokenizer is not None:
+            self._load()  # to learn what it writes
+        return list(self.state.get("files", []))

@@ -1,0 +1,186 @@
+"""The two kinds of tokenizer behind one face: strings to `Tokens`.
+
+`Pretrained` is any tokenizer of transformers; `SentencePiece` is trained on the user's corpus (Kudo and Richardson
+2018) and needs the package `sentencepiece` alone.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from mmssl.errors import UserError
+
+PAD, UNK = 0, 1  # of a SentencePiece model trained here
+MODEL_FILE = "spiece.model"
+WORD_MARK = "\u2581"  # SentencePiece's sign for "a word begins here"
+LONGEST_SENTENCE = 4000  # bytes; SentencePiece's trainer skips what is longer than 4,192
+NO_WORD = -1
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One text. ids; words: each token's word number, -1 for special tokens; special: which tokens are special."""
+
+    ids: list[int]
+    words: list[int]
+    special: list[bool]
+
+
+class Tokenizer(Protocol):
+    vocab_size: int
+    pad: int
+
+    def __call__(self, text: str, max_length: int) -> Tokens:
+        """Tokens of a text, at most `max_length` of them."""
+
+    def save(self, folder: Path) -> list[str]:
+        """Write into `folder`; the names of the files."""
+
+
+# ----------------------------------------------------------------------------------------------------- SentencePiece
+
+
+class SentencePiece:
+    """A SentencePiece model. A word starts at every piece that begins with the word mark."""
+
+    pad = PAD
+
+    def __init__(self, model: bytes) -> None:
+        self.processor = _sentencepiece().SentencePieceProcessor(model_proto=model)
+        self.vocab_size = int(self.processor.vocab_size())
+
+    @classmethod
+    def load(cls, folder: Path) -> SentencePiece:
+        path = folder / MODEL_FILE
+        try:
+            return cls(path.read_bytes())
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"{path}: not a readable SentencePiece model ({error})") from error
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int, model_type: str) -> SentencePiece:
+        """A model of at most `vocab_size` pieces; fewer when the corpus has not enough. The same for the same texts.
+
+        Characters outside the vocabulary fall back to bytes, so that no text has unknown tokens.
+        """
+        trainer = _sentencepiece().SentencePieceTrainer
+        model = io.BytesIO()
+        options = {
+            "vocab_size": vocab_size,
+            "model_type": model_type,
+            "byte_fallback": True,
+            "hard_vocab_limit": False,
+            "pad_id": PAD,
+            "unk_id": UNK,
+            "bos_id": -1,
+            "eos_id": -1,
+            "num_threads": 1,  # with several the pieces depend on which one is ready first
+            "shuffle_input_sentence": False,
+            "minloglevel": 2,
+        }
+        try:
+            trainer.train(sentence_iterator=_sentences(texts), model_writer=model, **options)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            needed = re.search(r"smaller than required_chars\. \d+ vs (\d+)", reason)
+            if needed:
+                raise UserError(
+                    f"vocab_size: found {vocab_size}, this corpus needs at least {needed[1]} (characters, bytes)"
+                ) from error
+            raise UserError(f"SentencePiece could not be trained: {reason}") from error
+        return cls(model.getvalue())
+
+    def __call__(self, text: str, max_length: int) -> Tokens:
+        ids = self.processor.encode(text, out_type=int)[:max_length]
+        words, word = [], -1
+        for piece in self.processor.id_to_piece(ids):
+            word += word < 0 or piece.startswith(WORD_MARK)
+            words.append(word)
+        return Tokens(ids, words, [False] * len(ids))
+
+    def save(self, folder: Path) -> list[str]:
+        (folder / MODEL_FILE).write_bytes(self.processor.serialized_model_proto())
+        return [MODEL_FILE]
+
+
+def _sentencepiece() -> Any:
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise UserError(
+            f"training a tokenizer needs sentencepiece, which cannot be imported ({error}): "
+            "pip install sentencepiece, or set tokenizer"
+        ) from error
+    return sentencepiece
+
+
+def _sentences(texts: Iterable[str]) -> Iterator[str]:
+    """Lines of the texts, cut between words where they are longer than the trainer takes."""
+    for text in texts:
+        for line in text.splitlines():
+            part: list[str] = []
+            size = 0
+            for word in line.split():
+                length = len(word.encode(errors="replace")) + 1
+                if part and size + length > LONGEST_SENTENCE:
+                    yield " ".join(part)
+                    part, size = [], 0
+                part.append(word)
+                size += length
+            if part:
+                yield " ".join(part)
+
+
+# -------------------------------------------------------------------------------------------------------- pretrained
+
+
+class Pretrained:
+    """A tokenizer of transformers, from a folder or a Hub id. It is the same model's vocabulary, never trained here."""
+
+    def __init__(self, source: str | Path, special_tokens: bool) -> None:
+        from transformers import AutoTokenizer
+
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(str(source))
+        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"tokenizer: '{source}' could not be loaded, expected a folder with a tokenizer's files or a Hub id "
+                f"({reason[:300]})"
+            ) from error
+        self.special_tokens = special_tokens
+        # len(tokenizer) counts entries; ids may have gaps
+        self.vocab_size = max(max(self.tokenizer.get_vocab().values()) + 1, len(self.tokenizer))
+        self.pad = 0 if self.tokenizer.pad_token_id is None else int(self.tokenizer.pad_token_id)
+
+    def __call__(self, text: str, max_length: int) -> Tokens:
+        encoded = self.tokenizer(
+            text,
+            add_special_tokens=self.special_tokens,
+            truncation=True,
+            max_length=max_length,
+            return_special_tokens_mask=True,
+            return_attention_mask=False,
+        )
+        ids = list(encoded["input_ids"])
+        special = [bool(s) for s in encoded["special_tokens_mask"]]
+        if encoded.is_fast:
+            words = [NO_WORD if w is None else w for w in encoded.word_ids()]
+        else:  # tokenizers in Python do not tell words: every token is its own
+            words = [NO_WORD if s else n for n, s in enumerate(special)]
+        return Tokens(ids, words, special)
+
+    def save(self, folder: Path) -> list[str]:
+        self.tokenizer.save_pretrained(folder)
+        return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+    def file_names(self) -> list[str]:
+        """Names of the files that `save` writes."""
+        with tempfile.TemporaryDirectory() as folder:
+            return self.save(Path(folder))

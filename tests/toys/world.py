@@ -1,0 +1,78 @@
+"""A model over the three toy modalities and batches for it, shared by the contract and distributed tests."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from toys import graph, signal, table
+
+from mmssl.masking import Random
+from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
+from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.objectives import contrastive, mae
+from mmssl.pretraining import Pretraining
+
+PREPROCESSORS = {
+    "table": table.Preprocessor(table.Config(columns={"age": 0, "sex": 3, "weight": 0})),
+    "signal": signal.Preprocessor(signal.Config()),
+    "graph": graph.Preprocessor(graph.Config()),
+}
+DECODER = mae.DecoderConfig(width=16, depth=1, heads=2)
+HEAD = mae.DecoderConfig(depth=0)
+
+
+def raw(n: int, seed: int = 0, absent: float = 0.3) -> dict[str, list]:
+    """n raw samples a modality, some absent, with missing cells, missing leads, different lengths and sizes."""
+    rng = np.random.default_rng(seed)
+
+    def cell(value):
+        return None if rng.random() < 0.2 else value
+
+    out = {"table": [], "signal": [], "graph": []}
+    for _ in range(n):
+        row = {"age": cell(rng.normal()), "sex": cell(int(rng.integers(3))), "weight": cell(rng.normal())}
+        wave = rng.normal(size=(12, int(rng.integers(20, 60))))
+        wave[rng.random(12) < 0.2] = np.nan
+        nodes = int(rng.integers(2, 7))
+        net = {"x": rng.normal(size=(nodes, 4)), "edges": [list(range(nodes - 1)), list(range(1, nodes))]}
+        for name, value in (("table", row), ("signal", wave), ("graph", net)):
+            out[name].append(None if rng.random() < absent else value)
+    return out
+
+
+def batch(samples: dict[str, list]) -> dict[str, dict[str, torch.Tensor]]:
+    return {name: PREPROCESSORS[name](values) for name, values in samples.items()}
+
+
+def model(joint: bool = False, seed: int = 0) -> MMSSLModel:
+    torch.manual_seed(seed)
+    names = list(PREPROCESSORS)
+    tower = {"width": 24, "depth": 2, "heads": 2}
+    towers = {"all": TowerConfig(modalities=names, **tower)} if joint else {n: TowerConfig(**tower) for n in names}
+    config = MMSSLConfig(
+        modalities={n: {"type": f"toys.{n}", **p.sizes()} for n, p in PREPROCESSORS.items()},
+        towers={n: tower_spec(t) for n, t in towers.items()},
+        projection=None if joint else 16,
+    )
+    return MMSSLModel(config)
+
+
+def pretraining(joint: bool = False) -> Pretraining:
+    net = model(joint)
+    masks = {"half": Random(ratio=0.5)}
+    if joint:
+        config = mae.Config(tower="all", mask="half", mode={"table": "replace"}, decoder=DECODER, decoders={"table": HEAD})
+        return Pretraining(net, {"mae": mae.MAE(config, net)}, {}, masks)
+    objectives = {
+        "cells": mae.MAE(mae.Config(tower="table", mask="half", mode="replace", decoder=HEAD), net),
+        "leads": mae.MAE(mae.Config(tower="signal", mask="half", decoder=DECODER), net),
+        "nodes": mae.MAE(mae.Config(tower="graph", mask="half", decoder=DECODER), net),
+        "nodes_replaced": mae.MAE(mae.Config(tower="graph", mask="half", mode="replace", decoder=DECODER), net),
+        "clip": contrastive.Contrastive(contrastive.Config(towers=["table", "signal", "graph"]), net),
+        "siglip": contrastive.Contrastive(contrastive.Config(towers=["table", "graph"], loss="sigmoid"), net),
+        "simclr": contrastive.Contrastive(
+            contrastive.Config(towers=["signal"], views=["a", "b"], loss="nt_xent", head_hidden=32, head_width=8), net
+        ),
+    }
+    views = {"a": {"signal": {"gain": 0.2}}, "b": {"signal": {"gain": 0.5}, "graph": {"drop_edges": 0.3}}}
+    return Pretraining(net, objectives, views, masks)

@@ -1,0 +1,122 @@
+"""`mmssl doctor` names the cause and the fix."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmssl import doctor
+
+GOOD: list[dict[str, Any]] = [{"start": "torch"}, {"name": "torch", "error": None}]
+DEVICES: dict[str, Any] = {
+    "devices": [["H200", 130 * 2**30, 140 * 2**30, True]], "mps": False, "bf16": True, "threads": 2, "cpu": "AVX2",
+    "cuda": "13.0",
+}  # fmt: skip
+
+
+def test_a_broken_torchvision_is_the_one_problem_and_its_victims_are_a_note() -> None:
+    facts = [
+        *GOOD,
+        {"start": "torchvision"},
+        {"name": "torchvision", "error": "RuntimeError: operator torchvision::nms does not exist"},
+        {"start": "transformers"},
+        {"name": "transformers", "error": "RuntimeError: the same"},
+        {"start": "tensorboard"},
+        {"name": "tensorboard", "error": "ModuleNotFoundError: No module named 'tensorboard'"},
+    ]
+    found = {f.level: f for f in doctor._imports(facts)}
+    problems = [f for f in doctor._imports(facts) if f.level == "problem"]
+    assert [f.text.split("`")[1] for f in problems] == ["import torchvision", "import tensorboard"]
+    assert "nms" in problems[0].text and "torchvision" in problems[0].fix and problems[0].fix.startswith("pip install")
+    assert problems[1].fix == "pip install --force-reinstall 'tensorboard'"
+    assert found["note"].text.endswith(": transformers")
+
+
+def test_a_cpu_build_gets_the_matching_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.14.1+cpu")
+    finding = doctor._broken("torchvision", "RuntimeError: operator torchvision::nms does not exist")
+    assert finding.fix.endswith("--index-url https://download.pytorch.org/whl/cpu")
+
+
+def test_a_crash_is_blamed_on_what_was_being_imported() -> None:
+    found = doctor._imports([*GOOD, {"start": "torchaudio"}, {"crash": "died of signal 11"}])
+    assert [f.text for f in found if f.level == "problem"] == [
+        "`import torchaudio` fails: died of signal 11; a broken torchaudio also breaks transformers"
+    ]
+
+
+def test_versions_outside_the_declared_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"torch": "2.15.0", "transformers": "5.23.0"}
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    wants = ["torch<2.15,>=2.11", "transformers<6,>=5.20", "rich", "ruff; extra == 'dev'"]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: wants)
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = doctor._versions()
+    assert found[0] == doctor.Finding("ok", "installed: torch 2.15.0, transformers 5.23.0")
+    assert [(f.level, f.fix) for f in found[1:]] == [
+        ("problem", "pip install 'torch<2.15,>=2.11'"), ("problem", "pip install 'rich'"),
+    ]  # fmt: skip
+
+
+def test_devices() -> None:
+    found = doctor._devices([*GOOD, DEVICES])
+    assert "GPU 0: H200, 130 of 140 GiB free; use train.mixed_precision=bf16" in [f.text for f in found]
+    alone = doctor._devices([{**DEVICES, "devices": [], "bf16": False}])
+    assert "keep train.mixed_precision=no" in alone[0].text
+    assert doctor._devices(GOOD) == []
+
+
+def test_a_full_disk_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    full = type("usage", (), {"free": 2**29})
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: full)
+    found = doctor._disk(tmp_path / "not" / "there")
+    assert [f.level for f in found] == ["problem", "problem"] and "0.5 GiB free" in found[0].text
+
+
+@pytest.mark.parametrize("levels", [["ok", "note"], ["ok", "problem"]])
+def test_exit_code_and_report(levels: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = [doctor.Finding(level, f"a {level}", "do this" if level != "ok" else "") for level in levels]
+    monkeypatch.setattr(doctor, "examine", lambda: findings)
+    out = io.StringIO()
+    assert doctor.main(out) == (1 if "problem" in levels else 0)
+    assert "fix: do this" in out.getvalue()
+
+
+def test_import_of_mmssl_fails_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    cause = RuntimeError("operator torchvision::nms does not exist\nmore")
+    monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", "doctor"])
+    monkeypatch.setattr(sys, "argv", ["train.py", "doctor"])
+    with pytest.raises(ImportError, match="python -m mmssl doctor.*nms does not exist") as caught:
+        doctor.import_failed(cause)
+    assert caught.value.__cause__ is cause
+    for argv in (["python", "-m", "mmssl", "doctor"], ["python", "/venv/bin/mmssl", "doctor"]):
+        monkeypatch.setattr(sys, "orig_argv", argv)
+        monkeypatch.setattr(sys, "argv", argv[-2:])
+        doctor.import_failed(cause)
+
+
+@pytest.mark.slow
+def test_it_runs_where_torchvision_is_broken(tmp_path: Path) -> None:
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    run = [sys.executable, "-m", "mmssl", "doctor"]
+    done = subprocess.run(run, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "PROBLEM `import torchvision` fails: RuntimeError: operator torchvision::nms" in done.stdout
+    other = [sys.executable, "-c", "import mmssl"]
+    failed = subprocess.run(other, capture_output=True, text=True, env=env, check=False)
+    assert failed.returncode == 1 and "python -m mmssl doctor" in failed.stderr.splitlines()[-1]

@@ -1,0 +1,660 @@
+"""Evaluation: every score against an independent computation, then the whole report on a model made by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from mmssl.config import DataConfig, EvaluationConfig
+from mmssl.errors import BadSample, RunError, UserError
+from mmssl.evaluation import tasks
+from mmssl.evaluation.baselines import ALPHAS, Ridge, Space, _margin, _principal, hashed, majority, wilson
+from mmssl.evaluation.embedding import Embedded, embed_source, evaluating, write_embeddings
+from mmssl.evaluation.evaluate import evaluate
+from mmssl.evaluation.knn import knn_predict, knn_votes
+from mmssl.evaluation.linear import _held_out, linear_probe
+from mmssl.evaluation.rank import rankme
+from mmssl.evaluation.retrieval import (
+    chance_cdf,
+    chance_median_rank,
+    chance_recall,
+    median_rank,
+    recall_at,
+    retrieval_ranks,
+)
+from mmssl.evaluation.rows import class_names, read_labels, spread, subset
+from mmssl.evaluation.table import plain_table, rich_table
+from mmssl.evaluation.zero_shot import class_vectors, prompts, zero_shot_predict
+from mmssl.modality import Batch, Inputs, Modality, Preprocessor
+
+# --- pure functions ------------------------------------------------------------------------------------------------
+
+
+def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    x, y = torch.tensor(x, dtype=torch.float32), torch.tensor(y)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:900]
+    return x[order[:600]], y[order[:600]], x[order[600:]], y[order[600:]]
+
+
+@pytest.mark.parametrize("k", [1, 5, 20, 5000])
+def test_knn_equals_scikit_learn_with_custom_weights(k: int) -> None:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    x, y, x_test, _ = digits()
+    judge = KNeighborsClassifier(min(k, len(x)), metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07))
+    judge.fit(x.double().numpy(), y.numpy())
+    votes = knn_votes(x, y, x_test, classes=10, k=k, chunk=37)
+    shares = votes / votes.sum(1, keepdim=True)
+    torch.testing.assert_close(shares.double(), torch.tensor(judge.predict_proba(x_test.double())), atol=1e-4, rtol=0)
+    predicted = knn_predict(x, y, x_test, classes=10, k=k)
+    assert (predicted.numpy() == judge.predict(x_test.double())).mean() > 0.996
+
+
+def test_knn_refuses_what_does_not_fit() -> None:
+    x, y = torch.randn(6, 3), torch.arange(6)
+    with pytest.raises(ValueError, match="labels must be in"):
+        knn_votes(x, y, x, classes=5)
+    with pytest.raises(ValueError, match="wide"):
+        knn_votes(x, y, x[:, :2], classes=6)
+    with pytest.raises(ValueError, match="one label"):
+        knn_votes(x, y[:3], x, classes=6)
+
+
+def test_linear_probe_equals_a_grid_search_of_scikit_learn() -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, PredefinedSplit
+    from sklearn.preprocessing import StandardScaler
+
+    x, y, x_test, y_test = (part.numpy() for part in digits())
+    rng = np.random.default_rng(0)
+    x, y, strengths = x[:150], y[:150], (1e-3, 1e-1, 10.0)
+    y = np.where(rng.random(150) < 0.3, rng.integers(10, size=150), y)  # wrong labels: the penalty matters
+    predicted, chosen = linear_probe(x, y, x_test, strengths=strengths)
+    held = _held_out(y, 0.2, 0)
+    assert [held[y == c].sum() for c in range(10)] == [math.ceil(0.2 * (y == c).sum()) for c in range(10)]
+    scaler = StandardScaler().fit(x)
+    judge = GridSearchCV(LogisticRegression(max_iter=500), {"C": strengths}, cv=PredefinedSplit(np.where(held, 0, -1)))
+    judge.fit(scaler.transform(x), y)
+    assert chosen == judge.best_params_["C"] != 10.0
+    assert (predicted == judge.predict(scaler.transform(x_test))).mean() > 0.99
+    assert (predicted == y_test).mean() > 0.6
+    with pytest.raises(ValueError, match="two classes"):
+        linear_probe(x, np.zeros(len(x), int), x_test)
+
+
+def test_linear_probe_with_one_row_a_class() -> None:
+    x = np.eye(4)
+    predicted, _ = linear_probe(x, np.arange(4), x)
+    assert predicted.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_rankme_of_orthonormal_data_is_its_rank(rank: int) -> None:
+    generator = torch.Generator().manual_seed(rank)
+    q, _ = torch.linalg.qr(torch.randn(50, rank, generator=generator, dtype=torch.float64))
+    basis, _ = torch.linalg.qr(torch.randn(16, 16, generator=generator, dtype=torch.float64))
+    z = q @ basis[:rank]
+    assert rankme(z) == pytest.approx(rank, rel=1e-4)
+    rotation, _ = torch.linalg.qr(torch.randn(16, 16, generator=generator, dtype=torch.float64))
+    assert rankme(137 * z @ rotation) == pytest.approx(rankme(z), rel=1e-9)
+
+
+def test_rankme_equals_the_entropy_of_the_singular_values() -> None:
+    from scipy.stats import entropy
+
+    z = torch.randn(40, 12, generator=torch.Generator().manual_seed(0)) * torch.logspace(0, -2, 12)
+    sigma = np.linalg.svd(z.double().numpy(), compute_uv=False)
+    assert rankme(z) == pytest.approx(math.exp(entropy(sigma)), rel=1e-4)
+    assert rankme(torch.zeros(4, 3)) == 0.0
+    with pytest.raises(ValueError, match="finite"):
+        rankme(torch.full((4, 3), torch.nan))
+
+
+def brute_force_ranks(q: np.ndarray, c: np.ndarray, relevant: Sequence[Sequence[int]]) -> list[float]:
+    out = []
+    for i, right in enumerate(relevant):
+        cosine = [float(q[i] @ c[j] / np.linalg.norm(q[i]) / np.linalg.norm(c[j])) for j in range(len(c))]
+        best = max(cosine[j] for j in right)
+        wrong = [cosine[j] for j in range(len(c)) if j not in right]
+        out.append(1 + sum(w > best + 1e-6 for w in wrong) + 0.5 * sum(abs(w - best) <= 1e-6 for w in wrong))
+    return out
+
+
+def test_retrieval_equals_brute_force_also_with_several_right_answers_and_ties() -> None:
+    rng = np.random.default_rng(0)
+    q, c = rng.normal(size=(60, 5)).astype(np.float32), rng.normal(size=(40, 5)).astype(np.float32)
+    c[7] = 3 * c[11]  # a tie by cosine
+    relevant = [sorted(rng.choice(40, size=rng.integers(1, 4), replace=False).tolist()) for _ in range(60)]
+    relevant[0], q[0] = [7], c[7]
+    ranks = retrieval_ranks(torch.tensor(q), torch.tensor(c), relevant, chunk=13)
+    expected = brute_force_ranks(q.astype(np.float64), c.astype(np.float64), relevant)
+    np.testing.assert_allclose(ranks, expected)
+    assert ranks[0] == 1.5
+    assert recall_at(ranks, 5) == pytest.approx(np.mean([r <= 5 for r in expected]))
+    assert median_rank(ranks) == np.median(expected)
+
+
+def test_a_collapsed_encoder_gets_the_rank_of_chance() -> None:
+    same = torch.ones(30, 4)
+    ranks = retrieval_ranks(same, same, [[i] for i in range(30)])
+    assert (ranks == 15.5).all()
+    assert recall_at(ranks, 10) == 0.0
+
+
+def test_chance_of_retrieval_is_what_random_orders_get() -> None:
+    rng = np.random.default_rng(1)
+    counts = [1, 1, 3, 8]
+    ranks = np.array([[np.flatnonzero(rng.permutation(20) < r)[0] + 1 for r in counts] for _ in range(20000)])
+    for k in (1, 5, 10, 20):
+        assert chance_recall(counts, 20, k) == pytest.approx((ranks <= k).mean(), abs=0.01)
+    assert chance_cdf([1], 4, 4).tolist() == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert chance_cdf([2], 3, 5).tolist() == pytest.approx([2 / 3, 1, 1, 1, 1])
+    assert chance_median_rank(counts, 20) == pytest.approx(np.median(ranks), abs=1)
+
+
+def test_zero_shot_prompts_and_class_vectors() -> None:
+    assert prompts(["cat", "{dog}"], ["{}", "a {} here"]) == ["cat", "a cat here", "{dog}", "a {dog} here"]
+    with pytest.raises(UserError, match="evaluation.templates: 'a photo' has no '{}'"):
+        prompts(["cat"], ["a photo"])
+    embedded = torch.randn(6, 5, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 7)[:, None]
+    vectors = class_vectors(embedded, 2)
+    expected = [normalize(normalize(embedded[2 * c : 2 * c + 2], dim=1).mean(0), dim=0) for c in range(3)]
+    torch.testing.assert_close(vectors, torch.stack(expected))
+    samples = torch.randn(11, 5, generator=torch.Generator().manual_seed(1))
+    cosine = normalize(samples, dim=1) @ vectors.T
+    assert torch.equal(zero_shot_predict(samples, vectors * 3, chunk=4), cosine.argmax(1))
+
+
+def test_ridge_equals_scikit_learn_and_its_leave_one_out_choice_is_exact() -> None:
+    from sklearn.linear_model import Ridge as Judge
+
+    generator = torch.Generator().manual_seed(0)
+    for n, width in ((80, 12), (15, 40)):
+        x = torch.randn(n, width, generator=generator)
+        y = x @ torch.randn(width, 6, generator=generator) + 2 * torch.randn(n, 6, generator=generator)
+        ours = Ridge.fit(x, y)
+        judge = Judge(alpha=ours.alpha).fit(x.double().numpy(), y.double().numpy())
+        torch.testing.assert_close(
+            ours.predict(x).double(), torch.tensor(judge.predict(x.double().numpy())), atol=1e-5, rtol=1e-5
+        )
+        # the choice: refit without each row for every penalty
+        spectrum, _ = _principal(x.double() - x.double().mean(0))
+        scores = []
+        for alpha in ALPHAS:
+            fitted = []
+            for i in range(n):
+                rest = [j for j in range(n) if j != i]
+                model = Judge(alpha=alpha * float(spectrum.mean())).fit(x[rest].double(), y[rest].double())
+                fitted.append(model.predict(x[i : i + 1].double())[0])
+            scores.append(_margin(torch.tensor(np.array(fitted)) - y.double().mean(0), y.double() - y.double().mean(0)))
+        best = max(i for i, score in enumerate(scores) if score >= max(scores) - 1e-9)
+        assert ours.alpha == pytest.approx(ALPHAS[best] * float(spectrum.mean()))
+
+
+def test_ridge_on_features_that_say_nothing_predicts_the_mean() -> None:
+    y = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    for width in (2, 50):
+        predicted = Ridge.fit(torch.ones(20, width), y).predict(torch.ones(2, width))
+        torch.testing.assert_close(predicted, y.mean(0).expand(2, 3))
+    with pytest.raises(ValueError, match="at least 3"):
+        Ridge.fit(torch.ones(2, 2), y[:2])
+
+
+def test_tf_idf_space_equals_scikit_learn() -> None:
+    from sklearn.feature_extraction.text import TfidfTransformer
+
+    counts = torch.poisson(torch.full((30, 9), 0.5), generator=torch.Generator().manual_seed(0))
+    expected = TfidfTransformer(smooth_idf=True).fit(counts.numpy()).transform(counts.numpy()).toarray()
+    ours = Space.fit(counts, counts=True).transform(counts)
+    torch.testing.assert_close(ours, torch.tensor(expected, dtype=torch.float32))
+    numbers = Space.fit(counts, counts=False).transform(counts)
+    torch.testing.assert_close(numbers, normalize(counts - counts.mean(0), dim=1))
+
+
+def test_hashing_keeps_inner_products() -> None:
+    x = torch.zeros(20, 60000)
+    generator = torch.Generator().manual_seed(0)
+    for row in x:
+        row[torch.randint(60000, (40,), generator=generator)] = 1
+    small = hashed(x, 4096)
+    assert small.shape == (20, 4096)
+    torch.testing.assert_close(small @ small.T, x @ x.T, atol=8, rtol=0)
+    assert torch.equal(hashed(x[:5], 4096), small[:5]), "a row's hash must not depend on its batch"
+    assert hashed(x, 60000) is x
+
+
+def test_wilson_and_majority() -> None:
+    assert wilson(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-3)
+    assert wilson(0.9, 100) == pytest.approx((0.8256, 0.9448), abs=1e-3)
+    labels = torch.tensor([0, 1, 1, 2])
+    assert wilson(1.0, 7)[1] == 1.0
+    assert majority(labels) == 0.5 and majority(labels, 2) == 0.25
+
+
+# --- rows ----------------------------------------------------------------------------------------------------------
+
+
+def test_spread_is_deterministic_and_not_the_first_rows() -> None:
+    rows = spread(1000, 100, 3)
+    assert rows == spread(1000, 100, 3) == sorted(set(rows)) and len(rows) == 100
+    assert rows != spread(1000, 100, 4)
+    assert 350 < np.mean(rows) < 650
+    assert spread(5, None, 0) == spread(5, 9, 0) == [0, 1, 2, 3, 4]
+
+
+def test_subset_of_a_stream() -> None:
+    import datasets
+
+    data = datasets.Dataset.from_dict({"x": list(range(500))})
+    rows, remark = subset(data.to_iterable_dataset(), 50, 0, buffer=500)
+    assert len(rows) == 50 and remark is None and np.mean(rows["x"]) > 100
+    again, _ = subset(data.to_iterable_dataset(), 50, 0, buffer=500)
+    assert list(rows["x"]) == list(again["x"])
+
+
+def table(**columns: Any) -> Any:
+    import datasets
+
+    return datasets.Dataset.from_dict(columns)
+
+
+def test_labels_of_every_kind() -> None:
+    import datasets
+
+    labels, _ = read_labels(table(label=["b", None, "a"]), table(label=["c", "a"]), None)
+    assert labels is not None and labels.values == ["a", "b", "c"]
+    assert labels.test.tolist() == [1, -1, 0] and labels.train is not None and labels.train.tolist() == [2, 0]
+    labels, _ = read_labels(table(y=[7.0, float("nan"), 9.0]), table(x=[1]), "y")
+    assert labels is not None and labels.values == [7, 9] and labels.train is None
+    assert labels.test.tolist() == [0, -1, 1]
+    assert read_labels(table(y=[0.5, 1.0]), None, "y")[1] == "column 'y' holds real numbers (0.5), no classes"
+    assert "no label column" in read_labels(table(x=[1]), None, None)[1]
+    with pytest.raises(UserError, match="evaluation.label: the data has no column 'lable'.*did you mean 'label'"):
+        read_labels(table(label=[1]), None, "lable")
+    # the same numbers, other names: compared by name
+    ab = table(label=[0, 1, -1]).cast_column("label", datasets.ClassLabel(names=["a", "b"]))
+    ba = table(label=[0, 1]).cast_column("label", datasets.ClassLabel(names=["b", "a"]))
+    labels, _ = read_labels(ab, ba, None)
+    assert labels is not None and labels.values == ["a", "b"]
+    assert labels.test.tolist() == [0, 1, -1] and labels.train is not None and labels.train.tolist() == [1, 0]
+    labels, _ = read_labels(ab, ab, None)
+    assert labels is not None and class_names(labels, ab, ab, None) == (["a", "b"], [0, 1])
+
+
+def test_class_names() -> None:
+    numbers = table(label=[3, 1, 3], label_name=["three", "one", "three"])
+    labels, _ = read_labels(numbers, None, None)
+    assert labels is not None
+    assert class_names(labels, numbers, None, None) == (["one", "three"], [0, 1])
+    assert class_names(labels, numbers, None, WORDS) == (list(WORDS), [1, 3])
+    assert class_names(labels, numbers, None, ["uno", "tre"]) == (["uno", "tre"], [0, 1])
+    with pytest.raises(UserError, match="evaluation.classes: 3 names for 2 different labels"):
+        class_names(labels, numbers, None, ["a", "b", "c"])
+    bare = table(label=[3, 1])
+    labels, _ = read_labels(bare, None, None)
+    assert labels is not None and "no class names" in class_names(labels, bare, None, None)
+    torn = table(label=[3, 3], label_name=["three", "drei"])
+    labels, _ = read_labels(torn, None, None)
+    assert labels is not None and "several names ('three', 'drei')" in class_names(labels, torn, None, None)
+
+
+# --- a model made by hand ------------------------------------------------------------------------------------------
+
+WORDS = ("zero", "one", "two", "three")
+
+
+class PointReader(Preprocessor):
+    """A point: a list of 4 numbers."""
+
+    def read(self, raw: Any, choice: int = 0) -> Any:
+        if len(raw) != 4:
+            raise BadSample(f"expected 4 numbers, found {len(raw)}")
+        return torch.tensor(raw, dtype=torch.float32)
+
+    def collate(self, samples: Sequence[Any]) -> Inputs:
+        zero = torch.zeros(4)
+        return {
+            "x": torch.stack([zero if s is None else s for s in samples]),
+            "present": torch.tensor([s is not None for s in samples]),
+        }
+
+
+class WordReader(Preprocessor):
+    """A text: which of WORDS are in it; "the" is a word without meaning."""
+
+    def read(self, raw: Any, choice: int = 0) -> Any:
+        raw = raw[choice % len(raw)] if isinstance(raw, list) else raw
+        if not isinstance(raw, str):
+            raise BadSample("no text")
+        return torch.tensor([float(w in raw.split()) for w in (*WORDS, "the")]) if raw.strip() else None
+
+    def collate(self, samples: Sequence[Any]) -> Inputs:
+        zero = torch.zeros(5)
+        return {
+            "x": torch.stack([zero if s is None else s for s in samples]),
+            "present": torch.tensor([s is not None for s in samples]),
+        }
+
+
+class Plain(Modality):
+    def raw_features(self, inputs: Inputs) -> Tensor:
+        return inputs["x"]
+
+
+class Words(Plain):
+    ids = True
+
+
+class ByHand(nn.Module):
+    """Knows which direction of a point is which word when `skilled`; otherwise both are projected at random."""
+
+    def __init__(self, skilled: bool) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(projection=4)
+        generator = torch.Generator().manual_seed(5)
+        self.point = nn.Parameter(torch.eye(4) if skilled else torch.randn(4, 4, generator=generator))
+        self.word = nn.Parameter(torch.eye(5)[:, :4] if skilled else torch.randn(5, 4, generator=generator))
+        self.parts = nn.ModuleDict({"point": Plain(), "text": Words()})
+        self.rows_seen = 0
+
+    def modality(self, name: str) -> Any:
+        return self.parts[name]
+
+    def encode_batch(self, batch: Batch, alone: bool = False) -> Any:
+        assert alone, "modalities must not see each other"
+        assert not self.training and not torch.is_grad_enabled()
+        pooled = {n: i["x"] @ (self.point if n == "point" else self.word) for n, i in batch.items()}
+        self.rows_seen += sum(len(i["x"]) for i in batch.values())
+        return SimpleNamespace(
+            pooled=pooled,
+            embeddings={n: normalize(z, dim=1) for n, z in pooled.items()},
+            present={n: i["present"] for n, i in batch.items()},
+        )
+
+
+READERS = {"point": PointReader(None), "text": WordReader(None)}
+
+
+def write_data(folder: Path, n: int = 240, **changes: Any) -> Path:
+    """Points around the 4 axes, sorted by class, with two captions each; train.parquet and test.parquet.
+
+    changes: column -> a function of its values, or None to leave it out."""
+    import datasets
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        label = np.arange(n) * 4 // n
+        point = np.eye(4)[label] + 0.2 * rng.normal(size=(n, 4))
+        text = [[f"the {WORDS[i]}", f"{WORDS[i]} it is"] for i in label]
+        columns: dict[str, Any] = {"point": point.tolist(), "text": text, "label": label.tolist()}
+        for name, change in changes.items():
+            columns[name] = None if change is None else change(columns[name])
+        columns = {name: values for name, values in columns.items() if values is not None}
+        datasets.Dataset.from_dict(columns).to_parquet(str(folder / f"{split}.parquet"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def test_report_of_a_skilled_model(tmp_path: Path) -> None:
+    data = DataConfig(path=str(write_data(tmp_path / "d")))
+    config = EvaluationConfig(
+        tasks=["knn", "linear", "zero-shot", "retrieval", "rankme"], classes=list(WORDS), limit=200, train_limit=100,
+        templates=["{}", "the {}"], k=5,
+    )  # fmt: skip
+    model, untrained = ByHand(True), ByHand(False)
+    model.train()
+    report = evaluate(model, READERS, data, config, untrained=untrained)
+    assert model.training, "the mode must be as before"
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert set(report["tasks"]) == {"knn", "linear", "zero-shot", "retrieval", "rankme"} and not report["skipped"]
+    assert (report["n_test"], report["n_train"]) == (200, 100)
+    zero = report["tasks"]["zero-shot"]["point/accuracy"]
+    assert zero["model"] > 0.95 and zero["raw"] > 0.9 and zero["untrained"] < 0.8 and 0.2 < zero["chance"] < 0.35
+    assert zero["n"] == 200 and zero["interval"]["model"][0] < zero["model"] <= zero["interval"]["model"][1]
+    for task in ("knn", "linear"):
+        assert report["tasks"][task]["point/accuracy"]["model"] > 0.9
+        assert report["tasks"][task]["text/accuracy"]["raw"] == 1.0
+    found = report["tasks"]["retrieval"]
+    assert found["point->text/median rank"]["candidates"] == 8, "candidates are the different texts"
+    assert found["point->text/median rank"]["n"] == 200 and found["text->point/median rank"]["n"] == 8
+    assert found["point->text/R@1"]["model"] > 0.95 > found["point->text/R@1"]["chance"]
+    assert "point->text/R@10" not in found and "text->point/R@10" in found
+    rank = report["tasks"]["rankme"]["point/pooled"]
+    assert 1 < rank["model"] <= 4 and rank["of"] == 4 and rank["chance"] is None
+    # test and train rows of both modalities once, then 8 prompts (classes x templates) and 8 texts
+    assert model.rows_seen == untrained.rows_seen == 2 * (200 + 100) + 8 + 8
+    text = plain_table(report)
+    assert "pretrained" in text and "point->text/R@1" in text and "raw features" in text
+    assert rich_table(report).row_count == sum(map(len, report["tasks"].values()))
+
+
+def test_scores_equal_those_computed_by_hand(tmp_path: Path) -> None:
+    """The wiring: which rows, which labels, which features."""
+    import pandas as pd
+    from sklearn.neighbors import KNeighborsClassifier
+
+    folder = write_data(tmp_path / "d")
+    report = evaluate(
+        ByHand(False), READERS, DataConfig(path=str(folder)), EvaluationConfig(tasks=["knn"], k=5, train_limit=60)
+    )
+    train, test = (pd.read_parquet(folder / f"{split}.parquet") for split in ("train", "test"))
+    rows = spread(240, 60, 1)
+    judge = KNeighborsClassifier(5, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07))
+    weight = ByHand(False).point.detach().numpy()
+    judge.fit(np.stack(train.point)[rows] @ weight, train.label[rows])
+    expected = (judge.predict(np.stack(test.point) @ weight) == test.label).mean()
+    metric = report["tasks"]["knn"]["point/accuracy"]
+    assert metric["model"] == pytest.approx(expected, abs=1e-9)
+    assert metric["untrained"] is None and metric["chance"] == 0.25
+
+
+def test_without_labels_the_label_free_tasks_remain(tmp_path: Path) -> None:
+    data = DataConfig(path=str(write_data(tmp_path / "d", label=None)))
+    report = evaluate(ByHand(True), READERS, data, EvaluationConfig())
+    assert set(report["tasks"]) == {"retrieval", "rankme"}
+    assert report["skipped"] == dict.fromkeys(["knn", "zero-shot"], "the data has no label column (evaluation.label)")
+    assert report["tasks"]["retrieval"]["point->text/R@1"]["raw"] > 0.9, "the ridge map still has its training pairs"
+
+
+def test_without_text_zero_shot_still_works_but_retrieval_does_not(tmp_path: Path) -> None:
+    data = DataConfig(path=str(write_data(tmp_path / "d", text=None)))
+    report = evaluate(ByHand(True), READERS, data, EvaluationConfig(classes=list(WORDS)))
+    assert report["tasks"]["zero-shot"]["point/accuracy"]["model"] > 0.9
+    assert report["tasks"]["zero-shot"]["point/accuracy"]["raw"] is None, "no training pairs, no map"
+    assert "two of the model's modalities" in report["skipped"]["retrieval"]
+    assert any("text: not evaluated, the data has no column 'text'" in note for note in report["notes"])
+
+
+def test_missing_and_broken_values_are_left_out(tmp_path: Path) -> None:
+    def holes(points: list[Any]) -> list[Any]:
+        return [None if i % 10 == 0 else p[:2] if i % 10 == 1 else p for i, p in enumerate(points)]
+
+    data = DataConfig(path=str(write_data(tmp_path / "d", point=holes)))
+    report = evaluate(ByHand(True), READERS, data, EvaluationConfig(tasks=["knn", "retrieval", "rankme"]))
+    assert report["bad"] == {"test": 24, "train": 24} and report["n_test"] == 240
+    assert report["tasks"]["knn"]["point/accuracy"]["n"] == 192
+    assert report["tasks"]["knn"]["text/accuracy"]["n"] == 216, "a broken sample is absent in all modalities"
+    assert report["tasks"]["retrieval"]["point->text/median rank"]["n"] == 192
+
+
+def test_a_missing_test_split(tmp_path: Path) -> None:
+    folder = write_data(tmp_path / "d")
+    (folder / "test.parquet").unlink()
+    data = DataConfig(path=str(folder))
+    report = evaluate(ByHand(True), READERS, data, EvaluationConfig())
+    assert set(report["tasks"]) == {"rankme"} and set(report["skipped"]) == {"knn", "zero-shot", "retrieval"}
+    assert report["split"] == {"test": "train", "train": "train"} and "training split" in report["notes"][0]
+    with pytest.raises(UserError, match="has no split 'validation'"):
+        evaluate(ByHand(True), READERS, data, EvaluationConfig(split="validation"))
+    report = evaluate(ByHand(True), READERS, data, EvaluationConfig(split="train", tasks=["knn", "rankme"]))
+    assert report["skipped"] == {"knn": "the test rows are the training rows"} and "rankme" in report["tasks"]
+
+
+def test_other_data_to_test_on(tmp_path: Path) -> None:
+    folder, other = write_data(tmp_path / "d"), write_data(tmp_path / "e", n=80)
+    (other / "test.parquet").rename(tmp_path / "held.parquet")
+    # a lone file: its only split is what to test on, and the probes learn from the pretraining data
+    config = EvaluationConfig(path=str(tmp_path / "held.parquet"), tasks=["knn"])
+    report = evaluate(ByHand(True), READERS, DataConfig(path=str(folder)), config)
+    assert (report["n_test"], report["n_train"]) == (80, 240)
+    assert report["tasks"]["knn"]["point/accuracy"]["model"] > 0.9
+    # data with a training split of its own: the probes learn from that
+    both = write_data(tmp_path / "f", n=40)
+    config = EvaluationConfig(path=str(both), tasks=["knn"])
+    report = evaluate(ByHand(True), READERS, DataConfig(path=str(folder)), config)
+    assert (report["n_test"], report["n_train"]) == (40, 40)
+
+
+def test_streaming_data_and_no_tasks(tmp_path: Path) -> None:
+    data = DataConfig(path=str(write_data(tmp_path / "d")), streaming=True)
+    report = evaluate(ByHand(True), READERS, data, EvaluationConfig(tasks=["knn"], limit=50, train_limit=100))
+    assert (report["n_test"], report["n_train"]) == (50, 100)
+    assert report["tasks"]["knn"]["point/accuracy"]["model"] > 0.8
+    assert evaluate(ByHand(True), READERS, data, EvaluationConfig(tasks=[]))["tasks"] == {}
+
+
+def test_what_the_user_gets_wrong(tmp_path: Path) -> None:
+    data = DataConfig(path=str(write_data(tmp_path / "d")))
+    with pytest.raises(UserError, match="none of the model's modalities.*did you mean 'point'"):
+        evaluate(ByHand(True), {"point": READERS["point"]}, data, EvaluationConfig(), columns={"point": "points"})
+    with pytest.raises(UserError, match="unknown task 'kn'"):
+        evaluate(ByHand(True), READERS, data, SimpleNamespace(tasks=["kn"]))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="evaluation.label"):
+        evaluate(ByHand(True), READERS, data, EvaluationConfig(label="nothing"))
+
+
+def test_towers_of_different_width_are_not_compared() -> None:
+    z = {"a": torch.randn(20, 4), "b": torch.randn(20, 3)}
+    there = torch.ones(20, dtype=torch.bool)
+    test = Embedded({"a": there, "b": there}, {}, {"model": z}, {"model": z})
+    sides = {name: tasks.row_side(test, name) for name in z}
+    metrics, skipped = tasks.retrieval(tasks.Features(test, None, frozenset()), sides)
+    assert not metrics and "differ in width" in skipped["a->b"]
+
+
+def test_evaluating_restores_a_frozen_part() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+    model.train()
+    model[0].eval()
+    with pytest.raises(RuntimeError, match="stop"), evaluating([model]):
+        assert not model.training and not model[1].training
+        raise RuntimeError("stop")
+    assert model.training and not model[0].training and model[1].training
+
+
+def test_embed_source_keeps_the_order_of_rows() -> None:
+    data = table(point=[[float(i), 0.0, 0.0, 1.0] for i in range(11)])
+    columns = {"point": "point"}
+    out = embed_source({"model": ByHand(True)}, READERS, data, columns, describe=ByHand(True), batch_size=4)
+    assert out.pooled["model"]["point"][:, 0].tolist() == out.raw["point"][:, 0].tolist() == list(range(11))
+
+
+# --- mmssl embed ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_write_embeddings(tmp_path: Path, streaming: bool) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    points = [[1.0, 2.0, 2.0, 4.0], None, [3.0, 0.0], [0.0, 0.0, 0.0, 2.0]]
+    data: Any = table(point=points, text=["the one", "two", "three", None], id=["a", "b", "c", "d"])
+    data = data.to_iterable_dataset() if streaming else data
+    path = tmp_path / "new" / "out.parquet"
+    columns = {"point": "point", "text": "text"}
+    summary = write_embeddings(ByHand(True), READERS, data, columns, path, batch_size=3)
+    assert summary["rows"] == 4 and summary["present"] == {"point": 2, "text": 2} and len(summary["bad"]) == 1
+    out = pq.read_table(path)
+    assert out.column_names == ["row", "id", "point_embedding", "point_present", "text_embedding", "text_present"]
+    assert out.schema.field("point_embedding").type == pa.list_(pa.float32(), 4)
+    rows = out.to_pylist()
+    assert [r["row"] for r in rows] == [0, 1, 2, 3] and [r["id"] for r in rows] == ["a", "b", "c", "d"]
+    assert rows[0]["point_embedding"] == pytest.approx([0.2, 0.4, 0.4, 0.8])
+    assert [r["point_present"] for r in rows] == [True, False, False, True] and rows[1]["point_embedding"] is None
+    assert rows[3]["point_embedding"] == [0, 0, 0, 1] and rows[3]["text_embedding"] is None
+    write_embeddings(ByHand(True), READERS, data, {"point": "point"}, path, pooled=True)
+    assert pq.read_table(path)["point_embedding"][0].as_py() == points[0]
+
+
+def test_a_failed_embedding_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow.parquet as pq
+
+    data = table(point=[[1.0, 0.0, 0.0, 0.0]] * 6)
+    path = tmp_path / "out.parquet"
+    path.write_text("old")
+    real = pq.ParquetWriter.write_table
+
+    def full(self: Any, *args: Any, **kwargs: Any) -> None:
+        real(self, *args, **kwargs)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    with pytest.raises(RunError, match="out.parquet.*No space left"):
+        write_embeddings(ByHand(True), READERS, data, {"point": "point"}, path, batch_size=2)
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir() if "out" in p.name] == ["out.parquet"]
+    with pytest.raises(RunError, match="could not write"):
+        write_embeddings(ByHand(True), READERS, data, {"point": "point"}, path / "below" / "a.parquet")
+    with pytest.raises(UserError, match="is a folder"):
+        write_embeddings(ByHand(True), READERS, data, {"point": "point"}, tmp_path)
+
+
+# --- real data: the baselines must be honest -----------------------------------------------------------------------
+
+
+def test_the_raw_baseline_between_modalities_is_strong_on_real_digits() -> None:
+    """A weak baseline flatters every encoder. Cosines around the origin instead of the mean: 0.6."""
+    from mmssl.data.sources import open_source
+    from mmssl.modality import load_modality
+
+    image, text = load_modality("image"), load_modality("text")
+    source = open_source("builtin:digits")
+    options = {"size": 8, "patch": 2, "resize": "squash"}
+    pictures = source.select_columns(["image"])[:300]["image"]
+    readers = {
+        "image": image.Preprocessor(image.Config(**options)).fit(pictures),
+        "text": text.Preprocessor(text.Config(vocab_size=320, max_length=16)).fit(source[:300]["text"]),
+    }
+    parts = {name: load_modality(name).Modality(8, **readers[name].sizes()) for name in readers}
+
+    class NoSkill(nn.Module):
+        """All embeddings are equal; only what belongs to the raw features is real."""
+
+        config = SimpleNamespace(projection=2)
+
+        def modality(self, name: str) -> Any:
+            return parts[name]
+
+        def encode_batch(self, batch: Batch, alone: bool = False) -> Any:
+            rows = {n: len(next(iter(i.values()))) for n, i in batch.items()}
+            same = {n: torch.ones(count, 2) for n, count in rows.items()}
+            present = {n: torch.ones(count, dtype=torch.bool) for n, count in rows.items()}
+            return SimpleNamespace(pooled=same, embeddings=same, present=present)
+
+    config = EvaluationConfig(tasks=["zero-shot", "retrieval", "knn"], templates=["the digit {}", "a handwritten {}"])
+    report = evaluate(NoSkill(), readers, DataConfig(path="builtin:digits"), config)
+    found = report["tasks"]
+    assert found["zero-shot"]["image/accuracy"]["raw"] > 0.8 > 0.2 > found["zero-shot"]["image/accuracy"]["model"]
+    assert found["knn"]["image/accuracy"]["raw"] > 0.97
+    first = found["retrieval"]["image->text/R@1"]
+    assert first["raw"] > 0.8 and first["model"] == 0.0, "equal embeddings must not be ranked first"
+    assert found["retrieval"]["image->text/median rank"]["model"] > 30

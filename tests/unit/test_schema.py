@@ -1,0 +1,121 @@
+"""Plain data to dataclasses: what is accepted as what, and what is said when it is not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from mmssl.errors import UserError
+from mmssl.options import option, strict
+from mmssl.schema import load, to_dict
+
+
+@strict
+@dataclass(kw_only=True)
+class Inner:
+    depth: int = option(1, min=1)
+    from_: str | None = option(None)
+
+    def validate_depth(self) -> None:
+        if self.depth == 13:
+            raise ValueError("13 is unlucky")
+
+
+@strict
+@dataclass(kw_only=True)
+class Outer:
+    lr: float = option(0.1, above=0)
+    size: int | list[int] = option(8, min=1)
+    ratio: float | dict[str, float] = option(0.5, min=0, max=1)
+    pair: tuple[float, str] = option((1.0, "a"))
+    rest: tuple[int, ...] = option(())
+    mode: Literal["a", "b", 1] = option("a")
+    folder: Path = option(Path("x"))
+    inner: Inner | None = option(None)
+    inners: dict[str, Inner] = option(factory=dict)
+    anything: dict[str, Any] = option(factory=dict)
+
+
+def said(**data: Any) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        load(Outer, data)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("lr", 1, 1.0), ("lr", "1e-4", 1e-4), ("lr", "-2.5E+3", None), ("size", [4, 8], [4, 8]), ("size", 3, 3),
+        ("ratio", 1, 1.0), ("ratio", {"image": 0}, {"image": 0.0}), ("pair", [2, "b"], (2.0, "b")),
+        ("rest", [1, 2, 3], (1, 2, 3)), ("mode", 1, 1), ("folder", "a/b", Path("a/b")), ("inner", None, None),
+        ("inner", {"depth": 2, "from": "m"}, Inner(depth=2, from_="m")), ("anything", {"a": [1, {"b": 2}]}, None),
+    ],
+)  # fmt: skip
+def test_accepted(key: str, value: Any, expected: Any) -> None:
+    if key == "lr" and expected is None:
+        assert said(**{key: value}) == [f"lr: found '{value}' (text), expected > 0"]
+        return
+    found = getattr(load(Outer, {key: value}), key)
+    wanted = value if expected is None else expected
+    assert found == wanted and type(found) is type(wanted)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("lr", True, "lr: found true, expected a number"),
+        ("lr", "fast", "lr: found 'fast' (text), expected a number"),
+        ("lr", 10**400, None),
+        ("size", 2.5, "size: found 2.5, expected a whole number or a list (a whole number each)"),
+        ("size", True, "size: found true, expected a whole number or a list (a whole number each)"),
+        ("size", [4, "x"], "size.1: found 'x' (text), expected a whole number"),
+        ("size", [4, 0], "size: found 0, expected >= 1"),
+        ("ratio", {"image": "x"}, "ratio.image: found 'x' (text), expected a number"),
+        ("ratio", {"a.b": 0.5}, "ratio: found the key 'a.b' (text), expected text without a dot"),
+        ("ratio", {3: 0.5}, "ratio: found the key 3, expected text without a dot"),
+        ("pair", [1], "pair: found a list of 1, expected a list of 2 (a number each)"),
+        ("mode", True, "mode: found true, expected one of 'a', 'b', 1"),
+        ("inner", {"dept": 1}, "inner.dept: found an unknown key, expected one of depth, from; did you mean 'depth'?"),
+        ("inner", {"frm": "m"}, "inner.frm: found an unknown key, expected one of depth, from; did you mean 'from'?"),
+        ("inner", [], "inner: found a list of 0, expected a mapping or null"),
+        ("inner", {"depth": 13}, "inner: 13 is unlucky"),
+        ("inners", {"a": {"depth": 0}}, "inners.a.depth: found 0, expected >= 1"),
+    ],
+)
+def test_refused(key: str, value: Any, line: str | None) -> None:
+    lines = said(**{key: value})
+    assert len(lines) == 1
+    assert lines[0] == line if line else lines[0].endswith("expected a finite number")
+
+
+def test_every_fault_is_reported() -> None:
+    lines = said(lr="x", size=0, inners={"a": {"depth": 0, "x": 1}, "b": 3}, nope=1)
+    assert [line.partition(":")[0] for line in lines] == [
+        "nope", "lr", "size", "inners.a.x", "inners.a.depth", "inners.b",
+    ]  # fmt: skip
+
+
+def test_defaults_are_not_shared() -> None:
+    given: dict[str, Any] = {"anything": {"a": [1]}}
+    built = load(Outer, given)
+    built.anything["a"].append(2)
+    assert given == {"anything": {"a": [1]}} and load(Outer, {}).anything == {}
+
+
+def test_round_trip() -> None:
+    built = load(Outer, {"inner": {"from": "m"}, "pair": [1, "x"], "inners": {"a": {"depth": 3}}, "ratio": {"t": 0.1}})
+    plain = to_dict(built)
+    assert plain["inner"] == {"depth": 1, "from": "m"} and plain["pair"] == [1.0, "x"] and plain["folder"] == "x"
+    assert load(Outer, plain) == built
+
+
+def test_a_type_that_cannot_be_read_is_the_programmers_fault() -> None:
+    @dataclass
+    class Wrong:
+        x: complex = 0j
+
+    with pytest.raises(TypeError, match="cannot read an option of the type"):
+        load(Wrong, {"x": 1})
