@@ -192,5 +192,7 @@ def build_mask(spec: Any) -> Any:
     """A mask from `{type: name, options}`; an object that is callable already is returned as it is."""
     if callable(spec):
         return spec
+    from .schema import load
+
     options = dict(spec)
-    return load_mask(options.pop("type", "random"))(**options)
+    return load(load_mask(options.pop("type", "random")), options)

@@ -14,12 +14,37 @@ fault at once with its dotted path. Modality packages and objectives declare the
 from __future__ import annotations
 
 import dataclasses
+import types
+import typing
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from huggingface_hub.dataclasses import strict
+from huggingface_hub.dataclasses import strict as hub_strict
 
 __all__ = ["option", "strict"]
+
+T = TypeVar("T")
+
+
+def strict(cls: type[T]) -> type[T]:
+    """huggingface_hub's `@strict`, which checks types at construction, made to see through
+    `from __future__ import annotations` (it skips annotations that are strings) and to take whole numbers as floats."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        field.type = _checkable(hints[field.name])
+    return hub_strict(cls)
+
+
+def _checkable(kind: Any) -> Any:
+    """The type as `hub_strict` should check it: float takes int, nested options and free values are left alone."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is float:
+        return float | int
+    if origin in (typing.Union, types.UnionType):
+        return typing.Union[tuple(_checkable(k) for k in args)]  # noqa: UP007
+    if origin in (list, dict) and args:
+        return origin[tuple(_checkable(k) for k in args)]
+    return kind
 
 
 def option(

@@ -252,14 +252,14 @@ def compile_trunks(pretraining: Pretraining) -> None:
 
 def count_steps(recipe: Recipe, source: Any) -> tuple[int, float]:
     """(optimiser steps of the run, steps of an epoch or nan where the length of the data is unknown)."""
-    per_epoch = len(source) / recipe.train.batch_size if hasattr(source, "__len__") else float("nan")
+    # the rest of an epoch that fills no batch is dropped
+    per_epoch = len(source) // recipe.train.batch_size if hasattr(source, "__len__") else float("nan")
     if recipe.train.steps is not None:
         return recipe.train.steps, per_epoch
     assert recipe.train.epochs is not None
     if per_epoch != per_epoch:
         raise UserError("train.epochs: the length of streamed data is unknown; set train.steps instead")
-    whole = max(int(per_epoch), 1)  # the rest of an epoch that fills no batch is dropped
-    return max(int(recipe.train.epochs * whole), 1), per_epoch
+    return max(int(recipe.train.epochs * per_epoch), 1), per_epoch
 
 
 def describe(recipe: Recipe, model: MMSSLModel, source: Any, steps: int, accelerator: Accelerator) -> None:
