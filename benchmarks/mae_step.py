@@ -42,7 +42,8 @@ def peer(width: int, depth: int, heads: int, ratio: float) -> ViTMAEForPreTraini
 
 
 def ours(stock: ViTMAEForPreTraining, width: int, depth: int, heads: int, ratio: float) -> Pretraining:
-    image = {"type": "image", "size": [224, 224], "patch": [16, 16], "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
+    scale = {"mean": [0.5] * 3, "std": [0.25] * 3}
+    image = {"type": "image", "size": [224, 224], "patch": [16, 16], "channels": 3, **scale}
     tower = TowerConfig(width=width, depth=depth, heads=heads, norm_eps=1e-12)
     model = MMSSLModel(MMSSLConfig(modalities={"image": image}, towers={"image": tower_spec(tower)}))
     objective = mae.MAE(mae.Config(tower="image", mask="random"), model)

@@ -1,4 +1,4 @@
-"""Copies stock ViT and ViT-MAE weights into our tower and decoder, name by name, for parity tests and fair benchmarks."""
+"""Copies stock ViT and ViT-MAE weights into our tower and decoder, for parity tests and fair benchmarks."""
 
 from __future__ import annotations
 

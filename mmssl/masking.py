@@ -50,19 +50,18 @@ def split_by_order(patches: Patches, order_key: Tensor, ratio: float) -> Split:
         index = order_key.argsort(dim=1, stable=True)
         return Split(index[:, :kept], index[:, None, kept:], full=True)
     maskable = _maskable(patches)
-    n = maskable.sum(1)
-    hidden = _hidden_counts(n, ratio)
+    hidden = _hidden_counts(maskable.sum(1), ratio)
     # fixed first, then maskable by key, then invalid: keep = fixed + first of the maskable
     rank_key = order_key.to(torch.float64)
     low, high = rank_key.amin() - 1, rank_key.amax() + 1
     rank_key = torch.where(maskable, rank_key, torch.where(patches.valid, low, high))
     index = rank_key.argsort(dim=1, stable=True)
-    kept = patches.valid.sum(1) - hidden
+    shown = patches.valid.sum(1) - hidden
     place = torch.arange(count, device=index.device)[None]
     most_hidden = _hidden_count(count, ratio)
     most_kept = count - (most_hidden if patches.fixed is None else 0)
-    keep = torch.where(place < kept[:, None], index, -1)[:, :most_kept]
-    at = (kept[:, None] + torch.arange(most_hidden, device=index.device)[None]).clamp(max=count - 1)
+    keep = torch.where(place < shown[:, None], index, -1)[:, :most_kept]
+    at = (shown[:, None] + torch.arange(most_hidden, device=index.device)[None]).clamp(max=count - 1)
     inside = torch.arange(most_hidden, device=index.device)[None] < hidden[:, None]
     hide = torch.where(inside, index.gather(1, at), -1)
     return Split(keep, hide[:, None])

@@ -94,7 +94,7 @@ class Modality(nn.Module):
         raise NotImplementedError
 
     def unpatchify(self, values: Tensor, like: Inputs) -> Inputs:
-        """Inverse of `patchify` on `values` (B, N, P), shaped like the inputs `like`: for pictures and foreign towers."""
+        """Inverse of `patchify` on `values` (B, N, P), shaped like the inputs `like`: for pictures, foreign towers."""
         raise NotImplementedError
 
     def positions(self, width: int) -> nn.Module:

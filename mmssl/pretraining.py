@@ -17,9 +17,8 @@ from .step import Mask, Step
 
 
 class Pretraining(nn.Module):
-    """model: the product. objectives: name -> Objective (its `config.weight` is its factor). views, masks: the recipe's.
-
-    Frozen towers get no gradient.
+    """model: the product. objectives: name -> Objective, whose `config.weight` is its factor. views, masks: the
+    recipe's. Frozen towers get no gradient.
     """
 
     def __init__(

@@ -83,7 +83,7 @@ class Step:
         """What the named mask says of a tower's modalities; those it leaves out are seen whole."""
 
         def make() -> dict[str, Split]:
-            patches = {name: self.patches(name, view) for name in self.model.towers[tower].modalities}
+            patches = {name: self.patches(name, view) for name in self.model.tower(tower).modalities}
             with torch.no_grad():
                 return self.masks[mask](patches, self.draws("mask", mask))
 
@@ -107,8 +107,8 @@ class Step:
         mode: "drop" (masked patches never reach `embed`) or "replace" (mask tokens), or one a modality. Computed once
         for the same arguments and gradient mode.
         """
-        encoder = net if net is not None else self.model.towers[tower]
-        names = list(self.model.towers[tower].modalities)
+        encoder = net if net is not None else self.model.tower(tower)
+        names = list(self.model.tower(tower).modalities)
         modes = {n: mode if isinstance(mode, str) else mode.get(n, "drop") for n in names} if mask else {}
         key = ("encode", tower, view, mask, tuple(modes.items()), id(net) if net is not None else None, tuple(layers),
                torch.is_grad_enabled())

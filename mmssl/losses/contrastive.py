@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def info_nce(query: Tensor, keys: Tensor, positive: Tensor, scale: Tensor | float, valid: Tensor | None = None) -> Tensor:
+def info_nce(
+    query: Tensor, keys: Tensor, positive: Tensor, scale: Tensor | float, valid: Tensor | None = None
+) -> Tensor:
     """Cross-entropy of each query's similarity to its positive key among all keys: (n,).
 
     The mean over both directions is CLIP's loss (Radford et al. 2021; `open_clip.loss.ClipLoss`).

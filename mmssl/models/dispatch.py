@@ -1,8 +1,9 @@
 """Where attention and matrix products are sent: chosen by device, dtype and length, in this one place.
 
-Measured on AMD Zen 5 (2 cores, torch 2.14): in bf16 torch's CPU `scaled_dot_product_attention` is 1.5x (197 tokens)
-to 5.5x (50 tokens) slower than two plain products around a softmax; in f32 it wins only on long sequences. On
-accelerators it always wins. `benchmarks/mae_step.py` shows what this brings.
+Measured on AMD Zen 4 (2 cores, torch 2.14), forward and backward: torch's CPU `scaled_dot_product_attention` against
+two plain products around a softmax takes 20x the time in f32 and 6x in bf16 at 17 tokens, 6x and 4x at 50, 0.9x and
+1.1x at 197 (head 32; 3x in bf16 with head 64), 0.4x and 1.2x at 512. On accelerators it always wins.
+`benchmarks/mae_step.py` shows what this brings to a step.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-PLAIN_F32_LENGTH = 256
+PLAIN_F32_LENGTH = 128
 """On a CPU in f32, sequences shorter than this go through plain products (they keep (B, H, n, m) scores)."""
 PLAIN_BF16_LENGTH = 1024
 
@@ -41,7 +42,7 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
 
 @functools.cache
 def cpu_has_amx() -> bool:
-    """True where lower float32 precision would be taken from oneDNN literally (bf16 tiles), so that it must stay off."""
+    """True where oneDNN would take a lower float32 precision literally (bf16 tiles), so that it must stay off."""
     try:
         with open("/proc/cpuinfo") as file:
             return "amx" in file.read()

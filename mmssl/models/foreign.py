@@ -2,19 +2,22 @@
 
 `from: PATH_OR_ID` is any transformers encoder that takes `pixel_values` or `input_ids` (ViT, DINOv2, BERT, the vision
 or text half of CLIP and SigLIP, ...); `from: open_clip:NAME[/PRETRAINED]` or `open_clip:FOLDER` is one half of an
-open_clip model. Which half is decided by whether the tower's modality has ids or numbers. The model sees all its
+open_clip model. Which half is decided by whether the tower's modality has ids or numbers. With `pooling: cls` a pair's
+half embeds as it was trained to (its pooled, projected output); `mean` averages its tokens. The model sees all its
 patches (`drops = False`). What is needed to rebuild it is kept in `config.json`, so that the saved model loads without
 its origin. This is the one place outside export and fine-tuning that uses transformers' model classes.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import UserError, nearest
@@ -35,16 +38,22 @@ def describe_foreign(origin: str) -> dict[str, Any]:
     try:
         config = AutoConfig.from_pretrained(origin)
     except (OSError, ValueError) as error:
-        raise UserError(f"model.towers: from '{origin}': no transformers model ({str(error).splitlines()[0]})") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"model.towers: from '{origin}': no transformers model ({reason})") from error
     return {"library": "transformers", "config": config.to_dict()}
 
 
 def _open_clip_config(name: str) -> dict[str, Any]:
     import open_clip
 
-    file = Path(name) / "open_clip_config.json"
-    if file.is_file():
-        config: dict[str, Any] = json.loads(file.read_text())["model_cfg"]
+    if Path(name).is_dir() or name.startswith(("/", ".", "~")):
+        try:
+            config: dict[str, Any] = json.loads((Path(name) / "open_clip_config.json").read_text())["model_cfg"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"model.towers: from '{OPEN_CLIP}{name}': expected a folder with a readable open_clip_config.json "
+                f"({type(error).__name__}: {error})"
+            ) from error
         return config
     architecture = name.partition("/")[0]
     found = open_clip.get_model_config(architecture)
@@ -67,7 +76,12 @@ def build_foreign(options: TowerConfig, modalities: Mapping[str, Modality], fore
 def load_foreign(tower: nn.Module, origin: str) -> None:
     """Copy the pretrained weights of `origin` into the tower."""
     assert isinstance(tower, ForeignTower)
-    tower.net.load_state_dict(tower.pretrained(origin).state_dict())
+    try:
+        weights = tower.pretrained(origin).state_dict()
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(f"model.towers: from '{origin}': its weights cannot be read ({reason})") from error
+    tower.net.load_state_dict(weights)
 
 
 class ForeignTower(Tower):
@@ -77,7 +91,7 @@ class ForeignTower(Tower):
 
     def __init__(self, options: TowerConfig, modalities: Mapping[str, Modality], net: nn.Module, width: int) -> None:
         nn.Module.__init__(self)
-        self.modalities = nn.ModuleDict(modalities)
+        self.modalities = nn.ModuleDict(modalities).requires_grad_(False)  # the wrapped model embeds by itself
         self.name = next(iter(modalities))
         self.ids = modalities[self.name].ids
         self.net, self.width, self.pooling, self.frozen = net, width, options.pooling, options.frozen
@@ -87,6 +101,33 @@ class ForeignTower(Tower):
     @property
     def prefix_count(self) -> int:
         return 0
+
+    def check(self, theirs: Mapping[str, Any]) -> None:
+        """UserError unless the modality fits the wrapped model; None in `theirs`: it takes any.
+
+        theirs: for pictures the `size`, `patch` and `channels` it takes, for text its `tokens` and its `length`.
+        """
+        modality: Any = self.modalities[self.name]
+        where = f"modalities.{self.name}"
+        for key in ("size", "patch", "channels"):
+            want = theirs.get(key)
+            if want is None:
+                continue
+            want = [want, want] if isinstance(want, int) and key != "channels" else want
+            have = getattr(modality, key)
+            have, want = (x if isinstance(x, int) else list(x) for x in (have, want))
+            if have != want:
+                raise UserError(f"{where}.{key}: found {have}, but the pretrained tower takes {want}")
+        if theirs.get("tokens") is not None and modality.pred_width() > theirs["tokens"]:
+            raise UserError(
+                f"{where}.tokenizer: has {modality.pred_width()} tokens, but the pretrained tower knows "
+                f"{theirs['tokens']}; use the tokenizer it was trained with"
+            )
+        if theirs.get("length") is not None and modality.max_length > theirs["length"]:
+            raise UserError(
+                f"{where}.max_length: found {modality.max_length}, but the pretrained tower takes at most "
+                f"{theirs['length']} tokens"
+            )
 
     def pretrained(self, origin: str) -> nn.Module:
         """The module at `origin` that corresponds to `net`, with its weights."""
@@ -136,38 +177,24 @@ class TransformersTower(ForeignTower):
         built = CONFIG_MAPPING[fields.pop("model_type")].from_dict(fields)
         ids = next(iter(modalities.values())).ids
         net = _half(AutoModel.from_config(built), ids)
-        width = net["projection"].out_features if "projection" in net else net["encoder"].config.hidden_size
+        encoder: Any = net["encoder"]
+        width: Any = net["projection"].out_features if "projection" in net else encoder.config.hidden_size
         super().__init__(options, modalities, net, width)
-        self._check(net["encoder"].config)
-        hidden_size = net["encoder"].config.hidden_size
         if ids:
-            self.mask = MaskToken(hidden_size)
-
-    def _check(self, config: Any) -> None:
-        modality: Any = self.modalities[self.name]
-        for ours, theirs in (("size", "image_size"), ("patch", "patch_size")):
-            want = getattr(config, theirs, None)
-            if self.ids or want is None:
-                continue
-            want = (want, want) if isinstance(want, int) else tuple(want)
-            have = tuple(getattr(modality, ours))
-            if have != want:
-                raise UserError(
-                    f"modalities.{self.name}.{ours}: found {list(have)}, but the pretrained tower takes {list(want)}"
-                )
-        if self.ids and modality.pred_width() > config.vocab_size:
-            raise UserError(
-                f"modalities.{self.name}.tokenizer: has {modality.pred_width()} tokens, but the pretrained tower knows "
-                f"{config.vocab_size}; use the tokenizer it was trained with"
-            )
+            self.check({"tokens": encoder.config.vocab_size,
+                        "length": getattr(encoder.config, "max_position_embeddings", None)})  # fmt: skip
+            # a mask token goes in as an embedding, which CLIP's text half, say, does not take
+            self.replaces = "inputs_embeds" in inspect.signature(encoder.forward).parameters
+            self.mask = MaskToken(encoder.config.hidden_size) if self.replaces else None
+        else:
+            self.check({"size": getattr(encoder.config, "image_size", None),
+                        "patch": getattr(encoder.config, "patch_size", None),
+                        "channels": getattr(encoder.config, "num_channels", None)})  # fmt: skip
 
     def pretrained(self, origin: str) -> nn.Module:
         from transformers import AutoModel
 
-        try:
-            return _half(AutoModel.from_pretrained(origin, dtype=torch.float32), self.ids)
-        except OSError as error:
-            raise UserError(f"model.towers: from '{origin}': {str(error).splitlines()[0]}") from error
+        return _half(AutoModel.from_pretrained(origin, dtype=torch.float32), self.ids)
 
     def run(self, patches: Patches, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
         encoder = self.net["encoder"]  # type: ignore[index]
@@ -188,7 +215,8 @@ class TransformersTower(ForeignTower):
         states = output.last_hidden_state
         extra = states.shape[1] - patches.count
         if extra < 0:
-            raise UserError(f"model.towers: the pretrained tower gives {states.shape[1]} tokens for {patches.count} patches")
+            found = f"{states.shape[1]} tokens for {patches.count} patches"
+            raise UserError(f"model.towers: the pretrained tower gives {found}, expected at least one a patch")
         prefix, tokens = (states[:, :1], states) if self.ids else (states[:, :extra], states[:, extra:])
         if "projection" in self.net:  # type: ignore[operator]
             projection = self.net["projection"]  # type: ignore[index]
@@ -224,6 +252,10 @@ class OpenClipTower(ForeignTower):
         net.output_tokens = True
         super().__init__(options, modalities, net, int(config["embed_dim"]))
         self.replaces = not ids
+        if isinstance(net, TextTransformer):
+            self.check({"tokens": net.vocab_size, "length": net.context_length})
+        else:
+            self.check({"size": net.image_size, "patch": net.patch_size, "channels": net.conv1.in_channels})
 
     def pretrained(self, origin: str) -> nn.Module:
         import open_clip
@@ -239,8 +271,13 @@ class OpenClipTower(ForeignTower):
 
     def run(self, patches: Patches, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
         net: Any = self.net
-        pooled, tokens = net(patches.values if self.ids else self.pixels(patches, hidden))
+        inputs = patches.values if self.ids else self.pixels(patches, hidden)
+        if self.ids and (net.attn_mask is None or net.pool_type == "last"):
+            # looks at the padding, as it did in training, where every text was as long as its context
+            inputs = nn.functional.pad(inputs, (0, net.context_length - inputs.shape[1]), value=net.pad_id)
+        pooled, tokens = net(inputs)
         projection = net.text_projection if self.ids else net.proj
         if projection is not None:
             tokens = projection(tokens) if isinstance(projection, nn.Module) else tokens @ projection
-        return pooled[:, None], tokens[:, -patches.count :]
+        # text is padded behind, a picture's class token stands in front
+        return pooled[:, None], tokens[:, : patches.count] if self.ids else tokens[:, -patches.count :]

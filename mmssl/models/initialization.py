@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -27,15 +29,16 @@ def init_module(module: nn.Module) -> None:
     elif hasattr(module, "build_causal_mask"):
         refill_causal_mask(module)
     elif not type(module).__module__.startswith("torch.") and hasattr(module, "reset_parameters"):
-        module.reset_parameters()
+        reset: Any = module.reset_parameters
+        reset()
 
 
-def refill_causal_mask(module: nn.Module) -> None:
+def refill_causal_mask(module: Any) -> None:
     """open_clip keeps its causal mask in a non-persistent buffer, which transformers reloads as garbage."""
     mask = getattr(module, "attn_mask", None)
     if mask is not None:
         with torch.no_grad():
-            mask.copy_(module.build_causal_mask().to(mask.device))  # type: ignore[operator]
+            mask.copy_(module.build_causal_mask().to(mask.device))
 
 
 def init_weights(module: nn.Module) -> None:

@@ -43,7 +43,7 @@ class MMSSLOutput(ModelOutput):
 
 
 def tower_config(spec: Mapping[str, Any]) -> TowerConfig:
-    """A `TowerConfig` from what `config.json` holds (YAML's `from` is the field `from_`; `foreign` is not an option)."""
+    """A `TowerConfig` from what `config.json` holds: YAML's `from` is the field `from_`, `foreign` is no option."""
     fields = {("from_" if k == "from" else k): v for k, v in spec.items() if k != "foreign"}
     return TowerConfig(**fields)
 
@@ -81,8 +81,8 @@ class MMSSLModel(PreTrainedModel):
                 self._tower_of[modality] = name
         self.projections = nn.ModuleDict()
         if config.projection:
-            for name, tower in self.towers.items():
-                self.projections[name] = nn.Linear(tower.width, config.projection, bias=False)
+            for name in self.towers:
+                self.projections[name] = nn.Linear(self.tower(name).width, config.projection, bias=False)
         self.post_init()
 
     @staticmethod
@@ -106,9 +106,17 @@ class MMSSLModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         init_module(module)
 
+    def tower(self, name: str) -> Tower:
+        """The tower of that name."""
+        tower = self.towers[name]
+        assert isinstance(tower, Tower)
+        return tower
+
     def modality(self, name: str) -> Modality:
         """The `Modality` module of that name."""
-        return self.towers[self.tower_of(name)].modalities[name]  # type: ignore[index,union-attr,return-value]
+        modality = self.tower(self.tower_of(name)).modalities[name]
+        assert isinstance(modality, Modality)
+        return modality
 
     def tower_of(self, name: str) -> str:
         """The name of the tower that a modality belongs to."""
@@ -123,7 +131,7 @@ class MMSSLModel(PreTrainedModel):
 
     def embedding_width(self, tower: str) -> int:
         """Width of what `project` returns."""
-        return self.config.projection or self.towers[tower].width  # type: ignore[return-value]
+        return self.config.projection or self.tower(tower).width
 
     def project(self, tower: str, pooled: Tensor) -> Tensor:
         """pooled (B, D) of a tower -> (B, E) in the shared embedding, not normalised."""
@@ -137,8 +145,9 @@ class MMSSLModel(PreTrainedModel):
         """
         output: dict[str, dict[str, Tensor]] = {k: {} for k in ("tokens", "valid", "pooled", "embeddings", "present")}
         single: Encoded | None = None
-        for tower_name, tower in self.towers.items():
-            names = [n for n in tower.modalities if n in batch]  # type: ignore[union-attr]
+        for tower_name in self.towers:
+            tower = self.tower(tower_name)
+            names = [n for n in tower.modalities if n in batch]
             patches = {n: self.modality(n).patchify(batch[n]) for n in names}
             for group in [[n] for n in names] if alone else [names] if names else []:
                 encoded = tower({n: patches[n] for n in group})

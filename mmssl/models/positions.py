@@ -34,11 +34,12 @@ class SinCos(nn.Module):
         self.width, self.dims, self.temperature = width, dims, temperature
         self.order = tuple(order) if order is not None else tuple(range(dims))
         self.scale = tuple(scale) if isinstance(scale, Sequence) else (float(scale),) * dims
-        self.half = width // dims // 2
+        self.bands = width // dims // 2
+        self.frequencies: Tensor
         self.register_buffer("frequencies", self._table(), persistent=False)
 
     def _table(self) -> Tensor:
-        steps = torch.arange(self.half, dtype=torch.float64, device="cpu") / max(self.half, 1)
+        steps = torch.arange(self.bands, dtype=torch.float64, device="cpu") / max(self.bands, 1)
         return (self.temperature**-steps).to(torch.float32)
 
     def reset_parameters(self) -> None:
@@ -51,7 +52,7 @@ class SinCos(nn.Module):
         for axis in self.order:
             angle = (coords[..., axis] * self.scale[axis])[..., None] * self.frequencies
             parts += [angle.sin(), angle.cos()]
-        rest = self.width - 2 * self.half * self.dims
+        rest = self.width - 2 * self.bands * self.dims
         if rest:
             parts.append(coords.new_zeros(*coords.shape[:-1], rest))
         return torch.cat(parts, -1)

@@ -37,7 +37,7 @@ class MMSSLProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         return list(self.preprocessors)
 
-    def __call__(self, return_tensors: str | None = "pt", **raw: Any) -> BatchFeature:  # type: ignore[override]
+    def __call__(self, return_tensors: str | None = "pt", **raw: Any) -> BatchFeature:
         if return_tensors not in (None, "pt"):
             raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}")
         samples = {name: self._listed(name, value) for name, value in raw.items() if value is not None}
@@ -55,7 +55,7 @@ class MMSSLProcessor(ProcessorMixin):
             raise ValueError(f"unknown modality '{name}', this model has {', '.join(known)}{nearest(name, known)}")
         return value if isinstance(value, list) else [value]
 
-    def to_dict(self) -> dict[str, Any]:  # type: ignore[override]
+    def to_dict(self) -> dict[str, Any]:
         modalities = {
             name: {"type": self.types[name], "config": dataclasses.asdict(p.config), "state": p.state,
                    "files": [f"{name}/{file}" for file in p.files()]}
@@ -83,8 +83,8 @@ class MMSSLProcessor(ProcessorMixin):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:  # type: ignore[override]
         """From a folder or a Hub id. Raises UserError when it is no processor of mmssl, or damaged."""
-        hub = {k: kwargs[k] for k in ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-               if kwargs.get(k) is not None}
+        known = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+        hub = {k: kwargs[k] for k in known if kwargs.get(k) is not None}
         path = str(pretrained_model_name_or_path)
         try:
             main = cached_file(path, PROCESSOR_FILE, **hub)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ..errors import UserError
+from ..errors import RunError, UserError
 from .modeling_mmssl import MMSSLModel
 from .processing_mmssl import LOADER, MMSSLProcessor
 
@@ -27,24 +28,45 @@ __all__ = ["MMSSLConfig", "MMSSLModel", "MMSSLProcessor"]
 
 def save_model(model: MMSSLModel, processor: MMSSLProcessor, folder: Path) -> None:
     """Write config, safetensors, processor and loader into `folder`; whole or not at all. OSError when it cannot."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial, old = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "old"))
+    if old.exists() and not folder.exists():  # a process was killed between two renames
+        old.rename(folder)
+    for rest in (partial, old):
+        shutil.rmtree(rest, ignore_errors=True)
     model.config.auto_map = {"AutoConfig": f"{LOADER}.MMSSLConfig", "AutoModel": f"{LOADER}.MMSSLModel"}
     # set by transformers when a model was loaded with trust_remote_code; it would copy our sources into the folder
     type(model)._auto_class = None
     type(model.config)._auto_class = None
     try:
         partial.mkdir(parents=True)
-        model.save_pretrained(partial)
+        with _no_progress_bars():
+            model.save_pretrained(partial)
         processor.save_pretrained(partial)
         (partial / f"{LOADER}.py").write_text(LOADER_SOURCE)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(old)  # only now, and it is back under its name if the next line fails
         partial.rename(folder)
     except SafetensorError as error:
         raise OSError(str(error)) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        for rest in (partial, old):
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """transformers draws bars for writing and loading weights, also where standard error is a file."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def load_model(path: str | Path) -> tuple[MMSSLModel, MMSSLProcessor]:
@@ -62,14 +84,19 @@ def load_model(path: str | Path) -> tuple[MMSSLModel, MMSSLProcessor]:
         hint = f"; did you mean {inner}?" if (inner / "config.json").is_file() else ""
         raise UserError(f"{path}: no config.json, expected a model folder{hint}")
     try:
-        model, info = AutoModel.from_pretrained(str(path), output_loading_info=True)
+        with _no_progress_bars():
+            model, info = AutoModel.from_pretrained(str(path), output_loading_info=True)
+        if not isinstance(model, MMSSLModel):
+            raise UserError(f"{path}: holds a {type(model).__name__}, expected a model trained by mmssl")
         processor = AutoProcessor.from_pretrained(str(path))
-    except (OSError, SafetensorError, json.JSONDecodeError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
+    except (UserError, RunError):
+        raise
+    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        first = (str(error).strip().splitlines() or [""])[0]
         raise UserError(f"{path}: the model cannot be loaded ({type(error).__name__}: {first})") from error
-    if not isinstance(model, MMSSLModel) or not isinstance(processor, MMSSLProcessor):
-        raise UserError(f"{path}: holds a {type(model).__name__}, expected a model trained by mmssl")
+    if not isinstance(processor, MMSSLProcessor):
+        raise UserError(f"{path}: holds a {type(processor).__name__}, expected the processor of an mmssl model")
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
-        raise UserError(f"{path}: the weights lack {len(missing)} tensors that its config asks for, e.g. '{missing[0]}'")
+        raise UserError(f"{path}: the weights lack {len(missing)} tensors of those the config asks for: '{missing[0]}'")
     return model, processor

@@ -74,7 +74,7 @@ class Contrastive(Objective):
         self.head: nn.Module | None = None
         if self.within:
             self.temperature = start
-            width = model.towers[config.towers[0]].width
+            width = model.tower(config.towers[0]).width
             self.head = ProjectionHead(width, config.head_hidden, config.head_width)
             init_weights(self)
         else:
@@ -148,4 +148,5 @@ class Contrastive(Objective):
     def after_step(self, model: MMSSLModel, progress: float) -> None:
         """Keep the learned scale within its bound, so that its gradient does not die there (CLIP clamps likewise)."""
         if not self.within:
-            self.logit_scale.clamp_(0.0 if self.config.loss == "infonce" else -math.inf, math.log(self.config.max_scale))
+            low = 0.0 if self.config.loss == "infonce" else -math.inf
+            self.logit_scale.clamp_(low, math.log(self.config.max_scale))

@@ -77,7 +77,7 @@ class MAE(Objective):
 
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)
-        tower = model.towers[config.tower]
+        tower = model.tower(config.tower)
         self.names = list(tower.modalities)
         self.mode = {n: config.mode if isinstance(config.mode, str) else config.mode.get(n, "drop") for n in self.names}
         self._refuse_unknown(config)
@@ -132,7 +132,7 @@ class MAE(Objective):
                 score = step.model.modality(name).score(prediction.float(), target, queries, kind)
                 losses[name] = global_mean(score, queries.valid)
         total = torch.stack([c.weights.get(n, 1.0) * loss for n, loss in losses.items()]).sum()
-        parts = {n: loss.detach() for n, loss in losses.items()} if len(self.names) > 1 else {}
+        parts = {n: loss.detach() for n, loss in losses.items()} if len(losses) > 1 else {}
         return Loss(total=total, parts=parts)
 
     def _predict(

@@ -1,8 +1,8 @@
 """Checkpoints: written whole or not at all, checked before use, no pickle.
 
 `checkpoints/step-00001000/` holds `weights.safetensors` (model, objectives and their teachers), `optimizer.safetensors`
-and `state.json` (step, and size and SHA-256 of both files). A folder under that name is complete: it is written under a
-temporary name and renamed at the end. Random numbers need no state: all are functions of (seed, step).
+and `state.json` (step, and size and SHA-256 of both files). A folder under that name was complete once: it is written
+under a temporary name and renamed at the end. Random numbers need no state: all are functions of (seed, step).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from .optimizer import optimizer_tensors, restore_optimizer
 
 logger = logging.getLogger("mmssl")
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+_NAME = re.compile(r"step-(\d{8,})")
 
 
 def _sha256(path: Path) -> str:
@@ -40,9 +42,26 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def complete(folder: Path) -> list[Path]:
-    """All complete checkpoints of a run, oldest first."""
-    return sorted(p for p in folder.glob("step-*") if p.is_dir() and (p / STATE).is_file())
+def found(folder: Path) -> list[Path]:
+    """All checkpoints of a run, oldest first. Whether one was damaged since it was written, only `latest` finds out."""
+    return sorted((p for p in folder.glob("step-*") if p.is_dir() and _NAME.fullmatch(p.name)), key=_step)
+
+
+def _step(path: Path) -> int:
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what is half written or half deleted, also of a process that was killed."""
+    for path in folder.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _set_aside(path: Path) -> None:
+    """Rename a checkpoint for `_sweep` to delete, so that a crash leaves no half of one under its name."""
+    path.rename(path.with_name(f".{path.name}.deleted"))
 
 
 def save(
@@ -50,32 +69,45 @@ def save(
 ) -> Path:
     """Write `folder/step-<step>` atomically, then delete all but the newest `keep`.
 
+    Later steps are deleted too: a run that goes on from before them could not read them, or it would have.
     Raises RunError when it cannot be written (a full disk): nothing half-written stays, older checkpoints stay.
     """
     target = folder / f"step-{step:08d}"
     partial = folder / f".{target.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    _sweep(folder)
     try:
         partial.mkdir(parents=True)
         weights = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
         save_file(weights, partial / WEIGHTS)
         state = {k: v.detach().cpu().contiguous() for k, v in optimizer_tensors(module, optimizer)}
         save_file(state, partial / OPTIMIZER)
-        files = {f: {"bytes": (partial / f).stat().st_size, "sha256": _sha256(partial / f)} for f in (WEIGHTS, OPTIMIZER)}
+        written = [partial / name for name in (WEIGHTS, OPTIMIZER)]
+        files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in written}
         (partial / STATE).write_text(json.dumps({"step": step, "files": files, **extra}, indent=2))
         for file in (WEIGHTS, OPTIMIZER, STATE):
             _sync(partial / file)
         if target.exists():
-            shutil.rmtree(target)
+            _set_aside(target)
         partial.rename(target)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        done = complete(folder)
-        last = f"the last complete one is {done[-1].name}" if done else "there is none yet"
+        last = _last(folder)
         raise RunError(f"checkpoint {target.name} could not be written to {folder}: {error}; {last}") from error
-    for old in complete(folder)[:-keep] if keep else []:
-        shutil.rmtree(old)
+    finally:
+        _sweep(folder)
+    done = found(folder)
+    later = [path for path in done if _step(path) > step]
+    for old in later + done[: len(done) - len(later)][:-keep]:
+        try:
+            _set_aside(old)
+        except OSError as error:
+            logger.warning("the old checkpoint %s could not be deleted (%s)", old, error)
+    _sweep(folder)
     return target
+
+
+def _last(folder: Path) -> str:
+    done = found(folder)
+    return f"the last complete one is {done[-1].name}" if done else "there is none yet"
 
 
 def _fault(path: Path) -> str | None:
@@ -88,8 +120,9 @@ def _fault(path: Path) -> str | None:
                 return f"{name} has {size} bytes, expected {facts['bytes']}"
             if _sha256(path / name) != facts["sha256"]:
                 return f"{name} is damaged (its SHA-256 differs)"
-    except (OSError, json.JSONDecodeError, KeyError) as error:
-        return f"{type(error).__name__}: {error}"
+        int(state["step"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{STATE}: {type(error).__name__}: {error}"
     return None
 
 
@@ -98,16 +131,18 @@ def latest(folder: Path) -> Path | None:
 
     A damaged one is named in a warning and the one before is taken; UserError when all are damaged.
     """
-    found = complete(folder)
     faults = []
-    for path in reversed(found):
+    for path in reversed(found(folder)):
         fault = _fault(path)
         if fault is None:
             return path
-        faults.append(f"{path}: {fault}")
+        faults.append(f"{path.name}: {fault}")
         logger.warning("checkpoint %s is damaged (%s); trying the one before", path, fault)
     if faults:
-        raise UserError("no usable checkpoint: " + "; ".join(faults))
+        raise UserError(
+            f"--resume: no checkpoint in {folder} is usable ({'; '.join(faults)}); "
+            "start anew with another --output, or delete that folder to start from the first step"
+        )
     return None
 
 

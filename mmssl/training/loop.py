@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from ..config import TrainConfig
 from ..data.loading import Loaded
-from ..data.quarantine import Quarantine
+from ..data.quarantine import Bad, Quarantine
 from ..draws import Draws, key_of
 from ..errors import RunError
 from ..modality import Batch
@@ -26,7 +28,6 @@ from ..pretraining import Pretraining
 from . import checkpoints
 from .metrics import Display, MetricsFile
 from .optimizer import learning_rate, make_optimizer
-from ..config import TrainConfig
 
 logger = logging.getLogger("mmssl")
 
@@ -37,12 +38,17 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 @dataclass
 class Meter:
-    """Sums over the steps since the last report: loss parts on the device, counts and times on the host."""
+    """Sums over the steps since the last report: loss parts on the device, counts and times on the host.
+
+    read, bad: samples that this process read and those of them that were broken, not yet in the quarantine.
+    """
 
     parts: dict[str, Tensor] = field(default_factory=dict)
     steps: int = 0
     samples: int = 0
     waited: float = 0.0
+    read: int = 0
+    bad: list[Bad] = field(default_factory=list)
     since: float = field(default_factory=time.perf_counter)
 
     def add(self, parts: dict[str, Tensor], share: float) -> None:
@@ -55,14 +61,15 @@ class Meter:
         names = list(self.parts)
         values = torch.stack([self.parts[n] for n in names]) / max(self.steps, 1)
         values = accelerator.reduce(values, "mean")
-        return dict(zip(names, values.tolist(), strict=True))  # type: ignore[union-attr]
+        return dict(zip(names, values.tolist(), strict=True))
 
 
 class Loop:
     """Trains a `Pretraining` from `start` to `steps` optimiser steps.
 
     batches(first_micro_batch) yields this process's micro-batches from there on. Loss parts are averaged over steps and
-    processes in the log. Interrupted (Ctrl-C, SIGTERM), it writes a checkpoint before it stops.
+    processes in the log. Interrupted (Ctrl-C, SIGTERM), it writes a checkpoint before it stops. `seconds` is the time
+    spent in training, that before a resume included.
     """
 
     def __init__(
@@ -83,7 +90,8 @@ class Loop:
         optimizer = make_optimizer(pretraining, s.lr, s.weight_decay, (s.betas[0], s.betas[1]), s.eps)
         self.module: nn.Module
         self.module, self.optimizer = accelerator.prepare(pretraining, optimizer)
-        self.start = 0
+        self.start, self.seconds = 0, 0.0
+        self._tracking = True
 
     @property
     def checkpoint_folder(self) -> Path:
@@ -94,7 +102,7 @@ class Loop:
         path = checkpoints.latest(self.checkpoint_folder)
         if path is not None:
             state = checkpoints.load(path, self.pretraining, self.optimizer.optimizer)
-            self.start = int(state["step"])
+            self.start, self.seconds = int(state["step"]), float(state.get("seconds", 0.0))
             if self.accelerator.scaler is not None and state.get("scaler"):
                 self.accelerator.scaler.load_state_dict(state["scaler"])
         return self.start
@@ -103,57 +111,69 @@ class Loop:
         """Write a checkpoint (first process only)."""
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
-            extra = {"scaler": scaler.state_dict() if scaler is not None else None, "seed": self.seed}
+            state = scaler.state_dict() if scaler is not None else None
+            extra = {"scaler": state, "seed": self.seed, "seconds": self.seconds}
             checkpoints.save(
                 self.checkpoint_folder, step, self.pretraining, self.optimizer.optimizer, extra, self.settings.keep
             )
 
-    def run(self, batches: Callable[[int], Iterator[Loaded]], per_epoch: float) -> None:
-        """Train. per_epoch: optimiser steps of an epoch, for the log (nan: unknown)."""
+    def run(self, batches: Callable[[int], Iterator[Loaded]], per_epoch: float) -> RunError | None:
+        """Train. per_epoch: optimiser steps of an epoch, for the log (nan: unknown).
+
+        Returns why the last checkpoint could not be written, or None: the trained model is still worth keeping.
+        """
         main = self.accelerator.is_main_process
         metrics = MetricsFile(self.folder / "metrics.jsonl", self.start) if main else None
         stream = batches(self.start * self.settings.accumulation)
         meter, step = Meter(), self.start
         self.module.train()
-        with Display(self.steps, self.start, main) as display, _sigterm_as_interrupt():
+        with Display(self.steps, self.start, main) as display, _Interrupts() as interrupts:
             try:
                 while step < self.steps:
-                    norm = self._step(stream, step, meter)
-                    step += 1
+                    began = time.perf_counter()
+                    self._gradients(stream, step, meter)
+                    with interrupts.held():
+                        norm = self._update(step, meter)
+                        step += 1
+                        self.seconds += time.perf_counter() - began
                     display.advance(step)
+                    saves = self.settings.save_every and step % self.settings.save_every == 0 and step < self.steps
                     if step % self.settings.log_every == 0 or step == self.steps:
                         row = self._row(step, per_epoch, norm, meter)
                         self._report(row, metrics, display)
                         meter = Meter()
-                    if self.settings.save_every and step % self.settings.save_every == 0 and step < self.steps:
-                        self._save_and_go_on(step)
+                    elif saves:
+                        self._finite(meter, step)  # a broken model must not push out a good checkpoint
+                    if saves:
+                        self._try_to_save(step, "training goes on")
             except KeyboardInterrupt:
                 logger.warning("stopped by hand after step %d; writing a checkpoint, go on with --resume", step)
                 self.save(step)
                 raise
-        self.save(step)
+            return self._try_to_save(step, "trying to write the model alone")
 
-    def _save_and_go_on(self, step: int) -> None:
-        """A checkpoint that cannot be written in the middle is no reason to throw the run away."""
+    def _try_to_save(self, step: int, instead: str) -> RunError | None:
+        """A checkpoint that cannot be written is no reason to throw the run away."""
         try:
             self.save(step)
         except RunError as error:
-            logger.warning("%s; training goes on", error)
+            logger.warning("%s; %s", error, instead)
+            return error
+        return None
 
-    def _step(self, stream: Iterator[Loaded], step: int, meter: Meter) -> Tensor | None:
-        """One optimiser step over `accumulation` micro-batches; returns the gradient's norm."""
+    def _gradients(self, stream: Iterator[Loaded], step: int, meter: Meter) -> None:
+        """Forward and backward over `accumulation` micro-batches."""
         s, accelerator = self.settings, self.accelerator
         torch.manual_seed(key_of(self.seed, step, accelerator.process_index))  # dropout
-        lr = learning_rate(step, self.steps, s.lr, s.warmup, s.min_lr)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         for micro in range(s.accumulation):
             waiting = time.perf_counter()
             loaded = next(stream)
             meter.waited += time.perf_counter() - waiting
-            self.quarantine.record(loaded.bad, len(loaded.rows))
+            rows = loaded.size
+            meter.read, meter.bad = meter.read + rows, meter.bad + loaded.bad
+            if accelerator.num_processes == 1:
+                self._quarantine(meter)
             batch = to_device(loaded.batch, accelerator.device)
-            rows = len(loaded.rows)
             draws = Draws(
                 key_of(self.seed, step, micro),
                 rows,
@@ -167,21 +187,47 @@ class Loop:
                 accelerator.backward(loss.total / s.accumulation)
             meter.add({"": loss.total} | loss.parts, 1 / s.accumulation)
             meter.samples += rows * accelerator.num_processes
-        norm = accelerator.clip_grad_norm_(self.pretraining.parameters(), s.clip if s.clip is not None else math.inf)
+        meter.steps += 1
+
+    def _update(self, step: int, meter: Meter) -> Tensor | None:
+        """The optimiser's step; returns the gradient's norm before clipping."""
+        s = self.settings
+        lr = learning_rate(step, self.steps, s.lr, s.warmup, s.min_lr)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        clip = s.clip if s.clip is not None else math.inf
+        norm = self.accelerator.clip_grad_norm_(self.pretraining.parameters(), clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.pretraining.after_step((step + 1) / self.steps)
-        meter.steps += 1
         return norm
 
-    def _row(self, step: int, per_epoch: float, norm: Tensor | None, meter: Meter) -> dict[str, Any]:
+    def _quarantine(self, meter: Meter) -> None:
+        """Record the broken samples of all processes in each, so that all stop together; all call it together."""
+        counted = [(meter.bad, meter.read)]
+        if self.accelerator.num_processes > 1:
+            counted = gather_object(counted)
+        meter.bad, meter.read = [], 0
+        try:
+            self.quarantine.record([fault for bad, _ in counted for fault in bad], sum(read for _, read in counted))
+        except RunError as error:
+            logger.warning("%s; training goes on", error)
+
+    def _finite(self, meter: Meter, step: int) -> dict[str, float]:
+        """The meter's averages. RunError, on all processes, when the loss is not a number."""
         averages = meter.averages(self.accelerator)
-        total = averages.pop("")
-        if not math.isfinite(total):
+        if not math.isfinite(averages[""]):
             raise RunError(
-                f"the loss is {total} at step {step}; "
+                f"the loss is {averages['']} at step {step}; "
                 "try a lower train.lr, a longer train.warmup, train.clip=1.0 or train.mixed_precision=no"
             )
+        return averages
+
+    def _row(self, step: int, per_epoch: float, norm: Tensor | None, meter: Meter) -> dict[str, Any]:
+        if self.accelerator.num_processes > 1:
+            self._quarantine(meter)
+        averages = self._finite(meter, step)
+        total = averages.pop("")
         seconds = time.perf_counter() - meter.since
         return {
             "step": step,
@@ -196,24 +242,49 @@ class Loop:
         }
 
     def _report(self, row: dict[str, Any], metrics: MetricsFile | None, display: Display) -> None:
-        if metrics is not None:
-            metrics.write({k: v for k, v in row.items() if k != "seconds_left"})
+        written = metrics is None or metrics.write({k: v for k, v in row.items() if k != "seconds_left"})
         display.report(row)
-        self.accelerator.log({k: v for k, v in row.items() if v is not None and k != "step"}, step=row["step"])
+        if self._tracking and written:  # where the disk is full, TensorBoard's thread would die of it
+            try:
+                self.accelerator.log({k: v for k, v in row.items() if v is not None and k != "step"}, step=row["step"])
+            except OSError as error:
+                logger.warning("the trackers failed (%s); training goes on without them", error)
+                self._tracking = False
 
 
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """A scheduler's SIGTERM is Ctrl-C, so that a preempted run writes its checkpoint."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+class _Interrupts:
+    """Ctrl-C and SIGTERM (a scheduler's) raise KeyboardInterrupt, but not while the weights change.
 
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
+    So a preempted run writes its checkpoint, and one that is interrupted goes on exactly where it was.
+    """
 
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def __init__(self) -> None:
+        self.hold = self.pending = False
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # ignored: a job in the background
+                    self.before[number] = signal.signal(number, self._raise)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _raise(self, number: int, frame: Any) -> None:
+        if not self.hold:
+            raise KeyboardInterrupt
+        self.pending = True
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        self.hold = True
+        try:
+            yield
+        finally:
+            self.hold = False
+        if self.pending:
+            self.pending = False
+            raise KeyboardInterrupt

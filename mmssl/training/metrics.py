@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
@@ -20,28 +20,59 @@ class MetricsFile:
 
     def __init__(self, path: Path, resumed_at: int = 0) -> None:
         self.path, self.failed = path, False
-        if resumed_at and path.is_file():  # lines after the checkpoint would stand twice
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= resumed_at]
-            path.write_text("".join(f"{line}\n" for line in kept))
-        elif path.is_file():
-            path.unlink()
+        try:
+            self._cut(resumed_at)
+        except OSError as error:
+            self._complain(error)
 
-    def write(self, row: dict[str, Any]) -> None:
+    def _cut(self, resumed_at: int) -> None:
+        """Take out the lines after the checkpoint, which would stand twice; all or none of them."""
+        if not self.path.is_file():
+            return
+        lines = self.path.read_text(errors="replace").splitlines()
+        kept = [line for line in lines if _step_of(line) <= resumed_at]
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        try:
+            partial.write_text("".join(f"{line}\n" for line in kept))
+            os.replace(partial, self.path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def write(self, row: dict[str, Any]) -> bool:
+        """Append one line; False when that was not possible."""
+        size = self.path.stat().st_size if self.path.is_file() else 0
         try:
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
-            if not self.failed:
-                logger.warning("metrics could not be written to %s (%s); training goes on", self.path, error)
-            self.failed = True
+            if self.path.is_file():
+                os.truncate(self.path, size)  # the next line must not be glued to half of this one
+            self._complain(error)
+            return False
+        return True
+
+    def _complain(self, error: OSError) -> None:
+        if not self.failed:
+            logger.warning("metrics could not be written to %s (%s); training goes on", self.path, error)
+        self.failed = True
 
 
 def _step_of(line: str) -> float:
-    """The step of a line, or infinity for one that was cut off when a run was killed."""
+    """The step of a line, or infinity for one that was cut off when a run was killed or a disk was full."""
     try:
         return int(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return math.inf
+
+
+def last_losses(path: Path) -> dict[str, float]:
+    """The loss and its parts as last logged to a metrics.jsonl; empty where nothing was."""
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return {}
+    row: dict[str, Any] = next((json.loads(line) for line in reversed(lines) if _step_of(line) < math.inf), {})
+    return {k.removeprefix("loss/"): v for k, v in row.items() if k.partition("/")[0] == "loss"}
 
 
 class Display:
@@ -68,7 +99,7 @@ class Display:
         self.progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
     def advance(self, step: int) -> None:

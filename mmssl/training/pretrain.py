@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
-import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
 
-from ..cards import write_card
+from ..cards import Facts, write_card
 from ..config import Recipe, load_recipe, to_yaml
-from ..data.loading import Loaded, read_rows, training_batches
+from ..data.loading import Loaded, presence, read_rows, training_batches
 from ..data.quarantine import Quarantine
 from ..data.sources import open_source
 from ..errors import RunError, UserError
@@ -32,9 +27,9 @@ from ..models.processing_mmssl import MMSSLProcessor
 from ..models.saving import load_model, save_model
 from ..objectives.base import load_objective
 from ..pretraining import Pretraining
+from .engine import end_training, line, make_accelerator, on_first, prepare_folder, start_trackers
 from .loop import Loop
-
-logger = logging.getLogger("mmssl")
+from .metrics import last_losses
 
 
 @dataclass
@@ -66,32 +61,24 @@ def pretrain(
         recipe = load_recipe(recipe, overrides)
     elif overrides:
         raise UserError("overrides go with a recipe's name, path or dict, not with a Recipe object")
-    folder = run_folder(recipe.name, output, resume)
-    accelerator = make_accelerator(recipe, folder)
+    accelerator = make_accelerator(recipe)
     main = accelerator.is_main_process
-    accelerator.wait_for_everyone()
+    folder = on_first(accelerator, lambda: prepare_folder(recipe, output, resume))
+    start_trackers(accelerator, recipe, folder)
     f32_products_by_onednn()
-    if main:
-        _write(folder / "config.yaml", to_yaml(recipe))
     source, columns = open_training_data(recipe)
     processor = fitted_processor(recipe, source, columns, folder, resume, accelerator)
-    model = build_model(recipe, processor)
-    if recipe.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    pretraining = Pretraining(
-        model,
-        {name: load_objective(part.type)[1](part.config, model) for name, part in recipe.objectives.items()},
-        recipe.views,
-        {name: part.config for name, part in recipe.masks.items()},
-    )
-    if recipe.train.compile:
-        compile_trunks(pretraining)
+    pretraining = build_pretraining(recipe, processor)
     steps, per_epoch = count_steps(recipe, source)
     quarantine = Quarantine(folder if main else None, recipe.data.max_bad)
     loop = Loop(accelerator, pretraining, recipe.train, steps, folder, recipe.seed, quarantine)
-    if resume and loop.resume():
-        logger.info("going on after step %d of %d", loop.start, steps)
-    describe(recipe, model, source, steps, accelerator)
+    describe(recipe, pretraining.model, source, steps, accelerator)
+    if resume:
+        loop.resume()
+        if main:
+            print(f"going on after step {loop.start} of {steps}" if loop.start else "no checkpoint yet: from the start")
+    if main:
+        _write(folder / "config.yaml", to_yaml(recipe))
 
     def batches(first: int) -> Iterator[Loaded]:
         return training_batches(
@@ -108,67 +95,17 @@ def pretrain(
             start_batch=first,
         )
 
-    loop.run(batches, per_epoch)
-    accelerator.end_training()
-    run = finish(recipe, model, processor, source, columns, folder, quarantine, steps) if main else None
-    accelerator.wait_for_everyone()
-    return run or Run(folder, folder / "model", model, processor)
+    fault = loop.run(batches, per_epoch)
+    end_training(accelerator)
+    if not main:
+        return Run(folder, folder / "model", pretraining.model, processor)
+    run = finish(recipe, loop, processor, source, columns, fault)
+    if fault is not None:
+        raise RunError(f"{fault}; the model in {run.model_folder} is complete, --resume would train those steps again")
+    return run
 
 
 # ------------------------------------------------------------------------------------------------------------- setup
-
-
-def run_folder(name: str, output: str | Path | None, resume: bool) -> Path:
-    """The folder of a run. One that holds a run already is only written to with `resume`, or gets a number."""
-    if output is not None:
-        folder = Path(output)
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"--output {folder}: this is a file, expected a folder")
-        if (folder / "metrics.jsonl").exists() and not resume:
-            raise UserError(f"--output {folder}: holds a run already; add --resume to go on with it, or name another")
-        if resume and not folder.is_dir():
-            raise UserError(f"--resume: there is no run in {folder}")
-        return folder
-    base = Path("runs") / (name or "run")
-    number, folder, last = 1, base, None
-    while folder.exists():
-        last, number = folder, number + 1
-        folder = base.with_name(f"{base.name}-{number}")
-    if resume:
-        if last is None:
-            raise UserError(f"--resume: there is no run in {base}; name its folder with --output")
-        return last
-    return folder
-
-
-def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
-    """Accelerate's engine; makes the run's folder. UserError where the asked precision or tracker is not to be had."""
-    train = recipe.train
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {folder}: cannot be made ({error.strerror})") from None
-    try:
-        accelerator = Accelerator(
-            mixed_precision=train.mixed_precision,
-            gradient_accumulation_steps=1,  # the loop accumulates itself, its micro-batches are parts of one batch
-            log_with=list(train.trackers) or None,
-            project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "tensorboard")),
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(find_unused_parameters=True),
-                InitProcessGroupKwargs(timeout=timedelta(hours=2)),
-            ],
-        )
-    except (ValueError, ImportError) as error:
-        raise UserError(f"train.mixed_precision={train.mixed_precision}, train.trackers={train.trackers}: {error}") from error
-    if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
-        raise UserError(
-            f"{os.environ['WORLD_SIZE']} processes were launched, but each would train alone; "
-            "on CPUs set ACCELERATE_USE_CPU=true"
-        )
-    if train.trackers:
-        accelerator.init_trackers(recipe.name or "run")
-    return accelerator
 
 
 def open_training_data(recipe: Recipe) -> tuple[Any, dict[str, str | list[str]]]:
@@ -194,7 +131,10 @@ def fitted_processor(
     A resumed run takes the ones it was started with.
     """
     kept = folder / "processor"
-    if accelerator.is_main_process and not (resume and kept.is_dir()):
+
+    def fit() -> None:
+        if resume and kept.is_dir():
+            return
         rows = read_rows(source, list(_flat(columns.values())), recipe.data.fit_samples)
         preprocessors: dict[str, Preprocessor] = {}
         for name, part in recipe.modalities.items():
@@ -203,9 +143,18 @@ def fitted_processor(
                 raise UserError(f"data.columns.{name}: column {columns[name]!r} is empty in the first {len(rows)} rows")
             preprocessors[name] = load_modality(part.type).Preprocessor(part.config).fit(values)
         types = {name: part.type for name, part in recipe.modalities.items()}
-        shutil.rmtree(kept, ignore_errors=True)
-        MMSSLProcessor(preprocessors, types).save_pretrained(kept)
-    accelerator.wait_for_everyone()
+        partial = folder / ".processor.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            MMSSLProcessor(preprocessors, types).save_pretrained(partial)
+            shutil.rmtree(kept, ignore_errors=True)
+            partial.rename(kept)
+        except OSError as error:
+            raise RunError(f"the processor could not be written to {kept}: {line(error)}") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    on_first(accelerator, fit)
     return MMSSLProcessor.from_pretrained(kept)
 
 
@@ -239,6 +188,22 @@ def build_model(recipe: Recipe, processor: MMSSLProcessor) -> MMSSLModel:
             if tower.from_ is not None:
                 load_foreign(model.towers[name], tower.from_)
     return model
+
+
+def build_pretraining(recipe: Recipe, processor: MMSSLProcessor) -> Pretraining:
+    """The model of a recipe with its objectives, as the loop takes it."""
+    model = build_model(recipe, processor)
+    if recipe.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed + 1)  # other numbers than the model's
+        parts = recipe.objectives.items()
+        objectives = {name: load_objective(part.type)[1](part.config, model) for name, part in parts}
+    masks = {name: part.config for name, part in recipe.masks.items()}
+    pretraining = Pretraining(model, objectives, recipe.views, masks)
+    if recipe.train.compile:
+        compile_trunks(pretraining)
+    return pretraining
 
 
 def compile_trunks(pretraining: Pretraining) -> None:
@@ -280,21 +245,24 @@ def describe(recipe: Recipe, model: MMSSLModel, source: Any, steps: int, acceler
 
 def finish(
     recipe: Recipe,
-    model: MMSSLModel,
+    loop: Loop,
     processor: MMSSLProcessor,
     source: Any,
     columns: dict[str, str | list[str]],
-    folder: Path,
-    quarantine: Quarantine,
-    steps: int,
+    fault: RunError | None,
 ) -> Run:
-    """Write `model/`, reload it as a user would, evaluate that, write `evaluation.json` and the card."""
+    """Write `model/`, reload it as a user would, evaluate that, write `evaluation.json` and the card.
+
+    fault: why the last checkpoint could not be written, if so. RunError when the model cannot be written either.
+    """
+    model, folder = loop.pretraining.model, loop.folder
     target = folder / "model"
     try:
         save_model(model, processor, target)
     except OSError as error:
+        lost = f"; {fault}" if fault else "; nothing is lost"
         raise RunError(
-            f"the model could not be written to {target}: {error}; nothing is lost: free some space and run the same "
+            f"the model could not be written to {target}: {line(error)}{lost}; free some space and run the same "
             f"command with --output {folder} --resume"
         ) from error
     reloaded, reprocessor = load_model(target)
@@ -307,19 +275,34 @@ def finish(
             columns=columns, train_source=source, untrained=untrained,
         )  # fmt: skip
         _write(folder / "evaluation.json", json.dumps(report, indent=2) + "\n")
-    facts = {
-        "steps": steps,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "samples": len(source) if hasattr(source, "__len__") else None,
-        "broken_samples": quarantine.summary(),
-        "python": platform.python_version(),
-    }
-    write_card(target, recipe, report, facts)
+    write_card(target, recipe, report, facts_of(recipe, loop, source, columns))
     return Run(folder, target, reloaded, reprocessor, report)
+
+
+def facts_of(recipe: Recipe, loop: Loop, source: Any, columns: dict[str, str | list[str]]) -> Facts:
+    """What the card says about the run."""
+    sized = hasattr(source, "__len__")
+    return Facts(
+        samples=len(source) if sized else None,
+        presence=presence(source, columns) if sized else {},
+        broken_samples=loop.quarantine.summary(),
+        steps=loop.steps,
+        seen=loop.steps * recipe.train.batch_size,
+        seconds=loop.seconds,
+        loss=last_losses(loop.folder / "metrics.jsonl"),
+        parameters=sum(p.numel() for p in loop.pretraining.model.parameters()),
+        trainable=sum(p.numel() for p in loop.pretraining.model.parameters() if p.requires_grad),
+        processes=loop.accelerator.num_processes,
+        device=_device_name(loop.accelerator.device),
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text)
     except OSError as error:
-        raise RunError(f"{path} could not be written: {error.strerror}") from error
+        raise RunError(f"{path} could not be written: {error.strerror or error}") from error

@@ -15,18 +15,18 @@ from mmssl.patches import Patches
 from mmssl.pretraining import Pretraining
 
 SIZE, PATCH, CHANNELS, WIDTH, DEPTH, HEADS = 32, 8, 3, 48, 3, 4
-STOCK = dict(
-    image_size=SIZE, patch_size=PATCH, num_channels=CHANNELS, hidden_size=WIDTH, num_hidden_layers=DEPTH,
-    num_attention_heads=HEADS, intermediate_size=4 * WIDTH, initializer_range=0.05,
-)  # fmt: skip
+STOCK = {
+    "image_size": SIZE, "patch_size": PATCH, "num_channels": CHANNELS, "hidden_size": WIDTH, "num_hidden_layers": DEPTH,
+    "num_attention_heads": HEADS, "intermediate_size": 4 * WIDTH, "initializer_range": 0.05,
+}  # fmt: skip
 
 
 def ours(positions: str, norm_eps: float = 1e-12) -> MMSSLModel:
     tower = TowerConfig(width=WIDTH, depth=DEPTH, heads=HEADS, norm_eps=norm_eps)
-    image = dict(
-        type="image", size=[SIZE, SIZE], patch=[PATCH, PATCH], channels=CHANNELS, mean=[0.5] * CHANNELS,
-        std=[0.25] * CHANNELS, positions=positions,
-    )  # fmt: skip
+    image = {
+        "type": "image", "size": [SIZE, SIZE], "patch": [PATCH, PATCH], "channels": CHANNELS, "mean": [0.5] * CHANNELS,
+        "std": [0.25] * CHANNELS, "positions": positions,
+    }  # fmt: skip
     return MMSSLModel(MMSSLConfig(modalities={"image": image}, towers={"image": tower_spec(tower)}))
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from toys import graph, signal, table
 
 from mmssl.masking import Random
 from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.objectives import contrastive, mae
 from mmssl.pretraining import Pretraining
+from toys import graph, signal, table
 
 PREPROCESSORS = {
     "table": table.Preprocessor(table.Config(columns={"age": 0, "sex": 3, "weight": 0})),
@@ -61,7 +61,8 @@ def pretraining(joint: bool = False) -> Pretraining:
     net = model(joint)
     masks = {"half": Random(ratio=0.5)}
     if joint:
-        config = mae.Config(tower="all", mask="half", mode={"table": "replace"}, decoder=DECODER, decoders={"table": HEAD})
+        mode, decoders = {"table": "replace"}, {"table": HEAD}
+        config = mae.Config(tower="all", mask="half", mode=mode, decoder=DECODER, decoders=decoders)
         return Pretraining(net, {"mae": mae.MAE(config, net)}, {}, masks)
     objectives = {
         "cells": mae.MAE(mae.Config(tower="table", mask="half", mode="replace", decoder=HEAD), net),

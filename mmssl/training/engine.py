@@ -1,0 +1,143 @@
+"""What a run stands on: its folder, Accelerate's processes, and the trackers."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from accelerate import Accelerator
+from accelerate.tracking import filter_trackers
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
+
+from ..config import Recipe, load_recipe, to_dict
+from ..errors import RunError, UserError
+
+logger = logging.getLogger("mmssl")
+T = TypeVar("T")
+HARMLESS = ("steps", "epochs", "log_every", "save_every", "keep", "trackers", "compile", "gradient_checkpointing",
+            "workers", "max_bad", "fit_samples")  # fmt: skip
+"""Keys of `data` and `train` that a resumed run may change and still be the same run, or a longer one."""
+
+
+def run_folder(name: str, output: str | Path | None, resume: bool) -> Path:
+    """The folder of a run. One that holds a run already is only written to with `resume`, or gets a number."""
+    if output is not None:
+        folder = Path(output)
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--output {folder}: this is a file, expected a folder")
+        if not resume and any((folder / name).exists() for name in ("metrics.jsonl", "checkpoints", "model")):
+            raise UserError(f"--output {folder}: holds a run already; add --resume to go on with it, or name another")
+        if resume and not folder.is_dir():
+            raise UserError(f"--resume: there is no run in {folder}")
+        return folder
+    base = Path("runs") / (name or "run")
+    number, folder, last = 1, base, None
+    while folder.exists():
+        last, number = folder, number + 1
+        folder = base.with_name(f"{base.name}-{number}")
+    if resume:
+        if last is None:
+            raise UserError(f"--resume: there is no run in {base}; name its folder with --output")
+        return last
+    return folder
+
+
+def prepare_folder(recipe: Recipe, output: str | Path | None, resume: bool) -> Path:
+    """The folder of the run, made, after a look at what a resumed one was started with."""
+    folder = run_folder(recipe.name, output, resume)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be made ({error.strerror})") from None
+    kept = folder / "config.yaml"
+    if resume and kept.is_file():
+        before, now = (to_dict(r) for r in (load_recipe(kept), recipe))
+        changed = [f"{name}.{key}" for name in ("data", "train") for key in now[name]
+                   if before[name][key] != now[name][key] and key not in HARMLESS]  # fmt: skip
+        changed += [name for name in ("seed", "modalities", "model", "views", "masks", "objectives")
+                    if before[name] != now[name]]  # fmt: skip
+        if changed:
+            logger.warning("--resume: %s changed since the run was started", ", ".join(changed))
+    return folder
+
+
+def on_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """What `work` returns on the first process, on every process; so too its UserError or RunError."""
+    outcome: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            outcome = [work()]
+        except (UserError, RunError) as error:
+            outcome = [error]
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], UserError | RunError):
+        raise outcome[0]
+    result: T = outcome[0]
+    return result
+
+
+def make_accelerator(recipe: Recipe) -> Accelerator:
+    """Accelerate's engine. UserError where the asked precision or tracker is not to be had."""
+    train = recipe.train
+    try:
+        accelerator = Accelerator(
+            mixed_precision=train.mixed_precision,
+            gradient_accumulation_steps=1,  # the loop accumulates itself, its micro-batches are parts of one batch
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(find_unused_parameters=True),
+                InitProcessGroupKwargs(timeout=timedelta(hours=2)),
+            ],
+        )
+    except (ValueError, ImportError) as error:
+        raise UserError(f"train.mixed_precision: found {train.mixed_precision}; {line(error)}") from error
+    if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
+        raise UserError(
+            f"{os.environ['WORLD_SIZE']} processes were launched, but each would train alone; "
+            "on CPUs set ACCELERATE_USE_CPU=true"
+        )
+    if not accelerator.is_main_process:
+        logger.setLevel(logging.ERROR)  # every warning once
+    return accelerator
+
+
+def start_trackers(accelerator: Accelerator, recipe: Recipe, folder: Path) -> None:
+    """TensorBoard and others, writing below the run's folder."""
+    if not recipe.train.trackers:
+        return
+    place = folder / "tensorboard"
+    try:
+        accelerator.log_with = filter_trackers(list(recipe.train.trackers), place)
+        lacking = set(recipe.train.trackers) - {str(getattr(t, "value", t)) for t in accelerator.log_with}
+        if lacking:
+            names = ", ".join(sorted(lacking))
+            raise UserError(f"train.trackers: {names} is not installed: install it or leave it out")
+        accelerator.project_configuration.set_directories(str(folder))
+        accelerator.project_configuration.logging_dir = str(place)
+        accelerator.init_trackers(recipe.name or "run")
+    except UserError:
+        raise
+    except (ValueError, ImportError) as error:
+        raise UserError(f"train.trackers: found {', '.join(recipe.train.trackers)}; {line(error)}") from error
+    except OSError as error:
+        raise RunError(f"{place} could not be written: {line(error)}") from error
+
+
+def end_training(accelerator: Accelerator) -> None:
+    """Close the trackers and the process group: what is left is the first process's work, nobody waits for it."""
+    for tracker in accelerator.trackers:
+        try:
+            tracker.finish()
+        except OSError as error:
+            logger.warning("the tracker %s could not be closed (%s)", tracker.name, error)
+    accelerator.trackers = []
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split())
