@@ -9,7 +9,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.tracking import filter_trackers
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 
@@ -83,6 +85,8 @@ def on_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
 def make_accelerator(recipe: Recipe) -> Accelerator:
     """Accelerate's engine. UserError where the asked precision or tracker is not to be had."""
     train = recipe.train
+    if not torch.distributed.is_initialized():
+        AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run in this process, a notebook say
     try:
         accelerator = Accelerator(
             mixed_precision=train.mixed_precision,
@@ -94,6 +98,8 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         )
     except (ValueError, ImportError) as error:
         raise UserError(f"train.mixed_precision: found {train.mixed_precision}; {line(error)}") from error
+    if train.mixed_precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would train in float32
+        raise UserError("train.mixed_precision: found fp16, which needs a GPU; on a CPU use bf16 or no")
     if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
         raise UserError(
             f"{os.environ['WORLD_SIZE']} processes were launched, but each would train alone; "

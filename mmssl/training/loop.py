@@ -22,7 +22,7 @@ from ..config import TrainConfig
 from ..data.loading import Loaded
 from ..data.quarantine import Bad, Quarantine
 from ..draws import Draws, key_of
-from ..errors import RunError
+from ..errors import RunError, UserError
 from ..modality import Batch
 from ..pretraining import Pretraining
 from . import checkpoints
@@ -68,8 +68,8 @@ class Loop:
     """Trains a `Pretraining` from `start` to `steps` optimiser steps.
 
     batches(first_micro_batch) yields this process's micro-batches from there on. Loss parts are averaged over steps and
-    processes in the log. Interrupted (Ctrl-C, SIGTERM), it writes a checkpoint before it stops. `seconds` is the time
-    spent in training, that before a resume included.
+    processes in the log, the first after a resume over the steps since then. Interrupted (Ctrl-C, SIGTERM), it writes a
+    checkpoint before it stops. `seconds` is the time spent in training, that before a resume included.
     """
 
     def __init__(
@@ -103,6 +103,8 @@ class Loop:
         if path is not None:
             state = checkpoints.load(path, self.pretraining, self.optimizer.optimizer)
             self.start, self.seconds = int(state["step"]), float(state.get("seconds", 0.0))
+            if self.start > self.steps:
+                raise UserError(f"--resume: the run has done {self.start} steps, more than the {self.steps} asked for")
             if self.accelerator.scaler is not None and state.get("scaler"):
                 self.accelerator.scaler.load_state_dict(state["scaler"])
         return self.start
@@ -149,6 +151,10 @@ class Loop:
             except KeyboardInterrupt:
                 logger.warning("stopped by hand after step %d; writing a checkpoint, go on with --resume", step)
                 self.save(step)
+                raise
+            except UserError:  # too many broken samples, in all processes at once
+                if step > self.start and self._try_to_save(step, "stopping") is None:
+                    logger.warning("stopped with a checkpoint of step %d; go on with --resume once it is mended", step)
                 raise
             return self._try_to_save(step, "trying to write the model alone")
 

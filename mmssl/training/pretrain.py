@@ -6,11 +6,13 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.utils.checkpoint import checkpoint
 
 from ..cards import Facts, write_card
 from ..config import Recipe, load_recipe, to_yaml
@@ -193,17 +195,27 @@ def build_model(recipe: Recipe, processor: MMSSLProcessor) -> MMSSLModel:
 def build_pretraining(recipe: Recipe, processor: MMSSLProcessor) -> Pretraining:
     """The model of a recipe with its objectives, as the loop takes it."""
     model = build_model(recipe, processor)
-    if recipe.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed + 1)  # other numbers than the model's
         parts = recipe.objectives.items()
         objectives = {name: load_objective(part.type)[1](part.config, model) for name, part in parts}
     masks = {name: part.config for name, part in recipe.masks.items()}
     pretraining = Pretraining(model, objectives, recipe.views, masks)
+    if recipe.train.gradient_checkpointing:
+        checkpoint_blocks(pretraining)
     if recipe.train.compile:
         compile_trunks(pretraining)
     return pretraining
+
+
+def checkpoint_blocks(pretraining: Pretraining) -> None:
+    """Recompute every block in the backward pass: the model's, and the objectives' decoders, which see all patches."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for module in pretraining.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
+            module.gradient_checkpointing = True
 
 
 def compile_trunks(pretraining: Pretraining) -> None:

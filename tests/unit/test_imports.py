@@ -36,7 +36,7 @@ FORBIDDEN: dict[str, set[str]] = {
 }
 """Parts that put others together, and what even they must not know."""
 
-MODALITY_MAY = BASE | {"modality", "masking", "models"}
+MODALITY_MAY = BASE | {"modality", "masking", "models", "losses"}  # losses are pure functions: a patch's score is one
 
 STOCK_CLASS = re.compile(r"(?!Auto|PreTrained)\w+(Model|For[A-Z]\w+)$")
 """Model classes of transformers, which only export/ and finetuning/ know."""
@@ -73,7 +73,7 @@ def fault(package: str, target: str) -> str | None:
         if top.startswith("mmssl_") and top != mine:
             return "modality packages do not know each other"
         if top == "mmssl" and not _within(inner, MODALITY_MAY):
-            return "modality packages know patches, modality, masking and models only"
+            return "modality packages know patches, modality, masking, losses and models only"
     elif top.startswith("mmssl_"):
         return "mmssl finds modalities by name and imports none"
     elif top == "mmssl" and part in BASE and not _within(inner, BASE):

@@ -1,0 +1,71 @@
+"""Tiny pretraining runs on the built-in digits, shared by the tests of the run, the loop and the model folder."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+from mmssl import plainyaml
+from mmssl.cli import main
+
+IMAGE: dict[str, Any] = {
+    "name": "tiny",
+    "data": {"path": "builtin:digits"},
+    "modalities": {"image": {"size": 8, "patch": 4, "resize": "squash"}},
+    "model": {"towers": {"image": {"width": 16, "depth": 2, "heads": 2, "dropout": 0.1}}},
+    "masks": {"half": {"type": "random", "ratio": 0.5}},
+    "objectives": {"mae": {"tower": "image", "mask": "half", "decoder": {"width": 16, "depth": 1, "heads": 2}}},
+    "train": {"steps": 6, "batch_size": 16, "log_every": 2, "save_every": 2, "lr": 1e-3, "trackers": []},
+    "evaluation": {"tasks": []},
+}
+
+
+def image_text() -> dict[str, Any]:
+    """CLIP shape: contrastive across two towers, and masked autoencoding of the image."""
+    out = recipe()
+    out["modalities"]["text"] = {"vocab_size": 300, "max_length": 16}
+    out["model"]["projection"] = 8
+    out["model"]["towers"]["text"] = {"width": 16, "depth": 1, "heads": 2}
+    out["model"]["towers"]["image"].pop("dropout")
+    out["objectives"]["clip"] = {"type": "contrastive", "towers": ["image", "text"]}
+    return out
+
+
+def recipe(**sections: dict[str, Any]) -> dict[str, Any]:
+    """`IMAGE` with some keys of some sections changed."""
+    out = copy.deepcopy(IMAGE)
+    for section, keys in sections.items():
+        out[section] = {**out[section], **keys}
+    return out
+
+
+def write(folder: Path, content: dict[str, Any]) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(plainyaml.dump(content))
+    return path
+
+
+def cli(folder: Path, *words: str, content: dict[str, Any] | None = None, output: str = "run") -> int:
+    """Exit code of `mmssl pretrain` with the run in `folder`/`output`."""
+    path = write(folder, content or recipe())
+    return main(["pretrain", str(path), *words, "--output", str(folder / output)])
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(run: Path) -> dict[int, float]:
+    return {row["step"]: row["loss"] for row in metrics(run)}
+
+
+def checkpoints(run: Path) -> list[str]:
+    """Names of what lies in the run's checkpoints folder, hidden things too."""
+    return sorted(p.name for p in (run / "checkpoints").iterdir())
+
+
+def errors(text: str) -> list[str]:
+    """The lines of standard error that say what ended the command."""
+    return [line for line in text.splitlines() if line.startswith("error: ")]
