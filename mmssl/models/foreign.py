@@ -40,7 +40,22 @@ def describe_foreign(origin: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"model.towers: from '{origin}': no transformers model ({reason})") from error
-    return {"library": "transformers", "config": config.to_dict()}
+    return {"library": "transformers", "config": _without_origin(config.to_dict())}
+
+
+def _without_origin(config: Any) -> Any:
+    """A configuration without the paths it was loaded from, which would show the user's machine."""
+    if isinstance(config, dict):
+        return {key: _without_origin(value) for key, value in config.items() if key != "_name_or_path"}
+    return config
+
+
+def public_origin(origin: str) -> str:
+    """The origin as a saved model may show it: of a folder on the user's machine the last part only."""
+    from ..cards import public
+
+    name = origin.removeprefix(OPEN_CLIP)
+    return origin[: len(origin) - len(name)] + str(public(name))
 
 
 def _open_clip_config(name: str) -> dict[str, Any]:
@@ -262,7 +277,7 @@ class OpenClipTower(ForeignTower):
 
         name = origin.removeprefix(OPEN_CLIP)
         if Path(name).is_dir():
-            pair = open_clip.create_model(f"local-dir:{name}", force_custom_text=True)
+            pair = open_clip.create_model(f"local-dir:{name}", force_custom_text=True, require_pretrained=True)
         else:
             architecture, _, weights = name.partition("/")
             pair = open_clip.create_model(architecture, pretrained=weights or None, force_custom_text=True)
@@ -272,8 +287,8 @@ class OpenClipTower(ForeignTower):
     def run(self, patches: Patches, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
         net: Any = self.net
         inputs = patches.values if self.ids else self.pixels(patches, hidden)
-        if self.ids and (net.attn_mask is None or net.pool_type == "last"):
-            # looks at the padding, as it did in training, where every text was as long as its context
+        if self.ids:  # padded to the whole context, as open_clip's tokenizers do: its causal mask has that size, and
+            # SigLIP pools the last position, padding or not
             inputs = nn.functional.pad(inputs, (0, net.context_length - inputs.shape[1]), value=net.pad_id)
         pooled, tokens = net(inputs)
         projection = net.text_projection if self.ids else net.proj

@@ -170,7 +170,7 @@ def _flat(columns: Any) -> Iterator[str]:
 
 def build_model(recipe: Recipe, processor: MMSSLProcessor) -> MMSSLModel:
     """The untrained model of a recipe: the same for the same seed, whatever was drawn before."""
-    from ..models.foreign import describe_foreign, load_foreign
+    from ..models.foreign import describe_foreign, load_foreign, public_origin
 
     modalities = {
         name: {"type": processor.types[name], **p.sizes()} for name, p in processor.preprocessors.items()
@@ -180,6 +180,7 @@ def build_model(recipe: Recipe, processor: MMSSLProcessor) -> MMSSLModel:
         towers[name] = tower_spec(tower)
         if tower.from_ is not None:
             towers[name]["foreign"] = describe_foreign(tower.from_)
+            towers[name]["from"] = public_origin(tower.from_)
     config = MMSSLConfig(
         modalities=modalities, towers=towers, projection=recipe.model.projection, initializer_seed=recipe.seed
     )
