@@ -11,13 +11,13 @@ import platform
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from .errors import RunError
 from .evaluation.table import markdown_table, remarks
+from .privacy import public, public_path
 
 if TYPE_CHECKING:
     from .config import Recipe
@@ -62,42 +62,6 @@ def software_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def public_path(path: str) -> str:
-    """What may be shown of a path: nothing above its last part; of a URL neither user nor query.
-
-    A name (`builtin:digits`, a Hub id, a recipe's relative path without `..`) is shown as it is.
-    """
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", path)
-    if scheme and scheme[1] != "file":
-        parts = urlsplit(path)
-        host = parts.hostname or ""
-        return f"{parts.scheme}://{host}{parts.path}"
-    if scheme:
-        path = path[len("file://") :]
-    windows, posix = PureWindowsPath(path), PurePosixPath(path)
-    if windows.drive or "\\" in path:
-        return windows.name or "(a local folder)"
-    if posix.is_absolute() or path.startswith("~") or ".." in posix.parts:
-        name = posix.name
-        return name if name and name != ".." and not name.startswith("~") else "(a local folder)"
-    return path
-
-
-def public(value: Any) -> Any:
-    """`value` (JSON-like) with every string that is a path of somebody's machine cut by `public_path`."""
-    if isinstance(value, Mapping):
-        return {key: public(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [public(item) for item in value]
-    if isinstance(value, str) and _is_path(value):
-        return public_path(value)
-    return value
-
-
-def _is_path(text: str) -> bool:
-    return bool(re.match(r"[/~]|\.\.[/\\]|[A-Za-z]:[\\/]|\\\\|[A-Za-z][A-Za-z0-9+.-]*://", text)) or "/../" in text
 
 
 def hub_dataset(path: str) -> str | None:
@@ -305,4 +269,4 @@ def _not_better(task: str, name: str, metric: Mapping[str, Any]) -> list[str]:
     return out
 
 
-__all__ = ["Facts", "card_text", "metadata", "public", "public_path", "software_versions", "write_card"]
+__all__ = ["Facts", "card_text", "metadata", "software_versions", "write_card"]

@@ -14,6 +14,10 @@ class UserError(ValueError):
     """The user's input is wrong: one line (or one line a fault) to print, exit code 2."""
 
 
+class NoSplit(UserError):
+    """The data has no split of the name that was asked for."""
+
+
 class RunError(RuntimeError):
     """Something outside the input failed (a full disk, a lost file): one line to print, exit code 1."""
 

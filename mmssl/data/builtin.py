@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmssl.errors import UserError, nearest
+from mmssl.errors import NoSplit, UserError, nearest
 
 from .sampler import philox
 
@@ -36,7 +36,7 @@ def open_builtin(name: str, split: str) -> Dataset:
         known = ", ".join(f"builtin:{known}" for known in NAMES)
         raise UserError(f"data.path: unknown data 'builtin:{name}', expected one of {known}{nearest(name, NAMES)}")
     if split not in SPLITS:
-        raise UserError(
+        raise NoSplit(
             f"'builtin:{name}' has no split '{split}', expected one of {', '.join(SPLITS)}{nearest(split, SPLITS)}"
         )
     return digits(split)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from mmssl.errors import RunError, UserError, nearest
+from mmssl.errors import NoSplit, RunError, UserError, nearest
 
 from . import listing
 from .builtin import open_builtin
@@ -200,7 +200,7 @@ def _built(builder: Any, split: str, streaming: bool, what: str, hub: bool = Fal
         raise UserError(f"data.split '{split}': a part of a split cannot be streamed; use data.limit")
     lone = known == ["train"]
     if known and wanted not in known and not lone:
-        raise UserError(_no_split(what, wanted, known))
+        raise NoSplit(_no_split(what, wanted, known))
     opened = split if wanted in known or not known else "train"
     if streaming:
         source = builder.as_streaming_dataset(split=opened)
@@ -234,7 +234,7 @@ def _pick(splits: Mapping[str, Source], split: str, what: str) -> Source:
         return _rows_of_split(splits["train"], split, what)
     if split in splits:
         return splits[split]
-    raise UserError(_no_split(what, split, [str(key) for key in splits]))
+    raise NoSplit(_no_split(what, split, [str(key) for key in splits]))
 
 
 def _rows_of_split(source: Source, split: str, what: str) -> Source:
@@ -250,15 +250,15 @@ def _rows_of_split(source: Source, split: str, what: str) -> Source:
     known = sorted({value for value in values if isinstance(value, str)})
     if split not in known and not SPLIT_NAMES & {value.lower() for value in known}:
         if split not in ("train", str(getattr(source, "split", None))):
-            raise UserError(_no_split(what, split, ["train"]))
+            raise NoSplit(_no_split(what, split, ["train"]))
         return source
     if isinstance(source, datasets.IterableDataset):
         chosen = source.filter(_Says(split), batched=True)
         if _is_empty(chosen):
-            raise UserError(_no_split(what, split, known))
+            raise NoSplit(_no_split(what, split, known))
         return chosen
     if split not in known:
-        raise UserError(_no_split(what, split, known))
+        raise NoSplit(_no_split(what, split, known))
     return source.select(np.flatnonzero(np.array(values, dtype=object) == split))
 
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ..draws import key_of
-from ..errors import UserError, nearest
+from ..errors import NoSplit, UserError, nearest
 from ..modality import Preprocessor
 from . import tasks
 from .embedding import Embedded, embed_source, embed_texts
-from .rows import Labels, class_names, present_columns, read_labels, reads_text, subset, texts_of
+from .rows import Labels, class_names, label_column, present_columns, read_labels, reads_text, subset, texts_of
 from .zero_shot import prompts
 
 if TYPE_CHECKING:
@@ -97,6 +97,16 @@ def evaluate(
     return report
 
 
+def check_evaluation(data: DataConfig, config: EvaluationConfig, train_source: Any) -> None:
+    """Raise before training what `evaluate` would raise after it: data, a split or a label column that does not exist.
+
+    Streams are not looked into, which would read from them.
+    """
+    if config.tasks != [] and not data.streaming:
+        test = _open_sources(data, config, 0, train_source).test
+        label_column(train_source if test is None else test, config.label)
+
+
 def _open_sources(data: DataConfig, config: EvaluationConfig, seed: int, train_source: Any | None) -> _Sources:
     """The test rows, and the rows that probes learn from: the training split of the data that is tested on where it
     has one, else the pretraining data (`train_source` when that is open already)."""
@@ -139,9 +149,8 @@ def _or_none(opened: Callable[..., Any], path: str, name: str | None, split: str
     """The opened split, or None when it is optional and the data has no split of that name."""
     try:
         return opened(path, name, split)
-    except UserError as error:
-        # `open_source` has one error for all that a user can get wrong; only this one wording means "no such split"
-        if optional and f"has no split '{split}'" in str(error):
+    except NoSplit:
+        if optional:
             return None
         raise
 

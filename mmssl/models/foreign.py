@@ -52,7 +52,7 @@ def _without_origin(config: Any) -> Any:
 
 def public_origin(origin: str) -> str:
     """The origin as a saved model may show it: of a folder on the user's machine the last part only."""
-    from ..cards import public
+    from ..privacy import public
 
     name = origin.removeprefix(OPEN_CLIP)
     return origin[: len(origin) - len(name)] + str(public(name))

@@ -20,7 +20,7 @@ from ..data.loading import Loaded, presence, read_rows, training_batches
 from ..data.quarantine import Quarantine
 from ..data.sources import open_source
 from ..errors import RunError, UserError
-from ..evaluation.evaluate import evaluate
+from ..evaluation.evaluate import check_evaluation, evaluate
 from ..modality import Preprocessor, load_modality, select
 from ..models.configuration_mmssl import MMSSLConfig
 from ..models.dispatch import f32_products_by_onednn
@@ -69,6 +69,7 @@ def pretrain(
     start_trackers(accelerator, recipe, folder)
     f32_products_by_onednn()
     source, columns = open_training_data(recipe)
+    on_first(accelerator, lambda: check_evaluation(recipe.data, recipe.evaluation, source))
     processor = fitted_processor(recipe, source, columns, folder, resume, accelerator)
     pretraining = build_pretraining(recipe, processor)
     steps, per_epoch = count_steps(recipe, source)

@@ -302,9 +302,18 @@ def raise_full(*_: Any, **__: Any) -> None:
     raise FULL
 
 
-def test_an_old_model_survives_a_new_one_that_cannot_be_written(finished, monkeypatch, capsys):
+@pytest.mark.parametrize("moment", ["writing", "renaming"])
+def test_an_old_model_survives_a_new_one_that_cannot_be_written(finished, moment, monkeypatch):
     before = (finished / "model" / "model.safetensors").read_bytes()
-    monkeypatch.setattr("mmssl.models.saving.MMSSLModel.save_pretrained", raise_full)
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        return raise_full() if self.name == ".model.partial" else real(self, target)
+
+    if moment == "writing":
+        monkeypatch.setattr("mmssl.models.saving.MMSSLModel.save_pretrained", raise_full)
+    else:
+        monkeypatch.setattr(Path, "rename", rename)
     assert runs.cli(finished.parent, "train.steps=8", "--resume") == 1
     assert (finished / "model" / "model.safetensors").read_bytes() == before
     assert runs.checkpoints(finished) == ["step-00000006", "step-00000008"]

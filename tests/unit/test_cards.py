@@ -10,10 +10,11 @@ import yaml
 from huggingface_hub import ModelCard
 
 from mmssl import plainyaml
-from mmssl.cards import Facts, card_text, hub_dataset, metadata, public, public_path, write_card
+from mmssl.cards import Facts, card_text, hub_dataset, metadata, write_card
 from mmssl.config import load_recipe
 from mmssl.errors import RunError
 from mmssl.evaluation.table import markdown_table, plain_table
+from mmssl.privacy import public, public_path
 
 RECIPE: dict[str, Any] = {
     "name": "digits",
