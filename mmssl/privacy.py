@@ -1,4 +1,4 @@
-"""Nothing of the user's machine leaves it: paths are cut before they are written into a card, a config or a processor."""
+"""Nothing of the user's machine leaves it: paths are cut before they go into a card, a config or a processor."""
 
 from __future__ import annotations
 

@@ -54,6 +54,10 @@ class MMSSLConfig(PreTrainedConfig):
     projection: int | None = None
     initializer_seed: int = 0
 
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Nothing: see `MMSSLModel.register_for_auto_class`."""
+
     def __post_init__(self, **kwargs: Any) -> None:
         self.modalities = dict(self.modalities or {})
         self.towers = dict(self.towers or {})

@@ -152,11 +152,6 @@ class ForeignTower(Tower):
         """(prefix (B, R, D), tokens (B, N, D))."""
         raise NotImplementedError
 
-    def train(self, mode: bool = True) -> ForeignTower:
-        """A frozen model stays in eval mode: its dropout and running statistics are part of what it learned."""
-        super().train(mode and not self.frozen)
-        return self
-
     def forward(
         self,
         patches: Mapping[str, Patches],

@@ -85,6 +85,10 @@ class MMSSLModel(PreTrainedModel):
                 self.projections[name] = nn.Linear(self.tower(name).width, config.projection, bias=False)
         self.post_init()
 
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
+        """Nothing: the class is the package's own, and a saved folder must not get a copy of its source file."""
+
     @staticmethod
     def _build_modality(name: str, config: MMSSLConfig, width: int) -> Modality:
         assert config.modalities is not None
@@ -135,7 +139,10 @@ class MMSSLModel(PreTrainedModel):
 
     def project(self, tower: str, pooled: Tensor) -> Tensor:
         """pooled (B, D) of a tower -> (B, E) in the shared embedding, not normalised."""
-        return self.projections[tower](pooled) if tower in self.projections else pooled
+        if tower not in self.projections:
+            return pooled
+        projection = self.projections[tower]
+        return projection(pooled.to(projection.weight.dtype))  # type: ignore[arg-type]
 
     def encode_batch(self, batch: Batch, alone: bool = False) -> MMSSLOutput:
         """Nested inputs (modality -> tensors) to the output; modalities that are not in `batch` are left out.

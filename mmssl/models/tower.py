@@ -125,6 +125,10 @@ class Tower(nn.Module):
             config.drop_path,
         )
 
+    def train(self, mode: bool = True) -> Tower:
+        """A frozen tower stays in eval mode: its dropout and statistics are part of what it learned."""
+        return super().train(mode and not self.frozen)
+
     @property
     def prefix_count(self) -> int:
         return 0 if self.prefix is None else len(self.prefix.tokens)

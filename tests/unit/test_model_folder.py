@@ -141,10 +141,6 @@ def test_saving_again_in_this_process_copies_no_sources(run, tmp_path, monkeypat
     assert files(tmp_path / "again") == FILES - {"README.md"}
 
 
-@pytest.mark.xfail(
-    strict=True, raises=(OSError, AssertionError),
-    reason="transformers copies the sources unless MMSSLModel and MMSSLConfig override register_for_auto_class",
-)  # fmt: skip
 def test_the_plain_save_pretrained_copies_no_sources_either(run, tmp_path, monkeypatch):
     for cls in (MMSSLModel, MMSSLConfig):
         monkeypatch.setattr(cls, "_auto_class", None)
@@ -208,9 +204,6 @@ def test_resize_and_normalisation_are_those_of_training(run):
     assert stored["state"] == state and stored["config"]["resize"] == "crop"
 
 
-@pytest.mark.xfail(
-    strict=True, raises=RuntimeError, reason="MMSSLModel.project multiplies float32 `pooled` with bfloat16 weights"
-)
 def test_bfloat16_loading(run, samples):
     model = AutoModel.from_pretrained(run.model_folder, dtype=torch.bfloat16)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
