@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from mmssl import modality as base
 from mmssl.draws import Draws
 from mmssl.errors import UserError
+from mmssl.losses.reconstruction import normalised_patches, patch_mse
 from mmssl.modality import Inputs, MaskToken
 from mmssl.models.positions import LearnedGrid, SinCos
 from mmssl.patches import Patches
-
-from .augment import View, augment
-from .preprocessor import pair
+from mmssl.pixels.augment import View, augment
+from mmssl.pixels.resample import pair
 
 RAW_SIDE = 32  # raw features are pixels of at most this many rows and columns
 
@@ -119,22 +119,15 @@ class Modality(base.Modality):
         values = self.patchify(inputs).values
         if kind == "pixels":
             return values
-        there = ~values.isnan()
-        count = there.sum(-1, keepdim=True)
-        centred = values - values.nansum(-1, keepdim=True) / count.clamp(min=1)
-        variance = centred.square().nansum(-1, keepdim=True) / (count - 1).clamp(min=1)
-        return centred / (variance + 1e-6).sqrt()
+        return normalised_patches(values)
 
     def score(self, pred: Tensor, target: Tensor, patches: Patches, kind: str | None = None) -> Tensor:
         """(B, n) mean squared error over the elements of each patch that exist; 0 for a patch without any."""
         self.kind(kind)
-        there = ~target.isnan()
-        # filled before the difference: the gradient of a masked NaN would still be NaN
-        error = (pred - target.nan_to_num(0.0)).masked_fill(~there, 0.0).square()
-        return error.sum(-1) / there.sum(-1).clamp(min=1)
+        return patch_mse(pred, target)
 
     def augment(self, inputs: Inputs, draws: Draws, **spec: Any) -> Inputs:
-        """One view of the batch; `spec` holds options of `mmssl_image.augment.View`."""
+        """One view of the batch; `spec` holds options of `mmssl.pixels.augment.View`."""
         view = View.build(spec)
         if view.crop_size is not None and self.position_kind == "learned" and pair(view.crop_size) != self.size:
             raise UserError("crop_size: another size than the image's needs positions: sincos")
