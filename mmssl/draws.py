@@ -27,7 +27,7 @@ def _mix_int(x: int) -> int:
     return x ^ (x >> 16)
 
 
-def _mix(x: Tensor) -> Tensor:
+def mix(x: Tensor) -> Tensor:
     """`_mix_int` on int64 tensors that hold 32-bit numbers; products may wrap, the low 32 bits stay right."""
     x = x ^ (x >> 16)
     x = (x * 0x7FEB352D) & _M
@@ -53,6 +53,7 @@ class Draws:
     key: the 32-bit key; `draws("mask")` derives the independent draws named so.
     rows: rows (samples) of the local batch.
     first: the global number of local row 0 (rank * rows); `total` rows in the global batch over all processes.
+    root: the key that all names were derived from; see `shared`.
     """
 
     key: int
@@ -60,20 +61,25 @@ class Draws:
     first: int = 0
     total: int | None = None
     device: torch.device | str = "cpu"
+    root: int | None = None
 
     def __call__(self, *names: int | str) -> Draws:
         """The independent draws of this name, e.g. `draws("crop", 1)`."""
-        return replace(self, key=key_of(self.key, *names))
+        return replace(self, key=key_of(self.key, *names), root=self.key if self.root is None else self.root)
+
+    def shared(self, *names: int | str) -> Draws:
+        """The draws of this name that all views and masks of a step have in common: for views that complement."""
+        return replace(self, key=key_of(self.key if self.root is None else self.root, "shared", *names))
 
     def bits(self, *shape: int) -> Tensor:
         """(rows, *shape) int64 tensor of uniform 32-bit integers."""
         return self._bits(torch.arange(self.first, self.first + self.rows, device=self.device), shape)
 
     def _bits(self, row: Tensor, shape: tuple[int, ...]) -> Tensor:
-        out = _mix(_mix(row ^ self.key) ^ 0x68E31DA4)
+        out = mix(mix(row ^ self.key) ^ 0x68E31DA4)
         for axis, size in enumerate(shape):  # axis by axis, so that padding along any of them changes nothing
-            at = _mix(torch.arange(size, device=self.device) ^ _mix_int(self.key ^ (0xB5297A4D + axis)))
-            out = _mix(_mix((out[..., None] + at) & _M) ^ out[..., None])
+            at = mix(torch.arange(size, device=self.device) ^ _mix_int(self.key ^ (0xB5297A4D + axis)))
+            out = mix(mix((out[..., None] + at) & _M) ^ out[..., None])
         return out
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:

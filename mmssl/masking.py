@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .draws import Draws
+from .draws import Draws, mix
 from .errors import UserError, nearest
 from .options import option, strict
 from .patches import Patches, Split
@@ -145,6 +146,116 @@ class Block:
         return best + ties
 
 
+def split_groups(patches: Patches, group: Tensor, hidden: Callable[[Tensor, Tensor], Tensor]) -> Split:
+    """Hide or keep whole groups of patches: those of a sample with an equal number in `group` (B, N).
+
+    hidden(rank (B, N), groups (B,)) -> (B, N) bool says which: rank is the place of a patch's group among its
+    sample's `groups` groups in rising order. Fixed patches are always kept. The widths of `keep` and `hide` are those
+    of the fullest sample, which costs a look at the data.
+    """
+    maskable = _maskable(patches)
+    last = torch.iinfo(torch.int64).max
+    ordered, index = group.to(torch.int64).masked_fill(~maskable, last).sort(dim=1, stable=True)
+    new = torch.ones_like(maskable)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    rank = torch.empty_like(index).scatter_(1, index, new.cumsum(1) - 1)
+    groups = (rank.masked_fill(~maskable, -1).amax(1) + 1) if patches.count else rank.new_zeros(patches.batch)
+    hide = maskable & hidden(rank, groups)
+    keep = patches.valid & ~hide
+    counts = torch.stack([keep.sum(1), hide.sum(1)])
+    (most_kept, most_hidden), (least_kept, least_hidden) = counts.amax(1).tolist(), counts.amin(1).tolist()
+    full = patches.full and most_kept == least_kept and most_hidden == least_hidden
+    return Split(_indices(keep, most_kept), _indices(hide, most_hidden)[:, None], full)
+
+
+def _indices(chosen: Tensor, width: int) -> Tensor:
+    """(B, width) the places where chosen (B, N) is set, in rising order, -1 padded."""
+    index = (~chosen).to(torch.int8).argsort(dim=1, stable=True)[:, :width]
+    return index.masked_fill(~chosen.gather(1, index), -1)
+
+
+def _coordinate_bits(coords: Tensor, draws: Draws) -> Tensor:
+    """(B, N) uniform 32-bit integers, drawn for a sample and the coordinates (B, N, A) of a patch: patches with equal
+    coordinates draw the same, whatever else is in the batch."""
+    bits = draws.bits()[:, None].expand(coords.shape[:2])
+    for axis in range(coords.shape[2]):
+        number = coords[:, :, axis].to(torch.float32) + 0.0  # -0.0 and 0.0 are the same place
+        at = number.view(torch.int32).to(torch.int64) & 0xFFFFFFFF
+        bits = mix((bits + mix(at ^ 0x85EBCA6B)) & 0xFFFFFFFF)
+    return bits
+
+
+@strict
+@dataclass(kw_only=True)
+class Tube:
+    """The same places hidden at all times (VideoMAE, Tong et al. 2022): in no frame can a neighbour in time tell what
+    is there. A place is given by all coordinates but the time; `ratio` is the share of a sample's places."""
+
+    ratio: float | dict[str, float] = option(0.9, min=0, below=1, help="share of places hidden; or one a modality")
+    time: int = option(0, min=0, help="which coordinate is the time")
+
+    def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:
+        out = {}
+        for name, p in patches.items():
+            ratio = _ratio_of(self.ratio, name)
+            if ratio is not None:
+                axes = [axis for axis in range(p.coords.shape[2]) if axis != _axis(self.time, p, name, "tube")]
+                out[name] = split_groups(p, _coordinate_bits(p.coords[:, :, axes], draws(name)), _last_ones(ratio))
+        return out
+
+
+@strict
+@dataclass(kw_only=True)
+class Temporal:
+    """Whole times hidden, to be told from the times around them (Orhan et al. 2024 judge video models by it).
+
+    choose: `random` hides times independently; `run` one run of neighbouring times somewhere between the first and
+    the last, which stay visible, so that it is interpolated.
+    """
+
+    ratio: float | dict[str, float] = option(0.5, min=0, below=1, help="share of times hidden; or one a modality")
+    choose: str = option("random", choices=("random", "run"))
+    time: int = option(0, min=0, help="which coordinate is the time")
+
+    def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:
+        out = {}
+        for name, p in patches.items():
+            ratio = _ratio_of(self.ratio, name)
+            if ratio is not None:
+                time = p.coords[:, :, _axis(self.time, p, name, "temporal")]
+                if self.choose == "random":
+                    out[name] = split_groups(p, _coordinate_bits(time[..., None], draws(name)), _last_ones(ratio))
+                else:
+                    out[name] = split_groups(p, _rising(time), self._run(ratio, draws(name)))
+        return out
+
+    @staticmethod
+    def _run(ratio: float, draws: Draws) -> Callable[[Tensor, Tensor], Tensor]:
+        def hidden(rank: Tensor, groups: Tensor) -> Tensor:
+            length = _hidden_counts(groups, ratio).minimum((groups - 2).clamp(min=0))
+            start = 1 + (draws.bits() * (groups - 1 - length).clamp(min=1) >> 32)
+            return (rank >= start[:, None]) & (rank < (start + length)[:, None])
+
+        return hidden
+
+
+def _axis(axis: int, patches: Patches, name: str, mask: str) -> int:
+    count = patches.coords.shape[2]
+    if axis >= count:
+        raise UserError(f"mask {mask}: time: found {axis}, but the patches of '{name}' have {count} coordinate(s)")
+    return axis
+
+
+def _last_ones(ratio: float) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda rank, groups: rank >= (groups - _hidden_counts(groups, ratio))[:, None]
+
+
+def _rising(x: Tensor) -> Tensor:
+    """float32 numbers as integers of the same order (IEEE 754: the bits of negative ones run backwards)."""
+    bits = (x.to(torch.float32) + 0.0).view(torch.int32).to(torch.int64)
+    return torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+
+
 @strict
 @dataclass(kw_only=True)
 class PerModality:
@@ -163,13 +274,16 @@ class PerModality:
         return out
 
 
+SHIPPED = (Random, Block, Tube, Temporal, PerModality)
+
+
 def _slug(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
 
 
 def mask_names() -> list[str]:
     """Names of the masks that mmssl ships."""
-    return sorted(_slug(c.__name__) for c in (Random, Block, PerModality))
+    return sorted(_slug(c.__name__) for c in SHIPPED)
 
 
 def load_mask(name: str) -> type:
@@ -180,7 +294,7 @@ def load_mask(name: str) -> type:
             return getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise UserError(f"mask '{name}': {error}") from None
-    for candidate in (Random, Block, PerModality):
+    for candidate in SHIPPED:
         if _slug(candidate.__name__) == name:
             return candidate
     names = mask_names()

@@ -21,6 +21,9 @@ def public_path(path: str) -> str:
         return f"{parts.scheme}://{host}{parts.path}"
     if scheme:
         path = path[len("file://") :]
+    prefix = re.match(r"[a-z][a-z0-9_]+:(?=.)", path)  # a modality's own kind of file: graph:FILE
+    if prefix:
+        return prefix[0] + public_path(path[prefix.end() :])
     windows, posix = PureWindowsPath(path), PurePosixPath(path)
     if windows.drive or "\\" in path:
         return windows.name or "(a local folder)"
@@ -42,4 +45,5 @@ def public(value: Any) -> Any:
 
 
 def _is_path(text: str) -> bool:
-    return bool(re.match(r"[/~]|\.\.[/\\]|[A-Za-z]:[\\/]|\\\\|[A-Za-z][A-Za-z0-9+.-]*://", text)) or "/../" in text
+    start = r"([a-z][a-z0-9_]+:)?([/~]|\.\.[/\\])|[A-Za-z]:[\\/]|\\\\|[A-Za-z][A-Za-z0-9+.-]*://"
+    return bool(re.match(start, text)) or "/../" in text

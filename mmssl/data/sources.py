@@ -23,7 +23,7 @@ import numpy as np
 from mmssl.errors import NoSplit, RunError, UserError, nearest
 
 from . import listing
-from .builtin import open_builtin
+from .packages import open_prefixed
 from .sampler import order
 
 if TYPE_CHECKING:
@@ -49,8 +49,9 @@ def open_source(
 ) -> Source:
     """Open data for reading, undecoded.
 
-    path: "builtin:NAME" | a folder (of images, sounds, videos, arrays or tables, or written by `save_to_disk`) | a
-        file or glob of parquet, csv, tsv, json, jsonl, arrow, txt or tar (WebDataset) | a Hub id | a `datasets` object.
+    path: "builtin:NAME" | "graph:FILE" (a modality's own kind of file) | a folder (of images, sounds, videos, arrays or
+        tables, or written by `save_to_disk`) | a file or glob of parquet, csv, tsv, json, jsonl, arrow, txt or tar
+        (WebDataset) | a Hub id | a `datasets` object.
     name: the configuration, where the data has several; ignored where it has none.
     split: a named split ("train[:10%]" works for files and the Hub); a lone file or folder is all "train". Where there
         is no such split but a column called `split`, the rows that say so.
@@ -72,8 +73,8 @@ def open_source(
             source = _rows_of_split(path, split, what)
         elif not isinstance(path, (str, Path)):
             raise UserError(f"data.path: expected a path, a Hub id or a datasets object, found {type(path).__name__}")
-        elif str(path).startswith("builtin:"):
-            source = open_builtin(str(path).removeprefix("builtin:"), split)
+        elif (rows := open_prefixed(str(path), split)) is not None:
+            source = rows
         else:
             source, base = _from_path(str(path), name, split, streaming, what)
         if streaming and isinstance(source, datasets.Dataset):

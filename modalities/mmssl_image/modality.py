@@ -16,9 +16,8 @@ from mmssl.losses.reconstruction import normalised_patches, patch_mse
 from mmssl.modality import Inputs, MaskToken
 from mmssl.models.positions import LearnedGrid, SinCos
 from mmssl.patches import Patches
-
-from .augment import View, augment
-from .preprocessor import pair
+from mmssl.pixels.augment import View, augment
+from mmssl.pixels.resample import pair
 
 RAW_SIDE = 32  # raw features are pixels of at most this many rows and columns
 
@@ -128,7 +127,7 @@ class Modality(base.Modality):
         return patch_mse(pred, target)
 
     def augment(self, inputs: Inputs, draws: Draws, **spec: Any) -> Inputs:
-        """One view of the batch; `spec` holds options of `mmssl_image.augment.View`."""
+        """One view of the batch; `spec` holds options of `mmssl.pixels.augment.View`."""
         view = View.build(spec)
         if view.crop_size is not None and self.position_kind == "learned" and pair(view.crop_size) != self.size:
             raise UserError("crop_size: another size than the image's needs positions: sincos")

@@ -15,9 +15,9 @@ from mmssl import modality as base
 from mmssl.errors import BadSample, UserError
 from mmssl.modality import Inputs
 from mmssl.options import option, strict
-
-from .decode import Array, adapt_channels, decode
-from .resample import fit_size
+from mmssl.pixels.decode import Array, adapt_channels, decode
+from mmssl.pixels.moments import Moments, per_channel
+from mmssl.pixels.resample import fit_size, pair
 
 ENOUGH_WHEN_CONFIGURED = 100
 
@@ -58,43 +58,6 @@ def _one_or_two(value: int | list[int], name: str) -> None:
         raise UserError(f"{name}: found {len(value)} numbers, expected one, or height and width")
 
 
-def pair(value: int | Sequence[int]) -> tuple[int, int]:
-    """A side, or [height, width], as (height, width)."""
-    sides = [value] if isinstance(value, int) else list(value)
-    return sides[0], sides[-1]
-
-
-class Moments:
-    """Running count, mean and sum of squared deviations of each channel, in float64 (Chan et al. 1983)."""
-
-    def __init__(self, channels: int) -> None:
-        self.count = np.zeros(channels)
-        self.mean = np.zeros(channels)
-        self.squares = np.zeros(channels)
-
-    def add(self, image: Array) -> None:
-        """Add the pixels of (H, W, C) that are not NaN."""
-        pixels = image.reshape(-1, image.shape[2]).astype(np.float64)
-        there = ~np.isnan(pixels)
-        count = there.sum(0)
-        mean = np.where(there, pixels, 0).sum(0) / np.maximum(count, 1)
-        squares = (np.where(there, pixels - mean, 0) ** 2).sum(0)
-        self.merge(count, mean, squares)
-
-    def merge(self, count: Array, mean: Array, squares: Array) -> None:
-        total = np.maximum(self.count + count, 1)
-        shift = mean - self.mean
-        self.squares = self.squares + squares + shift**2 * self.count * count / total
-        self.mean = self.mean + shift * count / total
-        self.count = self.count + count
-
-    def std(self) -> Array:
-        """Population standard deviation; 1 for a channel that is constant but for rounding."""
-        std = np.sqrt(self.squares / np.maximum(self.count, 1))
-        out: Array = np.where(std > 1e-6 * np.abs(self.mean), std, 1.0)
-        return out
-
-
 class Preprocessor(base.Preprocessor):
     """Images to {"pixel_values": (B, C, H, W) float32 normalised, "present": (B,) bool, left out when all are}.
 
@@ -109,7 +72,7 @@ class Preprocessor(base.Preprocessor):
         background = config.background
         self.background = [background] if isinstance(background, int) else list(background)
         if config.channels is not None and config.mean is not None and config.std is not None:
-            mean, std = (_per_channel(v, config.channels) for v in (config.mean, config.std))
+            mean, std = (per_channel(v, config.channels) for v in (config.mean, config.std))
             self.state = {"channels": config.channels, "mean": mean, "std": std, "unit_range": True}
 
     def fit(self, samples: Iterable[Any]) -> Self:
@@ -155,7 +118,7 @@ class Preprocessor(base.Preprocessor):
             raise UserError(f"channels: found images of {sorted(counts)} channels only, expected {channels}")
         mean = self.config.mean if self.config.mean is not None else known.mean.tolist()
         std = self.config.std if self.config.std is not None else known.std().tolist()
-        mean, std = _per_channel(mean, channels), _per_channel(std, channels)
+        mean, std = per_channel(mean, channels), per_channel(std, channels)
         self.state = {"channels": channels, "mean": mean, "std": std, "unit_range": unit_range}
 
     def _decode(self, raw: Any) -> Array | None:
@@ -203,12 +166,6 @@ class Preprocessor(base.Preprocessor):
         if not self.state:
             raise UserError("the image preprocessor is not fitted: call fit(samples), or set channels, mean and std")
         return self.state
-
-
-def _per_channel(values: Sequence[float], channels: int) -> list[float]:
-    if len(values) not in (1, channels):
-        raise UserError(f"mean, std: found {len(values)} numbers, expected one, or one for each of {channels} channels")
-    return [float(v) for v in (values if len(values) == channels else list(values) * channels)]
 
 
 def _channels_first(image: Array) -> Tensor:

@@ -111,6 +111,8 @@ SECRET = "alice"
     ("path", "shown"),
     [
         ("builtin:digits", "builtin:digits"),
+        ("graph:/home/alice/cora.npz", "graph:cora.npz"),
+        ("graph:../alice/cora.npz", "graph:cora.npz"),
         ("ylecun/mnist", "ylecun/mnist"),
         ("data/pictures", "data/pictures"),
         ("/home/alice/study/pictures", "pictures"),

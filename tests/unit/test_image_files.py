@@ -15,7 +15,7 @@ from PIL import Image
 
 import mmssl_image
 from mmssl.errors import BadSample, UserError
-from mmssl_image.decode import decode
+from mmssl.pixels.decode import decode
 
 RNG = np.random.default_rng(0)
 WHITE = [255]

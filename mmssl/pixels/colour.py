@@ -1,4 +1,5 @@
-"""Colour operations on batches x (B, C, H, W), a parameter for each sample (B, 1, 1, 1). RGB values lie in 0..1.
+"""Colour operations on batches of images x (B, C, H, W) or clips (B, C, T, H, W), a parameter for each sample
+(B, 1, 1, ...). RGB values lie in 0..1.
 
 They compute what torchvision's `adjust_*` compute for one image at a time (and tests compare the two).
 """
@@ -10,20 +11,21 @@ from torch import Tensor
 
 
 def per_sample(parameter: Tensor, x: Tensor) -> Tensor:
-    """(B,) to (B, 1, 1, 1) on the device of x."""
-    return parameter.to(x.device)[:, None, None, None]
+    """(B,) to (B, 1, 1, ...), as many axes as x has, on its device."""
+    return parameter.to(x.device).view(-1, *[1] * (x.ndim - 1))
 
 
 def to_gray(x: Tensor) -> Tensor:
-    """RGB to luma (B, 1, H, W), ITU-R 601."""
+    """RGB to luma (B, 1, ...), ITU-R 601."""
     red, green, blue = x.unbind(1)
     return (0.2989 * red + 0.587 * green + 0.114 * blue)[:, None]
 
 
 def change_contrast(x: Tensor, factor: Tensor) -> Tensor:
-    """Away from or towards the image's mean: of its luma for RGB, otherwise of each channel by itself, as the
-    channels of a multispectral image have scales of their own."""
-    mean = to_gray(x).mean((2, 3), keepdim=True) if x.shape[1] == 3 else x.mean((2, 3), keepdim=True)
+    """Away from or towards the mean of the image (of the clip): of its luma for RGB, otherwise of each channel by
+    itself, as the channels of a multispectral image have scales of their own."""
+    axes = tuple(range(2, x.ndim))
+    mean = to_gray(x).mean(axes, keepdim=True) if x.shape[1] == 3 else x.mean(axes, keepdim=True)
     return mean + factor * (x - mean)
 
 
@@ -47,6 +49,6 @@ def change_hue(x: Tensor, shift: Tensor) -> Tensor:
     )
     sector = sector + 6 * shift
     # each channel is a trapezium over the circle of six sectors (Smith 1978, in closed form)
-    offset = torch.tensor([5.0, 3.0, 1.0], device=x.device)[:, None, None]
+    offset = torch.tensor([5.0, 3.0, 1.0], device=x.device).view(3, *[1] * (x.ndim - 2))
     k = (offset + sector) % 6
     return high - chroma * torch.minimum(k, 4 - k).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Augmented views of a batch of images, on the batch's device, every sample with parameters of its own.
+"""Augmented views of a batch of images or clips, on the batch's device, every sample with parameters of its own.
 
 All parameters come from `mmssl.draws.Draws`: a sample's view depends on the key and its global row, not on the batch
 size, the process or the device. Order: crop, flip, brightness, contrast, saturation, hue, gray, blur, solarize, noise
@@ -10,7 +10,9 @@ columns) and a batched product applies them. The weights are those of antialiase
 `F.interpolate(antialias=True)`: a triangle as wide as the larger of an input and an output pixel. A box may lie
 between pixels. Blur is the same product with Gaussian weights.
 
-Shapes: B batch, C channels, H, W input, h, w output.
+All frames of a clip undergo the same.
+
+Shapes: B batch, C channels, T frames (of clips only), H, W input, h, w output.
 """
 
 from __future__ import annotations
@@ -23,13 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmssl.draws import Draws
-from mmssl.errors import UserError
-from mmssl.options import option, strict
-from mmssl.schema import load
-
+from ..draws import Draws
+from ..errors import UserError
+from ..options import option, strict
+from ..schema import load
 from .colour import change_contrast, change_hue, change_saturation, per_sample, to_gray
-from .preprocessor import pair
+from .resample import pair
 
 
 @strict
@@ -87,7 +88,7 @@ class View:
 def augment(
     pixels: Tensor, draws: Draws, view: View, mean: Sequence[float], std: Sequence[float], unit_range: bool
 ) -> Tensor:
-    """Normalised pixels (B, C, H, W) to their view (B, C, h, w), normalised.
+    """Normalised pixels (B, C, H, W) or (B, C, T, H, W) to their view (B, C, ..., h, w), normalised.
 
     NaN ("no such pixel") counts as the channel's mean on the way, moves along with crop and flip, and is NaN again in
     the result where most of the weight came from NaN. unit_range: before normalisation values lie in 0..1, and are
@@ -100,11 +101,12 @@ def augment(
         hole = pixels.isnan()
         pixels = pixels.float().nan_to_num(0.0)
         if view.resamples:
-            rows, columns = _crop_weights(view, draws, (pixels.shape[2], pixels.shape[3]), pixels.device)
+            rows, columns = _crop_weights(view, draws, (pixels.shape[-2], pixels.shape[-1]), pixels.device)
             pixels = _apply(pixels, rows, columns)
             hole = _apply(hole.to(pixels.dtype), rows, columns) > 0.5
         if view.changes_values:
-            centre, scale = (pixels.new_tensor(values)[:, None, None] for values in (mean, std))
+            ones = [1] * (pixels.ndim - 2)
+            centre, scale = (pixels.new_tensor(values).view(-1, *ones) for values in (mean, std))
             pixels = (_change_values(pixels * scale + centre, draws, view, unit_range) - centre) / scale
         if view.noise_std:
             pixels = pixels + view.noise_std * draws("noise").normal(*pixels.shape[1:]).to(pixels.device)
@@ -172,15 +174,17 @@ def blur_weights(sigma: Tensor, count: int) -> Tensor:
 
 
 def _apply(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """x (B, C, H, W) by rows (B, h, H) and columns (B, w, W): (B, C, h, w)."""
-    return (rows[:, None] @ x) @ columns[:, None].transpose(2, 3)
+    """x (B, C, ..., H, W) by rows (B, h, H) and columns (B, w, W): (B, C, ..., h, w)."""
+    ones = [1] * (x.ndim - 3)
+    rows, columns = (m.reshape(len(m), *ones, *m.shape[1:]) for m in (rows, columns))
+    return (rows @ x) @ columns.transpose(-2, -1)
 
 
 # ------------------------------------------------------------------------------------------------------------ values
 
 
 def _change_values(x: Tensor, draws: Draws, view: View, unit_range: bool) -> Tensor:
-    """Jitter, gray, blur and solarize of un-normalised values x (B, C, h, w)."""
+    """Jitter, gray, blur and solarize of un-normalised values x (B, C, ..., h, w)."""
     if view.jitters:
         x = _jitter(x, draws, view, unit_range)
     if view.gray:
@@ -189,7 +193,7 @@ def _change_values(x: Tensor, draws: Draws, view: View, unit_range: bool) -> Ten
         low, high = view.blur_sigma
         sigma = draws("blur sigma").uniform(low=low, high=high) * draws("blur").chance(view.blur)
         sigma = sigma.to(x.device)
-        x = _apply(x, blur_weights(sigma, x.shape[2]), blur_weights(sigma, x.shape[3]))
+        x = _apply(x, blur_weights(sigma, x.shape[-2]), blur_weights(sigma, x.shape[-1]))
     if view.solarize:
         chosen = per_sample(draws("solarize").chance(view.solarize), x)
         x = torch.where(chosen & (x >= 0.5), 1 - x, x)

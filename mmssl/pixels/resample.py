@@ -11,6 +11,12 @@ from .decode import Array, pillow
 Box = tuple[float, float, float, float]
 
 
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """A side, or [height, width], as (height, width)."""
+    sides = [value] if isinstance(value, int) else list(value)
+    return sides[0], sides[-1]
+
+
 def fit_size(array: Array, size: tuple[int, int], how: str, interpolation: str, background: Sequence[int]) -> Array:
     """(h, w, C) uint8, uint16 or float32 to (H, W, C): uint8 stays, uint16 becomes float32 / 65535.
 

@@ -1,0 +1,237 @@
+"""Raw values of any kind to one `Recording`: named channels in one unit, with their rate.
+
+A raw value is a path or `{"bytes", "path"}` (each modality opens its own formats), an array, or a mapping that holds
+an array with what is known of it, or one array a channel. Shapes: C channels, T samples.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BadSample
+
+Array = NDArray[np.float64]
+Load = Callable[[int, int], Array]
+
+SIGNAL = ("signal", "signals", "data", "array", "values")
+RATE = ("rate", "sampling_rate", "sampling_rate_hz", "sfreq", "fs")
+NAMES = ("channels", "ch_names", "leads", "sig_name", "names")
+UNIT = ("unit", "units")
+START = ("start",)
+BADS = ("bads", "bad_channels")
+FILE = ("bytes", "path", "file")
+
+VOLTS = {"v": 1.0, "volt": 1.0, "volts": 1.0, "mv": 1e-3, "millivolt": 1e-3, "millivolts": 1e-3,
+         "uv": 1e-6, "\u00b5v": 1e-6, "\u03bcv": 1e-6, "microvolt": 1e-6, "microvolts": 1e-6,
+         "nv": 1e-9, "nanovolt": 1e-9, "nanovolts": 1e-9}  # fmt: skip
+
+
+@dataclass
+class Recording:
+    """A recording whose samples are read when they are wanted.
+
+    count: C; length: T of the whole recording; load: (first, last sample) -> (C, last - first) float64, NaN where
+    nothing was measured; names: of the C channels, None where nothing says them; rate: samples a second; units: one a
+    channel; bads: channels that are marked as unusable; start: where the wanted window begins, in seconds.
+    """
+
+    count: int
+    length: int
+    load: Load
+    names: list[str] | None = None
+    rate: float | None = None
+    units: list[str] | None = None
+    bads: list[str] = field(default_factory=list)
+    start: float | None = None
+
+    @classmethod
+    def of(cls, signal: Array, **facts: Any) -> Recording:
+        """The recording of a (C, T) array in memory."""
+        return cls(signal.shape[0], signal.shape[1], lambda first, last: signal[:, first:last], **facts)
+
+
+Open = Callable[[Path], Recording]
+
+
+def volts(unit: str) -> float:
+    """How many volts one `unit` is; BadSample for what is no voltage."""
+    factor = VOLTS.get(unit.strip().lower())
+    if factor is None:
+        raise BadSample(f"unit '{unit}' is no voltage, expected one of V, mV, uV, nV")
+    return factor
+
+
+def parse(raw: Any, open_file: Open, names: Sequence[str] | None = None) -> Recording | None:
+    """One raw value to a recording; None when it is null. Raises BadSample with what is wrong with it.
+
+    open_file: opens this modality's formats; names: of the channels of arrays that come without.
+    """
+    if raw is None:
+        return None
+    if isinstance(raw, (str, os.PathLike)):
+        return _from_file(Path(raw), open_file, names)
+    if isinstance(raw, Mapping):
+        return _from_mapping(raw, open_file, names)
+    if isinstance(raw, (bytes, bytearray)):
+        raise BadSample("found bytes without the name of their file: give {'bytes': ..., 'path': 'name.edf'} or a path")
+    return _unnamed(raw, names)
+
+
+def _unnamed(value: Any, names: Sequence[str] | None, **facts: Any) -> Recording:
+    return Recording.of(numbers(value, names), names=None if names is None else list(names), **facts)
+
+
+def _from_file(path: Path, open_file: Open, names: Sequence[str] | None) -> Recording:
+    if path.suffix.lower() != ".npy":
+        return open_file(path)
+    check_file(path)
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise BadSample(f"{path.name} is not a readable .npy array: {error}") from error
+    return _unnamed(loaded, names)
+
+
+def check_file(path: Path) -> Path:
+    """`path`, which is a file that is not empty; else BadSample."""
+    if not path.is_file():
+        raise BadSample(f"no such file: {path}")
+    if not path.stat().st_size:
+        raise BadSample(f"the file is empty (0 bytes): {path.name}")
+    return path
+
+
+def _from_mapping(raw: Mapping[str, Any], open_file: Open, names: Sequence[str] | None) -> Recording | None:
+    if all(value is None for value in raw.values()):
+        return None
+    start = _number(_get(raw, START), "start")
+    if any(raw.get(key) is not None for key in FILE):
+        recording = _from_file_mapping(raw, open_file, names)
+        recording.start = start
+        return recording
+    facts: dict[str, Any] = {"rate": _number(_get(raw, RATE), "rate"), "start": start}
+    facts["bads"] = _strings(_get(raw, BADS)) or []
+    units = _get(raw, UNIT)
+    signal = _get(raw, SIGNAL)
+    if signal is not None:
+        found = _unnamed(signal, _strings(_get(raw, NAMES)) or names, **facts)
+        found.units = _units(units, found.count)
+        return found
+    known = {key for keys in (SIGNAL, RATE, NAMES, UNIT, START, BADS) for key in keys}
+    channels = {str(name): value for name, value in raw.items() if str(name).lower() not in known and value is not None}
+    if not channels:
+        raise BadSample(f"no signal among {', '.join(map(str, raw))}: expected 'signal', or one array a channel")
+    data = _columns(channels)
+    return Recording.of(data, names=list(channels), units=_units(units, len(data)), **facts)
+
+
+def _from_file_mapping(raw: Mapping[str, Any], open_file: Open, names: Sequence[str] | None) -> Recording:
+    name = raw.get("path") or raw.get("file")
+    content = raw.get("bytes")
+    if name is None:
+        raise BadSample("found bytes without 'path': the ending of the name says what they are")
+    if content is None or Path(name).is_file():
+        return _from_file(Path(name), open_file, names)
+    if not content:
+        raise BadSample(f"the file is empty (0 bytes): {Path(name).name}")
+    with tempfile.TemporaryDirectory() as folder:  # the readers of these formats take names of files only
+        copy = Path(folder) / Path(name).name
+        copy.write_bytes(content)
+        recording = _from_file(copy, open_file, names)
+        signal = recording.load(0, recording.length)  # while the file is there
+    recording.load = lambda first, last: signal[:, first:last]
+    return recording
+
+
+def _columns(channels: Mapping[str, Any]) -> Array:
+    """One array a channel to (C, T); BadSample names the channel that does not fit."""
+    rows: dict[str, Array] = {}
+    for name, value in channels.items():
+        row = numbers(value)
+        if row.shape[0] != 1:
+            raise BadSample(f"channel '{name}': found an array of {row.shape[0]} rows, expected one row of samples")
+        rows[name] = row[0]
+    lengths = {len(row) for row in rows.values()}
+    if lengths == {1}:
+        raise BadSample("every channel holds one number: a table with one row a sample is to be cut into windows first")
+    if len(lengths) > 1:
+        counts = ", ".join(f"{name} {len(row)}" for name, row in rows.items())
+        raise BadSample(f"channels differ in their number of samples: {counts}")
+    return np.stack(list(rows.values()))
+
+
+def numbers(value: Any, names: Sequence[str] | None = None) -> Array:
+    """Anything like an array to (C, T) float64; None inside lists is NaN.
+
+    Of two axes the one as long as `names` holds the channels; without names the shorter one.
+    """
+    try:
+        array = np.asarray(value)
+        if array.dtype == object:
+            array = np.asarray(value, dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise BadSample(f"found no array of numbers (channels x samples): {error}") from error
+    if array.dtype.kind not in "iuf":
+        raise BadSample(f"expected numbers, found an array of {array.dtype}")
+    if array.ndim <= 1:
+        array = array.reshape(1, -1)
+    if array.ndim != 2:
+        raise BadSample(f"expected channels x samples, found an array of shape {array.shape}")
+    if not array.size:
+        raise BadSample("the signal is empty (no samples)")
+    if names is not None:
+        if len(names) not in array.shape:
+            raise BadSample(f"found an array of shape {array.shape}, expected {len(names)} channels: {_few(names)}")
+        flip = array.shape[0] != len(names)
+    else:
+        flip = array.shape[0] > array.shape[1]
+    array = (array.T if flip else array).astype(np.float64)
+    if np.isinf(array).any():
+        raise BadSample("the signal holds infinite values")
+    return array
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+
+
+def _get(raw: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    lower = {str(name).lower(): value for name, value in raw.items()}
+    return next((lower[key] for key in keys if lower.get(key) is not None), None)
+
+
+def _number(value: Any, what: str) -> float | None:
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise BadSample(f"{what}: expected a number, found {value!r}") from error
+    if not np.isfinite(number) or number < 0 or (what == "rate" and number == 0):
+        raise BadSample(f"{what}: found {number:g}, expected a number {'> 0' if what == 'rate' else '>= 0'}")
+    return number
+
+
+def _strings(value: Any) -> list[str] | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [str(name) for name in value]
+
+
+def _units(value: Any, count: int) -> list[str] | None:
+    units = _strings(value)
+    if units is None:
+        return None
+    if len(units) not in (1, count):
+        raise BadSample(f"found {len(units)} units for {count} channels")
+    return units * count if len(units) == 1 else units

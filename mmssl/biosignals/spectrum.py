@@ -1,0 +1,61 @@
+"""Log spectra: of patches, as a target, and of channels in bands, as the raw features of EEG and ECG.
+
+Shapes: B batch, C channels, T samples, w samples of a patch, F bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOOR = 1e-4
+"""Added to a power before its logarithm, in squares of the normalised signal's unit."""
+BAND_FLOOR = 1e-6
+"""The same for powers in bands, which are means over many bins and stretches."""
+
+
+def hann(count: int, device: torch.device) -> Tensor:
+    """(count,) Hann window, scaled so that white noise keeps its power."""
+    window = torch.hann_window(count, periodic=True, device=device)
+    return window / window.square().mean().sqrt()
+
+
+def log_spectrum(x: Tensor) -> Tensor:
+    """x (..., w) to (..., w // 2 + 1): log of the power in each bin, where white noise of variance 1 has power 1.
+
+    Each stretch is centred and Hann-windowed. NaN in all bins where an element does not exist.
+    """
+    there = ~x.isnan().any(-1, keepdim=True)
+    x = x.nan_to_num(0.0)
+    x = x - x.mean(-1, keepdim=True)
+    power = torch.fft.rfft(x * hann(x.shape[-1], x.device)).abs().square() / x.shape[-1]
+    return (power + FLOOR).log().masked_fill(~there, torch.nan)
+
+
+def bins(count: int) -> int:
+    """F: bins of a spectrum of `count` samples."""
+    return count // 2 + 1
+
+
+def band_powers(signal: Tensor, rate: float, edges: Sequence[float], seconds: float) -> Tensor:
+    """signal (B, C, T) to (B, C, bands): log of the mean power in each band, over stretches of `seconds` (Welch).
+
+    edges: Hz, rising; band i lies between edges[i] and edges[i + 1]. Stretches overlap by half; those with holes are
+    left out, unless a channel has no other. A channel without samples has the floor.
+    """
+    size = min(max(round(seconds * rate), 2), signal.shape[2])
+    pieces = signal.float().unfold(2, size, max(size // 2, 1))  # (B, C, pieces, size)
+    there = ~pieces.isnan()
+    whole = there.all(-1)
+    use = torch.where(whole.any(-1, keepdim=True), whole, there.any(-1)).to(torch.float32)
+    mean = pieces.nan_to_num(0.0).sum(-1, keepdim=True) / there.sum(-1, keepdim=True).clamp(min=1)
+    centred = (pieces - mean).nan_to_num(0.0) * hann(size, signal.device)
+    power = torch.fft.rfft(centred).abs().square() / size  # (B, C, pieces, F)
+    power = (power * use[..., None]).sum(2) / use.sum(2).clamp(min=1)[..., None]
+    hertz = torch.fft.rfftfreq(size, 1 / rate, device=signal.device)
+    member = torch.stack([(hertz >= low) & (hertz < high) for low, high in zip(edges, edges[1:], strict=False)])
+    member = member.to(torch.float32)
+    member = member / member.sum(1, keepdim=True).clamp(min=1)
+    return (power @ member.T + BAND_FLOOR).log()

@@ -1,0 +1,228 @@
+"""Augmented views of a batch of sounds, on the batch's device, every sample with parameters of its own.
+
+CLMR's chain on the waveform, in CLMR's order: crop, polarity, noise, gain, high- or low-pass, delay, pitch, reverb
+(Spijkervet & Burgoyne 2021, "Contrastive Learning of Musical Representations"; Spijkervet/torchaudio-augmentations),
+with mixing of two samples of the batch after the crop; then SpecAugment's masks on the spectrum (Park et al. 2019).
+Where the input is a spectrum it is taken of the augmented waveform.
+
+All parameters come from `mmssl.draws.Draws`. No step looks beyond a sample's own length, and padding stays zero: a
+view does not depend on how the batch is padded. A step is computed for the samples that it was drawn for.
+
+Shapes: B batch, S samples, F frames, M mel bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmssl.draws import Draws
+from mmssl.errors import UserError
+from mmssl.modality import Inputs
+from mmssl.options import option, strict
+from mmssl.schema import load
+
+from .effects import delay, first_order, pitch_shift, reverb
+
+
+@strict
+@dataclass(kw_only=True)
+class View:
+    """Options of one kind of view. Steps named by a probability are left out at 0.
+
+    CLMR's own settings: polarity 0.8, noise 0.01, gain 0.3, filter 0.8, delay 0.3, pitch 0.6, reverb 0.6.
+    """
+
+    crop: list[float] | None = option(None, above=0, max=1, help="lowest and highest share of the sound's own length")
+    crop_seconds: float | None = option(None, above=0, help="length of the view; shorter sounds stay whole")
+    mix: float = option(0.0, min=0, max=1, help="add another sample of the batch")
+    mix_db: list[float] = option(factory=lambda: [-20.0, -5.0], help="its level against the sample's own")
+    polarity: float = option(0.0, min=0, max=1)
+    noise: float = option(0.0, min=0, max=1)
+    noise_level: list[float] = option(factory=lambda: [0.001, 1.0], min=0, help="standard deviation over the sound's")
+    gain: float = option(0.0, min=0, max=1)
+    gain_db: list[float] = option(factory=lambda: [-20.0, -1.0])
+    filter: float = option(0.0, min=0, max=1, help="high- or low-pass of the first order, one or the other")
+    highpass_hz: list[float] = option(factory=lambda: [200.0, 1200.0], above=0)
+    lowpass_hz: list[float] = option(factory=lambda: [2200.0, 4000.0], above=0)
+    delay: float = option(0.0, min=0, max=1)
+    delay_ms: list[float] = option(factory=lambda: [200.0, 500.0], above=0)
+    delay_volume: float = option(0.5, min=0, max=1)
+    pitch: float = option(0.0, min=0, max=1)
+    pitch_semitones: list[float] = option(factory=lambda: [-7.0, 7.0], min=-24, max=24)
+    reverb: float = option(0.0, min=0, max=1)
+    reverb_seconds: list[float] = option(factory=lambda: [0.1, 0.8], above=0, help="until it has fallen by 60 dB")
+    reverb_wet: list[float] = option(factory=lambda: [0.0, 0.5], min=0, max=1, help="share of the echo")
+    time_masks: int = option(0, min=0, help="SpecAugment: stretches of time set to the mean")
+    time_width: float = option(0.2, min=0, max=1, help="their greatest length, a share of the sound's")
+    mel_masks: int = option(0, min=0, help="SpecAugment: ranges of mel bins set to the mean")
+    mel_width: float = option(0.2, min=0, max=1, help="their greatest width, a share of all bins")
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            bounds = getattr(self, field.name)
+            if isinstance(bounds, list) and (len(bounds) != 2 or bounds[0] > bounds[1]):
+                raise UserError(f"{field.name}: found {bounds}, expected [lowest, highest]")
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        return tuple(field.name for field in fields(cls))
+
+    @classmethod
+    def build(cls, spec: Mapping[str, Any]) -> View:
+        """From a recipe's options; UserError names each option that is unknown or wrong."""
+        return load(cls, spec, path="view")
+
+    def check(self, features: str) -> None:
+        if self.masks_spectrum and features == "waveform":
+            raise UserError("time_masks, mel_masks: SpecAugment masks the spectrum, found features: waveform")
+
+    @property
+    def masks_spectrum(self) -> bool:
+        return self.time_masks > 0 or self.mel_masks > 0
+
+    @property
+    def changes_waveform(self) -> bool:
+        crops = self.crop is not None or self.crop_seconds is not None
+        steps = (self.mix, self.polarity, self.noise, self.gain, self.filter, self.delay, self.pitch, self.reverb)
+        return crops or any(steps)
+
+
+def augment_waveform(inputs: Inputs, draws: Draws, view: View, rate: int, least: int) -> Inputs:
+    """The waveforms' view, all steps but SpecAugment's.
+
+    rate: samples a second. least: samples that a crop keeps at least (one frame).
+    """
+    if "waveform" not in inputs:
+        raise UserError("this view works on the waveform, but the inputs hold a spectrum")
+    wave = inputs["waveform"].float()
+    if draws.rows != len(wave):
+        raise ValueError(f"draws are for {draws.rows} samples, the batch has {len(wave)}")
+    cropped = view.crop is not None or view.crop_seconds is not None
+    keys = {"length"} if "length" in inputs or cropped else set()
+    length = inputs["length"] if "length" in inputs else torch.full((len(wave),), wave.shape[1], device=wave.device)
+    with torch.autocast(wave.device.type, enabled=False):
+        if cropped:
+            wave, length = crop(wave, length, draws("crop"), view, rate, least)
+        inside = torch.arange(wave.shape[1], device=wave.device) < length[:, None]
+        if view.mix:
+            wave = mix_within_batch(wave, inside, draws("mix"), view)
+        wave = _chain(wave, inside, draws, view, rate)
+    return {"waveform": wave} | ({"length": length} if keys else {})
+
+
+def _chain(wave: Tensor, inside: Tensor, draws: Draws, view: View, rate: int) -> Tensor:
+    """CLMR's steps after the crop; what lies outside of the samples stays zero."""
+
+    def drawn(name: str, bounds: list[float]) -> Tensor:
+        return draws(name).uniform(low=bounds[0], high=bounds[1]).to(wave.device)
+
+    def apply(name: str, p: float, effect: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """wave with `effect(sounds, rows)` in place of the drawn rows."""
+        rows = draws(name, "whether").chance(p).to(wave.device).nonzero()[:, 0]
+        if len(rows):
+            wave[rows] = effect(wave[rows], rows) * inside[rows]
+
+    wave = wave.clone()
+    if view.polarity:
+        apply("polarity", view.polarity, lambda x, rows: -x)
+    if view.noise:
+        level = drawn("noise", view.noise_level)[:, None] * deviation(wave, inside)
+
+        def hiss(x: Tensor, rows: Tensor) -> Tensor:
+            return x + level[rows] * draws("hiss").normal(x.shape[1]).to(x.device)[rows]
+
+        apply("noise", view.noise, hiss)
+    if view.gain:
+        factor = 10 ** (drawn("gain", view.gain_db) / 20)
+        apply("gain", view.gain, lambda x, rows: (x * factor[rows, None]).clamp(-1, 1))
+    if view.filter:
+        high = draws("which filter").chance(0.5).to(wave.device)
+        hertz = torch.where(high, drawn("highpass", view.highpass_hz), drawn("lowpass", view.lowpass_hz))
+        lowest = min(view.highpass_hz[0], view.lowpass_hz[0])
+        apply("filter", view.filter, lambda x, rows: first_order(x, hertz[rows], high[rows], rate, lowest))
+    if view.delay:
+        samples = (drawn("delay", view.delay_ms) * (rate / 1000)).long()
+        apply("delay", view.delay, lambda x, rows: delay(x, samples[rows], view.delay_volume))
+    if view.pitch:
+        semitones, highest = drawn("pitch", view.pitch_semitones), view.pitch_semitones[1]
+        apply("pitch", view.pitch, lambda x, rows: pitch_shift(x, semitones[rows], rate, highest))
+    if view.reverb:
+        seconds, wet = drawn("reverb", view.reverb_seconds), drawn("wet", view.reverb_wet)
+        echo = draws("echo").normal(max(int(view.reverb_seconds[1] * rate), 1)).to(wave.device)
+        apply("reverb", view.reverb, lambda x, rows: reverb(x, seconds[rows], wet[rows], echo[rows], rate))
+    return wave
+
+
+def deviation(wave: Tensor, inside: Tensor) -> Tensor:
+    """(B, 1) standard deviation of each sound over its own length; 0 for silence."""
+    count = inside.sum(1, keepdim=True)
+    centred = (wave - (wave * inside).sum(1, keepdim=True) / count.clamp(min=1)) * inside
+    return (centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+
+
+def crop(
+    wave: Tensor, length: Tensor, draws: Draws, view: View, rate: int, least: int
+) -> tuple[Tensor, Tensor]:
+    """A random stretch of each sound, (B, s) and its lengths (B,)."""
+    share, where = (x.to(wave.device) for x in draws.uniform(2).unbind(1))
+    kept = length
+    width = wave.shape[1]
+    if view.crop is not None:
+        low, high = view.crop
+        kept = ((low + (high - low) * share) * length).round().long()
+    if view.crop_seconds is not None:
+        most = max(round(view.crop_seconds * rate), least)
+        kept, width = kept.clamp(max=most), min(width, most)
+    kept = torch.minimum(kept.clamp(min=least), length)
+    start = (where * (length - kept + 1)).long()
+    place = torch.arange(width, device=wave.device)
+    index = (start[:, None] + place).clamp(max=wave.shape[1] - 1)
+    return wave.gather(1, index) * (place < kept[:, None]), kept
+
+
+def mix_within_batch(wave: Tensor, inside: Tensor, draws: Draws, view: View) -> Tensor:
+    """Every chosen sound with another one of the batch under it; its own length stays."""
+    if draws.total not in (None, draws.rows):
+        raise UserError(
+            "mix: samples are mixed within a batch that one process holds, found a batch spread over several; leave "
+            "mix out, or train with one process"
+        )
+    other = draws.permutation().to(wave.device)
+    partner = wave[other]
+    own, its = _power(wave, inside), _power(partner, inside[other])
+    level = 10 ** (draws("db").uniform(low=view.mix_db[0], high=view.mix_db[1]).to(wave.device) / 20)
+    factor = level[:, None] * (own / its.clamp(min=1e-20)).sqrt() * (its > 1e-20)
+    chosen = draws("whether").chance(view.mix).to(wave.device)[:, None]
+    return torch.where(chosen & inside, wave + factor * partner, wave)
+
+
+def _power(wave: Tensor, inside: Tensor) -> Tensor:
+    return wave.square().sum(1, keepdim=True) / inside.sum(1, keepdim=True).clamp(min=1)
+
+
+def mask_spectrum(mel: Tensor, frames: Tensor | None, draws: Draws, view: View) -> Inputs:
+    """SpecAugment's time and mel masks on a normalised spectrum (B, F, M): set to 0, the mean of the data."""
+    batch, steps, bins = mel.shape
+    length = torch.full((batch,), steps, device=mel.device) if frames is None else frames
+    hidden = torch.zeros(batch, steps, bins, dtype=torch.bool, device=mel.device)
+    for number in range(view.time_masks):
+        hidden |= _range(draws("time", number), length, view.time_width, steps, mel.device)[:, :, None]
+    every = torch.full_like(length, bins)
+    for number in range(view.mel_masks):
+        hidden |= _range(draws("mel", number), every, view.mel_width, bins, mel.device)[:, None]
+    out = {"mel": mel.masked_fill(hidden, 0.0)}
+    return out if frames is None else out | {"frames": frames}
+
+
+def _range(draws: Draws, length: Tensor, share: float, count: int, device: torch.device) -> Tensor:
+    """(B, count) bool: a stretch of 0 .. share of each length, anywhere in it."""
+    how_long, where = (x.to(device) for x in draws.uniform(2).unbind(1))
+    width = (how_long * (share * length + 1)).long()
+    start = (where * (length - width + 1)).long()
+    place = torch.arange(count, device=device)
+    return (place >= start[:, None]) & (place < (start + width)[:, None])

@@ -1,0 +1,263 @@
+"""Any kind of raw sound to one mono waveform, float32 in -1..1, at the rate that is asked for.
+
+WAV, FLAC, OGG, MP3 and what else libsndfile opens are read with soundfile, the sound of a video with av. Of a long
+file only the wanted stretch is read. A value that is broken raises `BadSample` with the reason; a null one is None.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import os
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from mmssl.errors import BadSample, UserError
+
+Array = np.ndarray[Any, Any]
+
+NPY_MAGIC = b"\x93NUMPY"
+OGG_PAGE = 27 + 255 + 255 * 255  # the longest page
+STREAMED = (0, 0x7FFFFFFF)  # sizes from here on are what writers put down that cannot seek back
+
+
+def read_sound(raw: Any, rate: int, seconds: float | None = None, choice: int = 0) -> Array | None:
+    """One raw sound to (S,) float32 at `rate`, all channels averaged.
+
+    raw: encoded bytes, {"bytes", "path"}, a path, {"array", "sampling_rate"}, (array, rate), or an array (S,), (S, C)
+        or (C, S) that has the wanted rate. Integers are divided by the largest of their type, floats are taken as
+        they are.
+    seconds: the longest stretch wanted; of a longer sound `choice` picks where it starts, 0 is at the beginning.
+    Returns None for a null value. Raises BadSample.
+    """
+    if isinstance(raw, Mapping):
+        raw = _unwrap(raw)
+    if raw is None or (isinstance(raw, str) and not raw.strip()):
+        return None
+    found = rate
+    if isinstance(raw, tuple) and len(raw) == 2 and np.ndim(raw[1]) == 0:
+        raw, found = raw[0], _checked_rate(raw[1])
+    if isinstance(raw, (str, Path)):
+        try:
+            with open(raw, "rb") as file:
+                wave, found = _from_file(file, rate, seconds, choice)
+        except OSError as error:
+            raise BadSample(f"cannot read file '{raw}': {error.strerror or error}") from error
+    elif isinstance(raw, (bytes, bytearray, memoryview)):
+        wave, found = _from_file(io.BytesIO(bytes(raw)), rate, seconds, choice)
+    else:
+        wave = _stretch(from_array(raw), found, seconds, choice)
+    wave = wave.mean(1, dtype=np.float32)
+    if not np.isfinite(wave).all():
+        raise BadSample("NaN or infinite samples")
+    wave = resample(wave, found, rate)
+    return wave if seconds is None else wave[: max(round(seconds * rate), 1)]
+
+
+def _unwrap(raw: Mapping[str, Any]) -> Any:
+    """The inside of the structs that `datasets.Audio` gives, undecoded or decoded."""
+    if "array" in raw:
+        rate = raw.get("sampling_rate")
+        if raw["array"] is None:
+            return None
+        if rate is None:
+            raise BadSample("an array without its sampling_rate")
+        return raw["array"], rate
+    if "bytes" not in raw and "path" not in raw:
+        found = ", ".join(map(repr, raw)) or "nothing"
+        raise UserError(
+            "a sound is read from one column, or from a struct of bytes and path or of array and sampling_rate; "
+            f"found {found}"
+        )
+    data = raw.get("bytes")
+    return raw.get("path") if data is None else data
+
+
+def _checked_rate(rate: Any) -> int:
+    try:
+        number = round(float(rate))
+    except (TypeError, ValueError, OverflowError):
+        number = 0
+    if not 0 < number <= 10_000_000:
+        raise BadSample(f"sampling rate {rate!r}, expected a positive number of Hz")
+    return number
+
+
+def from_array(raw: Any) -> Array:
+    """Numbers (S,), (S, C) or (C, S), array, tensor or list, to (S, C) float32; the shorter axis is the channels."""
+    if isinstance(raw, torch.Tensor):
+        raw = raw.detach().cpu()
+        raw = raw.float().numpy() if raw.dtype == torch.bfloat16 else raw.numpy()
+    try:
+        array = np.asarray(raw)
+    except ValueError as error:
+        raise BadSample(f"nested lists of unequal lengths are no sound ({error})") from error
+    if array.dtype.kind not in "iuf":
+        raise BadSample(f"expected a sound (bytes, path or array of numbers), found {_what(raw, array)}")
+    if array.ndim == 1:
+        array = array[:, None]
+    if array.ndim != 2:
+        raise BadSample(f"expected an array (samples,) or (samples, channels), found shape {tuple(array.shape)}")
+    if 0 in array.shape:
+        raise BadSample("no sound: zero samples")
+    if array.shape[0] < array.shape[1]:
+        array = array.T
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return array.astype(np.float32)
+    info = np.iinfo(array.dtype)
+    if array.dtype.kind == "u":
+        half = (info.max + 1) / 2
+        return ((array.astype(np.float64) - half) / half).astype(np.float32)
+    if array.dtype.itemsize > 4:
+        raise BadSample("64-bit integers have no known full scale; expected floats in -1..1 or 8- to 32-bit integers")
+    return (array.astype(np.float64) / (info.max + 1)).astype(np.float32)
+
+
+def _what(raw: Any, array: Array) -> str:
+    return f"dtype {array.dtype}" if isinstance(raw, (np.ndarray, list, torch.Tensor)) else type(raw).__name__
+
+
+def _stretch(wave: Array, rate: int, seconds: float | None, choice: int) -> Array:
+    start, count = _place(len(wave), rate, seconds, choice)
+    return wave[start : start + count]
+
+
+def _place(total: int, rate: int, seconds: float | None, choice: int) -> tuple[int, int]:
+    """(first, count) of the samples wanted of `total`."""
+    # one more than asked for, so that resampling does not fall short of it
+    count = total if seconds is None else min(total, math.ceil(seconds * rate) + 1)
+    return choice % (total - count + 1), count
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+def _from_file(file: BinaryIO, rate: int, seconds: float | None, choice: int) -> tuple[Array, int]:
+    """((S, C) float32, rate) of an open file."""
+    head = file.read(64)
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if not size:
+        raise BadSample("empty file (0 bytes)")
+    if head.startswith(NPY_MAGIC):
+        try:
+            return _stretch(from_array(np.load(file, allow_pickle=False)), rate, seconds, choice), rate
+        except (ValueError, OSError, EOFError, MemoryError) as error:
+            raise BadSample(f"cannot read .npy: {error}") from error
+    if _is_video(head):
+        wave, found = _with_av(file)
+        return _stretch(wave, found, seconds, choice), found
+    _refuse_truncated(file, head, size)
+    soundfile = _soundfile()
+    try:
+        with soundfile.SoundFile(file) as sound:
+            if not sound.frames:
+                raise BadSample("no sound: zero samples")
+            start, count = _place(sound.frames, sound.samplerate, seconds, choice)
+            if start:
+                sound.seek(start)
+            wave, found = sound.read(count, dtype="float32", always_2d=True), int(sound.samplerate)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise BadSample(f"cannot decode sound: {error} ({size} bytes)") from error
+    if len(wave) < count:
+        raise BadSample(f"truncated: {len(wave)} of {count} samples could be decoded")
+    return wave, found
+
+
+def _soundfile() -> Any:
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:  # OSError: its libsndfile cannot be loaded
+        raise UserError(
+            f"sound files are decoded with soundfile, which cannot be used ({error}): pip install 'mmssl[audio]'"
+        ) from error
+    return soundfile
+
+
+def _refuse_truncated(file: BinaryIO, head: bytes, size: int) -> None:
+    """libsndfile plays what is left of a WAV or OGG file that was cut off; such a sample is broken."""
+    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+        at = 12
+        while at + 8 <= size:
+            file.seek(at)
+            chunk = file.read(8)
+            length = int.from_bytes(chunk[4:8], "little")
+            if chunk[:4] == b"data":
+                if STREAMED[0] < length < STREAMED[1] and at + 8 + length > size:
+                    raise BadSample(f"truncated: {size - at - 8} of {length} bytes of sound are there")
+                break
+            at += 8 + length + length % 2
+    elif head[:4] == b"OggS":
+        file.seek(max(0, size - OGG_PAGE))
+        tail = file.read()
+        page = tail[tail.rfind(b"OggS") :]
+        segments = page[27 : 27 + page[26]] if len(page) > 26 else b""
+        if len(page) < 27 or len(segments) < page[26] or len(page) < 27 + len(segments) + sum(segments):
+            raise BadSample("truncated: the last OGG page is not complete")
+    file.seek(0)
+
+
+def _is_video(head: bytes) -> bool:
+    """MP4 and its like, Matroska or WebM, AVI, MPEG: containers that libsndfile does not open."""
+    return (
+        head[4:8] == b"ftyp"
+        or head[:4] in (b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba")
+        or (head[:4] == b"RIFF" and head[8:12] == b"AVI ")
+    )
+
+
+def _with_av(file: BinaryIO) -> tuple[Array, int]:
+    """The first sound track of a video, ((S, C) float32, rate)."""
+    try:
+        import av
+    except ImportError as error:
+        raise UserError(
+            f"the sound of videos is decoded with av, which is not installed ({error}): pip install 'mmssl[video]'"
+        ) from error
+    try:
+        with av.open(file, "r") as container:
+            if not container.streams.audio:
+                raise BadSample("a video without sound")
+            stream = container.streams.audio[0]
+            planar = av.AudioResampler(format="fltp")
+            parts = [out.to_ndarray() for frame in container.decode(stream) for out in planar.resample(frame)]
+            parts += [out.to_ndarray() for out in planar.resample(None)]
+            rate = int(stream.rate)
+    except (av.FFmpegError, ValueError) as error:
+        raise BadSample(f"cannot decode the sound of a video: {error}") from error
+    if not parts:
+        raise BadSample("no sound: zero samples")
+    return np.ascontiguousarray(np.concatenate(parts, axis=1).T), rate
+
+
+# ---------------------------------------------------------------------------------------------------------- resampling
+
+
+@functools.lru_cache(maxsize=32)
+def _resampler(old: int, new: int) -> Any:
+    try:
+        from torchaudio.transforms import Resample
+    except (ImportError, OSError) as error:
+        raise UserError(f"resampling needs torchaudio, which cannot be used: {error}") from error
+    return Resample(old, new)
+
+
+def resample(wave: Array, old: int, new: int) -> Array:
+    """(S,) at `old` Hz to (ceil(S * new / old),) at `new` Hz, band-limited (torchaudio's Hann-windowed sinc).
+
+    The ratio is the nearest one of numbers up to 1000 (at most 1e-6 off): the table of an odd one would be huge.
+    """
+    ratio = Fraction(new, old).limit_denominator(1000)
+    if ratio == 1:
+        return np.ascontiguousarray(wave)
+    if not ratio:
+        raise BadSample(f"sampling rate {old} Hz is more than 1000 times the wanted {new} Hz")
+    with torch.no_grad():
+        return _resampler(ratio.denominator, ratio.numerator)(torch.from_numpy(np.ascontiguousarray(wave))).numpy()

@@ -1,0 +1,183 @@
+"""Sound as patches: the `Modality` that knows waveforms and spectra.
+
+Shapes: B batch, S samples, F frames, M mel bins, N patches, P numbers in a patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmssl import modality as base
+from mmssl.draws import Draws
+from mmssl.losses.reconstruction import normalised_patches, patch_mse
+from mmssl.modality import Inputs, MaskToken
+from mmssl.models.positions import SinCos
+from mmssl.patches import Patches
+
+from .augment import View, augment_waveform, mask_spectrum
+from .mel import LogMel
+
+RAW_TIMES, RAW_BANDS = 24, 16
+"""Raw features: a log spectrogram of so many times, over the sound's own length, and bands."""
+AST_MEAN, AST_STD = -4.2677393, 4.5689974
+
+
+class Modality(base.Modality):
+    """Log-mel patches, time by time, in each the low bins first; or frames of the waveform.
+
+    A mel patch's numbers are in the order (mel bin, frame), as in the convolution of a stock Audio Spectrogram
+    Transformer. rate: samples a second; window, shift: samples of a frame and from one to the next; patch: (frames, mel
+    bins), or (samples, 1); mean, std: of the features.
+    """
+
+    targets = ("normalised", "values")
+    views = View.names()
+    coordinates = ("time [s]", "mel bin")
+
+    def __init__(
+        self,
+        width: int,
+        rate: int,
+        features: str,
+        mel_bins: int,
+        window: int,
+        shift: int,
+        patch: Sequence[int],
+        mean: float,
+        std: float,
+    ) -> None:
+        super().__init__()
+        self.rate, self.features, self.mel_bins = rate, features, mel_bins
+        self.patch, self.mean, self.std = (patch[0], patch[1]), mean, std
+        self.log_mel = LogMel(rate, mel_bins, window, shift)
+        self.proj = nn.Linear(self.pred_width(), width)
+        self.mask = MaskToken(width)
+        self.position = self.positions(width)
+
+    # ------------------------------------------------------------------------------------------------------- patches
+
+    def spectrum(self, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+        """(normalised log-mel (B, F, M), frames that exist (B,) or None where all do)."""
+        if "mel" in inputs:
+            return inputs["mel"], inputs.get("frames")
+        length = inputs.get("length")
+        mel = (self.log_mel(inputs["waveform"]) - self.mean) / self.std
+        return mel, None if length is None else self.log_mel.frames(length)
+
+    def patchify(self, inputs: Inputs) -> Patches:
+        """The last patch of a sound may reach over its end; what is not there is NaN. Times count from the start."""
+        if self.features == "waveform":
+            x = ((inputs["waveform"].float() - self.mean) / self.std)[..., None]
+            there, step = inputs.get("length"), 1 / self.rate
+        else:
+            x, there = self.spectrum(inputs)
+            step = self.log_mel.shift / self.rate
+        batch, steps, bins = x.shape
+        across, along = self.patch
+        times, bands = max(-(-steps // across), 1), bins // along
+        if there is not None:
+            outside = torch.arange(steps, device=x.device) >= there[:, None]
+            x = x.masked_fill(outside[..., None], torch.nan)
+        x = F.pad(x, (0, 0, 0, times * across - steps), value=torch.nan)
+        values = x.reshape(batch, times, across, bands, along).permute(0, 1, 3, 4, 2).flatten(3).flatten(1, 2)
+        first = torch.arange(times, device=x.device)
+        seconds = (first * (across * step)).to(torch.float32).repeat_interleave(bands)
+        coords = seconds[:, None]
+        if self.features == "mel":
+            bin_ = (torch.arange(bands, device=x.device) * along).to(torch.float32).repeat(times)
+            coords = torch.stack([seconds, bin_], -1)
+        coords = coords.expand(batch, -1, -1)
+        if there is None and steps:
+            valid = torch.ones(batch, times * bands, dtype=torch.bool, device=x.device)
+            return Patches(values, coords, valid, full=True)
+        count = x.new_zeros(batch) if there is None else there
+        valid = first * across < count[:, None]
+        # a patch that does not exist at all holds zeros, as everywhere
+        valid = valid.repeat_interleave(bands, 1)
+        return Patches(values.masked_fill(~valid[..., None], 0.0), coords, valid)
+
+    def unpatchify(self, values: Tensor, like: Inputs) -> Inputs:
+        """values (B, N, P) to the features of `like`: {"waveform"}, or {"mel": normalised (B, F, M)}, from which no
+        waveform can be had back but which `patchify` takes as well. What does not exist is zero."""
+        across, along = self.patch
+        bands = 1 if self.features == "waveform" else self.mel_bins // along
+        batch, count = values.shape[:2]
+        x = values.reshape(batch, count // bands, bands, along, across).permute(0, 1, 4, 2, 3)
+        x = x.reshape(batch, -1, bands * along)
+        if self.features == "waveform":
+            wave = (x[..., 0] * self.std + self.mean)[:, : like["waveform"].shape[1]]
+            length = like.get("length")
+            if length is not None:
+                wave = wave.masked_fill(torch.arange(wave.shape[1], device=wave.device) >= length[:, None], 0.0)
+            return {**like, "waveform": wave}
+        steps = like["mel"].shape[1] if "mel" in like else self.log_mel.frames(like["waveform"].shape[1])
+        frames = like.get("frames")
+        if frames is None and "length" in like:
+            frames = self.log_mel.frames(like["length"])
+        out = {"mel": x[:, :steps].nan_to_num(0.0)}
+        return out if frames is None else out | {"frames": frames}
+
+    # --------------------------------------------------------------------------------------------------------- model
+
+    def positions(self, width: int) -> nn.Module:
+        """Sine-cosine of time and mel bin, counted in patches."""
+        across, along = self.patch
+        if self.features == "waveform":
+            return SinCos(width, 1, scale=(self.rate / across,))
+        return SinCos(width, 2, scale=(self.rate / (self.log_mel.shift * across), 1 / along))
+
+    def embed(self, patches: Patches, hidden: Tensor | None = None) -> Tensor:
+        """A linear map of the patch; elements that do not exist count as the mean."""
+        dtype = self.proj.weight.dtype
+        tokens = self.proj(patches.values.nan_to_num(0.0).to(dtype))
+        if hidden is not None:
+            tokens = self.mask(tokens, hidden)
+        return (tokens + self.position(patches.coords)).to(dtype)
+
+    def pred_width(self, kind: str | None = None) -> int:
+        return self.patch[0] * self.patch[1]
+
+    def target(self, inputs: Inputs, patches: Patches, kind: str | None = None) -> Tensor:
+        """(B, N, P) the patch's values; "normalised": less the patch's mean, over its standard deviation, as in
+        Audio-MAE (Huang et al. 2022). NaN where there is nothing to predict."""
+        values = patches.values
+        return normalised_patches(values) if self.kind(kind) == "normalised" else values
+
+    def score(self, pred: Tensor, target: Tensor, patches: Patches, kind: str | None = None) -> Tensor:
+        """(B, n) mean squared error over the elements of each patch that exist."""
+        self.kind(kind)
+        return patch_mse(pred, target)
+
+    def augment(self, inputs: Inputs, draws: Draws, **spec: Any) -> Inputs:
+        """One view of the batch; `spec` holds options of `mmssl_audio.augment.View`."""
+        view = View.build(spec)
+        view.check(self.features)
+        if view.changes_waveform:
+            inputs = augment_waveform(inputs, draws, view, self.rate, self.log_mel.window)
+        if view.masks_spectrum:
+            mel, frames = self.spectrum(inputs)
+            inputs = mask_spectrum(mel, frames, draws, view)
+        return inputs
+
+    def raw_features(self, inputs: Inputs) -> Tensor:
+        """(B, 24 * 16) log spectrogram of 24 times, over each sound's own length, and 16 bands; absent rows: zero."""
+        if self.features == "mel":
+            mel, frames = self.spectrum(inputs)
+        else:
+            mel = (self.log_mel(inputs["waveform"]) - AST_MEAN) / AST_STD
+            frames = self.log_mel.frames(inputs["length"]) if "length" in inputs else None
+        batch, steps = mel.shape[:2]
+        if frames is None:
+            frames = torch.full((batch,), steps, device=mel.device)
+        small = F.adaptive_avg_pool1d(mel, min(self.mel_bins, RAW_BANDS))
+        edge = torch.arange(RAW_TIMES + 1, device=mel.device) * (frames[:, None] / RAW_TIMES)
+        place = torch.arange(steps, device=mel.device)
+        overlap = torch.minimum(edge[:, 1:, None], place + 1) - torch.maximum(edge[:, :-1, None], place)
+        weights = overlap.clamp(min=0)
+        weights = weights / weights.sum(2, keepdim=True).clamp(min=1e-9)
+        return (weights @ small).flatten(1)

@@ -1,0 +1,6 @@
+"""ECG of 1 to 12 leads and more, in any order, rate and unit, as patches in time. See README.md in this folder."""
+
+from .modality import Modality
+from .preprocessor import Config, Preprocessor
+
+__all__ = ["Config", "Modality", "Preprocessor"]

@@ -1,0 +1,88 @@
+"""ECG as patches: the `Modality` that knows leads.
+
+Shapes: B batch, L leads, T samples, n windows, w samples of a window, N patches, P numbers in a patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mmssl.biosignals.patching import SignalModality
+from mmssl.biosignals.spectrum import band_powers
+from mmssl.errors import UserError
+from mmssl.modality import Inputs
+from mmssl.models.positions import SinCos
+from mmssl.patches import Patches
+
+from .leads import LEADS
+
+BANDS = (0.5, 1.5, 2.5, 4.0, 6.0, 9.0, 13.0, 18.0, 25.0, 35.0, 50.0)
+"""Edges of the bands of the raw features, in Hz: most of an ECG's power lies below 40."""
+STRETCH = 2.0
+"""Seconds of a stretch that a spectrum is taken of: it resolves 0.5 Hz."""
+
+
+class Modality(SignalModality):
+    """patch "time": n patches, each all leads of a window, in the order (lead, sample); coordinates (seconds,).
+    patch "lead": L * n patches, lead by lead, each one lead of a window; coordinates (seconds, lead), where the lead is
+    its place in the standard order `mmssl_ecg.leads.LEADS`, whatever leads the model has. Seconds are those of the
+    window's beginning.
+    """
+
+    coordinates = ("time [s]", "lead [standard order; where a patch is one lead]")
+
+    def __init__(self, width: int, leads: Sequence[str], rate: float, window: int, patch: str = "time") -> None:
+        super().__init__(width, rate, window, rows=len(leads) if patch == "time" else 1)
+        self.leads, self.patch = list(leads), patch
+        self.numbers = [float(LEADS.index(lead)) for lead in leads]
+        self.position = self.positions(width)
+
+    def patchify(self, inputs: Inputs) -> Patches:
+        windows = self.windows(inputs)
+        batch, leads, n = windows.shape[:3]
+        if leads != len(self.leads):
+            raise UserError(f"signal has {leads} leads, this model has {len(self.leads)}: {', '.join(self.leads)}")
+        measured = self.measured(inputs, windows)
+        seconds = self.seconds(n, windows.device)
+        if self.patch == "time":
+            values, coords = windows.transpose(1, 2).flatten(2), seconds[:, None]
+            valid = None if measured is None else measured.any(1)
+        else:
+            values = windows.flatten(1, 2)
+            number = torch.tensor(self.numbers, device=windows.device)
+            coords = torch.stack([seconds.repeat(leads), number.repeat_interleave(n)], -1)
+            valid = None if measured is None else measured.flatten(1)
+        coords = coords.expand(batch, -1, -1)
+        if valid is None:
+            everywhere = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+            return Patches(values, coords, everywhere, full=True)
+        return Patches(values, coords, valid)
+
+    def unpatchify(self, values: Tensor, like: Inputs) -> Inputs:
+        """values (B, N, P) to {"signal": (B, L, T)} and what else `like` has."""
+        batch, leads, total = like["signal"].shape
+        if self.patch == "time":
+            signal = values.reshape(batch, -1, leads, self.window).transpose(1, 2).reshape(batch, leads, total)
+        else:
+            signal = values.reshape(batch, leads, total)
+        return like | {"signal": signal}
+
+    def positions(self, width: int) -> nn.Module:
+        """Sine-cosine of the window's number, and of the lead's."""
+        scale = (self.rate / self.window, 1.0)
+        return SinCos(width, 1, scale=scale[:1]) if self.patch == "time" else SinCos(width, 2, scale=scale)
+
+    def raw_features(self, inputs: Inputs) -> Tensor:
+        """(B, L * 12) for each lead the log power in 10 bands, the log spread and the log of the largest value."""
+        signal = inputs["signal"].float()
+        there = ~signal.isnan()
+        filled = signal.nan_to_num(0.0)
+        count = there.sum(2).clamp(min=1)
+        spread = (filled.square().sum(2) / count - (filled.sum(2) / count).square()).clamp(min=0).sqrt()
+        peak = filled.abs().amax(2)
+        sizes = torch.stack([spread, peak], 2).clamp(min=1e-3).log()
+        powers = band_powers(signal, self.rate, BANDS, STRETCH)
+        return torch.cat([powers, sizes], 2).flatten(1)

@@ -1,0 +1,68 @@
+"""EEG as patches: the `Modality` that knows where electrodes are.
+
+Shapes: B batch, C channels, T samples, n windows of a channel, w samples of a window, N = C * n patches.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmssl.biosignals.patching import SignalModality
+from mmssl.biosignals.spectrum import BAND_FLOOR, band_powers
+from mmssl.modality import Inputs
+from mmssl.models.positions import SinCos
+from mmssl.patches import Patches
+
+BANDS = (0.5, 4.0, 8.0, 13.0, 20.0, 30.0, 45.0)
+"""Hz: delta, theta, alpha, low and high beta, gamma."""
+STRETCH = 1.0
+"""Seconds of a stretch that a spectrum is taken of."""
+STEP = 0.01
+"""Metres that count as one step of a position's coordinate: electrodes are some 2 to 6 of them apart."""
+
+
+class Modality(SignalModality):
+    """Every patch is one window of one channel, channel by channel; coordinates (seconds, x, y, z).
+
+    Seconds are those of the window's beginning; x, y, z are metres as in mne's `standard_1005`. channels: how many
+    different ones the data had, which only the raw features use.
+    """
+
+    coordinates = ("time [s]", "x [m, to the right]", "y [m, to the front]", "z [m, up]")
+
+    def __init__(self, width: int, rate: float, window: int, channels: int = 0) -> None:
+        super().__init__(width, rate, window)
+        self.channels = channels
+        self.position = self.positions(width)
+
+    def patchify(self, inputs: Inputs) -> Patches:
+        windows = self.windows(inputs)
+        batch, channels, n = windows.shape[:3]
+        seconds = self.seconds(n, windows.device)[None, None, :, None].expand(batch, channels, -1, -1)
+        places = inputs["electrodes"].to(torch.float32)[:, :, None].expand(-1, -1, n, -1)
+        coords = torch.cat([seconds, places], 3).flatten(1, 2)
+        values = windows.flatten(1, 2)
+        measured = self.measured(inputs, windows)
+        if measured is None:
+            everywhere = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+            return Patches(values, coords, everywhere, full=True)
+        return Patches(values, coords, measured.flatten(1))
+
+    def unpatchify(self, values: Tensor, like: Inputs) -> Inputs:
+        """values (B, N, w) to {"signal": (B, C, T)} and what else `like` has."""
+        return like | {"signal": values.reshape(like["signal"].shape)}
+
+    def positions(self, width: int) -> nn.Module:
+        """Sine-cosine of the window's number and of the place in centimetres."""
+        return SinCos(width, 4, scale=(self.rate / self.window, 1 / STEP, 1 / STEP, 1 / STEP))
+
+    def raw_features(self, inputs: Inputs) -> Tensor:
+        """(B, channels * 6) log power of each channel of the data in 6 bands. The floor where a sample lacks one."""
+        powers = band_powers(inputs["signal"], self.rate, BANDS, STRETCH)  # (B, C, 6)
+        count = max(self.channels, 1)
+        out = torch.full((len(powers), count + 1, powers.shape[2]), BAND_FLOOR, device=powers.device).log()
+        channel = inputs["channel"]
+        place = torch.where((channel >= 0) & (channel < count), channel, count)  # unknown ones into the last, cut off
+        out = out.scatter(1, place[..., None].expand_as(powers), powers)
+        return out[:, :count].flatten(1)

@@ -1,0 +1,141 @@
+"""Options of the EEG modality, and its `Preprocessor`: raw recordings to channels with places on the head."""
+
+# No `from __future__ import annotations` here: @strict does not check types that are strings.
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmssl.biosignals.preparation import Sample, SignalConfig, SignalPreprocessor, padded_length, with_presence
+from mmssl.biosignals.recording import Array, Recording
+from mmssl.errors import BadSample, UserError, nearest
+from mmssl.modality import Inputs
+from mmssl.options import option, strict
+
+from .electrodes import channel_of, is_other, place_of, table
+from .files import open_eeg
+
+
+@strict
+@dataclass(kw_only=True)
+class Config(SignalConfig):
+    """What a recipe may set for EEG; see `SignalConfig` for what it shares with ECG."""
+
+    rate: float = option(128.0, above=0, help="samples a second of the model's input; recordings are resampled to it")
+    window: float = option(1.0, above=0, help="seconds in a patch")
+    source_unit: str = option("uV", choices=("V", "mV", "uV", "nV"), help="unit of those that do not say their own")
+    plausible: list[float] = option(factory=lambda: [0.05, 5000.0], min=0, help="typical amplitude, uV, least and most")
+    channels: list[str] | None = option(None, help="take these only; null: all")
+    reference: str | list[str] | None = option(None, help="average, or electrodes whose mean is subtracted")
+    unknown: str = option("refuse", choices=("refuse", "drop", "keep"), help="channels without a known place")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        reference = [] if self.reference in (None, "average") else self.reference
+        if isinstance(reference, str):
+            raise UserError(f"reference: found '{reference}', expected average, or a list of electrodes")
+        for where, names in (("reference", reference or []), ("channels", self.channels or [])):
+            for name in names:
+                if channel_of(name) is None and not (where == "channels" and self.unknown == "keep"):
+                    raise UserError(f"{where}: unknown electrode '{name}'{nearest(name, table())}")
+
+
+class Preprocessor(SignalPreprocessor):
+    """EEG to {"signal": (B, C, T) float32, "electrodes": (B, C, 3) metres, "channel": (B, C) int64, "present" (B,),
+    "holes" (B,)}, the last two left out where nothing is missing.
+
+    Each sample has its own channels, in its own order; C is the most that one has, T the longest, in whole windows.
+    What is not there is NaN. `channel` is the channel's number among those that the data had in `fit`, else -1.
+
+    state: scale (uV), channels.
+    """
+
+    config: Config
+    unit = "uV"
+
+    def open(self, path: Path) -> Recording:
+        return open_eeg(path)
+
+    def _name(self, name: str) -> str | None:
+        return channel_of(self.config.aliases.get(name, name))
+
+    def choose(self, names: Sequence[str], bads: Sequence[str]) -> tuple[list[int], list[str], list[float]]:
+        bad = {self._name(name) or name for name in [*bads, *self.config.bad]}
+        wanted = None if self.config.channels is None else {self._name(name) or name for name in self.config.channels}
+        reference = self.config.reference if isinstance(self.config.reference, list) else []
+        helpers = {self._name(name) for name in reference}
+        rows: list[int] = []
+        taken: list[str] = []
+        for row, given in enumerate(names):
+            name = self._name(given)
+            if name is None:
+                if is_other(given) or self.config.unknown == "drop":
+                    continue
+                if self.config.unknown == "refuse":
+                    raise BadSample(f"unknown channel '{given}'{nearest(given, table())} (options aliases, unknown)")
+                name = given
+            if name in bad or (wanted is not None and name not in wanted and name not in helpers):
+                continue
+            if name in taken:
+                raise BadSample(f"channel {name} is there twice ('{given}')")
+            rows.append(row)
+            taken.append(name)
+        if not rows:
+            raise BadSample(f"none of the channels {', '.join(names)} is one that is wanted")
+        return rows, taken, [1.0] * len(rows)
+
+    def complete(self, signal: Array, names: list[str]) -> tuple[Array, list[str]]:
+        """The signal against the asked reference; electrodes that were read for it alone are left out."""
+        reference = self.config.reference
+        if reference is None:
+            return signal, names
+        rows = list(range(len(names)))
+        if isinstance(reference, list):
+            of = [self._name(name) for name in reference]
+            missing = [name for name, known in zip(reference, of, strict=True) if known not in names]
+            if missing:
+                raise BadSample(f"reference: the recording has no {', '.join(missing)} among {', '.join(names)}")
+            rows = [names.index(str(name)) for name in of]
+        elif len(names) < 2:
+            raise BadSample(f"reference: an average of {names[0]} alone would leave nothing")
+        there = ~np.isnan(signal[rows])
+        mean = np.where(there, signal[rows], 0.0).sum(0) / np.maximum(there.sum(0), 1)
+        signal = signal - mean
+        if self.config.channels is None:
+            return signal, names
+        wanted = {self._name(name) or name for name in self.config.channels}
+        keep = [row for row, name in enumerate(names) if name in wanted]
+        if not keep:
+            raise BadSample(f"none of the channels {', '.join(names)} is one that is wanted")
+        return signal[keep], [names[row] for row in keep]
+
+    def learn(self, seen: dict[str, int]) -> dict[str, Any]:
+        return {"channels": list(seen)}
+
+    def collate(self, samples: Sequence[Sample | None]) -> Inputs:
+        """What `read` returned (None = absent), padded to the most channels and the longest window."""
+        numbers = {name: number for number, name in enumerate(self.fitted()["channels"])}
+        longest = padded_length((s.signal.shape[1] for s in samples if s is not None), self.window)
+        most = max((len(s.names) for s in samples if s is not None), default=1)
+        signal = np.full((len(samples), most, longest), np.nan, dtype=np.float32)
+        places = np.zeros((len(samples), most, 3), dtype=np.float32)
+        channel = np.full((len(samples), most), -1, dtype=np.int64)
+        for row, sample in enumerate(samples):
+            if sample is not None:
+                count, length = sample.signal.shape
+                signal[row, :count, :length] = sample.signal
+                places[row, :count] = [place_of(name) or (0.0, 0.0, 0.0) for name in sample.names]
+                channel[row, :count] = [numbers.get(name, -1) for name in sample.names]
+        inputs = {"signal": signal, "electrodes": places, "channel": channel}
+        return with_presence({name: torch.from_numpy(array) for name, array in inputs.items()}, samples)
+
+    def sizes(self) -> dict[str, Any]:
+        return {
+            "rate": float(self.config.rate),
+            "window": self.window,
+            "channels": len(self.fitted()["channels"]),
+        }

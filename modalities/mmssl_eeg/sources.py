@@ -1,0 +1,52 @@
+"""Continuous recordings to rows of windows, for data that has one row a sample or one file an hour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmssl.errors import UserError
+
+from .files import open_eeg
+
+
+def windows(
+    source: str | Path | Mapping[str, Any],
+    seconds: float,
+    *,
+    step: float | None = None,
+    rate: float | None = None,
+    channels: Sequence[str] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Rows for `datasets.Dataset.from_list`, one for each whole window of a recording.
+
+    source: a file (rows hold `path` and `start`, and the file is read again at each: no copy of the data), or a table
+    with one row a sample: column -> T numbers (rows hold the windows themselves and `rate`).
+    seconds: length of a window; step: seconds between beginnings, default `seconds`. rate: of a table.
+    channels: the table's columns that are channels, default all.
+    """
+    if isinstance(source, (str, Path)):
+        recording = open_eeg(Path(source))
+        assert recording.rate is not None
+        for first in _starts(recording.length, recording.rate, seconds, step):
+            yield {"path": str(source), "start": first / recording.rate}
+        return
+    if rate is None:
+        raise UserError("rate: a table does not say how many rows are a second")
+    names = list(source if channels is None else channels)
+    missing = [name for name in names if name not in source]
+    if missing:
+        raise UserError(f"channels: the table has no column {', '.join(missing)}, its columns are {', '.join(source)}")
+    columns = {name: np.asarray(source[name], dtype=np.float64) for name in names}
+    count = round(seconds * rate)
+    for first in _starts(min(map(len, columns.values())), rate, seconds, step):
+        cut = {name: column[first : first + count].tolist() for name, column in columns.items()}
+        yield cut | {"rate": rate}
+
+
+def _starts(length: int, rate: float, seconds: float, step: float | None) -> range:
+    """First samples of all whole windows."""
+    return range(0, length - round(seconds * rate) + 1, max(round((step or seconds) * rate), 1))

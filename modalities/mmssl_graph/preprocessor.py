@@ -1,0 +1,233 @@
+"""Options of the graph modality, and its `Preprocessor`: graphs to padded features, links and encodings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmssl import modality as base
+from mmssl.errors import BadSample, UserError
+from mmssl.modality import Inputs
+from mmssl.options import option, strict
+
+from .encodings import encodings
+from .graph import Array, Graph, Rows, ego_sample, from_raw, propagated, propagated_at, walk_sample
+from .sources import load_store
+
+SOURCES = ("x", "labels", "degree")
+SOME = 200  # graphs or nodes that features are measured on
+
+
+@strict
+@dataclass(kw_only=True)
+class Config:
+    """What a recipe may set for graphs."""
+
+    features: str | None = option(None, choices=SOURCES, help="what nodes are known by; null: the first that there is")
+    scale: str | None = option(None, choices=("none", "standard", "row"), help="null: none for 0/1, else standard")
+    directed: bool = option(False, help="false: every edge counts in both directions")
+    sample: str = option("walk", choices=("walk", "ego"), help="how a subgraph is taken around a centre")
+    nodes: int = option(32, min=1, help="most nodes of a sampled subgraph")
+    hops: int = option(2, min=1, help="how far an ego sample reaches")
+    restart: float = option(0.15, above=0, below=1, help="chance that a walk starts again at the centre")
+    max_nodes: int = option(512, min=1, help="largest graph that is taken whole; a larger one is a broken sample")
+    max_degree: int = option(16, min=1, help="of graphs without features: degrees are told apart up to it")
+    laplacian: int = option(8, min=0, help="number of Laplacian encodings")
+    walk: int = option(8, min=0, help="number of random-walk encodings")
+    stem: int = option(1, min=0, help="rounds of message passing before the trunk")
+    distance: int = option(3, min=1, help="greatest distance in edges that attention tells apart")
+    gamma: float = option(2.0, above=0, help="exponent of the scaled cosine error")
+
+
+@dataclass
+class Sample:
+    """One decoded graph of n nodes: x (n, F) scaled, links (n, n), the centre's number or -1, and the propagated raw
+    features."""
+
+    x: Tensor
+    links: Tensor
+    centre: int
+    propagated: Tensor
+
+
+class Preprocessor(base.Preprocessor):
+    """Graphs to {"x": (B, N, F), "links": (B, N, N), "nodes": (B, N) bool, "encodings": (B, N, K), "centre": (B,)
+    int64, -1: none, "propagated": (B, ...), "present": (B,) bool, left out when all are}.
+
+    state: what nodes are known by (`source`), its width, and mean and std or the labels.
+    """
+
+    config: Config
+
+    def fit(self, samples: Iterable[Any]) -> Self:
+        """Learn what nodes are known by: width and scale of the features, or which labels there are."""
+        graphs: list[tuple[Graph, Array]] = []
+        reason, tried = "", 0
+        for raw in samples:
+            tried += 1
+            try:
+                graph = self._graph(raw)
+            except (BadSample, OSError) as error:  # the data pipeline meets it again, and puts it into quarantine
+                reason = reason or str(error)
+                continue
+            some = np.arange(graph.nodes) if graph.centre is None else np.array([graph.centre])
+            graphs.append((graph, some))
+            if len(graphs) >= SOME and graph.centre is None:
+                break
+        if not graphs:
+            raise UserError(f"none of {tried} samples could be read as a graph" + (f": {reason}" if reason else ""))
+        self._learn(graphs)
+        return self
+
+    def _learn(self, graphs: Sequence[tuple[Graph, Array]]) -> None:
+        first = graphs[0][0]
+        source = self.config.features or next(
+            name for name in SOURCES if name == "degree" or getattr(first, name) is not None
+        )
+        if source == "degree":
+            self.state = {"source": source, "width": self.config.max_degree + 1}
+            return
+        if any(getattr(graph, source) is None for graph, _ in graphs):
+            raise UserError(
+                f"features: {source}: not all graphs have {'features x' if source == 'x' else 'node labels'}"
+            )
+        if source == "labels":
+            labels = sorted({label for graph, _ in graphs for label in graph.labels.tolist()})  # type: ignore[union-attr]
+            self.state = {"source": source, "width": len(labels), "labels": labels}
+            return
+        rows = [np.asarray(graph.x[nodes]) for graph, nodes in graphs]  # type: ignore[index]
+        widths = [row.shape[1] for row in rows]
+        width = max(set(widths), key=widths.count)
+        x = np.concatenate([row for row in rows if row.shape[1] == width]).astype(np.float64)
+        scale = self.config.scale or ("none" if ((x == 0) | (x == 1)).all() else "standard")
+        self.state = {"source": source, "width": width, "scale": scale}
+        if scale == "standard":
+            std = x.std(0)
+            self.state |= {"mean": x.mean(0).tolist(), "std": np.where(std > 0, std, 1.0).tolist()}
+
+    def _fitted(self) -> dict[str, Any]:
+        if not self.state:
+            raise UserError("the graph preprocessor is not fitted: call fit(graphs)")
+        return self.state
+
+    def _graph(self, raw: Any) -> Graph:
+        """A raw value to a graph, a centre in it where the sample is about one node."""
+        if isinstance(raw, (str, Path)):
+            raw = {"path": str(raw)}
+        if not (isinstance(raw, Mapping) and raw.get("path") is not None):
+            return from_raw(raw, self.config.directed)
+        try:
+            store = load_store(raw["path"], self.config.directed)
+        except UserError as error:
+            raise BadSample(str(error)) from error
+        for key, many in (("node", False), ("graph", True)):
+            number = raw.get(key)
+            if number is not None:
+                if many == (store.of is None) or not 0 <= number < store.items:
+                    raise BadSample(f"{raw['path']}: has no {key} {number}")
+                return store.pick(number) if many else store.graph.about(number)
+        if store.of is not None and store.items > 1:
+            raise BadSample(f"{raw['path']}: holds {store.items} graphs; say which one (data.path: graph:FILE does)")
+        return store.graph
+
+    def _content(self, graph: Graph, nodes: Array) -> Array:
+        """(k, F) float32 what `nodes` are known by, scaled."""
+        state = self._fitted()
+        if state["source"] == "degree":
+            degree = np.minimum(graph.start[nodes + 1] - graph.start[nodes], state["width"] - 1)
+            return np.eye(state["width"], dtype=np.float32)[degree]
+        if state["source"] == "labels":
+            if graph.labels is None:
+                raise BadSample("the graph has no node_labels, which the model knows nodes by")
+            known = {label: number for number, label in enumerate(state["labels"])}
+            out = np.zeros((len(nodes), state["width"]), np.float32)
+            for row, label in enumerate(graph.labels[nodes].tolist()):
+                if label in known:  # one never met stays zero
+                    out[row, known[label]] = 1
+            return out
+        if graph.x is None:
+            raise BadSample("the graph has no features x, which the model knows nodes by")
+        width = graph.x.width if isinstance(graph.x, Rows) else graph.x.shape[1]
+        if width != state["width"]:
+            raise BadSample(f"nodes have {width} features, the model knows {state['width']}")
+        x = np.asarray(graph.x[nodes], np.float32)
+        if state["scale"] == "standard":
+            return ((x - np.asarray(state["mean"])) / np.asarray(state["std"])).astype(np.float32)
+        if state["scale"] == "row":
+            return x / np.maximum(np.abs(x).sum(1, keepdims=True), 1e-12)
+        return x
+
+    def read(self, raw: Any, choice: int = 0) -> Sample | None:
+        """One raw graph, or the subgraph around its centre, drawn by `choice`. Raises BadSample; None when it is null.
+
+        raw: a torch_geometric `Data`, a mapping with edge_index and x, node_labels, edge_weight, num_nodes, centre, or
+        {"path": an .npz file or folder, "node" or "graph": a number}.
+        """
+        if raw is None:
+            return None
+        graph, c = self._graph(raw), self.config
+        if graph.centre is None:
+            if graph.nodes > c.max_nodes:
+                raise BadSample(
+                    f"the graph has {graph.nodes} nodes, more than max_nodes {c.max_nodes}; "
+                    "give a centre to sample around"
+                )
+            nodes = np.arange(graph.nodes)
+            small = graph
+        else:
+            seed = choice % (1 << 62)
+            if c.sample == "walk":
+                nodes = walk_sample(graph, graph.centre, c.nodes, c.restart, seed)
+            else:
+                nodes = ego_sample(graph, graph.centre, c.nodes, c.hops, seed)
+            small = graph.part(nodes, 0)
+        x, links = self._content(graph, nodes), small.links()
+        if graph.centre is None:
+            smooth = np.concatenate([part.mean(0) for part in propagated(links, x)])
+        else:
+            near, weights = propagated_at(graph, graph.centre)
+            smooth = (weights[:, None] * self._content(graph, near)).sum(0)
+        centre = -1 if graph.centre is None else 0
+        return Sample(torch.from_numpy(x), torch.from_numpy(links), centre, torch.from_numpy(smooth.astype(np.float32)))
+
+    def collate(self, samples: Sequence[Sample | None]) -> Inputs:
+        """What `read` returned (None = absent) to tensors, padded to the largest graph."""
+        width, c = self._fitted()["width"], self.config
+        there = [sample for sample in samples if sample is not None]
+        batch, most = len(samples), max([len(sample.x) for sample in there] or [1])
+        smooth = max([len(sample.propagated) for sample in there] or [width])
+        inputs = {
+            "x": torch.zeros(batch, most, width),
+            "links": torch.zeros(batch, most, most),
+            "nodes": torch.zeros(batch, most, dtype=torch.bool),
+            "centre": torch.full((batch,), -1),
+            "propagated": torch.zeros(batch, smooth),
+        }
+        for row, sample in enumerate(samples):
+            if sample is not None:
+                n = len(sample.x)
+                inputs["x"][row, :n], inputs["nodes"][row, :n] = sample.x, True
+                inputs["links"][row, :n, :n] = sample.links
+                inputs["centre"][row] = sample.centre
+                inputs["propagated"][row, : len(sample.propagated)] = sample.propagated
+        # in the worker that loads, for all graphs at once; `patchify` does it again where a view changed edges
+        inputs["encodings"] = encodings(inputs["links"], inputs["nodes"], c.laplacian, c.walk)
+        present = torch.tensor([sample is not None for sample in samples], dtype=torch.bool)
+        return inputs if bool(present.all()) else inputs | {"present": present}
+
+    def sizes(self) -> dict[str, Any]:
+        c = self.config
+        return {
+            "features": self._fitted()["width"],
+            "laplacian": c.laplacian,
+            "walk": c.walk,
+            "stem": c.stem,
+            "distance": c.distance,
+            "gamma": c.gamma,
+        }

@@ -1,0 +1,108 @@
+"""Augmented views of a batch of clips: which frames, then crop and colour, the same for all frames of a clip.
+
+The space is `mmssl.pixels.augment`'s; time comes first: a stretch of the clip, at a drawn pace, its frames jittered.
+All parameters come from `mmssl.draws.Draws`. Shapes: B batch, T frames of the clip, n of the view.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmssl.draws import Draws
+from mmssl.errors import UserError
+from mmssl.modality import Inputs
+from mmssl.options import option, strict
+from mmssl.patches import gather
+from mmssl.pixels.augment import View, augment
+
+
+@strict
+@dataclass(kw_only=True)
+class ClipView(View):
+    """The options of an image's view, and those of time."""
+
+    frames: int | None = option(None, min=1, help="frames of the view, from anywhere in the clip; null: all")
+    stride: list[int] = option(factory=lambda: [1, 1], min=1, help="lowest and highest step between frames: the pace")
+    time_jitter: int = option(0, min=0, help="frames by which each one may be replaced by a neighbour")
+    reverse: float = option(0.0, min=0, max=1, help="probability that a clip runs backwards")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.stride) != 2 or self.stride[0] > self.stride[1]:
+            raise UserError(f"stride: found {self.stride}, expected [lowest, highest]")
+
+    @property
+    def retimes(self) -> bool:
+        return self.frames is not None or self.stride[1] > 1 or self.time_jitter > 0 or self.reverse > 0
+
+    @property
+    def changes_pixels(self) -> bool:
+        return self.resamples or self.changes_values or self.noise_std > 0
+
+
+def augment_clips(
+    inputs: Inputs, draws: Draws, view: ClipView, mean: list[float], std: list[float], unit_range: bool, tubelet: int
+) -> Inputs:
+    """One view of the batch; padding frames stay zero."""
+    if view.retimes:
+        inputs = retime(inputs, draws("time"), view, tubelet)
+    if view.changes_pixels:
+        clips = inputs["pixel_values"].transpose(1, 2)  # (B, C, T, H, W)
+        clips = augment(clips, draws, view, mean, std, unit_range).transpose(1, 2)
+        if "length" in inputs:
+            place = torch.arange(clips.shape[1], device=clips.device)
+            clips = clips * (place < inputs["length"][:, None])[:, :, None, None, None]
+        inputs = inputs | {"pixel_values": clips}
+    return inputs
+
+
+def retime(inputs: Inputs, draws: Draws, view: ClipView, tubelet: int) -> Inputs:
+    """A stretch of `view.frames` frames of each clip, every so many, in whole tubelets. Times count from its start.
+
+    A clip too short for the pace drawn is taken at the fastest that fits; one shorter than the view gives all it has.
+    """
+    pixels, times = inputs["pixel_values"], inputs["times"]
+    batch, total = times.shape
+    device = pixels.device
+    count = -(-min(view.frames or total, total) // tubelet) * tubelet
+    wanted = min(view.frames or total, total)
+    length = inputs["length"] if "length" in inputs else torch.full((batch,), total, device=device)
+    low, high = view.stride
+    stride = low + draws("stride").integers(high - low + 1).to(device)
+    stride = torch.minimum(stride, ((length - 1) // max(wanted - 1, 1)).clamp(min=1))
+    kept = torch.minimum((length + stride - 1) // stride, torch.full_like(length, wanted))
+    span = (kept - 1).clamp(min=0) * stride + 1
+    start = (draws("start").uniform().to(device) * (length - span + 1).clamp(min=1)).long()
+    place = torch.arange(count, device=device)
+    index = start[:, None] + place * stride[:, None]
+    if view.time_jitter:
+        shift = draws("jitter").integers(2 * view.time_jitter + 1, count).to(device) - view.time_jitter
+        index = (index + shift).minimum((length - 1)[:, None]).clamp(min=0)
+        index = index.masked_fill(place >= kept[:, None], total).sort(1).values
+    inside = place < kept[:, None]
+    index = index.masked_fill(~inside, 0)
+    seconds = gather(times, index)
+    if view.reverse:
+        backwards = draws("reverse").chance(view.reverse).to(device)[:, None] & inside
+        turned = index.gather(1, (kept[:, None] - 1 - place).clamp(min=0))
+        index = torch.where(backwards, turned, index)
+    out = {
+        "pixel_values": gather(pixels, index) * inside[:, :, None, None, None],
+        "times": ((seconds - seconds[:, :1]) * inside).to(times.dtype),
+    }
+    # kept in full, where the clips are full and as long as the view, is known without looking
+    if "length" not in inputs and wanted == count and view.stride[0] == 1 == view.stride[1]:
+        return out
+    return out | {"length": kept}
+
+
+def check_view(view: ClipView, patch: Tensor | tuple[int, int]) -> None:
+    """UserError for a view that does not divide into patches."""
+    if view.crop_size is None:
+        return
+    sides = [view.crop_size] * 2 if isinstance(view.crop_size, int) else list(view.crop_size)
+    if sides[0] % int(patch[0]) or sides[-1] % int(patch[1]):
+        raise UserError(f"crop_size: found {view.crop_size}, expected multiples of the patch {patch[0]}x{patch[1]}")

@@ -1,0 +1,319 @@
+"""Any kind of raw video to one clip: the frames that are shown at asked times, and these times.
+
+Files are decoded with av; a folder or a list holds a frame a picture. Of a long file only the wanted stretch is
+decoded. A value that is broken raises `BadSample` with the reason; a null one is None.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmssl.errors import BadSample, UserError
+from mmssl.pixels.decode import NPY_MAGIC, Array, decode, from_array
+
+PICTURES = frozenset(".png .jpg .jpeg .webp .bmp .tif .tiff .ppm .pgm .npy".split())
+TOLERANCE = 1e-4
+"""Seconds by which a frame's time may lie after the asked one: times are rounded to the file's time base."""
+SEEK_FROM = 2.0
+"""Seconds before which decoding from the start is no slower than seeking to a key frame."""
+LOST = 0.5
+"""Seconds of pictures that may be missing from what a file promises; more, and it is truncated."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """frames: at most so many. fps: so many a second; None: every frame as it comes. choice: a large random integer
+    that picks where a clip starts in a longer video, 0 is at the beginning. default_fps: rate of frame folders, lists
+    and arrays that say none. channels: 1 = grey, None = as the data has. background: behind transparent pixels."""
+
+    frames: int
+    fps: float | None
+    choice: int = 0
+    default_fps: float = 25.0
+    channels: int | None = None
+    background: Sequence[int] = (0,)
+
+    def start(self, duration: float, rate: float) -> float:
+        """Seconds at which the clip starts in a video of this duration and frame rate."""
+        room = max(duration - self.frames / (self.fps or rate), 0.0)
+        return room * (self.choice % (1 << 20)) / (1 << 20)
+
+    def times(self, start: float, duration: float) -> list[float]:
+        """The asked times, those before the video's end."""
+        assert self.fps is not None
+        asked = [start + k / self.fps for k in range(self.frames)]
+        return [t for k, t in enumerate(asked) if t < duration - TOLERANCE or k == 0]
+
+
+Clip = tuple[list[Array], list[float]]
+"""Frames (h, w, C), uint8, uint16 or float32, and their times in seconds from the clip's first one."""
+
+
+def read_clip(raw: Any, wanted: Wanted) -> Clip | None:
+    """One clip of a raw video.
+
+    raw: encoded bytes, {"bytes", "path"}, a path of a file or of a folder of pictures (in natural order), a list of
+        pictures, {"frames", "fps"}, or an array (T, H, W), (T, H, W, C) or (T, C, H, W).
+    Returns None for a null value. Raises BadSample.
+    """
+    fps = wanted.default_fps
+    if isinstance(raw, Mapping):
+        raw, fps = _unwrap(raw, fps)
+    if raw is None or (isinstance(raw, str) and not raw.strip()):
+        return None
+    if isinstance(raw, (str, Path)):
+        path = Path(raw)
+        if path.is_dir():
+            return _from_pictures(_pictures(path), fps, wanted)
+        if not path.is_file():
+            raise BadSample(f"cannot read file '{path}': no such file or folder")
+        if path.suffix.lower() == ".npy":
+            raw = path.read_bytes()
+        elif not path.stat().st_size:
+            raise BadSample("empty file (0 bytes)")
+        else:
+            return _decoded(lambda: str(path), wanted)
+    if isinstance(raw, (bytes, bytearray, memoryview)):
+        data = bytes(raw)
+        if not data:
+            raise BadSample("empty file (0 bytes)")
+        if data.startswith(NPY_MAGIC):
+            return _from_array(_load_npy(data), fps, wanted)
+        return _decoded(lambda: io.BytesIO(data), wanted)
+    if isinstance(raw, (list, tuple)) and raw and not isinstance(raw[0], (list, tuple, int, float)):
+        return _from_pictures(raw, fps, wanted)
+    return _from_array(raw, fps, wanted)
+
+
+def _unwrap(raw: Mapping[str, Any], fps: float) -> tuple[Any, float]:
+    """(inside of the struct, its frame rate)."""
+    if "frames" in raw or "array" in raw:
+        fps = fps if raw.get("fps") is None else raw["fps"]
+        if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < 1e6:
+            raise BadSample(f"frame rate {fps!r}, expected a positive number of frames a second")
+        return raw["frames"] if "frames" in raw else raw["array"], float(fps)
+    if "bytes" not in raw and "path" not in raw:
+        found = ", ".join(map(repr, raw)) or "nothing"
+        raise UserError(
+            f"a video is read from one column, or from a struct of bytes and path or of frames and fps; found {found}"
+        )
+    data = raw.get("bytes")
+    return (raw.get("path") if data is None else data), fps
+
+
+# ---------------------------------------------------------------------------------------------- pictures and arrays
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    """Sorts "frame10" after "frame9"."""
+    parts = re.split(r"(\d+)", path.name.lower())
+    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
+
+
+def _pictures(folder: Path) -> list[Path]:
+    found = [p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith(".")]
+    if not found:
+        raise BadSample(f"no pictures in folder '{folder}'")
+    return sorted(found, key=_natural)
+
+
+def _from_pictures(pictures: Sequence[Any], fps: float, wanted: Wanted) -> Clip:
+    def one(index: int) -> Array:
+        picture = decode(pictures[index], wanted.background, wanted.channels)
+        if picture is None:
+            raise BadSample(f"frame {index} is empty")
+        return picture
+
+    return _chosen(len(pictures), fps, wanted, one)
+
+
+def _load_npy(data: bytes) -> Array:
+    try:
+        array: Array = np.load(io.BytesIO(data), allow_pickle=False)
+        return array
+    except (ValueError, OSError, EOFError, SyntaxError, MemoryError) as error:
+        raise BadSample(f"cannot read .npy: {error}") from error
+
+
+def _from_array(raw: Any, fps: float, wanted: Wanted) -> Clip:
+    if isinstance(raw, torch.Tensor):
+        raw = raw.detach().cpu()
+        raw = (raw.float() if raw.dtype == torch.bfloat16 else raw).numpy()
+    try:
+        array = np.asarray(raw)
+    except ValueError as error:
+        raise BadSample(f"nested lists of unequal lengths are no video ({error})") from error
+    if array.dtype.kind not in "buif":
+        raise BadSample(f"expected a video (bytes, path, frames or array of numbers), found {type(raw).__name__}")
+    if array.ndim not in (3, 4) or 0 in array.shape:
+        raise BadSample(
+            f"expected an array (T, H, W), (T, H, W, C) or (T, C, H, W), found shape {tuple(array.shape)}"
+        )
+    return _chosen(len(array), fps, wanted, lambda index: from_array(array[index], wanted.channels))
+
+
+def _chosen(count: int, fps: float, wanted: Wanted, frame: Callable[[int], Array]) -> Clip:
+    """The wanted ones of `count` frames that come `fps` a second."""
+    duration = count / fps
+    start = wanted.start(duration, fps)
+    if wanted.fps is None:
+        first = min(round(start * fps), count - 1)
+        indices = list(range(first, min(first + wanted.frames, count)))
+        return [frame(i) for i in indices], [k / fps for k in range(len(indices))]
+    times = wanted.times(start, duration)
+    indices = [min(int((t + TOLERANCE) * fps), count - 1) for t in times]
+    known = {i: frame(i) for i in dict.fromkeys(indices)}
+    return [known[i] for i in indices], [t - start for t in times]
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise UserError(
+            f"videos are decoded with av, which is not installed ({error}): pip install 'mmssl[video]'"
+        ) from error
+    return av
+
+
+def _decoded(source: Callable[[], Any], wanted: Wanted) -> Clip:
+    """A clip of a file; source() is its path, or a new file object on its bytes."""
+    av = _av()
+    try:
+        duration, rate, promised = _length(source())
+        start = wanted.start(duration, rate)
+        timed = _from_time(source, start)
+        if wanted.fps is None:
+            clip, end = _every(timed, start, rate, wanted)
+        else:
+            clip, end = _at(timed, start, duration, rate, wanted)
+    except (av.FFmpegError, ValueError, EOFError) as error:
+        raise BadSample(f"cannot decode video: {' '.join(str(error).split())}") from error
+    if not clip[0]:
+        raise BadSample("no picture could be decoded")
+    if end is not None and promised and end < duration - max(LOST, 0.1 * duration):
+        raise BadSample(f"truncated: the pictures end after {end:.2f} of {duration:.2f} s")
+    return clip
+
+
+def _length(source: Any) -> tuple[float, float, bool]:
+    """(duration in seconds, frames a second, whether the file says so of its pictures) without decoding."""
+    with _av().open(source) as container:
+        if not container.streams.video:
+            raise BadSample("a file without pictures")
+        stream = container.streams.video[0]
+        rate = float(stream.average_rate or stream.guessed_rate or 25)
+        if stream.duration and stream.time_base:
+            return float(stream.duration * stream.time_base), rate, True
+        first, last, count = None, 0.0, 0
+        for packet in container.demux(stream):
+            count += packet.size > 0
+            if packet.pts is not None and packet.size:
+                time = float(packet.pts * packet.time_base)
+                first = time if first is None else min(first, time)
+                last = max(last, time + (float(packet.duration * packet.time_base) if packet.duration else 1 / rate))
+        return (count / rate if first is None else last - first), rate, False
+
+
+def _from_time(source: Callable[[], Any], start: float) -> Iterator[tuple[float, Any]]:
+    """(seconds from the video's first picture, frame), from the picture shown at `start` or from an earlier one."""
+    av = _av()
+    if start > SEEK_FROM:
+        with av.open(source()) as container:
+            stream = container.streams.video[0]
+            try:
+                container.seek(int((_zero(stream) + start) / stream.time_base), stream=stream, backward=True)
+                seekable = True
+            except av.FFmpegError:
+                seekable = False  # raw streams; decoded from the start below
+            if seekable:
+                frames = _timed(container, stream)
+                head = next(frames, None)
+                if head is not None and head[0] <= start + TOLERANCE:
+                    yield head
+                    yield from frames
+                    return
+    with av.open(source()) as container:
+        yield from _timed(container, container.streams.video[0])
+
+
+def _zero(stream: Any) -> float:
+    return float(stream.start_time * stream.time_base) if stream.start_time is not None else 0.0
+
+
+def _timed(container: Any, stream: Any) -> Iterator[tuple[float, Any]]:
+    zero, rate = _zero(stream), float(stream.average_rate or stream.guessed_rate or 25)
+    for number, frame in enumerate(container.decode(stream)):
+        time = number / rate if frame.pts is None else float(frame.pts * frame.time_base) - zero
+        if frame.is_corrupt:
+            raise BadSample(f"corrupt picture at {time:.2f} s")
+        yield time, frame
+
+
+def _at(
+    timed: Iterator[tuple[float, Any]], start: float, duration: float, rate: float, wanted: Wanted
+) -> tuple[Clip, float | None]:
+    """What is shown at the asked times, and the end of the pictures in seconds where it was met."""
+    asked = wanted.times(start, duration)
+    convert = _converter(wanted.channels)
+    pictures: list[Array] = []
+    shown: Array | None = None
+    last: tuple[float, Any] | None = None
+    end: float | None = None
+    while len(pictures) < len(asked):
+        following = next(timed, None)
+        until = following[0] if following else last[0] + 1 / rate if last else 0.0
+        while last is not None and len(pictures) < len(asked) and asked[len(pictures)] < until - TOLERANCE:
+            shown = convert(last[1]) if shown is None else shown
+            pictures.append(shown)
+        if following is None:
+            end = until
+            break
+        last, shown = following, None
+    return (pictures, [t - start for t in asked[: len(pictures)]]), end
+
+
+def _every(
+    timed: Iterator[tuple[float, Any]], start: float, rate: float, wanted: Wanted
+) -> tuple[Clip, float | None]:
+    """Consecutive pictures from the first one at `start` on, and the end of the pictures where it was met."""
+    convert = _converter(wanted.channels)
+    pictures: list[Array] = []
+    times: list[float] = []
+    last = 0.0
+    for time, frame in timed:
+        last = time
+        if time >= start - 0.5 / rate:
+            pictures.append(convert(frame))
+            times.append(time)
+            if len(pictures) == wanted.frames:
+                return (pictures, [t - times[0] for t in times]), None
+    return (pictures, [t - times[0] for t in times]), last + 1 / rate
+
+
+def _converter(channels: int | None) -> Callable[[Any], Array]:
+    """Frames of one video to (h, w, C) uint8, turned upright as the file asks. `frame.to_ndarray(format=...)` gives
+    the same, but sets up its conversion anew for every frame, which takes longer than decoding does."""
+    from av.video.reformatter import VideoReformatter
+
+    reformatter = VideoReformatter()
+    kind = "gray" if channels == 1 else "rgb24"
+
+    def convert(frame: Any) -> Array:
+        picture: Array = reformatter.reformat(frame, format=kind).to_ndarray()
+        picture = picture[..., None] if picture.ndim == 2 else picture
+        turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
+        return np.rot90(picture, turns) if turns else picture
+
+    return convert
