@@ -352,7 +352,7 @@ def test_real_clips(shared_data: Path, tmp_path: Path) -> None:
     assert modality(p).raw_features(inputs).shape == (6, 2 * 3 * 16 * 16)
 
 
-@pytest.mark.parametrize("name", ["video_mae", "video_simclr"])
+@pytest.mark.parametrize("name", ["video_mae"])
 def test_recipes_are_valid(name: str) -> None:
     from mmssl.config import load_recipe
 
