@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,18 @@ def test_a_run_stopped_at_a_checkpoint_and_resumed_equals_a_straight_one(tmp_pat
         assert row == {k: straight[k] for k in row}
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Signals as on a terminal: a job started in the background (as CI may) ignores SIGINT, and so does the loop."""
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", ["_gradients", "_update", "save"])
 def test_an_interrupted_run_writes_a_checkpoint_and_goes_on_exactly(tmp_path, number, moment, monkeypatch, capsys):
