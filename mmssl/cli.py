@@ -48,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(error: Exception) -> None:
+    distributed: Any = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()  # a process that dies with its group open takes the others down by SIGABRT
     _say("\n".join(f"error: {line}" for line in str(error).splitlines()))
 
 
