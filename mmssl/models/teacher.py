@@ -1,0 +1,69 @@
+"""`Teacher`: an exponential moving average of a module, for JEPA targets and self-distillation.
+
+Only what is trained is averaged and stored: parameters that were frozen when the teacher was made are the student's
+own tensors, once in memory. With adapters on a frozen backbone the teacher therefore costs the adapters alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Teacher(nn.Module, Generic[M]):
+    """`teacher.net` is the averaged twin of `student`; it never gets a gradient and always stays in eval mode.
+
+    An objective keeps it as a submodule, so that it is stored with the checkpoint, and calls `update` in
+    `after_step`. BYOL (Grill et al. 2020) and MoCo (He et al. 2020) introduced it.
+    """
+
+    def __init__(self, student: M) -> None:
+        super().__init__()
+        shared = {id(p): p for p in student.parameters() if not p.requires_grad}
+        self.net: M = copy.deepcopy(student, dict(shared))
+        self._shared = {name for name, p in self.net.named_parameters() if id(p) in shared}
+        for name, parameter in self.net.named_parameters():
+            if name not in self._shared:
+                parameter.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Teacher[M]:
+        """Always eval mode: no dropout in targets."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def update(self, student: nn.Module, momentum: float) -> None:
+        """average = momentum * average + (1 - momentum) * student, over all trained parameters at once; buffers that
+        are numbers (running statistics) are copied."""
+        theirs = dict(student.named_parameters())
+        own = [(name, p) for name, p in self.net.named_parameters() if name not in self._shared]
+        if own:
+            torch._foreach_lerp_([p for _, p in own], [theirs[name].detach() for name, _ in own], 1 - momentum)
+        for mine, other in zip(self.net.buffers(), student.buffers(), strict=True):
+            mine.copy_(other)
+
+    def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> Any:
+        """Without what is the student's own, which a checkpoint holds already."""
+        state = super().state_dict(*args, prefix=prefix, **kwargs)
+        for name in self._shared:
+            state.pop(f"{prefix}net.{name}", None)
+        return state
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        for name, parameter in self.net.named_parameters():
+            if name in self._shared:
+                state_dict.setdefault(f"{prefix}net.{name}", parameter.detach())
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def momentum_at(progress: float, start: float, end: float, shape: str = "cosine") -> float:
+    """The momentum at `progress` in [0, 1] of a run: from `start` to `end` along a half `cosine` (BYOL, DINO) or a
+    `linear` ramp (I-JEPA, V-JEPA)."""
+    share = progress if shape == "linear" else (1 - math.cos(math.pi * progress)) / 2
+    return start + (end - start) * share

@@ -1,0 +1,64 @@
+"""The EMA teacher: its arithmetic, what it shares with a frozen student, and its place in a checkpoint."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mmssl.models.teacher import Teacher, momentum_at
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+def test_average_is_the_formula_in_float64():
+    student = net()
+    teacher = Teacher(student)
+    expected = {n: p.detach().double().clone() for n, p in student.named_parameters()}
+    for _ in range(3):
+        with torch.no_grad():
+            for p in student.parameters():
+                p.add_(torch.randn_like(p))
+        teacher.update(student, 0.9)
+        for n, p in student.named_parameters():
+            expected[n] = 0.9 * expected[n] + 0.1 * p.detach().double()
+    for n, p in teacher.net.named_parameters():
+        torch.testing.assert_close(p.double(), expected[n], rtol=0, atol=1e-6)
+        assert not p.requires_grad
+    assert all(p.requires_grad for p in student.parameters())
+
+
+def test_stays_in_eval_mode():
+    teacher = Teacher(net())
+    nn.ModuleList([teacher]).train()
+    assert not any(m.training for m in teacher.modules())
+
+
+def test_frozen_parameters_are_the_students_own_and_not_stored():
+    student = net()
+    student[0].requires_grad_(False)
+    teacher = Teacher(student)
+    assert teacher.net[0].weight is student[0].weight
+    assert teacher.net[3].weight is not student[3].weight
+    whole = nn.ModuleDict({"student": student, "teacher": teacher})
+    state = whole.state_dict()
+    assert "teacher.net.0.weight" not in state and "teacher.net.3.weight" in state
+    saved = {k: v.clone() for k, v in state.items()}
+    with torch.no_grad():
+        for p in whole.parameters():
+            p.zero_()
+    other = copy.deepcopy(whole)
+    other.load_state_dict(saved)
+    for k, v in other.state_dict().items():
+        torch.testing.assert_close(v, saved[k])
+
+
+def test_momentum_schedule():
+    assert momentum_at(0, 0.996, 1.0) == 0.996
+    assert momentum_at(1, 0.996, 1.0) == pytest.approx(1.0)
+    assert momentum_at(0.5, 0.9, 1.0) == pytest.approx(0.95)
+    assert momentum_at(0.25, 0.0, 1.0, "linear") == 0.25
+    assert momentum_at(0.25, 0.0, 1.0) == pytest.approx((1 - 2**-0.5) / 2)
