@@ -16,7 +16,7 @@ BASE = {"errors", "options", "draws", "patches", "wording", "schema", "plainyaml
 
 ALLOWED: dict[str, set[str]] = {
     "modality": BASE,
-    "masking": BASE,
+    "masking": BASE | {"masking"},
     "distributed": BASE,
     "losses": BASE,
     "pixels": BASE | {"pixels"},

@@ -1,0 +1,110 @@
+"""Masks: coordinates in, `Split`s out. No mask knows a modality; all draws are per sample (see `mmssl.draws`).
+
+A mask is a strict dataclass of its options that is also the function
+`mask(patches: dict[name, Patches], draws: Draws) -> dict[name, Split]`. It sees a whole tower's dict, because budgets
+may be joint; a name that it leaves out is seen whole. Found by its class name in lower case with dashes
+(`per-modality`), or by the dotted path of a class.
+
+Shapes: B batch, N patches, k kept, m hidden, K coordinates.
+
+New masks go into a module of this package (or anybody's) and, when mmssl ships them, into `SHIPPED`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ..draws import Draws
+from ..errors import UserError, nearest
+from ..options import option, strict
+from ..patches import Patches, Split
+from .groups import Channel, Temporal, Tube, Whole
+from .patchwise import Block, Random
+from .spans import Span
+from .splits import coordinate_bits, patch_bits, split_by_order, split_groups
+
+__all__ = [
+    "SHIPPED",
+    "Block",
+    "Channel",
+    "PerModality",
+    "Random",
+    "Span",
+    "Temporal",
+    "Tube",
+    "Whole",
+    "build_mask",
+    "coordinate_bits",
+    "load_mask",
+    "mask_names",
+    "patch_bits",
+    "split_by_order",
+    "split_groups",
+]
+
+
+@strict
+@dataclass(kw_only=True)
+class PerModality:
+    """A mask of its own for each named modality; modalities not named are seen whole."""
+
+    masks: dict[str, Any] = option(factory=dict, help="modality -> {type: ..., options}")
+
+    def __post_init__(self) -> None:
+        self._built = {name: build_mask(spec) for name, spec in self.masks.items()}
+
+    def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:
+        out: dict[str, Split] = {}
+        for name, mask in self._built.items():
+            if name in patches:
+                out |= mask({name: patches[name]}, draws)
+        return out
+
+
+SHIPPED: tuple[type, ...] = (
+    Random,
+    Block,
+    Tube,
+    Temporal,
+    Channel,
+    Whole,
+    Span,
+    PerModality,
+)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
+
+
+def mask_names() -> list[str]:
+    """Names of the masks that mmssl ships."""
+    return sorted(_slug(c.__name__) for c in SHIPPED)
+
+
+def load_mask(name: str) -> type:
+    """The mask class of that name (`random`, `block`, ...), or at that dotted path (`mylab.masks.Rings`)."""
+    if "." in name:
+        module, _, attribute = name.rpartition(".")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"mask '{name}': {error}") from None
+    for candidate in SHIPPED:
+        if _slug(candidate.__name__) == name:
+            return candidate
+    names = mask_names()
+    raise UserError(f"unknown mask '{name}', expected one of {', '.join(names)}{nearest(name, names)}")
+
+
+def build_mask(spec: Any) -> Any:
+    """A mask from `{type: name, options}`; an object that is callable already is returned as it is."""
+    if callable(spec):
+        return spec
+    from ..schema import load
+
+    options = dict(spec)
+    return load(load_mask(options.pop("type", "random")), options)
