@@ -27,8 +27,23 @@ def modalities() -> Listing:
 
 
 def objectives() -> Listing:
-    """The objectives that mmssl ships."""
-    return [(name, _first_line(inspect.getmodule(load_objective(name)[1]))) for name in objective_names()]
+    """The objectives that mmssl ships; below each, when to use it, the data it suits, and its papers."""
+    listing = []
+    for name in objective_names():
+        objective = load_objective(name)[1]
+        listing.append((name, _first_line(inspect.getmodule(objective))))
+        facts = {"when": objective.when, "data": objective.suits, "paper": objective.papers}
+        listing += [("", f"{fact}: {text}") for fact, text in facts.items() if text]
+    return listing
+
+
+def objectives_table() -> str:
+    """The README's table of which objective suits which data, in Markdown."""
+    lines = ["| objective | suits | use it when | papers |", "|---|---|---|---|"]
+    for name in objective_names():
+        objective = load_objective(name)[1]
+        lines.append(f"| `{name}` | {objective.suits} | {objective.when} | {objective.papers} |")
+    return "\n".join(lines)
 
 
 def masks() -> Listing:

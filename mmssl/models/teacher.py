@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..distributed import global_mean, global_sum
+from .tower import Tower
+
+if TYPE_CHECKING:
+    from ..step import Step
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -67,3 +74,41 @@ def momentum_at(progress: float, start: float, end: float, shape: str = "cosine"
     `linear` ramp (I-JEPA, V-JEPA)."""
     share = progress if shape == "linear" else (1 - math.cos(math.pi * progress)) / 2
     return start + (end - start) * share
+
+
+def spread(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """x (B, D) of the rows `valid` (B,) of all processes: centred on their mean (B, D), and the square root of the mean
+    over dimensions of the variance of the L2-normalised rows, times sqrt(D): 1 for directions spread evenly over the
+    sphere, 0 when all rows are one (SimSiam, Chen & He 2021, section 4.1)."""
+    rows = valid[:, None].expand_as(x)
+    mean = global_columns(x.float(), rows)
+    unit = F.normalize(x.float(), dim=-1)
+    variance = global_columns((unit - global_columns(unit, rows)).square(), rows)
+    return x.float() - mean, variance.sum().sqrt()
+
+
+def global_columns(x: Tensor, rows: Tensor) -> Tensor:
+    """(D,) means of x (B, D) where `rows` (B, D) is set, over all processes; zeros if nothing counts."""
+    count = global_sum(rows.float().sum(0))
+    return global_sum(torch.where(rows, x, 0.0).sum(0)) / count.clamp(min=1)
+
+
+@torch.no_grad()
+def teacher_health(teacher: Teacher[Any], step: Step, name: str = "teacher") -> dict[str, Tensor]:
+    """How a teacher's towers see the clean view against the students: scalars over the rows of all processes.
+
+    `<name>/agreement`: mean cosine of the pooled states of teacher and student, each centred on its own mean, so that
+    it is about what tells samples apart (0 too when either has collapsed); `<name>/spread`: `spread` of the teacher's
+    pooled states. With several towers the tower's name comes behind.
+    """
+    nets = [m for m in teacher.net.modules() if isinstance(m, Tower)]
+    found: dict[str, Tensor] = {}
+    for net in nets:
+        tower = next(n for n in step.model.towers if list(step.model.tower(n).modalities) == list(net.modalities))
+        theirs, ours = step.encode(tower, net=net), step.encode(tower)
+        valid = ours.present()
+        (a, std), (b, _) = spread(theirs.pooled(), valid), spread(ours.pooled(), valid)
+        cosine = F.cosine_similarity(a, b, dim=-1)
+        tail = f"/{tower}" if len(nets) > 1 else ""
+        found |= {f"{name}/agreement{tail}": global_mean(cosine, valid), f"{name}/spread{tail}": std}
+    return found

@@ -7,7 +7,7 @@ import inspect
 import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,14 @@ class Objective(nn.Module):
 
     Built as `Objective(config, model)`; sizes are read off the model, which must not be kept as a submodule.
     Raises UserError, with the reason, when the model's parts cannot do what the objective needs.
+
+    papers, when, suits: what `mmssl list objectives` and the README's table show, each one line of plain text:
+    authors, year and arXiv number of each method; when to choose it over the others; the data it suits.
     """
+
+    papers: ClassVar[str] = ""
+    when: ClassVar[str] = ""
+    suits: ClassVar[str] = ""
 
     def __init__(self, config: Any, model: MMSSLModel) -> None:
         super().__init__()
@@ -54,6 +61,24 @@ class Objective(nn.Module):
     @torch.no_grad()
     def after_step(self, model: MMSSLModel, progress: float) -> None:
         """Called after every optimiser step with progress in (0, 1]: EMA, centres. State never changes in forward."""
+
+    @torch.no_grad()
+    def health(self, step: Step) -> dict[str, Tensor]:
+        """Scalars that show whether the objective is alive, logged as `health/<objective>/<name>`; not its loss.
+
+        Called now and then with the run's probe: a fixed sample of the training data, cut into rows as a batch is over
+        processes, in eval mode. It must change nothing, and every value must be a mean over the rows of all processes
+        (`distributed.global_mean`): the processes' values are averaged. Here: the agreement of every `Teacher` that
+        holds towers with its students. Extend it with what an objective has (use of its codebook or its clusters):
+        `return super().health(step) | {"codes": ...}`.
+        """
+        from ..models.teacher import Teacher, teacher_health
+
+        found: dict[str, Tensor] = {}
+        for name, module in self.named_modules():
+            if isinstance(module, Teacher):
+                found |= teacher_health(module, step, name)
+        return found
 
 
 def objective_names() -> list[str]:

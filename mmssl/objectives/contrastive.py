@@ -66,6 +66,13 @@ class ProjectionHead(nn.Module):
 class Contrastive(Objective):
     """Pairs of the same sample attract, all others of the global batch repel."""
 
+    papers = (
+        "CLIP, Radford et al. 2021, arXiv 2103.00020; SigLIP, Zhai et al. 2023, arXiv 2303.15343; "
+        "SimCLR, Chen et al. 2020, arXiv 2002.05709"
+    )
+    when = "Retrieval, zero-shot or few labels are wanted, and pairs or good augmentations exist; big batches help."
+    suits = "pairs of modalities (image-text, audio-video, ECG-report); or one modality that has augmented views"
+
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)
         self.within = len(config.towers) == 1

@@ -75,6 +75,10 @@ class TokenHead(nn.Module):
 class MAE(Objective):
     """Masked autoencoding of the modalities of one tower that the mask names."""
 
+    papers = "MAE, He et al. 2022, arXiv 2111.06377; BERT, Devlin et al. 2019, arXiv 1810.04805; M3AE, Chen et al. 2022"
+    when = "No augmentations are known, or the model will be fine-tuned; the steadiest to train, weaker on few labels."
+    suits = "everything that is cut into patches, alone or several modalities in one tower; unpaired data too"
+
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)
         tower = model.tower(config.tower)
