@@ -57,3 +57,26 @@ class _Gather(torch.autograd.Function):
 def gather_rows(x: Tensor) -> Tensor:
     """All processes' rows (world * B, ...) of x (B, ...), in rank order; gradients flow back to their owners."""
     return x if world_size() == 1 else _Gather.apply(x)
+
+
+class _AllSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+def all_sum(x: Tensor) -> Tensor:
+    """The sum of `x` over all processes, with gradients.
+
+    For statistics of the global batch: a loss computed from it is the same on every process, and the gradients that
+    DDP averages are those of that loss. All processes must call it together, and go backward through it together.
+    """
+    return x if world_size() == 1 else _AllSum.apply(x)
