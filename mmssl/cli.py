@@ -112,6 +112,14 @@ def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     sub.add_argument("--output", metavar="FILE.parquet", type=Path, required=True)
     sub.add_argument("overrides", metavar="key=value", nargs="*", help="data options, e.g. split=test limit=100")
 
+    sub = command("push", _push, "Publish a model or adapter folder on the Hub.")
+    sub.add_argument("model", metavar="MODEL", help="a model, adapter or export folder, or the folder of a run")
+    sub.add_argument("repo_id", metavar="REPO_ID", help="NAME or OWNER/NAME")
+    sub.add_argument("--private", action="store_true", help="make the repository private")
+    sub.add_argument("--revision", metavar="BRANCH", help="push to this branch; it is made where there is none")
+    sub.add_argument("--message", metavar="TEXT", help="of the commit")
+    sub.add_argument("--dry-run", action="store_true", help="look at everything, show it, send nothing")
+
     sub = command("list", _list, "List what can be named in a recipe.")
     sub.add_argument("what", metavar="|".join(LISTS), type=_one_of(LISTS))
     command("doctor", _doctor, "Examine the environment, with the fix for what is wrong.")
@@ -228,6 +236,20 @@ def _embed(args: argparse.Namespace) -> int:
     )
     counts = ", ".join(f"{n} with {name}" for name, n in summary["present"].items())
     print(f"{args.output}: {summary['rows']} rows, {counts}, {len(summary['bad'])} broken values left out")
+    return 0
+
+
+def _push(args: argparse.Namespace) -> int:
+    from .hub import push
+
+    done = push(
+        args.model, args.repo_id, private=args.private, revision=args.revision, message=args.message,
+        dry_run=args.dry_run,
+    )  # fmt: skip
+    if args.dry_run:
+        print("\n".join(["would be published:", *(f"  {name}" for name in done.files)]))
+    else:
+        print(f"{done.repo_id}: {len(done.files)} files, {done.url}")
     return 0
 
 
