@@ -144,7 +144,7 @@ def model_folder(path: str | Path) -> Path:
     """The folder to publish: `path`, or `model/` in it where `path` is the folder of a run."""
     folder = Path(path)
     if not folder.is_dir():
-        raise UserError(f"push: '{path}' is no folder, expected a model folder, an adapter folder or the folder of a run")
+        raise UserError(f"push: '{path}' is no folder, expected that of a model, an adapter or a run")
     for candidate in (folder, folder / "model", folder / "adapter"):
         if any((candidate / name).is_file() for name in CONFIGS):
             return candidate
