@@ -110,7 +110,7 @@ def _talk(repo_id: str, work: Callable[[], Any]) -> Any:
     """What `work` returns, with the Hub client's many errors put into one line each."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
-    no_answer = HfHubHTTPError.__bases__[0]  # every error of the HTTP library underneath, whichever that is
+    no_answer: Any = HfHubHTTPError.__bases__[0]  # every error of the HTTP library underneath, whichever that is
     where = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
         return work()
