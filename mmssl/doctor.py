@@ -25,12 +25,15 @@ IMPORTED = (
 """Import names, in an order in which the first that fails is the cause and not a victim."""
 
 OPTIONAL = {
-    "soundfile": "reads audio",
-    "av": "reads video",
-    "matplotlib": "draws pictures of what a model sees",
-    "wandb": "the tracker of train.trackers=[wandb]",
+    "soundfile": ("reads audio", "mmssl[audio]"),
+    "av": ("reads video, and its sound", "mmssl[video]"),
+    "mne": ("reads EEG files", "mmssl[eeg]"),
+    "wfdb": ("reads ECG records", "mmssl[ecg]"),
+    "torch_geometric": ("makes graphs", "mmssl[graph]"),
+    "matplotlib": ("draws pictures of what a model sees", "matplotlib"),
+    "wandb": ("the tracker of train.trackers=[wandb]", "wandb"),
 }
-"""Import name -> what it is for; nothing shipped so far needs them."""
+"""Import name -> what it is for, and what pip installs."""
 
 STACK = ("torch", "torchvision", "torchaudio")
 NEED_STACK = ("torchvision", "torchaudio", "transformers", "accelerate", "peft", "open_clip", "mmssl")
@@ -255,10 +258,10 @@ def _devices(facts: list[dict[str, Any]]) -> list[Finding]:
 
 def _optional() -> list[Finding]:
     found = []
-    for name, purpose in OPTIONAL.items():
+    for name, (purpose, requirement) in OPTIONAL.items():
         there = importlib.util.find_spec(name) is not None
         text = f"optional: {name} ({purpose}) is {'installed' if there else 'not installed'}"
-        found.append(Finding("ok" if there else "note", text, "" if there else f"pip install {name}"))
+        found.append(Finding("ok" if there else "note", text, "" if there else f"pip install '{requirement}'"))
     return found
 
 

@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 import inspect
+from types import ModuleType
 from typing import Any
 
 from . import plainyaml
 from .config import recipe_names, recipe_path
 from .errors import UserError
 from .masking import load_mask, mask_names
-from .modality import load_modality, modality_names
+from .modality import installed, load_modality, modality_names
 from .objectives.base import load_objective, objective_names
 
 Listing = list[tuple[str, str]]
 
 
 def modalities() -> Listing:
-    """Installed modality packages; one that lacks a dependency says so."""
+    """Installed modality packages: what each is, what it reads, what that needs and whether it is installed.
+
+    Lines that go on about the one above have an empty name.
+    """
     listing = []
     for name in modality_names():
         try:
-            listing.append((name, _first_line(load_modality(name))))
+            package = load_modality(name)
         except UserError as error:
             listing.append((name, f"not usable: {error}"))
+            continue
+        listing.append((name, _first_line(package)))
+        listing += [("", line) for line in _reads(package)]
     return listing
+
+
+def _reads(package: ModuleType) -> list[str]:
+    """What a modality's package says of itself in its `READS` and `NEEDS`, see `mmssl.modality`."""
+    lines = [f"reads {package.READS}"] if hasattr(package, "READS") else []
+    needs = getattr(package, "NEEDS", {})
+    for dependency, requirement in needs.items():
+        state = "installed" if installed(dependency) else f"not installed, pip install '{requirement}'"
+        lines.append(f"needs {dependency}: {state}")
+    return lines if needs else [*lines, "needs nothing further"]
 
 
 def objectives() -> Listing:

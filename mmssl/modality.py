@@ -7,13 +7,20 @@ exports three names::
     Preprocessor    raw samples -> tensors; saved with the model
     Modality        the only nn.Module that knows pixels, volts or cells
 
+and, for `mmssl list modalities`, two that it may leave out::
+
+    READS           what raw values it takes, in a line
+    NEEDS           {import name: what pip installs} of packages that it imports only when such a file is read
+
 Shapes: B batch, N patches, P numbers a patch, K coordinates, D width.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -187,6 +194,13 @@ def load_modality(name: str) -> ModuleType:
     return module
 
 
+def installed(package: str) -> bool:
+    """Whether a package can be found, by its import name, without importing it."""
+    if package in sys.modules:
+        return sys.modules[package] is not None
+    return importlib.util.find_spec(package) is not None
+
+
 def select(raw: Mapping[str, Any], columns: str | Sequence[str]) -> Any:
     """The value(s) of a modality in one row: a column's value, or a dict of several columns' values."""
     if isinstance(columns, str):
@@ -201,6 +215,7 @@ __all__ = [
     "MaskToken",
     "Modality",
     "Preprocessor",
+    "installed",
     "load_modality",
     "modality_names",
     "select",

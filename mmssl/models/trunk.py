@@ -43,16 +43,17 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, bias: Tensor | None = None, first_query: int = 0) -> Tensor:
         """x (B, n, D) -> (B, n - first_query, D): only tokens from `first_query` on ask, all are asked."""
         batch, n, width = x.shape
+        head = width // self.heads  # no -1: there may be no token that asks
         if first_query:
             w, b = self.qkv.weight, self.qkv.bias
             q = F.linear(x[:, first_query:], w[:width], None if b is None else b[:width])
             kv = F.linear(x, w[width:], None if b is None else b[width:])
-            q = q.view(batch, n - first_query, self.heads, -1).transpose(1, 2)
-            k, v = kv.view(batch, n, 2, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+            q = q.view(batch, n - first_query, self.heads, head).transpose(1, 2)
+            k, v = kv.view(batch, n, 2, self.heads, head).permute(2, 0, 3, 1, 4).unbind(0)
             if bias is not None and bias.shape[2] > 1:
                 bias = bias[:, :, first_query:]
         else:
-            q, k, v = self.qkv(x).view(batch, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+            q, k, v = self.qkv(x).view(batch, n, 3, self.heads, head).permute(2, 0, 3, 1, 4).unbind(0)
         out = attention(q, k, v, bias)
         return self.proj(out.transpose(1, 2).flatten(2))
 
