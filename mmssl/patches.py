@@ -87,6 +87,15 @@ class Patches:
                 fixed = fixed & there
         return Patches(values, coords, valid, full, links, fixed)
 
+    def repeated(self, times: int) -> Patches:
+        """Every sample `times` times in a row: (B * times, N)."""
+        if times == 1:
+            return self
+        fields = (self.values, self.coords, self.valid, self.links, self.fixed)
+        values, coords, valid, links, fixed = (None if x is None else x.repeat_interleave(times, 0) for x in fields)
+        assert values is not None and coords is not None and valid is not None
+        return Patches(values, coords, valid, self.full, links, fixed)
+
     def replace(self, **changes: object) -> Patches:
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 

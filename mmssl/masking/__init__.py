@@ -21,19 +21,24 @@ from ..draws import Draws
 from ..errors import UserError, nearest
 from ..options import option, strict
 from ..patches import Patches, Split
+from .boxes import MultiBlock
 from .groups import Channel, Temporal, Tube, Whole
 from .patchwise import Block, Random
 from .spans import Span
 from .splits import coordinate_bits, patch_bits, split_by_order, split_groups
+from .targets import FeatureSubsets, TimeBlocks
 
 __all__ = [
     "SHIPPED",
     "Block",
     "Channel",
+    "FeatureSubsets",
+    "MultiBlock",
     "PerModality",
     "Random",
     "Span",
     "Temporal",
+    "TimeBlocks",
     "Tube",
     "Whole",
     "build_mask",
@@ -72,6 +77,9 @@ SHIPPED: tuple[type, ...] = (
     Channel,
     Whole,
     Span,
+    MultiBlock,
+    TimeBlocks,
+    FeatureSubsets,
     PerModality,
 )
 

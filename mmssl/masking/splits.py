@@ -80,21 +80,28 @@ def split_groups(patches: Patches, group: Tensor, hidden: Callable[[Tensor, Tens
     of the fullest sample, which costs a look at the data.
     """
     maskable = maskable_of(patches)
-    last = torch.iinfo(torch.int64).max
-    ordered, index = group.to(torch.int64).masked_fill(~maskable, last).sort(dim=1, stable=True)
-    new = torch.ones_like(maskable)
-    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    rank = torch.empty_like(index).scatter_(1, index, new.cumsum(1) - 1)
-    groups = (rank.masked_fill(~maskable, -1).amax(1) + 1) if patches.count else rank.new_zeros(patches.batch)
+    rank, groups = dense_rank(group, maskable)
     hide = maskable & hidden(rank, groups)
     keep = patches.valid & ~hide
     counts = torch.stack([keep.sum(1), hide.sum(1)])
     (most_kept, most_hidden), (least_kept, least_hidden) = counts.amax(1).tolist(), counts.amin(1).tolist()
     full = patches.full and most_kept == least_kept and most_hidden == least_hidden
-    return Split(_indices(keep, most_kept), _indices(hide, most_hidden)[:, None], full)
+    return Split(indices(keep, most_kept), indices(hide, most_hidden)[:, None], full)
 
 
-def _indices(chosen: Tensor, width: int) -> Tensor:
+def dense_rank(group: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
+    """(rank (B, N) int64, groups (B,) int64): the place of each patch's number `group` (B, N) int64 among the distinct
+    ones of its sample in rising order, and how many there are; `among` (B, N) bool says which patches count."""
+    last = torch.iinfo(torch.int64).max
+    ordered, index = group.to(torch.int64).masked_fill(~among, last).sort(dim=1, stable=True)
+    new = torch.ones_like(among)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    rank = torch.empty_like(index).scatter_(1, index, new.cumsum(1) - 1)
+    groups = (rank.masked_fill(~among, -1).amax(1) + 1) if group.shape[1] else rank.new_zeros(len(group))
+    return rank, groups
+
+
+def indices(chosen: Tensor, width: int) -> Tensor:
     """(B, width) the places where chosen (B, N) is set, in rising order, -1 padded."""
     index = (~chosen).to(torch.int8).argsort(dim=1, stable=True)[:, :width]
     return index.masked_fill(~chosen.gather(1, index), -1)

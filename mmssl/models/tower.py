@@ -177,6 +177,9 @@ class Decoder(nn.Module):
     The encoded tokens (projected) and one mask token for each query, every one with this module's own position,
     attend to each other in a narrow trunk. Attention does not know order, so nothing is scattered back into place;
     and the last block is computed for the queries only.
+
+    modality: of the queries and of the visible patches. others: further modalities whose encoded tokens are seen, each
+    with positions (and relations) of its own.
     """
 
     def __init__(
@@ -189,30 +192,65 @@ class Decoder(nn.Module):
         heads: int,
         norm_eps: float = 1e-6,
         mlp_ratio: float = 4.0,
+        others: Mapping[str, Modality] | None = None,
     ) -> None:
         super().__init__()
         self.project = nn.Linear(in_width, width)
         self.mask = Prefix(1, width)
         self.positions = modality.positions(width)
         self.relations = modality.relations(heads)
+        others = others or {}
+        self.other_positions = nn.ModuleDict({name: m.positions(width) for name, m in others.items()})
+        relations = {name: m.relations(heads) for name, m in others.items()}
+        self.other_relations = nn.ModuleDict({name: r for name, r in relations.items() if r is not None})
         self.trunk = Trunk(width, depth, heads, mlp_ratio, norm_eps)
         self.head = nn.Linear(width, out_width)
 
     def forward(
-        self, prefix: Tensor, tokens: Tensor, visible: Patches, queries: Patches, together: Patches | None = None
+        self,
+        prefix: Tensor,
+        tokens: Tensor,
+        visible: Patches,
+        queries: Patches,
+        together: Patches | None = None,
+        others: Mapping[str, tuple[Tensor, Patches]] | None = None,
     ) -> Tensor:
-        """prefix (B, R, D), tokens (B, k, D) of the `visible` patches -> (B, m, out_width) for the `queries`.
+        """prefix (B, R, D), tokens (B, k, D) of the `visible` patches -> (B * M, m, out_width) for the `queries`.
 
+        queries: (B * M, m) patches: M sets of queries a sample, sample by sample, that do not see one another.
         together: visible and query patches in one, with the links between them; needed where the modality has links,
         because there a position alone does not tell two patches apart.
+        others: name -> (tokens (B, n, D), their patches), of the further modalities.
         """
-        r, k = prefix.shape[1], visible.count
-        seen = self.project(torch.cat([prefix, tokens], 1) if r else tokens)
-        parts = [seen[:, r:] + self.positions(visible.coords), self.mask.tokens + self.positions(queries.coords)]
-        x = torch.cat([seen[:, :r].to(parts[0].dtype), *parts] if r else parts, 1)
-        bias = key_mask([visible.valid, queries.valid], visible.full and queries.full, r)
+        others = others or {}
+        spans = [prefix, *(t for t, _ in others.values()), tokens]
+        sets = queries.batch // max(len(tokens), 1)
+        counts = [span.shape[1] for span in spans]
+        seen = self.project(torch.cat(spans, 1)).split(counts, 1)
+        placed = [self.other_positions[name](p.coords) for name, (_, p) in others.items()]
+        placed.append(self.positions(visible.coords))
+        parts = [part + place for part, place in zip(seen[1:], placed, strict=True)]
+        context = torch.cat([seen[0].to(parts[0].dtype), *parts] if counts[0] else parts, 1)
+        x = torch.cat([_repeated(context, sets), self.mask.tokens + self.positions(queries.coords)], 1)
+        patches = [*(p for _, p in others.values()), visible]
+        full = queries.full and all(p.full for p in patches)
+        bias = key_mask([*(_repeated(p.valid, sets) for p in patches), queries.valid], full, counts[0])
+        relations: list[Tensor | None] = [None, *self._other_relations(others, sets)]
         if self.relations is not None:
             if together is None:
                 raise ValueError("this modality has links: pass `together`")
-            bias = with_relations(bias, [None, self.relations(together)], [r, together.count])
-        return self.head(self.trunk(x, bias, first_query=r + k)[0])
+            bias = with_relations(bias, [*relations, self.relations(together)], [*counts[:-1], together.count])
+        elif self.other_relations:
+            bias = with_relations(bias, [*relations, None, None], [*counts, queries.count])
+        return self.head(self.trunk(x, bias, first_query=context.shape[1])[0])
+
+    def _other_relations(self, others: Mapping[str, tuple[Tensor, Patches]], sets: int) -> list[Tensor | None]:
+        return [
+            _repeated(self.other_relations[name](p), sets) if name in self.other_relations else None
+            for name, (_, p) in others.items()
+        ]
+
+
+def _repeated(x: Tensor, sets: int) -> Tensor:
+    """Each row of x (B, ...) `sets` times in a row: (B * sets, ...)."""
+    return x if sets == 1 else x.repeat_interleave(sets, 0)

@@ -1,0 +1,169 @@
+"""Context and several target sets, as JEPA needs them: what all such masks share, and sets without any geometry.
+
+The context never holds a patch of a target set; sets may overlap one another. Sizes are shares of a sample's places
+(the patches, or the groups of patches that lie at one place), so that they are exact for every sample. Where a size is
+a range, it is drawn once a step for the whole batch, as in I-JEPA, which keeps the tensors' widths fixed.
+
+Shapes: B batch, N patches, M target sets, K coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..draws import Draws, key_of
+from ..options import option, strict
+from ..patches import Patches, Split
+from .splits import axis_of, indices, maskable_of, patch_bits, rising, split_groups
+
+FAR = 1 << 40
+"""The rank of a patch that can be in no target set."""
+
+
+def drawn_share(span: Sequence[float], draws: Draws) -> float:
+    """One number of the range for the whole step: it depends on the key alone, not on the rows of this process."""
+    return span[0] + (span[-1] - span[0]) * key_of(draws.key, "step") / 2**32
+
+
+def share_of(n: Tensor, share: float, spare: int = 0) -> Tensor:
+    """round(n * share) (B,) of n (B,) places, at least one, but never the last `spare` of them."""
+    return (n.to(torch.float64) * share + 0.5).floor().to(torch.int64).clamp(min=1).minimum((n - spare).clamp(min=0))
+
+
+def share_width(n: int, share: float, spare: int = 0) -> int:
+    """`share_of` for a number known on the host."""
+    return min(max(int(n * share + 0.5), 1), max(n - spare, 0))
+
+
+def split_ranked(
+    patches: Patches,
+    rank: Tensor,
+    size: Tensor,
+    width: int | None,
+    context: Tensor,
+    keep: float | None,
+    draws: Draws,
+) -> Split:
+    """A `Split` whose target sets are the first ones of an order, and whose context is what they leave of `context`.
+
+    rank: (B, M, N) int64, the place of each patch in the order of each target set, `FAR` where it can be in none.
+    size: (B,) how many places a set has. width: patches of a set, when the host knows it; None costs a look.
+    context: (B, N) bool. keep: share of a sample's patches that the context has at most, drawn among those that are
+    left; None: all of them. Where nothing would be left, what lies outside of `context` is taken; where the targets
+    cover everything, they are cut back, from their ends, until a place is free.
+    """
+    maskable = maskable_of(patches)
+    rank = rank.masked_fill(~maskable[:, None], FAR)
+    nearest = rank.amin(1).masked_fill(~maskable, -1)  # (B, N)
+    covered = (nearest < size[:, None]).all(1) & (size > 0)
+    size = torch.where(covered, nearest.amax(1), size)
+    chosen = rank < size[:, None, None]
+    free = maskable & ~chosen.any(1)
+    left = free & context
+    left = torch.where(left.any(1, keepdim=True), left, free)
+    most = patches.count
+    if keep is not None:
+        wanted = share_of(maskable.sum(1), keep)
+        order = patch_bits(patches, draws("keep")).masked_fill(~left, torch.iinfo(torch.int64).max)
+        place = torch.empty_like(order)
+        every = torch.arange(most, device=order.device).expand_as(order)
+        place.scatter_(1, order.argsort(dim=1, stable=True), every)
+        left = left & (place < wanted[:, None])
+    kept = left if patches.fixed is None else left | (patches.valid & patches.fixed)
+    counts = torch.stack([kept.sum(1), chosen.sum(2).amax(1), -kept.sum(1), -chosen.sum(2).amin(1)]).amax(1).tolist()
+    most_kept, most_hidden, least_kept, least_hidden = counts
+    full = patches.full and most_kept == -least_kept and most_hidden == -least_hidden
+    if width is not None:
+        most_hidden, full = width, full and width == most_hidden
+    hide = indices(chosen.flatten(0, 1), most_hidden).unflatten(0, chosen.shape[:2])
+    return Split(indices(kept, most_kept), hide, full)
+
+
+def order_ranks(key: Tensor) -> Tensor:
+    """(..., N) int64 place of each element of key (..., N) in rising order; equal ones in the order that they have."""
+    order = key.argsort(dim=-1, stable=True)
+    every = torch.arange(key.shape[-1], device=key.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, every)
+
+
+@strict
+@dataclass(kw_only=True)
+class FeatureSubsets:
+    """A random set of patches as context and several random sets outside of it as targets: T-JEPA (Thimonier et al.
+    2025), where patches are the columns of a table. Prefix tokens (`[REG]`) are no patches: they are in no set."""
+
+    context: list[float] = option(factory=lambda: [0.25, 0.5], above=0, below=1, help="share the encoder sees, range")
+    targets: int = option(4, min=1, help="target sets")
+    scale: list[float] = option(factory=lambda: [0.15, 0.4], above=0, below=1, help="share of a target set, range")
+
+    def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:
+        return {name: self._split(p, draws(name)) for name, p in patches.items()}
+
+    def _split(self, p: Patches, draws: Draws) -> Split:
+        maskable = maskable_of(p)
+        n = maskable.sum(1)
+        last = torch.iinfo(torch.int64).max
+        place = order_ranks(patch_bits(p, draws("context")).masked_fill(~maskable, last))
+        context = place < share_of(n, drawn_share(self.context, draws("context")), spare=1)[:, None]
+        outside = maskable & ~context
+        bits = torch.stack([patch_bits(p, draws("target", i)) for i in range(self.targets)], 1)
+        rank = order_ranks(bits.masked_fill(~outside[:, None], last)).masked_fill(~outside[:, None], FAR)
+        size = share_of(n, drawn_share(self.scale, draws("scale"))).minimum(outside.sum(1))
+        return split_ranked(p, rank, size, None, context & maskable, None, draws)
+
+
+@strict
+@dataclass(kw_only=True)
+class TimeBlocks:
+    """Contiguous stretches of time hidden until a share is left as context: ECG-JEPA (Weimann & Conrad 2024).
+
+    All that is hidden is one target set. Of n times exactly round(n * context) stay; the others lie in stretches of at
+    least `shortest` times, whose number, lengths and distances are drawn (a sample with fewer has one stretch). The
+    paper draws stretches until the share falls into its range; here the count is exact.
+    """
+
+    context: list[float] = option(factory=lambda: [0.15, 0.25], above=0, below=1, help="share of times left, range")
+    shortest: int = option(10, min=1, help="times of a stretch, at least")
+    time: int = option(0, min=0, help="which coordinate is the time")
+
+    def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:
+        out = {}
+        for name, p in patches.items():
+            times = rising(p.coords[:, :, axis_of(self.time, p, name, "time-blocks", "time")])
+            share = drawn_share(self.context, draws(name, "share"))
+            out[name] = split_groups(p, times, lambda r, n, s=share, d=draws(name): self._hidden(r, n, s, d))  # type: ignore[misc]
+        return out
+
+    def _hidden(self, rank: Tensor, times: Tensor, share: float, draws: Draws) -> Tensor:
+        """(B, N) bool: whether the time of that rank, of `times` (B,), lies in a stretch."""
+        kept = share_of(times, share)
+        hidden = times - kept
+        shortest = hidden.clamp(max=self.shortest)
+        most = max(rank.shape[1] // self.shortest, 1)
+        # at least one time lies between two stretches
+        fitting = torch.minimum(hidden // shortest.clamp(min=1), kept + 1).clamp(min=1)
+        count = 1 + (draws("count").bits() * fitting >> 32)
+        runs = torch.arange(most, device=rank.device)[None]
+        there = runs < count[:, None]
+        lengths = _parts(hidden - count * shortest, count, draws("lengths").bits(most)) + shortest[:, None]
+        inner = _parts(kept - (count - 1), count + 1, draws("gaps").bits(most + 1))
+        gaps = inner[:, :most] + (runs > 0)
+        ends = (gaps + lengths).masked_fill(~there, 0).cumsum(1)
+        starts = ends - lengths
+        at = rank[:, :, None]
+        return ((at >= starts[:, None]) & (at < ends[:, None]) & there[:, None]).any(2)
+
+
+def _parts(whole: Tensor, count: Tensor, bits: Tensor) -> Tensor:
+    """(B, most) numbers >= 0 that sum to `whole` (B,): the first `count` (B,) of them drawn, the others 0.
+
+    bits: (B, most) random 32-bit integers.
+    """
+    cut = bits * (whole[:, None] + 1) >> 32
+    inside = torch.arange(bits.shape[1], device=bits.device)[None] < (count - 1)[:, None]
+    cut = torch.where(inside, cut, whole[:, None]).sort(dim=1).values
+    return torch.diff(cut, dim=1, prepend=torch.zeros_like(cut[:, :1]))
