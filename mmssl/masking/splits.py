@@ -86,6 +86,7 @@ def split_groups(patches: Patches, group: Tensor, hidden: Callable[[Tensor, Tens
     counts = torch.stack([keep.sum(1), hide.sum(1)])
     (most_kept, most_hidden), (least_kept, least_hidden) = counts.amax(1).tolist(), counts.amin(1).tolist()
     full = patches.full and most_kept == least_kept and most_hidden == least_hidden
+    most_kept = max(most_kept, min(patches.count, 1))  # a batch without any valid patch still is a batch
     return Split(indices(keep, most_kept), indices(hide, most_hidden)[:, None], full)
 
 

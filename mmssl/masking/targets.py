@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -76,11 +77,20 @@ def split_ranked(
     kept = left if patches.fixed is None else left | (patches.valid & patches.fixed)
     counts = torch.stack([kept.sum(1), chosen.sum(2).amax(1), -kept.sum(1), -chosen.sum(2).amin(1)]).amax(1).tolist()
     most_kept, most_hidden, least_kept, least_hidden = counts
+    most_kept = max(most_kept, min(most, 1))  # a batch without any valid patch still is a batch
     full = patches.full and most_kept == -least_kept and most_hidden == -least_hidden
     if width is not None:
         most_hidden, full = width, full and width == most_hidden
     hide = indices(chosen.flatten(0, 1), most_hidden).unflatten(0, chosen.shape[:2])
     return Split(indices(kept, most_kept), hide, full)
+
+
+def united(split: Split, patches: Patches) -> Split:
+    """The same split with all target sets as one, which costs a look at the data for its width."""
+    chosen = patches.hidden_by(split.hide)
+    counts = chosen.sum(1)
+    most, least = torch.stack([counts.amax(), counts.amin()]).tolist()
+    return Split(split.keep, indices(chosen, most)[:, None], split.full and most == least)
 
 
 def order_ranks(key: Tensor) -> Tensor:
@@ -135,10 +145,10 @@ class TimeBlocks:
         for name, p in patches.items():
             times = rising(p.coords[:, :, axis_of(self.time, p, name, "time-blocks", "time")])
             share = drawn_share(self.context, draws(name, "share"))
-            out[name] = split_groups(p, times, lambda r, n, s=share, d=draws(name): self._hidden(r, n, s, d))  # type: ignore[misc]
+            out[name] = split_groups(p, times, partial(self._hidden, share, draws(name)))
         return out
 
-    def _hidden(self, rank: Tensor, times: Tensor, share: float, draws: Draws) -> Tensor:
+    def _hidden(self, share: float, draws: Draws, rank: Tensor, times: Tensor) -> Tensor:
         """(B, N) bool: whether the time of that rank, of `times` (B,), lies in a stretch."""
         kept = share_of(times, share)
         hidden = times - kept

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mmssl.masking import Random
+from mmssl.masking import FeatureSubsets, MultiBlock, Random
 from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
-from mmssl.objectives import contrastive, mae
+from mmssl.objectives import contrastive, jepa, mae
 from mmssl.pretraining import Pretraining
 from toys import graph, signal, table
 
@@ -19,6 +19,7 @@ PREPROCESSORS = {
 }
 DECODER = mae.DecoderConfig(width=16, depth=1, heads=2)
 HEAD = mae.DecoderConfig(depth=0)
+PREDICTOR = jepa.PredictorConfig(width=16, depth=1, heads=2)
 
 
 def raw(n: int, seed: int = 0, absent: float = 0.3) -> dict[str, list]:
@@ -57,13 +58,31 @@ def model(joint: bool = False, seed: int = 0) -> MMSSLModel:
     return MMSSLModel(config)
 
 
+def latent_configs() -> dict[str, jepa.Config]:
+    """JEPA with a teacher, with either regulariser, on links, and across modalities."""
+
+    def config(tower: str, **options: object) -> jepa.Config:
+        return jepa.Config(tower=tower, predictor=PREDICTOR, **options)
+
+    sigreg = jepa.RegulariserConfig(kind="sigreg", on="both", slices=16)
+    vicreg = jepa.RegulariserConfig(kind="vicreg", on="both")
+    return {
+        "jepa": config("signal", mask=["blocks", "subsets"], loss="l1", predict="together"),
+        "lejepa": config("table", mask="subsets", teacher="none", regulariser=sigreg, normalise_targets=False),
+        "vicreg": config("graph", mask="half", teacher="none", regulariser=vicreg, loss="l2"),
+        "across": config("signal", mask="half", target_tower="graph", target_mask="subsets", loss="cosine"),
+        "across_whole": config("graph", target_tower="table"),
+    }
+
+
 def pretraining(joint: bool = False) -> Pretraining:
     net = model(joint)
-    masks = {"half": Random(ratio=0.5)}
+    masks = {"half": Random(ratio=0.5), "blocks": MultiBlock(), "subsets": FeatureSubsets()}
     if joint:
         mode, decoders = {"table": "replace"}, {"table": HEAD}
         config = mae.Config(tower="all", mask="half", mode=mode, decoder=DECODER, decoders=decoders)
-        return Pretraining(net, {"mae": mae.MAE(config, net)}, {}, masks)
+        latent = jepa.Config(tower="all", mask="blocks", predictor=PREDICTOR, average_layers=2)
+        return Pretraining(net, {"mae": mae.MAE(config, net), "jepa": jepa.JEPA(latent, net)}, {}, masks)
     objectives = {
         "cells": mae.MAE(mae.Config(tower="table", mask="half", mode="replace", decoder=HEAD), net),
         "leads": mae.MAE(mae.Config(tower="signal", mask="half", decoder=DECODER), net),
@@ -75,5 +94,6 @@ def pretraining(joint: bool = False) -> Pretraining:
             contrastive.Config(towers=["signal"], views=["a", "b"], loss="nt_xent", head_hidden=32, head_width=8), net
         ),
     }
+    objectives |= {name: jepa.JEPA(config, net) for name, config in latent_configs().items()}
     views = {"a": {"signal": {"gain": 0.2}}, "b": {"signal": {"gain": 0.5}, "graph": {"drop_edges": 0.3}}}
     return Pretraining(net, objectives, views, masks)

@@ -1,0 +1,292 @@
+"""Joint-embedding prediction: the latents of hidden patches from those of visible ones, within or across modalities.
+
+The context encoder sees only the context's patches; a narrow predictor, asked with the coordinates of the targets,
+says what the target encoder makes of them in the whole sample. The target encoder is an exponential moving average of
+the context encoder (I-JEPA, Assran et al. 2023; V-JEPA, Bardes et al. 2024; ECG-JEPA, Weimann & Conrad 2024; T-JEPA,
+Thimonier et al. 2025), or (`teacher: none`) the encoder itself, kept from collapse by a regulariser of its
+embeddings: SIGReg (LeJEPA, Balestriero & LeCun 2025) or variance and covariance (VICReg, Bardes et al. 2022). The mask
+says which of these it is: `multi-block`, `time-blocks`, `feature-subsets`, `regions`, `subgraphs`. Prefix tokens (CLS,
+registers, `[REG]`) are part of every sequence and never a target.
+
+With `target_tower` the targets are those of another tower's modalities of the same sample, all their patches or those
+that `target_mask` hides.
+
+Example::
+
+    masks: {blocks: {type: multi-block}}
+    objectives:
+      jepa: {tower: image, mask: blocks, predictor: {width: 64, depth: 2, heads: 4}}
+      seen_to_heard: {type: jepa, tower: video, target_tower: audio}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..distributed import all_sum, global_mean
+from ..errors import UserError
+from ..losses.latent import LATENT_LOSSES, average_layers, latent_loss, normalised_latents
+from ..losses.regularisers import covariance, deviations, sigreg, variance
+from ..masking.targets import united
+from ..models.initialization import init_weights
+from ..models.teacher import Teacher, momentum_at
+from ..models.tower import Decoder, Encoded, Tower
+from ..options import option, strict
+from ..patches import Patches, Split, gather
+from .base import Loss, Objective, ObjectiveConfig
+
+if TYPE_CHECKING:
+    from ..models.modeling_mmssl import MMSSLModel
+    from ..step import Step
+
+
+@strict
+@dataclass(kw_only=True)
+class PredictorConfig:
+    """I-JEPA's predictor is 384 wide and 6 deep (12 for its largest); small ones do for small data."""
+
+    width: int = option(384, min=1)
+    depth: int = option(6, min=1)
+    heads: int = option(12, min=1)
+
+
+@strict
+@dataclass(kw_only=True)
+class RegulariserConfig:
+    """Of the embeddings that have a gradient: the context's, and without a teacher the targets'."""
+
+    kind: str = option("none", choices=("none", "sigreg", "vicreg"))
+    weight: float | None = option(None, min=0, help="factor; default 0.05 for sigreg (LeJEPA), 1 for vicreg")
+    on: str = option("pooled", choices=("pooled", "tokens", "both"), help="embeddings of samples or of patches")
+    covariance: float = option(0.04, min=0, help="vicreg: factor of the covariance, relative to that of the variance")
+    slices: int = option(256, min=1, help="sigreg: random directions a step")
+    knots: int = option(17, min=3, help="sigreg: knots of its integral, an odd number")
+    bound: float = option(5.0, above=0, help="sigreg: end of its integral")
+
+    def validate_knots(self) -> None:
+        if self.knots % 2 == 0:
+            raise ValueError(f"knots: found {self.knots}, expected an odd number")
+
+
+@strict
+@dataclass(kw_only=True)
+class Config(ObjectiveConfig):
+    tower: str = option(help="the tower that sees the context")
+    mask: str | list[str] | None = option(
+        None, help="says what is context and what is a target; several: the mean of their losses, each with its context"
+    )
+    view: str = option("clean", help="what the context encoder sees")
+    target_tower: str | None = option(None, help="another tower, whose modalities are predicted")
+    target_mask: str | None = option(None, help="which of the other tower's patches are predicted; null: all")
+    target_view: str = option("clean", help="what the target encoder sees")
+    predictor: PredictorConfig = option(factory=PredictorConfig)
+    predict: str = option("apart", choices=("apart", "together"), help="target sets each by itself, or as one set")
+    teacher: str = option("ema", choices=("ema", "none"))
+    momentum: list[float] = option(factory=lambda: [0.996, 1.0], min=0, max=1, help="of the teacher: first, last")
+    schedule: str = option("linear", choices=("linear", "cosine"), help="how the momentum goes from first to last")
+    stop_gradient: bool = option(False, help="without a teacher: no gradient through the targets")
+    regulariser: RegulariserConfig = option(factory=RegulariserConfig)
+    loss: str = option("smooth_l1", choices=LATENT_LOSSES)
+    beta: float = option(1.0, above=0, help="smooth_l1: where it turns from square to linear")
+    normalise_targets: bool = option(True, help="layer norm without parameters on the targets")
+    average_layers: int = option(1, min=1, help="targets are the mean of the last so many blocks, each layer-normed")
+    weights: dict[str, float] = option(factory=dict, min=0, help="weight of a modality within this objective")
+
+
+class JEPA(Objective):
+    """Latents of target patches predicted from the latents of context patches."""
+
+    papers = (
+        "I-JEPA, Assran et al. 2023, arXiv 2301.08243; V-JEPA, Bardes et al. 2024, arXiv 2404.08471; "
+        "T-JEPA, Thimonier et al. 2025, arXiv 2410.05016; ECG-JEPA, Weimann & Conrad 2024, arXiv 2410.13867; "
+        "LeJEPA, Balestriero & LeCun 2025, arXiv 2511.08544; VICReg, Bardes et al. 2022, arXiv 2105.04906"
+    )
+    when = "Content is wanted rather than detail, and no augmentation is known; watch the spread of its targets."
+    suits = "anything whose parts tell of one another: images, video, signals, tables, graphs; pairs of modalities"
+
+    def __init__(self, config: Config, model: MMSSLModel) -> None:
+        super().__init__(config, model)
+        c = config
+        self.masks = list(c.mask) if isinstance(c.mask, list) else [c.mask]
+        self.target_tower = c.target_tower or c.tower
+        self.across = self.target_tower != c.tower
+        source, target = model.tower(c.tower), model.tower(self.target_tower)
+        self._refuse(c, source, target)
+        self.names = list(target.modalities)
+        for name in c.weights:
+            if name not in self.names:
+                raise UserError(f"objective jepa: weights names modality '{name}', but tower '{self.target_tower}' has "
+                                f"{', '.join(self.names)}")
+        p = c.predictor
+        self.predictors = nn.ModuleDict()
+        for name in self.names:
+            others = {n: model.modality(n) for n in source.modalities if n != name}
+            self.predictors[name] = Decoder(
+                model.modality(name), source.width, target.width, p.width, p.depth, p.heads, others=others
+            )
+        init_weights(self.predictors)
+        last = range(target.depth - c.average_layers + 1, target.depth + 1)
+        self.layers = tuple(last) if c.average_layers > 1 else ()
+        learns = c.teacher == "ema" and not target.frozen
+        self.teacher = Teacher(target) if learns else None
+        # a frozen tower is a teacher that stands still
+        self.stops = learns or target.frozen or c.stop_gradient
+
+    def _refuse(self, c: Config, source: Tower, target: Tower) -> None:
+        if not self.across and (None in self.masks or not self.masks):
+            raise UserError("objective jepa: found no mask, expected one that says what is context and what a target")
+        if not self.across and c.target_mask is not None:
+            raise UserError("objective jepa: found target_mask without another target_tower, where mask says both")
+        if not source.drops and self.masks != [None]:
+            raise UserError(
+                f"objective jepa: tower '{c.tower}' wraps a model that must see all its patches, so it cannot encode "
+                f"the context of a mask alone; use a tower of mmssl's, or predict another target_tower without mask"
+            )
+        if c.average_layers > 1 and c.average_layers > target.depth:
+            raise UserError(f"objective jepa: average_layers is {c.average_layers}, but tower "
+                            f"'{self.target_tower}' has {target.depth} blocks to average")
+        if len(c.momentum) != 2:
+            raise UserError(f"objective jepa: momentum: found {c.momentum}, expected two numbers: first and last")
+        free = c.teacher == "none" and not target.frozen
+        if free and c.regulariser.kind == "none" and not c.stop_gradient:
+            raise UserError(
+                "objective jepa: without a teacher a constant embedding is the best one; set regulariser: {kind: "
+                "sigreg} or vicreg, or stop_gradient: true"
+            )
+        if c.stop_gradient and not free:
+            raise UserError("objective jepa: stop_gradient is for teacher: none; a teacher's targets have no gradient")
+
+    def forward(self, step: Step) -> Loss:
+        c = self.config
+        targets = self._encode_targets(step)
+        losses: dict[str, list[Tensor]] = {}
+        embedded = [] if self.stops else [targets]
+        for mask in self.masks:
+            context = step.encode(c.tower, c.view, mask, "drop")
+            embedded.append(context)
+            for name, split in self._target_splits(step, mask).items():
+                losses.setdefault(name, []).append(self._loss(step, name, split, mask, context, targets))
+        means = {name: torch.stack(found).mean() for name, found in losses.items()}
+        total = torch.stack([c.weights.get(name, 1.0) * loss for name, loss in means.items()]).sum()
+        parts = {name: loss.detach() for name, loss in means.items()} if len(means) > 1 else {}
+        with torch.autocast(total.device.type, enabled=False):
+            with torch.no_grad():
+                parts["target_std"] = deviations(targets.pooled(), targets.present(), all_sum).mean()
+            if c.regulariser.kind != "none":
+                found = [self._regulariser(step, rows, valid) for e in embedded for rows, valid in self._rows(e)]
+                penalty = torch.stack(found).mean()
+                weight = c.regulariser.weight
+                if weight is None:
+                    weight = 0.05 if c.regulariser.kind == "sigreg" else 1.0
+                parts |= {"prediction": total.detach(), c.regulariser.kind: penalty.detach()}
+                total = total + weight * penalty
+        return Loss(total=total, parts=parts)
+
+    def _encode_targets(self, step: Step) -> Encoded:
+        """The target encoder's view of the whole sample."""
+        with torch.no_grad() if self.stops else contextlib.nullcontext():
+            net = None if self.teacher is None else self.teacher.net
+            return step.encode(self.target_tower, self.config.target_view, net=net, layers=self.layers)
+
+    def _target_splits(self, step: Step, mask: str | None) -> dict[str, Split]:
+        """Of each modality with targets, the sets of them."""
+        c = self.config
+        if not self.across:
+            splits = step.splits(c.tower, mask or "", c.view)
+        elif c.target_mask is not None:
+            splits = step.splits(self.target_tower, c.target_mask, c.target_view)
+        else:
+            splits = {name: _everything(step.patches(name, c.target_view)) for name in self.names}
+        if not splits:
+            raise UserError(f"objective jepa: its mask hides nothing of tower '{self.target_tower}'")
+        return splits
+
+    def _loss(
+        self, step: Step, name: str, split: Split, mask: str | None, context: Encoded, targets: Encoded
+    ) -> Tensor:
+        """Mean loss of one modality's targets over all processes."""
+        c = self.config
+        whole = step.patches(name, c.target_view if self.across else c.view)
+        if c.predict == "together" and split.hide.shape[1] > 1:
+            split = united(split, whole)
+        hide = split.hide if split.hide.shape[2] else F.pad(split.hide, (0, 1), value=-1)
+        sets = hide.shape[1]
+        prediction = self._predict(name, hide, split.full, whole, context, split.keep)
+        there = gather(whole.valid, hide.flatten(1)) & (hide.flatten(1) >= 0)
+        with torch.autocast(prediction.device.type, enabled=False):
+            wanted = self._latents(targets, name, hide.flatten(1)).unflatten(1, (sets, -1)).flatten(0, 1)
+            score = latent_loss(prediction.float(), wanted, c.loss, c.beta)
+            return global_mean(score, there.unflatten(1, (sets, -1)).flatten(0, 1))
+
+    def _predict(
+        self, name: str, hide: Tensor, full: bool, whole: Patches, context: Encoded, keep: Tensor
+    ) -> Tensor:
+        """(B * M, m, D) for target sets hide (B, M, m) of the patches `whole`."""
+        batch, sets, width = hide.shape
+        # a query is a place without content
+        places = Patches(torch.zeros_like(whole.valid, dtype=torch.int64), whole.coords, whole.valid, whole.full)
+        flat = places.take(hide.flatten(1), full)
+        fold = (batch * sets, width)
+        queries = Patches(flat.values.view(fold), flat.coords.view(*fold, -1), flat.valid.view(fold), flat.full)
+        others = {n: (tokens, context.patches[n]) for n, tokens in context.tokens.items() if n != name}
+        if self.across:
+            keep = keep[:, :0]
+            tokens, visible = context.prefix.new_zeros(batch, 0, context.prefix.shape[2]), places.take(keep, True)
+        else:
+            tokens, visible = context.tokens[name], context.patches[name]
+        together = None
+        if whole.links is not None:
+            index = torch.cat([keep.repeat_interleave(sets, 0), hide.flatten(0, 1)], 1)
+            together = whole.repeated(sets).take(index)
+        predictor = self.predictors[name]
+        assert isinstance(predictor, Decoder)
+        return predictor(context.prefix, tokens, visible, queries, together, others)
+
+    def _latents(self, targets: Encoded, name: str, index: Tensor) -> Tensor:
+        """(B, k, D) float32: what the predictor should say of the patches `index` (B, k)."""
+        if self.layers:
+            latents = average_layers([gather(targets.layers[layer][name], index).float() for layer in self.layers])
+        else:
+            latents = gather(targets.tokens[name], index).float()
+        return normalised_latents(latents) if self.config.normalise_targets else latents
+
+    def _rows(self, encoded: Encoded) -> Iterator[tuple[Tensor, Tensor]]:
+        """(rows (n, D) float32, valid (n,)) that are regularised."""
+        on = self.config.regulariser.on
+        if on != "tokens":
+            yield encoded.pooled(), encoded.present()
+        if on != "pooled":
+            valid = torch.cat([encoded.patches[n].valid for n in encoded.tokens], 1).flatten()
+            yield torch.cat(list(encoded.tokens.values()), 1).flatten(0, 1).float(), valid
+
+    def _regulariser(self, step: Step, rows: Tensor, valid: Tensor) -> Tensor:
+        r = self.config.regulariser
+        if r.kind == "vicreg":
+            return variance(rows, valid, all_sum) + r.covariance * covariance(rows, valid, all_sum)
+        width = rows.shape[1]  # one set of slices for all processes: its rows are the dimensions
+        draws = dataclasses.replace(step.draws("sigreg"), rows=width, first=0, total=width)
+        slices = F.normalize(draws.normal(r.slices), dim=0)
+        return sigreg(rows, slices, valid, all_sum, r.knots, r.bound)
+
+    @torch.no_grad()
+    def after_step(self, model: MMSSLModel, progress: float) -> None:
+        """Move the teacher towards the target tower."""
+        c = self.config
+        if self.teacher is not None:
+            momentum = momentum_at(progress, c.momentum[0], c.momentum[1], c.schedule)
+            self.teacher.update(model.tower(self.target_tower), momentum)
+
+
+def _everything(patches: Patches) -> Split:
+    """All patches as one target set, none as context."""
+    every = torch.arange(patches.count, device=patches.valid.device).expand_as(patches.valid)
+    every = every.masked_fill(~patches.valid, -1)
+    return Split(every[:, :0], every[:, None], patches.full)
