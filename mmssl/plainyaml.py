@@ -58,7 +58,9 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 def parse(text: str, source: str) -> Any:
     """The value of a YAML text. UserError naming `source`, line and column when it is no YAML."""
     try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+        return _unshared(yaml.load(text, Loader=_Loader))  # a SafeLoader
+    except RecursionError:
+        raise UserError(f"{source}: not valid YAML: an anchor (&) that holds itself, or too many levels") from None
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         mark = getattr(error, "problem_mark", None)
@@ -66,6 +68,13 @@ def parse(text: str, source: str) -> Any:
         raise UserError(f"{source}{where}: not valid YAML: {problem}") from None
     except ValueError as error:  # a tag that does not fit its value, e.g. `!!int x`
         raise UserError(f"{source}: not valid YAML: {error}") from None
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which what several aliases (*name) stand for is several things: changing one leaves the others."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def read(path: Path) -> Any:
