@@ -21,7 +21,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Self
@@ -49,8 +49,28 @@ class Preprocessor:
         self.state: dict[str, Any] = {}
 
     def fit(self, samples: Iterable[Any]) -> Self:
-        """Learn schema, vocabulary or statistics from raw samples, before the model exists. May stop early."""
+        """Learn schema, vocabulary or statistics from raw samples, before the model exists. May stop early.
+
+        Broken samples are among them: see `readable`.
+        """
         return self
+
+    def readable(self, samples: Iterable[Any]) -> Iterator[Any]:
+        """What `read` makes of raw samples, for `fit`: absent ones are left out, and broken ones, which the data
+        pipeline meets again and puts into quarantine. Raises UserError after the last one when none could be read."""
+        tried, good, reason = 0, 0, ""
+        for raw in samples:
+            tried += 1
+            try:
+                value = None if raw is None else self.read(raw)
+            except BadSample as error:
+                reason = reason or str(error)
+                continue
+            if value is not None:
+                good += 1
+                yield value
+        if not good:
+            raise UserError(f"none of {tried} samples could be read" + (f": {reason}" if reason else ""))
 
     def read(self, raw: Any, choice: int = 0) -> Any:
         """One raw value (bytes, path, array, string, ...) to this modality's decoded form.
