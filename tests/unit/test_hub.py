@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from toys import world
 from toys.hub_server import Hub
 
+from mmssl.cli import main
 from mmssl.errors import UserError
 from mmssl.hub import check_repo_id, model_folder, publishable
 from mmssl.models.processing_mmssl import MMSSLProcessor
@@ -22,16 +23,24 @@ from mmssl.models.saving import load_model, save_model
 OTHER = "/home/" + "somebody"  # in two parts: this file itself holds no such path
 
 
-def run(hub: Hub, *words: str, token: str | None = "hf_test", **env: str) -> subprocess.CompletedProcess[str]:
-    """`mmssl push ...` in a process of its own: the client reads HF_ENDPOINT when it is imported."""
-    keep = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
-    keep |= {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    keep |= {"HF_HOME": env.pop("home"), "PYTHONPATH": os.pathsep.join(sys.path), **env}
-    if token:
-        keep["HF_TOKEN"] = token
-    return subprocess.run(
-        [sys.executable, "-m", "mmssl", "push", *words], env=keep, capture_output=True, text=True, timeout=120
-    )
+PROCESS = """
+import sys, toys
+from mmssl.cli import main
+assert main(["push", sys.argv[1], "me/toy", "--private"]) == 0
+assert main(["push", sys.argv[1], "toy", "--revision", "v2"]) == 0
+from transformers import AutoModel
+model = AutoModel.from_pretrained("me/toy")
+print(sum(p.double().sum().item() for p in model.parameters()))
+"""
+"""In a process of its own: the client reads HF_ENDPOINT when it is imported."""
+
+
+def reach(monkeypatch: pytest.MonkeyPatch, endpoint: str, offline: bool = False) -> None:
+    """Let the client in this process, which was imported long ago, talk to `endpoint`."""
+    for name, value in (("ENDPOINT", endpoint), ("HF_HUB_DISABLE_XET", True), ("HF_HUB_OFFLINE", offline)):
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
 
 
 @pytest.fixture(scope="module")
@@ -43,40 +52,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_push_fails_half_way_goes_on_and_loads_from_the_hub(folder: Path, tmp_path: Path) -> None:
-    home = str(tmp_path / "home")
+def test_push_fails_half_way_goes_on_and_loads_from_the_hub(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with Hub() as hub:
         hub.fail = [("POST", "/commit/", 507)]
-        broken = run(hub, str(folder), "me/toy", "--private", home=home)
-        assert broken.returncode == 1, broken.stderr
-        assert "507" in broken.stderr and "no commit was made" in broken.stderr
-        assert broken.stderr.strip().count("\n") == 0
+        reach(monkeypatch, hub.url)
+        assert main(["push", str(folder), "me/toy", "--private"]) == 1
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]  # beside the bar
+        assert len(said) == 1 and "507" in said[0] and "no commit was made" in said[0]
         assert hub.repos["me/toy"]["branches"]["main"] == {}
         sent = [path for method, path in hub.log if method == "PUT"]
         assert len(sent) == 1  # the weights had arrived
 
-        done = run(hub, str(folder.parent), "me/toy", "--private", home=home)  # the folder of the run will do as well
+        keep = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
+        keep |= {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path), "HF_TOKEN": "hf_test"}
+        keep |= {"PYTHONPATH": os.pathsep.join(sys.path)}
+        words = [sys.executable, "-c", PROCESS, str(folder.parent)]  # the folder of the run will do as well
+        done = subprocess.run(words, env=keep, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         assert f"{hub.url}/me/toy/commit/" in done.stdout
         assert [path for method, path in hub.log if method == "PUT"] == sent  # not sent twice
-        there = hub.repos["me/toy"]["branches"]["main"]
-        assert there == {p.name: p.read_bytes() for p in folder.iterdir()}
-
-        again = run(hub, str(folder), "toy", "--revision", "v2", home=home)
-        assert again.returncode == 0, again.stderr
-        assert set(hub.repos["me/toy"]["branches"]) == {"main", "v2"}
-
-        code = (
-            "import sys, toys, mmssl\nfrom transformers import AutoModel\n"
-            "model = AutoModel.from_pretrained('me/toy')\n"
-            "print(sum(p.double().sum().item() for p in model.parameters()))"
-        )
-        env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": home, "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1",
-               "NO_PROXY": "127.0.0.1", "PYTHONPATH": os.pathsep.join(sys.path)}  # fmt: skip
-        loaded = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
-        assert loaded.returncode == 0, loaded.stderr
+        branches = hub.repos["me/toy"]["branches"]
+        assert set(branches) == {"main", "v2"}
+        assert branches["main"] == {p.name: p.read_bytes() for p in folder.iterdir()}
         expected = sum(p.double().sum().item() for p in load_model(folder)[0].parameters())
-        assert float(loaded.stdout.split()[-1]) == pytest.approx(expected, abs=1e-9)
+        assert float(done.stdout.split()[-1]) == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -91,31 +92,28 @@ def test_push_fails_half_way_goes_on_and_loads_from_the_hub(folder: Path, tmp_pa
     ],
 )
 def test_what_the_hub_refuses_is_one_line_and_code_2(
-    folder: Path, tmp_path: Path, case: str, words: list[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], case: str, words: list[str]
 ) -> None:
     with Hub() as hub:
-        token: str | None = "hf_test"
+        reach(monkeypatch, "http://127.0.0.1:9" if case == "no network" else hub.url, offline=case == "offline")
         more: list[str] = []
-        env: dict[str, str] = {}
         if case == "no token":
-            token = None
+            monkeypatch.delenv("HF_TOKEN")
+            monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(folder / "nothing"))
         elif case == "wrong token":
-            token = "hf_other"
+            monkeypatch.setenv("HF_TOKEN", "hf_other")
         elif case == "public already":
             hub.repos["me/toy"] = {"private": False, "branches": {"main": {}}}
             more = ["--private"]
         elif case == "may not":
             hub.fail = [("POST", "/preupload/", 403)]
-        elif case == "offline":
-            env = {"HF_HUB_OFFLINE": "1"}
-        elif case == "no network":
-            env = {"HF_ENDPOINT": "http://127.0.0.1:9"}
-        done = run(hub, str(folder), "me/toy", *more, token=token, home=str(tmp_path), **env)
-        assert done.returncode == 2, done.stderr
-        assert done.stderr.startswith("error: push:") or done.stderr.startswith("error: --private")
-        assert done.stderr.strip().count("\n") == 0
+        code = main(["push", str(folder), "me/toy", *more])
+        said = capsys.readouterr().err
+        assert code == 2, said
+        assert said.startswith(("error: push:", "error: --private"))
+        assert said.strip().count("\n") == 0
         for word in words:
-            assert word in done.stderr
+            assert word in said
         assert not any(repo["branches"]["main"] for repo in hub.repos.values())
 
 
