@@ -33,7 +33,8 @@ class Facts:
     samples: rows of the training data; presence: modality -> rows that have it; broken_samples: what was left out, in
     a line (`Quarantine.summary()`); seen: samples that went through the model, epochs counted; seconds: of training;
     loss: the last logged loss and its parts; parameters, trainable: numbers in the model; processes, device: what it
-    ran on; python: its version; versions: package -> version. The versions default to those of this process.
+    ran on; fingerprint: of the data (`mmssl.data.fingerprint`); picture: name of the file beside the card that shows
+    the run; python: its version; versions: package -> version. The versions default to those of this process.
     """
 
     samples: int | None = None
@@ -47,6 +48,8 @@ class Facts:
     trainable: int | None = None
     processes: int = 1
     device: str | None = None
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    picture: str | None = None
     python: str = field(default_factory=platform.python_version)
     versions: dict[str, str] = field(default_factory=lambda: software_versions())
 
@@ -69,6 +72,21 @@ def hub_dataset(path: str) -> str | None:
     if ":" in path or Path(path).exists() or not _HUB_ID.fullmatch(path):
         return None
     return None if Path(path).suffix in (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow") else path
+
+
+def declared_license(path: str) -> str | None:
+    """The licence that the README.md in a data folder declares, as data sets on the Hub do, or None."""
+    from huggingface_hub.repocard import metadata_load
+
+    place = Path(path.partition(":")[2] or path)
+    readme = (place if place.is_dir() else place.parent) / "README.md"
+    if path.startswith("builtin:") or not readme.is_file() or not (place.is_dir() or place.is_file()):
+        return None
+    try:
+        declared = (metadata_load(readme) or {}).get("license")
+    except ValueError:  # its header is no YAML: it declares nothing
+        return None
+    return ", ".join(map(str, declared)) if isinstance(declared, list) else None if declared is None else str(declared)
 
 
 def write_card(
@@ -109,6 +127,7 @@ def card_text(recipe: Recipe, report: Mapping[str, Any] | None, facts: Facts) ->
         usage=_usage(names),
         data=_data(recipe, facts),
         training=_training(recipe, facts),
+        curves=f"![loss and health over the steps of the run]({facts.picture})" if facts.picture else "",
         recipe=plainyaml.dump(public(to_dict(recipe))).rstrip(),
         scores=_scores(report),
         limits=_limits(recipe, report, facts),
@@ -179,12 +198,23 @@ def _data(recipe: Recipe, facts: Facts) -> str:
     return _bullets(
         [
             ("Data", f"`{public_path(data.path)}`{name}, split `{data.split}`"),
+            ("Source", data.source),
+            ("Licence of the data", data.license or declared_license(data.path) or "not stated"),
             ("Samples", None if facts.samples is None else f"{facts.samples:,}"),
             ("Samples that have each modality", presence),
             ("Columns", columns),
+            ("Fingerprint", _fingerprint(facts)),
             ("Broken samples", facts.broken_samples),
         ]
     )
+
+
+def _fingerprint(facts: Facts) -> str | None:
+    if not facts.fingerprint:
+        return None
+    hashed, rows = facts.fingerprint["hashed"], facts.fingerprint["rows"]
+    of = "all rows" if hashed == rows else f"the first {hashed:,} rows"
+    return f"SHA-256 `{facts.fingerprint['sha256']}` of {of} (`mmssl reproduce` compares it)"
 
 
 def _training(recipe: Recipe, facts: Facts) -> str:

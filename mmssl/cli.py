@@ -120,6 +120,11 @@ def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     sub.add_argument("--message", metavar="TEXT", help="of the commit")
     sub.add_argument("--dry-run", action="store_true", help="look at everything, show it, send nothing")
 
+    sub = command("reproduce", _reproduce, "Train a model again from its card, and compare.")
+    sub.add_argument("model", metavar="MODEL", help="a model folder, the folder of a run, or a Hub id")
+    sub.add_argument("overrides", metavar="key.path=value", nargs="*", help="where things are here: data.path=...")
+    sub.add_argument("--output", metavar="DIR", type=Path, help="folder of the new run")
+
     sub = command("list", _list, "List what can be named in a recipe.")
     sub.add_argument("what", metavar="|".join(LISTS), type=_one_of(LISTS))
     command("doctor", _doctor, "Examine the environment, with the fix for what is wrong.")
@@ -251,6 +256,14 @@ def _push(args: argparse.Namespace) -> int:
     else:
         print(f"{done.repo_id}: {len(done.files)} files, {done.url}")
     return 0
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    from .reproduction import reproduce
+
+    found = reproduce(args.model, args.overrides, output=args.output)
+    print(found.text())
+    return 0 if found.reproduced else 1
 
 
 def _options(cls: type, overrides: list[str], fixed: dict[str, Any]) -> Any:

@@ -65,6 +65,8 @@ class DataConfig:
     workers: int = option(0, min=0, help="processes that read and decode")
     max_bad: float = option(0.05, min=0, max=1, help="share of broken samples above which the run stops")
     fit_samples: int = option(2000, min=1, help="samples that preprocessors are fitted on")
+    source: str | None = option(None, help="where the data come from, for the card")
+    license: str | None = option(None, help="licence of the data, for the card; default: what its README.md declares")
 
 
 @strict

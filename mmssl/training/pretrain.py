@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..cards import Facts, write_card
 from ..config import Recipe, load_recipe, to_yaml
+from ..data.fingerprint import fingerprint
 from ..data.loading import Loaded, presence, read_rows, training_batches
 from ..data.quarantine import Quarantine
 from ..data.sources import open_source
@@ -28,7 +29,9 @@ from ..models.modeling_mmssl import MMSSLModel, tower_spec
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.saving import load_model, save_model
 from ..objectives.base import load_objective
+from ..plots import PICTURE, draw_training
 from ..pretraining import Pretraining
+from ..reproduction import write_record
 from .engine import end_training, line, make_accelerator, on_first, prepare_folder, start_trackers
 from .loop import Loop
 from .metrics import last_losses
@@ -289,13 +292,20 @@ def finish(
             columns=columns, train_source=source, untrained=untrained,
         )  # fmt: skip
         _write(folder / "evaluation.json", json.dumps(report, indent=2) + "\n")
-    write_card(target, recipe, report, facts_of(recipe, loop, source, columns))
+    facts = facts_of(recipe, loop, source, columns)
+    write_card(target, recipe, report, facts)
+    write_record(target, recipe, report, facts.fingerprint, facts.versions, facts.device)
     return Run(folder, target, reloaded, reprocessor, report)
 
 
 def facts_of(recipe: Recipe, loop: Loop, source: Any, columns: dict[str, str | list[str]]) -> Facts:
     """What the card says about the run."""
     sized = hasattr(source, "__len__")
+    metrics = loop.folder / "metrics.jsonl"
+    try:
+        drawn = draw_training(metrics, loop.folder / "model" / PICTURE)
+    except OSError as error:
+        raise RunError(f"the picture of the run could not be written: {line(error)}") from error
     return Facts(
         samples=len(source) if sized else None,
         presence=presence(source, columns) if sized else {},
@@ -303,7 +313,9 @@ def facts_of(recipe: Recipe, loop: Loop, source: Any, columns: dict[str, str | l
         steps=loop.steps,
         seen=loop.steps * recipe.train.batch_size,
         seconds=loop.seconds,
-        loss=last_losses(loop.folder / "metrics.jsonl"),
+        loss=last_losses(metrics),
+        fingerprint=fingerprint(source, _flat(columns.values())),
+        picture=PICTURE if drawn else None,
         parameters=sum(p.numel() for p in loop.pretraining.model.parameters()),
         trainable=sum(p.numel() for p in loop.pretraining.model.parameters() if p.requires_grad),
         processes=loop.accelerator.num_processes,

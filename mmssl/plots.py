@@ -1,0 +1,66 @@
+"""The card's picture: how loss and health went during the run, from `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+PICTURE = "training.png"
+MOST = 8
+"""Lines in one panel; more could not be told apart."""
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, without one that was cut off; empty where there is no such file."""
+    rows = []
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:  # the last line of a run that was killed
+            continue
+    return rows
+
+
+def panels(rows: list[dict[str, Any]]) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
+    """Title -> line -> (steps, values): the loss and its parts, RankMe, other health, probes; only what was logged."""
+    found: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
+    for row in rows:
+        for key, value in row.items():
+            title = _title(key)
+            if title is None or not isinstance(value, (int, float)):
+                continue
+            steps, values = found.setdefault(title, {}).setdefault(key.partition("/")[2] or key, ([], []))
+            steps.append(int(row["step"]))
+            values.append(float(value))
+    order = ("loss", "effective rank (RankMe)", "health", "probe")
+    return {title: found[title] for title in order if title in found}
+
+
+def _title(key: str) -> str | None:
+    head = key.partition("/")[0]
+    if head == "health":
+        return "effective rank (RankMe)" if "rankme" in key else "health"
+    return head if head in ("loss", "probe") else None
+
+
+def draw_training(metrics: Path, picture: Path) -> bool:
+    """Draw `picture` from `metrics`; False when fewer than two steps were logged. OSError when it cannot be written."""
+    shown = panels(read_rows(metrics))
+    if not any(len(steps) > 1 for lines in shown.values() for steps, _ in lines.values()):
+        return False
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6 * len(shown), 3.2), layout="constrained")
+    FigureCanvasAgg(figure)  # not pyplot: no window system, no global state
+    for axes, (title, lines) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
+        for name, (steps, values) in list(lines.items())[:MOST]:
+            axes.plot(steps, values, label=name, linewidth=1.4, marker="." if len(steps) < 12 else None)
+        left_out = f" ({len(lines) - MOST} lines left out)" if len(lines) > MOST else ""
+        axes.set_title(title + left_out, fontsize=10)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7, frameon=False)
+    figure.savefig(picture, dpi=110)
+    return True
