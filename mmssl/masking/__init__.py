@@ -23,6 +23,7 @@ from ..options import option, strict
 from ..patches import Patches, Split
 from .boxes import MultiBlock
 from .groups import Channel, Temporal, Tube, Whole
+from .neighbours import Regions, Subgraphs
 from .patchwise import Block, Random
 from .spans import Span
 from .splits import coordinate_bits, patch_bits, split_by_order, split_groups
@@ -36,7 +37,9 @@ __all__ = [
     "MultiBlock",
     "PerModality",
     "Random",
+    "Regions",
     "Span",
+    "Subgraphs",
     "Temporal",
     "TimeBlocks",
     "Tube",
@@ -80,6 +83,8 @@ SHIPPED: tuple[type, ...] = (
     MultiBlock,
     TimeBlocks,
     FeatureSubsets,
+    Regions,
+    Subgraphs,
     PerModality,
 )
 
