@@ -1,0 +1,158 @@
+"""RESULTS.md from the results in `results/` and the notes in `tried.yaml`; nothing in it is written by hand."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmssl import plainyaml
+
+from .cells import HERE, METRICS, OBJECTIVES, SEEDS, Cell, read_result
+
+HEADER = (
+    "data", "objective", "measure", "pretrained", "untrained", "raw features", "gain", "better in",
+    "RankMe", "untrained RankMe", "steps", "CPU s",
+)  # fmt: skip
+TEXT_COLUMNS = 3
+Results = Mapping[tuple[str, int], dict[str, Any]]
+"""(cell, seed) -> result."""
+
+HEAD = """\
+# Results: every modality, three objectives, real data
+
+Written by `python -m benchmarks.matrix --report` from `benchmarks/matrix/results/`; do not edit. `python -m
+benchmarks.matrix` runs what is missing. Each cell is a shipped recipe on a small public data set; small models, short
+runs on one processor thread, so that the numbers compare arms and are no records.
+
+**Three arms, one probe.** The *pretrained* encoder, the *untrained* one (same architecture, same initial weights) and the
+modality's *raw features* without any encoder: pixels, mean frame and mean change, log spectrogram, one-hot cells, band
+powers (EEG, ECG), SGC (graphs), word counts. All three are judged by the same logistic regression on standardised frozen
+features; its regularisation is chosen on training rows only, by the reported metric. Labels are used by the probe alone.
+
+Values are means over seeds (of initialisation, data order, masks and views) ± their standard deviation; the folds and draws
+are the same for every seed and arm. *gain* is pretrained less untrained, paired by seed; *better in* counts the seeds in which
+it is above zero. RankMe (Garrido et al. 2023) is the effective rank of the frozen features on the judged rows. CPU s is one
+pretraining run, data and start included.
+"""
+
+
+def load_results(cells: Sequence[Cell], folder: Path = HERE / "results", seeds: Sequence[int] = SEEDS) -> Results:
+    """All results that are there, of the seeds of the matrix."""
+    found = {(cell.name, seed): read_result(cell, seed, folder) for cell in cells for seed in seeds}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """(mean, standard deviation of a sample: n - 1 in the denominator; None of a single value)."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def shown(values: Sequence[float], digits: int = 3, sign: bool = False) -> str:
+    """`0.750 ± 0.012`; of a single value only that."""
+    mean, deviation = spread(values)
+    text = f"{mean:+.{digits}f}" if sign else f"{mean:.{digits}f}"
+    return text if deviation is None else f"{text} ± {deviation:.{digits}f}"
+
+
+def gains(results: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Pretrained less untrained of each seed."""
+    return [r["scores"]["pretrained"] - r["scores"]["untrained"] for r in results]
+
+
+def of_cell(results: Results, cell: Cell) -> list[dict[str, Any]]:
+    return [result for (name, _), result in sorted(results.items()) if name == cell.name]
+
+
+def row(cell: Cell, results: Sequence[Mapping[str, Any]], stale: bool) -> tuple[str, ...]:
+    """The cells of one line of the table."""
+    gain = gains(results)
+    arms = [shown([r["scores"][arm] for r in results]) for arm in ("pretrained", "untrained", "raw")]
+    ranks = [shown([r["rankme"][arm] for r in results], 1) for arm in ("pretrained", "untrained")]
+    better = f"{sum(g > 0 for g in gain)} of {len(gain)}"
+    objective = cell.objective + (" (recipe changed since)" if stale else "")
+    return (
+        cell.data, objective, METRICS[cell.metric], *arms, shown(gain, sign=True), better, *ranks,
+        str(results[0]["steps"]), f"{statistics.fmean(r['cpu_seconds'] for r in results):.0f}",
+    )  # fmt: skip
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int) -> list[str]:
+    rule = "|" + "|".join("---" if i < text_columns else "---:" for i in range(len(header))) + "|"
+    return ["| " + " | ".join(header) + " |", rule, *("| " + " | ".join(cells) + " |" for cells in rows)]
+
+
+def how(cell: Cell, result: Mapping[str, Any]) -> str:
+    """One line on a data set's protocol."""
+    p, on = cell.protocol, f"{result['tested_on']:,} rows"
+    if p["kind"] == "folds":
+        apart = f", no `{p['group']}` on both sides" if "group" in p else ""
+        text = f"cross-validation over all {on} in {result['folds']} folds{apart}"
+    elif p["kind"] == "few":
+        text = f"{p['labels']} labels, {p['draws']} draws of them, each tested on the same {on} of the test part"
+    else:
+        text = f"fitted on {result['fitted_on']:,.0f} rows of the training part, tested on {on} of the test part"
+    seen = "recordings" if p["kind"] == "folds" else ""
+    extra = "; pretraining saw (without labels) some of the rows that are tested on" if seen else ""
+    return (
+        f"- **{cell.data}** ({cell.modality}, label `{cell.label}`): {text}{extra}. "
+        f"{METRICS[cell.metric]}, {result['chance']:.3f} without looking. "
+        f"{result['width']} features (raw: {result['raw_width']:,})."
+    )
+
+
+def report(cells: Sequence[Cell], results: Results, tried: Mapping[str, Sequence[str]]) -> str:
+    """The whole text of RESULTS.md."""
+    lines, missing, unclear = [HEAD], [], []
+    rows = []
+    for cell in cells:
+        of = of_cell(results, cell)
+        if not of:
+            missing.append(cell)
+            continue
+        stale = not cell.shipped() or any(r["fingerprint"] != cell.fingerprint() for r in of)
+        rows.append(row(cell, of, stale))
+        if not all(g > 0 for g in gains(of)):
+            unclear.append(cell)
+    lines += [*table(HEADER, rows, TEXT_COLUMNS), ""]
+    lines += summary(cells, results, unclear, missing)
+    lines += ["## How each data set is judged", ""]
+    for data in dict.fromkeys(cell.data for cell in cells):
+        with_result = [(c, of_cell(results, c)) for c in cells if c.data == data and of_cell(results, c)]
+        if with_result:
+            lines.append(how(with_result[0][0], with_result[0][1][0]))
+    lines += ["", "## Tried", "", *tried_lines(cells, tried)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def summary(
+    cells: Sequence[Cell], results: Results, unclear: Sequence[Cell], missing: Sequence[Cell]
+) -> list[str]:
+    """What the table says, counted."""
+    have = [cell for cell in cells if of_cell(results, cell)]
+    if not have:
+        return ["No cell has been run yet.", ""]
+    lines = [f"In {len(have) - len(unclear)} of {len(have)} cells the pretrained encoder is better than its untrained twin "
+             "in every seed."]  # fmt: skip
+    if unclear:
+        lines.append(f"Not in {', '.join(f'`{cell.name}`' for cell in unclear)}: see below what was tried.")
+    raw = [c for c in have if all(r["scores"]["pretrained"] > r["scores"]["raw"] for r in of_cell(results, c))]
+    names = f": {', '.join(f'`{cell.name}`' for cell in raw)}" if raw else ""
+    lines.append(f"In {len(raw)} it is better than the raw features in every seed{names}.")
+    if missing:
+        lines.append(f"Not run: {', '.join(f'`{cell.name}`' for cell in missing)}.")
+    return [*lines, ""]
+
+
+def tried_lines(cells: Sequence[Cell], tried: Mapping[str, Sequence[str]]) -> list[str]:
+    """The notes of `tried.yaml`, in the order of the table."""
+    lines = []
+    for cell in cells:
+        if cell.name in tried:
+            lines += [f"**{cell.name}**", "", *(f"- {' '.join(note.split())}" for note in tried[cell.name]), ""]
+    return lines
+
+
+def read_tried(path: Path = HERE / "tried.yaml") -> dict[str, list[str]]:
+    return dict(plainyaml.read(path) or {}) if path.is_file() else {}

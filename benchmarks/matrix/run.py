@@ -1,0 +1,139 @@
+"""One run of a cell: pretrain its recipe, embed the judged rows with three arms, probe them, write the result."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmssl.config import Recipe, load_recipe
+from mmssl.evaluation.embedding import embed_source
+from mmssl.evaluation.rank import rankme
+from mmssl.training.pretrain import Run, build_model, pretrain
+
+from .cells import Cell, local, result_path
+from .probe import chance, judge, make_folds
+
+ARMS = ("pretrained", "untrained", "raw")
+RANK_ROWS = 2000
+
+
+@dataclass
+class Rows:
+    """The judged rows of all splits one after the other. y: (n,) class numbers, -1 unknown; split: (n,) its number;
+    columns: further values; arms: name -> (n, D) features, NaN in no row (broken rows have y = -1)."""
+
+    y: np.ndarray
+    split: np.ndarray
+    columns: dict[str, np.ndarray]
+    arms: dict[str, np.ndarray]
+
+
+def run_cell(cell: Cell, seed: int, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Pretrain and judge; returns the result. overrides: further ones, for trying things out."""
+    data = local(cell.recipe_data())
+    extra = {"seed": seed, "evaluation": {"tasks": []}, "train": {"trackers": []}} | dict(overrides or {})
+    recipe = load_recipe(data, extra)
+    with tempfile.TemporaryDirectory(prefix="mmssl-matrix-") as folder:
+        began, spent = time.perf_counter(), time.process_time()
+        run = pretrain(recipe, output=Path(folder) / "run")
+        seconds, cpu = time.perf_counter() - began, time.process_time() - spent
+        losses = [json.loads(line)["loss"] for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+        rows = read_rows(cell, recipe, run)
+    folds = make_folds(rows.y, rows.split, rows.columns, cell.protocol)
+    groups = rows.columns[cell.protocol["group"]] if "group" in cell.protocol else None
+    scores = judge(rows.arms, rows.y, groups, folds, cell.metric, lambda text: print(f"  {text}", flush=True))
+    model = run.model
+    return {
+        "cell": cell.name,
+        "recipe": cell.recipe,
+        "seed": seed,
+        "fingerprint": cell.fingerprint(),
+        "metric": cell.metric,
+        "scores": {name: round(value, 5) for name, value in scores.items()},
+        "chance": round(chance(cell.metric, rows.y, folds), 5),
+        "rankme": {name: round(_rank(rows, name), 3) for name in ("pretrained", "untrained")},
+        "width": int(rows.arms["pretrained"].shape[1]),
+        "raw_width": int(rows.arms["raw"].shape[1]),
+        "rows": int((rows.y >= 0).sum()),
+        "folds": len(folds),
+        "fitted_on": round(float(np.mean([len(train) for train, _ in folds])), 1),
+        "tested_on": int(len(np.unique(np.concatenate([test for _, test in folds])))),
+        "parameters": int(sum(p.numel() for p in model.parameters())),
+        "steps": recipe.train.steps,
+        "batch_size": recipe.train.batch_size,
+        "loss": [round(losses[0], 4), round(losses[-1], 4)],
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu, 1),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def read_rows(cell: Cell, recipe: Recipe, run: Run) -> Rows:
+    """Every judged row with its labels and its features in the three arms."""
+    from mmssl.data.sources import open_source
+
+    name = next(iter(recipe.modalities))
+    columns = {name: recipe.data.columns.get(name, name)}
+    models = {"pretrained": run.model, "untrained": build_model(recipe, run.processor)}
+    labels: list[Any] = []
+    split: list[int] = []
+    further: dict[str, list[Any]] = {key: [] for key in (cell.protocol.get(k) for k in ("group", "column")) if key}
+    parts: dict[str, list[np.ndarray]] = {arm: [] for arm in ARMS}
+    for number, part in enumerate(cell.splits):
+        source = open_source(recipe.data.path, name=recipe.data.name, split=part, columns=columns)
+        source = _limited(source, cell.protocol, number, len(cell.splits))
+        embedded = embed_source(models, run.processor.preprocessors, source, columns, describe=run.model, batch_size=64)
+        plain = source.with_format(None)
+        present = embedded.present[name].tolist()
+        labels += [label if there else None for label, there in zip(plain[cell.label], present, strict=True)]
+        split += [number] * len(present)
+        for key, values in further.items():
+            values += list(plain[key])
+        for arm in ARMS:
+            features = embedded.features(arm, name)
+            assert features is not None, f"{name} has no raw features"
+            parts[arm].append(features.numpy())
+    arms = {arm: np.concatenate(values) for arm, values in parts.items()}
+    return Rows(numbered(labels), np.array(split), {k: np.array(v) for k, v in further.items()}, arms)
+
+
+def numbered(labels: list[Any]) -> np.ndarray:
+    """(n,) class numbers in the order of the sorted values; -1 for None and negative numbers."""
+    known = [None if v is None or (isinstance(v, (int, float)) and v < 0) else v for v in labels]
+    order = {value: number for number, value in enumerate(sorted({v for v in known if v is not None}))}
+    return np.array([-1 if v is None else order[v] for v in known])
+
+
+def _limited(source: Any, protocol: Mapping[str, Any], number: int, splits: int) -> Any:
+    """Of data that is much larger than what is judged, only some rows are embedded: the same ones for every run."""
+    limit = protocol.get("train" if number == 0 else "test" if number == splits - 1 else "")
+    if limit is None or protocol["kind"] == "folds" or limit >= len(source):
+        return source
+    order = np.random.default_rng(number).permutation(len(source))[:limit]
+    return source.select(sorted(order.tolist()))
+
+
+def _rank(rows: Rows, arm: str) -> float:
+    """RankMe over at most 2,000 of the judged rows, the same for both arms."""
+    known = np.flatnonzero(rows.y >= 0)
+    chosen = np.sort(np.random.default_rng(0).permutation(known)[:RANK_ROWS])
+    return rankme(torch.from_numpy(rows.arms[arm][chosen]))
+
+
+def write_result(cell: Cell, seed: int, result: Mapping[str, Any], folder: Path) -> Path:
+    """Whole or not at all."""
+    path = result_path(cell, seed, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(partial, path)
+    return path
