@@ -1,5 +1,6 @@
 # make quickstart   from nothing to a trained, evaluated model (installs into .venv first)
 # make test         lint, then all fast tests         make test-slow   the slow ones
+# make matrix       every modality x objective on real data that has no result yet, then RESULTS.md (hours)
 # make lint         ruff and mypy                     make clean       remove caches and build products
 #
 # PYTHON=python3.12 make test   uses another interpreter for .venv.
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 CORE := $(VENV)/.installed-core
 DEV := $(VENV)/.installed-dev
 
-.PHONY: quickstart test test-slow lint clean
+.PHONY: quickstart test test-slow matrix lint clean
 
 quickstart: $(CORE)
 	$(BIN)/mmssl pretrain quickstart
@@ -20,6 +21,9 @@ test: lint
 
 test-slow: $(DEV)
 	$(BIN)/python -m pytest -m slow
+
+matrix: $(DEV)
+	$(BIN)/python -m benchmarks.matrix
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             due = missing(cells, asked.seeds, folder)
             for number, (seed, cell) in enumerate(due, 1):
                 print(f"[{number}/{len(due)}] {cell.name} seed {seed}", flush=True)
-                write_result(cell, seed, run_cell(cell, seed), folder)
+                write_result(cell, seed, run_cell(cell, seed, folder), folder)
         write_report()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -40,7 +40,8 @@ def make_folds(y: Array, splits: Array, columns: Mapping[str, Array], protocol: 
     test = _some(test, protocol.get("test"), rng)
     if kind == "standard":
         return [(_some(train, protocol.get("train"), rng), test)]
-    return [(_few(train, y, protocol["labels"], np.random.default_rng(draw)), test) for draw in range(protocol["draws"])]
+    draws = [np.random.default_rng(draw) for draw in range(protocol["draws"])]
+    return [(_few(train, y, protocol["labels"], draw), test) for draw in draws]
 
 
 def _some(rows: Array, limit: int | None, rng: np.random.Generator) -> Array:

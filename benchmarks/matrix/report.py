@@ -9,7 +9,7 @@ from typing import Any
 
 from mmssl import plainyaml
 
-from .cells import HERE, METRICS, OBJECTIVES, SEEDS, Cell, read_result
+from .cells import HERE, METRICS, SEEDS, Cell, read_result
 
 HEADER = (
     "data", "objective", "measure", "pretrained", "untrained", "raw features", "gain", "better in",
@@ -23,18 +23,19 @@ HEAD = """\
 # Results: every modality, three objectives, real data
 
 Written by `python -m benchmarks.matrix --report` from `benchmarks/matrix/results/`; do not edit. `python -m
-benchmarks.matrix` runs what is missing. Each cell is a shipped recipe on a small public data set; small models, short
-runs on one processor thread, so that the numbers compare arms and are no records.
+benchmarks.matrix` runs what is missing. Each cell is a shipped recipe on a small public data set: small models and
+short runs on one processor thread, so that the numbers compare arms and are no records.
 
-**Three arms, one probe.** The *pretrained* encoder, the *untrained* one (same architecture, same initial weights) and the
-modality's *raw features* without any encoder: pixels, mean frame and mean change, log spectrogram, one-hot cells, band
-powers (EEG, ECG), SGC (graphs), word counts. All three are judged by the same logistic regression on standardised frozen
-features; its regularisation is chosen on training rows only, by the reported metric. Labels are used by the probe alone.
+**Three arms, one probe.** The *pretrained* encoder, the *untrained* one (same architecture, same initial weights) and
+the modality's *raw features* without any encoder: pixels, mean frame and mean change, log spectrogram, one-hot cells,
+band powers (EEG, ECG), SGC (graphs), word counts. All three are judged by the same logistic regression on standardised
+frozen features; its regularisation is chosen on training rows only, by the reported metric. Labels are used by the
+probe alone.
 
-Values are means over seeds (of initialisation, data order, masks and views) ± their standard deviation; the folds and draws
-are the same for every seed and arm. *gain* is pretrained less untrained, paired by seed; *better in* counts the seeds in which
-it is above zero. RankMe (Garrido et al. 2023) is the effective rank of the frozen features on the judged rows. CPU s is one
-pretraining run, data and start included.
+Values are means over seeds (of initialisation, data order, masks and views) ± their standard deviation; folds and
+draws are the same for every seed and arm. *gain* is pretrained less untrained, paired by seed; *better in* counts the
+seeds in which it is above zero. RankMe (Garrido et al. 2023) is the effective rank of the frozen features on the
+judged rows. CPU s is one pretraining run, data and start included.
 """
 
 
@@ -133,8 +134,8 @@ def summary(
     have = [cell for cell in cells if of_cell(results, cell)]
     if not have:
         return ["No cell has been run yet.", ""]
-    lines = [f"In {len(have) - len(unclear)} of {len(have)} cells the pretrained encoder is better than its untrained twin "
-             "in every seed."]  # fmt: skip
+    better = len(have) - len(unclear)
+    lines = [f"In {better} of {len(have)} cells the pretrained encoder is better than its untrained twin in every seed."]
     if unclear:
         lines.append(f"Not in {', '.join(f'`{cell.name}`' for cell in unclear)}: see below what was tried.")
     raw = [c for c in have if all(r["scores"]["pretrained"] > r["scores"]["raw"] for r in of_cell(results, c))]
