@@ -135,7 +135,7 @@ def summary(
     if not have:
         return ["No cell has been run yet.", ""]
     better = len(have) - len(unclear)
-    lines = [f"In {better} of {len(have)} cells the pretrained encoder is better than its untrained twin in every seed."]
+    lines = [f"In {better} of {len(have)} cells the pretrained encoder beats its untrained twin in every seed."]
     if unclear:
         lines.append(f"Not in {', '.join(f'`{cell.name}`' for cell in unclear)}: see below what was tried.")
     raw = [c for c in have if all(r["scores"]["pretrained"] > r["scores"]["raw"] for r in of_cell(results, c))]
