@@ -39,15 +39,16 @@ def copy_block(ours: Block, layer: Any) -> None:
 
 @torch.no_grad()
 def copy_vit(tower: Tower, name: str, vit: Any) -> None:
-    """A `ViTModel` or `ViTMAEModel` into a tower with one image modality and one prefix token."""
+    """A `ViTModel`, `ViTMAEModel` or (without prefix token) `IJepaModel` into a tower with one image modality."""
     embeddings = vit.embeddings
     modality: Any = tower.modalities[name]
     copy_linear(modality.proj, embeddings.patch_embeddings.projection)
     table = embeddings.position_embeddings[0]
-    assert tower.prefix is not None
-    tower.prefix.tokens.copy_(embeddings.cls_token[0] + table[:1])
+    if tower.prefix is not None:
+        tower.prefix.tokens.copy_(embeddings.cls_token[0] + table[:1])
+        table = table[1:]
     if hasattr(modality.position, "table"):
-        modality.position.table.copy_(table[1:])
+        modality.position.table.copy_(table)
     for ours, theirs in zip(tower.trunk.blocks, vit.layers, strict=True):
         copy_block(ours, theirs)  # type: ignore[arg-type]
     copy_norm(tower.trunk.norm, vit.layernorm)
