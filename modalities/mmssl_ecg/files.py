@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from mmssl.errors import BadSample, UserError
 
 ENDINGS = (".hea", ".dat")
 CHECKED = 2_000_000
-"""Samples (of all leads) up to which a record that is read whole is compared with the checksums in its header."""
+"""Samples (of all leads) up to which a record is read at once, and compared with the checksums in its header."""
+FIRST_LINE = re.compile(r"[^\s/]+ +(\d+) +\S+ +(\d+)")  # name, signals, rate, samples; a / behind the name: segments
 
 
 def open_wfdb(path: Path) -> Recording:
@@ -31,6 +34,9 @@ def open_wfdb(path: Path) -> Recording:
         import wfdb
     except ModuleNotFoundError as error:
         raise UserError("WFDB records need the package 'wfdb': pip install 'mmssl[ecg]'") from error
+    record = _whole(wfdb, name, header_file)
+    if record is not None:
+        return _recording(record, lambda first, last: _physical(record, name)[:, first:last])
     try:
         header = wfdb.rdheader(str(name))
     except Exception as error:  # wfdb raises whatever the line that it did not understand led to
@@ -40,27 +46,45 @@ def open_wfdb(path: Path) -> Recording:
                         f"samples")
     for file in {*(getattr(header, "file_name", None) or [])} - {"~"}:
         check_file(header_file.with_name(file))
+    return _recording(header, lambda first, last: _read(wfdb, name, header, first, last))
 
-    def load(first: int, last: int) -> Array:
-        return _read(wfdb, name, header, first, last)
 
+def _recording(header: Any, load: Callable[[int, int], Array]) -> Recording:
     units = None if getattr(header, "units", None) is None else [unit or "mV" for unit in header.units]
     names = None if header.sig_name is None or None in header.sig_name else list(header.sig_name)
     return Recording(header.n_sig, header.sig_len, load, names, float(header.fs), units)
 
 
+def _whole(wfdb: Any, name: Path, header_file: Path) -> Any | None:
+    """A small record read at once, digital, or None: for a large one, one of several segments, one without checksums,
+    and one that cannot be read so, of which the slower way says what is wrong.
+
+    wfdb takes longer over a header than over ten seconds of twelve leads, and reads it again with the samples.
+    """
+    lines = (line for line in header_file.read_text(errors="replace").splitlines() if line.strip() and line[0] != "#")
+    found = FIRST_LINE.match(next(lines, ""))
+    if found is None or not 0 < int(found[1]) * int(found[2]) <= CHECKED:
+        return None
+    try:
+        record = wfdb.rdrecord(str(name), physical=False)
+    except Exception:
+        return None
+    there = record.d_signal is not None and record.d_signal.shape == (int(found[2]), int(found[1]))
+    return record if there and _has_checksums(record) else None
+
+
+def _physical(record: Any, name: Path) -> Array:
+    """(C, T) in the header's units, NaN where the record has no value; compared with its checksums."""
+    if record.p_signal is None:
+        _compare(record, name)
+        record.dac(return_res=64, inplace=True)
+    return np.asarray(record.p_signal, dtype=np.float64).T
+
+
 def _read(wfdb: Any, name: Path, header: Any, first: int, last: int) -> Array:
     """(C, last - first) in the header's units, NaN where the record has no value."""
-    whole = (first, last) == (0, header.sig_len) and header.n_sig * header.sig_len <= CHECKED
-    digital: bool = whole and _has_checksums(header)
     try:
-        record = wfdb.rdrecord(str(name), sampfrom=first, sampto=last, physical=not digital, return_res=64)
-        if digital:
-            _compare(record, name)
-            record.dac(return_res=64, inplace=True)
-        signal = np.asarray(record.p_signal, dtype=np.float64)
-    except BadSample:
-        raise
+        signal = np.asarray(wfdb.rdrecord(str(name), sampfrom=first, sampto=last, return_res=64).p_signal, np.float64)
     except Exception as error:  # numpy's errors over a file that is too short, wfdb's over a format
         raise BadSample(f"cannot read record {name.name} (truncated?): {type(error).__name__}: {error}") from error
     if signal.shape != (last - first, header.n_sig):

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from mmssl import modality as base
 from mmssl.errors import BadSample, UserError
@@ -16,6 +18,7 @@ from mmssl.options import option, strict
 
 from .tokenizers import MODEL_FILE, Pretrained, SentencePiece, Tokenizer, Tokens
 
+NOTHING = Tokens([], [], [])
 ROUND_UP_TO = 8  # lengths are multiples of it: fewer shapes, and what matrix units like
 
 
@@ -117,19 +120,18 @@ class Preprocessor(base.Preprocessor):
         """What `read` returned (None = absent) to padded ids."""
         longest = max((len(tokens.ids) for tokens in samples if tokens is not None), default=1)
         length = min(-(-longest // ROUND_UP_TO) * ROUND_UP_TO, self.config.max_length)
-        shape = (len(samples), length)
-        ids = torch.full(shape, self.tokenizer.pad, dtype=torch.int64)
-        mask, words, special = (torch.zeros(shape, dtype=torch.int64) for _ in range(3))
-        for row, tokens in enumerate(samples):
-            if tokens is not None:
-                n = len(tokens.ids)
-                ids[row, :n] = torch.tensor(tokens.ids)
-                words[row, :n] = torch.tensor(tokens.words)
-                special[row, :n] = torch.tensor(tokens.special)
-                mask[row, :n] = 1
+        there = [NOTHING if tokens is None else tokens for tokens in samples]
+
+        def padded(rows: Iterable[list[int]], value: int) -> Tensor:
+            """(B, N) int64, by one conversion: one a row would take longer than the tokenization."""
+            return torch.from_numpy(np.array([row + [value] * (length - len(row)) for row in rows], dtype=np.int64))
+
+        ids = padded((tokens.ids for tokens in there), self.tokenizer.pad)
+        mask = padded(([1] * len(tokens.ids) for tokens in there), 0)
+        words = padded((tokens.words for tokens in there), 0)
         inputs = {"input_ids": ids, "attention_mask": mask, "word_ids": words}
         if self.config.special_tokens:
-            inputs["special_tokens_mask"] = special
+            inputs["special_tokens_mask"] = padded((list(map(int, tokens.special)) for tokens in there), 0)
         present = torch.tensor([tokens is not None for tokens in samples], dtype=torch.bool)
         return inputs if bool(present.all()) else inputs | {"present": present}
 

@@ -155,11 +155,14 @@ class Pretrained:
                 f"({reason[:300]})"
             ) from error
         self.special_tokens = special_tokens
+        self._cut_at: int | None = None
         # len(tokenizer) counts entries; ids may have gaps
         self.vocab_size = max(max(self.tokenizer.get_vocab().values()) + 1, len(self.tokenizer))
         self.pad = 0 if self.tokenizer.pad_token_id is None else int(self.tokenizer.pad_token_id)
 
     def __call__(self, text: str, max_length: int) -> Tokens:
+        if self.tokenizer.is_fast:
+            return self._fast(text, max_length)
         encoded = self.tokenizer(
             text,
             add_special_tokens=self.special_tokens,
@@ -170,11 +173,21 @@ class Pretrained:
         )
         ids = list(encoded["input_ids"])
         special = [bool(s) for s in encoded["special_tokens_mask"]]
-        if encoded.is_fast:
-            words = [NO_WORD if w is None else w for w in encoded.word_ids()]
-        else:  # tokenizers in Python do not tell words: every token is its own
-            words = [NO_WORD if s else n for n, s in enumerate(special)]
+        # tokenizers in Python do not tell words: every token is its own
+        words = [NO_WORD if s else n for n, s in enumerate(special)]
         return Tokens(ids, words, special)
+
+    def _fast(self, text: str, max_length: int) -> Tokens:
+        """By the tokenizer in Rust behind transformers' one: a call of the latter for a single text takes longer than
+        the tokenization."""
+        backend = self.tokenizer.backend_tokenizer
+        if self._cut_at != max_length:  # kept in the tokenizer, as transformers does
+            backend.no_padding()
+            backend.enable_truncation(max_length, direction=self.tokenizer.truncation_side)
+            self._cut_at = max_length
+        encoding = backend.encode(text, add_special_tokens=self.special_tokens)
+        words = [NO_WORD if word is None else word for word in encoding.word_ids]
+        return Tokens(encoding.ids, words, [bool(s) for s in encoding.special_tokens_mask])
 
     def save(self, folder: Path) -> list[str]:
         self.tokenizer.save_pretrained(folder)
