@@ -288,7 +288,7 @@ def _limits(recipe: Recipe, report: Mapping[str, Any] | None, facts: Facts) -> s
 def _not_better(task: str, name: str, metric: Mapping[str, Any]) -> list[str]:
     """A line for each baseline that the model does not beat: the card must not hide it."""
     titles = {"untrained": "its untrained twin", "raw": "raw features"}
-    model, lower = metric.get("model"), name.endswith("median rank")
+    model, lower = metric.get("model"), name.endswith(("median rank", "ECE"))
     out = []
     for baseline, title in titles.items():
         value = metric.get(baseline)

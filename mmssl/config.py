@@ -40,7 +40,7 @@ __all__ = [
     "to_yaml",
 ]
 
-TASKS = ("knn", "linear", "zero-shot", "retrieval", "rankme")
+TASKS = ("knn", "linear", "zero-shot", "retrieval", "rankme", "labels", "separability", "ood")
 
 MODALITY = Variant("modality", lambda name: load_modality(name).Config, modality_names, default=lambda key: key)
 OBJECTIVE = Variant("objective", lambda name: load_objective(name)[0], objective_names, default=lambda key: key)
@@ -116,6 +116,10 @@ class EvaluationConfig:
     classes: list[str] | None = option(None, help="class names for zero-shot, in the order of the labels")
     templates: list[str] = option(factory=lambda: ["{}"], help="sentences that a class name is put into")
     k: int = option(20, min=1, help="neighbours of kNN")
+    temperature: float | None = option(None, above=0, help="of zero-shot probabilities: adds ECE and the Frechet mean")
+    label_shares: list[float] = option(factory=lambda: [0.01, 0.1, 1.0], above=0, max=1, help="of the task `labels`")
+    ood: str | None = option(None, help="other data, to be told from the held-out rows by the task `ood`")
+    ood_split: str = option("train", help="its split")
     limit: int | None = option(None, min=1, help="test samples")
     train_limit: int | None = option(5000, min=1, help="training samples of the probes")
     batch_size: int = option(256, min=1)

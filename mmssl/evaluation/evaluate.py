@@ -16,7 +16,7 @@ from torch import Tensor
 from ..draws import key_of
 from ..errors import NoSplit, UserError, nearest
 from ..modality import Preprocessor
-from . import tasks
+from . import further, tasks
 from .embedding import Embedded, embed_source, embed_texts
 from .rows import Labels, class_names, label_column, present_columns, read_labels, reads_text, subset, texts_of
 from .zero_shot import prompts
@@ -24,7 +24,7 @@ from .zero_shot import prompts
 if TYPE_CHECKING:
     from ..config import DataConfig, EvaluationConfig
 
-TASKS = ("knn", "linear", "zero-shot", "retrieval", "rankme")
+TASKS = ("knn", "linear", "zero-shot", "retrieval", "rankme", "labels", "separability", "ood")
 DEFAULT_TASKS = ("knn", "zero-shot", "retrieval", "rankme")
 DEFAULT_SPLIT = "test"
 
@@ -192,8 +192,8 @@ class _Evaluation:
             return
         test = self._embed(self.test, self.columns, "test", self.encoders)
         train, columns = None, {}
-        if self.sources.train is not None and set(possible) - {"rankme"}:
-            probes = {"knn", "linear"} & set(possible)
+        if self.sources.train is not None and set(possible) - {"rankme", "separability"}:
+            probes = {"knn", "linear", "labels", "ood"} & set(possible)
             columns = present_columns(self.sources.train, list(self.preprocessors), self.mapping)[0]
             # between modalities only the raw features' ridge map learns from these rows
             train = self._embed(self.sources.train, columns, "train", self.encoders if probes else {})
@@ -254,7 +254,9 @@ class _Evaluation:
 
     def _reason(self, task: str) -> str | None:
         """Why a task cannot be run, before anything is embedded; None when it can."""
-        if task in ("knn", "linear"):
+        if task == "ood":
+            return None if self.config.ood else "it needs other data to tell from the held-out rows (evaluation.ood)"
+        if task in ("knn", "linear", "labels"):
             if self.labels is None:
                 return self.no_labels
             if self.labels.train is None:
@@ -286,7 +288,27 @@ class _Evaluation:
             return self._zero_shot()
         if task == "retrieval":
             return self._retrieval()
+        if task == "labels":
+            return further.label_shares(self.features, self.config.label_shares, self.seed)
+        if task == "separability":
+            return further.separable(self.features.test, self.seed)
+        if task == "ood":
+            return self._ood()
         return tasks.rank_me(self.features.test, bool(getattr(self.model.config, "projection", None)))
+
+    def _ood(self) -> tuple[tasks.Metrics, dict[str, str]]:
+        from ..data.sources import open_source
+
+        config = self.config
+        assert config.ood is not None
+        source = open_source(config.ood, split=config.ood_split)
+        rows, _ = subset(source, config.limit, self.seed)
+        columns = present_columns(rows, list(self.columns), self.mapping)[0]
+        if not columns:
+            wanted = ", ".join(f"{name} ({column})" for name, column in self.columns.items())
+            raise UserError(f"evaluation.ood: '{config.ood}' has none of the model's modalities, expected {wanted}")
+        outside = self._embed(rows, columns, "ood", self.encoders)
+        return further.out_of_distribution(self.features, outside, config.k)
 
     def _embed_texts(self, name: str, texts: Sequence[str]) -> Embedded:
         preprocessor, size = self.preprocessors[name], self.config.batch_size
@@ -302,7 +324,8 @@ class _Evaluation:
         spoken = self._embed_texts(text, prompts(names, self.config.templates))
         # -1 looks up the last entry: unknown stays unknown
         y: Tensor = torch.tensor([*numbers, -1])[labels.test]
-        return tasks.zero_shot(self.features, text, spoken, len(self.config.templates), y)
+        templates = len(self.config.templates)
+        return tasks.zero_shot(self.features, text, spoken, templates, y, self.config.temperature)
 
     def _retrieval(self) -> tuple[tasks.Metrics, dict[str, str]]:
         test = self.features.test

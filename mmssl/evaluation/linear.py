@@ -60,6 +60,33 @@ def linear_probe(
     A fifth of every class is held out to choose C, then the probe is fitted on all training rows. Raises ValueError
     when there are fewer than two classes.
     """
+    probe, x_test, best = _chosen(train, labels, test, strengths, seed, max_iter)
+    predictions: NDArray[np.integer[Any]] = probe.predict(x_test)
+    return predictions, best
+
+
+def linear_confidence(
+    train: NDArray[np.floating[Any]],
+    labels: NDArray[np.integer[Any]],
+    test: NDArray[np.floating[Any]],
+    *,
+    seed: int = 0,
+) -> tuple[NDArray[np.integer[Any]], NDArray[np.floating[Any]]]:
+    """Predictions (m,) as of `linear_probe`, and the probability (m,) that the probe gives each of them."""
+    probe, x_test, _ = _chosen(train, labels, test, STRENGTHS, seed, 500)
+    chances = probe.predict_proba(x_test)
+    return probe.classes_[chances.argmax(1)], chances.max(1)
+
+
+def _chosen(
+    train: NDArray[np.floating[Any]],
+    labels: NDArray[np.integer[Any]],
+    test: NDArray[np.floating[Any]],
+    strengths: Sequence[float],
+    seed: int,
+    max_iter: int,
+) -> tuple[Any, NDArray[np.floating[Any]], float]:
+    """(the fitted probe, standardised test rows, the strength C that was chosen on the held-out fifth)."""
     if len(np.unique(labels)) < 2:
         raise ValueError("a linear probe needs training rows of at least two classes")
     from sklearn.preprocessing import StandardScaler
@@ -72,5 +99,4 @@ def linear_probe(
         # strictly better only, in rising order of C: of equal scores the most regularised wins
         scores = [float(_fit(x[~held], labels[~held], c, max_iter).score(x[held], labels[held])) for c in strengths]
         best = strengths[int(np.argmax(scores))]
-    predictions: NDArray[np.integer[Any]] = _fit(x, labels, best, max_iter).predict(x_test)
-    return predictions, best
+    return _fit(x, labels, best, max_iter), x_test, best

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from .baselines import Ridge, Space, majority, wilson
+from .calibration import bootstrap, expected_calibration_error
 from .embedding import Embedded
+from .frechet import angles, frechet_predict, probabilities
 from .knn import knn_predict
-from .linear import linear_probe
+from .linear import linear_confidence
 from .rank import rankme
 from .retrieval import chance_median_rank, chance_recall, median_rank, recall_at, retrieval_ranks
 from .zero_shot import class_vectors, zero_shot_predict
@@ -80,12 +82,13 @@ def metric(values: Mapping[str, float | None], n: int, share: bool = True) -> Me
     return out
 
 
-Probe = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""(training features, their labels, test features, classes) -> predicted classes."""
+Probe = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor | None]]
+"""(training features, their labels, test features, classes) -> predicted classes and their probability, or None."""
 
 
-def _probe(features: Features, probe: Probe) -> tuple[Metrics, dict[str, str]]:
-    """Accuracy of a probe on every modality and encoder, and the modalities left out with the reason."""
+def probed(features: Features, probe: Probe, what: str = "accuracy") -> tuple[Metrics, dict[str, str]]:
+    """Accuracy of a probe on every modality and encoder, where it gives probabilities also their calibration error
+    (ECE), and the modalities left out with the reason."""
     train, test, y_train, y_test = features.train, features.test, features.y_train, features.y_test
     assert train is not None and y_train is not None and y_test is not None
     classes = int(max(y_train.max(), y_test.max())) + 1
@@ -100,35 +103,53 @@ def _probe(features: Features, probe: Probe) -> tuple[Metrics, dict[str, str]]:
             continue
         truth = y_test[against]
         values: dict[str, float | None] = {"chance": majority(truth, int(torch.bincount(y_train[use]).argmax()))}
+        sure: dict[str, tuple[Tensor, Tensor]] = {}
         for encoder in ENCODERS:
             x, x_test = train.features(encoder, name), test.features(encoder, name)
             if x is not None and x_test is not None:
-                predicted = probe(x[use], y_train[use], x_test[against], classes)
+                predicted, confidence = probe(x[use], y_train[use], x_test[against], classes)
                 values[encoder] = float((predicted == truth).double().mean())
-        out[f"{name}/accuracy"] = metric(values, len(truth))
+                if confidence is not None:
+                    sure[encoder] = (confidence, predicted == truth)
+        out[f"{name}/{what}"] = metric(values, len(truth))
+        if sure:
+            out[f"{name}/ECE"] = _calibration(sure, len(truth))
     return out, skipped
+
+
+def _calibration(sure: Mapping[str, tuple[Tensor, Tensor]], n: int) -> Metric:
+    """Expected calibration error of each encoder from (confidence, correct), with bootstrap intervals."""
+    out = metric({e: expected_calibration_error(*pair) for e, pair in sure.items()}, n, share=False)
+    out["interval"] = {
+        encoder: bootstrap(lambda rows, c=c, hit=hit: expected_calibration_error(c[rows], hit[rows]), n)  # type: ignore[misc]
+        for encoder, (c, hit) in sure.items()
+    }
+    return out
 
 
 def knn(features: Features, k: int) -> tuple[Metrics, dict[str, str]]:
     """Accuracy of the weighted kNN classifier of `knn_predict`, per modality."""
-    return _probe(features, lambda x, y, x_test, classes: knn_predict(x, y, x_test, classes=classes, k=k))
+    return probed(features, lambda x, y, x_test, classes: (knn_predict(x, y, x_test, classes=classes, k=k), None))
 
 
 def linear(features: Features, seed: int) -> tuple[Metrics, dict[str, str]]:
-    """Accuracy of the linear probe of `linear_probe`, per modality."""
+    """Accuracy and calibration error of the probe of `linear_probe`, per modality."""
 
-    def probe(x: Tensor, y: Tensor, x_test: Tensor, classes: int) -> Tensor:
-        return torch.from_numpy(linear_probe(x.numpy(), y.numpy(), x_test.numpy(), seed=seed)[0])
+    def probe(x: Tensor, y: Tensor, x_test: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        predicted, confidence = linear_confidence(x.numpy(), y.numpy(), x_test.numpy(), seed=seed)
+        return torch.from_numpy(predicted), torch.from_numpy(confidence)
 
-    return _probe(features, probe)
+    return probed(features, probe)
 
 
 def zero_shot(
-    features: Features, text: str, prompts: Embedded, templates: int, y: Tensor
+    features: Features, text: str, prompts: Embedded, templates: int, y: Tensor, temperature: float | None = None
 ) -> tuple[Metrics, dict[str, str]]:
     """Zero-shot accuracy of every other modality against the `prompts` (C * templates rows) of the modality `text`.
 
-    y: (n,) int64 class of the test rows in the order of the prompts, -1 unknown.
+    y: (n,) int64 class of the test rows in the order of the prompts, -1 unknown. temperature: of the softmax over the
+    cosines; with it also the accuracy of Loki's Frechet-mean rule, with the angles between class vectors for a metric,
+    and the calibration error.
     """
     test = features.test
     out, skipped = {}, {}
@@ -140,20 +161,27 @@ def zero_shot(
             skipped[name] = "no labelled test row has it"
             continue
         truth = y[use]
-        values: dict[str, float | None] = {"chance": majority(truth)}
-        for encoder, spoken in prompts.embeddings.items():
-            seen = test.embeddings[encoder][name][use]
-            if seen.shape[1] == spoken[text].shape[1]:
-                predicted = zero_shot_predict(seen, class_vectors(spoken[text], templates))
-                values[encoder] = float((predicted == truth).double().mean())
-        if "model" not in values:
+        sides = {
+            encoder: (test.embeddings[encoder][name][use], class_vectors(spoken[text], templates))
+            for encoder, spoken in prompts.embeddings.items()
+            if test.embeddings[encoder][name].shape[1] == spoken[text].shape[1]
+        }
+        if "model" not in sides:
             skipped[name] = f"its embedding and that of '{text}' differ in width (set model.projection)"
             continue
         pair = features.cross(name, text, test.raw.get(name), prompts.raw.get(text))
         if pair is not None:
-            predicted = zero_shot_predict(pair[0][use], class_vectors(pair[1], templates))
-            values["raw"] = float((predicted == truth).double().mean())
+            sides["raw"] = (pair[0][use], class_vectors(pair[1], templates))
+        chance: dict[str, float | None] = {"chance": majority(truth)}
+        hits = {encoder: zero_shot_predict(*side) == truth for encoder, side in sides.items()}
+        values = chance | {e: float(hit.double().mean()) for e, hit in hits.items()}
         out[f"{name}/accuracy"] = metric(values, len(truth))
+        if temperature is not None:
+            chances = {encoder: probabilities(*side, temperature) for encoder, side in sides.items()}
+            means = {e: frechet_predict(p, angles(sides[e][1])) == truth for e, p in chances.items()}
+            values = chance | {e: float(hit.double().mean()) for e, hit in means.items()}
+            out[f"{name}/accuracy, Frechet mean"] = metric(values, len(truth))
+            out[f"{name}/ECE"] = _calibration({e: (p.amax(1), hits[e]) for e, p in chances.items()}, len(truth))
     return out, skipped
 
 
