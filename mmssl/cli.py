@@ -220,7 +220,7 @@ def _untrained(model: Any) -> Any:
 def _embed(args: argparse.Namespace) -> int:
     from .config import DataConfig
     from .data.sources import column_names, open_source
-    from .evaluation.embedding import write_embeddings
+    from .evaluation.embedding_file import write_embeddings
 
     data = _options(DataConfig, args.overrides, {"path": args.data})
     model, processor = _load_model(args.model)
@@ -239,6 +239,8 @@ def _embed(args: argparse.Namespace) -> int:
     summary = write_embeddings(
         model, processor.preprocessors, source, columns, args.output, workers=data.workers
     )
+    if summary["resumed"]:
+        print(f"went on after {summary['resumed']} rows that an interrupted run had embedded")
     counts = ", ".join(f"{n} with {name}" for name, n in summary["present"].items())
     print(f"{args.output}: {summary['rows']} rows, {counts}, {len(summary['bad'])} broken values left out")
     return 0

@@ -19,7 +19,8 @@ from mmssl.config import DataConfig, EvaluationConfig
 from mmssl.errors import BadSample, RunError, UserError
 from mmssl.evaluation import tasks
 from mmssl.evaluation.baselines import ALPHAS, Ridge, Space, _margin, _principal, hashed, majority, wilson
-from mmssl.evaluation.embedding import Embedded, embed_source, evaluating, write_embeddings
+from mmssl.evaluation.embedding import Embedded, embed_source, evaluating
+from mmssl.evaluation.embedding_file import write_embeddings
 from mmssl.evaluation.evaluate import evaluate
 from mmssl.evaluation.knn import knn_predict, knn_votes
 from mmssl.evaluation.linear import _held_out, linear_probe
@@ -596,6 +597,55 @@ def test_write_embeddings(tmp_path: Path, streaming: bool) -> None:
     assert pq.read_table(path)["point_embedding"][0].as_py() == points[0]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_embedding_goes_on_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool
+) -> None:
+    import pyarrow.parquet as pq
+
+    points = [[float(i), 1.0, 0.0, 0.0] if i % 4 else None for i in range(11)]
+    points[5] = [1.0]  # broken
+    rows: Any = table(point=points, id=[f"n{i}" for i in range(11)])
+    data = rows.to_iterable_dataset() if streaming else rows
+    path, columns = tmp_path / "out.parquet", {"point": "point"}
+    whole = tmp_path / "whole.parquet"
+    model = ByHand(True)
+    expected = write_embeddings(model, READERS, data, columns, whole, batch_size=2)
+    real, seen = pq.write_table, []
+
+    def full(found: Any, *args: Any, **kwargs: Any) -> None:
+        seen.append(found["row"].to_pylist())
+        if len(seen) == 3:
+            raise OSError(28, "No space left on device")
+        real(found, *args, **kwargs)
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(RunError, match=r"out.parquet.*No space left.*goes on from there"):
+        write_embeddings(model, READERS, data, columns, path, batch_size=2, part_rows=4)
+    assert not path.exists()
+    seen.clear()
+    summary = write_embeddings(model, READERS, data, columns, path, batch_size=2, part_rows=4)
+    assert seen == [[8, 9, 10]] and summary.pop("resumed") == 8 and expected.pop("resumed") == 0
+    assert summary == expected and pq.read_table(path).equals(pq.read_table(whole))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.parquet", "whole.parquet"]
+
+
+def test_parts_of_other_data_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow.parquet as pq
+
+    path, columns = tmp_path / "out.parquet", {"point": "point"}
+    first, other = (table(point=[[x, 1.0, 0.0, 0.0]] * 4) for x in (1.0, 2.0))
+    real = pq.ParquetWriter
+    monkeypatch.setattr(pq, "ParquetWriter", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(RunError, match="full"):  # while joining: every part is there
+        write_embeddings(ByHand(True), READERS, first, columns, path, batch_size=2, part_rows=2)
+    monkeypatch.setattr(pq, "ParquetWriter", real)
+    summary = write_embeddings(ByHand(True), READERS, other, columns, path, batch_size=2, part_rows=2)
+    assert summary["resumed"] == 0
+    found = torch.tensor(pq.read_table(path)["point_embedding"].to_pylist())
+    torch.testing.assert_close(found, torch.nn.functional.normalize(torch.tensor([[2.0, 1.0, 0.0, 0.0]] * 4), dim=1))
+
+
 def test_a_failed_embedding_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow.parquet as pq
 
@@ -611,7 +661,8 @@ def test_a_failed_embedding_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     with pytest.raises(RunError, match="out.parquet.*No space left"):
         write_embeddings(ByHand(True), READERS, data, {"point": "point"}, path, batch_size=2)
-    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir() if "out" in p.name] == ["out.parquet"]
+    left = sorted(p.name for p in tmp_path.iterdir() if "out" in p.name)
+    assert path.read_text() == "old" and set(left) <= {".out.parquet.parts", "out.parquet"}
     with pytest.raises(RunError, match="could not write"):
         write_embeddings(ByHand(True), READERS, data, {"point": "point"}, path / "below" / "a.parquet")
     with pytest.raises(UserError, match="is a folder"):

@@ -1,0 +1,224 @@
+"""`mmssl embed`: the embeddings of all rows in one parquet file, in constant memory, restartable.
+
+Rows go into parts of a fixed number of rows beside the file; each appears under its name only when it is whole. What is
+interrupted goes on after the last whole part, if model, data and columns are still the same. At the end the parts are
+joined.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import RunError, UserError
+from ..modality import Preprocessor
+from .embedding import Collector, Progress, evaluating
+
+PART_ROWS = 8192
+STATE = "state.json"
+BAD = b"mmssl_bad"
+"""Key of a part's metadata: the broken values that were left out, as JSON."""
+
+
+def write_embeddings(
+    model: Any,
+    preprocessors: Mapping[str, Preprocessor],
+    source: Any,
+    columns: Mapping[str, str | list[str]],
+    output_parquet: str | Path,
+    *,
+    batch_size: int = 256,
+    workers: int = 0,
+    pooled: bool = False,
+    part_rows: int = PART_ROWS,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Embed all rows of `source` into a parquet file.
+
+    Columns: `row` (int64, from 0), `id` where the data has a column of that name, and for every modality of `columns`
+    `<modality>_embedding` (a list of float32 of fixed size: normalised and projected, or with `pooled` the pooled
+    state; null where absent) and `<modality>_present` (bool). The file appears under its name only when it is whole;
+    until then finished parts of about `part_rows` rows lie in `.NAME.parts/`, from where the same call goes on.
+    Returns {"rows", "present": {modality: count}, "bad": list, "resumed": rows that were there already}. Raises
+    UserError for a path that is a folder and for data without rows, RunError when a file cannot be written.
+    """
+    path = Path(output_parquet)
+    if path.is_dir():
+        raise UserError(f"output: '{path}' is a folder, expected the name of a parquet file to write")
+    folder = path.with_name(f".{path.name}.parts")
+    size = max(part_rows // batch_size, 1) * batch_size
+    key = _key(model, source, columns, pooled, size)
+    try:
+        parts = _begin(folder, key)
+        resumed = len(parts) * size
+        tables = _tables(model, preprocessors, source, columns, batch_size, workers, pooled, resumed)
+        for number, (table, bad) in enumerate(_joined(tables, size), len(parts)):
+            parts.append(_write_part(folder, number, table, bad))
+            if progress is not None:
+                progress(number * size + table.num_rows)
+        if not parts:
+            raise UserError("data: there is no row to embed")
+        summary = _join(parts, path, list(columns))
+        shutil.rmtree(folder)
+    except OSError as error:
+        kept = sorted(folder.glob("part-*")) if folder.is_dir() else []
+        hint = "; free some space and run the same command again, it goes on from there" if kept else ""
+        raise RunError(f"could not write {path}: {error}{hint}") from error
+    return summary | {"resumed": resumed}
+
+
+def _key(model: Any, source: Any, columns: Mapping[str, Any], pooled: bool, size: int) -> dict[str, Any]:
+    """What parts must have in common to belong together: weights, data, columns, kind and size."""
+    from ..data.fingerprint import fingerprint
+
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items() if isinstance(model, torch.nn.Module) else ():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    used = [c for value in columns.values() for c in ([value] if isinstance(value, str) else value)]
+    return {"weights": digest.hexdigest(), "data": fingerprint(source, used, rows=100), "columns": dict(columns),
+            "pooled": pooled, "rows": size}  # fmt: skip
+
+
+def _begin(folder: Path, key: Mapping[str, Any]) -> list[Path]:
+    """The whole parts of an earlier call with the same key, in order; otherwise an empty folder."""
+    state = folder / STATE
+    try:
+        same = state.is_file() and json.loads(state.read_text()) == json.loads(json.dumps(key))
+    except ValueError:  # it was cut off
+        same = False
+    if not same:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        state.write_text(json.dumps(key))
+    for rest in folder.glob("*.partial"):
+        rest.unlink()
+    parts: list[Path] = []
+    while (part := _part(folder, len(parts))).is_file():
+        parts.append(part)
+    if parts and _rows_of(parts[-1]) < key["rows"]:  # the last one of data that were shorter then
+        parts.pop()
+    return parts
+
+
+def _part(folder: Path, number: int) -> Path:
+    return folder / f"part-{number:06d}.parquet"
+
+
+def _rows_of(part: Path) -> int:
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(part).num_rows)
+
+
+def _joined(tables: Iterator[tuple[Any, list[Any]]], size: int) -> Iterator[tuple[Any, list[Any]]]:
+    """Tables of `size` rows (the last one shorter) from tables of batches, which divide it."""
+    import pyarrow as pa
+
+    held: list[Any] = []
+    bad: list[Any] = []
+    for table, broken in tables:
+        held.append(table)
+        bad += broken
+        if sum(t.num_rows for t in held) >= size:
+            yield pa.concat_tables(held), bad
+            held, bad = [], []
+    if held:
+        yield pa.concat_tables(held), bad
+
+
+def _write_part(folder: Path, number: int, table: Any, bad: list[Any]) -> Path:
+    import pyarrow.parquet as pq
+
+    path = _part(folder, number)
+    partial = path.with_suffix(".partial")
+    noted = json.dumps([dataclasses.asdict(one) for one in bad]).encode()
+    pq.write_table(table.replace_schema_metadata({BAD: noted}), partial)
+    os.replace(partial, path)
+    return path
+
+
+def _join(parts: list[Path], path: Path, names: list[str]) -> dict[str, Any]:
+    """Write the parts into one file, part after part, and count what is in it."""
+    import pyarrow.parquet as pq
+
+    summary: dict[str, Any] = {"rows": 0, "present": dict.fromkeys(names, 0), "bad": []}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    writer = None
+    try:
+        for part in parts:
+            table = pq.read_table(part)
+            summary["bad"] += json.loads(table.schema.metadata[BAD])
+            table = table.replace_schema_metadata(None)
+            writer = writer or pq.ParquetWriter(temporary, table.schema)
+            writer.write_table(table.cast(writer.schema))
+            summary["rows"] += table.num_rows
+            for name in names:
+                summary["present"][name] += sum(table[f"{name}_present"].to_pylist())
+        if writer is not None:
+            writer.close()
+            writer = None
+        os.replace(temporary, path)
+    finally:
+        if writer is not None:
+            writer.close()
+        temporary.unlink(missing_ok=True)
+    return summary
+
+
+def _tables(
+    model: Any,
+    preprocessors: Mapping[str, Preprocessor],
+    source: Any,
+    columns: Mapping[str, str | list[str]],
+    batch_size: int,
+    workers: int,
+    pooled: bool,
+    skip: int,
+) -> Iterator[tuple[Any, list[Any]]]:
+    """(pyarrow table, broken values) of batch after batch, in the order of the source, from row `skip` on."""
+    import pyarrow as pa
+
+    from ..data.loading import evaluation_batches
+    from ..data.sources import column_names
+
+    chosen = {name: preprocessors[name] for name in columns}
+    if skip:
+        if hasattr(source, "__len__") and skip >= len(source):
+            return
+        source = source.skip(skip)
+    # a second, cheap reading of the one column: it also works where rows cannot be looked up by number
+    has_id = "id" in column_names(source)
+    ids = (row["id"] for row in source.select_columns(["id"])) if has_id else None
+    id_type = source.features.arrow_schema.field("id").type if has_id and source.features else None
+    first = 0
+    for loaded in evaluation_batches(source, chosen, dict(columns), batch_size=batch_size, workers=workers):
+        # not around the loop: a generator must not hold the caller in evaluation mode between two batches
+        with evaluating([model]):
+            collector = Collector({"model": model}, None)
+            collector.add(loaded.batch)
+        part = collector.result()
+        count = len(loaded.rows)
+        if not torch.equal(loaded.rows.cpu(), torch.arange(first, first + count)):
+            raise AssertionError("evaluation batches must come in the order of the source")
+        data: dict[str, Any] = {"row": pa.array(range(skip + first, skip + first + count), pa.int64())}
+        if ids is not None:
+            data["id"] = pa.array([next(ids) for _ in range(count)], id_type)
+        for name in columns:
+            values = (part.pooled if pooled else part.embeddings)["model"][name]
+            present = part.present[name]
+            data[f"{name}_embedding"] = pa.FixedSizeListArray.from_arrays(
+                pa.array(values.reshape(-1).numpy()), values.shape[1], mask=pa.array((~present).numpy())
+            )
+            data[f"{name}_present"] = pa.array(present.numpy())
+        bad = [dataclasses.replace(one, index=one.index + skip) for one in loaded.bad]
+        yield pa.table(data), bad
+        first += count
