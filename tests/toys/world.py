@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from mmssl.masking import FeatureSubsets, MultiBlock, Random
 from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
-from mmssl.objectives import contrastive, jepa, mae
+from mmssl.objectives import contrastive, distillation, jepa, mae
 from mmssl.pretraining import Pretraining
 from toys import graph, signal, table
 
@@ -97,3 +99,24 @@ def pretraining(joint: bool = False) -> Pretraining:
     objectives |= {name: jepa.JEPA(config, net) for name, config in latent_configs().items()}
     views = {"a": {"signal": {"gain": 0.2}}, "b": {"signal": {"gain": 0.5}, "graph": {"drop_edges": 0.3}}}
     return Pretraining(net, objectives, views, masks)
+
+
+def self_distillation() -> Pretraining:
+    """DINO + iBOT + KoLeo + Gram with multi-crop, balanced and centred; Gram teachers are taken after the first step."""
+    net = model()
+    head = distillation.HeadConfig(prototypes=12, hidden=16, bottleneck=8, layers=2)
+    gram = distillation.GramConfig(first=1, every=1, tokens="unmasked", clamp="both")
+    shared: dict[str, Any] = {"head": head, "koleo_weight": 0.1, "gram": gram}
+    views: dict[str, Any] = {"global_views": ["a", "b"], "local_views": ["c"]}
+    objectives = {
+        "balanced": distillation.Config(tower="signal", masks=["half"], **views, **shared),
+        "centred": distillation.Config(
+            tower="signal", masks=["half", "few"], patch_head=head, targets="centring", **views, **shared
+        ),
+        "nodes": distillation.Config(tower="graph", global_views=["clean", "b"], masks=["half"], head=head),
+        "cells": distillation.Config(tower="table", global_views=["clean"], masks=["half"], head=head, class_weight=0.0),
+    }
+    gains = {"a": {"signal": {"gain": 0.2}}, "c": {"signal": {"gain": 0.9}}}
+    gains["b"] = {"signal": {"gain": 0.5}, "graph": {"drop_edges": 0.3}}
+    masks = {"half": Random(ratio=0.5), "few": Random(ratio=0.3)}
+    return Pretraining(net, {n: distillation.Distillation(c, net) for n, c in objectives.items()}, gains, masks)

@@ -1,0 +1,41 @@
+"""`PrototypeHead`: the projection of DINO and iBOT, a perceptron that ends in cosines to learned prototypes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Prototypes(nn.Module):
+    """Cosines of rows (..., D) to K prototypes: (..., K). A weight-normalised linear map whose norms stay at 1."""
+
+    def __init__(self, width: int, count: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(count, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
+
+    def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
+        """float32, whatever the precision around: the temperatures that follow multiply rounding by 10 to 25."""
+        weight = self.weight.detach() if frozen else self.weight
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(F.normalize(x.float(), dim=-1), F.normalize(weight.float(), dim=-1))
+
+
+class PrototypeHead(nn.Module):
+    """`layers` linear maps with GELU between, down to a narrow bottleneck, then `Prototypes` (Caron et al. 2021)."""
+
+    def __init__(self, width: int, hidden: int, bottleneck: int, count: int, layers: int) -> None:
+        super().__init__()
+        sizes = [width, *[hidden] * (layers - 1), bottleneck]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.prototypes = Prototypes(bottleneck, count)
+
+    def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
+        """x (..., width) -> (..., K) cosines; frozen: no gradient for the prototypes."""
+        for number, layer in enumerate(self.layers):
+            x = layer(F.gelu(x) if number else x)
+        return self.prototypes(x, frozen)

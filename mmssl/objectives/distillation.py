@@ -1,0 +1,332 @@
+"""Self-distillation between views and of masked patches: DINO, iBOT, KoLeo, multi-crop and Gram anchoring.
+
+A student learns to assign each view to the prototypes that an averaged teacher assigns another view of the same sample
+to (DINO, Caron et al. 2021), and each masked patch to those that the teacher, who sees it, gives it (iBOT, Zhou et al.
+2022). The teacher sees global views only, the student local ones too (multi-crop, SwAV). Collapse is kept away by
+centring and sharpening, or by Sinkhorn-Knopp (DINOv2, Oquab et al. 2023), which is balanced over the global batch.
+KoLeo spreads the features of a batch; Gram anchoring (DINOv3, Simeoni et al. 2025) keeps the similarities between a
+sample's patches as an earlier teacher had them. Written over views: any modality that has them can take part.
+
+Example::
+
+    views:
+      g1: {image: {crop_scale: [0.4, 1.0], flip: 0.5}}
+      g2: {image: {crop_scale: [0.4, 1.0], flip: 0.5, solarize: 0.2}}
+      l1: {image: {crop_scale: [0.1, 0.4], crop_size: 16}}
+    masks: {blocks: {type: block, ratio: 0.3}}
+    objectives:
+      dino: {type: distillation, tower: image, global_views: [g1, g2], local_views: [l1], masks: [blocks],
+             koleo_weight: 0.1, gram: {weight: 2.0, first: 3000, every: 1000}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..distributed import gather_rows, global_mean, global_sum, rank
+from ..errors import UserError
+from ..losses.distillation import centred_softmax, gram_mse, koleo, sinkhorn, soft_cross_entropy
+from ..models.initialization import init_weights
+from ..models.prototypes import PrototypeHead
+from ..models.teacher import Teacher, momentum_at
+from ..models.tower import Encoded
+from ..options import option, strict
+from ..patches import gather
+from .base import Loss, Objective, ObjectiveConfig
+
+if TYPE_CHECKING:
+    from ..models.modeling_mmssl import MMSSLModel
+    from ..step import Step
+
+
+@strict
+@dataclass(kw_only=True)
+class HeadConfig:
+    """DINO's head has 65,536 prototypes; few do for small data."""
+
+    prototypes: int = option(4096, min=2)
+    hidden: int = option(2048, min=1)
+    bottleneck: int = option(256, min=1)
+    layers: int = option(3, min=1)
+
+
+@strict
+@dataclass(kw_only=True)
+class GramConfig:
+    """Gram anchoring. Its teacher is the averaged teacher as it was after step `first`, renewed every `every` steps."""
+
+    weight: float = option(1.0, min=0)
+    first: int = option(min=1, help="optimiser steps before the Gram teacher is taken; the loss is 0 until then")
+    every: int | None = option(None, min=1, help="steps after which it is taken anew; null: never")
+    clamp: str = option("none", choices=("none", "teacher", "both"), help="whose negative similarities count as 0")
+    tokens: str = option("all", choices=("all", "masked", "unmasked"), help="the student's patches that are compared")
+
+
+@strict
+@dataclass(kw_only=True)
+class Config(ObjectiveConfig):
+    tower: str = option(help="the tower that is trained")
+    global_views: list[str] = option(help="views that student and teacher see")
+    local_views: list[str] = option(factory=list, help="views that only the student sees")
+    masks: list[str] = option(factory=list, help="what the student does not see of global views: one, or one a view")
+    head: HeadConfig = option(factory=HeadConfig)
+    patch_head: HeadConfig | None = option(None, help="a head of its own for patches; null: they share one")
+    targets: str = option("sinkhorn", choices=("sinkhorn", "centring"))
+    class_weight: float = option(1.0, min=0, help="DINO's loss, between views")
+    patch_weight: float = option(1.0, min=0, help="iBOT's loss, of masked patches")
+    koleo_weight: float = option(0.0, min=0, help="0.1 in DINOv2")
+    gram: GramConfig | None = option(None)
+    student_temperature: float = option(0.1, above=0)
+    teacher_temperature: list[float] = option(factory=lambda: [0.04, 0.07], above=0, help="at the start, and later")
+    temperature_warmup: float = option(0.3, min=0, max=1, help="share of the run in which it rises")
+    momentum: list[float] = option(factory=lambda: [0.996, 1.0], min=0, max=1, help="of the teacher, start and end")
+    centre_momentum: float = option(0.9, min=0, below=1)
+    freeze_prototypes: float = option(0.0, min=0, max=1, help="share of the run, from its start")
+
+    def __post_init__(self) -> None:
+        for name in ("teacher_temperature", "momentum"):
+            if len(getattr(self, name)) != 2:
+                raise UserError(f"{name}: found {getattr(self, name)}, expected [start, end]")
+        if not self.global_views:
+            raise UserError("global_views: found none, expected at least one")
+        if len(self.masks) not in (0, 1, len(self.global_views)):
+            raise UserError(f"masks: found {len(self.masks)}, expected none, one, or one for each of the "
+                            f"{len(self.global_views)} global views")
+
+
+class Distillation(Objective):
+    """Student views against other teacher views, masked patches against the teacher's."""
+
+    progress: Tensor
+    steps: Tensor
+    class_centre: Tensor
+    patch_centre: Tensor
+
+    def __init__(self, config: Config, model: MMSSLModel) -> None:
+        super().__init__(config, model)
+        self._refuse(config, model)
+        tower = model.tower(config.tower)
+        masks = config.masks * (len(config.global_views) if len(config.masks) == 1 else 1)
+        self.mask_of = dict(zip(config.global_views, masks, strict=False))
+        own = config.patch_head if masks else None
+        self.heads = nn.ModuleDict()
+        if config.class_weight or own is None:
+            self.heads["class"] = _head(config.head, tower.width)
+        if own is not None:
+            self.heads["patch"] = _head(own, tower.width)
+        init_weights(self.heads)
+        self.teacher = Teacher(tower)
+        self.teacher_heads = Teacher(self.heads)
+        self.gram_teacher = Teacher(tower) if config.gram is not None else None
+        self.register_buffer("progress", torch.zeros(()))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("class_centre", torch.zeros(config.head.prototypes))
+        self.register_buffer("patch_centre", torch.zeros((config.patch_head or config.head).prototypes))
+        self._host: tuple[int, float] | None = None
+        self._sums: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def _refuse(self, c: Config, model: MMSSLModel) -> None:
+        tower, names = model.tower(c.tower), list(model.tower(c.tower).modalities)
+        views = [*c.global_views, *c.local_views]
+        if set(views) != {"clean"} and not any(model.modality(n).views for n in names):
+            raise UserError(
+                f"objective distillation: views {views} of tower '{c.tower}', but none of its modalities "
+                f"({', '.join(names)}) has augmented views; distil masked patches alone with global_views: [clean], "
+                f"masks and class_weight: 0"
+            )
+        for view in views:
+            if views.count(view) > 1:
+                raise UserError(f"objective distillation: view '{view}' is named {views.count(view)} times")
+        if c.class_weight and len(views) < 2:
+            raise UserError(f"objective distillation: views are compared, found only {views}; name two, "
+                            f"or set class_weight: 0 to distil masked patches alone")
+        if not c.class_weight and not (c.masks and c.patch_weight):
+            raise UserError("objective distillation: neither views (class_weight) nor masked patches (masks, "
+                            "patch_weight) are learnt from")
+        if c.masks and not tower.replaces:
+            raise UserError(f"objective distillation: tower '{c.tower}' wraps a model that takes no mask token; "
+                            f"leave masks out")
+        if c.gram is not None and c.gram.tokens != "all" and not c.masks:
+            raise UserError(f"objective distillation: gram.tokens is '{c.gram.tokens}', but there are no masks")
+
+    # --------------------------------------------------------------------------------------------------------- state
+
+    def _now(self) -> tuple[int, float]:
+        """(optimiser steps done, progress), read off the device once after a start or a resume."""
+        if self._host is None:
+            self._host = int(self.steps), float(self.progress)
+        return self._host
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._host = None
+        super()._load_from_state_dict(*args)
+
+    def _temperature(self) -> float:
+        """The teacher's, rising linearly."""
+        c, (_, progress) = self.config, self._now()
+        low, high = c.teacher_temperature
+        return high if progress >= c.temperature_warmup else low + (high - low) * progress / c.temperature_warmup
+
+    @torch.no_grad()
+    def after_step(self, model: MMSSLModel, progress: float) -> None:
+        c = self.config
+        momentum = momentum_at(progress, *c.momentum)
+        self.teacher.update(model.tower(c.tower), momentum)
+        self.teacher_heads.update(self.heads, momentum)
+        for name, (rows, count) in self._sums.items():
+            centre = self.get_buffer(f"{name}_centre")
+            centre.lerp_(torch.where(count > 0, rows / count.clamp(min=1), centre), 1 - c.centre_momentum)
+        self._sums = {}
+        steps = self._now()[0] + 1
+        self._host = steps, progress
+        self.steps.fill_(steps)
+        self.progress.fill_(progress)
+        if self.gram_teacher is not None:
+            after = steps - c.gram.first
+            if after == 0 or (after > 0 and c.gram.every is not None and after % c.gram.every == 0):
+                self.gram_teacher.update(self.teacher.net, 0.0)
+
+    # ---------------------------------------------------------------------------------------------------------- loss
+
+    def forward(self, step: Step) -> Loss:
+        c = self.config
+        _refuse_equal_views(c, step)
+        students = {v: step.encode(c.tower, v, self.mask_of.get(v), "replace") for v in c.global_views}
+        students |= {v: step.encode(c.tower, v) for v in c.local_views}
+        with torch.no_grad():
+            teachers = {v: step.encode(c.tower, v, net=self.teacher.net) for v in c.global_views}
+        losses: dict[str, tuple[float, Tensor]] = {}
+        health: dict[str, Tensor] = {}
+        if c.class_weight:
+            loss, health = self._between_views(students, teachers)
+            losses["class"] = c.class_weight, loss
+        if c.masks and c.patch_weight:
+            losses["patch"] = c.patch_weight, self._masked_patches(step, students, teachers)
+        if c.koleo_weight:
+            losses["koleo"] = c.koleo_weight, self._spread([students[v] for v in c.global_views])
+        if c.gram is not None:
+            losses["gram"] = c.gram.weight, self._anchored(step, students)
+        total = torch.stack([weight * loss for weight, loss in losses.values()]).sum()
+        return Loss(total=total, parts={n: loss.detach() for n, (_, loss) in losses.items()} | health)
+
+    def _frozen(self) -> bool:
+        return self._now()[1] < self.config.freeze_prototypes
+
+    def _targets(self, kind: str, logits: Tensor, valid: Tensor) -> Tensor:
+        """The teacher's assignments (n, K) of rows with these logits; keeps their sum for the centre."""
+        c = self.config
+        if c.targets == "sinkhorn":
+            return sinkhorn(logits, self._temperature(), valid, total=global_sum)
+        rows, count = global_sum((logits * valid[:, None]).sum(0)), global_sum(valid.sum().float())
+        if self.training:
+            before = self._sums.get(kind)
+            self._sums[kind] = (rows, count) if before is None else (rows + before[0], count + before[1])
+        return centred_softmax(logits, self.get_buffer(f"{kind}_centre"), self._temperature())
+
+    def _between_views(
+        self, students: Mapping[str, Encoded], teachers: Mapping[str, Encoded]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """DINO's loss over all pairs of a student's view and another view of the teacher; what the log should show."""
+        c = self.config
+        logits = {v: self.heads["class"](e.pooled(), self._frozen()) for v, e in students.items()}
+        present = torch.cat([e.present() for e in teachers.values()])
+        with torch.no_grad():
+            theirs = self.teacher_heads.net["class"](torch.cat([e.pooled() for e in teachers.values()]))
+            target = self._targets("class", theirs, present)
+            of = dict(zip(teachers, target.chunk(len(teachers)), strict=True))
+        rows, counts = [], []
+        for view, own in logits.items():
+            for other, wanted in of.items():
+                if view != other:
+                    rows.append(soft_cross_entropy(own, wanted, c.student_temperature))
+                    counts.append(students[view].present() & teachers[other].present())
+        with torch.no_grad():
+            entropy = global_mean(-torch.special.xlogy(target, target).sum(1), present)
+            share = global_sum((target * present[:, None]).sum(0)) / global_sum(present.sum().float()).clamp(min=1)
+            used = (-torch.special.xlogy(share, share).sum()).exp()
+        return global_mean(torch.cat(rows), torch.cat(counts)), {"entropy": entropy, "prototypes_used": used}
+
+    def _masked_patches(
+        self, step: Step, students: Mapping[str, Encoded], teachers: Mapping[str, Encoded]
+    ) -> Tensor:
+        """iBOT's loss: the mean over a sample's hidden patches, then over samples (of each modality and view)."""
+        c = self.config
+        own, theirs, valid = [], [], []
+        for view, mask in self.mask_of.items():
+            for name, split in step.splits(c.tower, mask, view).items():
+                hide = split.hide.flatten(1)
+                own.append(gather(students[view].tokens[name], hide))
+                theirs.append(gather(teachers[view].tokens[name], hide))
+                valid.append(step.patches(name, view).take(hide, split.full).valid)
+        if not own:
+            raise UserError(f"objective distillation: masks {c.masks} hide nothing of tower '{c.tower}'")
+        sizes = [v.shape for v in valid]
+        head = "patch" if "patch" in self.heads else "class"
+        flat = torch.cat([v.flatten() for v in valid])
+        with torch.no_grad():
+            seen = self.teacher_heads.net[head](torch.cat([x.flatten(0, 1) for x in theirs]))
+            target = self._targets("patch", seen, flat)
+        logits = self.heads[head](torch.cat([x.flatten(0, 1) for x in own]), self._frozen())
+        each = soft_cross_entropy(logits, target, c.student_temperature) * flat
+        means, counts = [], []
+        for loss, there in zip(each.split([b * m for b, m in sizes]), valid, strict=True):
+            count = there.sum(1)
+            means.append(loss.view(there.shape).sum(1) / count.clamp(min=1))
+            counts.append(count > 0)
+        return global_mean(torch.cat(means), torch.cat(counts))
+
+    def _spread(self, encoded: list[Encoded]) -> Tensor:
+        """KoLeo among the samples of the global batch, within each view, averaged over views."""
+        rows, counts = [], []
+        for e in encoded:
+            with torch.autocast(e.pooled().device.type, enabled=False):
+                x, present = F.normalize(e.pooled().float(), dim=-1), e.present()
+                keys, valid = gather_rows(x), gather_rows(present)
+                own = torch.arange(len(x), device=x.device) + rank() * len(x)
+                rows.append(koleo(x, keys, own, valid))
+                counts.append(present & (valid.sum() > 1))
+        return global_mean(torch.cat(rows), torch.cat(counts))
+
+    def _anchored(self, step: Step, students: Mapping[str, Encoded]) -> Tensor:
+        """The Gram loss of every global view and modality; 0, without a forward of its teacher, before step `first`."""
+        c, (steps, _) = self.config, self._now()
+        assert self.gram_teacher is not None
+        if steps < c.gram.first:
+            return self.steps.new_zeros((), dtype=torch.float32)
+        rows, counts = [], []
+        for view in c.global_views:
+            with torch.no_grad():
+                fixed = step.encode(c.tower, view, net=self.gram_teacher.net)
+            splits = step.splits(c.tower, self.mask_of[view], view) if c.gram.tokens != "all" else {}
+            for name, tokens in students[view].tokens.items():
+                patches = step.patches(name, view)
+                there = patches.valid
+                if c.gram.tokens != "all":
+                    hide = splits[name].hide if name in splits else torch.full((patches.batch, 1), -1).to(there.device)
+                    hidden = patches.hidden_by(hide)
+                    there = there & (hidden if c.gram.tokens == "masked" else ~hidden)
+                with torch.autocast(tokens.device.type, enabled=False):
+                    rows.append(gram_mse(tokens.float(), fixed.tokens[name].float(), there, c.gram.clamp))
+                counts.append(there.any(1))
+        return global_mean(torch.cat(rows), torch.cat(counts))
+
+
+def _head(config: HeadConfig, width: int) -> PrototypeHead:
+    return PrototypeHead(width, config.hidden, config.bottleneck, config.prototypes, config.layers)
+
+
+def _refuse_equal_views(c: Config, step: Step) -> None:
+    """Two views that leave all of the tower's modalities as they are would be one: nothing to compare."""
+    if not c.class_weight:
+        return
+    names = list(step.model.tower(c.tower).modalities)
+    plain = [v for v in [*c.global_views, *c.local_views] if v == "clean" or not any(n in step.views[v] for n in names)]
+    if len(plain) > 1:
+        raise UserError(f"objective distillation: views {', '.join(plain)} change no modality of tower '{c.tower}' "
+                        f"({', '.join(names)}), so they are the same")
