@@ -85,6 +85,5 @@ def test_loss_and_gradient_equal_one_process(two_processes, world, case):
             assert abs(total - loss.item()) < 1e-5
             assert set(found) >= set(grads)
             for name, gradient in grads.items():
-                torch.testing.assert_close(
-                    torch.from_numpy(found[name]), gradient, rtol=5e-6, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
-                )
+                ours = torch.from_numpy(found[name])
+                torch.testing.assert_close(ours, gradient, rtol=5e-6, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")

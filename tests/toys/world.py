@@ -102,7 +102,7 @@ def pretraining(joint: bool = False) -> Pretraining:
 
 
 def self_distillation() -> Pretraining:
-    """DINO + iBOT + KoLeo + Gram with multi-crop, balanced and centred; Gram teachers are taken after the first step."""
+    """DINO, iBOT, KoLeo and Gram with multi-crop, balanced and centred; Gram teachers from the second step on."""
     net = model()
     head = distillation.HeadConfig(prototypes=12, hidden=16, bottleneck=8, layers=2)
     gram = distillation.GramConfig(first=1, every=1, tokens="unmasked", clamp="both")
@@ -114,7 +114,9 @@ def self_distillation() -> Pretraining:
             tower="signal", masks=["half", "few"], patch_head=head, targets="centring", **views, **shared
         ),
         "nodes": distillation.Config(tower="graph", global_views=["clean", "b"], masks=["half"], head=head),
-        "cells": distillation.Config(tower="table", global_views=["clean"], masks=["half"], head=head, class_weight=0.0),
+        "cells": distillation.Config(
+            tower="table", global_views=["clean"], masks=["half"], head=head, class_weight=0.0
+        ),
     }
     gains = {"a": {"signal": {"gain": 0.2}}, "c": {"signal": {"gain": 0.9}}}
     gains["b"] = {"signal": {"gain": 0.5}, "graph": {"drop_edges": 0.3}}

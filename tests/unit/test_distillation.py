@@ -218,9 +218,11 @@ def test_impossible_options_are_refused_with_the_reason(options, line):
 
 def test_a_tower_whose_modalities_have_no_views_is_refused_with_the_reason(monkeypatch):
     monkeypatch.setattr(toy_world.signal.Modality, "views", ())
-    with pytest.raises(UserError, match=r"none of its modalities \(signal\) has augmented views; distil masked patches"):
-        build()
-    build(global_views=["clean"], masks=["half"], class_weight=0.0)
+    net = toy_world.model()
+    with pytest.raises(UserError, match=r"none of its modalities \(signal\) has augmented views; distil masked"):
+        Distillation(Config(tower="signal", global_views=["a", "b"], head=HEAD), net)
+    alone = Config(tower="signal", global_views=["clean"], masks=["half"], class_weight=0.0, head=HEAD)
+    assert Pretraining(net, {"patches": Distillation(alone, net)}, {}, MASKS)(batch(), Draws(1, 6)).total > 0
 
 
 def test_views_that_change_nothing_of_the_tower_are_refused():
