@@ -82,7 +82,7 @@ def test_loss_and_gradient_equal_one_process(two_processes, world, case):
     expected = two_steps(single, single, toy_world.batch(samples(case)), Draws(9, 2 * ROWS))
     for rank in range(2):
         for (total, found), (loss, grads) in zip(two_processes[rank, world, case], expected, strict=True):
-            assert abs(total - loss.item()) < 1e-5
+            assert total == pytest.approx(loss.item(), rel=1e-6, abs=1e-5)
             assert set(found) >= set(grads)
             for name, gradient in grads.items():
                 ours = torch.from_numpy(found[name])
