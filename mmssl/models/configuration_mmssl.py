@@ -12,6 +12,22 @@ from ..options import option, strict
 
 @strict
 @dataclass(kw_only=True)
+class AdapterConfig:
+    """A PEFT adapter on a frozen tower; see `mmssl.finetuning.adapters`. What is null is PEFT's or mmssl's default."""
+
+    type: str = option("lora", help="lora, dora, ia3 or another of PEFT's names, in small letters")
+    r: int | None = option(None, min=1, help="rank, of types that have one; default 8")
+    alpha: float | None = option(None, above=0, help="scale of the update, of types that have one; default 2 r")
+    dropout: float | None = option(None, min=0, below=1, help="dropout before the adapter, of types that have it")
+    target_modules: list[str] | str | None = option(
+        None, help="last parts of module names, or a regular expression over whole names; null: all blocks' layers"
+    )
+    modules_to_save: list[str] = option(factory=list, help="modules that are trained whole and kept in the adapter")
+    options: dict[str, Any] = option(factory=dict, help="further options of PEFT's configuration of this type")
+
+
+@strict
+@dataclass(kw_only=True)
 class TowerConfig:
     """One tower: one or more modalities on one pre-norm transformer, or a wrapped pretrained model (`from`).
 
@@ -35,6 +51,7 @@ class TowerConfig:
         None, help="a pretrained model: a transformers folder or id, or open_clip:NAME[/PRETRAINED] or open_clip:FOLDER"
     )
     frozen: bool = option(False, help="do not train this tower")
+    adapter: AdapterConfig | None = option(None, help="train this adapter only; the tower itself is frozen")
 
 
 class MMSSLConfig(PreTrainedConfig):

@@ -49,8 +49,10 @@ def tower_config(spec: Mapping[str, Any]) -> TowerConfig:
 
 
 def tower_spec(config: TowerConfig) -> dict[str, Any]:
-    """The inverse of `tower_config`."""
-    return {("from" if k == "from_" else k): v for k, v in dataclasses.asdict(config).items()}
+    """The inverse of `tower_config`, without the adapter: that is no part of the architecture."""
+    fields = {("from" if k == "from_" else k): v for k, v in dataclasses.asdict(config).items()}
+    fields.pop("adapter")
+    return fields
 
 
 class MMSSLModel(PreTrainedModel):

@@ -28,21 +28,36 @@ __all__ = ["MMSSLConfig", "MMSSLModel", "MMSSLProcessor"]
 
 def save_model(model: MMSSLModel, processor: MMSSLProcessor, folder: Path) -> None:
     """Write config, safetensors, processor and loader into `folder`; whole or not at all. OSError when it cannot."""
+    with whole_folder(folder) as partial:
+        write_model(model, processor, partial)
+
+
+def write_model(model: MMSSLModel, processor: MMSSLProcessor, folder: Path) -> None:
+    """The files of `save_model` into a folder that exists."""
+    model.config.auto_map = {"AutoConfig": f"{LOADER}.MMSSLConfig", "AutoModel": f"{LOADER}.MMSSLModel"}
+    # set by transformers when a model was loaded with trust_remote_code; it would copy our sources into the folder
+    type(model)._auto_class = None
+    type(model.config)._auto_class = None
+    with no_progress_bars():
+        model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    (folder / f"{LOADER}.py").write_text(LOADER_SOURCE)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to write into that takes the place of `folder` at the end; whole or not at all.
+
+    What was there before stays until then. OSError when it cannot be written.
+    """
     partial, old = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "old"))
     if old.exists() and not folder.exists():  # a process was killed between two renames
         old.rename(folder)
     for rest in (partial, old):
         shutil.rmtree(rest, ignore_errors=True)
-    model.config.auto_map = {"AutoConfig": f"{LOADER}.MMSSLConfig", "AutoModel": f"{LOADER}.MMSSLModel"}
-    # set by transformers when a model was loaded with trust_remote_code; it would copy our sources into the folder
-    type(model)._auto_class = None
-    type(model.config)._auto_class = None
     try:
         partial.mkdir(parents=True)
-        with _no_progress_bars():
-            model.save_pretrained(partial)
-        processor.save_pretrained(partial)
-        (partial / f"{LOADER}.py").write_text(LOADER_SOURCE)
+        yield partial
         if folder.exists():
             folder.rename(old)  # only now, and it is back under its name if the next line fails
         partial.rename(folder)
@@ -56,7 +71,7 @@ def save_model(model: MMSSLModel, processor: MMSSLProcessor, folder: Path) -> No
 
 
 @contextlib.contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """transformers draws bars for writing and loading weights, also where standard error is a file."""
     from transformers.utils import logging
 
@@ -84,7 +99,7 @@ def load_model(path: str | Path) -> tuple[MMSSLModel, MMSSLProcessor]:
         hint = f"; did you mean {inner}?" if (inner / "config.json").is_file() else ""
         raise UserError(f"{path}: no config.json, expected a model folder{hint}")
     try:
-        with _no_progress_bars():
+        with no_progress_bars():
             model, info = AutoModel.from_pretrained(str(path), output_loading_info=True)
         if not isinstance(model, MMSSLModel):
             raise UserError(f"{path}: holds a {type(model).__name__}, expected a model trained by mmssl")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import filter_trackers
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 
-from ..config import Recipe, load_recipe, to_dict
+from ..config import Recipe, TrainConfig, load_recipe, to_dict
 from ..errors import RunError, UserError
 
 logger = logging.getLogger("mmssl")
@@ -23,6 +23,13 @@ T = TypeVar("T")
 HARMLESS = ("steps", "epochs", "log_every", "save_every", "keep", "trackers", "compile", "gradient_checkpointing",
             "workers", "max_bad", "fit_samples", "source", "license")  # fmt: skip
 """Keys of `data` and `train` that a resumed run may change and still be the same run, or a longer one."""
+
+
+class Settings(Protocol):
+    """What the engine needs of a recipe, or of the options of a fine-tuning."""
+
+    name: str
+    train: TrainConfig
 
 
 def run_folder(name: str, output: str | Path | None, resume: bool) -> Path:
@@ -82,7 +89,7 @@ def on_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
     return result
 
 
-def make_accelerator(recipe: Recipe) -> Accelerator:
+def make_accelerator(recipe: Settings) -> Accelerator:
     """Accelerate's engine. UserError where the asked precision or tracker is not to be had."""
     train = recipe.train
     if not torch.distributed.is_initialized():
@@ -110,7 +117,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     return accelerator
 
 
-def start_trackers(accelerator: Accelerator, recipe: Recipe, folder: Path) -> None:
+def start_trackers(accelerator: Accelerator, recipe: Settings, folder: Path) -> None:
     """TensorBoard and others, writing below the run's folder."""
     if not recipe.train.trackers:
         return

@@ -72,6 +72,9 @@ class Loop:
     checkpoint before it stops. `seconds` is the time spent in training, that before a resume included.
     """
 
+    resumable = True
+    """False: too short a run for checkpoints; none are written, unless `save_every` asks for them."""
+
     def __init__(
         self,
         accelerator: Accelerator,
@@ -86,12 +89,14 @@ class Loop:
         self.quarantine = quarantine
         self.rows = settings.batch_size // settings.accumulation // accelerator.num_processes
         self.pretraining = pretraining.to(accelerator.device)
-        s = settings
-        optimizer = make_optimizer(pretraining, s.lr, s.weight_decay, (s.betas[0], s.betas[1]), s.eps)
         self.module: nn.Module
-        self.module, self.optimizer = accelerator.prepare(pretraining, optimizer)
+        self.module, self.optimizer = accelerator.prepare(pretraining, self.new_optimizer())
         self.start, self.seconds = 0, 0.0
         self._tracking = True
+
+    def new_optimizer(self) -> torch.optim.Optimizer:
+        s = self.settings
+        return make_optimizer(self.pretraining, s.lr, s.weight_decay, (s.betas[0], s.betas[1]), s.eps)
 
     @property
     def checkpoint_folder(self) -> Path:
@@ -149,14 +154,16 @@ class Loop:
                     if saves:
                         self._try_to_save(step, "training goes on")
             except KeyboardInterrupt:
-                logger.warning("stopped by hand after step %d; writing a checkpoint, go on with --resume", step)
-                self.save(step)
+                if self.resumable:
+                    logger.warning("stopped by hand after step %d; writing a checkpoint, go on with --resume", step)
+                    self.save(step)
                 raise
             except UserError:  # too many broken samples, in all processes at once
-                if step > self.start and self._try_to_save(step, "stopping") is None:
+                saved = self.resumable and step > self.start and self._try_to_save(step, "stopping") is None
+                if saved:
                     logger.warning("stopped with a checkpoint of step %d; go on with --resume once it is mended", step)
                 raise
-            return self._try_to_save(step, "trying to write the model alone")
+            return self._try_to_save(step, "trying to write the model alone") if self.resumable else None
 
     def _try_to_save(self, step: int, instead: str) -> RunError | None:
         """A checkpoint that cannot be written is no reason to throw the run away."""
@@ -200,7 +207,7 @@ class Loop:
         s = self.settings
         lr = learning_rate(step, self.steps, s.lr, s.warmup, s.min_lr)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("scale", 1.0)
         clip = s.clip if s.clip is not None else math.inf
         norm = self.accelerator.clip_grad_norm_(self.pretraining.parameters(), clip)
         self.optimizer.step()

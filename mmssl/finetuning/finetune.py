@@ -1,0 +1,246 @@
+"""`finetune`: an encoder, data and a label column to a folder that predicts; what `mmssl finetune` does.
+
+The encoder is trained whole, not at all (`linear`), or through a PEFT adapter, by the same loop, engine and data
+loading as pretraining: a supervised task is one more objective. The best weights on validation rows are kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from ..data.loading import Loaded, training_batches
+from ..data.quarantine import Quarantine
+from ..errors import RunError, UserError
+from ..models.dispatch import f32_products_by_onednn
+from ..models.modeling_mmssl import MMSSLModel
+from ..models.processing_mmssl import MMSSLProcessor
+from ..models.saving import whole_folder, write_model
+from ..plainyaml import dump
+from ..pretraining import Pretraining
+from ..schema import to_dict
+from ..training.engine import end_training, line, make_accelerator, on_first, run_folder, start_trackers
+from .adapters import add_adapter, trainable
+from .card import write_card
+from .folder import Base, base_of, load_any, write_adapter
+from .jobs import VIEW, Job, SupervisedJob, kept_head
+from .loop import TuningLoop
+from .options import WHOLE, FinetuneConfig, load_options, steps_of
+from .rows import load_rows
+from .supervised import pooled_width
+from .task import TaskModel, load_task
+
+
+@dataclass
+class FinetuneRun:
+    """folder: of the result; model_folder: the model or adapter in it; report: its evaluation.json."""
+
+    folder: Path
+    model_folder: Path
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def load(self) -> TaskModel:
+        """What was saved, ready to predict."""
+        return load_task(self.model_folder)
+
+
+def finetune(
+    model: str | Path,
+    data: Any,
+    label: str | Sequence[str] | None = None,
+    *,
+    peft: str = "lora",
+    output: str | Path | None = None,
+    base: str | None = None,
+    **options: Any,
+) -> FinetuneRun:
+    """Fine-tune a model on labelled data.
+
+    model: a model folder, a run, a Hub id, or an adapter. data: as for `mmssl pretrain`, or a `datasets` object.
+    label: column(s). peft: none, linear, or the type of an adapter. options: fields of `FinetuneConfig`, e.g.
+    `fraction=0.1, train={"steps": 100}`. Raises UserError or RunError, each with one clear line; what is wrong with
+    the input shows before anything is written.
+    """
+    config = load_options(options, {"peft": peft})
+    columns = [label] if isinstance(label, str) else list(label or [])
+    return run_finetuning(str(model), data, columns, config, output=output, base=base)
+
+
+def run_finetuning(
+    model: str, data: Any, label: Sequence[str], options: FinetuneConfig, *, output: str | Path | None = None,
+    base: str | None = None,
+) -> FinetuneRun:  # fmt: skip
+    """`finetune` with options that were built already."""
+    encoder, processor = load_any(model, base)
+    job = make_job(model, encoder, processor, data, label, options)
+    accelerator = make_accelerator(options)
+    main = accelerator.is_main_process
+    f32_products_by_onednn()
+    folder = run_folder(options.name, output, resume=False)
+    existed = folder.exists()
+    known = base_of(encoder, _named(model)) if options.peft not in WHOLE else None
+    pretraining, handle = build(job, options)
+    _start_folder(accelerator, folder, options)
+    loop = None
+    try:
+        start_trackers(accelerator, options, folder)
+        loop = train(accelerator, pretraining, job, options, folder)
+        step = loop.restore()
+        end_training(accelerator)
+        if not main:
+            return FinetuneRun(folder, folder / "model")
+        return finish(job, loop, folder, known, handle, data, step)
+    except UserError:
+        if main and not existed:
+            shutil.rmtree(folder, ignore_errors=True)  # nothing half-written stays of input that was wrong
+        raise
+
+
+def _named(model: str) -> str:
+    """What the base of an adapter is called: the model's own folder where MODEL is a run's."""
+    inner = Path(model) / "model"
+    return str(inner) if inner.is_dir() else model
+
+
+def make_job(
+    path: str, encoder: MMSSLModel, processor: MMSSLProcessor, data: Any, label: Sequence[str], options: FinetuneConfig
+) -> Job:
+    """The job that options and data ask for, its rows shared out. UserError for whatever does not fit."""
+    if not label:
+        raise UserError("--label: found none, expected the column(s) of the labels")
+    rows = load_rows(data, label, list(processor.preprocessors), options)
+    kept = None
+    if options.keep_head is not None:
+        job = SupervisedJob(encoder, processor, options, rows)
+        kept = kept_head(path, options.keep_head, pooled_width(encoder, job.towers))
+    return SupervisedJob(encoder, processor, options, rows, kept)
+
+
+def build(job: Job, options: FinetuneConfig) -> tuple[Pretraining, Any]:
+    """The encoder with its objective, trainable as `--peft` says, and PEFT's handle on the adapter (or None)."""
+    encoder = job.encoder
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        objective = job.objective()
+        handle = None
+        for name in encoder.towers:
+            tower = encoder.tower(name)
+            tower.frozen = options.peft == "linear" or name not in job.towers
+            if not tower.frozen:
+                tower.requires_grad_(True)
+        encoder.projections.requires_grad_(options.peft == "none")
+        if options.peft == "linear":
+            for module in job.trained_when_linear():
+                module.requires_grad_(True)
+        elif options.peft not in WHOLE:
+            handle = add_adapter(
+                encoder, options.adapter, job.towers, extra=job.extra_targets(), save=job.extra_saved()
+            )
+    views = {VIEW: options.augment} if options.augment else {}
+    for name in options.augment:
+        if name not in job.rows.columns:
+            raise UserError(f"augment.{name}: found a modality that takes no part, {', '.join(job.rows.columns)} do")
+    pretraining = Pretraining(encoder, {"task": objective}, views)
+    return pretraining, handle
+
+
+def _start_folder(accelerator: Accelerator, folder: Path, options: FinetuneConfig) -> None:
+    def start() -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.yaml").write_text(dump(to_dict(options)))
+        except OSError as error:
+            raise UserError(f"--output {folder}: cannot be written ({error.strerror})") from None
+
+    on_first(accelerator, start)
+
+
+def train(
+    accelerator: Accelerator, pretraining: Pretraining, job: Job, options: FinetuneConfig, folder: Path
+) -> TuningLoop:
+    """Run the loop; the best weights are in its `kept`."""
+    settings, rows = options.train, job.rows
+    world = accelerator.num_processes
+    smallest = settings.accumulation * world
+    settings.batch_size = max(min(settings.batch_size, len(rows.train) // smallest * smallest), smallest)
+    steps = steps_of(settings, len(rows.train))
+    main = accelerator.is_main_process
+    quarantine = Quarantine(folder if main else None, options.max_bad)
+    decay = options.layer_decay if options.layer_decay is not None else 0.75 if options.peft == "none" else 1.0
+    loop = TuningLoop(accelerator, pretraining, settings, steps, folder, options.seed, quarantine, layer_decay=decay)
+    if main:
+        trained, every = trainable(pretraining)
+        print(
+            f"mmssl finetune: {job.title}; {len(rows.train):,} training rows, "
+            f"{len(rows.validation) if rows.validation else 0:,} to stop by, {len(rows.test):,} test rows; "
+            f"{trained:,} of {every:,} parameters trained ({options.peft}); at most {steps} steps of "
+            f"{settings.batch_size}; {world} x {accelerator.device}",
+            flush=True,
+        )
+    preprocessors, columns = job.inputs()
+
+    def batches(first: int) -> Iterator[Loaded]:
+        return training_batches(
+            rows.train.source, preprocessors, columns, seed=options.seed, batch_size=settings.batch_size,
+            accumulation=settings.accumulation, rank=accelerator.process_index, world=world, workers=options.workers,
+            start_batch=first,
+        )  # fmt: skip
+
+    if rows.validation is not None:
+        every_steps = options.eval_every or max(steps // 20, 1)
+        loop.watch(job.look, every_steps, options.patience, options.monitor)
+    loop.run(batches, max(len(rows.train) // settings.batch_size, 1))
+    return loop
+
+
+def finish(
+    job: Job, loop: TuningLoop, folder: Path, base: Base | None, handle: Any, data: Any, step: int
+) -> FinetuneRun:
+    """Write `model/`, reload it as a user would, measure that, write evaluation.json and the card."""
+    target = folder / "model"
+    trained, every = trainable(loop.pretraining)
+    try:
+        with whole_folder(target) as partial:
+            if handle is None:
+                write_model(job.encoder, job.processor, partial)
+            else:
+                assert base is not None
+                write_adapter(handle, base, job.processor, partial, target)
+            job.write(partial)
+    except OSError as error:
+        raise RunError(f"the model could not be written to {target}: {line(error)}") from error
+    files = {p.name: p.stat().st_size for p in target.rglob("*") if p.suffix == ".safetensors"}
+    report: dict[str, Any] = {
+        "tasks": job.report(target),
+        "notes": list(job.rows.notes),
+        "skipped": {},
+        "split": job.rows.split,
+        "n_train": len(job.rows.train),
+        "n_validation": 0 if job.rows.validation is None else len(job.rows.validation),
+        "n_test": len(job.rows.test),
+        "pool": job.rows.pool,
+        "settings": {"peft": job.options.peft, "seed": job.options.seed, "best_step": step, "steps": loop.steps,
+                     "seconds": round(loop.seconds, 1)},
+        "parameters": {"trained": trained, "all": every, "bytes": files},
+    }  # fmt: skip
+    with contextlib.suppress(FileNotFoundError):
+        (folder / "checkpoints").rmdir()
+    try:
+        (folder / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+        write_card(target, job, base, report, data if isinstance(data, str) else "a datasets object")
+    except OSError as error:
+        raise RunError(f"{folder / 'evaluation.json'} could not be written: {line(error)}") from error
+    return FinetuneRun(folder, target, report)
+
+
+def options_from(words: Sequence[str] | Mapping[str, Any], **fixed: Any) -> FinetuneConfig:
+    """`load_options` with what the command line has options for."""
+    return load_options(words, {k: v for k, v in fixed.items() if v})

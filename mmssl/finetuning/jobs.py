@@ -1,0 +1,273 @@
+"""What a fine-tuning trains and is measured by: a `Job` says which objective, what a look at the validation rows is,
+and what the report holds. Everything else is the same for all of them, in `mmssl.finetuning.finetune`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data.loading import evaluation_batches
+from ..errors import UserError, nearest
+from ..evaluation.baselines import hashed
+from ..evaluation.embedding import device_of, evaluating, has_raw
+from ..modality import Batch, Preprocessor
+from ..models.modeling_mmssl import MMSSLModel
+from ..models.processing_mmssl import MMSSLProcessor
+from ..objectives.base import Objective
+from .labels import LABEL, LabelPreprocessor, Target
+from .options import FinetuneConfig
+from .probe import Probe, fit_probe
+from .rows import Part, Rows
+from .scores import measure, score_functions
+from .supervised import Kept, Supervised, class_weights, make_objective, pooled, row_losses
+from .task import load_task, write_task
+
+VIEW = "training"
+
+
+def towers_of(model: MMSSLModel, modalities: Sequence[str]) -> list[str]:
+    """The towers of these modalities, in the model's order."""
+    wanted = {model.tower_of(name) for name in modalities}
+    return [name for name in model.towers if name in wanted]
+
+
+def untrained_twin(model: MMSSLModel) -> MMSSLModel:
+    """The same architecture with the random weights of its seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(model.config.initializer_seed)
+        return type(model)(copy.deepcopy(model.config)).eval()
+
+
+@dataclass
+class Features:
+    """Pooled outputs of n rows: encoder -> (n, D), "raw" the modalities' raw features; present (n,) bool."""
+
+    of: dict[str, Tensor]
+    present: Tensor
+
+
+class Job:
+    """The contract. `objective` is built once, before the adapter is put in; so are the baselines."""
+
+    encoder: MMSSLModel
+    processor: MMSSLProcessor
+    options: FinetuneConfig
+    rows: Rows
+    towers: list[str]
+    title: str
+
+    def objective(self) -> Objective:
+        raise NotImplementedError
+
+    def inputs(self) -> tuple[dict[str, Preprocessor], dict[str, str | list[str]]]:
+        """(preprocessors, columns) of a training batch."""
+        names = list(self.rows.columns)
+        return {name: self.processor.preprocessors[name] for name in names}, dict(self.rows.columns)
+
+    def look(self) -> tuple[float, float]:
+        """(loss, score) on the validation rows."""
+        raise NotImplementedError
+
+    def write(self, folder: Path) -> None:
+        """What belongs beside the encoder."""
+
+    def report(self, folder: Path) -> dict[str, Any]:
+        """The `tasks` of evaluation.json, from what was saved in `folder`."""
+        raise NotImplementedError
+
+    def extra_targets(self) -> list[str]:
+        """Modules outside the towers that get an adapter as well."""
+        return []
+
+    def extra_saved(self) -> list[str]:
+        """Modules outside the towers that are trained whole beside an adapter."""
+        return []
+
+    def trained_when_linear(self) -> list[nn.Module]:
+        """Parts of the model that `--peft linear` trains."""
+        return []
+
+    def batches(self, part: Part, preprocessors: Mapping[str, Preprocessor]) -> Any:
+        columns = {**self.rows.columns}
+        return evaluation_batches(part.source, preprocessors, columns, batch_size=self.options.eval_batch_size,
+                                  workers=self.options.workers)  # fmt: skip
+
+
+@dataclass
+class SupervisedJob(Job):
+    """Classification, multi-label or regression: a head on the pooled outputs."""
+
+    encoder: MMSSLModel
+    processor: MMSSLProcessor
+    options: FinetuneConfig
+    rows: Rows
+    kept: Kept | None = None
+    towers: list[str] = field(default_factory=list)
+    title: str = ""
+    _task: Supervised | None = None
+    _probes: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.towers = towers_of(self.encoder, list(self.rows.columns))
+        self.title = f"{self.target.task} of {', '.join(self.target.columns)}"
+
+    @property
+    def target(self) -> Target:
+        assert self.rows.target is not None
+        return self.rows.target
+
+    def inputs(self) -> tuple[dict[str, Preprocessor], dict[str, str | list[str]]]:
+        preprocessors, columns = super().inputs()
+        return {**preprocessors, LABEL: LabelPreprocessor(self.target)}, {**columns, LABEL: self.target.column}
+
+    def objective(self) -> Supervised:
+        target, options = self.target, self.options
+        assert self.rows.train.labels is not None
+        weights = None
+        if options.class_weights == "balanced":
+            weights = class_weights(target.task, self.rows.train.labels, target.outputs)
+            if weights is None:
+                raise UserError("class_weights: found balanced, but a regression has no classes")
+        view = VIEW if options.augment else "clean"
+        self._task = make_objective(
+            self.encoder, target.task, self.towers, target.outputs, view, kept=self.kept, weights=weights
+        )
+        self._start()
+        return self._task
+
+    def _start(self) -> None:
+        """Probes of the frozen encoder, its untrained twin and the raw features; the head starts from the first."""
+        rows, task = self.rows, self._task
+        assert task is not None
+        encoders = {"model": self.encoder, "untrained": untrained_twin(self.encoder)}
+        train = self.features(rows.train, encoders)
+        test = self.features(rows.test, encoders)
+        look = None if rows.validation is None else self.features(rows.validation, encoders)
+        for name in train.of:
+            probe = self._probe(train, look, name, lambda x: x)
+            self._probes[name] = probe(test.of[name][test.present])
+        if self.options.head_start == "probe":
+            probe = self._probe(train, look, "model", task.head.hidden)
+            with torch.no_grad():
+                task.head.linear.weight.copy_(probe.weight)
+                task.head.linear.bias.copy_(probe.bias)
+
+    def _probe(
+        self, train: Features, look: Features | None, name: str, hidden: Callable[[Tensor], Tensor]
+    ) -> Probe:
+        labels = self.rows.train.labels
+        assert labels is not None
+        validation = None
+        if look is not None and self.rows.validation is not None and self.rows.validation.labels is not None:
+            validation = (hidden(look.of[name][look.present]).detach(), self.rows.validation.labels[look.present])
+        return fit_probe(
+            self.target.task, hidden(train.of[name][train.present]).detach(), labels[train.present],
+            self.target.outputs, validation, self.options.class_weights == "balanced", self.options.seed,
+        )  # fmt: skip
+
+    def features(self, part: Part, encoders: Mapping[str, MMSSLModel]) -> Features:
+        """Pooled outputs of some rows by every encoder, and their raw features, where all modalities have them."""
+        preprocessors = Job.inputs(self)[0]
+        modalities = {name: self.encoder.modality(name) for name in preprocessors}
+        parts: dict[str, list[Tensor]] = {}
+        present: list[Tensor] = []
+        with evaluating(list(encoders.values())):
+            for loaded in self.batches(part, preprocessors):
+                for name, model in encoders.items():
+                    x, there = pooled(model, self.towers, moved(loaded.batch, model))
+                    parts.setdefault(name, []).append(x.cpu())
+                    if name == "model":
+                        present.append(there.cpu())
+                if all(map(has_raw, modalities.values())):
+                    raw = [hashed(m.raw_features(loaded.batch[n]).float().cpu()) for n, m in modalities.items()]
+                    parts.setdefault("raw", []).append(torch.cat(raw, 1))
+        return Features({name: torch.cat(p) for name, p in parts.items()}, torch.cat(present))
+
+    def _logits(self, part: Part, model: MMSSLModel, head: nn.Module) -> tuple[Tensor, Tensor]:
+        """(n, C) and (n,) present."""
+        out, present = [], []
+        with evaluating([model, head]):
+            for loaded in self.batches(part, Job.inputs(self)[0]):
+                x, there = pooled(model, self.towers, moved(loaded.batch, model))
+                out.append(head(x).float().cpu())
+                present.append(there.cpu())
+        return torch.cat(out), torch.cat(present)
+
+    def look(self) -> tuple[float, float]:
+        part, task = self.rows.validation, self._task
+        assert part is not None and part.labels is not None and task is not None
+        logits, present = self._logits(part, self.encoder, task.head)
+        logits, labels = logits[present], part.labels[present]
+        weights = None if task.weights is None else task.weights.cpu()
+        losses = row_losses(self.target.task, logits, labels, weights)
+        if weights is not None and self.target.task == "classification":
+            loss = float((losses * weights[labels]).sum() / weights[labels].sum())
+        else:
+            loss = float(losses.mean())
+        name, function = next(iter(score_functions(self.target).items()))
+        return loss, function(logits.numpy(), labels.numpy())
+
+    def write(self, folder: Path) -> None:
+        assert self._task is not None
+        write_task(self._task.head, self.target, self.towers, list(self.rows.columns), folder)
+
+    def report(self, folder: Path) -> dict[str, Any]:
+        task, test = load_task(folder), self.rows.test
+        device = device_of(self.encoder)
+        logits, present = self._logits(test, task.model.to(device), task.head.to(device))
+        if not bool(present.any()):
+            raise UserError("test: no row could be read")
+        labels, train = test.labels, self.rows.train.labels
+        assert labels is not None and train is not None
+        groups = None if test.groups is None else [g for g, p in zip(test.groups, present.tolist(), strict=True) if p]
+        prefix = "+".join(self.rows.columns) + "/"
+        truth, seed = labels[present], self.options.seed
+        tuned = measure(self.target, {"model": logits[present]}, truth, train, groups, prefix, seed)
+        probes = measure(self.target, self._probes, truth, train, groups, prefix, seed)
+        return {"fine-tuned": tuned, "linear probe": probes}
+
+
+def moved(batch: Batch, model: nn.Module) -> Batch:
+    device = device_of(model)
+    return {n: {k: v.to(device) for k, v in inputs.items()} for n, inputs in batch.items()}
+
+
+def kept_head(model_path: str, name: str, width: int) -> Kept:
+    """The first layer of the projection head that objective `name` had at the end of the run `model_path`.
+
+    Heads are no part of the model; they are in the run's last checkpoint. UserError when there is none that fits.
+    """
+    from safetensors import safe_open
+
+    from ..training.checkpoints import WEIGHTS, latest
+
+    run = Path(model_path)
+    run = run.parent if run.name == "model" else run
+    checkpoint = latest(run / "checkpoints")
+    if checkpoint is None:
+        raise UserError(f"keep_head: {run} has no checkpoint, and objectives' heads are nowhere else; "
+                        "expected the folder of a run")  # fmt: skip
+    with safe_open(checkpoint / WEIGHTS, "pt") as file:
+        keys = [k for k in file.keys() if k.startswith("objectives.")]  # noqa: SIM118 - no dict
+        names = sorted({k.split(".")[1] for k in keys})
+        if name not in names:
+            known = ", ".join(names) or "none"
+            raise UserError(f"keep_head: {checkpoint} has no objective '{name}' with a head, but {known}"
+                            f"{nearest(name, names)}")  # fmt: skip
+        prefix = f"objectives.{name}.head."
+        found = {k.removeprefix(prefix): file.get_tensor(k) for k in keys if k.startswith(prefix)}
+    if "fc1.weight" not in found:
+        raise UserError(f"keep_head: objective '{name}' has no projection head whose first layer could be kept")
+    hidden, into = found["fc1.weight"].shape
+    if into != width:
+        raise UserError(f"keep_head: the head of '{name}' takes {into} features, the task's towers give {width}")
+    kept = Kept(into, hidden, "norm.weight" in found)
+    kept.load_state_dict({k: v for k, v in found.items() if k.split(".")[0] in ("fc1", "norm")})
+    return kept

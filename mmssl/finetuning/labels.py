@@ -1,0 +1,240 @@
+"""Label columns to targets: what the task is, the classes, and how a raw value becomes a tensor.
+
+In training the labels are one more part of the batch (`LABEL`), read by a `Preprocessor` like every modality, so that
+a row whose label is unknown trains nothing and a broken row is absent as a whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import BadSample, UserError, nearest
+from ..modality import Inputs, Preprocessor
+
+LABEL = "label of the task"
+"""The name of the labels in a batch; no modality can be called so."""
+MOST_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a label is.
+
+    task: classification, multilabel or regression. columns: where it is read from. classes: the labels (classification,
+    several labels in one column) or the columns' own names; names: what data sets with numbered classes call them.
+    mean, std: of every regression target, in training.
+    """
+
+    task: str
+    columns: list[str]
+    classes: list[Any] = field(default_factory=list)
+    names: list[str] | None = None
+    mean: list[float] = field(default_factory=list)
+    std: list[float] = field(default_factory=list)
+
+    @property
+    def outputs(self) -> int:
+        return len(self.mean) if self.task == "regression" else len(self.classes)
+
+    @property
+    def column(self) -> str | list[str]:
+        return self.columns[0] if len(self.columns) == 1 else self.columns
+
+    def encode(self, raw: Any) -> int | list[float] | None:
+        """A class's number, a list of 0 and 1, or of standardised numbers; None where it is unknown."""
+        if self.task == "classification":
+            value = _plain(raw)
+            return None if value is None or value not in self.classes else self.classes.index(value)
+        if self.task == "multilabel" and len(self.columns) == 1:
+            if raw is None:
+                return None
+            there = {_plain(v) for v in raw}
+            return [float(c in there) for c in self.classes]
+        values = [raw] if len(self.columns) == 1 else [raw[c] for c in self.columns]
+        if self.task == "multilabel":
+            return None if any(v is None for v in values) else [float(bool(v)) for v in values]
+        numbers = [_number(v) for v in values]
+        if any(v is None for v in numbers):
+            return None
+        return [(float(v or 0.0) - m) / s for v, m, s in zip(numbers, self.mean, self.std, strict=True)]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _plain(value: Any) -> Any:
+    """A label as a number or a string; None for the unknown."""
+    if value is None or isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, bool) or isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _number(value: Any) -> float | None:
+    if value is None:
+        return None
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+class LabelPreprocessor(Preprocessor):
+    """The labels of a batch: `value` (B,) int64 or (B, C) float32, `present` (B,) bool."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(None)
+        self.target = target
+
+    def read(self, raw: Any, choice: int = 0) -> Any:
+        try:
+            return self.target.encode(raw)
+        except (ValueError, TypeError) as error:
+            raise BadSample(f"label {raw!r}: {error}") from error
+
+    def collate(self, samples: Sequence[Any]) -> Inputs:
+        present = torch.tensor([s is not None for s in samples])
+        if self.target.task == "classification":
+            value = torch.tensor([0 if s is None else s for s in samples], dtype=torch.int64)
+        else:
+            zero = [0.0] * self.target.outputs
+            value = torch.tensor([zero if s is None else s for s in samples], dtype=torch.float32)
+        return {"value": value, "present": present}
+
+
+# ----------------------------------------------------------------------------------------------------- from the data
+
+
+def read_columns(source: Any, columns: Sequence[str], what: str = "--label") -> dict[str, list[Any]]:
+    """Whole columns as plain values. UserError names the nearest column where there is none of that name."""
+    known = list(source.column_names)
+    for column in columns:
+        if column not in known:
+            raise UserError(f"{what}: the data has no column '{column}', it has {', '.join(known)}"
+                            f"{nearest(column, known)}")  # fmt: skip
+    plain = source.with_format(None)
+    return {column: list(plain[column]) for column in columns}
+
+
+def make_target(source: Any, columns: Sequence[str], task: str) -> Target:
+    """The target that these columns of the training rows are. UserError where they cannot be, with the reason."""
+    import datasets
+
+    values = read_columns(source, columns)
+    feature = source.features[columns[0]]
+    names = list(feature.names) if len(columns) == 1 and isinstance(feature, datasets.ClassLabel) else None
+    if task == "auto":
+        task = _guess(values, names)
+    where = f"--label {','.join(columns)}"
+    known = {column: [v for v in rows if _plain(v) is not None] for column, rows in values.items()}
+    for column, rows in known.items():
+        if not rows:
+            raise UserError(f"--label: column '{column}' is empty")
+    if task == "regression":
+        return _regression(known, where)
+    if task == "multilabel":
+        return _multilabel(known, where)
+    if len(columns) > 1:
+        raise UserError(f"{where}: classification takes one column; several are task=multilabel or task=regression")
+    rows = known[columns[0]]
+    wrong = next((v for v in rows if not isinstance(v, int | str) and not isinstance(_plain(v), int)), None)
+    if wrong is not None:
+        hint = "task=multilabel" if isinstance(wrong, list) else "task=regression"
+        raise UserError(f"{where}: found {wrong!r} ({type(wrong).__name__}), expected classes; did you mean {hint}?")
+    classes = sorted({_plain(v) for v in rows} - ({-1} if names else set()), key=lambda v: (isinstance(v, str), v))
+    if len(classes) < 2:
+        raise UserError(f"{where}: all {len(rows)} labels are {classes[0]!r}, expected at least two classes"
+                        if classes else f"{where}: found no known label")  # fmt: skip
+    if len(classes) > MOST_CLASSES:
+        raise UserError(f"{where}: found {len(classes)} different labels, expected classes (at most {MOST_CLASSES}); "
+                        "for numbers say task=regression")  # fmt: skip
+    return Target("classification", list(columns), classes, None if names is None else [names[c] for c in classes])
+
+
+def _guess(values: dict[str, list[Any]], names: list[str] | None) -> str:
+    """classification, multilabel or regression, by what the columns hold."""
+    known = [v for rows in values.values() for v in rows if v is not None]
+    if names is None and any(isinstance(v, list) for v in known):
+        return "multilabel"
+    plain = [_plain(v) for v in known if not isinstance(v, list)]
+    if len(values) > 1:
+        return "multilabel" if all(v in (0, 1) for v in plain) else "regression"
+    return "regression" if any(isinstance(v, float) for v in plain) else "classification"
+
+
+def _regression(known: dict[str, list[Any]], where: str) -> Target:
+    mean, std = [], []
+    for column, rows in known.items():
+        try:
+            numbers = np.array([v for v in map(_number, rows) if v is not None], np.float64)
+        except (ValueError, TypeError):
+            raise UserError(f"{where}: column '{column}' holds {rows[0]!r}, expected numbers for regression") from None
+        if len(numbers) < 2 or numbers.std() == 0:
+            raise UserError(f"{where}: column '{column}' is constant, there is nothing to learn")
+        mean.append(float(numbers.mean()))
+        std.append(float(numbers.std()))
+    return Target("regression", list(known), mean=mean, std=std)
+
+
+def _multilabel(known: dict[str, list[Any]], where: str) -> Target:
+    columns = list(known)
+    if len(columns) > 1:
+        for column, rows in known.items():
+            odd = next((v for v in rows if _plain(v) not in (0, 1)), None)
+            if odd is not None:
+                raise UserError(f"{where}: column '{column}' holds {odd!r}, expected 0 and 1 (task=multilabel)")
+        flat = {c: {_plain(v) for v in rows} for c, rows in known.items()}
+        constant = next((c for c, there in flat.items() if len(there) < 2), None)
+        if constant is not None:
+            raise UserError(f"{where}: column '{constant}' is constant, there is nothing to learn")
+        return Target("multilabel", columns, list(columns))
+    rows = known[columns[0]]
+    odd = next((v for v in rows if not isinstance(v, list)), None)
+    if odd is not None:
+        raise UserError(f"{where}: found {odd!r}, expected a list of labels in every row (task=multilabel)")
+    classes = sorted({_plain(v) for row in rows for v in row}, key=lambda v: (isinstance(v, str), v))
+    if len(classes) < 2:
+        raise UserError(f"{where}: found {len(classes)} different labels, expected at least two")
+    return Target("multilabel", columns, classes)
+
+
+def encode_all(source: Any, target: Target) -> list[Any]:
+    """The encoded label of every row, None where it is unknown."""
+    values = read_columns(source, target.columns)
+    rows = zip(*values.values(), strict=True)
+    alone = len(target.columns) == 1
+    out = []
+    for number, row in enumerate(rows):
+        raw = row[0] if alone else dict(zip(target.columns, row, strict=True))
+        try:
+            out.append(target.encode(raw))
+        except (ValueError, TypeError):
+            raise UserError(f"--label: row {number} holds {raw!r}, which is no {target.task} label") from None
+    return out
+
+
+def stack(encoded: Sequence[Any], target: Target) -> Tensor:
+    """(n,) int64 class numbers or (n, C) float32, of rows whose label is known."""
+    kind = torch.int64 if target.task == "classification" else torch.float32
+    return torch.tensor(list(encoded), dtype=kind)
+
+
+def strata(encoded: Sequence[Any], target: Target, bins: int = 5) -> NDArray[np.float64]:
+    """(n, C) how much of each label a row has, for `take_share`; numbers by their fifths (of the first target)."""
+    if target.task == "multilabel":
+        labels = np.array(list(encoded), np.float64)
+        return np.concatenate([labels, (labels.sum(1, keepdims=True) == 0)], 1)
+    if target.task == "regression":
+        first = np.array([row[0] for row in encoded])
+        edges = np.quantile(first, np.linspace(0, 1, bins + 1)[1:-1])
+        numbers, count = np.searchsorted(edges, first, side="right"), bins
+    else:
+        numbers, count = np.array(list(encoded), np.int64), target.outputs
+    return np.eye(count)[numbers]

@@ -1,0 +1,117 @@
+"""The options of `mmssl finetune`: one strict dataclass, `key=value` on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import TrainConfig, merge_overrides
+from ..errors import UserError
+from ..models.configuration_mmssl import AdapterConfig
+from ..options import option, strict
+from ..schema import BAD, Faults, build
+from .adapters import check_adapter
+
+TASKS = ("auto", "classification", "multilabel", "regression", "retrieval")
+WHOLE = ("none", "linear")
+"""Values of `--peft` that are no adapter: train everything, or the head alone."""
+PEAK = {"none": 2e-4, "linear": 1e-2}
+"""Peak learning rates; adapters take `PEAK_ADAPTER`."""
+PEAK_ADAPTER = 1e-3
+LEAST_STEPS, EPOCHS = 200, 30
+
+
+@strict
+@dataclass(kw_only=True)
+class FinetuneConfig:
+    """What is trained on which rows, and how long."""
+
+    name: str = option("finetune")
+    seed: int = option(0, min=0)
+    task: str = option("auto", choices=TASKS, help="auto: by what the label columns hold")
+    peft: str = option("lora", help="none (train everything), linear (the head alone), or a type of PEFT's")
+    adapter: AdapterConfig = option(factory=AdapterConfig)
+    modalities: list[str] | None = option(None, help="null: those that the data has columns for")
+    columns: dict[str, str | list[str]] = option(factory=dict, help="modality -> column(s); default: its own name")
+    config: str | None = option(None, help="configuration of a `datasets` data set")
+    split: str = option("train")
+    validation: str | None = option(None, help="a split for early stopping; null: a part of the training rows")
+    validation_share: float = option(0.2, min=0, below=1, help="that part; 0: no early stopping")
+    test: str | None = option("test", help="a split to measure on; null, or none there: a part of all rows")
+    test_share: float = option(0.2, above=0, below=1, help="that part")
+    group: str | None = option(None, help="column (patient, speaker) whose rows stay on one side of every split")
+    fraction: float | None = option(None, above=0, max=1, help="share of the labels to use, stratified")
+    labels: int | None = option(None, min=2, help="number of labels to use, stratified, instead of a share")
+    limit: int | None = option(None, min=1, help="rows of each split to read at all")
+    workers: int = option(0, min=0)
+    max_bad: float = option(0.05, min=0, max=1)
+    augment: dict[str, dict[str, Any]] = option(factory=dict, help="modality -> augmentation of the training rows")
+    class_weights: str = option("none", choices=("none", "balanced"))
+    head_start: str = option("probe", choices=("probe", "zero"), help="probe: start from the fitted linear probe")
+    keep_head: str | None = option(None, help="name of the objective whose head's first layer is kept (SimCLRv2)")
+    layer_decay: float | None = option(None, above=0, max=1, help="null: 0.75 when everything is trained, else 1")
+    monitor: str = option("loss", choices=("loss", "score"), help="what early stopping looks at")
+    patience: int | None = option(5, min=1, help="looks at the validation rows without gain; null: never stop early")
+    eval_every: int | None = option(None, min=1, help="steps between them; null: a twentieth of all")
+    eval_batch_size: int = option(256, min=1)
+    temperature: float = option(1.0, above=0, help="of distillation")
+    train: TrainConfig = option(factory=TrainConfig)
+
+
+def load_options(words: Sequence[str] | Mapping[str, Any], fixed: Mapping[str, Any] | None = None) -> FinetuneConfig:
+    """Options from `key=value` words or a mapping; `fixed` are those that the command line has an option for.
+
+    Raises one UserError with a line a fault, also for an adapter that PEFT does not have.
+    """
+    faults: Faults = []
+    data: dict[str, Any] = {"train": {"batch_size": 32, "betas": [0.9, 0.999], "trackers": [], "warmup": 0.1}}
+    data = merge_overrides(data, words, faults)
+    for key, value in (fixed or {}).items():
+        if key in data and data[key] != value:
+            faults.append(f"{key}: found it as an override, expected the option of the command that sets it only")
+        data[key] = value
+    peft = data.get("peft", "lora")
+    train = data["train"]
+    if isinstance(train, dict):
+        train.setdefault("lr", PEAK.get(peft, PEAK_ADAPTER) if isinstance(peft, str) else PEAK_ADAPTER)
+    options = build(FinetuneConfig, data, "", faults)
+    if not faults and options is not BAD:
+        _check(options, faults, set(data.get("adapter", {})))
+    if faults:
+        raise UserError("\n".join(faults))
+    result: FinetuneConfig = options
+    return result
+
+
+def _check(options: FinetuneConfig, faults: Faults, given: set[str]) -> None:
+    train = options.train
+    if train.steps is not None and train.epochs is not None:
+        faults.append("train.epochs: found both epochs and steps, expected one of them")
+    if options.fraction is not None and options.labels is not None:
+        faults.append("labels: found both fraction and labels, expected one of them")
+    if train.accumulation > train.batch_size:
+        faults.append(f"train.accumulation: found {train.accumulation}, expected at most train.batch_size")
+    if "type" in given:
+        faults.append("adapter.type: found it as an override, expected --peft to say the type of the adapter")
+    elif options.peft in WHOLE and given:
+        faults.append(f"adapter: found options of an adapter, but --peft {options.peft} has none")
+    elif options.peft not in WHOLE:
+        options.adapter.type = options.peft
+        try:
+            check_adapter(options.adapter, "adapter")
+        except UserError as error:
+            faults.append(str(error).replace("adapter.type:", "--peft:"))
+    if options.task == "retrieval" and (options.keep_head or options.group is None and options.labels):
+        reason = "keep_head" if options.keep_head else "labels"
+        faults.append(f"{reason}: found it with task retrieval, which has no labels and no head")
+
+
+def steps_of(train: TrainConfig, rows: int) -> int:
+    """Optimiser steps over so many rows: what is asked for, else 30 epochs but at least 200 steps."""
+    per_epoch = max(rows // train.batch_size, 1)
+    if train.steps is not None:
+        return train.steps
+    if train.epochs is not None:
+        return max(int(train.epochs * per_epoch), 1)
+    return max(EPOCHS * per_epoch, LEAST_STEPS)

@@ -1,0 +1,183 @@
+"""Which rows a fine-tuning trains on, looks at and is measured on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..data.sources import open_source
+from ..errors import NoSplit, UserError, nearest
+from ..evaluation.rows import present_columns
+from .labels import Target, encode_all, make_target, read_columns, stack, strata
+from .options import FinetuneConfig
+from .splits import take_share, without
+
+logger = logging.getLogger("mmssl")
+
+
+@dataclass
+class Part:
+    """source: map-style rows; labels: (n,) or (n, C), None without a label; groups: a name a row, where asked for."""
+
+    source: Any
+    labels: Tensor | None = None
+    groups: list[Hashable] | None = None
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+@dataclass
+class Rows:
+    """train, validation (None: no early stopping), test; pool: rows of the training split, the fraction not taken;
+    columns: modality -> column(s); split: what the parts are called; notes: what a reader must know."""
+
+    train: Part
+    validation: Part | None
+    test: Part
+    pool: int
+    columns: dict[str, str | list[str]]
+    target: Target | None
+    split: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+
+
+def open_split(data: Any, options: FinetuneConfig, split: str) -> Any:
+    return open_source(data, name=options.config, split=split, limit=options.limit)
+
+
+def find_columns(source: Any, modalities: Sequence[str], options: FinetuneConfig) -> dict[str, str | list[str]]:
+    """modality -> column(s) of those that take part. UserError when one that was named has no column, or none has."""
+    for name in [*(options.modalities or []), *options.columns]:
+        if name not in modalities:
+            known = ", ".join(modalities)
+            raise UserError(f"modalities: the model has no '{name}', it has {known}{nearest(name, modalities)}")
+    wanted = options.modalities or list(modalities)
+    found, lacking = present_columns(source, wanted, options.columns)
+    for name in options.modalities or options.columns:
+        if name in lacking:
+            raise UserError(f"columns.{name}: {lacking[name]}")
+    if not found:
+        raise UserError(
+            f"--column: the model takes {', '.join(modalities)}, the data has the columns "
+            f"{', '.join(source.column_names)}; name the column with --column {modalities[0]}=COLUMN"
+        )
+    return found
+
+
+def load_rows(data: Any, label: Sequence[str], modalities: Sequence[str], options: FinetuneConfig) -> Rows:
+    """Open the data, read the labels, and share the rows out. label empty: rows without labels."""
+    source = open_split(data, options, options.split)
+    columns = find_columns(source, modalities, options)
+    target = make_target(source, label, options.task) if label else None
+    if options.group is not None:
+        read_columns(source, [options.group], "group")
+    everything = _part(source, target, options.group, np.arange(len(source)))
+    notes: list[str] = []
+    train, test, name = _test(data, everything, target, options)
+    if options.group is not None and train.groups is not None and test.groups is not None:
+        shared = ({str(g) for g in train.groups} & {str(g) for g in test.groups}) - {"None"}
+        if shared:
+            notes.append(f"group: {len(shared)} values of '{options.group}' are in training and test rows alike")
+            logger.warning("%s: the test scores flatter", notes[-1])
+    pool = len(train)
+    train = _share_of_labels(train, target, options)
+    train, validation, shown = _validation(data, train, target, options)
+    _enough(train, target, options)
+    return Rows(train, validation, test, pool, columns, target,
+                {"train": options.split, "validation": shown, "test": name}, notes)  # fmt: skip
+
+
+def _part(source: Any, target: Target | None, group: str | None, rows: NDArray[np.int64]) -> Part:
+    """The rows of `source` whose label is known."""
+    encoded: list[Any] = [] if target is None else encode_all(source, target)
+    if target is not None:
+        rows = np.array([r for r in rows if encoded[r] is not None], np.int64)
+    groups = None if group is None else read_columns(source, [group], "group")[group]
+    chosen = source if len(rows) == len(source) else source.select(rows)
+    labels = None if target is None or not len(rows) else stack([encoded[r] for r in rows], target)
+    return Part(chosen, labels, None if groups is None else [groups[r] for r in rows])
+
+
+def _taken(part: Part, rows: NDArray[np.int64]) -> Part:
+    labels = None if part.labels is None else part.labels[rows.tolist()]
+    return Part(part.source.select(rows), labels, None if part.groups is None else [part.groups[r] for r in rows])
+
+
+def _counts(part: Part, target: Target | None) -> NDArray[np.float64]:
+    if target is None or part.labels is None:
+        return np.ones((len(part), 1))
+    return strata(part.labels.tolist(), target)
+
+
+def _share(part: Part, target: Target | None, share: float, seed: int) -> NDArray[np.int64]:
+    return take_share(_counts(part, target), share, part.groups, seed)
+
+
+def _test(data: Any, everything: Part, target: Target | None, options: FinetuneConfig) -> tuple[Part, Part, str]:
+    """(training rows, test rows, what the latter are called)."""
+    if options.test is not None:
+        if options.test == options.split:
+            raise UserError(f"test: found '{options.test}', the split that is trained on; expected another one")
+        try:
+            source = open_split(data, options, options.test)
+        except NoSplit:
+            if options.test != "test":
+                raise
+        else:
+            part = _part(source, target, options.group, np.arange(len(source)))
+            if not len(part):
+                raise UserError(f"test: no row of split '{options.test}' has a label that the training rows have")
+            return everything, part, options.test
+    held = _share(everything, target, options.test_share, 0)  # the same rows whatever the seed
+    if not len(held) or len(held) == len(everything):
+        raise UserError(f"test_share: {len(everything)} rows are too few to hold out a part; name a split with test=")
+    return _taken(everything, without(len(everything), held)), _taken(everything, held), (
+        f"{options.test_share:g} of {options.split}"
+    )
+
+
+def _share_of_labels(train: Part, target: Target | None, options: FinetuneConfig) -> Part:
+    share = options.fraction
+    if options.labels is not None:
+        if options.labels > len(train):
+            raise UserError(f"labels: found {options.labels}, but only {len(train)} training rows have a label")
+        share = options.labels / len(train)
+    return train if share is None or share >= 1 else _taken(train, _share(train, target, share, options.seed))
+
+
+def _validation(
+    data: Any, train: Part, target: Target | None, options: FinetuneConfig
+) -> tuple[Part, Part | None, str]:
+    """(training rows, rows for early stopping or None, what the latter are called)."""
+    if options.validation is not None:
+        if options.validation in (options.split, options.test):
+            raise UserError(f"validation: found '{options.validation}', which is trained on or tested on already")
+        source = open_split(data, options, options.validation)
+        part = _part(source, target, options.group, np.arange(len(source)))
+        if not len(part):
+            raise UserError(f"validation: no row of split '{options.validation}' has a label")
+        return train, part, options.validation
+    held = _share(train, target, options.validation_share, options.seed + 1)
+    if not len(held) or len(held) == len(train):
+        return train, None, "none"
+    rest = without(len(train), held)
+    return _taken(train, rest), _taken(train, held), f"{options.validation_share:g} of the training rows"
+
+
+def _enough(train: Part, target: Target | None, options: FinetuneConfig) -> None:
+    if len(train) < 2:
+        raise UserError(f"data: {len(train)} training rows are left, expected at least two")
+    if target is not None and target.task == "classification":
+        assert train.labels is not None
+        seen = train.labels.unique().tolist()
+        if len(seen) < 2:
+            only = target.classes[seen[0]]
+            raise UserError(f"--label: the {len(train)} training rows that are left all have the label {only!r}; "
+                            "use more of them (fraction, labels)")  # fmt: skip

@@ -1,0 +1,140 @@
+"""A supervised task as an objective, so that the one training loop runs it: cross-entropy or squared error on the
+pooled output of one tower or several.
+
+Cross-entropy for classes, binary cross-entropy for each of several labels, squared error of standardised numbers. A
+row without label, or without any of the modalities, counts nothing; means are over the global batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..distributed import global_mean
+from ..modality import Batch
+from ..models.modeling_mmssl import MMSSLModel
+from ..objectives.base import Loss, Objective, ObjectiveConfig
+from ..options import option, strict
+from .labels import LABEL
+
+if TYPE_CHECKING:
+    from ..step import Step
+
+
+@strict
+@dataclass(kw_only=True)
+class Config(ObjectiveConfig):
+    task: str = option("classification", choices=("classification", "multilabel", "regression"))
+    towers: list[str] = option(help="towers whose pooled outputs are put side by side")
+    view: str = option("clean", help="what they see in training")
+    outputs: int = option(min=1)
+
+
+class Kept(nn.Module):
+    """The first layer of an objective's projection head: dense, norm, ReLU (Chen et al. 2020, "Big Self-Supervised
+    Models are Strong Semi-Supervised Learners", section 2: fine-tune from the first layer of the head)."""
+
+    def __init__(self, width: int, hidden: int, norm: bool) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.norm = nn.LayerNorm(hidden) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.fc1(x)))
+
+
+class TaskHead(nn.Module):
+    """(B, D) pooled -> (B, C) logits or standardised numbers: linear, after what is kept of an objective's head."""
+
+    def __init__(self, width: int, outputs: int, kept: Kept | None = None) -> None:
+        super().__init__()
+        self.kept = kept
+        self.linear = nn.Linear(width if kept is None else kept.fc1.out_features, outputs)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def hidden(self, pooled: Tensor) -> Tensor:
+        """(B, H) what the linear layer sees."""
+        return pooled if self.kept is None else self.kept(pooled)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return self.linear(self.hidden(pooled))
+
+
+def pooled_width(model: MMSSLModel, towers: Sequence[str]) -> int:
+    return sum(model.tower(name).width for name in towers)
+
+
+def pooled(model: MMSSLModel, towers: Sequence[str], batch: Batch) -> tuple[Tensor, Tensor]:
+    """(B, D) float32 pooled outputs side by side, zero where absent, and (B,) bool: anything is there."""
+    parts, present = [], []
+    for name in towers:
+        tower = model.tower(name)
+        patches = {n: model.modality(n).patchify(batch[n]) for n in tower.modalities if n in batch}
+        encoded = tower(patches)
+        parts.append(encoded.pooled().float())
+        present.append(encoded.present())
+    return torch.cat(parts, 1), torch.stack(present).any(0)
+
+
+def row_losses(task: str, logits: Tensor, value: Tensor, weights: Tensor | None = None) -> Tensor:
+    """(B,) loss of each row; weights (C,): of the positive labels of a multi-label task."""
+    if task == "classification":
+        return F.cross_entropy(logits, value, reduction="none")
+    if task == "multilabel":
+        return F.binary_cross_entropy_with_logits(logits, value, pos_weight=weights, reduction="none").mean(1)
+    return (logits - value).square().mean(1)
+
+
+def class_weights(task: str, labels: Tensor, outputs: int) -> Tensor | None:
+    """"balanced": n / (C n_c) for every class (scikit-learn's rule); negatives over positives for several labels."""
+    if task == "classification":
+        counts = torch.bincount(labels, minlength=outputs).float()
+        return len(labels) / (outputs * counts.clamp(min=1))
+    if task == "multilabel":
+        positive = labels.sum(0)
+        return (len(labels) - positive) / positive.clamp(min=1)
+    return None
+
+
+class Supervised(Objective):
+    """The task's loss. `head` starts at zero or at a fitted probe, see `mmssl.finetuning.finetune`."""
+
+    weights: Tensor | None
+
+    def __init__(
+        self, config: Config, model: MMSSLModel, kept: Kept | None = None, weights: Tensor | None = None
+    ) -> None:
+        """weights: (C,) of `class_weights`."""
+        super().__init__(config, model)
+        self.head = TaskHead(pooled_width(model, config.towers), config.outputs, kept)
+        self.register_buffer("weights", weights)
+
+    def forward(self, step: Step) -> Loss:
+        c = self.config
+        encoded = [step.encode(name, c.view) for name in c.towers]
+        features = torch.cat([e.pooled().float() for e in encoded], 1)
+        label = step.batch[LABEL]
+        counts = label["present"] & torch.stack([e.present() for e in encoded]).any(0)
+        logits = self.head(features)
+        with torch.autocast(logits.device.type, enabled=False):
+            logits, value = logits.float(), label["value"]
+            losses = row_losses(c.task, logits, value, self.weights)
+            weighted = c.task == "classification" and self.weights is not None
+            total = global_mean(losses, counts * self.weights[value] if weighted else counts)  # type: ignore[index]
+        parts: dict[str, Tensor] = {}
+        if c.task == "classification":
+            parts["accuracy"] = global_mean((logits.argmax(1) == value).float(), counts).detach()
+        return Loss(total=total, parts=parts)
+
+
+def make_objective(
+    model: MMSSLModel, task: str, towers: Sequence[str], outputs: int, view: str, **parts: Any
+) -> Supervised:
+    """`Supervised` with its `Config`."""
+    return Supervised(Config(task=task, towers=list(towers), outputs=outputs, view=view), model, **parts)

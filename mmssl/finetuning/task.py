@@ -1,0 +1,113 @@
+"""`TaskModel`: an encoder with its task head, as `mmssl finetune` leaves it. It saves, reloads and predicts.
+
+The head lies in `head.safetensors`, what it means in `mmssl_task.json`, beside a model folder or an adapter folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..errors import UserError
+from ..evaluation.embedding import device_of, evaluating
+from ..modality import Batch
+from ..models.modeling_mmssl import MMSSLModel
+from ..models.processing_mmssl import MMSSLProcessor
+from .folder import load_any
+from .labels import Target
+from .supervised import Kept, TaskHead, pooled, pooled_width
+
+TASK_FILE, HEAD_FILE = "mmssl_task.json", "head.safetensors"
+
+
+@dataclass
+class TaskModel:
+    """model: the encoder (an adapter is merged into it); head: on the pooled outputs of `towers`; target: the task."""
+
+    model: MMSSLModel
+    processor: MMSSLProcessor
+    head: TaskHead
+    target: Target
+    towers: list[str]
+    modalities: list[str]
+
+    def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(B, C) logits or standardised numbers, (B,) bool: any modality is there. Without gradient."""
+        device = device_of(self.model)
+        moved = {n: {k: v.to(device) for k, v in batch[n].items()} for n in self.modalities}
+        with evaluating([self.model, self.head]):
+            features, present = pooled(self.model, self.towers, moved)
+            return self.head(features), present
+
+    def predict(self, **raw: Sequence[Any]) -> list[dict[str, Any] | None]:
+        """One answer a sample: {"label", "score", "scores"} for classes, {"labels", "scores"} for several labels,
+        {column: number} for regression; None for a sample without any modality. `predict(image=["a.png", None])`.
+        """
+        for name in raw:
+            if name not in self.modalities:
+                raise ValueError(f"this task was trained on {', '.join(self.modalities)}, not on '{name}'")
+        if not raw:
+            raise ValueError(f"nothing to predict from: pass some of {', '.join(self.modalities)}")
+        length = len(next(iter(raw.values())))
+        batch = {n: self.processor.preprocessors[n](list(raw.get(n, [None] * length))) for n in self.modalities}
+        logits, present = self.logits(batch)
+        return [self._answer(row) if there else None for row, there in zip(logits, present.tolist(), strict=True)]
+
+    def _answer(self, row: Tensor) -> dict[str, Any]:
+        target = self.target
+        if target.task == "regression":
+            numbers = row.double() * torch.tensor(target.std) + torch.tensor(target.mean)
+            return dict(zip(target.columns, numbers.tolist(), strict=True))
+        names = target.names or target.classes
+        if target.task == "multilabel":
+            scores = dict(zip(names, row.sigmoid().tolist(), strict=True))
+            return {"labels": [name for name, score in scores.items() if score > 0.5], "scores": scores}
+        scores = dict(zip(names, row.softmax(0).tolist(), strict=True))
+        best = max(scores, key=lambda name: scores[name])
+        return {"label": best, "score": scores[best], "scores": scores}
+
+
+def write_task(head: TaskHead, target: Target, towers: Sequence[str], modalities: Sequence[str], folder: Path) -> None:
+    """Put head and task into a folder that holds the encoder or its adapter."""
+    save_file({k: v.detach().cpu().contiguous() for k, v in head.state_dict().items()}, folder / HEAD_FILE)
+    kept = head.kept
+    spec = {
+        "target": target.to_dict(),
+        "towers": list(towers),
+        "modalities": list(modalities),
+        "kept": None if kept is None else {"hidden": kept.fc1.out_features,
+                                           "norm": isinstance(kept.norm, torch.nn.LayerNorm)},
+    }  # fmt: skip
+    (folder / TASK_FILE).write_text(json.dumps(spec, indent=2) + "\n")
+
+
+def task_folder(path: str | Path) -> Path | None:
+    """The folder of a task: `path`, or `model/` in it (a run's); None when it is none."""
+    return next((f for f in (Path(path), Path(path) / "model") if (f / TASK_FILE).is_file()), None)
+
+
+def load_task(path: str | Path, base: str | None = None) -> TaskModel:
+    """What `mmssl finetune` left, ready to predict. UserError, in one line, when it is damaged or lacks its base."""
+    folder = task_folder(path)
+    if folder is None:
+        raise UserError(f"{path}: no {TASK_FILE}, expected a folder that `mmssl finetune` wrote")
+    model, processor = load_any(folder, base)
+    try:
+        spec: Mapping[str, Any] = json.loads((folder / TASK_FILE).read_text())
+        target, towers, kept = Target(**spec["target"]), list(spec["towers"]), spec["kept"]
+        width = pooled_width(model, towers)
+        head = TaskHead(width, target.outputs, None if kept is None else Kept(width, kept["hidden"], kept["norm"]))
+        head.load_state_dict(load_file(folder / HEAD_FILE))
+        modalities = list(spec["modalities"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        line = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(f"{folder}: the task cannot be loaded ({type(error).__name__}: {line})") from error
+    return TaskModel(model, processor, head.eval(), target, towers, modalities)
