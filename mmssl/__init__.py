@@ -16,18 +16,31 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .config import load_recipe
+    from .finetuning.finetune import finetune
+    from .finetuning.task import load_task
     from .models.configuration_mmssl import MMSSLConfig
     from .models.modeling_mmssl import MMSSLModel
     from .models.processing_mmssl import MMSSLProcessor
     from .training.pretrain import pretrain
 
-__all__ = ["MMSSLConfig", "MMSSLModel", "MMSSLProcessor", "__version__", "load_recipe", "pretrain"]
+__all__ = [
+    "MMSSLConfig",
+    "MMSSLModel",
+    "MMSSLProcessor",
+    "__version__",
+    "finetune",
+    "load_recipe",
+    "load_task",
+    "pretrain",
+]
 
 _WHERE = {
     "MMSSLConfig": "mmssl.models.configuration_mmssl",
     "MMSSLModel": "mmssl.models.modeling_mmssl",
     "MMSSLProcessor": "mmssl.models.processing_mmssl",
+    "finetune": "mmssl.finetuning.finetune",
     "load_recipe": "mmssl.config",
+    "load_task": "mmssl.finetuning.task",
     "pretrain": "mmssl.training.pretrain",
 }
 

@@ -125,6 +125,16 @@ def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     sub.add_argument("overrides", metavar="key.path=value", nargs="*", help="where things are here: data.path=...")
     sub.add_argument("--output", metavar="DIR", type=Path, help="folder of the new run")
 
+    sub = command("finetune", _finetune, "Train a task on an encoder: whole, its head alone, or through an adapter.")
+    _add_model_and_data(sub)
+    help = "column of the labels, or several, separated by commas"
+    sub.add_argument("--label", metavar="COLUMN[,COLUMN]", help=help)
+    help = "lora (default), dora, ia3 or another of PEFT's types; none: train everything; linear: the head alone"
+    sub.add_argument("--peft", metavar="TYPE", default="lora", help=help)
+    sub.add_argument("--output", metavar="DIR", type=Path, help="folder of the result (default: runs/finetune)")
+    help = "options, e.g. fraction=0.1 group=patient_id task=regression adapter.r=4 train.epochs=20"
+    sub.add_argument("overrides", metavar="key=value", nargs="*", help=help)
+
     sub = command("list", _list, "List what can be named in a recipe.")
     sub.add_argument("what", metavar="|".join(LISTS), type=_one_of(LISTS))
     command("doctor", _doctor, "Examine the environment, with the fix for what is wrong.")
@@ -132,7 +142,9 @@ def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
 
 
 def _add_model_and_data(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("model", metavar="MODEL", help="a model folder, the folder of a run, or a Hub id")
+    sub.add_argument("model", metavar="MODEL", help="a model or adapter folder, the folder of a run, or a Hub id")
+    help = "the model that an adapter belongs on, where it is not at the place that the adapter remembers"
+    sub.add_argument("--base", metavar="MODEL", help=help)
     sub.add_argument("--data", metavar="DATA", required=True, help="a folder, file, glob, Hub id or builtin:NAME")
     help = "column(s) that hold a modality, e.g. image=img; may be repeated"
     sub.add_argument("--column", metavar="MODALITY=COLUMN[,COLUMN]", action="append", default=[], help=help)
@@ -202,7 +214,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from .evaluation.evaluate import evaluate
 
     options = _options(EvaluationConfig, args.overrides, {"tasks": args.task} if args.task else {})
-    model, processor = _load_model(args.model)
+    model, processor = _load_model(args.model, args.base)
     data = DataConfig(path=args.data, name=options.name, columns=_columns(args.column, processor.preprocessors))
     _print_report(evaluate(model, processor.preprocessors, data, options, untrained=_untrained(model)))
     return 0
@@ -223,7 +235,7 @@ def _embed(args: argparse.Namespace) -> int:
     from .evaluation.embedding_file import write_embeddings
 
     data = _options(DataConfig, args.overrides, {"path": args.data})
-    model, processor = _load_model(args.model)
+    model, processor = _load_model(args.model, args.base)
     given = _columns(args.column, processor.preprocessors)
     source = open_source(
         data.path, name=data.name, split=data.split, streaming=data.streaming, limit=data.limit, columns=given or None
@@ -284,26 +296,41 @@ def _options(cls: type, overrides: list[str], fixed: dict[str, Any]) -> Any:
     return options
 
 
-def _columns(words: list[str], modalities: Iterable[str]) -> dict[str, str | list[str]]:
-    """`["image=img", "table=a,b"]` -> `{"image": "img", "table": ["a", "b"]}`."""
-    known = list(modalities)
+def _columns(words: list[str], modalities: Iterable[str] | None) -> dict[str, str | list[str]]:
+    """`["image=img", "table=a,b"]` -> `{"image": "img", "table": ["a", "b"]}`. modalities None: names are not checked.
+    """
+    known = list(modalities or ["image"])
     columns: dict[str, str | list[str]] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not value:
             raise UserError(f"--column: found '{word}', expected MODALITY=COLUMN, e.g. {known[0]}={known[0]}")
-        if name not in known:
+        if modalities is not None and name not in known:
             hint = nearest(name, known)
             raise UserError(f"--column: the model has no modality '{name}', but {', '.join(known)}{hint}")
         columns[name] = value.split(",") if "," in value else value
     return columns
 
 
-def _load_model(name: str) -> tuple[Any, Any]:
-    from .models.saving import load_model
+def _load_model(name: str, base: str | None = None) -> tuple[Any, Any]:
+    from .finetuning.folder import load_any
 
-    inner = Path(name) / "model"  # the folder of a run
-    return load_model(inner if (inner / "config.json").is_file() else name)
+    return load_any(name, base)
+
+
+def _finetune(args: argparse.Namespace) -> int:
+    from .finetuning.finetune import run_finetuning
+    from .finetuning.options import load_options
+
+    columns = _columns(args.column, None)
+    options = load_options(args.overrides, {"peft": args.peft, **({"columns": columns} if columns else {})})
+    labels = args.label.split(",") if args.label else []
+    run = run_finetuning(args.model, args.data, labels, options, output=args.output, base=args.base)
+    if os.environ.get("RANK", "0") == "0":
+        _print_report(run.report)
+        size = sum(run.report["parameters"]["bytes"].values()) / 1e6
+        print(f"\nthe result, with its card: {run.model_folder} ({size:.2f} MB)")
+    return 0
 
 
 def _list(args: argparse.Namespace) -> int:

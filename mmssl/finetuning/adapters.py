@@ -227,7 +227,7 @@ def add_adapter(
         raise UserError(f"{where}.modules_to_save: type '{config.type}' has no such option")
     saved = {"modules_to_save": keep} if keep else {}
     try:
-        handle = get_peft_model(model, cls(target_modules=targets, **saved, **options))  # type: ignore[arg-type]
+        handle = get_peft_model(model, cls(target_modules=targets, **saved, **options))
     except (ValueError, TypeError, RuntimeError, NotImplementedError, ImportError, KeyError) as error:
         line = " ".join(str(error).split())
         raise UserError(f"{where}: PEFT refuses type '{config.type}' on this model: {line}") from error

@@ -33,8 +33,9 @@ def write_card(folder: Path, job: Job, base: Base | None, report: Mapping[str, A
         "## Training",
         "\n".join(_facts(job, report, data)),
         "## Scores",
-        f"On {report['n_test']:,} test rows ({report['split']['test']}). `linear probe` is a linear model on the frozen "
-        "encoder this started from, on its untrained twin and on the raw features. Brackets hold 95 % intervals.",
+        f"On {report['n_test']:,} test rows ({report['split']['test']}). `linear probe` is a linear model on the "
+        "frozen encoder this started from, on its untrained twin and on the raw features. Brackets hold 95 % "
+        "intervals.",
         markdown_table(report),
         "## Limits",
         "It knows only what its training data shows, with that data's gaps and biases; check it on your own data.",

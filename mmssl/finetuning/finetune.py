@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -240,7 +240,3 @@ def finish(
         raise RunError(f"{folder / 'evaluation.json'} could not be written: {line(error)}") from error
     return FinetuneRun(folder, target, report)
 
-
-def options_from(words: Sequence[str] | Mapping[str, Any], **fixed: Any) -> FinetuneConfig:
-    """`load_options` with what the command line has options for."""
-    return load_options(words, {k: v for k, v in fixed.items() if v})

@@ -196,7 +196,7 @@ def load_adapter(path: str | Path, base: str | None = None) -> PeftModel:
         raise UserError(f"{path}: no {PEFT_CONFIG}, expected the folder of an adapter")
     model = load_base(folder, read_spec(folder), base)
     try:
-        return PeftModel.from_pretrained(model, str(folder))  # type: ignore[arg-type]
+        return PeftModel.from_pretrained(model, str(folder))
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
         line = (str(error).strip().splitlines() or [""])[0]
         raise UserError(f"{folder}: the adapter cannot be loaded ({type(error).__name__}: {line})") from error
@@ -205,9 +205,9 @@ def load_adapter(path: str | Path, base: str | None = None) -> PeftModel:
 def merged(handle: PeftModel, folder: str | Path) -> MMSSLModel:
     """The model with the adapter's change added to its weights: an ordinary `MMSSLModel`."""
     try:
-        model: MMSSLModel = handle.merge_and_unload()  # type: ignore[operator]
+        model: MMSSLModel = handle.merge_and_unload()
     except (NotImplementedError, AttributeError) as error:
-        kind = str(handle.peft_config["default"].peft_type.value).lower()
+        kind = str(getattr(handle.peft_config["default"].peft_type, "value", "unknown")).lower()
         raise UserError(f"{folder}: an adapter of type '{kind}' cannot be merged; load it with PEFT") from error
     return model.eval()
 

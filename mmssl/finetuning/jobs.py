@@ -221,7 +221,9 @@ class SupervisedJob(Job):
     def report(self, folder: Path) -> dict[str, Any]:
         task, test = load_task(folder), self.rows.test
         device = device_of(self.encoder)
-        logits, present = self._logits(test, task.model.to(device), task.head.to(device))
+        encoder: nn.Module = task.model
+        encoder.to(device)
+        logits, present = self._logits(test, task.model, task.head.to(device))
         if not bool(present.any()):
             raise UserError("test: no row could be read")
         labels, train = test.labels, self.rows.train.labels

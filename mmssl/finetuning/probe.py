@@ -61,8 +61,8 @@ def fit_probe(
                             .mean()))  # fmt: skip
     best = STRENGTHS[int(np.argmin(losses))]
     weight, bias = _fit(task, z, y.numpy(), outputs, best, balanced)
-    w = torch.from_numpy(weight) / std
-    return Probe(w.float(), (torch.from_numpy(bias) - w @ mean).float(), best)
+    folded = torch.from_numpy(weight) / std
+    return Probe(folded.float(), (torch.from_numpy(bias) - folded @ mean).float(), best)
 
 
 def _strata(task: str, y: Tensor, outputs: int) -> Array:

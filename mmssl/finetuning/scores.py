@@ -16,7 +16,7 @@ from .labels import Target
 
 Array = NDArray[Any]
 Score = Callable[[Array, Array], float]
-RESAMPLES = 500
+RESAMPLES = 200
 
 
 def auroc(score: Array, positive: Array) -> float:

@@ -23,6 +23,7 @@ def take_share(
 
     counts: (n, C) how much of each label a row has (one-hot for single labels). groups: n names; rows of one name go
     together. Of a label that two units have one is taken and one is left, where the share allows it.
+    Without groups the number of rows is exact.
     """
     n = len(counts)
     if not n or share <= 0:
@@ -43,8 +44,25 @@ def take_share(
         if (now - then).sum() > 1e-9:
             taken.append(unit)
             have = have + amounts[unit]
+    if groups is None:
+        taken = _exactly(taken, round(n * share), amounts, wanted, scale)
     rows = [row for unit in taken for row in members[unit]]
     return np.array(sorted(rows), np.int64)
+
+
+def _exactly(
+    taken: list[int], size: int, amounts: NDArray[np.float64], wanted: NDArray[np.float64], scale: NDArray[np.float64]
+) -> list[int]:
+    """So many rows, not one more for each label that was rounded up: those whose labels are furthest off change."""
+    inside = np.zeros(len(amounts), bool)
+    inside[taken] = True
+    while (change := int(size) - int(inside.sum())) != 0:
+        have, sign = amounts[inside].sum(0), 1 if change > 0 else -1
+        candidates = np.flatnonzero(~inside if sign > 0 else inside)
+        after = have + sign * amounts[candidates]
+        cost = (np.abs(wanted - after) * scale).sum(1) + 1e6 * ((after < 1) & (have >= 1)).any(1)
+        inside[candidates[int(cost.argmin())]] = sign > 0
+    return np.flatnonzero(inside).tolist()
 
 
 def _units(n: int, groups: Sequence[Hashable] | None) -> list[list[int]]:

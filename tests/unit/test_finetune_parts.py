@@ -1,0 +1,306 @@
+"""Fine-tuning's parts: splits, labels, probe, scores, layer-wise rates, adapters and their folders."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Value
+from peft import PeftModel
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from toys import world
+from transformers import AutoModel
+
+from mmssl.errors import UserError
+from mmssl.finetuning.adapters import add_adapter, check_adapter, trainable
+from mmssl.finetuning.folder import base_of, load_adapter, load_any, write_adapter
+from mmssl.finetuning.labels import LabelPreprocessor, encode_all, make_target, strata
+from mmssl.finetuning.loop import layer_scale
+from mmssl.finetuning.probe import fit_probe
+from mmssl.finetuning.scores import auroc, measure
+from mmssl.finetuning.splits import take_share
+from mmssl.finetuning.supervised import class_weights, row_losses
+from mmssl.models.configuration_mmssl import AdapterConfig
+from mmssl.models.processing_mmssl import MMSSLProcessor
+from mmssl.models.saving import save_model
+
+# ------------------------------------------------------------------------------------------------------------ splits
+
+
+def test_a_share_is_stratified_to_the_row():
+    labels = np.repeat([0, 1, 2], [700, 250, 50])
+    rows = take_share(np.eye(3)[labels], 0.1, seed=3)
+    assert np.bincount(labels[rows]).tolist() == [70, 25, 5]
+    assert (rows == take_share(np.eye(3)[labels], 0.1, seed=3)).all()
+    assert set(rows) != set(take_share(np.eye(3)[labels], 0.1, seed=4))
+
+
+def test_every_class_is_in_a_share_and_in_what_is_left():
+    labels = np.repeat([0, 1, 2], [998, 2, 1])
+    taken = set(take_share(np.eye(3)[labels], 0.01).tolist())
+    assert len(taken & {998, 999}) == 1
+
+
+def test_groups_stay_together_and_the_share_still_holds():
+    rng = np.random.default_rng(0)
+    groups = rng.integers(60, size=600).tolist()
+    labels = rng.integers(2, size=600)
+    rows = take_share(np.eye(2)[labels], 0.25, groups, seed=1)
+    inside = {groups[r] for r in rows}
+    assert not inside & {groups[r] for r in set(range(600)) - set(rows.tolist())}
+    assert abs(len(rows) / 600 - 0.25) < 0.04 and abs(labels[rows].mean() - labels.mean()) < 0.06
+
+
+def test_several_labels_a_row_keep_their_shares():
+    rng = np.random.default_rng(0)
+    labels = (rng.random((2000, 4)) < [0.5, 0.2, 0.05, 0.01]).astype(float)
+    rows = take_share(labels, 0.2)
+    np.testing.assert_allclose(labels[rows].sum(0) / labels.sum(0), 0.2, atol=0.05)
+
+
+# ------------------------------------------------------------------------------------------------------------ labels
+
+
+def test_what_a_column_is_decides_the_task():
+    data = Dataset.from_dict({
+        "word": ["a", "b", None, "a"], "number": [1.5, 2.0, float("nan"), 3.0], "tags": [["x"], [], ["x", "y"], None],
+        "one": [0, 1, 0, 1], "other": [True, False, True, False],
+    })  # fmt: skip
+    found = {c: make_target(data, c.split(","), "auto") for c in ("word", "number", "tags", "one,other", "one")}
+    kinds = {c: (t.task, t.outputs) for c, t in found.items()}
+    assert kinds == {"word": ("classification", 2), "number": ("regression", 1), "tags": ("multilabel", 2),
+                     "one,other": ("multilabel", 2), "one": ("classification", 2)}  # fmt: skip
+    assert encode_all(data, found["word"]) == [0, 1, None, 0]
+    assert encode_all(data, found["tags"]) == [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0], None]
+    numbers = encode_all(data, found["number"])
+    assert numbers[2] is None and sum(n[0] for n in numbers if n) == pytest.approx(0)
+    assert strata([[1.0, 0.0], [0.0, 0.0]], found["tags"]).tolist() == [[1, 0, 0], [0, 0, 1]]
+
+
+def test_numbered_classes_keep_their_names_and_hide_minus_one():
+    features = Features({"y": ClassLabel(names=["cat", "dog", "eel"])})
+    data = Dataset.from_dict({"y": [0, 2, -1]}, features=features)
+    target = make_target(data, ["y"], "auto")
+    assert target.classes == [0, 2] and target.names == ["cat", "eel"]
+    assert encode_all(data, target) == [0, 1, None]
+
+
+def test_labels_in_a_batch_know_who_has_none():
+    data = Dataset.from_dict({"y": ["a", "b"]})
+    batch = LabelPreprocessor(make_target(data, ["y"], "auto"))(["b", None, "c"])
+    assert batch["value"].tolist() == [1, 0, 0] and batch["present"].tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("column", "task", "says"),
+    [
+        ("lable", "auto", "no column 'lable'.*did you mean 'label'"),
+        ("same", "auto", "all 3 labels are 1"),
+        ("none", "auto", "column 'none' is empty"),
+        ("label", "regression", "holds 'a', expected numbers"),
+        ("number", "classification", "did you mean task=regression"),
+        ("flat", "regression", "constant"),
+        ("label", "multilabel", "expected a list of labels"),
+        ("label,same", "classification", "takes one column"),
+    ],
+)
+def test_labels_that_cannot_be_are_refused(column, task, says):
+    features = Features({"label": Value("string"), "same": Value("int64"), "none": Value("string"),
+                         "number": Value("float64"), "flat": Value("float64")})  # fmt: skip
+    rows = {"label": ["a", "b", "a"], "same": [1, 1, 1], "none": [None] * 3, "number": [0.5, 1.5, 2.5],
+            "flat": [2.0, 2.0, 2.0]}  # fmt: skip
+    with pytest.raises(UserError, match=says):
+        make_target(Dataset.from_dict(rows, features=features), column.split(","), task)
+
+
+# ------------------------------------------------------------------------------------------------- losses and scores
+
+
+def test_losses_and_weights_are_the_formulas():
+    torch.manual_seed(0)
+    logits, y = torch.randn(50, 3), torch.randint(3, (50,))
+    p = logits.double().exp() / logits.double().exp().sum(1, keepdim=True)
+    torch.testing.assert_close(row_losses("classification", logits, y).double(), -p[range(50), y].log(), atol=1e-6,
+                               rtol=0)  # fmt: skip
+    weights = class_weights("classification", y, 3)
+    assert weights is not None
+    torch.testing.assert_close(weights, 50 / (3 * torch.bincount(y).float()))
+    many = (torch.rand(50, 3) < 0.3).float()
+    q = torch.sigmoid(logits.double())
+    positive = class_weights("multilabel", many, 3)
+    assert positive is not None
+    expected = -(positive.double() * many * q.log() + (1 - many) * (1 - q).log()).mean(1)
+    torch.testing.assert_close(row_losses("multilabel", logits, many, positive).double(), expected, atol=1e-6, rtol=0)
+
+
+def test_auroc_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    y, score = rng.random(300) < 0.3, np.round(rng.normal(size=300), 1)
+    assert auroc(score, y) == pytest.approx(roc_auc_score(y, score))
+    assert auroc(score, np.zeros(300, bool)) != auroc(score, np.zeros(300, bool))
+
+
+def test_a_bootstrap_of_groups_is_wider_than_one_of_rows():
+    rng = np.random.default_rng(0)
+    data = Dataset.from_dict({"y": [0, 1]})
+    target = make_target(data, ["y"], "auto")
+    groups = np.repeat(np.arange(20), 20)
+    right = np.repeat(rng.random(20) < 0.7, 20)  # a patient's rows are right or wrong together
+    y = torch.from_numpy(rng.integers(2, size=400))
+    logits = torch.nn.functional.one_hot(torch.where(torch.from_numpy(right), y, 1 - y), 2).float()
+    alone = measure(target, {"model": logits}, y, y)["accuracy"]
+    together = measure(target, {"model": logits}, y, y, groups.tolist())["accuracy"]
+    assert alone["model"] == together["model"] == pytest.approx(right.mean())
+    width = [m["interval"]["model"][1] - m["interval"]["model"][0] for m in (alone, together)]
+    assert width[1] > 2 * width[0]
+
+
+def test_the_probe_is_scikit_learns_on_standardised_features():
+    torch.manual_seed(0)
+    x = torch.randn(200, 5) * torch.tensor([1, 10, 0.1, 5, 1.0]) + 7
+    y = (x[:, 0] - 7 + 0.1 * (x[:, 1] - 7) + 0.3 * torch.randn(200) > 0).long()
+    probe = fit_probe("classification", x, y, 2, (x, y))
+    z = ((x - x.mean(0)) / x.std(0, correction=0)).numpy()
+    reference = LogisticRegression(C=probe.strength, max_iter=500).fit(z, y)
+    np.testing.assert_allclose(probe(x).softmax(1).numpy(), reference.predict_proba(z), atol=1e-4)
+
+
+def test_a_class_that_training_lacks_never_wins():
+    x = torch.randn(40, 3)
+    y = torch.tensor([0, 2] * 20)
+    assert 1 not in fit_probe("classification", x, y, 3, (x, y))(x).argmax(1)
+
+
+# ---------------------------------------------------------------------------------------------------------- adapters
+
+
+def test_rates_fall_by_layer():
+    names = [f"model.{n}" for n, _ in world.model().named_parameters()] + ["objectives.task.head.linear.weight"]
+    scale = layer_scale(names, 0.5)
+    assert scale["model.towers.table.modalities.table.number.weight"] == 0.125
+    assert scale["model.towers.table.prefix.tokens"] == 0.125
+    assert scale["model.towers.table.trunk.blocks.0.mlp.fc1.weight"] == 0.25
+    assert scale["model.towers.table.trunk.blocks.1.norm1.bias"] == 0.5
+    assert scale["model.towers.table.trunk.norm.weight"] == scale["objectives.task.head.linear.weight"] == 1
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A saved model over the toy modalities, and a batch for it."""
+    folder = tmp_path_factory.mktemp("base") / "model"
+    processor = MMSSLProcessor(world.PREPROCESSORS, {n: f"toys.{n}" for n in world.PREPROCESSORS})
+    save_model(world.model(), processor, folder)
+    return folder, processor, world.batch(world.raw(6))
+
+
+def disturb(model):
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(torch.randn_like(p) * 0.05)
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "ia3", "loha", "ln_tuning"])
+def test_an_adapter_is_standard_and_comes_back_the_same(base, tmp_path, kind):
+    folder, processor, batch = base
+    model = load_any(folder)[0]
+    before = model.encode_batch(batch).pooled
+    known = base_of(model, str(folder))
+    handle = add_adapter(model, AdapterConfig(type=kind), ["table", "signal"])
+    torch.testing.assert_close(model.encode_batch(batch).pooled, before, atol=1e-5, rtol=0)
+    disturb(model)
+    after = model.eval().encode_batch(batch).pooled
+    assert (after["table"] - before["table"]).abs().max() > 1e-3
+    assert (after["signal"] - before["signal"]).abs().max() > 1e-3
+    torch.testing.assert_close(after["graph"], before["graph"], atol=1e-6, rtol=0)  # not one of its towers
+    target = tmp_path / "adapter"
+    target.mkdir()
+    write_adapter(handle, known, processor, target, target)
+
+    theirs = PeftModel.from_pretrained(AutoModel.from_pretrained(folder), target)  # what a user without mmssl does
+    torch.testing.assert_close(theirs.base_model.model.encode_batch(batch).pooled, after, atol=1e-6, rtol=0)
+    merged = theirs.merge_and_unload()
+    torch.testing.assert_close(merged.encode_batch(batch).pooled, after, atol=1e-5, rtol=0)
+    ours = load_any(target)[0]
+    assert type(ours).__name__ == "MMSSLModel" and not any("lora" in n for n, _ in ours.named_parameters())
+    torch.testing.assert_close(ours.encode_batch(batch).pooled, after, atol=1e-5, rtol=0)
+
+
+def test_the_adapter_alone_is_trained():
+    model = world.model()
+    add_adapter(model, AdapterConfig(r=2), ["table"])
+    names = [n for n, p in model.named_parameters() if p.requires_grad]
+    assert names and all(".lora_" in n and n.startswith("towers.table.trunk.blocks.") for n in names)
+    d = 24  # 2 blocks; A and B of qkv, proj, fc1, fc2
+    assert trainable(model)[0] == 2 * 2 * ((d + 3 * d) + (d + d) + (d + 4 * d) + (4 * d + d))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"type": "lorra"}, "did you mean 'lora'"),
+        ({"type": "prefix_tuning"}, "works on prompts"),
+        ({"type": "adalora"}, "does not fit here"),
+        ({"type": "ia3", "r": 3}, "has no such option"),
+        ({"options": {"use_rslor": True}}, "did you mean 'use_rslora'"),
+        ({"options": {"lora_alpha": 3}}, "set adapter.alpha instead"),
+        ({"target_modules": ["qvk"]}, "did you mean 'qkv'"),
+        ({"target_modules": "("}, "no regular expression"),
+        ({"target_modules": "nothing"}, "nothing in the model is called"),
+        ({"modules_to_save": ["maks"]}, "did you mean 'mask'"),
+        ({"type": "c3a"}, "PEFT refuses type 'c3a'"),
+    ],
+)
+def test_adapters_that_cannot_be_are_refused(options, says):
+    with pytest.raises(UserError, match=says) as caught:
+        add_adapter(world.model(), AdapterConfig(**options), ["table"])
+    assert "\n" not in str(caught.value)
+
+
+def test_options_are_checked_without_a_model():
+    check_adapter(AdapterConfig(type="dora", r=4, alpha=4.0, dropout=0.1))
+    with pytest.raises(UserError, match="PEFT has no type"):
+        check_adapter(AdapterConfig(type="nothing"))
+
+
+def test_an_adapter_for_another_base_is_refused(base, tmp_path):
+    folder, processor, _ = base
+    model = load_any(folder)[0]
+    known = base_of(model, str(folder))
+    handle = add_adapter(model, AdapterConfig(), ["table"])
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    write_adapter(handle, known, processor, adapter, adapter)
+    save_model(world.model(seed=1), processor, tmp_path / "weights")
+    with pytest.raises(UserError, match="trained on other weights"):
+        load_adapter(adapter, str(tmp_path / "weights"))
+    save_model(world.model(joint=True), processor, tmp_path / "shape")
+    with pytest.raises(UserError, match="belongs on another base.*towers"):
+        load_adapter(adapter, str(tmp_path / "shape"))
+    moved = tmp_path / "far" / "away" / "adapter"
+    moved.parent.mkdir(parents=True)
+    adapter.rename(moved)
+    with pytest.raises(UserError, match="its base model is not at .*--base MODEL"):
+        load_any(moved)
+    assert load_any(moved, str(folder))
+    (moved / "adapter_model.safetensors").write_bytes(b"half")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_any(moved, str(folder))
+    (moved / "adapter_model.safetensors").unlink()
+    with pytest.raises(UserError, match="lacks adapter_model.safetensors"):
+        load_any(moved, str(folder))
+    with pytest.raises(UserError, match="needs no base"):
+        load_any(folder, "another")
+
+
+def test_an_adapter_of_another_library_is_refused(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="not one that mmssl wrote"):
+        load_any(tmp_path)
+
+
+def test_torchs_own_attention_takes_no_adapter_inside():
+    model = world.model()
+    model.towers["table"].net = torch.nn.MultiheadAttention(24, 2)
+    with pytest.raises(UserError, match="inside torch's attention"):
+        add_adapter(model, AdapterConfig(target_modules=["out_proj"]), ["table"])
