@@ -71,7 +71,7 @@ def decode(raw: Any, background: Sequence[int], channels: int | None = None) -> 
     if isinstance(raw, (bytes, bytearray, memoryview)):
         return _from_bytes(bytes(raw), background, channels)
     if isinstance(raw, torch.Tensor):
-        raw = raw.detach().cpu()
+        raw = raw.detach().cpu().to_dense()
         return from_array((raw.float() if raw.dtype == torch.bfloat16 else raw).numpy(), channels)
     if isinstance(raw, np.ndarray):
         return from_array(raw, channels)

@@ -92,7 +92,7 @@ def _checked_rate(rate: Any) -> int:
 def from_array(raw: Any) -> Array:
     """Numbers (S,), (S, C) or (C, S), array, tensor or list, to (S, C) float32; the shorter axis is the channels."""
     if isinstance(raw, torch.Tensor):
-        raw = raw.detach().cpu()
+        raw = raw.detach().cpu().to_dense()
         raw = raw.float().numpy() if raw.dtype == torch.bfloat16 else raw.numpy()
     try:
         array = np.asarray(raw)

@@ -77,7 +77,10 @@ def _physical(record: Any, name: Path) -> Array:
     """(C, T) in the header's units, NaN where the record has no value; compared with its checksums."""
     if record.p_signal is None:
         _compare(record, name)
-        record.dac(return_res=64, inplace=True)
+        try:
+            record.dac(return_res=64, inplace=True)
+        except Exception as error:  # a header that wfdb read but whose gains or formats make no sense
+            raise BadSample(f"{name.name}.hea makes no sense: {type(error).__name__}: {error}") from error
     return np.asarray(record.p_signal, dtype=np.float64).T
 
 

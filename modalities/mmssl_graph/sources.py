@@ -7,6 +7,7 @@ the preprocessor, which keeps the file in memory, samples the subgraph.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -73,7 +74,7 @@ def _load(path: str, changed: tuple[int, ...], directed: bool) -> Store:
     try:
         arrays = _read_tables(_tables(where)) if where.is_dir() else _read_npz(where)
         return _store(arrays, directed)
-    except (BadSample, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
+    except (BadSample, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, KeyError) as error:
         raise BadSample(f"{where.name}: {' '.join(str(error).split())}") from error
 
 

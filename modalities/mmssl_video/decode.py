@@ -145,7 +145,7 @@ def _load_npy(data: bytes) -> Array:
 
 def _from_array(raw: Any, fps: float, wanted: Wanted) -> Clip:
     if isinstance(raw, torch.Tensor):
-        raw = raw.detach().cpu()
+        raw = raw.detach().cpu().to_dense()
         raw = (raw.float() if raw.dtype == torch.bfloat16 else raw).numpy()
     try:
         array = np.asarray(raw)
