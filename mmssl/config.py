@@ -20,6 +20,7 @@ from .modality import load_modality, modality_names
 from .models.configuration_mmssl import TowerConfig
 from .objectives.base import load_objective, objective_names
 from .options import option, strict
+from .origin import take_over
 from .schema import BAD, Faults, Part, Variant, build, to_dict
 from .wording import show
 
@@ -76,6 +77,7 @@ class ModelConfig:
 
     towers: dict[str, TowerConfig] = option(help="name -> tower")
     projection: int | None = option(None, min=1, help="width of the shared embedding; null: no projection")
+    from_: str | None = option(None, help="go on from a model that mmssl trained: a model folder, a run or a Hub id")
 
 
 @strict
@@ -202,7 +204,9 @@ def load_recipe(
     if not isinstance(data, dict):
         raise UserError(f"recipe '{config}': found {show(data)}, expected a mapping")
     faults: Faults = []
-    return _validate(merge_overrides(data, overrides, faults), faults)
+    data = merge_overrides(data, overrides, faults)
+    take_over(data, faults)
+    return _validate(data, faults)
 
 
 def _validate(data: Mapping[str, Any], faults: Faults) -> Recipe:

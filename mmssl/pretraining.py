@@ -18,8 +18,10 @@ from .step import Mask, Step
 
 class Pretraining(nn.Module):
     """model: the product. objectives: name -> Objective, whose `config.weight` is its factor. views, masks: the
-    recipe's. Frozen towers get no gradient.
+    recipe's. Frozen towers get no gradient. adapter: what writes the adapter that is trained, None for a whole model.
     """
+
+    adapter: Any = None
 
     def __init__(
         self,

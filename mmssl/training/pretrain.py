@@ -22,12 +22,14 @@ from ..data.quarantine import Quarantine
 from ..data.sources import open_source
 from ..errors import RunError, UserError
 from ..evaluation.evaluate import check_evaluation, evaluate
+from ..finetuning.folder import load_any
+from ..finetuning.pretrained import check_adapters, foreign_of, load_start, put_adapters
 from ..modality import Preprocessor, load_modality, select
 from ..models.configuration_mmssl import MMSSLConfig
 from ..models.dispatch import f32_products_by_onednn
 from ..models.modeling_mmssl import MMSSLModel, tower_spec
 from ..models.processing_mmssl import MMSSLProcessor
-from ..models.saving import load_model, save_model
+from ..models.saving import save_model
 from ..objectives.base import load_objective
 from ..plots import PICTURE, draw_training
 from ..pretraining import Pretraining
@@ -66,6 +68,7 @@ def pretrain(
         recipe = load_recipe(recipe, overrides)
     elif overrides:
         raise UserError("overrides go with a recipe's name, path or dict, not with a Recipe object")
+    check_adapters(recipe)
     accelerator = make_accelerator(recipe)
     main = accelerator.is_main_process
     folder = on_first(accelerator, lambda: prepare_folder(recipe, output, resume))
@@ -141,6 +144,8 @@ def fitted_processor(
     def fit() -> None:
         if resume and kept.is_dir():
             return
+        if recipe.model.from_ is not None:  # preprocessing is part of what was learned
+            return keep(load_any(recipe.model.from_)[1])
         rows = read_rows(source, list(_flat(columns.values())), recipe.data.fit_samples)
         preprocessors: dict[str, Preprocessor] = {}
         for name, part in recipe.modalities.items():
@@ -148,11 +153,13 @@ def fitted_processor(
             if not values:
                 raise UserError(f"data.columns.{name}: column {columns[name]!r} is empty in the first {len(rows)} rows")
             preprocessors[name] = load_modality(part.type).Preprocessor(part.config).fit(values)
-        types = {name: part.type for name, part in recipe.modalities.items()}
+        keep(MMSSLProcessor(preprocessors, {name: part.type for name, part in recipe.modalities.items()}))
+
+    def keep(processor: MMSSLProcessor) -> None:
         partial = folder / ".processor.partial"
         shutil.rmtree(partial, ignore_errors=True)
         try:
-            MMSSLProcessor(preprocessors, types).save_pretrained(partial)
+            processor.save_pretrained(partial)
             shutil.rmtree(kept, ignore_errors=True)
             partial.rename(kept)
         except OSError as error:
@@ -173,16 +180,18 @@ def _flat(columns: Any) -> Iterator[str]:
 
 
 def build_model(recipe: Recipe, processor: MMSSLProcessor) -> MMSSLModel:
-    """The untrained model of a recipe: the same for the same seed, whatever was drawn before."""
+    """The model that a recipe starts from, without adapters: the same for the same seed, whatever was drawn before."""
     from ..models.foreign import describe_foreign, load_foreign, public_origin
 
     modalities = {
         name: {"type": processor.types[name], **p.sizes()} for name, p in processor.preprocessors.items()
     }
     towers = {}
+    started = recipe.model.from_
+    wrapped = {} if started is None else foreign_of(started)
     for name, tower in recipe.model.towers.items():
-        towers[name] = tower_spec(tower)
-        if tower.from_ is not None:
+        towers[name] = tower_spec(tower) | ({"foreign": wrapped[name]} if name in wrapped else {})
+        if tower.from_ is not None and started is None:
             towers[name]["foreign"] = describe_foreign(tower.from_)
             towers[name]["from"] = public_origin(tower.from_)
     config = MMSSLConfig(
@@ -192,20 +201,24 @@ def build_model(recipe: Recipe, processor: MMSSLProcessor) -> MMSSLModel:
         torch.manual_seed(recipe.seed)
         model = MMSSLModel(config)
         for name, tower in recipe.model.towers.items():
-            if tower.from_ is not None:
+            if tower.from_ is not None and started is None:
                 load_foreign(model.towers[name], tower.from_)
+    if started is not None:
+        load_start(model, started)
     return model
 
 
 def build_pretraining(recipe: Recipe, processor: MMSSLProcessor) -> Pretraining:
     """The model of a recipe with its objectives, as the loop takes it."""
     model = build_model(recipe, processor)
+    adapter = put_adapters(model, recipe)  # first: a teacher shares what is frozen when it is made
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed + 1)  # other numbers than the model's
         parts = recipe.objectives.items()
         objectives = {name: load_objective(part.type)[1](part.config, model) for name, part in parts}
     masks = {name: part.config for name, part in recipe.masks.items()}
     pretraining = Pretraining(model, objectives, recipe.views, masks)
+    pretraining.adapter = adapter
     if recipe.train.gradient_checkpointing:
         checkpoint_blocks(pretraining)
     if recipe.train.compile:
@@ -274,16 +287,20 @@ def finish(
     """
     model, folder = loop.pretraining.model, loop.folder
     target = folder / "model"
+    adapter = loop.pretraining.adapter
     try:
-        save_model(model, processor, target)
+        if adapter is None:
+            save_model(model, processor, target)
+        else:
+            adapter.save(processor, target)
     except OSError as error:
         lost = f"; {fault}" if fault else "; nothing is lost"
         raise RunError(
             f"the model could not be written to {target}: {line(error)}{lost}; free some space and run the same "
             f"command with --output {folder} --resume"
         ) from error
-    reloaded, reprocessor = load_model(target)
-    print(f"reloaded {target} through AutoModel and AutoProcessor", flush=True)
+    reloaded, reprocessor = load_any(target)
+    print(f"reloaded {target} through {'PEFT' if adapter else 'AutoModel and AutoProcessor'}", flush=True)
     report: dict[str, Any] = {}
     if recipe.evaluation.tasks != []:
         untrained = build_model(recipe, processor)

@@ -11,7 +11,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 
-BASE = {"errors", "options", "draws", "patches", "wording", "schema", "plainyaml", "privacy"}
+BASE = {"errors", "options", "draws", "patches", "wording", "schema", "plainyaml", "privacy", "origin"}
 """Modules that anybody may use; they use only each other."""
 
 ALLOWED: dict[str, set[str]] = {

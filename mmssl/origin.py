@@ -1,0 +1,74 @@
+"""`model.from`: a recipe that goes on from a saved model takes over whatever it does not say itself.
+
+Its modalities (options and all), its towers and its projection come from the model's own files, so that preprocessing
+and architecture are those it was trained with; what the recipe does say must be the same, or may concern the training
+alone (`adapter`, `frozen`, `dropout`, `drop_path`).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError, nearest
+
+FREE = ("adapter", "frozen", "dropout", "drop_path")
+"""Keys of a tower that a recipe may set anew."""
+
+
+def model_files(origin: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(config.json, processor_config.json) of a model folder, a run, or a Hub id. UserError when they are not there.
+
+    Of an adapter: the architecture that it remembers.
+    """
+    from transformers.utils import cached_file
+
+    inner = Path(origin) / "model"
+    place = str(inner) if inner.is_dir() else origin
+    found = []
+    adapter = (Path(place) / "mmssl_adapter.json").is_file()
+    for name in ("mmssl_adapter.json" if adapter else "config.json", "processor_config.json"):
+        try:
+            found.append(json.loads(Path(str(cached_file(place, name))).read_text()))
+        except (OSError, ValueError) as error:
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise UserError(f"model.from: '{origin}': no model of mmssl: {name} cannot be read ({reason})") from error
+    config = found[0].get("architecture", {}) if adapter else found[0]
+    if not isinstance(config.get("towers"), dict) or not isinstance(found[1].get("modalities"), dict):
+        raise UserError(f"model.from: '{origin}' holds another kind of model, expected one that mmssl trained")
+    return config, found[1]
+
+
+def take_over(data: dict[str, Any], faults: list[str]) -> None:
+    """Fill the recipe `data` from the model that its `model.from` names, in place; nothing where it names none."""
+    model = data.get("model")
+    origin = model.get("from") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or not isinstance(origin, str):
+        return
+    config, processor = model_files(origin)  # without them nothing else can be judged: a UserError goes through
+    parts = {n: {"type": p["type"], **p["config"]} for n, p in processor["modalities"].items()}
+    towers = {n: {k: v for k, v in t.items() if k != "foreign"} for n, t in config["towers"].items()}
+    data["modalities"] = _joined(data.get("modalities"), parts, (), "modalities", origin, faults)
+    model["towers"] = _joined(model.get("towers"), towers, FREE, "model.towers", origin, faults)
+    kept = config.get("projection")
+    if model.setdefault("projection", kept) != kept:
+        faults.append(f"model.projection: found {model['projection']}, but {origin} has {kept}; leave it out")
+
+
+def _joined(
+    given: Any, kept: dict[str, Any], free: tuple[str, ...], where: str, origin: str, faults: list[str]
+) -> dict[str, Any]:
+    """The model's own parts with what the recipe says of them; a contradiction is a fault."""
+    out = {name: dict(part) for name, part in kept.items()}
+    for name, part in (given if isinstance(given, dict) else {}).items():
+        if name not in kept:
+            faults.append(f"{where}.{name}: {origin} has no such part, it has {', '.join(kept)}{nearest(name, kept)}")
+            continue
+        for key, value in (part if isinstance(part, dict) else {}).items():
+            known = kept[name].get(key)
+            if key in free or key not in kept[name]:
+                out[name][key] = value  # an unknown key is the schema's fault to find
+            elif json.loads(json.dumps(value)) != known and not (key == "modalities" and known in ([], value)):
+                faults.append(f"{where}.{name}.{key}: found {value!r}, but {origin} has {known!r}; leave it out")
+    return out
