@@ -80,3 +80,17 @@ def all_sum(x: Tensor) -> Tensor:
     DDP averages are those of that loss. All processes must call it together, and go backward through it together.
     """
     return x if world_size() == 1 else _AllSum.apply(x)
+
+
+def gather_padded(x: Tensor, fill: float = 0) -> Tensor:
+    """`gather_rows` of x (B, n, ...) whose n differs from process to process: padded with `fill` to the largest n.
+    Without gradient."""
+    x = x.detach()
+    if world_size() == 1:
+        return x
+    most = torch.tensor(x.shape[1], device=x.device)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    short = int(most) - x.shape[1]
+    if short:
+        x = torch.cat([x, x.new_full((len(x), short, *x.shape[2:]), fill)], 1)
+    return gather_rows(x)
