@@ -96,6 +96,11 @@ class Patches:
         assert values is not None and coords is not None and valid is not None
         return Patches(values, coords, valid, self.full, links, fixed)
 
+    def rows(self, at: slice) -> Patches:
+        """The patches of some of the samples."""
+        links, fixed = (None if x is None else x[at] for x in (self.links, self.fixed))
+        return Patches(self.values[at], self.coords[at], self.valid[at], self.full, links, fixed)
+
     def replace(self, **changes: object) -> Patches:
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 

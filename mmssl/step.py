@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .draws import Draws
 from .modality import Batch, Inputs
@@ -108,25 +109,86 @@ class Step:
         for the same arguments and gradient mode.
         """
         encoder = net if net is not None else self.model.tower(tower)
-        names = list(self.model.tower(tower).modalities)
-        modes = {n: mode if isinstance(mode, str) else mode.get(n, "drop") for n in names} if mask else {}
-        key = ("encode", tower, view, mask, tuple(modes.items()), id(net) if net is not None else None, tuple(layers),
-               torch.is_grad_enabled())
+        key = ("encode", *self._key(tower, view, mask, mode, net), tuple(layers))
+        return self._once(key, lambda: encoder(*self._seen(tower, view, mask, mode), layers))
 
-        def make() -> Encoded:
-            splits = self.splits(tower, mask, view) if mask else {}
-            patches: dict[str, Patches] = {}
-            hidden: dict[str, Tensor] = {}
-            for name in names:
-                whole = self.patches(name, view)
-                split = splits.get(name)
-                if split is None:
-                    patches[name] = whole
-                elif modes[name] == "drop":
-                    patches[name] = whole.take(split.keep, split.full)
-                else:
-                    patches[name] = whole
-                    hidden[name] = whole.hidden_by(split.hide)
-            return encoder(patches, hidden, layers)
+    def pooled(
+        self,
+        tower: str,
+        view: str = CLEAN,
+        mask: str | None = None,
+        mode: str | Mapping[str, str] = "drop",
+        net: Tower | None = None,
+        rows: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """(pooled (B, D), present (B,)) of `encode`, or with `rows` of `pool`, which keeps nothing else in memory."""
+        if rows is None:
+            encoded = self.encode(tower, view, mask, mode, net)
+            return encoded.pooled(), encoded.present()
+        encoder = net if net is not None else self.model.tower(tower)
+        key = ("pooled", *self._key(tower, view, mask, mode, net), rows)
+        return self._once(key, lambda: pool(encoder, *self._seen(tower, view, mask, mode), rows))
 
-        return self._once(key, make)
+    def look(self, tower: str, view: str = CLEAN, mask: str | None = None) -> tuple[Any, ...]:
+        """What tells apart what a tower sees: equal for a view or a mask that leaves all its modalities alone."""
+        names = self.model.tower(tower).modalities
+        masked = mask is not None and any(name in self.splits(tower, mask, view) for name in names)
+        return tuple(self._view_of(name, view) for name in names), mask if masked else None
+
+    def _modes(self, tower: str, mode: str | Mapping[str, str]) -> dict[str, str]:
+        names = self.model.tower(tower).modalities
+        return {n: mode if isinstance(mode, str) else mode.get(n, "drop") for n in names}
+
+    def _key(
+        self, tower: str, view: str, mask: str | None, mode: str | Mapping[str, str], net: Tower | None
+    ) -> tuple[Any, ...]:
+        modes = tuple(self._modes(tower, mode).items()) if mask else ()
+        return tower, view, mask, modes, id(net) if net is not None else None, torch.is_grad_enabled()
+
+    def _seen(
+        self, tower: str, view: str, mask: str | None, mode: str | Mapping[str, str]
+    ) -> tuple[dict[str, Patches], dict[str, Tensor]]:
+        """(patches that the tower is given, (B, n) of them hidden behind mask tokens) by modality."""
+        splits = self.splits(tower, mask, view) if mask else {}
+        patches: dict[str, Patches] = {}
+        hidden: dict[str, Tensor] = {}
+        for name, how in self._modes(tower, mode).items():
+            whole = self.patches(name, view)
+            split = splits.get(name)
+            if split is None:
+                patches[name] = whole
+            elif how == "drop":
+                patches[name] = whole.take(split.keep, split.full)
+            else:
+                patches[name] = whole
+                hidden[name] = whole.hidden_by(split.hide)
+        return patches, hidden
+
+
+def pool(
+    encoder: Tower, patches: Mapping[str, Patches], hidden: Mapping[str, Tensor] | None, rows: int | None
+) -> tuple[Tensor, Tensor]:
+    """(pooled (B, D), present (B,)) of a tower on these patches.
+
+    rows: the tower sees that many samples at a time and only the pooled embeddings are kept; in the backward pass one
+    such chunk after the other is computed again, so that the activations of one chunk are in memory instead of the
+    batch's. Loss and gradient stay those of the whole batch (GradCache, Gao et al. 2021, arXiv 2101.06983), but for
+    the draws of dropout.
+    """
+    hidden = hidden or {}
+    if rows is None:
+        encoded = encoder(patches, hidden)
+        return encoded.pooled(), encoded.present()
+
+    def part(at: slice) -> Tensor:
+        few = {name: p.rows(at) for name, p in patches.items()}
+        pooled: Tensor = encoder(few, {name: h[at] for name, h in hidden.items()}).pooled()
+        return pooled
+
+    parts = list(patches.values())
+    pieces = [slice(start, start + rows) for start in range(0, parts[0].batch, rows)]
+    if torch.is_grad_enabled():
+        done = [checkpoint(part, at, use_reentrant=False) for at in pieces]
+    else:
+        done = [part(at) for at in pieces]
+    return torch.cat(done), torch.stack([p.present for p in parts]).any(0)

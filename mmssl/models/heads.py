@@ -75,7 +75,7 @@ class Head(nn.Module):
             for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
         )
         kinds = {"layer": nn.LayerNorm, "batch": BatchNorm, "none": nn.Identity}
-        self.norms = nn.ModuleList(kinds[norm](hidden) for _ in range(layers - 1))  # type: ignore[arg-type]
+        self.norms = nn.ModuleList(kinds[norm](hidden) for _ in range(layers - 1))
         self.width = sizes[-1]
 
     @classmethod

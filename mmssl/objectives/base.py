@@ -82,9 +82,11 @@ class Objective(nn.Module):
 
 
 def objective_names() -> list[str]:
-    """Names of the objectives that mmssl ships."""
+    """Names of the objectives that mmssl ships: the modules of this folder but the contract and what objectives share,
+    whose names begin with an underscore."""
     folder = str(Path(__file__).parent)
-    return sorted(m.name for m in pkgutil.iter_modules([folder]) if m.name not in ("base",))
+    found = (m.name for m in pkgutil.iter_modules([folder]))
+    return sorted(name for name in found if name != "base" and not name.startswith("_"))
 
 
 def load_objective(name: str) -> tuple[type, type[Objective]]:

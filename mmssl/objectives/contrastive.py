@@ -1,159 +1,185 @@
-"""Contrastive learning: across towers (CLIP, SigLIP) or, within one tower, between two views (SimCLR).
+"""Contrastive learning: across towers (CLIP, SigLIP), between two views of one tower (SimCLR, DCL), or both (SLIP).
 
 CLIP: symmetric InfoNCE over the global batch with a learned, clamped scale (Radford et al. 2021; mlfoundations/
-open_clip). Sigmoid: SigLIP (Zhai et al. 2023). NT-Xent: SimCLR (Chen et al. 2020). Other processes' rows are gathered
-with gradients. A sample that lacks one side is no pair: its row asks nothing and is nobody's negative. Under gradient
-accumulation the negatives are those of a micro-batch.
+open_clip). Sigmoid: SigLIP (Zhai et al. 2023). NT-Xent: SimCLR (Chen et al. 2020), InfoNCE with the other samples of
+the query's own view among the negatives. DCL and DCLW: decoupled contrastive learning (Yeh et al. 2022), NT-Xent
+without the positive in its denominator, which makes small batches do; the weight of DCLW gets no gradient, own-view
+negatives are in, both directions are averaged. Across towers "own view" is the query's own modality.
+
+More than two towers: all pairs, or with `hub_tower` every tower against one (ImageBind, Girdhar et al. 2023). Two
+views need no augmentations: `masks: [a, b]` makes them from one clean view by hiding different patches.
+
+Other processes' rows are gathered with gradients. A sample that lacks one side is no pair: its row asks nothing and is
+nobody's negative. Under gradient accumulation the negatives are those of a micro-batch; large batches in little memory
+are had by `chunk` (similarities) and `cache_rows` (encoders) instead, which change no number.
 
 Example::
 
     objectives:
-      clip: {type: contrastive, towers: [image, text], loss: infonce}
+      clip: {type: contrastive, towers: [image, text], loss: infonce, chunk: 512, cache_rows: 64}
+      bind: {type: contrastive, towers: [image, audio, ecg], hub_tower: image}
       simclr: {type: contrastive, towers: [image], views: [a, b], loss: nt_xent, temperature: 0.2}
+      dcl: {type: contrastive, towers: [ecg], masks: [some, others], loss: dclw}
+      slip: {type: contrastive, towers: [image, text], views: [a, b], pairs: both, within_towers: [image]}
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..distributed import gather_rows, global_mean, rank
+from ..distributed import gather_rows, global_mean, rank, world_size
 from ..errors import UserError
-from ..losses.contrastive import info_nce, nt_xent, sigmoid_pairs
+from ..losses.contrastive import dcl, dclw_weight, info_nce, info_nce_both, sigmoid_pairs, softmax_rows
+from ..models.heads import Head, HeadOptions
 from ..models.initialization import init_weights
 from ..options import option, strict
+from ._sides import Pair, Side, SideOptions, Sides
 from .base import Loss, Objective, ObjectiveConfig
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
     from ..step import Step
 
+LOSSES = ("infonce", "sigmoid", "nt_xent", "dcl", "dclw")
+Embedding = tuple[Tensor, Tensor]
+"""(rows (B, D), present (B,))."""
+
 
 @strict
 @dataclass(kw_only=True)
-class Config(ObjectiveConfig):
-    towers: list[str] = option(help="two or more: across towers, all pairs; one: between its two views")
-    views: list[str] = option(factory=lambda: ["clean"], help="one view for all towers, or the two views of one tower")
-    mask: str | None = option(None, help="encode only what this mask leaves visible")
-    mode: str = option("drop", choices=("drop", "replace"))
-    loss: str = option("infonce", choices=("infonce", "sigmoid", "nt_xent"))
-    temperature: float | None = option(None, above=0, help="initial value; default 0.07, sigmoid and nt_xent 0.1")
-    max_scale: float = option(100.0, above=0, help="upper bound of 1 / temperature (across towers, learned)")
-    head_hidden: int = option(2048, min=1, help="hidden width of the projection head between views")
-    head_width: int = option(128, min=1, help="output width of that head")
-
-
-class ProjectionHead(nn.Module):
-    """SimCLR's head: dense, norm, ReLU, dense. A layer norm instead of SimCLR's batch norm, which two processes would
-    not share."""
-
-    def __init__(self, width: int, hidden: int, out: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.norm = nn.LayerNorm(hidden)
-        self.fc2 = nn.Linear(hidden, out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.relu(self.norm(self.fc1(x))))
+class Config(HeadOptions, SideOptions, ObjectiveConfig):
+    loss: str = option("infonce", choices=LOSSES)
+    temperature: float | None = option(None, above=0, help="initial value; default 0.07, all but infonce 0.1")
+    learn_temperature: bool | None = option(None, help="default: across towers, but for dcl and dclw; sigmoid always")
+    max_scale: float = option(100.0, above=0, help="upper bound of a learned 1 / temperature")
+    sigma: float = option(0.5, above=0, help="width of the von Mises-Fisher weight of dclw")
+    within_weight: float = option(1.0, min=0, help="with pairs: both, weight of the pairs within towers")
+    chunk: int | None = option(None, min=1, help="similarities of this many rows at a time; memory chunk x batch")
 
 
 class Contrastive(Objective):
-    """Pairs of the same sample attract, all others of the global batch repel."""
+    """Pairs of the same sample attract, all others of the global batch repel.
+
+    Across towers the model's projections are compared, which are kept; within a tower an own head, which is not.
+    """
 
     papers = (
-        "CLIP, Radford et al. 2021, arXiv 2103.00020; SigLIP, Zhai et al. 2023, arXiv 2303.15343; "
-        "SimCLR, Chen et al. 2020, arXiv 2002.05709"
+        "CLIP, Radford et al. 2021, arXiv 2103.00020; SigLIP, Zhai et al. 2023, arXiv 2303.15343; SimCLR, Chen et al. "
+        "2020, arXiv 2002.05709; DCL and DCLW, Yeh et al. 2022, arXiv 2110.06848; SLIP, Mu et al. 2022, arXiv "
+        "2112.12750; ImageBind, Girdhar et al. 2023, arXiv 2305.05665; GradCache, Gao et al. 2021, arXiv 2101.06983"
     )
     when = "Retrieval, zero-shot or few labels are wanted, and pairs or good augmentations exist; big batches help."
-    suits = "pairs of modalities (image-text, audio-video, ECG-report); or one modality that has augmented views"
+    suits = "two or more modalities of the same samples (image-text, audio-video, ECG-report); or one with good views"
 
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)
-        self.within = len(config.towers) == 1
+        self.sides = Sides(config, model, "contrastive")
+        self.learned = self._learned(config)
         self._refuse(config, model)
-        start = config.temperature or (0.07 if config.loss == "infonce" else 0.1)
-        self.head: nn.Module | None = None
-        if self.within:
-            self.temperature = start
-            width = model.tower(config.towers[0]).width
-            self.head = ProjectionHead(width, config.head_hidden, config.head_width)
-            init_weights(self)
-        else:
-            self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / start)))
-            if config.loss == "sigmoid":
-                self.logit_bias = nn.Parameter(torch.tensor(-10.0))
+        self.start = config.temperature or (0.07 if config.loss == "infonce" else 0.1)
+        self.heads = nn.ModuleDict({name: Head.of(model.tower(name).width, config) for name in self.sides.within})
+        init_weights(self.heads)
+        if self.learned:
+            self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / self.start)))
+        if config.loss == "sigmoid":
+            self.logit_bias = nn.Parameter(torch.tensor(-10.0))
+
+    def _learned(self, config: Config) -> bool:
+        if config.learn_temperature is not None:
+            return config.learn_temperature
+        return config.loss == "sigmoid" or (bool(self.sides.across) and config.loss in ("infonce", "nt_xent"))
 
     def _refuse(self, config: Config, model: MMSSLModel) -> None:
-        if self.within and (config.loss != "nt_xent" or len(config.views) != 2):
+        if self.learned and config.loss in ("dcl", "dclw"):
             raise UserError(
-                f"objective contrastive: one tower is contrasted between two views with loss: nt_xent, found "
-                f"views {config.views} and loss '{config.loss}'; name two towers to contrast across modalities"
+                f"objective contrastive: loss {config.loss} has no lower bound in its temperature, so it cannot be "
+                "learned: leave out learn_temperature"
             )
-        if not self.within and (config.loss == "nt_xent" or len(config.views) != 1):
-            raise UserError(
-                f"objective contrastive: towers {config.towers} are contrasted in one view with loss infonce or "
-                f"sigmoid, found views {config.views} and loss '{config.loss}'"
-            )
-        if not self.within:
-            widths = {name: model.embedding_width(name) for name in config.towers}
-            if len(set(widths.values())) > 1:
-                raise UserError(f"objective contrastive: embeddings differ in width {widths}; set model.projection")
+        widths = {name: model.embedding_width(name) for name in self.sides.across}
+        if len(set(widths.values())) > 1:
+            raise UserError(f"objective contrastive: embeddings differ in width {widths}; set model.projection")
 
     def forward(self, step: Step) -> Loss:
-        return self._between_views(step) if self.within else self._across_towers(step)
-
-    def _across_towers(self, step: Step) -> Loss:
-        c = self.config
-        sides: dict[str, tuple[Tensor, Tensor]] = {}
-        for name in c.towers:
-            encoded = step.encode(name, c.views[0], c.mask, c.mode)
-            sides[name] = (step.model.project(name, encoded.pooled()), encoded.present())
+        across, within = self.sides.plan(step)
+        scale = self._scale()
         parts: dict[str, Tensor] = {}
-        with torch.autocast(self.logit_scale.device.type, enabled=False):
-            scale = self.logit_scale.float().exp().clamp(max=c.max_scale)
-            for a, b in combinations(c.towers, 2):
-                pair = self._pair(sides[a], sides[b], scale)
-                parts[f"{a}-{b}" if len(c.towers) > 2 else "loss"] = pair
-        total = torch.stack(list(parts.values())).mean()
-        log = {n: p.detach() for n, p in parts.items()} if len(parts) > 1 else {}
-        return Loss(total=total, parts=log | {"scale": scale.detach()})
+        totals: list[Tensor] = []
+        for pairs, inside, weight in ((across, False, 1.0), (within, True, self.config.within_weight)):
+            weight = weight if across else 1.0
+            losses = self._losses(step, pairs, inside, scale)
+            parts |= losses
+            if losses:
+                totals.append(weight * torch.stack(list(losses.values())).mean())
+        total = torch.stack(totals).sum()
+        log = {name: loss.detach() for name, loss in parts.items()} if len(parts) > 1 else {}
+        return Loss(total=total, parts=log | ({"scale": scale.detach()} if self.learned else {}))
 
-    def _pair(self, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor], scale: Tensor) -> Tensor:
+    def _scale(self) -> Tensor:
+        if not self.learned:
+            return torch.tensor(1 / self.start)
+        with torch.autocast(self.logit_scale.device.type, enabled=False):
+            return self.logit_scale.float().exp().clamp(max=self.config.max_scale)
+
+    def _losses(self, step: Step, pairs: list[Pair], inside: bool, scale: Tensor) -> dict[str, Tensor]:
+        embeddings: dict[Side, Embedding] = {}
+        out = {}
+        for pair in pairs:
+            for side in pair:
+                if side not in embeddings:
+                    embeddings[side] = self._embed(step, side, inside)
+            a, b = (embeddings[side] for side in pair)
+            with torch.autocast(a[0].device.type, enabled=False):
+                out[f"{pair[0].label}-{pair[1].label}"] = self._pair(a, b, scale.to(a[0].device))
+        return out
+
+    def _embed(self, step: Step, side: Side, inside: bool) -> Embedding:
+        pooled, present = self.sides.pooled(step, side)
+        if inside:
+            return self.heads[side.tower](pooled, present), present
+        return step.model.project(side.tower, pooled), present
+
+    def _pair(self, a: Embedding, b: Embedding, scale: Tensor) -> Tensor:
+        """The loss of two sides, averaged over both directions and over the pairs of all processes."""
+        c = self.config
         x, y = F.normalize(a[0].float(), dim=-1), F.normalize(b[0].float(), dim=-1)
         both = a[1] & b[1]
+        if c.loss == "infonce" and c.chunk is not None and world_size() == 1:
+            forth, back = info_nce_both(x, y, scale, both, c.chunk)
+            return (global_mean(forth, both) + global_mean(back, both)) / 2
         all_x, all_y, all_both = gather_rows(x), gather_rows(y), gather_rows(both)
-        positive = torch.arange(len(x), device=x.device) + rank() * len(x)
-        if self.config.loss == "sigmoid":
-            return global_mean(sigmoid_pairs(x, all_y, positive, scale, self.logit_bias.float(), all_both), both)
-        forth = global_mean(info_nce(x, all_y, positive, scale, all_both), both)
-        back = global_mean(info_nce(y, all_x, positive, scale, all_both), both)
-        return (forth + back) / 2
+        here = torch.arange(len(x), device=x.device) + rank() * len(x)
+        if c.loss == "sigmoid":  # every question is asked once, from whichever side
+            bias = self.logit_bias.float()
+            return global_mean(sigmoid_pairs(x, all_y, here, scale, bias, all_both, c.chunk), both)
+        weight = None
+        if c.loss == "dclw":
+            weight = dclw_weight((all_x * all_y).sum(-1), all_both, c.sigma)[here]
+        forth = self._one_way(x, all_y, all_x, here, scale, all_both, weight)
+        back = self._one_way(y, all_x, all_y, here, scale, all_both, weight)
+        return (global_mean(forth, both) + global_mean(back, both)) / 2
 
-    def _between_views(self, step: Step) -> Loss:
-        c = self.config
-        assert self.head is not None
-        encoded = [step.encode(c.towers[0], view, c.mask, c.mode) for view in c.views]
-        z = [self.head(e.pooled()) for e in encoded]
-        valid = encoded[0].present() & encoded[1].present()
-        with torch.autocast(valid.device.type, enabled=False):
-            x, y = (F.normalize(v.float(), dim=-1) for v in z)
-            keys = torch.cat([gather_rows(x), gather_rows(y)])
-            keys_valid = gather_rows(valid).repeat(2)
-            here = torch.arange(len(x), device=x.device) + rank() * len(x)
-            there = here + len(keys) // 2
-            forth = global_mean(nt_xent(x, keys, there, here, self.temperature, keys_valid), valid)
-            back = global_mean(nt_xent(y, keys, here, there, self.temperature, keys_valid), valid)
-        return Loss(total=(forth + back) / 2, parts={})
+    def _one_way(
+        self, query: Tensor, theirs: Tensor, mine: Tensor, here: Tensor, scale: Tensor, valid: Tensor,
+        weight: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """(n,) for the queries against the other side's rows and, but for InfoNCE, those of their own side."""
+        chunk = self.config.chunk
+        if self.config.loss == "infonce":
+            return info_nce(query, theirs, here, scale, valid, chunk)
+        keys, own, valid = torch.cat([theirs, mine]), here + len(theirs), valid.repeat(2)
+        if self.config.loss == "nt_xent":
+            return softmax_rows(query, keys, here, scale, own=own, valid=valid, chunk=chunk)
+        return dcl(query, keys, here, own, scale, valid, weight, chunk)
 
     @torch.no_grad()
     def after_step(self, model: MMSSLModel, progress: float) -> None:
         """Keep the learned scale within its bound, so that its gradient does not die there (CLIP clamps likewise)."""
-        if not self.within:
-            low = 0.0 if self.config.loss == "infonce" else -math.inf
+        if self.learned:
+            low = -math.inf if self.config.loss == "sigmoid" else 0.0
             self.logit_scale.clamp_(low, math.log(self.config.max_scale))

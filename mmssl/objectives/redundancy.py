@@ -1,0 +1,167 @@
+"""Redundancy reduction between two views: Barlow Twins, Mixed Barlow Twins, VICReg. No negatives, no teacher.
+
+Barlow Twins (Zbontar et al. 2021): the cross-correlation of two views' embeddings is to be the identity. Mixed Barlow
+Twins (Bandara et al. 2023): besides, inputs mixed linearly are to correlate as linearly mixed embeddings do; one share
+is drawn uniformly for each batch, partners are a permutation of the global batch's present samples, and patches are
+mixed number by number, so the modality must have numbers on a grid. VICReg (Bardes et al. 2022): views agree, every
+dimension keeps its spread, dimensions are uncorrelated. Statistics are those of the global batch and count samples
+only that have both sides.
+
+Example::
+
+    objectives:
+      barlow: {type: redundancy, towers: [image], views: [a, b]}
+      mixed: {type: redundancy, towers: [ecg], views: [a, b], loss: mixed_barlow}
+      vicreg: {type: redundancy, towers: [image, text], loss: vicreg}
+      masked: {type: redundancy, towers: [eeg], masks: [some, others], loss: vicreg}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..distributed import all_sum, gather_padded, gather_rows, rank
+from ..draws import Draws
+from ..errors import UserError
+from ..losses.redundancy import barlow_twins, mixed_barlow_twins, vicreg
+from ..models.heads import Head, HeadOptions
+from ..models.initialization import init_weights
+from ..options import option, strict
+from ..patches import Patches
+from ..step import pool
+from ._sides import Pair, Side, SideOptions, Sides
+from .base import Loss, Objective, ObjectiveConfig
+
+if TYPE_CHECKING:
+    from ..models.modeling_mmssl import MMSSLModel
+    from ..step import Step
+
+
+@strict
+@dataclass(kw_only=True)
+class Config(HeadOptions, SideOptions, ObjectiveConfig):
+    loss: str = option("barlow", choices=("barlow", "mixed_barlow", "vicreg"))
+    off_diagonal: float = option(5e-3, above=0, help="weight of the off-diagonal correlations (Barlow Twins)")
+    mixing_weight: float = option(4.0, min=0, help="weight of the mixed inputs, times off_diagonal (mixed_barlow)")
+    invariance: float = option(25.0, min=0, help="weight of the views' distance (VICReg)")
+    variance: float = option(25.0, min=0, help="weight of the spread (VICReg)")
+    covariance: float = option(1.0, min=0, help="weight of the covariances (VICReg)")
+    head_layers: int = option(3, min=0, help="dense layers of the projection head; 0: none")
+    head_width: int = option(2048, min=2, help="output width of that head; these losses like it wide")
+    head_norm: str = option("batch", choices=("layer", "batch", "none"), help="after each hidden layer of the head")
+
+
+class Redundancy(Objective):
+    """Embeddings of a sample's two sides agree, and no dimension repeats another."""
+
+    papers = (
+        "Barlow Twins, Zbontar et al. 2021, arXiv 2103.03230; Mixed Barlow Twins, Bandara et al. 2023, arXiv "
+        "2312.02151; VICReg, Bardes et al. 2022, arXiv 2105.04906"
+    )
+    when = "As contrastive between views, but batches are small or other samples are no negatives (few true classes)."
+    suits = "one modality with good augmentations, or pairs of modalities; Mixed Barlow Twins: little data on a grid"
+
+    def __init__(self, config: Config, model: MMSSLModel) -> None:
+        super().__init__(config, model)
+        self.sides = Sides(config, model, "redundancy")
+        if config.loss == "mixed_barlow":
+            self._refuse(config, model)
+        self.heads = nn.ModuleDict({name: Head.of(model.tower(name).width, config) for name in config.towers})
+        init_weights(self.heads)
+
+    def _refuse(self, config: Config, model: MMSSLModel) -> None:
+        if self.sides.across or config.mask is not None or config.masks is not None:
+            raise UserError(
+                "objective redundancy: mixed_barlow mixes the whole inputs of two views of one tower, found "
+                f"towers {config.towers}, pairs {config.pairs}, masks {config.masks or config.mask}"
+            )
+        for tower in config.towers:
+            for name in model.tower(tower).modalities:
+                if model.modality(name).ids or model.modality(name).has_links:
+                    what = "ids" if model.modality(name).ids else "links"
+                    raise UserError(f"objective redundancy: mixed_barlow mixes numbers, modality '{name}' has {what}")
+
+    def forward(self, step: Step) -> Loss:
+        across, within = self.sides.plan(step)
+        embeddings: dict[Side, tuple[Tensor, Tensor]] = {}
+        losses: dict[str, Tensor] = {}
+        parts: dict[str, Tensor] = {}
+        for pair in across + within:
+            for side in pair:
+                if side not in embeddings:
+                    pooled, present = self.sides.pooled(step, side)
+                    embeddings[side] = (self.heads[side.tower](pooled, present).float(), present)
+            label = f"{pair[0].label}-{pair[1].label}"
+            losses[label], terms = self._pair(step, pair, *(embeddings[side] for side in pair))
+            more = len(across + within) > 1
+            parts |= {f"{label}.{term}" if more else term: value for term, value in terms.items()}
+            parts |= {label: losses[label].detach()} if more else {}
+        return Loss(total=torch.stack(list(losses.values())).mean(), parts=parts)
+
+    def _pair(
+        self, step: Step, pair: Pair, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        c = self.config
+        z_a, z_b, valid = a[0], b[0], a[1] & b[1]
+        mixed = self._mixed(step, pair, z_b, valid) if c.loss == "mixed_barlow" else None
+        with torch.autocast(z_a.device.type, enabled=False):
+            if mixed is not None:
+                other, z_m, share = mixed
+                views = (z_a, z_b, other, z_m.float())
+                loss, term = mixed_barlow_twins(views, share, valid, c.off_diagonal, c.mixing_weight, all_sum)
+                return loss, {"mixing": term.detach()}
+            if c.loss == "barlow":
+                return barlow_twins(z_a, z_b, valid, c.off_diagonal, all_sum), {}
+            return vicreg(z_a, z_b, valid, (c.invariance, c.variance, c.covariance), all_sum)
+
+    def _mixed(self, step: Step, pair: Pair, z_b: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(other samples' embeddings in view b, embeddings of the mixed inputs, the share of the own input)."""
+        a, b = pair
+        draws = step.draws("mixing", a.view, b.view, a.tower)
+        share = dataclasses.replace(draws("share"), rows=1, first=0).uniform()[0]
+        partner = partners(draws, gather_rows(valid))[rank() * len(valid) :][: len(valid)]
+        tower = step.model.tower(a.tower)
+        with torch.no_grad():
+            patches = {
+                name: mix(step.patches(name, a.view), step.patches(name, b.view), partner, share)
+                for name in tower.modalities
+            }
+        pooled, _ = pool(tower, patches, None, self.config.cache_rows)
+        return gather_rows(z_b)[partner], self.heads[a.tower](pooled, valid), share
+
+
+def partners(draws: Draws, valid: Tensor) -> Tensor:
+    """(m,) a permutation of the valid (m,) rows of the global batch; other rows keep themselves."""
+    order = draws.permutation()
+    out = torch.arange(len(valid), device=valid.device)
+    out[valid.nonzero()[:, 0]] = order[valid[order]]
+    return out
+
+
+def mix(a: Patches, b: Patches, partner: Tensor, share: Tensor) -> Patches:
+    """share * a + (1 - share) * b[partner], number by number; partner: (B,) rows of all processes.
+
+    What one of the two lacks counts as 0 in it, what both lack stays missing; a patch that only one has lies where it
+    lies there.
+    """
+    theirs = [gather_padded(x)[partner] for x in (b.values, b.coords, b.valid)]
+    most = max(a.count, theirs[0].shape[1])
+    values, coords, valid = zip(
+        *((_pad(x, most), _pad(y, most)) for x, y in zip((a.values, a.coords, a.valid), theirs, strict=True)),
+        strict=True,
+    )
+    gone = values[0].isnan() & values[1].isnan()
+    own, other = (v.nan_to_num(0.0) * there[..., None] for v, there in zip(values, valid, strict=True))
+    place = torch.where(valid[0][..., None], coords[0], coords[1])
+    mixed = (share * own + (1 - share) * other).masked_fill(gone, torch.nan)
+    return Patches(mixed, place, valid[0] | valid[1], a.full and b.full)
+
+
+def _pad(x: Tensor, n: int) -> Tensor:
+    """x (B, m, ...) with zeros behind up to (B, n, ...)."""
+    return x if x.shape[1] == n else torch.cat([x, x.new_zeros(len(x), n - x.shape[1], *x.shape[2:])], 1)
