@@ -32,7 +32,7 @@ from ..losses.redundancy import barlow_twins, mixed_barlow_twins, vicreg
 from ..models.heads import Head, HeadOptions
 from ..models.initialization import init_weights
 from ..options import option, strict
-from ..patches import Patches
+from ..patches import Patches, gather
 from ..step import pool
 from ._sides import Pair, Side, SideOptions, Sides
 from .base import Loss, Objective, ObjectiveConfig
@@ -146,22 +146,13 @@ def partners(draws: Draws, valid: Tensor) -> Tensor:
 def mix(a: Patches, b: Patches, partner: Tensor, share: Tensor) -> Patches:
     """share * a + (1 - share) * b[partner], number by number; partner: (B,) rows of all processes.
 
-    What one of the two lacks counts as 0 in it, what both lack stays missing; a patch that only one has lies where it
-    lies there.
+    Patches are mixed with the one at the same coordinates, wherever in its row it stands; where the partner has none,
+    or lacks the number, it counts as 0. What a lacks stays missing.
     """
-    theirs = [gather_padded(x)[partner] for x in (b.values, b.coords, b.valid)]
-    most = max(a.count, theirs[0].shape[1])
-    values, coords, valid = zip(
-        *((_pad(x, most), _pad(y, most)) for x, y in zip((a.values, a.coords, a.valid), theirs, strict=True)),
-        strict=True,
-    )
-    gone = values[0].isnan() & values[1].isnan()
-    own, other = (v.nan_to_num(0.0) * there[..., None] for v, there in zip(values, valid, strict=True))
-    place = torch.where(valid[0][..., None], coords[0], coords[1])
-    mixed = (share * own + (1 - share) * other).masked_fill(gone, torch.nan)
-    return Patches(mixed, place, valid[0] | valid[1], a.full and b.full)
-
-
-def _pad(x: Tensor, n: int) -> Tensor:
-    """x (B, m, ...) with zeros behind up to (B, n, ...)."""
-    return x if x.shape[1] == n else torch.cat([x, x.new_zeros(len(x), n - x.shape[1], *x.shape[2:])], 1)
+    values, coords, valid = (gather_padded(x)[partner] for x in (b.values, b.coords, b.valid))
+    if coords.shape != a.coords.shape or not bool((coords == a.coords).all()):
+        same = (a.coords[:, :, None] == coords[:, None]).all(-1) & valid[:, None]  # (B, N, M)
+        at, found = same.to(torch.uint8).argmax(-1), same.any(-1)
+        values, valid = gather(values, at), found
+    other = values.nan_to_num(0.0) * valid[..., None]
+    return a.replace(values=share * a.values + (1 - share) * other)

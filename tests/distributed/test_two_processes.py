@@ -19,6 +19,7 @@ WORLDS = {
     "towers": lambda: toy_world.pretraining(joint=False),
     "joint": lambda: toy_world.pretraining(joint=True),
     "distillation": toy_world.self_distillation,
+    "pairs and views": toy_world.pairs_and_views,
 }
 
 

@@ -10,7 +10,8 @@ import torch
 from mmssl.masking import FeatureSubsets, MultiBlock, Random
 from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
-from mmssl.objectives import contrastive, distillation, jepa, mae
+from mmssl.objectives import bootstrap, contrastive, distillation, jepa, mae, redundancy
+from mmssl.objectives.base import Objective
 from mmssl.pretraining import Pretraining
 from toys import graph, signal, table
 
@@ -75,6 +76,38 @@ def latent_configs() -> dict[str, jepa.Config]:
         "across": config("signal", mask="half", target_tower="graph", target_mask="subsets", loss="cosine"),
         "across_whole": config("graph", target_tower="table"),
     }
+
+
+def pairs_and_views() -> Pretraining:
+    """Contrastive, redundancy-reducing and bootstrapped: across, within and both, between views and between masks."""
+    net = model()
+    head = {"head_hidden": 16, "head_width": 8}
+    between, masked = {"towers": ["signal"], "views": ["a", "b"]}, {"towers": ["signal"], "masks": ["half", "other"]}
+    pairs: dict[str, dict[str, Any]] = {
+        "dcl": {"towers": ["table", "signal"], "loss": "dcl"},
+        "dclw": {**masked, "loss": "dclw", "head_norm": "batch", **head},
+        "hub": {"towers": list(PREPROCESSORS), "hub_tower": "graph", "loss": "nt_xent", "chunk": 3, "cache_rows": 3},
+        "slip": {"towers": ["table", "signal"], "views": ["a", "b"], "pairs": "both", "within_towers": ["signal"],
+                 "chunk": 2, **head},
+        "siglip": {"towers": ["table", "graph"], "loss": "sigmoid", "chunk": 3, "masks": ["half", "other"]},
+    }  # fmt: skip
+    redundant: dict[str, dict[str, Any]] = {
+        "barlow": {**between, **head},
+        "mixed": {**between, "loss": "mixed_barlow", "head_layers": 2, "cache_rows": 3, **head},
+        "vicreg": {"towers": ["signal", "table"], "loss": "vicreg", "head_layers": 2, **head},
+    }
+    boot: dict[str, dict[str, Any]] = {
+        "byol": {**between, "predictor_hidden": 16, **head},
+        "simsiam": {**masked, "target": "online", "predictor_hidden": 16, "cache_rows": 3, **head},
+        "direct": {"towers": ["signal", "graph"], "predictor": "direct", **head},
+    }
+    low = {"weight": 0.05}  # steps are taken with a rate of 0.1: large ones would magnify rounding
+    objectives: dict[str, Objective] = {}
+    objectives |= {n: contrastive.Contrastive(contrastive.Config(**o, **low), net) for n, o in pairs.items()}
+    objectives |= {n: redundancy.Redundancy(redundancy.Config(**o, **low), net) for n, o in redundant.items()}
+    objectives |= {n: bootstrap.Bootstrap(bootstrap.Config(**o, **low), net) for n, o in boot.items()}
+    views = {"a": {"signal": {"gain": 0.2}}, "b": {"signal": {"gain": 0.5}, "graph": {"drop_edges": 0.3}}}
+    return Pretraining(net, objectives, views, {"half": Random(ratio=0.5), "other": Random(ratio=0.5)})
 
 
 def pretraining(joint: bool = False) -> Pretraining:
