@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "modality": BASE,
     "masking": BASE | {"masking"},
     "distributed": BASE,
-    "losses": BASE,
+    "losses": BASE | {"losses"},
     "pixels": BASE | {"pixels"},
     "biosignals": BASE | {"biosignals", "modality", "losses"},
     "models": BASE | {"models", "modality", "masking", "distributed"},
