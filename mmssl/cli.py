@@ -129,6 +129,8 @@ def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     _add_model_and_data(sub)
     help = "column of the labels, or several, separated by commas"
     sub.add_argument("--label", metavar="COLUMN[,COLUMN]", help=help)
+    help = "a result of `mmssl finetune` to be distilled into MODEL, without labels (those of --label only measure it)"
+    sub.add_argument("--teacher", metavar="RESULT", help=help)
     help = "lora (default), dora, ia3 or another of PEFT's types; none: train everything; linear: the head alone"
     sub.add_argument("--peft", metavar="TYPE", default="lora", help=help)
     sub.add_argument("--output", metavar="DIR", type=Path, help="folder of the result (default: runs/finetune)")
@@ -325,7 +327,9 @@ def _finetune(args: argparse.Namespace) -> int:
     columns = _columns(args.column, None)
     options = load_options(args.overrides, {"peft": args.peft, **({"columns": columns} if columns else {})})
     labels = args.label.split(",") if args.label else []
-    run = run_finetuning(args.model, args.data, labels, options, output=args.output, base=args.base)
+    run = run_finetuning(
+        args.model, args.data, labels, options, output=args.output, base=args.base, teacher=args.teacher
+    )
     if os.environ.get("RANK", "0") == "0":
         _print_report(run.report)
         size = sum(run.report["parameters"]["bytes"].values()) / 1e6

@@ -30,10 +30,12 @@ from ..schema import to_dict
 from ..training.engine import end_training, line, make_accelerator, on_first, run_folder, start_trackers
 from .adapters import add_adapter, trainable
 from .card import write_card
+from .distillation import DistillationJob
 from .folder import Base, base_of, load_any, write_adapter
 from .jobs import VIEW, Job, SupervisedJob, kept_head
 from .loop import TuningLoop
 from .options import WHOLE, FinetuneConfig, load_options, steps_of
+from .retrieval import RetrievalJob
 from .rows import load_rows
 from .supervised import pooled_width
 from .task import TaskModel, load_task
@@ -60,27 +62,30 @@ def finetune(
     peft: str = "lora",
     output: str | Path | None = None,
     base: str | None = None,
+    teacher: str | Path | None = None,
     **options: Any,
 ) -> FinetuneRun:
-    """Fine-tune a model on labelled data.
+    """Fine-tune a model: on labelled data, on pairs (`task="retrieval"`), or to answer as a fine-tuned teacher.
 
     model: a model folder, a run, a Hub id, or an adapter. data: as for `mmssl pretrain`, or a `datasets` object.
     label: column(s). peft: none, linear, or the type of an adapter. options: fields of `FinetuneConfig`, e.g.
-    `fraction=0.1, train={"steps": 100}`. Raises UserError or RunError, each with one clear line; what is wrong with
-    the input shows before anything is written.
+    `fraction=0.1, train={"steps": 100}`. teacher: what an earlier `finetune` left, to be distilled into `model`.
+    Raises UserError or RunError, each with one clear line; what is wrong with the input shows before anything is
+    written.
     """
     config = load_options(options, {"peft": peft})
     columns = [label] if isinstance(label, str) else list(label or [])
-    return run_finetuning(str(model), data, columns, config, output=output, base=base)
+    taught = None if teacher is None else str(teacher)
+    return run_finetuning(str(model), data, columns, config, output=output, base=base, teacher=taught)
 
 
 def run_finetuning(
     model: str, data: Any, label: Sequence[str], options: FinetuneConfig, *, output: str | Path | None = None,
-    base: str | None = None,
+    base: str | None = None, teacher: str | None = None,
 ) -> FinetuneRun:  # fmt: skip
     """`finetune` with options that were built already."""
     encoder, processor = load_any(model, base)
-    job = make_job(model, encoder, processor, data, label, options)
+    job = make_job(model, encoder, processor, data, label, options, teacher)
     accelerator = make_accelerator(options)
     main = accelerator.is_main_process
     f32_products_by_onednn()
@@ -111,9 +116,19 @@ def _named(model: str) -> str:
 
 
 def make_job(
-    path: str, encoder: MMSSLModel, processor: MMSSLProcessor, data: Any, label: Sequence[str], options: FinetuneConfig
-) -> Job:
+    path: str, encoder: MMSSLModel, processor: MMSSLProcessor, data: Any, label: Sequence[str],
+    options: FinetuneConfig, teacher: str | None = None,
+) -> Job:  # fmt: skip
     """The job that options and data ask for, its rows shared out. UserError for whatever does not fit."""
+    if teacher is not None or options.task == "retrieval":
+        rows = load_rows(data, [], list(processor.preprocessors), options)
+        if teacher is not None:
+            _refuse(options, "--teacher", {"task": "auto", "keep_head": None, "class_weights": "none"})
+            return DistillationJob(encoder, processor, options, rows, teacher_path=teacher, label=tuple(label))
+        _refuse(options, "task=retrieval", {"keep_head": None, "class_weights": "none"})
+        if label:
+            raise UserError("--label: found it with task=retrieval, which has no labels")
+        return RetrievalJob(encoder, processor, options, rows)
     if not label:
         raise UserError("--label: found none, expected the column(s) of the labels")
     rows = load_rows(data, label, list(processor.preprocessors), options)
@@ -122,6 +137,12 @@ def make_job(
         job = SupervisedJob(encoder, processor, options, rows)
         kept = kept_head(path, options.keep_head, pooled_width(encoder, job.towers))
     return SupervisedJob(encoder, processor, options, rows, kept)
+
+
+def _refuse(options: FinetuneConfig, where: str, defaults: dict[str, Any]) -> None:
+    for key, default in defaults.items():
+        if getattr(options, key) != default:
+            raise UserError(f"{key}: found {getattr(options, key)}, which does not go with {where}")
 
 
 def build(job: Job, options: FinetuneConfig) -> tuple[Pretraining, Any]:

@@ -102,9 +102,6 @@ def _check(options: FinetuneConfig, faults: Faults, given: set[str]) -> None:
             check_adapter(options.adapter, "adapter")
         except UserError as error:
             faults.append(str(error).replace("adapter.type:", "--peft:"))
-    if options.task == "retrieval" and (options.keep_head or options.group is None and options.labels):
-        reason = "keep_head" if options.keep_head else "labels"
-        faults.append(f"{reason}: found it with task retrieval, which has no labels and no head")
 
 
 def steps_of(train: TrainConfig, rows: int) -> int:

@@ -1,0 +1,180 @@
+"""Retrieval, distillation, the kept part of a head, and adapters converted for stock models."""
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from toys import runs, tuned
+from transformers import AutoModel, ViTConfig, ViTModel
+
+from benchmarks.stock_weights import copy_vit
+from mmssl.cli import main
+from mmssl.errors import UserError
+from mmssl.finetuning.adapters import add_adapter
+from mmssl.finetuning.convert import adapted_modules, block_modules, convert_adapter
+from mmssl.finetuning.distillation import soft_losses
+from mmssl.finetuning.finetune import finetune
+from mmssl.finetuning.folder import base_of, load_any, write_adapter
+from mmssl.finetuning.task import load_task
+from mmssl.models.configuration_mmssl import AdapterConfig, MMSSLConfig, TowerConfig
+from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.processing_mmssl import MMSSLProcessor
+from mmssl.training.pretrain import pretrain
+
+QUICK = {"steps": 6, "batch_size": 16, "lr": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A short CLIP-like run on the built-in digits, with an extra SimCLR head."""
+    content = runs.image_text()
+    content["views"] = {"a": {"image": {"flip": 0.5}}}
+    content["objectives"]["simclr"] = {"type": "contrastive", "towers": ["image"], "views": ["a", "a"],
+                                       "loss": "nt_xent", "head_hidden": 24, "head_width": 8}  # fmt: skip
+    folder = tmp_path_factory.mktemp("pair") / "run"
+    pretrain(content, output=folder, train={"steps": 30})
+    return folder
+
+
+@pytest.mark.parametrize("peft", ["lora", "linear", "none"])
+def test_retrieval_goes_on_on_pairs(pair, tmp_path, peft):
+    run = finetune(pair, "builtin:digits", peft=peft, task="retrieval", limit=300, output=tmp_path / "out",
+                   train={"steps": 12, "batch_size": 32, "lr": 3e-3}, eval_every=6)  # fmt: skip
+    scores = run.report["tasks"]
+    assert {"fine-tuned", "before"} == set(scores)
+    pairs = {name.partition("/")[0] for name in scores["fine-tuned"]}
+    assert pairs == {"image->text", "text->image"}
+    assert scores["fine-tuned"]["image->text/R@10"]["raw"] is not None
+    start, after = load_any(pair)[0].state_dict(), load_any(tmp_path / "out")[0].state_dict()
+    moved = {name for name in start if not torch.equal(start[name], after[name])}
+    towers = {name for name in moved if ".trunk." in name}
+    assert {"projections.image.weight", "projections.text.weight"} <= moved
+    assert bool(towers) is (peft != "linear")
+    if peft == "lora":
+        theirs = PeftModel.from_pretrained(AutoModel.from_pretrained(pair / "model"), run.model_folder)
+        assert any("projections.image.lora_A" in name for name, _ in theirs.named_parameters())
+
+
+def test_retrieval_needs_two_sides(pair, tmp_path):
+    with pytest.raises(UserError, match="between two towers"):
+        finetune(pair, "builtin:digits", task="retrieval", modalities=["image"], output=tmp_path / "out")
+    with pytest.raises(UserError, match="has no labels"):
+        finetune(pair, "builtin:digits", "label", task="retrieval", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_first_layer_of_an_objectives_head_is_kept(pair, tmp_path):
+    run = finetune(pair, "builtin:digits", "label", peft="none", keep_head="simclr", modalities=["image"], limit=200,
+                   train={**QUICK, "lr": 1e-9}, output=tmp_path / "out")  # fmt: skip
+    from safetensors.torch import load_file
+
+    from mmssl.training import checkpoints
+
+    weights = load_file(checkpoints.latest(pair / "checkpoints") / checkpoints.WEIGHTS)
+    task = run.load()
+    torch.testing.assert_close(task.head.kept.fc1.weight, weights["objectives.simclr.head.fc1.weight"])
+    torch.testing.assert_close(task.head.kept.norm.weight, weights["objectives.simclr.head.norm.weight"])
+    assert task.head.linear.in_features == 24
+    with pytest.raises(UserError, match="has no objective 'simcrl'.*did you mean 'simclr'"):
+        finetune(pair, "builtin:digits", "label", keep_head="simcrl", modalities=["image"], output=tmp_path / "x")
+    with pytest.raises(UserError, match="no projection head"):
+        finetune(pair, "builtin:digits", "label", keep_head="mae", modalities=["image"], output=tmp_path / "x")
+    with pytest.raises(UserError, match="takes 16 features, the task's towers give 32"):
+        finetune(pair, "builtin:digits", "label", keep_head="simclr", output=tmp_path / "x")
+
+
+def test_soft_cross_entropy_is_the_formula():
+    torch.manual_seed(0)
+    s, t, tau = torch.randn(20, 4), torch.randn(20, 4), 0.5
+    p, q = (np.exp(x.double().numpy() / tau) for x in (t, s))
+    p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+    np.testing.assert_allclose(soft_losses("classification", s, t, tau).numpy(), -(p * np.log(q)).sum(1), atol=1e-6)
+
+
+def test_a_smaller_student_learns_the_teachers_answers(pair, tmp_path, capsys):
+    teacher = tmp_path / "teacher"
+    finetune(pair, "builtin:digits", "label", peft="none", modalities=["image"], output=teacher,
+             train={"steps": 60, "batch_size": 64, "lr": 3e-3})  # fmt: skip
+    student = tuned.image_base(tmp_path / "student", width=8)
+    words = ["finetune", str(student), "--data", "builtin:digits", "--teacher", str(teacher), "--peft", "none"]
+    quick = ["train.steps=60", "train.batch_size=64", "train.lr=0.01", "temperature=0.5"]
+    assert main([*words, "--label", "label", "--output", str(tmp_path / "out"), *quick]) == 0
+    report = capsys.readouterr().out
+    assert "teacher " in report and "fine-tuned" in report
+    task, taught = load_task(tmp_path / "out"), load_task(teacher)
+    assert task.target == taught.target and task.model.tower("image").width == 8
+    from mmssl.data.sources import open_source
+
+    rows = open_source("builtin:digits", split="test")["image"][:200]
+    same = [a["label"] == b["label"] for a, b in zip(task.predict(image=rows), taught.predict(image=rows), strict=True)]
+    assert np.mean(same) > 0.5  # of ten classes, without a label
+    assert main([*words, "--label", "text", "--output", str(tmp_path / "x")]) == 2
+    assert "but the teacher knows label" in runs.errors(capsys.readouterr().err)[0]
+
+
+# ------------------------------------------------------------------------------------------------------- conversion
+
+WIDTH, DEPTH = 24, 3
+QKV = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
+
+
+@pytest.fixture
+def vit():
+    """A stock ViT with random weights, and ours with the same."""
+    torch.manual_seed(0)
+    stock = ViTModel(ViTConfig(image_size=16, patch_size=8, num_channels=3, hidden_size=WIDTH, num_hidden_layers=DEPTH,
+                               num_attention_heads=3, intermediate_size=4 * WIDTH, initializer_range=0.1),
+                     add_pooling_layer=False).eval()  # fmt: skip
+    image = {"type": "image", "size": [16, 16], "patch": [8, 8], "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3,
+             "positions": "learned"}  # fmt: skip
+    tower = TowerConfig(width=WIDTH, depth=DEPTH, heads=3, norm_eps=1e-12)
+    ours = MMSSLModel(MMSSLConfig(modalities={"image": image}, towers={"image": tower_spec(tower)})).eval()
+    copy_vit(ours.towers["image"], "image", stock)
+    return stock, ours
+
+
+def written(model, kind, folder):
+    """An adapter of ours with random values, and what the model then gives."""
+    known = base_of(model, None)
+    handle = add_adapter(model, AdapterConfig(type=kind), ["image"])
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(torch.randn_like(p) * 0.1)
+    folder.mkdir()
+    write_adapter(handle, known, MMSSLProcessor({}), folder, folder)
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "ia3", "rslora"])
+def test_an_adapter_on_the_stock_model_gives_the_same(vit, tmp_path, kind):
+    stock, model = vit
+    pixels = torch.randn(2, 3, 16, 16)
+    before = stock(pixels).last_hidden_state
+    model = written(model, kind, tmp_path / "ours")
+    expected = model(image_pixel_values=pixels).last_hidden_state
+    modules = block_modules("image", DEPTH, "layers", QKV, "attention.o_proj", "mlp.fc1", "mlp.fc2")
+    names = convert_adapter(tmp_path / "ours", tmp_path / "stock", modules, "vit")
+    assert {"layers.0.attention.q_proj", "layers.2.attention.v_proj", "layers.1.mlp.fc2"} <= set(names)
+    theirs = PeftModel.from_pretrained(stock, tmp_path / "stock")
+    after = theirs(pixels).last_hidden_state
+    assert (after - before).abs().max() > 1e-2
+    torch.testing.assert_close(after, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(theirs.merge_and_unload()(pixels).last_hidden_state, expected, atol=1e-5, rtol=0)
+
+
+def test_what_a_stock_model_cannot_take_is_refused(vit, tmp_path):
+    _, model = vit
+    written(model, "lora", tmp_path / "ours")
+    modules = block_modules("image", DEPTH - 1, "layers", QKV, "attention.o_proj", "mlp.fc1", "mlp.fc2")
+    assert len(adapted_modules(tmp_path / "ours")) == 4 * DEPTH
+    with pytest.raises(UserError, match=r"changes 'towers.image.trunk.blocks.2.*which the stock model does not have"):
+        convert_adapter(tmp_path / "ours", tmp_path / "stock", modules)
+    assert not (tmp_path / "stock").exists()
+
+
+def test_types_that_mix_rows_are_refused(vit, tmp_path):
+    written(vit[1], "lokr", tmp_path / "ours")
+    with pytest.raises(UserError, match="'lokr' cannot be cut into stock modules; export the merged model"):
+        convert_adapter(tmp_path / "ours", tmp_path / "stock", {})
