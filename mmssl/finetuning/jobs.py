@@ -241,8 +241,8 @@ def moved(batch: Batch, model: nn.Module) -> Batch:
     return {n: {k: v.to(device) for k, v in inputs.items()} for n, inputs in batch.items()}
 
 
-def kept_head(model_path: str, name: str, width: int) -> Kept:
-    """The first layer of the projection head that objective `name` had at the end of the run `model_path`.
+def kept_head(model_path: str, name: str, towers: Sequence[str], width: int) -> Kept:
+    """The first layer of the projection head that objective `name` had on the tower at the end of run `model_path`.
 
     Heads are no part of the model; they are in the run's last checkpoint. UserError when there is none that fits.
     """
@@ -250,6 +250,9 @@ def kept_head(model_path: str, name: str, width: int) -> Kept:
 
     from ..training.checkpoints import WEIGHTS, latest
 
+    if len(towers) > 1:
+        raise UserError(f"keep_head: a head belongs to one tower, but the task has {', '.join(towers)}; name "
+                        "modalities of one")  # fmt: skip
     run = Path(model_path)
     run = run.parent if run.name == "model" else run
     checkpoint = latest(run / "checkpoints")
@@ -261,15 +264,19 @@ def kept_head(model_path: str, name: str, width: int) -> Kept:
         names = sorted({k.split(".")[1] for k in keys})
         if name not in names:
             known = ", ".join(names) or "none"
-            raise UserError(f"keep_head: {checkpoint} has no objective '{name}' with a head, but {known}"
+            raise UserError(f"keep_head: {checkpoint} has no objective '{name}' with weights, but {known}"
                             f"{nearest(name, names)}")  # fmt: skip
-        prefix = f"objectives.{name}.head."
+        prefix = f"objectives.{name}.heads.{towers[0]}."
         found = {k.removeprefix(prefix): file.get_tensor(k) for k in keys if k.startswith(prefix)}
-    if "fc1.weight" not in found:
-        raise UserError(f"keep_head: objective '{name}' has no projection head whose first layer could be kept")
-    hidden, into = found["fc1.weight"].shape
+    if "dense.1.weight" not in found:
+        raise UserError(f"keep_head: objective '{name}' has no projection head with a hidden layer on '{towers[0]}'")
+    if "dense.0.bias" not in found:
+        raise UserError(f"keep_head: the head of '{name}' has a batch norm, which keeps no statistics of its training; "
+                        "train with head_norm: layer to keep a part of it")  # fmt: skip
+    hidden, into = found["dense.0.weight"].shape
     if into != width:
-        raise UserError(f"keep_head: the head of '{name}' takes {into} features, the task's towers give {width}")
-    kept = Kept(into, hidden, "norm.weight" in found)
-    kept.load_state_dict({k: v for k, v in found.items() if k.split(".")[0] in ("fc1", "norm")})
+        raise UserError(f"keep_head: the head of '{name}' takes {into} features, the task's tower gives {width}")
+    kept = Kept(into, hidden, "norms.0.weight" in found)
+    names_of = {"dense.0.": "fc1.", "norms.0.": "norm."}
+    kept.load_state_dict({names_of[k[:8]] + k[8:]: v for k, v in found.items() if k[:8] in names_of})
     return kept

@@ -17,7 +17,7 @@ from mmssl.training.pretrain import build_pretraining, pretrain
 
 MAE = {"mae": {"tower": "image", "mask": "half", "decoder": {"width": 16, "depth": 1, "heads": 2}}}
 JEPA = {"jepa": {"tower": "image", "mask": "half", "predictor": {"width": 16, "depth": 1, "heads": 2}}}
-SIMCLR = {"simclr": {"type": "contrastive", "towers": ["image"], "views": ["a", "a"], "loss": "nt_xent",
+SIMCLR = {"simclr": {"type": "contrastive", "towers": ["image"], "views": ["a", "b"], "loss": "nt_xent",
                      "head_hidden": 16, "head_width": 8}}  # fmt: skip
 
 
@@ -31,7 +31,7 @@ def recipe(base, objectives=MAE, **tower):
         "data": {"path": "builtin:digits"},
         "model": {"from": str(base), "towers": {"image": {"adapter": {"type": "lora", "r": 2}} | tower}},
         "masks": {"half": {"type": "random", "ratio": 0.5}},
-        "views": {"a": {"image": {"flip": 0.5}}},
+        "views": {"a": {"image": {"flip": 0.5}}, "b": {"image": {"brightness": 0.3}}},
         "objectives": objectives,
         "train": {"steps": 4, "batch_size": 16, "lr": 0.01, "trackers": [], "log_every": 2},
         "evaluation": {"tasks": []},

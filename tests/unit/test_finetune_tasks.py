@@ -28,8 +28,8 @@ QUICK = {"steps": 6, "batch_size": 16, "lr": 3e-3}
 def pair(tmp_path_factory):
     """A short CLIP-like run on the built-in digits, with an extra SimCLR head."""
     content = runs.image_text()
-    content["views"] = {"a": {"image": {"flip": 0.5}}}
-    content["objectives"]["simclr"] = {"type": "contrastive", "towers": ["image"], "views": ["a", "a"],
+    content["views"] = {"a": {"image": {"flip": 0.5}}, "b": {"image": {"brightness": 0.3}}}
+    content["objectives"]["simclr"] = {"type": "contrastive", "towers": ["image"], "views": ["a", "b"],
                                        "loss": "nt_xent", "head_hidden": 24, "head_width": 8}  # fmt: skip
     folder = tmp_path_factory.mktemp("pair") / "run"
     pretrain(content, output=folder, train={"steps": 30})
@@ -72,14 +72,14 @@ def test_the_first_layer_of_an_objectives_head_is_kept(pair, tmp_path):
 
     weights = load_file(checkpoints.latest(pair / "checkpoints") / checkpoints.WEIGHTS)
     task = run.load()
-    torch.testing.assert_close(task.head.kept.fc1.weight, weights["objectives.simclr.head.fc1.weight"])
-    torch.testing.assert_close(task.head.kept.norm.weight, weights["objectives.simclr.head.norm.weight"])
+    torch.testing.assert_close(task.head.kept.fc1.weight, weights["objectives.simclr.heads.image.dense.0.weight"])
+    torch.testing.assert_close(task.head.kept.norm.weight, weights["objectives.simclr.heads.image.norms.0.weight"])
     assert task.head.linear.in_features == 24
     with pytest.raises(UserError, match="has no objective 'simcrl'.*did you mean 'simclr'"):
         finetune(pair, "builtin:digits", "label", keep_head="simcrl", modalities=["image"], output=tmp_path / "x")
     with pytest.raises(UserError, match="no projection head"):
         finetune(pair, "builtin:digits", "label", keep_head="mae", modalities=["image"], output=tmp_path / "x")
-    with pytest.raises(UserError, match="takes 16 features, the task's towers give 32"):
+    with pytest.raises(UserError, match="a head belongs to one tower, but the task has image, text"):
         finetune(pair, "builtin:digits", "label", keep_head="simclr", output=tmp_path / "x")
 
 
