@@ -41,7 +41,7 @@ __all__ = [
     "to_yaml",
 ]
 
-TASKS = ("knn", "linear", "zero-shot", "retrieval", "rankme", "labels", "separability", "ood")
+TASKS = ("knn", "linear", "zero-shot", "retrieval", "rankme", "labels", "separability", "ood", "subsets")
 
 MODALITY = Variant("modality", lambda name: load_modality(name).Config, modality_names, default=lambda key: key)
 OBJECTIVE = Variant("objective", lambda name: load_objective(name)[0], objective_names, default=lambda key: key)

@@ -27,6 +27,7 @@ class Embedded:
 
     present: modality -> (n,) bool; raw: modality -> (n, F) raw features, where the modality has any;
     pooled, embeddings: encoder -> modality -> (n, D) pooled and (n, E) normalised (projected) states;
+    joint: encoder -> "a+b" -> (n, E) projected state of modalities that one tower was given together;
     bad: one entry for every broken value that was left out.
     """
 
@@ -34,6 +35,7 @@ class Embedded:
     raw: dict[str, Tensor] = field(default_factory=dict)
     pooled: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     embeddings: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    joint: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     bad: list[Any] = field(default_factory=list)
 
     def features(self, encoder: str, modality: str) -> Tensor | None:
@@ -74,12 +76,23 @@ def _there(inputs: Inputs) -> Tensor:
     return torch.ones(len(next(iter(inputs.values()))), dtype=torch.bool)
 
 
+def encode_together(model: Any, batch: Mapping[str, Any], group: tuple[str, ...]) -> Tensor:
+    """(B, E) projected embedding, not normalised, of several modalities that share a tower and see each other in it."""
+    tower = model.tower_of(group[0])
+    encoded = model.tower(tower)({name: model.modality(name).patchify(batch[name]) for name in group})
+    projected: Tensor = model.project(tower, encoded.pooled())
+    return projected.float()
+
+
 class Collector:
     """Gathers the features of batch after batch."""
 
-    def __init__(self, models: Mapping[str, Any], describe: Any | None) -> None:
-        """models: encoder -> model. describe: the model whose modalities compute raw features, None for no raw ones."""
-        self.models, self.describe = models, describe
+    def __init__(
+        self, models: Mapping[str, Any], describe: Any | None, groups: Sequence[tuple[str, ...]] = ()
+    ) -> None:
+        """models: encoder -> model. describe: the model whose modalities compute raw features, None for no raw ones.
+        groups: modalities of one tower that it is also given together."""
+        self.models, self.describe, self.groups = models, describe, groups
         self.parts: dict[tuple[str, ...], list[Tensor]] = {}
 
     def add(self, batch: Batch) -> None:
@@ -92,6 +105,8 @@ class Collector:
                 present[name] = present[name] & output.present[name].cpu()
                 self._put(output.pooled[name].float().cpu(), "pooled", encoder, name)
                 self._put(output.embeddings[name].float().cpu(), "embeddings", encoder, name)
+            for group in self.groups:
+                self._put(encode_together(model, moved, group).cpu(), "joint", encoder, "+".join(group))
         for name, inputs in batch.items():
             self._put(present[name], "present", name)
             if self.describe is not None and has_raw(self.describe.modality(name)):
@@ -123,11 +138,13 @@ def embed_source(
     batch_size: int = 256,
     workers: int = 0,
     progress: Progress | None = None,
+    groups: Sequence[tuple[str, ...]] = (),
 ) -> Embedded:
     """Features of all rows of `source`, in its order, by all `models` (encoder -> model) in one pass over the data.
 
     columns: modality -> column(s), for the modalities to embed. describe: the model whose modalities compute the raw
-    features; None leaves them out. Broken samples are absent rows, listed in `bad`.
+    features; None leaves them out. groups: modalities of one tower to
+    encode together as well. Broken samples are absent rows, listed in `bad`.
     """
     from ..data.loading import evaluation_batches
 

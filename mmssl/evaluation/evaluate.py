@@ -19,12 +19,13 @@ from ..modality import Preprocessor
 from . import further, tasks
 from .embedding import Embedded, embed_source, embed_texts
 from .rows import Labels, class_names, label_column, present_columns, read_labels, reads_text, subset, texts_of
+from .subsets import Scorecard, joint_groups, subsets_of
 from .zero_shot import prompts
 
 if TYPE_CHECKING:
     from ..config import DataConfig, EvaluationConfig
 
-TASKS = ("knn", "linear", "zero-shot", "retrieval", "rankme", "labels", "separability", "ood")
+TASKS = ("knn", "linear", "zero-shot", "retrieval", "rankme", "labels", "separability", "ood", "subsets")
 DEFAULT_TASKS = ("knn", "zero-shot", "retrieval", "rankme")
 DEFAULT_SPLIT = "test"
 
@@ -190,10 +191,11 @@ class _Evaluation:
         possible = [task for task in wanted if not reasons[task]]
         if not possible:
             return
+        self.subsets = "subsets" in possible
         test = self._embed(self.test, self.columns, "test", self.encoders)
         train, columns = None, {}
         if self.sources.train is not None and set(possible) - {"rankme", "separability"}:
-            probes = {"knn", "linear", "labels", "ood"} & set(possible)
+            probes = {"knn", "linear", "labels", "ood", "subsets"} & set(possible)
             columns = present_columns(self.sources.train, list(self.preprocessors), self.mapping)[0]
             # between modalities only the raw features' ridge map learns from these rows
             train = self._embed(self.sources.train, columns, "train", self.encoders if probes else {})
@@ -226,10 +228,16 @@ class _Evaluation:
             batch_size=self.config.batch_size,
             workers=self.workers,
             progress=None if notify is None else lambda done: notify(what, done, total),
+            groups=self._groups(columns) if self.subsets else (),
         )
         self.report[f"n_{what}"] = total
         self.report["bad"][what] = len({bad.index for bad in embedded.bad})
         return embedded
+
+    def _groups(self, columns: Mapping[str, Any]) -> list[tuple[str, ...]]:
+        """The modalities that share a tower, in every subset."""
+        found = {group for subset in subsets_of(list(columns)) for group in joint_groups(self.model, subset)}
+        return sorted(group for group in found if len(group) > 1)
 
     def _spoken(self, columns: Mapping[str, Any], train: Embedded) -> dict[str, Tensor]:
         """Raw features of the training rows' texts, of several captions a different one from row to row: a map
@@ -272,7 +280,7 @@ class _Evaluation:
                 return self.no_labels
             named = self._names(self.labels)
             return named if isinstance(named, str) else None
-        if task == "retrieval" and len(self.columns) < 2:
+        if task in ("retrieval", "subsets") and len(self.columns) < 2:
             return "it needs data with at least two of the model's modalities"
         return None
 
@@ -288,6 +296,8 @@ class _Evaluation:
             return self._zero_shot()
         if task == "retrieval":
             return self._retrieval()
+        if task == "subsets":
+            return Scorecard(self.features, self.model, self.config.k).run()
         if task == "labels":
             return further.label_shares(self.features, self.config.label_shares, self.seed)
         if task == "separability":
