@@ -101,8 +101,8 @@ def report() -> None:
         "",
         "Written by `python -m benchmarks.crossmodal`. Small models, one seed, minutes on a processor. A subset's",
         "embedding is the normalised mean of its towers' embeddings; a row counts where it has all of the subset.",
-        "`a to b`: retrieval of a row's own b among those of all test rows; `same class`: how often the first hit is of",
-        "the query's class. Raw features: between modalities a ridge map fitted on the training pairs. Brackets are",
+        "`a to b`: retrieval of a row's own b among those of all test rows; `same class`: how often the first hit is",
+        "of the query's class. Raw features: between modalities a ridge map fitted on the training pairs. Brackets are",
         "95 % intervals.",
         "",
     ]
