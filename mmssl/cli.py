@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from .errors import RunError, UserError, nearest
 
-LISTS = ("modalities", "objectives", "recipes", "masks")
+LISTS = ("modalities", "objectives", "recipes", "masks", "formats")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -136,6 +136,12 @@ def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     sub.add_argument("--output", metavar="DIR", type=Path, help="folder of the result (default: runs/finetune)")
     help = "options, e.g. fraction=0.1 group=patient_id task=regression adapter.r=4 train.epochs=20"
     sub.add_argument("overrides", metavar="key=value", nargs="*", help=help)
+
+    sub = command("export", _export, "Write a model as a stock class that needs no mmssl, and prove it equal.")
+    sub.add_argument("model", metavar="MODEL", help="a model folder, the folder of a run, or a Hub id")
+    sub.add_argument("--to", metavar="FORMAT", required=True, help="see `mmssl list formats`")
+    sub.add_argument("--output", metavar="DIR", type=Path, required=True, help="a folder that is not there yet")
+    sub.add_argument("--tower", metavar="NAME", help="which tower, where the model has several that would do")
 
     sub = command("list", _list, "List what can be named in a recipe.")
     sub.add_argument("what", metavar="|".join(LISTS), type=_one_of(LISTS))
@@ -280,6 +286,21 @@ def _reproduce(args: argparse.Namespace) -> int:
     found = reproduce(args.model, args.overrides, output=args.output)
     print(found.text())
     return 0 if found.reproduced else 1
+
+
+def _export(args: argparse.Namespace) -> int:
+    from .export.formats import load_format
+
+    load_format(args.to)  # a wrong name shows before the model is loaded
+    from .export.card import proof_text
+    from .export.writing import export_model
+
+    done = export_model(args.model, args.to, args.output, args.tower)
+    print(proof_text(done.job, done.proof))
+    for note in done.job.notes:
+        print(f"note: {note}")
+    print(f"\n{args.output}: {done.job.cls or args.to}, largest difference {done.proof.largest('float32'):.1e}")
+    return 0
 
 
 def _options(cls: type, overrides: list[str], fixed: dict[str, Any]) -> Any:

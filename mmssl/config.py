@@ -78,6 +78,9 @@ class ModelConfig:
     towers: dict[str, TowerConfig] = option(help="name -> tower")
     projection: int | None = option(None, min=1, help="width of the shared embedding; null: no projection")
     from_: str | None = option(None, help="go on from a model that mmssl trained: a model folder, a run or a Hub id")
+    compatible_with: str | None = option(
+        None, help="a format of `mmssl export` (see `mmssl list formats`): sets what it asks for, refuses the rest"
+    )
 
 
 @strict
@@ -211,7 +214,11 @@ def load_recipe(
 
 def _validate(data: Mapping[str, Any], faults: Faults) -> Recipe:
     from .checks import check_recipe
+    from .export.compatibility import apply_compatible_with
+    from .export.convert import apply_origins
 
+    apply_origins(data, faults)
+    apply_compatible_with(data, faults)
     recipe = build(Recipe, data, "", faults, foreign=_section_of)
     if recipe is not BAD:
         check_recipe(recipe, faults)

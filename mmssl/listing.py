@@ -77,5 +77,12 @@ def recipes() -> Listing:
     return listing
 
 
+def formats() -> Listing:
+    """The stock formats that `mmssl export` writes."""
+    from .export.formats import format_names, load_format
+
+    return [(name, f"{load_format(name).TITLE}: {_first_line(load_format(name))}") for name in format_names()]
+
+
 def _first_line(thing: Any) -> str:
     return (inspect.getdoc(thing) or "").partition("\n")[0]

@@ -40,15 +40,24 @@ class TowerConfig:
     heads: int = option(3, min=1)
     mlp_ratio: float = option(4.0, above=0)
     prefix: int = option(1, min=0, help="learned tokens in front: the first is CLS, further ones are registers")
-    pooling: str = option("mean", choices=("mean", "cls"))
+    pooling: str = option(
+        "mean", choices=("mean", "cls", "last", "attention"),
+        help="mean of the tokens, the first prefix token, the last token (CLIP's EOS), or a learned query (SigLIP)",
+    )  # fmt: skip
     norm_eps: float = option(1e-6, above=0)
     qkv_bias: bool = option(True)
     activation: str = option("gelu", choices=("gelu", "gelu_tanh", "quick_gelu"))
     layer_scale: float | None = option(None, above=0, help="initial value of a learned scale per block; null: none")
+    causal: bool = option(False, help="a token sees only those before it, as in CLIP's text encoder")
+    embed_norm: bool = option(False, help="a norm before the first block, as in CLIP's image encoder")
+    final_norm: bool = option(True, help="a norm behind the last block")
     dropout: float = option(0.0, min=0, below=1)
     drop_path: float = option(0.0, min=0, below=1, help="stochastic depth of the last block; grows linearly to it")
     from_: str | None = option(
-        None, help="a pretrained model: a transformers folder or id, or open_clip:NAME[/PRETRAINED] or open_clip:FOLDER"
+        None, help="a pretrained model: a transformers folder or id, timm:FOLDER, open_clip:NAME[/PRETRAINED] or FOLDER"
+    )
+    convert: bool | None = option(
+        None, help="`from` into a tower of mmssl's own (true), wrapped as it is (false); null: whatever loses nothing"
     )
     frozen: bool = option(False, help="do not train this tower")
     adapter: AdapterConfig | None = option(None, help="train this adapter only; the tower itself is frozen")

@@ -87,8 +87,8 @@ class LearnedGrid(nn.Module):
         return self.table[index]
 
     @torch.no_grad()
-    def resize(self, sizes: Sequence[int]) -> None:
-        """Interpolate a 1-D or 2-D table to a new grid (bicubic without antialiasing, as stock ViT does)."""
+    def resize(self, sizes: Sequence[int], antialias: bool = False) -> None:
+        """Interpolate a 1-D or 2-D table to a new grid: linear, or bicubic, as stock ViT without antialiasing."""
         if tuple(sizes) == self.sizes:
             return
         grid = self.table.reshape(1, *self.sizes, self.width)
@@ -98,7 +98,8 @@ class LearnedGrid(nn.Module):
             table = new.permute(0, 2, 1)
         else:
             moved = grid.permute(0, 3, 1, 2)
-            new = nn.functional.interpolate(moved, size=tuple(sizes), mode="bicubic", align_corners=False)
+            new = nn.functional.interpolate(moved, size=tuple(sizes), mode="bicubic", align_corners=False,
+                                            antialias=antialias)  # fmt: skip
             table = new.permute(0, 2, 3, 1)
         self.sizes = tuple(sizes)
         self.table = nn.Parameter(table.reshape(-1, self.width).contiguous())

@@ -5,7 +5,7 @@ Shapes: B batch, R prefix tokens, n tokens of a modality, D width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..modality import Modality
 from ..patches import Patches
 from .configuration_mmssl import TowerConfig
+from .pooling import AttentionPool
 from .trunk import Trunk
 
 
@@ -28,7 +29,8 @@ class Encoded:
     """A tower's output.
 
     tokens: (B, n, D) per modality, zero where invalid; patches: what they came from; prefix: (B, R, D);
-    layers: un-normed tokens after the asked blocks; pooling: how `pooled` sums up ("mean" or "cls").
+    layers: un-normed tokens after the asked blocks; pooling: how `pooled` sums up (see `TowerConfig`); pool: the
+    learned query of "attention", (B, n, D) and valid (B, n) -> (B, D).
     """
 
     tokens: dict[str, Tensor]
@@ -36,6 +38,7 @@ class Encoded:
     prefix: Tensor
     layers: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     pooling: str = "mean"
+    pool: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def pooled(self, name: str | None = None) -> Tensor:
         """(B, D) float32 summary of one modality, or of all; zeros for a sample without any valid patch."""
@@ -43,7 +46,14 @@ class Encoded:
         valid = torch.cat([self.patches[n].valid for n in names], 1)
         if self.pooling == "cls":
             return self.prefix[:, 0].float() * valid.any(1, keepdim=True)
-        return masked_mean(torch.cat([self.tokens[n] for n in names], 1), valid)
+        tokens = torch.cat([self.tokens[n] for n in names], 1)
+        if self.pooling == "last":
+            order = torch.cat([self.patches[n].coords[..., 0] for n in names], 1).masked_fill(~valid, -torch.inf)
+            last = order.argmax(1)[:, None, None].expand(-1, 1, tokens.shape[2])
+            return tokens.gather(1, last)[:, 0].float() * valid.any(1, keepdim=True)
+        if self.pool is not None:
+            return self.pool(tokens, valid).float() * valid.any(1, keepdim=True)
+        return masked_mean(tokens, valid)
 
     def present(self, name: str | None = None) -> Tensor:
         """(B,) bool: the sample has at least one valid patch of this modality (of any)."""
@@ -96,6 +106,20 @@ def with_relations(mask: Tensor | None, relations: Sequence[Tensor | None], coun
     return bias if mask is None else bias.masked_fill(~mask, -torch.inf)
 
 
+def causal_mask(patches: Sequence[Patches], mask: Tensor | None, prefix: int) -> Tensor:
+    """(B, 1, R + n, R + n) bool: the key mask, and of the patches only those whose first coordinate is no larger.
+
+    The prefix comes first. Everybody sees itself: a row that nobody may look at would be a softmax over nothing.
+    """
+    order = torch.cat([p.coords[..., 0] for p in patches], 1)
+    if prefix:
+        order = torch.cat([order.new_full((len(order), prefix), -torch.inf), order], 1)
+    seen = (order[:, None, :] <= order[:, :, None])[:, None]
+    if mask is not None:
+        seen = seen & mask
+    return seen | torch.eye(order.shape[1], dtype=torch.bool, device=order.device)
+
+
 class Tower(nn.Module):
     """Modalities on one trunk. Patches never seen are never embedded."""
 
@@ -123,6 +147,15 @@ class Tower(nn.Module):
             config.layer_scale,
             config.dropout,
             config.drop_path,
+        )
+        if not config.final_norm:
+            self.trunk.norm = nn.Identity()  # type: ignore[assignment]
+        self.causal = config.causal
+        self.embed_norm = nn.LayerNorm(config.width, eps=config.norm_eps) if config.embed_norm else None
+        self.pool = (
+            AttentionPool(config.width, config.heads, config.mlp_ratio, config.norm_eps, config.activation)
+            if config.pooling == "attention"
+            else None
         )
 
     def train(self, mode: bool = True) -> Tower:
@@ -155,13 +188,17 @@ class Tower(nn.Module):
         x = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
         full = all(patches[name].full for name in names)
         mask = key_mask([patches[name].valid for name in names], full, r)
+        if self.causal:
+            mask = causal_mask([patches[name] for name in names], mask, r)
+        if self.embed_norm is not None:
+            x = self.embed_norm(x)
         bias = with_relations(mask, [None, *spans], [r, *counts])
         x, kept = self.trunk(x, bias, layers)
         prefix, *tokens_of = x.split([r, *counts], 1)
         layered = {n: dict(zip(names, self._clear(y.split([r, *counts], 1)[1:], patches, names), strict=True))
                    for n, y in kept.items()}
         tokens = dict(zip(names, self._clear(tokens_of, patches, names), strict=True))
-        return Encoded(tokens, {name: patches[name] for name in names}, prefix, layered, self.pooling)
+        return Encoded(tokens, {name: patches[name] for name in names}, prefix, layered, self.pooling, self.pool)
 
     @staticmethod
     def _clear(parts: Sequence[Tensor], patches: Mapping[str, Patches], names: Sequence[str]) -> list[Tensor]:

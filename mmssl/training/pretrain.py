@@ -27,7 +27,7 @@ from ..finetuning.pretrained import check_adapters, foreign_of, load_start, put_
 from ..modality import Preprocessor, load_modality, select
 from ..models.configuration_mmssl import MMSSLConfig
 from ..models.dispatch import f32_products_by_onednn
-from ..models.modeling_mmssl import MMSSLModel, tower_spec
+from ..models.modeling_mmssl import MMSSLModel
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.saving import save_model
 from ..objectives.base import load_objective
@@ -181,30 +181,27 @@ def _flat(columns: Any) -> Iterator[str]:
 
 def build_model(recipe: Recipe, processor: MMSSLProcessor) -> MMSSLModel:
     """The model that a recipe starts from, without adapters: the same for the same seed, whatever was drawn before."""
-    from ..models.foreign import describe_foreign, load_foreign, public_origin
+    from ..export.building import load_origin, refuse_incompatible, tower_specs
 
     modalities = {
         name: {"type": processor.types[name], **p.sizes()} for name, p in processor.preprocessors.items()
     }
-    towers = {}
     started = recipe.model.from_
     wrapped = {} if started is None else foreign_of(started)
-    for name, tower in recipe.model.towers.items():
-        towers[name] = tower_spec(tower) | ({"foreign": wrapped[name]} if name in wrapped else {})
-        if tower.from_ is not None and started is None:
-            towers[name]["foreign"] = describe_foreign(tower.from_)
-            towers[name]["from"] = public_origin(tower.from_)
     config = MMSSLConfig(
-        modalities=modalities, towers=towers, projection=recipe.model.projection, initializer_seed=recipe.seed
-    )
+        modalities=modalities, towers=tower_specs(recipe.model.towers, processor.types, wrapped),
+        projection=recipe.model.projection, initializer_seed=recipe.seed,
+    )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = MMSSLModel(config)
         for name, tower in recipe.model.towers.items():
             if tower.from_ is not None and started is None:
-                load_foreign(model.towers[name], tower.from_)
+                load_origin(model, processor, name, tower)
     if started is not None:
         load_start(model, started)
+    if recipe.model.compatible_with is not None:
+        refuse_incompatible(model, processor, recipe.model.compatible_with)
     return model
 
 

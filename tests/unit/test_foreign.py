@@ -108,7 +108,7 @@ def recipe(image: str, text: str, folder: Path, channels: int = 1, **tower: Any)
     normal = {"mean": [0.3] * channels, "std": [0.4] * channels}
     out["modalities"]["image"] |= {"channels": channels, **normal}
     out["modalities"]["text"] = {"tokenizer": str(folder), "special_tokens": True, "max_length": 16}
-    options = {"pooling": "cls", **tower}
+    options = {"pooling": "cls", "convert": False, **tower}
     out["model"] = {"towers": {"image": {"from": image, **options}, "text": {"from": text, **options}}}
     out["objectives"] = {"clip": {"type": "contrastive", "towers": ["image", "text"]}}
     return out
@@ -262,7 +262,7 @@ def test_end_to_end_with_a_frozen_text_tower(tmp_path):
 def test_a_tower_that_is_not_frozen_learns(tmp_path):
     original = vit(tmp_path / "vit")
     content = runs.recipe(train={"steps": 3})
-    content["model"]["towers"]["image"] = {"from": str(tmp_path / "vit")}
+    content["model"]["towers"]["image"] = {"from": str(tmp_path / "vit"), "convert": False}
     content["objectives"]["mae"] |= {"mode": "replace", "decoder": {"depth": 0}}
     run = mmssl.pretrain(content, output=tmp_path / "run")
     now = dict(run.model.towers["image"].net["encoder"].named_parameters())
@@ -283,7 +283,7 @@ def test_replacing_mae_hides_the_pixels_from_a_foreign_tower(tmp_path, make: Cal
     origin = f"open_clip:{tmp_path / 'from'}" if make is open_clip else str(tmp_path / "from")
     content = runs.recipe()
     content["modalities"]["image"] |= {"channels": channels, "mean": [0.5] * channels, "std": [0.2] * channels}
-    content["model"]["towers"]["image"] = {"from": origin}
+    content["model"]["towers"]["image"] = {"from": origin, "convert": False}
     content["objectives"]["mae"] |= {"mode": "replace", "decoder": decoder}
     settings = load_recipe(content)
     work = build_pretraining(settings, fitted(settings)).eval()
@@ -324,7 +324,7 @@ def refused(content: dict[str, Any]) -> str:
 def image_only(origin: str, **image: Any) -> dict[str, Any]:
     content = runs.recipe()
     content["modalities"]["image"] |= {"channels": 1, "mean": [0.5], "std": [0.2], **image}
-    content["model"]["towers"]["image"] = {"from": origin}
+    content["model"]["towers"]["image"] = {"from": origin, "convert": False}
     content["objectives"]["mae"] |= {"mode": "replace", "decoder": {"depth": 0}}
     return content
 

@@ -26,7 +26,8 @@ ALLOWED: dict[str, set[str]] = {
     "objectives": BASE | {"objectives", "models", "modality", "masking", "losses", "distributed", "step"},
     "pretraining": BASE | {"objectives.base", "models", "modality", "masking", "distributed", "step"},
     "data": BASE | {"data", "modality", "distributed"},
-    "config": BASE | {"modality", "masking", "models.configuration_mmssl", "objectives.base", "checks"},
+    "config": BASE | {"modality", "masking", "models.configuration_mmssl", "objectives.base", "checks"}
+    | {"export.compatibility", "export.convert"},
     "checks": BASE | {"modality", "config"},
 }
 """Part of mmssl -> parts it may import. `objectives.base` allows that module only, `objectives` all of them."""
@@ -35,6 +36,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "evaluation": {"objectives", "training", "cli"},
     "cards": {"objectives", "training", "cli"},
     "training": {"cli"},
+    "export": {"objectives", "training", "cli"},
 }
 """Parts that put others together, and what even they must not know."""
 

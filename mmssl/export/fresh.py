@@ -1,0 +1,140 @@
+"""Loads exported folders in a process that cannot import mmssl, and says what they compute.
+
+Run as a script by `mmssl.export.proof`, never imported: `python -I fresh.py JOBS.json`. For each job it loads the
+folder in each dtype, runs the probes, writes their outputs to safetensors, and tries the pipeline. What fails is
+reported in the result of that job, by the error's own words.
+"""
+
+import importlib.abc
+import json
+import sys
+import traceback
+from pathlib import Path
+
+
+class Blocked(importlib.abc.MetaPathFinder):
+    """Makes mmssl unimportable even where it is installed."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name.partition(".")[0].startswith("mmssl"):
+            raise ModuleNotFoundError(f"No module named '{name}' (blocked: this process must do without)")
+
+
+sys.meta_path.insert(0, Blocked())
+
+from typing import Any  # noqa: E402
+
+import torch  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+
+def load_transformers(job: Any, dtype: Any) -> Any:
+    import transformers
+
+    cls = getattr(transformers, job["class"])
+    model, info = cls.from_pretrained(job["folder"], dtype=dtype, output_loading_info=True)
+    for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[key]:
+            raise RuntimeError(f"{key}: {sorted(map(str, info[key]))[:3]}")
+    return model.eval()
+
+
+def load_timm(job: Any, dtype: Any) -> Any:
+    import timm
+
+    return timm.create_model(f"local-dir:{job['folder']}", pretrained=True).to(dtype).eval()
+
+
+def load_open_clip(job: Any, dtype: Any) -> Any:
+    import open_clip
+
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{job['folder']}")
+    return model.to(dtype).eval()
+
+
+def load_onnx(job: Any, dtype: Any) -> Any:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(Path(job["folder"]) / job["file"]))
+
+    def run(**inputs: Any) -> dict[str, Any]:
+        names = [o.name for o in session.get_outputs()]
+        values = session.run(names, {k: v.numpy() for k, v in inputs.items()})
+        return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
+
+    return run
+
+
+def load_sentence_transformers(job: Any, dtype: Any) -> Any:
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(job["folder"], model_kwargs={"dtype": dtype}, device="cpu")
+
+
+def output_of(result: Any, path: str) -> Any:
+    """A tensor at a dotted path of an output: attributes, keys and numbers."""
+    for step in path.split(".") if path else ():
+        if step.isdigit():
+            result = result[int(step)]
+        else:
+            result = result[step] if isinstance(result, dict) and step in result else getattr(result, step)
+    return result
+
+
+def run_probe(model: Any, probe: Any, dtype: Any) -> dict[str, Any]:
+    inputs = load_file(probe["inputs"]) if probe["inputs"] else {}
+    exact = probe["exact_inputs"]
+    inputs = {k: v.to(dtype) if v.is_floating_point() and k not in exact else v for k, v in inputs.items()}
+    call = output_of(model, probe["method"])
+    with torch.no_grad():
+        result = call(*probe["arguments"], *([inputs[k] for k in inputs] if probe["positional"] else []),
+                      **({} if probe["positional"] else inputs), **probe["kwargs"])
+    found = {name: output_of(result, path) for name, path in probe["outputs"].items()}
+    return {name: torch.as_tensor(value).float().contiguous().clone() for name, value in found.items()}
+
+
+def run_pipeline(spec: Any, folder: str) -> Any:
+    from transformers import pipeline
+
+    result = pipeline(spec["task"], model=folder, **spec.get("options", {}))(spec["input"], **spec.get("kwargs", {}))
+    if spec["task"] == "zero-shot-image-classification":
+        return {row["label"]: row["score"] for row in result}
+    return result
+
+
+def run_job(job: Any) -> dict[str, Any]:
+    out: dict[str, Any] = {"error": None, "pipeline": None, "pipeline_error": None, "auto": None}
+    try:
+        for name in job["dtypes"]:
+            dtype = getattr(torch, name)
+            model = globals()[f"load_{job['library']}"](job, dtype)
+            for probe in job["probes"]:
+                if name in probe["dtypes"]:
+                    save_file(run_probe(model, probe, dtype), f"{probe['file']}.{name}.safetensors")
+        if job["library"] == "transformers" and job["auto"]:
+            from transformers import AutoModel
+
+            out["auto"] = type(AutoModel.from_pretrained(job["folder"])).__name__
+    except Exception as error:
+        traceback.print_exc()
+        out["error"] = f"{type(error).__name__}: {error}"
+        return out
+    for spec in job["pipelines"]:
+        try:
+            out["pipeline"] = out["pipeline"] or []
+            out["pipeline"].append(run_pipeline(spec, job["folder"]))
+        except Exception as error:
+            traceback.print_exc()
+            out["pipeline_error"] = f"{spec['task']}: {type(error).__name__}: {error}"
+    return out
+
+
+def main() -> None:
+    path = Path(sys.argv[1])
+    results = [run_job(job) for job in json.loads(path.read_text())]
+    loaded = sorted(name for name in sys.modules if name.partition(".")[0].startswith("mmssl"))
+    path.with_suffix(".results.json").write_text(json.dumps({"results": results, "mmssl": loaded}))
+
+
+if __name__ == "__main__":
+    main()
