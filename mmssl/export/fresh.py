@@ -117,7 +117,7 @@ def run_job(job: Any) -> dict[str, Any]:
             out["auto"] = type(AutoModel.from_pretrained(job["folder"])).__name__
     except Exception as error:
         traceback.print_exc()
-        out["error"] = f"{type(error).__name__}: {error}"
+        out["error"] = f"{type(error).__name__}: {str(error).strip()[:300]}"
         return out
     for spec in job["pipelines"]:
         try:
@@ -125,7 +125,7 @@ def run_job(job: Any) -> dict[str, Any]:
             out["pipeline"].append(run_pipeline(spec, job["folder"]))
         except Exception as error:
             traceback.print_exc()
-            out["pipeline_error"] = f"{spec['task']}: {type(error).__name__}: {error}"
+            out["pipeline_error"] = f"{spec['task']}: {type(error).__name__}: {str(error).strip()[:300]}"
     return out
 
 

@@ -84,26 +84,38 @@ def table_of(part: Part, with_bias: bool = False) -> Tensor:
 
 
 @torch.no_grad()
-def positions(part: Part, theirs: Tensor, prefix: Sequence[Tensor], out: bool, with_bias: bool = False) -> None:
-    """Position table (.., P + N, D) of theirs, with P = 0 or 1 entries for the class token, and their prefix tokens.
+def positions(
+    part: Part,
+    theirs: Tensor,
+    prefix: Sequence[Tensor],
+    out: bool,
+    with_bias: bool = False,
+    count: int | None = None,
+    grid: tuple[int, int] | None = None,
+) -> None:
+    """Position table (.., P + N, D) of theirs, and their prefix tokens.
 
-    Ours has no position for its prefix: theirs become zero, and are added to ours when read.
+    count: P, entries for prefix tokens, 0 or 1 by the table's length when not given; grid: rows and columns of N, a
+    square when not given; with_bias: the patch map's bias goes into the table. Ours has no position for its prefix:
+    theirs become zero, and are added to ours when read.
     """
     theirs = theirs.view(-1, theirs.shape[-1])
-    count = theirs.shape[0] - (table := table_of(part, with_bias)).shape[0] if out else _leading(theirs)
     tokens = part.tower.prefix.tokens if part.tower.prefix is not None else None
     if out:
+        table = table_of(part, with_bias)
+        count = len(theirs) - len(table)
         theirs[:count].zero_()
         theirs[count:].copy_(table)
         for i, token in enumerate(prefix):
             assert tokens is not None
             token.view(-1).copy_(tokens[i])
         return
-    side = round((theirs.shape[0] - count) ** 0.5)
-    grid = LearnedGrid(theirs.shape[1], (side, side))
-    grid.table.copy_(theirs[count:])
-    grid.resize(part.modality.position.sizes)
-    part.modality.position.table.copy_(grid.table)
+    count = _leading(theirs) if count is None else count
+    side = round((len(theirs) - count) ** 0.5)
+    old = LearnedGrid(theirs.shape[1], grid or (side, side))
+    old.table.copy_(theirs[count:])
+    old.resize(part.modality.position.sizes)
+    part.modality.position.table.copy_(old.table)
     for i, token in enumerate(prefix):
         assert tokens is not None
         tokens[i].copy_(token.view(-1) + (theirs[i] if i < count else 0))
@@ -126,14 +138,12 @@ def probes(
     ours: Ours,
     interpolates: bool = True,
     other: dict[str, Any] | None = None,
-    kwargs: Callable[[int], dict[str, Any]] | None = None,
     antialias: bool = False,
     **common: Any,
 ) -> list[Probe]:
     """The configured size and, where the class interpolates its positions, a wider and higher one.
 
-    ours: our part and its output -> the same outputs. other: keyword arguments of the stock class at the other size;
-    kwargs: further ones, by the number of patches.
+    ours: our part and its output -> the same outputs. other: keyword arguments of the stock class at the other size.
     """
     (height, width), (ph, pw) = part.modality.size, part.modality.patch
     grids = [(height // ph, width // pw)]
@@ -144,7 +154,6 @@ def probes(
     for i, (rows, columns) in enumerate(grids):
         pixels = torch.randn(2, stock_channels(part), rows * ph, columns * pw, generator=generator)
         more = dict(other or {}) if i else {}
-        more |= kwargs(rows * columns) if kwargs else {}
         expect = _expecting(part, ours, pixels, grids[0], (rows, columns), antialias)
         name = f"{rows * ph} x {columns * pw}"
         found.append(Probe(name, {"pixel_values": pixels}, outputs, expect, more, **common))

@@ -118,12 +118,12 @@ def refuse(source: Source, name: str, chosen: ModuleType) -> None:
         found.append(f"it takes a tower of {wanted}, the model has {', '.join(source.processor.types)}")
     for kind in here:
         part = source.part(kind)
-        check = getattr(chosen, "check", None)
         if part.foreign:
             found += _foreign(part, chosen)
         else:
             found += obstacles(part.values(), chosen.NEEDS[kind], part.paths())
-        found += check(part) if check is not None else []
+    if not found and hasattr(chosen, "check"):
+        found += chosen.check(source)
     if found:
         raise UserError(f"format {name} cannot express {source.origin}: " + "; ".join(found))
 

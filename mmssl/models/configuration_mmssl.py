@@ -71,6 +71,8 @@ class MMSSLConfig(PreTrainedConfig):
     towers: name -> the fields of `TowerConfig` (as YAML writes them), plus `foreign` for a wrapped model: what is
         needed to rebuild it without its origin.
     projection: width of the shared embedding, or None for none.
+    logit_scale, logit_bias: of contrastive training across towers, log(1 / temperature) and SigLIP's bias: what turns
+        products of embeddings into probabilities; None where there was no such training.
     """
 
     model_type = "mmssl"
@@ -78,6 +80,8 @@ class MMSSLConfig(PreTrainedConfig):
     modalities: dict[str, Any] | None = None
     towers: dict[str, Any] | None = None
     projection: int | None = None
+    logit_scale: float | None = None
+    logit_bias: float | None = None
     initializer_seed: int = 0
 
     @classmethod

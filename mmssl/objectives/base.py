@@ -58,6 +58,10 @@ class Objective(nn.Module):
     def forward(self, step: Step) -> Loss:
         raise NotImplementedError
 
+    def constants(self) -> dict[str, float]:
+        """Learned numbers that belong to the model's embeddings; they are kept in `MMSSLConfig` under these names."""
+        return {}
+
     @torch.no_grad()
     def after_step(self, model: MMSSLModel, progress: float) -> None:
         """Called after every optimiser step with progress in (0, 1]: EMA, centres. State never changes in forward."""

@@ -177,6 +177,13 @@ class Contrastive(Objective):
             return softmax_rows(query, keys, here, scale, own=own, valid=valid, chunk=chunk)
         return dcl(query, keys, here, own, scale, valid, weight, chunk)
 
+    def constants(self) -> dict[str, float]:
+        """The temperature across towers, as log(1 / temperature), and SigLIP's bias."""
+        if not self.sides.across:
+            return {}
+        found = {"logit_scale": math.log(float(self._scale()))}
+        return found | ({"logit_bias": float(self.logit_bias)} if self.config.loss == "sigmoid" else {})
+
     @torch.no_grad()
     def after_step(self, model: MMSSLModel, progress: float) -> None:
         """Keep the learned scale within its bound, so that its gradient does not die there (CLIP clamps likewise)."""

@@ -285,6 +285,9 @@ def finish(
     model, folder = loop.pretraining.model, loop.folder
     target = folder / "model"
     adapter = loop.pretraining.adapter
+    for objective in loop.pretraining.objectives.values():
+        for name, value in objective.constants().items():  # type: ignore[operator]
+            setattr(model.config, name, value)
     try:
         if adapter is None:
             save_model(model, processor, target)

@@ -16,7 +16,7 @@ from mmssl.errors import BadSample, UserError
 from mmssl.modality import Inputs
 from mmssl.options import option, strict
 
-from .tokenizers import MODEL_FILE, Pretrained, SentencePiece, Tokenizer, Tokens
+from .tokenizers import MODEL_FILE, NO_WORD, Pretrained, SentencePiece, Tokenizer, Tokens
 
 NOTHING = Tokens([], [], [])
 ROUND_UP_TO = 8  # lengths are multiples of it: fewer shapes, and what matrix units like
@@ -32,12 +32,9 @@ class Config:
     model_type: str = option("bpe", choices=("bpe", "unigram", "word", "char"), help="kind of SentencePiece model")
     max_length: int = option(64, min=1, help="tokens of a text; what is longer is cut off")
     lowercase: bool = option(False, help="turn texts into lower case first")
-    special_tokens: bool = option(False, help="keep the tokenizer's CLS, SEP, ...; no mask hides them")
+    special_tokens: bool = option(False, help="put the tokenizer's special tokens around; no mask hides them")
+    attend_padding: bool = option(False, help="fill every text up to max_length and attend to that, as SigLIP does")
     positions: str = option("sincos", choices=("sincos", "learned"))
-
-    def __post_init__(self) -> None:
-        if self.special_tokens and self.tokenizer is None:
-            raise UserError("special_tokens: needs a tokenizer; a SentencePiece model trained here has none")
 
 
 class Preprocessor(base.Preprocessor):
@@ -78,7 +75,9 @@ class Preprocessor(base.Preprocessor):
         texts = [text for raw in samples for text in self._texts_for_fit(raw)]
         if not texts:
             raise UserError("no sample has any text to train a tokenizer on; map the right column to this modality")
-        self._keep(SentencePiece.train(texts, self.config.vocab_size, self.config.model_type), [MODEL_FILE])
+        config = self.config
+        model = SentencePiece.train(texts, config.vocab_size, config.model_type, config.special_tokens)
+        self._keep(model, [MODEL_FILE])
         return self
 
     def _texts_for_fit(self, raw: Any) -> Iterator[str]:
@@ -120,6 +119,9 @@ class Preprocessor(base.Preprocessor):
         """What `read` returned (None = absent) to padded ids."""
         longest = max((len(tokens.ids) for tokens in samples if tokens is not None), default=1)
         length = min(-(-longest // ROUND_UP_TO) * ROUND_UP_TO, self.config.max_length)
+        filled = self.config.attend_padding  # then padding is seen like a token, and is no word
+        if filled:
+            length = self.config.max_length
         there = [NOTHING if tokens is None else tokens for tokens in samples]
 
         def padded(rows: Iterable[list[int]], value: int) -> Tensor:
@@ -127,11 +129,12 @@ class Preprocessor(base.Preprocessor):
             return torch.from_numpy(np.array([row + [value] * (length - len(row)) for row in rows], dtype=np.int64))
 
         ids = padded((tokens.ids for tokens in there), self.tokenizer.pad)
-        mask = padded(([1] * len(tokens.ids) for tokens in there), 0)
-        words = padded((tokens.words for tokens in there), 0)
+        mask = padded(([1] * (length if filled and tokens is not NOTHING else len(tokens.ids)) for tokens in there), 0)
+        words = padded((tokens.words for tokens in there), NO_WORD if filled else 0)
         inputs = {"input_ids": ids, "attention_mask": mask, "word_ids": words}
-        if self.config.special_tokens:
-            inputs["special_tokens_mask"] = padded((list(map(int, tokens.special)) for tokens in there), 0)
+        if self.config.special_tokens or filled:
+            special = (list(map(int, tokens.special)) for tokens in there)
+            inputs["special_tokens_mask"] = padded(special, int(filled))
         present = torch.tensor([tokens is not None for tokens in samples], dtype=torch.bool)
         return inputs if bool(present.all()) else inputs | {"present": present}
 
@@ -147,7 +150,7 @@ class Preprocessor(base.Preprocessor):
 
     def load_files(self, folder: Path) -> None:
         if self.config.tokenizer is None:
-            self._tokenizer = SentencePiece.load(folder)
+            self._tokenizer = SentencePiece.load(folder, self.config.special_tokens)
         else:
             self._tokenizer = Pretrained(folder, self.config.special_tokens)
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from mmssl.errors import UserError
 
-PAD, UNK = 0, 1  # of a SentencePiece model trained here
+PAD, UNK, BEGIN, END = 0, 1, 2, 3  # of a SentencePiece model trained here; the last two with special tokens only
 MODEL_FILE = "spiece.model"
 WORD_MARK = "\u2581"  # SentencePiece's sign for "a word begins here"
 LONGEST_SENTENCE = 4000  # bytes; SentencePiece's trainer skips what is longer than 4,192
@@ -47,24 +47,30 @@ class Tokenizer(Protocol):
 
 
 class SentencePiece:
-    """A SentencePiece model. A word starts at every piece that begins with the word mark."""
+    """A SentencePiece model. A word starts at every piece that begins with the word mark.
+
+    special_tokens: the model was trained with a token for the beginning and one for the end; they are put around.
+    """
 
     pad = PAD
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, special_tokens: bool = False) -> None:
+        self.special_tokens = special_tokens
         self.processor = _sentencepiece().SentencePieceProcessor(model_proto=model)
         self.vocab_size = int(self.processor.vocab_size())
 
     @classmethod
-    def load(cls, folder: Path) -> SentencePiece:
+    def load(cls, folder: Path, special_tokens: bool = False) -> SentencePiece:
         path = folder / MODEL_FILE
         try:
-            return cls(path.read_bytes())
+            return cls(path.read_bytes(), special_tokens)
         except (OSError, RuntimeError) as error:
             raise UserError(f"{path}: not a readable SentencePiece model ({error})") from error
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int, model_type: str) -> SentencePiece:
+    def train(
+        cls, texts: Iterable[str], vocab_size: int, model_type: str, special_tokens: bool = False
+    ) -> SentencePiece:
         """A model of at most `vocab_size` pieces; fewer when the corpus has not enough. The same for the same texts.
 
         Characters outside the vocabulary fall back to bytes, so that no text has unknown tokens.
@@ -78,8 +84,8 @@ class SentencePiece:
             "hard_vocab_limit": False,
             "pad_id": PAD,
             "unk_id": UNK,
-            "bos_id": -1,
-            "eos_id": -1,
+            "bos_id": BEGIN if special_tokens else -1,
+            "eos_id": END if special_tokens else -1,
             "num_threads": 1,  # with several the pieces depend on which one is ready first
             "shuffle_input_sentence": False,
             "minloglevel": 2,
@@ -94,9 +100,17 @@ class SentencePiece:
                     f"vocab_size: found {vocab_size}, this corpus needs at least {needed[1]} (characters, bytes)"
                 ) from error
             raise UserError(f"SentencePiece could not be trained: {reason}") from error
-        return cls(model.getvalue())
+        return cls(model.getvalue(), special_tokens)
 
     def __call__(self, text: str, max_length: int) -> Tokens:
+        if self.special_tokens:
+            inner = self._plain(text, max(max_length - 2, 0))
+            ids = [BEGIN, *inner.ids, END][:max_length]
+            words = [NO_WORD, *inner.words, NO_WORD][:max_length]
+            return Tokens(ids, words, [word == NO_WORD for word in words])
+        return self._plain(text, max_length)
+
+    def _plain(self, text: str, max_length: int) -> Tokens:
         ids = self.processor.encode(text, out_type=int)[:max_length]
         words, word = [], -1
         for piece in self.processor.id_to_piece(ids):

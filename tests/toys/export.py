@@ -40,3 +40,41 @@ def model_of(
 
 def image_model(image: dict[str, Any] | None = None, **tower: Any) -> tuple[MMSSLModel, MMSSLProcessor]:
     return model_of({"image": preprocessor("image", **{**IMAGE, **(image or {})})}, {"image": tower})
+
+
+CORPUS = ["a handwritten seven", "the digit 7 in grey", "three of them, or 33?", "no picture", "Gr\u00fc\u00dfe"] * 4
+
+
+def text_preprocessor(**options: Any) -> Any:
+    options = {"vocab_size": 330, "max_length": 16, "special_tokens": True, **options}
+    return preprocessor("text", **options).fit(CORPUS)
+
+
+def pair_model(
+    image: dict[str, Any], text: dict[str, Any], projection: int | None = 24, words: dict[str, Any] | None = None,
+    picture: dict[str, Any] | None = None,
+) -> tuple[MMSSLModel, MMSSLProcessor]:
+    """An image tower and a text tower, as contrastive training leaves them."""
+    parts = {"image": preprocessor("image", **{**IMAGE, **(picture or {})}), "text": text_preprocessor(**(words or {}))}
+    model, processor = model_of(parts, {"image": image, "text": text}, projection)
+    model.config.logit_scale = 3.1
+    return model, processor
+
+
+CLIP_IMAGE = {"embed_norm": True, "pooling": "cls", "activation": "quick_gelu", "width": 48}
+CLIP_TEXT = {"prefix": 0, "causal": True, "pooling": "last", "activation": "quick_gelu"}
+SIGLIP_IMAGE = {"prefix": 0, "pooling": "attention", "activation": "gelu_tanh"}
+SIGLIP_TEXT = {"prefix": 0, "pooling": "last", "activation": "gelu_tanh"}
+FILLED = {"attend_padding": True, "positions": "learned"}
+
+
+def clip_model(**changes: Any) -> tuple[MMSSLModel, MMSSLProcessor]:
+    return pair_model(CLIP_IMAGE, CLIP_TEXT, **changes)
+
+
+def siglip_model(length: int = 64, **changes: Any) -> tuple[MMSSLModel, MMSSLProcessor]:
+    return pair_model(SIGLIP_IMAGE, SIGLIP_TEXT, projection=None, words={**FILLED, "max_length": length}, **changes)
+
+
+def text_model(text: dict[str, Any], **words: Any) -> tuple[MMSSLModel, MMSSLProcessor]:
+    return model_of({"text": text_preprocessor(**words)}, {"text": text})

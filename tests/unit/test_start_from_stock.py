@@ -159,3 +159,58 @@ def test_a_checkpoint_without_weights(tmp_path):
     (tmp_path / "stock" / "model.safetensors").unlink()
     with pytest.raises(UserError, match="its weights cannot be read"):
         built(recipe(tmp_path / "stock"))
+
+
+def test_the_image_encoder_of_a_pair_is_converted_on_request(tmp_path):
+    for name, extra in (("CLIPVision", {}), ("SiglipVision", {})):
+        config = getattr(transformers, f"{name}Config")(**{**FLAT, **extra})
+        original = getattr(transformers, f"{name}Model")(config).eval()
+        with torch.no_grad():
+            for parameter in original.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+        original.save_pretrained(tmp_path / name)
+        wrapped, _ = built(recipe(tmp_path / name))
+        assert isinstance(wrapped.towers["image"], ForeignTower)  # its projection belongs to its embedding
+        pooling = "cls" if name == "CLIPVision" else "attention"
+        model, _ = built(recipe(tmp_path / name, convert=True, pooling=pooling))
+        pixels = torch.randn(2, 3, 32, 32)
+        with torch.no_grad():
+            expected, found = original(pixels), model(image_pixel_values=pixels)
+        torch.testing.assert_close(found.pooler_output, expected.pooler_output, rtol=0, atol=1e-5)
+        if name == "SiglipVision":  # CLIP's states are those before its last norm
+            torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state, rtol=0, atol=1e-5)
+        larger, _ = built(recipe(tmp_path / name, {"size": [48, 40]}, convert=True, pooling=pooling))
+        pixels = torch.randn(1, 3, 48, 40)
+        with torch.no_grad():
+            expected = original(pixels, interpolate_pos_encoding=True).pooler_output
+            found = larger(image_pixel_values=pixels).pooler_output
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"class_token": True, "reg_tokens": 2, "init_values": 0.3},
+        {"class_token": False, "global_pool": "avg", "fc_norm": False},
+        {"class_token": True, "reg_tokens": 1, "no_embed_class": True, "pre_norm": True, "act_layer": "quick_gelu"},
+    ],
+)
+def test_timm(tmp_path, args):
+    import timm
+
+    args = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, **args}
+    original = timm.create_model("vit_base_patch16_224", num_classes=0, **args).eval()
+    with torch.no_grad():
+        for parameter in original.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    timm.models.save_for_hf(original, tmp_path / "timm", model_args=args, safe_serialization=True)
+    model, _ = built(recipe(Path("x"), **{"from": f"timm:{tmp_path / 'timm'}"}))
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = original.forward_features(pixels)
+    torch.testing.assert_close(states(model, pixels), expected, rtol=0, atol=1e-5)
+
+
+def test_a_timm_folder_that_does_not_fit(tmp_path):
+    with pytest.raises(UserError, match="expected timm: and a folder"):
+        load_recipe(recipe(Path("x"), **{"from": f"timm:{tmp_path / 'none'}"}))

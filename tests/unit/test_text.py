@@ -111,8 +111,6 @@ def test_too_small_a_vocabulary_is_the_users_fault() -> None:
         fitted(characters, vocab_size=260)
     with pytest.raises(Exception, match="vocab_size"):
         mmssl_text.Config(vocab_size=100)
-    with pytest.raises(UserError, match="special_tokens"):
-        mmssl_text.Config(special_tokens=True)
     with pytest.raises(UserError, match="no tokenizer yet"):
         mmssl_text.Preprocessor(mmssl_text.Config()).sizes()
     with pytest.raises(UserError, match="no sample has any text"):
