@@ -32,9 +32,11 @@ class Facts:
 
     samples: rows of the training data; presence: modality -> rows that have it; broken_samples: what was left out, in
     a line (`Quarantine.summary()`); seen: samples that went through the model, epochs counted; seconds: of training;
-    loss: the last logged loss and its parts; parameters, trainable: numbers in the model; processes, device: what it
-    ran on; fingerprint: of the data (`mmssl.data.fingerprint`); picture: name of the file beside the card that shows
-    the run; python: its version; versions: package -> version. The versions default to those of this process.
+    loss: the last logged loss and its parts; health: the last measured `health/` and `probe/` values, on health_samples
+    training samples; guard: what the collapse guard did, a line each; parameters, trainable: numbers in the model;
+    processes, device: what it ran on; fingerprint: of the data (`mmssl.data.fingerprint`); picture: name of the file
+    beside the card that shows the run; python: its version; versions: package -> version. The versions default to those
+    of this process.
     """
 
     samples: int | None = None
@@ -44,6 +46,9 @@ class Facts:
     seen: int | None = None
     seconds: float | None = None
     loss: dict[str, float] = field(default_factory=dict)
+    health: dict[str, float] = field(default_factory=dict)
+    health_samples: int = 0
+    guard: list[str] = field(default_factory=list)
     parameters: int | None = None
     trainable: int | None = None
     processes: int = 1
@@ -246,10 +251,23 @@ def _training(recipe: Recipe, facts: Facts) -> str:
             ("Optimiser", f"AdamW, peak learning rate {train.lr:g}, weight decay {train.weight_decay:g}, "
                           f"batch {train.batch_size}, precision {train.mixed_precision}"),
             ("Last loss", ", ".join(f"{name} {value:.4g}" for name, value in facts.loss.items())),
+            ("Health at the end", _health(facts)),
+            ("Collapse guard", "; ".join(facts.guard)),
             ("Seed", recipe.seed),
             ("Software", ", ".join([f"Python {facts.python}", *(f"{n} {v}" for n, v in facts.versions.items())])),
         ]
     )
+
+
+def _health(facts: Facts) -> str:
+    """Rank and spread of every modality's embeddings as last measured."""
+    said = []
+    for key, rank in facts.health.items():
+        parts = key.split("/")
+        if parts[0] == "health" and parts[-1] == "rankme":
+            spread = facts.health.get(f"health/{parts[1]}/std_mean")
+            said.append(f"{parts[1]} RankMe {rank:.3g}" + ("" if spread is None else f", spread {spread:.2g} of 1"))
+    return f"{'; '.join(said)} (on {facts.health_samples:,} training samples)" if said else ""
 
 
 def _scores(report: Mapping[str, Any] | None) -> str:

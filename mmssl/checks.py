@@ -84,6 +84,17 @@ def _check_train(train: Any, faults: Faults) -> None:
     betas = _get(train, "betas")
     if betas is not BAD and len(betas) != 2:
         faults.append(f"train.betas: found {show(betas)}, expected a list of 2")
+    _check_guard(train, faults)
+
+
+def _check_guard(train: Any, faults: Faults) -> None:
+    guard = _get(train, "guard")
+    if guard is BAD or guard is None or _get(guard, "action") in (BAD, "warn"):
+        return
+    needed = ["health_every"] + (["save_every"] if guard.action == "rollback" else [])
+    for key in needed:
+        if _get(train, key) is None:
+            faults.append(f"train.{key}: found null, expected a number: train.guard.action is '{guard.action}'")
 
 
 def _check_towers(recipe: Any, faults: Faults) -> None:

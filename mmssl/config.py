@@ -28,6 +28,7 @@ __all__ = [
     "TASKS",
     "DataConfig",
     "EvaluationConfig",
+    "GuardConfig",
     "ModelConfig",
     "Part",
     "Recipe",
@@ -85,6 +86,25 @@ class ModelConfig:
 
 @strict
 @dataclass(kw_only=True)
+class GuardConfig:
+    """When a run has gone wrong, and what is done then. A threshold that is null is not looked at.
+
+    Ranks, spreads and their names: see `mmssl.training.health`. A loss that is not finite ends the run with `warn` and
+    `stop`, and counts as any other fault with `rollback`.
+    """
+
+    action: str = option("warn", choices=("warn", "stop", "rollback"), help="rollback: to the last healthy checkpoint")
+    min_rank: float | None = option(1.1, min=0, help="least RankMe of any modality; 1: all embeddings on one line")
+    min_std: float | None = option(0.01, min=0, help="least std_mean of any modality; 0: all embeddings are one")
+    drop_share: float | None = option(None, above=0, below=1, help="largest fall of a RankMe below its best so far")
+    spike: float | None = option(None, above=0, help="largest rise of the loss over its median, in deviations of it")
+    patience: int = option(2, min=1, help="bad checks in a row before something is done; loss: at once")
+    lr_factor: float = option(0.5, above=0, max=1, help="of the learning rate, at each rollback")
+    rollbacks: int = option(3, min=1, help="at most; then the run stops")
+
+
+@strict
+@dataclass(kw_only=True)
 class TrainConfig:
     """The loop. Exactly one of `steps` and `epochs` is given."""
 
@@ -105,6 +125,13 @@ class TrainConfig:
     log_every: int = option(10, min=1)
     save_every: int | None = option(None, min=1, help="steps between checkpoints; null: only at the end")
     keep: int = option(2, min=1, help="how many checkpoints stay")
+    gradient_share_every: int | None = option(None, min=1, help="steps between measurements of who pulls the encoders")
+    health_every: int | None = option(100, min=1, help="steps between measurements of the embeddings; null: never")
+    health_samples: int = option(256, min=2, help="training samples that health is measured on")
+    guard: GuardConfig | None = option(factory=GuardConfig, help="what is done about a collapse; null: nothing")
+    probe_every: int | None = option(None, min=1, help="steps between probes on labelled rows (evaluation.label)")
+    probe_tasks: list[str] = option(factory=lambda: ["knn"], choices=("knn", "linear"))
+    probe_samples: int = option(1000, min=2, help="labelled rows the probe learns from; half as many test it")
     trackers: list[str] = option(factory=lambda: ["tensorboard"], help="Accelerate's trackers")
 
 

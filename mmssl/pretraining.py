@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .distributed import global_sum
 from .draws import Draws
 from .errors import UserError, nearest
 from .modality import Batch
@@ -52,20 +53,65 @@ class Pretraining(nn.Module):
                             f"{nearest(key, known)}"
                         )
 
-    def forward(self, batch: Batch, draws: Draws) -> Loss:
-        """The weighted sum of all objectives' losses and its parts, named `<objective>` and `<objective>.<part>`."""
-        step = Step(batch, self.model, self.views, self.masks, draws)
+    def step(self, batch: Batch, draws: Draws) -> Step:
+        """A batch as the objectives see it."""
+        return Step(batch, self.model, self.views, self.masks, draws)
+
+    def forward(self, batch: Batch, draws: Draws, shares: bool = False) -> Loss:
+        """The weighted sum of all objectives' losses and its parts, named `<objective>` and `<objective>.<part>`.
+
+        shares: measure `gradient_shares` as well.
+        """
+        step = self.step(batch, draws)
         total: torch.Tensor | None = None
         parts: dict[str, torch.Tensor] = {}
+        each: dict[str, torch.Tensor] = {}
         for name, objective in self.objectives.items():
             loss = objective(step)
             weighted = objective.config.weight * loss.total  # type: ignore[union-attr]
             total = weighted if total is None else total + weighted
+            each[name] = weighted
             parts[name] = loss.total.detach()
             parts |= {f"{name}.{part}": value.detach() for part, value in (loss.parts or {}).items()}
-        return Loss(total=total, parts=parts)
+        # before the loss leaves: what lies between here and the encodings belongs to no process group
+        return Loss(total=total, parts=parts, shares=gradient_shares(each, step) if shares else None)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         for objective in self.objectives.values():
             objective.after_step(self.model, progress)  # type: ignore[operator]
+
+
+def gradient_shares(losses: Mapping[str, torch.Tensor], step: Step) -> dict[str, torch.Tensor]:
+    """Which objective pulls how hard at the encoders: shares of the gradients' norms, over all processes' rows.
+
+    losses: objective -> its weighted loss. `<tower>/<objective>`: |d loss / d encodings of the tower|, over the sum of
+    these norms of all objectives; `<objective>`: the same over the encodings of all towers at once. The encodings are
+    what the tower gave in this step (`Step.encodings`), whichever view and mask an objective asked it for; those of one
+    view and mask are the same tensors for all that named it. Each sums to 1, or is 0 where no objective has a gradient.
+    A tower that a single objective trains is left out, and everything where there is a single objective.
+
+    Only the graph between the losses and the encodings is run through: no parameter gets a gradient, no hook of DDP is
+    called. Gathers in it are collective, so that all processes must call it together.
+    """
+    encodings = step.encodings()
+    flat = [tensor for tensors in encodings.values() for tensor in tensors]
+    if len(losses) < 2 or not flat:
+        return {}
+    squares = flat[0].new_zeros(len(losses), len(encodings), dtype=torch.float32)
+    for i, loss in enumerate(losses.values()):
+        if not loss.requires_grad:
+            continue
+        found = iter(torch.autograd.grad(loss, flat, retain_graph=True, allow_unused=True))
+        for j, tensors in enumerate(encodings.values()):
+            for gradient in (next(found) for _ in tensors):
+                if gradient is not None:
+                    squares[i, j] += gradient.detach().float().square().sum()
+    squares = global_sum(squares)
+    out: dict[str, torch.Tensor] = {}
+    for prefix, column in [("", squares.sum(1)), *((f"{t}/", squares[:, j]) for j, t in enumerate(encodings))]:
+        norm = column.sqrt()
+        share = norm / norm.sum().clamp(min=torch.finfo(norm.dtype).tiny)
+        if not prefix or int((norm > 0).sum()) > 1:
+            out |= {f"{prefix}{name}": share[i] for i, name in enumerate(losses)}
+    return out

@@ -135,6 +135,22 @@ class Step:
         masked = mask is not None and any(name in self.splits(tower, mask, view) for name in names)
         return tuple(self._view_of(name, view) for name in names), mask if masked else None
 
+    def encodings(self) -> dict[str, list[Tensor]]:
+        """Tower -> what its trained forwards of this step gave to the objectives: tokens and prefix of every view and
+        mask, of the layers asked for, and what `pooled` made in chunks. None of them depends on another; teachers are
+        left out."""
+        found: dict[str, list[Tensor]] = {}
+        for key, value in self._memo.items():
+            if key[0] not in ("encode", "pooled") or key[5] is not None:  # 5: the net that stands in for the tower
+                continue
+            if key[0] == "pooled":
+                tensors = [value[0]]
+            else:
+                layers = [tensor for layer in value.layers.values() for tensor in layer.values()]
+                tensors = [value.prefix, *value.tokens.values(), *layers]
+            found.setdefault(key[1], []).extend(t for t in tensors if t.requires_grad)
+        return {tower: tensors for tower, tensors in found.items() if tensors}
+
     def _modes(self, tower: str, mode: str | Mapping[str, str]) -> dict[str, str]:
         names = self.model.tower(tower).modalities
         return {n: mode if isinstance(mode, str) else mode.get(n, "drop") for n in names}

@@ -6,16 +6,19 @@ every probe and retrieval score would be a leak.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..modality import Batch, Inputs, Modality, Preprocessor
 from .baselines import hashed
+
+if TYPE_CHECKING:
+    from ..data.loading import Loaded
 
 Progress = Callable[[int], None]
 """Called with the number of rows done so far."""
@@ -149,9 +152,21 @@ def embed_source(
     from ..data.loading import evaluation_batches
 
     chosen = {name: preprocessors[name] for name in columns}
+    batches = evaluation_batches(source, chosen, dict(columns), batch_size=batch_size, workers=workers)
+    return embed_batches(models, batches, describe=describe, progress=progress)
+
+
+def embed_batches(
+    models: Mapping[str, Any],
+    batches: Iterable[Loaded],
+    *,
+    describe: Any | None = None,
+    progress: Progress | None = None,
+) -> Embedded:
+    """`embed_source` for rows that are loaded already."""
     collector, rows, bad, done = Collector(models, describe), [], [], 0
     with evaluating([*models.values(), *([] if describe is None else [describe])]):
-        for loaded in evaluation_batches(source, chosen, dict(columns), batch_size=batch_size, workers=workers):
+        for loaded in batches:
             collector.add(loaded.batch)
             rows.append(loaded.rows)
             bad.extend(loaded.bad)

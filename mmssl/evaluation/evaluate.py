@@ -108,6 +108,23 @@ def check_evaluation(data: DataConfig, config: EvaluationConfig, train_source: A
         label_column(train_source if test is None else test, config.label)
 
 
+def labelled_rows(
+    data: DataConfig, config: EvaluationConfig, train_source: Any, seed: int
+) -> tuple[Any, Any, Labels] | str:
+    """(test rows, training rows, their labels) for a probe, within the limits of `config`, or why there are none."""
+    sources = _open_sources(data, config, seed, train_source)
+    if sources.test is None:
+        return f"the data has no split '{config.split}' to test on"
+    if sources.same_rows:
+        return "the test rows are the training rows"
+    labels, reason = read_labels(sources.test, sources.train, config.label)
+    if labels is None:
+        return reason
+    if labels.train is None:
+        return f"the training rows have no column '{labels.column}'"
+    return sources.test, sources.train, labels
+
+
 def _open_sources(data: DataConfig, config: EvaluationConfig, seed: int, train_source: Any | None) -> _Sources:
     """The test rows, and the rows that probes learn from: the training split of the data that is tested on where it
     has one, else the pretraining data (`train_source` when that is open already)."""

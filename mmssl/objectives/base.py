@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Loss(ModelOutput):
-    """total: the scalar to minimise. parts: named scalars for the log (detached)."""
+    """total: the scalar to minimise. parts: named scalars for the log (detached). shares: see `gradient_shares`."""
 
     total: Tensor | None = None
     parts: dict[str, Tensor] | None = None
+    shares: dict[str, Tensor] | None = None
 
 
 @strict

@@ -1,8 +1,9 @@
 """Checkpoints: written whole or not at all, checked before use, no pickle.
 
 `checkpoints/step-00001000/` holds `weights.safetensors` (model, objectives and their teachers), `optimizer.safetensors`
-and `state.json` (step, and size and SHA-256 of both files). A folder under that name was complete once: it is written
-under a temporary name and renamed at the end. Random numbers need no state: all are functions of (seed, step).
+and `state.json` (step, whether the run was healthy, and size and SHA-256 of both files). A folder under that name was
+complete once: it is written under a temporary name and renamed at the end. Random numbers need no state: all are
+functions of (seed, step).
 """
 
 from __future__ import annotations
@@ -67,8 +68,9 @@ def _set_aside(path: Path) -> None:
 def save(
     folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Any], keep: int
 ) -> Path:
-    """Write `folder/step-<step>` atomically, then delete all but the newest `keep`.
+    """Write `folder/step-<step>` atomically, then delete all but the newest `keep` and the newest that is healthy.
 
+    extra: what goes into `state.json`; there `healthy` is true, false, or null where nobody looked.
     Later steps are deleted too: a run that goes on from before them could not read them, or it would have.
     Raises RunError when it cannot be written (a full disk): nothing half-written stays, older checkpoints stay.
     """
@@ -96,7 +98,9 @@ def save(
         _sweep(folder)
     done = found(folder)
     later = [path for path in done if _step(path) > step]
-    for old in later + done[: len(done) - len(later)][:-keep]:
+    done = done[: len(done) - len(later)]
+    healthy = [path for path in done if is_healthy(path)]
+    for old in later + [path for path in done[:-keep] if path not in healthy[-1:]]:
         try:
             _set_aside(old)
         except OSError as error:
@@ -126,13 +130,21 @@ def _fault(path: Path) -> str | None:
     return None
 
 
-def latest(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole, or None where there is none at all.
+def is_healthy(path: Path) -> bool:
+    """Whether the run was measured and healthy when this checkpoint was written."""
+    try:
+        return bool(json.loads((path / STATE).read_text()).get("healthy"))
+    except (OSError, ValueError, AttributeError):
+        return False  # damaged: `latest` says so when it comes to it
+
+
+def latest(folder: Path, healthy: bool = False) -> Path | None:
+    """The newest checkpoint that is whole (and healthy), or None where there is none at all.
 
     A damaged one is named in a warning and the one before is taken; UserError when all are damaged.
     """
     faults = []
-    for path in reversed(found(folder)):
+    for path in reversed([path for path in found(folder) if not healthy or is_healthy(path)]):
         fault = _fault(path)
         if fault is None:
             return path

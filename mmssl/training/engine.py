@@ -21,7 +21,8 @@ from ..errors import RunError, UserError
 logger = logging.getLogger("mmssl")
 T = TypeVar("T")
 HARMLESS = ("steps", "epochs", "log_every", "save_every", "keep", "trackers", "compile", "gradient_checkpointing",
-            "workers", "max_bad", "fit_samples", "source", "license")  # fmt: skip
+            "workers", "max_bad", "fit_samples", "source", "license", "gradient_share_every", "health_every",
+            "health_samples", "guard", "probe_every", "probe_tasks", "probe_samples")  # fmt: skip
 """Keys of `data` and `train` that a resumed run may change and still be the same run, or a longer one."""
 
 

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from ..config import TrainConfig
@@ -23,27 +23,26 @@ from ..data.loading import Loaded
 from ..data.quarantine import Bad, Quarantine
 from ..draws import Draws, key_of
 from ..errors import RunError, UserError
-from ..modality import Batch
 from ..pretraining import Pretraining
 from . import checkpoints
+from .guard import Guard
+from .health import Watch, to_device
 from .metrics import Display, MetricsFile
 from .optimizer import learning_rate, make_optimizer
 
 logger = logging.getLogger("mmssl")
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    return {n: {k: v.to(device, non_blocking=True) for k, v in inputs.items()} for n, inputs in batch.items()}
-
-
 @dataclass
 class Meter:
     """Sums over the steps since the last report: loss parts on the device, counts and times on the host.
 
-    read, bad: samples that this process read and those of them that were broken, not yet in the quarantine.
+    shares: `gradient_shares` of the last step that measured them. read, bad: samples that this process read and those
+    of them that were broken, not yet in the quarantine.
     """
 
     parts: dict[str, Tensor] = field(default_factory=dict)
+    shares: dict[str, Tensor] = field(default_factory=dict)
     steps: int = 0
     samples: int = 0
     waited: float = 0.0
@@ -69,7 +68,8 @@ class Loop:
 
     batches(first_micro_batch) yields this process's micro-batches from there on. Loss parts are averaged over steps and
     processes in the log, the first after a resume over the steps since then. Interrupted (Ctrl-C, SIGTERM), it writes a
-    checkpoint before it stops. `seconds` is the time spent in training, that before a resume included.
+    checkpoint before it stops. `seconds` is the time spent in training, that before a resume included. health: measures
+    health, if anybody does; `guard` judges it.
     """
 
     resumable = True
@@ -84,9 +84,10 @@ class Loop:
         folder: Path,
         seed: int,
         quarantine: Quarantine,
+        health: Watch | None = None,
     ) -> None:
         self.accelerator, self.settings, self.steps, self.folder, self.seed = accelerator, settings, steps, folder, seed
-        self.quarantine = quarantine
+        self.quarantine, self.health, self.guard = quarantine, health, Guard(settings.guard)
         self.rows = settings.batch_size // settings.accumulation // accelerator.num_processes
         self.pretraining = pretraining.to(accelerator.device)
         self.module: nn.Module
@@ -106,20 +107,26 @@ class Loop:
         """Load the newest whole checkpoint, if there is one; returns the step it was written after."""
         path = checkpoints.latest(self.checkpoint_folder)
         if path is not None:
-            state = checkpoints.load(path, self.pretraining, self.optimizer.optimizer)
+            state = self._load(path)
+            self.guard.load_state_dict(state.get("guard", {}))
             self.start, self.seconds = int(state["step"]), float(state.get("seconds", 0.0))
             if self.start > self.steps:
                 raise UserError(f"--resume: the run has done {self.start} steps, more than the {self.steps} asked for")
-            if self.accelerator.scaler is not None and state.get("scaler"):
-                self.accelerator.scaler.load_state_dict(state["scaler"])
         return self.start
 
-    def save(self, step: int) -> None:
-        """Write a checkpoint (first process only)."""
+    def _load(self, path: Path) -> dict[str, Any]:
+        state = checkpoints.load(path, self.pretraining, self.optimizer.optimizer)
+        if self.accelerator.scaler is not None and state.get("scaler"):
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        return state
+
+    def save(self, step: int, healthy: bool | None = None) -> None:
+        """Write a checkpoint (first process only). healthy: null where that was not measured at this step."""
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             state = scaler.state_dict() if scaler is not None else None
             extra = {"scaler": state, "seed": self.seed, "seconds": self.seconds}
+            extra |= {"healthy": healthy, "guard": self.guard.state_dict()}
             checkpoints.save(
                 self.checkpoint_folder, step, self.pretraining, self.optimizer.optimizer, extra, self.settings.keep
             )
@@ -130,10 +137,12 @@ class Loop:
         Returns why the last checkpoint could not be written, or None: the trained model is still worth keeping.
         """
         main = self.accelerator.is_main_process
-        metrics = MetricsFile(self.folder / "metrics.jsonl", self.start) if main else None
-        stream = batches(self.start * self.settings.accumulation)
+        stream, metrics = self._stream(batches, self.start)
         meter, step = Meter(), self.start
+        measured: dict[str, float | None] = {}
         self.module.train()
+        if self.guard.action == "rollback" and not checkpoints.found(self.checkpoint_folder):
+            self.save(step, healthy=True)  # the start is always there to go back to
         with Display(self.steps, self.start, main) as display, _Interrupts() as interrupts:
             try:
                 while step < self.steps:
@@ -145,14 +154,21 @@ class Loop:
                         self.seconds += time.perf_counter() - began
                     display.advance(step)
                     saves = self.settings.save_every and step % self.settings.save_every == 0 and step < self.steps
-                    if step % self.settings.log_every == 0 or step == self.steps:
-                        row = self._row(step, per_epoch, norm, meter)
-                        self._report(row, metrics, display)
+                    measured = self._measure(step, bool(saves) and self.guard.marks or step == self.steps)
+                    logs = step % self.settings.log_every == 0 or step == self.steps or bool(measured)
+                    if not (logs or saves):
+                        continue
+                    averages = meter.averages(self.accelerator)
+                    if logs and math.isfinite(averages[""]):
+                        self._report(self._row(step, per_epoch, norm, meter, averages, measured), metrics, display)
                         meter = Meter()
+                    fault = self._judge(step, averages[""], measured)  # a broken model pushes out no good checkpoint
+                    if fault is not None:
+                        with interrupts.held():
+                            step = self._go_back(step, fault)
+                        (stream, metrics), meter = self._stream(batches, step), Meter()
                     elif saves:
-                        self._finite(meter, step)  # a broken model must not push out a good checkpoint
-                    if saves:
-                        self._try_to_save(step, "training goes on")
+                        self._try_to_save(step, "training goes on", self._mark(measured))
             except KeyboardInterrupt:
                 if self.resumable:
                     logger.warning("stopped by hand after step %d; writing a checkpoint, go on with --resume", step)
@@ -163,12 +179,79 @@ class Loop:
                 if saved:
                     logger.warning("stopped with a checkpoint of step %d; go on with --resume once it is mended", step)
                 raise
-            return self._try_to_save(step, "trying to write the model alone") if self.resumable else None
+            if not self.resumable:
+                return None
+            return self._try_to_save(step, "trying to write the model alone", self._mark(measured))
 
-    def _try_to_save(self, step: int, instead: str) -> RunError | None:
+    def _stream(
+        self, batches: Callable[[int], Iterator[Loaded]], step: int
+    ) -> tuple[Iterator[Loaded], MetricsFile | None]:
+        """The micro-batches after `step`, and the file for what is said of them."""
+        metrics = MetricsFile(self.folder / "metrics.jsonl", step) if self.accelerator.is_main_process else None
+        return batches(step * self.settings.accumulation + self.guard.skipped), metrics
+
+    def _measure(self, step: int, now: bool) -> dict[str, float | None]:
+        return self.health.measure(step, now) if self.health is not None else {}
+
+    def _judge(self, step: int, loss: float, measured: dict[str, float | None]) -> str | None:
+        """Why the run must go back to a healthy checkpoint, or None. RunError, on all processes, when it must stop."""
+        guard = self.guard
+        fault = guard.check(step, loss, {k: v for k, v in measured.items() if k.startswith("health/")})
+        if guard.settings is not None and self.accelerator.num_processes > 1:
+            agreed = [fault]
+            broadcast_object_list(agreed)
+            fault = agreed[0]
+        if not math.isfinite(loss) and guard.action != "rollback":
+            raise RunError(
+                f"the loss is {loss} at step {step}; "
+                "try a lower train.lr, a longer train.warmup, train.clip=1.0 or train.mixed_precision=no"
+            )
+        if fault is None or (guard.action == "rollback" and guard.rollbacks < guard.most):
+            return fault
+        if guard.action == "warn":
+            logger.warning("step %d: %s; the training goes on (train.guard.action is warn)", step, fault)
+            guard.note(step, fault, "warned")
+            return None
+        self._stop(step, fault, math.isfinite(loss))
+
+    def _stop(self, step: int, fault: str, finite: bool) -> NoReturn:
+        """Write a checkpoint, where there is something to write, and end the run."""
+        self.guard.note(step, fault, "stopped")
+        tries = f" and {self.guard.rollbacks} rollbacks" if self.guard.rollbacks else ""
+        last = checkpoints.latest(self.checkpoint_folder, healthy=True)
+        saved = finite and self._try_to_save(step, "stopping", healthy=False) is None
+        raise RunError(
+            f"stopped by train.guard after step {step}{tries}: {fault}; "
+            + (f"checkpoint step-{step:08d} is written, " if saved else "")
+            + (f"the last healthy one is {last.name}" if last is not None else "no healthy one is there")
+        )
+
+    def _go_back(self, step: int, fault: str) -> int:
+        """Weights, optimiser and guard as of the last healthy checkpoint; returns its step."""
+        self.accelerator.wait_for_everyone()  # the first process may still be writing it
+        path = checkpoints.latest(self.checkpoint_folder, healthy=True)
+        if path is None:
+            self._stop(step, fault, False)
+        state = self._load(path)
+        back = int(state["step"])
+        self.guard.go_back(state.get("guard", {}), step, back, fault, self.settings.accumulation)
+        logger.warning(
+            "step %d: %s; back to step %d with the learning rate times %.3g (rollback %d of at most %d)",
+            step, fault, back, self.guard.lr_scale, self.guard.rollbacks, self.guard.most,
+        )  # fmt: skip
+        self.optimizer.zero_grad()
+        self._try_to_save(back, "training goes on", healthy=True)  # what came after it goes, --resume starts here
+        self.accelerator.wait_for_everyone()
+        return back
+
+    def _mark(self, measured: dict[str, float | None]) -> bool | None:
+        """What a checkpoint of this step says of its health: nothing where that was not measured."""
+        return self.guard.healthy if any(key.startswith("health/") for key in measured) else None
+
+    def _try_to_save(self, step: int, instead: str, healthy: bool | None = None) -> RunError | None:
         """A checkpoint that cannot be written is no reason to throw the run away."""
         try:
-            self.save(step)
+            self.save(step, healthy)
         except RunError as error:
             logger.warning("%s; %s", error, instead)
             return error
@@ -177,7 +260,8 @@ class Loop:
     def _gradients(self, stream: Iterator[Loaded], step: int, meter: Meter) -> None:
         """Forward and backward over `accumulation` micro-batches."""
         s, accelerator = self.settings, self.accelerator
-        torch.manual_seed(key_of(self.seed, step, accelerator.process_index))  # dropout
+        torch.manual_seed(key_of(self.seed, step, accelerator.process_index, *self.guard.salt))  # dropout
+        shares = s.gradient_share_every is not None and (step + 1) % s.gradient_share_every == 0
         for micro in range(s.accumulation):
             waiting = time.perf_counter()
             loaded = next(stream)
@@ -188,7 +272,7 @@ class Loop:
                 self._quarantine(meter)
             batch = to_device(loaded.batch, accelerator.device)
             draws = Draws(
-                key_of(self.seed, step, micro),
+                key_of(self.seed, step, micro, *self.guard.salt),
                 rows,
                 accelerator.process_index * rows,
                 rows * accelerator.num_processes,
@@ -196,8 +280,9 @@ class Loop:
             )
             last = micro + 1 == s.accumulation
             with contextlib.nullcontext() if last else accelerator.no_sync(self.module):
-                loss = self.module(batch, draws)
+                loss = self.module(batch, draws, **({"shares": True} if shares and last else {}))
                 accelerator.backward(loss.total / s.accumulation)
+            meter.shares = loss.shares or meter.shares
             meter.add({"": loss.total} | loss.parts, 1 / s.accumulation)
             meter.samples += rows * accelerator.num_processes
         meter.steps += 1
@@ -205,7 +290,7 @@ class Loop:
     def _update(self, step: int, meter: Meter) -> Tensor | None:
         """The optimiser's step; returns the gradient's norm before clipping."""
         s = self.settings
-        lr = learning_rate(step, self.steps, s.lr, s.warmup, s.min_lr)
+        lr = learning_rate(step, self.steps, s.lr, s.warmup, s.min_lr) * self.guard.lr_scale
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("scale", 1.0)
         clip = s.clip if s.clip is not None else math.inf
@@ -226,27 +311,26 @@ class Loop:
         except RunError as error:
             logger.warning("%s; training goes on", error)
 
-    def _finite(self, meter: Meter, step: int) -> dict[str, float]:
-        """The meter's averages. RunError, on all processes, when the loss is not a number."""
-        averages = meter.averages(self.accelerator)
-        if not math.isfinite(averages[""]):
-            raise RunError(
-                f"the loss is {averages['']} at step {step}; "
-                "try a lower train.lr, a longer train.warmup, train.clip=1.0 or train.mixed_precision=no"
-            )
-        return averages
-
-    def _row(self, step: int, per_epoch: float, norm: Tensor | None, meter: Meter) -> dict[str, Any]:
+    def _row(
+        self,
+        step: int,
+        per_epoch: float,
+        norm: Tensor | None,
+        meter: Meter,
+        averages: dict[str, float],
+        measured: dict[str, float | None],
+    ) -> dict[str, Any]:
         if self.accelerator.num_processes > 1:
             self._quarantine(meter)
-        averages = self._finite(meter, step)
-        total = averages.pop("")
         seconds = time.perf_counter() - meter.since
         return {
             "step": step,
             "epoch": step / per_epoch if per_epoch == per_epoch else None,
-            "loss": total,
-            **{f"loss/{name}": value for name, value in averages.items()},
+            "loss": averages[""],
+            **{f"loss/{name}": value for name, value in averages.items() if name},
+            **{f"gradient_share/{name}": float(value) for name, value in meter.shares.items()},
+            **measured,
+            **({"guard/rollbacks": self.guard.rollbacks} if self.guard.rollbacks else {}),
             "lr": self.optimizer.param_groups[0]["lr"],
             "grad_norm": float(norm) if norm is not None else None,
             "samples_per_second": meter.samples / seconds,

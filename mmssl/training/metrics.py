@@ -75,6 +75,21 @@ def last_losses(path: Path) -> dict[str, float]:
     return {k.removeprefix("loss/"): v for k, v in row.items() if k.partition("/")[0] == "loss"}
 
 
+def last_health(path: Path) -> dict[str, float]:
+    """The last measured `health/` and `probe/` values of a metrics.jsonl; empty where none was measured."""
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return {}
+    found: dict[str, float] = {}
+    for row in (json.loads(line) for line in reversed(lines) if _step_of(line) < math.inf):
+        own = {k: v for k, v in row.items() if k.startswith(("health/", "probe/")) and v is not None}
+        found = own | found
+        if any(key.startswith("health/") for key in own):
+            break
+    return found
+
+
 class Display:
     """A live progress bar on a terminal, plain lines elsewhere; silent on all processes but the first."""
 
@@ -109,9 +124,19 @@ class Display:
         """row: a line of metrics.jsonl."""
         parts = [f"{k.removeprefix('loss/')} {v:.3f}" for k, v in row.items() if k.startswith("loss/")]
         rate = row["samples_per_second"]
-        text = f"loss {row['loss']:.3f} ({', '.join(parts)})  {rate:.0f} samples/s"
+        text = f"loss {row['loss']:.3f} ({', '.join(parts)})  {health_text(row)}{rate:.0f} samples/s"
         if self.live:
             self.progress.update(self.task, text=text)
         elif self.show:
             left = row["seconds_left"]
             print(f"step {row['step']}/{self.steps}  {text}  left {int(left // 60)}:{int(left % 60):02d}", flush=True)
+
+
+def health_text(row: dict[str, Any]) -> str:
+    """The ranks, the spreads and the probes of a row in a few words: "rank image 12.1, std image 0.41  "."""
+    said = []
+    for measure, word in (("rankme", "rank"), ("std_mean", "std"), ("knn", "knn"), ("linear", "linear")):
+        keys = [k for k in row if k.startswith(("health/", "probe/")) and k.endswith(f"/{measure}")]
+        values = [f"{k.split('/')[1]} {'not finite' if row[k] is None else format(row[k], '.3g')}" for k in keys]
+        said += [f"{word} {' '.join(values)}"] if values else []
+    return f"{', '.join(said)}  " if said else ""

@@ -69,7 +69,8 @@ def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> It
 
 
 def restore_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """The inverse of `optimizer_tensors`."""
+    """The inverse of `optimizer_tensors`: what is not among `tensors` is gone."""
+    optimizer.state.clear()
     parameters = dict(module.named_parameters())
     for key, value in tensors.items():
         name, _, entry = key.rpartition("::")

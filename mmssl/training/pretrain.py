@@ -35,8 +35,9 @@ from ..plots import PICTURE, draw_training
 from ..pretraining import Pretraining
 from ..reproduction import write_record
 from .engine import end_training, line, make_accelerator, on_first, prepare_folder, start_trackers
+from .health import Watch, load_online, load_probe
 from .loop import Loop
-from .metrics import last_losses
+from .metrics import last_health, last_losses
 
 
 @dataclass
@@ -80,7 +81,8 @@ def pretrain(
     pretraining = build_pretraining(recipe, processor)
     steps, per_epoch = count_steps(recipe, source)
     quarantine = Quarantine(folder if main else None, recipe.data.max_bad)
-    loop = Loop(accelerator, pretraining, recipe.train, steps, folder, recipe.seed, quarantine)
+    watch = make_watch(recipe, pretraining, processor, source, columns, accelerator)
+    loop = Loop(accelerator, pretraining, recipe.train, steps, folder, recipe.seed, quarantine, watch)
     describe(recipe, pretraining.model, source, steps, accelerator)
     if resume:
         loop.resume()
@@ -223,6 +225,30 @@ def build_pretraining(recipe: Recipe, processor: MMSSLProcessor) -> Pretraining:
     return pretraining
 
 
+def make_watch(
+    recipe: Recipe,
+    pretraining: Pretraining,
+    processor: MMSSLProcessor,
+    source: Any,
+    columns: dict[str, str | list[str]],
+    accelerator: Accelerator,
+) -> Watch | None:
+    """What measures the run's health, or None where the recipe wants none of it."""
+    train, preprocessors = recipe.train, processor.preprocessors
+    if not (train.health_every or train.probe_every):
+        return None
+    rank, world = accelerator.process_index, accelerator.num_processes
+    chunks = load_probe(source, preprocessors, columns, recipe, rank, world) if train.health_every else []
+    watch = Watch(accelerator, pretraining, train, recipe.seed, chunks)
+
+    def load_labelled() -> None:
+        watch.online = load_online(source, preprocessors, columns, recipe)
+
+    if train.probe_every:
+        on_first(accelerator, load_labelled)
+    return watch
+
+
 def checkpoint_blocks(pretraining: Pretraining) -> None:
     """Recompute every block in the backward pass: the model's, and the objectives' decoders, which see all patches."""
     from transformers.modeling_layers import GradientCheckpointingLayer
@@ -331,6 +357,9 @@ def facts_of(recipe: Recipe, loop: Loop, source: Any, columns: dict[str, str | l
         seen=loop.steps * recipe.train.batch_size,
         seconds=loop.seconds,
         loss=last_losses(metrics),
+        health=last_health(metrics),
+        health_samples=loop.health.samples if loop.health is not None else 0,
+        guard=[f"after step {e['step']} {e['action']}: {e['reason']}" for e in loop.guard.events],
         fingerprint=fingerprint(source, _flat(columns.values())),
         picture=PICTURE if drawn else None,
         parameters=sum(p.numel() for p in loop.pretraining.model.parameters()),

@@ -1,0 +1,140 @@
+"""Several objectives in one recipe: shared forwards, one mask for teacher and student, and who pulls the encoders."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+from toys import world as toy_world
+
+from mmssl.draws import Draws
+from mmssl.masking import Random
+from mmssl.models.teacher import Teacher
+from mmssl.objectives import contrastive, mae
+from mmssl.pretraining import Pretraining, gradient_shares
+
+ROWS = 6
+
+
+def both(clip_mask: str | None = "half", weight: float = 0.5) -> Pretraining:
+    """CLIP of signal and graph, and a masked autoencoder of the signal."""
+    net = toy_world.model()
+    clip = contrastive.Config(towers=["signal", "graph"], mask=clip_mask)
+    config = mae.Config(tower="signal", mask="half", decoder=toy_world.DECODER, weight=weight)
+    objectives = {"clip": contrastive.Contrastive(clip, net), "mae": mae.MAE(config, net)}
+    return Pretraining(net, objectives, {}, {"half": Random(ratio=0.5)})
+
+
+def batch() -> dict[str, dict[str, torch.Tensor]]:
+    return toy_world.batch(toy_world.raw(ROWS, seed=3))
+
+
+def calls(pretraining: Pretraining, names: list[str] | None = None) -> Counter[str]:
+    """How often each tower is run in one forward."""
+    counted: Counter[str] = Counter()
+
+    def count(name: str):
+        return lambda *_: counted.update([name])
+
+    hooks = [tower.register_forward_hook(count(name)) for name, tower in pretraining.model.towers.items()]
+    pretraining(batch(), Draws(5, ROWS))
+    for hook in hooks:
+        hook.remove()
+    return counted
+
+
+def test_objectives_that_name_the_same_view_and_mask_share_one_forward():
+    assert calls(both("half")) == {"signal": 1, "graph": 1}
+    assert calls(both(None)) == {"signal": 2, "graph": 1}
+
+
+def test_sharing_changes_no_loss():
+    """The masked loss and the contrastive loss are those that each has alone."""
+    together = both("half")
+    losses = together(batch(), Draws(5, ROWS)).parts
+    for name in ("clip", "mae"):
+        alone = both("half")
+        alone.objectives = nn.ModuleDict({name: alone.objectives[name]})
+        assert alone(batch(), Draws(5, ROWS)).parts[name].item() == pytest.approx(losses[name].item(), abs=1e-6)
+
+
+def test_teacher_and_student_see_one_mask():
+    pretraining = both("half")
+    teacher = Teacher(pretraining.model.tower("signal"))
+    step = pretraining.step(batch(), Draws(5, ROWS))
+    ours = step.encode("signal", mask="half")
+    with torch.no_grad():
+        theirs = step.encode("signal", mask="half", net=teacher.net)
+        again = step.encode("signal", mask="half", net=teacher.net)
+    assert again is theirs and theirs is not ours
+    torch.testing.assert_close(ours.patches["signal"].coords, theirs.patches["signal"].coords, rtol=0, atol=0)
+    torch.testing.assert_close(ours.tokens["signal"], theirs.tokens["signal"], rtol=0, atol=1e-6)
+    assert step.encodings().keys() == {"signal"}  # the teacher's are not trained
+
+
+def norms_alone(name: str, weight: float, clip_mask: str | None) -> dict[str, float]:
+    """|d weighted loss / d tower's output| of one objective that is alone in its recipe, by backward and hooks."""
+    pretraining = both(clip_mask, weight)
+    pretraining.objectives = nn.ModuleDict({name: pretraining.objectives[name]})
+    kept: dict[str, list[torch.Tensor]] = {}
+
+    def keep(tower: str):
+        def hook(module, args, encoded):
+            for tensor in [encoded.prefix, *encoded.tokens.values()]:
+                if tensor.requires_grad:
+                    tensor.retain_grad()
+                    kept.setdefault(tower, []).append(tensor)
+
+        return hook
+
+    for tower, module in pretraining.model.towers.items():
+        module.register_forward_hook(keep(tower))
+    loss = pretraining(batch(), Draws(5, ROWS))
+    loss.total.backward()
+    squares = {t: sum(float(x.grad.double().square().sum()) for x in v if x.grad is not None) for t, v in kept.items()}
+    return {tower: square**0.5 for tower, square in squares.items()}
+
+
+@pytest.mark.parametrize("clip_mask", ["half", None])
+@pytest.mark.parametrize("weight", [0.5, 20.0])
+def test_gradient_shares_are_those_of_each_objective_alone(clip_mask, weight):
+    shares = both(clip_mask, weight)(batch(), Draws(5, ROWS), shares=True).shares
+    assert shares is not None
+    clip, masked = norms_alone("clip", weight, clip_mask), norms_alone("mae", weight, clip_mask)
+    whole = {"clip": (clip["signal"] ** 2 + clip["graph"] ** 2) ** 0.5, "mae": masked["signal"]}
+    expected = {name: norm / sum(whole.values()) for name, norm in whole.items()}
+    total = clip["signal"] + masked["signal"]
+    expected |= {"signal/clip": clip["signal"] / total, "signal/mae": masked["signal"] / total}
+    assert {name: value.item() for name, value in shares.items()} == pytest.approx(expected, abs=1e-5)
+    assert 0.01 < shares["signal/mae"].item() < 0.99
+
+
+def test_measuring_gives_no_parameter_a_gradient_and_changes_none():
+    plain, measured = both(), both()
+    touched: list[str] = []
+    for name, p in measured.named_parameters():
+        p.register_post_accumulate_grad_hook(lambda _, name=name: touched.append(name))
+    a, b = plain(batch(), Draws(5, ROWS)), measured(batch(), Draws(5, ROWS), shares=True)
+    assert not touched and all(p.grad is None for p in measured.parameters())
+    a.total.backward()
+    b.total.backward()
+    assert touched
+    for (name, p), q in zip(plain.named_parameters(), measured.parameters(), strict=True):
+        assert (p.grad is None) == (q.grad is None), name
+        assert p.grad is None or torch.equal(p.grad, q.grad), name
+
+
+def test_layers_count_and_a_single_objective_has_no_share():
+    net = toy_world.model()
+    first = mae.Config(tower="signal", mask="half", decoder=mae.DecoderConfig(width=16, depth=1, heads=2, layer=1))
+    last = mae.Config(tower="signal", mask="half", decoder=toy_world.DECODER)
+    pretraining = Pretraining(net, {"early": mae.MAE(first, net), "late": mae.MAE(last, net)}, {},
+                              {"half": Random(ratio=0.5)})  # fmt: skip
+    shares = pretraining(batch(), Draws(5, ROWS), shares=True).shares
+    assert shares.keys() == {"early", "late", "signal/early", "signal/late"}
+    assert all(0.01 < value.item() < 0.99 for value in shares.values())
+    step = pretraining.step(batch(), Draws(5, ROWS))
+    loss = pretraining.objectives["late"](step).total
+    assert gradient_shares({"late": loss}, step) == {}
