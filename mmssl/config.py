@@ -20,7 +20,7 @@ from .modality import load_modality, modality_names
 from .models.configuration_mmssl import TowerConfig
 from .objectives.base import load_objective, objective_names
 from .options import option, strict
-from .origin import take_over
+from .origin import give_way, take_over
 from .schema import BAD, Faults, Part, Variant, build, to_dict
 from .wording import show
 
@@ -234,6 +234,7 @@ def load_recipe(
     if not isinstance(data, dict):
         raise UserError(f"recipe '{config}': found {show(data)}, expected a mapping")
     faults: Faults = []
+    give_way(data, merge_overrides(copy.deepcopy(data), overrides, []))
     data = merge_overrides(data, overrides, faults)
     take_over(data, faults)
     return _validate(data, faults)

@@ -1,8 +1,9 @@
 """`model.from`: a recipe that goes on from a saved model takes over whatever it does not say itself.
 
 Its modalities (options and all), its towers and its projection come from the model's own files, so that preprocessing
-and architecture are those it was trained with; what the recipe does say must be the same, or may concern the training
-alone (`adapter`, `frozen`, `dropout`, `drop_path`).
+and architecture are those it was trained with. What the recipe does say beside its `model.from` must be the same, or
+may concern the training alone (`adapter`, `frozen`, `dropout`, `drop_path`); where an override adds `model.from` to a
+recipe, the recipe's architecture gives way.
 """
 
 from __future__ import annotations
@@ -38,6 +39,19 @@ def model_files(origin: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(config.get("towers"), dict) or not isinstance(found[1].get("modalities"), dict):
         raise UserError(f"model.from: '{origin}' holds another kind of model, expected one that mmssl trained")
     return config, found[1]
+
+
+def give_way(data: dict[str, Any], merged: dict[str, Any]) -> None:
+    """A recipe that says nothing of `model.from`, which an override adds: its own architecture and preprocessing give
+    way to the model's; in place. merged: the recipe with its overrides.
+    """
+    model, overridden = data.get("model"), merged.get("model")
+    if not isinstance(model, dict) or not isinstance(overridden, dict):
+        return
+    if isinstance(overridden.get("from"), str) and "from" not in model:
+        data.pop("modalities", None)
+        for key in ("towers", "projection"):
+            model.pop(key, None)
 
 
 def take_over(data: dict[str, Any], faults: list[str]) -> None:

@@ -10,6 +10,7 @@ from ..cards import hub_dataset, software_versions
 from ..evaluation.table import markdown_table
 from ..models.foreign import public_origin
 from ..privacy import public, public_path
+from .folder import called
 
 if TYPE_CHECKING:
     from .folder import Base
@@ -23,7 +24,7 @@ def write_card(folder: Path, job: Job, base: Base | None, report: Mapping[str, A
 
     adapter = base is not None
     modalities = " and ".join(job.rows.columns)
-    name = public_origin(base.name) if base is not None and base.name else None
+    name = public_origin(called(base.name)) if base is not None and base.name else None
     what = f"A {job.options.peft} adapter" if adapter else "A model"
     body = [
         f"# {job.title}",

@@ -67,7 +67,8 @@ def base_of(model: MMSSLModel, name: str | None, origins: dict[str, str] | None 
 
 def write_adapter(handle: PeftModel, base: Base, processor: MMSSLProcessor, folder: Path, final: Path) -> None:
     """Write everything into `folder`, which will be called `final` (paths to the base are relative to that)."""
-    name = public_origin(base.name) if base.name else next(iter(map(public_origin, base.origins.values())), None)
+    first = next(iter(base.origins.values()), None) if base.name is None else called(base.name)
+    name = None if first is None else public_origin(first)
     handle.peft_config["default"].base_model_name_or_path = name
     handle.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty template; ours is written by the caller
@@ -80,6 +81,12 @@ def write_adapter(handle: PeftModel, base: Base, processor: MMSSLProcessor, fold
         "origins": {tower: _relative(origin, final) for tower, origin in base.origins.items()},
     }
     (folder / ADAPTER_FILE).write_text(json.dumps(spec, indent=2) + "\n")
+
+
+def called(name: str) -> str:
+    """A run's name rather than that of the `model/` in it."""
+    path = Path(name)
+    return str(path.parent) if path.name == "model" and path.is_dir() and path.parent.name else name
 
 
 def _relative(name: str, folder: Path) -> str:

@@ -97,6 +97,15 @@ def test_going_on_takes_over_architecture_and_preprocessing(base, tmp_path):
     assert 0 < difference < 0.1  # four steps away from it, not another start
 
 
+def test_a_shipped_recipes_architecture_gives_way(base):
+    words = [f"model.from={base}", "model.towers.image.adapter.type=lora", "data.path=builtin:digits"]
+    chosen = load_recipe("image_mae", words)
+    assert chosen.model.towers["image"].width == 16 and chosen.modalities["image"].config.patch == 4
+    assert chosen.model.towers["image"].adapter.type == "lora"
+    with pytest.raises(UserError, match="model.towers.image.width: found 32"):
+        load_recipe("image_mae", [*words, "model.towers.image.width=32"])
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
