@@ -2,7 +2,8 @@
 
 memory: what one training step holds (a ViT-S/16-like tower, or ViT-B with `--width 768`, 224 px), each version in a
 process of its own: peak of the resident set, and the bytes of parameters, teacher, gradients and optimiser state,
-which do not depend on the allocator. probe: JEPA through LoRA goes on from a short image MAE on fashion_mnist; kNN accuracy before and after.
+which do not depend on the allocator. probe: JEPA through LoRA goes on from a short image MAE on fashion_mnist;
+accuracy of kNN and the linear probe before and after.
 """
 
 from __future__ import annotations
