@@ -174,7 +174,8 @@ class OnlineProbe:
         out: dict[str, float | None] = {}
         for task in self.wanted:
             found, _ = tasks.knn(features, self.k) if task == "knn" else tasks.linear(features, self.seed)
-            out |= {f"probe/{name.partition('/')[0]}/{task}": metric["model"] for name, metric in found.items()}
+            accuracy = {n.removesuffix("/accuracy"): m["model"] for n, m in found.items() if n.endswith("/accuracy")}
+            out |= {f"probe/{name}/{task}": value for name, value in accuracy.items()}
         return out
 
 
