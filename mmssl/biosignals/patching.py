@@ -5,6 +5,7 @@ Shapes: B batch, C channels, T samples, n windows of a channel, w samples of a w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,13 +25,18 @@ ENOUGH_OF_A_PATCH = 0.5
 
 
 class SignalModality(base.Modality):
-    """rate: samples a second; window: samples in a patch; rows: channels in a patch (1: each channel has its own)."""
+    """rate: samples a second; window: samples in a patch; rows: channels in a patch (1: each channel has its own);
+    spectrum: mean and std of each bin of a window's log spectrum, which targets are standardised by (null: as it is).
+    """
 
     targets = ("normalised", "voltage", "spectrum")
     views = View.names()
 
-    def __init__(self, width: int, rate: float, window: int, rows: int = 1) -> None:
+    def __init__(
+        self, width: int, rate: float, window: int, rows: int = 1, spectrum: Mapping[str, list[float]] | None = None
+    ) -> None:
         super().__init__()
+        self.moments = {"mean": [0.0], "std": [1.0]} if spectrum is None else dict(spectrum)
         self.rate, self.window, self.rows = float(rate), window, rows
         self.proj = nn.Linear(rows * window, width)
         self.mask = MaskToken(width)
@@ -69,13 +75,15 @@ class SignalModality(base.Modality):
 
     def target(self, inputs: Inputs, patches: Patches, kind: str | None = None) -> Tensor:
         """(B, N, P) the voltages of each patch as they are, "normalised" by its mean and standard deviation, or the log
-        power spectrum of each of its rows (as EEGFormer predicts spectra). What was not measured is NaN."""
+        power spectrum of each of its rows (as EEGFormer predicts spectra), standardised bin by bin with the data's
+        moments. What was not measured is NaN."""
         kind = self.kind(kind)
         values = self.patchify(inputs).values
         if kind == "voltage":
             return values
         if kind == "spectrum":
-            return log_spectrum(values.unflatten(2, (self.rows, self.window))).flatten(2)
+            mean, std = (torch.tensor(self.moments[key], device=values.device) for key in ("mean", "std"))
+            return ((log_spectrum(values.unflatten(2, (self.rows, self.window))) - mean) / std).flatten(2)
         return normalised_patches(values)
 
     def score(self, pred: Tensor, target: Tensor, patches: Patches, kind: str | None = None) -> Tensor:

@@ -25,11 +25,14 @@ from ..modality import Inputs
 from ..options import option, strict
 from .processing import centred, filtered, flat, resampled, rms, typical
 from .recording import Array, Recording, parse, volts
+from .spectrum import spectrum_moments
 
 MARGIN = 2.0
 """Seconds read before and after a window, so that filters have settled inside it."""
 ENOUGH = 500
 """Recordings that statistics are measured on, at most."""
+KEPT = 100
+"""Recordings that the statistics of spectra are measured on, at most."""
 
 
 @strict
@@ -76,7 +79,8 @@ class Sample:
 
 
 class SignalPreprocessor(base.Preprocessor):
-    """What EEG and ECG preprocessors share. state: `scale`, the spread of the data in `unit`, and more by each."""
+    """What EEG and ECG preprocessors share. state: `scale`, the spread of the data in `unit`; `spectrum`, mean and
+    standard deviation of each bin of a patch's log spectrum; and more by each."""
 
     config: SignalConfig
     unit: ClassVar[str]
@@ -174,11 +178,13 @@ class SignalPreprocessor(base.Preprocessor):
     def read(self, raw: Any, choice: int = 0) -> Sample | None:
         """One raw value to normalised channels; see `parse` for what it may be. None when it is null."""
         sample = self.prepare(raw, choice)
-        if sample is None:
-            return None
+        return None if sample is None else self._normalised(sample, self.fitted()["scale"])
+
+    def _normalised(self, sample: Sample, scale: float) -> Sample:
+        """The sample divided by `scale` or its own spread, as the recipe says, and clipped."""
         signal: NDArray[np.float32] = sample.signal
         if self.config.normalise == "data":
-            signal = signal / np.float32(self.fitted()["scale"])
+            signal = signal / np.float32(scale)
         else:
             spread = rms(signal.astype(np.float64))
             if self.config.normalise == "recording":
@@ -192,8 +198,10 @@ class SignalPreprocessor(base.Preprocessor):
     # -------------------------------------------------------------------------------------------------- many samples
 
     def fit(self, samples: Iterable[Any]) -> Self:
-        """Measure the spread of the data and learn which channels it has. UserError when none can be read."""
+        """Measure the spread of the data and of its spectra, and learn which channels it has. UserError when none can
+        be read."""
         power: list[float] = []
+        kept: list[Sample] = []
         seen: dict[str, int] = {}
         tried, reason = 0, ""
         for raw in samples:
@@ -209,12 +217,16 @@ class SignalPreprocessor(base.Preprocessor):
                 seen[name] = seen.get(name, 0) + 1
             spread = rms(sample.signal.astype(np.float64))
             power.append(float(np.square(spread[spread > 0]).mean()))
+            if len(kept) < KEPT:
+                kept.append(sample)
             if len(power) >= ENOUGH:
                 break
         if not power:
             raise UserError(f"none of {tried} samples could be read" + (f": {reason}" if reason else ""))
         # the median: one recording of artefacts must not set the scale of all
-        self.state = {"scale": float(np.sqrt(np.median(power))), **self.learn(seen)}
+        scale = float(np.sqrt(np.median(power)))
+        spectrum = spectrum_moments((self._normalised(sample, scale).signal for sample in kept), self.window)
+        self.state = {"scale": scale, "spectrum": spectrum, **self.learn(seen)}
         return self
 
     @abstractmethod

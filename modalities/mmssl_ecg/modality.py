@@ -5,7 +5,7 @@ Shapes: B batch, L leads, T samples, n windows, w samples of a window, N patches
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +34,16 @@ class Modality(SignalModality):
 
     coordinates = ("time [s]", "lead [standard order; where a patch is one lead]")
 
-    def __init__(self, width: int, leads: Sequence[str], rate: float, window: int, patch: str = "time") -> None:
-        super().__init__(width, rate, window, rows=len(leads) if patch == "time" else 1)
+    def __init__(
+        self,
+        width: int,
+        leads: Sequence[str],
+        rate: float,
+        window: int,
+        patch: str = "time",
+        spectrum: Mapping[str, list[float]] | None = None,
+    ) -> None:
+        super().__init__(width, rate, window, len(leads) if patch == "time" else 1, spectrum)
         self.leads, self.patch = list(leads), patch
         self.numbers = [float(LEADS.index(lead)) for lead in leads]
         self.position = self.positions(width)

@@ -131,4 +131,5 @@ class Preprocessor(SignalPreprocessor):
             "rate": float(self.config.rate),
             "window": self.window,
             "patch": self.config.patch,
+            "spectrum": self.fitted().get("spectrum"),
         }

@@ -5,6 +5,8 @@ Shapes: B batch, C channels, T samples, n windows of a channel, w samples of a w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -31,8 +33,15 @@ class Modality(SignalModality):
 
     coordinates = ("time [s]", "x [m, to the right]", "y [m, to the front]", "z [m, up]")
 
-    def __init__(self, width: int, rate: float, window: int, channels: int = 0) -> None:
-        super().__init__(width, rate, window)
+    def __init__(
+        self,
+        width: int,
+        rate: float,
+        window: int,
+        channels: int = 0,
+        spectrum: Mapping[str, list[float]] | None = None,
+    ) -> None:
+        super().__init__(width, rate, window, 1, spectrum)
         self.channels = channels
         self.position = self.positions(width)
 

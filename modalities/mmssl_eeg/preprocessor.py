@@ -138,4 +138,5 @@ class Preprocessor(SignalPreprocessor):
             "rate": float(self.config.rate),
             "window": self.window,
             "channels": len(self.fitted()["channels"]),
+            "spectrum": self.fitted().get("spectrum"),
         }
