@@ -15,6 +15,8 @@ from mmssl import plainyaml
 from mmssl.config import merge_overrides, recipe_path
 from mmssl.errors import UserError, nearest
 
+from .probe import STRENGTHS
+
 HERE = Path(__file__).resolve().parent
 OBJECTIVES = ("mae", "contrastive", "jepa")
 SEEDS = (0, 1, 2)
@@ -71,7 +73,8 @@ class Cell:
         """
         recipe = {key: value for key, value in self.recipe_data().items() if key in RUN_PARTS}
         train = {key: value for key, value in recipe["train"].items() if key not in ("log_every", "save_every", "keep")}
-        judged = {"splits": self.splits, "label": self.label, "protocol": self.protocol, "metric": self.metric}
+        judged: dict[str, Any] = {"splits": self.splits, "label": self.label, "protocol": self.protocol, "metric": self.metric}
+        judged["probe"] = STRENGTHS
         text = json.dumps({**recipe, "train": train, "judged": judged}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
