@@ -73,8 +73,8 @@ class Cell:
         """
         recipe = {key: value for key, value in self.recipe_data().items() if key in RUN_PARTS}
         train = {key: value for key, value in recipe["train"].items() if key not in ("log_every", "save_every", "keep")}
-        judged: dict[str, Any] = {"splits": self.splits, "label": self.label, "protocol": self.protocol, "metric": self.metric}
-        judged["probe"] = STRENGTHS
+        judged: dict[str, Any] = {"splits": self.splits, "label": self.label, "protocol": self.protocol}
+        judged |= {"metric": self.metric, "probe": STRENGTHS}
         text = json.dumps({**recipe, "train": train, "judged": judged}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
