@@ -1,7 +1,7 @@
 """Start from a stock checkpoint: `model.towers.X.from: PATH_OR_ID`, converted exactly into mmssl's own tower.
 
 A converted tower drops what is masked, as masked autoencoding and JEPA need; a wrapped one (`mmssl.models.foreign`)
-must see all its patches. Whole encoders of the formats that can be read (ViT, ViT-MAE, I-JEPA, DINOv2, VideoMAE, AST,
+must see all its patches. Whole encoders of the formats that can be read (ViT, ViT-MAE, I-JEPA, DINOv2, VideoMAE,
 timm) are converted; everything else is wrapped, also one half of a pair (CLIP, SigLIP), whose projection belongs to
 its embedding. `convert: true` converts the image encoder of such a pair too, without the projection, and refuses what
 it cannot convert; `convert: false` wraps in any case.

@@ -58,6 +58,27 @@ class SinCos(nn.Module):
         return torch.cat(parts, -1)
 
 
+class IndexSinCos(nn.Module):
+    """Fixed sine-cosine embedding of a patch's number on a grid, sines and cosines in turn (Vaswani et al. 2017), as
+    VideoMAE has it.
+
+    sizes: of all axes but the first (the number counts them fastest last); scale: multiplies the first coordinate.
+    Computed in float64: numbers run into the thousands.
+    """
+
+    def __init__(self, width: int, sizes: Sequence[int], scale: float = 1.0) -> None:
+        super().__init__()
+        self.width, self.sizes, self.scale = width, tuple(sizes), scale
+
+    def forward(self, coords: Tensor) -> Tensor:
+        number = (coords[..., 0].double() * self.scale).round()
+        for axis, size in enumerate(self.sizes, 1):
+            number = number * size + coords[..., axis].double().round()
+        channel = torch.arange(self.width, device=coords.device)
+        angle = number[..., None] / 10000.0 ** (2.0 * (channel // 2).double() / self.width)
+        return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()
+
+
 class LearnedGrid(nn.Module):
     """A learned table over a grid of integer coordinates, as stock ViT and BERT have. Row-major: the last axis is
     the fastest. Coordinates outside the grid raise on the CPU; `resize` interpolates to another grid."""

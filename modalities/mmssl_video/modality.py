@@ -17,7 +17,7 @@ from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.losses.reconstruction import normalised_patches, patch_mse
 from mmssl.modality import Inputs, MaskToken
-from mmssl.models.positions import SinCos
+from mmssl.models.positions import IndexSinCos, SinCos
 from mmssl.patches import Patches
 
 from .augment import ClipView, augment_clips, check_view
@@ -49,10 +49,12 @@ class Modality(base.Modality):
         std: Sequence[float],
         unit_range: bool = True,
         fps: float = 8.0,
+        positions: str = "sincos",
     ) -> None:
         super().__init__()
         self.size, self.tubelet, self.patch = (size[0], size[1]), tubelet, (patch[0], patch[1])
         self.channels, self.unit_range, self.fps = channels, unit_range, fps
+        self.position_kind = positions
         self.mean, self.std = list(mean), list(std)  # plain lists: buffers would be rounded in half precision
         self.proj = nn.Linear(self.pred_width(), width)
         self.mask = MaskToken(width)
@@ -114,7 +116,11 @@ class Modality(base.Modality):
         return {**like, "pixel_values": pixels}
 
     def positions(self, width: int) -> nn.Module:
-        """Sine-cosine of time (counted in tubelets of the usual frame rate), row and column."""
+        """Sine-cosine of time (counted in tubelets of the usual frame rate), row and column; or of the number that a
+        tubelet has in a clip of the configured size, as in VideoMAE."""
+        if self.position_kind == "index":
+            rows, columns = (side // cut for side, cut in zip(self.size, self.patch, strict=True))
+            return IndexSinCos(width, (rows, columns), scale=self.fps / self.tubelet)
         return SinCos(width, 3, scale=(self.fps / self.tubelet, 1.0, 1.0))
 
     def embed(self, patches: Patches, hidden: Tensor | None = None) -> Tensor:

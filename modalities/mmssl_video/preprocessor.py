@@ -44,6 +44,7 @@ class Config:
     resize: str = option("crop", choices=("crop", "squash", "pad"), help="how frames of another shape are made to fit")
     interpolation: str = option("bilinear", choices=("bicubic", "bilinear", "nearest"))
     background: int | list[int] = option(0, min=0, max=255, help="0..255, behind transparent pixels and in padding")
+    positions: str = option("sincos", choices=("sincos", "index"), help="of time, row, column; or number")
     default_fps: float = option(25.0, above=0, help="of frame folders, lists and arrays that come without a rate")
 
     def __post_init__(self) -> None:
@@ -193,6 +194,7 @@ class Preprocessor(base.Preprocessor):
             "size": list(self.size),
             "tubelet": self.config.tubelet,
             "patch": list(pair(self.config.patch)),
+            "positions": self.config.positions,
             **self._fitted(),
         }
 

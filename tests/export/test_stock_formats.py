@@ -6,32 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from toys import export as toys
+from toys.export import CASES
 
+from benchmarks.export_table import BEGIN, END, TABLE, markdown, row_of
+from mmssl.export.formats import format_names
 from mmssl.export.writing import Exported, export_several
 
-CASES = {
-    "vit": ("vit", lambda: toys.image_model(activation="quick_gelu")),
-    "vit-grey": ("vit", lambda: toys.image_model({"channels": 1}, layer_scale=0.3, pooling="cls")),
-    "vit_mae": ("vit_mae", lambda: toys.image_model({"resize": "squash"}, norm_eps=1e-5)),
-    "ijepa": ("ijepa", lambda: toys.image_model({"positions": "learned"}, prefix=0, qkv_bias=False)),
-    "dinov2": ("dinov2", lambda: toys.image_model(pooling="cls", mlp_ratio=2.0)),
-    "dinov2-registers": ("dinov2", lambda: toys.image_model(pooling="cls", prefix=4, layer_scale=0.5)),
-    "clip": ("clip", toys.clip_model),
-    "clip-vision": ("clip", lambda: toys.image_model({"channels": 1, "resize": "squash"}, **toys.CLIP_IMAGE)),
-    "clip-text": ("clip", lambda: toys.text_model(toys.CLIP_TEXT, model_type="unigram", lowercase=True)),
-    "siglip": ("siglip", toys.siglip_model),
-    "siglip-short": ("siglip", lambda: toys.siglip_model(16)),
-    "siglip-vision": ("siglip", lambda: toys.image_model(**toys.SIGLIP_IMAGE)),
-    "siglip-text": ("siglip", lambda: toys.text_model(toys.SIGLIP_TEXT, attend_padding=True)),
-    "open_clip": ("open_clip", toys.clip_model),
-    "open_clip-mean": ("open_clip", lambda: toys.pair_model(
-        {"pooling": "mean", "layer_scale": 0.3}, {**toys.CLIP_TEXT, "activation": "gelu_tanh"},
-        picture={"channels": 1, "resize": "squash"})),
-    "timm": ("timm", lambda: toys.image_model({"resize": "squash"}, layer_scale=0.4)),
-    "timm-registers": ("timm", lambda: toys.image_model({"channels": 1}, pooling="cls", prefix=3, embed_norm=True)),
-    "vit-channels": ("vit", lambda: toys.image_model({"channels": 5})),
-}
 CLASSES = {"vit": "ViTModel", "vit_mae": "ViTMAEModel", "ijepa": "IJepaModel", "dinov2": "Dinov2Model",
            "dinov2-registers": "Dinov2WithRegistersModel"}  # fmt: skip
 
@@ -73,6 +53,12 @@ def test_two_image_sizes(exported, name):
     assert {row.probe for row in exported[name].proof.rows} == {"32 x 32", "40 x 56"}
 
 
+@pytest.mark.parametrize("name", ["videomae", "ast"])
+def test_classes_that_never_interpolate_say_so(exported, name):
+    assert len({row.probe for row in exported[name].proof.rows}) == 1
+    assert "it does not interpolate its positions" in (exported[name].folder / "README.md").read_text()
+
+
 @pytest.mark.parametrize("name", CLASSES)
 def test_automodel_loads_it(exported, name):
     assert exported[name].proof.auto == CLASSES[name]
@@ -98,7 +84,7 @@ def test_the_folder_holds_safetensors_a_processor_and_the_card(exported, name):
     assert {"config.json", "model.safetensors", "README.md"} <= names or "open_clip_model.safetensors" in names
     assert not [n for n in names if n.endswith((".bin", ".pt", ".pkl", ".py"))]
     if exported[name].job.library == "transformers":
-        assert "preprocessor_config.json" in names or name.endswith("-text")
+        assert names & {"preprocessor_config.json", "video_preprocessor_config.json"} or name.endswith("-text")
         assert ("tokenizer.json" in names) == (name in ("clip", "siglip", "siglip-short") or name.endswith("-text"))
     card = (folder / "README.md").read_text()
     assert "## Proof of equality" in card and "Loads without mmssl: yes." in card and "| float32 |" in card
@@ -107,3 +93,21 @@ def test_the_folder_holds_safetensors_a_processor_and_the_card(exported, name):
         assert json.loads((folder / "config.json").read_text())["architectures"] == [exported[name].job.cls]
     for file in folder.glob("*.json"):
         assert str(folder.parent) not in file.read_text()
+
+
+def test_the_readme_shows_what_was_measured(exported):
+    """Every format is in the table with what this run finds; differences vary with the processor, by less than 10x."""
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    text = readme.split(BEGIN)[1].split(END)[0]
+    shown = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]]
+             for line in text.splitlines() if line.startswith("| `")}  # fmt: skip
+    found = {}
+    for name in TABLE:
+        cells = [c.strip() for c in row_of(exported[name]).split("|")[1:-1]]
+        found[cells[0]] = cells[1:]
+    assert set(shown) == set(found) and {f"`{n}`" for n in format_names()} == set(found)
+    for name, cells in found.items():
+        assert shown[name][0] == cells[0] and shown[name][3:] == cells[3:], name
+        for old, new in zip(shown[name][1:3], cells[1:3], strict=True):
+            assert float(new) < 10 * float(old), name
+    assert markdown([exported[name] for name in TABLE]).count("\n") == len(TABLE) + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -78,3 +79,44 @@ def siglip_model(length: int = 64, **changes: Any) -> tuple[MMSSLModel, MMSSLPro
 
 def text_model(text: dict[str, Any], **words: Any) -> tuple[MMSSLModel, MMSSLProcessor]:
     return model_of({"text": text_preprocessor(**words)}, {"text": text})
+
+
+def video_model(final_norm: bool = True, **video: Any) -> tuple[MMSSLModel, MMSSLProcessor]:
+    options = {"size": 16, "patch": 8, "frames": 4, "tubelet": 2, "channels": 3, "mean": [0.4], "std": [0.3]}
+    part = preprocessor("video", **{**options, "positions": "index", **video})
+    return model_of({"video": part}, {"video": {"prefix": 0, "final_norm": final_norm}})
+
+
+def audio_model(**tower: Any) -> tuple[MMSSLModel, MMSSLProcessor]:
+    part = preprocessor("audio", seconds=0.5, mel_bins=32, mean=-4.0, std=4.0)
+    return model_of({"audio": part}, {"audio": {"prefix": 2, **tower}})
+
+
+Models = Callable[[], tuple[MMSSLModel, MMSSLProcessor]]
+
+CASES: dict[str, tuple[str, Models]] = {
+    "vit": ("vit", lambda: image_model(activation="quick_gelu")),
+    "vit-grey": ("vit", lambda: image_model({"channels": 1}, layer_scale=0.3, pooling="cls")),
+    "vit_mae": ("vit_mae", lambda: image_model({"resize": "squash"}, norm_eps=1e-5)),
+    "ijepa": ("ijepa", lambda: image_model({"positions": "learned"}, prefix=0, qkv_bias=False)),
+    "dinov2": ("dinov2", lambda: image_model(pooling="cls", mlp_ratio=2.0)),
+    "dinov2-registers": ("dinov2", lambda: image_model(pooling="cls", prefix=4, layer_scale=0.5)),
+    "clip": ("clip", clip_model),
+    "clip-vision": ("clip", lambda: image_model({"channels": 1, "resize": "squash"}, **CLIP_IMAGE)),
+    "clip-text": ("clip", lambda: text_model(CLIP_TEXT, model_type="unigram", lowercase=True)),
+    "siglip": ("siglip", siglip_model),
+    "siglip-short": ("siglip", lambda: siglip_model(16)),
+    "siglip-vision": ("siglip", lambda: image_model(**SIGLIP_IMAGE)),
+    "siglip-text": ("siglip", lambda: text_model(SIGLIP_TEXT, attend_padding=True)),
+    "open_clip": ("open_clip", clip_model),
+    "open_clip-mean": ("open_clip", lambda: pair_model(
+        {"pooling": "mean", "layer_scale": 0.3}, {**CLIP_TEXT, "activation": "gelu_tanh"},
+        picture={"channels": 1, "resize": "squash"})),
+    "timm": ("timm", lambda: image_model({"resize": "squash"}, layer_scale=0.4)),
+    "timm-registers": ("timm", lambda: image_model({"channels": 1}, pooling="cls", prefix=3, embed_norm=True)),
+    "videomae": ("videomae", video_model),
+    "videomae-pretraining": ("videomae", lambda: video_model(final_norm=False, resize="squash")),
+    "ast": ("ast", lambda: audio_model(pooling="cls")),
+    "vit-channels": ("vit", lambda: image_model({"channels": 5})),
+}
+"""Name of a case -> format and model."""

@@ -214,3 +214,28 @@ def test_timm(tmp_path, args):
 def test_a_timm_folder_that_does_not_fit(tmp_path):
     with pytest.raises(UserError, match="expected timm: and a folder"):
         load_recipe(recipe(Path("x"), **{"from": f"timm:{tmp_path / 'none'}"}))
+
+
+@pytest.mark.parametrize("mean_pooling", [True, False])
+def test_videomae(tmp_path, mean_pooling):
+    torch.manual_seed(3)
+    sizes = {"image_size": 16, "patch_size": 8, "num_frames": 4, "tubelet_size": 2, "use_mean_pooling": mean_pooling}
+    original = transformers.VideoMAEModel(transformers.VideoMAEConfig(**LAYERS, intermediate_size=96, **sizes)).eval()
+    with torch.no_grad():
+        for parameter in original.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    original.save_pretrained(tmp_path / "stock")
+    content = recipe(tmp_path / "stock")
+    content["modalities"] = {"video": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    content["model"]["towers"] = {"video": content["model"]["towers"]["image"]}
+    content["objectives"]["mae"]["tower"] = "video"
+    settings = load_recipe(content)
+    part = load_modality("video").Preprocessor(settings.modalities["video"].config)
+    model = build_model(settings, MMSSLProcessor({"video": part})).eval()
+    pixels = torch.randn(2, 4, 3, 16, 16)
+    times = (torch.arange(4) / model.modality("video").fps).expand(2, -1)
+    with torch.no_grad():
+        expected = original(pixels).last_hidden_state
+        found = model(video_pixel_values=pixels, video_times=times).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert model.tower("video").drops

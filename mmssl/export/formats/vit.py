@@ -24,12 +24,17 @@ NEEDS = {
 
 def fill(part: Part, stock: Any, out: bool) -> None:
     """Weights between our tower and a `ViTModel`, `ViTMAEModel` or `IJepaModel`."""
-    embeddings, tower = stock.embeddings, part.tower
+    embeddings = stock.embeddings
     images.patch_map(part, embeddings.patch_embeddings.projection, out)
     token = getattr(embeddings, "cls_token", None)
     images.positions(part, embeddings.position_embeddings, [] if token is None else [token], out)
-    transfer.blocks(tower.trunk.blocks, stock.layers, transfer.VIT_BLOCK, out)
-    transfer.norm(tower.trunk.norm, stock.layernorm, out)
+    fill_trunk(part, stock, out)
+
+
+def fill_trunk(part: Part, stock: Any, out: bool) -> None:
+    """The blocks and the last norm alone."""
+    transfer.blocks(part.tower.trunk.blocks, stock.layers, transfer.VIT_BLOCK, out)
+    transfer.norm(part.tower.trunk.norm, stock.layernorm, out)
 
 
 def config_of(part: Part) -> dict[str, Any]:

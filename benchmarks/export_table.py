@@ -1,0 +1,51 @@
+"""The README's table of exports: `python -m benchmarks.export_table` measures all formats and writes it there.
+
+Tiny models with random weights everywhere (those of tests/export); what is measured is the export, not the training.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmssl.export.writing import Exported, export_several
+
+REPO = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- exports: python -m benchmarks.export_table -->", "<!-- end of exports -->"
+TABLE = ("ast", "clip", "dinov2", "ijepa", "open_clip", "siglip", "timm", "videomae", "vit", "vit_mae")
+"""One case a format, of the same name."""
+HEAD = "| format | class | float32 | bfloat16 | sizes | loads without mmssl | pipeline |"
+
+
+def row_of(done: Exported) -> str:
+    """One line: the largest differences in float32 and bfloat16, how many sizes, what loads and works."""
+    proof = done.proof
+    name = done.job.cls or {"open_clip": "`open_clip` folder", "timm": "`timm` folder"}[done.job.library]
+    sizes = len({row.probe for row in proof.rows if row.dtype == "bfloat16"})
+    pipeline = proof.pipeline.partition(":")[0]
+    numbers = f"{proof.largest('float32'):.1e} | {proof.largest('bfloat16'):.1e} | {sizes}"
+    return f"| `{done.format}` | {name} | {numbers} | yes | {pipeline} |"
+
+
+def markdown(exports: Sequence[Exported]) -> str:
+    return "\n".join([HEAD, "|---|---|---|---|---|---|---|", *(row_of(done) for done in exports)])
+
+
+def main() -> None:
+    sys.path.insert(0, str(REPO / "tests"))
+    from toys.export import CASES
+
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = [(CASES[name][1](), CASES[name][0], Path(folder) / name, None) for name in TABLE]
+        table = markdown(export_several(wanted))
+    print(table)
+    readme = REPO / "README.md"
+    text = readme.read_text()
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    readme.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()
