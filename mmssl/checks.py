@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from .corruption import corruption_faults
 from .errors import nearest
 from .modality import load_modality
 from .schema import BAD, Draft, Faults, Part, yaml_name
@@ -139,7 +140,11 @@ def _check_views(recipe: Any, faults: Faults) -> None:
             part = recipe.modalities.get(name)
             if not isinstance(part, Part) or spec is BAD:
                 continue
-            known = load_modality(part.type).Modality.views
+            modality = load_modality(part.type).Modality
+            known = modality.views
+            if "corrupt" in spec and modality.corruptible:
+                faults.extend(corruption_faults(spec, recipe.views, view, name, where))
+                continue
             for key in spec:
                 if key not in known:
                     choices = f"one of {', '.join(known)}" if known else f"none: modality '{name}' has no augmentations"

@@ -113,6 +113,8 @@ class Modality(nn.Module):
     """Kinds of reconstruction target; the first is the default."""
     views: ClassVar[tuple[str, ...]] = ()
     """Options that `augment` understands; empty = this modality has no augmented views."""
+    corruptible: ClassVar[bool] = False
+    """True when `raster` says what boxes of a corrupted view (`mmssl.corruption`) lie in."""
     coordinates: ClassVar[tuple[str, ...]] = ()
     """What the K coordinates are, with units, e.g. ("row [patches]", "column [patches]")."""
 
@@ -155,6 +157,11 @@ class Modality(nn.Module):
     def augment(self, inputs: Inputs, draws: Draws, **spec: Any) -> Inputs:
         """One augmented view of a whole batch, drawn per sample; `spec` is checked against `views`."""
         raise NotImplementedError(f"{type(self).__module__} declares no augmented views")
+
+    def raster(self, inputs: Inputs) -> tuple[Inputs, str, tuple[int, ...]]:
+        """(inputs, the key in them, its axes) that boxes of a corrupted view extend over: `patchify` takes the inputs
+        with other values (B, ...) under that key, and only moves them about. NaN there: nothing exists."""
+        raise NotImplementedError(f"{type(self).__module__} declares no corrupted views")
 
     def raw_features(self, inputs: Inputs) -> Tensor:
         """(B, F) float32: the field's honest raw-feature baseline (pixels, word counts, spectrum, ...)."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .corruption import corruption_faults
 from .distributed import global_sum
 from .draws import Draws
 from .errors import UserError, nearest
@@ -43,6 +44,9 @@ class Pretraining(nn.Module):
     def _check_views(self) -> None:
         for view, spec in self.views.items():
             for name, options in spec.items():
+                if "corrupt" in options:
+                    self._check_corrupted(view, name, options)
+                    continue
                 known = self.model.modality(name).views
                 if not known:
                     raise UserError(f"views.{view}.{name}: this modality has no augmented views")
@@ -52,6 +56,13 @@ class Pretraining(nn.Module):
                             f"views.{view}.{name}.{key}: unknown option, expected one of {', '.join(known)}"
                             f"{nearest(key, known)}"
                         )
+
+    def _check_corrupted(self, view: str, name: str, options: Mapping[str, Any]) -> None:
+        where = f"views.{view}.{name}"
+        if not self.model.modality(name).corruptible:
+            raise UserError(f"{where}.corrupt: this modality has no corrupted views")
+        for fault in corruption_faults(options, self.views, view, name, where):
+            raise UserError(fault)
 
     def step(self, batch: Batch, draws: Draws) -> Step:
         """A batch as the objectives see it."""

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .corruption import Corruption, corrupt
 from .draws import Draws
 from .modality import Batch, Inputs
 from .models.tower import Encoded, Tower
 from .patches import Patches, Split
+from .schema import load
 
 if TYPE_CHECKING:
     from .models.modeling_mmssl import MMSSLModel
@@ -53,6 +55,8 @@ class Step:
         view = self._view_of(name, view)
         if view == CLEAN:
             return self.batch[name]
+        if "corrupt" in self.views[view][name]:
+            return self._corrupt(name, view)[0]
 
         def make() -> Inputs:
             with torch.no_grad():
@@ -60,6 +64,25 @@ class Step:
                 return self.model.modality(name).augment(self.batch[name], draws, **self.views[view][name])
 
         return self._once(("inputs", name, view), make)
+
+    def _corrupt(self, name: str, view: str) -> tuple[Inputs, Tensor]:
+        """(inputs of a corrupted view, (B, N, P) bool: which numbers of its patches were overwritten)."""
+
+        def make() -> tuple[Inputs, Tensor]:
+            options = load(Corruption, self.views[view][name]["corrupt"])
+            modality = self.model.modality(name)
+            with torch.no_grad():
+                inputs, key, axes = modality.raster(self.inputs(name, options.view))
+                x, hit = corrupt(inputs[key].float(), axes, self.draws("view", view, name), options)
+                marked = hit.to(x.dtype).masked_fill(x.isnan(), torch.nan)
+                return inputs | {key: x}, modality.patchify(inputs | {key: marked}).values > 0.5
+
+        return self._once(("corrupt", name, view), make)
+
+    def corrupted(self, name: str, view: str) -> Tensor | None:
+        """(B, N, P) bool: which numbers of the patches a view overwrote; None where it is no corrupted view."""
+        view = self._view_of(name, view)
+        return self._corrupt(name, view)[1] if view != CLEAN and "corrupt" in self.views[view][name] else None
 
     def patches(self, name: str, view: str = CLEAN) -> Patches:
         view = self._view_of(name, view)

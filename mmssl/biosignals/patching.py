@@ -31,6 +31,7 @@ class SignalModality(base.Modality):
 
     targets = ("normalised", "voltage", "spectrum")
     views = View.names()
+    corruptible = True
 
     def __init__(
         self, width: int, rate: float, window: int, rows: int = 1, spectrum: Mapping[str, list[float]] | None = None
@@ -90,6 +91,10 @@ class SignalModality(base.Modality):
         """(B, n) mean squared error over the elements of each patch that exist; 0 for a patch without any."""
         self.kind(kind)
         return patch_mse(pred, target)
+
+    def raster(self, inputs: Inputs) -> tuple[Inputs, str, tuple[int, ...]]:
+        """Stretches of time, in all channels at once."""
+        return inputs, "signal", (2,)
 
     def augment(self, inputs: Inputs, draws: Draws, **spec: Any) -> Inputs:
         """One view of the batch; `spec` holds options of `mmssl.biosignals.views.View`."""

@@ -22,6 +22,7 @@ from ..errors import UserError, nearest
 from ..options import option, strict
 from ..patches import Patches, Split
 from .boxes import MultiBlock
+from .budget import Budget
 from .groups import Channel, Temporal, Tube, Whole
 from .neighbours import Regions, Subgraphs
 from .patchwise import Block, Random
@@ -32,6 +33,7 @@ from .targets import FeatureSubsets, TimeBlocks
 __all__ = [
     "SHIPPED",
     "Block",
+    "Budget",
     "Channel",
     "FeatureSubsets",
     "MultiBlock",
@@ -85,6 +87,7 @@ SHIPPED: tuple[type, ...] = (
     FeatureSubsets,
     Regions,
     Subgraphs,
+    Budget,
     PerModality,
 )
 

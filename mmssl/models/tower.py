@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from ..modality import Modality
 from ..patches import Patches
 from .configuration_mmssl import TowerConfig
 from .pooling import AttentionPool
-from .trunk import Trunk
+from .trunk import CrossAttention, Trunk
 
 
 def masked_mean(x: Tensor, valid: Tensor) -> Tensor:
@@ -216,7 +217,8 @@ class Decoder(nn.Module):
     and the last block is computed for the queries only.
 
     modality: of the queries and of the visible patches. others: further modalities whose encoded tokens are seen, each
-    with positions (and relations) of its own.
+    with positions (and relations) of its own. skips: earlier blocks of the tower that the last blocks attend to
+    (HiCMAE).
     """
 
     def __init__(
@@ -230,6 +232,7 @@ class Decoder(nn.Module):
         norm_eps: float = 1e-6,
         mlp_ratio: float = 4.0,
         others: Mapping[str, Modality] | None = None,
+        skips: int = 0,
     ) -> None:
         super().__init__()
         self.project = nn.Linear(in_width, width)
@@ -241,6 +244,7 @@ class Decoder(nn.Module):
         relations = {name: m.relations(heads) for name, m in others.items()}
         self.other_relations = nn.ModuleDict({name: r for name, r in relations.items() if r is not None})
         self.trunk = Trunk(width, depth, heads, mlp_ratio, norm_eps)
+        self.skips = nn.ModuleList(CrossAttention(width, heads, in_width, norm_eps) for _ in range(skips))
         self.head = nn.Linear(width, out_width)
 
     def forward(
@@ -251,6 +255,7 @@ class Decoder(nn.Module):
         queries: Patches,
         together: Patches | None = None,
         others: Mapping[str, tuple[Tensor, Patches]] | None = None,
+        layers: Sequence[Tensor] = (),
     ) -> Tensor:
         """prefix (B, R, D), tokens (B, k, D) of the `visible` patches -> (B * M, m, out_width) for the `queries`.
 
@@ -258,6 +263,8 @@ class Decoder(nn.Module):
         together: visible and query patches in one, with the links between them; needed where the modality has links,
         because there a position alone does not tell two patches apart.
         others: name -> (tokens (B, n, D), their patches), of the further modalities.
+        layers: tokens (B, k, D) of the visible patches after earlier blocks of the tower, one for each of `skips`,
+        first to last: the decoder's last block attends to the first of them beforehand, the one before to the second.
         """
         others = others or {}
         spans = [prefix, *(t for t, _ in others.values()), tokens]
@@ -279,7 +286,11 @@ class Decoder(nn.Module):
             bias = with_relations(bias, [*relations, self.relations(together)], [*counts[:-1], together.count])
         elif self.other_relations:
             bias = with_relations(bias, [*relations, None, None], [*counts, queries.count])
-        return self.head(self.trunk(x, bias, first_query=context.shape[1])[0])
+        before = {}
+        for place, (skip, layer) in enumerate(zip(self.skips, layers, strict=True)):
+            there = key_mask([_repeated(visible.valid, sets)], visible.full, 0)
+            before[self.trunk.depth - place] = partial(skip, other=_repeated(layer, sets), bias=there)
+        return self.head(self.trunk(x, bias, first_query=context.shape[1], before=before)[0])
 
     def _other_relations(self, others: Mapping[str, tuple[Tensor, Patches]], sets: int) -> list[Tensor | None]:
         return [

@@ -6,7 +6,7 @@ n tokens, D width, H heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -56,6 +56,28 @@ class Attention(nn.Module):
             q, k, v = self.qkv(x).view(batch, n, 3, self.heads, head).permute(2, 0, 3, 1, 4).unbind(0)
         out = attention(q, k, v, bias)
         return self.proj(out.transpose(1, 2).flatten(2))
+
+
+class CrossAttention(nn.Module):
+    """x + attention of norm(x) over another sequence: what a decoder's skip connection adds."""
+
+    def __init__(self, width: int, heads: int, other_width: int, norm_eps: float = 1e-6) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        self.heads = heads
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
+        self.norm_other = nn.LayerNorm(other_width, eps=norm_eps)
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(other_width, 2 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, other: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x (B, n, D), other (B, m, E), bias (B, 1, 1, m) bool: which of the others exist -> (B, n, D)."""
+        batch, n, _ = x.shape
+        q = self.q(self.norm(x)).view(batch, n, self.heads, -1).transpose(1, 2)
+        k, v = self.kv(self.norm_other(other)).view(batch, other.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        return x + self.proj(attention(q, k, v, bias).transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
@@ -156,14 +178,22 @@ class Trunk(nn.Module):
         self.norm = nn.LayerNorm(width, eps=norm_eps)
 
     def forward(
-        self, x: Tensor, bias: Tensor | None = None, layers: Sequence[int] = (), first_query: int = 0
+        self,
+        x: Tensor,
+        bias: Tensor | None = None,
+        layers: Sequence[int] = (),
+        first_query: int = 0,
+        before: Mapping[int, Callable[[Tensor], Tensor]] | None = None,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """x (B, n, D) -> normed output, and the un-normed output of each block in `layers` (1 = after the first).
 
         first_query: only tokens from there on are wanted; the last block is not computed for the others.
+        before: what is done to the tokens ahead of a block (1 = the first).
         """
         kept: dict[int, Tensor] = {}
         for number, block in enumerate(self.blocks, 1):
+            if before is not None and number in before:
+                x = before[number](x)
             x = block(x, bias, first_query if number == self.depth else 0)
             if number in layers:
                 kept[number] = x

@@ -103,6 +103,13 @@ class Config(ObjectiveConfig):
 class Distillation(Objective):
     """Student views against other teacher views, masked patches against the teacher's."""
 
+    papers = (
+        "DINO, Caron et al. 2021, arXiv 2104.14294; iBOT, Zhou et al. 2022, arXiv 2111.07832; DINOv2, Oquab et al. "
+        "2023, arXiv 2304.07193; DINOv3 (Gram anchoring), Simeoni et al. 2025, arXiv 2508.10104"
+    )
+    when = "Good augmentations are known and features are wanted frozen, of whole samples and of patches; long runs."
+    suits = "images first; signals and sound with good views; masked patches alone need no views"
+
     progress: Tensor
     steps: Tensor
     class_centre: Tensor

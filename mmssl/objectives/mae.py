@@ -2,15 +2,22 @@
 
 Dropping mode is MAE (He et al. 2022; facebookresearch/mae): the encoder sees the visible patches, a narrow decoder
 predicts the masked ones. Replacing mode puts a mask token in their place: BERT's masked language modelling (every
-masked token is replaced; BERT leaves 10 % and swaps 10 %), SimMIM (Xie et al. 2022), GMML. With a tower of several
+masked token is replaced; BERT leaves 10 % and swaps 10 %), SimMIM (Xie et al. 2022). With a tower of several
 modalities it is joint masked modelling as in M3AE (Chen et al. 2022): each modality has its own share of the mask,
-its own decoder, possibly from an intermediate layer, and sees the others in the trunk.
+its own decoder, possibly from an intermediate layer, and sees the others in the trunk. A `budget` mask divides visible
+patches between them (MultiMAE, 4M). `skips` lets the decoder look at earlier blocks of the encoder (HiCMAE, Sun et al.
+2024). Without a mask, what a corrupted view overwrote is reconstructed (GMML, Atito et al. 2021; see
+`mmssl.corruption`).
 
 Example::
 
     masks: {half: {type: random, ratio: {image: 0.75, text: 0.15}}}
     objectives:
       mae: {tower: joint, mask: half, mode: {image: drop, text: replace}, decoders: {image: {width: 128, depth: 2}}}
+
+    views: {spoiled: {image: {corrupt: {share: [0.5, 0.75], fill: [noise, other]}}}}
+    objectives:
+      gmml: {type: mae, tower: image, view: spoiled, target: {image: pixels}, decoder: {depth: 0}}
 """
 
 from __future__ import annotations
@@ -43,13 +50,14 @@ class DecoderConfig:
     depth: int = option(8, min=0, help="0: a two-layer perceptron on the token itself (replacing mode only)")
     heads: int = option(16, min=1)
     layer: int | None = option(None, min=1, help="decode from the output of this block instead of the last")
+    skips: list[int] = option(factory=list, min=1, help="blocks of the tower that as many last decoder blocks look at")
 
 
 @strict
 @dataclass(kw_only=True)
 class Config(ObjectiveConfig):
     tower: str = option(help="the tower that is trained")
-    mask: str = option(help="the recipe's mask that says what is hidden")
+    mask: str | None = option(None, help="the recipe's mask that says what is hidden; null: what `view` corrupted")
     view: str = option("clean", help="what the encoder sees")
     target_view: str = option("clean", help="what is to be reconstructed")
     mode: str | dict[str, str] = option("drop", choices=("drop", "replace"), help="or one a modality")
@@ -90,23 +98,35 @@ class MAE(Objective):
             modality = model.modality(name)
             decoder = config.decoders.get(name, config.decoder)
             kind = config.target.get(name)
+            if config.mask is None:
+                self.mode[name] = "replace"  # nothing is dropped
             if self.mode[name] == "drop" and not tower.drops:
                 raise UserError(f"objective mae: tower '{config.tower}' wraps a model that must see all patches: "
                                 f"mode 'drop' cannot work, use mode: replace")
-            if self.mode[name] == "replace" and not tower.replaces:
+            if config.mask is not None and self.mode[name] == "replace" and not tower.replaces:
                 raise UserError(f"objective mae: tower '{config.tower}' wraps a model that takes no mask token")
             if self.mode[name] == "drop" and not decoder.depth:
                 raise UserError("objective mae: mode 'drop' needs a decoder of depth >= 1, found 0")
-            if decoder.layer is not None and decoder.layer > tower.depth:
-                raise UserError(f"objective mae: decoder.layer is {decoder.layer}, "
+            if config.mask is None and decoder.depth:
+                raise UserError(f"objective mae: without a mask all patches are seen and reconstructed from their own "
+                                f"tokens: decoder.depth of '{name}' must be 0, found {decoder.depth}")
+            if max([decoder.layer or 1, *decoder.skips]) > tower.depth:
+                raise UserError(f"objective mae: decoder.layer is {decoder.layer} and decoder.skips {decoder.skips}, "
                                 f"but tower '{config.tower}' has {tower.depth} blocks")
+            if len(decoder.skips) > decoder.depth:
+                raise UserError(f"objective mae: decoder.skips are {decoder.skips}, but the decoder of '{name}' has "
+                                f"{decoder.depth} blocks to look at them")
             width = modality.pred_width(kind)
             self.decoders[name] = (
-                Decoder(modality, tower.width, width, decoder.width, decoder.depth, decoder.heads)
+                Decoder(modality, tower.width, width, decoder.width, decoder.depth, decoder.heads,
+                        skips=len(decoder.skips))
                 if decoder.depth
                 else TokenHead(tower.width, width)
             )
-        self.layer = {n: config.decoders.get(n, config.decoder).layer for n in self.names}
+        used = {n: config.decoders.get(n, config.decoder) for n in self.names}
+        self.layer, self.skips = {n: d.layer for n, d in used.items()}, {n: sorted(d.skips) for n, d in used.items()}
+        wanted = {layer for d in used.values() for layer in [d.layer, *d.skips] if layer is not None}
+        self.layers = tuple(sorted(wanted))
         init_weights(self)
 
     def _refuse_unknown(self, config: Config) -> None:
@@ -119,11 +139,40 @@ class MAE(Objective):
 
     def forward(self, step: Step) -> Loss:
         c = self.config
-        layers = tuple(sorted({layer for layer in self.layer.values() if layer is not None}))
-        encoded = step.encode(c.tower, c.view, c.mask, self.mode, layers=layers)
-        splits = step.splits(c.tower, c.mask, c.view)
+        encoded = step.encode(c.tower, c.view, c.mask, self.mode, layers=self.layers)
+        losses = self._corrupted(step, encoded) if c.mask is None else self._hidden(step, encoded, c.mask)
+        total = torch.stack([c.weights.get(n, 1.0) * loss for n, loss in losses.items()]).sum()
+        parts = {n: loss.detach() for n, loss in losses.items()} if len(losses) > 1 else {}
+        return Loss(total=total, parts=parts)
+
+    def _corrupted(self, step: Step, encoded: Encoded) -> dict[str, Tensor]:
+        """GMML's loss: the mean absolute error over all numbers that the view overwrote; all patches were seen."""
+        c = self.config
+        losses: dict[str, Tensor] = {}
+        for name in self.names:
+            where = step.corrupted(name, c.view)
+            if where is None:
+                continue
+            prediction = self.decoders[name](self._tokens(name, encoded))
+            target = step.target(name, c.target_view, c.target.get(name))
+            if target.shape != where.shape:
+                raise UserError(f"objective mae: target {name}: '{c.target.get(name) or 'its default'}' has "
+                                f"{target.shape[-1]} numbers a patch, expected a kind that has the {where.shape[-1]} "
+                                f"that view '{c.view}' overwrites")
+            with torch.autocast(prediction.device.type, enabled=False):
+                error = (prediction.float() - target.nan_to_num(0.0)).abs()
+                losses[name] = global_mean(error, where & ~target.isnan())
+        if not losses:
+            raise UserError(f"objective mae: no mask, and view '{c.view}' corrupts no modality of tower '{c.tower}'; "
+                            f"name a mask, or a view with 'corrupt'")
+        return losses
+
+    def _hidden(self, step: Step, encoded: Encoded, mask: str) -> dict[str, Tensor]:
+        """The loss of the patches that the mask hides, one a modality."""
+        c = self.config
+        splits = step.splits(c.tower, mask, c.view)
         if not splits:
-            raise UserError(f"objective mae: mask '{c.mask}' hides nothing of tower '{c.tower}'")
+            raise UserError(f"objective mae: mask '{mask}' hides nothing of tower '{c.tower}'")
         losses: dict[str, Tensor] = {}
         for name, split in splits.items():
             whole = step.patches(name, c.view)
@@ -135,21 +184,22 @@ class MAE(Objective):
             with torch.autocast(prediction.device.type, enabled=False):
                 score = step.model.modality(name).score(prediction.float(), target, queries, kind)
                 losses[name] = global_mean(score, queries.valid)
-        total = torch.stack([c.weights.get(n, 1.0) * loss for n, loss in losses.items()]).sum()
-        parts = {n: loss.detach() for n, loss in losses.items()} if len(losses) > 1 else {}
-        return Loss(total=total, parts=parts)
+        return losses
+
+    def _tokens(self, name: str, encoded: Encoded) -> Tensor:
+        layer = self.layer[name]
+        return encoded.tokens[name] if layer is None else encoded.layers[layer][name]
 
     def _predict(
         self, name: str, encoded: Encoded, whole: Patches, keep: Tensor, hide: Tensor, queries: Patches
     ) -> Tensor:
         """(B, m, out) for the hidden patches of one modality."""
-        layer = self.layer[name]
-        tokens = encoded.tokens[name] if layer is None else encoded.layers[layer][name]
-        decoder, seen = self.decoders[name], encoded.patches[name]
+        tokens, decoder, seen = self._tokens(name, encoded), self.decoders[name], encoded.patches[name]
         if isinstance(decoder, TokenHead):
             return decoder(gather(tokens, hide))
         together = None
         if whole.links is not None:
             every = torch.arange(whole.count, device=hide.device).expand(whole.batch, -1)
             together = whole.take(torch.cat([every if self.mode[name] == "replace" else keep, hide], 1))
-        return decoder(encoded.prefix, tokens, seen, queries, together)
+        layers = [encoded.layers[layer][name] for layer in self.skips[name]]
+        return decoder(encoded.prefix, tokens, seen, queries, together, layers=layers)

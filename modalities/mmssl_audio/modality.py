@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from mmssl import modality as base
 from mmssl.draws import Draws
+from mmssl.errors import UserError
 from mmssl.losses.reconstruction import normalised_patches, patch_mse
 from mmssl.modality import Inputs, MaskToken
 from mmssl.models.positions import SinCos
@@ -37,6 +38,7 @@ class Modality(base.Modality):
 
     targets = ("normalised", "values")
     views = View.names()
+    corruptible = True
     coordinates = ("time [s]", "mel bin")
 
     def __init__(
@@ -163,6 +165,16 @@ class Modality(base.Modality):
             mel, frames = self.spectrum(inputs)
             inputs = mask_spectrum(mel, frames, draws, view)
         return inputs
+
+    def raster(self, inputs: Inputs) -> tuple[Inputs, str, tuple[int, ...]]:
+        """Time and mel bins of the normalised spectrum."""
+        if self.features != "mel":
+            raise UserError("corrupt: boxes lie in the spectrum, found features: waveform")
+        mel, frames = self.spectrum(inputs)
+        if frames is None:
+            return {"mel": mel}, "mel", (1, 2)
+        outside = torch.arange(mel.shape[1], device=mel.device) >= frames[:, None]
+        return {"mel": mel.masked_fill(outside[..., None], torch.nan), "frames": frames}, "mel", (1, 2)
 
     def raw_features(self, inputs: Inputs) -> Tensor:
         """(B, 24 * 16) log spectrogram of 24 times, over each sound's own length, and 16 bands; absent rows: zero."""

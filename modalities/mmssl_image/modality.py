@@ -32,6 +32,7 @@ class Modality(base.Modality):
 
     targets = ("normalised", "pixels")
     views = View.names()
+    corruptible = True
     coordinates = ("row [patches]", "column [patches]")
 
     def __init__(
@@ -134,6 +135,10 @@ class Modality(base.Modality):
         pixels = augment(inputs["pixel_values"], draws, view, self.mean, self.std, self.unit_range)
         self.grid_of(pixels)
         return inputs | {"pixel_values": pixels}
+
+    def raster(self, inputs: Inputs) -> tuple[Inputs, str, tuple[int, ...]]:
+        """Rows and columns."""
+        return inputs, "pixel_values", (2, 3)
 
     def raw_features(self, inputs: Inputs) -> Tensor:
         """(B, C * h * w) pixels, averaged over areas down to at most 32x32; absent rows are zero."""

@@ -36,6 +36,7 @@ class Modality(base.Modality):
 
     targets = ("normalised", "pixels", "differences")
     views = ClipView.names()
+    corruptible = True
     coordinates = ("time [s]", "row [patches]", "column [patches]")
 
     def __init__(
@@ -163,6 +164,14 @@ class Modality(base.Modality):
         assert isinstance(view, ClipView)
         check_view(view, self.patch)
         return augment_clips(inputs, draws, view, self.mean, self.std, self.unit_range, self.tubelet)
+
+    def raster(self, inputs: Inputs) -> tuple[Inputs, str, tuple[int, ...]]:
+        """Frames, rows and columns."""
+        pixels, length = inputs["pixel_values"].float(), inputs.get("length")
+        if length is not None:
+            outside = torch.arange(pixels.shape[1], device=pixels.device) >= length[:, None]
+            pixels = pixels.masked_fill(outside[:, :, None, None, None], torch.nan)
+        return inputs | {"pixel_values": pixels}, "pixel_values", (1, 3, 4)
 
     def raw_features(self, inputs: Inputs) -> Tensor:
         """(B, 2 * C * h * w): the mean frame, and the mean absolute change from frame to frame; absent rows: zero."""

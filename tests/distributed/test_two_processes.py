@@ -18,6 +18,7 @@ CASES = ("mixed", "one rank lacks a modality")
 WORLDS = {
     "towers": lambda: toy_world.pretraining(joint=False),
     "joint": lambda: toy_world.pretraining(joint=True),
+    "masked": toy_world.masked,
     "distillation": toy_world.self_distillation,
     "pairs and views": toy_world.pairs_and_views,
 }

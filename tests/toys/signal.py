@@ -50,6 +50,7 @@ class Preprocessor(BasePreprocessor):
 class Modality(Base):
     targets = ("normalised", "volts")
     views = ("gain",)
+    corruptible = True
     coordinates = ("time [s]", "lead")
 
     def __init__(self, width: int, leads: int, window: int, rate: float) -> None:
@@ -94,6 +95,9 @@ class Modality(Base):
     def augment(self, inputs: Inputs, draws: Draws, gain: float = 0.2) -> Inputs:
         factor = 1 + gain * (2 * draws.uniform(self.leads) - 1)
         return {"signal": inputs["signal"] * factor[..., None]}
+
+    def raster(self, inputs: Inputs) -> tuple[Inputs, str, tuple[int, ...]]:
+        return inputs, "signal", (2,)
 
     def raw_features(self, inputs: Inputs) -> Tensor:
         return inputs["signal"].nan_to_num(0.0).flatten(1)

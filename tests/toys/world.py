@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmssl.masking import FeatureSubsets, MultiBlock, Random
+from mmssl.masking import Budget, FeatureSubsets, MultiBlock, Random
 from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.objectives import bootstrap, contrastive, distillation, jepa, mae, redundancy
@@ -132,6 +132,21 @@ def pretraining(joint: bool = False) -> Pretraining:
     objectives |= {name: jepa.JEPA(config, net) for name, config in latent_configs().items()}
     views = {"a": {"signal": {"gain": 0.2}}, "b": {"signal": {"gain": 0.5}, "graph": {"drop_edges": 0.3}}}
     return Pretraining(net, objectives, views, masks)
+
+
+def masked() -> Pretraining:
+    """A joint budget, a decoder that looks at earlier blocks, and corrupted signals, filled from other samples too."""
+    net = model()
+    spoiled = {"signal": {"corrupt": {"fill": ["other", "noise", "zero"], "view": "a"}}}
+    skips = mae.DecoderConfig(width=16, depth=2, heads=2, skips=[1, 2])
+    gmml = {"mask": None, "view": "spoiled", "target_view": "a", "target": {"signal": "volts"}, "decoder": HEAD}
+    objectives = {
+        "skips": mae.MAE(mae.Config(tower="signal", mask="few", decoder=skips), net),
+        "skips_replaced": mae.MAE(mae.Config(tower="graph", mask="few", mode="replace", decoder=skips), net),
+        "gmml": mae.MAE(mae.Config(tower="signal", **gmml), net),
+    }
+    views = {"a": {"signal": {"gain": 0.2}}, "spoiled": spoiled}
+    return Pretraining(net, objectives, views, {"few": Budget(visible=4)})
 
 
 def self_distillation() -> Pretraining:

@@ -17,18 +17,19 @@ BASE = {"errors", "options", "draws", "patches", "wording", "schema", "plainyaml
 ALLOWED: dict[str, set[str]] = {
     "modality": BASE,
     "masking": BASE | {"masking"},
+    "corruption": BASE | {"distributed"},
     "distributed": BASE,
     "losses": BASE | {"losses"},
     "pixels": BASE | {"pixels"},
     "biosignals": BASE | {"biosignals", "modality", "losses"},
     "models": BASE | {"models", "modality", "masking", "distributed"},
-    "step": BASE | {"models", "modality", "masking", "distributed"},
+    "step": BASE | {"corruption", "models", "modality", "masking", "distributed"},
     "objectives": BASE | {"objectives", "models", "modality", "masking", "losses", "distributed", "step"},
-    "pretraining": BASE | {"objectives.base", "models", "modality", "masking", "distributed", "step"},
+    "pretraining": BASE | {"corruption", "objectives.base", "models", "modality", "masking", "distributed", "step"},
     "data": BASE | {"data", "modality", "distributed"},
     "config": BASE | {"modality", "masking", "models.configuration_mmssl", "objectives.base", "checks"}
     | {"export.compatibility", "export.convert"},
-    "checks": BASE | {"modality", "config"},
+    "checks": BASE | {"corruption", "modality", "config"},
 }
 """Part of mmssl -> parts it may import. `objectives.base` allows that module only, `objectives` all of them."""
 

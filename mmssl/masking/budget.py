@@ -1,0 +1,93 @@
+"""The mask of several modalities that share one budget of visible patches. Shapes: B batch, M modalities, N patches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..draws import Draws
+from ..errors import UserError
+from ..options import option, strict
+from ..patches import Patches, Split
+from .splits import indices, maskable_of, patch_bits
+
+PROPOSALS = 12
+"""Of a gamma number; each is taken with a probability above 0.95, so that all fail once in 10^15."""
+
+
+@strict
+@dataclass(kw_only=True)
+class Budget:
+    """A number of visible patches shared by modalities: drawn anew for each sample, or fixed (MultiMAE, 4M).
+
+    visible: one number is the sample's total, divided by shares drawn from Dirichlet(alpha) over the modalities that
+    the sample has (MultiMAE, Bachmann et al. 2022; 4M, Mizrahi et al. 2023): a small alpha shows mostly one modality,
+    a large one equal parts. What a modality has too few patches for goes to the others. A number for each modality is
+    fixed instead. Modalities not named in a dict are seen whole.
+    """
+
+    visible: int | dict[str, int] = option(min=1, help="visible patches in all; or of each modality")
+    alpha: float | dict[str, float] = option(1.0, above=0, help="of the Dirichlet distribution; or one a modality")
+
+    def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:
+        chosen = self.visible if isinstance(self.visible, dict) else self.alpha
+        names = [name for name in patches if not isinstance(chosen, dict) or name in chosen]
+        if not names:
+            raise UserError(f"mask budget: found none of {', '.join(patches)} among its modalities")
+        there = torch.stack([maskable_of(patches[name]).sum(1) for name in names], 1)  # (B, M)
+        if isinstance(self.visible, dict):
+            counts = torch.minimum(there, torch.tensor([self.visible[n] for n in names]).to(there))
+        else:
+            alphas = [self.alpha[n] if isinstance(self.alpha, dict) else self.alpha for n in names]
+            logs = torch.stack([log_gamma(a, draws("share", n)) for n, a in zip(names, alphas, strict=True)], 1)
+            logs = logs.to(there.device)
+            shares = logs.masked_fill(there == 0, -torch.inf).softmax(1).nan_to_num(0.0)
+            counts = divide(self.visible, shares, there)
+        return {n: split_by_counts(patches[n], patch_bits(patches[n], draws(n)), counts[:, i])
+                for i, n in enumerate(names)}
+
+
+def log_gamma(alpha: float, draws: Draws) -> Tensor:
+    """(B,) float64 logarithms of Gamma(alpha, 1) numbers (Marsaglia and Tsang 2000); their softmax is Dirichlet.
+
+    Below 1 a number of alpha + 1 is multiplied by u^(1 / alpha); as logarithms, because that underflows.
+    """
+    shape = alpha if alpha >= 1 else alpha + 1
+    d = shape - 1 / 3
+    x = draws("normal").normal(PROPOSALS).double()
+    v = (1 + x / (9 * d) ** 0.5) ** 3
+    u = draws("accept").uniform(PROPOSALS).double().clamp(min=2**-25)
+    positive = v.clamp(min=1e-300)
+    taken = (v > 0) & (u.log() < 0.5 * x.square() + d - d * v + d * positive.log())
+    first = taken.to(torch.int8).argmax(1, keepdim=True)
+    log = (d * positive).log().gather(1, first)[:, 0]
+    if alpha < 1:
+        log = log + draws("small").uniform().double().clamp(min=2**-25).log() / alpha
+    return log
+
+
+def divide(total: int, shares: Tensor, most: Tensor) -> Tensor:
+    """(B, M) int64 whole numbers near `total * shares` (B, M), at most `most` (B, M), that sum to `total` or to all."""
+    counts = torch.minimum((total * shares).floor().long(), most)
+    for _ in range(shares.shape[1]):  # what one has no room for goes to those that have
+        left = (total - counts.sum(1, keepdim=True)).clamp(min=0)
+        weight = shares * (counts < most)
+        weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-300)
+        counts = torch.minimum(counts + (left * weight).floor().long(), most)
+    for index in shares.argsort(dim=1, descending=True, stable=True).unbind(1):  # the rest of rounding
+        left = (total - counts.sum(1)).clamp(min=0)
+        room = (most - counts).gather(1, index[:, None])[:, 0]
+        counts = counts.scatter_add(1, index[:, None], torch.minimum(left, room)[:, None])
+    return counts
+
+
+def split_by_counts(patches: Patches, order_key: Tensor, shown: Tensor) -> Split:
+    """Keep of each sample the `shown` (B,) maskable patches with the smallest `order_key` (B, N), and fixed ones."""
+    maskable = maskable_of(patches)
+    rank = order_key.masked_fill(~maskable, torch.iinfo(torch.int64).max).argsort(dim=1, stable=True).argsort(dim=1)
+    hide = maskable & (rank >= shown[:, None])
+    keep = patches.valid & ~hide
+    widest = torch.stack([keep.sum(1).amax(), hide.sum(1).amax()]).tolist()
+    return Split(indices(keep, max(widest[0], min(patches.count, 1))), indices(hide, widest[1])[:, None])
