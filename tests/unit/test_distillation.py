@@ -86,14 +86,19 @@ def test_every_student_view_meets_every_other_teacher_view():
 def test_student_does_not_see_what_the_mask_hides_and_the_teacher_does():
     objective, work = build(masks=["half"], class_weight=0.0)
     content = batch(absent=0.0)
+    seen: dict[str, list] = {"student": [], "teacher": []}
+    for name, net in (("student", work.model.tower("signal")), ("teacher", objective.teacher.net)):
+        net.register_forward_pre_hook(
+            lambda _, args, n=name: seen[n].append((args[0]["signal"].count, args[1], torch.is_grad_enabled()))
+        )
     step = Step(content, work.model, VIEWS, MASKS, Draws(1, 6))
     objective(step)
-    keys = [key for key in step._memo if key[0] == "encode"]
-    student = [k for k in keys if k[5] is None]
-    teacher = [k for k in keys if k[5] == id(objective.teacher.net)]
-    assert len(student) == len(teacher) == 2
-    assert all(k[3] == "half" and k[4] == (("signal", "replace"),) for k in student)
-    assert all(k[3] is None and k[-1] is False for k in teacher)  # without gradient
+    assert len(seen["student"]) == len(seen["teacher"]) == 2
+    split, count = step.split("signal", "half", "a"), step.patches("signal").count
+    for patches, hidden, gradient in seen["student"]:
+        assert patches == count and gradient  # replaced, not dropped
+        assert torch.equal(hidden["signal"], step.patches("signal").hidden_by(split.hide))
+    assert all(patches == count and not hidden and not gradient for patches, hidden, gradient in seen["teacher"])
 
 
 def test_patch_loss_is_a_mean_over_hidden_patches_then_samples():
