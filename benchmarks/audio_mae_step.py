@@ -1,0 +1,112 @@
+"""An audio masked-autoencoding step, and our encoder's alone, against the step of `transformers.ASTModel`.
+
+Audio Spectrogram Transformer of the size of ViT-S (384 x 12 x 6) on 1024 frames x 128 mel bins in patches of 16 x 16.
+The peer encodes all 512 patches (no overlap) and is trained on a linear output. Ours: the encoder alone on the same 512
+patches and output, which compares the time for each encoded token; and the masked autoencoder (Audio-MAE, Huang et al.
+2022), which hides 0.8 of them, encodes the rest and decodes all with 512 x 8. All start from the same spectrum; a step
+is forward, backward and AdamW. Prints ratios of medians, each pair interleaved: above 1, ours is faster.
+
+    python -m benchmarks.audio_mae_step [--dtype bf16 f32] [--batch 4] [--steps 5] [--decoder 512 8] [--tuned-peer]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import ASTConfig, ASTModel
+
+from benchmarks.interleaved import autocast, medians
+from mmssl.draws import Draws
+from mmssl.masking import Random
+from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
+from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.objectives import mae
+from mmssl.pretraining import Pretraining
+from mmssl.training.optimizer import make_optimizer
+
+FRAMES, BINS, PATCH, RATIO = 1024, 128, 16, 0.8
+TOKENS = FRAMES // PATCH * (BINS // PATCH)
+
+
+def peer() -> ASTModel:
+    return ASTModel(
+        ASTConfig(
+            hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536, patch_size=PATCH,
+            frequency_stride=PATCH, time_stride=PATCH, max_length=FRAMES, num_mel_bins=BINS,
+        )
+    ).train()  # fmt: skip
+
+
+def ours(decoder: tuple[int, int]) -> Pretraining:
+    audio = {"type": "audio", "rate": 16000, "features": "mel", "mel_bins": BINS, "window": 400, "shift": 160}
+    audio |= {"patch": [PATCH, PATCH], "mean": -4.27, "std": 4.57}
+    tower = TowerConfig(width=384, depth=12, heads=6, norm_eps=1e-12)
+    model = MMSSLModel(MMSSLConfig(modalities={"audio": audio}, towers={"audio": tower_spec(tower)}))
+    narrow = mae.DecoderConfig(width=decoder[0], depth=decoder[1], heads=decoder[0] // 32)
+    objective = mae.MAE(mae.Config(tower="audio", mask="most", decoder=narrow), model)
+    return Pretraining(model, {"mae": objective}, {}, {"most": Random(ratio=RATIO)}).train()
+
+
+def measure(
+    dtype: str, batch: int, steps: int, decoder: tuple[int, int], tuned_peer: bool, whole: bool
+) -> tuple[float, float]:
+    """Median seconds of a step: (peer, ours). whole: the masked autoencoder; else the encoder on all patches."""
+    torch.manual_seed(0)
+    stock, work = peer(), ours(decoder)
+    head, own_head = torch.nn.Linear(384, 10), torch.nn.Linear(384, 10)
+    spectrum = torch.randn(batch, FRAMES, BINS)
+    fused = {"fused": True} if tuned_peer else {}
+    trained = [*stock.parameters(), *head.parameters()]
+    optimizers = (
+        torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.05, **fused),
+        make_optimizer(work if whole else torch.nn.ModuleList([work.model, own_head]), 1e-4, 0.05, (0.9, 0.95), 1e-8),
+    )
+
+    def step(loss: Callable[[], Any], optimizer: torch.optim.Optimizer) -> None:
+        with autocast(dtype):
+            value = loss()
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    content = {"audio": {"mel": spectrum}}
+
+    def loss_of_ours() -> torch.Tensor:
+        if whole:
+            total = work(content, Draws(1, batch)).total
+            assert total is not None
+            return total
+        return own_head(work.model.encode_batch(content).pooled["audio"]).float().square().mean()
+
+    return medians(
+        lambda: step(lambda: head(stock(spectrum).pooler_output).float().square().mean(), optimizers[0]),
+        lambda: step(loss_of_ours, optimizers[1]),
+        steps, tuned_peer,
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dtype", nargs="+", default=["bf16", "f32"], choices=["bf16", "f32"])
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--decoder", nargs=2, type=int, default=[512, 8], metavar=("WIDTH", "DEPTH"))
+    parser.add_argument("--tuned-peer", action="store_true")
+    args = parser.parse_args()
+    for dtype in args.dtype:
+        for whole in (False, True):
+            decoder = (args.decoder[0], args.decoder[1])
+            theirs, mine = measure(dtype, args.batch, args.steps, decoder, args.tuned_peer, whole)
+            what = f"masked autoencoder, {RATIO} hidden" if whole else f"encoder alone, all {TOKENS} patches"
+            print(
+                f"AST-S {dtype} batch {args.batch}, {what}: transformers {theirs:.2f} s, mmssl {mine:.2f} s a step, "
+                f"ratio of medians {theirs / mine:.2f}x",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
