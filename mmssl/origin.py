@@ -62,12 +62,18 @@ def take_over(data: dict[str, Any], faults: list[str]) -> None:
         return
     config, processor = model_files(origin)  # without them nothing else can be judged: a UserError goes through
     parts = {n: {"type": p["type"], **p["config"]} for n, p in processor["modalities"].items()}
-    towers = {n: {k: v for k, v in t.items() if k != "foreign"} for n, t in config["towers"].items()}
+    towers = {n: _tower(t) for n, t in config["towers"].items()}
     data["modalities"] = _joined(data.get("modalities"), parts, (), "modalities", origin, faults)
     model["towers"] = _joined(model.get("towers"), towers, FREE, "model.towers", origin, faults)
     kept = config.get("projection")
     if model.setdefault("projection", kept) != kept:
         faults.append(f"model.projection: found {model['projection']}, but {origin} has {kept}; leave it out")
+
+
+def _tower(spec: dict[str, Any]) -> dict[str, Any]:
+    """The options of a tower; where a converted one once came from is past: its weights are the model's own."""
+    past = ("foreign",) if spec.get("foreign") else ("foreign", "from", "convert")
+    return {key: value for key, value in spec.items() if key not in past}
 
 
 def _joined(

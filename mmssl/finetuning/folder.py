@@ -20,10 +20,11 @@ from torch import nn
 
 from ..errors import UserError
 from ..models.configuration_mmssl import MMSSLConfig
-from ..models.foreign import OPEN_CLIP, load_foreign, public_origin
-from ..models.modeling_mmssl import MMSSLModel
+from ..models.foreign import OPEN_CLIP, public_origin
+from ..models.modeling_mmssl import MMSSLModel, tower_config
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.saving import load_model, no_progress_bars
+from ..origin import FREE
 from ..privacy import public
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def load_base(folder: Path, spec: dict[str, Any], base: str | None) -> MMSSLMode
     theirs = base_of(model, None)
     wanted = spec["architecture"]
     for key in ("modalities", "towers", "projection"):
-        mine, other = public(theirs.architecture[key]), wanted.get(key)
+        mine, other = (_lasting(a.get(key)) for a in (public(theirs.architecture), wanted))
         if mine != other:
             where = _first_difference(mine, other, key)
             raise UserError(f"{folder}: this adapter belongs on another base than {base}: {where}")
@@ -170,11 +171,23 @@ def load_base(folder: Path, spec: dict[str, Any], base: str | None) -> MMSSLMode
     return model
 
 
+def _lasting(parts: Any) -> Any:
+    """What of an architecture says which weights there are: not where they came from, nor how they were trained."""
+    if not isinstance(parts, dict):
+        return parts
+    passing = (*FREE, "from", "convert")
+    return {n: {k: v for k, v in p.items() if k not in passing} if isinstance(p, dict) else p for n, p in parts.items()}
+
+
 def _rebuilt(folder: Path, spec: dict[str, Any]) -> MMSSLModel:
     """The base of an adapter on pretrained towers: built again, their weights read from where they came from."""
     if not spec["origins"]:
         raise UserError(f"{folder}: the adapter does not say what it belongs on; name it with --base MODEL")
+    from ..export.building import load_origin
+
     config = MMSSLConfig(**spec["architecture"])
+    processor = MMSSLProcessor.from_pretrained(folder)
+    assert config.towers is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.initializer_seed)
         model = MMSSLModel(config)
@@ -182,7 +195,9 @@ def _rebuilt(folder: Path, spec: dict[str, Any]) -> MMSSLModel:
             found = _absolute(origin, folder)
             if found == origin and origin.removeprefix(OPEN_CLIP).startswith("."):
                 raise UserError(f"{folder}: the pretrained model of its tower '{tower}' is not at {folder / origin}")
-            load_foreign(model.towers[tower], found)
+            options = tower_config(config.towers[tower])
+            options.from_ = found
+            load_origin(model, processor, tower, options)
     return model.eval()
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import PeftModel
 from toys import runs, tuned
-from transformers import AutoModel
+from transformers import AutoModel, ViTConfig, ViTModel
 
 from mmssl.config import load_recipe
 from mmssl.errors import UserError
@@ -95,6 +95,27 @@ def test_going_on_takes_over_architecture_and_preprocessing(base, tmp_path):
     start, after = load_model(base)[0].state_dict(), run.model.state_dict()
     difference = max(float((start[n] - after[n]).abs().max()) for n in start)
     assert 0 < difference < 0.1  # four steps away from it, not another start
+
+
+def test_a_stock_encoder_goes_on_by_an_adapter(tmp_path):
+    """The base is a checkpoint of transformers: nothing of it is stored, and it is found again."""
+    torch.manual_seed(0)
+    stock = ViTModel(ViTConfig(image_size=16, patch_size=8, num_channels=3, hidden_size=16, num_hidden_layers=2,
+                               num_attention_heads=2, intermediate_size=32))  # fmt: skip
+    stock.save_pretrained(tmp_path / "vit")
+    content = recipe(tmp_path, JEPA, dropout=0.1) | {
+        "modalities": {"image": {"size": 16, "patch": 8, "channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3,
+                                 "resize": "squash", "positions": "learned"}},
+        "model": {"towers": {"image": {"from": str(tmp_path / "vit"), "adapter": {"type": "lora", "r": 2}}}},
+    }  # fmt: skip
+    run = pretrain(content, output=tmp_path / "run")
+    assert {p.name for p in run.model_folder.glob("*.safetensors")} == {"adapter_model.safetensors"}
+    assert (run.model_folder / "adapter_model.safetensors").stat().st_size < 40_000
+    again = load_any(tmp_path / "run")[0].state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in run.model.state_dict().items())
+    (tmp_path / "vit").rename(tmp_path / "gone")
+    with pytest.raises(UserError, match="pretrained model of its tower 'image' is not at"):
+        load_any(tmp_path / "run")
 
 
 def test_a_shipped_recipes_architecture_gives_way(base):
