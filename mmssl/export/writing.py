@@ -13,9 +13,10 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ..errors import RunError, UserError
+from ..finetuning.folder import load_any
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.processing_mmssl import MMSSLProcessor
-from ..models.saving import load_model, no_progress_bars
+from ..models.saving import no_progress_bars
 from .card import card_text
 from .compatibility import obstacles
 from .formats import load_format
@@ -90,7 +91,7 @@ def export_several(wanted: Sequence[tuple[Any, str, Path, str | None]]) -> list[
 
 
 def open_source_model(model: Any, scratch: Path, tower: str | None) -> Source:
-    """The loaded model, in float32."""
+    """The loaded model, in float32; an adapter merged into its base."""
     scratch.mkdir(parents=True, exist_ok=True)
     card, origin = "", "mmssl model"
     if not isinstance(model, tuple):
@@ -102,7 +103,7 @@ def open_source_model(model: Any, scratch: Path, tower: str | None) -> Source:
             origin = path.resolve().parent.name
         readme = Path(name) / "README.md"
         card = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-        model = load_model(name)
+        model = load_any(name)
     source = Source(model[0].float().eval(), model[1], scratch, origin, card, tower)
     source.check_tower()
     return source

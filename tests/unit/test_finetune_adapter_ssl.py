@@ -11,6 +11,7 @@ from transformers import AutoModel, ViTConfig, ViTModel
 
 from mmssl.config import load_recipe
 from mmssl.errors import UserError
+from mmssl.export.writing import open_source_model
 from mmssl.finetuning.folder import load_any
 from mmssl.models.saving import load_model
 from mmssl.training.pretrain import build_pretraining, pretrain
@@ -113,6 +114,8 @@ def test_a_stock_encoder_goes_on_by_an_adapter(tmp_path):
     assert (run.model_folder / "adapter_model.safetensors").stat().st_size < 40_000
     again = load_any(tmp_path / "run")[0].state_dict()
     assert all(torch.equal(value, again[name]) for name, value in run.model.state_dict().items())
+    source = open_source_model(tmp_path / "run", tmp_path / "scratch", None)  # what `mmssl export` writes
+    assert all(torch.equal(value, again[name]) for name, value in source.model.state_dict().items())
     (tmp_path / "vit").rename(tmp_path / "gone")
     with pytest.raises(UserError, match="pretrained model of its tower 'image' is not at"):
         load_any(tmp_path / "run")
