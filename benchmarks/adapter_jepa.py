@@ -99,7 +99,7 @@ def memory(batch: int, width: int) -> dict[str, Any]:
     return out
 
 
-def probe(seeds: int, steps: int) -> dict[str, Any]:
+def probe(seeds: int, steps: int, kind: str) -> dict[str, Any]:
     """kNN accuracy on fashion_mnist's test images of the frozen start and after LoRA-JEPA on the training images."""
     from mmssl.config import DataConfig, EvaluationConfig
     from mmssl.evaluation.evaluate import evaluate
@@ -114,9 +114,12 @@ def probe(seeds: int, steps: int) -> dict[str, Any]:
             start = Path(scratch) / "start"
             quiet = {"evaluation.tasks": [], "train.trackers": []}
             small = {"image": {"width": 96, "depth": 4, "heads": 4}}
-            pretrain("image_mae", output=start, **{"data.path": path, "data.limit": 4000, "train.steps": 150,
-                     "train.batch_size": 64, "seed": seed, "model.towers": small, **quiet})  # fmt: skip
-            content = recipe(start, True, steps=steps, batch_size=64, lr=2e-3) | {"data": {**data, "limit": 4000}}
+            pretrain("image_mae", output=start, **{
+                "data.path": path, "data.limit": 4000, "train.steps": 300, "train.batch_size": 64, "seed": seed,
+                "modalities": {"image": {"patch": 7}}, "model.towers": small, **quiet,
+            })  # fmt: skip
+            content = recipe(start, True, steps=steps, batch_size=64, lr=3e-3) | {"data": {**data, "limit": 4000}}
+            content["objectives"]["jepa"] |= {"momentum": [0.99, 1.0], "regulariser": {"kind": kind}}
             content["seed"] = seed
             after = pretrain(content, output=Path(scratch) / "jepa")
             scores = {}
@@ -139,15 +142,16 @@ def main() -> None:
     parser.add_argument("--kind", choices=("full", "adapter"))
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--width", type=int, default=384)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--regulariser", choices=("none", "sigreg", "vicreg"), default="vicreg")
     args = parser.parse_args()
     if args.what == "step":
         print(json.dumps(one_step(args.base, args.kind == "adapter", args.batch, 224)))
         return
-    result = memory(args.batch, args.width) if args.what == "memory" else probe(args.seeds, args.steps)
+    result = memory(args.batch, args.width) if args.what == "memory" else probe(args.seeds, args.steps, args.regulariser)
     (HERE / "results").mkdir(exist_ok=True)
-    name = "adapter_jepa_probe.json" if args.what == "probe" else f"adapter_jepa_memory_{args.width}x{args.batch}.json"
+    name = f"adapter_jepa_probe_{args.regulariser}.json" if args.what == "probe" else f"adapter_jepa_memory_{args.width}x{args.batch}.json"
     (HERE / "results" / name).write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 
