@@ -149,10 +149,12 @@ def main() -> None:
     if args.what == "step":
         print(json.dumps(one_step(args.base, args.kind == "adapter", args.batch, 224)))
         return
-    result = memory(args.batch, args.width) if args.what == "memory" else probe(args.seeds, args.steps, args.regulariser)
+    if args.what == "memory":
+        result, name = memory(args.batch, args.width), f"memory_{args.width}x{args.batch}"
+    else:
+        result, name = probe(args.seeds, args.steps, args.regulariser), f"probe_{args.regulariser}"
     (HERE / "results").mkdir(exist_ok=True)
-    name = f"adapter_jepa_probe_{args.regulariser}.json" if args.what == "probe" else f"adapter_jepa_memory_{args.width}x{args.batch}.json"
-    (HERE / "results" / name).write_text(json.dumps(result, indent=1) + "\n")
+    (HERE / "results" / f"adapter_jepa_{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 
 
