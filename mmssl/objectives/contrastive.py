@@ -38,6 +38,7 @@ from ..errors import UserError
 from ..losses.contrastive import dcl, dclw_weight, info_nce, info_nce_both, sigmoid_pairs, softmax_rows
 from ..models.heads import Head, HeadOptions
 from ..models.initialization import init_weights
+from ..models.tower import masked_mean
 from ..options import option, strict
 from ._sides import Pair, Side, SideOptions, Sides
 from .base import Loss, Objective, ObjectiveConfig
@@ -60,6 +61,7 @@ class Config(HeadOptions, SideOptions, ObjectiveConfig):
     max_scale: float = option(100.0, above=0, help="upper bound of a learned 1 / temperature")
     sigma: float = option(0.5, above=0, help="width of the von Mises-Fisher weight of dclw")
     within_weight: float = option(1.0, min=0, help="with pairs: both, weight of the pairs within towers")
+    layers: list[int] = option(factory=list, min=1, help="across: mean tokens after these blocks, summed (HiCMAE)")
     chunk: int | None = option(None, min=1, help="similarities of this many rows at a time; memory chunk x batch")
 
 
@@ -101,9 +103,22 @@ class Contrastive(Objective):
                 f"objective contrastive: loss {config.loss} has no lower bound in its temperature, so it cannot be "
                 "learned: leave out learn_temperature"
             )
+        self._refuse_layers(config, model)
         widths = {name: model.embedding_width(name) for name in self.sides.across}
         if len(set(widths.values())) > 1:
             raise UserError(f"objective contrastive: embeddings differ in width {widths}; set model.projection")
+
+    def _refuse_layers(self, config: Config, model: MMSSLModel) -> None:
+        if not config.layers:
+            return
+        if self.sides.within or config.cache_rows is not None:
+            raise UserError("objective contrastive: layers are compared across towers and without cache_rows")
+        towers = {name: model.tower(name) for name in config.towers}
+        one_width = len({tower.width for tower in towers.values()}) == 1
+        if not one_width or max(config.layers) > min(tower.depth for tower in towers.values()):
+            found = {name: (tower.width, tower.depth) for name, tower in towers.items()}
+            raise UserError(f"objective contrastive: layers {config.layers}: towers need one width and those blocks, "
+                            f"found (width, blocks) {found}")
 
     def forward(self, step: Step) -> Loss:
         across, within = self.sides.plan(step)
@@ -112,10 +127,11 @@ class Contrastive(Objective):
         totals: list[Tensor] = []
         for pairs, inside, weight in ((across, False, 1.0), (within, True, self.config.within_weight)):
             weight = weight if across else 1.0
-            losses = self._losses(step, pairs, inside, scale)
-            parts |= losses
-            if losses:
-                totals.append(weight * torch.stack(list(losses.values())).mean())
+            for layer in self.config.layers or [None]:
+                losses = self._losses(step, pairs, inside, scale, layer)
+                parts |= losses
+                if losses:
+                    totals.append(weight * torch.stack(list(losses.values())).mean())
         total = torch.stack(totals).sum()
         log = {name: loss.detach() for name, loss in parts.items()} if len(parts) > 1 else {}
         return Loss(total=total, parts=log | ({"scale": scale.detach()} if self.learned else {}))
@@ -126,16 +142,19 @@ class Contrastive(Objective):
         with torch.autocast(self.logit_scale.device.type, enabled=False):
             return self.logit_scale.float().exp().clamp(max=self.config.max_scale)
 
-    def _losses(self, step: Step, pairs: list[Pair], inside: bool, scale: Tensor) -> dict[str, Tensor]:
+    def _losses(
+        self, step: Step, pairs: list[Pair], inside: bool, scale: Tensor, layer: int | None
+    ) -> dict[str, Tensor]:
         embeddings: dict[Side, Embedding] = {}
         out = {}
         for pair in pairs:
             for side in pair:
                 if side not in embeddings:
-                    embeddings[side] = self._embed(step, side, inside)
+                    embeddings[side] = self._embed(step, side, inside) if layer is None else self._at(step, side, layer)
             a, b = (embeddings[side] for side in pair)
             with torch.autocast(a[0].device.type, enabled=False):
-                out[f"{pair[0].label}-{pair[1].label}"] = self._pair(a, b, scale.to(a[0].device))
+                at = "" if layer is None else f".{layer}"
+                out[f"{pair[0].label}-{pair[1].label}{at}"] = self._pair(a, b, scale.to(a[0].device))
         return out
 
     def _embed(self, step: Step, side: Side, inside: bool) -> Embedding:
@@ -143,6 +162,13 @@ class Contrastive(Objective):
         if inside:
             return self.heads[side.tower](pooled, present), present
         return step.model.project(side.tower, pooled), present
+
+    def _at(self, step: Step, side: Side, layer: int) -> Embedding:
+        """The mean of a side's tokens after an earlier block, not projected (HiCMAE, Sun et al. 2024)."""
+        encoded = step.encode(side.tower, side.view, side.mask, self.config.mode, layers=self.config.layers)
+        tokens = encoded.layers[layer]
+        valid = torch.cat([encoded.patches[name].valid for name in tokens], 1)
+        return masked_mean(torch.cat(list(tokens.values()), 1), valid), encoded.present()
 
     def _pair(self, a: Embedding, b: Embedding, scale: Tensor) -> Tensor:
         """The loss of two sides, averaged over both directions and over the pairs of all processes."""

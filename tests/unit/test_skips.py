@@ -9,7 +9,7 @@ from toys import world as toy_world
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.models.trunk import CrossAttention
-from mmssl.objectives import mae
+from mmssl.objectives import contrastive, mae
 from mmssl.step import Step
 
 
@@ -61,3 +61,33 @@ def test_skips_train_and_are_refused_where_there_is_nothing_to_look_at():
         with pytest.raises(UserError, match=line):
             decoder = mae.DecoderConfig(width=16, depth=1, heads=2, skips=skips)
             mae.MAE(mae.Config(tower="signal", mask="few", decoder=decoder), net)
+
+
+def test_contrast_at_earlier_blocks_shares_the_forward_and_equals_its_formula():
+    """HiCMAE: the sum over layers of symmetric InfoNCE between mean visible tokens, at a fixed temperature."""
+    net = toy_world.model()
+    options = {"towers": ["table", "signal"], "mask": "few", "layers": [1, 2], "temperature": 0.07}
+    contrast = contrastive.Contrastive(contrastive.Config(learn_temperature=False, **options), net)
+    decoder = mae.DecoderConfig(width=16, depth=2, heads=2, skips=[1, 2])
+    skips = mae.MAE(mae.Config(tower="signal", mask="few", decoder=decoder), net)
+    calls = []
+    net.towers["signal"].register_forward_hook(lambda *_: calls.append(1))
+    content, masks = toy_world.batch(toy_world.raw(6, absent=0.0)), {"few": toy_world.Random(ratio=0.5)}
+    step = Step(content, net, {}, masks, Draws(1, 6))
+    skips(step)
+    ours = contrast(step).total
+    assert len(calls) == 1
+    total = 0.0
+    for layer in (1, 2):
+        sides = []
+        for name in ("table", "signal"):
+            encoded = step.encode(name, mask="few", layers=(1, 2))
+            valid = encoded.patches[name].valid.double()[..., None]
+            mean = (encoded.layers[layer][name].double() * valid).sum(1) / valid.sum(1)
+            sides.append(mean / mean.norm(dim=1, keepdim=True))
+        logits = sides[0] @ sides[1].T / 0.07
+        total += -(logits.log_softmax(1).diagonal().mean() + logits.log_softmax(0).diagonal().mean()) / 2
+    assert abs(ours.item() - float(total.detach())) < 1e-5
+    for bad, line in (({"layers": [3]}, "towers need one width"), ({"cache_rows": 2}, "without cache_rows")):
+        with pytest.raises(UserError, match=line):
+            contrastive.Contrastive(contrastive.Config(**{**options, **bad}), net)
