@@ -14,7 +14,7 @@ from mmssl.export.writing import Exported, export_several
 
 REPO = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- exports: python -m benchmarks.export_table -->", "<!-- end of exports -->"
-TABLE = ("ast", "clip", "dinov2", "ijepa", "open_clip", "siglip", "timm", "videomae", "vit", "vit_mae")
+TABLE = ("ast", "clip", "dinov2", "ijepa", "onnx", "open_clip", "siglip", "timm", "videomae", "vit", "vit_mae")
 """One case a format, of the same name."""
 HEAD = "| format | class | float32 | bfloat16 | sizes | loads without mmssl | pipeline |"
 
@@ -22,10 +22,12 @@ HEAD = "| format | class | float32 | bfloat16 | sizes | loads without mmssl | pi
 def row_of(done: Exported) -> str:
     """One line: the largest differences in float32 and bfloat16, how many sizes, what loads and works."""
     proof = done.proof
-    name = done.job.cls or {"open_clip": "`open_clip` folder", "timm": "`timm` folder"}[done.job.library]
-    sizes = len({row.probe for row in proof.rows if row.dtype == "bfloat16"})
+    folders = {"open_clip": "`open_clip` folder", "timm": "`timm` folder", "onnx": "`encoder.onnx`"}
+    name = done.job.cls or folders[done.job.library]
+    half = any(row.dtype == "bfloat16" for row in proof.rows)
+    sizes = len({row.probe for row in proof.rows if row.dtype == "bfloat16"}) or 1
     pipeline = proof.pipeline.partition(":")[0]
-    numbers = f"{proof.largest('float32'):.1e} | {proof.largest('bfloat16'):.1e} | {sizes}"
+    numbers = f"{proof.largest('float32'):.1e} | {format(proof.largest('bfloat16'), '.1e') if half else '-'} | {sizes}"
     return f"| `{done.format}` | {name} | {numbers} | yes | {pipeline} |"
 
 

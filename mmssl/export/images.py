@@ -139,6 +139,7 @@ def probes(
     interpolates: bool = True,
     other: dict[str, Any] | None = None,
     antialias: bool = False,
+    batch: int = 2,
     **common: Any,
 ) -> list[Probe]:
     """The configured size and, where the class interpolates its positions, a wider and higher one.
@@ -152,7 +153,7 @@ def probes(
     generator = torch.Generator().manual_seed(20)
     found = []
     for i, (rows, columns) in enumerate(grids):
-        pixels = torch.randn(2, stock_channels(part), rows * ph, columns * pw, generator=generator)
+        pixels = torch.randn(batch, stock_channels(part), rows * ph, columns * pw, generator=generator)
         more = dict(other or {}) if i else {}
         expect = _expecting(part, ours, pixels, grids[0], (rows, columns), antialias)
         name = f"{rows * ph} x {columns * pw}"

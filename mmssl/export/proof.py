@@ -115,7 +115,7 @@ class Proof:
     auto: str | None
 
     def largest(self, dtype: str) -> float:
-        return max(r.difference for r in self.rows if r.dtype == dtype)
+        return max((r.difference for r in self.rows if r.dtype == dtype), default=float("nan"))
 
     @property
     def failures(self) -> list[str]:

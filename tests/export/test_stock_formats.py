@@ -29,7 +29,8 @@ def test_the_stock_class_gives_our_numbers(exported, name):
     proof = exported[name].proof
     assert proof.failures == []
     assert proof.largest("float32") < 2e-5
-    assert 0 < proof.largest("bfloat16") < 0.5
+    if exported[name].format != "onnx":  # which is float32
+        assert 0 < proof.largest("bfloat16") < 0.5
 
 
 FEATURES = "image-feature-extraction"
@@ -81,7 +82,8 @@ def test_where_no_pipeline_works_it_says_why(exported, name, why):
 def test_the_folder_holds_safetensors_a_processor_and_the_card(exported, name):
     folder: Path = exported[name].folder
     names = {p.name for p in folder.iterdir()}
-    assert {"config.json", "model.safetensors", "README.md"} <= names or "open_clip_model.safetensors" in names
+    weights = {"model.safetensors", "open_clip_model.safetensors", "encoder.onnx"}
+    assert len(weights & names) == 1 and {"README.md"} <= names
     assert not [n for n in names if n.endswith((".bin", ".pt", ".pkl", ".py"))]
     if exported[name].job.library == "transformers":
         assert names & {"preprocessor_config.json", "video_preprocessor_config.json"} or name.endswith("-text")
@@ -109,5 +111,8 @@ def test_the_readme_shows_what_was_measured(exported):
     for name, cells in found.items():
         assert shown[name][0] == cells[0] and shown[name][3:] == cells[3:], name
         for old, new in zip(shown[name][1:3], cells[1:3], strict=True):
+            if "-" in (old, new):
+                assert old == new
+                continue
             assert float(new) < 10 * float(old), name
     assert markdown([exported[name] for name in TABLE]).count("\n") == len(TABLE) + 1

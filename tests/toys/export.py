@@ -117,6 +117,8 @@ CASES: dict[str, tuple[str, Models]] = {
     "videomae": ("videomae", video_model),
     "videomae-pretraining": ("videomae", lambda: video_model(final_norm=False, resize="squash")),
     "ast": ("ast", lambda: audio_model(pooling="cls")),
+    "onnx": ("onnx", lambda: image_model({"channels": 1}, pooling="cls", layer_scale=0.3, embed_norm=True)),
+    "onnx-pool": ("onnx", lambda: pair_model(SIGLIP_IMAGE, CLIP_TEXT)),
     "vit-channels": ("vit", lambda: image_model({"channels": 5})),
 }
 """Name of a case -> format and model."""
