@@ -88,12 +88,13 @@ class DirectPredictor(nn.Module):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in what was seen since the last update. Nothing changes where no row was valid."""
+        """Take in what was seen since the last update. Nothing changes where no row was valid, or one was not finite:
+        the loss shows that, and one broken batch must not stay in the average."""
         if not self.seen:
             return
         sums, self.seen = torch.stack(self.seen).sum(0), []
         width, count = sums.shape[1], sums[-1, 0]
-        if float(count) == 0:
+        if not bool((count > 0) & sums.isfinite().all()):
             return
         now = sums[:width] / count
         if self.config.direct_centre:

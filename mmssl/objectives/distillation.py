@@ -121,7 +121,7 @@ class Distillation(Objective):
         tower = model.tower(config.tower)
         masks = config.masks * (len(config.global_views) if len(config.masks) == 1 else 1)
         self.mask_of = dict(zip(config.global_views, masks, strict=False))
-        own = config.patch_head if masks else None
+        own = config.patch_head if masks and config.patch_weight else None
         self.heads = nn.ModuleDict()
         if config.class_weight or own is None:
             self.heads["class"] = _head(config.head, tower.width)
@@ -188,7 +188,8 @@ class Distillation(Objective):
         self.teacher_heads.update(self.heads, momentum)
         for name, (rows, count) in self._sums.items():
             centre = self.get_buffer(f"{name}_centre")
-            centre.lerp_(torch.where(count > 0, rows / count.clamp(min=1), centre), 1 - c.centre_momentum)
+            good = (count > 0) & rows.isfinite().all()  # one broken batch must not stay in the average
+            centre.lerp_(torch.where(good, rows / count.clamp(min=1), centre), 1 - c.centre_momentum)
         self._sums = {}
         steps = self._now()[0] + 1
         self._host = steps, progress
@@ -292,8 +293,9 @@ class Distillation(Objective):
         """KoLeo among the samples of the global batch, within each view, averaged over views."""
         rows, counts = [], []
         for e in encoded:
-            with torch.autocast(e.pooled().device.type, enabled=False):
-                x, present = F.normalize(e.pooled().float(), dim=-1), e.present()
+            pooled, present = e.pooled(), e.present()
+            with torch.autocast(pooled.device.type, enabled=False):
+                x = F.normalize(pooled.float(), dim=-1)
                 keys, valid = gather_rows(x), gather_rows(present)
                 own = torch.arange(len(x), device=x.device) + rank() * len(x)
                 rows.append(koleo(x, keys, own, valid))

@@ -9,7 +9,8 @@ says which of these it is: `multi-block`, `time-blocks`, `feature-subsets`, `reg
 registers, `[REG]`) are part of every sequence and never a target.
 
 With `target_tower` the targets are those of another tower's modalities of the same sample, all their patches or those
-that `target_mask` hides.
+that `target_mask` hides; samples count that have both. A teacher's targets do not train that tower: another objective
+must, or it comes trained (`frozen`).
 
 Example::
 
@@ -220,7 +221,8 @@ class JEPA(Objective):
         hide = split.hide if split.hide.shape[2] else F.pad(split.hide, (0, 1), value=-1)
         sets = hide.shape[1]
         prediction = self._predict(name, hide, split.full, whole, context, split.keep)
-        there = gather(whole.valid, hide.flatten(1)) & (hide.flatten(1) >= 0)
+        # a sample of which the context encoder saw nothing tells nothing of its targets
+        there = gather(whole.valid, hide.flatten(1)) & (hide.flatten(1) >= 0) & context.present()[:, None]
         with torch.autocast(prediction.device.type, enabled=False):
             wanted = self._latents(targets, name, hide.flatten(1)).unflatten(1, (sets, -1)).flatten(0, 1)
             score = latent_loss(prediction.float(), wanted, c.loss, c.beta)

@@ -151,6 +151,18 @@ def test_the_centre_is_the_formula():
         torch.testing.assert_close(objective.class_centre.double(), expected, rtol=0, atol=1e-6)
 
 
+def test_a_broken_batch_does_not_stay_in_the_centre():
+    objective, work = build(targets="centring")
+    work(batch(), Draws(0, 6))
+    work.after_step(0.1)
+    before = objective.class_centre.clone()
+    broken = batch(absent=0.0)
+    broken["signal"]["signal"] = broken["signal"]["signal"] * torch.inf
+    assert not torch.isfinite(work(broken, Draws(1, 6)).total)
+    work.after_step(0.2)
+    assert torch.equal(objective.class_centre, before) and before.any()
+
+
 def test_gram_teacher_is_taken_and_renewed_on_time():
     objective, work = build(masks=["half"], momentum=[0.5, 0.5], gram=GramConfig(first=2, every=2, weight=3.0))
     content = batch()
@@ -202,6 +214,7 @@ def test_only_what_is_used_is_built():
     objective, _ = build(global_views=["clean"], masks=["half"], class_weight=0.0, patch_head=HEAD)
     assert list(objective.heads) == ["patch"] and objective.gram_teacher is None
     assert list(build(patch_head=HEAD)[0].heads) == ["class"]
+    assert list(build(masks=["half"], patch_weight=0.0, patch_head=HEAD)[0].heads) == ["class"]
 
 
 @pytest.mark.parametrize(

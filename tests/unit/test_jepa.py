@@ -212,6 +212,10 @@ def test_across_modalities_only_samples_with_both_count():
     nothing = pretraining(toy_world.batch(samples), Draws(1, ROWS)).total
     nothing.backward()
     assert nothing == 0 and all(torch.isfinite(p.grad).all() for p in pretraining.parameters() if p.grad is not None)
+    samples = toy_world.raw(ROWS, seed=2, absent=0.0)  # and where the context is what is missing
+    samples["signal"][0] = samples["signal"][1] = None
+    whole = pretraining(toy_world.batch(samples), Draws(1, ROWS)).total
+    torch.testing.assert_close(pretraining(toy_world.batch(few), Draws(1, 4, 2)).total, whole, rtol=0, atol=1e-6)
 
 
 def test_spread_and_health_are_logged():

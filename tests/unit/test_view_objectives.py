@@ -210,14 +210,16 @@ def test_direct_predictor_moves_after_the_step_only_and_stays_symmetric():
     both = work(objective, net)
     batch = toy_world.batch(toy_world.raw(8, absent=0.2))
     before = copy.deepcopy(objective.state_dict())
+    inputs = []
+    hook = predictor.register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach()[args[1]].double()))
     both(batch, Draws(1, 8)).total.backward()
+    hook.remove()
     for name, value in objective.state_dict().items():
         assert torch.equal(value, before[name]), name
-    seen = predictor.seen
-    assert len(seen) == 2
-    sums = torch.stack(seen).sum(0)
     both.after_step(0.5)
-    torch.testing.assert_close(predictor.correlation, sums[:8] / sums[-1, 0])
+    rows = torch.cat(inputs)
+    assert 0 < len(rows) < 16  # of both views, without the absent ones
+    torch.testing.assert_close(predictor.correlation.double(), rows.T @ rows / len(rows), rtol=0, atol=1e-6)
     assert torch.equal(predictor.weight, predictor.weight.T) and not torch.equal(predictor.weight, torch.eye(8))
     first = predictor.correlation.clone()
     both(batch, Draws(2, 8))
@@ -225,6 +227,11 @@ def test_direct_predictor_moves_after_the_step_only_and_stays_symmetric():
     both.after_step(0.6)
     torch.testing.assert_close(predictor.correlation, 0.3 * first + 0.7 * now[:8] / now[-1, 0])
     assert not any(p.requires_grad for p in predictor.parameters())
+    kept = predictor.correlation.clone()
+    batch["signal"]["signal"] = batch["signal"]["signal"] * torch.inf
+    assert not torch.isfinite(both(batch, Draws(3, 8)).total)
+    both.after_step(0.7)  # the loss tells of it; the average does not keep it
+    assert torch.equal(predictor.correlation, kept) and not predictor.seen
 
 
 def test_the_teacher_follows_and_targets_get_no_gradient():
