@@ -110,7 +110,7 @@ class MAE(Objective):
             if config.mask is None and decoder.depth:
                 raise UserError(f"objective mae: without a mask all patches are seen and reconstructed from their own "
                                 f"tokens: decoder.depth of '{name}' must be 0, found {decoder.depth}")
-            if max([decoder.layer or 1, *decoder.skips]) > tower.depth:
+            if max([decoder.layer or 0, *decoder.skips]) > tower.depth:
                 raise UserError(f"objective mae: decoder.layer is {decoder.layer} and decoder.skips {decoder.skips}, "
                                 f"but tower '{config.tower}' has {tower.depth} blocks")
             if len(decoder.skips) > decoder.depth:
