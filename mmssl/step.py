@@ -182,6 +182,8 @@ class Step:
         self, tower: str, view: str, mask: str | None, mode: str | Mapping[str, str], net: Tower | None
     ) -> tuple[Any, ...]:
         modes = tuple(self._modes(tower, mode).items()) if mask else ()
+        if all(self._view_of(name, view) == CLEAN for name in self.model.tower(tower).modalities):
+            view = CLEAN  # which is what the tower sees of it
         return tower, view, mask, modes, id(net) if net is not None else None, torch.is_grad_enabled()
 
     def _seen(

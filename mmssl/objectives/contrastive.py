@@ -83,8 +83,9 @@ class Contrastive(Objective):
         super().__init__(config, model)
         self.sides = Sides(config, model, "contrastive")
         self.learned = self._learned(config)
-        self._refuse(config, model)
         self.start = config.temperature or (0.07 if config.loss == "infonce" else 0.1)
+        self.least = 0.0 if config.loss == "sigmoid" else 1.0  # of a learned 1 / temperature, as in CLIP
+        self._refuse(config, model)
         self.heads = nn.ModuleDict({name: Head.of(model.tower(name).width, config) for name in self.sides.within})
         init_weights(self.heads)
         if self.learned:
@@ -104,6 +105,11 @@ class Contrastive(Objective):
                 "learned: leave out learn_temperature"
             )
         self._refuse_layers(config, model)
+        if self.learned and not self.least <= 1 / self.start <= config.max_scale:
+            raise UserError(
+                f"objective contrastive: temperature: found {self.start:g}, but a learned 1 / temperature is kept "
+                f"between {self.least:g} and max_scale = {config.max_scale:g}"
+            )
         widths = {name: model.embedding_width(name) for name in self.sides.across}
         if len(set(widths.values())) > 1:
             raise UserError(f"objective contrastive: embeddings differ in width {widths}; set model.projection")
@@ -214,5 +220,5 @@ class Contrastive(Objective):
     def after_step(self, model: MMSSLModel, progress: float) -> None:
         """Keep the learned scale within its bound, so that its gradient does not die there (CLIP clamps likewise)."""
         if self.learned:
-            low = -math.inf if self.config.loss == "sigmoid" else 0.0
+            low = math.log(self.least) if self.least else -math.inf
             self.logit_scale.clamp_(low, math.log(self.config.max_scale))

@@ -50,6 +50,15 @@ def test_objectives_that_name_the_same_view_and_mask_share_one_forward():
     assert calls(both(None)) == {"signal": 2, "graph": 1}
 
 
+def test_a_view_that_leaves_a_tower_alone_is_its_clean_view():
+    pretraining = both()
+    pretraining.views = {"loud": {"signal": {"gain": 0.9}}}
+    step = pretraining.step(batch(), Draws(5, ROWS))
+    for mask in (None, "half"):
+        assert step.encode("graph", "loud", mask) is step.encode("graph", mask=mask)
+        assert step.encode("signal", "loud", mask) is not step.encode("signal", mask=mask)
+
+
 def test_sharing_changes_no_loss():
     """The masked loss and the contrastive loss are those that each has alone."""
     together = both("half")

@@ -147,6 +147,11 @@ def test_objectives_refuse_what_they_cannot_do():
     net = toy_world.model()
     with pytest.raises(UserError, match="no lower bound"):
         build(contrastive, {"towers": ["table", "graph"], "loss": "dcl", "learn_temperature": True}, net)
+    for outside in (2.0, 0.001):  # the first step would move it without a word
+        with pytest.raises(UserError, match="kept between 1 and max_scale = 100"):
+            build(contrastive, {"towers": ["table", "graph"], "temperature": outside}, net)
+        fixed = {"temperature": outside, "learn_temperature": False}
+        build(contrastive, {"towers": ["table", "graph"], **fixed}, net)
     with pytest.raises(UserError, match="has links"):
         build(redundancy, {"towers": ["graph"], "views": ["a", "b"], "loss": "mixed_barlow"}, net)
     with pytest.raises(UserError, match="mixes the whole inputs"):
