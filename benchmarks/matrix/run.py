@@ -21,7 +21,7 @@ from mmssl.evaluation.rank import rankme
 from mmssl.training.pretrain import Run, build_model, pretrain
 
 from .cells import Cell, local, result_path
-from .probe import Fold, chance, judge, make_folds
+from .probe import RAW_SCALES, STRENGTHS, Fold, chance, judge, make_folds
 
 ARMS = ("pretrained", "untrained", "raw")
 RANK_ROWS = 2000
@@ -86,7 +86,7 @@ def run_cell(cell: Cell, seed: int, results: Path) -> dict[str, Any]:
 
 def _raw_key(cell: Cell, rows: Rows, folds: Sequence[Fold]) -> str:
     """A hash of all that the raw features' score depends on but the probe's code."""
-    digest = hashlib.sha256(cell.metric.encode())
+    digest = hashlib.sha256(f"{cell.metric} {STRENGTHS} {RAW_SCALES}".encode())
     for array in (np.round(rows.arms["raw"].astype(np.float64), 4), rows.y, *(part for fold in folds for part in fold)):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:12]

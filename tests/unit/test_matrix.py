@@ -112,6 +112,17 @@ def test_the_probe_never_looks_at_test_labels_and_learns_what_is_there() -> None
     assert out["good"] > 0.9 and out["noise"] < 0.7
 
 
+def test_raw_features_may_keep_their_common_scale() -> None:
+    rng = np.random.default_rng(1)
+    y = rng.integers(0, 2, 160)
+    x = rng.normal(size=(160, 400)) * 0.01  # rare and small: as large as the rest once each is standardised
+    x[:, 0] = y + 0.4 * rng.normal(size=160)
+    fold = (np.arange(80), np.arange(80, 160))
+    each, both = (probe_fold(x, y, None, fold, "accuracy", scales) for scales in (("each",), ("each", "common")))
+    assert both > 0.8 and both > each + 0.05
+    assert judge({"raw": x, "other": x}, y, None, [fold], "accuracy") == {"raw": both, "other": each}
+
+
 def test_labels_are_numbered_in_order() -> None:
     assert numbered(["b", None, "a", "b"]).tolist() == [1, -1, 0, 1]
     assert numbered([3, -1, 0]).tolist() == [1, -1, 0]
