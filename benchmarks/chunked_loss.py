@@ -63,14 +63,15 @@ def set_products(tuned: bool) -> None:
         f32_products_by_onednn()
 
 
-def extra_memory(kind: str, n: int, width: int, chunk: int) -> float:
-    """GiB that forward and backward need beyond what is resident before, in a process of its own."""
+def alone(kind: str, n: int, width: int, chunk: int) -> dict[str, float]:
+    """In a process of its own: GiB that forward and backward need beyond what is resident before, and the processor's
+    time, which a busy machine changes less than the clock's."""
     words = ["--child", kind, "--n", str(n), "--width", str(width), "--chunk", str(chunk)]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.chunked_loss", *words], check=True, capture_output=True, text=True
     )
-    grown: float = json.loads(done.stdout)["gib"]
-    return grown
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
 
 
 def child(kind: str, n: int, width: int, chunk: int) -> None:
@@ -79,9 +80,10 @@ def child(kind: str, n: int, width: int, chunk: int) -> None:
     step(loss, pair(256, width))  # libraries are loaded, kernels are made
     inputs = pair(n, width)
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    before = resident("VmRSS")
+    before, spent = resident("VmRSS"), time.process_time()
     step(loss, inputs)
-    print(json.dumps({"gib": resident("VmHWM") - before}))
+    cpu_seconds = time.process_time() - spent
+    print(json.dumps({"gib": resident("VmHWM") - before, "cpu_seconds": cpu_seconds}))
 
 
 def resident(what: str) -> float:
@@ -102,7 +104,8 @@ def compare(n: int, width: int, chunk: int, rounds: int, peer: bool, tuned_peer:
             set_products(tuned=kind == "ours" or tuned_peer)
             times[kind].append(step(loss, inputs))
     found = {f"{kind}_seconds": statistics.median(taken) for kind, taken in times.items()}
-    found |= {f"{kind}_gib": extra_memory(kind, n, width, chunk) for kind in losses}
+    for kind in losses:
+        found |= {f"{kind}_{what}": value for what, value in alone(kind, n, width, chunk).items()}
     if peer:
         found["ratio"] = found["peer_seconds"] / found["ours_seconds"]
         value = {kind: loss(*inputs).item() for kind, loss in losses.items()}
@@ -127,12 +130,14 @@ def main() -> None:
         peer = n <= args.peer_up_to
         found = compare(n, args.width, args.chunk, args.rounds, peer, args.tuned_peer)
         theirs = (
-            f"open_clip {found['peer_seconds']:.2f} s and {found['peer_gib']:.2f} GiB extra, " if peer else ""
+            f"open_clip {found['peer_seconds']:.2f} s ({found['peer_cpu_seconds']:.2f} s of processor) and "
+            f"{found['peer_gib']:.2f} GiB extra, "
+            if peer else ""
         )
         ratio = f", ratio of medians {found['ratio']:.2f}x, losses differ by {found['difference']:.1e}" if peer else ""
         print(
-            f"N {n:,} D {args.width}: {theirs}mmssl {found['ours_seconds']:.2f} s and {found['ours_gib']:.2f} GiB extra"
-            f"{ratio}",
+            f"N {n:,} D {args.width}: {theirs}mmssl {found['ours_seconds']:.2f} s ({found['ours_cpu_seconds']:.2f} s "
+            f"of processor) and {found['ours_gib']:.2f} GiB extra{ratio}",
             flush=True,
         )
 

@@ -107,7 +107,7 @@ def report() -> None:
         "",
     ]
     blocks = "\n\n".join(table(result) for result in results)
-    (RESULTS / "crossmodal.md").write_text("\n".join(text) + blocks + "\n")
+    (RESULTS / "crossmodal.md").write_text("\n".join(text) + "\n" + blocks + "\n")
 
 
 def main() -> None:

@@ -94,7 +94,8 @@ def pairs_and_views() -> Pretraining:
     redundant: dict[str, dict[str, Any]] = {
         "barlow": {**between, **head},
         "mixed": {**between, "loss": "mixed_barlow", "head_layers": 2, "cache_rows": 3, **head},
-        "vicreg": {"towers": ["signal", "table"], "loss": "vicreg", "head_layers": 2, **head},
+        "vicreg": {"towers": ["signal", "table"], "loss": "vicreg", "head_layers": 2, "variance": 2.5,
+                   "invariance": 2.5, "covariance": 0.1, **head},
     }
     boot: dict[str, dict[str, Any]] = {
         "byol": {**between, "predictor_hidden": 16, **head},
