@@ -12,10 +12,11 @@ import torch
 from mmssl.errors import UserError
 
 from .cells import HERE, SEEDS, Cell, choose, read_cells, read_result
-from .report import load_results, read_tried, report
+from .report import into_readme, load_results, read_tried, readme_table, report
 from .run import run_cell, write_result
 
 RESULTS = HERE.parents[1] / "RESULTS.md"
+README = HERE.parents[1] / "README.md"
 
 
 def missing(cells: Sequence[Cell], seeds: Sequence[int], folder: Path) -> list[tuple[int, Cell]]:
@@ -63,8 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def write_report() -> None:
     cells = read_cells()
-    RESULTS.write_text(report(cells, load_results(cells), read_tried()))
-    print(f"wrote {RESULTS.name}")
+    results = load_results(cells)
+    RESULTS.write_text(report(cells, results, read_tried()))
+    README.write_text(into_readme(README.read_text(), readme_table(cells, results)))
+    print(f"wrote {RESULTS.name} and the table of {README.name}")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ from typing import Any
 
 from mmssl import plainyaml
 
-from .cells import HERE, METRICS, SEEDS, Cell, read_result
+from .cells import HERE, METRICS, OBJECTIVES, SEEDS, Cell, read_result
 
 HEADER = (
     "data", "objective", "measure", "pretrained", "untrained", "raw features", "gain", "better in",
     "RankMe", "untrained RankMe", "steps", "CPU s",
 )  # fmt: skip
 TEXT_COLUMNS = 3
+MARKS = ("<!-- matrix: written by python -m benchmarks.matrix --report -->", "<!-- /matrix -->")
 Results = Mapping[tuple[str, int], dict[str, Any]]
 """(cell, seed) -> result."""
 
@@ -66,15 +67,27 @@ def of_cell(results: Results, cell: Cell) -> list[dict[str, Any]]:
     return [result for (name, _), result in sorted(results.items()) if name == cell.name]
 
 
-def row(cell: Cell, results: Sequence[Mapping[str, Any]], stale: bool) -> tuple[str, ...]:
+def state(cell: Cell, results: Sequence[Mapping[str, Any]]) -> str:
+    """What must be said of a cell's results beside their numbers."""
+    if not cell.shipped():
+        return " (not shipped)"
+    return " (recipe changed since)" if any(r["fingerprint"] != cell.fingerprint() for r in results) else ""
+
+
+def better(results: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the pretrained encoder is the better one in every seed, of at least two."""
+    return len(results) > 1 and all(gain > 0 for gain in gains(results))
+
+
+def row(cell: Cell, results: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """The cells of one line of the table."""
     gain = gains(results)
     arms = [shown([r["scores"][arm] for r in results]) for arm in ("pretrained", "untrained", "raw")]
     ranks = [shown([r["rankme"][arm] for r in results], 1) for arm in ("pretrained", "untrained")]
-    better = f"{sum(g > 0 for g in gain)} of {len(gain)}"
-    objective = cell.objective + (" (recipe changed since)" if stale else "")
+    count = f"{sum(g > 0 for g in gain)} of {len(gain)}"
+    objective = cell.objective + state(cell, results)
     return (
-        cell.data, objective, METRICS[cell.metric], *arms, shown(gain, sign=True), better, *ranks,
+        cell.data, objective, METRICS[cell.metric], *arms, shown(gain, sign=True), count, *ranks,
         str(results[0]["steps"]), f"{statistics.fmean(r['cpu_seconds'] for r in results):.0f}",
     )  # fmt: skip
 
@@ -112,9 +125,8 @@ def report(cells: Sequence[Cell], results: Results, tried: Mapping[str, Sequence
         if not of:
             missing.append(cell)
             continue
-        stale = not cell.shipped() or any(r["fingerprint"] != cell.fingerprint() for r in of)
-        rows.append(row(cell, of, stale))
-        if not all(g > 0 for g in gains(of)):
+        rows.append(row(cell, of))
+        if not better(of):
             unclear.append(cell)
     lines += [*table(HEADER, rows, TEXT_COLUMNS), ""]
     lines += summary(cells, results, unclear, missing)
@@ -134,10 +146,11 @@ def summary(
     have = [cell for cell in cells if of_cell(results, cell)]
     if not have:
         return ["No cell has been run yet.", ""]
-    better = len(have) - len(unclear)
-    lines = [f"In {better} of {len(have)} cells the pretrained encoder beats its untrained twin in every seed."]
+    count = len(have) - len(unclear)
+    lines = [f"In {count} of {len(have)} cells the pretrained encoder beats its untrained twin in every seed."]
     if unclear:
-        lines.append(f"Not in {', '.join(f'`{cell.name}`' for cell in unclear)}: see below what was tried.")
+        names = ", ".join(f"`{cell.name}`" for cell in unclear)
+        lines.append(f"Not in {names}: see below what was tried. A recipe that has not shown to learn does not ship.")
     raw = [c for c in have if all(r["scores"]["pretrained"] > r["scores"]["raw"] for r in of_cell(results, c))]
     names = f": {', '.join(f'`{cell.name}`' for cell in raw)}" if raw else ""
     lines.append(f"In {len(raw)} it is better than the raw features in every seed{names}.")
@@ -153,6 +166,37 @@ def tried_lines(cells: Sequence[Cell], tried: Mapping[str, Sequence[str]]) -> li
         if cell.name in tried:
             lines += [f"**{cell.name}**", "", *(f"- {' '.join(note.split())}" for note in tried[cell.name]), ""]
     return lines
+
+
+def readme_table(cells: Sequence[Cell], results: Results) -> str:
+    """The short table of the README: one line a data set, means over seeds, the untrained twin's in brackets; bold
+    where the pretrained encoder is better in every seed (of several)."""
+    lines = []
+    for data in dict.fromkeys(cell.data for cell in cells):
+        of = [(cell, of_cell(results, cell)) for cell in cells if cell.data == data]
+        first = next(((cell, have) for cell, have in of if have), None)
+        if first is not None:
+            raw = statistics.fmean(r["scores"]["raw"] for r in first[1])
+            what = f"{data} ({first[0].modality})"
+            lines.append((what, METRICS[first[0].metric], *(_short(have) for _, have in of), f"{raw:.3f}"))
+    return "\n".join(table(("data", "measure", *OBJECTIVES, "raw features"), lines, 2))
+
+
+def _short(results: Sequence[Mapping[str, Any]]) -> str:
+    if not results:
+        return "-"
+    ours, theirs = (statistics.fmean(r["scores"][arm] for r in results) for arm in ("pretrained", "untrained"))
+    mark = "**" if better(results) else ""
+    return f"{mark}{ours:.3f}{mark} ({theirs:.3f})"
+
+
+def into_readme(text: str, table_text: str) -> str:
+    """The README with the table between its two marks replaced. ValueError when it lacks them."""
+    before, found, rest = text.partition(MARKS[0])
+    _, also, after = rest.partition(MARKS[1])
+    if not (found and also):
+        raise ValueError(f"README.md lacks {MARKS[0]} or {MARKS[1]}")
+    return f"{before}{MARKS[0]}\n{table_text}\n{MARKS[1]}{after}"
 
 
 def read_tried(path: Path = HERE / "tried.yaml") -> dict[str, list[str]]:

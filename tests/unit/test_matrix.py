@@ -157,6 +157,18 @@ def test_results_md_is_exactly_what_its_results_give() -> None:
     cells = read_cells()
     expected = reporting.report(cells, reporting.load_results(cells), reporting.read_tried())
     assert command.RESULTS.read_text() == expected, "run python -m benchmarks.matrix --report"
+    short = reporting.readme_table(cells, reporting.load_results(cells))
+    readme = command.README.read_text()
+    assert reporting.into_readme(readme, short) == readme, "run python -m benchmarks.matrix --report"
+
+
+def test_the_readmes_table() -> None:
+    results = {(CELL.name, 0): result(CELL, 0, 0.9, 0.8), (CELL.name, 1): result(CELL, 1, 0.8, 0.7)}
+    other = Cell("set", "jepa", "image", {}, ("train", "test"), "label", {"kind": "standard"}, "accuracy")
+    text = reporting.readme_table([CELL, other], results)
+    assert "| set (image) | accuracy | **0.850** (0.750) | - | 0.500 |" in text
+    with pytest.raises(ValueError, match="lacks"):
+        reporting.into_readme("no marks", text)
 
 
 def test_stored_results_are_plain_and_belong_to_a_cell() -> None:
