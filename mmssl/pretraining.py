@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from .modality import Batch
 from .models.modeling_mmssl import MMSSLModel
 from .objectives.base import Loss, Objective
 from .step import Mask, Step
+
+logger = logging.getLogger("mmssl")
 
 
 class Pretraining(nn.Module):
@@ -37,9 +40,24 @@ class Pretraining(nn.Module):
         self.objectives = nn.ModuleDict(objectives)
         self.views, self.masks = dict(views or {}), dict(masks or {})
         self._check_views()
+        self._warn_of_untrained()
         for tower in model.towers.values():
             if tower.frozen:
                 tower.requires_grad_(False)
+
+    def _warn_of_untrained(self) -> None:
+        """Say which towers give targets that nothing trains: fine when they are pretrained, noise when they are not."""
+        trained: set[str] = set()
+        for objective in self.objectives.values():
+            config: Any = objective.config
+            trained |= {getattr(config, "tower", None), *getattr(config, "towers", ())}  # type: ignore[arg-type]
+        for name, objective in self.objectives.items():
+            for tower in objective.relies_on:  # type: ignore[union-attr]
+                if tower not in trained and not self.model.tower(tower).frozen:
+                    logger.warning(
+                        "objectives.%s: its targets come from tower '%s', which no objective trains; unless that tower "
+                        "is pretrained they are noise: give it an objective, or set frozen: true", name, tower,
+                    )  # fmt: skip
 
     def _check_views(self) -> None:
         for view, spec in self.views.items():

@@ -46,7 +46,10 @@ class Objective(nn.Module):
 
     papers, when, suits: what `mmssl list objectives` and the README's table show, each one line of plain text:
     authors, year and arXiv number of each method; when to choose it over the others; the data it suits.
+    relies_on: towers that give targets and get no gradient from this objective; a run warns when nothing trains them.
     """
+
+    relies_on: tuple[str, ...] = ()
 
     papers: ClassVar[str] = ""
     when: ClassVar[str] = ""

@@ -74,13 +74,15 @@ class Config(ObjectiveConfig):
     tower: str = option(help="the tower that is trained")
     global_views: list[str] = option(help="views that student and teacher see")
     local_views: list[str] = option(factory=list, help="views that only the student sees")
-    masks: list[str] = option(factory=list, help="what the student does not see of global views: one, or one a view")
+    masks: list[str] = option(
+        factory=list, help="what the student does not see of global views: one (the same places in all), or one a view"
+    )
     head: HeadConfig = option(factory=HeadConfig)
     patch_head: HeadConfig | None = option(None, help="a head of its own for patches; null: they share one")
     targets: str = option("sinkhorn", choices=("sinkhorn", "centring"))
     class_weight: float = option(1.0, min=0, help="DINO's loss, between views")
     patch_weight: float = option(1.0, min=0, help="iBOT's loss, of masked patches")
-    koleo_weight: float = option(0.0, min=0, help="0.1 in DINOv2")
+    koleo_weight: float = option(0.0, min=0, help="of the mean over global views; DINOv2 takes 0.1 of their sum")
     gram: GramConfig | None = option(None)
     student_temperature: float = option(0.1, above=0)
     teacher_temperature: list[float] = option(factory=lambda: [0.04, 0.07], above=0, help="at the start, and later")

@@ -17,7 +17,7 @@ Example::
     masks: {blocks: {type: multi-block}}
     objectives:
       jepa: {tower: image, mask: blocks, predictor: {width: 64, depth: 2, heads: 4}}
-      seen_to_heard: {type: jepa, tower: video, target_tower: audio}
+      seen_to_heard: {type: jepa, tower: video, target_tower: audio}  # and one that trains audio, or it is pretrained
 """
 
 from __future__ import annotations
@@ -119,6 +119,7 @@ class JEPA(Objective):
         self.masks = list(c.mask) if isinstance(c.mask, list) else [c.mask]
         self.target_tower = c.target_tower or c.tower
         self.across = self.target_tower != c.tower
+        self.relies_on = (self.target_tower,) if self.across and c.teacher == "ema" else ()
         source, target = model.tower(c.tower), model.tower(self.target_tower)
         self._refuse(c, source, target)
         self.names = list(target.modalities)

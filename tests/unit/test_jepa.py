@@ -224,3 +224,16 @@ def test_spread_and_health_are_logged():
     assert loss.parts["jepa.target_std"] > 0
     health = pretraining.objectives["jepa"].health(step_of(pretraining, batch()))
     assert health["teacher/agreement"] > 0.999  # the teacher starts as the student
+
+
+@pytest.mark.parametrize("case", ["nothing trains it", "frozen", "another objective trains it"])
+def test_targets_of_a_tower_that_nothing_trains_are_warned_of(case: str, caplog: pytest.LogCaptureFixture) -> None:
+    net = model()
+    net.tower("signal").frozen = case == "frozen"
+    objectives = {"told": jepa.JEPA(jepa.Config(tower="table", target_tower="signal"), net)}
+    if case == "another objective trains it":
+        objectives["own"] = jepa.JEPA(jepa.Config(tower="signal", mask="blocks"), net)
+    with caplog.at_level("WARNING", logger="mmssl"):
+        Pretraining(net, objectives, {}, {"blocks": Random(ratio=0.5)})
+    warned = [r.getMessage() for r in caplog.records if "which no objective trains" in r.getMessage()]
+    assert len(warned) == (case == "nothing trains it") and all("objectives.told" in w for w in warned)
