@@ -20,6 +20,8 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Inverse regularisation strengths C that are tried."""
 RAW_SCALES = ("each", "common")
 """Raw features may also be left on their common scale: SGC and word counts are worse baselines otherwise."""
+RAW_UNSCALED = ("graph", "text")
+"""Modalities whose raw features enter at their common scale, as SGC and word counts do in their fields."""
 MANY = 600
 """With more training rows than this, C is chosen on one held-out fifth instead of by three-fold cross-validation."""
 
@@ -151,14 +153,14 @@ def _score_of(x: Array, y: Array, part: Fold, c: float, metric: str) -> float:
 
 def judge(
     arms: Mapping[str, Array], y: Array, groups: Array | None, folds: Sequence[Fold], metric: str,
-    tell: Callable[[str], None] = lambda text: None,
+    tell: Callable[[str], None] = lambda text: None, raw_scales: Sequence[str] = RAW_SCALES,
 ) -> dict[str, float]:
     """Mean score over the folds of every arm (name -> features (n, D)). The arm "raw" has one more choice."""
     out = {}
     for name, x in arms.items():
         x = x.astype(np.float64)
         x = x[:, x.std(0) > 0]
-        scales = RAW_SCALES if name == "raw" else ("each",)
+        scales = raw_scales if name == "raw" else ("each",)
         out[name] = float(np.mean([probe_fold(x, y, groups, fold, metric, scales) for fold in folds]))
         tell(f"{name} {out[name]:.3f}")
     return out

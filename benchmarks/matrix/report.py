@@ -30,8 +30,8 @@ short runs on one processor thread, so that the numbers compare arms and are no 
 **Three arms, one probe.** The *pretrained* encoder, the *untrained* one (same architecture, same initial weights) and
 the modality's *raw features* without any encoder: pixels, mean frame and mean change, log spectrogram, one-hot cells,
 band powers (EEG, ECG), SGC (graphs), word counts. All three are judged by the same logistic regression on standardised
-frozen features; its regularisation is chosen on training rows only, by the reported metric (for the raw features, also
-whether they keep their common scale, which suits SGC and word counts). Labels are used by the probe alone.
+frozen features; its regularisation is chosen on training rows only, by the reported metric. Raw features may instead
+keep their common scale, chosen likewise; SGC and word counts always do. Labels are used by the probe alone.
 
 Values are means over seeds (of initialisation, data order, masks and views) ± their standard deviation; folds and
 draws are the same for every seed and arm. *gain* is pretrained less untrained, paired by seed; *better in* counts the

@@ -21,7 +21,7 @@ from mmssl.evaluation.rank import rankme
 from mmssl.training.pretrain import Run, build_model, pretrain
 
 from .cells import Cell, local, result_path
-from .probe import RAW_SCALES, STRENGTHS, Fold, chance, judge, make_folds
+from .probe import RAW_SCALES, RAW_UNSCALED, STRENGTHS, Fold, chance, judge, make_folds
 
 ARMS = ("pretrained", "untrained", "raw")
 RANK_ROWS = 2000
@@ -54,7 +54,7 @@ def run_cell(cell: Cell, seed: int, results: Path) -> dict[str, Any]:
     known = _known_raw(key, results)
     if known is not None:  # it does not depend on seed and objective
         del arms["raw"]
-    scores = judge(arms, rows.y, groups, folds, cell.metric, lambda text: print(f"  {text}", flush=True))
+    scores = judge(arms, rows.y, groups, folds, cell.metric, _tell, _raw_scales(cell))
     if known is not None:
         scores["raw"] = known
     model = run.model
@@ -84,9 +84,17 @@ def run_cell(cell: Cell, seed: int, results: Path) -> dict[str, Any]:
     }
 
 
+def _tell(text: str) -> None:
+    print(f"  {text}", flush=True)
+
+
+def _raw_scales(cell: Cell) -> tuple[str, ...]:
+    return ("common",) if cell.modality in RAW_UNSCALED else RAW_SCALES
+
+
 def _raw_key(cell: Cell, rows: Rows, folds: Sequence[Fold]) -> str:
     """A hash of all that the raw features' score depends on but the probe's code."""
-    digest = hashlib.sha256(f"{cell.metric} {STRENGTHS} {RAW_SCALES}".encode())
+    digest = hashlib.sha256(f"{cell.metric} {STRENGTHS} {_raw_scales(cell)}".encode())
     for array in (np.round(rows.arms["raw"].astype(np.float64), 4), rows.y, *(part for fold in folds for part in fold)):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:12]
