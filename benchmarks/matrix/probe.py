@@ -19,9 +19,9 @@ Fold = tuple[Array, Array]
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Inverse regularisation strengths C that are tried."""
 RAW_SCALES = ("each", "common")
-"""Raw features may also be left on their common scale: SGC and word counts are worse baselines otherwise."""
-RAW_UNSCALED = ("graph", "text")
-"""Modalities whose raw features enter at their common scale, as SGC and word counts do in their fields."""
+"""Raw features may also be left on their common scale: spectra and SGC are worse baselines otherwise."""
+RAW_UNSCALED = ("graph",)
+"""Modalities whose raw features always enter at their common scale, as SGC does in its field."""
 MANY = 600
 """With more training rows than this, C is chosen on one held-out fifth instead of by three-fold cross-validation."""
 

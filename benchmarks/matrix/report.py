@@ -31,7 +31,7 @@ short runs on one processor thread, so that the numbers compare arms and are no 
 the modality's *raw features* without any encoder: pixels, mean frame and mean change, log spectrogram, one-hot cells,
 band powers (EEG, ECG), SGC (graphs), word counts. All three are judged by the same logistic regression on standardised
 frozen features; its regularisation is chosen on training rows only, by the reported metric. Raw features may instead
-keep their common scale, chosen likewise; SGC and word counts always do. Labels are used by the probe alone.
+keep their common scale, chosen likewise; those of graphs (SGC) always do. Labels are used by the probe alone.
 
 Values are means over seeds (of initialisation, data order, masks and views) ± their standard deviation; folds and
 draws are the same for every seed and arm. *gain* is pretrained less untrained, paired by seed; *better in* counts the
