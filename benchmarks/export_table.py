@@ -14,7 +14,8 @@ from mmssl.export.writing import Exported, export_several
 
 REPO = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- exports: python -m benchmarks.export_table -->", "<!-- end of exports -->"
-TABLE = ("ast", "clip", "dinov2", "ijepa", "onnx", "open_clip", "siglip", "timm", "videomae", "vit", "vit_mae")
+TABLE = ("ast", "clip", "dinov2", "ijepa", "onnx", "open_clip", "sentence-transformers", "siglip", "timm", "videomae",
+         "vit", "vit_mae")  # fmt: skip
 """One case a format, of the same name."""
 HEAD = "| format | class | float32 | bfloat16 | sizes | loads without mmssl | pipeline |"
 
@@ -22,7 +23,8 @@ HEAD = "| format | class | float32 | bfloat16 | sizes | loads without mmssl | pi
 def row_of(done: Exported) -> str:
     """One line: the largest differences in float32 and bfloat16, how many sizes, what loads and works."""
     proof = done.proof
-    folders = {"open_clip": "`open_clip` folder", "timm": "`timm` folder", "onnx": "`encoder.onnx`"}
+    folders = {"open_clip": "`open_clip` folder", "timm": "`timm` folder", "onnx": "`encoder.onnx`",
+               "sentence_transformers": "`SentenceTransformer` folder"}  # fmt: skip
     name = done.job.cls or folders[done.job.library]
     half = any(row.dtype == "bfloat16" for row in proof.rows)
     sizes = len({row.probe for row in proof.rows if row.dtype == "bfloat16"}) or 1

@@ -68,7 +68,7 @@ def load_onnx(job: Any, dtype: Any) -> Any:
 def load_sentence_transformers(job: Any, dtype: Any) -> Any:
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformer(job["folder"], model_kwargs={"dtype": dtype}, device="cpu")
+    return SentenceTransformer(job["folder"], device="cpu", local_files_only=True).to(dtype).eval()
 
 
 def output_of(result: Any, path: str) -> Any:

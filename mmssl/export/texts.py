@@ -120,7 +120,7 @@ def write_tokenizer(part: Part, folder: Path) -> Any:
         stock = ours.tokenizer
         stock.model_max_length = length
     stock.save_pretrained(folder)
-    _settle_config(folder, masked=not config.attend_padding)
+    settle_config(folder, masked=not config.attend_padding)
     stock = AutoTokenizer.from_pretrained(str(folder))
     for text in [*sample_texts(part, 300), "Zahl\u00e4gypt  \u4e00 \U0001f600 \tx", "A  B", "\ufb01n \u00bd", "7."]:
         if config.lowercase:
@@ -132,7 +132,7 @@ def write_tokenizer(part: Part, folder: Path) -> Any:
     return stock
 
 
-def _settle_config(folder: Path, masked: bool) -> None:
+def settle_config(folder: Path, masked: bool) -> None:
     """Take out where a tokenizer was loaded from, which may be a path on the user's machine; masked: it tells the model
     what is padding."""
     path = folder / "tokenizer_config.json"

@@ -132,8 +132,8 @@ def refuse(source: Source, name: str, chosen: ModuleType) -> None:
 def _foreign(part: Part, chosen: ModuleType) -> list[str]:
     if getattr(chosen, "FOREIGN", False):
         return []
-    return [f"model.towers.{part.tower_name}.from: it wraps a {part.wrapped}, expected a tower of mmssl's own "
-            f"(export it with --to original)"]
+    return [f"model.towers.{part.tower_name}.from: it wraps a {part.wrapped}, expected a tower of mmssl's own, "
+            f"trained from the start or converted (convert: true, where the checkpoint's format can be read)"]
 
 
 def _write(chosen: ModuleType, source: Source, folder: Path) -> Job:

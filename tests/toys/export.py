@@ -92,6 +92,10 @@ def audio_model(**tower: Any) -> tuple[MMSSLModel, MMSSLProcessor]:
     return model_of({"audio": part}, {"audio": {"prefix": 2, **tower}})
 
 
+def sentence_model(projection: int | None = 24, **text: Any) -> tuple[MMSSLModel, MMSSLProcessor]:
+    return model_of({"text": text_preprocessor(positions="learned")}, {"text": {"prefix": 0, **text}}, projection)
+
+
 Models = Callable[[], tuple[MMSSLModel, MMSSLProcessor]]
 
 CASES: dict[str, tuple[str, Models]] = {
@@ -119,6 +123,12 @@ CASES: dict[str, tuple[str, Models]] = {
     "ast": ("ast", lambda: audio_model(pooling="cls")),
     "onnx": ("onnx", lambda: image_model({"channels": 1}, pooling="cls", layer_scale=0.3, embed_norm=True)),
     "onnx-pool": ("onnx", lambda: pair_model(SIGLIP_IMAGE, CLIP_TEXT)),
+    "sentence-transformers": ("sentence-transformers", lambda: sentence_model(pooling="mean")),
+    "sentence-transformers-last": ("sentence-transformers", lambda: sentence_model(
+        projection=None, pooling="last", embed_norm=True, qkv_bias=False, layer_scale=0.3)),
+    "sentence-transformers-causal": ("sentence-transformers", lambda: sentence_model(
+        causal=True, pooling="mean", activation="gelu_tanh")),
+    "sentence-transformers-pair": ("sentence-transformers", clip_model),
     "vit-channels": ("vit", lambda: image_model({"channels": 5})),
 }
 """Name of a case -> format and model."""
