@@ -25,7 +25,7 @@ from mmssl.models.saving import load_model, save_model
 from mmssl.training.pretrain import Run
 
 FILES = {"config.json", "model.safetensors", "processor_config.json", "README.md", "mmssl_loader.py"}
-FILES |= {"text/spiece.model"}
+FILES |= {"text/spiece.model", "reproduction.json"}
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_trust_remote_code_where_mmssl_is_installed_but_not_imported(run, tmp_pa
     expected = run.model(**run.processor(text=["the digit 7"])).embeddings["text"]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     # saved again, it has its loader and no copy of mmssl's sources
-    assert files(tmp_path / "again") == FILES - {"README.md"}
+    assert files(tmp_path / "again") == FILES - {"README.md", "reproduction.json"}
     auto_map = json.loads((tmp_path / "again" / "config.json").read_text())["auto_map"]
     assert auto_map == {"AutoConfig": "mmssl_loader.MMSSLConfig", "AutoModel": "mmssl_loader.MMSSLModel"}
 
@@ -138,7 +138,7 @@ def test_saving_again_in_this_process_copies_no_sources(run, tmp_path, monkeypat
     monkeypatch.setattr(MMSSLModel, "_auto_class", "AutoModel")
     monkeypatch.setattr(MMSSLConfig, "_auto_class", "AutoConfig")
     save_model(run.model, run.processor, tmp_path / "again")
-    assert files(tmp_path / "again") == FILES - {"README.md"}
+    assert files(tmp_path / "again") == FILES - {"README.md", "reproduction.json"}
 
 
 def test_the_plain_save_pretrained_copies_no_sources_either(run, tmp_path, monkeypatch):
