@@ -150,7 +150,7 @@ def summary(
     lines = [f"In {count} of {len(have)} cells the pretrained encoder beats its untrained twin in every seed."]
     if unclear:
         names = ", ".join(f"`{cell.name}`" for cell in unclear)
-        lines.append(f"Not in {names}: see below what was tried. A recipe that has not shown to learn does not ship.")
+        lines.append(f"Not in {names}: see below what was tried. Those recipes are starting points.")
     raw = [c for c in have if all(r["scores"]["pretrained"] > r["scores"]["raw"] for r in of_cell(results, c))]
     names = f": {', '.join(f'`{cell.name}`' for cell in raw)}" if raw else ""
     lines.append(f"In {len(raw)} it is better than the raw features in every seed{names}.")
