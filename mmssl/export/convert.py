@@ -126,7 +126,11 @@ def _fill(
                 faults.append(f"{where}.{key}: found {show(options[key])}, but '{origin}' has {value}")
     else:
         theirs = _wrapped_options(origin, kind)
-    for key, value in {**theirs, **_preprocessing(origin, kind)}.items():
+    try:
+        theirs = {**theirs, **_preprocessing(origin, kind)}
+    except UserError as error:
+        faults.append(str(error))
+    for key, value in theirs.items():
         options.setdefault(key, value)
 
 
@@ -152,19 +156,21 @@ def _wrapped_options(origin: str, kind: str) -> dict[str, Any]:
 
 
 def _preprocessing(origin: str, kind: str) -> dict[str, Any]:
-    """Mean, deviation and way of resizing from a checkpoint's image processor; nothing where it has none."""
-    if kind not in ("image", "video"):
+    """Mean, deviation and way of resizing from a checkpoint's image processor; nothing where it has none, or is no
+    transformers checkpoint that can be read. UserError when the image processor's file is damaged."""
+    if kind not in ("image", "video") or stock_config(origin) is None:
         return {}
     from transformers.utils import cached_file
 
     try:
         path = cached_file(origin, PREPROCESSING, _raise_exceptions_for_missing_entries=False,
                            _raise_exceptions_for_connection_errors=False)  # fmt: skip
-        found = json.loads(Path(path).read_text()) if path else None
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(found, dict):
-        return {}
+        found = json.loads(Path(path).read_text()) if path else {}
+        if not isinstance(found, dict):
+            raise ValueError(f"found {type(found).__name__}, expected an object")
+    except (OSError, ValueError) as error:  # going on with other statistics would spoil what the tower has learned
+        reason = " ".join(str(error).split())
+        raise UserError(f"model.towers: from '{origin}': its {PREPROCESSING} cannot be read ({reason})") from error
     out: dict[str, Any] = {}
     if found.get("do_normalize", True):
         for ours, theirs in (("mean", "image_mean"), ("std", "image_std")):

@@ -213,7 +213,7 @@ class Contrastive(Objective):
         """The temperature across towers, as log(1 / temperature), and SigLIP's bias."""
         if not self.sides.across:
             return {}
-        found = {"logit_scale": math.log(float(self._scale()))}
+        found = {"logit_scale": math.log(float(self._scale().detach()))}
         return found | ({"logit_bias": float(self.logit_bias)} if self.config.loss == "sigmoid" else {})
 
     @torch.no_grad()

@@ -14,6 +14,8 @@ from toys import world as toy_world
 from mmssl.draws import Draws
 
 ROWS = 4
+ROUNDING = 8 * torch.finfo(torch.float32).eps
+"""Gradients as large as 10 have a last bit of 1e-6 in float32; a few such bits are allowed beside 1e-5."""
 CASES = ("mixed", "one rank lacks a modality")
 WORLDS = {
     "towers": lambda: toy_world.pretraining(joint=False),
@@ -83,11 +85,11 @@ def test_loss_and_gradient_equal_one_process(two_processes, world, case):
     single = WORLDS[world]()
     expected = two_steps(single, single, toy_world.batch(samples(case)), Draws(9, 2 * ROWS))
     for rank in range(2):
-        # the second step starts from weights that differ by rounding, which batch norms in VICReg's heads make larger
-        steps = zip(two_processes[rank, world, case], expected, (5e-6, 5e-5), strict=True)
-        for (total, found), (loss, grads), rtol in steps:
-            assert total == pytest.approx(loss.item(), rel=1e-6, abs=1e-5)
+        for (total, found), (loss, grads) in zip(two_processes[rank, world, case], expected, strict=True):
+            assert total == pytest.approx(loss.item(), rel=0, abs=1e-5)
             assert set(found) >= set(grads)
             for name, gradient in grads.items():
                 ours = torch.from_numpy(found[name])
-                torch.testing.assert_close(ours, gradient, rtol=rtol, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+                torch.testing.assert_close(
+                    ours, gradient, rtol=ROUNDING, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+                )

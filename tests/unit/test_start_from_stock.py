@@ -124,6 +124,15 @@ def test_preprocessing_is_the_checkpoints_where_the_recipe_says_nothing(tmp_path
     assert load_recipe(recipe(tmp_path / "stock")).modalities["image"].config.resize == "crop"
 
 
+@pytest.mark.parametrize("content", ['{"image_mean": [0.5', '["image_mean"]'])
+def test_damaged_preprocessing_is_refused_and_not_measured_anew(tmp_path, content):
+    stock("ViT", tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(content)
+    with pytest.raises(UserError, match="its preprocessor_config.json cannot be read") as caught:
+        load_recipe(recipe(tmp_path))
+    assert str(caught.value).count("\n") == 0
+
+
 def test_what_does_not_fit_is_refused_at_the_start(tmp_path):
     stock("ViT", tmp_path / "stock")
     with pytest.raises(UserError) as caught:
