@@ -82,8 +82,8 @@ def measure(
         return own_head(work.model.encode_batch(content).pooled["audio"]).float().square().mean()
 
     return medians(
-        lambda: step(lambda: head(stock(spectrum).pooler_output).float().square().mean(), optimizers[0]),
-        lambda: step(loss_of_ours, optimizers[1]),
+        lambda number: step(lambda: head(stock(spectrum).pooler_output).float().square().mean(), optimizers[0]),
+        lambda number: step(loss_of_ours, optimizers[1]),
         steps, tuned_peer,
     )  # fmt: skip
 

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.interleaved import set_products
 from mmssl.losses.contrastive import info_nce_both
-from mmssl.models.dispatch import f32_products_by_onednn
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -55,12 +55,6 @@ def step(loss: Loss, inputs: tuple[Tensor, Tensor, Tensor]) -> float:
     start = time.perf_counter()
     torch.autograd.grad(loss(*inputs), inputs)
     return time.perf_counter() - start
-
-
-def set_products(tuned: bool) -> None:
-    torch.set_float32_matmul_precision("highest")
-    if tuned:
-        f32_products_by_onednn()
 
 
 def alone(kind: str, n: int, width: int, chunk: int) -> dict[str, float]:

@@ -12,13 +12,11 @@ code differs. `--small` is for a look at a busy machine: 4 layers each.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import statistics
 from typing import Any
 
 import torch
 
-from benchmarks.mae_step import _set_products, _time
+from benchmarks.interleaved import autocast, medians
 from mmssl.draws import Draws
 from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
@@ -66,31 +64,21 @@ def measure(dtype: str, layers: int, batch: int, steps: int, tuned_peer: bool) -
     our_optimizer = make_optimizer(work, 1e-4, 0.2, (0.9, 0.98), 1e-6)
     data = {"image": {"pixel_values": pixels}, "text": {"input_ids": ids}}
 
-    def amp() -> contextlib.AbstractContextManager[object]:
-        return torch.autocast("cpu", torch.bfloat16) if dtype == "bf16" else contextlib.nullcontext()
-
-    def step_peer() -> None:
-        with amp():
+    def step_peer(number: int) -> None:
+        with autocast(dtype):
             loss = clip_loss(*stock(pixels, ids)[:3])
         loss.backward()
         stock_optimizer.step()
         stock_optimizer.zero_grad()
 
-    def step_ours() -> None:
-        with amp():
+    def step_ours(number: int) -> None:
+        with autocast(dtype):
             loss = work(data, Draws(1, batch)).total
         loss.backward()
         our_optimizer.step()
         our_optimizer.zero_grad()
 
-    times: dict[str, list[float]] = {"peer": [], "ours": []}
-    for round_ in range(steps + 1):
-        for name, step in (("peer", step_peer), ("ours", step_ours)):
-            _set_products(tuned=name == "ours" or tuned_peer)
-            seconds = _time(step)
-            if round_:  # the first is a warm-up
-                times[name].append(seconds)
-    return statistics.median(times["peer"]), statistics.median(times["ours"])
+    return medians(step_peer, step_ours, steps, tuned_peer)
 
 
 def main() -> None:

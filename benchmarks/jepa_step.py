@@ -14,22 +14,19 @@ optimiser, so that only the code differs.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import math
 import random
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.interleaved import autocast, medians
 from mmssl.draws import Draws
 from mmssl.masking import MultiBlock
 from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
-from mmssl.models.dispatch import f32_products_by_onednn
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.positions import SinCos
 from mmssl.objectives import jepa
@@ -183,13 +180,10 @@ def measure(dtype: str, batch: int, steps: int, keep: int, tuned_peer: bool) -> 
     our_optimizer = make_optimizer(work, 1e-4, 0.05, (0.9, 0.999), 1e-8)
     lengths: list[int] = []
 
-    def amp() -> contextlib.AbstractContextManager[object]:
-        return torch.autocast("cpu", torch.bfloat16) if dtype == "bf16" else contextlib.nullcontext()
-
     def step_peer(number: int) -> None:
         seen, asked = loop_masks(batch, keep)
         lengths.append(seen[0].shape[1])
-        with amp():
+        with autocast(dtype):
             loss = peer(pixels, seen, asked)
         loss.backward()
         peer_optimizer.step()
@@ -197,33 +191,15 @@ def measure(dtype: str, batch: int, steps: int, keep: int, tuned_peer: bool) -> 
         peer.average(0.996)
 
     def step_ours(number: int) -> None:
-        with amp():
+        with autocast(dtype):
             loss = work({"image": {"pixel_values": pixels}}, Draws(number, batch)).total
         loss.backward()
         our_optimizer.step()
         our_optimizer.zero_grad()
         work.after_step(0.0)
 
-    times: dict[str, list[float]] = {"peer": [], "ours": []}
-    for number in range(steps + 1):
-        for name, step in (("peer", step_peer), ("ours", step_ours)):
-            _set_products(tuned=name == "ours" or tuned_peer)
-            seconds = _time(step, number)
-            if number:  # the first is a warm-up
-                times[name].append(seconds)
-    return {name: statistics.median(found) for name, found in times.items()}, statistics.mean(lengths)
-
-
-def _set_products(tuned: bool) -> None:
-    torch.set_float32_matmul_precision("highest")
-    if tuned:
-        f32_products_by_onednn()
-
-
-def _time(step: Callable[[int], None], number: int) -> float:
-    start = time.perf_counter()
-    step(number)
-    return time.perf_counter() - start
+    seconds = medians(step_peer, step_ours, steps, tuned_peer)
+    return dict(zip(("peer", "ours"), seconds, strict=True)), statistics.mean(lengths)
 
 
 def main() -> None:

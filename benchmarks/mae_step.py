@@ -10,19 +10,15 @@ float32 products and AdamW); `--tuned-peer` gives it our settings of both, so th
 from __future__ import annotations
 
 import argparse
-import contextlib
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
+from benchmarks.interleaved import autocast, medians
 from benchmarks.stock_weights import copy_mae_decoder, copy_vit
 from mmssl.draws import Draws
 from mmssl.masking import Random
 from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
-from mmssl.models.dispatch import f32_products_by_onednn
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.objectives import mae
 from mmssl.pretraining import Pretraining
@@ -63,43 +59,21 @@ def measure(dtype: str, size: str, batch: int, steps: int, tuned_peer: bool) -> 
     stock_optimizer = torch.optim.AdamW(stock.parameters(), lr=1e-4, weight_decay=0.05, **fused)
     our_optimizer = make_optimizer(work, 1e-4, 0.05, (0.9, 0.95), 1e-8)
 
-    def amp() -> contextlib.AbstractContextManager[object]:
-        return torch.autocast("cpu", torch.bfloat16) if dtype == "bf16" else contextlib.nullcontext()
-
-    def step_peer() -> None:
-        with amp():
+    def step_peer(number: int) -> None:
+        with autocast(dtype):
             loss = stock(pixels).loss
         loss.backward()
         stock_optimizer.step()
         stock_optimizer.zero_grad()
 
-    def step_ours() -> None:
-        with amp():
+    def step_ours(number: int) -> None:
+        with autocast(dtype):
             loss = work({"image": {"pixel_values": pixels}}, Draws(1, batch)).total
         loss.backward()
         our_optimizer.step()
         our_optimizer.zero_grad()
 
-    times: dict[str, list[float]] = {"peer": [], "ours": []}
-    for round_ in range(steps + 1):
-        for name, step in (("peer", step_peer), ("ours", step_ours)):
-            _set_products(tuned=name == "ours" or tuned_peer)
-            seconds = _time(step)
-            if round_:  # the first is a warm-up
-                times[name].append(seconds)
-    return statistics.median(times["peer"]), statistics.median(times["ours"])
-
-
-def _set_products(tuned: bool) -> None:
-    torch.set_float32_matmul_precision("highest")
-    if tuned:
-        f32_products_by_onednn()
-
-
-def _time(step: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
+    return medians(step_peer, step_ours, steps, tuned_peer)
 
 
 def main() -> None:

@@ -105,8 +105,8 @@ def measure(dtype: str, batch: int, steps: int, tuned_peer: bool) -> tuple[float
     mask = tube_mask(batch)
     content = {"video": {"pixel_values": pixels, "times": times}}
     return medians(
-        lambda: step(lambda: stock(pixels, bool_masked_pos=mask).loss, optimizers[0]),
-        lambda: step(lambda: work(content, Draws(1, batch)).total, optimizers[1]),
+        lambda number: step(lambda: stock(pixels, bool_masked_pos=mask).loss, optimizers[0]),
+        lambda number: step(lambda: work(content, Draws(1, batch)).total, optimizers[1]),
         steps, tuned_peer,
     )  # fmt: skip
 
