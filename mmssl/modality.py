@@ -130,6 +130,11 @@ class Modality(nn.Module):
         """A new module coords (B, n, K) -> (B, n, width). Encoder, decoder and predictor each make their own."""
         raise NotImplementedError
 
+    def axes(self) -> tuple[float, ...]:
+        """For rotary positions: a factor for each of the first coordinates, which brings it to steps of one patch; empty
+        where coordinates are no places. A modality with axes adds `self.position(coords)` in `embed`."""
+        return ()
+
     def relations(self, heads: int) -> nn.Module | None:
         """A new module Patches -> (B, heads, n, n) attention bias, or None when nothing lies between patches."""
         return None

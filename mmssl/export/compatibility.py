@@ -56,7 +56,10 @@ def square(part: str, key: str, why: str) -> Need:
     return Need(part, key, None, holds, "a square", why)
 
 
+ADDITIVE = need("tower", "positions", "additive", why="its positions are added to the tokens")
+
 STOCK_TOWER = (
+    ADDITIVE,
     need("tower", "causal", False, why="its attention looks both ways"),
     need("tower", "embed_norm", False, why="it has no norm before its first block"),
 )

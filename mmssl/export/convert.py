@@ -25,7 +25,13 @@ from .formats import format_names, load_format
 from .images import RESAMPLE
 
 TIMM = "timm:"
-PREPROCESSING = "preprocessor_config.json"
+PREPROCESSING = {
+    "image": ("preprocessor_config.json",),
+    "video": ("video_preprocessor_config.json", "preprocessor_config.json"),
+}
+"""Where the processor of a modality is written; the first that is there holds."""
+MARGINS = {"VJEPA2VideoProcessor": 256 / 224}
+"""Processors that resize frames so many times further than the crop, whatever their file says."""
 READ = {number: name for name, number in RESAMPLE.items()}
 
 
@@ -120,8 +126,8 @@ def _fill(
             faults.append(str(error))
             return
         for key, value in theirs.items():
-            if key == "size":
-                continue  # positions are interpolated
+            if key in getattr(chosen, "FREE", ("size",)):
+                continue  # positions are interpolated, or defined everywhere
             if key in options and _same(options[key]) != _same(value):
                 faults.append(f"{where}.{key}: found {show(options[key])}, but '{origin}' has {value}")
     else:
@@ -156,21 +162,26 @@ def _wrapped_options(origin: str, kind: str) -> dict[str, Any]:
 
 
 def _preprocessing(origin: str, kind: str) -> dict[str, Any]:
-    """Mean, deviation and way of resizing from a checkpoint's image processor; nothing where it has none, or is no
-    transformers checkpoint that can be read. UserError when the image processor's file is damaged."""
-    if kind not in ("image", "video") or stock_config(origin) is None:
+    """Mean, deviation and way of resizing from a checkpoint's image or video processor; nothing where it has none, or
+    is no transformers checkpoint that can be read. UserError when the processor's file is damaged."""
+    if kind not in PREPROCESSING or stock_config(origin) is None:
         return {}
     from transformers.utils import cached_file
 
-    try:
-        path = cached_file(origin, PREPROCESSING, _raise_exceptions_for_missing_entries=False,
-                           _raise_exceptions_for_connection_errors=False)  # fmt: skip
-        found = json.loads(Path(path).read_text()) if path else {}
-        if not isinstance(found, dict):
-            raise ValueError(f"found {type(found).__name__}, expected an object")
-    except (OSError, ValueError) as error:  # going on with other statistics would spoil what the tower has learned
-        reason = " ".join(str(error).split())
-        raise UserError(f"model.towers: from '{origin}': its {PREPROCESSING} cannot be read ({reason})") from error
+    found: Any = {}
+    for name in PREPROCESSING[kind]:
+        try:
+            path = cached_file(origin, name, _raise_exceptions_for_missing_entries=False,
+                               _raise_exceptions_for_connection_errors=False)  # fmt: skip
+            if not path:
+                continue
+            found = json.loads(Path(path).read_text())
+            if not isinstance(found, dict):
+                raise ValueError(f"found {type(found).__name__}, expected an object")
+            break
+        except (OSError, ValueError) as error:  # going on with other statistics would spoil what the tower has learned
+            reason = " ".join(str(error).split())
+            raise UserError(f"model.towers: from '{origin}': its {name} cannot be read ({reason})") from error
     out: dict[str, Any] = {}
     if found.get("do_normalize", True):
         for ours, theirs in (("mean", "image_mean"), ("std", "image_std")):
@@ -181,6 +192,8 @@ def _preprocessing(origin: str, kind: str) -> dict[str, Any]:
     size = found.get("size")
     whole = isinstance(size, dict) and "height" in size and not found.get("do_center_crop")
     out["resize"] = "squash" if whole else "crop"
+    if kind == "video" and found.get("video_processor_type") in MARGINS:
+        out["margin"] = MARGINS[found["video_processor_type"]]
     if found.get("resample") in READ:
         out["interpolation"] = READ[found["resample"]]
     return out

@@ -28,11 +28,11 @@ import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 
-def load_transformers(job: Any, dtype: Any) -> Any:
+def load_transformers(job: Any, dtype: Any, **fields: Any) -> Any:
     import transformers
 
     cls = getattr(transformers, job["class"])
-    model, info = cls.from_pretrained(job["folder"], dtype=dtype, output_loading_info=True)
+    model, info = cls.from_pretrained(job["folder"], dtype=dtype, output_loading_info=True, **fields)
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[key]:
             raise RuntimeError(f"{key}: {sorted(map(str, info[key]))[:3]}")
@@ -107,10 +107,12 @@ def run_job(job: Any) -> dict[str, Any]:
     try:
         for name in job["dtypes"]:
             dtype = getattr(torch, name)
-            model = globals()[f"load_{job['library']}"](job, dtype)
+            load = globals()[f"load_{job['library']}"]
+            model = load(job, dtype)
             for probe in job["probes"]:
                 if name in probe["dtypes"]:
-                    save_file(run_probe(model, probe, dtype), f"{probe['file']}.{name}.safetensors")
+                    used = load(job, dtype, **probe["load"]) if probe["load"] else model
+                    save_file(run_probe(used, probe, dtype), f"{probe['file']}.{name}.safetensors")
         if job["library"] == "transformers" and job["auto"]:
             from transformers import AutoModel
 

@@ -38,7 +38,7 @@ class Probe:
 
     inputs: tensors for the stock model; outputs: name -> dotted path in what it returns; expect: dtype -> the same
     outputs of our model; method: what is called, "" the model itself; positional: inputs go without names;
-    exact_inputs: those that stay float32.
+    exact_inputs: those that stay float32; load: fields of the configuration that the class is loaded with.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Probe:
     positional: bool = False
     dtypes: Sequence[str] = DTYPES
     exact_inputs: Sequence[str] = ()
+    load: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -153,7 +154,7 @@ def _spec(folder: Path, job: Job, scratch: Path) -> dict[str, Any]:
         if probe.inputs:
             inputs = str(scratch / f"{j}.inputs.safetensors")
             save_file({k: v.contiguous() for k, v in probe.inputs.items()}, inputs)
-        names = ("outputs", "kwargs", "arguments", "method", "positional", "exact_inputs")
+        names = ("outputs", "kwargs", "arguments", "method", "positional", "exact_inputs", "load")
         plain = {name: getattr(probe, name) for name in names}
         probes.append({**plain, "inputs": inputs, "file": str(scratch / f"{j}"), "dtypes": list(probe.dtypes)})
     pipelines = []

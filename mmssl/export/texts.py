@@ -17,11 +17,12 @@ from torch import Tensor
 
 from ..errors import RunError
 from . import transfer
-from .compatibility import Need, need
+from .compatibility import ADDITIVE, Need, need
 from .proof import Pipeline
 from .source import Part
 
 NEEDS: tuple[Need, ...] = (
+    ADDITIVE,
     need("tower", "embed_norm", False, why="it has no norm before its first block"),
     need("tower", "final_norm", True, why="it has a norm behind its last block"),
     need("tower", "prefix", 0, why="its text encoder has no tokens of its own in front"),

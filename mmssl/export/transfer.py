@@ -184,6 +184,7 @@ def trunk_options(config: Any, **fields: str) -> dict[str, Any]:
         "mlp_ratio": float(ratio),
         "norm_eps": float(config.layer_norm_eps),
         "activation": activation(config.hidden_act),
+        "positions": "additive",
     }
 
 

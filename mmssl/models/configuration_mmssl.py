@@ -48,6 +48,11 @@ class TowerConfig:
     qkv_bias: bool = option(True)
     activation: str = option("gelu", choices=("gelu", "gelu_tanh", "quick_gelu"))
     layer_scale: float | None = option(None, above=0, help="initial value of a learned scale per block; null: none")
+    positions: str = option(
+        "additive", choices=("additive", "rotary", "vjepa2"),
+        help="added to the tokens, as the modality has them; rotary: queries and keys are turned by the coordinates; "
+        "vjepa2: rotary exactly as V-JEPA 2 computes it. Decoders and predictors keep additive ones",
+    )  # fmt: skip
     causal: bool = option(False, help="a token sees only those before it, as in CLIP's text encoder")
     embed_norm: bool = option(False, help="a norm before the first block, as in CLIP's image encoder")
     final_norm: bool = option(True, help="a norm behind the last block")

@@ -12,10 +12,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..modality import Modality
 from ..patches import Patches
 from .configuration_mmssl import TowerConfig
 from .pooling import AttentionPool
+from .rotary import Rotary, Rotation, Unplaced, joined, unturned
 from .trunk import CrossAttention, Trunk
 
 
@@ -121,6 +123,21 @@ def causal_mask(patches: Sequence[Patches], mask: Tensor | None, prefix: int) ->
     return seen | torch.eye(order.shape[1], dtype=torch.bool, device=order.device)
 
 
+def rotary_of(config: TowerConfig, modalities: Mapping[str, Modality]) -> nn.ModuleDict:
+    """`Rotary` of each modality, which then adds no positions of its own; empty where positions are added."""
+    found = nn.ModuleDict()
+    if config.positions == "additive":
+        return found
+    for name, modality in modalities.items():
+        axes = modality.axes()
+        if not axes or not hasattr(modality, "position"):
+            raise UserError(f"model.towers: found positions: {config.positions}, but modality '{name}' has no coordinates "
+                            f"that rotary positions can turn by; expected positions: additive")
+        found[name] = Rotary(config.width // config.heads, axes, config.positions)
+        modality.position = Unplaced()
+    return found
+
+
 class Tower(nn.Module):
     """Modalities on one trunk. Patches never seen are never embedded."""
 
@@ -133,6 +150,7 @@ class Tower(nn.Module):
         super().__init__()
         self.width, self.depth, self.pooling, self.frozen = config.width, config.depth, config.pooling, config.frozen
         self.modalities = nn.ModuleDict(modalities)
+        self.rotary = rotary_of(config, modalities)
         self.prefix = Prefix(config.prefix, config.width) if config.prefix else None
         self.types = nn.Embedding(len(modalities), config.width) if len(modalities) > 1 else None
         relations = {name: m.relations(config.heads) for name, m in modalities.items()}
@@ -194,12 +212,19 @@ class Tower(nn.Module):
         if self.embed_norm is not None:
             x = self.embed_norm(x)
         bias = with_relations(mask, [None, *spans], [r, *counts])
-        x, kept = self.trunk(x, bias, layers)
+        x, kept = self.trunk(x, bias, layers, rotation=self._rotation(patches, names))
         prefix, *tokens_of = x.split([r, *counts], 1)
         layered = {n: dict(zip(names, self._clear(y.split([r, *counts], 1)[1:], patches, names), strict=True))
                    for n, y in kept.items()}
         tokens = dict(zip(names, self._clear(tokens_of, patches, names), strict=True))
         return Encoded(tokens, {name: patches[name] for name in names}, prefix, layered, self.pooling, self.pool)
+
+    def _rotation(self, patches: Mapping[str, Patches], names: Sequence[str]) -> Rotation | None:
+        """Of all tokens, the prefix in front unturned; None without rotary positions."""
+        if not self.rotary:
+            return None
+        found = [self.rotary[name](patches[name].coords) for name in names]
+        return joined([unturned(found[0], self.prefix_count), *found])
 
     @staticmethod
     def _clear(parts: Sequence[Tensor], patches: Mapping[str, Patches], names: Sequence[str]) -> list[Tensor]:

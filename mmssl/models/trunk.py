@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .dispatch import attention
+from .rotary import Rotation, turn
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -40,8 +41,13 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, first_query: int = 0) -> Tensor:
-        """x (B, n, D) -> (B, n - first_query, D): only tokens from `first_query` on ask, all are asked."""
+    def forward(
+        self, x: Tensor, bias: Tensor | None = None, first_query: int = 0, rotation: Rotation | None = None
+    ) -> Tensor:
+        """x (B, n, D) -> (B, n - first_query, D): only tokens from `first_query` on ask, all are asked.
+
+        rotation: turns queries and keys (`mmssl.models.rotary`).
+        """
         batch, n, width = x.shape
         head = width // self.heads  # no -1: there may be no token that asks
         if first_query:
@@ -54,6 +60,8 @@ class Attention(nn.Module):
                 bias = bias[:, :, first_query:]
         else:
             q, k, v = self.qkv(x).view(batch, n, 3, self.heads, head).permute(2, 0, 3, 1, 4).unbind(0)
+        if rotation is not None:
+            q, k = turn(q, rotation, first_query), turn(k, rotation)
         out = attention(q, k, v, bias)
         return self.proj(out.transpose(1, 2).flatten(2))
 
@@ -146,8 +154,10 @@ class Block(GradientCheckpointingLayer):
         self.mlp = MLP(width, int(width * mlp_ratio), activation)
         self.residual2 = Residual(width, layer_scale, dropout, drop_path)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, first_query: int = 0) -> Tensor:
-        branch = self.residual1(self.attention(self.norm1(x), bias, first_query))
+    def forward(
+        self, x: Tensor, bias: Tensor | None = None, first_query: int = 0, rotation: Rotation | None = None
+    ) -> Tensor:
+        branch = self.residual1(self.attention(self.norm1(x), bias, first_query, rotation))
         x = x[:, first_query:] + branch
         return x + self.residual2(self.mlp(self.norm2(x)))
 
@@ -184,17 +194,18 @@ class Trunk(nn.Module):
         layers: Sequence[int] = (),
         first_query: int = 0,
         before: Mapping[int, Callable[[Tensor], Tensor]] | None = None,
+        rotation: Rotation | None = None,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """x (B, n, D) -> normed output, and the un-normed output of each block in `layers` (1 = after the first).
 
         first_query: only tokens from there on are wanted; the last block is not computed for the others.
-        before: what is done to the tokens ahead of a block (1 = the first).
+        before: what is done to the tokens ahead of a block (1 = the first); rotation: of queries and keys.
         """
         kept: dict[int, Tensor] = {}
         for number, block in enumerate(self.blocks, 1):
             if before is not None and number in before:
                 x = before[number](x)
-            x = block(x, bias, first_query if number == self.depth else 0)
+            x = block(x, bias, first_query if number == self.depth else 0, rotation)
             if number in layers:
                 kept[number] = x
         if first_query and not self.depth:

@@ -17,10 +17,13 @@ def pair(value: int | Sequence[int]) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
-def fit_size(array: Array, size: tuple[int, int], how: str, interpolation: str, background: Sequence[int]) -> Array:
+def fit_size(
+    array: Array, size: tuple[int, int], how: str, interpolation: str, background: Sequence[int],
+    cover: tuple[int, int] | None = None,
+) -> Array:
     """(h, w, C) uint8, uint16 or float32 to (H, W, C): uint8 stays, uint16 becomes float32 / 65535.
 
-    how: "squash" stretches; "crop" covers the target and cuts what is over on both sides; "pad" fits the whole image
+    how: "squash" stretches; "crop" covers the target (`cover`, where it is larger) and cuts what is over on both sides; "pad" fits the whole image
         in and fills both sides with the background (NaN, "no such pixel", in arrays that were no 8- or 16-bit image:
         their units have no background).
     """
@@ -36,9 +39,12 @@ def fit_size(array: Array, size: tuple[int, int], how: str, interpolation: str, 
     if how == "squash":
         return _resize(array, size, whole, interpolation)
     if how == "crop":
-        scale = max(height / h, width / w)
+        over = cover or size
+        scale = max(over[0] / h, over[1] / w)
         box_h, box_w = min(height / scale, h), min(width / scale, w)
         top, left = (h - box_h) / 2, (w - box_w) / 2
+        if over != size:  # stock processors cut whole pixels of what they resized
+            top, left = int(top * scale + 1e-6) / scale, int(left * scale + 1e-6) / scale
         return _resize(array, size, (left, top, min(left + box_w, w), min(top + box_h, h)), interpolation)
     if how != "pad":
         raise ValueError(f"unknown way to resize '{how}'")

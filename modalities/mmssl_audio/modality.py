@@ -126,12 +126,15 @@ class Modality(base.Modality):
 
     # --------------------------------------------------------------------------------------------------------- model
 
-    def positions(self, width: int) -> nn.Module:
-        """Sine-cosine of time and mel bin, counted in patches."""
+    def axes(self) -> tuple[float, ...]:
         across, along = self.patch
         if self.features == "waveform":
-            return SinCos(width, 1, scale=(self.rate / across,))
-        return SinCos(width, 2, scale=(self.rate / (self.log_mel.shift * across), 1 / along))
+            return (self.rate / across,)
+        return (self.rate / (self.log_mel.shift * across), 1 / along)
+
+    def positions(self, width: int) -> nn.Module:
+        """Sine-cosine of time and mel bin, counted in patches."""
+        return SinCos(width, len(self.axes()), scale=self.axes())
 
     def embed(self, patches: Patches, hidden: Tensor | None = None) -> Tensor:
         """A linear map of the patch; elements that do not exist count as the mean."""

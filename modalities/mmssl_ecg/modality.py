@@ -78,10 +78,13 @@ class Modality(SignalModality):
             signal = values.reshape(batch, leads, total)
         return like | {"signal": signal}
 
+    def axes(self) -> tuple[float, ...]:
+        window = self.rate / self.window
+        return (window,) if self.patch == "time" else (window, 1.0)
+
     def positions(self, width: int) -> nn.Module:
         """Sine-cosine of the window's number, and of the lead's."""
-        scale = (self.rate / self.window, 1.0)
-        return SinCos(width, 1, scale=scale[:1]) if self.patch == "time" else SinCos(width, 2, scale=scale)
+        return SinCos(width, len(self.axes()), scale=self.axes())
 
     def raw_features(self, inputs: Inputs) -> Tensor:
         """(B, L * 12) for each lead the log power in 10 bands, the log spread and the log of the largest value."""

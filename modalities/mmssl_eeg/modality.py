@@ -62,9 +62,12 @@ class Modality(SignalModality):
         """values (B, N, w) to {"signal": (B, C, T)} and what else `like` has."""
         return like | {"signal": values.reshape(like["signal"].shape)}
 
+    def axes(self) -> tuple[float, ...]:
+        return (self.rate / self.window, 1 / STEP, 1 / STEP, 1 / STEP)
+
     def positions(self, width: int) -> nn.Module:
         """Sine-cosine of the window's number and of the place in centimetres."""
-        return SinCos(width, 4, scale=(self.rate / self.window, 1 / STEP, 1 / STEP, 1 / STEP))
+        return SinCos(width, 4, scale=self.axes())
 
     def raw_features(self, inputs: Inputs) -> Tensor:
         """(B, channels * 6) log power of each channel of the data in 6 bands. The floor where a sample lacks one."""

@@ -92,6 +92,9 @@ class Modality(base.Modality):
         out = {"pixel_values": grid.reshape(len(values), self.channels, rows * ph, columns * pw)}
         return out | {"present": like["present"]} if "present" in like else out
 
+    def axes(self) -> tuple[float, ...]:
+        return (1.0, 1.0)
+
     def positions(self, width: int) -> nn.Module:
         """Sine-cosine, the column's half first as in MAE (so that stock weights fit), or a learned table."""
         if self.position_kind == "sincos":

@@ -55,6 +55,9 @@ class Modality(base.Modality):
         """Ids (B, N) with the masks and word numbers of `like`."""
         return like | {"input_ids": values}
 
+    def axes(self) -> tuple[float, ...]:
+        return (1.0,)
+
     def positions(self, width: int) -> nn.Module:
         """Of the token's number alone: sine-cosine, or a learned table of max_length rows."""
         return SinCos(width, 1) if self.position_kind == "sincos" else LearnedGrid(width, (self.max_length,))

@@ -116,13 +116,16 @@ class Modality(base.Modality):
             pixels = pixels.masked_fill(~inside[:, :, None, None, None], 0.0)
         return {**like, "pixel_values": pixels}
 
+    def axes(self) -> tuple[float, ...]:
+        return (self.fps / self.tubelet, 1.0, 1.0)
+
     def positions(self, width: int) -> nn.Module:
         """Sine-cosine of time (counted in tubelets of the usual frame rate), row and column; or of the number that a
         tubelet has in a clip of the configured size, as in VideoMAE."""
         if self.position_kind == "index":
             rows, columns = (side // cut for side, cut in zip(self.size, self.patch, strict=True))
             return IndexSinCos(width, (rows, columns), scale=self.fps / self.tubelet)
-        return SinCos(width, 3, scale=(self.fps / self.tubelet, 1.0, 1.0))
+        return SinCos(width, 3, scale=self.axes())
 
     def embed(self, patches: Patches, hidden: Tensor | None = None) -> Tensor:
         """A linear map of the tubelet; elements that do not exist count as the channel's mean."""

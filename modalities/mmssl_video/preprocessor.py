@@ -42,6 +42,7 @@ class Config:
     mean: list[float] | None = option(None, help="subtracted from each channel; null: measured on the data")
     std: list[float] | None = option(None, above=0, help="each channel is divided by it; null: measured on the data")
     resize: str = option("crop", choices=("crop", "squash", "pad"), help="how frames of another shape are made to fit")
+    margin: float = option(1.0, min=1, help="resize: crop: frames cover so many times the size, which is cut from the middle")
     interpolation: str = option("bilinear", choices=("bicubic", "bilinear", "nearest"))
     background: int | list[int] = option(0, min=0, max=255, help="0..255, behind transparent pixels and in padding")
     positions: str = option("sincos", choices=("sincos", "index"), help="of time, row, column; or number")
@@ -78,6 +79,7 @@ class Preprocessor(base.Preprocessor):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.size = pair(config.size)
+        self.cover = (int(self.size[0] * config.margin + 1e-6), int(self.size[1] * config.margin + 1e-6))
         background = config.background
         self.background = [background] if isinstance(background, int) else list(background)
         self.wanted = Wanted(
@@ -145,7 +147,9 @@ class Preprocessor(base.Preprocessor):
         for frame in clip[0]:
             if id(frame) not in known:  # a frame that is shown at several times
                 one = frame if config.channels is None else adapt_channels(frame, config.channels)
-                known[id(frame)] = fit_size(one, self.size, config.resize, config.interpolation, self.background)
+                known[id(frame)] = fit_size(
+                    one, self.size, config.resize, config.interpolation, self.background, self.cover
+                )
             fitted.append(known[id(frame)])
         if len({frame.shape[2] for frame in fitted}) > 1 or len({frame.dtype for frame in fitted}) > 1:
             raise BadSample("frames of one video differ in their channels or number type")

@@ -13,7 +13,7 @@ from mmssl.export.formats import format_names
 from mmssl.export.writing import Exported, export_several
 
 CLASSES = {"vit": "ViTModel", "vit_mae": "ViTMAEModel", "ijepa": "IJepaModel", "dinov2": "Dinov2Model",
-           "dinov2-registers": "Dinov2WithRegistersModel"}  # fmt: skip
+           "dinov2-registers": "Dinov2WithRegistersModel", "vjepa2": "VJEPA2Model"}  # fmt: skip
 LIBRARIES = {"sentence_transformers": "sentence-transformers"}
 """Names that the Hub has for a library."""
 
@@ -54,6 +54,15 @@ def test_the_pipeline_gives_our_numbers_from_the_raw_sample(exported, name):
 @pytest.mark.parametrize("name", ["vit", "vit-grey", "vit_mae", "ijepa", "dinov2", "dinov2-registers", "timm"])
 def test_two_image_sizes(exported, name):
     assert {row.probe for row in exported[name].proof.rows} == {"32 x 32", "40 x 56"}
+
+
+@pytest.mark.parametrize("name", ["vjepa2", "vjepa2-grey"])
+def test_longer_clips_and_larger_frames(exported, name):
+    step = 3 * (2 if name == "vjepa2" else 1)
+    assert {row.probe for row in exported[name].proof.rows} == {
+        "4 frames of 24 x 24", f"{4 + step} frames of 24 x 24", "4 frames of 40 x 40"}  # fmt: skip
+    card = (exported[name].folder / "README.md").read_text()
+    assert "only zeros" in card and "from_pretrained(..., crop_size=SIZE)" in card
 
 
 @pytest.mark.parametrize("name", ["videomae", "ast"])

@@ -87,6 +87,12 @@ def video_model(final_norm: bool = True, **video: Any) -> tuple[MMSSLModel, MMSS
     return model_of({"video": part}, {"video": {"prefix": 0, "final_norm": final_norm}})
 
 
+def vjepa2_model(video: dict[str, Any] | None = None, **tower: Any) -> tuple[MMSSLModel, MMSSLProcessor]:
+    options = {"size": 24, "patch": 8, "frames": 4, "tubelet": 2, "channels": 3, "mean": [0.4], "std": [0.3]}
+    part = preprocessor("video", **{**options, "margin": 256 / 224, **(video or {})})
+    return model_of({"video": part}, {"video": {"prefix": 0, "positions": "vjepa2", "heads": 2, **tower}})
+
+
 def audio_model(**tower: Any) -> tuple[MMSSLModel, MMSSLProcessor]:
     part = preprocessor("audio", seconds=0.5, mel_bins=32, mean=-4.0, std=4.0)
     return model_of({"audio": part}, {"audio": {"prefix": 2, **tower}})
@@ -120,6 +126,9 @@ CASES: dict[str, tuple[str, Models]] = {
     "timm-registers": ("timm", lambda: image_model({"channels": 1}, pooling="cls", prefix=3, embed_norm=True)),
     "videomae": ("videomae", video_model),
     "videomae-pretraining": ("videomae", lambda: video_model(final_norm=False, resize="squash")),
+    "vjepa2": ("vjepa2", vjepa2_model),
+    "vjepa2-grey": ("vjepa2", lambda: vjepa2_model(
+        {"channels": 1, "tubelet": 1}, layer_scale=0.3, mlp_ratio=2.7, qkv_bias=False, activation="gelu_tanh")),
     "ast": ("ast", lambda: audio_model(pooling="cls")),
     "onnx": ("onnx", lambda: image_model({"channels": 1}, pooling="cls", layer_scale=0.3, embed_norm=True)),
     "onnx-pool": ("onnx", lambda: pair_model(SIGLIP_IMAGE, CLIP_TEXT)),

@@ -122,6 +122,35 @@ def test_compatible_with_sets_what_the_format_asks_for():
     assert load_recipe(recipe("dinov2")).model.towers["image"].pooling == "mean"
 
 
+def test_compatible_with_vjepa2():
+    content = runs.recipe()
+    content["modalities"] = {"video": {"size": 16, "patch": 8, "frames": 4}}
+    content["model"] = {"towers": {"video": {}}, "compatible_with": "vjepa2"}
+    content["objectives"]["mae"]["tower"] = "video"
+    settings = load_recipe(content)
+    tower, video = settings.model.towers["video"], settings.modalities["video"].config
+    assert (tower.positions, tower.prefix, video.margin) == ("vjepa2", 0, 256 / 224)
+    assert load_recipe(to_yaml_dict(settings)).model.towers["video"].positions == "vjepa2"
+    content["model"]["towers"]["video"]["positions"] = "rotary"
+    content["modalities"]["video"] |= {"margin": 1.0, "resize": "squash"}
+    with pytest.raises(UserError) as caught:
+        load_recipe(content)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3 and "positions: found rotary, but model.compatible_with: vjepa2 expects vjepa2" in lines[0]
+    assert "margin: found 1.0, but" in str(caught.value) and "resize: found squash, but" in str(caught.value)
+
+
+def test_rotary_positions_are_refused_by_formats_that_add_theirs(tmp_path):
+    for to in ("vit", "clip", "onnx", "timm"):
+        with pytest.raises(UserError, match=f"format {to} .*towers.image.positions: found rotary, expected additive"):
+            export_model(toys.image_model(positions="rotary"), to, tmp_path / "out")
+    for to in ("clip", "sentence-transformers"):
+        with pytest.raises(UserError, match=r"towers.text.positions: found rotary, expected additive"):
+            export_model(toys.text_model({"positions": "rotary", "prefix": 0}), to, tmp_path / "out")
+    with pytest.raises(UserError, match=r"towers.video.positions: found additive, expected vjepa2"):
+        export_model(toys.video_model(), "vjepa2", tmp_path / "out")
+
+
 def to_yaml_dict(settings: Any) -> dict[str, Any]:
     import yaml
 

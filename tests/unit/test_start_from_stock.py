@@ -248,3 +248,65 @@ def test_videomae(tmp_path, mean_pooling):
         found = model(video_pixel_values=pixels, video_times=times).last_hidden_state
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert model.tower("video").drops
+
+
+SMALL_VJEPA2 = {**LAYERS, "mlp_ratio": 2.5, "crop_size": 24, "patch_size": 8, "frames_per_clip": 4, "tubelet_size": 2,
+                "pred_hidden_size": 12, "pred_num_attention_heads": 2, "pred_num_hidden_layers": 1}  # fmt: skip
+
+
+def vjepa2(folder: Path) -> Any:
+    torch.manual_seed(3)
+    original = transformers.VJEPA2Model(transformers.VJEPA2Config(**SMALL_VJEPA2)).eval()
+    with torch.no_grad():
+        for parameter in original.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    original.save_pretrained(folder)
+    mean, std = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
+    transformers.VJEPA2VideoProcessor(crop_size=24, image_mean=mean, image_std=std).save_pretrained(folder)
+    return original
+
+
+def video_recipe(origin: Path, **video: Any) -> dict[str, Any]:
+    content = recipe(origin)
+    content["modalities"] = {"video": video}
+    content["model"]["towers"] = {"video": content["model"]["towers"]["image"]}
+    content["objectives"]["mae"]["tower"] = "video"
+    return content
+
+
+@pytest.mark.parametrize(("frames", "side"), [(4, 24), (10, 24), (4, 40)])
+def test_vjepa2(tmp_path, frames, side):
+    vjepa2(tmp_path / "stock")
+    settings = load_recipe(video_recipe(tmp_path / "stock", frames=frames, size=side))
+    config: Any = settings.modalities["video"].config
+    assert (config.patch, config.tubelet, config.channels, config.mean) == (8, 2, 3, [0.1, 0.2, 0.3])
+    part = load_modality("video").Preprocessor(config)
+    model = build_model(settings, MMSSLProcessor({"video": part})).eval()
+    assert model.tower("video").drops and model.config.towers["video"]["positions"] == "vjepa2"
+    pixels = torch.randn(2, frames, 3, side, side)
+    times = (torch.arange(frames) / model.modality("video").fps).expand(2, -1)
+    stock = transformers.VJEPA2Model.from_pretrained(tmp_path / "stock", crop_size=side)  # it counts places by that
+    with torch.no_grad():
+        expected = stock(pixels, skip_predictor=True).last_hidden_state
+        found = model(video_pixel_values=pixels, video_times=times).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    save_model(model, MMSSLProcessor({"video": part}), tmp_path / "model")
+    (tmp_path / "stock").rename(tmp_path / "gone")
+    again, _ = load_model(tmp_path / "model")
+    with torch.no_grad():
+        found = again(video_pixel_values=pixels, video_times=times).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_the_preprocessing_of_vjepa2_is_kept(tmp_path):
+    vjepa2(tmp_path / "stock")
+    settings = load_recipe(video_recipe(tmp_path / "stock"))
+    part = load_modality("video").Preprocessor(settings.modalities["video"].config)
+    assert settings.modalities["video"].config.margin == 256 / 224
+    # frames of the size that both resize to: what is compared is the cut, not two ways to resize
+    clip = np.random.default_rng(0).integers(0, 256, (4, 27, 27, 3), dtype=np.uint8)
+    processor = transformers.VJEPA2VideoProcessor.from_pretrained(tmp_path / "stock")
+    theirs = processor(clip, return_tensors="pt")["pixel_values_videos"]
+    ours = part([{"frames": clip, "fps": 8.0}])["pixel_values"]
+    assert theirs.shape == ours.shape == (1, 4, 3, 24, 24)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from .. import images
-from ..compatibility import need
+from ..compatibility import ADDITIVE, need
 from ..proof import Job
 from ..source import Part, Source
 
@@ -20,6 +20,7 @@ TITLE = "an encoder.onnx for onnxruntime"
 REQUIRED = ("image",)
 NEEDS = {
     "image": (
+        ADDITIVE,
         need("tower", "causal", False, why="what is written looks both ways"),
         need("tower", "pooling", "mean", "cls", "attention", why="what is written pools in one of these ways"),
     )

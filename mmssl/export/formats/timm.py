@@ -163,7 +163,8 @@ def read(origin: str) -> dict[str, dict[str, Any]]:
         "width": int(model.embed_dim), "depth": len(model.blocks), "heads": int(block.attn.num_heads),
         "mlp_ratio": block.mlp.fc1.out_features / model.embed_dim, "norm_eps": float(block.norm1.eps),
         "activation": names[kind], "prefix": int(model.num_prefix_tokens), "qkv_bias": block.attn.qkv.bias is not None,
-        "layer_scale": None if scale is None else 1e-5, "embed_norm": not isinstance(model.norm_pre, torch.nn.Identity),
+        "positions": "additive", "layer_scale": None if scale is None else 1e-5,
+        "embed_norm": not isinstance(model.norm_pre, torch.nn.Identity),
     }  # fmt: skip
     patch = model.patch_embed
     modality = {"size": list(patch.img_size), "patch": list(patch.patch_size),
