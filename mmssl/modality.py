@@ -131,8 +131,8 @@ class Modality(nn.Module):
         raise NotImplementedError
 
     def axes(self) -> tuple[float, ...]:
-        """For rotary positions: a factor for each of the first coordinates, which brings it to steps of one patch; empty
-        where coordinates are no places. A modality with axes adds `self.position(coords)` in `embed`."""
+        """For rotary positions: a factor for each of the first coordinates, which brings it to steps of one patch;
+        empty where coordinates are no places. A modality with axes adds `self.position(coords)` in `embed`."""
         return ()
 
     def relations(self, heads: int) -> nn.Module | None:

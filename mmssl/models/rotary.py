@@ -15,9 +15,9 @@ from ..errors import UserError
 
 BASE = 10000.0
 KINDS = ("rotary", "vjepa2")
-"""rotary: each pair of neighbouring channels turns by one angle, so that attention depends on differences of coordinates
-alone. vjepa2: as transformers' `VJEPA2Model` (and facebookresearch/vjepa2) compute it, where the angles of an axis are
-laid out twice in a row, so that the two channels of a pair mostly have different ones; its trained weights need that."""
+"""rotary: each pair of neighbouring channels turns by one angle, so that attention depends on differences of
+coordinates alone. vjepa2: as transformers' `VJEPA2Model` computes it, where the angles of an axis are laid out twice in
+a row, so that the two channels of a pair mostly have different ones; its trained weights need that."""
 
 Rotation = tuple[Tensor, Tensor]
 """Cosines and sines, each (B, 1, n, d)."""
@@ -41,8 +41,8 @@ class Rotary(nn.Module):
         self.head, self.axes, self.kind = head, tuple(axes), kind
         self.pairs = head // len(self.axes) // 2
         if not self.pairs:
-            raise UserError(f"model.towers: positions: {kind} needs heads of at least {2 * len(self.axes)} channels for "
-                            f"{len(self.axes)} coordinates, found {head}; use fewer heads or more width")
+            raise UserError(f"model.towers: positions: {kind} needs heads of at least {2 * len(self.axes)} channels "
+                            f"for {len(self.axes)} coordinates, found {head}; use fewer heads or more width")
         self.precision = torch.float32
 
     def forward(self, coords: Tensor) -> Rotation:

@@ -131,8 +131,8 @@ def rotary_of(config: TowerConfig, modalities: Mapping[str, Modality]) -> nn.Mod
     for name, modality in modalities.items():
         axes = modality.axes()
         if not axes or not hasattr(modality, "position"):
-            raise UserError(f"model.towers: found positions: {config.positions}, but modality '{name}' has no coordinates "
-                            f"that rotary positions can turn by; expected positions: additive")
+            raise UserError(f"model.towers: found positions: {config.positions}, but modality '{name}' has no "
+                            f"coordinates that rotary positions can turn by; expected positions: additive")
         found[name] = Rotary(config.width // config.heads, axes, config.positions)
         modality.position = Unplaced()
     return found

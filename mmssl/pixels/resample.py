@@ -23,9 +23,10 @@ def fit_size(
 ) -> Array:
     """(h, w, C) uint8, uint16 or float32 to (H, W, C): uint8 stays, uint16 becomes float32 / 65535.
 
-    how: "squash" stretches; "crop" covers the target (`cover`, where it is larger) and cuts what is over on both sides; "pad" fits the whole image
+    how: "squash" stretches; "crop" covers the target and cuts what is over on both sides; "pad" fits the whole image
         in and fills both sides with the background (NaN, "no such pixel", in arrays that were no 8- or 16-bit image:
         their units have no background).
+    cover: what "crop" covers, where that is larger than the target.
     """
     padding: Sequence[float] = [float("nan")]
     if array.dtype != np.float32:

@@ -42,7 +42,7 @@ class Config:
     mean: list[float] | None = option(None, help="subtracted from each channel; null: measured on the data")
     std: list[float] | None = option(None, above=0, help="each channel is divided by it; null: measured on the data")
     resize: str = option("crop", choices=("crop", "squash", "pad"), help="how frames of another shape are made to fit")
-    margin: float = option(1.0, min=1, help="resize: crop: frames cover so many times the size, which is cut from the middle")
+    margin: float = option(1.0, min=1, help="of resize: crop: frames cover so many times the size before it is cut out")
     interpolation: str = option("bilinear", choices=("bicubic", "bilinear", "nearest"))
     background: int | list[int] = option(0, min=0, max=255, help="0..255, behind transparent pixels and in padding")
     positions: str = option("sincos", choices=("sincos", "index"), help="of time, row, column; or number")

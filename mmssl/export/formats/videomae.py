@@ -108,7 +108,8 @@ def write_processor(part: Part, folder: Path) -> None:
     if config.resize == "squash":
         size: dict[str, Any] = {"size": {"height": height, "width": width}, "do_center_crop": False}
     else:
-        size = {"size": {"shortest_edge": min(part.preprocessor.cover)}, "crop_size": {"height": height, "width": width}}
+        edge = min(part.preprocessor.cover)  # type: ignore[attr-defined]
+        size = {"size": {"shortest_edge": edge}, "crop_size": {"height": height, "width": width}}
     VideoMAEImageProcessor(**size, **common).save_pretrained(folder)
 
 

@@ -59,7 +59,7 @@ def write(source: Source, folder: Path) -> Job:
 
     part = source.part("video")
     modality, options = part.modality, part.options
-    frames = int(part.preprocessor.config.frames)  # type: ignore[attr-defined]
+    frames = int(part.preprocessor.config.frames)
     stock_options = transfer.stock_options(options)
     hidden = stock_options.pop("intermediate_size")
     # the class has a predictor in any case: one without blocks, which says zero
