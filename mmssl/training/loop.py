@@ -25,6 +25,7 @@ from ..draws import Draws, key_of
 from ..errors import RunError, UserError
 from ..pretraining import Pretraining
 from . import checkpoints
+from .engine import on_first
 from .guard import Guard
 from .health import Watch, to_device
 from .metrics import Display, MetricsFile
@@ -218,7 +219,7 @@ class Loop:
         """Write a checkpoint, where there is something to write, and end the run."""
         self.guard.note(step, fault, "stopped")
         tries = f" and {self.guard.rollbacks} rollbacks" if self.guard.rollbacks else ""
-        last = checkpoints.latest(self.checkpoint_folder, healthy=True)
+        last = on_first(self.accelerator, lambda: checkpoints.latest(self.checkpoint_folder, healthy=True))
         saved = finite and self._try_to_save(step, "stopping", healthy=False) is None
         raise RunError(
             f"stopped by train.guard after step {step}{tries}: {fault}; "
@@ -228,8 +229,8 @@ class Loop:
 
     def _go_back(self, step: int, fault: str) -> int:
         """Weights, optimiser and guard as of the last healthy checkpoint; returns its step."""
-        self.accelerator.wait_for_everyone()  # the first process may still be writing it
-        path = checkpoints.latest(self.checkpoint_folder, healthy=True)
+        # the first process looks: it wrote them, and says if one is damaged
+        path = on_first(self.accelerator, lambda: checkpoints.latest(self.checkpoint_folder, healthy=True))
         if path is None:
             self._stop(step, fault, False)
         state = self._load(path)
@@ -240,6 +241,7 @@ class Loop:
             step, fault, back, self.guard.lr_scale, self.guard.rollbacks, self.guard.most,
         )  # fmt: skip
         self.optimizer.zero_grad()
+        self.accelerator.wait_for_everyone()  # the first process writes anew what all others must have read
         self._try_to_save(back, "training goes on", healthy=True)  # what came after it goes, --resume starts here
         self.accelerator.wait_for_everyone()
         return back

@@ -1,0 +1,177 @@
+"""Health, the online probe, gradient shares and the collapse guard of whole runs with two processes are those of one.
+
+Two gloo processes run `mmssl pretrain` for each case, one after another, as a launcher would start them.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from toys import runs
+
+from mmssl.cli import main
+from mmssl.training import checkpoints
+from mmssl.training.loop import Loop
+
+
+def watched() -> dict[str, Any]:
+    """Two towers, a teacher that says its health, labels for the probe, and micro-batches that do not fill the last
+    chunk of the health probe."""
+    content = runs.image_text()
+    content["views"] = {name: {"image": {"crop_scale": [0.3, 1.0]}} for name in ("a", "b")}
+    content["objectives"]["pull"] = {"type": "toys.collapse", "tower": "image", "weight": 0.1}
+    content["evaluation"]["label"] = "label"
+    content["train"] |= {
+        "log_every": 1, "health_every": 2, "health_samples": 44, "gradient_share_every": 2, "probe_every": 3,
+        "probe_samples": 60, "probe_tasks": ["knn", "linear"], "guard": {"min_rank": None, "min_std": None},
+    }  # fmt: skip
+    return content
+
+
+def collapsing(**guard: Any) -> dict[str, Any]:
+    """Plain L2 between two views: the spread of the embeddings goes to zero."""
+    content = runs.recipe(train={"steps": 30, "save_every": 5, "health_every": 5, "lr": 3e-3, "warmup": 0})
+    content["train"] |= {"log_every": 1, "keep": 1}
+    content["model"]["towers"]["image"].pop("dropout")
+    content["views"] = {name: {"image": {"crop_scale": [0.3, 1.0]}} for name in ("a", "b")}
+    content["objectives"] = {"pull": {"type": "toys.collapse", "tower": "image"}}
+    content["train"]["guard"] = {"min_std": 0.08, "min_rank": None, "patience": 1, **guard}
+    return content
+
+
+def broken() -> dict[str, Any]:
+    content = runs.recipe(train={"health_every": 2, "log_every": 1})
+    content["model"]["towers"]["image"].pop("dropout")
+    content["train"]["guard"] = {"action": "rollback", "min_rank": None, "min_std": None}
+    return content
+
+
+CASES = {
+    "watched": (watched, 0),
+    "stop": (lambda: collapsing(action="stop"), 1),
+    "rollback": (lambda: collapsing(action="rollback", rollbacks=2, lr_factor=0.9), 1),
+    "nan": (broken, 0),
+}
+
+
+def run(case: str, folder: Path, rank: int) -> dict[str, Any]:
+    """One run: its exit code, and weights and optimiser after each rollback. In the case `nan` the loss and the weights
+    of the last process, and of it alone, break once after the third step."""
+    content, _ = CASES[case]
+    after: list[tuple[int, dict[str, torch.Tensor]]] = []
+    hit: list[int] = []
+    gradients, go_back, load = Loop._gradients, Loop._go_back, checkpoints.load
+
+    def gone_back(loop: Loop, step: int, fault: str) -> int:
+        at = go_back(loop, step, fault)
+        state = {f"weights/{k}": v.clone() for k, v in loop.pretraining.state_dict().items()}
+        for name, p in loop.pretraining.named_parameters():
+            state |= {f"{name}/{k}": v.clone() for k, v in loop.optimizer.optimizer.state.get(p, {}).items()}
+        after.append((at, {name: value.numpy() for name, value in state.items()}))
+        return at
+
+    def break_once(loop: Loop, stream: Any, step: int, meter: Any) -> None:
+        gradients(loop, stream, step, meter)
+        if case == "nan" and step == 2 and not hit and rank == loop.accelerator.num_processes - 1:
+            hit.append(step)
+            meter.parts[""] = meter.parts[""] * torch.nan
+            for p in loop.pretraining.parameters():
+                p.data.mul_(torch.nan)
+
+    def load_late(path: Path, *args: Any) -> Any:
+        """Of a checkpoint that the first process must not write again before the last has read it."""
+        seen = path.stat().st_ino
+        time.sleep(0.2 * rank)
+        assert path.stat().st_ino == seen
+        return load(path, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "_go_back", gone_back)
+        patch.setattr(Loop, "_gradients", break_once)
+        patch.setattr(checkpoints, "load", load_late)
+        own = folder / f"recipe-{rank}"
+        own.mkdir(exist_ok=True)
+        code = main(["pretrain", str(runs.write(own, content())), "--output", str(folder / case)])
+    return {"code": code, "after": after}
+
+
+def worker(rank: int, ports: list[int], folder: Path, results: Any) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "CUDA_VISIBLE_DEVICES": ""}
+    for case, port in zip(CASES, ports, strict=True):
+        os.environ["MASTER_PORT"] = str(port)
+        results[case, rank] = run(case, folder, rank)
+        if dist.is_initialized():  # of a run that ended with an error: a launcher would end the process
+            dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[tuple[str, int], dict[str, Any]]]:
+    """(folder of the runs with one process, of those with two, (case, rank) -> what was seen; rank -1: one process)."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    sockets = [socket.socket() for _ in CASES]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    with mp.get_context("spawn").Manager() as manager:
+        results = manager.dict()
+        mp.spawn(worker, (ports, two, results), nprocs=2)
+        found = dict(results)
+    found |= {(case, -1): run(case, one, 0) for case in CASES}
+    return one, two, found
+
+
+def rows(folder: Path, case: str) -> list[dict[str, Any]]:
+    return runs.metrics(folder / case)
+
+
+SPEEDS = ("samples_per_second", "data_wait")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_end_as_one_does(ran, case):
+    _, _, found = ran
+    assert [found[case, rank]["code"] for rank in (-1, 0, 1)] == [CASES[case][1]] * 3
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_number_of_the_log_is_that_of_one_process(ran, case):
+    one, two, _ = ran
+    expected, found = runs.metrics(one / case), runs.metrics(two / case)
+    assert [row["step"] for row in found] == [row["step"] for row in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert set(ours) == set(theirs)
+        for key in set(ours) - set(SPEEDS):
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-5, abs=1e-5), (key, ours["step"])
+
+
+def test_what_was_watched_is_in_the_log(ran):
+    _, two, _ = ran
+    kinds = {"health/image/rankme", "health/image-text/gap", "health/pull/teacher/agreement", "probe/text/linear",
+             "gradient_share/image/pull", "probe/image/knn"}  # fmt: skip
+    assert kinds <= {key for row in runs.metrics(two / "watched") for key in row}
+
+
+@pytest.mark.parametrize("case", ["rollback", "nan"])
+def test_a_rollback_leaves_both_in_the_state_that_one_process_goes_back_to(ran, case):
+    _, _, found = ran
+    expected, first, second = (found[case, rank]["after"] for rank in (-1, 0, 1))
+    assert [at for at, _ in first] == [at for at, _ in second] == [at for at, _ in expected]
+    assert len(expected) == (2 if case == "rollback" else 1)
+    for (_, a), (_, b), (_, one) in zip(first, second, expected, strict=True):
+        assert set(a) == set(b) == set(one)
+        for name in a:
+            assert (a[name] == b[name]).all(), name
+            if "qkv.bias" not in name:  # a key's bias has no gradient: Adam makes steps of what rounding leaves
+                assert a[name] == pytest.approx(one[name], rel=1e-5, abs=1e-5), name
