@@ -7,7 +7,7 @@ checked to cut texts the same way before anything is written.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,14 @@ def _texts(part: Part, count: int) -> Iterator[str]:
         chosen = random.choice(len(pieces), size=2 + i % 11)
         text = "".join(pieces[j] for j in chosen).replace("\u2581", " ").replace("##", "").strip()
         yield text or "a"
+
+
+def sentences(part: Part, counts: Iterable[int]) -> list[str]:
+    """Texts of so many pieces of the vocabulary with blanks in between; the same for the same tokenizer."""
+    pieces = vocabulary(part.preprocessor.tokenizer)  # type: ignore[attr-defined]
+    random = np.random.default_rng(19)
+    chosen = [" ".join(pieces[j] for j in random.choice(len(pieces), size=n)) for n in counts]
+    return [" ".join(text.replace("\u2581", " ").replace("##", "").split()) or "a" for text in chosen]
 
 
 def vocabulary(tokenizer: Any) -> list[str]:

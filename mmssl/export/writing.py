@@ -133,7 +133,8 @@ def _foreign(part: Part, chosen: ModuleType) -> list[str]:
     if getattr(chosen, "FOREIGN", False):
         return []
     return [f"model.towers.{part.tower_name}.from: it wraps a {part.wrapped}, expected a tower of mmssl's own, "
-            f"trained from the start or converted (convert: true, where the checkpoint's format can be read)"]
+            f"trained from the start or converted (convert: true, where the checkpoint's format can be read); "
+            f"format stock writes it as the {part.wrapped} that it is"]
 
 
 def _write(chosen: ModuleType, source: Source, folder: Path) -> Job:

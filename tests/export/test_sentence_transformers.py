@@ -110,6 +110,5 @@ def test_what_cannot_be_expressed_is_refused_with_the_option(tmp_path, monkeypat
 
 
 def test_a_wrapped_tower_is_refused_by_other_formats_in_words_that_exist(tmp_path):
-    with pytest.raises(UserError, match="it wraps a BertModel, expected a tower of mmssl's own") as error:
+    with pytest.raises(UserError, match="it wraps a BertModel, .*; format stock writes it as the BertModel that it is"):
         export_model(wrapped_model(tmp_path / "from", "cls"), "clip", tmp_path / "out")
-    assert "--to" not in str(error.value)

@@ -13,7 +13,7 @@ from mmssl.export.formats import format_names
 from mmssl.export.writing import Exported, export_several
 
 CLASSES = {"vit": "ViTModel", "vit_mae": "ViTMAEModel", "ijepa": "IJepaModel", "dinov2": "Dinov2Model",
-           "dinov2-registers": "Dinov2WithRegistersModel", "vjepa2": "VJEPA2Model"}  # fmt: skip
+           "dinov2-registers": "Dinov2WithRegistersModel", "vjepa2": "VJEPA2Model", "stock": "ViTModel"}  # fmt: skip
 LIBRARIES = {"sentence_transformers": "sentence-transformers"}
 """Names that the Hub has for a library."""
 
@@ -32,13 +32,14 @@ def test_the_stock_class_gives_our_numbers(exported, name):
     assert proof.failures == []
     assert proof.largest("float32") < 2e-5
     if exported[name].format != "onnx":  # which is float32
-        assert 0 < proof.largest("bfloat16") < 0.5
+        assert proof.largest("bfloat16") < 0.5
+        assert proof.largest("bfloat16") > 0 or exported[name].format == "stock"  # the same class on both sides
 
 
 FEATURES = "image-feature-extraction"
 PIPELINES = {
     **dict.fromkeys(("vit", "vit-grey", "vit_mae", "ijepa", "dinov2", "dinov2-registers", "clip-vision",
-                     "siglip-vision"), FEATURES),
+                     "siglip-vision", "stock"), FEATURES),
     **dict.fromkeys(("clip-text",), "feature-extraction"),
     **dict.fromkeys(("clip", "siglip"), "zero-shot-image-classification"),
 }  # fmt: skip
@@ -51,7 +52,8 @@ def test_the_pipeline_gives_our_numbers_from_the_raw_sample(exported, name):
     assert proof.pipeline_difference is not None and proof.pipeline_difference < 1e-5
 
 
-@pytest.mark.parametrize("name", ["vit", "vit-grey", "vit_mae", "ijepa", "dinov2", "dinov2-registers", "timm"])
+@pytest.mark.parametrize("name", ["vit", "vit-grey", "vit_mae", "ijepa", "dinov2", "dinov2-registers", "timm",
+                                  "stock"])
 def test_two_image_sizes(exported, name):
     assert {row.probe for row in exported[name].proof.rows} == {"32 x 32", "40 x 56"}
 
@@ -125,5 +127,5 @@ def test_the_readme_shows_what_was_measured(exported):
             if "-" in (old, new):
                 assert old == new
                 continue
-            assert float(new) < 10 * float(old), name
+            assert float(new) <= 10 * float(old), name
     assert markdown([exported[name] for name in TABLE]).count("\n") == len(TABLE) + 1

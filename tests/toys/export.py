@@ -29,7 +29,7 @@ def model_of(
     processor = MMSSLProcessor(preprocessors)
     config = MMSSLConfig(
         modalities={n: {"type": n, **p.sizes()} for n, p in preprocessors.items()},
-        towers={n: tower_spec(TowerConfig(**{**TOWER, **t})) for n, t in towers.items()},
+        towers={n: _spec(t) for n, t in towers.items()},
         projection=projection,
     )
     model = MMSSLModel(config)
@@ -37,6 +37,13 @@ def model_of(
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     return model.eval(), processor
+
+
+def _spec(tower: dict[str, Any]) -> dict[str, Any]:
+    options = {**TOWER, **tower}
+    foreign = options.pop("foreign", None)
+    spec = tower_spec(TowerConfig(**options))
+    return spec if foreign is None else spec | {"foreign": foreign}
 
 
 def image_model(image: dict[str, Any] | None = None, **tower: Any) -> tuple[MMSSLModel, MMSSLProcessor]:
@@ -102,6 +109,16 @@ def sentence_model(projection: int | None = 24, **text: Any) -> tuple[MMSSLModel
     return model_of({"text": text_preprocessor(positions="learned")}, {"text": {"prefix": 0, **text}}, projection)
 
 
+def wrapped_model() -> tuple[MMSSLModel, MMSSLProcessor]:
+    """A ViT as the image tower, its weights moved off those of its class."""
+    from transformers import ViTConfig
+
+    layers = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = ViTConfig(image_size=32, patch_size=8, **layers).to_dict()
+    tower = {"pooling": "cls", "foreign": {"library": "transformers", "config": config}}
+    return model_of({"image": preprocessor("image", **IMAGE)}, {"image": tower})
+
+
 Models = Callable[[], tuple[MMSSLModel, MMSSLProcessor]]
 
 CASES: dict[str, tuple[str, Models]] = {
@@ -138,6 +155,7 @@ CASES: dict[str, tuple[str, Models]] = {
     "sentence-transformers-causal": ("sentence-transformers", lambda: sentence_model(
         causal=True, pooling="mean", activation="gelu_tanh")),
     "sentence-transformers-pair": ("sentence-transformers", clip_model),
+    "stock": ("stock", wrapped_model),
     "vit-channels": ("vit", lambda: image_model({"channels": 5})),
 }
 """Name of a case -> format and model."""

@@ -7,11 +7,9 @@ both. `encode` takes texts, and then pictures as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -170,21 +168,13 @@ def _probes(pair: pairs.Pair, scratch: Path) -> list[Probe]:
     assert text is not None
     found = []
     for i in range(2):
-        chosen = _sentences(text, range(6, 12, 2) if i else range(1, 4))
+        chosen = texts.sentences(text, range(6, 12, 2) if i else range(1, 4))
         count = text.preprocessor(chosen)["input_ids"].shape[1]
         found.append(_probe(f"texts of up to {count} tokens", pair, text, chosen, chosen))
     if image is not None:
         path = scratch / "encoded.png"
         found.append(_probe("a picture", pair, image, [str(path)], [images.save_picture(image, path)]))
     return found
-
-
-def _sentences(part: Part, counts: Iterable[int]) -> list[str]:
-    """Texts of so many pieces of the vocabulary with blanks in between; the same for the same tokenizer."""
-    pieces = texts.vocabulary(part.preprocessor.tokenizer)  # type: ignore[attr-defined]
-    random = np.random.default_rng(19)
-    chosen = [" ".join(pieces[j] for j in random.choice(len(pieces), size=n)) for n in counts]
-    return [" ".join(text.replace("\u2581", " ").replace("##", "").split()) or "a" for text in chosen]
 
 
 def _probe(name: str, pair: pairs.Pair, part: Part, given: list[str], samples: list[Any]) -> Probe:
