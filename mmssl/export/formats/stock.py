@@ -105,7 +105,8 @@ def _fill(part: Part, stock: Any) -> None:
 def _pair(parts: Sequence[Part]) -> Any:
     import transformers
 
-    image, text = (p.tower.net["encoder"].config.to_dict() for p in parts)  # type: ignore[index]
+    nets: list[Any] = [part.tower.net for part in parts]
+    image, text = (net["encoder"].config.to_dict() for net in nets)
     width = parts[0].tower.width
     stock: Any = transformers.CLIPModel(transformers.CLIPConfig(
         vision_config=image | {"projection_dim": width}, text_config=text | {"projection_dim": width},
