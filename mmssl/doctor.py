@@ -20,7 +20,8 @@ from typing import Any, NoReturn, TextIO
 
 IMPORTED = (
     "torch", "torchvision", "torchaudio", "transformers", "accelerate", "datasets", "peft", "open_clip", "safetensors",
-    "huggingface_hub", "sentencepiece", "sklearn", "pyarrow", "PIL", "yaml", "rich", "tensorboard", "mmssl",
+    "huggingface_hub", "sentencepiece", "sklearn", "pyarrow", "PIL", "yaml", "rich", "tensorboard", "matplotlib",
+    "mmssl",
 )  # fmt: skip
 """Import names, in an order in which the first that fails is the cause and not a victim."""
 
@@ -30,7 +31,10 @@ OPTIONAL = {
     "mne": ("reads EEG files", "mmssl[eeg]"),
     "wfdb": ("reads ECG records", "mmssl[ecg]"),
     "torch_geometric": ("makes graphs", "mmssl[graph]"),
-    "matplotlib": ("draws pictures of what a model sees", "matplotlib"),
+    "onnx": ("writes ONNX files: mmssl export --to onnx", "mmssl[onnx]"),
+    "onnxscript": ("needed for that as well", "mmssl[onnx]"),
+    "onnxruntime": ("runs ONNX files, and so proves them", "mmssl[onnx]"),
+    "sentence_transformers": ("mmssl export --to sentence-transformers", "mmssl[sentence-transformers]"),
     "wandb": ("the tracker of train.trackers=[wandb]", "wandb"),
 }
 """Import name -> what it is for, and what pip installs."""
@@ -257,12 +261,35 @@ def _devices(facts: list[dict[str, Any]]) -> list[Finding]:
 
 
 def _optional() -> list[Finding]:
+    """What extras bring: there or not, and in the version that mmssl was tested with."""
     found = []
     for name, (purpose, requirement) in OPTIONAL.items():
-        there = importlib.util.find_spec(name) is not None
-        text = f"optional: {name} ({purpose}) is {'installed' if there else 'not installed'}"
-        found.append(Finding("ok" if there else "note", text, "" if there else f"pip install '{requirement}'"))
+        fix = f"pip install '{requirement}'"
+        if importlib.util.find_spec(name) is None:
+            found.append(Finding("note", f"optional: {name} ({purpose}) is not installed", fix))
+            continue
+        version, wanted = _optional_version(name)
+        text = f"optional: {name}{f' {version}' if version else ''} ({purpose}) is installed"
+        if wanted:
+            found.append(Finding("note", f"{text}, outside the range that mmssl was tested with ({wanted})", fix))
+        else:
+            found.append(Finding("ok", text))
     return found
+
+
+def _optional_version(name: str) -> tuple[str, str]:
+    """(installed version, the declared range where it lies outside of it), "" for what is not known."""
+    try:
+        version = importlib.metadata.version(name)  # names are compared with _ and - alike
+        declared = importlib.metadata.requires("mmssl") or []
+        from packaging.requirements import Requirement
+    except (importlib.metadata.PackageNotFoundError, ImportError):  # reported above
+        return "", ""
+    for line in declared:
+        one = Requirement(line)
+        if one.name.replace("-", "_") == name and not one.specifier.contains(version, prereleases=True):
+            return version, str(one.specifier)
+    return version, ""
 
 
 def _disk(folder: Path) -> list[Finding]:

@@ -2,9 +2,9 @@
 
 A converted tower drops what is masked, as masked autoencoding and JEPA need; a wrapped one (`mmssl.models.foreign`)
 must see all its patches. Whole encoders of the formats that can be read (ViT, ViT-MAE, I-JEPA, DINOv2, VideoMAE,
-timm) are converted; everything else is wrapped, also one half of a pair (CLIP, SigLIP), whose projection belongs to
-its embedding. `convert: true` converts the image encoder of such a pair too, without the projection, and refuses what
-it cannot convert; `convert: false` wraps in any case.
+V-JEPA 2, AST, timm) are converted; everything else is wrapped, also one half of a pair (CLIP, SigLIP), whose projection
+belongs to its embedding. `convert: true` converts the image encoder of such a pair too, without the projection, and
+refuses what it cannot convert; `convert: false` wraps in any case.
 
 Continuing keeps preprocessing: size, patch, channels, mean and deviation are the checkpoint's, unless the recipe says
 otherwise. Positions are interpolated to another size as the stock class does it.
@@ -28,6 +28,7 @@ TIMM = "timm:"
 PREPROCESSING = {
     "image": ("preprocessor_config.json",),
     "video": ("video_preprocessor_config.json", "preprocessor_config.json"),
+    "audio": ("preprocessor_config.json",),
 }
 """Where the processor of a modality is written; the first that is there holds."""
 MARGINS = {"VJEPA2VideoProcessor": 256 / 224}
@@ -133,7 +134,7 @@ def _fill(
     else:
         theirs = _wrapped_options(origin, kind)
     try:
-        theirs = {**theirs, **_preprocessing(origin, kind)}
+        theirs = {**theirs, **_preprocessing(origin, kind, chosen)}
     except UserError as error:
         faults.append(str(error))
     for key, value in theirs.items():
@@ -161,8 +162,8 @@ def _wrapped_options(origin: str, kind: str) -> dict[str, Any]:
     return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items() if v is not None}
 
 
-def _preprocessing(origin: str, kind: str) -> dict[str, Any]:
-    """Mean, deviation and way of resizing from a checkpoint's image or video processor; nothing where it has none, or
+def _preprocessing(origin: str, kind: str, chosen: ModuleType | None) -> dict[str, Any]:
+    """Mean, deviation and way of resizing from a checkpoint's processor; nothing where it has none, or
     is no transformers checkpoint that can be read. UserError when the processor's file is damaged."""
     if kind not in PREPROCESSING or stock_config(origin) is None:
         return {}
@@ -182,6 +183,8 @@ def _preprocessing(origin: str, kind: str) -> dict[str, Any]:
         except (OSError, ValueError) as error:  # going on with other statistics would spoil what the tower has learned
             reason = " ".join(str(error).split())
             raise UserError(f"model.towers: from '{origin}': its {name} cannot be read ({reason})") from error
+    if kind == "audio":
+        return chosen.preprocessing(found) if chosen is not None and found else {}
     out: dict[str, Any] = {}
     if found.get("do_normalize", True):
         for ours, theirs in (("mean", "image_mean"), ("std", "image_std")):

@@ -81,11 +81,14 @@ class IndexSinCos(nn.Module):
 
 class LearnedGrid(nn.Module):
     """A learned table over a grid of integer coordinates, as stock ViT and BERT have. Row-major: the last axis is
-    the fastest. Coordinates outside the grid raise on the CPU; `resize` interpolates to another grid."""
+    the fastest. Coordinates outside the grid raise on the CPU; `resize` interpolates to another grid.
 
-    def __init__(self, width: int, sizes: Sequence[int]) -> None:
+    scale: multiplies the coordinates, to make places of the grid of physical units (seconds)."""
+
+    def __init__(self, width: int, sizes: Sequence[int], scale: Sequence[float] | None = None) -> None:
         super().__init__()
         self.width, self.sizes = width, tuple(sizes)
+        self.scale = tuple(scale) if scale is not None else (1.0,) * len(self.sizes)
         count = 1
         for size in self.sizes:
             count *= size
@@ -98,7 +101,7 @@ class LearnedGrid(nn.Module):
     def forward(self, coords: Tensor) -> Tensor:
         index = torch.zeros(coords.shape[:-1], dtype=torch.int64, device=coords.device)
         for axis, size in enumerate(self.sizes):
-            at = coords[..., axis].round().to(torch.int64)
+            at = (coords[..., axis] * self.scale[axis]).round().to(torch.int64)
             if at.device.type == "cpu" and at.numel() and int(at.max()) >= size:
                 raise UserError(
                     f"a patch lies at coordinate {int(at.max())} of axis {axis}, but learned positions end at "

@@ -17,7 +17,7 @@ from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.losses.reconstruction import normalised_patches, patch_mse
 from mmssl.modality import Inputs, MaskToken
-from mmssl.models.positions import SinCos
+from mmssl.models.positions import LearnedGrid, SinCos
 from mmssl.patches import Patches
 
 from .augment import View, augment_waveform, mask_spectrum
@@ -33,7 +33,9 @@ class Modality(base.Modality):
 
     A mel patch's numbers are in the order (mel bin, frame), as in the convolution of a stock Audio Spectrogram
     Transformer. rate: samples a second; window, shift: samples of a frame and from one to the next; patch: (frames, mel
-    bins), or (samples, 1); mean, std: of the features.
+    bins), or (samples, 1); stride: from one patch to the next, the patch's own sides where not given: smaller ones
+    overlap, and share numbers; positions: "sincos", or "learned", a table over the patches of `seconds`; mean, std: of
+    the features.
     """
 
     targets = ("normalised", "values")
@@ -52,11 +54,16 @@ class Modality(base.Modality):
         patch: Sequence[int],
         mean: float,
         std: float,
+        stride: Sequence[int] | None = None,
+        positions: str = "sincos",
+        seconds: float | None = None,
     ) -> None:
         super().__init__()
         self.rate, self.features, self.mel_bins = rate, features, mel_bins
         self.patch, self.mean, self.std = (patch[0], patch[1]), mean, std
+        self.stride = self.patch if stride is None else (stride[0], stride[1])
         self.log_mel = LogMel(rate, mel_bins, window, shift)
+        self.position_kind, self.seconds = positions, seconds
         self.proj = nn.Linear(self.pred_width(), width)
         self.mask = MaskToken(width)
         self.position = self.positions(width)
@@ -71,6 +78,14 @@ class Modality(base.Modality):
         mel = (self.log_mel(inputs["waveform"]) - self.mean) / self.std
         return mel, None if length is None else self.log_mel.frames(length)
 
+    def grid(self, steps: int) -> tuple[int, int]:
+        """(times, bands) of patches in so many frames, or samples. The last of patches that do not overlap may reach
+        over the end; of those that do, the frames behind the last whole one are left out, as a convolution does."""
+        (across, along), (right, up) = self.patch, self.stride
+        times = -(-steps // across) if right == across else (steps - across) // right + 1
+        bins = self.mel_bins if self.features == "mel" else 1
+        return max(times, 1), (bins - along) // up + 1
+
     def patchify(self, inputs: Inputs) -> Patches:
         """The last patch of a sound may reach over its end; what is not there is NaN. Times count from the start."""
         if self.features == "waveform":
@@ -80,25 +95,29 @@ class Modality(base.Modality):
             x, there = self.spectrum(inputs)
             step = self.log_mel.shift / self.rate
         batch, steps, bins = x.shape
-        across, along = self.patch
-        times, bands = max(-(-steps // across), 1), bins // along
+        (across, along), (right, up) = self.patch, self.stride
+        times, bands = self.grid(steps)
+        whole = (times - 1) * right + across
         if there is not None:
             outside = torch.arange(steps, device=x.device) >= there[:, None]
             x = x.masked_fill(outside[..., None], torch.nan)
-        x = F.pad(x, (0, 0, 0, times * across - steps), value=torch.nan)
-        values = x.reshape(batch, times, across, bands, along).permute(0, 1, 3, 4, 2).flatten(3).flatten(1, 2)
+        x = F.pad(x, (0, 0, 0, max(whole - steps, 0)), value=torch.nan)[:, :whole]
+        # (B, times, bands, across, along)
+        values = x.unfold(1, across, right).unfold(2, along, up).transpose(3, 4).flatten(3).flatten(1, 2)
         first = torch.arange(times, device=x.device)
-        seconds = (first * (across * step)).to(torch.float32).repeat_interleave(bands)
+        seconds = (first * (right * step)).to(torch.float32).repeat_interleave(bands)
         coords = seconds[:, None]
         if self.features == "mel":
-            bin_ = (torch.arange(bands, device=x.device) * along).to(torch.float32).repeat(times)
+            bin_ = (torch.arange(bands, device=x.device) * up).to(torch.float32).repeat(times)
             coords = torch.stack([seconds, bin_], -1)
         coords = coords.expand(batch, -1, -1)
         if there is None and steps:
             valid = torch.ones(batch, times * bands, dtype=torch.bool, device=x.device)
             return Patches(values, coords, valid, full=True)
         count = x.new_zeros(batch) if there is None else there
-        valid = first * across < count[:, None]
+        valid = first * right < count[:, None]
+        if right < across:  # nothing reaches over the end but the first of a sound that is shorter than a patch
+            valid &= (first * right + across <= count[:, None]) | (first == 0)
         # a patch that does not exist at all holds zeros, as everywhere
         valid = valid.repeat_interleave(bands, 1)
         return Patches(values.masked_fill(~valid[..., None], 0.0), coords, valid)
@@ -107,10 +126,10 @@ class Modality(base.Modality):
         """values (B, N, P) to the features of `like`: {"waveform"}, or {"mel": normalised (B, F, M)}, from which no
         waveform can be had back but which `patchify` takes as well. What does not exist is zero."""
         across, along = self.patch
-        bands = 1 if self.features == "waveform" else self.mel_bins // along
+        bands = self.grid(0)[1]
         batch, count = values.shape[:2]
         x = values.reshape(batch, count // bands, bands, along, across).permute(0, 1, 4, 2, 3)
-        x = x.reshape(batch, -1, bands * along)
+        x = x.reshape(batch, -1, bands * along) if self.stride == self.patch else self._overlapped(x)
         if self.features == "waveform":
             wave = (x[..., 0] * self.std + self.mean)[:, : like["waveform"].shape[1]]
             length = like.get("length")
@@ -121,19 +140,33 @@ class Modality(base.Modality):
         frames = like.get("frames")
         if frames is None and "length" in like:
             frames = self.log_mel.frames(like["length"])
-        out = {"mel": x[:, :steps].nan_to_num(0.0)}
+        x = F.pad(x[:, :steps], (0, self.mel_bins - x.shape[2], 0, max(steps - x.shape[1], 0)))
+        out = {"mel": x.nan_to_num(0.0)}
         return out if frames is None else out | {"frames": frames}
+
+    def _overlapped(self, x: Tensor) -> Tensor:
+        """x (B, times, across, bands, along) -> (B, F, M), the mean of all patches that hold an element."""
+        batch, times, across, bands, along = x.shape
+        size = ((times - 1) * self.stride[0] + across, (bands - 1) * self.stride[1] + along)
+        columns = x.nan_to_num(0.0).permute(0, 2, 4, 1, 3).reshape(batch, across * along, times * bands)
+        total = F.fold(columns, size, (across, along), stride=self.stride)
+        return (total / F.fold(torch.ones_like(columns), size, (across, along), stride=self.stride))[:, 0]
 
     # --------------------------------------------------------------------------------------------------------- model
 
     def axes(self) -> tuple[float, ...]:
-        across, along = self.patch
+        right, up = self.stride
         if self.features == "waveform":
-            return (self.rate / across,)
-        return (self.rate / (self.log_mel.shift * across), 1 / along)
+            return (self.rate / right,)
+        return (self.rate / (self.log_mel.shift * right), 1 / up)
 
     def positions(self, width: int) -> nn.Module:
-        """Sine-cosine of time and mel bin, counted in patches."""
+        """Sine-cosine of time and mel bin, counted in patches; or a table over them."""
+        if self.position_kind == "learned":
+            assert self.seconds is not None
+            samples = round(self.seconds * self.rate)
+            sizes = self.grid(samples if self.features == "waveform" else self.log_mel.frames(samples))
+            return LearnedGrid(width, sizes[: len(self.axes())], scale=self.axes())
         return SinCos(width, len(self.axes()), scale=self.axes())
 
     def embed(self, patches: Patches, hidden: Tensor | None = None) -> Tensor:

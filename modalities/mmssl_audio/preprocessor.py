@@ -35,6 +35,12 @@ class Config:
     patch: int | list[int] | None = option(
         None, min=1, help="mel: [frames, mel bins], null 16 x 16; waveform: samples, null 25 ms"
     )
+    stride: int | list[int] | None = option(
+        None, min=1, help="mel: [frames, mel bins] from one patch to the next; null: the patch's own sides"
+    )
+    positions: str = option(
+        "sincos", choices=("sincos", "learned"), help="learned: a table over the patches of `seconds`, as in AST"
+    )
     mean: float | None = option(None, help="of the features, subtracted; null: measured on the data")
     std: float | None = option(None, above=0, help="the features are divided by it; null: measured on the data")
 
@@ -44,8 +50,16 @@ class Config:
                 raise UserError(f"patch: found {self.patch}, expected one number of samples for features: waveform")
         elif isinstance(self.patch, list) and len(self.patch) != 2:
             raise UserError(f"patch: found {self.patch}, expected one number, or [frames, mel bins]")
-        elif self.mel_bins % self.sides[1]:
+        elif isinstance(self.stride, list) and len(self.stride) != 2:
+            raise UserError(f"stride: found {self.stride}, expected one number, or [frames, mel bins]")
+        elif self.steps[0] > self.sides[0] or self.steps[1] > self.sides[1]:
+            raise UserError(f"stride: found {list(self.steps)}, expected at most the patch, {list(self.sides)}")
+        elif self.mel_bins < self.sides[1] or (self.steps[1] == self.sides[1] and self.mel_bins % self.sides[1]):
             raise UserError(f"mel_bins: found {self.mel_bins}, expected a multiple of the patch's {self.sides[1]}")
+        if self.features == "waveform" and self.stride is not None:
+            raise UserError(f"stride: found {self.stride}, expected null with features: waveform")
+        if self.positions == "learned" and self.seconds is None:
+            raise UserError("positions: found learned, expected sincos where seconds is null: a table has an end")
         if self.window < 2 or self.shift < 1:
             raise UserError(
                 f"window_ms, shift_ms: found {self.window_ms:g} and {self.shift_ms:g}, that is {self.window} and "
@@ -70,6 +84,14 @@ class Config:
             return (16, 16) if self.features == "mel" else (max(int(self.rate * 0.025), 1), 1)
         sides = [self.patch] if isinstance(self.patch, int) else self.patch
         return (sides[0], sides[-1]) if self.features == "mel" else (sides[0], 1)
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """(frames, mel bins) from one patch to the next."""
+        if self.stride is None:
+            return self.sides
+        steps = [self.stride] if isinstance(self.stride, int) else self.stride
+        return (steps[0], steps[-1])
 
     @property
     def least(self) -> int:
@@ -157,5 +179,8 @@ class Preprocessor(base.Preprocessor):
             "window": config.window,
             "shift": config.shift,
             "patch": list(config.sides),
+            "stride": list(config.steps),
+            "positions": config.positions,
+            "seconds": config.seconds,
             **self.state,
         }

@@ -121,6 +121,40 @@ def test_waveform_patches_by_hand() -> None:
     assert score[0, :2].tolist() == [pytest.approx(0.99, abs=1e-3)] * 2  # unbiased: 99 / 100
 
 
+def test_overlapping_patches_are_those_of_a_convolution() -> None:
+    p = preprocessor(stride=[3, 5])
+    m = modality(p)
+    inputs = p([*noise(200 + 16 * 80, 200 + 9 * 80, 250), None])
+    mel, frames = m.spectrum(inputs)
+    assert frames is not None and frames.tolist() == [17, 10, 1, 0]
+    patches = m.patchify(inputs)
+    kernel = torch.randn(7, 1, 8, 4)
+    conv = torch.nn.functional.conv2d(mel[:1, None].transpose(2, 3), kernel, stride=(5, 3))  # (1, 7, bands, times)
+    assert conv.shape[2:] == (5, 5) and patches.count == 25
+    torch.testing.assert_close(patches.values[0] @ kernel.flatten(1).T, conv[0].permute(2, 1, 0).flatten(0, 1),
+                               rtol=0, atol=1e-4)  # fmt: skip
+    # whole patches only, but of a sound shorter than one the beginning
+    assert patches.valid.sum(1).tolist() == [25, 15, 5, 0]
+    assert patches.coords[0, 6].tolist() == [pytest.approx(0.03), 5] and not patches.values[1, :15].isnan().any()
+    back = m.unpatchify(patches.values, inputs)["mel"]
+    torch.testing.assert_close(back[0, :16, :28], mel[0, :16, :28])
+    assert back.shape == mel.shape and not back[0, 16:].any() and not back[0, :, 28:].any()
+
+
+def test_learned_positions_are_a_table_over_the_patches() -> None:
+    p = preprocessor(seconds=0.5, positions="learned", stride=[2, 8])
+    m = modality(p)
+    assert m.position.sizes == (23, 4)  # 48 frames
+    coords = m.patchify(p(noise(4000))).coords
+    assert torch.equal(m.position(coords)[0], m.position.table)
+    with pytest.raises(UserError, match="positions: found learned, expected sincos where seconds is null"):
+        preprocessor(positions="learned", seconds=None)
+    with pytest.raises(UserError, match=r"stride: found \[5, 8\], expected at most the patch, \[4, 8\]"):
+        preprocessor(stride=[5, 8])
+    with pytest.raises(UserError, match="stride: found 3, expected null with features: waveform"):
+        preprocessor(features="waveform", patch=4, stride=3)
+
+
 def test_round_trip_through_patches() -> None:
     p = preprocessor()
     inputs = p([*noise(920, 440), None])

@@ -7,10 +7,12 @@ import io
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 from mmssl import doctor
 
@@ -68,6 +70,27 @@ def test_versions_outside_the_declared_range(monkeypatch: pytest.MonkeyPatch) ->
     assert [(f.level, f.fix) for f in found[1:]] == [
         ("problem", "pip install 'torch<2.15,>=2.11'"), ("problem", "pip install 'rich'"),
     ]  # fmt: skip
+
+
+def test_every_extra_is_listed_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    extras = {
+        Requirement(line).name.replace("-", "_"): f"mmssl[{extra}]"
+        for extra, lines in project["optional-dependencies"].items() if extra != "dev" for line in lines
+    }  # fmt: skip
+    assert {name: doctor.OPTIONAL[name][1] for name in extras} == extras
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    found = {f.text.split()[1]: (f.level, f.fix) for f in doctor._optional()}
+    assert set(found) == set(doctor.OPTIONAL)
+    assert found["onnxruntime"] == ("note", "pip install 'mmssl[onnx]'")
+    assert found["sentence_transformers"] == ("note", "pip install 'mmssl[sentence-transformers]'")
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "3.0")
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["sentence-transformers<7,>=5.4; extra == 'x'"])
+    texts = {f.text.split()[1]: f for f in doctor._optional()}
+    old = texts["sentence_transformers"]
+    assert old.level == "note" and "3.0" in old.text and "(<7,>=5.4)" in old.text and old.fix
+    assert texts["onnx"].level == "ok" and "onnx 3.0" in texts["onnx"].text
 
 
 def test_devices() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...models.positions import LearnedGrid
 from .. import transfer
 from ..compatibility import STOCK_TOWER, Need, need
 from ..proof import Job, Probe
@@ -26,24 +27,26 @@ NEEDS = {
         need("modality", "window_ms", 25.0, why="its feature extractor's frames"),
         need("modality", "shift_ms", 10.0, why="its feature extractor's frames"),
         Need("modality", "seconds", 10.24, lambda v: v is not None, "a number", "AST takes one length of sound"),
+        need("modality", "positions", "learned", "sincos", why="its positions are a table"),
         Need("modality", "patch", None, lambda v: v is None or isinstance(v, int) or len(set(v)) == 1, "a square",
              "it knows square patches"),
+        Need("modality", "stride", None, lambda v: v is None or isinstance(v, int) or len(v) == 2, "one or two numbers",
+             "its patches lie on a grid"),
     )
 }  # fmt: skip
 
 
 def frames_of(part: Part) -> int:
     """Frames of the longest sound, in whole patches."""
-    across = part.modality.patch[0]
+    across, right = part.modality.patch[0], part.modality.stride[0]
     config = part.preprocessor.config
-    frames = part.modality.log_mel.frames(int(config.seconds * config.rate))
-    return max(frames // across, 1) * across
+    frames = part.modality.log_mel.frames(round(config.seconds * config.rate))
+    return max((frames - across) // right, 0) * right + across
 
 
 def order(part: Part, frames: int) -> Tensor:
     """Our patches, time by time, in AST's order, band by band."""
-    across, along = part.modality.patch
-    times, bands = frames // across, part.modality.mel_bins // along
+    times, bands = part.modality.grid(frames)
     return torch.arange(times * bands).view(times, bands).T.flatten()
 
 
@@ -54,8 +57,9 @@ def write(source: Source, folder: Path) -> Job:
     modality, frames = part.modality, frames_of(part)
     side = int(modality.patch[0])
     stock: Any = ASTModel(ASTConfig(
-        **transfer.stock_options(part.options), qkv_bias=part.options.qkv_bias, patch_size=side, frequency_stride=side,
-        time_stride=side, max_length=frames, num_mel_bins=int(modality.mel_bins),
+        **transfer.stock_options(part.options), qkv_bias=part.options.qkv_bias, patch_size=side,
+        frequency_stride=modality.stride[1], time_stride=modality.stride[0], max_length=frames,
+        num_mel_bins=int(modality.mel_bins),
     ))  # fmt: skip
     embeddings, places = stock.embeddings, order(part, frames)
     transfer.linear(modality.proj, [embeddings.patch_embeddings.projection], True)
@@ -96,7 +100,6 @@ def write(source: Source, folder: Path) -> Job:
 def _probe(part: Part, frames: int, places: Tensor) -> Probe:
     generator = torch.Generator().manual_seed(20)
     mel = torch.randn(2, frames, part.modality.mel_bins, generator=generator)
-    sizes = (frames // part.modality.patch[0] * (part.modality.mel_bins // part.modality.patch[1]),)
 
     def expect(dtype: torch.dtype) -> dict[str, Tensor]:
         used = part.changed(dtype)
@@ -107,7 +110,6 @@ def _probe(part: Part, frames: int, places: Tensor) -> Probe:
         states = torch.cat([encoded.prefix, encoded.tokens[used.name][:, places]], 1)
         return {"last_hidden_state": states, "pooler_output": states[:, :2].mean(1)}
 
-    assert sizes[0] == len(places)
     outputs = {"last_hidden_state": "last_hidden_state", "pooler_output": "pooler_output"}
     return Probe(f"{frames} frames", {"input_values": mel}, outputs, expect)
 
@@ -133,3 +135,70 @@ def usage(rate: int) -> str:
             f'output = model(**extractor(wave, sampling_rate={rate}, return_tensors="pt"))  # wave: (S,) in -1..1',
         ]
     )
+
+
+# ----------------------------------------------------------------------------------------------------------- reading
+
+FREE = ("seconds", "mel_bins")
+"""A sound of another length, or of other bands, is another part of the table of positions, or an interpolated one."""
+WINDOW_MS, SHIFT_MS = 25.0, 10.0
+
+
+def reads(config: dict[str, Any]) -> bool:
+    return config.get("model_type") == "audio-spectrogram-transformer"
+
+
+def seconds_of(config: Any) -> float:
+    """The length of a sound whose frames fill the class's patches and no more: it leaves out those behind the last."""
+    times = (config.max_length - config.patch_size) // config.time_stride
+    frames = times * config.time_stride + config.patch_size
+    return round(((frames - 1) * SHIFT_MS + WINDOW_MS) / 1000, 6)
+
+
+def read(config: Any) -> dict[str, dict[str, Any]]:
+    tower = transfer.trunk_options(config) | {"prefix": 2, "qkv_bias": bool(config.qkv_bias)}
+    side = int(config.patch_size)
+    modality = {
+        "features": "mel", "mel_bins": int(config.num_mel_bins), "window_ms": WINDOW_MS, "shift_ms": SHIFT_MS,
+        "patch": [side, side], "stride": [int(config.time_stride), int(config.frequency_stride)],
+        "seconds": seconds_of(config), "positions": "learned",
+    }  # fmt: skip
+    return {"tower": tower, "modality": modality}
+
+
+def preprocessing(found: dict[str, Any]) -> dict[str, Any]:
+    """Options of our modality from the feature extractor's file, which divides by two deviations."""
+    out: dict[str, Any] = {"rate": int(found.get("sampling_rate", 16000))}
+    if not found.get("do_normalize", True):
+        return out | {"mean": 0.0, "std": 1.0}
+    # what the file leaves out is the class's own
+    return out | {"mean": float(found.get("mean", -4.2677393)), "std": 2 * float(found.get("std", 4.5689974))}
+
+
+@torch.no_grad()
+def load(part: Part, origin: str) -> None:
+    from transformers import ASTModel
+
+    stock = transfer.pretrained(ASTModel, origin, ignore=())
+    embeddings, modality = stock.embeddings, part.modality
+    transfer.linear(modality.proj, [embeddings.patch_embeddings.projection], False)
+    bands, times = embeddings.get_shape(stock.config)
+    table, width = embeddings.position_embeddings[0], stock.config.hidden_size
+    grid = table[2:].view(bands, times, width).transpose(0, 1)
+    fit(modality.position, grid)
+    assert part.tower.prefix is not None
+    for i, token in enumerate((embeddings.cls_token, embeddings.distillation_token)):
+        part.tower.prefix.tokens[i].copy_(token.view(-1) + table[i])  # ours has no position for its prefix
+    fill_trunk(part, stock, out=False)
+
+
+@torch.no_grad()
+def fit(position: LearnedGrid, grid: Tensor) -> None:
+    """Fill our table from theirs (times, bands, D). Of fewer times it is the beginning, since the stock class counts
+    from the start of a sound and pads a shorter one; more times, or other bands, are interpolated."""
+    times = position.sizes[0]
+    grid = grid[:times]
+    old = LearnedGrid(position.width, grid.shape[:2])
+    old.table.copy_(grid.reshape(-1, position.width))
+    old.resize(position.sizes)
+    position.table.copy_(old.table)
