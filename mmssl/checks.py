@@ -31,6 +31,7 @@ def check_recipe(recipe: Any, faults: Faults) -> None:
     _check_towers(recipe, faults)
     _check_views(recipe, faults)
     _check_objectives(recipe, faults)
+    _check_shares(recipe, faults)
     modalities = _names(recipe.modalities)
     columns = _get(recipe.data, "columns")
     if modalities is not None and isinstance(columns, dict):
@@ -96,6 +97,15 @@ def _check_guard(train: Any, faults: Faults) -> None:
     for key in needed:
         if _get(train, key) is None:
             faults.append(f"train.{key}: found null, expected a number: train.guard.action is '{guard.action}'")
+
+
+def _check_shares(recipe: Any, faults: Faults) -> None:
+    every, objectives = _get(recipe.train, "gradient_share_every"), _names(recipe.objectives)
+    if every not in (BAD, None) and objectives is not None and len(objectives) == 1:
+        faults.append(
+            f"train.gradient_share_every: found {every}, which has no effect with a single objective "
+            f"('{next(iter(objectives))}'); it needs two, or to be left at null"
+        )
 
 
 def _check_towers(recipe: Any, faults: Faults) -> None:

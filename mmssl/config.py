@@ -19,7 +19,7 @@ from .masking import load_mask, mask_names
 from .modality import load_modality, modality_names
 from .models.configuration_mmssl import TowerConfig
 from .objectives.base import load_objective, objective_names
-from .options import option, strict
+from .options import SET, needs, option, strict
 from .origin import give_way, take_over
 from .schema import BAD, Faults, Part, Variant, build, to_dict
 from .wording import show
@@ -102,6 +102,8 @@ class GuardConfig:
     lr_factor: float = option(0.5, above=0, max=1, help="of the learning rate, at each rollback")
     rollbacks: int = option(3, min=1, help="at most; then the run stops")
 
+    NEEDS = (needs("lr_factor", "rollbacks", action="rollback"),)
+
 
 @strict
 @dataclass(kw_only=True)
@@ -133,6 +135,8 @@ class TrainConfig:
     probe_tasks: list[str] = option(factory=lambda: ["knn"], choices=("knn", "linear"))
     probe_samples: int = option(1000, min=2, help="labelled rows the probe learns from; half as many test it")
     trackers: list[str] = option(factory=lambda: ["tensorboard"], help="Accelerate's trackers")
+
+    NEEDS = (needs("health_samples", health_every=SET), needs("probe_tasks", "probe_samples", probe_every=SET))
 
 
 @strict

@@ -9,6 +9,11 @@ fault at once with its dotted path. Modality packages and objectives declare the
     class Config:
         patch: int = option(16, min=1, help="side of a patch in pixels")
         target: str = option("normalised", choices=("normalised", "pixels"))
+
+An option that does something only along with another says so in its class, and a recipe that sets it in vain is
+refused (`idle_options`)::
+
+        NEEDS = (needs("momentum", "schedule", teacher="ema"),)
 """
 
 from __future__ import annotations
@@ -17,11 +22,11 @@ import dataclasses
 import types
 import typing
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from huggingface_hub.dataclasses import strict as hub_strict
 
-__all__ = ["option", "strict"]
+__all__ = ["SET", "Needs", "changed", "idle_options", "needs", "option", "strict"]
 
 T = TypeVar("T")
 
@@ -109,3 +114,72 @@ def option(
     if factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+# --------------------------------------------------------------------------------------------------- idle options
+
+SET: Final = object()
+"""In `needs`: any value but null, false, zero and the empty list."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """`options` have an effect only where `holds` of their config; it is the value of option `on` that decides."""
+
+    options: tuple[str, ...]
+    on: str
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def needs(*options: str, holds: Callable[[Any], bool] | None = None, **on: Any) -> Needs:
+    """`needs("sigma", loss="dclw")`: sigma has an effect with that loss only. A tuple lists several values, `SET` is
+    any that is set. holds: the condition itself, where it is no such comparison; the value is then for the message.
+
+    They stand in the tuple `NEEDS` of the config's class, which adds to those of its bases.
+    """
+    ((name, wanted),) = on.items()
+    values = wanted if isinstance(wanted, tuple) else (wanted,)
+    words = name if wanted is SET else f"{name}: {' or '.join(map(str, values))}"
+    if holds is not None:
+        return Needs(options, name, holds, words)
+    if wanted is SET:
+        return Needs(options, name, lambda config: bool(getattr(config, name)), words)
+    return Needs(options, name, lambda config: getattr(config, name) in values, words)
+
+
+def changed(config: Any, name: str) -> bool:
+    """Whether an option has another value than its default. Who writes a default out is not told apart from who leaves
+    it out: the resolved recipe of a run holds every option."""
+    return bool(getattr(config, name) != _default(config, name))
+
+
+def _default(config: Any, name: str) -> Any:
+    field = next(f for f in dataclasses.fields(config) if f.name == name)
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def idle_options(config: Any) -> list[tuple[str, str]]:
+    """(option, what is wrong with it) of every option that was changed in vain, without those of nested configs."""
+    found: dict[str, str] = {}
+    for cls in type(config).__mro__:
+        for need in vars(cls).get("NEEDS", ()):
+            if need.holds(config):
+                continue
+            for name in need.options:
+                if changed(config, name):
+                    other = _plain(getattr(config, need.on))
+                    line = f"found {_plain(getattr(config, name))}, which has no effect with {need.on}: {other}"
+                    default = _default(config, name)
+                    rest = "out" if dataclasses.is_dataclass(default) else f"at {_plain(default)}"
+                    found.setdefault(name, f"{line}; it needs {need.words}, or to be left {rest}")
+    return list(found.items())
+
+
+def _plain(value: Any) -> str:
+    """A value in the recipe's words."""
+    if value is None:
+        return "null"
+    if dataclasses.is_dataclass(value):
+        return "options"
+    return str(value).lower() if isinstance(value, bool) else str(value)

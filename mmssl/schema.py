@@ -25,6 +25,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get
 from huggingface_hub.errors import StrictDataclassError
 
 from .errors import UserError, nearest
+from .options import idle_options
 from .wording import SCALARS, describe, shape, shape_of, show
 
 T = TypeVar("T")
@@ -127,13 +128,15 @@ def build(cls: type, data: Any, path: str, faults: Faults, foreign: Foreign | No
     if len(faults) > before:
         return _draft(cls, values)
     try:
-        return cls(**values)
+        built = cls(**values)
     except StrictDataclassError as error:  # its validate_* refuses; the cause is the line without the frame around it
         faults.append(f"{path or 'recipe'}: {error.__cause__ or error}")
         return _draft(cls, values)
     except (ValueError, TypeError) as error:  # its __post_init__ refuses
         faults.append(f"{path or 'recipe'}: {error}")
         return _draft(cls, values)
+    faults += [f"{path}.{yaml_name(name)}".lstrip(".") + f": {line}" for name, line in idle_options(built)]
+    return built
 
 
 def _draft(cls: type, values: dict[str, Any]) -> Draft:

@@ -129,11 +129,14 @@ class Step:
         """A tower's output for this view and mask; `net` stands in for the tower (a teacher).
 
         mode: "drop" (masked patches never reach `embed`) or "replace" (mask tokens), or one a modality. Computed once
-        for the same arguments and gradient mode.
+        for the same arguments and gradient mode; what was computed with more `layers` does for fewer.
         """
         encoder = net if net is not None else self.model.tower(tower)
-        key = ("encode", *self._key(tower, view, mask, mode, net), tuple(layers))
-        return self._once(key, lambda: encoder(*self._seen(tower, view, mask, mode), layers))
+        seen = ("encode", *self._key(tower, view, mask, mode, net))
+        for key, value in self._memo.items():
+            if key[:-1] == seen and set(layers) <= set(key[-1]):
+                return value
+        return self._once((*seen, tuple(layers)), lambda: encoder(*self._seen(tower, view, mask, mode), layers))
 
     def pooled(
         self,
@@ -152,6 +155,17 @@ class Step:
         key = ("pooled", *self._key(tower, view, mask, mode, net), rows)
         return self._once(key, lambda: pool(encoder, *self._seen(tower, view, mask, mode), rows))
 
+    def pooled_of(
+        self, tower: str, name: tuple[Any, ...], make: Callable[[], dict[str, Patches]], rows: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(pooled (B, D), present (B,)) of a tower on patches that are no view of the recipe, such as mixed or swapped
+        inputs: what `make` returns. Computed once for the same `name`, which says what they are."""
+        encoder, seen = self.model.tower(tower), (tower, name, None, (), None, torch.is_grad_enabled())
+        if rows is None:
+            encoded = self._once(("encode", *seen, ()), lambda: encoder(make(), {}))
+            return encoded.pooled(), encoded.present()
+        return self._once(("pooled", *seen, rows), lambda: pool(encoder, make(), None, rows))
+
     def look(self, tower: str, view: str = CLEAN, mask: str | None = None) -> tuple[Any, ...]:
         """What tells apart what a tower sees: equal for a view or a mask that leaves all its modalities alone."""
         names = self.model.tower(tower).modalities
@@ -160,8 +174,8 @@ class Step:
 
     def encodings(self) -> dict[str, list[Tensor]]:
         """Tower -> what its trained forwards of this step gave to the objectives: tokens and prefix of every view and
-        mask, of the layers asked for, and what `pooled` made in chunks. None of them depends on another; teachers are
-        left out."""
+        mask, of the layers asked for, what `pooled` made in chunks, and what `pooled_of` made. None of them depends on
+        another; teachers are left out."""
         found: dict[str, list[Tensor]] = {}
         for key, value in self._memo.items():
             if key[0] not in ("encode", "pooled") or key[5] is not None:  # 5: the net that stands in for the tower

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..distributed import all_sum
-from ..options import option, strict
+from ..options import needs, option, strict
 
 
 @strict
@@ -27,6 +27,11 @@ class HeadOptions:
     head_hidden: int = option(2048, min=1, help="hidden width of the projection head")
     head_width: int = option(128, min=1, help="output width of that head")
     head_norm: str = option("layer", choices=("layer", "batch", "none"), help="after each hidden layer of the head")
+
+    NEEDS = (
+        needs("head_width", head_layers="1 or more", holds=lambda c: c.head_layers > 0),
+        needs("head_hidden", "head_norm", head_layers="2 or more", holds=lambda c: c.head_layers > 1),
+    )
 
 
 class BatchNorm(nn.Module):

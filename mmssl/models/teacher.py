@@ -1,7 +1,8 @@
 """`Teacher`: an exponential moving average of a module, for JEPA targets and self-distillation.
 
-Only what is trained is averaged and stored: parameters that were frozen when the teacher was made are the student's
-own tensors, once in memory. With adapters on a frozen backbone the teacher therefore costs the adapters alone.
+Only what is trained is averaged and stored: parameters that were frozen when the teacher was made, and those of a
+frozen tower, are the student's own tensors, once in memory. With adapters on a frozen backbone the teacher therefore
+costs the adapters alone.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class Teacher(nn.Module, Generic[M]):
 
     def __init__(self, student: M) -> None:
         super().__init__()
+        frozen = [m for m in student.modules() if isinstance(m, Tower) and m.frozen]  # its gradient is off only later
         shared = {id(p): p for p in student.parameters() if not p.requires_grad}
+        shared |= {id(p): p for tower in frozen for p in tower.parameters()}
         self.net: M = copy.deepcopy(student, dict(shared))
         self._shared = {name for name, p in self.net.named_parameters() if id(p) in shared}
         for name, parameter in self.net.named_parameters():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import Tensor
 
 from ..errors import UserError
-from ..options import option, strict
+from ..options import SET, needs, option, strict
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
@@ -51,6 +51,13 @@ class SideOptions:
         None, min=1, help="encode this many rows at a time and again in the backward pass: big batches in little memory"
     )
 
+    NEEDS = (needs("mode", mask=SET, holds=lambda c: c.mask is not None or bool(c.masks)),)
+
+    @property
+    def kind(self) -> str:
+        """`pairs`, or its default."""
+        return self.pairs or ("within" if len(self.towers) == 1 else "across")
+
 
 class Sides:
     """The sides and pairs of an objective's options. UserError for options that contradict each other."""
@@ -59,7 +66,7 @@ class Sides:
         self.options, self.where = options, f"objective {objective}"
         masks = options.masks if options.masks is not None else [options.mask]
         self.looks = self._looks(options.views, masks)
-        kind = options.pairs or ("within" if len(options.towers) == 1 else "across")
+        kind = options.kind
         self.across = options.towers if kind in ("across", "both") else []
         self.within: list[str] = []
         if kind in ("within", "both"):

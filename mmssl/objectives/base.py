@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from ..errors import UserError, nearest
-from ..options import option, strict
+from ..options import idle_options, option, strict
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
@@ -58,6 +60,8 @@ class Objective(nn.Module):
     def __init__(self, config: Any, model: MMSSLModel) -> None:
         super().__init__()
         self.config = config
+        for name, line in _idle(config):
+            raise UserError(f"objective {type(self).__module__.rpartition('.')[2]}: {name}: {line}")
 
     def forward(self, step: Step) -> Loss:
         raise NotImplementedError
@@ -87,6 +91,18 @@ class Objective(nn.Module):
             if isinstance(module, Teacher):
                 found |= teacher_health(module, step, name)
         return found
+
+
+def _idle(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """`idle_options` of a config and those nested in it, for who builds objectives in Python."""
+    if not dataclasses.is_dataclass(config):
+        return
+    for name, line in idle_options(config):
+        yield path + name, line
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        for key, item in value.items() if isinstance(value, dict) else [("", value)]:
+            yield from _idle(item, f"{path}{field.name}." + (f"{key}." if key else ""))
 
 
 def objective_names() -> list[str]:

@@ -31,7 +31,7 @@ from ..losses.redundancy import byol, direct_predictor, simsiam
 from ..models.heads import Head, HeadOptions
 from ..models.initialization import init_weights
 from ..models.teacher import Teacher, momentum_at
-from ..options import option, strict
+from ..options import needs, option, strict
 from ._sides import Side, SideOptions, Sides
 from .base import Loss, Objective, ObjectiveConfig
 
@@ -57,6 +57,12 @@ class Config(HeadOptions, SideOptions, ObjectiveConfig):
     direct_centre: bool = option(False, help="DirectPred: covariance in place of the correlation")
     head_width: int = option(256, min=2, help="output width of that head")
     head_norm: str = option("batch", choices=("layer", "batch", "none"), help="after each hidden layer of the head")
+
+    NEEDS = (
+        needs("momentum", "end_momentum", target="teacher"),
+        needs("predictor_hidden", predictor="mlp"),
+        needs("direct_eps", "direct_momentum", "direct_every", "direct_relative", "direct_centre", predictor="direct"),
+    )
 
 
 class DirectPredictor(nn.Module):

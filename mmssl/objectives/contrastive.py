@@ -26,7 +26,7 @@ Example::
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,7 +39,7 @@ from ..losses.contrastive import dcl, dclw_weight, info_nce, info_nce_both, sigm
 from ..models.heads import Head, HeadOptions
 from ..models.initialization import init_weights
 from ..models.tower import masked_mean
-from ..options import option, strict
+from ..options import needs, option, strict
 from ._sides import Pair, Side, SideOptions, Sides
 from .base import Loss, Objective, ObjectiveConfig
 
@@ -64,6 +64,20 @@ class Config(HeadOptions, SideOptions, ObjectiveConfig):
     layers: list[int] = option(factory=list, min=1, help="across: mean tokens after these blocks, summed (HiCMAE)")
     chunk: int | None = option(None, min=1, help="similarities of this many rows at a time; memory chunk x batch")
 
+    NEEDS = (
+        needs("sigma", loss="dclw"),
+        needs("max_scale", learn_temperature="true", holds=lambda c: c.learns),
+        needs("within_weight", pairs="both"),
+        needs(*(f.name for f in fields(HeadOptions)), pairs=("within", "both"), holds=lambda c: c.kind != "across"),
+    )
+
+    @property
+    def learns(self) -> bool:
+        """`learn_temperature`, or its default."""
+        if self.learn_temperature is not None:
+            return self.learn_temperature
+        return self.loss == "sigmoid" or (self.kind != "within" and self.loss in ("infonce", "nt_xent"))
+
 
 class Contrastive(Objective):
     """Pairs of the same sample attract, all others of the global batch repel.
@@ -82,7 +96,7 @@ class Contrastive(Objective):
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)
         self.sides = Sides(config, model, "contrastive")
-        self.learned = self._learned(config)
+        self.learned = config.learns
         self.start = config.temperature or (0.07 if config.loss == "infonce" else 0.1)
         self.least = 0.0 if config.loss == "sigmoid" else 1.0  # of a learned 1 / temperature, as in CLIP
         self._refuse(config, model)
@@ -92,11 +106,6 @@ class Contrastive(Objective):
             self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / self.start)))
         if config.loss == "sigmoid":
             self.logit_bias = nn.Parameter(torch.tensor(-10.0))
-
-    def _learned(self, config: Config) -> bool:
-        if config.learn_temperature is not None:
-            return config.learn_temperature
-        return config.loss == "sigmoid" or (bool(self.sides.across) and config.loss in ("infonce", "nt_xent"))
 
     def _refuse(self, config: Config, model: MMSSLModel) -> None:
         if self.learned and config.loss in ("dcl", "dclw"):

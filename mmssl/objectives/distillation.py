@@ -36,7 +36,7 @@ from ..models.initialization import init_weights
 from ..models.prototypes import PrototypeHead
 from ..models.teacher import Teacher, momentum_at
 from ..models.tower import Encoded
-from ..options import option, strict
+from ..options import SET, needs, option, strict
 from ..patches import gather
 from .base import Loss, Objective, ObjectiveConfig
 
@@ -90,6 +90,15 @@ class Config(ObjectiveConfig):
     momentum: list[float] = option(factory=lambda: [0.996, 1.0], min=0, max=1, help="of the teacher, start and end")
     centre_momentum: float = option(0.9, min=0, below=1)
     freeze_prototypes: float = option(0.0, min=0, max=1, help="share of the run, from its start")
+
+    NEEDS = (
+        needs("patch_weight", masks=SET),
+        needs("patch_head", masks=SET),
+        needs("patch_head", patch_weight="above 0", holds=lambda c: c.patch_weight > 0),
+        needs("head", class_weight="above 0", holds=lambda c: c.class_weight > 0 or c.patch_head is None),
+        needs("centre_momentum", targets="centring"),
+        needs("temperature_warmup", teacher_temperature="different", holds=lambda c: len({*c.teacher_temperature}) > 1),
+    )
 
     def __post_init__(self) -> None:
         for name in ("teacher_temperature", "momentum"):

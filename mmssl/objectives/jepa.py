@@ -40,7 +40,7 @@ from ..masking.targets import united
 from ..models.initialization import init_weights
 from ..models.teacher import Teacher, momentum_at
 from ..models.tower import Decoder, Encoded, Tower
-from ..options import option, strict
+from ..options import changed, needs, option, strict
 from ..patches import Patches, Split, gather
 from .base import Loss, Objective, ObjectiveConfig
 
@@ -72,6 +72,12 @@ class RegulariserConfig:
     knots: int = option(17, min=3, help="sigreg: knots of its integral, an odd number")
     bound: float = option(5.0, above=0, help="sigreg: end of its integral")
 
+    NEEDS = (
+        needs("weight", "on", kind=("sigreg", "vicreg")),
+        needs("covariance", kind="vicreg"),
+        needs("slices", "knots", "bound", kind="sigreg"),
+    )
+
     def validate_knots(self) -> None:
         if self.knots % 2 == 0:
             raise ValueError(f"knots: found {self.knots}, expected an odd number")
@@ -100,6 +106,12 @@ class Config(ObjectiveConfig):
     normalise_targets: bool = option(True, help="layer norm without parameters on the targets")
     average_layers: int = option(1, min=1, help="targets are the mean of the last so many blocks, each layer-normed")
     weights: dict[str, float] = option(factory=dict, min=0, help="weight of a modality within this objective")
+
+    NEEDS = (
+        needs("momentum", "schedule", teacher="ema"),
+        needs("stop_gradient", teacher="none"),
+        needs("beta", loss="smooth_l1"),
+    )
 
 
 class JEPA(Objective):
@@ -157,6 +169,10 @@ class JEPA(Objective):
                             f"'{self.target_tower}' has {target.depth} blocks to average")
         if len(c.momentum) != 2:
             raise UserError(f"objective jepa: momentum: found {c.momentum}, expected two numbers: first and last")
+        for name in ("momentum", "schedule"):
+            if target.frozen and changed(c, name):
+                raise UserError(f"objective jepa: {name}: found {getattr(c, name)}, which has no effect: tower "
+                                f"'{self.target_tower}' is frozen, so the teacher stands still")
         free = c.teacher == "none" and not target.frozen
         if free and c.regulariser.kind == "none" and not c.stop_gradient:
             raise UserError(

@@ -31,9 +31,8 @@ from ..errors import UserError
 from ..losses.redundancy import barlow_twins, mixed_barlow_twins, vicreg
 from ..models.heads import Head, HeadOptions
 from ..models.initialization import init_weights
-from ..options import option, strict
+from ..options import needs, option, strict
 from ..patches import Patches, gather
-from ..step import pool
 from ._sides import Pair, Side, SideOptions, Sides
 from .base import Loss, Objective, ObjectiveConfig
 
@@ -54,6 +53,12 @@ class Config(HeadOptions, SideOptions, ObjectiveConfig):
     head_layers: int = option(3, min=0, help="dense layers of the projection head; 0: none")
     head_width: int = option(2048, min=2, help="output width of that head; these losses like it wide")
     head_norm: str = option("batch", choices=("layer", "batch", "none"), help="after each hidden layer of the head")
+
+    NEEDS = (
+        needs("off_diagonal", loss=("barlow", "mixed_barlow")),
+        needs("mixing_weight", loss="mixed_barlow"),
+        needs("invariance", "variance", "covariance", loss="vicreg"),
+    )
 
 
 class Redundancy(Objective):
@@ -125,13 +130,15 @@ class Redundancy(Objective):
         draws = step.draws("mixing", a.view, b.view, a.tower)
         share = dataclasses.replace(draws("share"), rows=1, first=0).uniform()[0]
         partner = partners(draws, gather_rows(valid))[rank() * len(valid) :][: len(valid)]
-        tower = step.model.tower(a.tower)
-        with torch.no_grad():
-            patches = {
+
+        @torch.no_grad()
+        def make() -> dict[str, Patches]:
+            return {
                 name: mix(step.patches(name, a.view), step.patches(name, b.view), partner, share)
-                for name in tower.modalities
+                for name in step.model.tower(a.tower).modalities
             }
-        pooled, _ = pool(tower, patches, None, self.config.cache_rows)
+
+        pooled, _ = step.pooled_of(a.tower, ("mixing", a.view, b.view), make, self.config.cache_rows)
         return gather_rows(z_b)[partner], self.heads[a.tower](pooled, valid), share
 
 

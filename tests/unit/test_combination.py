@@ -12,10 +12,11 @@ from toys import world as toy_world
 from mmssl.draws import Draws
 from mmssl.masking import Random
 from mmssl.models.teacher import Teacher
-from mmssl.objectives import contrastive, mae
+from mmssl.objectives import contrastive, mae, redundancy
 from mmssl.pretraining import Pretraining, gradient_shares
 
 ROWS = 6
+WEIGHT = 1e-3
 
 
 def both(clip_mask: str | None = "half", weight: float = 0.5) -> Pretraining:
@@ -147,3 +148,54 @@ def test_layers_count_and_a_single_objective_has_no_share():
     step = pretraining.step(batch(), Draws(5, ROWS))
     loss = pretraining.objectives["late"](step).total
     assert gradient_shares({"late": loss}, step) == {}
+
+
+def test_an_encoding_with_more_layers_does_for_fewer_and_never_the_other_way():
+    step = both().step(batch(), Draws(5, ROWS))
+    plain = step.encode("signal", mask="half")
+    deep = step.encode("signal", mask="half", layers=[1, 2])
+    assert deep is not plain and not plain.layers and set(deep.layers) == {1, 2}
+    assert step.encode("signal", mask="half", layers=[2]) is deep
+    fresh = both().step(batch(), Draws(5, ROWS))
+    first = fresh.encode("signal", mask="half", layers=[1])
+    assert fresh.encode("signal", mask="half") is first
+    assert fresh.encode("signal", mask="half", layers=[2]) is not first
+    assert fresh.encode("signal", layers=[1]) is not first
+
+
+@pytest.mark.parametrize("rows", [None, 2])
+def test_the_forward_of_mixed_inputs_has_its_share(rows):
+    """Against backward of the objective alone with hooks on what the tower gave: three forwards, the third is mixed."""
+    views = {"a": {"signal": {"gain": 0.2}}, "b": {"signal": {"gain": 0.5}}}
+
+    def build(names: tuple[str, ...]) -> Pretraining:
+        net = toy_world.model()
+        mixed = redundancy.Config(towers=["signal"], views=["a", "b"], loss="mixed_barlow", head_width=8,
+                                  head_hidden=16, off_diagonal=0.5, cache_rows=rows,
+                                  weight=WEIGHT)  # fmt: skip
+        config = mae.Config(tower="signal", mask="half", decoder=toy_world.DECODER)
+        objectives = {"mixed": redundancy.Redundancy(mixed, net), "mae": mae.MAE(config, net)}
+        return Pretraining(net, {n: objectives[n] for n in names}, views, {"half": Random(ratio=0.5)})
+
+    def alone(name: str) -> tuple[float, int]:
+        pretraining = build((name,))
+        step = pretraining.step(batch(), Draws(5, ROWS))
+        kept: list[torch.Tensor] = []
+        if rows is None:  # the tower's outputs themselves
+            hook = pretraining.model.tower("signal").register_forward_hook(
+                lambda module, args, encoded: kept.extend([encoded.prefix, *encoded.tokens.values()])
+            )
+            loss = pretraining.objectives[name](step).total
+            hook.remove()
+        else:  # what was kept of the chunks
+            loss = pretraining.objectives[name](step).total
+            kept = step.encodings()["signal"]
+        found = torch.autograd.grad(loss, kept, allow_unused=True)
+        return sum(float(g.double().square().sum()) for g in found if g is not None) ** 0.5, len(kept)
+
+    (mixed, count), (masked, _) = alone("mixed"), alone("mae")
+    assert count == (6 if rows is None else 3)
+    shares = build(("mixed", "mae"))(batch(), Draws(5, ROWS), shares=True).shares
+    assert shares is not None
+    assert shares["signal/mixed"].item() == pytest.approx(WEIGHT * mixed / (WEIGHT * mixed + masked), abs=1e-5)
+    assert 0.01 < shares["signal/mixed"].item() < 0.99

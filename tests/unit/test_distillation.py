@@ -211,10 +211,10 @@ def test_temperature_rises_and_prototypes_thaw():
 
 
 def test_only_what_is_used_is_built():
-    objective, _ = build(global_views=["clean"], masks=["half"], class_weight=0.0, patch_head=HEAD)
+    objective, _ = build(global_views=["clean"], masks=["half"], class_weight=0.0, patch_head=HEAD, head=HeadConfig())
     assert list(objective.heads) == ["patch"] and objective.gram_teacher is None
-    assert list(build(patch_head=HEAD)[0].heads) == ["class"]
-    assert list(build(masks=["half"], patch_weight=0.0, patch_head=HEAD)[0].heads) == ["class"]
+    assert list(build()[0].heads) == ["class"]
+    assert list(build(masks=["half"], patch_weight=0.0)[0].heads) == ["class"]
 
 
 @pytest.mark.parametrize(

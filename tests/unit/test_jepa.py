@@ -53,7 +53,7 @@ def step_of(pretraining: Pretraining, data: dict, key: int = 3) -> Step:
         ({"tower": "table", "mask": "subsets", "average_layers": 4}, "has 3 blocks"),
         ({"tower": "table", "mask": "subsets", "momentum": [0.9]}, "expected two numbers"),
         ({"tower": "table", "mask": "subsets", "weights": {"graph": 2.0}}, "names modality 'graph'"),
-        ({"tower": "table", "mask": "subsets", "stop_gradient": True}, "stop_gradient is for teacher: none"),
+        ({"tower": "table", "mask": "subsets", "stop_gradient": True}, "stop_gradient: found true, which has no"),
     ],
 )
 def test_impossible_recipes_are_refused_with_the_reason(options, reason):

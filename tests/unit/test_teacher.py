@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from toys import world as toy_world
 
 from mmssl.models.teacher import Teacher, momentum_at
 
@@ -62,3 +63,25 @@ def test_momentum_schedule():
     assert momentum_at(0.5, 0.9, 1.0) == pytest.approx(0.95)
     assert momentum_at(0.25, 0.0, 1.0, "linear") == 0.25
     assert momentum_at(0.25, 0.0, 1.0) == pytest.approx((1 - 2**-0.5) / 2)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_frozen_tower_is_not_copied_before_its_gradient_is_off_either(frozen):
+    """Objectives make their teachers before `Pretraining` takes the gradient from frozen towers."""
+    model = toy_world.model()
+    tower = model.tower("signal")
+    tower.frozen = frozen
+    student = nn.ModuleDict({"tower": tower, "head": nn.Linear(2, 2)})
+    assert all(p.requires_grad for p in student.parameters())
+    teacher = Teacher(student)
+    ours, theirs = dict(student.named_parameters()), dict(teacher.net.named_parameters())
+    shared = {name for name, p in theirs.items() if p is ours[name]}
+    assert shared == ({name for name in ours if name.startswith("tower.")} if frozen else set())
+    assert {name.removeprefix("net.") for name in teacher.state_dict()} & shared == set()
+    before = {name: p.detach().clone() for name, p in theirs.items()}
+    with torch.no_grad():
+        ours["head.weight"].add_(1.0)
+    teacher.update(student, 0.5)
+    torch.testing.assert_close(theirs["head.weight"], before["head.weight"] + 0.5)
+    for name in shared:
+        torch.testing.assert_close(theirs[name], before[name], rtol=0, atol=0)

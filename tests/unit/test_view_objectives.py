@@ -160,10 +160,14 @@ def test_objectives_refuse_what_they_cannot_do():
 
 def test_both_is_the_sum_of_across_and_within():
     net = toy_world.model()
-    options = {"towers": ["table", "signal"], "views": ["a", "b"], "within_towers": ["signal"], **SMALL}
+    options = {"towers": ["table", "signal"], "views": ["a", "b"]}
     across, within, both = (
-        build(contrastive, options | {"pairs": pairs, "within_weight": 0.5} | change, net)
-        for pairs, change in (("across", {"within_towers": None}), ("within", {"temperature": 0.07}), ("both", {}))
+        build(contrastive, options | {"pairs": pairs} | change, net)
+        for pairs, change in (
+            ("across", {}),
+            ("within", {"within_towers": ["signal"], "temperature": 0.07, **SMALL}),
+            ("both", {"within_towers": ["signal"], "within_weight": 0.5, **SMALL}),
+        )
     )
     both.heads.load_state_dict(within.heads.state_dict())
     parts = [result(o, net)[0] for o in (across, within, both)]
