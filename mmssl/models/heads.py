@@ -9,13 +9,14 @@ Shapes: n rows, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..distributed import all_sum
-from ..options import needs, option, strict
+from ..options import Needs, needs, option, strict
 
 
 @strict
@@ -28,7 +29,7 @@ class HeadOptions:
     head_width: int = option(128, min=1, help="output width of that head")
     head_norm: str = option("layer", choices=("layer", "batch", "none"), help="after each hidden layer of the head")
 
-    NEEDS = (
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
         needs("head_width", head_layers="1 or more", holds=lambda c: c.head_layers > 0),
         needs("head_hidden", "head_norm", head_layers="2 or more", holds=lambda c: c.head_layers > 1),
     )

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations, product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from torch import Tensor
 
 from ..errors import UserError
-from ..options import SET, needs, option, strict
+from ..options import SET, Needs, needs, option, strict
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
@@ -51,7 +51,7 @@ class SideOptions:
         None, min=1, help="encode this many rows at a time and again in the backward pass: big batches in little memory"
     )
 
-    NEEDS = (needs("mode", mask=SET, holds=lambda c: c.mask is not None or bool(c.masks)),)
+    NEEDS: ClassVar[tuple[Needs, ...]] = (needs("mode", mask=SET, holds=lambda c: c.mask is not None or bool(c.masks)),)
 
     @property
     def kind(self) -> str:
