@@ -5,15 +5,19 @@ predicts the masked ones. Replacing mode puts a mask token in their place: BERT'
 masked token is replaced; BERT leaves 10 % and swaps 10 %), SimMIM (Xie et al. 2022). With a tower of several
 modalities it is joint masked modelling as in M3AE (Chen et al. 2022): each modality has its own share of the mask,
 its own decoder, possibly from an intermediate layer, and sees the others in the trunk. A `budget` mask divides visible
-patches between them (MultiMAE, 4M). `skips` lets the decoder look at earlier blocks of the encoder (HiCMAE, Sun et al.
-2024). Without a mask, what a corrupted view overwrote is reconstructed (GMML, Atito et al. 2021; see
-`mmssl.corruption`).
+patches between them (MultiMAE, 4M). `skips` lets the decoder look at earlier blocks of the encoder, and several
+`towers` meet in a `fusion` encoder between them and their decoders (HiCMAE, Sun et al. 2024). Without a mask, what a
+corrupted view overwrote is reconstructed (GMML, Atito et al. 2021; see `mmssl.corruption`).
 
 Example::
 
     masks: {half: {type: random, ratio: {image: 0.75, text: 0.15}}}
     objectives:
       mae: {tower: joint, mask: half, mode: {image: drop, text: replace}, decoders: {image: {width: 128, depth: 2}}}
+
+    masks: {most: {type: random, ratio: {video: 0.9, audio: 0.8}}}
+    objectives:
+      hicmae: {type: mae, towers: [video, audio], mask: most, fusion: {depth: 2}, decoder: {skips: [4, 8, 12]}}
 
     views: {spoiled: {image: {corrupt: {share: [0.5, 0.75], fill: [noise, other]}}}}
     objectives:
@@ -30,9 +34,10 @@ from torch import Tensor, nn
 
 from ..distributed import global_mean
 from ..errors import UserError
+from ..models.fusion import Fusion
 from ..models.initialization import init_weights
 from ..models.tower import Decoder, Encoded
-from ..options import SET, changed, needs, option, strict
+from ..options import option, strict
 from ..patches import Patches, gather
 from .base import Loss, Objective, ObjectiveConfig
 
@@ -52,13 +57,22 @@ class DecoderConfig:
     layer: int | None = option(None, min=1, help="decode from the output of this block instead of the last")
     skips: list[int] = option(factory=list, min=1, help="blocks of the tower that as many last decoder blocks look at")
 
-    NEEDS = (needs("width", "heads", depth="1 or more", holds=lambda c: c.depth > 0),)
+
+@strict
+@dataclass(kw_only=True)
+class FusionConfig:
+    """The encoder in which several towers look at one another; like the decoders it belongs to the objective."""
+
+    depth: int = option(2, min=1)
+    heads: int = option(8, min=1)
 
 
 @strict
 @dataclass(kw_only=True)
 class Config(ObjectiveConfig):
-    tower: str = option(help="the tower that is trained")
+    tower: str | None = option(None, help="the tower that is trained")
+    towers: list[str] = option(factory=list, help="instead of `tower`: several, which meet in `fusion`")
+    fusion: FusionConfig | None = option(None, help="with `towers`: decode what this encoder makes of all their tokens")
     mask: str | None = option(None, help="the recipe's mask that says what is hidden; null: what `view` corrupted")
     view: str = option("clean", help="what the encoder sees")
     target_view: str = option("clean", help="what is to be reconstructed")
@@ -67,8 +81,6 @@ class Config(ObjectiveConfig):
     decoder: DecoderConfig = option(factory=DecoderConfig)
     decoders: dict[str, DecoderConfig] = option(factory=dict, help="a decoder of its own for a modality")
     weights: dict[str, float] = option(factory=dict, min=0, help="weight of a modality within this objective")
-
-    NEEDS = (needs("mode", mask=SET),)
 
 
 class TokenHead(nn.Module):
@@ -85,42 +97,31 @@ class TokenHead(nn.Module):
 
 
 class MAE(Objective):
-    """Masked autoencoding of the modalities of one tower that the mask names."""
+    """Masked autoencoding of the modalities that the mask names, of one tower or of several that are fused."""
 
-    papers = "MAE, He et al. 2022, arXiv 2111.06377; BERT, Devlin et al. 2019, arXiv 1810.04805; M3AE, Chen et al. 2022"
+    papers = (
+        "MAE, He et al. 2022, arXiv 2111.06377; BERT, Devlin et al. 2019, arXiv 1810.04805; M3AE, Chen et al. 2022; "
+        "HiCMAE, Sun et al. 2024, arXiv 2401.05698"
+    )
     when = "No augmentations are known, or the model will be fine-tuned; the steadiest to train, weaker on few labels."
     suits = "everything that is cut into patches, alone or several modalities in one tower; unpaired data too"
 
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)
-        tower = model.tower(config.tower)
-        self.names = list(tower.modalities)
+        self.towers = self._towers(config)
+        self.tower_of = {name: t for t in self.towers for name in model.tower(t).modalities}
+        self.names = list(self.tower_of)
         self.mode = {n: config.mode if isinstance(config.mode, str) else config.mode.get(n, "drop") for n in self.names}
         self._refuse_unknown(config)
+        self.fusion = self._fusion(config, model)
         self.decoders = nn.ModuleDict()
         for name in self.names:
-            modality = model.modality(name)
             decoder = config.decoders.get(name, config.decoder)
-            kind = config.target.get(name)
             if config.mask is None:
                 self.mode[name] = "replace"  # nothing is dropped
-            if self.mode[name] == "drop" and not tower.drops:
-                raise UserError(f"objective mae: tower '{config.tower}' wraps a model that must see all patches: "
-                                f"mode 'drop' cannot work, use mode: replace")
-            if config.mask is not None and self.mode[name] == "replace" and not tower.replaces:
-                raise UserError(f"objective mae: tower '{config.tower}' wraps a model that takes no mask token")
-            if self.mode[name] == "drop" and not decoder.depth:
-                raise UserError("objective mae: mode 'drop' needs a decoder of depth >= 1, found 0")
-            if config.mask is None and decoder.depth:
-                raise UserError(f"objective mae: without a mask all patches are seen and reconstructed from their own "
-                                f"tokens: decoder.depth of '{name}' must be 0, found {decoder.depth}")
-            if max([decoder.layer or 0, *decoder.skips]) > tower.depth:
-                raise UserError(f"objective mae: decoder.layer is {decoder.layer} and decoder.skips {decoder.skips}, "
-                                f"but tower '{config.tower}' has {tower.depth} blocks")
-            if len(decoder.skips) > decoder.depth:
-                raise UserError(f"objective mae: decoder.skips are {decoder.skips}, but the decoder of '{name}' has "
-                                f"{decoder.depth} blocks to look at them")
-            width = modality.pred_width(kind)
+            self._refuse_decoder(name, decoder, model)
+            modality, tower = model.modality(name), model.tower(self.tower_of[name])
+            width = modality.pred_width(config.target.get(name))
             self.decoders[name] = (
                 Decoder(modality, tower.width, width, decoder.width, decoder.depth, decoder.heads,
                         skips=len(decoder.skips))
@@ -133,26 +134,77 @@ class MAE(Objective):
         self.layers = tuple(sorted(wanted))
         init_weights(self)
 
+    @staticmethod
+    def _towers(config: Config) -> list[str]:
+        if (config.tower is None) == (not config.towers):
+            raise UserError(f"objective mae: found tower: {config.tower} and towers: {config.towers}, expected one of "
+                            f"them")
+        if config.tower is not None:
+            if config.fusion is not None:
+                raise UserError("objective mae: fusion needs several towers, found one; name them in towers")
+            return [config.tower]
+        if len(config.towers) < 2 or len(set(config.towers)) < len(config.towers) or config.fusion is None:
+            without = "" if config.fusion else " without fusion"
+            raise UserError(f"objective mae: found towers: {config.towers}{without}, expected two or more different "
+                            f"ones and fusion; a single one is named as tower")
+        return config.towers
+
+    def _fusion(self, config: Config, model: MMSSLModel) -> Fusion | None:
+        if config.fusion is None:
+            return None
+        widths = {t: model.tower(t).width for t in self.towers}
+        width, heads = widths[self.towers[0]], config.fusion.heads
+        if len(set(widths.values())) > 1 or width % heads:
+            raise UserError(f"objective mae: fusion: found towers of width {widths} and {heads} heads, expected one "
+                            f"width that the heads divide")
+        return Fusion(self.towers, width, config.fusion.depth, heads)
+
+    def _refuse_decoder(self, name: str, decoder: DecoderConfig, model: MMSSLModel) -> None:
+        """UserError for a decoder that the modality's tower, the mode or the fusion cannot have."""
+        config, at = self.config, self.tower_of[name]
+        tower = model.tower(at)
+        if self.mode[name] == "drop" and not tower.drops:
+            raise UserError(f"objective mae: tower '{at}' wraps a model that must see all patches: "
+                            f"mode 'drop' cannot work, use mode: replace")
+        if config.mask is not None and self.mode[name] == "replace" and not tower.replaces:
+            raise UserError(f"objective mae: tower '{at}' wraps a model that takes no mask token")
+        if self.mode[name] == "drop" and not decoder.depth:
+            raise UserError("objective mae: mode 'drop' needs a decoder of depth >= 1, found 0")
+        if config.mask is None and decoder.depth:
+            raise UserError(f"objective mae: without a mask all patches are seen and reconstructed from their own "
+                            f"tokens: decoder.depth of '{name}' must be 0, found {decoder.depth}")
+        if max([decoder.layer or 0, *decoder.skips]) > tower.depth:
+            raise UserError(f"objective mae: decoder.layer is {decoder.layer} and decoder.skips {decoder.skips}, "
+                            f"but tower '{at}' has {tower.depth} blocks")
+        if len(decoder.skips) > decoder.depth:
+            raise UserError(f"objective mae: decoder.skips are {decoder.skips}, but the decoder of '{name}' has "
+                            f"{decoder.depth} blocks to look at them")
+        if self.fusion is not None and decoder.layer is not None:
+            raise UserError(f"objective mae: decoder.layer of '{name}' is {decoder.layer}, but with fusion what is "
+                            f"decoded comes behind the towers' last block; leave it out")
+
     def _refuse_unknown(self, config: Config) -> None:
-        if set(self.names) <= set(config.decoders) and changed(config, "decoder"):
-            raise UserError("objective mae: decoder: found options, which have no effect: every modality of tower "
-                            f"'{config.tower}' has its own in decoders")
         for option_name in ("target", "decoders", "weights", "mode"):
             value = getattr(config, option_name)
             for name in value if isinstance(value, dict) else ():
                 if name not in self.names:
-                    raise UserError(f"objective mae: {option_name} names modality '{name}', but tower "
-                                    f"'{config.tower}' has {', '.join(self.names)}")
+                    raise UserError(f"objective mae: {option_name} names modality '{name}', but {self._where()} "
+                                    f"has {', '.join(self.names)}")
+
+    def _where(self) -> str:
+        return " and ".join(f"tower '{t}'" for t in self.towers)
 
     def forward(self, step: Step) -> Loss:
         c = self.config
-        encoded = step.encode(c.tower, c.view, c.mask, self.mode, layers=self.layers)
+        encoded = {t: step.encode(t, c.view, c.mask, self.mode, layers=self.layers) for t in self.towers}
+        if self.fusion is not None:
+            encoded = self.fusion(encoded)
         losses = self._corrupted(step, encoded) if c.mask is None else self._hidden(step, encoded, c.mask)
         total = torch.stack([c.weights.get(n, 1.0) * loss for n, loss in losses.items()]).sum()
         parts = {n: loss.detach() for n, loss in losses.items()} if len(losses) > 1 else {}
         return Loss(total=total, parts=parts)
 
-    def _corrupted(self, step: Step, encoded: Encoded) -> dict[str, Tensor]:
+    def _corrupted(self, step: Step, encoded: dict[str, Encoded]) -> dict[str, Tensor]:
         """GMML's loss: the mean absolute error over all numbers that the view overwrote; all patches were seen."""
         c = self.config
         losses: dict[str, Tensor] = {}
@@ -160,7 +212,7 @@ class MAE(Objective):
             where = step.corrupted(name, c.view)
             if where is None:
                 continue
-            prediction = self.decoders[name](self._tokens(name, encoded))
+            prediction = self.decoders[name](self._tokens(name, encoded[self.tower_of[name]]))
             target = step.target(name, c.target_view, c.target.get(name))
             if target.shape != where.shape:
                 raise UserError(f"objective mae: target {name}: '{c.target.get(name) or 'its default'}' has "
@@ -170,22 +222,22 @@ class MAE(Objective):
                 error = (prediction.float() - target.nan_to_num(0.0)).abs()
                 losses[name] = global_mean(error, where & ~target.isnan())
         if not losses:
-            raise UserError(f"objective mae: no mask, and view '{c.view}' corrupts no modality of tower '{c.tower}'; "
+            raise UserError(f"objective mae: no mask, and view '{c.view}' corrupts no modality of {self._where()}; "
                             f"name a mask, or a view with 'corrupt'")
         return losses
 
-    def _hidden(self, step: Step, encoded: Encoded, mask: str) -> dict[str, Tensor]:
+    def _hidden(self, step: Step, encoded: dict[str, Encoded], mask: str) -> dict[str, Tensor]:
         """The loss of the patches that the mask hides, one a modality."""
         c = self.config
-        splits = step.splits(c.tower, mask, c.view)
+        splits = {name: split for t in self.towers for name, split in step.splits(t, mask, c.view).items()}
         if not splits:
-            raise UserError(f"objective mae: mask '{mask}' hides nothing of tower '{c.tower}'")
+            raise UserError(f"objective mae: mask '{mask}' hides nothing of {self._where()}")
         losses: dict[str, Tensor] = {}
         for name, split in splits.items():
             whole = step.patches(name, c.view)
             hide = split.hide.flatten(1)
             queries = whole.take(hide, split.full)
-            prediction = self._predict(name, encoded, whole, split.keep, hide, queries)
+            prediction = self._predict(name, encoded[self.tower_of[name]], whole, split.keep, hide, queries)
             kind = c.target.get(name)
             target = gather(step.target(name, c.target_view, kind), hide)
             with torch.autocast(prediction.device.type, enabled=False):

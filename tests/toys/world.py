@@ -22,6 +22,7 @@ PREPROCESSORS = {
 }
 DECODER = mae.DecoderConfig(width=16, depth=1, heads=2)
 HEAD = mae.DecoderConfig(depth=0)
+FUSION = mae.FusionConfig(depth=2, heads=2)
 PREDICTOR = jepa.PredictorConfig(width=16, depth=1, heads=2)
 
 
@@ -145,6 +146,7 @@ def masked() -> Pretraining:
         "skips": mae.MAE(mae.Config(tower="signal", mask="few", decoder=skips), net),
         "skips_replaced": mae.MAE(mae.Config(tower="graph", mask="few", mode="replace", decoder=skips), net),
         "gmml": mae.MAE(mae.Config(tower="signal", **gmml), net),
+        "fused": mae.MAE(mae.Config(towers=["table", "signal"], mask="few", fusion=FUSION, decoder=DECODER), net),
     }
     views = {"a": {"signal": {"gain": 0.2}}, "spoiled": spoiled}
     return Pretraining(net, objectives, views, {"few": Budget(visible=4)})
@@ -155,17 +157,16 @@ def self_distillation() -> Pretraining:
     net = model()
     head = distillation.HeadConfig(prototypes=12, hidden=16, bottleneck=8, layers=2)
     gram = distillation.GramConfig(first=1, every=1, tokens="unmasked", clamp="both")
-    low = {"weight": 0.2}  # as above
-    shared: dict[str, Any] = {"head": head, "koleo_weight": 0.1, "gram": gram, **low}
+    shared: dict[str, Any] = {"head": head, "koleo_weight": 0.1, "gram": gram}
     views: dict[str, Any] = {"global_views": ["a", "b"], "local_views": ["c"]}
     objectives = {
         "balanced": distillation.Config(tower="signal", masks=["half"], **views, **shared),
         "centred": distillation.Config(
             tower="signal", masks=["half", "few"], patch_head=head, targets="centring", **views, **shared
         ),
-        "nodes": distillation.Config(tower="graph", global_views=["clean", "b"], masks=["half"], head=head, **low),
+        "nodes": distillation.Config(tower="graph", global_views=["clean", "b"], masks=["half"], head=head),
         "cells": distillation.Config(
-            tower="table", global_views=["clean"], masks=["half"], head=head, class_weight=0.0, **low
+            tower="table", global_views=["clean"], masks=["half"], head=head, class_weight=0.0
         ),
     }
     gains = {"a": {"signal": {"gain": 0.2}}, "c": {"signal": {"gain": 0.9}}}
