@@ -37,7 +37,7 @@ from ..errors import UserError
 from ..models.fusion import Fusion
 from ..models.initialization import init_weights
 from ..models.tower import Decoder, Encoded
-from ..options import option, strict
+from ..options import SET, changed, needs, option, strict
 from ..patches import Patches, gather
 from .base import Loss, Objective, ObjectiveConfig
 
@@ -56,6 +56,8 @@ class DecoderConfig:
     heads: int = option(16, min=1)
     layer: int | None = option(None, min=1, help="decode from the output of this block instead of the last")
     skips: list[int] = option(factory=list, min=1, help="blocks of the tower that as many last decoder blocks look at")
+
+    NEEDS = (needs("width", "heads", depth="1 or more", holds=lambda c: c.depth > 0),)
 
 
 @strict
@@ -81,6 +83,8 @@ class Config(ObjectiveConfig):
     decoder: DecoderConfig = option(factory=DecoderConfig)
     decoders: dict[str, DecoderConfig] = option(factory=dict, help="a decoder of its own for a modality")
     weights: dict[str, float] = option(factory=dict, min=0, help="weight of a modality within this objective")
+
+    NEEDS = (needs("mode", mask=SET),)
 
 
 class TokenHead(nn.Module):
@@ -184,6 +188,9 @@ class MAE(Objective):
                             f"decoded comes behind the towers' last block; leave it out")
 
     def _refuse_unknown(self, config: Config) -> None:
+        if set(self.names) <= set(config.decoders) and changed(config, "decoder"):
+            raise UserError("objective mae: decoder: found options, which have no effect: every modality of "
+                            f"{self._where()} has its own in decoders")
         for option_name in ("target", "decoders", "weights", "mode"):
             value = getattr(config, option_name)
             for name in value if isinstance(value, dict) else ():

@@ -157,16 +157,17 @@ def self_distillation() -> Pretraining:
     net = model()
     head = distillation.HeadConfig(prototypes=12, hidden=16, bottleneck=8, layers=2)
     gram = distillation.GramConfig(first=1, every=1, tokens="unmasked", clamp="both")
-    shared: dict[str, Any] = {"head": head, "koleo_weight": 0.1, "gram": gram}
+    low = {"weight": 0.2}  # as above
+    shared: dict[str, Any] = {"head": head, "koleo_weight": 0.1, "gram": gram, **low}
     views: dict[str, Any] = {"global_views": ["a", "b"], "local_views": ["c"]}
     objectives = {
         "balanced": distillation.Config(tower="signal", masks=["half"], **views, **shared),
         "centred": distillation.Config(
             tower="signal", masks=["half", "few"], patch_head=head, targets="centring", **views, **shared
         ),
-        "nodes": distillation.Config(tower="graph", global_views=["clean", "b"], masks=["half"], head=head),
+        "nodes": distillation.Config(tower="graph", global_views=["clean", "b"], masks=["half"], head=head, **low),
         "cells": distillation.Config(
-            tower="table", global_views=["clean"], masks=["half"], head=head, class_weight=0.0
+            tower="table", global_views=["clean"], masks=["half"], head=head, class_weight=0.0, **low
         ),
     }
     gains = {"a": {"signal": {"gain": 0.2}}, "c": {"signal": {"gain": 0.9}}}
