@@ -14,12 +14,14 @@ from .draws import Draws
 from .modality import Batch, Inputs
 from .models.tower import Encoded, Tower
 from .patches import Patches, Split
+from .replacement import Replacement, replaced
 from .schema import load
 
 if TYPE_CHECKING:
     from .models.modeling_mmssl import MMSSLModel
 
 Mask = Callable[[dict[str, Patches], Draws], dict[str, Split]]
+Mode = str | Mapping[str, str | Replacement]
 CLEAN = "clean"
 
 
@@ -122,13 +124,14 @@ class Step:
         tower: str,
         view: str = CLEAN,
         mask: str | None = None,
-        mode: str | Mapping[str, str] = "drop",
+        mode: Mode = "drop",
         net: Tower | None = None,
         layers: Sequence[int] = (),
     ) -> Encoded:
         """A tower's output for this view and mask; `net` stands in for the tower (a teacher).
 
-        mode: "drop" (masked patches never reach `embed`) or "replace" (mask tokens), or one a modality. Computed once
+        mode: "drop" (masked patches never reach `embed`) or "replace" (mask tokens), or one a modality, which may be a
+        `Replacement` (mask tokens for a share of the masked ids; the rest are shown as they are, or others). Computed once
         for the same arguments and gradient mode; what was computed with more `layers` does for fewer.
         """
         encoder = net if net is not None else self.model.tower(tower)
@@ -143,7 +146,7 @@ class Step:
         tower: str,
         view: str = CLEAN,
         mask: str | None = None,
-        mode: str | Mapping[str, str] = "drop",
+        mode: Mode = "drop",
         net: Tower | None = None,
         rows: int | None = None,
     ) -> tuple[Tensor, Tensor]:
@@ -188,12 +191,12 @@ class Step:
             found.setdefault(key[1], []).extend(t for t in tensors if t.requires_grad)
         return {tower: tensors for tower, tensors in found.items() if tensors}
 
-    def _modes(self, tower: str, mode: str | Mapping[str, str]) -> dict[str, str]:
+    def _modes(self, tower: str, mode: Mode) -> dict[str, str | Replacement]:
         names = self.model.tower(tower).modalities
         return {n: mode if isinstance(mode, str) else mode.get(n, "drop") for n in names}
 
     def _key(
-        self, tower: str, view: str, mask: str | None, mode: str | Mapping[str, str], net: Tower | None
+        self, tower: str, view: str, mask: str | None, mode: Mode, net: Tower | None
     ) -> tuple[Any, ...]:
         modes = tuple(self._modes(tower, mode).items()) if mask else ()
         if all(self._view_of(name, view) == CLEAN for name in self.model.tower(tower).modalities):
@@ -201,7 +204,7 @@ class Step:
         return tower, view, mask, modes, id(net) if net is not None else None, torch.is_grad_enabled()
 
     def _seen(
-        self, tower: str, view: str, mask: str | None, mode: str | Mapping[str, str]
+        self, tower: str, view: str, mask: str | None, mode: Mode
     ) -> tuple[dict[str, Patches], dict[str, Tensor]]:
         """(patches that the tower is given, (B, n) of them hidden behind mask tokens) by modality."""
         splits = self.splits(tower, mask, view) if mask else {}
@@ -217,6 +220,9 @@ class Step:
             else:
                 patches[name] = whole
                 hidden[name] = whole.hidden_by(split.hide)
+                if isinstance(how, Replacement):
+                    ids, draws = self.model.modality(name).pred_width(), self.draws("replacement", str(mask), name)
+                    patches[name], hidden[name] = replaced(whole, hidden[name], how, ids, draws)
         return patches, hidden
 
 

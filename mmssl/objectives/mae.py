@@ -1,11 +1,11 @@
 """Masked autoencoding, of one modality or several in one tower.
 
 Dropping mode is MAE (He et al. 2022; facebookresearch/mae): the encoder sees the visible patches, a narrow decoder
-predicts the masked ones. Replacing mode puts a mask token in their place: BERT's masked language modelling (every
-masked token is replaced; BERT leaves 10 % and swaps 10 %), SimMIM (Xie et al. 2022). With a tower of several
-modalities it is joint masked modelling as in M3AE (Chen et al. 2022): each modality has its own share of the mask,
-its own decoder, possibly from an intermediate layer, and sees the others in the trunk. A `budget` mask divides visible
-patches between them (MultiMAE, 4M). `skips` lets the decoder look at earlier blocks of the encoder, and several
+predicts the masked ones. Replacing mode puts a mask token in their place: SimMIM (Xie et al. 2022) and masked language
+modelling, where `replacement` leaves some masked ids as they are and swaps others (BERT's 80-10-10). With a tower of
+several modalities it is joint masked modelling as in M3AE (Chen et al. 2022): each modality has its own share of the
+mask, its own decoder, possibly from an intermediate layer, and sees the others in the trunk. A `budget` mask divides
+visible patches between them (MultiMAE, 4M). `skips` lets the decoder look at earlier blocks of the encoder, and several
 `towers` meet in a `fusion` encoder between them and their decoders (HiCMAE, Sun et al. 2024). Without a mask, what a
 corrupted view overwrote is reconstructed (GMML, Atito et al. 2021; see `mmssl.corruption`).
 
@@ -39,6 +39,7 @@ from ..models.initialization import init_weights
 from ..models.tower import Decoder, Encoded
 from ..options import SET, changed, needs, option, strict
 from ..patches import Patches, gather
+from ..replacement import Replacement
 from .base import Loss, Objective, ObjectiveConfig
 
 if TYPE_CHECKING:
@@ -79,12 +80,23 @@ class Config(ObjectiveConfig):
     view: str = option("clean", help="what the encoder sees")
     target_view: str = option("clean", help="what is to be reconstructed")
     mode: str | dict[str, str] = option("drop", choices=("drop", "replace"), help="or one a modality")
+    replacement: dict[str, Replacement] = option(
+        factory=dict, help="modality of ids -> what is shown of masked ones beside the mask token; {}: BERT's 80-10-10"
+    )
     target: dict[str, str] = option(factory=dict, help="kind of target a modality; default: its first kind")
     decoder: DecoderConfig = option(factory=DecoderConfig)
     decoders: dict[str, DecoderConfig] = option(factory=dict, help="a decoder of its own for a modality")
     weights: dict[str, float] = option(factory=dict, min=0, help="weight of a modality within this objective")
 
-    NEEDS = (needs("mode", mask=SET),)
+    NEEDS = (
+        needs("mode", mask=SET),
+        needs("replacement", mask=SET),
+        needs("replacement", mode="replace", holds=lambda c: "replace" in (c.mode, *_values(c.mode))),
+    )
+
+
+def _values(mode: str | dict[str, str]) -> list[str]:
+    return list(mode.values()) if isinstance(mode, dict) else []
 
 
 class TokenHead(nn.Module):
@@ -117,6 +129,8 @@ class MAE(Objective):
         self.names = list(self.tower_of)
         self.mode = {n: config.mode if isinstance(config.mode, str) else config.mode.get(n, "drop") for n in self.names}
         self._refuse_unknown(config)
+        self._refuse_replacement(config, model)
+        self.shown: dict[str, str | Replacement] = self.mode | config.replacement  # type: ignore[operator]
         self.fusion = self._fusion(config, model)
         self.decoders = nn.ModuleDict()
         for name in self.names:
@@ -189,9 +203,9 @@ class MAE(Objective):
 
     def _refuse_unknown(self, config: Config) -> None:
         if set(self.names) <= set(config.decoders) and changed(config, "decoder"):
-            raise UserError("objective mae: decoder: found options, which have no effect: every modality of "
+            raise UserError(f"objective mae: decoder: found options, which have no effect: every modality of "
                             f"{self._where()} has its own in decoders")
-        for option_name in ("target", "decoders", "weights", "mode"):
+        for option_name in ("target", "decoders", "weights", "mode", "replacement"):
             value = getattr(config, option_name)
             for name in value if isinstance(value, dict) else ():
                 if name not in self.names:
@@ -201,9 +215,17 @@ class MAE(Objective):
     def _where(self) -> str:
         return " and ".join(f"tower '{t}'" for t in self.towers)
 
+    def _refuse_replacement(self, config: Config, model: MMSSLModel) -> None:
+        for name in config.replacement:
+            if self.mode[name] != "replace":
+                raise UserError(f"objective mae: replacement names modality '{name}', whose mode is "
+                                f"'{self.mode[name]}': masked patches that are dropped are not shown at all")
+            if not model.modality(name).ids:
+                raise UserError(f"objective mae: replacement names modality '{name}', which has no ids to draw from")
+
     def forward(self, step: Step) -> Loss:
         c = self.config
-        encoded = {t: step.encode(t, c.view, c.mask, self.mode, layers=self.layers) for t in self.towers}
+        encoded = {t: step.encode(t, c.view, c.mask, self.shown, layers=self.layers) for t in self.towers}
         if self.fusion is not None:
             encoded = self.fusion(encoded)
         losses = self._corrupted(step, encoded) if c.mask is None else self._hidden(step, encoded, c.mask)
