@@ -1,7 +1,7 @@
 """What stands in the place of hidden ids: the mask token, a random id, or the id itself (BERT's 80-10-10).
 
-BERT (Devlin et al. 2019, section 3.1) shows the encoder, of the tokens that it asks for, 80 % as the mask token, 10 % as
-a random token and 10 % as they are, because there is no mask token in fine-tuning; all of them are predicted. Each
+BERT (Devlin et al. 2019, section 3.1) shows the encoder, of the tokens that it asks for, 80 % as the mask token, 10 %
+as a random token and 10 % as they are, because there is no mask token in fine-tuning; all of them are predicted. Each
 token's fate is drawn by itself, and the random id is any of the vocabulary, as in the authors' code.
 """
 

@@ -131,8 +131,8 @@ class Step:
         """A tower's output for this view and mask; `net` stands in for the tower (a teacher).
 
         mode: "drop" (masked patches never reach `embed`) or "replace" (mask tokens), or one a modality, which may be a
-        `Replacement` (mask tokens for a share of the masked ids; the rest are shown as they are, or others). Computed once
-        for the same arguments and gradient mode; what was computed with more `layers` does for fewer.
+        `Replacement` (mask tokens for a share of the masked ids; the rest are shown as they are, or others). Computed
+        once for the same arguments and gradient mode; what was computed with more `layers` does for fewer.
         """
         encoder = net if net is not None else self.model.tower(tower)
         seen = ("encode", *self._key(tower, view, mask, mode, net))
