@@ -130,7 +130,7 @@ class MAE(Objective):
         self.mode = {n: config.mode if isinstance(config.mode, str) else config.mode.get(n, "drop") for n in self.names}
         self._refuse_unknown(config)
         self._refuse_replacement(config, model)
-        self.shown: dict[str, str | Replacement] = self.mode | config.replacement  # type: ignore[operator]
+        self.shown: dict[str, str | Replacement] = self.mode | config.replacement
         self.fusion = self._fusion(config, model)
         self.decoders = nn.ModuleDict()
         for name in self.names:
@@ -203,7 +203,7 @@ class MAE(Objective):
 
     def _refuse_unknown(self, config: Config) -> None:
         if set(self.names) <= set(config.decoders) and changed(config, "decoder"):
-            raise UserError(f"objective mae: decoder: found options, which have no effect: every modality of "
+            raise UserError("objective mae: decoder: found options, which have no effect: every modality of "
                             f"{self._where()} has its own in decoders")
         for option_name in ("target", "decoders", "weights", "mode", "replacement"):
             value = getattr(config, option_name)
