@@ -11,10 +11,10 @@ from torch.utils.checkpoint import checkpoint
 
 from .corruption import Corruption, corrupt
 from .draws import Draws
+from .masking.replacement import Replacement, replaced
 from .modality import Batch, Inputs
 from .models.tower import Encoded, Tower
 from .patches import Patches, Split
-from .replacement import Replacement, replaced
 from .schema import load
 
 if TYPE_CHECKING:

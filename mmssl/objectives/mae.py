@@ -34,12 +34,12 @@ from torch import Tensor, nn
 
 from ..distributed import global_mean
 from ..errors import UserError
+from ..masking.replacement import Replacement
 from ..models.fusion import Fusion
 from ..models.initialization import init_weights
 from ..models.tower import Decoder, Encoded
 from ..options import SET, changed, needs, option, strict
 from ..patches import Patches, gather
-from ..replacement import Replacement
 from .base import Loss, Objective, ObjectiveConfig
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ from toys import world as toy_world
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.masking import Random
+from mmssl.masking.replacement import Replacement, replaced
 from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.objectives import mae
 from mmssl.patches import Patches
 from mmssl.pretraining import Pretraining
-from mmssl.replacement import Replacement, replaced
 
 VOCABULARY = 300
 ROWS = 4

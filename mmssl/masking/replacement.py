@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, where
 
-from .draws import Draws
-from .errors import UserError
-from .options import option, strict
-from .patches import Patches
+from ..draws import Draws
+from ..errors import UserError
+from ..options import option, strict
+from ..patches import Patches
 
 
 @strict
