@@ -10,7 +10,7 @@ import torch
 from mmssl.masking import Budget, FeatureSubsets, MultiBlock, Random
 from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
-from mmssl.objectives import bootstrap, contrastive, distillation, jepa, mae, redundancy
+from mmssl.objectives import bootstrap, contrastive, distillation, jepa, mae, matching, redundancy
 from mmssl.objectives.base import Objective
 from mmssl.pretraining import Pretraining
 from toys import graph, signal, table
@@ -119,7 +119,9 @@ def pretraining(joint: bool = False) -> Pretraining:
         mode, decoders = {"table": "replace"}, {"table": HEAD}
         config = mae.Config(tower="all", mask="half", mode=mode, decoder=DECODER, decoders=decoders)
         latent = jepa.Config(tower="all", mask="blocks", predictor=PREDICTOR, average_layers=2)
-        return Pretraining(net, {"mae": mae.MAE(config, net), "jepa": jepa.JEPA(latent, net)}, {}, masks)
+        match = matching.Config(towers=["all"], swap="graph", hidden=16)
+        objectives: dict[str, Objective] = {"mae": mae.MAE(config, net), "jepa": jepa.JEPA(latent, net)}
+        return Pretraining(net, objectives | {"match": matching.Matching(match, net)}, {}, masks)
     objectives = {
         "cells": mae.MAE(mae.Config(tower="table", mask="half", mode="replace", decoder=HEAD), net),
         "leads": mae.MAE(mae.Config(tower="signal", mask="half", decoder=DECODER), net),
@@ -132,6 +134,7 @@ def pretraining(joint: bool = False) -> Pretraining:
         ),
     }
     objectives |= {name: jepa.JEPA(config, net) for name, config in latent_configs().items()}
+    objectives["match"] = matching.Matching(matching.Config(towers=["table", "graph"], share=0.6, hidden=16), net)
     views = {"a": {"signal": {"gain": 0.2}}, "b": {"signal": {"gain": 0.5}, "graph": {"drop_edges": 0.3}}}
     return Pretraining(net, objectives, views, masks)
 
