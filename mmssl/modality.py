@@ -111,6 +111,9 @@ class Modality(nn.Module):
     """True when patches carry `links` (edges)."""
     targets: ClassVar[tuple[str, ...]] = ()
     """Kinds of reconstruction target; the first is the default."""
+    local_targets: ClassVar[bool] = False
+    """True when `target` looks at nothing but the values of each patch by itself: it is then given the hidden patches
+    alone, with the inputs as they are."""
     views: ClassVar[tuple[str, ...]] = ()
     """Options that `augment` understands; empty = this modality has no augmented views."""
     corruptible: ClassVar[bool] = False
@@ -152,7 +155,8 @@ class Modality(nn.Module):
         raise NotImplementedError
 
     def target(self, inputs: Inputs, patches: Patches, kind: str | None = None) -> Tensor:
-        """(B, N, ...) what a masked patch should be predicted as, for ALL patches; gathered later."""
+        """(B, N, ...) what a masked patch should be predicted as, for ALL patches, gathered later; or for those given,
+        with `local_targets`."""
         raise NotImplementedError
 
     def score(self, pred: Tensor, target: Tensor, patches: Patches, kind: str | None = None) -> Tensor:

@@ -14,10 +14,9 @@ from torch import Tensor
 
 def gather(x: Tensor, index: Tensor) -> Tensor:
     """Rows `index` (B, k) of `x` (B, N, ...): (B, k, ...). Negative indices read row 0; mask them afterwards."""
-    index = index.clamp(min=0)
-    tail = x.shape[2:]
-    view = index.reshape(*index.shape, *([1] * len(tail))).expand(*index.shape, *tail)
-    return x.gather(1, view)
+    first = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
+    rows = (index.clamp(min=0) + first).flatten()  # whole rows are copied: `Tensor.gather` goes number by number
+    return x.flatten(0, 1).index_select(0, rows).view(*index.shape, *x.shape[2:])
 
 
 @dataclass(frozen=True)

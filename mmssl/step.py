@@ -14,7 +14,7 @@ from .draws import Draws
 from .masking.replacement import Replacement, replaced
 from .modality import Batch, Inputs
 from .models.tower import Encoded, Tower
-from .patches import Patches, Split
+from .patches import Patches, Split, gather
 from .schema import load
 
 if TYPE_CHECKING:
@@ -104,6 +104,18 @@ class Step:
                 return self.model.modality(name).target(self.inputs(name, view), self.patches(name, view), kind)
 
         return self._once(("target", name, view, kind), make)
+
+    def hidden_target(
+        self, name: str, view: str, kind: str | None, split: Split, queries: Patches, queries_view: str
+    ) -> Tensor:
+        """(B, m, ...) reconstruction targets of the hidden patches; queries: those patches, in `queries_view`."""
+        hide, modality = split.hide.flatten(1), self.model.modality(name)
+        if not modality.local_targets:
+            return gather(self.target(name, view, kind), hide)
+        if self._view_of(name, view) != self._view_of(name, queries_view):
+            queries = self.patches(name, view).take(hide, split.full)
+        with torch.no_grad():
+            return modality.target(self.inputs(name, view), queries, kind)
 
     def splits(self, tower: str, mask: str, view: str = CLEAN) -> dict[str, Split]:
         """What the named mask says of a tower's modalities; those it leaves out are seen whole."""

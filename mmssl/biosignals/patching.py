@@ -32,6 +32,7 @@ class SignalModality(base.Modality):
     targets = ("normalised", "voltage", "spectrum")
     views = View.names()
     corruptible = True
+    local_targets = True
 
     def __init__(
         self, width: int, rate: float, window: int, rows: int = 1, spectrum: Mapping[str, list[float]] | None = None
@@ -79,7 +80,7 @@ class SignalModality(base.Modality):
         power spectrum of each of its rows (as EEGFormer predicts spectra), standardised bin by bin with the data's
         moments. What was not measured is NaN."""
         kind = self.kind(kind)
-        values = self.patchify(inputs).values
+        values = patches.values
         if kind == "voltage":
             return values
         if kind == "spectrum":

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from ..data.loading import Loaded, training_batches
 from ..data.quarantine import Quarantine
 from ..errors import RunError, UserError
+from ..memory import keep_freed_memory
 from ..models.dispatch import f32_products_by_onednn
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.processing_mmssl import MMSSLProcessor
@@ -89,6 +90,8 @@ def run_finetuning(
     accelerator = make_accelerator(options)
     main = accelerator.is_main_process
     f32_products_by_onednn()
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     folder = run_folder(options.name, output, resume=False)
     existed = folder.exists()
     known = base_of(encoder, _named(model)) if options.peft not in WHOLE else None

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 def patch_mse(pred: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of each patch (B, n) over its elements that exist (target (B, n, P) not NaN)."""
-    there = ~target.isnan()
-    error = torch.where(there, pred - target.nan_to_num(0.0), 0.0).square()
-    return error.sum(-1) / there.sum(-1).clamp(min=1)
+    absent = target.isnan()
+    error = torch.where(absent, 0.0, pred - target).square()
+    return error.sum(-1) / (target.shape[-1] - absent.sum(-1)).clamp(min=1)
 
 
 def patch_cross_entropy(logits: Tensor, ids: Tensor) -> Tensor:
@@ -24,9 +24,9 @@ def normalised_patches(values: Tensor, eps: float = 1e-6) -> Tensor:
 
     MAE's `norm_pix_loss` (He et al. 2022; facebookresearch/mae): unbiased variance, eps added to it.
     """
-    there = ~values.isnan()
-    count = there.sum(-1, keepdim=True)
-    mean = values.nansum(-1, keepdim=True) / count.clamp(min=1)
+    absent = values.isnan()  # `nansum` would copy everything twice more
+    count = values.shape[-1] - absent.sum(-1, keepdim=True)
+    mean = torch.where(absent, 0.0, values).sum(-1, keepdim=True) / count.clamp(min=1)
     centred = values - mean
-    var = centred.square().nansum(-1, keepdim=True) / (count - 1).clamp(min=1)
+    var = torch.where(absent, 0.0, centred).square().sum(-1, keepdim=True) / (count - 1).clamp(min=1)
     return centred * torch.rsqrt(var + eps)

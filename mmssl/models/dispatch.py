@@ -2,22 +2,31 @@
 
 Measured on AMD Zen 4 (2 cores, torch 2.14), forward and backward: torch's CPU `scaled_dot_product_attention` against
 two plain products around a softmax takes 20x the time in f32 and 6x in bf16 at 17 tokens, 6x and 4x at 50, 0.9x and
-1.1x at 197 (head 32; 3x in bf16 with head 64), 0.4x and 1.2x at 512. Within a whole f32 step at 197 tokens the plain
-products still come out ahead (the step's ratio to transformers is 1.14 with them, 1.01 without). On accelerators
+1.1x at 197 (head 32; 3x in bf16 with head 64). Within a whole f32 step at 197 tokens the plain products still come out
+ahead (the step's ratio to transformers is 1.14 with them, 1.01 without). Longer sequences go head by head through the
+same products: on one core `scaled_dot_product_attention` takes 1.6-2.1x its time in bf16 and 1.0-1.3x in f32 (512
+tokens of 16 heads of 32 or 6 of 64, 1,568 of 3 of 64), and plain products of all heads at once up to 1.8x, because
+their scores leave the cache and are mapped anew by each call. On accelerators
 `scaled_dot_product_attention` always wins. `benchmarks/mae_step.py` shows what this brings to a step.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-PLAIN_F32_LENGTH = 256
-"""On a CPU in f32, sequences shorter than this go through plain products (they keep (B, H, n, m) scores)."""
-PLAIN_BF16_LENGTH = 1024
+PLAIN_LENGTH = 256
+"""On a CPU, sequences up to this go through plain products of all heads at once."""
+KEPT_WEIGHTS = 1 << 26
+"""Up to so many attention weights a layer are kept for the backward pass of longer sequences: 128 MiB in bf16."""
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -26,9 +35,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
     q: (B, H, n, d); k, v: (B, H, m, d). bias: bool (True = may look) or additive float, broadcastable to (B, H, n, m).
     """
     if q.device.type == "cpu":
-        limit = PLAIN_F32_LENGTH if q.dtype == torch.float32 else PLAIN_BF16_LENGTH
-        if k.shape[2] <= limit:
+        if k.shape[2] <= PLAIN_LENGTH:
             return _plain(q, k, v, bias)
+        if (bias is None or bias.dtype == torch.bool) and not torch.compiler.is_compiling():
+            out: Tensor = OneHeadAtATime.apply(q, k, v, bias)
+            return out
     if bias is not None and bias.dtype != torch.bool:
         bias = bias.to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
@@ -39,6 +50,56 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     if bias is not None:
         scores = scores.masked_fill(~bias, -torch.inf) if bias.dtype == torch.bool else scores + bias.to(scores.dtype)
     return scores.softmax(-1) @ v
+
+
+class OneHeadAtATime(torch.autograd.Function):
+    """`_plain` for long sequences: the scores (n, m) of one head of one sample at a time stay in the cache.
+
+    The weights are kept for the backward pass where all together are no more than `KEPT_WEIGHTS`; otherwise all heads
+    share the memory of one, and they are computed again, so that memory grows with B H n d as in the fused kernel.
+    bias: bool, or None.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        q = q * q.shape[-1] ** -0.5
+        shape = (*q.shape[:3], k.shape[2])
+        kept = any(ctx.needs_input_grad) and math.prod(shape) <= KEPT_WEIGHTS
+        weights = q.new_empty(shape) if kept else q.new_empty(shape[2:]).expand(shape)
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        for at in _heads(q):
+            torch.mm(_weights(q, k, bias, at, weights[at]), v[at].contiguous(), out=out[at])
+        ctx.save_for_backward(q, k, v, bias, weights if kept else None)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, bias, kept = ctx.saved_tensors
+        dq, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
+        change = q.new_empty(q.shape[2], k.shape[2])
+        again = torch.empty_like(change) if kept is None else change
+        for at in _heads(q):
+            weights = _weights(q, k, bias, at, again) if kept is None else kept[at]
+            g = grad[at].contiguous()
+            torch.mm(weights.T, g, out=dv[at])
+            torch.mm(g, v[at].T, out=change)
+            torch.ops.aten._softmax_backward_data.out(change, weights, -1, q.dtype, grad_input=change)
+            torch.mm(change, k[at].contiguous(), out=dq[at])
+            torch.mm(change.T, q[at].contiguous(), out=dk[at])
+        return dq.mul_(q.shape[-1] ** -0.5), dk, dv, None
+
+
+def _heads(q: Tensor) -> Iterator[tuple[int, int]]:
+    return itertools.product(range(q.shape[0]), range(q.shape[1]))
+
+
+def _weights(q: Tensor, k: Tensor, bias: Tensor | None, at: tuple[int, int], out: Tensor) -> Tensor:
+    """softmax(q k') (n, m) of one head of one sample, written into `out`; q is scaled."""
+    torch.mm(q[at].contiguous(), k[at].contiguous().T, out=out)
+    if bias is not None:
+        out.masked_fill_(~bias.expand(*q.shape[:3], k.shape[2])[at], -torch.inf)
+    return torch.softmax(out, -1, out=out)
 
 
 @functools.cache

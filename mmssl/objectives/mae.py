@@ -268,7 +268,7 @@ class MAE(Objective):
             queries = whole.take(hide, split.full)
             prediction = self._predict(name, encoded[self.tower_of[name]], whole, split.keep, hide, queries)
             kind = c.target.get(name)
-            target = gather(step.target(name, c.target_view, kind), hide)
+            target = step.hidden_target(name, c.target_view, kind, split, queries, c.view)
             with torch.autocast(prediction.device.type, enabled=False):
                 score = step.model.modality(name).score(prediction.float(), target, queries, kind)
                 losses[name] = global_mean(score, queries.valid)

@@ -24,6 +24,7 @@ from ..errors import RunError, UserError
 from ..evaluation.evaluate import check_evaluation, evaluate
 from ..finetuning.folder import load_any
 from ..finetuning.pretrained import check_adapters, foreign_of, load_start, put_adapters
+from ..memory import keep_freed_memory
 from ..modality import Preprocessor, load_modality, select
 from ..models.configuration_mmssl import MMSSLConfig
 from ..models.dispatch import f32_products_by_onednn
@@ -75,6 +76,8 @@ def pretrain(
     folder = on_first(accelerator, lambda: prepare_folder(recipe, output, resume))
     start_trackers(accelerator, recipe, folder)
     f32_products_by_onednn()
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     source, columns = open_training_data(recipe)
     on_first(accelerator, lambda: check_evaluation(recipe.data, recipe.evaluation, source))
     processor = fitted_processor(recipe, source, columns, folder, resume, accelerator)

@@ -41,6 +41,7 @@ class Modality(base.Modality):
     targets = ("normalised", "values")
     views = View.names()
     corruptible = True
+    local_targets = True
     coordinates = ("time [s]", "mel bin")
 
     def __init__(

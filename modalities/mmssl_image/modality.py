@@ -33,6 +33,7 @@ class Modality(base.Modality):
     targets = ("normalised", "pixels")
     views = View.names()
     corruptible = True
+    local_targets = True
     coordinates = ("row [patches]", "column [patches]")
 
     def __init__(
@@ -120,7 +121,7 @@ class Modality(base.Modality):
         variance plus 1e-6. Elements that do not exist stay NaN and do not count.
         """
         kind = self.kind(kind)
-        values = self.patchify(inputs).values
+        values = patches.values
         if kind == "pixels":
             return values
         return normalised_patches(values)

@@ -37,6 +37,7 @@ class Modality(base.Modality):
     targets = ("normalised", "pixels", "differences")
     views = ClipView.names()
     corruptible = True
+    local_targets = True
     coordinates = ("time [s]", "row [patches]", "column [patches]")
 
     def __init__(
@@ -82,7 +83,8 @@ class Modality(base.Modality):
         if length is not None:
             outside = torch.arange(frames, device=pixels.device) >= length[:, None]
             pixels = pixels.masked_fill(outside[:, :, None, None, None], torch.nan)
-        pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, times * t - frames), value=torch.nan)
+        if times * t > frames:
+            pixels = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, times * t - frames), value=torch.nan)
         cut = pixels.reshape(batch, times, t, self.channels, rows, ph, columns, pw)
         values = cut.permute(0, 1, 4, 6, 3, 2, 5, 7).flatten(4).flatten(1, 3)
         seconds = clock[:, ::t].to(torch.float32)

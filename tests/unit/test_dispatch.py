@@ -1,0 +1,80 @@
+"""Attention over long sequences on the CPU, and the C library's memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mmssl.models import dispatch
+from mmssl.models.dispatch import PLAIN_LENGTH, attention
+
+
+def qkv(n: int, m: int, dtype: torch.dtype) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    queries = torch.randn(2, n, 3, 8, dtype=torch.float64).transpose(1, 2)  # not contiguous, as in the trunk
+    keys, values = torch.randn(2, m, 2, 3, 8, dtype=torch.float64).permute(2, 0, 3, 1, 4).unbind(0)
+    return [x.to(dtype).detach().requires_grad_() for x in (queries, keys, values)]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-12), (torch.bfloat16, 1e-2)])
+def test_long_attention_and_its_gradient_equal_the_formula(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, close: float, masked: bool, kept: bool
+) -> None:
+    monkeypatch.setattr(dispatch, "KEPT_WEIGHTS", 1 << 26 if kept else 0)
+    n, m = 20, PLAIN_LENGTH + 30
+    ours = qkv(n, m, dtype)
+    expected = [x.detach().double().requires_grad_() for x in ours]
+    bias = None
+    if masked:
+        bias = torch.rand(2, 1, 1, m) < 0.5
+        assert bias.any(-1).all()
+    out = attention(*ours, bias)
+    scores = expected[0] @ expected[1].transpose(-1, -2) / 8**0.5
+    if bias is not None:
+        scores = scores.masked_fill(~bias, -torch.inf)
+    reference = scores.softmax(-1) @ expected[2]
+    weight = torch.randn_like(reference).to(dtype).double()
+    (out.double() * weight).sum().backward()
+    (reference * weight).sum().backward()
+    assert type(out.grad_fn).__name__ == "OneHeadAtATimeBackward"
+    for a, b in [(out, reference), *((x.grad, y.grad) for x, y in zip(ours, expected, strict=True))]:
+        assert a is not None and b is not None
+        assert float(((a.double() - b).norm() / b.norm()).detach()) < close
+
+
+def test_additive_bias_keeps_its_gradient() -> None:
+    q, k, v = qkv(20, PLAIN_LENGTH + 30, torch.float64)
+    bias = torch.randn(2, 3, 20, PLAIN_LENGTH + 30, dtype=torch.float64, requires_grad=True)
+    attention(q, k, v, bias).square().sum().backward()
+    found = bias.grad
+    bias.grad = None
+    F.scaled_dot_product_attention(q, k, v, attn_mask=bias).square().sum().backward()
+    assert found is not None and bias.grad is not None
+    torch.testing.assert_close(found, bias.grad)
+
+
+FAULTS = """
+import resource, sys, torch
+from mmssl.memory import keep_freed_memory
+told = keep_freed_memory()
+def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4): torch.ones(16 << 20)
+before = faults()
+for _ in range(8): torch.ones(16 << 20)
+print(int(told), (faults() - before) * resource.getpagesize() >> 20)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone is told to keep memory")
+@pytest.mark.parametrize("off", [False, True])
+def test_freed_memory_is_kept_unless_told_not_to(monkeypatch: pytest.MonkeyPatch, off: bool) -> None:
+    monkeypatch.setenv("MMSSL_MALLOC", "default" if off else "")
+    said = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True).stdout.split()
+    assert said[0] == str(int(not off))
+    assert off or int(said[1]) < 256  # MiB that the kernel handed out anew, of eight blocks of 64
