@@ -15,7 +15,7 @@ from mmssl.export.writing import Exported, export_several
 REPO = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- exports: python -m benchmarks.export_table -->", "<!-- end of exports -->"
 TABLE = ("ast", "clip", "dinov2", "ijepa", "onnx", "open_clip", "sentence-transformers", "siglip", "stock", "timm",
-         "videomae", "vit", "vit_mae", "vjepa2")  # fmt: skip
+         "videomae", "vision-text-dual-encoder", "vit", "vit_mae", "vjepa2")  # fmt: skip
 """One case a format, of the same name."""
 HEAD = "| format | class | float32 | bfloat16 | sizes | loads without mmssl | pipeline |"
 

@@ -26,7 +26,7 @@ from .images import RESAMPLE
 
 TIMM = "timm:"
 PREPROCESSING = {
-    "image": ("preprocessor_config.json",),
+    "image": ("preprocessor_config.json", "processor_config.json"),
     "video": ("video_preprocessor_config.json", "preprocessor_config.json"),
     "audio": ("preprocessor_config.json",),
 }
@@ -59,10 +59,10 @@ def converter(origin: str, convert: bool | None, kind: str) -> ModuleType | None
     if found is not None and (convert or not getattr(found, "PAIR", False)):
         return found
     if convert:
-        readable = ", ".join(name for name in format_names() if hasattr(load_format(name), "reads"))
+        readable = ", ".join(name for name in format_names() if _readable(load_format(name), kind))
         what = getattr(stock_config(origin), "model_type", "no model that transformers knows")
         raise UserError(f"model.towers: from '{origin}': found {what}, convert: true takes a tower of {kind} from "
-                        f"{readable}")
+                        f"{readable or 'no format: it can be wrapped only'}")
     return None
 
 
@@ -75,9 +75,14 @@ def _reader(origin: str, kind: str) -> ModuleType | None:
         return None
     for name in format_names():
         chosen = load_format(name)
-        if hasattr(chosen, "reads") and kind in chosen.NEEDS and chosen.reads(described):
+        if _readable(chosen, kind) and chosen.reads(described):
             return chosen
     return None
+
+
+def _readable(chosen: ModuleType, kind: str) -> bool:
+    """Whether a format reads towers of that type of modality at all; of pairs it is the image half."""
+    return hasattr(chosen, "reads") and kind in (("image",) if getattr(chosen, "PAIR", False) else chosen.NEEDS)
 
 
 def architecture(chosen: ModuleType, origin: str) -> dict[str, dict[str, Any]]:
@@ -179,6 +184,7 @@ def _preprocessing(origin: str, kind: str, chosen: ModuleType | None) -> dict[st
             found = json.loads(Path(path).read_text())
             if not isinstance(found, dict):
                 raise ValueError(f"found {type(found).__name__}, expected an object")
+            found = found.get("image_processor", found)
             break
         except (OSError, ValueError) as error:  # going on with other statistics would spoil what the tower has learned
             reason = " ".join(str(error).split())

@@ -59,11 +59,14 @@ class Pair:
             assert self.text is not None
             copied = self.text.changed(dtype, texts.table_of(self.text), (self.text.modality.max_length,))
             return Pair(None, copied)
-        grid = grid_of(self.image)
-        image = self.image.changed(dtype, images.table_of(self.image), grid, to=to)
+        if self.image.foreign:
+            image = self.image.changed(dtype)
+        else:
+            image = self.image.changed(dtype, images.table_of(self.image), grid_of(self.image), to=to)
         text = None
         if self.text is not None:
             text = dataclasses.replace(self.text, model=image.model)
+        if text is not None and self.text is not None and not text.foreign:
             table = texts.table_of(self.text) - self.text.type_vector()
             text.modality.position = images.LearnedGrid(table.shape[1], (len(table),))
             text.modality.position.table.data.copy_(table)

@@ -101,6 +101,18 @@ def sentences(part: Part, counts: Iterable[int]) -> list[str]:
     return [" ".join(text.replace("\u2581", " ").replace("##", "").split()) or "a" for text in chosen]
 
 
+def by_length(part: Part) -> list[str]:
+    """Texts, that of the fewest tokens first."""
+    return sorted(sentences(part, range(1, 13)), key=lambda text: trimmed(part, [text])["input_ids"].shape[1])
+
+
+def trimmed(part: Part, batch: list[str]) -> dict[str, Tensor]:
+    """Inputs of the stock class, padded to the longest text and no further."""
+    padded = inputs_of(part, batch)
+    longest = int(padded["attention_mask"].sum(1).max())
+    return {key: value[:, :longest] for key, value in padded.items()}
+
+
 def vocabulary(tokenizer: Any) -> list[str]:
     """Ordinary pieces: no special tokens, no bytes."""
     if hasattr(tokenizer, "processor"):

@@ -13,7 +13,8 @@ from mmssl.export.formats import format_names
 from mmssl.export.writing import Exported, export_several
 
 CLASSES = {"vit": "ViTModel", "vit_mae": "ViTMAEModel", "ijepa": "IJepaModel", "dinov2": "Dinov2Model",
-           "dinov2-registers": "Dinov2WithRegistersModel", "vjepa2": "VJEPA2Model", "stock": "ViTModel"}  # fmt: skip
+           "dinov2-registers": "Dinov2WithRegistersModel", "vjepa2": "VJEPA2Model", "stock": "ViTModel",
+           "vision-text-dual-encoder": "VisionTextDualEncoderModel"}  # fmt: skip
 LIBRARIES = {"sentence_transformers": "sentence-transformers"}
 """Names that the Hub has for a library."""
 
@@ -41,7 +42,8 @@ PIPELINES = {
     **dict.fromkeys(("vit", "vit-grey", "vit_mae", "ijepa", "dinov2", "dinov2-registers", "clip-vision",
                      "siglip-vision", "stock"), FEATURES),
     **dict.fromkeys(("clip-text",), "feature-extraction"),
-    **dict.fromkeys(("clip", "siglip"), "zero-shot-image-classification"),
+    **dict.fromkeys(("clip", "siglip", "vision-text-dual-encoder", "vision-text-dual-encoder-grey"),
+                    "zero-shot-image-classification"),
 }  # fmt: skip
 
 
@@ -100,7 +102,8 @@ def test_the_folder_holds_safetensors_a_processor_and_the_card(exported, name):
     assert not [n for n in names if n.endswith((".bin", ".pt", ".pkl", ".py"))]
     if exported[name].job.library == "transformers":
         assert names & {"preprocessor_config.json", "video_preprocessor_config.json"} or name.endswith("-text")
-        assert ("tokenizer.json" in names) == (name in ("clip", "siglip", "siglip-short") or name.endswith("-text"))
+        pair = name in ("clip", "siglip", "siglip-short") or name.startswith("vision-text")
+        assert ("tokenizer.json" in names) == (pair or name.endswith("-text"))
     card = (folder / "README.md").read_text()
     assert "## Proof of equality" in card and "Loads without mmssl: yes." in card and "| float32 |" in card
     assert f"library_name: {LIBRARIES.get(exported[name].job.library, exported[name].job.library)}" in card
@@ -111,7 +114,8 @@ def test_the_folder_holds_safetensors_a_processor_and_the_card(exported, name):
 
 
 def test_the_readme_shows_what_was_measured(exported):
-    """Every format is in the table with what this run finds; differences vary with the processor, by less than 10x."""
+    """Every format is in the table with what this run finds; differences vary with the processor, by less than 10x
+    or within rounding (the same code twice can be off by it, too)."""
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
     text = readme.split(BEGIN)[1].split(END)[0]
     shown = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]]
@@ -123,9 +127,9 @@ def test_the_readme_shows_what_was_measured(exported):
     assert set(shown) == set(found) and {f"`{n}`" for n in format_names()} == set(found)
     for name, cells in found.items():
         assert shown[name][0] == cells[0] and shown[name][3:] == cells[3:], name
-        for old, new in zip(shown[name][1:3], cells[1:3], strict=True):
+        for old, new, small in zip(shown[name][1:3], cells[1:3], (1e-5, 0.1), strict=True):
             if "-" in (old, new):
                 assert old == new
                 continue
-            assert float(new) <= 10 * float(old), name
+            assert float(new) <= max(10 * float(old), small), name
     assert markdown([exported[name] for name in TABLE]).count("\n") == len(TABLE) + 1

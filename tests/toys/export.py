@@ -135,6 +135,9 @@ CASES: dict[str, tuple[str, Models]] = {
     "siglip-short": ("siglip", lambda: siglip_model(16)),
     "siglip-vision": ("siglip", lambda: image_model(**SIGLIP_IMAGE)),
     "siglip-text": ("siglip", lambda: text_model(SIGLIP_TEXT, attend_padding=True)),
+    "vision-text-dual-encoder": ("vision-text-dual-encoder", lambda: pair_model({"pooling": "cls"}, CLIP_TEXT)),
+    "vision-text-dual-encoder-grey": ("vision-text-dual-encoder", lambda: pair_model(
+        {"pooling": "cls", "layer_scale": 0.3}, CLIP_TEXT, projection=None, picture={"channels": 1})),
     "open_clip": ("open_clip", clip_model),
     "open_clip-mean": ("open_clip", lambda: pair_model(
         {"pooling": "mean", "layer_scale": 0.3}, {**CLIP_TEXT, "activation": "gelu_tanh"},

@@ -201,10 +201,10 @@ def _text_outputs(part: Part) -> Outputs:
 def _text_probes(part: Part, ours: Outputs) -> list[Probe]:
     """One short text; and the longest of several with the shortest beside it, of which, because it is padded, the first
     token is compared."""
-    several = _by_length(part)
+    several = texts.by_length(part)
     found = []
     for batch in ([several[0]], [several[-1], several[0]]):
-        inputs = _inputs(part, batch)
+        inputs = texts.trimmed(part, batch)
 
         def expect(dtype: torch.dtype, inputs: dict[str, Tensor] = inputs) -> dict[str, Tensor]:
             return ours(part.changed(dtype), inputs)
@@ -213,19 +213,6 @@ def _text_probes(part: Part, ours: Outputs) -> list[Probe]:
         name = f"{len(batch)} text{'s' * (len(batch) > 1)} of up to {inputs['input_ids'].shape[1]} tokens"
         found.append(Probe(name, inputs, dict(zip(names, names, strict=True)), expect))
     return found
-
-
-def _by_length(part: Part) -> list[str]:
-    """Texts, that of the fewest tokens first."""
-    several = texts.sentences(part, range(1, 13))
-    return sorted(several, key=lambda text: _inputs(part, [text])["input_ids"].shape[1])
-
-
-def _inputs(part: Part, batch: list[str]) -> dict[str, Tensor]:
-    """Inputs of the stock class, padded to the longest text and no further."""
-    padded = texts.inputs_of(part, batch)
-    longest = int(padded["attention_mask"].sum(1).max())
-    return {key: value[:, :longest] for key, value in padded.items()}
 
 
 def _image_pipelines(part: Part, scratch: Path) -> list[Pipeline]:
@@ -243,7 +230,7 @@ def _text_pipelines(part: Part) -> list[Pipeline]:
     text = texts.sample_texts(part, 7)[6]
     net: Any = part.tower.net
     with torch.no_grad():
-        expect = net["encoder"](**_inputs(part, [text])).last_hidden_state
+        expect = net["encoder"](**texts.trimmed(part, [text])).last_hidden_state
     options = {"truncation": True, **({"padding": "max_length", "max_length": int(part.modality.max_length)}
                if part.preprocessor.config.attend_padding else {})}  # fmt: skip
     return [Pipeline("feature-extraction", text, expect, options={"tokenize_kwargs": options})]
@@ -256,9 +243,9 @@ def _pair_job(parts: Sequence[Part], cls: str, scratch: Path) -> Job:
     pixels = torch.randn(2, image.modality.channels, *image.modality.size, generator=generator)
     names = ("image_embeds", "text_embeds", "logits_per_image")
     found = []
-    several = _by_length(text)
+    several = texts.by_length(text)
     for batch in (several[:3], several[-3:]):
-        inputs = {"pixel_values": pixels, **_inputs(text, batch)}
+        inputs = {"pixel_values": pixels, **texts.trimmed(text, batch)}
 
         def expect(dtype: torch.dtype, inputs: dict[str, Tensor] = inputs) -> dict[str, Tensor]:
             used = image if dtype == torch.float32 else image.changed(dtype)
