@@ -24,9 +24,20 @@ def normalised_patches(values: Tensor, eps: float = 1e-6) -> Tensor:
 
     MAE's `norm_pix_loss` (He et al. 2022; facebookresearch/mae): unbiased variance, eps added to it.
     """
+    centred, variance = _moments(values)
+    return centred * torch.rsqrt(variance + eps)
+
+
+def standardised(values: Tensor, eps: Tensor | float = 1e-6) -> Tensor:
+    """As `normalised_patches`, but eps is added to the standard deviation (VideoMAE, Tong et al. 2022)."""
+    centred, variance = _moments(values)
+    return centred / (variance.sqrt() + eps)
+
+
+def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (..., P) less their mean, and their unbiased variance (..., 1), of those that are not NaN."""
     absent = values.isnan()  # `nansum` would copy everything twice more
     count = values.shape[-1] - absent.sum(-1, keepdim=True)
     mean = torch.where(absent, 0.0, values).sum(-1, keepdim=True) / count.clamp(min=1)
     centred = values - mean
-    var = torch.where(absent, 0.0, centred).square().sum(-1, keepdim=True) / (count - 1).clamp(min=1)
-    return centred * torch.rsqrt(var + eps)
+    return centred, torch.where(absent, 0.0, centred).square().sum(-1, keepdim=True) / (count - 1).clamp(min=1)

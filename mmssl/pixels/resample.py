@@ -26,7 +26,8 @@ def fit_size(
     how: "squash" stretches; "crop" covers the target and cuts what is over on both sides; "pad" fits the whole image
         in and fills both sides with the background (NaN, "no such pixel", in arrays that were no 8- or 16-bit image:
         their units have no background).
-    cover: what "crop" covers, where that is larger than the target.
+    cover: what "crop" covers, where that is larger than the target; sides and the cut are then whole pixels of what
+        was resized, as in stock processors.
     """
     padding: Sequence[float] = [float("nan")]
     if array.dtype != np.float32:
@@ -40,12 +41,11 @@ def fit_size(
     if how == "squash":
         return _resize(array, size, whole, interpolation)
     if how == "crop":
-        over = cover or size
-        scale = max(over[0] / h, over[1] / w)
+        if cover is not None and cover != size:
+            return _resize(array, size, _cut((h, w), size, cover), interpolation)
+        scale = max(height / h, width / w)
         box_h, box_w = min(height / scale, h), min(width / scale, w)
         top, left = (h - box_h) / 2, (w - box_w) / 2
-        if over != size:  # stock processors cut whole pixels of what they resized
-            top, left = int(top * scale + 1e-6) / scale, int(left * scale + 1e-6) / scale
         return _resize(array, size, (left, top, min(left + box_w, w), min(top + box_h, h)), interpolation)
     if how != "pad":
         raise ValueError(f"unknown way to resize '{how}'")
@@ -56,6 +56,22 @@ def fit_size(
     y, x = (height - inner[0]) // 2, (width - inner[1]) // 2
     out[y : y + inner[0], x : x + inner[1]] = _resize(array, inner, whole, interpolation)
     return out
+
+
+def _cut(whole: tuple[int, int], size: tuple[int, int], cover: tuple[int, int]) -> Box:
+    """The box of an image (h, w) that a stock processor's resizing to `cover` and its cut of `size` come to.
+
+    It resizes the tighter side to `cover`, the other in proportion, rounded down, and cuts at half of what is over,
+    rounded down.
+    """
+    scale = max(over / side for over, side in zip(cover, whole, strict=True))
+    first, last = [], []
+    for side, wanted, over in zip(whole, size, cover, strict=True):
+        resized = over if over / side == scale else int(side * scale + 1e-6)
+        start = (resized - wanted) // 2
+        first.append(start * side / resized)
+        last.append(min((start + wanted) * side / resized, float(side)))
+    return first[1], first[0], last[1], last[0]
 
 
 def _per_channel(background: Sequence[int], channels: int) -> Sequence[float]:

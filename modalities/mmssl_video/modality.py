@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from mmssl import modality as base
 from mmssl.draws import Draws
 from mmssl.errors import UserError
-from mmssl.losses.reconstruction import normalised_patches, patch_mse
+from mmssl.losses.reconstruction import normalised_patches, patch_mse, standardised
 from mmssl.modality import Inputs, MaskToken
 from mmssl.models.positions import IndexSinCos, SinCos
 from mmssl.patches import Patches
@@ -34,7 +34,7 @@ class Modality(base.Modality):
     each channel; unit_range: un-normalised values lie in 0..1; fps: frames a second of a clip, or what is usual.
     """
 
-    targets = ("normalised", "pixels", "differences")
+    targets = ("normalised", "pixels", "differences", "videomae")
     views = ClipView.names()
     corruptible = True
     local_targets = True
@@ -146,7 +146,9 @@ class Modality(base.Modality):
         "pixels": the values; "normalised": less the tubelet's mean, over its standard deviation (Feichtenhofer et al.
         2022, "Masked autoencoders as spatiotemporal learners"); "differences": each channel of the tubelet so
         normalised, and of its later frames what differs from its first (HiCMAE, Sun et al. 2024, sunlicai/HiCMAE
-        `--use_frame_diff_as_target`).
+        `--use_frame_diff_as_target`); "videomae": each channel of the tubelet less its mean, over its standard
+        deviation (Tong et al. 2022, MCG-NJU/VideoMAE), as `VideoMAEForPreTraining` has it: the unbiased deviation of
+        pixels in 0..1, and 1e-6 added to the deviation, not to its square.
         """
         kind = self.kind(kind)
         values = patches.values
@@ -154,6 +156,9 @@ class Modality(base.Modality):
             return values
         if kind == "normalised":
             return normalised_patches(values)
+        if kind == "videomae":
+            spread = values.new_tensor(self.std)[:, None]
+            return standardised(values.unflatten(2, (self.channels, -1)), 1e-6 / spread).flatten(2)
         by_channel = normalised_patches(values.unflatten(2, (self.channels, -1)))
         frames = by_channel.unflatten(3, (self.tubelet, -1))
         return torch.cat([frames[..., :1, :], frames[..., 1:, :] - frames[..., :1, :]], -2).flatten(2)
