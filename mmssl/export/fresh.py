@@ -52,10 +52,10 @@ def load_open_clip(job: Any, dtype: Any) -> Any:
     return model.to(dtype).eval()
 
 
-def load_onnx(job: Any, dtype: Any) -> Any:
+def load_onnx(job: Any, dtype: Any, file: str = "") -> Any:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(Path(job["folder"]) / job["file"]))
+    session = onnxruntime.InferenceSession(str(Path(job["folder"]) / (file or job["file"])))
 
     def run(**inputs: Any) -> dict[str, Any]:
         names = [o.name for o in session.get_outputs()]

@@ -34,6 +34,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
 
     q: (B, H, n, d); k, v: (B, H, m, d). bias: bool (True = may look) or additive float, broadcastable to (B, H, n, m).
     """
+    if torch.compiler.is_exporting():
+        return _plain(q, k, v, bias)  # the length may be open
     if q.device.type == "cpu":
         if k.shape[2] <= PLAIN_LENGTH:
             return _plain(q, k, v, bias)

@@ -102,7 +102,7 @@ class LearnedGrid(nn.Module):
         index = torch.zeros(coords.shape[:-1], dtype=torch.int64, device=coords.device)
         for axis, size in enumerate(self.sizes):
             at = (coords[..., axis] * self.scale[axis]).round().to(torch.int64)
-            if at.device.type == "cpu" and at.numel() and int(at.max()) >= size:
+            if at.device.type == "cpu" and not torch.compiler.is_exporting() and at.numel() and int(at.max()) >= size:
                 raise UserError(
                     f"a patch lies at coordinate {int(at.max())} of axis {axis}, but learned positions end at "
                     f"{size - 1}; use positions: sincos, or resize the table"

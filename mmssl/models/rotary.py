@@ -62,7 +62,7 @@ class Rotary(nn.Module):
 
 def unturned(like: Rotation, count: int) -> Rotation:
     """The rotation of tokens that have no place: prefix tokens."""
-    shape = (len(like[0]), 1, count, like[0].shape[3])
+    shape = (like[0].shape[0], 1, count, like[0].shape[3])
     return like[0].new_ones(shape), like[1].new_zeros(shape)
 
 

@@ -85,7 +85,7 @@ def key_mask(valid: Sequence[Tensor], full: bool, prefix: int) -> Tensor | None:
         return None
     keys = torch.cat(list(valid), 1)
     if prefix:
-        keys = torch.cat([keys.new_ones(len(keys), prefix), keys], 1)
+        keys = torch.cat([keys.new_ones(keys.shape[0], prefix), keys], 1)
     else:
         keys = keys | ~keys.any(1, keepdim=True)
     return keys[:, None, None]
@@ -100,7 +100,7 @@ def with_relations(mask: Tensor | None, relations: Sequence[Tensor | None], coun
     if not known:
         return mask
     total = sum(counts)
-    bias = known[0].new_zeros(len(known[0]), known[0].shape[1], total, total)
+    bias = known[0].new_zeros(known[0].shape[0], known[0].shape[1], total, total)
     start = 0
     for relation, count in zip(relations, counts, strict=True):
         if relation is not None:
@@ -116,7 +116,7 @@ def causal_mask(patches: Sequence[Patches], mask: Tensor | None, prefix: int) ->
     """
     order = torch.cat([p.coords[..., 0] for p in patches], 1)
     if prefix:
-        order = torch.cat([order.new_full((len(order), prefix), -torch.inf), order], 1)
+        order = torch.cat([order.new_full((order.shape[0], prefix), -torch.inf), order], 1)
     seen = (order[:, None, :] <= order[:, :, None])[:, None]
     if mask is not None:
         seen = seen & mask
@@ -203,7 +203,7 @@ class Tower(nn.Module):
             spans.append(self.relations[name](patches[name]) if name in self.relations else None)
         r = self.prefix_count
         if self.prefix is not None:
-            parts.insert(0, self.prefix(len(parts[0])).to(parts[0].dtype))
+            parts.insert(0, self.prefix(parts[0].shape[0]).to(parts[0].dtype))
         x = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
         full = all(patches[name].full for name in names)
         mask = key_mask([patches[name].valid for name in names], full, r)

@@ -83,7 +83,7 @@ class Modality(base.Modality):
         """(times, bands) of patches in so many frames, or samples. The last of patches that do not overlap may reach
         over the end; of those that do, the frames behind the last whole one are left out, as a convolution does."""
         (across, along), (right, up) = self.patch, self.stride
-        times = -(-steps // across) if right == across else (steps - across) // right + 1
+        times = (steps + across - 1) // across if right == across else (steps - across) // right + 1
         bins = self.mel_bins if self.features == "mel" else 1
         return max(times, 1), (bins - along) // up + 1
 
@@ -106,11 +106,11 @@ class Modality(base.Modality):
         # (B, times, bands, across, along)
         values = x.unfold(1, across, right).unfold(2, along, up).transpose(3, 4).flatten(3).flatten(1, 2)
         first = torch.arange(times, device=x.device)
-        seconds = (first * (right * step)).to(torch.float32).repeat_interleave(bands)
+        seconds = (first * (right * step)).to(torch.float32)
         coords = seconds[:, None]
         if self.features == "mel":
-            bin_ = (torch.arange(bands, device=x.device) * up).to(torch.float32).repeat(times)
-            coords = torch.stack([seconds, bin_], -1)
+            bin_ = (torch.arange(bands, device=x.device) * up).to(torch.float32)
+            coords = torch.stack(torch.broadcast_tensors(coords, bin_), -1).flatten(0, 1)
         coords = coords.expand(batch, -1, -1)
         if there is None and steps:
             valid = torch.ones(batch, times * bands, dtype=torch.bool, device=x.device)

@@ -61,7 +61,8 @@ class Modality(SignalModality):
         else:
             values = windows.flatten(1, 2)
             number = torch.tensor(self.numbers, device=windows.device)
-            coords = torch.stack([seconds.repeat(leads), number.repeat_interleave(n)], -1)
+            place = torch.broadcast_tensors(seconds, number[:, None])
+            coords = torch.stack(place, -1).flatten(0, 1)
             valid = None if measured is None else measured.flatten(1)
         coords = coords.expand(batch, -1, -1)
         if valid is None:

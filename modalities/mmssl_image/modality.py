@@ -70,15 +70,14 @@ class Modality(base.Modality):
     def patchify(self, inputs: Inputs) -> Patches:
         """Any height and width that the patch divides. Coordinates count patches from the top left of this input."""
         pixels = inputs["pixel_values"]
-        batch = len(pixels)
+        batch = pixels.shape[0]
         rows, columns = self.grid_of(pixels)
         ph, pw = self.patch
         values = pixels.reshape(batch, self.channels, rows, ph, columns, pw).permute(0, 2, 4, 1, 3, 5).flatten(3)
         values = values.flatten(1, 2).to(torch.float32)
         row = torch.arange(rows, device=pixels.device, dtype=torch.float32)
         column = torch.arange(columns, device=pixels.device, dtype=torch.float32)
-        coords = torch.stack([row.repeat_interleave(columns), column.repeat(rows)], dim=-1)
-        coords = coords.expand(batch, -1, -1)
+        coords = torch.stack(torch.broadcast_tensors(row[:, None], column), -1).flatten(0, 1).expand(batch, -1, -1)
         present = inputs.get("present")
         if present is None:
             valid = torch.ones(batch, rows * columns, dtype=torch.bool, device=pixels.device)

@@ -71,7 +71,7 @@ class Modality(base.Modality):
             raise UserError(
                 f"pixel_values is {height}x{width}, expected multiples of the patch {self.patch[0]}x{self.patch[1]}"
             )
-        return -(-frames // self.tubelet), height // self.patch[0], width // self.patch[1]
+        return (frames + self.tubelet - 1) // self.tubelet, height // self.patch[0], width // self.patch[1]
 
     def patchify(self, inputs: Inputs) -> Patches:
         """The last tubelet of a clip may reach over its end; frames that are not there are NaN."""
@@ -88,19 +88,16 @@ class Modality(base.Modality):
         cut = pixels.reshape(batch, times, t, self.channels, rows, ph, columns, pw)
         values = cut.permute(0, 1, 4, 6, 3, 2, 5, 7).flatten(4).flatten(1, 3)
         seconds = clock[:, ::t].to(torch.float32)
-        space = torch.cartesian_prod(
-            torch.arange(rows, device=pixels.device, dtype=torch.float32),
-            torch.arange(columns, device=pixels.device, dtype=torch.float32),
-        ).reshape(-1, 2)
+        row = torch.arange(rows, device=pixels.device, dtype=torch.float32)[:, None]
+        column = torch.arange(columns, device=pixels.device, dtype=torch.float32)
         place = rows * columns
-        coords = torch.cat(
-            [seconds.repeat_interleave(place, 1)[..., None], space.repeat(times, 1).expand(batch, -1, -1)], -1
-        )
+        axes = torch.broadcast_tensors(seconds[:, :, None, None], row, column)
+        coords = torch.stack(axes, -1).flatten(1, 3)
         if length is None:
             valid = torch.ones(batch, times * place, dtype=torch.bool, device=pixels.device)
             return Patches(values, coords, valid, full=True)
         first = torch.arange(times, device=pixels.device) * t
-        valid = (first < length[:, None]).repeat_interleave(place, 1)
+        valid = (first < length[:, None])[:, :, None].expand(-1, -1, place).flatten(1)
         # a patch that does not exist at all holds zeros, as everywhere
         return Patches(values.masked_fill(~valid[..., None], 0.0), coords, valid)
 
