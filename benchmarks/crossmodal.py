@@ -1,25 +1,33 @@
 """Cross-modal recipes on real pairs: retrieval and a probe for every subset of the present modalities.
 
-Each data set is trained with its recipe and judged on its test rows by the evaluation task `subsets`, beside the
-untrained model, the raw features (a ridge map where modalities are compared) and chance. Writes
-`benchmarks/results/crossmodal-<set>.json` and, from all that are there, `benchmarks/results/crossmodal.md`.
+Each data set is trained with its recipe, several seeds, and judged on its test rows by the evaluation task `subsets`,
+beside the untrained model, the raw features (a ridge map where modalities are compared) and chance. Writes
+`benchmarks/results/crossmodal-<set>.json` and, from all that are there, `benchmarks/results/crossmodal.md` and the
+README's table.
 
-    python -m benchmarks.crossmodal [--data ../shared/data] [--only emoji ptbxl_500 ...] [--seed 0] [--report]
+    python -m benchmarks.crossmodal [--data ../shared/data] [--only emoji ptbxl_500 ...] [--seeds 0 1 2] [--report]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmssl import load_recipe, pretrain
-from mmssl.evaluation.table import cell
 
-RESULTS = Path(__file__).parent / "results"
+from .matrix.report import changed, into_readme, shown
+from .matrix.report import table as markdown
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+README = HERE.parent / "README.md"
+MARKS = ("<!-- across modalities: written by python -m benchmarks.crossmodal --report -->", "<!-- /across modalities -->")
 SMALL = {"width": 64, "depth": 2, "heads": 4}
 CLIP_ONLY: dict[str, Any] = {
     "model": {"projection": 64, "towers": {"image": SMALL, "text": SMALL}},
@@ -27,10 +35,7 @@ CLIP_ONLY: dict[str, Any] = {
     "masks": {"patches": None, "words": None},
 }
 SETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "emoji": ("image_text_clip", {
-        **CLIP_ONLY, "data": {"name": "twemoji"}, "train": {"steps": 300, "batch_size": 96, "lr": 2e-3},
-        "evaluation": {"label": "label"},
-    }),
+    "emoji": ("image_text_clip", {"data": {"name": "twemoji"}, "evaluation": {"label": "label"}}),
     "flickr8k_mini": ("image_text_clip", {
         **CLIP_ONLY, "data": {"columns": {"text": "captions"}},
         "modalities": {"image": {"size": 48, "patch": 8, "resize": "crop"}},
@@ -42,11 +47,22 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "spoken_written_digits": ("audio_image_clip", {}),
 }  # fmt: skip
 """Data set -> (recipe, what is changed in it)."""
-MEASURES = ("accuracy", "R@1", "R@10", "same class")
+SEEDS = (0, 1, 2)
+ARMS = ("model", "untrained", "raw", "chance")
+MEASURES = {"accuracy": "kNN accuracy", "R@1": "R@1", "R@10": "R@10", "same class": "same class"}
+SHOWN = {
+    "emoji": ("image->text", "text->image"),
+    "flickr8k_mini": ("image->text", "text->image"),
+    "grid_s1_av": ("audio->text", "text->audio", "audio->video", "video->audio", "text->video", "video->text"),
+    "ptbxl_500": ("ecg->text", "text->ecg", "ecg+tabular->text"),
+    "clothing_reviews": ("text->tabular", "tabular->text"),
+    "spoken_written_digits": ("audio->image", "image->audio"),
+}
+"""Data set -> the directions in the README's table; `crossmodal.md` has all."""
 
 
 def measure(name: str, data: Path, seed: int) -> dict[str, Any]:
-    """Train and judge one data set."""
+    """Train and judge one data set with one seed."""
     recipe_name, changes = SETS[name]
     path = data / name / "reviews.csv" if name == "clothing_reviews" else data / name
     recipe = load_recipe(recipe_name, changes)
@@ -69,60 +85,108 @@ def measure(name: str, data: Path, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def table(result: dict[str, Any]) -> str:
-    """One data set's scorecard in Markdown."""
-    loss = " to ".join(f"{value:.2f}" for value in result["loss"])
+def stored(name: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """The results of one data set, one per seed; none when it was not run."""
+    path = folder / f"crossmodal-{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else []
+
+
+def current(result: Mapping[str, Any]) -> bool:
+    """Whether a result is of the recipe and the changes that `SETS` names now."""
+    same: bool = [result["recipe"], result["changes"]] == json.loads(json.dumps(list(SETS[result["data"]])))
+    return same
+
+
+def values(results: Sequence[Mapping[str, Any]], key: str, arm: str) -> list[float]:
+    """One number per seed: of a subset's measure (`image->text/R@10`) and an arm."""
+    return [result["subsets"][key][arm] for result in results]
+
+
+def marked(results: Sequence[Mapping[str, Any]], key: str) -> str:
+    """Mean (and deviation over seeds) of the pretrained model; bold where every one of several seeds beats its twin."""
+    ours, theirs = (values(results, key, arm) for arm in ("model", "untrained"))
+    mark = "**" if len(ours) > 1 and all(a > b for a, b in zip(ours, theirs, strict=True)) else ""
+    return f"{mark}{shown(ours)}{mark}"
+
+
+def row(results: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+    """Pretrained, untrained, raw features, chance: `-` where an arm has no such number."""
+    metric = results[0]["subsets"][key]
+    rest = [shown(values(results, key, arm)) if metric.get(arm) is not None else "-" for arm in ARMS[1:3]]
+    return [marked(results, key), *rest, f"{statistics.fmean(values(results, key, 'chance')):.3f}"]
+
+
+def scorecard(results: Sequence[Mapping[str, Any]]) -> str:
+    """One data set's subsets in Markdown."""
+    first = results[0]
+    loss = " to ".join(f"{statistics.fmean(result['loss'][i] for result in results):.2f}" for i in (0, 1))
+    spent = statistics.fmean(result["cpu_seconds"] for result in results)
+    seeds = ", ".join(str(result["seed"]) for result in results)
+    header = ("subset", "measure", "pretrained", "untrained", "raw features", "chance", "n")
+    rows = []
+    for key, metric in first["subsets"].items():
+        subset, _, name = key.rpartition("/")
+        if name in MEASURES:
+            rows.append((subset.replace("->", " to "), MEASURES[name], *row(results, key), str(metric["n"])))
     lines = [
-        f"### {result['data']}",
+        f"### {first['data']}",
         "",
-        f"`{result['recipe']}`, {result['steps']} steps of {result['batch_size']}, {result['parameters'] / 1e6:.2f} M "
-        f"parameters, seed {result['seed']}, {result['cpu_seconds']} s of one processor's time; loss {loss}; "
-        f"{result['n_train']:,} training and {result['n_test']:,} test rows"
-        + (f"; classes: `{result['label']}`." if result["label"] else "."),
+        f"`{first['recipe']}`{changed(first['changes'])}: {first['steps']} steps of {first['batch_size']}, "
+        f"{first['parameters'] / 1e6:.2f} M parameters, seeds {seeds}, {spent:.0f} s of one processor's time each; loss "
+        f"{loss}; {first['n_train']:,} training and {first['n_test']:,} test rows"
+        + (f"; classes: `{first['label']}`." if first["label"] else "."),
         "",
-        "| subset | measure | pretrained | untrained | raw features | chance | n |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        *markdown(header, rows, 2),
     ]
-    for key, metric in result["subsets"].items():
-        subset, _, measure_ = key.rpartition("/")
-        if measure_ in MEASURES:
-            values = " | ".join(cell(metric, column) for column in ("model", "untrained", "raw", "chance"))
-            shown = {"accuracy": "kNN accuracy"}.get(measure_, measure_)
-            lines.append(f"| {subset.replace('->', ' to ')} | {shown} | {values} | {metric['n']} |")
     return "\n".join(lines)
 
 
-def report() -> None:
-    """`crossmodal.md` from all results."""
-    found = [path for name in SETS if (path := RESULTS / f"crossmodal-{name}.json").is_file()]
-    results = [json.loads(path.read_text()) for path in found]
-    text = [
+def readme_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Recall at 10 of the main directions, one line each."""
+    rows = []
+    for name, results in found.items():
+        for direction in SHOWN[name]:
+            key = f"{direction}/R@10"
+            n = results[0]["subsets"][key]["n"]
+            rows.append((name, f"{direction.replace('->', ' to ')}, of {n}", *row(results, key)))
+    return "\n".join(markdown(("pairs", "query to candidates", "pretrained", "untrained", "raw features", "chance"), rows, 2))
+
+
+def text(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """The whole of `crossmodal.md`."""
+    head = [
         "## Across modalities",
         "",
-        "Written by `python -m benchmarks.crossmodal`. Small models, one seed, minutes on a processor. A subset's",
-        "embedding is the normalised mean of its towers' embeddings; a row counts where it has all of the subset.",
-        "`a to b`: retrieval of a row's own b among those of all test rows; `same class`: how often the first hit is",
-        "of the query's class. Raw features: between modalities a ridge map fitted on the training pairs. Brackets are",
-        "95 % intervals.",
-        "",
+        "Written by `python -m benchmarks.crossmodal`. Small models, minutes on a processor. A subset's embedding is the",
+        "normalised mean of its towers' embeddings; a row counts where it has all of the subset. `a to b`: retrieval of a",
+        "row's own b among those of all test rows; `same class`: how often the first hit is of the query's class. Raw",
+        "features: between modalities a ridge map fitted on the training pairs. Means over seeds ± their standard",
+        "deviation; bold: better than the untrained twin in every seed.",
     ]
-    blocks = "\n\n".join(table(result) for result in results)
-    (RESULTS / "crossmodal.md").write_text("\n".join(text) + "\n" + blocks + "\n")
+    return "\n\n".join(["\n".join(head), *(scorecard(results) for results in found.values())]) + "\n"
+
+
+def write_report() -> None:
+    """`crossmodal.md` and the README's table from all results of what `SETS` names now."""
+    found = {name: results for name in SETS if (results := stored(name))}
+    (RESULTS / "crossmodal.md").write_text(text(found))
+    README.write_text(into_readme(README.read_text(), readme_table(found), MARKS))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--only", nargs="+", choices=list(SETS), default=list(SETS))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--report", action="store_true", help="only write crossmodal.md from what is there")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--report", action="store_true", help="only write the tables from what is there")
     args = parser.parse_args()
-    RESULTS.mkdir(exist_ok=True)
-    for name in [] if args.report else args.only:
-        result = measure(name, args.data, args.seed)
-        (RESULTS / f"crossmodal-{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-        report()
-    report()
+    for seed in [] if args.report else args.seeds:
+        for name in args.only:
+            kept = [result for result in stored(name) if current(result) and result["seed"] != seed]
+            kept.append(measure(name, args.data, seed))
+            path = RESULTS / f"crossmodal-{name}.json"
+            path.write_text(json.dumps(sorted(kept, key=lambda result: result["seed"]), indent=1) + "\n")
+    write_report()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -116,6 +117,23 @@ def how(cell: Cell, result: Mapping[str, Any]) -> str:
     )
 
 
+def changed(changes: Mapping[str, Any]) -> str:
+    """The overrides of a recipe as they are typed, in one line; empty where it is used as shipped."""
+    found = [f"`{key}={value}`" for key, value in flat(changes)]
+    return f" with {' '.join(found)}" if found else ""
+
+
+def flat(changes: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """`{"train": {"steps": 3}}` as `("train.steps", "3")`, as the command line takes them."""
+    out: list[tuple[str, str]] = []
+    for key, value in changes.items():
+        if isinstance(value, Mapping):
+            out += flat(value, f"{prefix}{key}.")
+        else:
+            out.append((f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)))
+    return out
+
+
 def report(cells: Sequence[Cell], results: Results, tried: Mapping[str, Sequence[str]]) -> str:
     """The whole text of RESULTS.md."""
     lines, missing, unclear = [HEAD], [], []
@@ -135,6 +153,7 @@ def report(cells: Sequence[Cell], results: Results, tried: Mapping[str, Sequence
         with_result = [(c, of_cell(results, c)) for c in cells if c.data == data and of_cell(results, c)]
         if with_result:
             lines.append(how(with_result[0][0], with_result[0][1][0]))
+    lines += ["", "## What each cell runs", "", *(f"- **{cell.name}**: `{cell.recipe}`{changed(cell.set)}" for cell in cells)]
     lines += ["", "## Tried", "", *tried_lines(cells, tried)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -190,13 +209,13 @@ def _short(results: Sequence[Mapping[str, Any]]) -> str:
     return f"{mark}{ours:.3f}{mark} ({theirs:.3f})"
 
 
-def into_readme(text: str, table_text: str) -> str:
+def into_readme(text: str, table_text: str, marks: tuple[str, str] = MARKS) -> str:
     """The README with the table between its two marks replaced. ValueError when it lacks them."""
-    before, found, rest = text.partition(MARKS[0])
-    _, also, after = rest.partition(MARKS[1])
+    before, found, rest = text.partition(marks[0])
+    _, also, after = rest.partition(marks[1])
     if not (found and also):
-        raise ValueError(f"README.md lacks {MARKS[0]} or {MARKS[1]}")
-    return f"{before}{MARKS[0]}\n{table_text}\n{MARKS[1]}{after}"
+        raise ValueError(f"README.md lacks {marks[0]} or {marks[1]}")
+    return f"{before}{marks[0]}\n{table_text}\n{marks[1]}{after}"
 
 
 def read_tried(path: Path = HERE / "tried.yaml") -> dict[str, list[str]]:
