@@ -1,0 +1,63 @@
+"""The cross-modal benchmark's tables are what its stored results give, and its results are of the present settings."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from benchmarks import crossmodal
+from benchmarks.matrix.report import changed, into_readme
+from mmssl import load_recipe
+
+
+def result(seed: int, model: float, untrained: float) -> dict[str, Any]:
+    metric = {"model": model, "untrained": untrained, "chance": 0.1, "n": 100}
+    recipe, changes = crossmodal.SETS["spoken_written_digits"]
+    subsets = {f"{way}/R@10": dict(metric) for way in crossmodal.SHOWN["spoken_written_digits"]}
+    return {
+        "data": "spoken_written_digits", "recipe": recipe, "changes": changes, "seed": seed, "steps": 5, "batch_size": 4,
+        "parameters": 1_000_000, "cpu_seconds": 3, "loss": [2.0, 1.0], "n_test": 100, "n_train": 300, "label": "digit",
+        "subsets": subsets,
+    }  # fmt: skip
+
+
+def test_bold_only_where_every_seed_beats_its_twin() -> None:
+    clear, mixed = [result(0, 0.5, 0.1), result(1, 0.3, 0.2)], [result(0, 0.5, 0.1), result(1, 0.1, 0.2)]
+    key = "audio->image/R@10"
+    assert crossmodal.row(clear, key) == ["**0.400 ± 0.141**", "0.150 ± 0.071", "-", "0.100"]
+    assert crossmodal.marked(mixed, key) == "0.300 ± 0.283"
+    assert crossmodal.marked(clear[:1], key) == "0.500", "one seed shows nothing"
+
+
+def test_a_scorecard_names_what_was_run() -> None:
+    text = crossmodal.scorecard([{**result(0, 0.5, 0.1), "changes": {"train": {"steps": 5}, "masks": {"words": None}}}])
+    assert "`audio_image_clip` with `train.steps=5` `masks.words=null`: 5 steps of 4, 1.00 M parameters, seeds 0" in text
+    assert "| audio to image | R@10 | 0.500 | 0.100 | - | 0.100 | 100 |" in text
+
+
+def test_overrides_are_shown_as_they_are_typed() -> None:
+    assert changed({}) == ""
+    assert changed({"a": {"b": [1, 2], "c": "x"}, "d": True}) == " with `a.b=[1, 2]` `a.c=x` `d=true`"
+
+
+@pytest.mark.parametrize("name", crossmodal.SETS)
+def test_every_set_gives_a_valid_recipe(name: str) -> None:
+    recipe, changes = crossmodal.SETS[name]
+    load_recipe(recipe, changes)
+
+
+@pytest.mark.parametrize("name", crossmodal.SETS)
+def test_stored_results_are_of_the_present_settings(name: str) -> None:
+    results = crossmodal.stored(name)
+    assert [r["seed"] for r in results] == list(crossmodal.SEEDS), f"run python -m benchmarks.crossmodal --only {name}"
+    assert all(crossmodal.current(r) for r in results), "the recipe's overrides changed since"
+    assert str(crossmodal.HERE.parent) not in json.dumps(results), "no path of the machine it ran on"
+
+
+def test_the_tables_are_exactly_what_the_results_give() -> None:
+    found = {name: crossmodal.stored(name) for name in crossmodal.SETS}
+    assert (crossmodal.RESULTS / "crossmodal.md").read_text() == crossmodal.text(found), "run with --report"
+    readme = crossmodal.README.read_text()
+    assert into_readme(readme, crossmodal.readme_table(found), crossmodal.MARKS) == readme, "run with --report"
