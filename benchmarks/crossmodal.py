@@ -2,8 +2,8 @@
 
 Each data set is trained with its recipe, several seeds, and judged on its test rows by the evaluation task `subsets`,
 beside the untrained model, the raw features (a ridge map where modalities are compared) and chance. Writes
-`benchmarks/results/crossmodal-<set>.json` and, from all that are there, `benchmarks/results/crossmodal.md` and the
-README's table.
+`benchmarks/results/crossmodal-<set>.json` and, from all that are there, `benchmarks/results/crossmodal.md`, the
+README's table and a section of RESULTS.md. `crossmodal_tried.yaml` keeps what else was tried.
 
     python -m benchmarks.crossmodal [--data ../shared/data] [--only emoji ptbxl_500 ...] [--seeds 0 1 2] [--report]
 """
@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmssl import load_recipe, pretrain
+from mmssl import load_recipe, plainyaml, pretrain
 
 from .matrix.report import changed, into_readme, shown
 from .matrix.report import table as markdown
@@ -27,7 +27,10 @@ from .matrix.report import table as markdown
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 README = HERE.parent / "README.md"
-MARKS = ("<!-- across modalities: written by python -m benchmarks.crossmodal --report -->", "<!-- /across modalities -->")
+MARKS = (
+    "<!-- across modalities: written by python -m benchmarks.crossmodal --report -->",
+    "<!-- /across modalities -->",
+)
 SMALL = {"width": 64, "depth": 2, "heads": 4}
 CLIP_ONLY: dict[str, Any] = {
     "model": {"projection": 64, "towers": {"image": SMALL, "text": SMALL}},
@@ -35,7 +38,10 @@ CLIP_ONLY: dict[str, Any] = {
     "masks": {"patches": None, "words": None},
 }
 SETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "emoji": ("image_text_clip", {"data": {"name": "twemoji"}, "evaluation": {"label": "label"}}),
+    "emoji": ("image_text_clip", {
+        **CLIP_ONLY, "data": {"name": "twemoji"}, "train": {"steps": 600, "batch_size": 96, "lr": 2e-3},
+        "evaluation": {"label": "label"},
+    }),
     "flickr8k_mini": ("image_text_clip", {
         **CLIP_ONLY, "data": {"columns": {"text": "captions"}},
         "modalities": {"image": {"size": 48, "patch": 8, "resize": "crop"}},
@@ -45,8 +51,13 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "ptbxl_500": ("ecg_text_tabular_clip", {}),
     "clothing_reviews": ("text_tabular_clip", {}),
     "spoken_written_digits": ("audio_image_clip", {}),
+    "grid_s1_av/hicmae": ("video_audio_hicmae", {}),
+    "emoji/m3ae": ("image_text_m3ae", {
+        "data": {"name": "twemoji"}, "evaluation": {"label": "label"},
+        "modalities": {"image": {"size": 36, "patch": 6}, "text": {"vocab_size": 1500}}, "train": {"steps": 400},
+    }),
 }  # fmt: skip
-"""Data set -> (recipe, what is changed in it)."""
+"""Data set, or data set/method where it has two -> (recipe, what is changed in it)."""
 SEEDS = (0, 1, 2)
 ARMS = ("model", "untrained", "raw", "chance")
 MEASURES = {"accuracy": "kNN accuracy", "R@1": "R@1", "R@10": "R@10", "same class": "same class"}
@@ -57,14 +68,17 @@ SHOWN = {
     "ptbxl_500": ("ecg->text", "text->ecg", "ecg+tabular->text"),
     "clothing_reviews": ("text->tabular", "tabular->text"),
     "spoken_written_digits": ("audio->image", "image->audio"),
+    "grid_s1_av/hicmae": ("audio->video", "video->audio", "audio+video"),
+    "emoji/m3ae": ("image", "text", "image+text"),
 }
-"""Data set -> the directions in the README's table; `crossmodal.md` has all."""
+"""Set -> the directions (recall at 10) and subsets (kNN accuracy) in the README's table; `crossmodal.md` has all."""
 
 
 def measure(name: str, data: Path, seed: int) -> dict[str, Any]:
     """Train and judge one data set with one seed."""
     recipe_name, changes = SETS[name]
-    path = data / name / "reviews.csv" if name == "clothing_reviews" else data / name
+    folder_name = name.partition("/")[0]
+    path = data / folder_name / "reviews.csv" if name == "clothing_reviews" else data / folder_name
     recipe = load_recipe(recipe_name, changes)
     recipe.data.path = str(path)
     recipe.seed = seed
@@ -85,9 +99,13 @@ def measure(name: str, data: Path, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def stored_at(name: str, folder: Path = RESULTS) -> Path:
+    return folder / f"crossmodal-{name.replace('/', '-')}.json"
+
+
 def stored(name: str, folder: Path = RESULTS) -> list[dict[str, Any]]:
     """The results of one data set, one per seed; none when it was not run."""
-    path = folder / f"crossmodal-{name}.json"
+    path = stored_at(name, folder)
     return json.loads(path.read_text()) if path.is_file() else []
 
 
@@ -132,8 +150,8 @@ def scorecard(results: Sequence[Mapping[str, Any]]) -> str:
         f"### {first['data']}",
         "",
         f"`{first['recipe']}`{changed(first['changes'])}: {first['steps']} steps of {first['batch_size']}, "
-        f"{first['parameters'] / 1e6:.2f} M parameters, seeds {seeds}, {spent:.0f} s of one processor's time each; loss "
-        f"{loss}; {first['n_train']:,} training and {first['n_test']:,} test rows"
+        f"{first['parameters'] / 1e6:.2f} M parameters, seeds {seeds}, {spent:.0f} s of one processor's time each; "
+        f"loss {loss}; {first['n_train']:,} training and {first['n_test']:,} test rows"
         + (f"; classes: `{first['label']}`." if first["label"] else "."),
         "",
         *markdown(header, rows, 2),
@@ -141,15 +159,52 @@ def scorecard(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def readme_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Recall at 10 of the main directions, one line each."""
+def key_of(way: str) -> str:
+    """What is shown of an entry of `SHOWN`."""
+    return f"{way}/R@10" if "->" in way else f"{way}/accuracy"
+
+
+def short_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Recall at 10 of the main directions, or kNN accuracy of a subset, one line each."""
     rows = []
     for name, results in found.items():
-        for direction in SHOWN[name]:
-            key = f"{direction}/R@10"
-            n = results[0]["subsets"][key]["n"]
-            rows.append((name, f"{direction.replace('->', ' to ')}, of {n}", *row(results, key)))
-    return "\n".join(markdown(("pairs", "query to candidates", "pretrained", "untrained", "raw features", "chance"), rows, 2))
+        for way in SHOWN[name]:
+            n = results[0]["subsets"][key_of(way)]["n"]
+            what = f"{way.replace('->', ' to ')}, R@10 of {n}" if "->" in way else f"{way}, kNN accuracy on {n}"
+            rows.append((name, f"`{results[0]['recipe']}`", what, *row(results, key_of(way))))
+    header = ("data", "recipe", "measure", "pretrained", "untrained", "raw features", "chance")
+    return "\n".join(markdown(header, rows, 3))
+
+
+def read_tried(path: Path = HERE / "crossmodal_tried.yaml") -> dict[str, list[str]]:
+    return dict(plainyaml.read(path) or {}) if path.is_file() else {}
+
+
+def section(found: Mapping[str, Sequence[Mapping[str, Any]]], tried: Mapping[str, Sequence[str]]) -> str:
+    """What RESULTS.md says of all this."""
+    shown_keys = [(found[name], key_of(way)) for name in found for way in SHOWN[name]]
+    seeds = {len(results) for results in found.values()}
+    above = sum(marked(results, key).startswith("**") for results, key in shown_keys)
+    raw = [pair for pair in shown_keys if pair[0][0]["subsets"][pair[1]].get("raw") is not None]
+    over = sum(all(a > b for a, b in zip(values(r, k, "model"), values(r, k, "raw"), strict=True)) for r, k in raw)
+    lines = [
+        "## Across modalities",
+        "",
+        "`python -m benchmarks.crossmodal`: pairs and triples of real data, judged on their test rows. Raw features of",
+        "one modality are mapped to another's by ridge regression on the training pairs. Means over "
+        f"{' or '.join(map(str, sorted(seeds)))} seeds ±",
+        "their standard deviation; bold: better than the untrained twin in every seed. All subsets of the modalities,",
+        "and what each run changes in its recipe, are in",
+        "[benchmarks/results/crossmodal.md](benchmarks/results/crossmodal.md).",
+        "",
+        short_table(found),
+        "",
+        f"In {above} of {len(shown_keys)} lines the pretrained model beats its untrained twin in every seed; "
+        f"in {over} of {len(raw)} it beats the raw features in every seed.",
+    ]
+    for name, notes in tried.items():
+        lines += ["", f"Tried on **{name}**:", "", *(f"- {' '.join(note.split())}" for note in notes)]
+    return "\n".join(lines)
 
 
 def text(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -157,20 +212,28 @@ def text(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     head = [
         "## Across modalities",
         "",
-        "Written by `python -m benchmarks.crossmodal`. Small models, minutes on a processor. A subset's embedding is the",
-        "normalised mean of its towers' embeddings; a row counts where it has all of the subset. `a to b`: retrieval of a",
-        "row's own b among those of all test rows; `same class`: how often the first hit is of the query's class. Raw",
-        "features: between modalities a ridge map fitted on the training pairs. Means over seeds ± their standard",
+        "Written by `python -m benchmarks.crossmodal`. Small models, minutes on a processor. A subset's embedding is",
+        "the normalised mean of its towers' embeddings; a row counts where it has all of it. `a to b`: retrieval",
+        "of a row's own b among those of all test rows; `same class`: how often the first hit is of the query's class.",
+        "Raw features: between modalities a ridge map fitted on the training pairs. Means over seeds ± their standard",
         "deviation; bold: better than the untrained twin in every seed.",
     ]
     return "\n\n".join(["\n".join(head), *(scorecard(results) for results in found.values())]) + "\n"
 
 
+def all_stored() -> dict[str, list[dict[str, Any]]]:
+    """The results of every set that has some."""
+    return {name: results for name in SETS if (results := stored(name))}
+
+
 def write_report() -> None:
-    """`crossmodal.md` and the README's table from all results of what `SETS` names now."""
-    found = {name: results for name in SETS if (results := stored(name))}
+    """`crossmodal.md`, the README's table and RESULTS.md from all results that there are."""
+    from .matrix.__main__ import write_report as write_matrix_report
+
+    found = all_stored()
     (RESULTS / "crossmodal.md").write_text(text(found))
-    README.write_text(into_readme(README.read_text(), readme_table(found), MARKS))
+    README.write_text(into_readme(README.read_text(), short_table(found), MARKS))
+    write_matrix_report()
 
 
 def main() -> None:
@@ -184,8 +247,7 @@ def main() -> None:
         for name in args.only:
             kept = [result for result in stored(name) if current(result) and result["seed"] != seed]
             kept.append(measure(name, args.data, seed))
-            path = RESULTS / f"crossmodal-{name}.json"
-            path.write_text(json.dumps(sorted(kept, key=lambda result: result["seed"]), indent=1) + "\n")
+            stored_at(name).write_text(json.dumps(sorted(kept, key=lambda result: result["seed"]), indent=1) + "\n")
     write_report()
 
 

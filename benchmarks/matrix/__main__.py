@@ -11,6 +11,7 @@ import torch
 
 from mmssl.errors import UserError
 
+from .. import crossmodal
 from .cells import HERE, SEEDS, Cell, choose, read_cells, read_result
 from .report import into_readme, load_results, read_tried, readme_table, report
 from .run import run_cell, write_result
@@ -62,10 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def across() -> str:
+    """The section on the cross-modal results."""
+    return crossmodal.section(crossmodal.all_stored(), crossmodal.read_tried())
+
+
 def write_report() -> None:
     cells = read_cells()
     results = load_results(cells)
-    RESULTS.write_text(report(cells, results, read_tried()))
+    RESULTS.write_text(report(cells, results, read_tried(), across()))
     README.write_text(into_readme(README.read_text(), readme_table(cells, results)))
     print(f"wrote {RESULTS.name} and the table of {README.name}")
 

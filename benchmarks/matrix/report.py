@@ -134,8 +134,8 @@ def flat(changes: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return out
 
 
-def report(cells: Sequence[Cell], results: Results, tried: Mapping[str, Sequence[str]]) -> str:
-    """The whole text of RESULTS.md."""
+def report(cells: Sequence[Cell], results: Results, tried: Mapping[str, Sequence[str]], further: str = "") -> str:
+    """The whole text of RESULTS.md. further: a section of another benchmark, put behind the summary."""
     lines, missing, unclear = [HEAD], [], []
     rows = []
     for cell in cells:
@@ -148,12 +148,14 @@ def report(cells: Sequence[Cell], results: Results, tried: Mapping[str, Sequence
             unclear.append(cell)
     lines += [*table(HEADER, rows, TEXT_COLUMNS), ""]
     lines += summary(cells, results, unclear, missing)
+    lines += [further, ""] if further else []
     lines += ["## How each data set is judged", ""]
     for data in dict.fromkeys(cell.data for cell in cells):
         with_result = [(c, of_cell(results, c)) for c in cells if c.data == data and of_cell(results, c)]
         if with_result:
             lines.append(how(with_result[0][0], with_result[0][1][0]))
-    lines += ["", "## What each cell runs", "", *(f"- **{cell.name}**: `{cell.recipe}`{changed(cell.set)}" for cell in cells)]
+    lines += ["", "## What each cell runs", ""]
+    lines += [f"- **{cell.name}**: `{cell.recipe}`{changed(cell.set)}" for cell in cells]
     lines += ["", "## Tried", "", *tried_lines(cells, tried)]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -17,9 +17,9 @@ def result(seed: int, model: float, untrained: float) -> dict[str, Any]:
     recipe, changes = crossmodal.SETS["spoken_written_digits"]
     subsets = {f"{way}/R@10": dict(metric) for way in crossmodal.SHOWN["spoken_written_digits"]}
     return {
-        "data": "spoken_written_digits", "recipe": recipe, "changes": changes, "seed": seed, "steps": 5, "batch_size": 4,
-        "parameters": 1_000_000, "cpu_seconds": 3, "loss": [2.0, 1.0], "n_test": 100, "n_train": 300, "label": "digit",
-        "subsets": subsets,
+        "data": "spoken_written_digits", "recipe": recipe, "changes": changes, "seed": seed, "steps": 5,
+        "batch_size": 4, "parameters": 1_000_000, "cpu_seconds": 3, "loss": [2.0, 1.0], "n_test": 100,
+        "n_train": 300, "label": "digit", "subsets": subsets,
     }  # fmt: skip
 
 
@@ -32,8 +32,9 @@ def test_bold_only_where_every_seed_beats_its_twin() -> None:
 
 
 def test_a_scorecard_names_what_was_run() -> None:
-    text = crossmodal.scorecard([{**result(0, 0.5, 0.1), "changes": {"train": {"steps": 5}, "masks": {"words": None}}}])
-    assert "`audio_image_clip` with `train.steps=5` `masks.words=null`: 5 steps of 4, 1.00 M parameters, seeds 0" in text
+    changes = {"train": {"steps": 5}, "masks": {"words": None}}
+    text = crossmodal.scorecard([{**result(0, 0.5, 0.1), "changes": changes}])
+    assert "`audio_image_clip` with `train.steps=5` `masks.words=null`: 5 steps of 4, 1.00 M parameters" in text
     assert "| audio to image | R@10 | 0.500 | 0.100 | - | 0.100 | 100 |" in text
 
 
@@ -60,4 +61,23 @@ def test_the_tables_are_exactly_what_the_results_give() -> None:
     found = {name: crossmodal.stored(name) for name in crossmodal.SETS}
     assert (crossmodal.RESULTS / "crossmodal.md").read_text() == crossmodal.text(found), "run with --report"
     readme = crossmodal.README.read_text()
-    assert into_readme(readme, crossmodal.readme_table(found), crossmodal.MARKS) == readme, "run with --report"
+    assert into_readme(readme, crossmodal.short_table(found), crossmodal.MARKS) == readme, "run with --report"
+
+
+def test_the_section_of_results_md_counts_what_is_clear() -> None:
+    def runs(model: float) -> list[dict[str, Any]]:
+        made = [result(seed, model, 0.2) for seed in (0, 1)]
+        for one in made:
+            for metric in one["subsets"].values():
+                metric["raw"] = 0.4
+        return made
+
+    text = crossmodal.section({"spoken_written_digits": runs(0.3)}, {"emoji": ["longer:\n  the same"]})
+    assert "In 2 of 2 lines the pretrained model beats its untrained twin" in text and "in 0 of 2 it beats" in text
+    assert "audio to image, R@10 of 100 | **0.300 ± 0.000** | 0.200 ± 0.000 | 0.400 ± 0.000 | 0.100 |" in text
+    assert "Tried on **emoji**:\n\n- longer: the same" in text
+    assert "in 2 of 2 it beats" in crossmodal.section({"spoken_written_digits": runs(0.5)}, {})
+
+
+def test_notes_belong_to_sets() -> None:
+    assert set(crossmodal.read_tried()) <= set(crossmodal.SETS)

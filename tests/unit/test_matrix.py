@@ -155,7 +155,7 @@ def test_missing_cells_are_named_as_missing() -> None:
 
 def test_results_md_is_exactly_what_its_results_give() -> None:
     cells = read_cells()
-    expected = reporting.report(cells, reporting.load_results(cells), reporting.read_tried())
+    expected = reporting.report(cells, reporting.load_results(cells), reporting.read_tried(), command.across())
     assert command.RESULTS.read_text() == expected, "run python -m benchmarks.matrix --report"
     short = reporting.readme_table(cells, reporting.load_results(cells))
     readme = command.README.read_text()
