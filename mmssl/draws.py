@@ -4,16 +4,20 @@ A generator's stream depends on how much was drawn before, on the batch's paddin
 instead hashes (key, global row, position). So two processes with half a batch each draw exactly what one process
 draws for the whole batch, padding to another length changes nothing, a resumed run goes on as if never stopped, and
 CPU and GPU agree bit for bit. The hash is the 32-bit integer mixer "lowbias32" (C. Wellons, "Prospecting for hash
-functions", 2018), chained over the key's parts and applied twice.
+functions", 2018), chained over the key's parts and applied twice. On a CPU numpy does it: its 32-bit products wrap by
+themselves and a call costs a fraction of torch's, which is most of what small draws cost.
 """
 
 from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _M = 0xFFFFFFFF
@@ -34,6 +38,19 @@ def mix(x: Tensor) -> Tensor:
     x = x ^ (x >> 15)
     x = (x * 0x846CA68B) & _M
     return x ^ (x >> 16)
+
+
+_15, _16, _FIRST, _SECOND = (np.uint32(number) for number in (15, 16, 0x7FEB352D, 0x846CA68B))
+
+
+def _mix_array(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """`mix` in place."""
+    x ^= x >> _16
+    x *= _FIRST
+    x ^= x >> _15
+    x *= _SECOND
+    x ^= x >> _16
+    return x
 
 
 def key_of(*parts: int | str) -> int:
@@ -73,9 +90,12 @@ class Draws:
 
     def bits(self, *shape: int) -> Tensor:
         """(rows, *shape) int64 tensor of uniform 32-bit integers."""
-        return self._bits(torch.arange(self.first, self.first + self.rows, device=self.device), shape)
+        return self._bits(self.first, self.rows, shape)
 
-    def _bits(self, row: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def _bits(self, first: int, rows: int, shape: tuple[int, ...]) -> Tensor:
+        if torch.device(self.device).type == "cpu" and not torch.compiler.is_compiling():
+            return torch.from_numpy(_array([self.key], first, rows, shape)[0].astype(np.int64))
+        row = torch.arange(first, first + rows, device=self.device)
         out = mix(mix(row ^ self.key) ^ 0x68E31DA4)
         for axis, size in enumerate(shape):  # axis by axis, so that padding along any of them changes nothing
             at = mix(torch.arange(size, device=self.device) ^ _mix_int(self.key ^ (0xB5297A4D + axis)))
@@ -103,4 +123,28 @@ class Draws:
     def permutation(self) -> Tensor:
         """(total,) int64: one permutation of the global batch, the same on every process (for in-batch mixing)."""
         total = self.total or self.rows
-        return self._bits(torch.arange(total, device=self.device), (1,))[:, 0].argsort(stable=True)
+        return self._bits(0, total, (1,))[:, 0].argsort(stable=True)
+
+
+def uniforms(several: Sequence[Draws], *shape: int) -> Tensor:
+    """(len(several), rows, *shape) float32 in [0, 1): the `uniform(*shape)` of each, by one computation on a CPU, where
+    many small ones cost more than what they compute. They differ in nothing but their keys."""
+    one = several[0]
+    if torch.device(one.device).type != "cpu" or torch.compiler.is_compiling():
+        return torch.stack([draws.uniform(*shape) for draws in several])
+    bits = _array([draws.key for draws in several], one.first, one.rows, shape)
+    return torch.from_numpy((bits >> np.uint32(8)).astype(np.float32) * np.float32(1 / (1 << 24)))
+
+
+def _array(keys: Sequence[int], first: int, rows: int, shape: tuple[int, ...]) -> NDArray[np.uint32]:
+    """(len(keys), rows, *shape): `Draws.bits` of each key by numpy."""
+    row, key = np.arange(first, first + rows, dtype=np.uint32), np.array(keys, dtype=np.uint32)
+    out = _mix_array(_mix_array(row ^ key[:, None]) ^ np.uint32(0x68E31DA4))
+    for axis, size in enumerate(shape):
+        constant = np.array([_mix_int(k ^ (0xB5297A4D + axis)) for k in keys], dtype=np.uint32)
+        at = _mix_array(np.arange(size, dtype=np.uint32) ^ constant[:, None])
+        at = at.reshape(len(keys), *[1] * (axis + 1), size)
+        mixed = _mix_array(out[..., None] + at)
+        mixed ^= out[..., None]
+        out = _mix_array(mixed)
+    return out

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache, reduce
 
 import torch
 from torch import Tensor
 
-from ..draws import Draws
+from ..draws import Draws, uniforms
 from ..options import option, strict
 from ..patches import Patches, Split
 from .splits import axis_of, dense_rank, maskable_of, rising
@@ -50,13 +51,20 @@ class MultiBlock:
         ]  # fmt: skip
         scale, extent = drawn_share(self.scale, draws("scale")), drawn_share(self.context, draws("extent"))
         maskable = maskable_of(p)
-        ranked = [dense_rank(rising(p.coords[:, :, axis]), maskable) for axis in axes]
-        cells, sizes = torch.stack([r for r, _ in ranked], 2), torch.stack([n for _, n in ranked], 1)
-        keys = box_keys(cells, sizes, scale, self.aspect, self.targets, draws("targets"))
+        regular = p.full and p.fixed is None
+        coords = p.coords if axes == list(range(count)) else p.coords[:, :, axes]
+        if regular and p.batch and coords.device.type == "cpu" and bool((coords == coords[:1]).all()):
+            # the look at the data is cheap there
+            one, length = _grid(coords[0].to(torch.float32).numpy().tobytes(), len(axes))
+            cells, sizes = one.expand(coords.shape), length.expand(p.batch, -1)
+        else:
+            cells, sizes = _places(coords, maskable)
+        kinds = [(scale, self.aspect, self.targets, draws("targets"))]
         if extent < 1:
-            around = box_keys(cells, sizes, extent, (1.0, 1.0), 1, draws("context"))
-            keys = torch.cat([keys, around], 1)
-        keys = keys.masked_fill(~maskable[:, None], torch.inf)
+            kinds.append((extent, (1.0, 1.0), 1, draws("context")))
+        keys = box_keys(cells, sizes, *drawn_boxes(sizes, kinds))
+        if not regular:
+            keys = keys.masked_fill(~maskable[:, None], torch.inf)
         whole = len(set(axes)) == count
         if whole:  # every patch is a place of its own
             rank, places = order_ranks(keys), maskable.sum(1)
@@ -64,38 +72,77 @@ class MultiBlock:
             among = maskable[:, None].expand_as(keys).flatten(0, 1)
             flat, number = dense_rank(keys.flatten(0, 1).contiguous().view(torch.int64), among)
             rank, places = flat.view_as(keys), number.view(keys.shape[:2])[:, 0]
+        width = share_width(p.count, scale, spare=1) if whole and p.fixed is None else None
+        known = width is not None and regular  # every sample has `width` places
+        size = places.new_full((p.batch,), width) if known and width is not None else share_of(places, scale, spare=1)
         context = maskable
         if extent < 1:
-            context = rank[:, -1] < share_of(places, extent)[:, None]
-            rank = rank[:, :-1]
-        width = share_width(p.count, scale, spare=1) if whole and p.fixed is None else None
-        return split_ranked(p, rank, share_of(places, scale, spare=1), width, context, self.keep, draws)
+            within = share_width(p.count, extent) if known else share_of(places, extent)[:, None]
+            context, rank = rank[:, -1] < within, rank[:, :-1]
+        return split_ranked(p, rank, size, width, context, self.keep, draws)
 
 
-def box_keys(
-    cells: Tensor, sizes: Tensor, scale: float, aspect: Sequence[float], boxes: int, draws: Draws
-) -> Tensor:
+def _places(coords: Tensor, maskable: Tensor) -> tuple[Tensor, Tensor]:
+    """(place (B, N, A) int64 of each patch along each axis of coords (B, N, A), how many there are (B, A))."""
+    batch, count, axes = coords.shape
+    columns = rising(coords).permute(2, 0, 1).reshape(axes * batch, count)
+    rank, sizes = dense_rank(columns, maskable.repeat(axes, 1))
+    return rank.view(axes, batch, count).permute(1, 2, 0), sizes.view(axes, batch).T
+
+
+@lru_cache(maxsize=32)
+def _grid(coords: bytes, axes: int) -> tuple[Tensor, Tensor]:
+    """`_places` of one sample whose patches all count, (1, N, A) and (1, A): grids come again in every step."""
+    found = torch.frombuffer(bytearray(coords), dtype=torch.float32).view(1, -1, axes)
+    return _places(found, torch.ones(found.shape[:2], dtype=torch.bool))
+
+
+def drawn_boxes(
+    sizes: Tensor, kinds: Sequence[tuple[float, Sequence[float], int, Draws]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(middle, half of the sides, flip), (B, boxes, A) each, of boxes in samples with `sizes` (B, A) places an axis.
+
+    kinds: (scale, aspect, how many, draws) of each kind of box, one after the other. flip: whether places that are
+    equally far are counted from the other end.
+    """
+    axes, count = sizes.shape[1], [n for _, _, n, _ in kinds]
+    streams = [draws(name) for _, _, _, draws in kinds for name in ("aspect", "place", "flip")]
+    found = uniforms(streams, max(count), axes)
+    drawn = [u[:, : count[i // 3]] for i, u in enumerate(found)]
+    whole = sizes.to(torch.float64)[:, None].clamp(min=1)  # (B, 1, A)
+    share = whole.new_tensor([scale ** (1 / axes) for scale, _, n, _ in kinds for _ in range(n)])
+    stretch = whole.new_zeros(len(sizes), sum(count), axes)
+    for (_, aspect, _, _), ratio, part in zip(kinds, drawn[::3], stretch.split(count, 1), strict=True):
+        low, high = math.log(aspect[0]), math.log(aspect[-1])
+        if axes > 1 and (low, high) != (0.0, 0.0):
+            ratios = ratio.to(torch.float64) * (high - low) + low
+            ratios[..., -1] = 0  # relative to the last axis
+            torch.sub(ratios, ratios.mean(-1, keepdim=True), out=part)
+    sides = (whole * share[:, None] * stretch.exp_()).round_().clamp_(min=1).minimum(whole)
+    first = (torch.cat(drawn[1::3], 1).to(torch.float64) * (whole - sides + 1)).floor_()
+    return first + (sides - 1) / 2, sides / 2, torch.cat(drawn[2::3], 1) < 0.5
+
+
+def box_keys(cells: Tensor, sizes: Tensor, middle: Tensor, half: Tensor, flip: Tensor) -> Tensor:
     """(B, boxes, N) float64 >= 0: how far each patch lies from the middle of each box, different for different cells.
 
-    cells: (B, N, A) int64 place of each patch along each axis, of `sizes` (B, A). Below 1 inside the box. On a full
-    grid the patches up to any distance are connected: from each, one step towards the middle is nearer, because the
-    largest of its distances along the axes, in units of half the box's sides, does not grow and their sum shrinks.
+    cells: (B, N, A) int64 place of each patch along each axis, of `sizes` (B, A); boxes: see `drawn_boxes`. Below 1
+    inside the box. On a full grid the patches up to any distance are connected: from each, one step towards the middle
+    is nearer, because the largest of its distances along the axes, in units of half the box's sides, does not grow and
+    their sum shrinks.
     """
-    axes = cells.shape[2]
-    sizes = sizes.to(torch.float64)[:, None].clamp(min=1)  # (B, 1, A)
-    low, high = math.log(aspect[0]), math.log(aspect[-1])
-    ratios = draws("aspect").uniform(boxes, axes).to(torch.float64) * (high - low) + low
-    ratios[..., -1] = 0  # relative to the last axis
-    stretch = (ratios - ratios.mean(-1, keepdim=True)).exp() if axes > 1 else torch.ones_like(ratios)
-    sides = (sizes * scale ** (1 / axes) * stretch).round().clamp(min=1).minimum(sizes)  # (B, boxes, A)
-    first = (draws("place").uniform(boxes, axes).to(torch.float64) * (sizes - sides + 1)).floor()
-    middle = first + (sides - 1) / 2
-    offset = (cells[:, None] - middle[:, :, None]).abs() / (sides[:, :, None] / 2)  # (B, boxes, N, A)
-    # cells that are equally far follow one another along the axes, each from an end that is drawn
-    flip = draws("flip").chance(0.5, boxes, axes)[:, :, None]
-    ordinal = torch.where(flip, sizes[:, :, None] - 1 - cells[:, None], cells[:, None].to(torch.float64))
-    flat = ordinal[..., 0]
-    for axis in range(1, axes):
-        flat = flat * sizes[:, :, None, axis] + ordinal[..., axis]
-    ties = flat / sizes.prod(-1)[:, :, None]
-    return offset.amax(-1) + 1e-6 * offset.sum(-1) + 1e-10 * ties
+    if cells.stride(0) == 0:  # one grid for all samples
+        cells = cells[:1]
+    place = cells.to(torch.float64).permute(2, 0, 1).contiguous()  # axis by axis: reductions over A are slow on a CPU
+    length = sizes.to(torch.float64).clamp(min=1)[:, None]
+    offsets: list[Tensor] = []
+    flat: Tensor | None = None
+    for axis in range(cells.shape[2]):
+        at, size = place[axis][:, None], length[..., axis, None]
+        offsets.append((at - middle[..., axis, None]).abs_().div_(half[..., axis, None]))
+        # cells that are equally far follow one another along the axes, each from an end that is drawn
+        ordinal = torch.where(flip[..., axis, None], size - 1 - at, at)
+        flat = ordinal if flat is None else ordinal.add_(flat.mul_(size))
+    assert flat is not None
+    keys = reduce(torch.maximum, offsets).add(reduce(torch.add, offsets), alpha=1e-6)
+    return keys.add_(flat.div_(length.prod(-1, keepdim=True)), alpha=1e-10)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
@@ -59,12 +59,15 @@ def split_ranked(
     cover everything, they are cut back, from their ends, until a place is free.
     """
     maskable = maskable_of(patches)
-    rank = rank.masked_fill(~maskable[:, None], FAR)
-    nearest = rank.amin(1).masked_fill(~maskable, -1)  # (B, N)
+    some = not patches.full or patches.fixed is not None  # patches that do not count
+    rank = rank.masked_fill(~maskable[:, None], FAR) if some else rank
+    nearest = reduce(torch.minimum, rank.unbind(1))  # (B, N); amin is slow on a CPU
+    nearest = nearest.masked_fill(~maskable, -1) if some else nearest
     covered = (nearest < size[:, None]).all(1) & (size > 0)
     size = torch.where(covered, nearest.amax(1), size)
     chosen = rank < size[:, None, None]
-    free = maskable & ~chosen.any(1)
+    free = ~chosen.any(1)
+    free = maskable & free if some else free
     left = free & context
     left = torch.where(left.any(1, keepdim=True), left, free)
     most = patches.count
@@ -76,13 +79,18 @@ def split_ranked(
         place.scatter_(1, order.argsort(dim=1, stable=True), every)
         left = left & (place < wanted[:, None])
     kept = left if patches.fixed is None else left | (patches.valid & patches.fixed)
-    counts = torch.stack([kept.sum(1), chosen.sum(2).amax(1), -kept.sum(1), -chosen.sum(2).amin(1)]).amax(1).tolist()
-    most_kept, most_hidden, least_kept, least_hidden = counts
+    kept_now, hidden_now = kept.sum(1), chosen.sum(2).flatten()
+    bounds = [kept_now.amin(), kept_now.amax(), hidden_now.amin(), hidden_now.amax()]
+    least_kept, most_kept, least_hidden, most_hidden = torch.stack(bounds).tolist()
     most_kept = max(most_kept, min(most, 1))  # a batch without any valid patch still is a batch
-    full = patches.full and most_kept == -least_kept and most_hidden == -least_hidden
+    full = patches.full and most_kept == least_kept and most_hidden == least_hidden
+    even = most_hidden == least_hidden and width in (None, most_hidden)
     if width is not None:
         most_hidden, full = width, full and width == most_hidden
-    hide = indices(chosen.flatten(0, 1), most_hidden).unflatten(0, chosen.shape[:2])
+    if even:  # what `indices` gives, in a quarter of its time
+        hide = chosen.nonzero()[:, 2].view(*chosen.shape[:2], most_hidden)
+    else:
+        hide = indices(chosen.flatten(0, 1), most_hidden).unflatten(0, chosen.shape[:2])
     return Split(indices(kept, most_kept), hide, full)
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from mmssl.draws import Draws, key_of
+from mmssl.draws import Draws, key_of, uniforms
 from mmssl.errors import UserError
-from mmssl.masking import Block, PerModality, Random, build_mask
+from mmssl.masking import Block, MultiBlock, PerModality, Random, build_mask
 from mmssl.patches import Patches
 
 
@@ -109,3 +109,41 @@ def test_take_follows_links_and_holes():
     assert taken.valid.tolist() == [[True, True, False], [True, True, True]]
     assert taken.links[0, 0, 1] == p.links[0, 3, 1] and taken.links[1, 1, 2] == p.links[1, 2, 1]
     assert (taken.links[0, 2] == 0).all() and (taken.values[0, 2] == 0).all()
+
+
+def test_numpy_draws_what_torch_draws(monkeypatch):
+    """On a CPU numpy computes the hash, in 32 bits that wrap; elsewhere torch, in 64 that are cut."""
+
+    def drawn() -> list[torch.Tensor]:
+        several = [Draws(key, 5, 7, 40) for key in (0, 1, 0xFFFFFFFF, 0x80000001)]
+        return [
+            *(d.bits(*shape) for d in several for shape in ((), (3,), (4, 2), (2, 3, 5), (0,))),
+            *(d.permutation() for d in several),
+            *(d.integers(1000, 9) for d in several),
+            uniforms(several, 4, 2),
+            torch.stack([d.uniform(4, 2) for d in several]),
+        ]
+
+    ours = drawn()
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    theirs = drawn()
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+    assert torch.equal(ours[-1], ours[-2])
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_samples_on_one_grid_get_the_boxes_that_they_get_beside_others(first):
+    """One grid for all samples is looked up once, and says what sorting each sample's coordinates says."""
+    y, x = torch.meshgrid(torch.arange(6.0), torch.arange(9.0), indexing="ij")
+    coords = torch.stack([y, x], -1).reshape(1, 54, 2).repeat(3, 1, 1)
+    mixed = coords.clone()
+    mixed[0] = coords[0].flip(0) * 2.5 + first  # the first sample lies on another grid
+    there = torch.ones(3, 54, dtype=torch.bool)
+    values = torch.zeros(3, 54, 1)
+    for mask in (MultiBlock(), MultiBlock(targets=2, scale=[0.5, 0.6], axes=[1])):
+        alike = mask({"x": Patches(values, coords, there, full=True)}, Draws(3, 3))["x"]
+        other = mask({"x": Patches(values, mixed, there, full=True)}, Draws(3, 3))["x"]
+        assert torch.equal(alike.hide[1:], other.hide[1:])
+        keep = [set(row.tolist()) - {-1} for row in alike.keep]
+        assert keep[1:] == [set(row.tolist()) - {-1} for row in other.keep][1:]
