@@ -16,6 +16,9 @@ from ..patches import Patches, Split
 from .splits import axis_of, dense_rank, maskable_of, rising
 from .targets import drawn_share, order_ranks, share_of, share_width, split_ranked
 
+Kind = tuple[float, Sequence[float], int, Draws]
+"""(scale, aspect, how many, draws) of a kind of box."""
+
 
 @strict
 @dataclass(kw_only=True)
@@ -59,7 +62,7 @@ class MultiBlock:
             cells, sizes = one.expand(coords.shape), length.expand(p.batch, -1)
         else:
             cells, sizes = _places(coords, maskable)
-        kinds = [(scale, self.aspect, self.targets, draws("targets"))]
+        kinds: list[Kind] = [(scale, self.aspect, self.targets, draws("targets"))]
         if extent < 1:
             kinds.append((extent, (1.0, 1.0), 1, draws("context")))
         keys = box_keys(cells, sizes, *drawn_boxes(sizes, kinds))
@@ -98,12 +101,11 @@ def _grid(coords: bytes, axes: int) -> tuple[Tensor, Tensor]:
 
 
 def drawn_boxes(
-    sizes: Tensor, kinds: Sequence[tuple[float, Sequence[float], int, Draws]]
+    sizes: Tensor, kinds: Sequence[Kind]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(middle, half of the sides, flip), (B, boxes, A) each, of boxes in samples with `sizes` (B, A) places an axis.
 
-    kinds: (scale, aspect, how many, draws) of each kind of box, one after the other. flip: whether places that are
-    equally far are counted from the other end.
+    kinds: one after the other. flip: whether places that are equally far are counted from the other end.
     """
     axes, count = sizes.shape[1], [n for _, _, n, _ in kinds]
     streams = [draws(name) for _, _, _, draws in kinds for name in ("aspect", "place", "flip")]
