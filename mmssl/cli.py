@@ -336,8 +336,12 @@ def _columns(words: list[str], modalities: Iterable[str] | None) -> dict[str, st
 
 
 def _load_model(name: str, base: str | None = None) -> tuple[Any, Any]:
-    from .finetuning.folder import load_any
+    """Of mmssl's own, an adapter on one, or a stock class's."""
+    from .export.opening import is_stock, open_stock
+    from .finetuning.folder import adapter_folder, load_any
 
+    if base is None and not adapter_folder(name) and is_stock(name):
+        return open_stock(name)
     return load_any(name, base)
 
 

@@ -27,10 +27,12 @@ from .images import RESAMPLE
 TIMM = "timm:"
 PREPROCESSING = {
     "image": ("preprocessor_config.json", "processor_config.json"),
-    "video": ("video_preprocessor_config.json", "preprocessor_config.json"),
-    "audio": ("preprocessor_config.json",),
+    "video": ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json"),
+    "audio": ("preprocessor_config.json", "processor_config.json"),
 }
 """Where the processor of a modality is written; the first that is there holds."""
+WITHIN = {"image": "image_processor", "video": "video_processor", "audio": "feature_extractor"}
+"""Its name in the file of a processor of several modalities."""
 MARGINS = {"VJEPA2VideoProcessor": 256 / 224}
 """Processors that resize frames so many times further than the crop, whatever their file says."""
 READ = {number: name for name, number in RESAMPLE.items()}
@@ -184,7 +186,7 @@ def _preprocessing(origin: str, kind: str, chosen: ModuleType | None) -> dict[st
             found = json.loads(Path(path).read_text())
             if not isinstance(found, dict):
                 raise ValueError(f"found {type(found).__name__}, expected an object")
-            found = found.get("image_processor", found)
+            found = found.get(WITHIN[kind], {}) if name == "processor_config.json" else found
             break
         except (OSError, ValueError) as error:  # going on with other statistics would spoil what the tower has learned
             reason = " ".join(str(error).split())

@@ -21,6 +21,7 @@ from .card import card_text
 from .compatibility import obstacles
 from .formats import load_format
 from .proof import Job, Proof, prove
+from .record import write_record
 from .source import Part, Source
 
 
@@ -70,6 +71,8 @@ def export_several(wanted: Sequence[tuple[Any, str, Path, str | None]]) -> list[
                 refuse(source, to, chosen)
                 shutil.rmtree(partial, ignore_errors=True)
                 jobs.append(_write(chosen, source, partial))
+                if jobs[-1].library in ("transformers", "sentence_transformers"):
+                    write_record(source, to, list(chosen.NEEDS), partial)
                 sources.append(source)
             proofs = prove(partials, jobs)
             out = []

@@ -27,6 +27,8 @@ from .configuration_mmssl import TowerConfig
 from .tower import Encoded, Tower
 
 OPEN_CLIP = "open_clip:"
+POOLERS = ("clip_vision_model", "clip_text_model", "siglip_vision_model", "siglip_text_model")
+"""Halves of pairs: what they pool to is no token of theirs. With `pooling: cls` that is the summary."""
 
 
 def describe_foreign(origin: str) -> dict[str, Any]:
@@ -40,13 +42,13 @@ def describe_foreign(origin: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"model.towers: from '{origin}': no transformers model ({reason})") from error
-    return {"library": "transformers", "config": _without_origin(config.to_dict())}
+    return {"library": "transformers", "config": without_origin(config.to_dict())}
 
 
-def _without_origin(config: Any) -> Any:
+def without_origin(config: Any) -> Any:
     """A configuration without the paths it was loaded from, which would show the user's machine."""
     if isinstance(config, dict):
-        return {key: _without_origin(value) for key, value in config.items() if key != "_name_or_path"}
+        return {key: without_origin(value) for key, value in config.items() if key != "_name_or_path"}
     return config
 
 
@@ -190,6 +192,7 @@ class TransformersTower(ForeignTower):
         encoder: Any = net["encoder"]
         width: Any = net["projection"].out_features if "projection" in net else encoder.config.hidden_size
         super().__init__(options, modalities, net, width)
+        self.pools = "projection" not in net and encoder.config.model_type in POOLERS
         if ids:
             self.check({"tokens": encoder.config.vocab_size,
                         "length": getattr(encoder.config, "max_position_embeddings", None)})  # fmt: skip
@@ -228,6 +231,8 @@ class TransformersTower(ForeignTower):
             found = f"{states.shape[1]} tokens for {patches.count} patches"
             raise UserError(f"model.towers: the pretrained tower gives {found}, expected at least one a patch")
         prefix, tokens = (states[:, :1], states) if self.ids else (states[:, :extra], states[:, extra:])
+        if self.pools:
+            prefix = output.pooler_output[:, None]
         if "projection" in self.net:  # type: ignore[operator]
             projection = self.net["projection"]  # type: ignore[index]
             prefix, tokens = projection(output.pooler_output)[:, None], projection(tokens)

@@ -141,7 +141,8 @@ def _single_job(parts: Sequence[Part], cls: str, scratch: Path) -> Job:
     output = "output.image_embeds" if part.type == "image" else "output.text_embeds"
     projected = "projection" in part.tower.net  # type: ignore[operator]
     states = "output.last_hidden_state"
-    how = (output if projected else f"{states}[:, 0]") if part.options.pooling == "cls" else (
+    pooled = "output.pooler_output" if part.tower.pools else f"{states}[:, 0]"
+    how = (output if projected else pooled) if part.options.pooling == "cls" else (
         f"the mean of {states} over " + ("what is no padding" if part.type == "text" else "its patches"))  # fmt: skip
     more = ", of its projected tokens" if projected and part.options.pooling != "cls" else ""
     return Job(
@@ -163,9 +164,11 @@ def _image_probes(part: Part) -> list[Probe]:
     def expect(dtype: torch.dtype) -> dict[str, Tensor]:
         used = part.changed(dtype)
         encoded = used.encode({"pixel_values": pixels.to(dtype).float()})
-        return {"image_embeds": encoded.prefix[:, 0]} if projected else {"last_hidden_state": used.states(encoded)}
+        pooled = projected or used.tower.pools
+        return {name: encoded.prefix[:, 0] if pooled else used.states(encoded)}
 
-    name = "image_embeds" if projected else "last_hidden_state"
+    name = "image_embeds" if projected else "pooler_output" if part.tower.pools else (
+        "last_hidden_state")
     found = [Probe(f"{height} x {width}", {"pixel_values": pixels}, {name: name}, expect)]
     if "interpolate_pos_encoding" not in inspect.signature(encoder.forward).parameters:
         return found
@@ -176,7 +179,7 @@ def _image_probes(part: Part) -> list[Probe]:
         net: Any = part.changed(dtype).tower.net
         with torch.no_grad():
             output = net["encoder"](pixel_values=larger.to(dtype), **more)
-            return {name: net["projection"](output.pooler_output) if projected else output.last_hidden_state}
+            return {name: net["projection"](output.pooler_output) if projected else getattr(output, name)}
 
     size = f"{height + ph} x {width + 3 * pw}"
     return [*found, Probe(size, {"pixel_values": larger}, {name: name}, expect_larger, kwargs=more)]
@@ -190,6 +193,8 @@ def _text_outputs(part: Part) -> Outputs:
         encoded = used.encode(inputs)
         if "projection" in used.tower.net:  # type: ignore[operator]
             return {"text_embeds": encoded.prefix[:, 0]}
+        if used.tower.pools:
+            return {"pooler_output": encoded.prefix[:, 0]}
         tokens = encoded.tokens[used.name]
         if inputs["attention_mask"].all():
             return {"last_hidden_state": tokens}
