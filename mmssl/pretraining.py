@@ -27,6 +27,7 @@ class Pretraining(nn.Module):
     """
 
     adapter: Any = None
+    factors: torch.Tensor
 
     def __init__(
         self,
@@ -41,6 +42,9 @@ class Pretraining(nn.Module):
         self.views, self.masks = dict(views or {}), dict(masks or {})
         self._check_views()
         self._warn_of_untrained()
+        self.ramps = {n: o.config.ramp for n, o in objectives.items() if getattr(o.config, "ramp", None) is not None}
+        if self.ramps:  # of the weights, in the order of `ramps`; a buffer, so that a checkpoint has them
+            self.register_buffer("factors", self._factors(0.0))
         for tower in model.towers.values():
             if tower.frozen:
                 tower.requires_grad_(False)
@@ -98,6 +102,10 @@ class Pretraining(nn.Module):
         for name, objective in self.objectives.items():
             loss = objective(step)
             weighted = objective.config.weight * loss.total  # type: ignore[union-attr]
+            if name in self.ramps:
+                factor = self.factors[list(self.ramps).index(name)]
+                weighted = factor * weighted
+                parts[f"{name}.weight"] = objective.config.weight * factor  # type: ignore[union-attr]
             total = weighted if total is None else total + weighted
             each[name] = weighted
             parts[name] = loss.total.detach()
@@ -109,6 +117,11 @@ class Pretraining(nn.Module):
     def after_step(self, progress: float) -> None:
         for objective in self.objectives.values():
             objective.after_step(self.model, progress)  # type: ignore[operator]
+        if self.ramps:
+            self.factors.copy_(self._factors(progress))
+
+    def _factors(self, progress: float) -> torch.Tensor:
+        return torch.tensor([ramp.factor(progress) for ramp in self.ramps.values()], dtype=torch.float32)
 
 
 def gradient_shares(losses: Mapping[str, torch.Tensor], step: Step) -> dict[str, torch.Tensor]:

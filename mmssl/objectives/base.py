@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from ..errors import UserError, nearest
-from ..options import idle_options, option, strict
+from ..options import Needs, idle_options, needs, option, strict
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
@@ -34,10 +35,36 @@ class Loss(ModelOutput):
 
 @strict
 @dataclass(kw_only=True)
+class RampConfig:
+    """How an objective's weight goes over a run: `first` times the weight until `begin`, `last` times from `end` on."""
+
+    first: float = option(0.0, min=0, help="factor of the weight at the start")
+    last: float = option(1.0, min=0, help="factor of the weight at the end")
+    begin: float = option(0.0, min=0, max=1, help="share of the run at which it starts to move")
+    end: float = option(0.1, min=0, max=1, help="share of the run at which it has arrived")
+    shape: str = option("linear", choices=("linear", "cosine"))
+
+    def __post_init__(self) -> None:
+        if self.begin >= self.end:
+            raise UserError(f"begin: found {self.begin:g}, expected less than end = {self.end:g}")
+
+    def factor(self, progress: float) -> float:
+        """Of the weight, at `progress` in [0, 1] of the run."""
+        share = min(max((progress - self.begin) / (self.end - self.begin), 0.0), 1.0)
+        if self.shape == "cosine":
+            share = (1 - math.cos(math.pi * share)) / 2
+        return self.first + (self.last - self.first) * share
+
+
+@strict
+@dataclass(kw_only=True)
 class ObjectiveConfig:
     """What every objective's `Config` has. Fields named tower(s), mask(s) and view(s) refer to the recipe's names."""
 
     weight: float = option(1.0, min=0, help="factor of this objective in the total loss")
+    ramp: RampConfig | None = option(None, help="lets that factor grow or shrink over the run; null: it stays")
+
+    NEEDS: ClassVar[tuple[Needs, ...]] = (needs("ramp", weight="above 0", holds=lambda c: c.weight > 0),)
 
 
 class Objective(nn.Module):
