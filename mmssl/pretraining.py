@@ -101,11 +101,11 @@ class Pretraining(nn.Module):
         each: dict[str, torch.Tensor] = {}
         for name, objective in self.objectives.items():
             loss = objective(step)
-            weighted = objective.config.weight * loss.total  # type: ignore[union-attr]
+            weight: Any = objective.config.weight  # type: ignore[union-attr]
             if name in self.ramps:
-                factor = self.factors[list(self.ramps).index(name)]
-                weighted = factor * weighted
-                parts[f"{name}.weight"] = objective.config.weight * factor  # type: ignore[union-attr]
+                weight = weight * self.factors[list(self.ramps).index(name)]
+                parts[f"{name}.weight"] = weight
+            weighted = weight * loss.total
             total = weighted if total is None else total + weighted
             each[name] = weighted
             parts[name] = loss.total.detach()
