@@ -94,6 +94,10 @@ class Config(ObjectiveConfig):
         needs("replacement", mode="replace", holds=lambda c: "replace" in (c.mode, *_values(c.mode))),
     )
 
+    def __post_init__(self) -> None:
+        if (self.tower is None) == (not self.towers):
+            raise UserError(f"found tower: {self.tower} and towers: {self.towers}, expected one of them")
+
 
 def _values(mode: str | dict[str, str]) -> list[str]:
     return list(mode.values()) if isinstance(mode, dict) else []
@@ -154,9 +158,6 @@ class MAE(Objective):
 
     @staticmethod
     def _towers(config: Config) -> list[str]:
-        if (config.tower is None) == (not config.towers):
-            raise UserError(f"objective mae: found tower: {config.tower} and towers: {config.towers}, expected one of "
-                            f"them")
         if config.tower is not None:
             if config.fusion is not None:
                 raise UserError("objective mae: fusion needs several towers, found one; name them in towers")

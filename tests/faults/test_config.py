@@ -73,7 +73,7 @@ SEVEN: dict[str, tuple[list[str], list[str]]] = {
     "wrong type": (["train.lr=fast"], ["train.lr: found 'fast' (text), expected a number"]),
     "missing key": (
         ["objectives.mae={type: mae, mask: half}"],
-        ["objectives.mae.tower: found no such key, expected text (required)"],
+        ["objectives.mae: found tower: None and towers: [], expected one of them"],
     ),
     "key of another objective": (
         ["objectives.mae.temperature=0.1"],
