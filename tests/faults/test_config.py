@@ -77,7 +77,7 @@ SEVEN: dict[str, tuple[list[str], list[str]]] = {
     ),
     "key of another objective": (
         ["objectives.mae.temperature=0.1"],
-        ["objectives.mae.temperature: found a key of objective 'contrastive', expected one of weight, tower, mask..."],
+        ["objectives.mae.temperature: found a key of objective 'contrastive', expected one of weight, ramp, tower..."],
     ),
     "unknown objective": (
         ["objectives.x={type: contrastve}"],
