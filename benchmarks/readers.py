@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import io
 import json
 import os
@@ -164,8 +165,11 @@ def tabular(folder: Path) -> Race:
     return Race("rows of adult, batches of 256", "pandas, scikit-learn's ColumnTransformer", len(rows), ours, peer)
 
 
-def eeg(folder: Path) -> Race:
+def eeg(folder: Path, again: bool = False) -> Race:
+    """again: ours has read the files before, as in all epochs but the first; mne keeps nothing of them."""
     import mne
+
+    from mmssl_eeg import files
 
     channels = json.loads((DATA / "eegmmi_s001" / "channels.json").read_text())["channels"]
     signals = [np.asarray(s) for s in column("eegmmi_s001/eyes-train.parquet", "signal", 16)]
@@ -184,7 +188,13 @@ def eeg(folder: Path) -> Race:
             out.append(torch.from_numpy(x / x.std()).float())
         return torch.stack(out)
 
-    return Race("FIF of 24 channels, 2 s", "mne's read_raw, centred and scaled", len(paths), lambda: p(paths), peer)
+    def ours() -> Any:
+        if not again:
+            files._opened.cache_clear()
+        return p(paths)
+
+    what = f"FIF of 24 channels, 2 s, {'once more' if again else 'for the first time'}"
+    return Race(what, "mne's read_raw, centred and scaled", len(paths), ours, peer)
 
 
 def ecg(folder: Path) -> Race:
@@ -237,19 +247,19 @@ def graph(folder: Path) -> Race:
     return Race("mutag, spectral and walk encodings", "torch_geometric's transforms", len(raw), lambda: p(raw), peer)
 
 
-RACES = {"image": image, "audio": audio, "video": video, "text": text, "tabular": tabular, "eeg": eeg, "ecg": ecg,
-         "graph": graph}  # fmt: skip
+RACES = {"image": image, "audio": audio, "video": video, "text": text, "tabular": tabular, "eeg": eeg,
+         "eeg-again": functools.partial(eeg, again=True), "ecg": ecg, "graph": graph}  # fmt: skip
 
 
 def run(race: Race, rounds: int) -> tuple[float, float]:
-    """Samples a second, (ours, peer): medians of alternating rounds after one that warms up."""
+    """Samples a second of the processor, (ours, peer): medians of alternating rounds after one that warms up."""
     seconds: dict[str, list[float]] = {"ours": [], "peer": []}
     for number in range(rounds + 1):
         for name in ("ours", "peer") if number % 2 else ("peer", "ours"):
-            start = time.perf_counter()
+            start = time.process_time()
             getattr(race, name)()
             if number:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(time.process_time() - start)
     return race.samples / statistics.median(seconds["ours"]), race.samples / statistics.median(seconds["peer"])
 
 
@@ -259,7 +269,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(RACES), default=list(RACES))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    print("| modality | work | peer | ours, samples/s | peer, samples/s | ratio |\n|---|---|---|---|---|---|")
+    print("| modality | work | peer | ours, samples/s of processor | peer | ratio |\n|---|---|---|---|---|---|")
     for name in args.only:
         with tempfile.TemporaryDirectory() as folder:
             race = RACES[name](Path(folder))

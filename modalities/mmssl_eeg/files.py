@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from mmssl.biosignals.recording import Array, Recording, check_file
 from mmssl.errors import BadSample, UserError
 
 ENDINGS = (".edf", ".bdf", ".gdf", ".fif", ".fif.gz", ".set", ".vhdr", ".cnt", ".mff", ".nxe")
+KEPT = (".fif", ".edf", ".bdf")
+"""Formats whose headers are kept in memory, as mne takes longer over one than over the samples of a window; it would
+keep samples, too, of some of the others."""
 COMPANIONS = {".eeg": ".vhdr", ".vmrk": ".vhdr", ".fdt": ".set"}
 
 
@@ -29,11 +33,11 @@ def open_eeg(path: Path) -> Recording:
     if ending in (".edf", ".bdf"):
         check_edf(path)
     try:
-        import mne
+        import mne  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError("EEG files need the package 'mne': pip install 'mmssl[eeg]'") from error
     try:
-        raw = mne.io.read_raw(path, preload=False, verbose="ERROR")
+        raw = _opened(path, *_version(path)) if ending in KEPT else _open(path)
     except Exception as error:  # mne raises whatever the bytes that it did not understand led to
         said = " ".join(str(error).split())
         raise BadSample(f"{path.name} cannot be read as {ending[1:]}: {type(error).__name__}: {said}") from error
@@ -49,10 +53,27 @@ def open_eeg(path: Path) -> Recording:
     return Recording(len(picks), int(raw.n_times), load, names, float(raw.info["sfreq"]), units, bads)
 
 
+def _open(path: Path, *_version: int) -> Any:
+    """mne's object for the file, which holds the header and no samples."""
+    import mne
+
+    with mne.utils.use_log_level("ERROR"):  # once: each call that is told `verbose` by itself takes a while over it
+        return (mne.io.read_raw_fif if path.suffix.lower() == ".fif" else mne.io.read_raw)(path, preload=False)
+
+
+_opened = functools.lru_cache(maxsize=64)(_open)
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    """What is different for a file that was written anew."""
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
 def _read(raw: Any, picks: list[int], first: int, last: int, name: str) -> Array:
     """(C, last - first) in volts; NaN where the file's annotations say that it was not recording."""
     try:
-        signal = np.asarray(raw.get_data(picks=picks, start=first, stop=last, verbose="ERROR"), dtype=np.float64)
+        signal = np.asarray(raw[picks, first:last][0], dtype=np.float64)
     except Exception as error:
         said = " ".join(str(error).split())
         raise BadSample(f"cannot read {name} (truncated?): {type(error).__name__}: {said}") from error

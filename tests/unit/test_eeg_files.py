@@ -143,3 +143,18 @@ def test_windows_of_a_file_and_of_a_table(files: dict[str, Path]) -> None:
     assert len(table_rows) == 4 and prepared().read(table_rows[3]).names == ["Cz", "O2"]
     with pytest.raises(UserError, match="no column Oz"):
         list(mmssl_eeg.windows({"Cz": [1.0]}, 1.0, rate=1, channels=["Oz"]))
+
+
+def test_a_file_written_anew_is_opened_anew(tmp_path: Path) -> None:
+    pytest.importorskip("mne", reason=NEEDS_MNE)
+    pre, path = prepared(), tmp_path / "a.edf"
+    for names, size in ((["Fp1", "Cz", "O2"], 1.0), (["Fp2", "Pz", "O1"], 2.0)):
+        write_edf(path, size * wave(), names, 128)
+        for _ in range(2):  # the second time its header is known
+            recording = pre.open(path)
+            assert recording.names == names
+            np.testing.assert_allclose(recording.load(5, 200) * 1e6, size * wave()[:, 5:200], atol=0.11)
+    write_edf(path, wave()[:, :256], ["Fp1", "Cz", "O2"], 128)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(BadSample, match="truncated"):
+        pre.open(path)
