@@ -134,6 +134,7 @@ def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     help = "lora (default), dora, ia3 or another of PEFT's types; none: train everything; linear: the head alone"
     sub.add_argument("--peft", metavar="TYPE", default="lora", help=help)
     sub.add_argument("--output", metavar="DIR", type=Path, help="folder of the result (default: runs/finetune)")
+    sub.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint")
     help = "options, e.g. fraction=0.1 group=patient_id task=regression adapter.r=4 train.epochs=20"
     sub.add_argument("overrides", metavar="key=value", nargs="*", help=help)
 
@@ -353,8 +354,9 @@ def _finetune(args: argparse.Namespace) -> int:
     options = load_options(args.overrides, {"peft": args.peft, **({"columns": columns} if columns else {})})
     labels = args.label.split(",") if args.label else []
     run = run_finetuning(
-        args.model, args.data, labels, options, output=args.output, base=args.base, teacher=args.teacher
-    )
+        args.model, args.data, labels, options, output=args.output, base=args.base, teacher=args.teacher,
+        resume=args.resume,
+    )  # fmt: skip
     if os.environ.get("RANK", "0") == "0":
         _print_report(run.report)
         size = sum(run.report["parameters"]["bytes"].values()) / 1e6

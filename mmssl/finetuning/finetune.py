@@ -6,8 +6,8 @@ loading as pretraining: a supervised task is one more objective. The best weight
 
 from __future__ import annotations
 
-import contextlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,10 +25,11 @@ from ..models.dispatch import f32_products_by_onednn
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.saving import whole_folder, write_model
-from ..plainyaml import dump
+from ..plainyaml import dump, parse, read
 from ..pretraining import Pretraining
 from ..schema import to_dict
-from ..training.engine import end_training, line, make_accelerator, on_first, run_folder, start_trackers
+from ..training.checkpoints import found
+from ..training.engine import HARMLESS, end_training, line, make_accelerator, on_first, run_folder, start_trackers
 from .adapters import add_adapter, trainable
 from .card import write_card
 from .distillation import DistillationJob
@@ -40,6 +41,8 @@ from .retrieval import RetrievalJob
 from .rows import load_rows
 from .supervised import pooled_width
 from .task import TaskModel, load_task
+
+logger = logging.getLogger("mmssl")
 
 
 @dataclass
@@ -64,6 +67,7 @@ def finetune(
     output: str | Path | None = None,
     base: str | None = None,
     teacher: str | Path | None = None,
+    resume: bool = False,
     **options: Any,
 ) -> FinetuneRun:
     """Fine-tune a model: on labelled data, on pairs (`task="retrieval"`), or to answer as a fine-tuned teacher.
@@ -71,18 +75,19 @@ def finetune(
     model: a model folder, a run, a Hub id, or an adapter. data: as for `mmssl pretrain`, or a `datasets` object.
     label: column(s). peft: none, linear, or the type of an adapter. options: fields of `FinetuneConfig`, e.g.
     `fraction=0.1, train={"steps": 100}`. teacher: what an earlier `finetune` left, to be distilled into `model`.
+    resume: go on from the last checkpoint in `output` (default: the last run called so).
     Raises UserError or RunError, each with one clear line; what is wrong with the input shows before anything is
     written.
     """
     config = load_options(options, {"peft": peft})
     columns = [label] if isinstance(label, str) else list(label or [])
     taught = None if teacher is None else str(teacher)
-    return run_finetuning(str(model), data, columns, config, output=output, base=base, teacher=taught)
+    return run_finetuning(str(model), data, columns, config, output=output, base=base, teacher=taught, resume=resume)
 
 
 def run_finetuning(
     model: str, data: Any, label: Sequence[str], options: FinetuneConfig, *, output: str | Path | None = None,
-    base: str | None = None, teacher: str | None = None,
+    base: str | None = None, teacher: str | None = None, resume: bool = False,
 ) -> FinetuneRun:  # fmt: skip
     """`finetune` with options that were built already."""
     encoder, processor = load_any(model, base)
@@ -92,24 +97,27 @@ def run_finetuning(
     f32_products_by_onednn()
     if accelerator.device.type == "cpu":
         keep_freed_memory()
-    folder = run_folder(options.name, output, resume=False)
-    existed = folder.exists()
-    known = base_of(encoder, _named(model)) if options.peft not in WHOLE else None
+    folder = on_first(accelerator, lambda: run_folder(options.name, output, resume))
+    existed = on_first(accelerator, folder.exists)
+    known = base_of(encoder, _named(model))
     pretraining, handle = build(job, options)
-    _start_folder(accelerator, folder, options)
-    loop = None
+    _start_folder(accelerator, folder, options, resume)
+    origin = {"weights": known.fingerprint, "label columns": list(label), "training rows": len(job.rows.train)}
     try:
         start_trackers(accelerator, options, folder)
-        loop = train(accelerator, pretraining, job, options, folder)
+        loop, fault = train(accelerator, pretraining, job, options, folder, origin, resume)
         step = loop.restore()
         end_training(accelerator)
         if not main:
             return FinetuneRun(folder, folder / "model")
-        return finish(job, loop, folder, known, handle, data, step)
+        run = finish(job, loop, folder, known, handle, data, step)
     except UserError:
-        if main and not existed:
+        if main and not existed and not found(folder / "checkpoints"):
             shutil.rmtree(folder, ignore_errors=True)  # nothing half-written stays of input that was wrong
         raise
+    if fault is not None:
+        raise RunError(f"{fault}; the model in {run.model_folder} is complete, --resume would train those steps again")
+    return run
 
 
 def _named(model: str) -> str:
@@ -176,21 +184,36 @@ def build(job: Job, options: FinetuneConfig) -> tuple[Pretraining, Any]:
     return pretraining, handle
 
 
-def _start_folder(accelerator: Accelerator, folder: Path, options: FinetuneConfig) -> None:
+def _start_folder(accelerator: Accelerator, folder: Path, options: FinetuneConfig, resume: bool) -> None:
     def start() -> None:
+        kept, now = folder / "config.yaml", to_dict(options)
         try:
+            if resume and kept.is_file():
+                _warn_of_changes(read(kept), now)
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.yaml").write_text(dump(to_dict(options)))
+            kept.write_text(dump(now))
         except OSError as error:
             raise UserError(f"--output {folder}: cannot be written ({error.strerror})") from None
 
     on_first(accelerator, start)
 
 
+def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Options that make the resumed run another one than that which was started."""
+    now = parse(dump(now), "config.yaml")  # as what was written is read
+    changed = [key for key in now if key not in ("train", "patience", "eval_batch_size", *HARMLESS)
+               and before.get(key) != now[key]]  # fmt: skip
+    changed += [f"train.{key}" for key in now["train"] if key not in HARMLESS
+                and before.get("train", {}).get(key) != now["train"][key]]  # fmt: skip
+    if changed:
+        logger.warning("--resume: %s changed since the run was started", ", ".join(changed))
+
+
 def train(
-    accelerator: Accelerator, pretraining: Pretraining, job: Job, options: FinetuneConfig, folder: Path
-) -> TuningLoop:
-    """Run the loop; the best weights are in its `kept`."""
+    accelerator: Accelerator, pretraining: Pretraining, job: Job, options: FinetuneConfig, folder: Path,
+    origin: dict[str, Any], resume: bool,
+) -> tuple[TuningLoop, RunError | None]:  # fmt: skip
+    """Run the loop; the best weights are in its `kept`. Also why the last checkpoint could not be written, or None."""
     settings, rows = options.train, job.rows
     world = accelerator.num_processes
     smallest = settings.accumulation * world
@@ -199,7 +222,11 @@ def train(
     main = accelerator.is_main_process
     quarantine = Quarantine(folder if main else None, options.max_bad)
     decay = options.layer_decay if options.layer_decay is not None else 0.75 if options.peft == "none" else 1.0
-    loop = TuningLoop(accelerator, pretraining, settings, steps, folder, options.seed, quarantine, layer_decay=decay)
+    loop = TuningLoop(
+        accelerator, pretraining, settings, steps, folder, options.seed, quarantine, layer_decay=decay, origin=origin
+    )
+    if resume:
+        loop.resume()
     if main:
         trained, every = trainable(pretraining)
         print(
@@ -209,6 +236,8 @@ def train(
             f"{settings.batch_size}; {world} x {accelerator.device}",
             flush=True,
         )
+        if resume:
+            print(f"going on after step {loop.start} of {steps}" if loop.start else "no checkpoint yet: from the start")
     preprocessors, columns = job.inputs()
 
     def batches(first: int) -> Iterator[Loaded]:
@@ -221,12 +250,11 @@ def train(
     if rows.validation is not None:
         every_steps = options.eval_every or max(steps // 20, 1)
         loop.watch(job.look, every_steps, options.patience, options.monitor)
-    loop.run(batches, max(len(rows.train) // settings.batch_size, 1))
-    return loop
+    return loop, loop.run(batches, max(len(rows.train) // settings.batch_size, 1))
 
 
 def finish(
-    job: Job, loop: TuningLoop, folder: Path, base: Base | None, handle: Any, data: Any, step: int
+    job: Job, loop: TuningLoop, folder: Path, base: Base, handle: Any, data: Any, step: int
 ) -> FinetuneRun:
     """Write `model/`, reload it as a user would, measure that, write evaluation.json and the card."""
     target = folder / "model"
@@ -236,7 +264,6 @@ def finish(
             if handle is None:
                 write_model(job.encoder, job.processor, partial)
             else:
-                assert base is not None
                 write_adapter(handle, base, job.processor, partial, target)
             job.write(partial)
     except OSError as error:
@@ -255,11 +282,10 @@ def finish(
                      "seconds": round(loop.seconds, 1)},
         "parameters": {"trained": trained, "all": every, "bytes": files},
     }  # fmt: skip
-    with contextlib.suppress(FileNotFoundError):
-        (folder / "checkpoints").rmdir()
     try:
         (folder / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
-        write_card(target, job, base, report, data if isinstance(data, str) else "a datasets object")
+        called = data if isinstance(data, str) else "a datasets object"
+        write_card(target, job, None if handle is None else base, report, called)
     except OSError as error:
         raise RunError(f"{folder / 'evaluation.json'} could not be written: {line(error)}") from error
     return FinetuneRun(folder, target, report)

@@ -6,11 +6,15 @@ import logging
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from ..errors import UserError
+from ..training import checkpoints
 from ..training.engine import on_first
 from ..training.loop import Loop, Meter
 from ..training.metrics import MetricsFile
@@ -51,15 +55,22 @@ def layer_scale(names: list[str], decay: float) -> dict[str, float]:
     return out
 
 
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."
+
+
 class TuningLoop(Loop):
     """A `Loop` that looks at the validation rows every `every` steps, stops when `patience` looks brought no gain, and
-    keeps the best weights (`restore`). The start, step 0, is a candidate as well.
+    keeps the best weights (`restore`). The start, step 0, is a candidate as well. Its checkpoints hold all that.
+
+    origin: what the run started from; a checkpoint of another origin is refused.
     """
 
-    resumable = False
-
-    def __init__(self, *args: Any, layer_decay: float = 1.0, **kwargs: Any) -> None:
-        self.layer_decay = layer_decay
+    def __init__(
+        self, *args: Any, layer_decay: float = 1.0, origin: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        self.layer_decay, self.origin = layer_decay, origin or {}
         super().__init__(*args, **kwargs)
         self.look: Look | None = None
         self.every, self.patience, self.monitor = 1, 0, "loss"
@@ -78,7 +89,29 @@ class TuningLoop(Loop):
         """Look now and then; patience None: never stop, but keep the best weights."""
         self.look, self.every, self.monitor = look, every, monitor
         self.patience = patience if patience is not None else 1 << 30
-        self._look(0)
+        if self.start == 0:
+            self._look(0)
+        elif self.gone >= self.patience:
+            self.steps = self.start  # it had stopped early
+
+    def more_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        best = {"value": self.best if self.kept else None, "step": self.best_step, "gone": self.gone}
+        return {"origin": self.origin, "best": best}, self.kept
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        """Early stopping's state too. UserError when the run was started from something else."""
+        origin = checkpoints.read_state(path).get("origin")
+        for key, value in self.origin.items():
+            if origin is not None and origin.get(key) != value:
+                raise UserError(f"--resume: the run was started with other {key} ({_short(origin.get(key))}, "
+                                f"now {_short(value)}); name what it was started with")  # fmt: skip
+        state = super()._load(path)
+        best = state.get("best") or {}
+        if best.get("value") is not None:
+            self.best, self.best_step, self.gone = float(best["value"]), int(best["step"]), int(best["gone"])
+            device = self.accelerator.device
+            self.kept = {name: value.to(device) for name, value in load_file(path / checkpoints.BEST).items()}
+        return state
 
     def _update(self, step: int, meter: Meter) -> Tensor | None:
         norm = super()._update(step, meter)

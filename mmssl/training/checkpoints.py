@@ -1,9 +1,9 @@
 """Checkpoints: written whole or not at all, checked before use, no pickle.
 
-`checkpoints/step-00001000/` holds `weights.safetensors` (model, objectives and their teachers), `optimizer.safetensors`
-and `state.json` (step, whether the run was healthy, and size and SHA-256 of both files). A folder under that name was
-complete once: it is written under a temporary name and renamed at the end. Random numbers need no state: all are
-functions of (seed, step).
+`checkpoints/step-00001000/` holds `weights.safetensors` (model, objectives and their teachers),
+`optimizer.safetensors`, a fine-tuning's `best.safetensors` (the weights that did best so far), and `state.json` (step,
+whether the run was healthy, and size and SHA-256 of the other files). A folder under that name was complete once: it is
+written under a temporary name and renamed at the end. Random numbers need no state: all are functions of (seed, step).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from .optimizer import optimizer_tensors, restore_optimizer
 
 logger = logging.getLogger("mmssl")
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+BEST = "best.safetensors"
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -65,12 +67,26 @@ def _set_aside(path: Path) -> None:
     path.rename(path.with_name(f".{path.name}.deleted"))
 
 
+def _stored(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Tensors on the CPU, each with memory of its own: safetensors refuses those that share it."""
+    out: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors:
+        value = tensor.detach().cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        out[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return out
+
+
 def save(
-    folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Any], keep: int
-) -> Path:
+    folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Any], keep: int,
+    best: Mapping[str, torch.Tensor] | None = None,
+) -> Path:  # fmt: skip
     """Write `folder/step-<step>` atomically, then delete all but the newest `keep` and the newest that is healthy.
 
-    extra: what goes into `state.json`; there `healthy` is true, false, or null where nobody looked.
+    extra: what goes into `state.json`; there `healthy` is true, false, or null where nobody looked. best: the weights
+    that did best so far, where somebody keeps them.
     Later steps are deleted too: a run that goes on from before them could not read them, or it would have.
     Raises RunError when it cannot be written (a full disk): nothing half-written stays, older checkpoints stay.
     """
@@ -79,15 +95,15 @@ def save(
     _sweep(folder)
     try:
         partial.mkdir(parents=True)
-        weights = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-        save_file(weights, partial / WEIGHTS)
-        state = {k: v.detach().cpu().contiguous() for k, v in optimizer_tensors(module, optimizer)}
-        save_file(state, partial / OPTIMIZER)
-        written = [partial / name for name in (WEIGHTS, OPTIMIZER)]
+        save_file(_stored(module.state_dict().items()), partial / WEIGHTS)
+        save_file(_stored(optimizer_tensors(module, optimizer)), partial / OPTIMIZER)
+        if best:
+            save_file(_stored(best.items()), partial / BEST)
+        written = sorted(partial.iterdir())
         files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in written}
         (partial / STATE).write_text(json.dumps({"step": step, "files": files, **extra}, indent=2))
-        for file in (WEIGHTS, OPTIMIZER, STATE):
-            _sync(partial / file)
+        for path in [*written, partial / STATE]:
+            _sync(path)
         if target.exists():
             _set_aside(target)
         partial.rename(target)
@@ -170,5 +186,10 @@ def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dic
         )
     module.load_state_dict(weights)
     restore_optimizer(module, optimizer, load_file(path / OPTIMIZER))
+    return read_state(path)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """`state.json` of a checkpoint that `latest` found whole."""
     state: dict[str, Any] = json.loads((path / STATE).read_text())
     return state

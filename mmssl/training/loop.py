@@ -73,9 +73,6 @@ class Loop:
     health, if anybody does; `guard` judges it.
     """
 
-    resumable = True
-    """False: too short a run for checkpoints; none are written, unless `save_every` asks for them."""
-
     def __init__(
         self,
         accelerator: Accelerator,
@@ -128,9 +125,15 @@ class Loop:
             state = scaler.state_dict() if scaler is not None else None
             extra = {"scaler": state, "seed": self.seed, "seconds": self.seconds}
             extra |= {"healthy": healthy, "guard": self.guard.state_dict()}
+            more, best = self.more_state()
             checkpoints.save(
-                self.checkpoint_folder, step, self.pretraining, self.optimizer.optimizer, extra, self.settings.keep
-            )
+                self.checkpoint_folder, step, self.pretraining, self.optimizer.optimizer, extra | more,
+                self.settings.keep, best,
+            )  # fmt: skip
+
+    def more_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What else a checkpoint holds: entries of its `state.json`, and the best weights so far, where kept."""
+        return {}, {}
 
     def run(self, batches: Callable[[int], Iterator[Loaded]], per_epoch: float) -> RunError | None:
         """Train. per_epoch: optimiser steps of an epoch, for the log (nan: unknown).
@@ -171,17 +174,13 @@ class Loop:
                     elif saves:
                         self._try_to_save(step, "training goes on", self._mark(measured))
             except KeyboardInterrupt:
-                if self.resumable:
-                    logger.warning("stopped by hand after step %d; writing a checkpoint, go on with --resume", step)
-                    self.save(step)
+                logger.warning("stopped by hand after step %d; writing a checkpoint, go on with --resume", step)
+                self.save(step)
                 raise
             except UserError:  # too many broken samples, in all processes at once
-                saved = self.resumable and step > self.start and self._try_to_save(step, "stopping") is None
-                if saved:
+                if step > self.start and self._try_to_save(step, "stopping") is None:
                     logger.warning("stopped with a checkpoint of step %d; go on with --resume once it is mended", step)
                 raise
-            if not self.resumable:
-                return None
             return self._try_to_save(step, "trying to write the model alone", self._mark(measured))
 
     def _stream(
