@@ -143,6 +143,9 @@ def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     sub.add_argument("--to", metavar="FORMAT", required=True, help="see `mmssl list formats`")
     sub.add_argument("--output", metavar="DIR", type=Path, required=True, help="a folder that is not there yet")
     sub.add_argument("--tower", metavar="NAME", help="which tower, where the model has several that would do")
+    help = "MODEL is an adapter: write its base to DIR/base and the adapter for that to DIR/adapter, not merged"
+    sub.add_argument("--adapter", action="store_true", help=help)
+    sub.add_argument("--base", metavar="MODEL", help="with --adapter: its base, where that has moved")
 
     sub = command("list", _list, "List what can be named in a recipe.")
     sub.add_argument("what", metavar="|".join(LISTS), type=_one_of(LISTS))
@@ -296,7 +299,14 @@ def _export(args: argparse.Namespace) -> int:
     from .export.card import proof_text
     from .export.writing import export_model
 
-    done = export_model(args.model, args.to, args.output, args.tower)
+    if args.adapter:
+        from .export.adapting import export_adapter
+
+        done = export_adapter(args.model, args.to, args.output, args.tower, args.base)
+    elif args.base:
+        raise UserError("--base: found it without --adapter")
+    else:
+        done = export_model(args.model, args.to, args.output, args.tower)
     print(proof_text(done.job, done.proof))
     for note in done.job.notes:
         print(f"note: {note}")

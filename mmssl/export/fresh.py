@@ -71,6 +71,15 @@ def load_sentence_transformers(job: Any, dtype: Any) -> Any:
     return SentenceTransformer(job["folder"], device="cpu", local_files_only=True).to(dtype).eval()
 
 
+def adapted(model: Any, job: Any) -> Any:
+    """The model, with the adapter of the job, if any."""
+    if not job["adapter"]:
+        return model
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, job["adapter"]).eval()
+
+
 def output_of(result: Any, path: str) -> Any:
     """A tensor at a dotted path of an output: attributes, keys and numbers."""
     for step in path.split(".") if path else ():
@@ -108,10 +117,10 @@ def run_job(job: Any) -> dict[str, Any]:
         for name in job["dtypes"]:
             dtype = getattr(torch, name)
             load = globals()[f"load_{job['library']}"]
-            model = load(job, dtype)
+            model = adapted(load(job, dtype), job)
             for probe in job["probes"]:
                 if name in probe["dtypes"]:
-                    used = load(job, dtype, **probe["load"]) if probe["load"] else model
+                    used = adapted(load(job, dtype, **probe["load"]), job) if probe["load"] else model
                     save_file(run_probe(used, probe, dtype), f"{probe['file']}.{name}.safetensors")
         if job["library"] == "transformers" and job["auto"]:
             from transformers import AutoModel

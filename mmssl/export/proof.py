@@ -73,7 +73,7 @@ class Pipeline:
 class Job:
     """How a folder is loaded and proven. library: "transformers", "timm", "open_clip", "onnx" or
     "sentence_transformers"; cls: transformers' class; usage: Python that loads it, for the card; notes: what a user of
-    the folder must know, a line each; without_pipeline: why there is none."""
+    the folder must know, a line each; without_pipeline: why there is none; adapter: of PEFT, that is put on."""
 
     library: str
     cls: str
@@ -86,6 +86,7 @@ class Job:
     file: str = ""
     pipeline_tag: str | None = "image-feature-extraction"
     tags: list[str] = field(default_factory=list)
+    adapter: str = ""
 
 
 @dataclass
@@ -162,7 +163,8 @@ def _spec(folder: Path, job: Job, scratch: Path) -> dict[str, Any]:
         pipelines.append({"task": p.task, "input": p.input, "options": p.options, "kwargs": p.kwargs})
     dtypes = [d for d in DTYPES if any(d in probe.dtypes for probe in job.probes)]
     return {"folder": str(folder.resolve()), "library": job.library, "class": job.cls, "dtypes": dtypes,
-            "probes": probes, "pipelines": pipelines, "auto": job.auto, "file": job.file}  # fmt: skip
+            "probes": probes, "pipelines": pipelines, "auto": job.auto, "file": job.file,
+            "adapter": job.adapter}  # fmt: skip
 
 
 def _run(scratch: Path) -> list[dict[str, Any]]:

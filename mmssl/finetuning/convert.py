@@ -67,15 +67,8 @@ def convert_adapter(
     rows (a layer scale that the stock class lacks). UserError when its type, or a module it changes, has no stock
     counterpart.
     """
+    kind = refuse_unconvertible(Path(folder))
     config, weights = _read(Path(folder))
-    kind = str(config.get("peft_type"))
-    if kind not in CONVERTIBLE:
-        raise UserError(
-            f"{folder}: an adapter of type '{kind.lower()}' cannot be cut into stock modules; export the merged model"
-        )
-    for key in ("rank_pattern", "alpha_pattern"):
-        if config.get(key):
-            raise UserError(f"{folder}: an adapter with {key} cannot be converted; export the merged model")
     on_input = str(config.get("feedforward_modules") or "")
     out: dict[str, Tensor] = {}
     hit: dict[str, list[str]] = {}
@@ -98,6 +91,20 @@ def convert_adapter(
     save_file(out, target / PEFT_WEIGHTS, metadata={"format": "pt"})
     (target / PEFT_CONFIG).write_text(json.dumps(new, indent=2) + "\n")
     return names
+
+
+def refuse_unconvertible(folder: Path) -> str:
+    """The type of the adapter in `folder`; UserError when it cannot be cut into stock modules."""
+    config = _read(folder)[0]
+    kind = str(config.get("peft_type"))
+    if kind not in CONVERTIBLE:
+        raise UserError(
+            f"{folder}: an adapter of type '{kind.lower()}' cannot be cut into stock modules; export the merged model"
+        )
+    for key in ("rank_pattern", "alpha_pattern"):
+        if config.get(key):
+            raise UserError(f"{folder}: an adapter with {key} cannot be converted; export the merged model")
+    return kind
 
 
 def _listed(value: Any, pattern: str, name: str) -> bool:

@@ -31,6 +31,8 @@ NEEDS = {
         need("modality", "attend_padding", False, why="padding lies behind EOS"),
     ),
 }
+ADAPTED = {"image": (pairs.BLOCK,), "text": (pairs.BLOCK,)}
+PROJECTIONS = {"image": "visual_projection", "text": "text_projection"}
 
 
 def fill_vision(part: Part, stock: Any, out: bool) -> None:

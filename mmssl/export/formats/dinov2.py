@@ -27,6 +27,11 @@ BLOCK = transfer.BlockNames(
     "norm1", ("attention.q_proj", "attention.k_proj", "attention.v_proj"), "attention.o_proj", "norm2", "mlp.fc1",
     "mlp.fc2", "layer_scale1.lambda1", "layer_scale2.lambda1",
 )  # fmt: skip
+REGISTERS_BLOCK = transfer.BlockNames(
+    "norm1", tuple(f"attention.attention.{n}" for n in ("query", "key", "value")), "attention.output.dense", "norm2",
+    "mlp.fc1", "mlp.fc2", "layer_scale1.lambda1", "layer_scale2.lambda1",
+)  # fmt: skip
+ADAPTED = {"image": (BLOCK, REGISTERS_BLOCK)}
 
 
 def fill(part: Part, stock: Any, out: bool) -> None:
@@ -42,11 +47,7 @@ def fill(part: Part, stock: Any, out: bool) -> None:
 
 def block_names(layer: Any) -> transfer.BlockNames:
     """The two classes keep different names in memory."""
-    if hasattr(layer.attention, "q_proj"):
-        return BLOCK
-    qkv = tuple(f"attention.attention.{n}" for n in ("query", "key", "value"))
-    return transfer.BlockNames("norm1", qkv, "attention.output.dense", "norm2", "mlp.fc1", "mlp.fc2",
-                               "layer_scale1.lambda1", "layer_scale2.lambda1")  # fmt: skip
+    return BLOCK if hasattr(layer.attention, "q_proj") else REGISTERS_BLOCK
 
 
 def write(source: Source, folder: Path) -> Job:

@@ -22,6 +22,8 @@ NEEDS = {
     )
 }
 
+ADAPTED = vit.ADAPTED
+
 
 def write(source: Source, folder: Path) -> Job:
     from transformers import IJepaConfig, IJepaModel

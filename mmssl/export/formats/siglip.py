@@ -34,6 +34,7 @@ NEEDS = {
         need("modality", "attend_padding", True, why="SigLIP fills texts up and attends to the padding"),
     ),
 }
+ADAPTED = {"image": (pairs.BLOCK,), "text": (pairs.BLOCK,)}
 
 
 def fill_vision(part: Part, stock: Any, out: bool) -> None:

@@ -27,6 +27,7 @@ REQUIRED = ()
 FOREIGN = True
 NEEDS: dict[str, tuple[Any, ...]] = {"image": (), "text": ()}
 IMAGE = (need("modality", "resize", "crop", "squash", why="stock image processors do not pad with a background"),)
+ADAPTED: dict[str, tuple[Any, ...]] = {}
 HALVES = ("CLIPVisionModel", "CLIPTextModel")
 
 

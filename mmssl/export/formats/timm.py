@@ -30,6 +30,7 @@ NEEDS = {
 }
 BLOCK = transfer.BlockNames("norm1", ("attn.qkv",), "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 SCALED = dataclasses.replace(BLOCK, scale1="ls1.gamma", scale2="ls2.gamma")
+ADAPTED = {"image": (SCALED, BLOCK)}
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
 BASE = "vit_base_patch16_224"
 

@@ -30,6 +30,7 @@ BLOCK = transfer.BlockNames(
     "layernorm_before", ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
     "attention.output.dense", "layernorm_after", "intermediate.dense", "output.dense",
 )  # fmt: skip
+ADAPTED = {"video": (BLOCK,)}
 
 
 def fill(part: Part, stock: Any, out: bool) -> None:

@@ -21,6 +21,8 @@ NEEDS = {
     )
 }
 
+ADAPTED = {"image": (transfer.VIT_BLOCK,)}
+
 
 def fill(part: Part, stock: Any, out: bool) -> None:
     """Weights between our tower and a `ViTModel`, `ViTMAEModel` or `IJepaModel`."""

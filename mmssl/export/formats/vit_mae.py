@@ -13,6 +13,7 @@ from . import vit
 TITLE = "transformers.ViTMAEModel"
 REQUIRED = ("image",)
 NEEDS = vit.NEEDS
+ADAPTED = vit.ADAPTED
 
 
 def write(source: Source, folder: Path) -> Job:

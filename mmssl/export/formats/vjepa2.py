@@ -39,6 +39,7 @@ NEEDS = {
 BLOCK = transfer.BlockNames(
     "norm1", ("attention.query", "attention.key", "attention.value"), "attention.proj", "norm2", "mlp.fc1", "mlp.fc2"
 )
+ADAPTED = {"video": (BLOCK,)}
 
 
 def fill(part: Part, stock: Any, out: bool) -> None:
