@@ -118,6 +118,8 @@ def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     sub.add_argument("--private", action="store_true", help="make the repository private")
     sub.add_argument("--revision", metavar="BRANCH", help="push to this branch; it is made where there is none")
     sub.add_argument("--message", metavar="TEXT", help="of the commit")
+    help = "of an adapter: the model on the Hub that it belongs on, in place of the folder on this machine"
+    sub.add_argument("--base", metavar="REPO_ID", help=help)
     sub.add_argument("--dry-run", action="store_true", help="look at everything, show it, send nothing")
 
     sub = command("reproduce", _reproduce, "Train a model again from its card, and compare.")
@@ -275,8 +277,10 @@ def _push(args: argparse.Namespace) -> int:
 
     done = push(
         args.model, args.repo_id, private=args.private, revision=args.revision, message=args.message,
-        dry_run=args.dry_run,
+        dry_run=args.dry_run, base=args.base,
     )  # fmt: skip
+    for note in done.notes:
+        print(f"note: {note}")
     if args.dry_run:
         print("\n".join(["would be published:", *(f"  {name}" for name in done.files)]))
     else:

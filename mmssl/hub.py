@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,13 @@ HOMES = rb"(?<![\w./-])(?:/(?:home|Users)/[\w.-]+|/root|[A-Za-z]:\\{1,2}Users\\{
 
 @dataclass(frozen=True)
 class Pushed:
-    """What `push` returns. url: of the commit; repo_id: with the user's name; files: paths that were published."""
+    """What `push` returns. url: of the commit; repo_id: with the user's name; files: paths that were published; notes:
+    what the user must know."""
 
     url: str
     repo_id: str
     files: list[str]
+    notes: list[str] = field(default_factory=list)
 
 
 def push(
@@ -61,26 +63,44 @@ def push(
     revision: str | None = None,
     message: str | None = None,
     dry_run: bool = False,
+    base: str | None = None,
 ) -> Pushed:
     """Publish the folder `model` (a model, adapter or export folder, or the folder of a run) as `repo_id`.
 
     private: of a repository that is made now; one that exists and is public is refused then. revision: a branch, made
-    where it does not exist. dry_run: look at everything and send nothing. The token is the one of `hf auth login` or
-    `HF_TOKEN`. UserError for what cannot be published, a malformed id, no token, no network, or no right to write;
-    RunError when the Hub fails: nothing has changed then.
+    where it does not exist. dry_run: look at everything and send nothing. base: of an adapter, the Hub id of the model
+    that it belongs on, which is fetched and compared; it takes the place of the local folder in what is published. The
+    token is the one of `hf auth login` or `HF_TOKEN`. UserError for what cannot be published, a malformed id, no token,
+    no network, or no right to write; RunError when the Hub fails: nothing has changed then.
     """
     folder = model_folder(model)
     check_repo_id(repo_id)
-    files = publishable(folder)
-    if dry_run:
-        return Pushed("", repo_id, files)
-    from huggingface_hub import HfApi, get_token
+    if base is not None:
+        check_repo_id(base)
+    with tempfile.TemporaryDirectory(prefix="mmssl-push-") as scratch:
+        folder, notes = _staged(folder, Path(scratch), base)
+        files = publishable(folder)
+        if dry_run:
+            return Pushed("", repo_id, files, notes)
+        from huggingface_hub import HfApi, get_token
 
-    if get_token() is None:
-        raise UserError("push: no token found; run `hf auth login`, or set HF_TOKEN to a token that may write")
-    api = HfApi()
-    url = _talk(repo_id, lambda: _commit(api, folder, files, repo_id, private, revision, message))
-    return Pushed(str(url.commit_url), str(url.repo_url.repo_id), files)
+        if get_token() is None:
+            raise UserError("push: no token found; run `hf auth login`, or set HF_TOKEN to a token that may write")
+        api = HfApi()
+        url = _talk(repo_id, lambda: _commit(api, folder, files, repo_id, private, revision, message))
+    return Pushed(str(url.commit_url), str(url.repo_url.repo_id), files, notes)
+
+
+def _staged(folder: Path, scratch: Path, base: str | None) -> tuple[Path, list[str]]:
+    """The folder as it is; of an adapter of ours a copy that names its base as others know it."""
+    from .finetuning.folder import ADAPTER_FILE
+    from .finetuning.publishing import stage_adapter
+
+    if (folder / ADAPTER_FILE).is_file():
+        return stage_adapter(folder, scratch, base)
+    if base is not None:
+        raise UserError(f"--base {base}: {folder} is no adapter that mmssl trained, it names no base")
+    return folder, []
 
 
 def _commit(

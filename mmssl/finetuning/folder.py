@@ -114,20 +114,20 @@ def adapter_folder(path: str | Path) -> Path | None:
             return folder
     if Path(path).exists() or not isinstance(path, str):
         return None
-    return _snapshot(path)
+    return snapshot(path, ADAPTER_FILE)
 
 
-def _snapshot(repo: str) -> Path | None:
-    """A Hub repository that holds an adapter of ours, fetched; None where it does not, or cannot be reached."""
+def snapshot(repo: str, marker: str) -> Path | None:
+    """A Hub repository that holds the file `marker`, fetched; None where it does not, or cannot be reached."""
     from huggingface_hub import snapshot_download
     from transformers.utils import cached_file
 
     try:
-        if cached_file(repo, ADAPTER_FILE, _raise_exceptions_for_missing_entries=False) is None:
+        if cached_file(repo, marker, _raise_exceptions_for_missing_entries=False) is None:
             return None
         return Path(snapshot_download(repo, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
     except (OSError, ValueError):
-        return None  # no adapter: whoever asked goes on to load a model of that name, which says what is wrong
+        return None  # nothing of ours: whoever asked goes on to load a model of that name, which says what is wrong
 
 
 def read_spec(folder: Path) -> dict[str, Any]:

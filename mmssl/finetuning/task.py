@@ -21,7 +21,7 @@ from ..evaluation.embedding import device_of, evaluating
 from ..modality import Batch
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.processing_mmssl import MMSSLProcessor
-from .folder import load_any
+from .folder import load_any, snapshot
 from .labels import Target
 from .supervised import Kept, TaskHead, pooled, pooled_width
 
@@ -90,8 +90,11 @@ def write_task(head: TaskHead, target: Target, towers: Sequence[str], modalities
 
 
 def task_folder(path: str | Path) -> Path | None:
-    """The folder of a task: `path`, or `model/` in it (a run's); None when it is none."""
-    return next((f for f in (Path(path), Path(path) / "model") if (f / TASK_FILE).is_file()), None)
+    """The folder of a task: `path`, `model/` in it (a run's), or the snapshot of a Hub repository; else None."""
+    found = next((f for f in (Path(path), Path(path) / "model") if (f / TASK_FILE).is_file()), None)
+    if found is not None or Path(path).exists():
+        return found
+    return snapshot(str(path), TASK_FILE)
 
 
 def load_task(path: str | Path, base: str | None = None) -> TaskModel:
