@@ -101,7 +101,8 @@ def _proven(
         scratch = Path(temporary)
         with no_progress_bars():
             model: MMSSLModel = merged(load_adapter(folder, base), folder)
-            (scratch / "inputs").mkdir()
+            for name in ("inputs", "merged"):
+                (scratch / name).mkdir()
             source = Source(model.float().eval(), processor, scratch / "inputs", folder.name, "", tower)
             job: Job = chosen.write(source, scratch / "merged")
         job = dataclasses.replace(
