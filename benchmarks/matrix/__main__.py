@@ -11,7 +11,7 @@ import torch
 
 from mmssl.errors import UserError
 
-from .. import crossmodal
+from .. import crossmodal, teacher_free
 from .cells import HERE, SEEDS, Cell, choose, read_cells, read_result
 from .report import into_readme, load_results, read_tried, readme_table, report
 from .run import run_cell, write_result
@@ -65,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def across() -> str:
     """The section on the cross-modal results."""
-    return crossmodal.section(crossmodal.all_stored(), crossmodal.read_tried())
+    sections = crossmodal.section(crossmodal.all_stored(), crossmodal.read_tried()), teacher_free.section()
+    return "\n\n".join(part.rstrip() for part in sections if part)
 
 
 def write_report() -> None:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from toys import runs
 
+from benchmarks import guard_thresholds
 from mmssl.config import GuardConfig
 from mmssl.training.guard import Guard
 from mmssl.training.loop import Loop
@@ -212,3 +213,16 @@ def test_a_loss_that_is_not_finite_goes_back_too(tmp_path, caplog, monkeypatch):
     assert [row["step"] for row in runs.metrics(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
     for tensor in weights(tmp_path / "run", 6).values():
         assert torch.isfinite(tensor).all()
+
+
+def test_the_defaults_stop_every_measured_collapse_and_no_run_that_learned():
+    """Over the recorded health of `benchmarks.guard_thresholds`, with room on both sides."""
+    runs = guard_thresholds.collect()
+    collapsed = [run for run in runs if run["collapsed"]]
+    healthy = [run for run in runs if not run["collapsed"]]
+    assert len(collapsed) > 1 and len(healthy) > 10
+    assert all(guard_thresholds.stopped(run) for run in collapsed)
+    assert not any(guard_thresholds.stopped(run) for run in healthy)
+    threshold = GuardConfig().min_std
+    assert max(max(run["std_mean"]) for run in collapsed) * 1.5 < threshold
+    assert min(min(run["std_mean"]) for run in healthy) > threshold * 1.5
