@@ -139,10 +139,28 @@ def embeddings(pair: Pair, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """{"image_embeds", "text_embeds"}: (B, E), normalised, of the halves that are there."""
     out = {}
     if pair.image is not None:
-        out["image_embeds"] = pair.image.embed(encode_image(pair, inputs))
+        out["image_embeds"] = embedding(pair.image, encode_image(pair, inputs))
     if pair.text is not None:
-        out["text_embeds"] = pair.text.embed(encode_text(pair, inputs))
+        out["text_embeds"] = embedding(pair.text, encode_text(pair, inputs))
     return out
+
+
+def embedding(part: Part, encoded: Any) -> Tensor:
+    """(B, E) float32. The stock classes normalise in the model's dtype, where a rounded norm moves a whole row."""
+    with torch.no_grad():
+        projected = part.model.project(part.tower_name, part.pooled(encoded)).to(_dtype(part))
+        return (projected / projected.norm(dim=-1, keepdim=True)).float()
+
+
+def logits(pair: Pair, found: dict[str, Tensor]) -> Tensor:
+    """(B, B') float32 scaled cosines of `embeddings`, compared in the model's dtype as the stock classes do it."""
+    assert pair.image is not None
+    image, text = (found[name].to(_dtype(pair.image)) for name in ("image_embeds", "text_embeds"))
+    return (image @ text.T * torch.tensor(pair.scale).exp().to(image.dtype)).float()
+
+
+def _dtype(part: Part) -> torch.dtype:
+    return next(part.tower.parameters()).dtype
 
 
 def zero_shot(pair: Pair, scratch: Path, sigmoid: bool = False) -> list[Pipeline]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,11 @@ def test_wrapped_and_own_halves(tmp_path):
     """In a process without mmssl, at two lengths of texts (and, where the image half is ours, two sizes)."""
     wanted: list[Any] = [(pair_model(image, text, width), FORMAT, tmp_path / name, None)
                          for name, (image, text, width, *_) in MIXES.items()]  # fmt: skip
-    for name, done in zip(MIXES, export_several(wanted), strict=True):
+    sharp = pair_model(OWN_IMAGE, CLIP_TEXT, 20)
+    sharp[0].config.logit_scale = math.log(100)  # a rounded norm then moves logits by more than their own rounding
+    *several, last = export_several([*wanted, (sharp, FORMAT, tmp_path / "sharp", None)])
+    assert last.proof.failures == []
+    for name, done in zip(MIXES, several, strict=True):
         image, _, _, *classes = MIXES[name]
         assert done.proof.failures == [] and done.proof.largest("float32") < 1e-5, name
         assert {row.dtype for row in done.proof.rows} == {"float32", "bfloat16"}

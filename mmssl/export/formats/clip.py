@@ -121,9 +121,7 @@ def _probes(pair: pairs.Pair, name: str) -> list[Probe]:
                 projected = part.model.project(part.tower_name, part.pooled(encoded))
             return {next(iter(outputs)): projected}
         out = pairs.embeddings(used, inputs)
-        scale = torch.exp(torch.tensor(used.scale))
-        out["logits_per_image"] = scale * out["image_embeds"] @ out["text_embeds"].T
-        return out
+        return out | {"logits_per_image": pairs.logits(used, out)}
 
     return pairs.probes(pair, outputs, ours, {"interpolate_pos_encoding": True} if pair.image else None)
 

@@ -118,9 +118,7 @@ def _probes(pair: pairs.Pair, name: str) -> list[Any]:
     def ours(used: pairs.Pair, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         if name == "SiglipModel":
             out = pairs.embeddings(used, inputs)
-            scale = torch.exp(torch.tensor(used.scale))
-            out["logits_per_image"] = scale * out["image_embeds"] @ out["text_embeds"].T + used.bias
-            return out
+            return out | {"logits_per_image": pairs.logits(used, out) + used.bias}
         part = used.image or used.text
         assert part is not None
         encoded = pairs.encode_image(used, inputs) if used.image else pairs.encode_text(used, inputs)

@@ -256,7 +256,7 @@ def _pair_job(parts: Sequence[Part], cls: str, scratch: Path) -> Job:
         def expect(dtype: torch.dtype, inputs: dict[str, Tensor] = inputs) -> dict[str, Tensor]:
             used = image if dtype == torch.float32 else image.changed(dtype)
             return _pair_outputs(used, Part(used.model, text.tower_name, text.name, text.type, text.preprocessor),
-                                 inputs, pair.scale, dtype)  # fmt: skip
+                                 inputs, dtype)  # fmt: skip
 
         name = f"{pixels.shape[2]} x {pixels.shape[3]} and {inputs['input_ids'].shape[1]} tokens"
         found.append(Probe(name, inputs, dict(zip(names, names, strict=True)), expect))
@@ -268,12 +268,9 @@ def _pair_job(parts: Sequence[Part], cls: str, scratch: Path) -> Job:
     )  # fmt: skip
 
 
-def _pair_outputs(
-    image: Part, text: Part, inputs: dict[str, Tensor], scale: float, dtype: torch.dtype
-) -> dict[str, Tensor]:
+def _pair_outputs(image: Part, text: Part, inputs: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     pixels = inputs["pixel_values"].to(dtype).float()
     words = {k: v for k, v in inputs.items() if k != "pixel_values"}
-    out = {"image_embeds": image.embed(image.encode({"pixel_values": pixels})),
-           "text_embeds": text.embed(text.encode(words))}  # fmt: skip
-    logits = torch.exp(torch.tensor(scale)) * out["image_embeds"] @ out["text_embeds"].T
-    return out | {"logits_per_image": logits}
+    out = {"image_embeds": pairs.embedding(image, image.encode({"pixel_values": pixels})),
+           "text_embeds": pairs.embedding(text, text.encode(words))}  # fmt: skip
+    return out | {"logits_per_image": pairs.logits(pairs.Pair(image, text), out)}

@@ -171,8 +171,7 @@ def _probes(pair: pairs.Pair) -> list[Probe]:
             used = pair if dtype == torch.float32 else pair.changed(dtype)
             rounded = {k: v.to(dtype).float() if v.is_floating_point() else v for k, v in inputs.items()}
             out = pairs.embeddings(used, rounded)
-            out["logits_per_image"] = torch.exp(torch.tensor(used.scale)) * out["image_embeds"] @ out["text_embeds"].T
-            return out
+            return out | {"logits_per_image": pairs.logits(used, out)}
 
         name = f"{size[0]} x {size[1]} and {'long' if i else 'short'} texts, {inputs['input_ids'].shape[1]} tokens"
         found.append(Probe(name, inputs, {n: n for n in ("image_embeds", "text_embeds", "logits_per_image")}, expect))
