@@ -37,7 +37,7 @@ CASES: dict[str, Any] = {
     **{name: (toys.CASES[name][0], toys.CASES[name][1]) for name in (
         "vit", "vit_mae", "dinov2", "ijepa", "clip", "siglip", "siglip-short", "clip-text", "videomae",
         "vjepa2", "ast", "sentence-transformers", "sentence-transformers-last", "sentence-transformers-causal",
-        "sentence-transformers-pair", "stock")},
+        "sentence-transformers-pair", "stock", "vision-text-dual-encoder")},
     "vit-cls": ("vit", lambda: toys.image_model(pooling="cls")),
     "ast-mean": ("ast", lambda: toys.audio_model(pooling="mean")),
     "clip-half": ("clip", lambda: toys.image_model(**toys.CLIP_IMAGE)),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from toys import runs
 from toys.export import (
     CLIP_IMAGE,
     CLIP_TEXT,
@@ -21,6 +22,8 @@ from toys.export import (
 )
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from mmssl.cli import main
+from mmssl.config import load_recipe
 from mmssl.errors import RunError, UserError
 from mmssl.export import writing
 from mmssl.export.writing import export_model, export_several
@@ -28,6 +31,7 @@ from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.foreign import describe_foreign, load_foreign
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.processing_mmssl import MMSSLProcessor
+from mmssl.models.saving import load_model
 
 NAME = "sentence-transformers"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"a the handwritten digit number figure image of zero one two".split()]
@@ -112,3 +116,32 @@ def test_what_cannot_be_expressed_is_refused_with_the_option(tmp_path, monkeypat
 def test_a_wrapped_tower_is_refused_by_other_formats_in_words_that_exist(tmp_path):
     with pytest.raises(UserError, match="it wraps a BertModel, .*; format stock writes it as the BertModel that it is"):
         export_model(wrapped_model(tmp_path / "from", "cls"), "clip", tmp_path / "out")
+
+
+def test_compatible_with_trains_what_encode_gives_again(tmp_path):
+    """From the recipe to `SentenceTransformer.encode`, by the commands alone."""
+    from sentence_transformers import SentenceTransformer
+
+    content = runs.recipe(train={"steps": 8, "lr": 3e-3})
+    content["modalities"] = {"text": {"vocab_size": 300, "max_length": 16}}
+    tower = {"width": 16, "depth": 1, "heads": 2, "dropout": 0.1}
+    content["model"] = {"towers": {"text": tower}, "compatible_with": NAME}
+    content["views"] = {"a": {"text": {"drop": 0.2}}, "b": {"text": {"drop": 0.2}}}
+    content["objectives"] = {"simcse": {"type": "contrastive", "towers": ["text"], "views": ["a", "b"]}}
+    content["masks"] = {}
+    assert runs.cli(tmp_path, content=content) == 0
+    assert main(["export", str(tmp_path / "run"), "--to", NAME, "--output", str(tmp_path / "out")]) == 0
+    model, processor = load_model(tmp_path / "run" / "model")
+    assert model.tower("text").prefix is None and processor.preprocessors["text"].config.special_tokens
+    texts = ["a handwritten seven", "the digit nine, in grey", "no"]
+    with torch.no_grad():
+        ours = model(**processor(text=texts)).embeddings["text"]
+    found = SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(texts, convert_to_tensor=True)
+    torch.testing.assert_close(found, ours, rtol=0, atol=1e-6)
+    assert ours.std(0).max() > 0.01  # not one vector for all
+    tower["prefix"], content["modalities"]["text"]["attend_padding"] = 1, True
+    with pytest.raises(UserError) as caught:
+        load_recipe(content)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2 and all("model.compatible_with: sentence-transformers expects" in line for line in lines)
+    assert "towers.text.prefix: found 1" in str(caught.value) and "attend_padding: found true" in str(caught.value)
