@@ -45,6 +45,7 @@ MIXES: dict[str, tuple[dict[str, Any], dict[str, Any], int | None, str, str]] = 
     "vit-bert": (wrapped(VIT), wrapped(BERT), None, "ViTModel", "BertModel"),
     "own-bert": (OWN_IMAGE, wrapped(BERT), 20, "ViTModel", "BertModel"),
     "clip-bert": (wrapped(PAIR), wrapped(BERT), 20, "CLIPVisionModel", "BertModel"),
+    "single-halves": (wrapped(PAIR.vision_config), wrapped(PAIR.text_config), 20, "CLIPVisionModel", "CLIPTextModel"),
     "dinov2-own": (wrapped(DINO), CLIP_TEXT, 20, "Dinov2Model", "CLIPTextModel"),
     "own-clip": (OWN_IMAGE, wrapped(PAIR), 20, "ViTModel", "CLIPTextModel"),
 }

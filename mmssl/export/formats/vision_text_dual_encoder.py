@@ -66,14 +66,17 @@ def check(source: Source) -> list[str]:
 
 
 def _kind(part: Part) -> str | None:
-    """How a wrapped encoder pools: "projected" (its own pooled output, then a projection), "linear" and "tanh" (a map
-    of the first token, and what stands behind it), "token" (nothing but that token); None: otherwise."""
+    """How a wrapped encoder pools: "projected" (its own pooled output, then a projection), "pooled" (that output),
+    "linear" and "tanh" (a map of the first token, and what stands behind it), "token" (nothing but that token);
+    None: otherwise."""
     if not isinstance(part.tower, TransformersTower):
         return None
     net: Any = part.tower.net
     encoder = net["encoder"]
     if "projection" in net:
         return "projected" if net["projection"].bias is None else None
+    if part.tower.pools:
+        return "pooled" if encoder.config.model_type.startswith("clip") else None
     dense = getattr(getattr(encoder, "pooler", None), "dense", None)
     if isinstance(dense, nn.Linear) and dense.in_features == dense.out_features:
         if hasattr(encoder.config, "pooler_act"):
