@@ -1,8 +1,7 @@
-"""WFDB records (.hea with .dat, .mat or what the header names): plain ones decoded here, all others by wfdb."""
+"""WFDB records (.hea with .dat, .mat or what the header names) by wfdb."""
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,6 @@ import numpy as np
 
 from mmssl.biosignals.recording import Array, Recording, check_file
 from mmssl.errors import BadSample, UserError
-
-from .plain import read_plain
 
 ENDINGS = (".hea", ".dat")
 CHECKED = 2_000_000
@@ -33,11 +30,6 @@ def open_wfdb(path: Path) -> Recording:
     if not header_file.is_file() and path.suffix.lower() == ".dat" and path.is_file():
         raise BadSample(f"{path.name} has no header: expected {header_file.name} beside it")
     check_file(header_file)
-    plain = read_plain(header_file, CHECKED)
-    if plain is not None:
-        load = functools.cache(lambda: plain.physical(name.name))
-        length, count = plain.digital.shape
-        return Recording(count, length, lambda a, b: load()[:, a:b], plain.names, plain.rate, plain.units)
     try:
         import wfdb
     except ModuleNotFoundError as error:

@@ -50,33 +50,6 @@ def test_wfdb_samples_equal_those_of_wfdb(tmp_path: Path) -> None:
     assert sample.names == ["V2", "II"]
 
 
-def test_a_plain_record_is_decoded_as_by_wfdb(tmp_path: Path) -> None:
-    wfdb = pytest.importorskip("wfdb", reason="wfdb is not installed: pip install 'mmssl[ecg]'")
-    from mmssl_ecg.plain import read_plain
-
-    digital = np.random.default_rng(0).integers(-32768, 32767, (500, 3))
-    digital[7, 1] = digital[100:110, 2] = -32768  # no value
-    facts = {"fs": 128.5, "units": ["mV", "uV", "mV"], "sig_name": ["II", "lead V1", "aVR"], "d_signal": digital,
-             "adc_gain": [1000.0, 0.3, 72733.33333333333], "baseline": [0, -11, 30000]}  # fmt: skip
-    wfdb.wrsamp("p", fmt=["16"] * 3, write_dir=str(tmp_path), **facts)
-    found, stock = read_plain(tmp_path / "p.hea", 1500), wfdb.rdrecord(str(tmp_path / "p"))
-    assert found is not None
-    np.testing.assert_array_equal(found.physical("p"), stock.p_signal.T)  # NaN equals NaN, everything else bit by bit
-    assert (found.names, found.units, found.rate) == (stock.sig_name, stock.units, stock.fs)
-    assert read_plain(tmp_path / "p.hea", 1499) is None
-    facts["d_signal"] = digital // 32
-    wfdb.wrsamp("q", fmt=["212"] * 3, write_dir=str(tmp_path), **facts)
-    assert read_plain(tmp_path / "q.hea", 1500) is None
-    recording = mmssl_ecg.Preprocessor(mmssl_ecg.Config()).open(tmp_path / "q")
-    np.testing.assert_array_equal(recording.load(0, 500), wfdb.rdrecord(str(tmp_path / "q")).p_signal.T)
-    header = (tmp_path / "p.hea").read_text()
-    odd = ("p 3 128.5 500", "p/2 3 128.5 500"), (" 16 1000", " 16+24 1000"), ("p.dat 16", "o.dat 16"), ("(30000)", "()")
-    for said, other in odd:  # segments, an offset, a file that is not there, no number
-        assert said in header
-        (tmp_path / "o.hea").write_text(header.replace(said, other, 1))
-        assert read_plain(tmp_path / "o.hea", 1500) is None
-
-
 def test_broken_wfdb_records(tmp_path: Path) -> None:
     record(tmp_path)
     data, header = (tmp_path / "r1.dat").read_bytes(), (tmp_path / "r1.hea").read_text()
