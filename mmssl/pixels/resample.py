@@ -23,11 +23,10 @@ def fit_size(
 ) -> Array:
     """(h, w, C) uint8, uint16 or float32 to (H, W, C): uint8 stays, uint16 becomes float32 / 65535.
 
-    how: "squash" stretches; "crop" covers the target and cuts what is over on both sides; "pad" fits the whole image
-        in and fills both sides with the background (NaN, "no such pixel", in arrays that were no 8- or 16-bit image:
-        their units have no background).
-    cover: what "crop" covers, where that is larger than the target; sides and the cut are then whole pixels of what
-        was resized, as in stock processors.
+    how: "squash" stretches; "crop" covers the target and cuts what is over on both sides, in whole pixels of what was
+        resized, as stock processors do; "pad" fits the whole image in and fills both sides with the background (NaN,
+        "no such pixel", in arrays that were no 8- or 16-bit image: their units have no background).
+    cover: what "crop" covers, where that is larger than the target.
     """
     padding: Sequence[float] = [float("nan")]
     if array.dtype != np.float32:
@@ -41,12 +40,7 @@ def fit_size(
     if how == "squash":
         return _resize(array, size, whole, interpolation)
     if how == "crop":
-        if cover is not None and cover != size:
-            return _resize(array, size, _cut((h, w), size, cover), interpolation)
-        scale = max(height / h, width / w)
-        box_h, box_w = min(height / scale, h), min(width / scale, w)
-        top, left = (h - box_h) / 2, (w - box_w) / 2
-        return _resize(array, size, (left, top, min(left + box_w, w), min(top + box_h, h)), interpolation)
+        return _resize(array, size, _cut((h, w), size, cover or size), interpolation)
     if how != "pad":
         raise ValueError(f"unknown way to resize '{how}'")
     scale = min(height / h, width / w)

@@ -257,3 +257,28 @@ def test_raw_features_are_area_averages() -> None:
     torch.testing.assert_close(features[:, 0], pixels[:, 0, :2, :2].mean((1, 2)))
     small = torch.randn(2, 3, 8, 8)
     assert torch.equal(modality().raw_features({"pixel_values": small}), small.flatten(1))
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (60, 48), (101, 64), (64, 101), (20, 31), (333, 500)])
+def test_a_crop_is_that_of_clips_processor(shape: tuple[int, int]) -> None:
+    """Sides are rounded down and cut in whole pixels, as stock processors do; 8-bit values may round otherwise."""
+    from transformers import CLIPImageProcessor
+
+    y, x = np.mgrid[: shape[0], : shape[1]] / max(shape)
+    smooth = np.stack([np.sin(9 * x + 5 * y), np.cos(7 * x), np.sin(8 * y)], -1)
+    image = (127.5 * (smooth + 1)).astype(np.uint8)
+    stock = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, do_rescale=False,
+                               do_normalize=False)  # fmt: skip
+    theirs = np.asarray(stock(image, return_tensors="np")["pixel_values"][0]).transpose(1, 2, 0)
+    ours = fitted([image], size=32, patch=8, resize="crop", interpolation="bicubic").read(image)
+    assert ours is not None
+    steps = np.abs(ours.astype(float) - theirs)
+    assert steps.max() <= 2.01 and steps.mean() < 0.3
+    full = Image.fromarray(image).resize(_covering(shape), Image.Resampling.BICUBIC)
+    top, left = (full.height - 32) // 2, (full.width - 32) // 2
+    assert np.abs(ours - np.asarray(full, dtype=float)[top : top + 32, left : left + 32]).max() <= 1
+
+
+def _covering(shape: tuple[int, int]) -> tuple[int, int]:
+    """(width, height): the shorter side 32, the other in proportion, rounded down."""
+    return tuple(32 * side // min(shape) for side in shape[::-1])  # type: ignore[return-value]
