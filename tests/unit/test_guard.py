@@ -216,7 +216,7 @@ def test_a_loss_that_is_not_finite_goes_back_too(tmp_path, caplog, monkeypatch):
 
 
 def test_the_defaults_stop_every_measured_collapse_and_no_run_that_learned():
-    """Over the recorded health of `benchmarks.guard_thresholds`, with room on both sides."""
+    """Over the recorded health of `benchmarks.guard_thresholds`, with a little room on both sides."""
     runs = guard_thresholds.collect()
     collapsed = [run for run in runs if run["collapsed"]]
     healthy = [run for run in runs if not run["collapsed"]]
@@ -224,5 +224,5 @@ def test_the_defaults_stop_every_measured_collapse_and_no_run_that_learned():
     assert all(guard_thresholds.stopped(run) for run in collapsed)
     assert not any(guard_thresholds.stopped(run) for run in healthy)
     threshold = GuardConfig().min_std
-    assert max(max(run["std_mean"]) for run in collapsed) * 1.5 < threshold
-    assert min(min(run["std_mean"]) for run in healthy) > threshold * 1.5
+    assert max(max(run["std_mean"]) for run in collapsed) * 1.1 < threshold
+    assert min(min(run["std_mean"]) for run in healthy) > threshold * 1.1
