@@ -153,7 +153,7 @@ def embed_source(
 
     chosen = {name: preprocessors[name] for name in columns}
     batches = evaluation_batches(source, chosen, dict(columns), batch_size=batch_size, workers=workers)
-    return embed_batches(models, batches, describe=describe, progress=progress)
+    return embed_batches(models, batches, describe=describe, progress=progress, groups=groups)
 
 
 def embed_batches(
@@ -162,9 +162,10 @@ def embed_batches(
     *,
     describe: Any | None = None,
     progress: Progress | None = None,
+    groups: Sequence[tuple[str, ...]] = (),
 ) -> Embedded:
     """`embed_source` for rows that are loaded already."""
-    collector, rows, bad, done = Collector(models, describe), [], [], 0
+    collector, rows, bad, done = Collector(models, describe, groups), [], [], 0
     with evaluating([*models.values(), *([] if describe is None else [describe])]):
         for loaded in batches:
             collector.add(loaded.batch)

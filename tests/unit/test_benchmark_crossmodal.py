@@ -97,7 +97,9 @@ def test_hicmae_and_m3ae_train_on_real_data(name: str, parts: set[str], shared_d
     recipe = load_recipe(recipe_name, changes)
     recipe.data.path = str(shared_data / name.partition("/")[0])
     recipe.data.limit, recipe.train.steps, recipe.train.batch_size, recipe.train.log_every = 12, 3, 6, 1
-    recipe.train.trackers, recipe.evaluation.tasks = [], []
+    recipe.train.trackers, recipe.evaluation.tasks, recipe.evaluation.limit = [], ["subsets"], 12
     run = pretrain(recipe, output=tmp_path / "run")
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert all(line[f"loss/{part}"] > 0 for line in lines for part in parts)
+    whole = "+".join(sorted(recipe.data.columns))
+    assert {f"{part}/accuracy" for part in (*recipe.data.columns, whole)} <= set(run.report["tasks"]["subsets"])
