@@ -75,7 +75,7 @@ def trained(recipe: dict[str, Any], folder: Path, to: str, steps: int) -> Any:
     data = DataConfig(path=recipe["data"]["path"], name=recipe["data"].get("name"), columns=recipe["data"]["columns"])
     tasks = ["knn"] if to == "sentence-transformers" else ["retrieval", "zero-shot"]
     config = EvaluationConfig(tasks=tasks, label="label", classes=GROUPS if "zero-shot" in tasks else None,
-                              templates=["{}"])  # fmt: skip
+                              templates=["{}"], train_limit=None)  # fmt: skip
     return evaluate(model, processor.preprocessors, data, config)["tasks"]
 
 
