@@ -196,9 +196,13 @@ def read_tried(path: Path = HERE / "crossmodal_tried.yaml") -> dict[str, list[st
 def section(found: Mapping[str, Sequence[Mapping[str, Any]]], tried: Mapping[str, Sequence[str]]) -> str:
     """What RESULTS.md says of all this."""
     shown_keys = [(found[name], key_of(way)) for name in found for way in SHOWN[name]]
-    above = sum(marked(results, key).startswith("**") for results, key in shown_keys)
     raw = [pair for pair in shown_keys if pair[0][0]["subsets"][pair[1]].get("raw") is not None]
-    over = sum(all(a > b for a, b in zip(values(r, k, "model"), values(r, k, "raw"), strict=True)) for r, k in raw)
+    above, over = (
+        sum(all(a > b for a, b in zip(values(r, k, "model"), values(r, k, arm), strict=True)) for r, k in lines_of)
+        for arm, lines_of in (("untrained", shown_keys), ("raw", raw))
+    )
+    single = sum(len(results) == 1 for results, _ in shown_keys)
+    warning = f" {single} lines are of a single seed, which shows little." if single else ""
     lines = [
         "## Across modalities",
         "",
@@ -211,7 +215,7 @@ def section(found: Mapping[str, Sequence[Mapping[str, Any]]], tried: Mapping[str
         short_table(found),
         "",
         f"In {above} of {len(shown_keys)} lines the pretrained model beats its untrained twin in every seed; "
-        f"in {over} of {len(raw)} it beats the raw features in every seed.",
+        f"in {over} of {len(raw)} it beats the raw features in every seed.{warning}",
     ]
     for name, notes in tried.items():
         lines += ["", f"Tried on **{name}**:", "", *(f"- {' '.join(note.split())}" for note in notes)]

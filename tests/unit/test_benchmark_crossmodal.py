@@ -79,6 +79,8 @@ def test_the_section_of_results_md_counts_what_is_clear() -> None:
     assert "audio to image, R@10 of 100 | **0.300 ± 0.000** | 0.200 ± 0.000 | 0.400 ± 0.000 | 0.100 | 2 |" in text
     assert "Tried on **emoji**:\n\n- longer: the same" in text
     assert "in 2 of 2 it beats" in crossmodal.section({"spoken_written_digits": runs(0.5)}, {})
+    assert "single seed" not in text
+    assert "2 lines are of a single seed" in crossmodal.section({"spoken_written_digits": runs(0.5)[:1]}, {})
 
 
 def test_notes_belong_to_sets() -> None:
