@@ -382,7 +382,7 @@ def _list(args: argparse.Namespace) -> int:
     from . import listing
 
     for name, line in getattr(listing, args.what)():
-        print(f"{name:24}{line}".rstrip())
+        print(f"{name:25} {line}".rstrip())
     return 0
 
 

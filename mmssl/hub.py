@@ -77,6 +77,9 @@ def push(
     check_repo_id(repo_id)
     if base is not None:
         check_repo_id(base)
+        if Path(base).exists():
+            raise UserError(f"--base {base}: this is a folder here, expected a model on the Hub; push it first, and "
+                            f"name it as others do")  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="mmssl-push-") as scratch:
         folder, notes = _staged(folder, Path(scratch), base)
         files = publishable(folder)

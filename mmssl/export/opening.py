@@ -26,7 +26,7 @@ from ..schema import build
 from . import transfer
 from .building import load_origin, tower_specs
 from .convert import apply_origins, stock_config
-from .record import read_record
+from .record import fetched, read_record
 
 MEAN = ("videomae", "vjepa2", "ijepa", "vit_mae")
 """Types of models that have no class token, or one that was not trained to sum up."""
@@ -170,16 +170,16 @@ def _text(origin: str, config: Any) -> dict[str, Any]:
 
 
 def _modules(path: str) -> list[dict[str, Any]]:
-    """The modules of a sentence-transformers folder, with their options; none of another one."""
-    file = Path(path) / "modules.json"
-    if not file.is_file():
+    """The modules of a sentence-transformers folder or id, with their options; none of another one."""
+    file = fetched(path, "modules.json")
+    if file is None:
         return []
     try:
         found = json.loads(file.read_text())
         for module in found:
             module["name"] = module["type"].rpartition(".")[2]
-            options = Path(path) / module["path"] / "config.json"
-            module["options"] = json.loads(options.read_text()) if options.is_file() and module["path"] else {}
+            options = fetched(path, f"{module['path']}/config.json") if module["path"] else None
+            module["options"] = json.loads(options.read_text()) if options is not None else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: its modules.json cannot be read ({error})") from error
     for module in found:
@@ -211,7 +211,8 @@ def _projection(path: str, origin: str, config: Any, modules: list[dict[str, Any
     if len(dense) > 1:
         raise UserError(f"{path}: found {len(dense)} modules Dense, expected one at most")
     if dense:
-        return _tensor(Path(path) / dense[0]["path"] / "model.safetensors", "linear.weight")
+        name = f"{dense[0]['path']}/model.safetensors"
+        return _tensor(fetched(path, name) or Path(path) / name, "linear.weight")
     held = PROJECTIONS.get((getattr(config, "architectures", None) or [""])[0])
     if held is None:
         return None

@@ -28,16 +28,22 @@ def write_record(source: Source, name: str, kinds: list[str], folder: Path) -> N
     (folder / RECORD).write_text(json.dumps({"format": name, "parts": parts}, indent=2, sort_keys=True) + "\n")
 
 
-def read_record(path: str) -> dict[str, Any]:
-    """{"format", "parts": modality -> {"pooling", "options"}}, empty where there is no such file."""
+def fetched(path: str, name: str) -> Path | None:
+    """The file `name` of a folder, or of a repository on the Hub; None where it has none, or cannot be reached."""
     from transformers.utils import cached_file
 
-    file = Path(path) / RECORD
+    file = Path(path) / name
     if not Path(path).is_dir():
-        fetched = cached_file(path, RECORD, _raise_exceptions_for_missing_entries=False,
+        found = cached_file(path, name, _raise_exceptions_for_missing_entries=False,
                             _raise_exceptions_for_connection_errors=False)  # fmt: skip
-        file = Path(str(fetched)) if fetched else file
-    if not file.is_file():
+        file = Path(str(found)) if found else file
+    return file if file.is_file() else None
+
+
+def read_record(path: str) -> dict[str, Any]:
+    """{"format", "parts": modality -> {"pooling", "options"}}, empty where there is no such file."""
+    file = fetched(path, RECORD)
+    if file is None:
         return {"format": None, "parts": {}}
     try:
         found = json.loads(file.read_text())

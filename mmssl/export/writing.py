@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from ..errors import RunError, UserError
 from ..finetuning.folder import load_any
+from ..models.foreign import TransformersTower
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.saving import no_progress_bars
@@ -135,9 +136,10 @@ def refuse(source: Source, name: str, chosen: ModuleType) -> None:
 def _foreign(part: Part, chosen: ModuleType) -> list[str]:
     if getattr(chosen, "FOREIGN", False):
         return []
+    stock = isinstance(part.tower, TransformersTower)
+    whole = f"; format stock writes it as the {part.wrapped} that it is" if stock else ""
     return [f"model.towers.{part.tower_name}.from: it wraps a {part.wrapped}, expected a tower of mmssl's own, "
-            f"trained from the start or converted (convert: true, where the checkpoint's format can be read); "
-            f"format stock writes it as the {part.wrapped} that it is"]
+            f"trained from the start or converted (convert: true, where the checkpoint's format can be read){whole}"]
 
 
 def _write(chosen: ModuleType, source: Source, folder: Path) -> Job:

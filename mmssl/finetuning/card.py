@@ -43,7 +43,8 @@ def write_card(folder: Path, job: Job, base: Base | None, report: Mapping[str, A
         "## Options",
         "```yaml\n" + dump(public(to_dict(job.options))).rstrip() + "\n```",
     ]
-    text = f"---\n{_metadata(job, name, report, data, adapter)}\n---\n\n" + "\n\n".join(body) + "\n"
+    published = hub_dataset(base.name) if base is not None and base.name else None
+    text = f"---\n{_metadata(job, published, report, data, adapter)}\n---\n\n" + "\n\n".join(body) + "\n"
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
@@ -95,7 +96,7 @@ def _metadata(job: Job, base: str | None, report: Mapping[str, Any], data: str, 
     card = ModelCardData(
         library_name="peft" if adapter else "mmssl",
         tags=["mmssl", *([job.options.peft] if adapter else []), *job.rows.columns],
-        base_model=base if base and hub_dataset(base) else None,
+        base_model=base,
         datasets=[dataset] if dataset else None,
         model_name=job.title,
         eval_results=results or None,

@@ -186,16 +186,24 @@ def build(job: Job, options: FinetuneConfig) -> tuple[Pretraining, Any]:
 
 def _start_folder(accelerator: Accelerator, folder: Path, options: FinetuneConfig, resume: bool) -> None:
     def start() -> None:
-        kept, now = folder / "config.yaml", to_dict(options)
+        kept = folder / "config.yaml"
         try:
-            if resume and kept.is_file():
-                _warn_of_changes(read(kept), now)
             folder.mkdir(parents=True, exist_ok=True)
-            kept.write_text(dump(now))
+            if resume and kept.is_file():  # written anew once the checkpoint is found to fit
+                _warn_of_changes(read(kept), to_dict(options))
+                return
         except OSError as error:
             raise UserError(f"--output {folder}: cannot be written ({error.strerror})") from None
+        _write_options(folder, dump(to_dict(options)))
 
     on_first(accelerator, start)
+
+
+def _write_options(folder: Path, text: str) -> None:
+    try:
+        (folder / "config.yaml").write_text(text)
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be written ({error.strerror})") from None
 
 
 def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -215,6 +223,7 @@ def train(
 ) -> tuple[TuningLoop, RunError | None]:  # fmt: skip
     """Run the loop; the best weights are in its `kept`. Also why the last checkpoint could not be written, or None."""
     settings, rows = options.train, job.rows
+    asked = dump(to_dict(options))
     world = accelerator.num_processes
     smallest = settings.accumulation * world
     settings.batch_size = max(min(settings.batch_size, len(rows.train) // smallest * smallest), smallest)
@@ -227,6 +236,7 @@ def train(
     )
     if resume:
         loop.resume()
+        on_first(accelerator, lambda: _write_options(folder, asked))
     if main:
         trained, every = trainable(pretraining)
         print(

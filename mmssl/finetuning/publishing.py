@@ -26,7 +26,10 @@ def stage_adapter(folder: Path, scratch: Path, base: str | None) -> tuple[Path, 
     spec = read_spec(folder)
     target = scratch / folder.resolve().name
     shutil.copytree(folder, target, symlinks=True, ignore=shutil.ignore_patterns(".cache"))
-    config: dict[str, Any] = json.loads((target / PEFT_CONFIG).read_text())
+    try:
+        config: dict[str, Any] = json.loads((target / PEFT_CONFIG).read_text())
+    except ValueError as error:
+        raise UserError(f"push: {PEFT_CONFIG} is damaged ({error})") from None
     notes: list[str] = []
     if base is not None:
         load_base(folder, spec, base)
@@ -69,12 +72,13 @@ def _origin(folder: Path, origin: str) -> str:
 def _name_in_card(card: Path, base: str) -> None:
     """The base in the card's metadata, by which the Hub shows the two together, and in its lines of Python."""
     from huggingface_hub.repocard import metadata_load, metadata_save
+    from yaml import YAMLError
 
     if not card.is_file():
         return
     try:
         data = metadata_load(card) or {}
-    except ValueError as error:
+    except (ValueError, YAMLError) as error:
         raise UserError(f"push: README.md: its metadata cannot be read ({' '.join(str(error).split())})") from None
     metadata_save(card, {**data, "base_model": base})
     card.write_text(card.read_text(encoding="utf-8").replace('from_pretrained("BASE")', f'from_pretrained("{base}")'))

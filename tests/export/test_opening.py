@@ -18,7 +18,7 @@ import mmssl
 from mmssl.cli import main
 from mmssl.errors import UserError
 from mmssl.export.formats import load_format
-from mmssl.export.opening import is_stock, open_stock
+from mmssl.export.opening import _modules, _projection, is_stock, open_stock
 from mmssl.export.record import write_record
 from mmssl.export.source import Source
 from mmssl.models.modeling_mmssl import MMSSLModel
@@ -125,6 +125,23 @@ def test_folders_of_others(tmp_path):
         states = original(inputs["text_input_ids"], inputs["text_attention_mask"]).last_hidden_state
     mask = inputs["text_attention_mask"][..., None]
     torch.testing.assert_close(model(**inputs).pooled["text"], (states * mask).sum(1) / mask.sum(1), rtol=0, atol=1e-5)
+
+
+def test_an_id_of_sentence_transformers_is_read_as_its_folder(tmp_path, monkeypatch):
+    """Pooling and the map behind it lie in files of their own, on the Hub as in a folder."""
+    written("sentence-transformers", tmp_path / "st")
+    folder = str(tmp_path / "st")
+    expected = _modules(folder)
+    assert [m["name"] for m in expected] == ["Transformer", "Pooling", "Dense", "Normalize"]
+
+    def fetch(repo: str, name: str, **_: Any) -> str | None:
+        assert repo == "me/st"
+        file = tmp_path / "st" / name
+        return str(file) if file.is_file() else None
+
+    monkeypatch.setattr("transformers.utils.cached_file", fetch)
+    assert _modules("me/st") == expected
+    torch.testing.assert_close(_projection("me/st", "", None, expected), _projection(folder, "", None, expected))
 
 
 def test_what_cannot_be_opened_is_refused_in_one_line(tmp_path):

@@ -141,6 +141,7 @@ def test_a_longer_run_goes_on_from_a_finished_one(base, finished, tmp_path, caps
     assert "going on after step 8 of 10" in capsys.readouterr().out
     assert runs.checkpoints(out) == ["step-00000010"]
     assert "--resume: train.lr changed since the run was started" in caplog.text
+    assert "steps: 10" in (out / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -159,6 +160,7 @@ def test_another_run_is_refused(base, finished, tmp_path, capsys, more, says):
     assert main(words(base, out, *more)) == 2
     lines = runs.errors(capsys.readouterr().err)
     assert len(lines) == 1 and says in lines[0]
+    assert (out / "config.yaml").read_text() == (finished / "config.yaml").read_text()
     assert_same(out, finished)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -116,3 +117,26 @@ def test_base_is_for_adapters(adapter: Path, capsys: pytest.CaptureFixture) -> N
     assert "is no adapter that mmssl trained" in capsys.readouterr().err
     assert main(["push", str(adapter), "me/x", "--dry-run", "--base", "a/b/c"]) == 2
     assert "'a/b/c' is no repository id" in capsys.readouterr().err
+
+
+def test_a_folder_here_is_no_base_on_the_hub(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert "base_model:" not in (adapter / "README.md").read_text()
+    monkeypatch.chdir(adapter.parents[2])
+    folder = f"{adapter.parents[1].name}/base"  # looks like OWNER/NAME, and holds the right weights
+    assert main(["push", str(adapter), "me/x", "--dry-run", "--base", folder]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --base {folder}: this is a folder here, expected a model on the")
+
+
+@pytest.mark.parametrize("name", ["README.md", "adapter_config.json"])
+def test_damaged_files_are_said_in_one_line(
+    adapter: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "tuned"
+    shutil.copytree(adapter, folder)
+    (folder / name).write_text("---\nlicense: [mit\n---\n")
+    monkeypatch.setattr("mmssl.finetuning.publishing.load_base", lambda *_: None)
+    with pytest.raises(UserError, match=f"push: {name}") as caught:
+        stage_adapter(folder, tmp_path / "copy", "me/base")
+    assert "\n" not in str(caught.value)

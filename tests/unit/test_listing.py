@@ -32,6 +32,11 @@ def test_the_command_prints_them(capsys: pytest.CaptureFixture[str]) -> None:
         assert below == [f"when: {objective.when}", f"data: {objective.suits}", f"paper: {objective.papers}"]
 
 
+def test_a_long_name_does_not_touch_what_is_said_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "formats"]) == 0
+    assert {name for name, _ in listing.formats()} == {row.split()[0] for row in capsys.readouterr().out.splitlines()}
+
+
 def test_the_readme_holds_the_table() -> None:
     found = re.search(r"<!-- objectives -->\n(.*?)\n<!-- /objectives -->", README.read_text(), re.DOTALL)
     assert found is not None

@@ -140,8 +140,8 @@ def usage(rate: int) -> str:
 # ----------------------------------------------------------------------------------------------------------- reading
 
 FREE = ("seconds", "mel_bins")
-ADAPTED = {"audio": (transfer.VIT_BLOCK,)}
 """A sound of another length, or of other bands, is another part of the table of positions, or an interpolated one."""
+ADAPTED = {"audio": (transfer.VIT_BLOCK,)}
 WINDOW_MS, SHIFT_MS = 25.0, 10.0
 
 
