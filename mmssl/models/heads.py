@@ -31,8 +31,14 @@ class HeadOptions:
 
     NEEDS: ClassVar[tuple[Needs, ...]] = (
         needs("head_width", head_layers="1 or more", holds=lambda c: c.head_layers > 0),
-        needs("head_hidden", "head_norm", head_layers="2 or more", holds=lambda c: c.head_layers > 1),
+        needs("head_hidden", head_layers="2 or more", holds=lambda c: c.head_layers > 1),
+        needs("head_norm", head_layers="2 or more", holds=lambda c: c.norms),
     )
+
+    @property
+    def norms(self) -> bool:
+        """Whether there is a hidden layer that `head_norm` follows."""
+        return self.head_layers > 1
 
 
 class BatchNorm(nn.Module):

@@ -56,13 +56,20 @@ class Config(HeadOptions, SideOptions, ObjectiveConfig):
     direct_relative: bool = option(True, help="DirectPred: eigenvalues relative to the largest; false: as printed")
     direct_centre: bool = option(False, help="DirectPred: covariance in place of the correlation")
     head_width: int = option(256, min=2, help="output width of that head")
-    head_norm: str = option("batch", choices=("layer", "batch", "none"), help="after each hidden layer of the head")
+    head_norm: str = option(
+        "batch", choices=("layer", "batch", "none"), help="after each hidden layer of the head and of the predictor"
+    )
 
     NEEDS = (
         needs("momentum", "end_momentum", target="teacher"),
         needs("predictor_hidden", predictor="mlp"),
         needs("direct_eps", "direct_momentum", "direct_every", "direct_relative", "direct_centre", predictor="direct"),
     )
+
+    @property
+    def norms(self) -> bool:
+        """The trained predictor has a hidden layer, too."""
+        return super().norms or self.predictor == "mlp"
 
 
 class DirectPredictor(nn.Module):

@@ -65,7 +65,7 @@ class RegulariserConfig:
     """Of the embeddings that have a gradient: the context's, and without a teacher the targets'."""
 
     kind: str = option("none", choices=("none", "sigreg", "vicreg"))
-    weight: float | None = option(None, min=0, help="factor; default 0.05 for sigreg (LeJEPA), 1 for vicreg")
+    weight: float | None = option(None, above=0, help="factor; default 0.05 for sigreg (LeJEPA), 1 for vicreg")
     on: str = option("pooled", choices=("pooled", "tokens", "both"), help="embeddings of samples or of patches")
     covariance: float = option(0.04, min=0, help="vicreg: factor of the covariance, relative to that of the variance")
     slices: int = option(256, min=1, help="sigreg: random directions a step")
@@ -174,13 +174,18 @@ class JEPA(Objective):
                 raise UserError(f"objective jepa: {name}: found {getattr(c, name)}, which has no effect: tower "
                                 f"'{self.target_tower}' is frozen, so the teacher stands still")
         free = c.teacher == "none" and not target.frozen
-        if free and c.regulariser.kind == "none" and not c.stop_gradient:
+        if c.stop_gradient and not free:
+            raise UserError("objective jepa: stop_gradient is for teacher: none; a teacher's targets have no gradient")
+        if free:
+            self._refuse_collapse(c)
+
+    def _refuse_collapse(self, c: Config) -> None:
+        """UserError where nothing keeps an encoder that is its own teacher from a constant embedding."""
+        if c.regulariser.kind == "none" and not c.stop_gradient:
             raise UserError(
                 "objective jepa: without a teacher a constant embedding is the best one; set regulariser: {kind: "
                 "sigreg} or vicreg, or stop_gradient: true"
             )
-        if c.stop_gradient and not free:
-            raise UserError("objective jepa: stop_gradient is for teacher: none; a teacher's targets have no gradient")
 
     def forward(self, step: Step) -> Loss:
         c = self.config

@@ -50,6 +50,8 @@ def read(objective: dict[str, Any], **train: Any) -> None:
         ("bootstrap", ONE | {"target": "online", "momentum": 0.9}, "momentum", "target: online"),
         ("bootstrap", ONE | {"target": "online", "end_momentum": 0.9}, "end_momentum", "target: online"),
         ("bootstrap", ONE | {"direct_eps": 0.3}, "direct_eps", "predictor: mlp"),
+        ("bootstrap", ONE | {"predictor": "direct", "head_layers": 1, "head_norm": "layer"}, "head_norm",
+         "head_layers: 1"),
         ("bootstrap", ONE | {"predictor": "direct", "predictor_hidden": 3}, "predictor_hidden", "predictor: direct"),
         ("redundancy", ONE | {"invariance": 1.0}, "invariance", "loss: barlow"),
         ("redundancy", ONE | {"mixing_weight": 1.0}, "mixing_weight", "loss: barlow"),
@@ -102,6 +104,7 @@ def test_idle_options_of_the_loop(train: dict[str, Any], line: str) -> None:
         ("contrastive", ONE | {"loss": "dclw", "sigma": 0.3, "temperature": 0.2, "head_hidden": 8}),
         ("contrastive", PAIR | {"loss": "sigmoid", "max_scale": 30.0}),
         ("bootstrap", ONE | {"predictor": "direct", "direct_eps": 0.3, "momentum": 0.9}),
+        ("bootstrap", ONE | {"head_layers": 1, "head_norm": "layer"}),  # the predictor's
         ("redundancy", ONE | {"loss": "vicreg", "invariance": 1.0}),
         ("jepa", MAE | {"teacher": "none", "regulariser": {"kind": "sigreg", "slices": 9, "weight": 0.1}}),
         ("jepa", MAE | {"regulariser": {"kind": "vicreg", "covariance": 1}, "momentum": [0.9, 1]}),

@@ -48,6 +48,16 @@ def test_long_attention_and_its_gradient_equal_the_formula(
         assert float(((a.double() - b).norm() / b.norm()).detach()) < close
 
 
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_gradient_of_long_attention_has_a_gradient_itself(monkeypatch: pytest.MonkeyPatch, masked: bool) -> None:
+    monkeypatch.setattr(dispatch, "PLAIN_LENGTH", 0)
+    q, k, v = qkv(2, 3, torch.float64)
+    bias = torch.tensor([True, False, True]).expand(2, 1, 1, 3) if masked else None
+    assert type(attention(q, k, v, bias).grad_fn).__name__ == "OneHeadAtATimeBackward"
+    assert torch.autograd.gradgradcheck(lambda *x: attention(*x, bias), (q, k, v))
+    assert torch.autograd.gradgradcheck(lambda x: attention(x, x, v.detach()[:, :, :2]), (q,))
+
+
 def test_additive_bias_keeps_its_gradient() -> None:
     q, k, v = qkv(20, PLAIN_LENGTH + 30, torch.float64)
     bias = torch.randn(2, 3, 20, PLAIN_LENGTH + 30, dtype=torch.float64, requires_grad=True)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from toys import world as toy_world
 
+from benchmarks.teacher_free import ARMS
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.losses.latent import average_layers, latent_loss, normalised_latents
@@ -15,7 +16,9 @@ from mmssl.masking import FeatureSubsets, MultiBlock, Random, TimeBlocks
 from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.objectives import jepa
+from mmssl.objectives.base import load_objective
 from mmssl.pretraining import Pretraining
+from mmssl.schema import build
 from mmssl.step import Step
 
 MASKS = {"subsets": FeatureSubsets(), "blocks": MultiBlock(), "half": Random(ratio=0.5)}
@@ -34,6 +37,25 @@ def work(net: MMSSLModel, **options: object) -> Pretraining:
     torch.manual_seed(1)
     config = jepa.Config(predictor=toy_world.PREDICTOR, **options)
     return Pretraining(net, {"jepa": jepa.JEPA(config, net)}, {}, MASKS)
+
+
+@pytest.mark.parametrize("kind", ["sigreg", "vicreg"])
+def test_a_regulariser_that_counts_for_nothing_is_none(kind):
+    faults: list[str] = []
+    build(jepa.RegulariserConfig, {"kind": kind, "weight": 0}, "regulariser", faults)
+    assert faults == ["regulariser.weight: found 0, expected > 0"]
+
+
+def test_the_benchmark_of_collapse_alone_may_train_without_one():
+    net = model()
+    options = {"tower": "table", "mask": "subsets", "teacher": "none", "predictor": toy_world.PREDICTOR}
+    with pytest.raises(UserError, match="a constant embedding is the best one"):
+        jepa.JEPA(jepa.Config(**options), net)
+    config, cls = load_objective(ARMS["none"]["type"])
+    loss = Pretraining(net, {"jepa": cls(config(**options), net)}, {}, MASKS)(batch(), Draws(3, ROWS))
+    assert torch.equal(loss.total.detach(), loss.parts["jepa"]) and not any("reg" in name for name in loss.parts)
+    loss.total.backward()
+    assert any(p.grad is not None for p in net.tower("table").parameters())
 
 
 def batch(absent: float = 0.0) -> dict:
