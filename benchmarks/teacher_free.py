@@ -51,13 +51,14 @@ class Unkept(jepa.JEPA):
 
 def run(cell: Cell, arm: str, seed: int) -> dict[str, Any]:
     """Pretrain one arm, probe it, and give its health as it went."""
+    data = local(cell.recipe_data())
     overrides = {
         "seed": seed,
-        "objectives": {"jepa": ARMS[arm]},
+        "objectives": {"jepa": {**data["objectives"]["jepa"], **ARMS[arm]}},  # another type inherits nothing
         "evaluation": {"tasks": []},
         "train": {"trackers": [], "health_every": EVERY, "guard": None, "log_every": EVERY},
     }
-    recipe = load_recipe(local(cell.recipe_data()), overrides)
+    recipe = load_recipe(data, overrides)
     with tempfile.TemporaryDirectory(prefix="mmssl-teacher-free-") as folder:
         spent = time.process_time()
         done = pretrain(recipe, output=Path(folder) / "run")

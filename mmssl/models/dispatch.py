@@ -81,10 +81,10 @@ class OneHeadAtATime(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bias, kept = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph
-            apart = [x.view_as(x) for x in (q, k, v)]  # they may be one tensor
-            wanted = [x for x in apart if x.requires_grad]
-            found = iter(torch.autograd.grad(_plain(*apart, bias), wanted, grad, create_graph=True))
-            return *(next(found) if x.requires_grad else None for x in apart), None
+            q, k, v = (x.view_as(x) for x in (q, k, v))  # they may be one tensor
+            wanted = [x for x in (q, k, v) if x.requires_grad]
+            found = iter(torch.autograd.grad(_plain(q, k, v, bias), wanted, grad, create_graph=True))
+            return *(next(found) if x.requires_grad else None for x in (q, k, v)), None
         q = q * q.shape[-1] ** -0.5
         dq, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
         change = q.new_empty(q.shape[2], k.shape[2])
