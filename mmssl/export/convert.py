@@ -45,7 +45,7 @@ def stock_config(origin: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(origin)
+        return AutoConfig.from_pretrained(origin, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -156,7 +156,7 @@ def _text(origin: str, config: Any) -> dict[str, Any]:
 
     config = getattr(config, "text_config", config)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(origin)
+        tokenizer = AutoTokenizer.from_pretrained(origin, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise UserError(f"{origin}: its tokenizer cannot be loaded ({' '.join(str(error).split())[:200]})") from error
     most = int(config.max_position_embeddings)

@@ -150,13 +150,14 @@ def _quiet() -> Iterator[None]:
 
 
 def pretrained(cls: Any, origin: str, ignore: Sequence[str], **options: Any) -> Any:
-    """A checkpoint as `cls` in float32. UserError when it cannot be read or lacks weights.
+    """A checkpoint as `cls` in float32, of safetensors alone. UserError when it cannot be read or lacks weights.
 
     ignore: beginnings of what may be missing: heads that we do not take.
     """
     try:
         with no_progress_bars(), _quiet():
-            model, info = cls.from_pretrained(origin, dtype=torch.float32, output_loading_info=True, **options)
+            options |= {"dtype": torch.float32, "use_safetensors": True}
+            model, info = cls.from_pretrained(origin, output_loading_info=True, **options)
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise UserError(f"model.towers: from '{origin}': its weights cannot be read ({reason})") from error

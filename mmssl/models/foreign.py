@@ -38,7 +38,7 @@ def describe_foreign(origin: str) -> dict[str, Any]:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(origin)
+        config = AutoConfig.from_pretrained(origin, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"model.towers: from '{origin}': no transformers model ({reason})") from error
@@ -207,7 +207,8 @@ class TransformersTower(ForeignTower):
     def pretrained(self, origin: str) -> nn.Module:
         from transformers import AutoModel
 
-        return _half(AutoModel.from_pretrained(origin, dtype=torch.float32), self.ids)
+        safe = {"use_safetensors": True, "trust_remote_code": False}
+        return _half(AutoModel.from_pretrained(origin, dtype=torch.float32, **safe), self.ids)
 
     def run(self, patches: Patches, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
         encoder = self.net["encoder"]  # type: ignore[index]

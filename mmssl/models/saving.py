@@ -100,10 +100,12 @@ def load_model(path: str | Path) -> tuple[MMSSLModel, MMSSLProcessor]:
         raise UserError(f"{path}: no config.json, expected a model folder{hint}")
     try:
         with no_progress_bars():
-            model, info = AutoModel.from_pretrained(str(path), output_loading_info=True)
+            model, info = AutoModel.from_pretrained(
+                str(path), output_loading_info=True, use_safetensors=True, trust_remote_code=False
+            )
         if not isinstance(model, MMSSLModel):
             raise UserError(f"{path}: holds a {type(model).__name__}, expected a model trained by mmssl")
-        processor = AutoProcessor.from_pretrained(str(path))
+        processor = AutoProcessor.from_pretrained(str(path), trust_remote_code=False)
     except (UserError, RunError):
         raise
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:

@@ -161,7 +161,7 @@ class Pretrained:
         from transformers import AutoTokenizer
 
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(str(source))
+            self.tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
             reason = " ".join(str(error).split())
             raise UserError(
