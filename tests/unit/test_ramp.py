@@ -88,6 +88,7 @@ def test_recipes_and_refusals():
     for override, line in (
         (["objectives.clip.ramp={begin: 0.5, end: 0.3}"], "ramp: begin: found 0.5, expected less than end = 0.3"),
         (["objectives.clip.ramp={}", "objectives.clip.weight=0"], "which has no effect with weight: 0.0; it needs"),
+        (["objectives.clip.ramp={first: 1}"], "ramp: first: found 1, expected another factor than last"),
         (["objectives.clip.ramp={shape: step}"], "ramp.shape: found 'step'"),
     ):
         with pytest.raises(UserError, match=line):
