@@ -36,7 +36,7 @@ def stage_adapter(folder: Path, scratch: Path, base: str | None) -> tuple[Path, 
         spec["base"] = spec["base_path"] = config["base_model_name_or_path"] = base
         _name_in_card(target / "README.md", base)
     elif spec["base_path"] is not None and _is_local(folder, spec["base_path"]):
-        spec["base_path"] = _beside(folder, spec["base_path"])
+        spec["base_path"] = _beside(spec["base_path"])
         config["base_model_name_or_path"] = None
         notes.append(f"its base '{spec['base']}' is a folder of this machine; others name theirs with --base when they "
                      f"load it. Push the base too and name it here: --base OWNER/NAME")  # fmt: skip
@@ -50,23 +50,20 @@ def _is_local(folder: Path, name: str) -> bool:
     return name.startswith((".", "/", "~")) or (folder / name).exists()
 
 
-def _beside(folder: Path, name: str) -> str:
-    """The relative path `name`, cut to its last part where it leads through a home or from the root of the disk."""
-    up = 0
-    parts = PurePosixPath(name).parts
-    while up < len(parts) and parts[up] == "..":
-        up += 1
-    ancestor = folder.resolve().parents[up - 1] if 0 < up <= len(folder.resolve().parents) else folder.resolve()
-    shared = len(ancestor.parts) == 1 or ancestor in Path.home().parents
-    there = (folder / name).resolve()
-    inner = there.parent if there.name == "model" else there
-    return f"../{inner.name}" if shared or name.startswith(("/", "~")) else name
+def _beside(name: str) -> str:
+    """The path `name` where it is relative and leads to a neighbour of the adapter or of its run, else its last part
+    alone: folders on a longer way may be named after people and projects."""
+    parts = [part for part in PurePosixPath(name).parts if part != ".."]
+    inner = parts[:-1] if parts[-1:] == ["model"] else parts
+    if len(inner) <= 1 and not name.startswith(("/", "~")):
+        return name
+    return f"../{inner[-1]}"
 
 
 def _origin(folder: Path, origin: str) -> str:
     prefix = OPEN_CLIP if origin.startswith(OPEN_CLIP) else ""
     path = origin.removeprefix(prefix)
-    return prefix + _beside(folder, path) if _is_local(folder, path) else origin
+    return prefix + _beside(path) if _is_local(folder, path) else origin
 
 
 def _name_in_card(card: Path, base: str) -> None:

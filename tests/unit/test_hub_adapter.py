@@ -94,9 +94,13 @@ def test_a_local_base_stays_relative_and_is_said(adapter: Path, tmp_path: Path, 
         load_adapter(target)
 
 
-def test_a_way_through_a_home_is_cut(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("through_home", [True, False])
+def test_a_way_through_other_folders_is_cut(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, through_home: bool
+) -> None:
     home = adapter.parents[2] / "people" / "jo"
-    monkeypatch.setenv("HOME", str(home))
+    if through_home:
+        monkeypatch.setenv("HOME", str(home))
     spec = json.loads((adapter / "mmssl_adapter.json").read_text())
     folder = tmp_path / "tuned"
     folder.mkdir()
