@@ -455,7 +455,7 @@ def test_edges_are_judged_on_pairs_that_the_encoder_did_not_see() -> None:
 def test_every_target_trains(target: str, mode: str, depth: int) -> None:
     p = fitted(SOME)
     net = model(p).train()
-    decoder = mae.DecoderConfig(width=16, depth=depth, heads=2)
+    decoder = mae.DecoderConfig(width=16, depth=depth, heads=2) if depth else mae.DecoderConfig(depth=0)
     config = mae.Config(tower="graph", mask="half", mode=mode, target={"graph": target}, decoder=decoder, view="v")
     views = {"v": {"graph": {"drop_edges": 0.5}}}
     work = Pretraining(net, {"mae": mae.MAE(config, net)}, views, {"half": Random(ratio=0.5)})
