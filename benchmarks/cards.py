@@ -48,7 +48,7 @@ def train(name: str, folder: Path = CARDS) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", metavar="RECIPE", action="append", default=[])
     args = parser.parse_args()
     for name in args.train:

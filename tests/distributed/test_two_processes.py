@@ -2,14 +2,14 @@
 in the one after it, when averaged teachers and centres have moved."""
 
 import itertools
-import socket
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
+from toys import processes
 from toys import world as toy_world
+from toys.processes import joined
 
 from mmssl.draws import Draws
 
@@ -52,31 +52,22 @@ def two_steps(module, pretraining, batch, draws) -> list[tuple[torch.Tensor, dic
 
 
 def worker(rank: int, port: int, results) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    for world, case in itertools.product(WORLDS, CASES):
-        pretraining = WORLDS[world]()
-        module = DistributedDataParallel(pretraining, find_unused_parameters=True)
-        mine = toy_world.batch({n: v[rank * ROWS : (rank + 1) * ROWS] for n, v in samples(case).items()})
-        found = []
-        for total, grads in two_steps(module, pretraining, mine, Draws(9, ROWS, rank * ROWS, 2 * ROWS)):
-            dist.all_reduce(total)
-            found.append((total.item() / 2, {n: g.numpy() for n, g in grads.items()}))
-        results[rank, world, case] = found
-    dist.barrier()
-    dist.destroy_process_group()
+    with joined(rank, port):
+        for world, case in itertools.product(WORLDS, CASES):
+            pretraining = WORLDS[world]()
+            module = DistributedDataParallel(pretraining, find_unused_parameters=True)
+            mine = toy_world.batch({n: v[rank * ROWS : (rank + 1) * ROWS] for n, v in samples(case).items()})
+            found = []
+            for total, grads in two_steps(module, pretraining, mine, Draws(9, ROWS, rank * ROWS, 2 * ROWS)):
+                dist.all_reduce(total)
+                found.append((total.item() / 2, {n: g.numpy() for n, g in grads.items()}))
+            results[rank, world, case] = found
 
 
 @pytest.fixture(scope="module")
 def two_processes() -> dict[tuple[int, str, str], list]:
     """What each of two processes computed of every world and case."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    with mp.get_context("spawn").Manager() as manager:
-        results = manager.dict()
-        mp.spawn(worker, (port, results), nprocs=2)
-        return dict(results)
+    return processes.two_processes(worker)
 
 
 @pytest.mark.parametrize("world", WORLDS)

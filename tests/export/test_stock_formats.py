@@ -115,8 +115,8 @@ def test_the_folder_holds_safetensors_a_processor_and_the_card(exported, name):
 
 
 def test_the_readme_shows_what_was_measured(exported):
-    """Every format is in the table with what this run finds; differences vary with the processor, by less than 10x
-    or within rounding (the same code twice can be off by it, too)."""
+    """Every format is in the table with what this run finds; differences vary with the processor, by less than 10x.
+    Format `stock` compares a class with itself: none, or rounding."""
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
     text = readme.split(BEGIN)[1].split(END)[0]
     shown = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]]
@@ -132,5 +132,5 @@ def test_the_readme_shows_what_was_measured(exported):
             if "-" in (old, new):
                 assert old == new
                 continue
-            assert float(new) <= max(10 * float(old), small), name
+            assert float(new) < 10 * float(old) or (name == "`stock`" and float(new) < small), name
     assert markdown([exported[name] for name in TABLE]).count("\n") == len(TABLE) + 1

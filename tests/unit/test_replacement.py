@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from toys import world as toy_world
+from toys.processes import joined, two_processes
 
 from mmssl.draws import Draws
 from mmssl.errors import UserError
@@ -139,25 +137,16 @@ def test_without_shares_it_is_the_plain_mask_token():
 
 
 def worker(rank: int, port: int, results: Any) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    module = DistributedDataParallel(language(replacement={"text": Replacement(random=0.4, same=0.3)}))
-    mine = {"text": {k: v[rank * ROWS : (rank + 1) * ROWS] for k, v in batch()["text"].items()}}
-    total = module(mine, Draws(7, ROWS, rank * ROWS, 2 * ROWS)).total
-    total.backward()
-    results[rank] = total.item(), {n: p.grad.numpy() for n, p in module.module.named_parameters()}
-    dist.barrier()
-    dist.destroy_process_group()
+    with joined(rank, port):
+        module = DistributedDataParallel(language(replacement={"text": Replacement(random=0.4, same=0.3)}))
+        mine = {"text": {k: v[rank * ROWS : (rank + 1) * ROWS] for k, v in batch()["text"].items()}}
+        total = module(mine, Draws(7, ROWS, rank * ROWS, 2 * ROWS)).total
+        total.backward()
+        results[rank] = total.item(), {n: p.grad.numpy() for n, p in module.module.named_parameters()}
 
 
 def test_two_processes_equal_one():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    with mp.get_context("spawn").Manager() as manager:
-        results = manager.dict()
-        mp.spawn(worker, (port, results), nprocs=2)
-        found = dict(results)
+    found = two_processes(worker)
     single = language(replacement={"text": Replacement(random=0.4, same=0.3)})
     total = single(batch(), Draws(7, 2 * ROWS)).total
     total.backward()
