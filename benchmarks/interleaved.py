@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import statistics
 import time
 from collections import Counter
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmssl.memory import M_MMAP_MAX, M_MMAP_THRESHOLD, M_TOP_PAD, M_TRIM_THRESHOLD, glibc, keep_freed_memory
@@ -86,6 +88,30 @@ class Products(TorchDispatchMode):
             operands = tuple((tuple(x.shape), x.stride(), x.dtype) for x in args if isinstance(x, torch.Tensor))
             self.seen[name, operands] += 1
         return func(*args, **(kwargs or {}))
+
+
+def gflop_of(step: Callable[[int], None]) -> float:
+    """GFLOP of the matrix products of a step, those inside of `scaled_dot_product_attention` among them."""
+    with sdpa_kernel(SDPBackend.MATH), Products() as products:
+        step(0)
+    return sum(2e-9 * math.prod(o[-2][0]) * o[-1][0][-1] * count for (_, o), count in products.seen.items())
+
+
+def limit(dtype: str, rows: int = 2048, repeats: int = 20) -> float:
+    """GFLOP/s that torch's products reach alone at the shapes of ViT-S, with the present settings of the process."""
+    kind, taken, gflop = torch.bfloat16 if dtype == "bf16" else torch.float32, 0.0, 0.0
+    clock = own_clock()
+    for inner, outer in ((384, 1152), (384, 384), (384, 1536), (1536, 384)):
+        a, b = torch.randn(rows, inner, dtype=kind), torch.randn(inner, outer, dtype=kind)
+        out = torch.mm(a, b)
+        times = []
+        for _ in range(repeats):
+            start = clock()
+            torch.mm(a, b, out=out)
+            times.append(clock() - start)
+        taken += statistics.median(times)
+        gflop += 2e-9 * rows * inner * outer
+    return gflop / taken
 
 
 def products_alone(step: Callable[[int], None], repeats: int = 3) -> tuple[float, float]:

@@ -3,11 +3,13 @@
 Measured on AMD Zen 4 (2 cores, torch 2.14), forward and backward: torch's CPU `scaled_dot_product_attention` against
 two plain products around a softmax takes 20x the time in f32 and 6x in bf16 at 17 tokens, 6x and 4x at 50, 0.9x and
 1.1x at 197 (head 32; 3x in bf16 with head 64). Within a whole f32 step at 197 tokens the plain products still come out
-ahead (the step's ratio to transformers is 1.14 with them, 1.01 without). Longer sequences go head by head through the
-same products: on one core `scaled_dot_product_attention` takes 1.6-2.1x its time in bf16 and 1.0-1.3x in f32 (512
-tokens of 16 heads of 32 or 6 of 64, 1,568 of 3 of 64), and plain products of all heads at once up to 1.8x, because
-their scores leave the cache and are mapped anew by each call. On accelerators
-`scaled_dot_product_attention` always wins. `benchmarks/mae_step.py` shows what this brings to a step.
+ahead (the step's ratio to transformers is 1.14 with them, 1.01 without). Longer sequences go through the same products
+by a few heads of one sample at a time: on one core `scaled_dot_product_attention` takes 1.6-2.1x the time of one head
+at a time in bf16 and 1.0-1.3x in f32 (512 tokens of 16 heads of 32 or 6 of 64, 1,568 of 3 of 64), and plain products of
+all heads at once up to 1.8x, because their scores leave the cache and are mapped anew by each call. All six heads of
+a sample together, and the gradient written where queries, keys and values lie, take another 7-10 % off the step of
+`benchmarks/audio_mae_step.py` at 512 tokens in bf16; at 1,216 they change nothing. On accelerators
+`scaled_dot_product_attention` always wins.
 
 Both kinds of plain products round bf16 scores and weights to bf16, as transformers' eager attention does: of outputs of
 random queries and keys the relative error is 0.5 % (eager 0.6 %, `scaled_dot_product_attention` 0.2 %), 1.3 % (1.9 %,
@@ -26,8 +28,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+At = tuple[int, slice]
+"""Where a group of heads lies: its sample and the heads."""
+
 PLAIN_LENGTH = 256
 """On a CPU, sequences up to this go through plain products of all heads at once."""
+CACHED = 24 << 20
+"""Bytes of scores that longer sequences compute at a time: whole heads, at least one."""
 KEPT_WEIGHTS = 1 << 26
 """Up to so many attention weights a layer are kept for the backward pass of longer sequences: 128 MiB in bf16."""
 
@@ -42,12 +49,34 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
     if q.device.type == "cpu":
         if k.shape[2] <= PLAIN_LENGTH:
             return _plain(q, k, v, bias)
-        if (bias is None or bias.dtype == torch.bool) and not torch.compiler.is_compiling():
-            out: Tensor = OneHeadAtATime.apply(q, k, v, bias)
+        if _few_heads_do(bias):
+            out: Tensor = FewHeadsAtATime.apply(bias, q, k, v)
             return out
     if bias is not None and bias.dtype != torch.bool:
         bias = bias.to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
+def self_attention(qkv: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`attention` of queries, keys and values that lie beside each other, qkv (B, n, 3, H, d) -> (B, H, n, d).
+
+    Long sequences on the CPU write the gradient of all three in place, where `attention` has them joined afterwards.
+    """
+    if qkv.device.type == "cpu" and qkv.shape[1] > PLAIN_LENGTH and _few_heads_do(bias):
+        out: Tensor = FewHeadsAtATime.apply(bias, qkv)
+        return out
+    return attention(*_apart(qkv), bias)
+
+
+def _few_heads_do(bias: Tensor | None) -> bool:
+    known = bias is None or bias.dtype == torch.bool
+    return known and not torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+
+def _apart(*given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, n, 3, H, d) -> three views (B, H, n, d); three tensors as they are."""
+    q, k, v = given if len(given) == 3 else given[0].permute(2, 0, 3, 1, 4).unbind(0)
+    return q, k, v
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -57,59 +86,93 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     return scores.softmax(-1) @ v
 
 
-class OneHeadAtATime(torch.autograd.Function):
-    """`_plain` for long sequences: the scores (n, m) of one head of one sample at a time stay in the cache.
+class FewHeadsAtATime(torch.autograd.Function):
+    """`_plain` for long sequences: the scores (n, m) of a few heads of one sample at a time stay in the cache.
 
-    The weights are kept for the backward pass where all together are no more than `KEPT_WEIGHTS`; otherwise all heads
-    share the memory of one, and they are computed again, so that memory grows with B H n d as in the fused kernel.
-    bias: bool, or None. A gradient that is to be differentiated itself is that of `_plain`.
+    Products read and write the tensors where they lie; only a transposed factor is laid out anew first. The weights are
+    kept for the backward pass where all together are no more than `KEPT_WEIGHTS`; otherwise all groups of heads share
+    the memory of one, and they are computed again, so that memory grows with B H n d as in the fused kernel.
+    bias: bool, or None. given: q, k, v as `attention` takes them, or one tensor as `self_attention` does, whose
+    gradient is then one tensor, too. A gradient that is to be differentiated itself is that of `_plain`.
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-        given, q = q, q * q.shape[-1] ** -0.5
+    def forward(ctx: Any, bias: Tensor | None, *given: Tensor) -> Tensor:
+        q, k, v = _apart(*given)
         shape = (*q.shape[:3], k.shape[2])
         kept = any(ctx.needs_input_grad) and math.prod(shape) <= KEPT_WEIGHTS
-        weights = q.new_empty(shape) if kept else q.new_empty(shape[2:]).expand(shape)
-        out = torch.empty_like(q, memory_format=torch.contiguous_format)
-        for at in _heads(q):
-            torch.mm(_weights(q, k, bias, at, weights[at]), v[at].contiguous(), out=out[at])
-        ctx.save_for_backward(given, k, v, bias, weights if kept else None)
+        heads = _heads_at_a_time(shape, q.dtype)
+        weights = q.new_empty(shape if kept else (heads, *shape[2:]))
+        out = _beside(q)
+        score = _Scores(q, k, bias, heads)
+        for at in _groups(shape, heads):
+            part = weights[at] if kept else weights[: out[at].shape[0]]
+            torch.bmm(score(at, part), v[at], out=out[at])
+        ctx.save_for_backward(bias, weights if kept else None, *given)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, bias, kept = ctx.saved_tensors
+        bias, kept, *given = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph
-            q, k, v = (x.view_as(x) for x in (q, k, v))  # they may be one tensor
-            wanted = [x for x in (q, k, v) if x.requires_grad]
-            found = iter(torch.autograd.grad(_plain(q, k, v, bias), wanted, grad, create_graph=True))
-            return *(next(found) if x.requires_grad else None for x in (q, k, v)), None
-        q = q * q.shape[-1] ** -0.5
-        dq, dk, dv = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
-        change = q.new_empty(q.shape[2], k.shape[2])
-        again = torch.empty_like(change) if kept is None else change
-        for at in _heads(q):
-            weights = _weights(q, k, bias, at, again) if kept is None else kept[at]
-            g = grad[at].contiguous()
-            torch.mm(weights.T, g, out=dv[at])
-            torch.mm(g, v[at].T, out=change)
-            torch.ops.aten._softmax_backward_data.out(change, weights, -1, q.dtype, grad_input=change)
-            torch.mm(change, k[at].contiguous(), out=dq[at])
-            torch.mm(change.T, q[at].contiguous(), out=dk[at])
-        return dq.mul_(q.shape[-1] ** -0.5), dk, dv, None
+            given = [x.view_as(x) for x in given]  # they may be one tensor
+            wanted = [x for x in given if x.requires_grad]
+            again = _plain(*_apart(*given), bias)
+            found = iter(torch.autograd.grad(again, wanted, grad, create_graph=True))
+            return None, *(next(found) if x.requires_grad else None for x in given)
+        gradients = [torch.empty_like(given[0])] if len(given) == 1 else [_beside(x) for x in given]
+        (q, k, v), (dq, dk, dv) = _apart(*given), _apart(*gradients)
+        shape = (*q.shape[:3], k.shape[2])
+        heads = _heads_at_a_time(shape, q.dtype)
+        changes = q.new_empty(heads, *shape[2:])
+        weights = torch.empty_like(changes) if kept is None else kept
+        score = _Scores(q, k, bias, heads)
+        values = v.new_empty(heads, *v.shape[2:])
+        for at in _groups(shape, heads):
+            g = grad[at]
+            change, value = changes[: g.shape[0]], values[: g.shape[0]].copy_(v[at])
+            part = score(at, weights[: g.shape[0]]) if kept is None else weights[at]
+            torch.bmm(part.transpose(1, 2), g, out=dv[at])
+            torch.bmm(g, value.transpose(1, 2), out=change)
+            torch.ops.aten._softmax_backward_data.out(change, part, -1, q.dtype, grad_input=change)
+            _scaled(change, k[at], score.scale, dq[at])
+            _scaled(change.transpose(1, 2), q[at], score.scale, dk[at])
+        return None, *gradients
 
 
-def _heads(q: Tensor) -> Iterator[tuple[int, int]]:
-    return itertools.product(range(q.shape[0]), range(q.shape[1]))
+def _beside(x: Tensor) -> Tensor:
+    """(B, H, n, d) uninitialised, whose heads lie beside each other, so that joining them again copies nothing."""
+    return x.new_empty(x.shape[0], x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2)
 
 
-def _weights(q: Tensor, k: Tensor, bias: Tensor | None, at: tuple[int, int], out: Tensor) -> Tensor:
-    """softmax(q k') (n, m) of one head of one sample, written into `out`; q is scaled."""
-    torch.mm(q[at].contiguous(), k[at].contiguous().T, out=out)
-    if bias is not None:
-        out.masked_fill_(~bias.expand(*q.shape[:3], k.shape[2])[at], -torch.inf)
-    return torch.softmax(out, -1, out=out)
+def _heads_at_a_time(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    return max(1, min(shape[1], CACHED // max(1, shape[2] * shape[3] * dtype.itemsize)))
+
+
+def _groups(shape: tuple[int, ...], heads: int) -> Iterator[At]:
+    return itertools.product(range(shape[0]), (slice(i, i + heads) for i in range(0, shape[1], heads)))
+
+
+def _scaled(a: Tensor, b: Tensor, scale: float, out: Tensor) -> Tensor:
+    """scale a b, written into `out`; rounded once."""
+    return torch.baddbmm(out, a, b, beta=0, alpha=scale, out=out)
+
+
+class _Scores:
+    """softmax(q k' / sqrt(d)) of a group of heads, in buffers that all groups share."""
+
+    def __init__(self, q: Tensor, k: Tensor, bias: Tensor | None, heads: int) -> None:
+        self.q, self.k, self.scale = q, k, q.shape[-1] ** -0.5
+        self.hidden = None if bias is None else (~bias).expand(*q.shape[:3], k.shape[2])
+        self.queries, self.keys = (x.new_empty(heads, *x.shape[2:]) for x in (q, k))
+
+    def __call__(self, at: At, out: Tensor) -> Tensor:
+        """(h, n, m), written into `out`."""
+        q, k = (buffer[: out.shape[0]].copy_(x[at]) for buffer, x in ((self.queries, self.q), (self.keys, self.k)))
+        torch.bmm(q.mul_(self.scale), k.transpose(1, 2), out=out)
+        if self.hidden is not None:
+            out.masked_fill_(self.hidden[at], -torch.inf)
+        return torch.softmax(out, -1, out=out)
 
 
 @functools.cache

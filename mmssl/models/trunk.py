@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .dispatch import attention
+from .dispatch import attention, self_attention
 from .rotary import Rotation, turn
 
 
@@ -50,6 +50,9 @@ class Attention(nn.Module):
         """
         batch, n, width = x.shape
         head = width // self.heads  # no -1: there may be no token that asks
+        if not first_query and rotation is None:
+            out = self_attention(self.qkv(x).view(batch, n, 3, self.heads, head), bias)
+            return self.proj(out.transpose(1, 2).flatten(2))
         if first_query:
             w, b = self.qkv.weight, self.qkv.bias
             q = F.linear(x[:, first_query:], w[:width], None if b is None else b[:width])

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from mmssl.models import dispatch
-from mmssl.models.dispatch import PLAIN_LENGTH, attention
+from mmssl.models.dispatch import PLAIN_LENGTH, attention, self_attention
 
 
 def qkv(n: int, m: int, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -42,10 +42,45 @@ def test_long_attention_and_its_gradient_equal_the_formula(
     weight = torch.randn_like(reference).to(dtype).double()
     (out.double() * weight).sum().backward()
     (reference * weight).sum().backward()
-    assert type(out.grad_fn).__name__ == "OneHeadAtATimeBackward"
+    assert type(out.grad_fn).__name__ == "FewHeadsAtATimeBackward"
     for a, b in [(out, reference), *((x.grad, y.grad) for x, y in zip(ours, expected, strict=True))]:
         assert a is not None and b is not None
         assert float(((a.double() - b).norm() / b.norm()).detach()) < close
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3])
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+def test_self_attention_by_groups_of_heads_equals_the_formula(
+    monkeypatch: pytest.MonkeyPatch, masked: bool, kept: bool, heads: int
+) -> None:
+    """Two of three heads at a time leave one for the last group."""
+    n = PLAIN_LENGTH + 3
+    monkeypatch.setattr(dispatch, "KEPT_WEIGHTS", 1 << 26 if kept else 0)
+    monkeypatch.setattr(dispatch, "CACHED", heads * n * n * 8)
+    torch.manual_seed(0)
+    found = torch.randn(2, n, 3, 3, 8, dtype=torch.float64, requires_grad=True)
+    expected = found.detach().clone().requires_grad_()
+    bias = torch.rand(2, 1, n, n) < 0.5 if masked else None
+    if bias is not None:
+        bias |= torch.eye(n, dtype=torch.bool)
+    weight = torch.randn(2, 3, n, 8, dtype=torch.float64)
+    out = self_attention(found, bias)
+    assert type(out.grad_fn).__name__ == "FewHeadsAtATimeBackward"
+    assert out.transpose(1, 2).is_contiguous()  # so that joining the heads copies nothing
+    q, k, v = expected.permute(2, 0, 3, 1, 4)
+    reference = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    (out * weight).sum().backward()
+    (reference * weight).sum().backward()
+    torch.testing.assert_close(out, reference, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.grad, expected.grad, rtol=0, atol=1e-12)
+
+
+def test_the_gradient_of_self_attention_has_a_gradient_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "PLAIN_LENGTH", 0)
+    x = torch.randn(1, 3, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert type(self_attention(x).grad_fn).__name__ == "FewHeadsAtATimeBackward"
+    assert torch.autograd.gradgradcheck(self_attention, (x,))
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -53,7 +88,7 @@ def test_the_gradient_of_long_attention_has_a_gradient_itself(monkeypatch: pytes
     monkeypatch.setattr(dispatch, "PLAIN_LENGTH", 0)
     q, k, v = qkv(2, 3, torch.float64)
     bias = torch.tensor([True, False, True]).expand(2, 1, 1, 3) if masked else None
-    assert type(attention(q, k, v, bias).grad_fn).__name__ == "OneHeadAtATimeBackward"
+    assert type(attention(q, k, v, bias).grad_fn).__name__ == "FewHeadsAtATimeBackward"
     assert torch.autograd.gradgradcheck(lambda *x: attention(*x, bias), (q, k, v))
     assert torch.autograd.gradgradcheck(lambda x: attention(x, x, v.detach()[:, :, :2]), (q,))
 
