@@ -95,7 +95,7 @@ class GuardConfig:
 
     action: str = option("warn", choices=("warn", "stop", "rollback"), help="rollback: to the last healthy checkpoint")
     min_rank: float | None = option(1.1, min=0, help="least RankMe of any modality; 1: all embeddings on one line")
-    min_std: float | None = option(0.02, min=0, help="least std_mean of any modality; 0: all embeddings are one")
+    min_std: float | None = option(0.021, min=0, help="least std_mean of any modality; 0: all embeddings are one")
     drop_share: float | None = option(None, above=0, below=1, help="largest fall of a RankMe below its best so far")
     spike: float | None = option(None, above=0, help="largest rise of the loss over its median, in deviations of it")
     patience: int = option(2, min=1, help="bad checks in a row before something is done; loss: at once")
