@@ -89,12 +89,16 @@ class Products(TorchDispatchMode):
             self.seen[name, operands] += 1
         return func(*args, **(kwargs or {}))
 
+    def gflop(self) -> float:
+        """Of all that were counted: the last two operands of each are its factors."""
+        return sum(2e-9 * math.prod(made[-2][0]) * made[-1][0][-1] * count for (_, made), count in self.seen.items())
+
 
 def gflop_of(step: Callable[[int], None]) -> float:
     """GFLOP of the matrix products of a step, those inside of `scaled_dot_product_attention` among them."""
     with sdpa_kernel(SDPBackend.MATH), Products() as products:
         step(0)
-    return sum(2e-9 * math.prod(o[-2][0]) * o[-1][0][-1] * count for (_, o), count in products.seen.items())
+    return products.gflop()
 
 
 def limit(dtype: str, rows: int = 2048, repeats: int = 20) -> float:
@@ -120,11 +124,10 @@ def products_alone(step: Callable[[int], None], repeats: int = 3) -> tuple[float
     set_process(tuned=True)
     with Products() as products:
         step(0)
-    seconds, gflop, clock = 0.0, 0.0, own_clock()
+    seconds, clock = 0.0, own_clock()
     for (name, operands), count in products.seen.items():
         made = [torch.empty_strided(size, stride, dtype=dtype).normal_() for size, stride, dtype in operands]
-        product, (a, b) = getattr(torch, name), (x.shape for x in made[-2:])
-        gflop += 2e-9 * a.numel() * b[-1] * count
+        product = getattr(torch, name)
         product(*made)
         taken = []
         for _ in range(repeats):
@@ -133,4 +136,4 @@ def products_alone(step: Callable[[int], None], repeats: int = 3) -> tuple[float
                 product(*made)
             taken.append(clock() - start)
         seconds += statistics.median(taken)
-    return seconds, gflop
+    return seconds, products.gflop()

@@ -50,9 +50,6 @@ class Attention(nn.Module):
         """
         batch, n, width = x.shape
         head = width // self.heads  # no -1: there may be no token that asks
-        if not first_query and rotation is None:
-            out = self_attention(self.qkv(x).view(batch, n, 3, self.heads, head), bias)
-            return self.proj(out.transpose(1, 2).flatten(2))
         if first_query:
             w, b = self.qkv.weight, self.qkv.bias
             q = F.linear(x[:, first_query:], w[:width], None if b is None else b[:width])
@@ -62,7 +59,10 @@ class Attention(nn.Module):
             if bias is not None and bias.shape[2] > 1:
                 bias = bias[:, :, first_query:]
         else:
-            q, k, v = self.qkv(x).view(batch, n, 3, self.heads, head).permute(2, 0, 3, 1, 4).unbind(0)
+            qkv = self.qkv(x).view(batch, n, 3, self.heads, head)
+            if rotation is None:
+                return self.proj(self_attention(qkv, bias).transpose(1, 2).flatten(2))
+            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if rotation is not None:
             q, k = turn(q, rotation, first_query), turn(k, rotation)
         out = attention(q, k, v, bias)
