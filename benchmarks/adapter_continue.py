@@ -47,17 +47,27 @@ class Setting:
 
 SETTINGS = {
     "adult, T-JEPA stopped after 40 steps": Setting(
-        "adult/jepa", {"train": {"steps": 40}}, "adult", {"train": {"steps": 150, "batch_size": 128, "lr": 2e-3}},
+        "adult/jepa",
+        {"train": {"steps": 40}},
+        "adult",
+        {"train": {"steps": 150, "batch_size": 128, "lr": 2e-3}},
         why="an encoder that was stopped early goes on with its own objective",
     ),
     "cora, JEPA stopped after 20 steps": Setting(
-        "cora/jepa", {"train": {"steps": 20}}, "cora", {"train": {"steps": 100, "lr": 2e-3}}, tower="graph",
+        "cora/jepa",
+        {"train": {"steps": 20}},
+        "cora",
+        {"train": {"steps": 100, "lr": 2e-3}},
+        tower="graph",
         why="an encoder that was stopped early goes on with its own objective",
     ),
     "ptbxl_500, masked autoencoder stopped after 60 steps": Setting(
-        "ptbxl_500/mae", {"train": {"steps": 60, "batch_size": 64}}, "ptbxl_500",
+        "ptbxl_500/mae",
+        {"train": {"steps": 60, "batch_size": 64}},
+        "ptbxl_500",
         {"objectives": {"jepa": {"momentum": [0.996, 1.0]}}, "train": {"steps": 120, "batch_size": 64, "lr": 2e-3}},
-        tower="ecg", why="where JEPA of the whole encoder is the better objective: 0.865 against 0.820",
+        tower="ecg",
+        why="where JEPA of the whole encoder is the better objective: 0.865 against 0.820",
     ),
 }
 
@@ -82,8 +92,11 @@ def one(setting: Setting, seed: int) -> dict[str, Any]:
         size = (after.model_folder / "adapter_model.safetensors").stat().st_size
         judge_on = load_recipe(local({**first, "data": then["data"]}), {"seed": seed, **QUIET})
         rows = [read_rows(target, judge_on, run) for run in (start, after)]
-    arms = {"untrained": rows[0].arms["untrained"], "start": rows[0].arms["pretrained"],
-            "after": rows[1].arms["pretrained"]}  # fmt: skip
+    arms = {
+        "untrained": rows[0].arms["untrained"],
+        "start": rows[0].arms["pretrained"],
+        "after": rows[1].arms["pretrained"],
+    }
     groups = rows[0].columns[target.protocol["group"]] if "group" in target.protocol else None
     folds = make_folds(rows[0].y, rows[0].split, rows[0].columns, target.protocol)
     linear = judged(arms, rows[0].y, groups, folds, target.metric)
@@ -104,15 +117,18 @@ def neighbours(x: np.ndarray, rows: Rows, folds: list[Any], metric: str) -> floa
 
 def table(results: dict[str, Any]) -> str:
     """Markdown: means over seeds, and in how many seeds each probe improved over the start."""
-    lines = ["| judged on, started from | probe | untrained | start | after LoRA-JEPA | better in | adapter |",
-             "|---|---|---:|---:|---:|---:|---:|"]  # fmt: skip
+    lines = [
+        "| judged on, started from | probe | untrained | start | after LoRA-JEPA | better in | adapter |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
     for name, runs in results.items():
         for probe in ("linear", "knn"):
             means = [np.mean([r[probe][arm] for r in runs]) for arm in ("untrained", "start", "after")]
             better = sum(r[probe]["after"] > r[probe]["start"] for r in runs)
             shown = " | ".join(f"{m:.3f}" for m in means)
-            lines.append(f"| {name} | {probe} | {shown} | {better} of {len(runs)} | "
-                         f"{runs[0]['adapter_bytes'] / 1e6:.2f} MB |")  # fmt: skip
+            lines.append(
+                f"| {name} | {probe} | {shown} | {better} of {len(runs)} | {runs[0]['adapter_bytes'] / 1e6:.2f} MB |"
+            )
     return "\n".join(lines)
 
 

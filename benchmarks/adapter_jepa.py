@@ -31,10 +31,13 @@ MASKS = {"blocks": {"type": "multi-block"}}
 def recipe(base: Path, adapter: bool, **train: Any) -> dict[str, Any]:
     towers = {"image": {"adapter": {"type": "lora", "r": 8}}} if adapter else {}
     return {
-        "data": {"path": "builtin:digits"}, "model": {"from": str(base), "towers": towers}, "masks": MASKS,
+        "data": {"path": "builtin:digits"},
+        "model": {"from": str(base), "towers": towers},
+        "masks": MASKS,
         "objectives": {"jepa": {"tower": "image", "mask": "blocks", "predictor": PREDICTOR}},
-        "train": {"steps": 1, "trackers": [], **train}, "evaluation": {"tasks": []},
-    }  # fmt: skip
+        "train": {"steps": 1, "trackers": [], **train},
+        "evaluation": {"tasks": []},
+    }
 
 
 def saved(folder: Path, width: int, depth: int, heads: int, size: int, patch: int) -> Path:
@@ -66,8 +69,9 @@ def one_step(base: Path, adapter: bool, batch: int, size: int) -> dict[str, Any]
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     for step in range(2):
-        pixels = {"image": {"pixel_values": torch.randn(batch, 3, size, size),
-                            "present": torch.ones(batch, dtype=torch.bool)}}  # fmt: skip
+        pixels = {
+            "image": {"pixel_values": torch.randn(batch, 3, size, size), "present": torch.ones(batch, dtype=torch.bool)}
+        }
         module(pixels, Draws(step, batch)).total.backward()
         grads = sum(p.grad.numel() * p.grad.element_size() for p in module.parameters() if p.grad is not None)
         optimizer.step()
@@ -78,8 +82,14 @@ def one_step(base: Path, adapter: bool, batch: int, size: int) -> dict[str, Any]
     state = sum(t.numel() * t.element_size() for s in optimizer.state.values() for t in s.values())
     unique = {id(p): p.numel() * p.element_size() for p in module.parameters()}
     trained = sum(p.numel() for p in module.model.parameters() if p.requires_grad)
-    return {"peak": peak, "rusage_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "parameters": sum(unique.values()), "gradients": grads, "optimiser": state, "trained": trained}  # fmt: skip
+    return {
+        "peak": peak,
+        "rusage_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "parameters": sum(unique.values()),
+        "gradients": grads,
+        "optimiser": state,
+        "trained": trained,
+    }
 
 
 def memory(batch: int, width: int) -> dict[str, Any]:
@@ -88,8 +98,7 @@ def memory(batch: int, width: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         base = saved(Path(scratch) / "model", width, 12, width // 64, 224, 16)
         for name in ("full", "adapter"):
-            words = [sys.executable, __file__, "step", "--base", str(base), "--kind", name,
-                     "--batch", str(batch)]  # fmt: skip
+            words = [sys.executable, __file__, "step", "--base", str(base), "--kind", name, "--batch", str(batch)]
             text = subprocess.run(words, check=True, capture_output=True, text=True).stdout
             out[name] = json.loads(text.strip().splitlines()[-1])
     for key in ("peak", "parameters", "gradients", "optimiser", "trained"):
@@ -114,10 +123,20 @@ def probe(seeds: int, steps: int, kind: str) -> dict[str, Any]:
             start = Path(scratch) / "start"
             quiet = {"evaluation.tasks": [], "train.trackers": []}
             small = {"image": {"width": 96, "depth": 4, "heads": 4}}
-            pretrain("image_mae", output=start, **{
-                "data.path": path, "data.limit": 4000, "train.steps": 300, "train.batch_size": 64, "seed": seed,
-                "modalities": {"image": {"patch": 7}}, "model.towers": small, **quiet,
-            })  # fmt: skip
+            pretrain(
+                "image_mae",
+                output=start,
+                **{
+                    "data.path": path,
+                    "data.limit": 4000,
+                    "train.steps": 300,
+                    "train.batch_size": 64,
+                    "seed": seed,
+                    "modalities": {"image": {"patch": 7}},
+                    "model.towers": small,
+                    **quiet,
+                },
+            )
             content = recipe(start, True, steps=steps, batch_size=64, lr=3e-3) | {"data": {**data, "limit": 4000}}
             content["objectives"]["jepa"] |= {"momentum": [0.99, 1.0], "regulariser": {"kind": kind}}
             content["seed"] = seed
@@ -125,14 +144,21 @@ def probe(seeds: int, steps: int, kind: str) -> dict[str, Any]:
             scores = {}
             for name, folder in (("start", start), ("after", after.folder)):
                 model, processor = load_any(folder)
-                report = evaluate(model, processor.preprocessors, DataConfig(**data), EvaluationConfig(
-                    label="label", tasks=["knn", "linear"], limit=2000, train_limit=2000))  # fmt: skip
+                report = evaluate(
+                    model,
+                    processor.preprocessors,
+                    DataConfig(**data),
+                    EvaluationConfig(label="label", tasks=["knn", "linear"], limit=2000, train_limit=2000),
+                )
                 scores[name] = {t: next(iter(m.values()))["model"] for t, m in report["tasks"].items()}
             size = (after.model_folder / "adapter_model.safetensors").stat().st_size
         rows.append({"seed": seed, **scores, "adapter_bytes": size})
         print(rows[-1], flush=True)
-    return {"data": "fashion_mnist, 4,000 training images; probes on 2,000, 2,000 test images", "steps": steps,
-            "rows": rows}  # fmt: skip
+    return {
+        "data": "fashion_mnist, 4,000 training images; probes on 2,000, 2,000 test images",
+        "steps": steps,
+        "rows": rows,
+    }
 
 
 def main() -> None:

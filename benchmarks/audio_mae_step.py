@@ -46,10 +46,17 @@ PARTS = {
 def peer(frames: int) -> ASTModel:
     return ASTModel(
         ASTConfig(
-            hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536, patch_size=PATCH,
-            frequency_stride=PATCH, time_stride=PATCH, max_length=frames, num_mel_bins=BINS,
+            hidden_size=384,
+            num_hidden_layers=12,
+            num_attention_heads=6,
+            intermediate_size=1536,
+            patch_size=PATCH,
+            frequency_stride=PATCH,
+            time_stride=PATCH,
+            max_length=frames,
+            num_mel_bins=BINS,
         )
-    ).train()  # fmt: skip
+    ).train()
 
 
 def ours(decoder: tuple[int, int]) -> Pretraining:
@@ -101,8 +108,9 @@ def measure(
     return medians(
         lambda number: step(lambda: head(stock(spectrum).pooler_output).float().square().mean(), optimizers[0]),
         lambda number: step(loss_of_ours, optimizers[1]),
-        steps, tuned_peer,
-    )  # fmt: skip
+        steps,
+        tuned_peer,
+    )
 
 
 def main() -> None:
@@ -123,8 +131,9 @@ def main() -> None:
         ratio = theirs / mine * (tokens["shown"] / tokens["all"] if part == "shown" else 1)
         print(
             f"AST-S {dtype} batch {batch}, {PARTS[part].format(**tokens)}: transformers {theirs:.2f} s, "
-            f"mmssl {mine:.2f} s a step, ratio of medians {ratio:.2f}x", flush=True,
-        )  # fmt: skip
+            f"mmssl {mine:.2f} s a step, ratio of medians {ratio:.2f}x",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -126,7 +126,8 @@ def main() -> None:
         theirs = (
             f"open_clip {found['peer_seconds']:.2f} s ({found['peer_cpu_seconds']:.2f} s of processor) and "
             f"{found['peer_gib']:.2f} GiB extra, "
-            if peer else ""
+            if peer
+            else ""
         )
         ratio = f", ratio of medians {found['ratio']:.2f}x, losses differ by {found['difference']:.1e}" if peer else ""
         print(

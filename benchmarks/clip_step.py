@@ -104,12 +104,21 @@ def main() -> None:
             flush=True,
         )
         if not args.small:
-            keep({
-                "dtype": dtype, "batch": args.batch, "steps": args.steps, "tuned_peer": args.tuned_peer,
-                "peer's text half": "causal", "our text half": "causal" if causal else "not causal",
-                "threads": torch.get_num_threads(), "load": [round(load, 1), round(os.getloadavg()[0], 1)],
-                "peer_seconds": round(theirs, 3), "our_seconds": round(mine, 3), "ratio": round(theirs / mine, 3),
-            })  # fmt: skip
+            keep(
+                {
+                    "dtype": dtype,
+                    "batch": args.batch,
+                    "steps": args.steps,
+                    "tuned_peer": args.tuned_peer,
+                    "peer's text half": "causal",
+                    "our text half": "causal" if causal else "not causal",
+                    "threads": torch.get_num_threads(),
+                    "load": [round(load, 1), round(os.getloadavg()[0], 1)],
+                    "peer_seconds": round(theirs, 3),
+                    "our_seconds": round(mine, 3),
+                    "ratio": round(theirs / mine, 3),
+                }
+            )
 
 
 def keep(result: dict[str, Any]) -> None:

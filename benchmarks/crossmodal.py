@@ -42,25 +42,39 @@ CLIP_ONLY: dict[str, Any] = {
     "masks": {"patches": None, "words": None},
 }
 SETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "emoji": ("image_text_clip", {
-        **CLIP_ONLY, "data": {"name": "twemoji"}, "train": {"steps": 600, "batch_size": 96, "lr": 2e-3},
-        "evaluation": {"label": "label"},
-    }),
-    "flickr8k_mini": ("image_text_clip", {
-        **CLIP_ONLY, "data": {"columns": {"text": "captions"}},
-        "modalities": {"image": {"size": 48, "patch": 8, "resize": "crop"}},
-        "train": {"steps": 300, "batch_size": 64, "lr": 1e-3},
-    }),
+    "emoji": (
+        "image_text_clip",
+        {
+            **CLIP_ONLY,
+            "data": {"name": "twemoji"},
+            "train": {"steps": 600, "batch_size": 96, "lr": 2e-3},
+            "evaluation": {"label": "label"},
+        },
+    ),
+    "flickr8k_mini": (
+        "image_text_clip",
+        {
+            **CLIP_ONLY,
+            "data": {"columns": {"text": "captions"}},
+            "modalities": {"image": {"size": 48, "patch": 8, "resize": "crop"}},
+            "train": {"steps": 300, "batch_size": 64, "lr": 1e-3},
+        },
+    ),
     "grid_s1_av": ("video_audio_text_clip", {}),
     "ptbxl_500": ("ecg_text_tabular_clip", {}),
     "clothing_reviews": ("text_tabular_clip", {}),
     "spoken_written_digits": ("audio_image_clip", {}),
     "grid_s1_av/hicmae": ("video_audio_hicmae", {}),
-    "emoji/m3ae": ("image_text_m3ae", {
-        "data": {"name": "twemoji"}, "evaluation": {"label": "label"},
-        "modalities": {"image": {"size": 36, "patch": 6}, "text": {"vocab_size": 1500}}, "train": {"steps": 300},
-    }),
-}  # fmt: skip
+    "emoji/m3ae": (
+        "image_text_m3ae",
+        {
+            "data": {"name": "twemoji"},
+            "evaluation": {"label": "label"},
+            "modalities": {"image": {"size": 36, "patch": 6}, "text": {"vocab_size": 1500}},
+            "train": {"steps": 300},
+        },
+    ),
+}
 """Data set, or data set/method where it has two -> (recipe, what is changed in it)."""
 SEEDS = (0, 1, 2)
 ARMS = ("model", "untrained", "raw", "chance")
@@ -94,14 +108,23 @@ def measure(name: str, data: Path, seed: int) -> dict[str, Any]:
         losses = [json.loads(line)["loss"] for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     report = run.report
     return {
-        "data": name, "recipe": recipe_name, "changes": changes, "fingerprint": marker, "seed": seed,
+        "data": name,
+        "recipe": recipe_name,
+        "changes": changes,
+        "fingerprint": marker,
+        "seed": seed,
         "steps": recipe.train.steps,
-        "batch_size": recipe.train.batch_size, "parameters": sum(p.numel() for p in run.model.parameters()),
-        "seconds": round(time.perf_counter() - began), "cpu_seconds": round(time.process_time() - spent),
-        "loss": [losses[0], losses[-1]], "n_test": report["n_test"], "n_train": report["n_train"],
-        "label": recipe.evaluation.label, "subsets": report["tasks"].get("subsets", {}),
+        "batch_size": recipe.train.batch_size,
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "seconds": round(time.perf_counter() - began),
+        "cpu_seconds": round(time.process_time() - spent),
+        "loss": [losses[0], losses[-1]],
+        "n_test": report["n_test"],
+        "n_train": report["n_train"],
+        "label": recipe.evaluation.label,
+        "subsets": report["tasks"].get("subsets", {}),
         "left_out": {"skipped": report["skipped"], "notes": report["notes"]},
-    }  # fmt: skip
+    }
 
 
 def stored_at(name: str, folder: Path = RESULTS) -> Path:

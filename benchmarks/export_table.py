@@ -14,8 +14,23 @@ from mmssl.export.writing import Exported, export_several
 
 REPO = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- exports: python -m benchmarks.export_table -->", "<!-- end of exports -->"
-TABLE = ("ast", "clip", "dinov2", "ijepa", "onnx", "open_clip", "sentence-transformers", "siglip", "stock", "timm",
-         "videomae", "vision-text-dual-encoder", "vit", "vit_mae", "vjepa2")  # fmt: skip
+TABLE = (
+    "ast",
+    "clip",
+    "dinov2",
+    "ijepa",
+    "onnx",
+    "open_clip",
+    "sentence-transformers",
+    "siglip",
+    "stock",
+    "timm",
+    "videomae",
+    "vision-text-dual-encoder",
+    "vit",
+    "vit_mae",
+    "vjepa2",
+)
 """One case a format, of the same name."""
 HEAD = "| format | class | float32 | bfloat16 | sizes | loads without mmssl | pipeline |"
 
@@ -23,8 +38,12 @@ HEAD = "| format | class | float32 | bfloat16 | sizes | loads without mmssl | pi
 def row_of(done: Exported) -> str:
     """One line: the largest differences in float32 and bfloat16, how many sizes, what loads and works."""
     proof = done.proof
-    folders = {"open_clip": "`open_clip` folder", "timm": "`timm` folder", "onnx": "`encoder.onnx`",
-               "sentence_transformers": "`SentenceTransformer` folder"}  # fmt: skip
+    folders = {
+        "open_clip": "`open_clip` folder",
+        "timm": "`timm` folder",
+        "onnx": "`encoder.onnx`",
+        "sentence_transformers": "`SentenceTransformer` folder",
+    }
     name = done.job.cls or folders[done.job.library]
     half = any(row.dtype == "bfloat16" for row in proof.rows)
     compared = "bfloat16" if half else "float32"

@@ -25,31 +25,55 @@ from mmssl.cli import main as command
 REPO = Path(__file__).resolve().parents[1]
 DATA = REPO.parent / "shared" / "data"
 RESULT = REPO / "benchmarks" / "results" / "export_trained.md"
-GROUPS = ["smileys and emotion", "people and body", "animals and nature", "food and drink", "travel and places",
-          "activities", "objects", "symbols", "flags"]  # fmt: skip
+GROUPS = [
+    "smileys and emotion",
+    "people and body",
+    "animals and nature",
+    "food and drink",
+    "travel and places",
+    "activities",
+    "objects",
+    "symbols",
+    "flags",
+]
 PAIR: dict[str, Any] = {
-    "name": "emoji", "seed": 0,
+    "name": "emoji",
+    "seed": 0,
     "data": {"path": str(DATA / "emoji"), "name": "twemoji", "columns": {"image": "image", "text": "text"}},
     "modalities": {"image": {"size": 72, "patch": 12, "channels": 3}, "text": {"vocab_size": 1000, "max_length": 64}},
-    "model": {"projection": 64, "towers": {"image": {"width": 96, "depth": 3, "heads": 4},
-                                           "text": {"width": 96, "depth": 2, "heads": 4}}},
+    "model": {
+        "projection": 64,
+        "towers": {"image": {"width": 96, "depth": 3, "heads": 4}, "text": {"width": 96, "depth": 2, "heads": 4}},
+    },
     "views": {"crop": {"image": {"crop_scale": [0.7, 1.0]}}},
     "objectives": {"clip": {"type": "contrastive", "towers": ["image", "text"], "views": ["crop"]}},
     "train": {"batch_size": 64, "lr": 1e-3, "weight_decay": 0.2, "log_every": 100, "trackers": []},
     "evaluation": {"tasks": ["retrieval"]},
-}  # fmt: skip
+}
 TEXT: dict[str, Any] = {
-    "name": "ag_news", "seed": 0,
+    "name": "ag_news",
+    "seed": 0,
     "data": {"path": str(DATA / "ag_news_mini"), "columns": {"text": "description"}},
     "modalities": {"text": {"vocab_size": 2000, "max_length": 48}},
-    "model": {"compatible_with": "sentence-transformers",
-              "towers": {"text": {"width": 96, "depth": 2, "heads": 4, "dropout": 0.1}}},
+    "model": {
+        "compatible_with": "sentence-transformers",
+        "towers": {"text": {"width": 96, "depth": 2, "heads": 4, "dropout": 0.1}},
+    },
     "views": {"a": {"text": {"drop": 0.3}}, "b": {"text": {"drop": 0.3}}},
-    "objectives": {"simcse": {"type": "contrastive", "towers": ["text"], "views": ["a", "b"], "loss": "nt_xent",
-                              "temperature": 0.1, "head_hidden": 256, "head_width": 64}},
+    "objectives": {
+        "simcse": {
+            "type": "contrastive",
+            "towers": ["text"],
+            "views": ["a", "b"],
+            "loss": "nt_xent",
+            "temperature": 0.1,
+            "head_hidden": 256,
+            "head_width": 64,
+        }
+    },
     "train": {"batch_size": 96, "lr": 1e-3, "log_every": 100, "trackers": []},
     "evaluation": {"tasks": ["knn"], "label": "label"},
-}  # fmt: skip
+}
 
 
 def run(*words: str) -> None:
@@ -74,8 +98,9 @@ def trained(recipe: dict[str, Any], folder: Path, to: str, steps: int) -> Any:
     model, processor = load_model(folder / "run" / "model")
     data = DataConfig(path=recipe["data"]["path"], name=recipe["data"].get("name"), columns=recipe["data"]["columns"])
     tasks = ["knn"] if to == "sentence-transformers" else ["retrieval", "zero-shot"]
-    config = EvaluationConfig(tasks=tasks, label="label", classes=GROUPS if "zero-shot" in tasks else None,
-                              templates=["{}"], train_limit=None)  # fmt: skip
+    config = EvaluationConfig(
+        tasks=tasks, label="label", classes=GROUPS if "zero-shot" in tasks else None, templates=["{}"], train_limit=None
+    )
     return evaluate(model, processor.preprocessors, data, config)["tasks"]
 
 
@@ -155,19 +180,29 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         uses: dict[str, Callable[[Path], tuple[float, float]]] = {
-            "clip": by_transformers, "siglip": by_transformers, "open_clip": by_open_clip
+            "clip": by_transformers,
+            "siglip": by_transformers,
+            "open_clip": by_open_clip,
         }
         for to, use in uses.items():
             folder = Path(scratch) / to
             report = trained(PAIR, folder, to, steps)
             ours = report["retrieval"]["image->text/R@10"], report["zero-shot"]["image/accuracy"]
-            for name, mine, theirs in zip(("image->text R@10", "zero-shot, groups"), ours, use(folder / "export"),
-                                          strict=True):  # fmt: skip
+            for name, mine, theirs in zip(
+                ("image->text R@10", "zero-shot, groups"), ours, use(folder / "export"), strict=True
+            ):
                 rows.append(_row(to, "emoji", name, mine, theirs))
         folder = Path(scratch) / "st"
         report = trained(TEXT, folder, "sentence-transformers", steps)
-        rows.append(_row("sentence-transformers", "ag_news_mini", "kNN accuracy", report["knn"]["text/accuracy"],
-                         by_sentence_transformers(folder / "export")))  # fmt: skip
+        rows.append(
+            _row(
+                "sentence-transformers",
+                "ag_news_mini",
+                "kNN accuracy",
+                report["knn"]["text/accuracy"],
+                by_sentence_transformers(folder / "export"),
+            )
+        )
     head = "| format | data | measure | mmssl | the export | raw features | chance |\n|---|---|---|---:|---:|---:|---:|"
     what = f"`python -m benchmarks.export_trained --steps {steps}`: {steps} steps each, one seed."
     text = f"# Trained models, exported and used without mmssl\n\n{what}\n\n{head}\n" + "\n".join(rows) + "\n"

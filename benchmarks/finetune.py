@@ -32,17 +32,21 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "ecg": ("ecg_contrastive", {"data.path": str(DATA / "ptbxl_500"), "train.steps": 200}),
     "adult": ("tabular_mae", {"data.path": str(DATA / "adult/adult.csv"), "data.limit": 20000, "train.steps": 400}),
     # contrastive alone, two small towers, as in benchmarks/crossmodal.py
-    "emoji": ("image_text_clip", {
-        "data.path": str(DATA / "emoji"), "data.name": "twemoji", "train.steps": 600, "train.batch_size": 96,
-        "train.lr": 2e-3, "model": {"projection": 64, "towers": {"image": SMALL, "text": SMALL}},
-        "objectives": {"image_mae": None, "text_mae": None, "clip": {"temperature": 0.1}},
-        "masks": {"patches": None, "words": None},
-    }),
-}  # fmt: skip
-METHODS: dict[str, dict[str, Any]] = {
-    "full": {"peft": "none"},
-    "lora": {"peft": "lora", "adapter": {"r": 4}},
+    "emoji": (
+        "image_text_clip",
+        {
+            "data.path": str(DATA / "emoji"),
+            "data.name": "twemoji",
+            "train.steps": 600,
+            "train.batch_size": 96,
+            "train.lr": 2e-3,
+            "model": {"projection": 64, "towers": {"image": SMALL, "text": SMALL}},
+            "objectives": {"image_mae": None, "text_mae": None, "clip": {"temperature": 0.1}},
+            "masks": {"patches": None, "words": None},
+        },
+    ),
 }
+METHODS: dict[str, dict[str, Any]] = {"full": {"peft": "none"}, "lora": {"peft": "lora", "adapter": {"r": 4}}}
 
 
 def encoder(name: str, kept: Path) -> Path:
@@ -65,14 +69,23 @@ def quietly(*args: Any, **options: Any) -> dict[str, Any]:
 
 def facts(report: dict[str, Any]) -> dict[str, Any]:
     main = report["files"].get("adapter_model.safetensors", report["files"].get("model.safetensors"))
-    return {"trained": report["parameters"]["trained"], "bytes": main, "seconds": report["settings"]["seconds"],
-            "best_step": report["settings"]["best_step"]}  # fmt: skip
+    return {
+        "trained": report["parameters"]["trained"],
+        "bytes": main,
+        "seconds": report["settings"]["seconds"],
+        "best_step": report["settings"]["best_step"],
+    }
 
 
 def supervised(report: dict[str, Any], metric: str) -> dict[str, Any]:
     tuned, probe = (report["tasks"][t][metric] for t in ("fine-tuned", "linear probe"))
-    return {"score": tuned["model"], "probe": probe["model"], "untrained": probe["untrained"], "raw": probe["raw"],
-            **facts(report)}  # fmt: skip
+    return {
+        "score": tuned["model"],
+        "probe": probe["model"],
+        "untrained": probe["untrained"],
+        "raw": probe["raw"],
+        **facts(report),
+    }
 
 
 def folds_by_patient(count: int) -> list[datasets.DatasetDict]:
@@ -84,10 +97,11 @@ def folds_by_patient(count: int) -> list[datasets.DatasetDict]:
     place = dict(zip(unique, np.random.default_rng(0).permutation(len(unique)) % count, strict=True))
     fold = np.array([place[p] for p in patients])
     return [
-        datasets.DatasetDict({"train": rows.select(np.flatnonzero(fold != k)),
-                              "test": rows.select(np.flatnonzero(fold == k))})
+        datasets.DatasetDict(
+            {"train": rows.select(np.flatnonzero(fold != k)), "test": rows.select(np.flatnonzero(fold == k))}
+        )
         for k in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def ecg(seeds: int, kept: Path) -> dict[str, Any]:
@@ -97,8 +111,18 @@ def ecg(seeds: int, kept: Path) -> dict[str, Any]:
     for seed in range(seeds):
         for k, data in enumerate(folds_by_patient(FOLDS)):
             for name, how in METHODS.items():
-                report = quietly(model, data, "norm", columns={"ecg": "signal"}, group="patient_id", seed=seed,
-                                 task="classification", train=_rate(train, name), eval_every=10, **how)  # fmt: skip
+                report = quietly(
+                    model,
+                    data,
+                    "norm",
+                    columns={"ecg": "signal"},
+                    group="patient_id",
+                    seed=seed,
+                    task="classification",
+                    train=_rate(train, name),
+                    eval_every=10,
+                    **how,
+                )
                 row = supervised(report, "ecg/auroc") | {"seed": seed, "fold": k}
                 out.setdefault(name, []).append(row)
                 print("ecg", name, row, flush=True)
@@ -107,19 +131,47 @@ def ecg(seeds: int, kept: Path) -> dict[str, Any]:
 
 def adult(seeds: int, kept: Path) -> dict[str, Any]:
     model = encoder("adult", kept)
-    columns = {"tabular": ["age", "workclass", "fnlwgt", "education", "education_num", "marital_status", "occupation",
-                           "relationship", "race", "sex", "capital_gain", "capital_loss", "hours_per_week",
-                           "native_country"]}  # fmt: skip
+    columns = {
+        "tabular": [
+            "age",
+            "workclass",
+            "fnlwgt",
+            "education",
+            "education_num",
+            "marital_status",
+            "occupation",
+            "relationship",
+            "race",
+            "sex",
+            "capital_gain",
+            "capital_loss",
+            "hours_per_week",
+            "native_country",
+        ]
+    }
     test = open_source(DATA / "adult/adult.csv", split="test", limit=4000)
-    data = datasets.DatasetDict({"train": open_source(DATA / "adult/adult.csv", split="train").remove_columns("split"),
-                                 "test": test.remove_columns("split")})  # fmt: skip
+    data = datasets.DatasetDict(
+        {
+            "train": open_source(DATA / "adult/adult.csv", split="train").remove_columns("split"),
+            "test": test.remove_columns("split"),
+        }
+    )
     out: dict[str, Any] = {}
     for labels in (100, 1000):
         train = {"steps": 150, "batch_size": 32, "log_every": 50}
         for seed in range(seeds):
             for name, how in METHODS.items():
-                report = quietly(model, data, "income", columns=columns, labels=labels, seed=seed, eval_every=10,
-                                 train=_rate(train, name), **how)  # fmt: skip
+                report = quietly(
+                    model,
+                    data,
+                    "income",
+                    columns=columns,
+                    labels=labels,
+                    seed=seed,
+                    eval_every=10,
+                    train=_rate(train, name),
+                    **how,
+                )
                 row = supervised(report, "tabular/auroc") | {"seed": seed}
                 out.setdefault(f"{name}, {labels} labels", []).append(row)
                 print("adult", labels, name, row, flush=True)
@@ -133,13 +185,29 @@ def emoji(seeds: int, kept: Path) -> dict[str, Any]:
     train = {"steps": 100, "batch_size": 96, "log_every": 50}
     for seed in range(seeds):
         for name, how in [*METHODS.items(), ("linear", {"peft": "linear"})]:
-            report = quietly(model, str(DATA / "emoji"), config="openmoji", task="retrieval", validation="validation",
-                             train=_rate(train, name), seed=seed, eval_every=25, **how)  # fmt: skip
-            both = {t: np.mean([m["model"] for n, m in report["tasks"][t].items() if n.endswith("R@10")])
-                    for t in ("fine-tuned", "before")}  # fmt: skip
+            report = quietly(
+                model,
+                str(DATA / "emoji"),
+                config="openmoji",
+                task="retrieval",
+                validation="validation",
+                train=_rate(train, name),
+                seed=seed,
+                eval_every=25,
+                **how,
+            )
+            both = {
+                t: np.mean([m["model"] for n, m in report["tasks"][t].items() if n.endswith("R@10")])
+                for t in ("fine-tuned", "before")
+            }
             raw = np.mean([m["raw"] for n, m in report["tasks"]["fine-tuned"].items() if n.endswith("R@10")])
-            row = {"score": float(both["fine-tuned"]), "before": float(both["before"]), "raw": float(raw),
-                   **facts(report), "seed": seed}  # fmt: skip
+            row = {
+                "score": float(both["fine-tuned"]),
+                "before": float(both["before"]),
+                "raw": float(raw),
+                **facts(report),
+                "seed": seed,
+            }
             out.setdefault(name, []).append(row)
             print("emoji", name, row, flush=True)
     return out
@@ -153,15 +221,20 @@ def spread(values: list[float]) -> str:
     return f"{np.mean(values):.3f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.3f}"
 
 
-TITLES = {"ecg": "`ptbxl_500`, NORM, AUROC", "adult": "`adult`, income, AUROC",
-          "emoji": "`emoji`, the other drawing style, mean R@10 of 312"}  # fmt: skip
+TITLES = {
+    "ecg": "`ptbxl_500`, NORM, AUROC",
+    "adult": "`adult`, income, AUROC",
+    "emoji": "`emoji`, the other drawing style, mean R@10 of 312",
+}
 METHOD_NAMES = {"lora": "LoRA r=4", "linear": "projections alone", "full": "full"}
 
 
 def table(folder: Path = RESULTS) -> str:
     """Markdown rows for the README: mean and standard deviation over seeds (and folds)."""
-    lines = ["| data | method | trained | file | score | linear probe or start | untrained | raw features | runs |",
-             "|---|---|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+    lines = [
+        "| data | method | trained | file | score | linear probe or start | untrained | raw features | runs |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
     for key, title in TITLES.items():
         for method, rows in json.loads((folder / f"finetune_{key}.json").read_text()).items():
             base = [r.get("probe", r.get("before")) for r in rows]

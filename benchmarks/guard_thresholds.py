@@ -35,8 +35,15 @@ def read_run(folder: Path) -> list[dict[str, Any]]:
         keys = {measure: f"health/{name}/{measure}" for measure in MEASURES}
         series = {m: [round(line[key], 4) for line in lines if line.get(key) is not None] for m, key in keys.items()}
         if series["std_mean"]:
-            out.append({"run": recipe["name"], "data": Path(recipe["data"]["path"]).name, "modality": name,
-                        "steps": lines[-1]["step"], **series})  # fmt: skip
+            out.append(
+                {
+                    "run": recipe["name"],
+                    "data": Path(recipe["data"]["path"]).name,
+                    "modality": name,
+                    "steps": lines[-1]["step"],
+                    **series,
+                }
+            )
     return out
 
 
@@ -45,10 +52,16 @@ def collect() -> list[dict[str, Any]]:
     runs = [r | {"collapsed": False} for r in json.loads(RUNS.read_text())] if RUNS.is_file() else []
     arms = json.loads(ARMS.read_text()) if ARMS.is_file() else []
     runs += [
-        {"run": f"{r['arm']} {r['seed']}", "data": r["data"], "modality": "", "steps": r["steps"],
-         "collapsed": r["arm"] == "none", **{m: r[m] for m in MEASURES}}
+        {
+            "run": f"{r['arm']} {r['seed']}",
+            "data": r["data"],
+            "modality": "",
+            "steps": r["steps"],
+            "collapsed": r["arm"] == "none",
+            **{m: r[m] for m in MEASURES},
+        }
         for r in arms
-    ]  # fmt: skip
+    ]
     return runs
 
 

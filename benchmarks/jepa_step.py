@@ -217,14 +217,16 @@ def main() -> None:
         rates = ", ".join(f"{name} {args.batch / s:.1f} samples/s" for name, s in seconds.items())
         print(
             f"{dtype} batch {args.batch}: {rates} (contexts of {tokens:.0f} and {args.keep} patches), "
-            f"ratio of medians {seconds['peer'] / seconds['ours']:.2f}x", flush=True,
-        )  # fmt: skip
+            f"ratio of medians {seconds['peer'] / seconds['ours']:.2f}x",
+            flush=True,
+        )
         set_process(tuned=args.tuned_peer)
         reached, best = gflop / seconds["peer"], limit(dtype)
         print(
             f"  the peer's step: {gflop / args.batch:.1f} GFLOP a sample, {reached:.0f} of the {best:.0f} GFLOP/s that "
-            f"bare products reach, {reached / best:.0%}", flush=True,
-        )  # fmt: skip
+            f"bare products reach, {reached / best:.0%}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

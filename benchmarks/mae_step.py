@@ -30,11 +30,20 @@ SIZES = {"vit-s": (384, 12, 6), "vit-b": (768, 12, 12), "vit-ti": (192, 12, 3)}
 def peer(width: int, depth: int, heads: int, ratio: float) -> ViTMAEForPreTraining:
     return ViTMAEForPreTraining(
         ViTMAEConfig(
-            hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads, intermediate_size=4 * width,
-            mask_ratio=ratio, norm_pix_loss=True, decoder_hidden_size=512, decoder_num_hidden_layers=8,
-            decoder_num_attention_heads=16, decoder_intermediate_size=2048, image_size=224, patch_size=16,
+            hidden_size=width,
+            num_hidden_layers=depth,
+            num_attention_heads=heads,
+            intermediate_size=4 * width,
+            mask_ratio=ratio,
+            norm_pix_loss=True,
+            decoder_hidden_size=512,
+            decoder_num_hidden_layers=8,
+            decoder_num_attention_heads=16,
+            decoder_intermediate_size=2048,
+            image_size=224,
+            patch_size=16,
         )
-    ).train()  # fmt: skip
+    ).train()
 
 
 def ours(stock: ViTMAEForPreTraining, width: int, depth: int, heads: int, ratio: float) -> Pretraining:

@@ -204,8 +204,9 @@ def ecg(folder: Path) -> Race:
     paths = []
     for number, signal in enumerate(column("ptbxl_500/train.parquet", "signal", 64)):
         mv = np.asarray(signal, dtype=np.float64).T / 1000
-        wfdb.wrsamp(f"r{number}", fs=100, units=["mV"] * 12, sig_name=leads, p_signal=mv, fmt=["16"] * 12,
-                    write_dir=str(folder))  # fmt: skip
+        wfdb.wrsamp(
+            f"r{number}", fs=100, units=["mV"] * 12, sig_name=leads, p_signal=mv, fmt=["16"] * 12, write_dir=str(folder)
+        )
         paths.append(str(folder / f"r{number}"))
     p = fitted("ecg", paths, rate=100)
 
@@ -229,10 +230,12 @@ def graph(folder: Path) -> Race:
     raw = mmssl_graph.open_rows(str(DATA / "mutag" / "mutag.npz"), "train")["graph"][:128]
     p = fitted("graph", raw)
     config = p.config
-    chain = Compose([
-        AddLaplacianEigenvectorPE(k=config.laplacian, attr_name="lap", is_undirected=True),
-        AddRandomWalkPE(walk_length=config.walk, attr_name="walk"),
-    ])  # fmt: skip
+    chain = Compose(
+        [
+            AddLaplacianEigenvectorPE(k=config.laplacian, attr_name="lap", is_undirected=True),
+            AddRandomWalkPE(walk_length=config.walk, attr_name="walk"),
+        ]
+    )
     graphs = [p._graph(row) for row in raw]  # the edges, to build the same graphs as torch_geometric's Data
     data = []
     for made in graphs:
@@ -247,8 +250,17 @@ def graph(folder: Path) -> Race:
     return Race("mutag, spectral and walk encodings", "torch_geometric's transforms", len(raw), lambda: p(raw), peer)
 
 
-RACES = {"image": image, "audio": audio, "video": video, "text": text, "tabular": tabular, "eeg": eeg,
-         "eeg-again": functools.partial(eeg, again=True), "ecg": ecg, "graph": graph}  # fmt: skip
+RACES = {
+    "image": image,
+    "audio": audio,
+    "video": video,
+    "text": text,
+    "tabular": tabular,
+    "eeg": eeg,
+    "eeg-again": functools.partial(eeg, again=True),
+    "ecg": ecg,
+    "graph": graph,
+}
 
 
 def run(race: Race, rounds: int) -> tuple[float, float]:

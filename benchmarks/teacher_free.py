@@ -74,11 +74,19 @@ def run(cell: Cell, arm: str, seed: int) -> dict[str, Any]:
         for measure in ("rankme", "std_mean")
     }
     return {
-        "data": cell.data, "arm": arm, "seed": seed, "metric": cell.metric, "steps": recipe.train.steps,
-        "width": int(rows.arms["pretrained"].shape[1]), "health_samples": recipe.train.health_samples,
-        "health_every": EVERY, **health, "losses": [round(line["loss"], 5) for line in lines if "loss" in line],
-        "scores": {k: round(v, 4) for k, v in scores.items()}, "cpu_seconds": round(spent, 1),
-    }  # fmt: skip
+        "data": cell.data,
+        "arm": arm,
+        "seed": seed,
+        "metric": cell.metric,
+        "steps": recipe.train.steps,
+        "width": int(rows.arms["pretrained"].shape[1]),
+        "health_samples": recipe.train.health_samples,
+        "health_every": EVERY,
+        **health,
+        "losses": [round(line["loss"], 5) for line in lines if "loss" in line],
+        "scores": {k: round(v, 4) for k, v in scores.items()},
+        "cpu_seconds": round(spent, 1),
+    }
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -93,10 +101,13 @@ def table(found: list[dict[str, Any]]) -> str:
             if not rows:
                 continue
             columns = [
-                [r["scores"]["pretrained"] for r in rows], [r["scores"]["untrained"] for r in rows],
-                [r["rankme"][-1] for r in rows], [min(r["rankme"]) for r in rows],
-                [r["std_mean"][-1] for r in rows], [min(r["std_mean"]) for r in rows],
-            ]  # fmt: skip
+                [r["scores"]["pretrained"] for r in rows],
+                [r["scores"]["untrained"] for r in rows],
+                [r["rankme"][-1] for r in rows],
+                [min(r["rankme"]) for r in rows],
+                [r["std_mean"][-1] for r in rows],
+                [min(r["std_mean"]) for r in rows],
+            ]
             cells = [
                 f"{np.mean(column):.{d}f}" + (f" ({min(column):.{d}f}-{max(column):.{d}f})" if len(rows) > 1 else "")
                 for column, d in zip(columns, (3, 3, 1, 1, 3, 3), strict=True)
@@ -144,8 +155,11 @@ def main() -> None:
                 found = [r for r in found if any(r[k] != result[k] for k in same)] + [result]
                 found.sort(key=lambda r: (r["data"], list(ARMS).index(r["arm"]), r["seed"]))
                 RESULT.write_text(json.dumps(found, indent=None).replace("}, {", "},\n {") + "\n")
-                print(f"{cell.data} {arm} seed {seed}: {result['scores']} RankMe {result['rankme'][-1]:.2f} "
-                      f"spread {result['std_mean'][-1]:.4f} ({result['cpu_seconds']:.0f} s)", flush=True)
+                print(
+                    f"{cell.data} {arm} seed {seed}: {result['scores']} RankMe {result['rankme'][-1]:.2f} "
+                    f"spread {result['std_mean'][-1]:.4f} ({result['cpu_seconds']:.0f} s)",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

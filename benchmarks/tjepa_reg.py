@@ -34,8 +34,22 @@ from mmssl.objectives.base import load_objective
 from mmssl.pretraining import Pretraining
 from mmssl.training.optimizer import learning_rate, make_optimizer
 
-COLUMNS = ["age", "workclass", "fnlwgt", "education", "education_num", "marital_status", "occupation", "relationship",
-           "race", "sex", "capital_gain", "capital_loss", "hours_per_week", "native_country"]  # fmt: skip
+COLUMNS = [
+    "age",
+    "workclass",
+    "fnlwgt",
+    "education",
+    "education_num",
+    "marital_status",
+    "occupation",
+    "relationship",
+    "race",
+    "sex",
+    "capital_gain",
+    "capital_loss",
+    "hours_per_week",
+    "native_country",
+]
 HELD_OUT = 4000
 
 
@@ -59,14 +73,23 @@ def build(preprocessor: Any, prefix: int, seed: int, momentum: float) -> Pretrai
     )
     recipe = load_recipe(
         {
-            "data": {"path": "adult.csv"}, "modalities": {"tabular": {}}, "model": {"towers": {"tabular": {}}},
-            "masks": {"subsets": {"type": "feature-subsets"}}, "train": {"steps": 1},
-            "objectives": {"jepa": {
-                "tower": "tabular", "mask": "subsets", "loss": "l2", "normalise_targets": False,
-                "momentum": [momentum, 1.0], "predictor": {"width": 16, "depth": 1, "heads": 2},
-            }},
+            "data": {"path": "adult.csv"},
+            "modalities": {"tabular": {}},
+            "model": {"towers": {"tabular": {}}},
+            "masks": {"subsets": {"type": "feature-subsets"}},
+            "train": {"steps": 1},
+            "objectives": {
+                "jepa": {
+                    "tower": "tabular",
+                    "mask": "subsets",
+                    "loss": "l2",
+                    "normalise_targets": False,
+                    "momentum": [momentum, 1.0],
+                    "predictor": {"width": 16, "depth": 1, "heads": 2},
+                }
+            },
         }
-    )  # fmt: skip
+    )
     objective = load_objective("jepa")[1](recipe.objectives["jepa"].config, model)
     return Pretraining(model, {"jepa": objective}, {}, {"subsets": recipe.masks["subsets"].config})
 

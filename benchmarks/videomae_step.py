@@ -34,11 +34,22 @@ FRAMES, SIDE, RATIO = 16, 224, 0.9
 def peer() -> VideoMAEForPreTraining:
     return VideoMAEForPreTraining(
         VideoMAEConfig(
-            image_size=SIDE, num_frames=FRAMES, tubelet_size=2, patch_size=16, hidden_size=384, num_hidden_layers=12,
-            num_attention_heads=6, intermediate_size=1536, decoder_hidden_size=192, decoder_num_hidden_layers=4,
-            decoder_num_attention_heads=3, decoder_intermediate_size=768, norm_pix_loss=True, qkv_bias=True,
+            image_size=SIDE,
+            num_frames=FRAMES,
+            tubelet_size=2,
+            patch_size=16,
+            hidden_size=384,
+            num_hidden_layers=12,
+            num_attention_heads=6,
+            intermediate_size=1536,
+            decoder_hidden_size=192,
+            decoder_num_hidden_layers=4,
+            decoder_num_attention_heads=3,
+            decoder_intermediate_size=768,
+            norm_pix_loss=True,
+            qkv_bias=True,
         )
-    ).train()  # fmt: skip
+    ).train()
 
 
 def ours(stock: Any) -> Pretraining:
@@ -107,8 +118,9 @@ def measure(dtype: str, batch: int, steps: int, tuned_peer: bool) -> tuple[float
     return medians(
         lambda number: step(lambda: stock(pixels, bool_masked_pos=mask).loss, optimizers[0]),
         lambda number: step(lambda: work(content, Draws(1, batch)).total, optimizers[1]),
-        steps, tuned_peer,
-    )  # fmt: skip
+        steps,
+        tuned_peer,
+    )
 
 
 def main() -> None:

@@ -248,8 +248,11 @@ def _training(recipe: Recipe, facts: Facts) -> str:
             ("Shared embedding", f"{recipe.model.projection} wide" if recipe.model.projection else None),
             ("Parameters", size),
             ("Length", ", ".join(length)),
-            ("Optimiser", f"AdamW, peak learning rate {train.lr:g}, weight decay {train.weight_decay:g}, "
-                          f"batch {train.batch_size}, precision {train.mixed_precision}"),
+            (
+                "Optimiser",
+                f"AdamW, peak learning rate {train.lr:g}, weight decay {train.weight_decay:g}, "
+                f"batch {train.batch_size}, precision {train.mixed_precision}",
+            ),
             ("Last loss", ", ".join(f"{name} {value:.4g}" for name, value in facts.loss.items())),
             ("Health at the end", _health(facts)),
             ("Collapse guard", "; ".join(facts.guard)),

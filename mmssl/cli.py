@@ -262,9 +262,7 @@ def _embed(args: argparse.Namespace) -> int:
             f"--column: the model embeds {wanted}, the data has the columns {', '.join(there)}; name the column with "
             f"--column {next(iter(processor.preprocessors))}=COLUMN"
         )
-    summary = write_embeddings(
-        model, processor.preprocessors, source, columns, args.output, workers=data.workers
-    )
+    summary = write_embeddings(model, processor.preprocessors, source, columns, args.output, workers=data.workers)
     if summary["resumed"]:
         print(f"went on after {summary['resumed']} rows that an interrupted run had embedded")
     counts = ", ".join(f"{n} with {name}" for name, n in summary["present"].items())
@@ -276,9 +274,14 @@ def _push(args: argparse.Namespace) -> int:
     from .hub import push
 
     done = push(
-        args.model, args.repo_id, private=args.private, revision=args.revision, message=args.message,
-        dry_run=args.dry_run, base=args.base,
-    )  # fmt: skip
+        args.model,
+        args.repo_id,
+        private=args.private,
+        revision=args.revision,
+        message=args.message,
+        dry_run=args.dry_run,
+        base=args.base,
+    )
     for note in done.notes:
         print(f"note: {note}")
     if args.dry_run:
@@ -335,8 +338,7 @@ def _options(cls: type, overrides: list[str], fixed: dict[str, Any]) -> Any:
 
 
 def _columns(words: list[str], modalities: Iterable[str] | None) -> dict[str, str | list[str]]:
-    """`["image=img", "table=a,b"]` -> `{"image": "img", "table": ["a", "b"]}`. modalities None: names are not checked.
-    """
+    """`["image=img", "table=a,b"]` -> `{"image": "img", "table": ["a", "b"]}`. modalities None: any name goes."""
     known = list(modalities or ["image"])
     columns: dict[str, str | list[str]] = {}
     for word in words:
@@ -368,9 +370,15 @@ def _finetune(args: argparse.Namespace) -> int:
     options = load_options(args.overrides, {"peft": args.peft, **({"columns": columns} if columns else {})})
     labels = args.label.split(",") if args.label else []
     run = run_finetuning(
-        args.model, args.data, labels, options, output=args.output, base=args.base, teacher=args.teacher,
+        args.model,
+        args.data,
+        labels,
+        options,
+        output=args.output,
+        base=args.base,
+        teacher=args.teacher,
         resume=args.resume,
-    )  # fmt: skip
+    )
     if os.environ.get("RANK", "0") == "0":
         _print_report(run.report)
         size = sum(run.report["parameters"]["bytes"].values()) / 1e6

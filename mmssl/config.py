@@ -218,9 +218,7 @@ def recipe_path(name: str | Path) -> Path:
     return shipped_folder("configs") / f"{name}.yaml"
 
 
-def load_recipe(
-    config: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()
-) -> Recipe:
+def load_recipe(config: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
     """A validated recipe from a file, the name of a shipped one, or a dict.
 
     overrides: `["train.steps=500", ...]` with values in YAML, or `{"train.steps": 500, "data": {"path": "x"}}`. They
@@ -278,9 +276,7 @@ def merge_overrides(
     return data
 
 
-def _pairs(
-    overrides: Sequence[str] | Mapping[str, Any], faults: Faults
-) -> Iterable[tuple[list[str], Any]]:
+def _pairs(overrides: Sequence[str] | Mapping[str, Any], faults: Faults) -> Iterable[tuple[list[str], Any]]:
     """(keys of the dotted path, value) of each override."""
     if isinstance(overrides, Mapping):
         yield from ((str(path).split("."), copy.deepcopy(value)) for path, value in overrides.items())

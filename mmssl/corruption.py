@@ -51,14 +51,19 @@ class Corruption:
 
 def corruption_faults(spec: Mapping[str, Any], views: Mapping[str, Any], view: str, name: str, where: str) -> list[str]:
     """What is wrong with `{corrupt: {...}}`, the options of modality `name` in `view`, one line each."""
-    faults = [f"{where}.{key}: found beside 'corrupt', expected it in a view of its own that corrupt.view names"
-              for key in spec if key != "corrupt"]
+    faults = [
+        f"{where}.{key}: found beside 'corrupt', expected it in a view of its own that corrupt.view names"
+        for key in spec
+        if key != "corrupt"
+    ]
     options = build(Corruption, spec["corrupt"], f"{where}.corrupt", faults)
     source = getattr(options, "view", BAD)
     if isinstance(source, str) and source != "clean":
         if source not in views:
-            faults.append(f"{where}.corrupt.view: found unknown view '{source}', expected one of clean, "
-                          f"{', '.join(views)}{nearest(source, views)}")
+            faults.append(
+                f"{where}.corrupt.view: found unknown view '{source}', expected one of clean, "
+                f"{', '.join(views)}{nearest(source, views)}"
+            )
         elif source == view or (views[source] is not BAD and "corrupt" in (views[source].get(name) or {})):
             faults.append(f"{where}.corrupt.view: found the corrupted view '{source}', expected one that is not")
     return faults

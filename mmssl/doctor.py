@@ -19,10 +19,26 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 IMPORTED = (
-    "torch", "torchvision", "torchaudio", "transformers", "accelerate", "datasets", "peft", "open_clip", "safetensors",
-    "huggingface_hub", "sentencepiece", "sklearn", "pyarrow", "PIL", "yaml", "rich", "tensorboard", "matplotlib",
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "peft",
+    "open_clip",
+    "safetensors",
+    "huggingface_hub",
+    "sentencepiece",
+    "sklearn",
+    "pyarrow",
+    "PIL",
+    "yaml",
+    "rich",
+    "tensorboard",
+    "matplotlib",
     "mmssl",
-)  # fmt: skip
+)
 """Import names, in an order in which the first that fails is the cause and not a victim."""
 
 OPTIONAL = {

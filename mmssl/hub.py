@@ -24,12 +24,19 @@ CONFIGS = ("config.json", "adapter_config.json")
 
 KINDS = {
     "": ("LICENSE", "NOTICE", ".gitattributes"),
-    ".json": None, ".jinja": None, ".md": None, ".yaml": None,
-    ".safetensors": None, ".onnx": None,
-    ".model": None, ".txt": None, ".bpe": None,  # vocabularies
-    ".png": None, ".svg": None,  # the card's pictures
+    ".json": None,
+    ".jinja": None,
+    ".md": None,
+    ".yaml": None,
+    ".safetensors": None,
+    ".onnx": None,
+    ".model": None,
+    ".txt": None,
+    ".bpe": None,  # vocabularies
+    ".png": None,
+    ".svg": None,  # the card's pictures
     ".py": ("mmssl_loader.py",),
-}  # fmt: skip
+}
 """Suffix -> names allowed with it (None: all). Everything else does not belong to a published model."""
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npz", ".npy")
@@ -78,8 +85,10 @@ def push(
     if base is not None:
         check_repo_id(base)
         if Path(base).exists():
-            raise UserError(f"--base {base}: this is a folder here, expected a model on the Hub; push it first, and "
-                            f"name it as others do")  # fmt: skip
+            raise UserError(
+                f"--base {base}: this is a folder here, expected a model on the Hub; push it first, and "
+                f"name it as others do"
+            )
     with tempfile.TemporaryDirectory(prefix="mmssl-push-") as scratch:
         folder, notes = _staged(folder, Path(scratch), base)
         files = publishable(folder)

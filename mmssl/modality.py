@@ -221,8 +221,7 @@ def load_modality(name: str) -> ModuleType:
                 f"unknown modality '{name}', expected one of {', '.join(known)} or a dotted path{nearest(name, known)}"
             ) from None
         raise UserError(
-            f"modality '{name}' needs the package '{error.name}', which is not installed: "
-            f"pip install 'mmssl[{name}]'"
+            f"modality '{name}' needs the package '{error.name}', which is not installed: pip install 'mmssl[{name}]'"
         ) from error
     for part in ("Config", "Preprocessor", "Modality"):
         if not hasattr(module, part):

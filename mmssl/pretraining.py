@@ -60,8 +60,10 @@ class Pretraining(nn.Module):
                 if tower not in trained and not self.model.tower(tower).frozen:
                     logger.warning(
                         "objectives.%s: its targets come from tower '%s', which no objective trains; unless that tower "
-                        "is pretrained they are noise: give it an objective, or set frozen: true", name, tower,
-                    )  # fmt: skip
+                        "is pretrained they are noise: give it an objective, or set frozen: true",
+                        name,
+                        tower,
+                    )
 
     def _check_views(self) -> None:
         for view, spec in self.views.items():

@@ -30,7 +30,11 @@ TOLERANCE = 0.02
 
 
 def write_record(
-    folder: Path, recipe: Recipe, report: Mapping[str, Any], data: Mapping[str, Any], versions: Mapping[str, str],
+    folder: Path,
+    recipe: Recipe,
+    report: Mapping[str, Any],
+    data: Mapping[str, Any],
+    versions: Mapping[str, str],
     device: str | None,
 ) -> Path:
     """Write `folder`/reproduction.json. data: what `mmssl.data.fingerprint` said of the training data."""
@@ -103,9 +107,7 @@ class Comparison:
         return "\n".join([*lines, weights, *self.notes, verdict])
 
 
-def reproduce(
-    model: str | Path, overrides: Sequence[str] = (), *, output: str | Path | None = None
-) -> Comparison:
+def reproduce(model: str | Path, overrides: Sequence[str] = (), *, output: str | Path | None = None) -> Comparison:
     """Train a published model again from its card, on the same data, and compare weights and scores.
 
     model: a model folder, the folder of a run, or a Hub id. overrides: where the data lies here, `data.path=...` (the

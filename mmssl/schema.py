@@ -156,9 +156,7 @@ def _unknown_key(
     return f"{where}: found {owner or 'an unknown key'}, expected one of {', '.join(known) or '(no keys)'}{hint}"
 
 
-def _check_range(
-    field: dataclasses.Field[Any], values: dict[str, Any], raw: Any, where: str, faults: Faults
-) -> None:
+def _check_range(field: dataclasses.Field[Any], values: dict[str, Any], raw: Any, where: str, faults: Faults) -> None:
     """Run the field's validators; `raw` is the value as the user wrote it, for the message."""
     validators = field.metadata.get("validator") or []
     for validator in validators if isinstance(validators, list) else [validators]:

@@ -207,9 +207,7 @@ class Step:
         names = self.model.tower(tower).modalities
         return {n: mode if isinstance(mode, str) else mode.get(n, "drop") for n in names}
 
-    def _key(
-        self, tower: str, view: str, mask: str | None, mode: Mode, net: Tower | None
-    ) -> tuple[Any, ...]:
+    def _key(self, tower: str, view: str, mask: str | None, mode: Mode, net: Tower | None) -> tuple[Any, ...]:
         modes = tuple(self._modes(tower, mode).items()) if mask else ()
         if all(self._view_of(name, view) == CLEAN for name in self.model.tower(tower).modalities):
             view = CLEAN  # which is what the tower sees of it

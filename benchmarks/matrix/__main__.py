@@ -45,8 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if asked.list:
             due = {(seed, cell.name) for seed, cell in missing(cells, asked.seeds, folder)}
             for cell in cells:
-                state = "no recipe yet" if not cell.shipped() else " ".join(
-                    f"{seed}:{'due' if (seed, cell.name) in due else 'done'}" for seed in asked.seeds
+                state = (
+                    "no recipe yet"
+                    if not cell.shipped()
+                    else " ".join(f"{seed}:{'due' if (seed, cell.name) in due else 'done'}" for seed in asked.seeds)
                 )
                 print(f"{cell.name:32s} {cell.recipe:24s} {state}")
             return 0

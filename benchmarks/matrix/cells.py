@@ -97,9 +97,15 @@ def read_cells(path: Path = HERE / "cells.yaml") -> list[Cell]:
         for objective in OBJECTIVES:
             cells.append(
                 Cell(
-                    data, objective, entry["recipe"], _overrides(entry, objective), tuple(entry["splits"]),
-                    entry["label"], dict(entry["protocol"]), entry["metric"],
-                )  # fmt: skip
+                    data,
+                    objective,
+                    entry["recipe"],
+                    _overrides(entry, objective),
+                    tuple(entry["splits"]),
+                    entry["label"],
+                    dict(entry["protocol"]),
+                    entry["metric"],
+                )
             )
     return cells
 
@@ -110,8 +116,9 @@ def choose(cells: Iterable[Cell], only: Iterable[str]) -> list[Cell]:
     known = list(dict.fromkeys(name for c in cells for name in (c.data, c.objective, c.name)))
     for name in only:
         if name not in known:
-            raise UserError(f"--only: unknown '{name}', expected a data set, an objective or DATA/OBJECTIVE"
-                            f"{nearest(name, known)}")
+            raise UserError(
+                f"--only: unknown '{name}', expected a data set, an objective or DATA/OBJECTIVE{nearest(name, known)}"
+            )
     return [c for c in cells if not only or {c.data, c.objective, c.name} & set(only)]
 
 

@@ -152,8 +152,13 @@ def _score_of(x: Array, y: Array, part: Fold, c: float, metric: str) -> float:
 
 
 def judge(
-    arms: Mapping[str, Array], y: Array, groups: Array | None, folds: Sequence[Fold], metric: str,
-    tell: Callable[[str], None] = lambda text: None, raw_scales: Sequence[str] = RAW_SCALES,
+    arms: Mapping[str, Array],
+    y: Array,
+    groups: Array | None,
+    folds: Sequence[Fold],
+    metric: str,
+    tell: Callable[[str], None] = lambda text: None,
+    raw_scales: Sequence[str] = RAW_SCALES,
 ) -> dict[str, float]:
     """Mean score over the folds of every arm (name -> features (n, D)). The arm "raw" has one more choice."""
     out = {}

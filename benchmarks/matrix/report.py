@@ -13,9 +13,19 @@ from mmssl import plainyaml
 from .cells import HERE, METRICS, OBJECTIVES, SEEDS, Cell, read_result
 
 HEADER = (
-    "data", "objective", "measure", "pretrained", "untrained", "raw features", "gain", "better in",
-    "RankMe", "untrained RankMe", "steps", "CPU s",
-)  # fmt: skip
+    "data",
+    "objective",
+    "measure",
+    "pretrained",
+    "untrained",
+    "raw features",
+    "gain",
+    "better in",
+    "RankMe",
+    "untrained RankMe",
+    "steps",
+    "CPU s",
+)
 TEXT_COLUMNS = 3
 MARKS = ("<!-- matrix: written by python -m benchmarks.matrix --report -->", "<!-- /matrix -->")
 Results = Mapping[tuple[str, int], dict[str, Any]]
@@ -88,9 +98,16 @@ def row(cell: Cell, results: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     count = f"{sum(g > 0 for g in gain)} of {len(gain)}"
     objective = cell.objective + state(cell, results)
     return (
-        cell.data, objective, METRICS[cell.metric], *arms, shown(gain, sign=True), count, *ranks,
-        str(results[0]["steps"]), f"{statistics.fmean(r['cpu_seconds'] for r in results):.0f}",
-    )  # fmt: skip
+        cell.data,
+        objective,
+        METRICS[cell.metric],
+        *arms,
+        shown(gain, sign=True),
+        count,
+        *ranks,
+        str(results[0]["steps"]),
+        f"{statistics.fmean(r['cpu_seconds'] for r in results):.0f}",
+    )
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int) -> list[str]:
@@ -160,9 +177,7 @@ def report(cells: Sequence[Cell], results: Results, tried: Mapping[str, Sequence
     return "\n".join(lines).rstrip() + "\n"
 
 
-def summary(
-    cells: Sequence[Cell], results: Results, unclear: Sequence[Cell], missing: Sequence[Cell]
-) -> list[str]:
+def summary(cells: Sequence[Cell], results: Results, unclear: Sequence[Cell], missing: Sequence[Cell]) -> list[str]:
     """What the table says, counted."""
     have = [cell for cell in cells if of_cell(results, cell)]
     if not have:

@@ -47,8 +47,10 @@ class SignalModality(base.Modality):
         """(B, C, n, w); UserError when the signal does not divide into windows."""
         signal = inputs["signal"].to(torch.float32)
         if signal.ndim != 3 or signal.shape[2] % self.window:
-            raise UserError(f"signal is {tuple(signal.shape)}, expected (batch, channels, samples) with a multiple of "
-                            f"{self.window} samples")
+            raise UserError(
+                f"signal is {tuple(signal.shape)}, expected (batch, channels, samples) with a multiple of "
+                f"{self.window} samples"
+            )
         return signal.unflatten(2, (-1, self.window))
 
     def seconds(self, count: int, device: torch.device) -> Tensor:

@@ -137,8 +137,9 @@ class SignalPreprocessor(base.Preprocessor):
         if np.isnan(signal).all():
             raise BadSample("zero variance: no channel varies in this window")
         if 2 * signal.shape[1] < self.window:
-            raise BadSample(f"{signal.shape[1] / self.config.rate:g} s is less than half a window of "
-                            f"{self.config.window:g} s")
+            raise BadSample(
+                f"{signal.shape[1] / self.config.rate:g} s is less than half a window of {self.config.window:g} s"
+            )
         return Sample(signal.astype(np.float32), names)
 
     def default_names(self, count: int) -> list[str]:

@@ -35,9 +35,7 @@ def bridged(signal: Array) -> tuple[Array, NDArray[np.bool_] | None]:
     return signal, hole
 
 
-def filtered(
-    signal: Array, rate: float, highpass: float | None, lowpass: float | None, notch: float | None
-) -> Array:
+def filtered(signal: Array, rate: float, highpass: float | None, lowpass: float | None, notch: float | None) -> Array:
     """Butterworth high- and low-pass and a notch (Hz), forwards and backwards; a gap stays a gap.
 
     What lies beyond half the rate is not in the signal, so that nothing is done to take it out.

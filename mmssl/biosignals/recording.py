@@ -29,9 +29,22 @@ START = ("start",)
 BADS = ("bads", "bad_channels")
 FILE = ("bytes", "path", "file")
 
-VOLTS = {"v": 1.0, "volt": 1.0, "volts": 1.0, "mv": 1e-3, "millivolt": 1e-3, "millivolts": 1e-3,
-         "uv": 1e-6, "\u00b5v": 1e-6, "\u03bcv": 1e-6, "microvolt": 1e-6, "microvolts": 1e-6,
-         "nv": 1e-9, "nanovolt": 1e-9, "nanovolts": 1e-9}  # fmt: skip
+VOLTS = {
+    "v": 1.0,
+    "volt": 1.0,
+    "volts": 1.0,
+    "mv": 1e-3,
+    "millivolt": 1e-3,
+    "millivolts": 1e-3,
+    "uv": 1e-6,
+    "\u00b5v": 1e-6,
+    "\u03bcv": 1e-6,
+    "microvolt": 1e-6,
+    "microvolts": 1e-6,
+    "nv": 1e-9,
+    "nanovolt": 1e-9,
+    "nanovolts": 1e-9,
+}
 
 
 @dataclass

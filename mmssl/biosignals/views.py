@@ -78,8 +78,10 @@ def augment(inputs: Inputs, draws: Draws, view: View, rate: float, window: int) 
     if draws.rows != len(signal):
         raise ValueError(f"draws are for {draws.rows} samples, the batch has {len(signal)}")
     if view.powerline and view.powerline_hz >= rate / 2:
-        raise UserError(f"powerline_hz: {view.powerline_hz:g} Hz cannot be in a signal of {rate:g} samples a second, "
-                        f"expected less than {rate / 2:g}")
+        raise UserError(
+            f"powerline_hz: {view.powerline_hz:g} Hz cannot be in a signal of {rate:g} samples a second, "
+            f"expected less than {rate / 2:g}"
+        )
     with torch.autocast(signal.device.type, enabled=False):
         signal = _in_time(signal.float(), draws, view, rate, window)
         signal = _in_size(signal, draws, view)

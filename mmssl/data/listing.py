@@ -34,10 +34,17 @@ MEDIA = frozenset(
 ARRAYS = frozenset({".npy"})
 PICTURES = frozenset(".npy .png .jpg .jpeg .webp .gif .bmp .tif .tiff".split())
 WORDS = {
-    "train": "train", "training": "train",
-    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
-    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
 """Words in file and folder names -> the split they mean, as `datasets` reads them."""
 
 

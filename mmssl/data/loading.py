@@ -96,9 +96,14 @@ def training_batches(
         )
     else:
         sampler = Sampler(
-            len(source), batch_size=batch_size, accumulation=accumulation, rank=rank, world=world, seed=seed,
+            len(source),
+            batch_size=batch_size,
+            accumulation=accumulation,
+            rank=rank,
+            world=world,
+            seed=seed,
             start=start_batch,
-        )  # fmt: skip
+        )
         batches = ([(epoch, index, None) for epoch, index in items] for items in sampler)
     return _load(_Reader(source, preprocessors, columns, seed), batches, workers)
 

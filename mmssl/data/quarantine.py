@@ -59,8 +59,11 @@ class Quarantine:
                 self._append(fault)
                 logger.warning(
                     "skipped broken sample %d (%s, column %s): %s",
-                    fault.index, fault.modality, fault.column, fault.reason,
-                )  # fmt: skip
+                    fault.index,
+                    fault.modality,
+                    fault.column,
+                    fault.reason,
+                )
         self._check(bad)
 
     def summary(self) -> str:

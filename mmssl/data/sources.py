@@ -386,8 +386,10 @@ def _explained(what: str) -> Iterator[None]:
         while (deeper := chain[-1].__cause__ or chain[-1].__context__) is not None and deeper not in chain:
             chain.append(deeper)
         if any(isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT) for e in chain):
-            raise RunError(f"no space left on the disk while {what} was copied into the datasets cache "
-                           f"(set HF_HOME to another disk, or data.streaming=true)") from error  # fmt: skip
+            raise RunError(
+                f"no space left on the disk while {what} was copied into the datasets cache "
+                f"(set HF_HOME to another disk, or data.streaming=true)"
+            ) from error
         if isinstance(error, ConnectionError) or "on the Hub" in str(error):
             raise UserError(
                 f"data.path: {what} is neither a file or folder here nor can it be read from the Hub: {_line(error)}"

@@ -90,9 +90,7 @@ def encode_together(model: Any, batch: Mapping[str, Any], group: tuple[str, ...]
 class Collector:
     """Gathers the features of batch after batch."""
 
-    def __init__(
-        self, models: Mapping[str, Any], describe: Any | None, groups: Sequence[tuple[str, ...]] = ()
-    ) -> None:
+    def __init__(self, models: Mapping[str, Any], describe: Any | None, groups: Sequence[tuple[str, ...]] = ()) -> None:
         """models: encoder -> model. describe: the model whose modalities compute raw features, None for no raw ones.
         groups: modalities of one tower that it is also given together."""
         self.models, self.describe, self.groups = models, describe, groups

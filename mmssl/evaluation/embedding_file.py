@@ -84,8 +84,13 @@ def _key(model: Any, source: Any, columns: Mapping[str, Any], pooled: bool, size
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     used = [c for value in columns.values() for c in ([value] if isinstance(value, str) else value)]
-    return {"weights": digest.hexdigest(), "data": fingerprint(source, used, rows=100), "columns": dict(columns),
-            "pooled": pooled, "rows": size}  # fmt: skip
+    return {
+        "weights": digest.hexdigest(),
+        "data": fingerprint(source, used, rows=100),
+        "columns": dict(columns),
+        "pooled": pooled,
+        "rows": size,
+    }
 
 
 def _begin(folder: Path, key: Mapping[str, Any]) -> list[Path]:

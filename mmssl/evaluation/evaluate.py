@@ -158,9 +158,12 @@ def _open_sources(data: DataConfig, config: EvaluationConfig, seed: int, train_s
     same = not elsewhere and split == data.split and name == data.name
     rows = None if test is None else limited(test, config.limit, 0)
     return _Sources(
-        rows, limited(train, config.train_limit, 1), {"test": split if rows is not None else None, "train": data.split},
-        notes, same,
-    )  # fmt: skip
+        rows,
+        limited(train, config.train_limit, 1),
+        {"test": split if rows is not None else None, "train": data.split},
+        notes,
+        same,
+    )
 
 
 def _or_none(opened: Callable[..., Any], path: str, name: str | None, split: str, optional: bool) -> Any | None:

@@ -76,9 +76,7 @@ def metric(values: Mapping[str, float | None], n: int, share: bool = True) -> Me
     out: Metric = {name: values.get(name) for name in (*ENCODERS, "chance")}
     out["n"] = n
     if share and n:
-        out["interval"] = {
-            name: list(wilson(value, n)) for name in ENCODERS if (value := values.get(name)) is not None
-        }
+        out["interval"] = {name: list(wilson(value, n)) for name in ENCODERS if (value := values.get(name)) is not None}
     return out
 
 

@@ -53,8 +53,9 @@ def export_adapter(
     chosen, output = load_format(to), Path(output)
     names = getattr(chosen, "ADAPTED", None)
     if names is None:
-        raise UserError(f"--adapter: format {to} has no place for an adapter by itself; export the merged model "
-                        f"(without --adapter)")  # fmt: skip
+        raise UserError(
+            f"--adapter: format {to} has no place for an adapter by itself; export the merged model (without --adapter)"
+        )
     folder = adapter_folder(adapter if isinstance(adapter, str) else str(adapter))
     if folder is None:
         raise UserError(f"--adapter: {adapter} is no adapter; export it without --adapter")
@@ -106,9 +107,12 @@ def _proven(
             source = Source(model.float().eval(), processor, scratch / "inputs", folder.name, "", tower)
             job: Job = chosen.write(source, scratch / "merged")
         job = dataclasses.replace(
-            job, pipelines=[], without_pipeline="an adapter has none of its own", auto=False,
+            job,
+            pipelines=[],
+            without_pipeline="an adapter has none of its own",
+            auto=False,
             adapter=str((partial / "adapter").resolve()),
-        )  # fmt: skip
+        )
         proof = prove([partial / "base"], [job])[0]
     bad = [r for r in proof.rows if r.dtype == "float32" and not r.difference <= TOLERANCE * max(r.largest, 1.0)]
     failures = [f"{r.output} at {r.probe} differs by {r.difference:.2g}" for r in bad] or proof.failures
@@ -133,8 +137,9 @@ def stock_modules(
                 where |= _wrapped(part, stock, changed)
                 continue
             path, names = find_blocks(stock, part, chosen.ADAPTED[kind])
-            where |= block_modules(part.tower_name, len(part.tower.trunk.blocks), path, names.qkv, names.proj,
-                                   names.fc1, names.fc2)  # fmt: skip
+            where |= block_modules(
+                part.tower_name, len(part.tower.trunk.blocks), path, names.qkv, names.proj, names.fc1, names.fc2
+            )
             scales |= _folded(part, names)
             projection = getattr(chosen, "PROJECTIONS", {}).get(kind)
             if projection is not None and part.projection is not None and _has(stock, projection):
@@ -186,8 +191,10 @@ def _folded(part: Part, names: BlockNames) -> dict[str, Tensor]:
     for i, block in enumerate(part.tower.trunk.blocks):
         ours: Any = block
         start = f"towers.{part.tower_name}.trunk.blocks.{i}"
-        for residual, scale, name in ((ours.residual1, names.scale1, "attention.proj"),
-                                      (ours.residual2, names.scale2, "mlp.fc2")):  # fmt: skip
+        for residual, scale, name in (
+            (ours.residual1, names.scale1, "attention.proj"),
+            (ours.residual2, names.scale2, "mlp.fc2"),
+        ):
             if scale is None and residual.scale is not None:
                 out[f"{start}.{name}"] = residual.scale.gamma.detach()
     return out

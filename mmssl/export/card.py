@@ -52,8 +52,10 @@ def proof_text(job: Job, proof: Proof) -> str:
     if proof.auto:
         lines.append(f"`AutoModel` loads it as `{proof.auto}`.")
     if proof.pipeline_difference is not None:
-        lines.append(f"`transformers.pipeline` ({proof.pipeline}) gives the model's own numbers to "
-                     f"{proof.pipeline_difference:.1e}.")
+        lines.append(
+            f"`transformers.pipeline` ({proof.pipeline}) gives the model's own numbers to "
+            f"{proof.pipeline_difference:.1e}."
+        )
     elif job.without_pipeline:
         lines.append(f"No pipeline: {job.without_pipeline}.")
     return "\n".join(lines)

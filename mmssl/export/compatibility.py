@@ -102,8 +102,10 @@ def apply_compatible_with(data: Any, faults: Faults) -> None:
     missing = [t for t in chosen.REQUIRED if t not in seen]
     if missing or not seen:
         wanted = " and ".join(chosen.REQUIRED) or " or ".join(chosen.NEEDS)
-        faults.append(f"model.compatible_with: found {name}, which takes a tower of {wanted}; this recipe has none"
-                      + (f" of {' or '.join(missing)}" if missing and seen else ""))
+        faults.append(
+            f"model.compatible_with: found {name}, which takes a tower of {wanted}; this recipe has none"
+            + (f" of {' or '.join(missing)}" if missing and seen else "")
+        )
 
 
 @dataclass

@@ -63,8 +63,10 @@ def converter(origin: str, convert: bool | None, kind: str) -> ModuleType | None
     if convert:
         readable = ", ".join(name for name in format_names() if _readable(load_format(name), kind))
         what = getattr(stock_config(origin), "model_type", "no model that transformers knows")
-        raise UserError(f"model.towers: from '{origin}': found {what}, convert: true takes a tower of {kind} from "
-                        f"{readable or 'no format: it can be wrapped only'}")
+        raise UserError(
+            f"model.towers: from '{origin}': found {what}, convert: true takes a tower of {kind} from "
+            f"{readable or 'no format: it can be wrapped only'}"
+        )
     return None
 
 
@@ -92,8 +94,10 @@ def architecture(chosen: ModuleType, origin: str) -> dict[str, dict[str, Any]]:
     config: Any = origin if origin.startswith(TIMM) else stock_config(origin)
     found: dict[str, dict[str, Any]] = chosen.read(config)
     if found["tower"].get("activation", "gelu") is None:
-        raise UserError(f"model.towers: from '{origin}': its activation '{config.hidden_act}' is none of mmssl's; "
-                        f"convert: false wraps the model")
+        raise UserError(
+            f"model.towers: from '{origin}': its activation '{config.hidden_act}' is none of mmssl's; "
+            f"convert: false wraps the model"
+        )
     return found
 
 
@@ -119,9 +123,7 @@ def apply_origins(data: Any, faults: Faults) -> None:
                 _fill(origin, spec, options, str(kind), f"modalities.{name}", faults)
 
 
-def _fill(
-    origin: str, spec: dict[str, Any], options: dict[str, Any], kind: str, where: str, faults: Faults
-) -> None:
+def _fill(origin: str, spec: dict[str, Any], options: dict[str, Any], kind: str, where: str, faults: Faults) -> None:
     try:
         chosen = converter(origin, spec.get("convert"), kind)
     except UserError as error:
@@ -179,8 +181,9 @@ def _preprocessing(origin: str, kind: str, chosen: ModuleType | None) -> dict[st
     found: Any = {}
     for name in PREPROCESSING[kind]:
         try:
-            path = cached_file(origin, name, _raise_exceptions_for_missing_entries=False,
-                               _raise_exceptions_for_connection_errors=False)  # fmt: skip
+            path = cached_file(
+                origin, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+            )
             if not path:
                 continue
             found = json.loads(Path(path).read_text())

@@ -96,8 +96,12 @@ def run_probe(model: Any, probe: Any, dtype: Any) -> dict[str, Any]:
     inputs = {k: v.to(dtype) if v.is_floating_point() and k not in exact else v for k, v in inputs.items()}
     call = output_of(model, probe["method"])
     with torch.no_grad():
-        result = call(*probe["arguments"], *([inputs[k] for k in inputs] if probe["positional"] else []),
-                      **({} if probe["positional"] else inputs), **probe["kwargs"])
+        result = call(
+            *probe["arguments"],
+            *([inputs[k] for k in inputs] if probe["positional"] else []),
+            **({} if probe["positional"] else inputs),
+            **probe["kwargs"],
+        )
     found = {name: output_of(result, path) for name, path in probe["outputs"].items()}
     return {name: torch.as_tensor(value).float().contiguous().clone() for name, value in found.items()}
 

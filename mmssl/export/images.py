@@ -268,14 +268,20 @@ def notes(part: Part) -> list[str]:
     """What a user of any exported image encoder should know."""
     out = []
     if part.modality.channels == 1:
-        out.append("The model was trained on grey images. It takes colour ones, as pipelines give, and turns them into "
-                   "grey by luma within its first layer.")
+        out.append(
+            "The model was trained on grey images. It takes colour ones, as pipelines give, and turns them into "
+            "grey by luma within its first layer."
+        )
     if part.modality.position_kind == "sincos":
-        out.append("Its positions are a table here. At other sizes the stock class interpolates that table, while the "
-                   "model in mmssl computes its sine-cosine positions anew; the proof interpolates on both sides.")
+        out.append(
+            "Its positions are a table here. At other sizes the stock class interpolates that table, while the "
+            "model in mmssl computes its sine-cosine positions anew; the proof interpolates on both sides."
+        )
     if part.tower.types is not None:
-        out.append(f"It was part of a tower of {', '.join(part.tower.modalities)}; this is what it gives for a sample "
-                   f"that has {part.name} only.")
+        out.append(
+            f"It was part of a tower of {', '.join(part.tower.modalities)}; this is what it gives for a sample "
+            f"that has {part.name} only."
+        )
     if part.options.layer_scale is not None:
         out.append("Where the stock class has no layer scale, it is multiplied into the maps before it.")
     return out

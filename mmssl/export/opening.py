@@ -86,9 +86,13 @@ def open_stock(path: str) -> tuple[MMSSLModel, MMSSLProcessor]:
 
 
 def _built(
-    path: str, origin: str, config: Any, modules: list[dict[str, Any]], towers: dict[str, TowerConfig],
+    path: str,
+    origin: str,
+    config: Any,
+    modules: list[dict[str, Any]],
+    towers: dict[str, TowerConfig],
     processor: MMSSLProcessor,
-) -> MMSSLModel:  # fmt: skip
+) -> MMSSLModel:
     pair = config.model_type == "clip"  # its projections become mmssl's: probes see what lies before them
     projection = None if pair else _projection(path, origin, config, modules)
     width = config.projection_dim if pair else None if projection is None else len(projection)
@@ -116,8 +120,10 @@ def _fill_clip(model: MMSSLModel, origin: str) -> None:
     from transformers import CLIPModel
 
     stock = transfer.pretrained(CLIPModel, origin, ignore=())
-    for kind, half, projection in (("image", stock.vision_model, stock.visual_projection),
-                                   ("text", stock.text_model, stock.text_projection)):  # fmt: skip
+    for kind, half, projection in (
+        ("image", stock.vision_model, stock.visual_projection),
+        ("text", stock.text_model, stock.text_projection),
+    ):
         net: Any = model.tower(kind).net
         net["encoder"].load_state_dict(half.state_dict())
         model.projections[kind].weight.copy_(projection.weight)  # type: ignore[operator]
@@ -135,8 +141,10 @@ def _kinds(path: str, config: Any) -> list[str]:
         return ["image"]
     if getattr(config, "vocab_size", None) and getattr(config, "max_position_embeddings", None):
         return ["text"]
-    raise UserError(f"{path}: found a model of type '{config.model_type}', expected an encoder of pictures in patches, "
-                    f"of text, a VideoMAE, V-JEPA 2 or Audio Spectrogram Transformer, or a pair such as CLIP")
+    raise UserError(
+        f"{path}: found a model of type '{config.model_type}', expected an encoder of pictures in patches, "
+        f"of text, a VideoMAE, V-JEPA 2 or Audio Spectrogram Transformer, or a pair such as CLIP"
+    )
 
 
 def _pools(config: Any) -> bool:
@@ -188,8 +196,10 @@ def _modules(path: str) -> list[dict[str, Any]]:
         if module["name"] not in ("Transformer", "Pooling", "Dense", "Normalize") or (
             module["name"] == "Dense" and (options.get("bias", True) or not identity)
         ):
-            raise UserError(f"{path}: found a module {module['name']} {options or ''}, expected Transformer, Pooling, "
-                            f"Dense without bias and activation, or Normalize")  # fmt: skip
+            raise UserError(
+                f"{path}: found a module {module['name']} {options or ''}, expected Transformer, Pooling, "
+                f"Dense without bias and activation, or Normalize"
+            )
     return list(found)
 
 
@@ -197,8 +207,11 @@ def _pooling(modules: list[dict[str, Any]], kinds: list[str]) -> str | None:
     if not modules or kinds != ["text"]:
         return None
     options: dict[str, Any] = next((m["options"] for m in modules if m["name"] == "Pooling"), {})
-    older = [k.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token") for k, v in options.items()
-             if k.startswith("pooling_mode_") and v is True]  # fmt: skip
+    older = [
+        k.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
+        for k, v in options.items()
+        if k.startswith("pooling_mode_") and v is True
+    ]
     mode = options.get("pooling_mode") or (older[0] if len(older) == 1 else None)
     if mode not in ST_POOLING:
         raise UserError(f"its pooling is {mode or older}, expected mean, cls or lasttoken")

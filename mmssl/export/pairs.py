@@ -19,9 +19,13 @@ from .proof import Pipeline, Probe
 from .source import Part, Source
 
 BLOCK = transfer.BlockNames(
-    "layer_norm1", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "self_attn.out_proj", "layer_norm2",
-    "mlp.fc1", "mlp.fc2",
-)  # fmt: skip
+    "layer_norm1",
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "self_attn.out_proj",
+    "layer_norm2",
+    "mlp.fc1",
+    "mlp.fc2",
+)
 
 TEMPLATE = "{}"
 
@@ -182,8 +186,11 @@ def zero_shot(pair: Pair, scratch: Path, sigmoid: bool = False) -> list[Pipeline
 
 
 def usage(name: str, pair: Pair) -> str:
-    lines = [f"from transformers import AutoImageProcessor, AutoTokenizer, {name}", "",
-             f'model = {name}.from_pretrained("PATH_OR_ID")']  # fmt: skip
+    lines = [
+        f"from transformers import AutoImageProcessor, AutoTokenizer, {name}",
+        "",
+        f'model = {name}.from_pretrained("PATH_OR_ID")',
+    ]
     inputs = []
     if pair.image is not None:
         lines.append('images = AutoImageProcessor.from_pretrained("PATH_OR_ID")([picture], return_tensors="pt")')
@@ -191,8 +198,10 @@ def usage(name: str, pair: Pair) -> str:
     if pair.text is not None:
         filled = pair.text.preprocessor.config.attend_padding
         padding = '"max_length"' if filled else "True"
-        lines.append(f'texts = AutoTokenizer.from_pretrained("PATH_OR_ID")(["a text"], padding={padding}, '
-                     f'truncation=True, return_tensors="pt")')  # fmt: skip
+        lines.append(
+            f'texts = AutoTokenizer.from_pretrained("PATH_OR_ID")(["a text"], padding={padding}, '
+            f'truncation=True, return_tensors="pt")'
+        )
         inputs.append("**texts")
     return "\n".join([*lines, f"output = model({', '.join(inputs)})"])
 
@@ -200,5 +209,7 @@ def usage(name: str, pair: Pair) -> str:
 def scale_note(pair: Pair) -> list[str]:
     if pair.image is None or pair.text is None or pair.model.config.logit_scale is not None:
         return []
-    return ["The model knows no temperature (it was not trained by contrast across towers): CLIP's initial one is "
-            "used, which changes probabilities, not their order."]
+    return [
+        "The model knows no temperature (it was not trained by contrast across towers): CLIP's initial one is "
+        "used, which changes probabilities, not their order."
+    ]

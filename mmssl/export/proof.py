@@ -121,8 +121,11 @@ class Proof:
 
     @property
     def failures(self) -> list[str]:
-        bad = [f"{r.output} at {r.probe} in {r.dtype} differs by {r.difference:.2g}, allowed are {r.allowed:.2g}"
-               for r in self.rows if not r.difference <= r.allowed]
+        bad = [
+            f"{r.output} at {r.probe} in {r.dtype} differs by {r.difference:.2g}, allowed are {r.allowed:.2g}"
+            for r in self.rows
+            if not r.difference <= r.allowed
+        ]
         if self.pipeline_difference is not None and not self.pipeline_difference <= PIPELINE_TOLERANCE:
             bad.append(f"{self.pipeline} differs by {self.pipeline_difference:.2g}")
         return bad
@@ -162,9 +165,17 @@ def _spec(folder: Path, job: Job, scratch: Path) -> dict[str, Any]:
     for p in job.pipelines:
         pipelines.append({"task": p.task, "input": p.input, "options": p.options, "kwargs": p.kwargs})
     dtypes = [d for d in DTYPES if any(d in probe.dtypes for probe in job.probes)]
-    return {"folder": str(folder.resolve()), "library": job.library, "class": job.cls, "dtypes": dtypes,
-            "probes": probes, "pipelines": pipelines, "auto": job.auto, "file": job.file,
-            "adapter": job.adapter}  # fmt: skip
+    return {
+        "folder": str(folder.resolve()),
+        "library": job.library,
+        "class": job.cls,
+        "dtypes": dtypes,
+        "probes": probes,
+        "pipelines": pipelines,
+        "auto": job.auto,
+        "file": job.file,
+        "adapter": job.adapter,
+    }
 
 
 def _run(scratch: Path) -> list[dict[str, Any]]:
@@ -198,8 +209,9 @@ def _compare(probe: Probe, file: Path) -> list[Row]:
         for name, value in ours.items():
             expected, found = value.float(), theirs[name]
             if expected.shape != found.shape:
-                raise RunError(f"{name} at {probe.name} has the shape {tuple(found.shape)}, "
-                               f"ours {tuple(expected.shape)}")
+                raise RunError(
+                    f"{name} at {probe.name} has the shape {tuple(found.shape)}, ours {tuple(expected.shape)}"
+                )
             difference = float((found - expected).abs().max())
             rounding = float((expected - exact[name].float()).abs().max())
             rows.append(Row(probe.name, dtype, name, difference, float(expected.abs().max()), rounding))

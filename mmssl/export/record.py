@@ -34,8 +34,9 @@ def fetched(path: str, name: str) -> Path | None:
 
     file = Path(path) / name
     if not Path(path).is_dir():
-        found = cached_file(path, name, _raise_exceptions_for_missing_entries=False,
-                            _raise_exceptions_for_connection_errors=False)  # fmt: skip
+        found = cached_file(
+            path, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+        )
         file = Path(str(found)) if found else file
     return file if file.is_file() else None
 

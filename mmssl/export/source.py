@@ -115,8 +115,14 @@ class Part:
         """(B, R + n, D) prefix and tokens."""
         return torch.cat([encoded.prefix, encoded.tokens[self.name]], 1)
 
-    def changed(self, dtype: torch.dtype, table: Tensor | None = None, sizes: tuple[int, ...] = (),
-                antialias: bool = False, to: tuple[int, ...] | None = None) -> Part:  # fmt: skip
+    def changed(
+        self,
+        dtype: torch.dtype,
+        table: Tensor | None = None,
+        sizes: tuple[int, ...] = (),
+        antialias: bool = False,
+        to: tuple[int, ...] | None = None,
+    ) -> Part:
         """A copy in another dtype, its positions replaced by a table over the grid `sizes`, interpolated `to` another.
 
         What a stock class does: it holds a table, in the model's dtype, and interpolates it for inputs of other sizes.
@@ -171,5 +177,6 @@ class Source:
     def check_tower(self) -> None:
         towers = list(self.model.towers)
         if self.tower is not None and self.tower not in towers:
-            raise UserError(f"--tower: found '{self.tower}', expected one of {', '.join(towers)}"
-                            f"{nearest(self.tower, towers)}")
+            raise UserError(
+                f"--tower: found '{self.tower}', expected one of {', '.join(towers)}{nearest(self.tower, towers)}"
+            )

@@ -27,9 +27,15 @@ NEEDS: tuple[Need, ...] = (
     need("tower", "final_norm", True, why="it has a norm behind its last block"),
     need("tower", "prefix", 0, why="its text encoder has no tokens of its own in front"),
     need("modality", "special_tokens", True, why="stock tokenizers put special tokens around a text"),
-    Need("modality", "model_type", "bpe", lambda v: v in ("bpe", "unigram"), "bpe or unigram",
-         "other SentencePiece models have no stock tokenizer"),
-)  # fmt: skip
+    Need(
+        "modality",
+        "model_type",
+        "bpe",
+        lambda v: v in ("bpe", "unigram"),
+        "bpe or unigram",
+        "other SentencePiece models have no stock tokenizer",
+    ),
+)
 
 
 def text_config(part: Part) -> dict[str, Any]:
@@ -37,10 +43,13 @@ def text_config(part: Part) -> dict[str, Any]:
     options = transfer.stock_options(part.options)
     tokens = special_ids(part)
     return {
-        **options, "vocab_size": int(part.modality.vocab_size),
+        **options,
+        "vocab_size": int(part.modality.vocab_size),
         "max_position_embeddings": int(part.modality.max_length),
-        "bos_token_id": tokens["bos"], "eos_token_id": tokens["eos"], "pad_token_id": tokens["pad"],
-    }  # fmt: skip
+        "bos_token_id": tokens["bos"],
+        "eos_token_id": tokens["eos"],
+        "pad_token_id": tokens["pad"],
+    }
 
 
 def special_ids(part: Part) -> dict[str, int | None]:
@@ -118,8 +127,9 @@ def vocabulary(tokenizer: Any) -> list[str]:
     if hasattr(tokenizer, "processor"):
         model = tokenizer.processor
         ids = range(int(model.vocab_size()))
-        return [model.id_to_piece(i) for i in ids if not (model.is_byte(i) or model.is_control(i) or
-                                                          model.is_unknown(i))]  # fmt: skip
+        return [
+            model.id_to_piece(i) for i in ids if not (model.is_byte(i) or model.is_control(i) or model.is_unknown(i))
+        ]
     stock = tokenizer.tokenizer
     special = set(stock.all_special_tokens)
     return sorted(piece for piece in stock.get_vocab() if piece not in special and piece.isprintable())
@@ -148,8 +158,9 @@ def write_tokenizer(part: Part, folder: Path) -> Any:
             text = text.lower()
         mine, theirs = ours(text, length).ids, stock(text, truncation=True, max_length=length)["input_ids"]
         if mine != theirs:
-            raise RunError(f"the tokenizer cannot be written as a stock one: {text!r} is {mine[:12]} here, "
-                           f"{theirs[:12]} there")
+            raise RunError(
+                f"the tokenizer cannot be written as a stock one: {text!r} is {mine[:12]} here, {theirs[:12]} there"
+            )
     return stock
 
 
@@ -190,9 +201,14 @@ def from_sentencepiece(ours: Any, config: Any, length: int) -> Any:
     )
     tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in (pad, unknown, begin, end)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=pad, unk_token=unknown, bos_token=begin, eos_token=end,
-        model_max_length=length, padding_side="right",
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        pad_token=pad,
+        unk_token=unknown,
+        bos_token=begin,
+        eos_token=end,
+        model_max_length=length,
+        padding_side="right",
+    )
 
 
 def merges(pieces: list[tuple[str, float]]) -> list[tuple[str, str]]:
@@ -252,5 +268,11 @@ def feature_pipelines(part: Part) -> list[Pipeline]:
     count = int(inputs["attention_mask"].sum())
     filled = bool(part.preprocessor.config.attend_padding)
     options = {"padding": "max_length", "max_length": int(part.modality.max_length)} if filled else {}
-    return [Pipeline("feature-extraction", text, part.states(encoded)[:, :count],
-                     options={"tokenize_kwargs": {**options, "truncation": True}})]  # fmt: skip
+    return [
+        Pipeline(
+            "feature-extraction",
+            text,
+            part.states(encoded)[:, :count],
+            options={"tokenize_kwargs": {**options, "truncation": True}},
+        )
+    ]

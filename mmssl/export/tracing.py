@@ -131,8 +131,14 @@ def _image(part: Part) -> Signature:
         return {"pixel_values": torch.randn(shape, generator=generator)}
 
     fixed = f"pictures of {height} x {width}, for which its table of positions was made" if bound else ""
-    return Signature({"pixel_values": axes}, make, {"pixel_values": "(B, C, H, W) normalised"},
-                     {"rows": (2, None), "columns": (2, None)}, masked=False, fixed=fixed)  # fmt: skip
+    return Signature(
+        {"pixel_values": axes},
+        make,
+        {"pixel_values": "(B, C, H, W) normalised"},
+        {"rows": (2, None), "columns": (2, None)},
+        masked=False,
+        fixed=fixed,
+    )
 
 
 def _text(part: Part) -> Signature:
@@ -144,9 +150,12 @@ def _text(part: Part) -> Signature:
 
     axes = {0: "batch", 1: "tokens"}
     learned = part.modality.position_kind == "learned"
-    return Signature({"input_ids": axes, "attention_mask": axes}, make,
-                     {"input_ids": "(B, L) int64", "attention_mask": "(B, L) int64, 1 where there is a token"},
-                     {"tokens": (2, most if learned else None)})  # fmt: skip
+    return Signature(
+        {"input_ids": axes, "attention_mask": axes},
+        make,
+        {"input_ids": "(B, L) int64", "attention_mask": "(B, L) int64, 1 where there is a token"},
+        {"tokens": (2, most if learned else None)},
+    )
 
 
 def _audio(part: Part) -> Signature:
@@ -163,17 +172,25 @@ def _audio(part: Part) -> Signature:
         wave = torch.randn(batch, count, generator=generator) * 0.1
         return {"waveform": wave.masked_fill(torch.arange(count) >= length[:, None], 0.0), "length": length}
 
-    return Signature({"waveform": {0: "batch", 1: "samples"}, "length": {0: "batch"}}, make,
-                     {"waveform": f"(B, S) float32 in -1..1 at {modality.rate} Hz, zero behind its end, S at least "
-                      f"{least}", "length": "(B,) int64, samples of each"}, {"samples": (least, most)})  # fmt: skip
+    return Signature(
+        {"waveform": {0: "batch", 1: "samples"}, "length": {0: "batch"}},
+        make,
+        {
+            "waveform": f"(B, S) float32 in -1..1 at {modality.rate} Hz, zero behind its end, S at least {least}",
+            "length": "(B,) int64, samples of each",
+        },
+        {"samples": (least, most)},
+    )
 
 
 def _signal(part: Part) -> Signature:
     window = int(part.modality.window)
     eeg = part.type == "eeg"
     axes: dict[str, dict[int, Any]] = {"signal": {0: "batch", 2: (window, "windows")}}
-    words = {"signal": f"(B, {'channels' if eeg else len(part.modality.leads)}, T) prepared as in training, T a "
-                       f"multiple of {window}, NaN where nothing was measured"}  # fmt: skip
+    words = {
+        "signal": f"(B, {'channels' if eeg else len(part.modality.leads)}, T) prepared as in training, T a "
+        f"multiple of {window}, NaN where nothing was measured"
+    }
     if eeg:
         axes["signal"][1] = "channels"
         axes["electrodes"] = {0: "batch", 1: "channels"}
@@ -220,11 +237,12 @@ def _video(part: Part) -> Signature:
         return {"pixel_values": torch.randn(shape, generator=generator), "times": times, "length": length}
 
     return Signature(
-        {"pixel_values": pixels, "times": {0: "batch", 1: "frames"}, "length": {0: "batch"}}, make,
+        {"pixel_values": pixels, "times": {0: "batch", 1: "frames"}, "length": {0: "batch"}},
+        make,
         {"pixel_values": "(B, T, C, H, W) normalised", "times": "(B, T) seconds", "length": "(B,) int64, in frames"},
         {"frames": (2, None), "rows": (2, None), "columns": (2, None)},
         fixed=f"frames of {height} x {width}" if bound else "",
-    )  # fmt: skip
+    )
 
 
 def _graph(part: Part) -> Signature:
@@ -236,19 +254,37 @@ def _graph(part: Part) -> Signature:
         nodes = torch.arange(count) < torch.tensor([max(count - 2 * i, 1) for i in range(batch)])[:, None]
         links = (torch.rand(batch, count, count, generator=generator) < 0.3).float() * (1 - torch.eye(count))
         links = links * (nodes[:, :, None] & nodes[:, None])
-        return {"x": torch.randn(batch, count, modality.features, generator=generator) * nodes[..., None],
-                "links": links, "nodes": nodes, "centre": torch.tensor([0] + [-1] * (batch - 1)),
-                "encodings": torch.randn(batch, count, width, generator=generator) * nodes[..., None]}  # fmt: skip
+        return {
+            "x": torch.randn(batch, count, modality.features, generator=generator) * nodes[..., None],
+            "links": links,
+            "nodes": nodes,
+            "centre": torch.tensor([0] + [-1] * (batch - 1)),
+            "encodings": torch.randn(batch, count, width, generator=generator) * nodes[..., None],
+        }
 
     one, two = {0: "batch", 1: "nodes"}, {0: "batch", 1: "nodes", 2: "nodes"}
-    words = {"x": f"(B, N, {modality.features}) features", "links": "(B, N, N) weights of edges",
-             "nodes": "(B, N) bool", "centre": "(B,) int64, -1 for none",
-             "encodings": f"(B, N, {width}) as mmssl's processor computes them"}  # fmt: skip
-    return Signature({"x": one, "links": two, "nodes": one, "centre": {0: "batch"}, "encodings": one}, make, words,
-                     {"nodes": (2, None)})  # fmt: skip
+    words = {
+        "x": f"(B, N, {modality.features}) features",
+        "links": "(B, N, N) weights of edges",
+        "nodes": "(B, N) bool",
+        "centre": "(B,) int64, -1 for none",
+        "encodings": f"(B, N, {width}) as mmssl's processor computes them",
+    }
+    return Signature(
+        {"x": one, "links": two, "nodes": one, "centre": {0: "batch"}, "encodings": one},
+        make,
+        words,
+        {"nodes": (2, None)},
+    )
 
 
 SIGNATURES: dict[str, Callable[[Part], Signature]] = {
-    "image": _image, "text": _text, "audio": _audio, "video": _video, "ecg": _signal, "eeg": _signal,
-    "tabular": _tabular, "graph": _graph,
-}  # fmt: skip
+    "image": _image,
+    "text": _text,
+    "audio": _audio,
+    "video": _video,
+    "ecg": _signal,
+    "eeg": _signal,
+    "tabular": _tabular,
+    "graph": _graph,
+}

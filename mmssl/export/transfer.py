@@ -44,9 +44,13 @@ class BlockNames:
 
 
 VIT_BLOCK = BlockNames(
-    "layernorm_before", ("attention.q_proj", "attention.k_proj", "attention.v_proj"), "attention.o_proj",
-    "layernorm_after", "mlp.fc1", "mlp.fc2",
-)  # fmt: skip
+    "layernorm_before",
+    ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+    "attention.o_proj",
+    "layernorm_after",
+    "mlp.fc1",
+    "mlp.fc2",
+)
 
 
 def find(module: nn.Module, path: str) -> Any:
@@ -163,8 +167,10 @@ def pretrained(cls: Any, origin: str, ignore: Sequence[str], **options: Any) -> 
         raise UserError(f"model.towers: from '{origin}': its weights cannot be read ({reason})") from error
     missing = sorted(k for k in info["missing_keys"] if not k.startswith(tuple(ignore) or ("\0",)))
     if missing:
-        raise UserError(f"model.towers: from '{origin}': it lacks {len(missing)} tensors of a {cls.__name__}, "
-                        f"'{missing[0]}' among them")
+        raise UserError(
+            f"model.towers: from '{origin}': it lacks {len(missing)} tensors of a {cls.__name__}, "
+            f"'{missing[0]}' among them"
+        )
     return model.eval()
 
 

@@ -37,10 +37,7 @@ class Exported:
 
 
 def export_model(
-    model: str | Path | tuple[MMSSLModel, MMSSLProcessor],
-    to: str,
-    output: str | Path,
-    tower: str | None = None,
+    model: str | Path | tuple[MMSSLModel, MMSSLProcessor], to: str, output: str | Path, tower: str | None = None
 ) -> Exported:
     """Write a model (a folder, a Hub id, or model and processor) as the stock class of format `to` into `output`.
 
@@ -138,8 +135,10 @@ def _foreign(part: Part, chosen: ModuleType) -> list[str]:
         return []
     stock = isinstance(part.tower, TransformersTower)
     whole = f"; format stock writes it as the {part.wrapped} that it is" if stock else ""
-    return [f"model.towers.{part.tower_name}.from: it wraps a {part.wrapped}, expected a tower of mmssl's own, "
-            f"trained from the start or converted (convert: true, where the checkpoint's format can be read){whole}"]
+    return [
+        f"model.towers.{part.tower_name}.from: it wraps a {part.wrapped}, expected a tower of mmssl's own, "
+        f"trained from the start or converted (convert: true, where the checkpoint's format can be read){whole}"
+    ]
 
 
 def _write(chosen: ModuleType, source: Source, folder: Path) -> Job:

@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 
 BLOCK_LAYERS = r"trunk\.blocks\.\d+\.(?:attention\.(?:qkv|proj)|mlp\.(?:fc1|fc2))"
 """The linear layers of our trunk's blocks: attention's fused product and output, and both of the perceptron."""
-KINDS = {
-    "dora": ("LORA", {"use_dora": True}),
-    "rslora": ("LORA", {"use_rslora": True}),
-}
+KINDS = {"dora": ("LORA", {"use_dora": True}), "rslora": ("LORA", {"use_rslora": True})}
 """Names of types that PEFT has as an option of another one."""
 UNFIT = {
     "ADALORA": "it needs a callback in the loop that moves rank between layers",
@@ -66,8 +63,10 @@ def _peft_class(config: AdapterConfig, where: str) -> Any:
         raise UserError(f"{where}.type: '{config.type}' does not fit here: {reason}; use lora, dora or ia3")
     if name not in classes:
         names = type_names()
-        raise UserError(f"{where}.type: PEFT has no type '{config.type}', expected one of {', '.join(names)}"
-                        f"{nearest(config.type, names)}")  # fmt: skip
+        raise UserError(
+            f"{where}.type: PEFT has no type '{config.type}', expected one of {', '.join(names)}"
+            f"{nearest(config.type, names)}"
+        )
     return classes[name]
 
 
@@ -171,8 +170,10 @@ def resolve_targets(
         last = sorted({n.rpartition(".")[2] for n in inside if not n.rpartition(".")[2].isdigit()})
         for word in wanted:
             if not any(name == word or name.endswith(f".{word}") for name in inside):
-                raise UserError(f"{where}.target_modules: no module of tower {', '.join(towers)} is called '{word}', "
-                                f"they are called {', '.join(last)}{nearest(word, last)}")  # fmt: skip
+                raise UserError(
+                    f"{where}.target_modules: no module of tower {', '.join(towers)} is called '{word}', "
+                    f"they are called {', '.join(last)}{nearest(word, last)}"
+                )
         words = "|".join(map(re.escape, wanted))
         targets = rf"towers\.(?:{'|'.join(map(re.escape, towers))})\.(?:.*\.)?(?:{words})"
     if extra:
@@ -183,8 +184,10 @@ def resolve_targets(
         raise UserError(f"{where}.target_modules: nothing in the model is called {targets!r}")
     unheard = sorted(set(hit) & _inside_attention(model))
     if unheard:
-        raise UserError(f"{where}.target_modules: '{unheard[0]}' lies inside torch's attention, which reads its "
-                        "weight directly; an adapter there would have no effect")  # fmt: skip
+        raise UserError(
+            f"{where}.target_modules: '{unheard[0]}' lies inside torch's attention, which reads its "
+            "weight directly; an adapter there would have no effect"
+        )
     return targets
 
 
@@ -250,4 +253,3 @@ def trainable(model: nn.Module) -> tuple[int, int]:
     """(numbers that are trained, numbers in all)."""
     counts = [(p.numel() if p.requires_grad else 0, p.numel()) for p in model.parameters()]
     return sum(a for a, _ in counts), sum(b for _, b in counts)
-

@@ -55,9 +55,11 @@ def _usage(job: Job, adapter: bool) -> str:
         lines += ['task = mmssl.load_task("PATH")  # this folder', f"task.predict({call})"]
     if adapter:
         lines += [
-            "", "from peft import PeftModel", "from transformers import AutoModel",
+            "",
+            "from peft import PeftModel",
+            "from transformers import AutoModel",
             'model = PeftModel.from_pretrained(AutoModel.from_pretrained("BASE"), "PATH")  # the encoder alone',
-        ]  # fmt: skip
+        ]
     return "\n".join(lines)
 
 
@@ -85,13 +87,17 @@ def _metadata(job: Job, base: str | None, report: Mapping[str, Any], data: str, 
     source = public_path(data)
     results = [
         EvalResult(
-            task_type=job.title.split()[0], dataset_type=source, dataset_name=source,
-            dataset_split=report["split"]["test"], metric_type=metric.rsplit("/", 1)[-1], metric_name=metric,
+            task_type=job.title.split()[0],
+            dataset_type=source,
+            dataset_name=source,
+            dataset_split=report["split"]["test"],
+            metric_type=metric.rsplit("/", 1)[-1],
+            metric_name=metric,
             metric_value=round(float(values["model"]), 4),
         )
         for metric, values in report["tasks"].get("fine-tuned", {}).items()
         if values.get("model") is not None
-    ]  # fmt: skip
+    ]
     dataset = hub_dataset(data)
     card = ModelCardData(
         library_name="peft" if adapter else "mmssl",

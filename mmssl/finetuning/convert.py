@@ -58,9 +58,12 @@ def adapted_modules(folder: Path) -> list[str]:
 
 
 def convert_adapter(
-    folder: str | Path, output: str | Path, modules: Modules, base: str | None = None,
+    folder: str | Path,
+    output: str | Path,
+    modules: Modules,
+    base: str | None = None,
     scales: Mapping[str, Tensor] | None = None,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """Write the adapter in `folder` into `output` as one for the stock model; returns the stock modules it changes.
 
     base: what the new adapter calls its base. scales: our module -> (O,) factors that the export multiplied into its
@@ -86,8 +89,12 @@ def convert_adapter(
     names = sorted(n for stock in hit.values() for n in stock)
     new: dict[str, Any] = {**config, "target_modules": names, "base_model_name_or_path": base, "modules_to_save": None}
     if kind == "IA3":
-        new["feedforward_modules"] = sorted(n for ours, stock in hit.items() for n in stock
-                                            if _listed(config.get("feedforward_modules"), on_input, ours))  # fmt: skip
+        new["feedforward_modules"] = sorted(
+            n
+            for ours, stock in hit.items()
+            for n in stock
+            if _listed(config.get("feedforward_modules"), on_input, ours)
+        )
     save_file(out, target / PEFT_WEIGHTS, metadata={"format": "pt"})
     (target / PEFT_CONFIG).write_text(json.dumps(new, indent=2) + "\n")
     return names

@@ -86,9 +86,16 @@ def finetune(
 
 
 def run_finetuning(
-    model: str, data: Any, label: Sequence[str], options: FinetuneConfig, *, output: str | Path | None = None,
-    base: str | None = None, teacher: str | None = None, resume: bool = False,
-) -> FinetuneRun:  # fmt: skip
+    model: str,
+    data: Any,
+    label: Sequence[str],
+    options: FinetuneConfig,
+    *,
+    output: str | Path | None = None,
+    base: str | None = None,
+    teacher: str | None = None,
+    resume: bool = False,
+) -> FinetuneRun:
     """`finetune` with options that were built already."""
     encoder, processor = load_any(model, base)
     job = make_job(model, encoder, processor, data, label, options, teacher)
@@ -127,9 +134,14 @@ def _named(model: str) -> str:
 
 
 def make_job(
-    path: str, encoder: MMSSLModel, processor: MMSSLProcessor, data: Any, label: Sequence[str],
-    options: FinetuneConfig, teacher: str | None = None,
-) -> Job:  # fmt: skip
+    path: str,
+    encoder: MMSSLModel,
+    processor: MMSSLProcessor,
+    data: Any,
+    label: Sequence[str],
+    options: FinetuneConfig,
+    teacher: str | None = None,
+) -> Job:
     """The job that options and data ask for, its rows shared out. UserError for whatever does not fit."""
     if teacher is not None or options.task == "retrieval":
         rows = load_rows(data, [], list(processor.preprocessors), options)
@@ -209,18 +221,29 @@ def _write_options(folder: Path, text: str) -> None:
 def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
     """Options that make the resumed run another one than that which was started."""
     now = parse(dump(now), "config.yaml")  # as what was written is read
-    changed = [key for key in now if key not in ("train", "patience", "eval_batch_size", *HARMLESS)
-               and before.get(key) != now[key]]  # fmt: skip
-    changed += [f"train.{key}" for key in now["train"] if key not in HARMLESS
-                and before.get("train", {}).get(key) != now["train"][key]]  # fmt: skip
+    changed = [
+        key
+        for key in now
+        if key not in ("train", "patience", "eval_batch_size", *HARMLESS) and before.get(key) != now[key]
+    ]
+    changed += [
+        f"train.{key}"
+        for key in now["train"]
+        if key not in HARMLESS and before.get("train", {}).get(key) != now["train"][key]
+    ]
     if changed:
         logger.warning("--resume: %s changed since the run was started", ", ".join(changed))
 
 
 def train(
-    accelerator: Accelerator, pretraining: Pretraining, job: Job, options: FinetuneConfig, folder: Path,
-    origin: dict[str, Any], resume: bool,
-) -> tuple[TuningLoop, RunError | None]:  # fmt: skip
+    accelerator: Accelerator,
+    pretraining: Pretraining,
+    job: Job,
+    options: FinetuneConfig,
+    folder: Path,
+    origin: dict[str, Any],
+    resume: bool,
+) -> tuple[TuningLoop, RunError | None]:
     """Run the loop; the best weights are in its `kept`. Also why the last checkpoint could not be written, or None."""
     settings, rows = options.train, job.rows
     asked = dump(to_dict(options))
@@ -252,10 +275,17 @@ def train(
 
     def batches(first: int) -> Iterator[Loaded]:
         return training_batches(
-            rows.train.source, preprocessors, columns, seed=options.seed, batch_size=settings.batch_size,
-            accumulation=settings.accumulation, rank=accelerator.process_index, world=world, workers=options.workers,
+            rows.train.source,
+            preprocessors,
+            columns,
+            seed=options.seed,
+            batch_size=settings.batch_size,
+            accumulation=settings.accumulation,
+            rank=accelerator.process_index,
+            world=world,
+            workers=options.workers,
             start_batch=first,
-        )  # fmt: skip
+        )
 
     if rows.validation is not None:
         every_steps = options.eval_every or max(steps // 20, 1)
@@ -263,9 +293,7 @@ def train(
     return loop, loop.run(batches, max(len(rows.train) // settings.batch_size, 1))
 
 
-def finish(
-    job: Job, loop: TuningLoop, folder: Path, base: Base, handle: Any, data: Any, step: int
-) -> FinetuneRun:
+def finish(job: Job, loop: TuningLoop, folder: Path, base: Base, handle: Any, data: Any, step: int) -> FinetuneRun:
     """Write `model/`, reload it as a user would, measure that, write evaluation.json and the card."""
     target = folder / "model"
     trained, every = trainable(loop.pretraining)
@@ -288,10 +316,15 @@ def finish(
         "n_validation": 0 if job.rows.validation is None else len(job.rows.validation),
         "n_test": len(job.rows.test),
         "pool": job.rows.pool,
-        "settings": {"peft": job.options.peft, "seed": job.options.seed, "best_step": step, "steps": loop.steps,
-                     "seconds": round(loop.seconds, 1)},
+        "settings": {
+            "peft": job.options.peft,
+            "seed": job.options.seed,
+            "best_step": step,
+            "steps": loop.steps,
+            "seconds": round(loop.seconds, 1),
+        },
         "parameters": {"trained": trained, "all": every, "bytes": files},
-    }  # fmt: skip
+    }
     try:
         (folder / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
         called = data if isinstance(data, str) else "a datasets object"
@@ -299,4 +332,3 @@ def finish(
     except OSError as error:
         raise RunError(f"{folder / 'evaluation.json'} could not be written: {line(error)}") from error
     return FinetuneRun(folder, target, report)
-

@@ -107,8 +107,7 @@ def _absolute(name: str, folder: Path) -> str:
 
 
 def adapter_folder(path: str | Path) -> Path | None:
-    """The folder of an adapter: `path` itself, its `model/` (a run's), or the snapshot of a Hub repository; else None.
-    """
+    """The folder of an adapter: `path` itself, its `model/` (a run's), or a Hub repository's snapshot; else None."""
     for folder in (Path(path), Path(path) / "model"):
         if (folder / PEFT_CONFIG).is_file() or (folder / ADAPTER_FILE).is_file():
             return folder

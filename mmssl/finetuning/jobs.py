@@ -96,8 +96,9 @@ class Job:
 
     def batches(self, part: Part, preprocessors: Mapping[str, Preprocessor]) -> Any:
         columns = {**self.rows.columns}
-        return evaluation_batches(part.source, preprocessors, columns, batch_size=self.options.eval_batch_size,
-                                  workers=self.options.workers)  # fmt: skip
+        return evaluation_batches(
+            part.source, preprocessors, columns, batch_size=self.options.eval_batch_size, workers=self.options.workers
+        )
 
 
 @dataclass
@@ -159,18 +160,21 @@ class SupervisedJob(Job):
                 task.head.linear.weight.copy_(probe.weight)
                 task.head.linear.bias.copy_(probe.bias)
 
-    def _probe(
-        self, train: Features, look: Features | None, name: str, hidden: Callable[[Tensor], Tensor]
-    ) -> Probe:
+    def _probe(self, train: Features, look: Features | None, name: str, hidden: Callable[[Tensor], Tensor]) -> Probe:
         labels = self.rows.train.labels
         assert labels is not None
         validation = None
         if look is not None and self.rows.validation is not None and self.rows.validation.labels is not None:
             validation = (hidden(look.of[name][look.present]).detach(), self.rows.validation.labels[look.present])
         return fit_probe(
-            self.target.task, hidden(train.of[name][train.present]).detach(), labels[train.present],
-            self.target.outputs, validation, self.options.class_weights == "balanced", self.options.seed,
-        )  # fmt: skip
+            self.target.task,
+            hidden(train.of[name][train.present]).detach(),
+            labels[train.present],
+            self.target.outputs,
+            validation,
+            self.options.class_weights == "balanced",
+            self.options.seed,
+        )
 
     def features(self, part: Part, encoders: Mapping[str, MMSSLModel]) -> Features:
         """Pooled outputs of some rows by every encoder, and their raw features, where all modalities have them."""
@@ -251,28 +255,33 @@ def kept_head(model_path: str, name: str, towers: Sequence[str], width: int) -> 
     from ..training.checkpoints import WEIGHTS, latest
 
     if len(towers) > 1:
-        raise UserError(f"keep_head: a head belongs to one tower, but the task has {', '.join(towers)}; name "
-                        "modalities of one")  # fmt: skip
+        raise UserError(
+            f"keep_head: a head belongs to one tower, but the task has {', '.join(towers)}; name modalities of one"
+        )
     run = Path(model_path)
     run = run.parent if run.name == "model" else run
     checkpoint = latest(run / "checkpoints")
     if checkpoint is None:
-        raise UserError(f"keep_head: {run} has no checkpoint, and objectives' heads are nowhere else; "
-                        "expected the folder of a run")  # fmt: skip
+        raise UserError(
+            f"keep_head: {run} has no checkpoint, and objectives' heads are nowhere else; expected the folder of a run"
+        )
     with safe_open(checkpoint / WEIGHTS, "pt") as file:
         keys = [k for k in file.keys() if k.startswith("objectives.")]  # noqa: SIM118 - no dict
         names = sorted({k.split(".")[1] for k in keys})
         if name not in names:
             known = ", ".join(names) or "none"
-            raise UserError(f"keep_head: {checkpoint} has no objective '{name}' with weights, but {known}"
-                            f"{nearest(name, names)}")  # fmt: skip
+            raise UserError(
+                f"keep_head: {checkpoint} has no objective '{name}' with weights, but {known}{nearest(name, names)}"
+            )
         prefix = f"objectives.{name}.heads.{towers[0]}."
         found = {k.removeprefix(prefix): file.get_tensor(k) for k in keys if k.startswith(prefix)}
     if "dense.1.weight" not in found:
         raise UserError(f"keep_head: objective '{name}' has no projection head with a hidden layer on '{towers[0]}'")
     if "dense.0.bias" not in found:
-        raise UserError(f"keep_head: the head of '{name}' has a batch norm, which keeps no statistics of its training; "
-                        "train with head_norm: layer to keep a part of it")  # fmt: skip
+        raise UserError(
+            f"keep_head: the head of '{name}' has a batch norm, which keeps no statistics of its training; "
+            "train with head_norm: layer to keep a part of it"
+        )
     hidden, into = found["dense.0.weight"].shape
     if into != width:
         raise UserError(f"keep_head: the head of '{name}' takes {into} features, the task's tower gives {width}")

@@ -117,8 +117,9 @@ def read_columns(source: Any, columns: Sequence[str], what: str = "--label") -> 
     known = list(source.column_names)
     for column in columns:
         if column not in known:
-            raise UserError(f"{what}: the data has no column '{column}', it has {', '.join(known)}"
-                            f"{nearest(column, known)}")  # fmt: skip
+            raise UserError(
+                f"{what}: the data has no column '{column}', it has {', '.join(known)}{nearest(column, known)}"
+            )
     plain = source.with_format(None)
     return {column: list(plain[column]) for column in columns}
 
@@ -150,11 +151,16 @@ def make_target(source: Any, columns: Sequence[str], task: str) -> Target:
         raise UserError(f"{where}: found {wrong!r} ({type(wrong).__name__}), expected classes; did you mean {hint}?")
     classes = sorted({_plain(v) for v in rows} - ({-1} if names else set()), key=lambda v: (isinstance(v, str), v))
     if len(classes) < 2:
-        raise UserError(f"{where}: all {len(rows)} labels are {classes[0]!r}, expected at least two classes"
-                        if classes else f"{where}: found no known label")  # fmt: skip
+        raise UserError(
+            f"{where}: all {len(rows)} labels are {classes[0]!r}, expected at least two classes"
+            if classes
+            else f"{where}: found no known label"
+        )
     if len(classes) > MOST_CLASSES:
-        raise UserError(f"{where}: found {len(classes)} different labels, expected classes (at most {MOST_CLASSES}); "
-                        "for numbers say task=regression")  # fmt: skip
+        raise UserError(
+            f"{where}: found {len(classes)} different labels, expected classes (at most {MOST_CLASSES}); "
+            "for numbers say task=regression"
+        )
     return Target("classification", list(columns), classes, None if names is None else [names[c] for c in classes])
 
 

@@ -103,8 +103,10 @@ class TuningLoop(Loop):
         origin = checkpoints.read_state(path).get("origin")
         for key, value in self.origin.items():
             if origin is not None and origin.get(key) != value:
-                raise UserError(f"--resume: the run was started with other {key} ({_short(origin.get(key))}, "
-                                f"now {_short(value)}); name what it was started with")  # fmt: skip
+                raise UserError(
+                    f"--resume: the run was started with other {key} ({_short(origin.get(key))}, "
+                    f"now {_short(value)}); name what it was started with"
+                )
         state = super()._load(path)
         best = state.get("best") or {}
         if best.get("value") is not None:

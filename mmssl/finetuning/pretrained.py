@@ -48,13 +48,17 @@ def check_adapters(recipe: Recipe) -> None:
         where = f"model.towers.{name}"
         if tower.adapter is None:
             if not tower.frozen:
-                raise UserError(f"{where}: found neither adapter nor frozen: true, but tower '{first}' has an adapter: "
-                                "then an adapter is all that is trained and kept")  # fmt: skip
+                raise UserError(
+                    f"{where}: found neither adapter nor frozen: true, but tower '{first}' has an adapter: "
+                    "then an adapter is all that is trained and kept"
+                )
             continue
         check_adapter(tower.adapter, f"{where}.adapter")
         if tower.frozen:
-            raise UserError(f"{where}.frozen: found true beside an adapter, expected one of them; an adapter's tower "
-                            "is frozen anyway")  # fmt: skip
+            raise UserError(
+                f"{where}.frozen: found true beside an adapter, expected one of them; an adapter's tower "
+                "is frozen anyway"
+            )
         if tower.from_ is None and recipe.model.from_ is None:
             raise UserError(f"{where}.adapter: found an adapter on random weights, expected model.from or {where}.from")
         if tower.adapter != having[first]:
@@ -90,8 +94,10 @@ def load_start(model: MMSSLModel, origin: str) -> None:
     odd = sorted(set(theirs) ^ set(mine)) or sorted(k for k in mine if mine[k].shape != theirs[k].shape)
     if odd:
         shapes = [tuple(s[odd[0]].shape) if odd[0] in s else None for s in (theirs, mine)]
-        raise UserError(f"model.from: {origin} does not fit this recipe: {len(odd)} tensors differ, the first is "
-                        f"'{odd[0]}' ({shapes[0]} there, {shapes[1]} here)")  # fmt: skip
+        raise UserError(
+            f"model.from: {origin} does not fit this recipe: {len(odd)} tensors differ, the first is "
+            f"'{odd[0]}' ({shapes[0]} there, {shapes[1]} here)"
+        )
     model.load_state_dict(theirs)
 
 

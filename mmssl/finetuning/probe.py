@@ -38,9 +38,14 @@ class Probe:
 
 
 def fit_probe(
-    task: str, x: Tensor, y: Tensor, outputs: int, validation: tuple[Tensor, Tensor] | None = None,
-    balanced: bool = False, seed: int = 0,
-) -> Probe:  # fmt: skip
+    task: str,
+    x: Tensor,
+    y: Tensor,
+    outputs: int,
+    validation: tuple[Tensor, Tensor] | None = None,
+    balanced: bool = False,
+    seed: int = 0,
+) -> Probe:
     """x (n, D) features; y (n,) classes or (n, C); validation: (x, y) to choose the regularisation on."""
     mean, std = x.double().mean(0), x.double().std(0, correction=0)
     std = torch.where(std > 1e-8, std, 1.0)
@@ -57,8 +62,9 @@ def fit_probe(
     for strength in STRENGTHS:
         w, b = _fit(task, inner[0], inner[1].numpy(), outputs, strength, balanced)
         logits = torch.from_numpy(outer[0] @ w.T + b)
-        losses.append(float(row_losses(task, logits, outer[1] if task == "classification" else outer[1].double())
-                            .mean()))  # fmt: skip
+        losses.append(
+            float(row_losses(task, logits, outer[1] if task == "classification" else outer[1].double()).mean())
+        )
     best = STRENGTHS[int(np.argmin(losses))]
     weight, bias = _fit(task, z, y.numpy(), outputs, best, balanced)
     folded = torch.from_numpy(weight) / std
@@ -71,9 +77,7 @@ def _strata(task: str, y: Tensor, outputs: int) -> Array:
     return y.numpy().astype(np.float64) if task == "multilabel" else np.ones((len(y), 1))
 
 
-def _fit(
-    task: str, z: Array, y: NDArray[Any], outputs: int, strength: float, balanced: bool
-) -> tuple[Array, Array]:
+def _fit(task: str, z: Array, y: NDArray[Any], outputs: int, strength: float, balanced: bool) -> tuple[Array, Array]:
     """weight (C, D), bias (C,) on standardised features. A class without rows gets a score that never wins."""
     from sklearn.linear_model import Ridge
 

@@ -38,8 +38,10 @@ def stage_adapter(folder: Path, scratch: Path, base: str | None) -> tuple[Path, 
     elif spec["base_path"] is not None and _is_local(folder, spec["base_path"]):
         spec["base_path"] = _beside(spec["base_path"])
         config["base_model_name_or_path"] = None
-        notes.append(f"its base '{spec['base']}' is a folder of this machine; others name theirs with --base when they "
-                     f"load it. Push the base too and name it here: --base OWNER/NAME")  # fmt: skip
+        notes.append(
+            f"its base '{spec['base']}' is a folder of this machine; others name theirs with --base when they "
+            f"load it. Push the base too and name it here: --base OWNER/NAME"
+        )
     spec["origins"] = {tower: _origin(folder, origin) for tower, origin in spec["origins"].items()}
     (target / PEFT_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     (target / ADAPTER_FILE).write_text(json.dumps(spec, indent=2) + "\n")

@@ -57,9 +57,14 @@ class RetrievalJob(Job):
 
     def embedded(self, part: Part, encoders: Mapping[str, MMSSLModel], raw: bool = False) -> Embedded:
         return embed_source(
-            encoders, Job.inputs(self)[0], part.source, self.rows.columns, describe=self.encoder if raw else None,
-            batch_size=self.options.eval_batch_size, workers=self.options.workers,
-        )  # fmt: skip
+            encoders,
+            Job.inputs(self)[0],
+            part.source,
+            self.rows.columns,
+            describe=self.encoder if raw else None,
+            batch_size=self.options.eval_batch_size,
+            workers=self.options.workers,
+        )
 
     def look(self) -> tuple[float, float]:
         assert self.rows.validation is not None and self._loss is not None

@@ -90,8 +90,16 @@ def load_rows(data: Any, label: Sequence[str], modalities: Sequence[str], option
     train = _share_of_labels(train, target, options)
     train, validation, shown = _validation(data, train, target, options)
     _enough(train, target, options)
-    return Rows(train, validation, test, pool, columns, target,
-                {"train": options.split, "validation": shown, "test": name}, notes)  # fmt: skip
+    return Rows(
+        train,
+        validation,
+        test,
+        pool,
+        columns,
+        target,
+        {"train": options.split, "validation": shown, "test": name},
+        notes,
+    )
 
 
 def _part(source: Any, target: Target | None, group: str | None, rows: NDArray[np.int64]) -> Part:
@@ -138,8 +146,10 @@ def _test(data: Any, everything: Part, target: Target | None, options: FinetuneC
     held = _share(everything, target, options.test_share, 0)  # the same rows whatever the seed
     if not len(held) or len(held) == len(everything):
         raise UserError(f"test_share: {len(everything)} rows are too few to hold out a part; name a split with test=")
-    return _taken(everything, without(len(everything), held)), _taken(everything, held), (
-        f"{options.test_share:g} of {options.split}"
+    return (
+        _taken(everything, without(len(everything), held)),
+        _taken(everything, held),
+        (f"{options.test_share:g} of {options.split}"),
     )
 
 
@@ -179,5 +189,7 @@ def _enough(train: Part, target: Target | None, options: FinetuneConfig) -> None
         seen = train.labels.unique().tolist()
         if len(seen) < 2:
             only = target.classes[seen[0]]
-            raise UserError(f"--label: the {len(train)} training rows that are left all have the label {only!r}; "
-                            "use more of them (fraction, labels)")  # fmt: skip
+            raise UserError(
+                f"--label: the {len(train)} training rows that are left all have the label {only!r}; "
+                "use more of them (fraction, labels)"
+            )

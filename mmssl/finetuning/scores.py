@@ -67,8 +67,9 @@ def _one_against_rest(p: Array, c: int) -> Array:
 def _r2(p: Array, y: Array) -> float:
     """Mean over the targets of 1 - residual / total sum of squares."""
     total = np.square(y - y.mean(0)).sum(0)
-    return _macro([float(v) for v in np.where(total > 0, 1 - np.square(p - y).sum(0) / np.maximum(total, 1e-300),
-                                              np.nan)])  # fmt: skip
+    return _macro(
+        [float(v) for v in np.where(total > 0, 1 - np.square(p - y).sum(0) / np.maximum(total, 1e-300), np.nan)]
+    )
 
 
 def _f1(predicted: Array, positive: Array) -> float:
@@ -105,8 +106,10 @@ def intervals(
 def chance(target: Target, train: Array, truth: Array) -> dict[str, float]:
     """What needs no input: the commonest class of the training labels, their mean."""
     if target.task == "regression":
-        return {"r2": _r2(np.broadcast_to(train.mean(0), truth.shape), truth),
-                "mae": float((np.abs(train.mean(0) - truth) * np.array(target.std)).mean())}  # fmt: skip
+        return {
+            "r2": _r2(np.broadcast_to(train.mean(0), truth.shape), truth),
+            "mae": float((np.abs(train.mean(0) - truth) * np.array(target.std)).mean()),
+        }
     if target.task == "multilabel":
         return {"auroc": 0.5}
     commonest = int(np.bincount(train).argmax())

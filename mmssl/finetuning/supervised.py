@@ -92,7 +92,7 @@ def row_losses(task: str, logits: Tensor, value: Tensor, weights: Tensor | None 
 
 
 def class_weights(task: str, labels: Tensor, outputs: int) -> Tensor | None:
-    """"balanced": n / (C n_c) for every class (scikit-learn's rule); negatives over positives for several labels."""
+    """ "balanced": n / (C n_c) for every class (scikit-learn's rule); negatives over positives for several labels."""
     if task == "classification":
         counts = torch.bincount(labels, minlength=outputs).float()
         return len(labels) / (outputs * counts.clamp(min=1))

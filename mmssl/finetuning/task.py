@@ -83,9 +83,10 @@ def write_task(head: TaskHead, target: Target, towers: Sequence[str], modalities
         "target": target.to_dict(),
         "towers": list(towers),
         "modalities": list(modalities),
-        "kept": None if kept is None else {"hidden": kept.fc1.out_features,
-                                           "norm": isinstance(kept.norm, torch.nn.LayerNorm)},
-    }  # fmt: skip
+        "kept": None
+        if kept is None
+        else {"hidden": kept.fc1.out_features, "norm": isinstance(kept.norm, torch.nn.LayerNorm)},
+    }
     (folder / TASK_FILE).write_text(json.dumps(spec, indent=2) + "\n")
 
 

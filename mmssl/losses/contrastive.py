@@ -142,9 +142,7 @@ def dcl(
     and `own` is the query itself; with own = None and the other side's keys only, those of the other side.
     weight: (n,) of `dclw_weight` for DCLW. A row without any negative is 0.
     """
-    return softmax_rows(
-        query, keys, positive, scale, own=own, decoupled=True, weight=weight, valid=valid, chunk=chunk
-    )
+    return softmax_rows(query, keys, positive, scale, own=own, decoupled=True, weight=weight, valid=valid, chunk=chunk)
 
 
 def dclw_weight(similarity: Tensor, valid: Tensor, sigma: float = 0.5) -> Tensor:

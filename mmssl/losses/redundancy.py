@@ -41,9 +41,7 @@ def _barlow(c: Tensor, off_diagonal: float) -> Tensor:
     return (1 - diagonal).square().sum() + off_diagonal * (c.square().sum() - diagonal.square().sum())
 
 
-def barlow_twins(
-    z_a: Tensor, z_b: Tensor, valid: Tensor, off_diagonal: float = 5e-3, total: Total = alone
-) -> Tensor:
+def barlow_twins(z_a: Tensor, z_b: Tensor, valid: Tensor, off_diagonal: float = 5e-3, total: Total = alone) -> Tensor:
     """sum_i (1 - C_ii)^2 + off_diagonal sum_{i != j} C_ij^2, C the cross-correlation of the two views' embeddings.
 
     Zbontar et al. 2021 (facebookresearch/barlowtwins): columns are standardised by the batch's mean and biased

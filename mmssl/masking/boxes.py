@@ -49,9 +49,11 @@ class MultiBlock:
 
     def _split(self, p: Patches, name: str, draws: Draws) -> Split:
         count = p.coords.shape[2]
-        axes = list(range(count)) if self.axes is None else [
-            axis_of(axis, p, name, "multi-block", "axes") for axis in self.axes
-        ]  # fmt: skip
+        axes = (
+            list(range(count))
+            if self.axes is None
+            else [axis_of(axis, p, name, "multi-block", "axes") for axis in self.axes]
+        )
         scale, extent = drawn_share(self.scale, draws("scale")), drawn_share(self.context, draws("extent"))
         maskable = maskable_of(p)
         regular = p.full and p.fixed is None
@@ -100,9 +102,7 @@ def _grid(coords: bytes, axes: int) -> tuple[Tensor, Tensor]:
     return _places(found, torch.ones(found.shape[:2], dtype=torch.bool))
 
 
-def drawn_boxes(
-    sizes: Tensor, kinds: Sequence[Kind]
-) -> tuple[Tensor, Tensor, Tensor]:
+def drawn_boxes(sizes: Tensor, kinds: Sequence[Kind]) -> tuple[Tensor, Tensor, Tensor]:
     """(middle, half of the sides, flip), (B, boxes, A) each, of boxes in samples with `sizes` (B, A) places an axis.
 
     kinds: one after the other. flip: whether places that are equally far are counted from the other end.

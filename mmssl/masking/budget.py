@@ -45,8 +45,9 @@ class Budget:
             logs = logs.to(there.device)
             shares = logs.masked_fill(there == 0, -torch.inf).softmax(1).nan_to_num(0.0)
             counts = divide(self.visible, shares, there)
-        return {n: split_by_counts(patches[n], patch_bits(patches[n], draws(n)), counts[:, i])
-                for i, n in enumerate(names)}
+        return {
+            n: split_by_counts(patches[n], patch_bits(patches[n], draws(n)), counts[:, i]) for i, n in enumerate(names)
+        }
 
 
 def log_gamma(alpha: float, draws: Draws) -> Tensor:

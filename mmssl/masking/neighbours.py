@@ -38,9 +38,11 @@ class Regions:
 
     def _split(self, p: Patches, name: str, draws: Draws) -> Split:
         time = axis_of(self.time, p, name, "regions", "time")
-        axes = [a for a in range(p.coords.shape[2]) if a != time] if self.axes is None else [
-            axis_of(axis, p, name, "regions", "axes") for axis in self.axes
-        ]  # fmt: skip
+        axes = (
+            [a for a in range(p.coords.shape[2]) if a != time]
+            if self.axes is None
+            else [axis_of(axis, p, name, "regions", "axes") for axis in self.axes]
+        )
         if not axes:
             raise UserError(f"mask regions: the patches of '{name}' have no coordinate but the time, so no channels")
         maskable = maskable_of(p)

@@ -41,13 +41,7 @@ def share_width(n: int, share: float, spare: int = 0) -> int:
 
 
 def split_ranked(
-    patches: Patches,
-    rank: Tensor,
-    size: Tensor,
-    width: int | None,
-    context: Tensor,
-    keep: float | None,
-    draws: Draws,
+    patches: Patches, rank: Tensor, size: Tensor, width: int | None, context: Tensor, keep: float | None, draws: Draws
 ) -> Split:
     """A `Split` whose target sets are the first ones of an order, and whose context is what they leave of `context`.
 

@@ -41,18 +41,20 @@ class TowerConfig:
     mlp_ratio: float = option(4.0, above=0)
     prefix: int = option(1, min=0, help="learned tokens in front: the first is CLS, further ones are registers")
     pooling: str = option(
-        "mean", choices=("mean", "cls", "last", "attention"),
+        "mean",
+        choices=("mean", "cls", "last", "attention"),
         help="mean of the tokens, the first prefix token, the last token (CLIP's EOS), or a learned query (SigLIP)",
-    )  # fmt: skip
+    )
     norm_eps: float = option(1e-6, above=0)
     qkv_bias: bool = option(True)
     activation: str = option("gelu", choices=("gelu", "gelu_tanh", "quick_gelu"))
     layer_scale: float | None = option(None, above=0, help="initial value of a learned scale per block; null: none")
     positions: str = option(
-        "additive", choices=("additive", "rotary", "vjepa2"),
+        "additive",
+        choices=("additive", "rotary", "vjepa2"),
         help="added to the tokens, as the modality has them; rotary: queries and keys are turned by the coordinates; "
         "vjepa2: rotary exactly as V-JEPA 2 computes it. Decoders and predictors keep additive ones",
-    )  # fmt: skip
+    )
     causal: bool = option(False, help="a token sees only those before it, as in CLIP's text encoder")
     embed_norm: bool = option(False, help="a norm before the first block, as in CLIP's image encoder")
     final_norm: bool = option(True, help="a norm behind the last block")

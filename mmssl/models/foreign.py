@@ -155,10 +155,7 @@ class ForeignTower(Tower):
         raise NotImplementedError
 
     def forward(
-        self,
-        patches: Mapping[str, Patches],
-        hidden: Mapping[str, Tensor] | None = None,
-        layers: Sequence[int] = (),
+        self, patches: Mapping[str, Patches], hidden: Mapping[str, Tensor] | None = None, layers: Sequence[int] = ()
     ) -> Encoded:
         p = patches[self.name]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
@@ -194,15 +191,23 @@ class TransformersTower(ForeignTower):
         super().__init__(options, modalities, net, width)
         self.pools = "projection" not in net and encoder.config.model_type in POOLERS
         if ids:
-            self.check({"tokens": encoder.config.vocab_size,
-                        "length": getattr(encoder.config, "max_position_embeddings", None)})  # fmt: skip
+            self.check(
+                {
+                    "tokens": encoder.config.vocab_size,
+                    "length": getattr(encoder.config, "max_position_embeddings", None),
+                }
+            )
             # a mask token goes in as an embedding, which CLIP's text half, say, does not take
             self.replaces = "inputs_embeds" in inspect.signature(encoder.forward).parameters
             self.mask = MaskToken(encoder.config.hidden_size) if self.replaces else None
         else:
-            self.check({"size": getattr(encoder.config, "image_size", None),
-                        "patch": getattr(encoder.config, "patch_size", None),
-                        "channels": getattr(encoder.config, "num_channels", None)})  # fmt: skip
+            self.check(
+                {
+                    "size": getattr(encoder.config, "image_size", None),
+                    "patch": getattr(encoder.config, "patch_size", None),
+                    "channels": getattr(encoder.config, "num_channels", None),
+                }
+            )
 
     def pretrained(self, origin: str) -> nn.Module:
         from transformers import AutoModel

@@ -50,9 +50,7 @@ class Fusion(nn.Module):
                 streams[t] = self.blocks[t][layer](x, own[t])  # type: ignore[index]
         return {t: self._fused(e, self.norms[t](streams[t]), first[t]) for t, e in encoded.items()}
 
-    def _look(
-        self, tower: str, layer: int, x: Tensor, others: Tensor, valid: Sequence[Tensor], full: bool
-    ) -> Tensor:
+    def _look(self, tower: str, layer: int, x: Tensor, others: Tensor, valid: Sequence[Tensor], full: bool) -> Tensor:
         """x (B, R + n, D) after it has looked at the others (B, m, D), unchanged where a sample has none of them."""
         looked: Tensor = self.looks[tower][layer](x, others, key_mask(valid, full, 0))  # type: ignore[index]
         if full:

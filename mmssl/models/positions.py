@@ -122,8 +122,9 @@ class LearnedGrid(nn.Module):
             table = new.permute(0, 2, 1)
         else:
             moved = grid.permute(0, 3, 1, 2)
-            new = nn.functional.interpolate(moved, size=tuple(sizes), mode="bicubic", align_corners=False,
-                                            antialias=antialias)  # fmt: skip
+            new = nn.functional.interpolate(
+                moved, size=tuple(sizes), mode="bicubic", align_corners=False, antialias=antialias
+            )
             table = new.permute(0, 2, 3, 1)
         self.sizes = tuple(sizes)
         self.table = nn.Parameter(table.reshape(-1, self.width).contiguous())

@@ -59,8 +59,12 @@ class MMSSLProcessor(ProcessorMixin):
         from ..privacy import public  # of a tokenizer's path on the user's machine only the last part is kept
 
         modalities = {
-            name: {"type": self.types[name], "config": public(dataclasses.asdict(p.config)), "state": p.state,
-                   "files": [f"{name}/{file}" for file in p.files()]}
+            name: {
+                "type": self.types[name],
+                "config": public(dataclasses.asdict(p.config)),
+                "state": p.state,
+                "files": [f"{name}/{file}" for file in p.files()],
+            }
             for name, p in self.preprocessors.items()
         }
         return {

@@ -41,8 +41,10 @@ class Rotary(nn.Module):
         self.head, self.axes, self.kind = head, tuple(axes), kind
         self.pairs = head // len(self.axes) // 2
         if not self.pairs:
-            raise UserError(f"model.towers: positions: {kind} needs heads of at least {2 * len(self.axes)} channels "
-                            f"for {len(self.axes)} coordinates, found {head}; use fewer heads or more width")
+            raise UserError(
+                f"model.towers: positions: {kind} needs heads of at least {2 * len(self.axes)} channels "
+                f"for {len(self.axes)} coordinates, found {head}; use fewer heads or more width"
+            )
         self.precision = torch.float32
 
     def forward(self, coords: Tensor) -> Rotation:

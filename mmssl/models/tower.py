@@ -131,8 +131,10 @@ def rotary_of(config: TowerConfig, modalities: Mapping[str, Modality]) -> nn.Mod
     for name, modality in modalities.items():
         axes = modality.axes()
         if not axes or not hasattr(modality, "position"):
-            raise UserError(f"model.towers: found positions: {config.positions}, but modality '{name}' has no "
-                            f"coordinates that rotary positions can turn by; expected positions: additive")
+            raise UserError(
+                f"model.towers: found positions: {config.positions}, but modality '{name}' has no "
+                f"coordinates that rotary positions can turn by; expected positions: additive"
+            )
         found[name] = Rotary(config.width // config.heads, axes, config.positions)
         modality.position = Unplaced()
     return found
@@ -186,10 +188,7 @@ class Tower(nn.Module):
         return 0 if self.prefix is None else len(self.prefix.tokens)
 
     def forward(
-        self,
-        patches: Mapping[str, Patches],
-        hidden: Mapping[str, Tensor] | None = None,
-        layers: Sequence[int] = (),
+        self, patches: Mapping[str, Patches], hidden: Mapping[str, Tensor] | None = None, layers: Sequence[int] = ()
     ) -> Encoded:
         """Encode the patches of (some of) its modalities; `hidden` (B, n) per modality puts mask tokens there."""
         names = [name for name in self.modalities if name in patches]
@@ -214,8 +213,10 @@ class Tower(nn.Module):
         bias = with_relations(mask, [None, *spans], [r, *counts])
         x, kept = self.trunk(x, bias, layers, rotation=self._rotation(patches, names))
         prefix, *tokens_of = x.split([r, *counts], 1)
-        layered = {n: dict(zip(names, self._clear(y.split([r, *counts], 1)[1:], patches, names), strict=True))
-                   for n, y in kept.items()}
+        layered = {
+            n: dict(zip(names, self._clear(y.split([r, *counts], 1)[1:], patches, names), strict=True))
+            for n, y in kept.items()
+        }
         tokens = dict(zip(names, self._clear(tokens_of, patches, names), strict=True))
         return Encoded(tokens, {name: patches[name] for name in names}, prefix, layered, self.pooling, self.pool)
 

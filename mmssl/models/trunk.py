@@ -185,8 +185,7 @@ class Trunk(nn.Module):
         self.width, self.depth, self.heads = width, depth, heads
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(
-            Block(width, heads, mlp_ratio, norm_eps, qkv_bias, activation, layer_scale, dropout, rate)
-            for rate in rates
+            Block(width, heads, mlp_ratio, norm_eps, qkv_bias, activation, layer_scale, dropout, rate) for rate in rates
         )
         self.norm = nn.LayerNorm(width, eps=norm_eps)
 

@@ -42,9 +42,10 @@ class SideOptions:
     masks: list[str] | None = option(None, help="a mask for each view; with one view: two masks make two views of it")
     mode: str = option("drop", choices=("drop", "replace"))
     pairs: str | None = option(
-        None, choices=("across", "within", "both"),
-        help="across towers, within each tower between its views, or both; default: within where there is one tower"
-    )  # fmt: skip
+        None,
+        choices=("across", "within", "both"),
+        help="across towers, within each tower between its views, or both; default: within where there is one tower",
+    )
     hub_tower: str | None = option(None, help="across: pair every tower with this one only; default: all pairs")
     within_towers: list[str] | None = option(None, help="which towers are paired within; default: all of them")
     cache_rows: int | None = option(

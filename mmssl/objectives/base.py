@@ -48,8 +48,10 @@ class RampConfig:
         if self.begin >= self.end:
             raise UserError(f"begin: found {self.begin:g}, expected less than end = {self.end:g}")
         if self.first == self.last:
-            raise UserError(f"first: found {self.first:g}, expected another factor than last: between equal ones the "
-                            f"weight stays; change the weight itself")
+            raise UserError(
+                f"first: found {self.first:g}, expected another factor than last: between equal ones the "
+                f"weight stays; change the weight itself"
+            )
 
     def factor(self, progress: float) -> float:
         """Of the weight, at `progress` in [0, 1] of the run."""

@@ -132,8 +132,10 @@ class Contrastive(Objective):
         one_width = len({tower.width for tower in towers.values()}) == 1
         if not one_width or max(config.layers) > min(tower.depth for tower in towers.values()):
             found = {name: (tower.width, tower.depth) for name, tower in towers.items()}
-            raise UserError(f"objective contrastive: layers {config.layers}: towers need one width and those blocks, "
-                            f"found (width, blocks) {found}")
+            raise UserError(
+                f"objective contrastive: layers {config.layers}: towers need one width and those blocks, "
+                f"found (width, blocks) {found}"
+            )
 
     def forward(self, step: Step) -> Loss:
         across, within = self.sides.plan(step)
@@ -206,9 +208,15 @@ class Contrastive(Objective):
         return (global_mean(forth, both) + global_mean(back, both)) / 2
 
     def _one_way(
-        self, query: Tensor, theirs: Tensor, mine: Tensor, here: Tensor, scale: Tensor, valid: Tensor,
+        self,
+        query: Tensor,
+        theirs: Tensor,
+        mine: Tensor,
+        here: Tensor,
+        scale: Tensor,
+        valid: Tensor,
         weight: Tensor | None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """(n,) for the queries against the other side's rows and, but for InfoNCE, those of their own side."""
         chunk = self.config.chunk
         if self.config.loss == "infonce":

@@ -107,8 +107,10 @@ class Config(ObjectiveConfig):
         if not self.global_views:
             raise UserError("global_views: found none, expected at least one")
         if len(self.masks) not in (0, 1, len(self.global_views)):
-            raise UserError(f"masks: found {len(self.masks)}, expected none, one, or one for each of the "
-                            f"{len(self.global_views)} global views")
+            raise UserError(
+                f"masks: found {len(self.masks)}, expected none, one, or one for each of the "
+                f"{len(self.global_views)} global views"
+            )
 
 
 class Distillation(Objective):
@@ -162,14 +164,19 @@ class Distillation(Objective):
             if views.count(view) > 1:
                 raise UserError(f"objective distillation: view '{view}' is named {views.count(view)} times")
         if c.class_weight and len(views) < 2:
-            raise UserError(f"objective distillation: views are compared, found only {views}; name two, "
-                            f"or set class_weight: 0 to distil masked patches alone")
+            raise UserError(
+                f"objective distillation: views are compared, found only {views}; name two, "
+                f"or set class_weight: 0 to distil masked patches alone"
+            )
         if not c.class_weight and not (c.masks and c.patch_weight):
-            raise UserError("objective distillation: neither views (class_weight) nor masked patches (masks, "
-                            "patch_weight) are learnt from")
+            raise UserError(
+                "objective distillation: neither views (class_weight) nor masked patches (masks, "
+                "patch_weight) are learnt from"
+            )
         if c.masks and not tower.replaces:
-            raise UserError(f"objective distillation: tower '{c.tower}' wraps a model that takes no mask token; "
-                            f"leave masks out")
+            raise UserError(
+                f"objective distillation: tower '{c.tower}' wraps a model that takes no mask token; leave masks out"
+            )
         if c.gram is not None and c.gram.tokens != "all" and not c.masks:
             raise UserError(f"objective distillation: gram.tokens is '{c.gram.tokens}', but there are no masks")
 
@@ -271,9 +278,7 @@ class Distillation(Objective):
             used = (-torch.special.xlogy(share, share).sum()).exp()
         return global_mean(torch.cat(rows), torch.cat(counts)), {"entropy": entropy, "prototypes_used": used}
 
-    def _masked_patches(
-        self, step: Step, students: Mapping[str, Encoded], teachers: Mapping[str, Encoded]
-    ) -> Tensor:
+    def _masked_patches(self, step: Step, students: Mapping[str, Encoded], teachers: Mapping[str, Encoded]) -> Tensor:
         """iBOT's loss: the mean over a sample's hidden patches, then over samples (of each modality and view)."""
         c = self.config
         own, theirs, valid = [], [], []
@@ -348,5 +353,7 @@ def _refuse_equal_views(c: Config, step: Step) -> None:
     names = list(step.model.tower(c.tower).modalities)
     plain = [v for v in [*c.global_views, *c.local_views] if v == "clean" or not any(n in step.views[v] for n in names)]
     if len(plain) > 1:
-        raise UserError(f"objective distillation: views {', '.join(plain)} change no modality of tower '{c.tower}' "
-                        f"({', '.join(names)}), so they are the same")
+        raise UserError(
+            f"objective distillation: views {', '.join(plain)} change no modality of tower '{c.tower}' "
+            f"({', '.join(names)}), so they are the same"
+        )

@@ -137,8 +137,10 @@ class JEPA(Objective):
         self.names = list(target.modalities)
         for name in c.weights:
             if name not in self.names:
-                raise UserError(f"objective jepa: weights names modality '{name}', but tower '{self.target_tower}' has "
-                                f"{', '.join(self.names)}")
+                raise UserError(
+                    f"objective jepa: weights names modality '{name}', but tower '{self.target_tower}' has "
+                    f"{', '.join(self.names)}"
+                )
         p = c.predictor
         self.predictors = nn.ModuleDict()
         for name in self.names:
@@ -165,14 +167,18 @@ class JEPA(Objective):
                 f"the context of a mask alone; use a tower of mmssl's, or predict another target_tower without mask"
             )
         if c.average_layers > 1 and c.average_layers > target.depth:
-            raise UserError(f"objective jepa: average_layers is {c.average_layers}, but tower "
-                            f"'{self.target_tower}' has {target.depth} blocks to average")
+            raise UserError(
+                f"objective jepa: average_layers is {c.average_layers}, but tower "
+                f"'{self.target_tower}' has {target.depth} blocks to average"
+            )
         if len(c.momentum) != 2:
             raise UserError(f"objective jepa: momentum: found {c.momentum}, expected two numbers: first and last")
         for name in ("momentum", "schedule"):
             if target.frozen and changed(c, name):
-                raise UserError(f"objective jepa: {name}: found {getattr(c, name)}, which has no effect: tower "
-                                f"'{self.target_tower}' is frozen, so the teacher stands still")
+                raise UserError(
+                    f"objective jepa: {name}: found {getattr(c, name)}, which has no effect: tower "
+                    f"'{self.target_tower}' is frozen, so the teacher stands still"
+                )
         free = c.teacher == "none" and not target.frozen
         if c.stop_gradient and not free:
             raise UserError("objective jepa: stop_gradient is for teacher: none; a teacher's targets have no gradient")
@@ -250,9 +256,7 @@ class JEPA(Objective):
             score = latent_loss(prediction.float(), wanted, c.loss, c.beta)
             return global_mean(score, there.unflatten(1, (sets, -1)).flatten(0, 1))
 
-    def _predict(
-        self, name: str, hide: Tensor, full: bool, whole: Patches, context: Encoded, keep: Tensor
-    ) -> Tensor:
+    def _predict(self, name: str, hide: Tensor, full: bool, whole: Patches, context: Encoded, keep: Tensor) -> Tensor:
         """(B * M, m, D) for target sets hide (B, M, m) of the patches `whole`."""
         batch, sets, width = hide.shape
         # a query is a place without content

@@ -145,8 +145,9 @@ class MAE(Objective):
             modality, tower = model.modality(name), model.tower(self.tower_of[name])
             width = modality.pred_width(config.target.get(name))
             self.decoders[name] = (
-                Decoder(modality, tower.width, width, decoder.width, decoder.depth, decoder.heads,
-                        skips=len(decoder.skips))
+                Decoder(
+                    modality, tower.width, width, decoder.width, decoder.depth, decoder.heads, skips=len(decoder.skips)
+                )
                 if decoder.depth
                 else TokenHead(tower.width, width)
             )
@@ -164,8 +165,10 @@ class MAE(Objective):
             return [config.tower]
         if len(config.towers) < 2 or len(set(config.towers)) < len(config.towers) or config.fusion is None:
             without = "" if config.fusion else " without fusion"
-            raise UserError(f"objective mae: found towers: {config.towers}{without}, expected two or more different "
-                            f"ones and fusion; a single one is named as tower")
+            raise UserError(
+                f"objective mae: found towers: {config.towers}{without}, expected two or more different "
+                f"ones and fusion; a single one is named as tower"
+            )
         return config.towers
 
     def _fusion(self, config: Config, model: MMSSLModel) -> Fusion | None:
@@ -174,8 +177,10 @@ class MAE(Objective):
         widths = {t: model.tower(t).width for t in self.towers}
         width, heads = widths[self.towers[0]], config.fusion.heads
         if len(set(widths.values())) > 1 or width % heads:
-            raise UserError(f"objective mae: fusion: found towers of width {widths} and {heads} heads, expected one "
-                            f"width that the heads divide")
+            raise UserError(
+                f"objective mae: fusion: found towers of width {widths} and {heads} heads, expected one "
+                f"width that the heads divide"
+            )
         return Fusion(self.towers, width, config.fusion.depth, heads)
 
     def _refuse_decoder(self, name: str, decoder: DecoderConfig, model: MMSSLModel) -> None:
@@ -183,35 +188,49 @@ class MAE(Objective):
         config, at = self.config, self.tower_of[name]
         tower = model.tower(at)
         if self.mode[name] == "drop" and not tower.drops:
-            raise UserError(f"objective mae: tower '{at}' wraps a model that must see all patches: "
-                            f"mode 'drop' cannot work, use mode: replace")
+            raise UserError(
+                f"objective mae: tower '{at}' wraps a model that must see all patches: "
+                f"mode 'drop' cannot work, use mode: replace"
+            )
         if config.mask is not None and self.mode[name] == "replace" and not tower.replaces:
             raise UserError(f"objective mae: tower '{at}' wraps a model that takes no mask token")
         if self.mode[name] == "drop" and not decoder.depth:
             raise UserError("objective mae: mode 'drop' needs a decoder of depth >= 1, found 0")
         if config.mask is None and decoder.depth:
-            raise UserError(f"objective mae: without a mask all patches are seen and reconstructed from their own "
-                            f"tokens: decoder.depth of '{name}' must be 0, found {decoder.depth}")
+            raise UserError(
+                f"objective mae: without a mask all patches are seen and reconstructed from their own "
+                f"tokens: decoder.depth of '{name}' must be 0, found {decoder.depth}"
+            )
         if max([decoder.layer or 0, *decoder.skips]) > tower.depth:
-            raise UserError(f"objective mae: decoder.layer is {decoder.layer} and decoder.skips {decoder.skips}, "
-                            f"but tower '{at}' has {tower.depth} blocks")
+            raise UserError(
+                f"objective mae: decoder.layer is {decoder.layer} and decoder.skips {decoder.skips}, "
+                f"but tower '{at}' has {tower.depth} blocks"
+            )
         if len(decoder.skips) > decoder.depth:
-            raise UserError(f"objective mae: decoder.skips are {decoder.skips}, but the decoder of '{name}' has "
-                            f"{decoder.depth} blocks to look at them")
+            raise UserError(
+                f"objective mae: decoder.skips are {decoder.skips}, but the decoder of '{name}' has "
+                f"{decoder.depth} blocks to look at them"
+            )
         if self.fusion is not None and decoder.layer is not None:
-            raise UserError(f"objective mae: decoder.layer of '{name}' is {decoder.layer}, but with fusion what is "
-                            f"decoded comes behind the towers' last block; leave it out")
+            raise UserError(
+                f"objective mae: decoder.layer of '{name}' is {decoder.layer}, but with fusion what is "
+                f"decoded comes behind the towers' last block; leave it out"
+            )
 
     def _refuse_unknown(self, config: Config) -> None:
         if set(self.names) <= set(config.decoders) and changed(config, "decoder"):
-            raise UserError("objective mae: decoder: found options, which have no effect: every modality of "
-                            f"{self._where()} has its own in decoders")
+            raise UserError(
+                "objective mae: decoder: found options, which have no effect: every modality of "
+                f"{self._where()} has its own in decoders"
+            )
         for option_name in ("target", "decoders", "weights", "mode", "replacement"):
             value = getattr(config, option_name)
             for name in value if isinstance(value, dict) else ():
                 if name not in self.names:
-                    raise UserError(f"objective mae: {option_name} names modality '{name}', but {self._where()} "
-                                    f"has {', '.join(self.names)}")
+                    raise UserError(
+                        f"objective mae: {option_name} names modality '{name}', but {self._where()} "
+                        f"has {', '.join(self.names)}"
+                    )
 
     def _where(self) -> str:
         return " and ".join(f"tower '{t}'" for t in self.towers)
@@ -219,8 +238,10 @@ class MAE(Objective):
     def _refuse_replacement(self, config: Config, model: MMSSLModel) -> None:
         for name in config.replacement:
             if self.mode[name] != "replace":
-                raise UserError(f"objective mae: replacement names modality '{name}', whose mode is "
-                                f"'{self.mode[name]}': masked patches that are dropped are not shown at all")
+                raise UserError(
+                    f"objective mae: replacement names modality '{name}', whose mode is "
+                    f"'{self.mode[name]}': masked patches that are dropped are not shown at all"
+                )
             if not model.modality(name).ids:
                 raise UserError(f"objective mae: replacement names modality '{name}', which has no ids to draw from")
 
@@ -245,15 +266,19 @@ class MAE(Objective):
             prediction = self.decoders[name](self._tokens(name, encoded[self.tower_of[name]]))
             target = step.target(name, c.target_view, c.target.get(name))
             if target.shape != where.shape:
-                raise UserError(f"objective mae: target {name}: '{c.target.get(name) or 'its default'}' has "
-                                f"{target.shape[-1]} numbers a patch, expected a kind that has the {where.shape[-1]} "
-                                f"that view '{c.view}' overwrites")
+                raise UserError(
+                    f"objective mae: target {name}: '{c.target.get(name) or 'its default'}' has "
+                    f"{target.shape[-1]} numbers a patch, expected a kind that has the {where.shape[-1]} "
+                    f"that view '{c.view}' overwrites"
+                )
             with torch.autocast(prediction.device.type, enabled=False):
                 error = (prediction.float() - target.nan_to_num(0.0)).abs()
                 losses[name] = global_mean(error, where & ~target.isnan())
         if not losses:
-            raise UserError(f"objective mae: no mask, and view '{c.view}' corrupts no modality of {self._where()}; "
-                            f"name a mask, or a view with 'corrupt'")
+            raise UserError(
+                f"objective mae: no mask, and view '{c.view}' corrupts no modality of {self._where()}; "
+                f"name a mask, or a view with 'corrupt'"
+            )
         return losses
 
     def _hidden(self, step: Step, encoded: dict[str, Encoded], mask: str) -> dict[str, Tensor]:

@@ -87,15 +87,21 @@ class Matching(Objective):
         names = list(model.tower(towers[-1]).modalities)
         if len(towers) == 2:
             if config.swap is not None:
-                raise UserError(f"objective matching: swap: found '{config.swap}' with two towers, whose embeddings "
-                                f"are swapped as they are; leave it out")
+                raise UserError(
+                    f"objective matching: swap: found '{config.swap}' with two towers, whose embeddings "
+                    f"are swapped as they are; leave it out"
+                )
             return names
         if len(names) < 2:
-            raise UserError(f"objective matching: towers: found '{towers[0]}' alone, which holds one modality; "
-                            f"expected one that holds two, or two towers")
+            raise UserError(
+                f"objective matching: towers: found '{towers[0]}' alone, which holds one modality; "
+                f"expected one that holds two, or two towers"
+            )
         if config.swap is not None and config.swap not in names:
-            raise UserError(f"objective matching: swap: found '{config.swap}', expected one of tower '{towers[0]}': "
-                            f"{', '.join(names)}{nearest(config.swap, names)}")
+            raise UserError(
+                f"objective matching: swap: found '{config.swap}', expected one of tower '{towers[0]}': "
+                f"{', '.join(names)}{nearest(config.swap, names)}"
+            )
         return [config.swap or names[-1]]
 
     def forward(self, step: Step) -> Loss:

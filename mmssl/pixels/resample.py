@@ -18,7 +18,11 @@ def pair(value: int | Sequence[int]) -> tuple[int, int]:
 
 
 def fit_size(
-    array: Array, size: tuple[int, int], how: str, interpolation: str, background: Sequence[int],
+    array: Array,
+    size: tuple[int, int],
+    how: str,
+    interpolation: str,
+    background: Sequence[int],
     cover: tuple[int, int] | None = None,
 ) -> Array:
     """(h, w, C) uint8, uint16 or float32 to (H, W, C): uint8 stays, uint16 becomes float32 / 65535.

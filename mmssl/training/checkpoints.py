@@ -80,9 +80,14 @@ def _stored(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tens
 
 
 def save(
-    folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Any], keep: int,
+    folder: Path,
+    step: int,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    extra: dict[str, Any],
+    keep: int,
     best: Mapping[str, torch.Tensor] | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """Write `folder/step-<step>` atomically, then delete all but the newest `keep` and the newest that is healthy.
 
     extra: what goes into `state.json`; there `healthy` is true, false, or null where nobody looked. best: the weights

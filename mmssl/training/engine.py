@@ -20,9 +20,28 @@ from ..errors import RunError, UserError
 
 logger = logging.getLogger("mmssl")
 T = TypeVar("T")
-HARMLESS = ("steps", "epochs", "log_every", "save_every", "keep", "trackers", "compile", "gradient_checkpointing",
-            "workers", "max_bad", "fit_samples", "source", "license", "gradient_share_every", "health_every",
-            "health_samples", "guard", "probe_every", "probe_tasks", "probe_samples")  # fmt: skip
+HARMLESS = (
+    "steps",
+    "epochs",
+    "log_every",
+    "save_every",
+    "keep",
+    "trackers",
+    "compile",
+    "gradient_checkpointing",
+    "workers",
+    "max_bad",
+    "fit_samples",
+    "source",
+    "license",
+    "gradient_share_every",
+    "health_every",
+    "health_samples",
+    "guard",
+    "probe_every",
+    "probe_tasks",
+    "probe_samples",
+)
 """Keys of `data` and `train` that a resumed run may change and still be the same run, or a longer one."""
 
 
@@ -66,10 +85,17 @@ def prepare_folder(recipe: Recipe, output: str | Path | None, resume: bool) -> P
     kept = folder / "config.yaml"
     if resume and kept.is_file():
         before, now = (to_dict(r) for r in (load_recipe(kept), recipe))
-        changed = [f"{name}.{key}" for name in ("data", "train") for key in now[name]
-                   if before[name][key] != now[name][key] and key not in HARMLESS]  # fmt: skip
-        changed += [name for name in ("seed", "modalities", "model", "views", "masks", "objectives")
-                    if before[name] != now[name]]  # fmt: skip
+        changed = [
+            f"{name}.{key}"
+            for name in ("data", "train")
+            for key in now[name]
+            if before[name][key] != now[name][key] and key not in HARMLESS
+        ]
+        changed += [
+            name
+            for name in ("seed", "modalities", "model", "views", "masks", "objectives")
+            if before[name] != now[name]
+        ]
         if changed:
             logger.warning("--resume: %s changed since the run was started", ", ".join(changed))
     return folder

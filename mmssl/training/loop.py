@@ -127,9 +127,14 @@ class Loop:
             extra |= {"healthy": healthy, "guard": self.guard.state_dict()}
             more, best = self.more_state()
             checkpoints.save(
-                self.checkpoint_folder, step, self.pretraining, self.optimizer.optimizer, extra | more,
-                self.settings.keep, best,
-            )  # fmt: skip
+                self.checkpoint_folder,
+                step,
+                self.pretraining,
+                self.optimizer.optimizer,
+                extra | more,
+                self.settings.keep,
+                best,
+            )
 
     def more_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What else a checkpoint holds: entries of its `state.json`, and the best weights so far, where kept."""
@@ -237,8 +242,13 @@ class Loop:
         self.guard.go_back(state.get("guard", {}), step, back, fault, self.settings.accumulation)
         logger.warning(
             "step %d: %s; back to step %d with the learning rate times %.3g (rollback %d of at most %d)",
-            step, fault, back, self.guard.lr_scale, self.guard.rollbacks, self.guard.most,
-        )  # fmt: skip
+            step,
+            fault,
+            back,
+            self.guard.lr_scale,
+            self.guard.rollbacks,
+            self.guard.most,
+        )
         self.optimizer.zero_grad()
         self.accelerator.wait_for_everyone()  # the first process writes anew what all others must have read
         self._try_to_save(back, "training goes on", healthy=True)  # what came after it goes, --resume starts here

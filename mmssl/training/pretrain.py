@@ -188,15 +188,15 @@ def build_model(recipe: Recipe, processor: MMSSLProcessor) -> MMSSLModel:
     """The model that a recipe starts from, without adapters: the same for the same seed, whatever was drawn before."""
     from ..export.building import load_origin, refuse_incompatible, tower_specs
 
-    modalities = {
-        name: {"type": processor.types[name], **p.sizes()} for name, p in processor.preprocessors.items()
-    }
+    modalities = {name: {"type": processor.types[name], **p.sizes()} for name, p in processor.preprocessors.items()}
     started = recipe.model.from_
     wrapped = {} if started is None else foreign_of(started)
     config = MMSSLConfig(
-        modalities=modalities, towers=tower_specs(recipe.model.towers, processor.types, wrapped),
-        projection=recipe.model.projection, initializer_seed=recipe.seed,
-    )  # fmt: skip
+        modalities=modalities,
+        towers=tower_specs(recipe.model.towers, processor.types, wrapped),
+        projection=recipe.model.projection,
+        initializer_seed=recipe.seed,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = MMSSLModel(config)
@@ -334,9 +334,14 @@ def finish(
     if recipe.evaluation.tasks != []:
         untrained = build_model(recipe, processor)
         report = evaluate(
-            reloaded, reprocessor.preprocessors, recipe.data, recipe.evaluation,
-            columns=columns, train_source=source, untrained=untrained,
-        )  # fmt: skip
+            reloaded,
+            reprocessor.preprocessors,
+            recipe.data,
+            recipe.evaluation,
+            columns=columns,
+            train_source=source,
+            untrained=untrained,
+        )
         _write(folder / "evaluation.json", json.dumps(report, indent=2) + "\n")
     facts = facts_of(recipe, loop, source, columns)
     write_card(target, recipe, report, facts)

@@ -165,9 +165,7 @@ def deviation(wave: Tensor, inside: Tensor) -> Tensor:
     return (centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
 
 
-def crop(
-    wave: Tensor, length: Tensor, draws: Draws, view: View, rate: int, least: int
-) -> tuple[Tensor, Tensor]:
+def crop(wave: Tensor, length: Tensor, draws: Draws, view: View, rate: int, least: int) -> tuple[Tensor, Tensor]:
     """A random stretch of each sound, (B, s) and its lengths (B,)."""
     share, where = (x.to(wave.device) for x in draws.uniform(2).unbind(1))
     kept = length

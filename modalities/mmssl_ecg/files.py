@@ -42,8 +42,9 @@ def open_wfdb(path: Path) -> Recording:
     except Exception as error:  # wfdb raises whatever the line that it did not understand led to
         raise BadSample(f"{header_file.name} is no readable WFDB header: {type(error).__name__}: {error}") from error
     if not header.n_sig or not header.sig_len:
-        raise BadSample(f"{header_file.name}: the record has {header.n_sig or 0} signals of {header.sig_len or 0} "
-                        f"samples")
+        raise BadSample(
+            f"{header_file.name}: the record has {header.n_sig or 0} signals of {header.sig_len or 0} samples"
+        )
     for file in {*(getattr(header, "file_name", None) or [])} - {"~"}:
         check_file(header_file.with_name(file))
     return _recording(header, lambda first, last: _read(wfdb, name, header, first, last))
@@ -104,5 +105,6 @@ def _has_checksums(header: Any) -> bool:
 def _compare(record: Any, name: Path) -> None:
     for lead, said, found in zip(record.sig_name, record.checksum, record.calc_checksum(), strict=True):
         if (said - found) % 65536:
-            raise BadSample(f"record {name.name} is damaged: the checksum of '{lead}' is {found}, its header says "
-                            f"{said}")
+            raise BadSample(
+                f"record {name.name} is damaged: the checksum of '{lead}' is {found}, its header says {said}"
+            )

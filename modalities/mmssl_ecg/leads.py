@@ -5,8 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6",
-         "V3R", "V4R", "V7", "V8", "V9", "X", "Y", "Z")  # fmt: skip
+LEADS = (
+    "I",
+    "II",
+    "III",
+    "aVR",
+    "aVL",
+    "aVF",
+    "V1",
+    "V2",
+    "V3",
+    "V4",
+    "V5",
+    "V6",
+    "V3R",
+    "V4R",
+    "V7",
+    "V8",
+    "V9",
+    "X",
+    "Y",
+    "Z",
+)
 """The standard order: a lead's place in it is its coordinate. Right-sided, posterior and Frank's leads follow."""
 TWELVE = LEADS[:12]
 
@@ -19,8 +39,11 @@ _KNOWN |= {f"V{axis}": axis for axis in "XYZ"}
 _PREFIX = re.compile(r"^(ECG|EKG|LEAD)[\s_:.-]*(?=\S)", re.IGNORECASE)
 
 DERIVED: Mapping[str, tuple[float, float]] = {
-    "III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0.5, 1.0)
-}  # fmt: skip
+    "III": (-1.0, 1.0),
+    "aVR": (-0.5, -0.5),
+    "aVL": (1.0, -0.5),
+    "aVF": (-0.5, 1.0),
+}
 """Limb leads as sums of I and II (Einthoven, Goldberger)."""
 
 

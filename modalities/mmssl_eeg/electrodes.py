@@ -24,7 +24,7 @@ OTHER = re.compile(
     r"|EVENT|EVENTS|MARKER|ANNOTATIONS?|EDF ANNOTATIONS|BDF ANNOTATIONS|PHOTIC|IBI|BURSTS|SUPPR|GSR|TEMP|DC|GYRO|ACC)"
     r"([\s_.-]?([0-9]+|[LR]|[XYZ]|LEFT|RIGHT|UP|DOWN|H|V))*([\s_-]+\w+)?",
     re.IGNORECASE,
-)  # fmt: skip
+)
 
 Place = tuple[float, float, float]
 

@@ -34,12 +34,7 @@ class Modality(SignalModality):
     coordinates = ("time [s]", "x [m, to the right]", "y [m, to the front]", "z [m, up]")
 
     def __init__(
-        self,
-        width: int,
-        rate: float,
-        window: int,
-        channels: int = 0,
-        spectrum: Mapping[str, list[float]] | None = None,
+        self, width: int, rate: float, window: int, channels: int = 0, spectrum: Mapping[str, list[float]] | None = None
     ) -> None:
         super().__init__(width, rate, window, 1, spectrum)
         self.channels = channels

@@ -153,15 +153,21 @@ def _frequent(name: str, values: Sequence[Any], options: Any) -> list[str]:
         share = 1 - sum(counts[c] for c in kept) / len(values)
         logger.warning(
             "column '%s': %d of %d categories are kept, the others (%.0f %% of the cells) are one called other%s",
-            name, len(kept), len(counts), 100 * share,
+            name,
+            len(kept),
+            len(counts),
+            100 * share,
             "; is it an identifier or text?" if len(counts) > len(values) / 2 else "",
-        )  # fmt: skip
+        )
     if 0.5 < cells.share_of_numbers(values) < 1:
         odd = next(v for v in values if cells.share_of_numbers([v]) == 0)
         logger.warning(
             "column '%s' is taken as categorical: most values are numbers, but %s is not; set types.%s: numeric, "
-            "and missing if that means an empty cell", name, cells.shown(odd), name,
-        )  # fmt: skip
+            "and missing if that means an empty cell",
+            name,
+            cells.shown(odd),
+            name,
+        )
     return sorted(kept)
 
 

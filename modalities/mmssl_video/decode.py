@@ -154,9 +154,7 @@ def _from_array(raw: Any, fps: float, wanted: Wanted) -> Clip:
     if array.dtype.kind not in "buif":
         raise BadSample(f"expected a video (bytes, path, frames or array of numbers), found {type(raw).__name__}")
     if array.ndim not in (3, 4) or 0 in array.shape:
-        raise BadSample(
-            f"expected an array (T, H, W), (T, H, W, C) or (T, C, H, W), found shape {tuple(array.shape)}"
-        )
+        raise BadSample(f"expected an array (T, H, W), (T, H, W, C) or (T, C, H, W), found shape {tuple(array.shape)}")
     return _chosen(len(array), fps, wanted, lambda index: from_array(array[index], wanted.channels))
 
 
@@ -284,9 +282,7 @@ def _at(
     return (pictures, [t - start for t in asked[: len(pictures)]]), end
 
 
-def _every(
-    timed: Iterator[tuple[float, Any]], start: float, rate: float, wanted: Wanted
-) -> tuple[Clip, float | None]:
+def _every(timed: Iterator[tuple[float, Any]], start: float, rate: float, wanted: Wanted) -> tuple[Clip, float | None]:
     """Consecutive pictures from the first one at `start` on, and the end of the pictures where it was met."""
     convert = _converter(wanted.channels)
     pictures: list[Array] = []

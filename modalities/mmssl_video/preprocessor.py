@@ -82,14 +82,16 @@ class Preprocessor(base.Preprocessor):
         self.cover = (int(self.size[0] * config.margin + 1e-6), int(self.size[1] * config.margin + 1e-6))
         background = config.background
         self.background = [background] if isinstance(background, int) else list(background)
-        self.wanted = Wanted(
-            config.frames, config.fps, 0, config.default_fps, config.channels, tuple(self.background)
-        )
+        self.wanted = Wanted(config.frames, config.fps, 0, config.default_fps, config.channels, tuple(self.background))
         if config.channels is not None and config.mean is not None and config.std is not None and config.fps:
             mean, std = (per_channel(v, config.channels) for v in (config.mean, config.std))
             self.state = {
-                "channels": config.channels, "mean": mean, "std": std, "unit_range": True, "fps": float(config.fps)
-            }  # fmt: skip
+                "channels": config.channels,
+                "mean": mean,
+                "std": std,
+                "unit_range": True,
+                "fps": float(config.fps),
+            }
 
     def fit(self, samples: Iterable[Any]) -> Self:
         """Find the channel count, the frame rate, and mean and standard deviation of each channel after resizing.

@@ -23,16 +23,40 @@ from mmssl.modality import Preprocessor, load_modality
 NAMES = list(samples_of.MADE)
 
 WRONG: dict[str, Any] = {
-    "number": 5, "float": 1.5, "nan": math.nan, "truth": True, "object": object(), "type": int,
-    "no bytes": b"", "bytes": b"this is something else entirely " * 40, "zeros": bytes(5000), "no file": "gone/x.bin",
-    "letter": "a", "blank": "  ", "nul": "a\0b", "empty": [], "nested": [[1, 2], [3]], "text in a list": ["a", 1, None],
-    "dict": {}, "other dict": {"foo": 1}, "none in it": {"bytes": None, "path": None}, "tuple": (1, 2, 3, 4),
-    "str array": np.array(["a", "b"]), "object array": np.array([None, {}], dtype=object), "no rows": np.zeros((0, 3)),
-    "complex": np.ones((4, 8), dtype=complex), "many axes": np.zeros((2, 2, 2, 2, 2)), "scalar": np.array(3.0),
-    "all nan": np.full((12, 1000), np.nan), "infinite": np.full((12, 1000), np.inf), "flat": np.zeros((12, 1000)),
-    "dates": np.array(["2024-01-01"], dtype="datetime64[D]"), "huge": np.full((12, 1000), 1e300),
-    "tensor": torch.full((3, 4), math.nan), "sparse": torch.eye(3).to_sparse(),
-}  # fmt: skip
+    "number": 5,
+    "float": 1.5,
+    "nan": math.nan,
+    "truth": True,
+    "object": object(),
+    "type": int,
+    "no bytes": b"",
+    "bytes": b"this is something else entirely " * 40,
+    "zeros": bytes(5000),
+    "no file": "gone/x.bin",
+    "letter": "a",
+    "blank": "  ",
+    "nul": "a\0b",
+    "empty": [],
+    "nested": [[1, 2], [3]],
+    "text in a list": ["a", 1, None],
+    "dict": {},
+    "other dict": {"foo": 1},
+    "none in it": {"bytes": None, "path": None},
+    "tuple": (1, 2, 3, 4),
+    "str array": np.array(["a", "b"]),
+    "object array": np.array([None, {}], dtype=object),
+    "no rows": np.zeros((0, 3)),
+    "complex": np.ones((4, 8), dtype=complex),
+    "many axes": np.zeros((2, 2, 2, 2, 2)),
+    "scalar": np.array(3.0),
+    "all nan": np.full((12, 1000), np.nan),
+    "infinite": np.full((12, 1000), np.inf),
+    "flat": np.zeros((12, 1000)),
+    "dates": np.array(["2024-01-01"], dtype="datetime64[D]"),
+    "huge": np.full((12, 1000), 1e300),
+    "tensor": torch.full((3, 4), math.nan),
+    "sparse": torch.eye(3).to_sparse(),
+}
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -116,8 +140,15 @@ def test_damaged_signal_files(name: str, tmp_path: Path) -> None:
         mne.io.RawArray(signal * 1e-6, info, verbose="ERROR").save(tmp_path / "x_raw.fif", verbose="ERROR")
         path, files = tmp_path / "x_raw.fif", [tmp_path / "x_raw.fif"]
     else:
-        wfdb.wrsamp("r", fs=64, units=["mV"] * 2, sig_name=["I", "II"], p_signal=signal.T / 100, fmt=["16"] * 2,
-                    write_dir=str(tmp_path))  # fmt: skip
+        wfdb.wrsamp(
+            "r",
+            fs=64,
+            units=["mV"] * 2,
+            sig_name=["I", "II"],
+            p_signal=signal.T / 100,
+            fmt=["16"] * 2,
+            write_dir=str(tmp_path),
+        )
         path, files = tmp_path / "r.hea", [tmp_path / "r.hea", tmp_path / "r.dat"]
     preprocessor = package.Preprocessor(package.Config(**samples_of.TINY[name])).fit([str(path)])
     assert outcome(preprocessor, str(path)) == "read"

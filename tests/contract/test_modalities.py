@@ -23,8 +23,9 @@ from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.objectives import mae
 from mmssl.pretraining import Pretraining
 
-SHIPPED = [name for name in modality_names()
-           if (Path(__file__).resolve().parents[2] / "modalities" / f"mmssl_{name}").is_dir()]  # fmt: skip
+SHIPPED = [
+    name for name in modality_names() if (Path(__file__).resolve().parents[2] / "modalities" / f"mmssl_{name}").is_dir()
+]
 CASES = [*SHIPPED, *(case for case in samples_of.TINY if case not in SHIPPED)]
 
 
@@ -76,8 +77,10 @@ def test_unpatchify_inverts_patchify(case: Case) -> None:
     for key in set(back) & set(inputs):
         close(back[key], inputs[key])
     again = case.modality.patchify(back)
-    close(again.values.masked_fill(~_as(again.valid, again.values), 0), patches.values.masked_fill(
-        ~_as(patches.valid, patches.values), 0))  # fmt: skip
+    close(
+        again.values.masked_fill(~_as(again.valid, again.values), 0),
+        patches.values.masked_fill(~_as(patches.valid, patches.values), 0),
+    )
     assert torch.equal(again.coords, patches.coords) and torch.equal(again.valid, patches.valid)
     assert patches.valid.any(1).tolist() == [True] * 5 + [False]
 
@@ -132,11 +135,14 @@ def test_hidden_content_reaches_no_token(case: Case) -> None:
     assert (other != patches.values).any()
     tower, changed = case.model.towers[case.name], patches.replace(values=other)
     masks = {case.name: hidden}
-    assert torch.equal(tower({case.name: patches}, masks).tokens[case.name][patches.valid],
-                       tower({case.name: changed}, masks).tokens[case.name][patches.valid])  # fmt: skip
+    assert torch.equal(
+        tower({case.name: patches}, masks).tokens[case.name][patches.valid],
+        tower({case.name: changed}, masks).tokens[case.name][patches.valid],
+    )
     seen, still = patches.take(split.keep), changed.take(split.keep)
-    assert torch.equal(tower({case.name: seen}).tokens[case.name][seen.valid],
-                       tower({case.name: still}).tokens[case.name][seen.valid])  # fmt: skip
+    assert torch.equal(
+        tower({case.name: seen}).tokens[case.name][seen.valid], tower({case.name: still}).tokens[case.name][seen.valid]
+    )
 
 
 @pytest.mark.parametrize("mode", ["drop", "replace"])

@@ -1,6 +1,5 @@
 """Gradient shares of two processes equal those of one, and DDP's gradients do not notice that they were measured."""
 
-
 from torch.nn.parallel import DistributedDataParallel
 from toys import world as toy_world
 from toys.processes import joined, two_processes

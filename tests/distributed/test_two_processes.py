@@ -35,7 +35,6 @@ def samples(case: str) -> dict[str, list]:
     return raw
 
 
-
 def two_steps(module, pretraining, batch, draws) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
     """Losses (the weighted sum, then each objective's), and gradients by name, of two steps of gradient descent."""
     steps = []
@@ -85,6 +84,4 @@ def test_loss_and_gradient_equal_one_process(two_processes, world, case):
             assert set(found) >= set(grads)
             for name, gradient in grads.items():
                 ours = torch.from_numpy(found[name])
-                torch.testing.assert_close(
-                    ours, gradient, rtol=ROUNDING, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
-                )
+                torch.testing.assert_close(ours, gradient, rtol=ROUNDING, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")

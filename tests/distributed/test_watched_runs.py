@@ -30,9 +30,15 @@ def watched() -> dict[str, Any]:
     content["objectives"]["pull"] = {"type": "toys.collapse", "tower": "image", "weight": 0.1}
     content["evaluation"]["label"] = "label"
     content["train"] |= {
-        "log_every": 1, "health_every": 2, "health_samples": 44, "gradient_share_every": 2, "probe_every": 3,
-        "probe_samples": 60, "probe_tasks": ["knn", "linear"], "guard": {"min_rank": None, "min_std": None},
-    }  # fmt: skip
+        "log_every": 1,
+        "health_every": 2,
+        "health_samples": 44,
+        "gradient_share_every": 2,
+        "probe_every": 3,
+        "probe_samples": 60,
+        "probe_tasks": ["knn", "linear"],
+        "guard": {"min_rank": None, "min_std": None},
+    }
     return content
 
 
@@ -158,8 +164,14 @@ def test_every_number_of_the_log_is_that_of_one_process(ran, case):
 
 def test_what_was_watched_is_in_the_log(ran):
     _, two, _ = ran
-    kinds = {"health/image/rankme", "health/image-text/gap", "health/pull/teacher/agreement", "probe/text/linear",
-             "gradient_share/image/pull", "probe/image/knn"}  # fmt: skip
+    kinds = {
+        "health/image/rankme",
+        "health/image-text/gap",
+        "health/pull/teacher/agreement",
+        "probe/text/linear",
+        "gradient_share/image/pull",
+        "probe/image/knn",
+    }
     assert kinds <= {key for row in runs.metrics(two / "watched") for key in row}
 
 

@@ -33,7 +33,9 @@ VIT = transformers.ViTConfig(**PICTURE, **FLAT)
 DINO = transformers.Dinov2Config(num_hidden_layers=2, num_attention_heads=2, hidden_size=16, mlp_ratio=2, **PICTURE)
 PAIR = transformers.CLIPConfig(
     text_config={"vocab_size": 330, "max_position_embeddings": 16, "eos_token_id": 3, "bos_token_id": 2, **FLAT},
-    vision_config={**PICTURE, **LAYERS, "hidden_size": 24}, projection_dim=12)  # fmt: skip
+    vision_config={**PICTURE, **LAYERS, "hidden_size": 24},
+    projection_dim=12,
+)
 OWN_IMAGE = {"pooling": "cls"}
 
 
@@ -54,8 +56,10 @@ MIXES: dict[str, tuple[dict[str, Any], dict[str, Any], int | None, str, str]] = 
 
 def test_wrapped_and_own_halves(tmp_path):
     """In a process without mmssl, at two lengths of texts (and, where the image half is ours, two sizes)."""
-    wanted: list[Any] = [(pair_model(image, text, width), FORMAT, tmp_path / name, None)
-                         for name, (image, text, width, *_) in MIXES.items()]  # fmt: skip
+    wanted: list[Any] = [
+        (pair_model(image, text, width), FORMAT, tmp_path / name, None)
+        for name, (image, text, width, *_) in MIXES.items()
+    ]
     sharp = pair_model(OWN_IMAGE, CLIP_TEXT, 20)
     sharp[0].config.logit_scale = math.log(100)  # a rounded norm then moves logits by more than their own rounding
     *several, last = export_several([*wanted, (sharp, FORMAT, tmp_path / "sharp", None)])
@@ -88,13 +92,19 @@ def test_what_stands_in_the_way(tmp_path):
         (pair_model(OWN_IMAGE, {**CLIP_TEXT, "causal": False}), "towers.text.causal: found false, expected true"),
         (pair_model({**OWN_IMAGE, "embed_norm": True}, CLIP_TEXT), "towers.image.embed_norm: found true"),
         (pair_model(OWN_IMAGE, {**wrapped(BERT), "pooling": "mean"}), "towers.text.pooling: found mean, expected cls"),
-        (pair_model(wrapped(transformers.IJepaConfig(**PICTURE, **FLAT)), CLIP_TEXT),
-         "model.towers.image.from: it wraps a IJepaModel, expected a transformers model that pools its first token"),
-        (pair_model(OWN_IMAGE, wrapped(BERT), words={"attend_padding": True}),
-         "modalities.text.attend_padding: found true, expected false (its encoders do not look at padding)"),
-        (model_of({"image": preprocessor("image", **IMAGE)}, {"image": OWN_IMAGE}),
-         "it takes a tower of image and text, the model has image"),
-    ]  # fmt: skip
+        (
+            pair_model(wrapped(transformers.IJepaConfig(**PICTURE, **FLAT)), CLIP_TEXT),
+            "model.towers.image.from: it wraps a IJepaModel, expected a transformers model that pools its first token",
+        ),
+        (
+            pair_model(OWN_IMAGE, wrapped(BERT), words={"attend_padding": True}),
+            "modalities.text.attend_padding: found true, expected false (its encoders do not look at padding)",
+        ),
+        (
+            model_of({"image": preprocessor("image", **IMAGE)}, {"image": OWN_IMAGE}),
+            "it takes a tower of image and text, the model has image",
+        ),
+    ]
     for model, why in cases:
         with pytest.raises(UserError) as caught:
             export_model(model, FORMAT, tmp_path / "out")
@@ -138,8 +148,13 @@ def test_trained_from_vit_and_bert_written_and_gone_on_from(tmp_path):
     stock = transformers.VisionTextDualEncoderModel.from_pretrained(tmp_path / "out").eval()
     processor = transformers.VisionTextDualEncoderProcessor.from_pretrained(tmp_path / "out")
     picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    inputs = processor(text=["a digit", "the number seven of nine"], images=[picture], padding=True,
-                       truncation=True, return_tensors="pt")  # fmt: skip
+    inputs = processor(
+        text=["a digit", "the number seven of nine"],
+        images=[picture],
+        padding=True,
+        truncation=True,
+        return_tensors="pt",
+    )
     with torch.no_grad():
         expected = stock(**inputs)
     trained, ours = load_model(run.folder / "model")
@@ -175,8 +190,10 @@ def recipe(image: Path, text: Path, channels: int = 1) -> dict[str, Any]:
     out = runs.image_text()
     out["modalities"]["image"] |= {"channels": channels, "mean": [0.3] * channels, "std": [0.4] * channels}
     out["modalities"]["text"] = {"tokenizer": str(text), "special_tokens": True, "max_length": 16}
-    towers = {"image": {"from": str(image), "convert": False, "pooling": "cls"},
-              "text": {"from": str(text), "convert": False, "pooling": "cls"}}  # fmt: skip
+    towers = {
+        "image": {"from": str(image), "convert": False, "pooling": "cls"},
+        "text": {"from": str(text), "convert": False, "pooling": "cls"},
+    }
     out["model"] = {"towers": towers, "projection": None, "compatible_with": FORMAT}
     del out["objectives"]["mae"]
     out["train"] |= {"steps": 3, "lr": 1e-2}

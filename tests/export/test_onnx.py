@@ -21,11 +21,17 @@ from mmssl.models.modeling_mmssl import MMSSLModel
 from mmssl.models.processing_mmssl import MMSSLProcessor
 
 TOWERS: dict[str, dict[str, Any]] = {
-    "image": {"prefix": 3, "layer_scale": 0.3}, "text": {"prefix": 0, "causal": True, "pooling": "last"},
-    "audio": {"pooling": "attention"}, "audio-waveform": {"positions": "rotary"}, "video": {"prefix": 0},
-    "tabular": {"pooling": "cls"}, "eeg": {"width": 48, "embed_norm": True}, "ecg": {"activation": "quick_gelu"},
-    "ecg-lead": {"pooling": "cls", "qkv_bias": False}, "graph": {"final_norm": False},
-}  # fmt: skip
+    "image": {"prefix": 3, "layer_scale": 0.3},
+    "text": {"prefix": 0, "causal": True, "pooling": "last"},
+    "audio": {"pooling": "attention"},
+    "audio-waveform": {"positions": "rotary"},
+    "video": {"prefix": 0},
+    "tabular": {"pooling": "cls"},
+    "eeg": {"width": 48, "embed_norm": True},
+    "ecg": {"activation": "quick_gelu"},
+    "ecg-lead": {"pooling": "cls", "qkv_bias": False},
+    "graph": {"final_norm": False},
+}
 
 
 def model_for(case: str) -> tuple[MMSSLModel, MMSSLProcessor]:
@@ -75,9 +81,16 @@ def given(case: str, inputs: dict[str, torch.Tensor]) -> dict[str, np.ndarray[An
         named["length"] = torch.full(named["waveform"].shape[:1], named["waveform"].shape[1])
     if name == "video" and "length" not in named:
         named["length"] = torch.full(named["times"].shape[:1], named["times"].shape[1])
-    wanted = {"image": ["pixel_values"], "text": ["input_ids", "attention_mask"], "audio": ["waveform", "length"],
-              "video": ["pixel_values", "times", "length"], "tabular": ["cells"], "ecg": ["signal"],
-              "eeg": ["signal", "electrodes"], "graph": ["x", "links", "nodes", "centre", "encodings"]}  # fmt: skip
+    wanted = {
+        "image": ["pixel_values"],
+        "text": ["input_ids", "attention_mask"],
+        "audio": ["waveform", "length"],
+        "video": ["pixel_values", "times", "length"],
+        "tabular": ["cells"],
+        "ecg": ["signal"],
+        "eeg": ["signal", "electrodes"],
+        "graph": ["x", "links", "nodes", "centre", "encodings"],
+    }
     return {key: named[key].numpy() for key in wanted[name]}
 
 
@@ -107,8 +120,9 @@ def test_the_card_says_what_is_open_and_what_prepares_the_samples(quick):
     assert "open in batch, windows, channels" in text and "electrodes: (B, channels, 3) places in metres" in text
     again = MMSSLProcessor.from_pretrained(quick["tabular"].folder)
     row = made("tabular")[:2]
-    assert torch.equal(again(tabular=row)["tabular_cells"].isnan(), model_for("tabular")[1](tabular=row)[
-        "tabular_cells"].isnan())  # fmt: skip
+    assert torch.equal(
+        again(tabular=row)["tabular_cells"].isnan(), model_for("tabular")[1](tabular=row)["tabular_cells"].isnan()
+    )
 
 
 def test_a_pair_becomes_two_files_and_learned_tables_end(tmp_path):
@@ -126,8 +140,9 @@ def test_a_pair_becomes_two_files_and_learned_tables_end(tmp_path):
 def test_what_cannot_be_traced_is_refused_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="it wraps a ViTModel, .*; format stock writes it as the ViTModel that it is"):
         export_model(wrapped_model(), "onnx", tmp_path / "out")
-    model = model_of({"image": preprocessor("image", size=16, patch=8, channels=3, mean=[0.4], std=[0.3])},
-                     {"image": {}})  # fmt: skip
+    model = model_of(
+        {"image": preprocessor("image", size=16, patch=8, channels=3, mean=[0.4], std=[0.3])}, {"image": {}}
+    )
     real = tracing.Encoder.forward
 
     def sized(self: Any, *inputs: torch.Tensor) -> Any:

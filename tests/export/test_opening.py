@@ -29,20 +29,39 @@ RNG = np.random.default_rng(2)
 PICTURES = [RNG.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((40, 50), (32, 32), (90, 33))]
 TEXTS = ["a handwritten seven", "no picture of three", "grey"]
 SAMPLES: dict[str, list[Any]] = {
-    "image": PICTURES, "text": TEXTS,
+    "image": PICTURES,
+    "text": TEXTS,
     "video": [RNG.integers(0, 256, (n, 20, 24, 3), dtype=np.uint8) for n in (4, 9, 6)],
     "audio": [RNG.normal(0, 0.1, n).astype(np.float32) for n in (5000, 7000, 6200)],
-}  # fmt: skip
+}
 CASES: dict[str, Any] = {
-    **{name: (toys.CASES[name][0], toys.CASES[name][1]) for name in (
-        "vit", "vit_mae", "dinov2", "ijepa", "clip", "siglip", "siglip-short", "clip-text", "videomae",
-        "vjepa2", "ast", "sentence-transformers", "sentence-transformers-last", "sentence-transformers-causal",
-        "sentence-transformers-pair", "stock", "vision-text-dual-encoder")},
+    **{
+        name: (toys.CASES[name][0], toys.CASES[name][1])
+        for name in (
+            "vit",
+            "vit_mae",
+            "dinov2",
+            "ijepa",
+            "clip",
+            "siglip",
+            "siglip-short",
+            "clip-text",
+            "videomae",
+            "vjepa2",
+            "ast",
+            "sentence-transformers",
+            "sentence-transformers-last",
+            "sentence-transformers-causal",
+            "sentence-transformers-pair",
+            "stock",
+            "vision-text-dual-encoder",
+        )
+    },
     "vit-cls": ("vit", lambda: toys.image_model(pooling="cls")),
     "ast-mean": ("ast", lambda: toys.audio_model(pooling="mean")),
     "clip-half": ("clip", lambda: toys.image_model(**toys.CLIP_IMAGE)),
     "siglip-half": ("siglip", lambda: toys.image_model(**toys.SIGLIP_IMAGE)),
-}  # fmt: skip
+}
 
 
 def written(case: str, folder: Path) -> tuple[MMSSLModel, MMSSLProcessor]:
@@ -79,8 +98,10 @@ def test_embeddings_are_those_of_the_mmssl_folder(tmp_path, case):
 def test_the_commands_on_an_export_give_what_they_give_on_the_model(tmp_path, capsys):
     content = runs.image_text()
     del content["objectives"]["mae"]
-    content["model"] |= {"compatible_with": "clip", "towers": {"image": {"width": 16, "depth": 1, "heads": 2},
-                                                               "text": {"width": 16, "depth": 1, "heads": 2}}}
+    content["model"] |= {
+        "compatible_with": "clip",
+        "towers": {"image": {"width": 16, "depth": 1, "heads": 2}, "text": {"width": 16, "depth": 1, "heads": 2}},
+    }
     run = mmssl.pretrain(content, output=tmp_path / "run")
     assert main(["export", str(run.folder), "--to", "clip", "--output", str(tmp_path / "clip")]) == 0
     reports, tables = [], []
@@ -110,12 +131,15 @@ def test_folders_of_others(tmp_path):
     with pytest.raises(UserError, match="no file that says how its images are prepared .preprocessor_config.json"):
         open_stock(str(tmp_path / "clip"))
     (tmp_path / "clip" / "preprocessor_config.json").write_text(
-        '{"image_mean": [0.5], "image_std": [0.25], "size": {"height": 8, "width": 8}, "resample": 2}')
+        '{"image_mean": [0.5], "image_std": [0.25], "size": {"height": 8, "width": 8}, "resample": 2}'
+    )
     model, processor = open_stock(str(tmp_path / "clip"))
     inputs = processor(image=[RNG.integers(0, 256, (8, 8), dtype=np.uint8)], text=["a digit"])
     with torch.no_grad():
-        found, expected = model(**inputs), original(inputs["text_input_ids"], inputs["image_pixel_values"],
-                                                    inputs["text_attention_mask"])  # fmt: skip
+        found, expected = (
+            model(**inputs),
+            original(inputs["text_input_ids"], inputs["image_pixel_values"], inputs["text_attention_mask"]),
+        )
     torch.testing.assert_close(found.embeddings["image"], expected.image_embeds, rtol=0, atol=1e-5)
     torch.testing.assert_close(found.embeddings["text"], expected.text_embeds, rtol=0, atol=1e-5)
     original = bert(tmp_path / "bert")

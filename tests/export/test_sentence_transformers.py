@@ -50,8 +50,16 @@ def wrapped_model(folder: Path, pooling: str) -> tuple[MMSSLModel, MMSSLProcesso
     PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     ).save_pretrained(folder)
-    BertModel(BertConfig(vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-                         intermediate_size=32, max_position_embeddings=16)).save_pretrained(folder)  # fmt: skip
+    BertModel(
+        BertConfig(
+            vocab_size=len(WORDS),
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=16,
+        )
+    ).save_pretrained(folder)
     text = preprocessor("text", tokenizer=str(folder), special_tokens=True, max_length=16).fit(["a digit"])
     spec = tower_spec(TowerConfig(pooling=pooling)) | {"foreign": describe_foreign(str(folder))}
     model = MMSSLModel(
@@ -62,8 +70,9 @@ def wrapped_model(folder: Path, pooling: str) -> tuple[MMSSLModel, MMSSLProcesso
 
 
 def test_a_wrapped_encoder_stays_its_class_and_one_half_of_a_pair_goes_alone(tmp_path):
-    wanted: list[Any] = [(wrapped_model(tmp_path / "from", pooling), NAME, tmp_path / pooling, None)
-                         for pooling in ("cls", "mean")]  # fmt: skip
+    wanted: list[Any] = [
+        (wrapped_model(tmp_path / "from", pooling), NAME, tmp_path / pooling, None) for pooling in ("cls", "mean")
+    ]
     wanted.append((clip_model(), NAME, tmp_path / "half", "text"))
     for done in export_several(wanted):
         assert done.proof.failures == [] and done.proof.largest("float32") < 1e-6
@@ -88,19 +97,29 @@ def test_another_pooling_than_ours_is_found_and_nothing_is_kept(tmp_path, monkey
 
 REFUSED = {
     "both ways with another activation": (
-        lambda: sentence_model(activation="quick_gelu"), "model.towers.text.activation: found quick_gelu"),
+        lambda: sentence_model(activation="quick_gelu"),
+        "model.towers.text.activation: found quick_gelu",
+    ),
     "causal with a norm in front": (
-        lambda: sentence_model(causal=True, embed_norm=True), "model.towers.text.embed_norm: found true"),
+        lambda: sentence_model(causal=True, embed_norm=True),
+        "model.towers.text.embed_norm: found true",
+    ),
     "learned pooling": (lambda: sentence_model(pooling="attention"), "model.towers.text.pooling: found attention"),
     "tokens in front": (lambda: text_model({"prefix": 1}), "model.towers.text.prefix: found 1"),
     "filled texts": (
-        lambda: text_model(SIGLIP_TEXT, attend_padding=True), "modalities.text.attend_padding: found true"),
+        lambda: text_model(SIGLIP_TEXT, attend_padding=True),
+        "modalities.text.attend_padding: found true",
+    ),
     "siglip": (siglip_model, "model.towers.image.pooling: found attention"),
     "a pair whose texts are averaged": (
-        lambda: pair_model(CLIP_IMAGE, {**CLIP_TEXT, "pooling": "mean"}), "model.towers.text.pooling: found mean"),
+        lambda: pair_model(CLIP_IMAGE, {**CLIP_TEXT, "pooling": "mean"}),
+        "model.towers.text.pooling: found mean",
+    ),
     "a pair that looks both ways": (
-        lambda: pair_model(CLIP_IMAGE, {**CLIP_TEXT, "causal": False}), "model.towers.text.causal: found false"),
-}  # fmt: skip
+        lambda: pair_model(CLIP_IMAGE, {**CLIP_TEXT, "causal": False}),
+        "model.towers.text.causal: found false",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)

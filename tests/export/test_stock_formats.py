@@ -12,9 +12,16 @@ from benchmarks.export_table import BEGIN, END, TABLE, markdown, row_of
 from mmssl.export.formats import format_names
 from mmssl.export.writing import Exported, export_several
 
-CLASSES = {"vit": "ViTModel", "vit_mae": "ViTMAEModel", "ijepa": "IJepaModel", "dinov2": "Dinov2Model",
-           "dinov2-registers": "Dinov2WithRegistersModel", "vjepa2": "VJEPA2Model", "stock": "ViTModel",
-           "vision-text-dual-encoder": "VisionTextDualEncoderModel"}  # fmt: skip
+CLASSES = {
+    "vit": "ViTModel",
+    "vit_mae": "ViTMAEModel",
+    "ijepa": "IJepaModel",
+    "dinov2": "Dinov2Model",
+    "dinov2-registers": "Dinov2WithRegistersModel",
+    "vjepa2": "VJEPA2Model",
+    "stock": "ViTModel",
+    "vision-text-dual-encoder": "VisionTextDualEncoderModel",
+}
 LIBRARIES = {"sentence_transformers": "sentence-transformers"}
 """Names that the Hub has for a library."""
 
@@ -39,12 +46,16 @@ def test_the_stock_class_gives_our_numbers(exported, name):
 
 FEATURES = "image-feature-extraction"
 PIPELINES = {
-    **dict.fromkeys(("vit", "vit-grey", "vit_mae", "ijepa", "dinov2", "dinov2-registers", "clip-vision",
-                     "siglip-vision", "stock"), FEATURES),
+    **dict.fromkeys(
+        ("vit", "vit-grey", "vit_mae", "ijepa", "dinov2", "dinov2-registers", "clip-vision", "siglip-vision", "stock"),
+        FEATURES,
+    ),
     **dict.fromkeys(("clip-text",), "feature-extraction"),
-    **dict.fromkeys(("clip", "siglip", "vision-text-dual-encoder", "vision-text-dual-encoder-grey"),
-                    "zero-shot-image-classification"),
-}  # fmt: skip
+    **dict.fromkeys(
+        ("clip", "siglip", "vision-text-dual-encoder", "vision-text-dual-encoder-grey"),
+        "zero-shot-image-classification",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -54,8 +65,7 @@ def test_the_pipeline_gives_our_numbers_from_the_raw_sample(exported, name):
     assert proof.pipeline_difference is not None and proof.pipeline_difference < 1e-5
 
 
-@pytest.mark.parametrize("name", ["vit", "vit-grey", "vit_mae", "ijepa", "dinov2", "dinov2-registers", "timm",
-                                  "stock"])
+@pytest.mark.parametrize("name", ["vit", "vit-grey", "vit_mae", "ijepa", "dinov2", "dinov2-registers", "timm", "stock"])
 def test_two_image_sizes(exported, name):
     assert {row.probe for row in exported[name].proof.rows} == {"32 x 32", "40 x 56"}
 
@@ -64,7 +74,10 @@ def test_two_image_sizes(exported, name):
 def test_longer_clips_and_larger_frames(exported, name):
     step = 3 * (2 if name == "vjepa2" else 1)
     assert {row.probe for row in exported[name].proof.rows} == {
-        "4 frames of 24 x 24", f"{4 + step} frames of 24 x 24", "4 frames of 40 x 40"}  # fmt: skip
+        "4 frames of 24 x 24",
+        f"{4 + step} frames of 24 x 24",
+        "4 frames of 40 x 40",
+    }
     card = (exported[name].folder / "README.md").read_text()
     assert "only zeros" in card and "from_pretrained(..., crop_size=SIZE)" in card
 
@@ -119,8 +132,11 @@ def test_the_readme_shows_what_was_measured(exported):
     Format `stock` compares a class with itself: none, or rounding."""
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
     text = readme.split(BEGIN)[1].split(END)[0]
-    shown = {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]]
-             for line in text.splitlines() if line.startswith("| `")}  # fmt: skip
+    shown = {
+        line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]]
+        for line in text.splitlines()
+        if line.startswith("| `")
+    }
     found = {}
     for name in TABLE:
         cells = [c.strip() for c in row_of(exported[name]).split("|")[1:-1]]

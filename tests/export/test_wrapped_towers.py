@@ -44,9 +44,13 @@ def test_trained_vit_bert_and_clip_go_out_as_their_own_classes(tmp_path, capsys)
         content = recipe(str(tmp_path / image), str(tmp_path / text), tmp_path / text, pooling)
         mmssl.pretrain(content, output=tmp_path / name)
     two, pair = tmp_path / "two" / "model", tmp_path / "pair" / "model"
-    wanted: list[Any] = [(two, "stock", tmp_path / "out-vit", "image"), (two, "stock", tmp_path / "out-bert", "text"),
-                         (pair, "stock", tmp_path / "out-clip", None), (pair, "stock", tmp_path / "out-half", "image"),
-                         (pair, "stock", tmp_path / "out-text", "text")]  # fmt: skip
+    wanted: list[Any] = [
+        (two, "stock", tmp_path / "out-vit", "image"),
+        (two, "stock", tmp_path / "out-bert", "text"),
+        (pair, "stock", tmp_path / "out-clip", None),
+        (pair, "stock", tmp_path / "out-half", "image"),
+        (pair, "stock", tmp_path / "out-text", "text"),
+    ]
     classes = ["ViTModel", "BertModel", "CLIPModel", "CLIPVisionModelWithProjection", "CLIPTextModelWithProjection"]
     for done, cls in zip(export_several(wanted), classes, strict=True):
         assert done.proof.failures == [] and done.proof.largest("float32") < 1e-5
@@ -65,7 +69,8 @@ def test_trained_vit_bert_and_clip_go_out_as_their_own_classes(tmp_path, capsys)
     assert CLIPModel.from_pretrained(tmp_path / "out-clip").logit_scale.item() == pytest.approx(scale)
     assert main(["export", str(two), "--to", "stock", "--output", str(tmp_path / "no")]) == 2
     assert "several towers wrap a stock model: image (ViTModel), text (BertModel); name one with --tower" in (
-        capsys.readouterr().err)
+        capsys.readouterr().err
+    )
     assert main(["export", str(two), "--to", "stock", "--tower", "text", "--output", str(tmp_path / "cli")]) == 0
     again = AutoModel.from_pretrained(tmp_path / "cli").state_dict()
     assert all(torch.equal(again[name], value) for name, value in written.items())

@@ -248,15 +248,23 @@ def test_cross_checks(override: str, expected: str) -> None:
 def test_all_faults_of_schema_and_between_keys_come_at_once() -> None:
     lines = faults("train.lrr=1", "objectives.mae.mask=hal", "model.towers.text.heads=7", "data=null", "views.clean={}")
     assert [line.partition(":")[0] for line in lines] == [
-        "data", "train.lrr", "model.towers.text.heads", "views.clean", "objectives.mae.mask",
-    ]  # fmt: skip
+        "data",
+        "train.lrr",
+        "model.towers.text.heads",
+        "views.clean",
+        "objectives.mae.mask",
+    ]
 
 
 def test_missing_sections_name_the_keys_that_are_needed() -> None:
     lines = faults(config={})
     assert [line.partition(":")[0] for line in lines] == [
-        "data.path", "modalities", "model.towers", "objectives", "train.steps",
-    ]  # fmt: skip
+        "data.path",
+        "modalities",
+        "model.towers",
+        "objectives",
+        "train.steps",
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------- files
@@ -304,9 +312,18 @@ def test_every_shipped_recipe_is_right_and_round_trips() -> None:
 def test_yaml_means_what_it_says() -> None:
     text = "{a: 1e-4, b: no, c: 010, d: 1:30, e: 2024-01-01, f: true, g: ~, h: 1_000, i: .5, j: -3, k: '1'}"
     assert plainyaml.parse(text, "t") == {
-        "a": 1e-4, "b": "no", "c": 10, "d": "1:30", "e": "2024-01-01", "f": True, "g": None, "h": 1000, "i": 0.5,
-        "j": -3, "k": "1",
-    }  # fmt: skip
+        "a": 1e-4,
+        "b": "no",
+        "c": 10,
+        "d": "1:30",
+        "e": "2024-01-01",
+        "f": True,
+        "g": None,
+        "h": 1000,
+        "i": 0.5,
+        "j": -3,
+        "k": "1",
+    }
     with pytest.raises(UserError, match="not valid YAML"):
         plainyaml.parse("a: !!python/object/apply:os.system ['true']", "t")
 

@@ -24,15 +24,17 @@ DINO = {"tower": "image", "global_views": ["u", "v"]}
 
 def read(objective: dict[str, Any], **train: Any) -> None:
     small = {"width": 8, "depth": 2, "heads": 2}
-    load_recipe({
-        "data": {"path": "builtin:digits"},
-        "modalities": {"image": {"size": 8, "patch": 2}, "text": {"max_length": 16}},
-        "model": {"towers": {"image": small, "text": small}, "projection": 8},
-        "views": {"u": {"image": {"flip": 0.5}}, "v": {"image": {"flip": 0.5}}},
-        "masks": {"a": {"type": "random", "ratio": 0.5}, "b": {"type": "random", "ratio": 0.5}},
-        "objectives": {"x": objective},
-        "train": {"steps": 1, **train},
-    })  # fmt: skip
+    load_recipe(
+        {
+            "data": {"path": "builtin:digits"},
+            "modalities": {"image": {"size": 8, "patch": 2}, "text": {"max_length": 16}},
+            "model": {"towers": {"image": small, "text": small}, "projection": 8},
+            "views": {"u": {"image": {"flip": 0.5}}, "v": {"image": {"flip": 0.5}}},
+            "masks": {"a": {"type": "random", "ratio": 0.5}, "b": {"type": "random", "ratio": 0.5}},
+            "objectives": {"x": objective},
+            "train": {"steps": 1, **train},
+        }
+    )
 
 
 @pytest.mark.parametrize(
@@ -50,8 +52,12 @@ def read(objective: dict[str, Any], **train: Any) -> None:
         ("bootstrap", ONE | {"target": "online", "momentum": 0.9}, "momentum", "target: online"),
         ("bootstrap", ONE | {"target": "online", "end_momentum": 0.9}, "end_momentum", "target: online"),
         ("bootstrap", ONE | {"direct_eps": 0.3}, "direct_eps", "predictor: mlp"),
-        ("bootstrap", ONE | {"predictor": "direct", "head_layers": 1, "head_norm": "layer"}, "head_norm",
-         "head_layers: 1"),
+        (
+            "bootstrap",
+            ONE | {"predictor": "direct", "head_layers": 1, "head_norm": "layer"},
+            "head_norm",
+            "head_layers: 1",
+        ),
         ("bootstrap", ONE | {"predictor": "direct", "predictor_hidden": 3}, "predictor_hidden", "predictor: direct"),
         ("redundancy", ONE | {"invariance": 1.0}, "invariance", "loss: barlow"),
         ("redundancy", ONE | {"mixing_weight": 1.0}, "mixing_weight", "loss: barlow"),
@@ -68,12 +74,20 @@ def read(objective: dict[str, Any], **train: Any) -> None:
         ("distillation", DINO | {"patch_weight": 0.5}, "patch_weight", "masks: []"),
         ("distillation", DINO | {"patch_head": {}}, "patch_head", "masks: []"),
         ("distillation", DINO | {"centre_momentum": 0.5}, "centre_momentum", "targets: sinkhorn"),
-        ("distillation", DINO | {"masks": ["a"], "class_weight": 0, "patch_head": {}, "head": {"layers": 1}}, "head",
-         "class_weight: 0.0"),
-        ("distillation", DINO | {"teacher_temperature": [0.1, 0.1], "temperature_warmup": 0.5}, "temperature_warmup",
-         "teacher_temperature: [0.1, 0.1]"),
+        (
+            "distillation",
+            DINO | {"masks": ["a"], "class_weight": 0, "patch_head": {}, "head": {"layers": 1}},
+            "head",
+            "class_weight: 0.0",
+        ),
+        (
+            "distillation",
+            DINO | {"teacher_temperature": [0.1, 0.1], "temperature_warmup": 0.5},
+            "temperature_warmup",
+            "teacher_temperature: [0.1, 0.1]",
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_idle_option_is_refused_in_one_line(kind: str, options: dict[str, Any], idle: str, blame: str) -> None:
     with pytest.raises(UserError) as caught:
         read({"type": kind, **options})

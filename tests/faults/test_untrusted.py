@@ -33,10 +33,12 @@ def test_code_in_a_folder_is_not_run(tmp_path: Path, name: str, monkeypatch: pyt
     folder, ran = tmp_path / "theirs", tmp_path / "ran"
     folder.mkdir()
     (folder / "theirs.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
-    (folder / "config.json").write_text(json.dumps({"model_type": "theirs", "auto_map": {
-        "AutoConfig": "theirs.Config", "AutoModel": "theirs.Model"}}))  # fmt: skip
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Theirs", "auto_map": {
-        "AutoTokenizer": ["theirs.Theirs", None]}}))  # fmt: skip
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config", "AutoModel": "theirs.Model"}})
+    )
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "Theirs", "auto_map": {"AutoTokenizer": ["theirs.Theirs", None]}})
+    )
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     with contextlib.suppress(UserError):

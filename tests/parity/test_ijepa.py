@@ -25,9 +25,15 @@ SIDE, PATCH, WIDTH, DEPTH, HEADS, BATCH = 8, 4, 48, 3, 4, 3
 def stock() -> IJepaModel:
     torch.manual_seed(0)
     config = IJepaConfig(
-        image_size=SIDE * PATCH, patch_size=PATCH, num_channels=3, hidden_size=WIDTH, num_hidden_layers=DEPTH,
-        num_attention_heads=HEADS, intermediate_size=4 * WIDTH, initializer_range=0.08,
-    )  # fmt: skip
+        image_size=SIDE * PATCH,
+        patch_size=PATCH,
+        num_channels=3,
+        hidden_size=WIDTH,
+        num_hidden_layers=DEPTH,
+        num_attention_heads=HEADS,
+        intermediate_size=4 * WIDTH,
+        initializer_range=0.08,
+    )
     model = IJepaModel(config, add_pooling_layer=False).eval()
     with torch.no_grad():
         model.embeddings.position_embeddings.normal_(std=0.3)
@@ -39,8 +45,15 @@ def stock() -> IJepaModel:
 
 def work(stock: IJepaModel, mask: MultiBlock, **options: object) -> Pretraining:
     tower = TowerConfig(width=WIDTH, depth=DEPTH, heads=HEADS, prefix=0, norm_eps=1e-12)
-    image = {"type": "image", "size": [SIDE * PATCH] * 2, "patch": [PATCH] * 2, "channels": 3, "mean": [0.5] * 3,
-             "std": [0.25] * 3, "positions": "learned"}  # fmt: skip
+    image = {
+        "type": "image",
+        "size": [SIDE * PATCH] * 2,
+        "patch": [PATCH] * 2,
+        "channels": 3,
+        "mean": [0.5] * 3,
+        "std": [0.25] * 3,
+        "positions": "learned",
+    }
     model = MMSSLModel(MMSSLConfig(modalities={"image": image}, towers={"image": tower_spec(tower)}))
     copy_vit(model.tower("image"), "image", stock)
     predictor = jepa.PredictorConfig(width=32, depth=2, heads=2)

@@ -24,12 +24,24 @@ FPS = 8.0
 
 def stock_model(channels: int) -> VideoMAEForPreTraining:
     torch.manual_seed(0)
-    model = VideoMAEForPreTraining(VideoMAEConfig(
-        image_size=SIZE, patch_size=PATCH, num_channels=channels, num_frames=FRAMES, tubelet_size=TUBELET,
-        hidden_size=WIDTH, num_hidden_layers=DEPTH, num_attention_heads=HEADS, intermediate_size=4 * WIDTH,
-        decoder_hidden_size=NARROW, decoder_num_hidden_layers=2, decoder_num_attention_heads=HEADS,
-        decoder_intermediate_size=4 * NARROW, norm_pix_loss=True,
-    ))  # fmt: skip
+    model = VideoMAEForPreTraining(
+        VideoMAEConfig(
+            image_size=SIZE,
+            patch_size=PATCH,
+            num_channels=channels,
+            num_frames=FRAMES,
+            tubelet_size=TUBELET,
+            hidden_size=WIDTH,
+            num_hidden_layers=DEPTH,
+            num_attention_heads=HEADS,
+            intermediate_size=4 * WIDTH,
+            decoder_hidden_size=NARROW,
+            decoder_num_hidden_layers=2,
+            decoder_num_attention_heads=HEADS,
+            decoder_intermediate_size=4 * NARROW,
+            norm_pix_loss=True,
+        )
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
@@ -39,8 +51,17 @@ def stock_model(channels: int) -> VideoMAEForPreTraining:
 def our_model(channels: int) -> MMSSLModel:
     tower = TowerConfig(width=WIDTH, depth=DEPTH, heads=HEADS, prefix=0, final_norm=False, norm_eps=1e-12)
     mean, std = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD) if channels == 3 else ([0.0], [1.0])
-    video = {"type": "video", "size": [SIZE, SIZE], "tubelet": TUBELET, "patch": [PATCH, PATCH], "channels": channels,
-             "mean": list(mean), "std": list(std), "fps": FPS, "positions": "index"}  # fmt: skip
+    video = {
+        "type": "video",
+        "size": [SIZE, SIZE],
+        "tubelet": TUBELET,
+        "patch": [PATCH, PATCH],
+        "channels": channels,
+        "mean": list(mean),
+        "std": list(std),
+        "fps": FPS,
+        "positions": "index",
+    }
     return MMSSLModel(MMSSLConfig(modalities={"video": video}, towers={"video": tower_spec(tower)}))
 
 

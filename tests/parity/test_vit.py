@@ -16,17 +16,28 @@ from mmssl.pretraining import Pretraining
 
 SIZE, PATCH, CHANNELS, WIDTH, DEPTH, HEADS = 32, 8, 3, 48, 3, 4
 STOCK = {
-    "image_size": SIZE, "patch_size": PATCH, "num_channels": CHANNELS, "hidden_size": WIDTH, "num_hidden_layers": DEPTH,
-    "num_attention_heads": HEADS, "intermediate_size": 4 * WIDTH, "initializer_range": 0.05,
-}  # fmt: skip
+    "image_size": SIZE,
+    "patch_size": PATCH,
+    "num_channels": CHANNELS,
+    "hidden_size": WIDTH,
+    "num_hidden_layers": DEPTH,
+    "num_attention_heads": HEADS,
+    "intermediate_size": 4 * WIDTH,
+    "initializer_range": 0.05,
+}
 
 
 def ours(positions: str, norm_eps: float = 1e-12) -> MMSSLModel:
     tower = TowerConfig(width=WIDTH, depth=DEPTH, heads=HEADS, norm_eps=norm_eps)
     image = {
-        "type": "image", "size": [SIZE, SIZE], "patch": [PATCH, PATCH], "channels": CHANNELS, "mean": [0.5] * CHANNELS,
-        "std": [0.25] * CHANNELS, "positions": positions,
-    }  # fmt: skip
+        "type": "image",
+        "size": [SIZE, SIZE],
+        "patch": [PATCH, PATCH],
+        "channels": CHANNELS,
+        "mean": [0.5] * CHANNELS,
+        "std": [0.25] * CHANNELS,
+        "positions": positions,
+    }
     return MMSSLModel(MMSSLConfig(modalities={"image": image}, towers={"image": tower_spec(tower)}))
 
 
@@ -69,9 +80,14 @@ def test_hidden_states_equal_vit(pixels):
 def test_mae_loss_and_gradient_equal_vit_mae(pixels, norm_pix):
     torch.manual_seed(0)
     config = ViTMAEConfig(
-        **STOCK, decoder_hidden_size=32, decoder_num_hidden_layers=2, decoder_num_attention_heads=4,
-        decoder_intermediate_size=128, mask_ratio=0.75, norm_pix_loss=norm_pix,
-    )  # fmt: skip
+        **STOCK,
+        decoder_hidden_size=32,
+        decoder_num_hidden_layers=2,
+        decoder_num_attention_heads=4,
+        decoder_intermediate_size=128,
+        mask_ratio=0.75,
+        norm_pix_loss=norm_pix,
+    )
     stock = ViTMAEForPreTraining(config).eval()
     with torch.no_grad():
         stock.vit.embeddings.position_embeddings.copy_(mae_table(WIDTH, SIZE // PATCH))
@@ -84,9 +100,11 @@ def test_mae_loss_and_gradient_equal_vit_mae(pixels, norm_pix):
 
     objective = mae.MAE(
         mae.Config(
-            tower="image", mask="same", target={"image": "normalised" if norm_pix else "pixels"},
+            tower="image",
+            mask="same",
+            target={"image": "normalised" if norm_pix else "pixels"},
             decoder=mae.DecoderConfig(width=32, depth=2, heads=4),
-        ),  # fmt: skip
+        ),
         model,
     )
     copy_vit(model.towers["image"], "image", stock.vit)

@@ -59,7 +59,10 @@ def text_preprocessor(**options: Any) -> Any:
 
 
 def pair_model(
-    image: dict[str, Any], text: dict[str, Any], projection: int | None = 24, words: dict[str, Any] | None = None,
+    image: dict[str, Any],
+    text: dict[str, Any],
+    projection: int | None = 24,
+    words: dict[str, Any] | None = None,
     picture: dict[str, Any] | None = None,
 ) -> tuple[MMSSLModel, MMSSLProcessor]:
     """An image tower and a text tower, as contrastive training leaves them."""
@@ -136,27 +139,42 @@ CASES: dict[str, tuple[str, Models]] = {
     "siglip-vision": ("siglip", lambda: image_model(**SIGLIP_IMAGE)),
     "siglip-text": ("siglip", lambda: text_model(SIGLIP_TEXT, attend_padding=True)),
     "vision-text-dual-encoder": ("vision-text-dual-encoder", lambda: pair_model({"pooling": "cls"}, CLIP_TEXT)),
-    "vision-text-dual-encoder-grey": ("vision-text-dual-encoder", lambda: pair_model(
-        {"pooling": "cls", "layer_scale": 0.3}, CLIP_TEXT, projection=None, picture={"channels": 1})),
+    "vision-text-dual-encoder-grey": (
+        "vision-text-dual-encoder",
+        lambda: pair_model({"pooling": "cls", "layer_scale": 0.3}, CLIP_TEXT, projection=None, picture={"channels": 1}),
+    ),
     "open_clip": ("open_clip", clip_model),
-    "open_clip-mean": ("open_clip", lambda: pair_model(
-        {"pooling": "mean", "layer_scale": 0.3}, {**CLIP_TEXT, "activation": "gelu_tanh"},
-        picture={"channels": 1, "resize": "squash"})),
+    "open_clip-mean": (
+        "open_clip",
+        lambda: pair_model(
+            {"pooling": "mean", "layer_scale": 0.3},
+            {**CLIP_TEXT, "activation": "gelu_tanh"},
+            picture={"channels": 1, "resize": "squash"},
+        ),
+    ),
     "timm": ("timm", lambda: image_model({"resize": "squash"}, layer_scale=0.4)),
     "timm-registers": ("timm", lambda: image_model({"channels": 1}, pooling="cls", prefix=3, embed_norm=True)),
     "videomae": ("videomae", video_model),
     "videomae-pretraining": ("videomae", lambda: video_model(final_norm=False, resize="squash")),
     "vjepa2": ("vjepa2", vjepa2_model),
-    "vjepa2-grey": ("vjepa2", lambda: vjepa2_model(
-        {"channels": 1, "tubelet": 1}, layer_scale=0.3, mlp_ratio=2.7, qkv_bias=False, activation="gelu_tanh")),
+    "vjepa2-grey": (
+        "vjepa2",
+        lambda: vjepa2_model(
+            {"channels": 1, "tubelet": 1}, layer_scale=0.3, mlp_ratio=2.7, qkv_bias=False, activation="gelu_tanh"
+        ),
+    ),
     "ast": ("ast", lambda: audio_model(pooling="cls")),
     "onnx": ("onnx", lambda: image_model({"channels": 1}, pooling="cls", layer_scale=0.3, embed_norm=True)),
     "onnx-pool": ("onnx", lambda: pair_model(SIGLIP_IMAGE, CLIP_TEXT)),
     "sentence-transformers": ("sentence-transformers", lambda: sentence_model(pooling="mean")),
-    "sentence-transformers-last": ("sentence-transformers", lambda: sentence_model(
-        projection=None, pooling="last", embed_norm=True, qkv_bias=False, layer_scale=0.3)),
-    "sentence-transformers-causal": ("sentence-transformers", lambda: sentence_model(
-        causal=True, pooling="mean", activation="gelu_tanh")),
+    "sentence-transformers-last": (
+        "sentence-transformers",
+        lambda: sentence_model(projection=None, pooling="last", embed_norm=True, qkv_bias=False, layer_scale=0.3),
+    ),
+    "sentence-transformers-causal": (
+        "sentence-transformers",
+        lambda: sentence_model(causal=True, pooling="mean", activation="gelu_tanh"),
+    ),
     "sentence-transformers-pair": ("sentence-transformers", clip_model),
     "stock": ("stock", wrapped_model),
     "vit-channels": ("vit", lambda: image_model({"channels": 5})),

@@ -79,15 +79,15 @@ class Hub:
             self.repos.setdefault(name, {"private": private, "branches": {"main": {}}})
             return {"url": f"{self.url}/{name}", "name": name}, 409 if there else 200
         if path == "/api/validate-yaml":
-            return {"errors": [], "warnings": []},
+            return ({"errors": [], "warnings": []},)
         if path == "/api/whoami-v2":
-            return {"name": "me", "type": "user"},
+            return ({"name": "me", "type": "user"},)
         if parts[0] == "lfs":
             if method == "PUT":
                 self.objects[parts[1]] = body
-            return {},
+            return ({},)
         if ".git/info/lfs/objects/batch" in path:
-            return self._batch(json.loads(body)),
+            return (self._batch(json.loads(body)),)
         if path.startswith("/api/models/"):
             return self._model("/".join(parts[2:4]), parts[4:], method, body)
         name = "/".join(parts[:2])
@@ -111,9 +111,15 @@ class Hub:
             return {"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"}
         if rest[:1] == ["preupload"]:
             files = json.loads(body)["files"]
-            modes = [{"path": f["path"], "uploadMode": "lfs" if f["path"].endswith((".safetensors", ".model")) else
-                      "regular", "shouldIgnore": False} for f in files]  # fmt: skip
-            return {"files": modes},
+            modes = [
+                {
+                    "path": f["path"],
+                    "uploadMode": "lfs" if f["path"].endswith((".safetensors", ".model")) else "regular",
+                    "shouldIgnore": False,
+                }
+                for f in files
+            ]
+            return ({"files": modes},)
         if rest[:1] == ["branch"]:
             there = rest[1] in repo["branches"]
             repo["branches"].setdefault(rest[1], dict(repo["branches"]["main"]))
@@ -129,13 +135,13 @@ class Hub:
             repo["branches"][rest[1]].update(files)
             self.commits += 1
             sha = f"{self.commits:040x}"
-            return {"commitOid": sha, "commitUrl": f"{self.url}/{name}/commit/{sha}"},
+            return ({"commitOid": sha, "commitUrl": f"{self.url}/{name}/commit/{sha}"},)
         files = repo["branches"]["main"]
         if rest[:1] == ["tree"]:
-            return [{"type": "file", "oid": blob_id(d), "size": len(d), "path": p} for p, d in files.items()],
+            return ([{"type": "file", "oid": blob_id(d), "size": len(d), "path": p} for p, d in files.items()],)
         sha = f"{self.commits:040x}"
         siblings = [{"rfilename": p} for p in files]
-        return {"id": name, "sha": sha, "private": repo["private"], "siblings": siblings},
+        return ({"id": name, "sha": sha, "private": repo["private"], "siblings": siblings},)
 
     def _resolve(self, name: str, path: str) -> tuple:
         files = self.repos[name]["branches"]["main"]

@@ -55,33 +55,43 @@ def _texts(rng: np.random.Generator) -> list[Any]:
 
 
 def _sounds(rng: np.random.Generator) -> list[Any]:
-    return [{"array": rng.normal(0, 0.1, round(s * r)), "sampling_rate": r}
-            for s, r in ((0.3, 8000), (0.05, 8000), (0.9, 16000), (0.2, 22050), (0.11, 8000))]  # fmt: skip
+    return [
+        {"array": rng.normal(0, 0.1, round(s * r)), "sampling_rate": r}
+        for s, r in ((0.3, 8000), (0.05, 8000), (0.9, 16000), (0.2, 22050), (0.11, 8000))
+    ]
 
 
 def _clips(rng: np.random.Generator) -> list[Any]:
-    return [{"frames": rng.integers(0, 256, (t, 20, 18), dtype=np.uint8), "fps": fps}
-            for t, fps in ((6, 10), (20, 25), (2, 10), (1, 5), (30, 30))]  # fmt: skip
+    return [
+        {"frames": rng.integers(0, 256, (t, 20, 18), dtype=np.uint8), "fps": fps}
+        for t, fps in ((6, 10), (20, 25), (2, 10), (1, 5), (30, 30))
+    ]
 
 
 def _rows(rng: np.random.Generator) -> list[Any]:
     colours, sizes = [None, "red", "blue", "green", "red"], [1.5, None, 3.0, -2.0, 0.25]
-    return [{"colour": c, "size": s, "old": bool(i % 2), "day": f"2024-0{i + 1}-11"}
-            for i, (c, s) in enumerate(zip(colours, sizes, strict=True))]  # fmt: skip
+    return [
+        {"colour": c, "size": s, "old": bool(i % 2), "day": f"2024-0{i + 1}-11"}
+        for i, (c, s) in enumerate(zip(colours, sizes, strict=True))
+    ]
 
 
 def _eeg(rng: np.random.Generator) -> list[Any]:
     montages = (["Fz", "Cz", "Pz"], ["O1", "O2"], ["Fp1", "Fp2", "C3", "C4", "Cz"], ["Cz"], ["T7", "T8", "Oz"])
     rates, seconds = (64, 128, 100, 64, 250), (2.0, 3.0, 1.0, 0.5, 2.2)
-    return [{"signal": rng.normal(0, 30, (len(m), round(s * r))), "channels": m, "rate": r, "unit": "uV"}
-            for m, r, s in zip(montages, rates, seconds, strict=True)]  # fmt: skip
+    return [
+        {"signal": rng.normal(0, 30, (len(m), round(s * r))), "channels": m, "rate": r, "unit": "uV"}
+        for m, r, s in zip(montages, rates, seconds, strict=True)
+    ]
 
 
 def _ecg(rng: np.random.Generator) -> list[Any]:
     leads = (["I", "II", "V1"], ["II"], ["V1", "I"], ["I", "II", "III", "aVR", "aVL", "aVF"], ["V5", "II"])
     rates, seconds = (50, 100, 50, 250, 50), (3.0, 2.0, 0.4, 1.0, 2.2)
-    out = [{"signal": rng.normal(0, 0.3, (len(m), round(s * r))), "leads": m, "rate": r, "unit": "mV"}
-           for m, r, s in zip(leads, rates, seconds, strict=True)]  # fmt: skip
+    out = [
+        {"signal": rng.normal(0, 0.3, (len(m), round(s * r))), "leads": m, "rate": r, "unit": "mV"}
+        for m, r, s in zip(leads, rates, seconds, strict=True)
+    ]
     out[0]["signal"][1, 40:75] = np.nan
     return out
 
@@ -95,9 +105,15 @@ def _graphs(rng: np.random.Generator) -> list[Any]:
 
 
 MADE: dict[str, Callable[[np.random.Generator], list[Any]]] = {
-    "image": _images, "text": _texts, "audio": _sounds, "video": _clips,
-    "tabular": _rows, "eeg": _eeg, "ecg": _ecg, "graph": _graphs,
-}  # fmt: skip
+    "image": _images,
+    "text": _texts,
+    "audio": _sounds,
+    "video": _clips,
+    "tabular": _rows,
+    "eeg": _eeg,
+    "ecg": _ecg,
+    "graph": _graphs,
+}
 
 
 # -------------------------------------------------------------------------------------------------------------- real
@@ -149,5 +165,9 @@ REAL: dict[str, Callable[[Path], tuple[list[Any], dict[str, Any]]]] = {
     "image": lambda folder: (_column(folder / "emoji" / "twemoji-test.parquet", "image"), {}),
     "text": _news,
     "audio": lambda folder: (_column(folder / "fsdd" / "test.parquet", "audio"), {}),
-    "video": _weizmann, "tabular": _adult, "eeg": _eegmmi, "ecg": _ptbxl, "graph": _mutag,
-}  # fmt: skip
+    "video": _weizmann,
+    "tabular": _adult,
+    "eeg": _eegmmi,
+    "ecg": _ptbxl,
+    "graph": _mutag,
+}

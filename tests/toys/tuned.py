@@ -23,9 +23,10 @@ def image_base(folder: Path, seed: int = 0, width: int = 16) -> Path:
     image = Preprocessor(Config(size=8, patch=4, resize="squash", channels=1)).fit(samples)
     tower = TowerConfig(width=width, depth=2, heads=2)
     config = MMSSLConfig(
-        modalities={"image": {"type": "image", **image.sizes()}}, towers={"image": tower_spec(tower)},
+        modalities={"image": {"type": "image", **image.sizes()}},
+        towers={"image": tower_spec(tower)},
         initializer_seed=seed,
-    )  # fmt: skip
+    )
     torch.manual_seed(seed)
     save_model(MMSSLModel(config), MMSSLProcessor({"image": image}), folder)
     return folder

@@ -88,15 +88,28 @@ def pairs_and_views() -> Pretraining:
         "dcl": {"towers": ["table", "signal"], "loss": "dcl"},
         "dclw": {**masked, "loss": "dclw", "head_norm": "batch", **head},
         "hub": {"towers": list(PREPROCESSORS), "hub_tower": "graph", "loss": "nt_xent", "chunk": 3, "cache_rows": 3},
-        "slip": {"towers": ["table", "signal"], "views": ["a", "b"], "pairs": "both", "within_towers": ["signal"],
-                 "chunk": 2, **head},
+        "slip": {
+            "towers": ["table", "signal"],
+            "views": ["a", "b"],
+            "pairs": "both",
+            "within_towers": ["signal"],
+            "chunk": 2,
+            **head,
+        },
         "siglip": {"towers": ["table", "graph"], "loss": "sigmoid", "chunk": 3, "masks": ["half", "other"]},
-    }  # fmt: skip
+    }
     redundant: dict[str, dict[str, Any]] = {
         "barlow": {**between, **head},
         "mixed": {**between, "loss": "mixed_barlow", "head_layers": 2, "cache_rows": 3, **head},
-        "vicreg": {"towers": ["signal", "table"], "loss": "vicreg", "head_layers": 2, "variance": 2.5,
-                   "invariance": 2.5, "covariance": 0.1, **head},
+        "vicreg": {
+            "towers": ["signal", "table"],
+            "loss": "vicreg",
+            "head_layers": 2,
+            "variance": 2.5,
+            "invariance": 2.5,
+            "covariance": 0.1,
+            **head,
+        },
     }
     boot: dict[str, dict[str, Any]] = {
         "byol": {**between, "predictor_hidden": 16, **head},

@@ -131,8 +131,9 @@ def test_overlapping_patches_are_those_of_a_convolution() -> None:
     kernel = torch.randn(7, 1, 8, 4)
     conv = torch.nn.functional.conv2d(mel[:1, None].transpose(2, 3), kernel, stride=(5, 3))  # (1, 7, bands, times)
     assert conv.shape[2:] == (5, 5) and patches.count == 25
-    torch.testing.assert_close(patches.values[0] @ kernel.flatten(1).T, conv[0].permute(2, 1, 0).flatten(0, 1),
-                               rtol=0, atol=1e-4)  # fmt: skip
+    torch.testing.assert_close(
+        patches.values[0] @ kernel.flatten(1).T, conv[0].permute(2, 1, 0).flatten(0, 1), rtol=0, atol=1e-4
+    )
     # whole patches only, but of a sound shorter than one the beginning
     assert patches.valid.sum(1).tolist() == [25, 15, 5, 0]
     assert patches.coords[0, 6].tolist() == [pytest.approx(0.03), 5] and not patches.values[1, :15].isnan().any()

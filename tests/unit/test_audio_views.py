@@ -37,9 +37,17 @@ def peak(x: torch.Tensor, rate: int) -> float:
 
 
 CHAIN = {
-    "crop": [0.5, 1.0], "polarity": 0.8, "noise": 0.5, "gain": 0.3, "filter": 0.8, "delay": 0.3, "pitch": 0.6,
-    "reverb": 0.6, "time_masks": 2, "mel_masks": 2,
-}  # fmt: skip
+    "crop": [0.5, 1.0],
+    "polarity": 0.8,
+    "noise": 0.5,
+    "gain": 0.3,
+    "filter": 0.8,
+    "delay": 0.3,
+    "pitch": 0.6,
+    "reverb": 0.6,
+    "time_masks": 2,
+    "mel_masks": 2,
+}
 
 
 def test_views_depend_on_the_sample_alone() -> None:

@@ -18,10 +18,20 @@ def result(seed: int, model: float, untrained: float) -> dict[str, Any]:
     recipe, changes = crossmodal.SETS["spoken_written_digits"]
     subsets = {f"{way}/R@10": dict(metric) for way in crossmodal.SHOWN["spoken_written_digits"]}
     return {
-        "data": "spoken_written_digits", "recipe": recipe, "changes": changes, "seed": seed, "steps": 5,
-        "batch_size": 4, "parameters": 1_000_000, "cpu_seconds": 3, "loss": [2.0, 1.0], "n_test": 100,
-        "n_train": 300, "label": "digit", "subsets": subsets,
-    }  # fmt: skip
+        "data": "spoken_written_digits",
+        "recipe": recipe,
+        "changes": changes,
+        "seed": seed,
+        "steps": 5,
+        "batch_size": 4,
+        "parameters": 1_000_000,
+        "cpu_seconds": 3,
+        "loss": [2.0, 1.0],
+        "n_test": 100,
+        "n_train": 300,
+        "label": "digit",
+        "subsets": subsets,
+    }
 
 
 def test_bold_only_where_every_seed_beats_its_twin() -> None:

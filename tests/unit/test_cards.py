@@ -22,32 +22,45 @@ RECIPE: dict[str, Any] = {
     "seed": 7,
     "data": {"path": "builtin:digits", "columns": {"text": "text"}},
     "modalities": {"image": {"size": 8, "patch": 2}, "text": {}},
-    "model": {"towers": {"image": {"width": 16, "depth": 1, "heads": 1}, "text": {"width": 16, "depth": 1, "heads": 1}},
-              "projection": 8},
+    "model": {
+        "towers": {"image": {"width": 16, "depth": 1, "heads": 1}, "text": {"width": 16, "depth": 1, "heads": 1}},
+        "projection": 8,
+    },
     "masks": {"most": {"type": "random", "ratio": 0.75}},
     "objectives": {"mae": {"tower": "image", "mask": "most"}},
     "train": {"steps": 100},
-}  # fmt: skip
+}
 
 REPORT: dict[str, Any] = {
     "tasks": {
         "knn": {
             "image/accuracy": {
-                "model": 0.91, "untrained": 0.95, "raw": 0.9, "chance": 0.1, "n": 360,
+                "model": 0.91,
+                "untrained": 0.95,
+                "raw": 0.9,
+                "chance": 0.1,
+                "n": 360,
                 "interval": {"model": [0.87, 0.94], "untrained": [0.9, 0.97], "raw": [0.86, 0.93]},
-            },
+            }
         },
         "retrieval": {
             "image->text/median rank": {
-                "model": 3.0, "untrained": 40.0, "raw": None, "chance": 41.0, "n": 360, "candidates": 80,
-            },
+                "model": 3.0,
+                "untrained": 40.0,
+                "raw": None,
+                "chance": 41.0,
+                "n": 360,
+                "candidates": 80,
+            }
         },
         "rankme": {"image/pooled": {"model": 12.3, "untrained": 3.0, "raw": 30.1, "chance": None, "n": 360, "of": 64}},
     },
     "skipped": {"zero-shot": "no class names [set evaluation.classes]"},
     "notes": ["streaming data: 5000 rows were read"],
-    "n_test": 360, "n_train": 1437, "split": {"test": "test", "train": "train"},
-}  # fmt: skip
+    "n_test": 360,
+    "n_train": 1437,
+    "split": {"test": "test", "train": "train"},
+}
 
 
 def recipe(**changes: Any) -> Any:
@@ -56,9 +69,12 @@ def recipe(**changes: Any) -> Any:
 
 def test_card_has_what_a_reader_needs(tmp_path: Path) -> None:
     facts = {
-        "samples": 1437, "presence": {"image": 1437, "text": 1400}, "steps": 100, "parameters": 12345,
+        "samples": 1437,
+        "presence": {"image": 1437, "text": 1400},
+        "steps": 100,
+        "parameters": 12345,
         "broken_samples": "3 of 1,437 samples read were broken and skipped",
-    }  # fmt: skip
+    }
     path = write_card(tmp_path / "model", recipe(), REPORT, facts)
     assert path == tmp_path / "model" / "README.md" and [p.name for p in path.parent.iterdir()] == ["README.md"]
     card = ModelCard.load(path)
@@ -73,12 +89,25 @@ def test_card_has_what_a_reader_needs(tmp_path: Path) -> None:
     text = card.text
     assert "Costs $5 and ${nothing}" in text
     for phrase in (
-        "`builtin:digits`, split `train`", "1,437", "image 1,437, text 1,400", "mae (weight 1)", "most (random)",
+        "`builtin:digits`, split `train`",
+        "1,437",
+        "image 1,437, text 1,400",
+        "mae (weight 1)",
+        "most (random)",
         "100 steps",
-        "12,345", "3 of 1,437 samples", "width 16, depth 1", "8 wide", "Seed: 7", "torch", "AutoProcessor",
-        "0.910 (0.870-0.940)", "zero-shot: left out, no class names", "On 360 samples of the split `test`",
-        "knn, image/accuracy: it does not beat its untrained twin (0.91 against 0.95)", "trained on little data",
-    ):  # fmt: skip
+        "12,345",
+        "3 of 1,437 samples",
+        "width 16, depth 1",
+        "8 wide",
+        "Seed: 7",
+        "torch",
+        "AutoProcessor",
+        "0.910 (0.870-0.940)",
+        "zero-shot: left out, no class names",
+        "On 360 samples of the split `test`",
+        "knn, image/accuracy: it does not beat its untrained twin (0.91 against 0.95)",
+        "trained on little data",
+    ):
         assert phrase in text, phrase
     assert text.count("does not beat") == 1, "raw features and ranks are beaten, RankMe is no contest"
     inside = text.split("```yaml\n")[1].split("```")[0]

@@ -140,8 +140,9 @@ def test_layers_count_and_a_single_objective_has_no_share():
     net = toy_world.model()
     first = mae.Config(tower="signal", mask="half", decoder=mae.DecoderConfig(width=16, depth=1, heads=2, layer=1))
     last = mae.Config(tower="signal", mask="half", decoder=toy_world.DECODER)
-    pretraining = Pretraining(net, {"early": mae.MAE(first, net), "late": mae.MAE(last, net)}, {},
-                              {"half": Random(ratio=0.5)})  # fmt: skip
+    pretraining = Pretraining(
+        net, {"early": mae.MAE(first, net), "late": mae.MAE(last, net)}, {}, {"half": Random(ratio=0.5)}
+    )
     shares = pretraining(batch(), Draws(5, ROWS), shares=True).shares
     assert shares.keys() == {"early", "late", "signal/early", "signal/late"}
     assert all(0.01 < value.item() < 0.99 for value in shares.values())
@@ -170,9 +171,16 @@ def test_the_forward_of_mixed_inputs_has_its_share(rows):
 
     def build(names: tuple[str, ...]) -> Pretraining:
         net = toy_world.model()
-        mixed = redundancy.Config(towers=["signal"], views=["a", "b"], loss="mixed_barlow", head_width=8,
-                                  head_hidden=16, off_diagonal=0.5, cache_rows=rows,
-                                  weight=WEIGHT)  # fmt: skip
+        mixed = redundancy.Config(
+            towers=["signal"],
+            views=["a", "b"],
+            loss="mixed_barlow",
+            head_width=8,
+            head_hidden=16,
+            off_diagonal=0.5,
+            cache_rows=rows,
+            weight=WEIGHT,
+        )
         config = mae.Config(tower="signal", mask="half", decoder=toy_world.DECODER)
         objectives = {"mixed": redundancy.Redundancy(mixed, net), "mae": mae.MAE(config, net)}
         return Pretraining(net, {n: objectives[n] for n in names}, views, {"half": Random(ratio=0.5)})

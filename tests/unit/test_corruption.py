@@ -83,10 +83,18 @@ def test_missing_samples_stay_missing_and_do_not_count():
 SIZES = {
     "image": {"size": [16, 16], "patch": [4, 4], "channels": 3, "mean": [0.5] * 3, "std": [0.2] * 3},
     "ecg": {"leads": ["I", "II", "V1"], "rate": 100.0, "window": 25},
-    "audio": {"rate": 8000, "features": "mel", "mel_bins": 32, "window": 256, "shift": 80, "patch": [4, 8],
-              "mean": -5.0, "std": 4.0},
+    "audio": {
+        "rate": 8000,
+        "features": "mel",
+        "mel_bins": 32,
+        "window": 256,
+        "shift": 80,
+        "patch": [4, 8],
+        "mean": -5.0,
+        "std": 4.0,
+    },
     "video": {"size": [16, 16], "tubelet": 2, "patch": [4, 4], "channels": 1, "mean": [0.5], "std": [0.2]},
-}  # fmt: skip
+}
 
 
 def inputs_of(name: str) -> dict[str, torch.Tensor]:

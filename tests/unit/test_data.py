@@ -151,7 +151,7 @@ def test_resume_is_exact(digits: datasets.Dataset, streaming: bool) -> None:
     def batches(start: int = 0, **more: Any) -> Iterator[Loaded]:
         return training_batches(
             data, both(), {}, seed=5, batch_size=20, accumulation=2, shuffle_buffer=16, start_batch=start, **more
-        )  # fmt: skip
+        )
 
     straight = take(batches(), 33)
     assert {b.epoch for b in straight} == {0, 1, 2, 3}

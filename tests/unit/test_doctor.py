@@ -18,9 +18,13 @@ from mmssl import doctor
 
 GOOD: list[dict[str, Any]] = [{"start": "torch"}, {"name": "torch", "error": None}]
 DEVICES: dict[str, Any] = {
-    "devices": [["H200", 130 * 2**30, 140 * 2**30, True]], "mps": False, "bf16": True, "threads": 2, "cpu": "AVX2",
+    "devices": [["H200", 130 * 2**30, 140 * 2**30, True]],
+    "mps": False,
+    "bf16": True,
+    "threads": 2,
+    "cpu": "AVX2",
     "cuda": "13.0",
-}  # fmt: skip
+}
 
 
 def test_a_broken_torchvision_is_the_one_problem_and_its_victims_are_a_note() -> None:
@@ -68,16 +72,19 @@ def test_versions_outside_the_declared_range(monkeypatch: pytest.MonkeyPatch) ->
     found = doctor._versions()
     assert found[0] == doctor.Finding("ok", "installed: torch 2.15.0, transformers 5.23.0")
     assert [(f.level, f.fix) for f in found[1:]] == [
-        ("problem", "pip install 'torch<2.15,>=2.11'"), ("problem", "pip install 'rich'"),
-    ]  # fmt: skip
+        ("problem", "pip install 'torch<2.15,>=2.11'"),
+        ("problem", "pip install 'rich'"),
+    ]
 
 
 def test_every_extra_is_listed_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     extras = {
         Requirement(line).name.replace("-", "_"): f"mmssl[{extra}]"
-        for extra, lines in project["optional-dependencies"].items() if extra != "dev" for line in lines
-    }  # fmt: skip
+        for extra, lines in project["optional-dependencies"].items()
+        if extra != "dev"
+        for line in lines
+    }
     assert {name: doctor.OPTIONAL[name][1] for name in extras} == extras
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     found = {f.text.split()[1]: (f.level, f.fix) for f in doctor._optional()}

@@ -157,8 +157,15 @@ def test_raw_features_are_log_power_in_bands() -> None:
 
 def test_lead_names() -> None:
     assert [lead_of(n) for n in ("avr", "Lead II", "ECG V3", "MLII", "DIII", "D1", "C6", "-aVR")] == [
-        ("aVR", 1.0), ("II", 1.0), ("V3", 1.0), ("II", 1.0), ("III", 1.0), ("I", 1.0), ("V6", 1.0), ("aVR", -1.0)
-    ]  # fmt: skip
+        ("aVR", 1.0),
+        ("II", 1.0),
+        ("V3", 1.0),
+        ("II", 1.0),
+        ("III", 1.0),
+        ("I", 1.0),
+        ("V6", 1.0),
+        ("aVR", -1.0),
+    ]
     assert lead_of("RESP") is None and lead_of("ECG") is None and all(lead_of(x) == (x, 1.0) for x in LEADS)
 
 
@@ -291,9 +298,18 @@ def test_broken_rows_are_quarantined_with_their_reason(tmp_path: Path) -> None:
 
 
 EVERYTHING: dict[str, Any] = {
-    "crop": [0.5, 0.8], "shift": 0.1, "flip": 0.3, "amplitude": 0.4, "gain": 0.2, "bandstop": 0.5, "wander": 0.5,
-    "powerline": 0.3, "powerline_hz": 40.0, "noise": 0.2, "drop": 0.3,
-}  # fmt: skip
+    "crop": [0.5, 0.8],
+    "shift": 0.1,
+    "flip": 0.3,
+    "amplitude": 0.4,
+    "gain": 0.2,
+    "bandstop": 0.5,
+    "wander": 0.5,
+    "powerline": 0.3,
+    "powerline_hz": 40.0,
+    "noise": 0.2,
+    "drop": 0.3,
+}
 
 
 def test_views_do_not_depend_on_batch_padding_or_process() -> None:

@@ -27,8 +27,15 @@ def record(folder: Path, name: str = "r1", **changes: Any) -> np.ndarray:
     """A two-lead record of 1 mV and 16 bits at 250 Hz; returns what was written, in mV."""
     wfdb = pytest.importorskip("wfdb", reason="wfdb is not installed: pip install 'mmssl[ecg]'")
     signal = wave(2, 1000, 250.0).T
-    options = {"fs": 250, "units": ["mV", "uV"], "sig_name": ["V2", "II"], "p_signal": signal * [1, 1000],
-               "fmt": ["16", "16"], "adc_gain": [1000.0, 1.0], "baseline": [0, 0]} | changes  # fmt: skip
+    options = {
+        "fs": 250,
+        "units": ["mV", "uV"],
+        "sig_name": ["V2", "II"],
+        "p_signal": signal * [1, 1000],
+        "fmt": ["16", "16"],
+        "adc_gain": [1000.0, 1.0],
+        "baseline": [0, 0],
+    } | changes
     wfdb.wrsamp(name, write_dir=str(folder), **options)
     return signal
 

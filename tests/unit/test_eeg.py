@@ -63,9 +63,19 @@ def test_electrode_positions_equal_those_of_mne() -> None:
 
 def test_channel_names() -> None:
     wanted = {
-        "EEG Fp1-REF": "Fp1", "Fc5.": "FC5", "Cz..": "Cz", "C3-M2": "C3", "EEG F4-LE": "F4", "fp1": "Fp1", "T3": "T7",
-        "EEG T6-A2": "P8", "T8-P8-0": "T8-P8", "Fp1-F7": "Fp1-F7", "EEG A1": "A1", "P O 3": "PO3",
-    }  # fmt: skip
+        "EEG Fp1-REF": "Fp1",
+        "Fc5.": "FC5",
+        "Cz..": "Cz",
+        "C3-M2": "C3",
+        "EEG F4-LE": "F4",
+        "fp1": "Fp1",
+        "T3": "T7",
+        "EEG T6-A2": "P8",
+        "T8-P8-0": "T8-P8",
+        "Fp1-F7": "Fp1-F7",
+        "EEG A1": "A1",
+        "P O 3": "PO3",
+    }
     assert {name: channel_of(name) for name in wanted} == wanted
     assert [channel_of(n) for n in ("X9", "EOG", "Fp1-X9", "", "EEG 12")] == [None] * 5
     assert all(is_other(n) for n in ("EOG left", "ECG", "Status", "EDF Annotations", "EMG1", "STI 014", "SpO2"))
@@ -280,8 +290,14 @@ def test_views_do_not_depend_on_batch_padding() -> None:
     pre = prepared()
     net = modality(pre)
     spec: dict[str, Any] = {
-        "crop": [0.5, 0.9], "shift": 0.1, "amplitude": 0.5, "gain": 0.1, "bandstop": 1.0, "noise": 0.2, "drop": 0.4
-    }  # fmt: skip
+        "crop": [0.5, 0.9],
+        "shift": 0.1,
+        "amplitude": 0.5,
+        "gain": 0.1,
+        "bandstop": 1.0,
+        "noise": 0.2,
+        "drop": 0.4,
+    }
     samples = [named(["Cz"], 400), named(NAMES)]
     both = net.augment(pre(samples), Draws(5, 2), **spec)
     alone = net.augment(pre(samples[:1]), Draws(5, 1), **spec)["signal"][0]

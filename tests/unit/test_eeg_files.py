@@ -67,10 +67,22 @@ def write_set(folder: Path, signal: np.ndarray, names: list[str], rate: int) -> 
 
     places = np.array([(name, 0.0, 0.0, 1.0) for name in names], dtype=[(k, object) for k in ("labels", "X", "Y", "Z")])
     eeg = {
-        "data": signal, "srate": rate, "nbchan": len(names), "pnts": signal.shape[1], "trials": 1, "xmin": 0.0,
-        "xmax": signal.shape[1] / rate, "chanlocs": places, "event": [], "epoch": [], "icawinv": [], "icaweights": [],
-        "icasphere": [], "setname": "s", "ref": "common",
-    }  # fmt: skip
+        "data": signal,
+        "srate": rate,
+        "nbchan": len(names),
+        "pnts": signal.shape[1],
+        "trials": 1,
+        "xmin": 0.0,
+        "xmax": signal.shape[1] / rate,
+        "chanlocs": places,
+        "event": [],
+        "epoch": [],
+        "icawinv": [],
+        "icaweights": [],
+        "icasphere": [],
+        "setname": "s",
+        "ref": "common",
+    }
     savemat(folder / "s.set", {"EEG": eeg}, appendmat=False)
     return folder / "s.set"
 

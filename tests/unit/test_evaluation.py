@@ -198,9 +198,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_report_of_a_skilled_model(tmp_path: Path) -> None:
     data = DataConfig(path=str(write_data(tmp_path / "d")))
     config = EvaluationConfig(
-        tasks=["knn", "linear", "zero-shot", "retrieval", "rankme"], classes=list(WORDS), limit=200, train_limit=100,
-        templates=["{}", "the {}"], k=5,
-    )  # fmt: skip
+        tasks=["knn", "linear", "zero-shot", "retrieval", "rankme"],
+        classes=list(WORDS),
+        limit=200,
+        train_limit=100,
+        templates=["{}", "the {}"],
+        k=5,
+    )
     model, untrained = ByHand(True), ByHand(False)
     model.train()
     report = evaluate(model, READERS, data, config, untrained=untrained)

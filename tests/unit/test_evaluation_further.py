@@ -119,10 +119,17 @@ def test_the_tasks_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["evaluate", str(tmp_path / "run"), "--data", "builtin:digits", *words, *options]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "image/" in line]
     found = {" ".join(line.split("0.")[0].split()): line for line in lines}
-    for name in ("linear image/accuracy", "linear image/ECE", "zero-shot image/accuracy", "zero-shot image/ECE",
-                 "zero-shot image/accuracy, Frechet mean", "labels image/accuracy at 10 % of labels",
-                 "labels image/accuracy at 100 % of labels", "separability image/1 - mean persistence",
-                 "ood image/AUROC"):  # fmt: skip
+    for name in (
+        "linear image/accuracy",
+        "linear image/ECE",
+        "zero-shot image/accuracy",
+        "zero-shot image/ECE",
+        "zero-shot image/accuracy, Frechet mean",
+        "labels image/accuracy at 10 % of labels",
+        "labels image/accuracy at 100 % of labels",
+        "separability image/1 - mean persistence",
+        "ood image/AUROC",
+    ):
         assert name in found, (name, list(found))
     numbers = [float(w.strip("()")) for w in found["ood image/AUROC"].split() if w.replace(".", "").isdigit()]
     assert 0.3 < numbers[0] < 0.7  # the training split of the same digits is not out of distribution

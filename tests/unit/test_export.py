@@ -164,8 +164,14 @@ def test_contradictions_are_refused_all_at_once():
         load_recipe(content)
     lines = str(caught.value).splitlines()
     assert len(lines) == 4
-    assert any(re.fullmatch(r"model\.towers\.image\.prefix: found 1, but model\.compatible_with: ijepa expects 0 "
-                            r"\(I-JEPA has neither .*\)", line) for line in lines)
+    assert any(
+        re.fullmatch(
+            r"model\.towers\.image\.prefix: found 1, but model\.compatible_with: ijepa expects 0 "
+            r"\(I-JEPA has neither .*\)",
+            line,
+        )
+        for line in lines
+    )
 
 
 def test_a_format_that_takes_none_of_the_towers():

@@ -40,8 +40,15 @@ def test_lora_end_to_end(base, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "fine-tuned" in shown and "linear probe" in shown
     names = sorted(p.name for p in (out / "model").iterdir())
-    assert names == ["README.md", "adapter_config.json", "adapter_model.safetensors", "head.safetensors",
-                     "mmssl_adapter.json", "mmssl_task.json", "processor_config.json"]  # fmt: skip
+    assert names == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "head.safetensors",
+        "mmssl_adapter.json",
+        "mmssl_task.json",
+        "processor_config.json",
+    ]
     report = json.loads((out / "evaluation.json").read_text())
     assert (report["n_train"], report["n_validation"]) == (80, 20) and report["pool"] == 160
     accuracy = report["tasks"]["fine-tuned"]["image/accuracy"]
@@ -77,8 +84,10 @@ def test_linear_trains_the_head_alone_and_none_trains_all(base, tmp_path):
     before = weights(load_model(base)[0])
     for peft, changed in (("linear", False), ("none", True)):
         out = tmp_path / peft
-        assert run(base, out, "--label", "label", "--peft", peft, "monitor=score", "train.lr=0.01",
-                   "validation_share=0") == 0  # fmt: skip
+        assert (
+            run(base, out, "--label", "label", "--peft", peft, "monitor=score", "train.lr=0.01", "validation_share=0")
+            == 0
+        )
         after = weights(load_model(out / "model")[0])  # a whole model folder, through AutoModel
         moved = {name for name, p in after.items() if not torch.equal(p, before[name])}
         assert bool(moved) is changed
@@ -100,21 +109,24 @@ def signal(n, seed):
     rng = np.random.default_rng(seed)
     bright = rng.random(n)
     pictures = [picture(b, rng.normal(0, 5, (8, 8))) for b in bright]
-    return {"image": [(p / 255).tolist() for p in pictures], "bright": (bright * 3 + 5).tolist(),
-            "tags": [[t for t, on in (("light", b > 0.5), ("very", b > 0.8)) if on] for b in bright],
-            "person": rng.integers(20, size=n).tolist()}  # fmt: skip
+    return {
+        "image": [(p / 255).tolist() for p in pictures],
+        "bright": (bright * 3 + 5).tolist(),
+        "tags": [[t for t, on in (("light", b > 0.5), ("very", b > 0.8)) if on] for b in bright],
+        "person": rng.integers(20, size=n).tolist(),
+    }
 
 
 @pytest.fixture(scope="module")
 def pictures():
-    return datasets.DatasetDict({s: datasets.Dataset.from_dict(signal(n, k)) for k, (s, n) in
-                                 enumerate([("train", 160), ("test", 60)])})  # fmt: skip
+    return datasets.DatasetDict(
+        {s: datasets.Dataset.from_dict(signal(n, k)) for k, (s, n) in enumerate([("train", 160), ("test", 60)])}
+    )
 
 
 def test_regression_and_several_labels(base, tmp_path, pictures):
     quick = {"steps": 30, "batch_size": 32, "lr": 3e-3}
-    run = finetune(base, pictures, "bright", peft="lora", output=tmp_path / "r", train=quick, group="person",
-                   test=None)  # fmt: skip
+    run = finetune(base, pictures, "bright", peft="lora", output=tmp_path / "r", train=quick, group="person", test=None)
     metrics = run.report["tasks"]["fine-tuned"]
     assert metrics["image/r2"]["model"] > 0.9 and metrics["image/mae"]["model"] < 0.3
     assert run.report["split"]["test"] == "0.2 of train"

@@ -18,8 +18,16 @@ from mmssl.training.pretrain import build_pretraining, pretrain
 
 MAE = {"mae": {"tower": "image", "mask": "half", "decoder": {"width": 16, "depth": 1, "heads": 2}}}
 JEPA = {"jepa": {"tower": "image", "mask": "half", "predictor": {"width": 16, "depth": 1, "heads": 2}}}
-SIMCLR = {"simclr": {"type": "contrastive", "towers": ["image"], "views": ["a", "b"], "loss": "nt_xent",
-                     "head_hidden": 16, "head_width": 8}}  # fmt: skip
+SIMCLR = {
+    "simclr": {
+        "type": "contrastive",
+        "towers": ["image"],
+        "views": ["a", "b"],
+        "loss": "nt_xent",
+        "head_hidden": 16,
+        "head_width": 8,
+    }
+}
 
 
 @pytest.fixture(scope="module")
@@ -101,14 +109,32 @@ def test_going_on_takes_over_architecture_and_preprocessing(base, tmp_path):
 def test_a_stock_encoder_goes_on_by_an_adapter(tmp_path):
     """The base is a checkpoint of transformers: nothing of it is stored, and it is found again."""
     torch.manual_seed(0)
-    stock = ViTModel(ViTConfig(image_size=16, patch_size=8, num_channels=3, hidden_size=16, num_hidden_layers=2,
-                               num_attention_heads=2, intermediate_size=32))  # fmt: skip
+    stock = ViTModel(
+        ViTConfig(
+            image_size=16,
+            patch_size=8,
+            num_channels=3,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+        )
+    )
     stock.save_pretrained(tmp_path / "vit")
     content = recipe(tmp_path, JEPA, dropout=0.1) | {
-        "modalities": {"image": {"size": 16, "patch": 8, "channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3,
-                                 "resize": "squash", "positions": "learned"}},
+        "modalities": {
+            "image": {
+                "size": 16,
+                "patch": 8,
+                "channels": 3,
+                "mean": [0.5] * 3,
+                "std": [0.5] * 3,
+                "resize": "squash",
+                "positions": "learned",
+            }
+        },
         "model": {"towers": {"image": {"from": str(tmp_path / "vit"), "adapter": {"type": "lora", "r": 2}}}},
-    }  # fmt: skip
+    }
     run = pretrain(content, output=tmp_path / "run")
     assert {p.name for p in run.model_folder.glob("*.safetensors")} == {"adapter_model.safetensors"}
     assert (run.model_folder / "adapter_model.safetensors").stat().st_size < 40_000

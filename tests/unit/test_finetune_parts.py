@@ -61,14 +61,24 @@ def test_several_labels_a_row_keep_their_shares():
 
 
 def test_what_a_column_is_decides_the_task():
-    data = Dataset.from_dict({
-        "word": ["a", "b", None, "a"], "number": [1.5, 2.0, float("nan"), 3.0], "tags": [["x"], [], ["x", "y"], None],
-        "one": [0, 1, 0, 1], "other": [True, False, True, False],
-    })  # fmt: skip
+    data = Dataset.from_dict(
+        {
+            "word": ["a", "b", None, "a"],
+            "number": [1.5, 2.0, float("nan"), 3.0],
+            "tags": [["x"], [], ["x", "y"], None],
+            "one": [0, 1, 0, 1],
+            "other": [True, False, True, False],
+        }
+    )
     found = {c: make_target(data, c.split(","), "auto") for c in ("word", "number", "tags", "one,other", "one")}
     kinds = {c: (t.task, t.outputs) for c, t in found.items()}
-    assert kinds == {"word": ("classification", 2), "number": ("regression", 1), "tags": ("multilabel", 2),
-                     "one,other": ("multilabel", 2), "one": ("classification", 2)}  # fmt: skip
+    assert kinds == {
+        "word": ("classification", 2),
+        "number": ("regression", 1),
+        "tags": ("multilabel", 2),
+        "one,other": ("multilabel", 2),
+        "one": ("classification", 2),
+    }
     assert encode_all(data, found["word"]) == [0, 1, None, 0]
     assert encode_all(data, found["tags"]) == [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0], None]
     numbers = encode_all(data, found["number"])
@@ -104,10 +114,22 @@ def test_labels_in_a_batch_know_who_has_none():
     ],
 )
 def test_labels_that_cannot_be_are_refused(column, task, says):
-    features = Features({"label": Value("string"), "same": Value("int64"), "none": Value("string"),
-                         "number": Value("float64"), "flat": Value("float64")})  # fmt: skip
-    rows = {"label": ["a", "b", "a"], "same": [1, 1, 1], "none": [None] * 3, "number": [0.5, 1.5, 2.5],
-            "flat": [2.0, 2.0, 2.0]}  # fmt: skip
+    features = Features(
+        {
+            "label": Value("string"),
+            "same": Value("int64"),
+            "none": Value("string"),
+            "number": Value("float64"),
+            "flat": Value("float64"),
+        }
+    )
+    rows = {
+        "label": ["a", "b", "a"],
+        "same": [1, 1, 1],
+        "none": [None] * 3,
+        "number": [0.5, 1.5, 2.5],
+        "flat": [2.0, 2.0, 2.0],
+    }
     with pytest.raises(UserError, match=says):
         make_target(Dataset.from_dict(rows, features=features), column.split(","), task)
 
@@ -119,8 +141,9 @@ def test_losses_and_weights_are_the_formulas():
     torch.manual_seed(0)
     logits, y = torch.randn(50, 3), torch.randint(3, (50,))
     p = logits.double().exp() / logits.double().exp().sum(1, keepdim=True)
-    torch.testing.assert_close(row_losses("classification", logits, y).double(), -p[range(50), y].log(), atol=1e-6,
-                               rtol=0)  # fmt: skip
+    torch.testing.assert_close(
+        row_losses("classification", logits, y).double(), -p[range(50), y].log(), atol=1e-6, rtol=0
+    )
     weights = class_weights("classification", y, 3)
     assert weights is not None
     torch.testing.assert_close(weights, 50 / (3 * torch.bincount(y).float()))

@@ -176,8 +176,9 @@ def test_other_weights_and_no_run(finished, tmp_path, capsys):
 def test_checkpoints_of_types_that_share_tensors(base, tmp_path, kind):
     train = {"steps": 2, "batch_size": 16}
     run = finetune(base, "builtin:digits", "label", peft=kind, output=tmp_path / "a", train=train, limit=64)
-    again = finetune(base, "builtin:digits", "label", peft=kind, output=tmp_path / "a", train=train, limit=64,
-                     resume=True)  # fmt: skip
+    again = finetune(
+        base, "builtin:digits", "label", peft=kind, output=tmp_path / "a", train=train, limit=64, resume=True
+    )
     assert again.report["tasks"] == run.report["tasks"]
 
 

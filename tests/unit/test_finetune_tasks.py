@@ -29,8 +29,14 @@ def pair(tmp_path_factory):
     """A short CLIP-like run on the built-in digits, with an extra SimCLR head."""
     content = runs.image_text()
     content["views"] = {"a": {"image": {"flip": 0.5}}, "b": {"image": {"brightness": 0.3}}}
-    content["objectives"]["simclr"] = {"type": "contrastive", "towers": ["image"], "views": ["a", "b"],
-                                       "loss": "nt_xent", "head_hidden": 24, "head_width": 8}  # fmt: skip
+    content["objectives"]["simclr"] = {
+        "type": "contrastive",
+        "towers": ["image"],
+        "views": ["a", "b"],
+        "loss": "nt_xent",
+        "head_hidden": 24,
+        "head_width": 8,
+    }
     folder = tmp_path_factory.mktemp("pair") / "run"
     pretrain(content, output=folder, train={"steps": 30})
     return folder
@@ -38,8 +44,16 @@ def pair(tmp_path_factory):
 
 @pytest.mark.parametrize("peft", ["lora", "linear", "none"])
 def test_retrieval_goes_on_on_pairs(pair, tmp_path, peft):
-    run = finetune(pair, "builtin:digits", peft=peft, task="retrieval", limit=300, output=tmp_path / "out",
-                   train={"steps": 12, "batch_size": 32, "lr": 3e-3}, eval_every=6)  # fmt: skip
+    run = finetune(
+        pair,
+        "builtin:digits",
+        peft=peft,
+        task="retrieval",
+        limit=300,
+        output=tmp_path / "out",
+        train={"steps": 12, "batch_size": 32, "lr": 3e-3},
+        eval_every=6,
+    )
     scores = run.report["tasks"]
     assert {"fine-tuned", "before"} == set(scores)
     pairs = {name.partition("/")[0] for name in scores["fine-tuned"]}
@@ -64,8 +78,17 @@ def test_retrieval_needs_two_sides(pair, tmp_path):
 
 
 def test_the_first_layer_of_an_objectives_head_is_kept(pair, tmp_path):
-    run = finetune(pair, "builtin:digits", "label", peft="none", keep_head="simclr", modalities=["image"], limit=200,
-                   train={**QUICK, "lr": 1e-9}, output=tmp_path / "out")  # fmt: skip
+    run = finetune(
+        pair,
+        "builtin:digits",
+        "label",
+        peft="none",
+        keep_head="simclr",
+        modalities=["image"],
+        limit=200,
+        train={**QUICK, "lr": 1e-9},
+        output=tmp_path / "out",
+    )
     from safetensors.torch import load_file
 
     from mmssl.training import checkpoints
@@ -93,8 +116,15 @@ def test_soft_cross_entropy_is_the_formula():
 
 def test_a_smaller_student_learns_the_teachers_answers(pair, tmp_path, capsys):
     teacher = tmp_path / "teacher"
-    finetune(pair, "builtin:digits", "label", peft="none", modalities=["image"], output=teacher,
-             train={"steps": 60, "batch_size": 64, "lr": 3e-3})  # fmt: skip
+    finetune(
+        pair,
+        "builtin:digits",
+        "label",
+        peft="none",
+        modalities=["image"],
+        output=teacher,
+        train={"steps": 60, "batch_size": 64, "lr": 3e-3},
+    )
     student = tuned.image_base(tmp_path / "student", width=8)
     words = ["finetune", str(student), "--data", "builtin:digits", "--teacher", str(teacher), "--peft", "none"]
     quick = ["train.steps=60", "train.batch_size=64", "train.lr=0.01", "temperature=0.5"]
@@ -122,11 +152,28 @@ QKV = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
 def vit():
     """A stock ViT with random weights, and ours with the same."""
     torch.manual_seed(0)
-    stock = ViTModel(ViTConfig(image_size=16, patch_size=8, num_channels=3, hidden_size=WIDTH, num_hidden_layers=DEPTH,
-                               num_attention_heads=3, intermediate_size=4 * WIDTH, initializer_range=0.1),
-                     add_pooling_layer=False).eval()  # fmt: skip
-    image = {"type": "image", "size": [16, 16], "patch": [8, 8], "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3,
-             "positions": "learned"}  # fmt: skip
+    stock = ViTModel(
+        ViTConfig(
+            image_size=16,
+            patch_size=8,
+            num_channels=3,
+            hidden_size=WIDTH,
+            num_hidden_layers=DEPTH,
+            num_attention_heads=3,
+            intermediate_size=4 * WIDTH,
+            initializer_range=0.1,
+        ),
+        add_pooling_layer=False,
+    ).eval()
+    image = {
+        "type": "image",
+        "size": [16, 16],
+        "patch": [8, 8],
+        "channels": 3,
+        "mean": [0.5] * 3,
+        "std": [0.25] * 3,
+        "positions": "learned",
+    }
     tower = TowerConfig(width=WIDTH, depth=DEPTH, heads=3, norm_eps=1e-12)
     ours = MMSSLModel(MMSSLConfig(modalities={"image": image}, towers={"image": tower_spec(tower)})).eval()
     copy_vit(ours.towers["image"], "image", stock)

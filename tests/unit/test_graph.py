@@ -77,8 +77,11 @@ def test_every_form_of_a_graph_reads_the_same() -> None:
         num_nodes=3,
         y=torch.tensor([1]),
     )
-    forms = [data, {"edge_index": [[0, 1], [1, 2]], "x": np.array(PATH["x"])},
-             {"edge_index": torch.tensor([[1, 0], [2, 1], [1, 1]]), "x": PATH["x"]}]  # fmt: skip
+    forms = [
+        data,
+        {"edge_index": [[0, 1], [1, 2]], "x": np.array(PATH["x"])},
+        {"edge_index": torch.tensor([[1, 0], [2, 1], [1, 1]]), "x": PATH["x"]},
+    ]
     for form in forms:
         for key, value in p([form]).items():
             torch.testing.assert_close(value, expected[key], rtol=0, atol=0)
@@ -196,8 +199,14 @@ def test_folders_of_tables(tmp_path: Path) -> None:
 def test_the_prefix_opens_what_the_package_reads(tmp_path: Path) -> None:
     from mmssl.data.sources import open_source
 
-    np.savez(tmp_path / "g.npz", edge_index=np.array([[0, 1], [1, 2]]), x=np.eye(3), y=np.array([0, 1, 0]),
-             train_mask=np.array([1, 0, 0]), test_mask=np.array([0, 0, 1]))  # fmt: skip
+    np.savez(
+        tmp_path / "g.npz",
+        edge_index=np.array([[0, 1], [1, 2]]),
+        x=np.eye(3),
+        y=np.array([0, 1, 0]),
+        train_mask=np.array([1, 0, 0]),
+        test_mask=np.array([0, 0, 1]),
+    )
     rows = open_source(f"graph:{tmp_path / 'g.npz'}", split="all", columns={"graph": "graph"})
     assert rows["label"][:] == [0, None, None]  # a probe on all nodes learns from the training part only
     assert open_source(f"graph:{tmp_path / 'g.npz'}", split="test")["label"][:] == [0]
@@ -325,8 +334,12 @@ def test_distances_and_the_bias_of_direction_and_weight() -> None:
     links[0, 0, 1], links[0, 1, 2], links[0, 2, 3] = 2.0, 1.0, 1.0  # 0 -> 1 -> 2 -> 3, and 4 alone
     links[0].fill_diagonal_(-1)
     assert distances(links, 2)[0].tolist() == [
-        [0, 1, 2, 3, 3], [1, 0, 1, 2, 3], [2, 1, 0, 1, 3], [3, 2, 1, 0, 3], [3, 3, 3, 3, 0]
-    ]  # fmt: skip
+        [0, 1, 2, 3, 3],
+        [1, 0, 1, 2, 3],
+        [2, 1, 0, 1, 3],
+        [3, 2, 1, 0, 3],
+        [3, 3, 3, 3, 0],
+    ]
     bias = EdgeBias(2, 2)
     with torch.no_grad():
         bias.distance.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.5], [2.0, 1.0], [3.0, 1.5]]))
@@ -368,8 +381,10 @@ def test_round_trip_and_reload(tmp_path: Path) -> None:
     net = model(p)
     net.save_pretrained(tmp_path / "model")
     reloaded = MMSSLModel.from_pretrained(tmp_path / "model").eval()
-    assert torch.equal(net.encode_batch({"graph": inputs}).embeddings["graph"],
-                       reloaded.encode_batch({"graph": inputs}).embeddings["graph"])  # fmt: skip
+    assert torch.equal(
+        net.encode_batch({"graph": inputs}).embeddings["graph"],
+        reloaded.encode_batch({"graph": inputs}).embeddings["graph"],
+    )
 
 
 def test_padding_and_absent_graphs_change_nothing_elsewhere() -> None:

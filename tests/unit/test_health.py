@@ -67,9 +67,7 @@ def test_agreement_of_a_teacher_is_the_centred_cosine():
             p.add_(0.3 * torch.randn_like(p))
         patches = {"signal": model.modality("signal").patchify(batch["signal"])}
         rows = patches["signal"].present
-        a, b = (
-            net(patches).pooled()[rows].double().numpy() for net in (objective.teacher.net, model.tower("signal"))
-        )
+        a, b = (net(patches).pooled()[rows].double().numpy() for net in (objective.teacher.net, model.tower("signal")))
     unit = a / np.linalg.norm(a, axis=1, keepdims=True)
     spread = np.sqrt(((unit - unit.mean(0)) ** 2).mean(0).sum())
     a, b = a - a.mean(0), b - b.mean(0)

@@ -50,8 +50,16 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tuned.image_base(folder / "base" / "model")
     tuned.image_base(folder / "other" / "model", seed=5)
     train = {"steps": 6, "batch_size": 16, "lr": 0.05}
-    finetune(folder / "base", "builtin:digits", "label", output=folder / "tuned", train=train, limit=96,
-             head_start="zero", validation_share=0)  # fmt: skip
+    finetune(
+        folder / "base",
+        "builtin:digits",
+        "label",
+        output=folder / "tuned",
+        train=train,
+        limit=96,
+        head_start="zero",
+        validation_share=0,
+    )
     return folder / "tuned" / "model"
 
 

@@ -191,9 +191,17 @@ def stock_mae() -> Any:
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
     config = ViTMAEConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=32, patch_size=8,
-        decoder_hidden_size=16, decoder_num_hidden_layers=1, decoder_num_attention_heads=2, decoder_intermediate_size=8,
-    )  # fmt: skip
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        image_size=32,
+        patch_size=8,
+        decoder_hidden_size=16,
+        decoder_num_hidden_layers=1,
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=8,
+    )
     return ViTMAEForPreTraining(config)
 
 
@@ -267,8 +275,9 @@ def test_a_crop_is_that_of_clips_processor(shape: tuple[int, int]) -> None:
     y, x = np.mgrid[: shape[0], : shape[1]] / max(shape)
     smooth = np.stack([np.sin(9 * x + 5 * y), np.cos(7 * x), np.sin(8 * y)], -1)
     image = (127.5 * (smooth + 1)).astype(np.uint8)
-    stock = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, do_rescale=False,
-                               do_normalize=False)  # fmt: skip
+    stock = CLIPImageProcessor(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, do_rescale=False, do_normalize=False
+    )
     theirs = np.asarray(stock(image, return_tensors="np")["pixel_values"][0]).transpose(1, 2, 0)
     ours = fitted([image], size=32, patch=8, resize="crop", interpolation="bicubic").read(image)
     assert ours is not None

@@ -53,10 +53,18 @@ def tiff16(array: np.ndarray, order: str, compressed: bool, orientation: int = 1
     count = 11 + (channels == 4)
     bits = 8 + 2 + count * 12 + 4
     entries = [
-        (256, 3, 1, width), (257, 3, 1, height), (258, 3, channels, bits), (259, 3, 1, 8 if compressed else 1),
-        (262, 3, 1, 2), (273, 4, 1, bits + 2 * channels), (274, 3, 1, orientation), (277, 3, 1, channels),
-        (278, 3, 1, height), (279, 4, 1, len(data)), (284, 3, 1, 1),
-    ]  # fmt: skip
+        (256, 3, 1, width),
+        (257, 3, 1, height),
+        (258, 3, channels, bits),
+        (259, 3, 1, 8 if compressed else 1),
+        (262, 3, 1, 2),
+        (273, 4, 1, bits + 2 * channels),
+        (274, 3, 1, orientation),
+        (277, 3, 1, channels),
+        (278, 3, 1, height),
+        (279, 4, 1, len(data)),
+        (284, 3, 1, 1),
+    ]
     entries += [(338, 3, 1, 2)] if channels == 4 else []
     out = (b"II" if order == "<" else b"MM") + struct.pack(order + "HIH", 42, 8, count)
     for tag, kind, number, value in entries:
@@ -76,8 +84,16 @@ def test_lossless_files_decode_exactly(kind: str, tmp_path: Path) -> None:
     data = encoded(Image.fromarray(pixels), kind, **({"lossless": True} if kind == "WEBP" else {}))
     path = tmp_path / "image.file"
     path.write_bytes(data)
-    for raw in (data, bytearray(data), memoryview(data), path, str(path), {"bytes": data, "path": None},
-                {"bytes": None, "path": str(path)}, Image.open(io.BytesIO(data))):  # fmt: skip
+    for raw in (
+        data,
+        bytearray(data),
+        memoryview(data),
+        path,
+        str(path),
+        {"bytes": data, "path": None},
+        {"bytes": None, "path": str(path)},
+        Image.open(io.BytesIO(data)),
+    ):
         array = decode(raw, WHITE)
         assert array is not None and array.dtype == np.uint8
         assert np.array_equal(array, pixels) or np.array_equal(array, pixels[..., :1])
@@ -102,9 +118,15 @@ def test_cmyk_and_one_bit() -> None:
 def test_exif_orientation_is_undone(orientation: int) -> None:
     upright = bytes_of((4, 6, 3))
     stored = {
-        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.transpose(1, 0, 2),
-        6: np.rot90(upright, 1), 7: upright[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(upright, -1),
-    }[orientation]  # fmt: skip
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
     png = encoded(Image.fromarray(np.ascontiguousarray(stored)), "PNG", exif=exif)
@@ -176,8 +198,15 @@ def test_arrays_of_every_layout(tmp_path: Path) -> None:
     np.save(tmp_path / "five.npy", five)
     buffer = io.BytesIO()
     np.save(buffer, five.transpose(2, 0, 1).astype(np.float64))
-    for raw in (five, five.transpose(2, 0, 1), torch.from_numpy(five), five.tolist(), str(tmp_path / "five.npy"),
-                buffer.getvalue(), {"bytes": buffer.getvalue()}):  # fmt: skip
+    for raw in (
+        five,
+        five.transpose(2, 0, 1),
+        torch.from_numpy(five),
+        five.tolist(),
+        str(tmp_path / "five.npy"),
+        buffer.getvalue(),
+        {"bytes": buffer.getvalue()},
+    ):
         array = decode(raw, WHITE)
         assert array is not None and np.array_equal(array, five)
     grey = bytes_of((4, 6))

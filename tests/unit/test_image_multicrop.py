@@ -63,8 +63,12 @@ def test_local_crops_are_smaller_parts_of_the_same_pictures(
     step = Step({"image": {"pixel_values": pictures[1]}}, Model(), views, {}, Draws(5, 24))  # type: ignore[arg-type]
     crops = {name: step.inputs("image", name)["pixel_values"] for name in views}
     assert {name: tuple(c.shape[2:]) for name, c in crops.items()} == {
-        "global1": (72, 72), "global2": (72, 72), "local1": (12, 12), "local2": (12, 12), "local3": (12, 12)
-    }  # fmt: skip
+        "global1": (72, 72),
+        "global2": (72, 72),
+        "local1": (12, 12),
+        "local2": (12, 12),
+        "local3": (12, 12),
+    }
     patches = step.patches("image", "local1")
     assert patches.count == 9 and patches.coords[0, -1].tolist() == [2, 2] and patches.full
     assert modality.embed(patches).shape == (24, 9, 16)
@@ -111,9 +115,7 @@ def test_blur_of_real_pictures_equals_torchvisions_inside(
         assert (out - stock)[..., 11:-11, 11:-11].abs().max() < 2e-4  # at the border theirs mirrors, ours renormalises
 
 
-def test_crops_of_real_pictures_equal_torchvisions(
-    pictures: tuple[mmssl_image.Preprocessor, torch.Tensor],
-) -> None:
+def test_crops_of_real_pictures_equal_torchvisions(pictures: tuple[mmssl_image.Preprocessor, torch.Tensor]) -> None:
     """Boxes on whole pixels. torchvision cuts first and then resizes, so that it cannot see past the box's edge, where
     ours averages what is there: equal where a kernel fits."""
     functional = pytest.importorskip("torchvision.transforms.v2.functional")

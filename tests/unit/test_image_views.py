@@ -24,9 +24,19 @@ def modality(size: int = 8, patch: int = 2, channels: int = 3, width: int = 16, 
 
 
 EVERYTHING: dict[str, Any] = {
-    "crop_scale": [0.2, 1.0], "crop_size": 6, "flip": 0.5, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4,
-    "hue": 0.1, "jitter": 0.8, "gray": 0.2, "blur": 0.5, "solarize": 0.2, "noise_std": 0.1,
-}  # fmt: skip
+    "crop_scale": [0.2, 1.0],
+    "crop_size": 6,
+    "flip": 0.5,
+    "brightness": 0.4,
+    "contrast": 0.4,
+    "saturation": 0.4,
+    "hue": 0.1,
+    "jitter": 0.8,
+    "gray": 0.2,
+    "blur": 0.5,
+    "solarize": 0.2,
+    "noise_std": 0.1,
+}
 
 
 def view(pixels: torch.Tensor, draws: Draws | None = None, model: Any = None, **spec: Any) -> torch.Tensor:

@@ -27,7 +27,8 @@ ALLOWED: dict[str, set[str]] = {
     "objectives": BASE | {"objectives", "models", "modality", "masking", "losses", "distributed", "step"},
     "pretraining": BASE | {"corruption", "objectives.base", "models", "modality", "masking", "distributed", "step"},
     "data": BASE | {"data", "modality", "distributed"},
-    "config": BASE | {"modality", "masking", "models.configuration_mmssl", "objectives.base", "checks"}
+    "config": BASE
+    | {"modality", "masking", "models.configuration_mmssl", "objectives.base", "checks"}
     | {"export.compatibility", "export.convert"},
     "checks": BASE | {"corruption", "modality", "config"},
 }

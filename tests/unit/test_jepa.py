@@ -107,8 +107,13 @@ def test_prefix_tokens_are_in_every_sequence_and_never_a_target():
     predictor.register_forward_pre_hook(note)
     for key in range(10):
         pretraining(batch(), Draws(key, ROWS)).total.backward()
-        seen.update(step_of(pretraining, batch(), key).encode("table", mask="subsets").patches["table"].coords.flatten()
-                    .tolist())  # fmt: skip
+        seen.update(
+            step_of(pretraining, batch(), key)
+            .encode("table", mask="subsets")
+            .patches["table"]
+            .coords.flatten()
+            .tolist()
+        )
     assert asked == seen == {0.0, 1.0, 2.0}
     assert set(prefixes) == {(ROWS, 2, 24)}
     grad = pretraining.model.tower("table").prefix.tokens.grad

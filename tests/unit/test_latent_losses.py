@@ -24,9 +24,10 @@ def test_latent_losses_are_their_formulas(kind):
             "l1": d.mean(-1),
             "l2": (d**2).mean(-1),
             "smooth_l1": np.where(d < beta, d**2 / (2 * beta), d - beta / 2).mean(-1),
-            "cosine": ((p / np.linalg.norm(p, axis=-1, keepdims=True)
-                        - t / np.linalg.norm(t, axis=-1, keepdims=True)) ** 2).sum(-1),
-        }[kind]  # fmt: skip
+            "cosine": (
+                (p / np.linalg.norm(p, axis=-1, keepdims=True) - t / np.linalg.norm(t, axis=-1, keepdims=True)) ** 2
+            ).sum(-1),
+        }[kind]
         np.testing.assert_allclose(latent_loss(pred, target, kind, beta).numpy(), expected, rtol=0, atol=1e-6)
     if kind != "cosine":
         assert (latent_loss(target, target, kind) == 0).all()

@@ -47,9 +47,13 @@ def loop_of(folder: Path, content: dict[str, Any]) -> tuple[Loop, Any]:
     pretraining = build_pretraining(recipe, processor)
     loop = Loop(accelerator, pretraining, recipe.train, recipe.train.steps, folder, 0, Quarantine(None))
     batches = training_batches(
-        source, processor.preprocessors, columns, seed=0, batch_size=recipe.train.batch_size,
+        source,
+        processor.preprocessors,
+        columns,
+        seed=0,
+        batch_size=recipe.train.batch_size,
         accumulation=recipe.train.accumulation,
-    )  # fmt: skip
+    )
     return loop, batches
 
 
@@ -126,7 +130,7 @@ def test_an_interrupted_run_writes_a_checkpoint_and_goes_on_exactly(tmp_path, nu
         assert runs.cli(tmp_path, content=content) == 130
     run = tmp_path / "run"
     # the third step: before its update the checkpoint is of step 2, after it of step 3; the save is that of step 5
-    assert runs.checkpoints(run) == [f"step-{({'_gradients': 2, '_update': 3, 'save': 5}[moment]):08}"]
+    assert runs.checkpoints(run) == [f"step-{ ({'_gradients': 2, '_update': 3, 'save': 5}[moment]):08}"]
     assert runs.cli(tmp_path, "--resume", content=content) == 0
     assert_same(run, tmp_path / "straight")
     assert runs.losses(run)[6] == pytest.approx(runs.losses(tmp_path / "straight")[6], rel=1e-6) or moment == "save"

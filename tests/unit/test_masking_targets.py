@@ -213,8 +213,11 @@ def test_padding_processes_and_order_change_nothing(mask, patches):
     _, padded, padded_targets = apply(mask, patches.take(index), Draws(9, batch))
     assert torch.equal(padded[:, 3:-5], context) and torch.equal(padded_targets[:, :, 3:-5], targets)
     half = patches.take(torch.arange(n).expand(batch, -1), True)
-    half = Patches(*(getattr(half, f)[2:] for f in ("values", "coords", "valid")), half.full,
-                   None if half.links is None else half.links[2:])  # fmt: skip
+    half = Patches(
+        *(getattr(half, f)[2:] for f in ("values", "coords", "valid")),
+        half.full,
+        None if half.links is None else half.links[2:],
+    )
     _, second, second_targets = apply(mask, half, Draws(9, 2, 2, 4))
     assert torch.equal(second, context[2:]) and torch.equal(second_targets, targets[2:])
     absent = patches.replace(valid=torch.zeros_like(patches.valid), full=False)

@@ -22,11 +22,25 @@ CELL = Cell("set", "mae", "image", {}, ("train", "test"), "label", {"kind": "sta
 
 def result(cell: Cell, seed: int, pretrained: float, untrained: float, raw: float = 0.5) -> dict[str, Any]:
     return {
-        "cell": cell.name, "recipe": cell.recipe, "seed": seed, "fingerprint": "f", "metric": cell.metric,
-        "scores": {"pretrained": pretrained, "untrained": untrained, "raw": raw}, "chance": 0.1,
-        "rankme": {"pretrained": 10.0 + seed, "untrained": 3.0}, "width": 64, "raw_width": 784, "rows": 100, "folds": 1,
-        "fitted_on": 80.0, "tested_on": 20, "steps": 100, "batch_size": 8, "cpu_seconds": 12.3, "seconds": 20.0,
-    }  # fmt: skip
+        "cell": cell.name,
+        "recipe": cell.recipe,
+        "seed": seed,
+        "fingerprint": "f",
+        "metric": cell.metric,
+        "scores": {"pretrained": pretrained, "untrained": untrained, "raw": raw},
+        "chance": 0.1,
+        "rankme": {"pretrained": 10.0 + seed, "untrained": 3.0},
+        "width": 64,
+        "raw_width": 784,
+        "rows": 100,
+        "folds": 1,
+        "fitted_on": 80.0,
+        "tested_on": 20,
+        "steps": 100,
+        "batch_size": 8,
+        "cpu_seconds": 12.3,
+        "seconds": 20.0,
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------- folds
@@ -55,7 +69,7 @@ def test_given_folds_are_the_files_own() -> None:
 def test_standard_and_few_take_labels_of_the_training_part_only() -> None:
     y = np.tile([0, 1, 2], 100)
     split = np.repeat([0, 1, 2], [150, 50, 100])
-    (train, test), = make_folds(y, split, {}, {"kind": "standard", "train": 60, "test": 40})
+    ((train, test),) = make_folds(y, split, {}, {"kind": "standard", "train": 60, "test": 40})
     assert len(train) == 60 and len(test) == 40
     assert (split[train] == 0).all() and (split[test] == 2).all()
     few = make_folds(y, split, {}, {"kind": "few", "labels": 30, "draws": 20, "test": 40})

@@ -46,9 +46,7 @@ def test_reproduce_is_equal_bit_for_bit(run: Path, tmp_path: Path, capsys: pytes
     assert "DIFFERS" not in said
 
 
-def test_a_changed_recipe_is_not_reproduced(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_changed_recipe_is_not_reproduced(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tmp_path / "model"
     shutil.copytree(run / "model", model)
     record = json.loads((model / FILE).read_text())
@@ -86,8 +84,12 @@ def test_a_folder_without_record(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_scores_agree_within_their_interval() -> None:
     def record(**scores: tuple[float, list[float] | None]) -> dict:
-        return {"scores": {n: {"value": v, "interval": i} for n, (v, i) in scores.items()}, "weights_sha256": "",
-                "versions": {"torch": "2"}, "device": "cpu"}  # fmt: skip
+        return {
+            "scores": {n: {"value": v, "interval": i} for n, (v, i) in scores.items()},
+            "weights_sha256": "",
+            "versions": {"torch": "2"},
+            "device": "cpu",
+        }
 
     was = record(knn=(0.80, [0.75, 0.85]), rank=(10.0, None))
     assert compare(was, record(knn=(0.84, None), rank=(10.1, None)) | {"weights_sha256": "x"}).reproduced
@@ -116,8 +118,18 @@ def test_fingerprint_follows_contents_not_places(tmp_path: Path) -> None:
 
 def test_the_picture_shows_what_was_logged(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.jsonl"
-    rows = [{"step": i, "loss": 1 / i, "loss/mae": 2.0, "lr": 1.0, "health/image/rankme": 3.0 + i,
-             "health/image/std": 0.1, "probe/image/knn": 0.5} for i in (1, 2)]  # fmt: skip
+    rows = [
+        {
+            "step": i,
+            "loss": 1 / i,
+            "loss/mae": 2.0,
+            "lr": 1.0,
+            "health/image/rankme": 3.0 + i,
+            "health/image/std": 0.1,
+            "probe/image/knn": 0.5,
+        }
+        for i in (1, 2)
+    ]
     metrics.write_text("\n".join(map(json.dumps, rows)) + '\n{"step": 3, "lo')
     shown = panels(read_rows(metrics))
     assert list(shown) == ["loss", "effective rank (RankMe)", "health", "probe"]

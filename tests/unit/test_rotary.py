@@ -133,8 +133,9 @@ def test_order_of_patches_does_not_matter_but_their_places_do():
     assert (shifted.prefix - first.prefix).abs().max() > 1e-4
     model = video_model("rotary", prefix=0)
     with torch.no_grad():
-        first, shifted = (model.tower("video")({"video": p}) for p in
-                          (patches, patches.replace(coords=patches.coords + 1.5)))  # fmt: skip
+        first, shifted = (
+            model.tower("video")({"video": p}) for p in (patches, patches.replace(coords=patches.coords + 1.5))
+        )
     torch.testing.assert_close(shifted.tokens["video"], first.tokens["video"], rtol=0, atol=1e-4)
 
 

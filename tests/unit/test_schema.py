@@ -48,12 +48,22 @@ def said(**data: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("lr", 1, 1.0), ("lr", "1e-4", 1e-4), ("lr", "-2.5E+3", None), ("size", [4, 8], [4, 8]), ("size", 3, 3),
-        ("ratio", 1, 1.0), ("ratio", {"image": 0}, {"image": 0.0}), ("pair", [2, "b"], (2.0, "b")),
-        ("rest", [1, 2, 3], (1, 2, 3)), ("mode", 1, 1), ("folder", "a/b", Path("a/b")), ("inner", None, None),
-        ("inner", {"depth": 2, "from": "m"}, Inner(depth=2, from_="m")), ("anything", {"a": [1, {"b": 2}]}, None),
+        ("lr", 1, 1.0),
+        ("lr", "1e-4", 1e-4),
+        ("lr", "-2.5E+3", None),
+        ("size", [4, 8], [4, 8]),
+        ("size", 3, 3),
+        ("ratio", 1, 1.0),
+        ("ratio", {"image": 0}, {"image": 0.0}),
+        ("pair", [2, "b"], (2.0, "b")),
+        ("rest", [1, 2, 3], (1, 2, 3)),
+        ("mode", 1, 1),
+        ("folder", "a/b", Path("a/b")),
+        ("inner", None, None),
+        ("inner", {"depth": 2, "from": "m"}, Inner(depth=2, from_="m")),
+        ("anything", {"a": [1, {"b": 2}]}, None),
     ],
-)  # fmt: skip
+)
 def test_accepted(key: str, value: Any, expected: Any) -> None:
     if key == "lr" and expected is None:
         assert said(**{key: value}) == [f"lr: found '{value}' (text), expected > 0"]
@@ -94,8 +104,13 @@ def test_refused(key: str, value: Any, line: str | None) -> None:
 def test_every_fault_is_reported() -> None:
     lines = said(lr="x", size=0, inners={"a": {"depth": 0, "x": 1}, "b": 3}, nope=1)
     assert [line.partition(":")[0] for line in lines] == [
-        "nope", "lr", "size", "inners.a.x", "inners.a.depth", "inners.b",
-    ]  # fmt: skip
+        "nope",
+        "lr",
+        "size",
+        "inners.a.x",
+        "inners.a.depth",
+        "inners.b",
+    ]
 
 
 def test_defaults_are_not_shared() -> None:

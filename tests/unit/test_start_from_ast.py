@@ -23,9 +23,14 @@ from mmssl.models.saving import load_model, save_model
 from mmssl.training.pretrain import build_model
 
 SIZES: dict[str, Any] = {
-    "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 96, "patch_size": 8,
-    "num_mel_bins": 32, "max_length": 60,
-}  # fmt: skip
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "hidden_size": 32,
+    "intermediate_size": 96,
+    "patch_size": 8,
+    "num_mel_bins": 32,
+    "max_length": 60,
+}
 
 
 def ast(folder: Path, **changes: Any) -> Any:

@@ -250,8 +250,17 @@ def test_videomae(tmp_path, mean_pooling):
     assert model.tower("video").drops
 
 
-SMALL_VJEPA2 = {**LAYERS, "mlp_ratio": 2.5, "crop_size": 24, "patch_size": 8, "frames_per_clip": 4, "tubelet_size": 2,
-                "pred_hidden_size": 12, "pred_num_attention_heads": 2, "pred_num_hidden_layers": 1}  # fmt: skip
+SMALL_VJEPA2 = {
+    **LAYERS,
+    "mlp_ratio": 2.5,
+    "crop_size": 24,
+    "patch_size": 8,
+    "frames_per_clip": 4,
+    "tubelet_size": 2,
+    "pred_hidden_size": 12,
+    "pred_num_attention_heads": 2,
+    "pred_num_hidden_layers": 1,
+}
 
 
 def vjepa2(folder: Path) -> Any:

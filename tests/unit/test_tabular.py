@@ -31,14 +31,16 @@ def table(n: int = 200, seed: int = 0) -> list[dict[str, Any]]:
     rows = []
     for i in range(n):
         age = int(rng.integers(18, 80))
-        rows.append({
-            "age": age,
-            "pay": 100.0 * age + float(rng.normal()),
-            "job": None if i % 10 == 3 else JOBS[int(rng.integers(3))],
-            "member": bool(rng.integers(2)),
-            "born": dt.date(1950, 1, 1) + dt.timedelta(days=int(rng.integers(20000))),
-            "grade": ["low", "mid", "high"][int(rng.integers(3))],
-        })  # fmt: skip
+        rows.append(
+            {
+                "age": age,
+                "pay": 100.0 * age + float(rng.normal()),
+                "job": None if i % 10 == 3 else JOBS[int(rng.integers(3))],
+                "member": bool(rng.integers(2)),
+                "born": dt.date(1950, 1, 1) + dt.timedelta(days=int(rng.integers(20000))),
+                "grade": ["low", "mid", "high"][int(rng.integers(3))],
+            }
+        )
     return rows
 
 
@@ -101,9 +103,13 @@ def test_what_is_missing(value: Any) -> None:
 def test_the_schema_of_a_table_with_every_type() -> None:
     p = whole()
     assert [(c.name, c.kind) for c in p.columns] == [
-        ("age", "numeric"), ("pay", "numeric"), ("job", "categorical"), ("member", "boolean"), ("born", "date"),
+        ("age", "numeric"),
+        ("pay", "numeric"),
+        ("job", "categorical"),
+        ("member", "boolean"),
+        ("born", "date"),
         ("grade", "ordinal"),
-    ]  # fmt: skip
+    ]
     assert p.columns[2].categories == ["baker", "clerk", "smith"] and p.columns[2].missing == pytest.approx(0.1)
     assert p.columns[5].categories == ["low", "mid", "high"] and not p.columns[4].clock
     related = p.state["related"]
@@ -283,8 +289,10 @@ def test_round_trip_and_reload(tmp_path: Path) -> None:
     net = model(p)
     net.save_pretrained(tmp_path / "model")
     reloaded = MMSSLModel.from_pretrained(tmp_path / "model").eval()
-    assert torch.equal(net.encode_batch({"tabular": inputs}).embeddings["tabular"],
-                       reloaded.encode_batch({"tabular": inputs}).embeddings["tabular"])  # fmt: skip
+    assert torch.equal(
+        net.encode_batch({"tabular": inputs}).embeddings["tabular"],
+        reloaded.encode_batch({"tabular": inputs}).embeddings["tabular"],
+    )
 
 
 def test_absent_rows_change_nothing_and_columns_may_come_in_any_order() -> None:
@@ -461,10 +469,13 @@ def test_adult(shared_data: Path) -> None:
     related = p.state["related"]
     assert related[by_name["education"]][0] == by_name["education_num"]  # the same thing twice
     assert {related[by_name["relationship"]][0], related[by_name["marital_status"]][0]} == {
-        by_name["marital_status"], by_name["relationship"]
-    }  # fmt: skip
-    held_out = [{k: v for k, v in row.items() if k != "income"}
-                for row in read_csv(shared_data / "adult" / "adult.csv", "test", 500)]  # fmt: skip
+        by_name["marital_status"],
+        by_name["relationship"],
+    }
+    held_out = [
+        {k: v for k, v in row.items() if k != "income"}
+        for row in read_csv(shared_data / "adult" / "adult.csv", "test", 500)
+    ]
     inputs = p(held_out)
     m = module(p)
     assert inputs["cells"].shape == (500, 14, 1) and bool(torch.isfinite(m.raw_features(inputs)).all())

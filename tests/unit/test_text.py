@@ -19,8 +19,12 @@ from mmssl.draws import Draws
 from mmssl.errors import BadSample, UserError
 from mmssl_text.tokenizers import LONGEST_SENTENCE, SentencePiece, _sentences
 
-CORPUS = [f"a {size} {colour} {thing}" for size in ("small", "large", "tiny") for colour in ("red", "green", "blue")
-          for thing in ("cat", "house", "tree", "river")]  # fmt: skip
+CORPUS = [
+    f"a {size} {colour} {thing}"
+    for size in ("small", "large", "tiny")
+    for colour in ("red", "green", "blue")
+    for thing in ("cat", "house", "tree", "river")
+]
 
 
 def fitted(samples: list[Any] = CORPUS, **options: Any) -> mmssl_text.Preprocessor:  # type: ignore[assignment]

@@ -205,8 +205,16 @@ def test_folders_lists_and_arrays(tmp_path: Path) -> None:
     array = np.stack(pictures)
     buffer = io.BytesIO()
     np.save(buffer, array)
-    for raw in (tmp_path, str(tmp_path), [image.fromarray(p) for p in pictures], array, array.transpose(0, 3, 1, 2),
-                {"frames": array, "fps": 6}, buffer.getvalue(), torch.tensor(array)):  # fmt: skip
+    for raw in (
+        tmp_path,
+        str(tmp_path),
+        [image.fromarray(p) for p in pictures],
+        array,
+        array.transpose(0, 3, 1, 2),
+        {"frames": array, "fps": 6},
+        buffer.getvalue(),
+        torch.tensor(array),
+    ):
         frames, times = read_clip(raw, wanted) or ([], [])
         assert [int(f[0, 0, 0]) // 5 for f in frames] == [0, 3, 6, 9] and frames[0].shape == (10, 12, 3)
         assert times == [0.0, 0.5, 1.0, 1.5]
@@ -286,9 +294,17 @@ def test_all_frames_of_a_clip_undergo_the_same() -> None:
     m = modality(p)
     still = {"frames": np.repeat(RNG.integers(0, 256, (1, 16, 16, 3), dtype=np.uint8), 4, 0), "fps": 5.0}
     out = m.augment(
-        p([still, still]), Draws(1, 2), crop_scale=[0.3, 0.9], flip=0.5, brightness=0.4, contrast=0.4, saturation=0.4,
-        hue=0.1, gray=0.2, blur=0.5,
-    )["pixel_values"]  # fmt: skip
+        p([still, still]),
+        Draws(1, 2),
+        crop_scale=[0.3, 0.9],
+        flip=0.5,
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        hue=0.1,
+        gray=0.2,
+        blur=0.5,
+    )["pixel_values"]
     assert torch.allclose(out, out[:, :1].expand_as(out), atol=1e-5)
     assert (out[0] - out[1]).abs().max() > 0.1  # and every clip something else
 
@@ -312,8 +328,10 @@ def test_time_by_hand() -> None:
     inputs = p([{"frames": frames, "fps": 5.0}, {"frames": frames[:3], "fps": 5.0}, None])
 
     def numbers(view: dict[str, torch.Tensor]) -> list[list[int]]:
-        return [row[:n].round().int().tolist() for row, n in
-                zip(view["pixel_values"][:, :, 0, 0, 0], view["length"].tolist(), strict=True)]  # fmt: skip
+        return [
+            row[:n].round().int().tolist()
+            for row, n in zip(view["pixel_values"][:, :, 0, 0, 0], view["length"].tolist(), strict=True)
+        ]
 
     seen = set()
     for key in range(20):

@@ -23,8 +23,10 @@ from ...errors import UserError, nearest
 
 def format_names() -> list[str]:
     """Names of all formats."""
-    return sorted(m.name.replace("_", "-") if m.name in DASHED else m.name
-                  for m in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    return sorted(
+        m.name.replace("_", "-") if m.name in DASHED else m.name
+        for m in pkgutil.iter_modules([str(Path(__file__).parent)])
+    )
 
 
 DASHED = ("vision_text_dual_encoder", "sentence_transformers")

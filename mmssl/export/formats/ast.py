@@ -28,12 +28,24 @@ NEEDS = {
         need("modality", "shift_ms", 10.0, why="its feature extractor's frames"),
         Need("modality", "seconds", 10.24, lambda v: v is not None, "a number", "AST takes one length of sound"),
         need("modality", "positions", "learned", "sincos", why="its positions are a table"),
-        Need("modality", "patch", None, lambda v: v is None or isinstance(v, int) or len(set(v)) == 1, "a square",
-             "it knows square patches"),
-        Need("modality", "stride", None, lambda v: v is None or isinstance(v, int) or len(v) == 2, "one or two numbers",
-             "its patches lie on a grid"),
+        Need(
+            "modality",
+            "patch",
+            None,
+            lambda v: v is None or isinstance(v, int) or len(set(v)) == 1,
+            "a square",
+            "it knows square patches",
+        ),
+        Need(
+            "modality",
+            "stride",
+            None,
+            lambda v: v is None or isinstance(v, int) or len(v) == 2,
+            "one or two numbers",
+            "its patches lie on a grid",
+        ),
     )
-}  # fmt: skip
+}
 
 
 def frames_of(part: Part) -> int:
@@ -56,11 +68,17 @@ def write(source: Source, folder: Path) -> Job:
     part = source.part("audio")
     modality, frames = part.modality, frames_of(part)
     side = int(modality.patch[0])
-    stock: Any = ASTModel(ASTConfig(
-        **transfer.stock_options(part.options), qkv_bias=part.options.qkv_bias, patch_size=side,
-        frequency_stride=modality.stride[1], time_stride=modality.stride[0], max_length=frames,
-        num_mel_bins=int(modality.mel_bins),
-    ))  # fmt: skip
+    stock: Any = ASTModel(
+        ASTConfig(
+            **transfer.stock_options(part.options),
+            qkv_bias=part.options.qkv_bias,
+            patch_size=side,
+            frequency_stride=modality.stride[1],
+            time_stride=modality.stride[0],
+            max_length=frames,
+            num_mel_bins=int(modality.mel_bins),
+        )
+    )
     embeddings, places = stock.embeddings, order(part, frames)
     transfer.linear(modality.proj, [embeddings.patch_embeddings.projection], True)
     table = part.positions({"mel": torch.zeros(1, frames, modality.mel_bins)})
@@ -75,9 +93,12 @@ def write(source: Source, folder: Path) -> Job:
     stock.save_pretrained(folder)
     state, rate = part.preprocessor.state, int(modality.rate)
     ASTFeatureExtractor(
-        sampling_rate=rate, num_mel_bins=int(modality.mel_bins), max_length=frames, mean=state["mean"],
+        sampling_rate=rate,
+        num_mel_bins=int(modality.mel_bins),
+        max_length=frames,
+        mean=state["mean"],
         std=state["std"] / 2,
-    ).save_pretrained(folder)  # fmt: skip
+    ).save_pretrained(folder)
     return Job(
         "transformers",
         "ASTModel",
@@ -90,11 +111,14 @@ def write(source: Source, folder: Path) -> Job:
             "A shorter sound is padded by its feature extractor and attended to; in mmssl padding is not seen. Their "
             "outputs are equal for sounds of the whole length.",
             "`pooler_output` is the mean of its two first tokens. The embedding that mmssl uses is "
-            + ("`output.last_hidden_state[:, 0]`." if part.options.pooling == "cls" else
-               "`output.last_hidden_state[:, 2:].mean(1)`."),
+            + (
+                "`output.last_hidden_state[:, 0]`."
+                if part.options.pooling == "cls"
+                else "`output.last_hidden_state[:, 2:].mean(1)`."
+            ),
         ],
         pipeline_tag="feature-extraction",
-    )  # fmt: skip
+    )
 
 
 def _probe(part: Part, frames: int, places: Tensor) -> Probe:
@@ -160,10 +184,15 @@ def read(config: Any) -> dict[str, dict[str, Any]]:
     tower = transfer.trunk_options(config) | {"prefix": 2, "qkv_bias": bool(config.qkv_bias)}
     side = int(config.patch_size)
     modality = {
-        "features": "mel", "mel_bins": int(config.num_mel_bins), "window_ms": WINDOW_MS, "shift_ms": SHIFT_MS,
-        "patch": [side, side], "stride": [int(config.time_stride), int(config.frequency_stride)],
-        "seconds": seconds_of(config), "positions": "learned",
-    }  # fmt: skip
+        "features": "mel",
+        "mel_bins": int(config.num_mel_bins),
+        "window_ms": WINDOW_MS,
+        "shift_ms": SHIFT_MS,
+        "patch": [side, side],
+        "stride": [int(config.time_stride), int(config.frequency_stride)],
+        "seconds": seconds_of(config),
+        "positions": "learned",
+    }
     return {"tower": tower, "modality": modality}
 
 

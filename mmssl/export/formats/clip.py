@@ -39,9 +39,7 @@ def fill_vision(part: Part, stock: Any, out: bool) -> None:
     """Weights between our tower and a `CLIPVisionModel`."""
     tower, embeddings = part.tower, stock.embeddings
     images.patch_map(part, embeddings.patch_embedding, out)
-    images.positions(
-        part, embeddings.position_embedding.weight, [embeddings.class_embedding], out, with_bias=out
-    )
+    images.positions(part, embeddings.position_embedding.weight, [embeddings.class_embedding], out, with_bias=out)
     transfer.norm(tower.embed_norm, stock.pre_layrnorm, out)
     transfer.blocks(tower.trunk.blocks, stock.encoder.layers, pairs.BLOCK, out)
     transfer.norm(tower.trunk.norm, stock.post_layernorm, out)
@@ -70,9 +68,12 @@ def write(source: Source, folder: Path) -> Job:
         pipelines=_pipelines(pair, source.scratch),
         without_pipeline=images.NO_PIPELINE,
         notes=[*pairs.scale_note(pair), *(images.notes(pair.image) if pair.image else [])],
-        pipeline_tag="zero-shot-image-classification" if pair.image and pair.text else
-        "image-feature-extraction" if pair.image else "feature-extraction",
-    )  # fmt: skip
+        pipeline_tag="zero-shot-image-classification"
+        if pair.image and pair.text
+        else "image-feature-extraction"
+        if pair.image
+        else "feature-extraction",
+    )
 
 
 def build(pair: pairs.Pair, name: str) -> Any:
@@ -86,8 +87,9 @@ def build(pair: pairs.Pair, name: str) -> Any:
     if pair.text is not None:
         text = texts.text_config(pair.text) | config
     if name == "CLIPModel":
-        stock: Any = transformers.CLIPModel(transformers.CLIPConfig(
-            text_config=text, vision_config=vision, logit_scale_init_value=pair.scale, **config))  # fmt: skip
+        stock: Any = transformers.CLIPModel(
+            transformers.CLIPConfig(text_config=text, vision_config=vision, logit_scale_init_value=pair.scale, **config)
+        )
         with torch.no_grad():
             stock.logit_scale.fill_(pair.scale)
     elif pair.image is not None:
@@ -107,8 +109,7 @@ def build(pair: pairs.Pair, name: str) -> Any:
 def _probes(pair: pairs.Pair, name: str) -> list[Probe]:
     outputs: dict[str, str] = {}
     if name == "CLIPModel":
-        outputs = {"image_embeds": "image_embeds", "text_embeds": "text_embeds",
-                   "logits_per_image": "logits_per_image"}  # fmt: skip
+        outputs = {"image_embeds": "image_embeds", "text_embeds": "text_embeds", "logits_per_image": "logits_per_image"}
     else:
         outputs = {"image_embeds" if pair.image else "text_embeds": "image_embeds" if pair.image else "text_embeds"}
 

@@ -24,13 +24,25 @@ NEEDS = {
     )
 }
 BLOCK = transfer.BlockNames(
-    "norm1", ("attention.q_proj", "attention.k_proj", "attention.v_proj"), "attention.o_proj", "norm2", "mlp.fc1",
-    "mlp.fc2", "layer_scale1.lambda1", "layer_scale2.lambda1",
-)  # fmt: skip
+    "norm1",
+    ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+    "attention.o_proj",
+    "norm2",
+    "mlp.fc1",
+    "mlp.fc2",
+    "layer_scale1.lambda1",
+    "layer_scale2.lambda1",
+)
 REGISTERS_BLOCK = transfer.BlockNames(
-    "norm1", tuple(f"attention.attention.{n}" for n in ("query", "key", "value")), "attention.output.dense", "norm2",
-    "mlp.fc1", "mlp.fc2", "layer_scale1.lambda1", "layer_scale2.lambda1",
-)  # fmt: skip
+    "norm1",
+    tuple(f"attention.attention.{n}" for n in ("query", "key", "value")),
+    "attention.output.dense",
+    "norm2",
+    "mlp.fc1",
+    "mlp.fc2",
+    "layer_scale1.lambda1",
+    "layer_scale2.lambda1",
+)
 ADAPTED = {"image": (BLOCK, REGISTERS_BLOCK)}
 
 

@@ -40,13 +40,12 @@ def write(source: Source, folder: Path) -> Job:
     return Job(
         "transformers",
         "IJepaModel",
-        images.probes(part, {"last_hidden_state": "last_hidden_state"}, ours,
-                      other={"interpolate_pos_encoding": True}),
+        images.probes(part, {"last_hidden_state": "last_hidden_state"}, ours, other={"interpolate_pos_encoding": True}),
         usage=images.usage("IJepaModel"),
         pipelines=images.feature_pipelines(part, lambda used, encoded: used.states(encoded), source.scratch),
         without_pipeline=images.NO_PIPELINE,
         notes=[images.embedding_note(part, "output.last_hidden_state"), *images.notes(part)],
-    )  # fmt: skip
+    )
 
 
 def reads(config: dict[str, Any]) -> bool:

@@ -46,10 +46,17 @@ def write(source: Source, folder: Path) -> Job:
     notes += _write_processors(parts, folder)
     kinds = {part.type for part in parts}
     return Job(
-        "onnx", "", probes, usage="\n".join(usage), auto=False, file=files[0],
-        without_pipeline="transformers' pipelines do not load this file", notes=notes,
-        pipeline_tag="image-feature-extraction" if kinds == {"image"} else "feature-extraction", tags=["onnx"],
-    )  # fmt: skip
+        "onnx",
+        "",
+        probes,
+        usage="\n".join(usage),
+        auto=False,
+        file=files[0],
+        without_pipeline="transformers' pipelines do not load this file",
+        notes=notes,
+        pipeline_tag="image-feature-extraction" if kinds == {"image"} else "feature-extraction",
+        tags=["onnx"],
+    )
 
 
 def _names(called: Signature) -> list[str]:
@@ -75,15 +82,20 @@ def _export(part: Part, called: Signature, path: Path) -> None:
     try:
         with torch.no_grad(), _quiet():
             program: Any = torch.onnx.export(
-                encoder, tuple(example.values()), input_names=list(example), dynamo=True, verbose=False,
+                encoder,
+                tuple(example.values()),
+                input_names=list(example),
+                dynamo=True,
+                verbose=False,
                 dynamic_shapes=(shapes,),
-            )  # fmt: skip
+            )
             _name_outputs(program.model.graph, _names(called))
             program.save(str(path), external_data=False)
     except torch.onnx.OnnxExporterError as error:
         line = next((x for x in reversed(str(error).splitlines()) if x.strip()), "")
-        raise UserError(f"format onnx: the tower '{part.tower_name}' cannot be traced for {part.name} ({line.strip()})"
-                        ) from error  # fmt: skip
+        raise UserError(
+            f"format onnx: the tower '{part.tower_name}' cannot be traced for {part.name} ({line.strip()})"
+        ) from error
 
 
 def _name_outputs(graph: Any, names: list[str]) -> None:
@@ -120,14 +132,25 @@ def _probes(part: Part, called: Signature, file: str) -> list[Probe]:
             embedding = part.embed(encoded) if part.projection is not None else part.pooled(encoded)
             if part.projection is not None:
                 embedding = embedding * encoded.present(part.name)[:, None]
-            every = {"last_hidden_state": part.states(encoded), "embedding": embedding,
-                     "mask": encoded.patches[part.name].valid}  # fmt: skip
+            every = {
+                "last_hidden_state": part.states(encoded),
+                "embedding": embedding,
+                "mask": encoded.patches[part.name].valid,
+            }
             return {name: every[name] for name in _names(called)}
 
         shape = " x ".join(str(n) for n in next(iter(inputs.values())).shape)
         names = _names(called)
-        found.append(Probe(f"{part.name} {shape}", inputs, dict(zip(names, names, strict=True)), expect,
-                           dtypes=("float32",), load={"file": file}))  # fmt: skip
+        found.append(
+            Probe(
+                f"{part.name} {shape}",
+                inputs,
+                dict(zip(names, names, strict=True)),
+                expect,
+                dtypes=("float32",),
+                load={"file": file},
+            )
+        )
     return found
 
 
@@ -137,10 +160,12 @@ def _note(part: Part, called: Signature, file: str) -> str:
         free += [name for name in (a[1] if isinstance(a, tuple) else a for a in axes.values()) if name not in free]
     bounds = [f"{name} at most {called.limits[name][1]}" for name in free if called.limits.get(name, (1, None))[1]]
     fixed = [called.fixed] if called.fixed else []
-    return (f"`{file}` ({part.name}): float32, open in {', '.join(free)}"
-            + (f"; {'; '.join([*bounds, *fixed])}" if bounds or fixed else "")
-            + ". `embedding` is projected and normalised where the model has a projection"
-            + ("; `mask` says which tokens, behind the prefix, there are." if called.masked else "."))  # fmt: skip
+    return (
+        f"`{file}` ({part.name}): float32, open in {', '.join(free)}"
+        + (f"; {'; '.join([*bounds, *fixed])}" if bounds or fixed else "")
+        + ". `embedding` is projected and normalised where the model has a projection"
+        + ("; `mask` says which tokens, behind the prefix, there are." if called.masked else ".")
+    )
 
 
 def _write_processors(parts: list[Part], folder: Path) -> list[str]:
@@ -158,8 +183,10 @@ def _write_processors(parts: list[Part], folder: Path) -> list[str]:
     made = MMSSLProcessor({part.name: part.preprocessor for part in own}, {part.name: part.type for part in own})
     made.save_pretrained(folder)
     names = " and ".join(part.name for part in own)
-    return [f"`processor_config.json` holds what prepares {names}: `MMSSLProcessor.from_pretrained(FOLDER)` of mmssl "
-            f"does it; the encoder itself needs no mmssl."]  # fmt: skip
+    return [
+        f"`processor_config.json` holds what prepares {names}: `MMSSLProcessor.from_pretrained(FOLDER)` of mmssl "
+        f"does it; the encoder itself needs no mmssl."
+    ]
 
 
 def _stock_tokenizer(part: Part) -> bool:
@@ -171,6 +198,9 @@ def _usage(part: Part, called: Signature, file: str) -> list[str]:
     names = list(called.axes)
     feed = ", ".join(f'"{name}": {name}' for name in names)
     found = ", ".join(_names(called))
-    return ["", f'session = onnxruntime.InferenceSession("FOLDER/{file}")',
-            *(f"# {name}: {words}" for name, words in called.inputs.items()),
-            f"{found} = session.run(None, {{{feed}}})"]  # fmt: skip
+    return [
+        "",
+        f'session = onnxruntime.InferenceSession("FOLDER/{file}")',
+        *(f"# {name}: {words}" for name, words in called.inputs.items()),
+        f"{found} = session.run(None, {{{feed}}})",
+    ]

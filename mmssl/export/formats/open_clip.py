@@ -35,8 +35,10 @@ def check(source: Source) -> list[str]:
     """What lies between the two towers."""
     image, text = source.part("image").options, source.part("text").options
     if image.activation != text.activation and "quick_gelu" in (image.activation, text.activation):
-        return [f"model.towers: found the activations {image.activation} and {text.activation}, expected quick_gelu "
-                f"in both or none (open_clip has one switch)"]
+        return [
+            f"model.towers: found the activations {image.activation} and {text.activation}, expected quick_gelu "
+            f"in both or none (open_clip has one switch)"
+        ]
     return []
 
 
@@ -55,15 +57,24 @@ def write(source: Source, folder: Path) -> Job:
     state, options = image.preprocessor.state, image.preprocessor.config
     repeat = images.stock_channels(image) // len(state["mean"])
     preprocess = {
-        "mean": list(state["mean"]) * repeat, "std": list(state["std"]) * repeat,
-        "interpolation": options.interpolation, "resize_mode": "shortest" if options.resize == "crop" else "squash",
-    }  # fmt: skip
+        "mean": list(state["mean"]) * repeat,
+        "std": list(state["std"]) * repeat,
+        "interpolation": options.interpolation,
+        "resize_mode": "shortest" if options.resize == "crop" else "squash",
+    }
     (folder / "open_clip_config.json").write_text(
         json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}, indent=2, sort_keys=True) + "\n"
     )
-    return Job("open_clip", "", _probes(pair), usage=_usage(), auto=False, notes=_notes(pair),
-               without_pipeline="transformers' pipelines do not load open_clip's models",
-               pipeline_tag="zero-shot-image-classification")  # fmt: skip
+    return Job(
+        "open_clip",
+        "",
+        _probes(pair),
+        usage=_usage(),
+        auto=False,
+        notes=_notes(pair),
+        without_pipeline="transformers' pipelines do not load open_clip's models",
+        pipeline_tag="zero-shot-image-classification",
+    )
 
 
 def model_config(image: Part, text: Part) -> dict[str, Any]:
@@ -72,25 +83,36 @@ def model_config(image: Part, text: Part) -> dict[str, Any]:
     def common(part: Part) -> dict[str, Any]:
         options = part.options
         tanh = {"act_kwargs": {"approximate": "tanh"}} if options.activation == "gelu_tanh" else {}
-        return {"width": options.width, "layers": options.depth, "mlp_ratio": float(options.mlp_ratio),
-                "norm_kwargs": {"eps": float(options.norm_eps)}, **tanh}  # fmt: skip
+        return {
+            "width": options.width,
+            "layers": options.depth,
+            "mlp_ratio": float(options.mlp_ratio),
+            "norm_kwargs": {"eps": float(options.norm_eps)},
+            **tanh,
+        }
 
     special = texts.special_ids(text)
     return {
         "embed_dim": image.embedding_width,
         "quick_gelu": image.options.activation == "quick_gelu",
         "vision_cfg": {
-            **common(image), "head_width": image.options.width // image.options.heads,
-            "image_size": int(image.modality.size[0]), "patch_size": int(image.modality.patch[0]),
+            **common(image),
+            "head_width": image.options.width // image.options.heads,
+            "image_size": int(image.modality.size[0]),
+            "patch_size": int(image.modality.patch[0]),
             "no_ln_pre": not image.options.embed_norm,
             "pool_type": "tok" if image.options.pooling == "cls" else "avg",
         },
         "text_cfg": {
-            **common(text), "heads": text.options.heads, "context_length": int(text.modality.max_length),
-            "vocab_size": int(text.modality.vocab_size), "pool_type": "eos", "eos_id": special["eos"],
+            **common(text),
+            "heads": text.options.heads,
+            "context_length": int(text.modality.max_length),
+            "vocab_size": int(text.modality.vocab_size),
+            "pool_type": "eos",
+            "eos_id": special["eos"],
             "pad_id": special["pad"],
         },
-    }  # fmt: skip
+    }
 
 
 @torch.no_grad()
@@ -118,8 +140,10 @@ def _probes(pair: pairs.Pair) -> list[Probe]:
     for probe in found:  # it has its own names, and no mask: padding is behind the end, where nobody looks
         probe.inputs = {"image": probe.inputs["pixel_values"], "text": probe.inputs["input_ids"]}
     scale = {"exp(logit_scale)": torch.exp(torch.tensor(pair.scale))}
-    return [*found, Probe("any input", found[0].inputs, {"exp(logit_scale)": "2"}, lambda _: scale,
-                          dtypes=("float32",))]  # fmt: skip
+    return [
+        *found,
+        Probe("any input", found[0].inputs, {"exp(logit_scale)": "2"}, lambda _: scale, dtypes=("float32",)),
+    ]
 
 
 def _usage() -> str:
@@ -136,5 +160,8 @@ def _usage() -> str:
 
 def _notes(pair: pairs.Pair) -> list[str]:
     assert pair.image is not None
-    return ["open_clip interpolates positions when it loads for another `force_image_size`, not at a call.",
-            *pairs.scale_note(pair), *images.notes(pair.image)]  # fmt: skip
+    return [
+        "open_clip interpolates positions when it loads for another `force_image_size`, not at a call.",
+        *pairs.scale_note(pair),
+        *images.notes(pair.image),
+    ]

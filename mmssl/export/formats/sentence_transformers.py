@@ -42,9 +42,13 @@ BOTH_WAYS = (
 )
 CAUSAL = (need("tower", "embed_norm", False, why="CLIPTextModel has no norm before its first block"),)
 ESM_BLOCK = transfer.BlockNames(
-    "attention.LayerNorm", ("attention.self.query", "attention.self.key", "attention.self.value"),
-    "attention.output.dense", "LayerNorm", "intermediate.dense", "output.dense",
-)  # fmt: skip
+    "attention.LayerNorm",
+    ("attention.self.query", "attention.self.key", "attention.self.value"),
+    "attention.output.dense",
+    "LayerNorm",
+    "intermediate.dense",
+    "output.dense",
+)
 POOLING = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 """Our names of poolings -> those of the package."""
 PAD_LIMIT = 1024
@@ -56,8 +60,11 @@ def check(source: Source) -> list[str]:
     text, image = source.part("text"), source.part("image") if source.parts("image") else None
     if image is not None:
         wrapped = [p for p in (image, text) if p.foreign]
-        found = [f"model.towers.{p.tower_name}.from: it wraps a {p.wrapped}, expected a tower of mmssl's own in a pair "
-                 f"(or one alone, with --tower)" for p in wrapped]  # fmt: skip
+        found = [
+            f"model.towers.{p.tower_name}.from: it wraps a {p.wrapped}, expected a tower of mmssl's own in a pair "
+            f"(or one alone, with --tower)"
+            for p in wrapped
+        ]
         return found or obstacles(text.values(), clip.NEEDS["text"], text.paths())
     if text.foreign:
         return _check_wrapped(text)
@@ -65,8 +72,10 @@ def check(source: Source) -> list[str]:
     found = obstacles(text.values(), BOTH_WAYS if both_ways else CAUSAL, text.paths())
     pad = texts.special_ids(text)["pad"]
     if both_ways and not 0 <= int(pad or 0) < PAD_LIMIT:
-        found.append(f"modalities.{text.name}.tokenizer: its padding has the id {pad}, expected less than {PAD_LIMIT} "
-                     f"(EsmModel numbers its positions from there)")  # fmt: skip
+        found.append(
+            f"modalities.{text.name}.tokenizer: its padding has the id {pad}, expected less than {PAD_LIMIT} "
+            f"(EsmModel numbers its positions from there)"
+        )
     return found
 
 
@@ -74,8 +83,10 @@ def _check_wrapped(text: Part) -> list[str]:
     net: Any = text.tower.net
     encoder: Any = net["encoder"] if isinstance(net, nn.ModuleDict) else None
     if encoder is None or "projection" in net or encoder.config.model_type.endswith("_text_model"):
-        return [f"model.towers.{text.tower_name}.from: it wraps the text half of a pair ({text.wrapped}), expected a "
-                f"whole text encoder (such as BertModel)"]  # fmt: skip
+        return [
+            f"model.towers.{text.tower_name}.from: it wraps the text half of a pair ({text.wrapped}), expected a "
+            f"whole text encoder (such as BertModel)"
+        ]
     return obstacles(text.values(), WRAPPED, text.paths())
 
 
@@ -84,8 +95,10 @@ def write(source: Source, folder: Path) -> Job:
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
     except ImportError as error:
-        raise UserError("format sentence-transformers needs a package that is not installed: "
-                        "pip install 'mmssl[sentence-transformers]'") from error  # fmt: skip
+        raise UserError(
+            "format sentence-transformers needs a package that is not installed: "
+            "pip install 'mmssl[sentence-transformers]'"
+        ) from error
     pair = pairs.Pair.of(source)
     text = pair.text
     assert text is not None
@@ -109,12 +122,14 @@ def write(source: Source, folder: Path) -> Job:
         _probes(pair, source.scratch),
         usage=_usage(pair),
         without_pipeline="transformers' pipelines give tokens, not the embedding of a text",
-        notes=[f"The encoder is a `{type(stock).__name__}`; embeddings are of length 1.",
-               *(images.notes(pair.image) if pair.image else [])],
+        notes=[
+            f"The encoder is a `{type(stock).__name__}`; embeddings are of length 1.",
+            *(images.notes(pair.image) if pair.image else []),
+        ],
         auto=False,
         pipeline_tag="sentence-similarity" if pair.image is None else None,
         tags=["sentence-transformers"],
-    )  # fmt: skip
+    )
 
 
 def encoder_of(part: Part) -> Any:
@@ -130,10 +145,16 @@ def encoder_of(part: Part) -> Any:
         return stock
     first = int(config["pad_token_id"] or 0) + 1
     config["max_position_embeddings"] += first
-    stock = transformers.EsmModel(transformers.EsmConfig(
-        **config, position_embedding_type="absolute", token_dropout=False,
-        emb_layer_norm_before=part.tower.embed_norm is not None,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))  # fmt: skip
+    stock = transformers.EsmModel(
+        transformers.EsmConfig(
+            **config,
+            position_embedding_type="absolute",
+            token_dropout=False,
+            emb_layer_norm_before=part.tower.embed_norm is not None,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+    )
     fill_esm(part, stock, first)
     return stock
 
@@ -156,9 +177,12 @@ def fill_esm(part: Part, stock: Any, first: int) -> None:
 
 def _dense(cls: Any, projection: nn.Linear) -> nn.Module:
     dense: nn.Module = cls(
-        projection.in_features, projection.out_features, bias=False, activation_function=nn.Identity(),
+        projection.in_features,
+        projection.out_features,
+        bias=False,
+        activation_function=nn.Identity(),
         init_weight=projection.weight.detach().clone(),
-    )  # fmt: skip
+    )
     return dense
 
 
@@ -182,8 +206,15 @@ def _probe(name: str, pair: pairs.Pair, part: Part, given: list[str], samples: l
         used = part if dtype == torch.float32 else _changed(pair, part, dtype)
         return {"sentence_embedding": used.embed(used.encode(part.preprocessor(samples)))}
 
-    return Probe(name, {}, {"sentence_embedding": ""}, expect, kwargs={"convert_to_tensor": True},
-                 arguments=[given], method="encode")  # fmt: skip
+    return Probe(
+        name,
+        {},
+        {"sentence_embedding": ""},
+        expect,
+        kwargs={"convert_to_tensor": True},
+        arguments=[given],
+        method="encode",
+    )
 
 
 def _changed(pair: pairs.Pair, part: Part, dtype: torch.dtype) -> Part:
@@ -196,8 +227,12 @@ def _changed(pair: pairs.Pair, part: Part, dtype: torch.dtype) -> Part:
 
 
 def _usage(pair: pairs.Pair) -> str:
-    lines = ["from sentence_transformers import SentenceTransformer", "",
-             'model = SentenceTransformer("PATH_OR_ID")', 'texts = model.encode(["a text", "another"])']  # fmt: skip
+    lines = [
+        "from sentence_transformers import SentenceTransformer",
+        "",
+        'model = SentenceTransformer("PATH_OR_ID")',
+        'texts = model.encode(["a text", "another"])',
+    ]
     if pair.image is not None:
         lines += ['pictures = model.encode(["PICTURE.png"])', "print(model.similarity(texts, pictures))"]
     return "\n".join(lines)

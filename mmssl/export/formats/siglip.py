@@ -104,9 +104,12 @@ def write(source: Source, folder: Path) -> Job:
         without_pipeline=_without_pipeline(pair),
         auto=name != "SiglipTextModel",
         notes=notes,
-        pipeline_tag="zero-shot-image-classification" if pair.image and pair.text else
-        "image-feature-extraction" if pair.image else "feature-extraction",
-    )  # fmt: skip
+        pipeline_tag="zero-shot-image-classification"
+        if pair.image and pair.text
+        else "image-feature-extraction"
+        if pair.image
+        else "feature-extraction",
+    )
 
 
 def _probes(pair: pairs.Pair, name: str) -> list[Any]:

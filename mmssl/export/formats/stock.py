@@ -35,8 +35,10 @@ def chosen(source: Source) -> list[Part]:
     """The wrapped tower, or both halves of a CLIP. UserError when there is none, or when it is not clear which."""
     wrapped = [p for kind in NEEDS for p in source.parts(kind) if p.foreign]
     if not wrapped:
-        raise UserError(f"format stock: no tower of {source.origin} wraps a stock model (model.towers.X.from), "
-                        f"expected one; towers of mmssl's own go to a format of `mmssl list formats`")  # fmt: skip
+        raise UserError(
+            f"format stock: no tower of {source.origin} wraps a stock model (model.towers.X.from), "
+            f"expected one; towers of mmssl's own go to a format of `mmssl list formats`"
+        )
     if len(wrapped) == 1 or _whole(wrapped):
         return wrapped
     names = ", ".join(f"{p.tower_name} ({p.wrapped})" for p in wrapped)
@@ -55,11 +57,14 @@ def check(source: Source) -> list[str]:
     for part in chosen(source):
         where = f"model.towers.{part.tower_name}.from"
         if not isinstance(part.tower, TransformersTower):
-            found.append(f"{where}: it wraps one half of an open_clip model ({part.wrapped}), expected a transformers "
-                         f"model")  # fmt: skip
+            found.append(
+                f"{where}: it wraps one half of an open_clip model ({part.wrapped}), expected a transformers model"
+            )
         elif "projection" in part.tower.net and part.wrapped not in HALVES:  # type: ignore[operator]
-            found.append(f"{where}: it wraps one half of a pair with a projection ({part.wrapped}), for which there is "
-                         f"no stock class but that of CLIP's halves")  # fmt: skip
+            found.append(
+                f"{where}: it wraps one half of a pair with a projection ({part.wrapped}), for which there is "
+                f"no stock class but that of CLIP's halves"
+            )
         if part.type == "image":
             found += obstacles(part.values(), IMAGE, part.paths())
     return found
@@ -76,8 +81,11 @@ def write(source: Source, folder: Path) -> Job:
             texts.write_tokenizer(part, folder)
     job = _pair_job if len(parts) == 2 else _single_job
     done = job(parts, type(stock).__name__, source.scratch)
-    done.notes += [f"mmssl's projection of the tower '{p.tower_name}' into its shared embedding is not part of this "
-                   f"class." for p in parts if p.projection is not None]  # fmt: skip
+    done.notes += [
+        f"mmssl's projection of the tower '{p.tower_name}' into its shared embedding is not part of this class."
+        for p in parts
+        if p.projection is not None
+    ]
     return done
 
 
@@ -97,8 +105,9 @@ def _single(part: Part) -> Any:
 
 def _fill(part: Part, stock: Any) -> None:
     net: Any = part.tower.net
-    half, projection = ("text_model", "text_projection") if part.type == "text" else ("vision_model",
-                                                                                      "visual_projection")  # fmt: skip
+    half, projection = (
+        ("text_model", "text_projection") if part.type == "text" else ("vision_model", "visual_projection")
+    )
     getattr(stock, half).load_state_dict(net["encoder"].state_dict())
     getattr(stock, projection).load_state_dict(net["projection"].state_dict())
 
@@ -109,9 +118,13 @@ def _pair(parts: Sequence[Part]) -> Any:
     nets: list[Any] = [part.tower.net for part in parts]
     image, text = (net["encoder"].config.to_dict() for net in nets)
     width = parts[0].tower.width
-    stock: Any = transformers.CLIPModel(transformers.CLIPConfig(
-        vision_config=image | {"projection_dim": width}, text_config=text | {"projection_dim": width},
-        projection_dim=width))  # fmt: skip
+    stock: Any = transformers.CLIPModel(
+        transformers.CLIPConfig(
+            vision_config=image | {"projection_dim": width},
+            text_config=text | {"projection_dim": width},
+            projection_dim=width,
+        )
+    )
     for part in parts:
         _fill(part, stock)
     with torch.no_grad():
@@ -143,14 +156,22 @@ def _single_job(parts: Sequence[Part], cls: str, scratch: Path) -> Job:
     projected = "projection" in part.tower.net  # type: ignore[operator]
     states = "output.last_hidden_state"
     pooled = "output.pooler_output" if part.tower.pools else f"{states}[:, 0]"
-    how = (output if projected else pooled) if part.options.pooling == "cls" else (
-        f"the mean of {states} over " + ("what is no padding" if part.type == "text" else "its patches"))  # fmt: skip
+    how = (
+        (output if projected else pooled)
+        if part.options.pooling == "cls"
+        else (f"the mean of {states} over " + ("what is no padding" if part.type == "text" else "its patches"))
+    )
     more = ", of its projected tokens" if projected and part.options.pooling != "cls" else ""
     return Job(
-        "transformers", cls, probes, usage=usage, pipelines=pipelines,
-        without_pipeline="" if pipelines else images.NO_PIPELINE, pipeline_tag=tag,
+        "transformers",
+        cls,
+        probes,
+        usage=usage,
+        pipelines=pipelines,
+        without_pipeline="" if pipelines else images.NO_PIPELINE,
+        pipeline_tag=tag,
         notes=[f"The embedding that mmssl uses (pooling: {part.options.pooling}) is {how}{more}."],
-    )  # fmt: skip
+    )
 
 
 def _image_probes(part: Part) -> list[Probe]:
@@ -168,8 +189,7 @@ def _image_probes(part: Part) -> list[Probe]:
         pooled = projected or used.tower.pools
         return {name: encoded.prefix[:, 0] if pooled else used.states(encoded)}
 
-    name = "image_embeds" if projected else "pooler_output" if part.tower.pools else (
-        "last_hidden_state")
+    name = "image_embeds" if projected else "pooler_output" if part.tower.pools else ("last_hidden_state")
     found = [Probe(f"{height} x {width}", {"pixel_values": pixels}, {name: name}, expect)]
     if "interpolate_pos_encoding" not in inspect.signature(encoder.forward).parameters:
         return found
@@ -237,8 +257,14 @@ def _text_pipelines(part: Part) -> list[Pipeline]:
     net: Any = part.tower.net
     with torch.no_grad():
         expect = net["encoder"](**texts.trimmed(part, [text])).last_hidden_state
-    options = {"truncation": True, **({"padding": "max_length", "max_length": int(part.modality.max_length)}
-               if part.preprocessor.config.attend_padding else {})}  # fmt: skip
+    options = {
+        "truncation": True,
+        **(
+            {"padding": "max_length", "max_length": int(part.modality.max_length)}
+            if part.preprocessor.config.attend_padding
+            else {}
+        ),
+    }
     return [Pipeline("feature-extraction", text, expect, options={"tokenize_kwargs": options})]
 
 
@@ -255,22 +281,30 @@ def _pair_job(parts: Sequence[Part], cls: str, scratch: Path) -> Job:
 
         def expect(dtype: torch.dtype, inputs: dict[str, Tensor] = inputs) -> dict[str, Tensor]:
             used = image if dtype == torch.float32 else image.changed(dtype)
-            return _pair_outputs(used, Part(used.model, text.tower_name, text.name, text.type, text.preprocessor),
-                                 inputs, dtype)  # fmt: skip
+            return _pair_outputs(
+                used, Part(used.model, text.tower_name, text.name, text.type, text.preprocessor), inputs, dtype
+            )
 
         name = f"{pixels.shape[2]} x {pixels.shape[3]} and {inputs['input_ids'].shape[1]} tokens"
         found.append(Probe(name, inputs, dict(zip(names, names, strict=True)), expect))
     colour = image.modality.channels == 3
     return Job(
-        "transformers", cls, found, usage=pairs.usage(cls, pair),
-        pipelines=pairs.zero_shot(pair, scratch) if colour else [], without_pipeline=images.NO_PIPELINE,
-        notes=pairs.scale_note(pair), pipeline_tag="zero-shot-image-classification",
-    )  # fmt: skip
+        "transformers",
+        cls,
+        found,
+        usage=pairs.usage(cls, pair),
+        pipelines=pairs.zero_shot(pair, scratch) if colour else [],
+        without_pipeline=images.NO_PIPELINE,
+        notes=pairs.scale_note(pair),
+        pipeline_tag="zero-shot-image-classification",
+    )
 
 
 def _pair_outputs(image: Part, text: Part, inputs: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     pixels = inputs["pixel_values"].to(dtype).float()
     words = {k: v for k, v in inputs.items() if k != "pixel_values"}
-    out = {"image_embeds": pairs.embedding(image, image.encode({"pixel_values": pixels})),
-           "text_embeds": pairs.embedding(text, text.encode(words))}  # fmt: skip
+    out = {
+        "image_embeds": pairs.embedding(image, image.encode({"pixel_values": pixels})),
+        "text_embeds": pairs.embedding(text, text.encode(words)),
+    }
     return out | {"logits_per_image": pairs.logits(pairs.Pair(image, text), out)}

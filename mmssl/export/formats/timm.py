@@ -39,14 +39,25 @@ def model_args(part: Part) -> dict[str, Any]:
     """Arguments of timm's `VisionTransformer`, without a classifier."""
     options, count = part.options, part.tower.prefix_count
     return {
-        "img_size": int(part.modality.size[0]), "patch_size": int(part.modality.patch[0]),
-        "in_chans": images.stock_channels(part), "embed_dim": options.width, "depth": options.depth,
-        "num_heads": options.heads, "mlp_ratio": float(options.mlp_ratio), "qkv_bias": options.qkv_bias,
-        "init_values": options.layer_scale, "class_token": count > 0, "reg_tokens": max(count - 1, 0),
-        "pre_norm": options.embed_norm, "act_layer": ACTIVATIONS[options.activation], "dynamic_img_size": True,
-        "norm_layer": "layernorm", "global_pool": "token" if options.pooling == "cls" else "avg", "fc_norm": False,
+        "img_size": int(part.modality.size[0]),
+        "patch_size": int(part.modality.patch[0]),
+        "in_chans": images.stock_channels(part),
+        "embed_dim": options.width,
+        "depth": options.depth,
+        "num_heads": options.heads,
+        "mlp_ratio": float(options.mlp_ratio),
+        "qkv_bias": options.qkv_bias,
+        "init_values": options.layer_scale,
+        "class_token": count > 0,
+        "reg_tokens": max(count - 1, 0),
+        "pre_norm": options.embed_norm,
+        "act_layer": ACTIVATIONS[options.activation],
+        "dynamic_img_size": True,
+        "norm_layer": "layernorm",
+        "global_pool": "token" if options.pooling == "cls" else "avg",
+        "fc_norm": False,
         "final_norm": True,
-    }  # fmt: skip
+    }
 
 
 def fill(part: Part, stock: Any, out: bool) -> None:
@@ -54,8 +65,15 @@ def fill(part: Part, stock: Any, out: bool) -> None:
     images.patch_map(part, stock.patch_embed.proj, out)
     registers = [] if stock.reg_token is None else list(stock.reg_token[0])
     prefix: list[Tensor] = [*([] if stock.cls_token is None else [stock.cls_token]), *registers]
-    images.positions(part, stock.pos_embed, prefix, out, with_bias=out and stock.patch_embed.proj.bias is None,
-                     count=0 if stock.no_embed_class else stock.num_prefix_tokens, grid=stock.patch_embed.grid_size)
+    images.positions(
+        part,
+        stock.pos_embed,
+        prefix,
+        out,
+        with_bias=out and stock.patch_embed.proj.bias is None,
+        count=0 if stock.no_embed_class else stock.num_prefix_tokens,
+        grid=stock.patch_embed.grid_size,
+    )
     if tower.embed_norm is not None:
         transfer.norm(tower.embed_norm, stock.norm_pre, out)
     scaled = tower.trunk.depth > 0 and hasattr(stock.blocks[0].ls1, "gamma")
@@ -75,27 +93,42 @@ def write(source: Source, folder: Path) -> Job:
     repeat = images.stock_channels(part) // len(state["mean"])
     size = int(part.modality.size[0])
     config = {
-        "architecture": BASE, "num_classes": 0, "num_features": part.options.width, "model_args": args,
+        "architecture": BASE,
+        "num_classes": 0,
+        "num_features": part.options.width,
+        "model_args": args,
         "pretrained_cfg": {
-            "input_size": [images.stock_channels(part), size, size], "mean": list(state["mean"]) * repeat,
-            "std": list(state["std"]) * repeat, "interpolation": part.preprocessor.config.interpolation,
-            "crop_pct": 1.0, "crop_mode": "center" if part.preprocessor.config.resize == "crop" else "squash",
-            "num_classes": 0, "fixed_input_size": False,
+            "input_size": [images.stock_channels(part), size, size],
+            "mean": list(state["mean"]) * repeat,
+            "std": list(state["std"]) * repeat,
+            "interpolation": part.preprocessor.config.interpolation,
+            "crop_pct": 1.0,
+            "crop_mode": "center" if part.preprocessor.config.resize == "crop" else "squash",
+            "num_classes": 0,
+            "fixed_input_size": False,
         },
-    }  # fmt: skip
+    }
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
     def ours(used: Part, encoded: Any) -> dict[str, Tensor]:
         return {"forward_features": used.states(encoded)}
 
-    found = images.probes(part, {"forward_features": ""}, ours, antialias=True, method="forward_features",
-                          positional=True)  # fmt: skip
-    pooled = images.probes(part, {"embedding": ""}, lambda used, e: {"embedding": used.pooled(e)}, antialias=True,
-                           positional=True)  # fmt: skip
+    found = images.probes(
+        part, {"forward_features": ""}, ours, antialias=True, method="forward_features", positional=True
+    )
+    pooled = images.probes(
+        part, {"embedding": ""}, lambda used, e: {"embedding": used.pooled(e)}, antialias=True, positional=True
+    )
     return Job(
-        "timm", "", [*found, *pooled], usage=_usage(), auto=False, notes=images.notes(part),
-        without_pipeline="transformers' pipelines do not load this folder", pipeline_tag="image-feature-extraction",
-    )  # fmt: skip
+        "timm",
+        "",
+        [*found, *pooled],
+        usage=_usage(),
+        auto=False,
+        notes=images.notes(part),
+        without_pipeline="transformers' pipelines do not load this folder",
+        pipeline_tag="image-feature-extraction",
+    )
 
 
 def _usage() -> str:
@@ -161,15 +194,25 @@ def read(origin: str) -> dict[str, dict[str, Any]]:
         raise UserError(f"model.towers: from '{origin}': its activation {kind} is none of mmssl's")
     scale = getattr(block.ls1, "gamma", None)
     tower = {
-        "width": int(model.embed_dim), "depth": len(model.blocks), "heads": int(block.attn.num_heads),
-        "mlp_ratio": block.mlp.fc1.out_features / model.embed_dim, "norm_eps": float(block.norm1.eps),
-        "activation": names[kind], "prefix": int(model.num_prefix_tokens), "qkv_bias": block.attn.qkv.bias is not None,
-        "positions": "additive", "layer_scale": None if scale is None else 1e-5,
+        "width": int(model.embed_dim),
+        "depth": len(model.blocks),
+        "heads": int(block.attn.num_heads),
+        "mlp_ratio": block.mlp.fc1.out_features / model.embed_dim,
+        "norm_eps": float(block.norm1.eps),
+        "activation": names[kind],
+        "prefix": int(model.num_prefix_tokens),
+        "qkv_bias": block.attn.qkv.bias is not None,
+        "positions": "additive",
+        "layer_scale": None if scale is None else 1e-5,
         "embed_norm": not isinstance(model.norm_pre, torch.nn.Identity),
-    }  # fmt: skip
+    }
     patch = model.patch_embed
-    modality = {"size": list(patch.img_size), "patch": list(patch.patch_size),
-                "channels": int(patch.proj.in_channels), "positions": "learned"}  # fmt: skip
+    modality = {
+        "size": list(patch.img_size),
+        "patch": list(patch.patch_size),
+        "channels": int(patch.proj.in_channels),
+        "positions": "learned",
+    }
     return {"tower": tower, "modality": modality}
 
 

@@ -27,9 +27,13 @@ NEEDS = {
     )
 }
 BLOCK = transfer.BlockNames(
-    "layernorm_before", ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
-    "attention.output.dense", "layernorm_after", "intermediate.dense", "output.dense",
-)  # fmt: skip
+    "layernorm_before",
+    ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
+    "attention.output.dense",
+    "layernorm_after",
+    "intermediate.dense",
+    "output.dense",
+)
 ADAPTED = {"video": (BLOCK,)}
 
 
@@ -53,11 +57,18 @@ def write(source: Source, folder: Path) -> Job:
     part = source.part("video")
     modality, options, config = part.modality, part.options, part.preprocessor.config
     frames = int(config.frames)
-    stock = VideoMAEModel(VideoMAEConfig(
-        **transfer.stock_options(options), image_size=int(modality.size[0]), patch_size=int(modality.patch[0]),
-        num_channels=int(modality.channels), num_frames=frames, tubelet_size=int(modality.tubelet),
-        qv_bias=options.qkv_bias, use_mean_pooling=not options.final_norm,
-    ))  # fmt: skip
+    stock = VideoMAEModel(
+        VideoMAEConfig(
+            **transfer.stock_options(options),
+            image_size=int(modality.size[0]),
+            patch_size=int(modality.patch[0]),
+            num_channels=int(modality.channels),
+            num_frames=frames,
+            tubelet_size=int(modality.tubelet),
+            qv_bias=options.qkv_bias,
+            use_mean_pooling=not options.final_norm,
+        )
+    )
     fold_type(part, stock)
     fill(part, stock, out=True)
     stock.save_pretrained(folder)
@@ -103,9 +114,11 @@ def write_processor(part: Part, folder: Path) -> None:
     state, config = part.preprocessor.state, part.preprocessor.config
     height, width = part.modality.size
     common: dict[str, Any] = {
-        "resample": images.RESAMPLE[config.interpolation], "image_mean": list(state["mean"]),
-        "image_std": list(state["std"]), "do_rescale": bool(state["unit_range"]),
-    }  # fmt: skip
+        "resample": images.RESAMPLE[config.interpolation],
+        "image_mean": list(state["mean"]),
+        "image_std": list(state["std"]),
+        "do_rescale": bool(state["unit_range"]),
+    }
     if config.resize == "squash":
         size: dict[str, Any] = {"size": {"height": height, "width": width}, "do_center_crop": False}
     else:
@@ -135,14 +148,18 @@ def reads(config: dict[str, Any]) -> bool:
 
 def read(config: Any) -> dict[str, dict[str, Any]]:
     tower = transfer.trunk_options(config) | {
-        "prefix": 0, "qkv_bias": bool(config.qv_bias), "final_norm": not config.use_mean_pooling
-    }  # fmt: skip
+        "prefix": 0,
+        "qkv_bias": bool(config.qv_bias),
+        "final_norm": not config.use_mean_pooling,
+    }
     modality = {
         "size": config.image_size if isinstance(config.image_size, int) else list(config.image_size),
         "patch": config.patch_size if isinstance(config.patch_size, int) else list(config.patch_size),
-        "channels": int(config.num_channels), "frames": int(config.num_frames),
-        "tubelet": int(config.tubelet_size), "positions": "index",
-    }  # fmt: skip
+        "channels": int(config.num_channels),
+        "frames": int(config.num_frames),
+        "tubelet": int(config.tubelet_size),
+        "positions": "index",
+    }
     return {"tower": tower, "modality": modality}
 
 
@@ -150,4 +167,3 @@ def load(part: Part, origin: str) -> None:
     from transformers import VideoMAEModel
 
     fill(part, transfer.pretrained(VideoMAEModel, origin, ignore=("decoder.",)), out=False)
-

@@ -28,8 +28,10 @@ TITLE = "transformers.VisionTextDualEncoderModel"
 REQUIRED = ("image", "text")
 FOREIGN = True
 PAIR = True
-WARNING = ("The zero-shot pipeline works, though transformers prints that the model 'is not supported': the class is "
-           "not in its list.")
+WARNING = (
+    "The zero-shot pipeline works, though transformers prints that the model 'is not supported': the class is "
+    "not in its list."
+)
 SHRINK = 2.0**-12
 """How far states are made smaller before a tanh: those below 10 then lose less than 2e-6 of themselves. A power of two,
 so that making them larger again, within the projection, is exact."""
@@ -44,11 +46,17 @@ NEEDS = {
     "text": clip.NEEDS["text"],
 }
 WRAPPED = {
-    "image": (CLS, need("modality", "resize", "crop", "squash", why="stock image processors do not pad"),
-              need("modality", "channels", 3, why="its processor gives colour")),
-    "text": (CLS, need("modality", "attend_padding", False, why="its encoders do not look at padding"),
-             need("modality", "special_tokens", True, why="stock tokenizers put special tokens around a text")),
-}  # fmt: skip
+    "image": (
+        CLS,
+        need("modality", "resize", "crop", "squash", why="stock image processors do not pad"),
+        need("modality", "channels", 3, why="its processor gives colour"),
+    ),
+    "text": (
+        CLS,
+        need("modality", "attend_padding", False, why="its encoders do not look at padding"),
+        need("modality", "special_tokens", True, why="stock tokenizers put special tokens around a text"),
+    ),
+}
 
 
 def check(source: Source) -> list[str]:
@@ -59,8 +67,10 @@ def check(source: Source) -> list[str]:
             continue
         if _kind(part) is None:
             known = "BertModel, CLIPTextModel" if part.type == "text" else "ViTModel, Dinov2Model, CLIPVisionModel"
-            found.append(f"model.towers.{part.tower_name}.from: it wraps a {part.wrapped}, expected a transformers "
-                         f"model that pools its first token ({known}, ...)")  # fmt: skip
+            found.append(
+                f"model.towers.{part.tower_name}.from: it wraps a {part.wrapped}, expected a transformers "
+                f"model that pools its first token ({known}, ...)"
+            )
         found += obstacles(part.values(), WRAPPED[part.type], part.paths())
     return found
 
@@ -141,12 +151,18 @@ def write(source: Source, folder: Path) -> Job:
     VisionTextDualEncoderProcessor(images.image_processor(image), tokenizer).save_pretrained(folder)
     images.write_processor(image, folder)
     texts.settle_config(folder, masked=True)
-    notes = [WARNING, f"The halves are a `{type(vision).__name__}` and a `{type(words).__name__}`.",
-             *pairs.scale_note(pair), *([] if image.foreign else images.notes(image))]  # fmt: skip
+    notes = [
+        WARNING,
+        f"The halves are a `{type(vision).__name__}` and a `{type(words).__name__}`.",
+        *pairs.scale_note(pair),
+        *([] if image.foreign else images.notes(image)),
+    ]
     if bent or bent_too:
-        notes.append("The pooler of a half that has a tanh is a small multiple of the identity, where the tanh is a "
-                     "straight line; the projection makes up for it. In float16, whose numbers end at 6e-8, that costs "
-                     "some precision; float32 and bfloat16 do not mind.")  # fmt: skip
+        notes.append(
+            "The pooler of a half that has a tanh is a small multiple of the identity, where the tanh is a "
+            "straight line; the projection makes up for it. In float16, whose numbers end at 6e-8, that costs "
+            "some precision; float32 and bfloat16 do not mind."
+        )
     return Job(
         "transformers",
         "VisionTextDualEncoderModel",
@@ -179,8 +195,13 @@ def _probes(pair: pairs.Pair) -> list[Probe]:
         name = f"{size[0]} x {size[1]} and {'long' if i else 'short'} texts, {inputs['input_ids'].shape[1]} tokens"
         found.append(Probe(name, inputs, {n: n for n in ("image_embeds", "text_embeds", "logits_per_image")}, expect))
     if not image.foreign:
-        found += images.probes(image, {"image_features": "pooler_output"}, _features, method="get_image_features",
-                               other={"interpolate_pos_encoding": True})[1:]  # fmt: skip
+        found += images.probes(
+            image,
+            {"image_features": "pooler_output"},
+            _features,
+            method="get_image_features",
+            other={"interpolate_pos_encoding": True},
+        )[1:]
     return found
 
 

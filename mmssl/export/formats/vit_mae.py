@@ -29,8 +29,9 @@ def write(source: Source, folder: Path) -> Job:
     def ours(used: Part, encoded: Any) -> dict[str, Any]:
         return {"last_hidden_state": used.states(encoded)}
 
-    found = images.probes(part, {"last_hidden_state": "last_hidden_state"}, ours,
-                          other={"interpolate_pos_encoding": True})  # fmt: skip
+    found = images.probes(
+        part, {"last_hidden_state": "last_hidden_state"}, ours, other={"interpolate_pos_encoding": True}
+    )
     for probe in found:  # the class shuffles the patches by `noise`; sorted noise leaves them in place
         pixels = probe.inputs["pixel_values"]
         count = pixels.shape[2] * pixels.shape[3] // (part.modality.patch[0] * part.modality.patch[1])
@@ -42,8 +43,9 @@ def write(source: Source, folder: Path) -> Job:
         found,
         usage=images.usage("ViTMAEModel"),
         # tokens come in a random order: what does not depend on it is compared
-        pipelines=images.feature_pipelines(part, lambda used, encoded: used.states(encoded), source.scratch,
-                                           shuffled=True),
+        pipelines=images.feature_pipelines(
+            part, lambda used, encoded: used.states(encoded), source.scratch, shuffled=True
+        ),
         without_pipeline=images.NO_PIPELINE,
         notes=[
             "`mask_ratio` is 0, so that the class sees all patches; set it to pretrain on. The class shuffles the "

@@ -32,10 +32,16 @@ NEEDS = {
         square("modality", "size", "it counts places in square frames"),
         square("modality", "patch", "it knows square patches"),
         need("modality", "resize", "crop", why="its video processor cuts frames out of the middle"),
-        Need("modality", "margin", MARGIN, lambda v: abs(v - MARGIN) < 1e-3, "256 / 224 = 1.142857",
-             "its video processor resizes so much further than it crops"),
+        Need(
+            "modality",
+            "margin",
+            MARGIN,
+            lambda v: abs(v - MARGIN) < 1e-3,
+            "256 / 224 = 1.142857",
+            "its video processor resizes so much further than it crops",
+        ),
     )
-}  # fmt: skip
+}
 BLOCK = transfer.BlockNames(
     "norm1", ("attention.query", "attention.key", "attention.value"), "attention.proj", "norm2", "mlp.fc1", "mlp.fc2"
 )
@@ -64,12 +70,22 @@ def write(source: Source, folder: Path) -> Job:
     stock_options = transfer.stock_options(options)
     hidden = stock_options.pop("intermediate_size")
     # the class has a predictor in any case: one without blocks, which says zero
-    stock = VJEPA2Model(VJEPA2Config(
-        **stock_options, mlp_ratio=_ratio(options.width, hidden), qkv_bias=options.qkv_bias,
-        patch_size=int(modality.patch[0]), crop_size=int(modality.size[0]), frames_per_clip=frames,
-        tubelet_size=int(modality.tubelet), in_chans=images.stock_channels(part),
-        pred_num_hidden_layers=0, pred_hidden_size=8, pred_num_attention_heads=1, pred_num_mask_tokens=1,
-    ))  # fmt: skip
+    stock = VJEPA2Model(
+        VJEPA2Config(
+            **stock_options,
+            mlp_ratio=_ratio(options.width, hidden),
+            qkv_bias=options.qkv_bias,
+            patch_size=int(modality.patch[0]),
+            crop_size=int(modality.size[0]),
+            frames_per_clip=frames,
+            tubelet_size=int(modality.tubelet),
+            in_chans=images.stock_channels(part),
+            pred_num_hidden_layers=0,
+            pred_hidden_size=8,
+            pred_num_attention_heads=1,
+            pred_num_mask_tokens=1,
+        )
+    )
     with torch.no_grad():
         for parameter in stock.predictor.parameters():
             parameter.zero_()
@@ -117,10 +133,16 @@ def _probes(part: Part, frames: int) -> list[Probe]:
     for count, side in ((frames, size), (frames + 3 * modality.tubelet, size), (frames, size + 2 * patch)):
         pixels = torch.randn(2, count, images.stock_channels(part), side, side, generator=generator)
         load = {} if side == size else {"crop_size": side}
-        found.append(Probe(
-            f"{count} frames of {side} x {side}", {"pixel_values_videos": pixels},
-            {"last_hidden_state": "last_hidden_state"}, _expecting(part, pixels), {"skip_predictor": True}, load=load,
-        ))  # fmt: skip
+        found.append(
+            Probe(
+                f"{count} frames of {side} x {side}",
+                {"pixel_values_videos": pixels},
+                {"last_hidden_state": "last_hidden_state"},
+                _expecting(part, pixels),
+                {"skip_predictor": True},
+                load=load,
+            )
+        )
     return found
 
 
@@ -145,10 +167,13 @@ def write_processor(part: Part, folder: Path) -> None:
     state, config = part.preprocessor.state, part.preprocessor.config
     repeat = images.stock_channels(part) // len(state["mean"])
     VJEPA2VideoProcessor(
-        crop_size=int(part.modality.size[0]), resample=images.RESAMPLE[config.interpolation],
-        image_mean=list(state["mean"]) * repeat, image_std=list(state["std"]) * repeat,
-        do_rescale=bool(state["unit_range"]), do_convert_rgb=images.stock_channels(part) == 3,
-    ).save_pretrained(folder)  # fmt: skip
+        crop_size=int(part.modality.size[0]),
+        resample=images.RESAMPLE[config.interpolation],
+        image_mean=list(state["mean"]) * repeat,
+        image_std=list(state["std"]) * repeat,
+        do_rescale=bool(state["unit_range"]),
+        do_convert_rgb=images.stock_channels(part) == 3,
+    ).save_pretrained(folder)
 
 
 def usage() -> str:
@@ -173,14 +198,17 @@ def reads(config: dict[str, Any]) -> bool:
 
 def read(config: Any) -> dict[str, dict[str, Any]]:
     tower = transfer.trunk_options(config, mlp_ratio="mlp_ratio") | {
-        "prefix": 0, "qkv_bias": bool(config.qkv_bias), "positions": "vjepa2"
-    }  # fmt: skip
+        "prefix": 0,
+        "qkv_bias": bool(config.qkv_bias),
+        "positions": "vjepa2",
+    }
     modality = {
         "size": int(config.crop_size),
         "patch": config.patch_size if isinstance(config.patch_size, int) else list(config.patch_size),
-        "channels": int(config.in_chans), "frames": int(config.frames_per_clip),
+        "channels": int(config.in_chans),
+        "frames": int(config.frames_per_clip),
         "tubelet": int(config.tubelet_size),
-    }  # fmt: skip
+    }
     return {"tower": tower, "modality": modality}
 
 
