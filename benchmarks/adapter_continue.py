@@ -23,7 +23,7 @@ from benchmarks.matrix.cells import Cell, choose, local, read_cells
 from benchmarks.matrix.probe import judge as judged
 from benchmarks.matrix.probe import make_folds, score
 from benchmarks.matrix.run import Rows, read_rows
-from mmssl.config import load_recipe, merge_overrides
+from mmssl.recipe.loading import load_recipe, merge_overrides
 from mmssl.training.pretrain import pretrain
 
 RESULTS = Path(__file__).resolve().parent / "results" / "adapter_continue.json"

@@ -57,9 +57,9 @@ def saved(folder: Path, width: int, depth: int, heads: int, size: int, patch: in
 
 def one_step(base: Path, adapter: bool, batch: int, size: int) -> dict[str, Any]:
     """Bytes by what they are, and the peak of the process, over two steps."""
-    from mmssl.config import load_recipe
     from mmssl.draws import Draws
-    from mmssl.finetuning.folder import load_any
+    from mmssl.hub.opening import load_any
+    from mmssl.recipe.loading import load_recipe
     from mmssl.training.optimizer import make_optimizer
     from mmssl.training.pretrain import build_pretraining
 
@@ -110,9 +110,9 @@ def memory(batch: int, width: int) -> dict[str, Any]:
 
 def probe(seeds: int, steps: int, kind: str) -> dict[str, Any]:
     """kNN accuracy on fashion_mnist's test images of the frozen start and after LoRA-JEPA on the training images."""
-    from mmssl.config import DataConfig, EvaluationConfig
     from mmssl.evaluation.evaluate import evaluate
-    from mmssl.finetuning.folder import load_any
+    from mmssl.hub.opening import load_any
+    from mmssl.recipe.config import DataConfig, EvaluationConfig
     from mmssl.training.pretrain import pretrain
 
     path = str(DATA / "fashion_mnist")

@@ -32,7 +32,7 @@ from mmssl.masking import Random
 from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.objectives import mae
-from mmssl.pretraining import Pretraining
+from mmssl.objectives.pretraining import Pretraining
 from mmssl.training.optimizer import make_optimizer
 
 BINS, PATCH, RATIO = 128, 16, 0.8

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from mmssl.cards import Facts, card_text
-from mmssl.config import load_recipe
+from mmssl.hub.card import Facts, card_text
+from mmssl.recipe.loading import load_recipe
 from mmssl.training import pretrain as training
 
 CARDS = Path(__file__).resolve().parents[1] / "hub_cards"

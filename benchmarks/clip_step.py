@@ -25,7 +25,7 @@ from mmssl.draws import Draws
 from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.objectives import contrastive
-from mmssl.pretraining import Pretraining
+from mmssl.objectives.pretraining import Pretraining
 from mmssl.training.optimizer import make_optimizer
 
 TOKENS, VOCABULARY = 77, 49408

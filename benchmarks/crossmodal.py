@@ -21,8 +21,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmssl import load_recipe, plainyaml, pretrain
-from mmssl.config import merge_overrides, recipe_path
+from mmssl import load_recipe, pretrain
+from mmssl.options import plainyaml
+from mmssl.recipe.loading import merge_overrides, recipe_path
 
 from .matrix.cells import RUN_PARTS
 from .matrix.report import changed, into_readme, shown

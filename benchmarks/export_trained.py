@@ -83,9 +83,9 @@ def run(*words: str) -> None:
 
 def trained(recipe: dict[str, Any], folder: Path, to: str, steps: int) -> Any:
     """The report of mmssl's own model; its export lies in folder/export."""
-    from mmssl.config import DataConfig, EvaluationConfig
     from mmssl.evaluation.evaluate import evaluate
     from mmssl.models.saving import load_model
+    from mmssl.recipe.config import DataConfig, EvaluationConfig
 
     folder.mkdir()
     recipe = {**recipe, "model": {**recipe["model"], "compatible_with": to}}
@@ -162,8 +162,8 @@ def by_sentence_transformers(folder: Path) -> float:
     import datasets
     from sentence_transformers import SentenceTransformer
 
-    from mmssl.config import EvaluationConfig
     from mmssl.evaluation.knn import knn_predict
+    from mmssl.recipe.config import EvaluationConfig
 
     sets = datasets.load_dataset(str(DATA / "ag_news_mini"))
     model = SentenceTransformer(str(folder), device="cpu")

@@ -17,8 +17,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmssl import plainyaml
-from mmssl.config import GuardConfig
+from mmssl.options import plainyaml
+from mmssl.recipe.config import GuardConfig
 from mmssl.training.guard import Guard
 
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -32,7 +32,7 @@ from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.positions import SinCos
 from mmssl.objectives import jepa
-from mmssl.pretraining import Pretraining
+from mmssl.objectives.pretraining import Pretraining
 from mmssl.training.optimizer import make_optimizer
 
 SIDE, PATCH, WIDTH, DEPTH, HEADS = 14, 16, 384, 12, 6

@@ -21,7 +21,7 @@ from mmssl.masking import Random
 from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.objectives import mae
-from mmssl.pretraining import Pretraining
+from mmssl.objectives.pretraining import Pretraining
 from mmssl.training.optimizer import make_optimizer
 
 SIZES = {"vit-s": (384, 12, 6), "vit-b": (768, 12, 12), "vit-ti": (192, 12, 3)}

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from mmssl.config import load_recipe
 from mmssl.models.dispatch import f32_products_by_onednn
 from mmssl.objectives import jepa
+from mmssl.recipe.loading import load_recipe
 from mmssl.training.pretrain import pretrain
 
 from .matrix.cells import Cell, choose, local, read_cells

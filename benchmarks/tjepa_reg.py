@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmssl.config import load_recipe
 from mmssl.data.loading import read_rows
 from mmssl.data.sources import open_source
 from mmssl.draws import Draws, key_of
@@ -31,7 +30,8 @@ from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.dispatch import f32_products_by_onednn
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.objectives.base import load_objective
-from mmssl.pretraining import Pretraining
+from mmssl.objectives.pretraining import Pretraining
+from mmssl.recipe.loading import load_recipe
 from mmssl.training.optimizer import learning_rate, make_optimizer
 
 COLUMNS = [

@@ -25,7 +25,7 @@ from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.trunk import Block
 from mmssl.objectives import mae
-from mmssl.pretraining import Pretraining
+from mmssl.objectives.pretraining import Pretraining
 from mmssl.training.optimizer import make_optimizer
 
 FRAMES, SIDE, RATIO = 16, 224, 0.9

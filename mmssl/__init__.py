@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .config import load_recipe
     from .finetuning.finetune import finetune
     from .finetuning.task import load_task
     from .models.configuration_mmssl import MMSSLConfig
     from .models.modeling_mmssl import MMSSLModel
     from .models.processing_mmssl import MMSSLProcessor
+    from .recipe.loading import load_recipe
     from .training.pretrain import pretrain
 
 __all__ = [
@@ -39,7 +39,7 @@ _WHERE = {
     "MMSSLModel": "mmssl.models.modeling_mmssl",
     "MMSSLProcessor": "mmssl.models.processing_mmssl",
     "finetune": "mmssl.finetuning.finetune",
-    "load_recipe": "mmssl.config",
+    "load_recipe": "mmssl.recipe.loading",
     "load_task": "mmssl.finetuning.task",
     "pretrain": "mmssl.training.pretrain",
 }

@@ -180,7 +180,7 @@ def _one_of(choices: Iterable[str]) -> Callable[[str], str]:
 
 
 def _pretrain(args: argparse.Namespace) -> int:
-    from .config import load_recipe
+    from .recipe.loading import load_recipe
 
     recipe = load_recipe(args.config, args.overrides)  # before the loop's imports: a fault shows seconds earlier
     from .training.pretrain import pretrain
@@ -193,7 +193,7 @@ def _pretrain(args: argparse.Namespace) -> int:
 
 def _show_run(run: Any) -> None:
     """The scores of a finished run and the next three commands to try."""
-    from .config import load_recipe
+    from .recipe.loading import load_recipe
 
     recipe = load_recipe(run.folder / "config.yaml")
     where = [str(run.model_folder), "--data", recipe.data.path]
@@ -224,8 +224,8 @@ def _print_report(report: dict[str, Any]) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from .config import DataConfig, EvaluationConfig
     from .evaluation.evaluate import evaluate
+    from .recipe.config import DataConfig, EvaluationConfig
 
     options = _options(EvaluationConfig, args.overrides, {"tasks": args.task} if args.task else {})
     model, processor = _load_model(args.model, args.base)
@@ -244,9 +244,9 @@ def _untrained(model: Any) -> Any:
 
 
 def _embed(args: argparse.Namespace) -> int:
-    from .config import DataConfig
     from .data.sources import column_names, open_source
     from .evaluation.embedding_file import write_embeddings
+    from .recipe.config import DataConfig
 
     data = _options(DataConfig, args.overrides, {"path": args.data})
     model, processor = _load_model(args.model, args.base)
@@ -271,7 +271,7 @@ def _embed(args: argparse.Namespace) -> int:
 
 
 def _push(args: argparse.Namespace) -> int:
-    from .hub import push
+    from .hub.push import push
 
     done = push(
         args.model,
@@ -292,7 +292,7 @@ def _push(args: argparse.Namespace) -> int:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
-    from .reproduction import reproduce
+    from .training.reproduce import reproduce
 
     found = reproduce(args.model, args.overrides, output=args.output)
     print(found.text())
@@ -300,7 +300,7 @@ def _reproduce(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from .export.formats import load_format
+    from .models.stock.formats import load_format
 
     load_format(args.to)  # a wrong name shows before the model is loaded
     from .export.card import proof_text
@@ -323,8 +323,8 @@ def _export(args: argparse.Namespace) -> int:
 
 def _options(cls: type, overrides: list[str], fixed: dict[str, Any]) -> Any:
     """An EvaluationConfig or DataConfig from `key=value` words."""
-    from .config import merge_overrides
-    from .schema import build
+    from .options.schema import build
+    from .recipe.loading import merge_overrides
 
     faults: list[str] = []
     data = merge_overrides({}, overrides, faults)
@@ -354,8 +354,9 @@ def _columns(words: list[str], modalities: Iterable[str] | None) -> dict[str, st
 
 def _load_model(name: str, base: str | None = None) -> tuple[Any, Any]:
     """Of mmssl's own, an adapter on one, or a stock class's."""
-    from .export.opening import is_stock, open_stock
-    from .finetuning.folder import adapter_folder, load_any
+    from .hub.adapters import adapter_folder
+    from .hub.opening import load_any
+    from .hub.stock import is_stock, open_stock
 
     if base is None and not adapter_folder(name) and is_stock(name):
         return open_stock(name)
@@ -387,7 +388,7 @@ def _finetune(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from . import listing
+    from .recipe import listing
 
     for name, line in getattr(listing, args.what)():
         print(f"{name:25} {line}".rstrip())

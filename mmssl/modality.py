@@ -117,7 +117,7 @@ class Modality(nn.Module):
     views: ClassVar[tuple[str, ...]] = ()
     """Options that `augment` understands; empty = this modality has no augmented views."""
     corruptible: ClassVar[bool] = False
-    """True when `raster` says what boxes of a corrupted view (`mmssl.corruption`) lie in."""
+    """True when `raster` says what boxes of a corrupted view (`mmssl.masking.corruption`) lie in."""
     coordinates: ClassVar[tuple[str, ...]] = ()
     """What the K coordinates are, with units, e.g. ("row [patches]", "column [patches]")."""
 

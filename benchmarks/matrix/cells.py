@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmssl import plainyaml
-from mmssl.config import merge_overrides, recipe_path
 from mmssl.errors import UserError, nearest
+from mmssl.options import plainyaml
+from mmssl.recipe.loading import merge_overrides, recipe_path
 
 from .probe import STRENGTHS
 

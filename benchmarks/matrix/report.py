@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmssl import plainyaml
+from mmssl.options import plainyaml
 
 from .cells import HERE, METRICS, OBJECTIVES, SEEDS, Cell, read_result
 

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmssl.config import Recipe, load_recipe
 from mmssl.evaluation.embedding import embed_source
 from mmssl.evaluation.rank import rankme
+from mmssl.recipe.config import Recipe
+from mmssl.recipe.loading import load_recipe
 from mmssl.training.pretrain import Run, build_model, pretrain
 
 from .cells import Cell, local, result_path

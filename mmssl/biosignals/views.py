@@ -21,7 +21,7 @@ from ..draws import Draws
 from ..errors import UserError
 from ..modality import Inputs
 from ..options import option, strict
-from ..schema import load
+from ..options.schema import load
 
 WANDER_HZ = (0.05, 0.5)  # of breathing and of moving electrodes
 WANDER_WAVES = 3

@@ -22,7 +22,7 @@ import numpy as np
 
 from mmssl.errors import NoSplit, RunError, UserError, nearest
 
-from . import listing
+from . import folders as listing
 from .packages import open_prefixed
 from .sampler import order
 

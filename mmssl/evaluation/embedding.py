@@ -6,8 +6,7 @@ every probe and retrieval score would be a leak.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..modality import Batch, Inputs, Modality, Preprocessor
+from ..models.running import device_of, evaluating
 from .baselines import hashed
 
 if TYPE_CHECKING:
@@ -46,25 +46,6 @@ class Embedded:
         if encoder == "raw":
             return self.raw.get(modality)
         return self.pooled.get(encoder, {}).get(modality)
-
-
-@contextmanager
-def evaluating(models: Sequence[Any]) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module is in the mode it was in before."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    for model in models:
-        model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def device_of(model: Any) -> torch.device:
-    """The device of a model's parameters."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def has_raw(modality: Modality) -> bool:

@@ -20,7 +20,8 @@ import torch
 
 from ..errors import RunError, UserError
 from ..modality import Preprocessor
-from .embedding import Collector, Progress, evaluating
+from ..models.running import evaluating
+from .embedding import Collector, Progress
 
 PART_ROWS = 8192
 STATE = "state.json"

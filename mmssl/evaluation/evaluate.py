@@ -23,7 +23,7 @@ from .subsets import Scorecard, joint_groups, subsets_of
 from .zero_shot import prompts
 
 if TYPE_CHECKING:
-    from ..config import DataConfig, EvaluationConfig
+    from ..recipe.config import DataConfig, EvaluationConfig
 
 TASKS = ("knn", "linear", "zero-shot", "retrieval", "rankme", "labels", "separability", "ood", "subsets")
 DEFAULT_TASKS = ("knn", "zero-shot", "retrieval", "rankme")

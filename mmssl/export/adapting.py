@@ -21,16 +21,18 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import RunError, UserError
-from ..finetuning.convert import adapted_modules, block_modules, convert_adapter, refuse_unconvertible, wrapped_modules
-from ..finetuning.folder import adapter_folder, load_adapter, load_base, merged, read_spec
+from ..hub.adapters import adapter_folder, read_spec
+from ..hub.opening import load_adapter, load_base, merged
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.saving import no_progress_bars
+from ..models.stock.formats import load_format
+from ..models.stock.job import Job
+from ..models.stock.source import Part, Source
+from ..models.stock.transfer import BlockNames
+from .adapter_weights import adapted_modules, block_modules, convert_adapter, refuse_unconvertible, wrapped_modules
 from .card import proof_text
-from .formats import load_format
-from .proof import Job, prove
-from .source import Part, Source
-from .transfer import BlockNames
+from .proof import prove
 from .writing import Exported, export_model
 
 TOLERANCE = 1e-5
@@ -215,8 +217,8 @@ def _wrapped(part: Part, stock: nn.Module, changed: Sequence[str]) -> dict[str, 
 def _card(output: Path, to: str, chosen: ModuleType, exported: Exported, job: Job, proof: Any) -> str:
     from huggingface_hub import ModelCardData
 
-    from ..cards import software_versions
-    from ..config import shipped_folder
+    from ..files import shipped_folder
+    from ..hub.card import software_versions
 
     template = Template((shipped_folder("hub_cards") / "adapter_export_card.md").read_text(encoding="utf-8"))
     data = ModelCardData(library_name="peft", tags=["mmssl", "adapter", to])

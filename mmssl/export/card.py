@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from string import Template
 
-from .proof import Job, Proof
-from .source import Source
+from ..models.stock.job import Job
+from ..models.stock.source import Source
+from .proof import Proof
 
 ORDER = ("What it was trained on", "How it was trained", "Scores", "Limits")
 """Sections that are taken over from the card of the model."""
@@ -16,8 +17,8 @@ def card_text(source: Source, name: str, title: str, job: Job, proof: Proof) -> 
     """YAML metadata and Markdown."""
     from huggingface_hub import ModelCardData
 
-    from ..cards import software_versions
-    from ..config import shipped_folder
+    from ..files import shipped_folder
+    from ..hub.card import software_versions
 
     template = Template((shipped_folder("hub_cards") / "export_card.md").read_text(encoding="utf-8"))
     cls = f"transformers.{job.cls}" if job.library == "transformers" else title

@@ -13,17 +13,16 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ..errors import RunError, UserError
-from ..finetuning.folder import load_any
-from ..models.foreign import TransformersTower
+from ..hub.opening import load_any
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.saving import no_progress_bars
+from ..models.stock.formats import load_format
+from ..models.stock.job import Job
+from ..models.stock.record import write_record
+from ..models.stock.source import Source, refuse
 from .card import card_text
-from .compatibility import obstacles
-from .formats import load_format
-from .proof import Job, Proof, prove
-from .record import write_record
-from .source import Part, Source
+from .proof import Proof, prove
 
 
 @dataclass
@@ -108,37 +107,6 @@ def open_source_model(model: Any, scratch: Path, tower: str | None) -> Source:
     source = Source(model[0].float().eval(), model[1], scratch, origin, card, tower)
     source.check_tower()
     return source
-
-
-def refuse(source: Source, name: str, chosen: ModuleType) -> None:
-    """UserError with every option that stands in the way, in one line."""
-    here = [t for t in chosen.NEEDS if source.parts(t)]
-    missing = [t for t in chosen.REQUIRED if t not in here]
-    found: list[str] = []
-    if missing or not here:
-        wanted = " and ".join(chosen.REQUIRED) or " or ".join(chosen.NEEDS)
-        found.append(f"it takes a tower of {wanted}, the model has {', '.join(source.processor.types)}")
-    for kind in here:
-        part = source.part(kind)
-        if part.foreign:
-            found += _foreign(part, chosen)
-        else:
-            found += obstacles(part.values(), chosen.NEEDS[kind], part.paths())
-    if not found and hasattr(chosen, "check"):
-        found += chosen.check(source)
-    if found:
-        raise UserError(f"format {name} cannot express {source.origin}: " + "; ".join(found))
-
-
-def _foreign(part: Part, chosen: ModuleType) -> list[str]:
-    if getattr(chosen, "FOREIGN", False):
-        return []
-    stock = isinstance(part.tower, TransformersTower)
-    whole = f"; format stock writes it as the {part.wrapped} that it is" if stock else ""
-    return [
-        f"model.towers.{part.tower_name}.from: it wraps a {part.wrapped}, expected a tower of mmssl's own, "
-        f"trained from the start or converted (convert: true, where the checkpoint's format can be read){whole}"
-    ]
 
 
 def _write(chosen: ModuleType, source: Source, folder: Path) -> Job:

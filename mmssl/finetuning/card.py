@@ -6,21 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cards import hub_dataset, software_versions
 from ..evaluation.table import markdown_table
+from ..hub.adapters import called
+from ..hub.card import hub_dataset, software_versions
 from ..models.foreign import public_origin
-from ..privacy import public, public_path
-from .folder import called
+from ..models.privacy import public, public_path
 
 if TYPE_CHECKING:
-    from .folder import Base
+    from ..hub.adapters import Base
     from .jobs import Job
 
 
 def write_card(folder: Path, job: Job, base: Base | None, report: Mapping[str, Any], data: str) -> None:
     """`README.md` of the model folder. OSError when it cannot be written."""
-    from ..plainyaml import dump
-    from ..schema import to_dict
+    from ..options.plainyaml import dump
+    from ..options.schema import to_dict
 
     adapter = base is not None
     modalities = " and ".join(job.rows.columns)

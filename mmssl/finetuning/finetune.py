@@ -20,20 +20,20 @@ from accelerate import Accelerator
 from ..data.loading import Loaded, training_batches
 from ..data.quarantine import Quarantine
 from ..errors import RunError, UserError
+from ..hub.adapters import Base, base_of, write_adapter
+from ..hub.opening import load_any
 from ..memory import keep_freed_memory
+from ..models.adapters import add_adapter, trainable
 from ..models.dispatch import f32_products_by_onednn
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.saving import whole_folder, write_model
-from ..plainyaml import dump, parse, read
-from ..pretraining import Pretraining
-from ..schema import to_dict
+from ..objectives.pretraining import Pretraining
+from ..options.plainyaml import dump, parse, read
+from ..options.schema import to_dict
 from ..training.checkpoints import found
 from ..training.engine import HARMLESS, end_training, line, make_accelerator, on_first, run_folder, start_trackers
-from .adapters import add_adapter, trainable
 from .card import write_card
-from .distillation import DistillationJob
-from .folder import Base, base_of, load_any, write_adapter
 from .jobs import VIEW, Job, SupervisedJob, kept_head
 from .loop import TuningLoop
 from .options import WHOLE, FinetuneConfig, load_options, steps_of
@@ -41,6 +41,7 @@ from .retrieval import RetrievalJob
 from .rows import load_rows
 from .supervised import pooled_width
 from .task import TaskModel, load_task
+from .teaching import DistillationJob
 
 logger = logging.getLogger("mmssl")
 

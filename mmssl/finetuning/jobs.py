@@ -4,7 +4,6 @@ and what the report holds. Everything else is the same for all of them, in `mmss
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +15,11 @@ from torch import Tensor, nn
 from ..data.loading import evaluation_batches
 from ..errors import UserError, nearest
 from ..evaluation.baselines import hashed
-from ..evaluation.embedding import device_of, evaluating, has_raw
-from ..modality import Batch, Preprocessor
+from ..evaluation.embedding import has_raw
+from ..modality import Preprocessor
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.processing_mmssl import MMSSLProcessor
+from ..models.running import device_of, evaluating, moved, untrained_twin
 from ..objectives.base import Objective
 from .labels import LABEL, LabelPreprocessor, Target
 from .options import FinetuneConfig
@@ -36,13 +36,6 @@ def towers_of(model: MMSSLModel, modalities: Sequence[str]) -> list[str]:
     """The towers of these modalities, in the model's order."""
     wanted = {model.tower_of(name) for name in modalities}
     return [name for name in model.towers if name in wanted]
-
-
-def untrained_twin(model: MMSSLModel) -> MMSSLModel:
-    """The same architecture with the random weights of its seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(model.config.initializer_seed)
-        return type(model)(copy.deepcopy(model.config)).eval()
 
 
 @dataclass
@@ -238,11 +231,6 @@ class SupervisedJob(Job):
         tuned = measure(self.target, {"model": logits[present]}, truth, train, groups, prefix, seed)
         probes = measure(self.target, self._probes, truth, train, groups, prefix, seed)
         return {"fine-tuned": tuned, "linear probe": probes}
-
-
-def moved(batch: Batch, model: nn.Module) -> Batch:
-    device = device_of(model)
-    return {n: {k: v.to(device) for k, v in inputs.items()} for n, inputs in batch.items()}
 
 
 def kept_head(model_path: str, name: str, towers: Sequence[str], width: int) -> Kept:

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import TrainConfig, merge_overrides
 from ..errors import UserError
+from ..models.adapters import check_adapter
 from ..models.configuration_mmssl import AdapterConfig
 from ..options import option, strict
-from ..schema import BAD, Faults, build
-from .adapters import check_adapter
+from ..options.schema import BAD, Faults, build
+from ..recipe.config import TrainConfig
+from ..recipe.loading import merge_overrides
 
 TASKS = ("auto", "classification", "multilabel", "regression", "retrieval")
 WHOLE = ("none", "linear")

@@ -14,12 +14,13 @@ from ..errors import UserError
 from ..evaluation import tasks
 from ..evaluation.embedding import Embedded, embed_source
 from ..evaluation.retrieval import recall_at, retrieval_ranks
+from ..hub.opening import load_any
 from ..losses.contrastive import info_nce
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.processing_mmssl import MMSSLProcessor
+from ..models.running import untrained_twin
 from ..objectives.contrastive import Config, Contrastive
-from .folder import load_any
-from .jobs import VIEW, Job, towers_of, untrained_twin
+from .jobs import VIEW, Job, towers_of
 from .options import FinetuneConfig
 from .rows import Part, Rows
 

@@ -23,7 +23,7 @@ from ..options import option, strict
 from .labels import LABEL
 
 if TYPE_CHECKING:
-    from ..step import Step
+    from ..objectives.step import Step
 
 
 @strict

@@ -17,11 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import UserError
-from ..evaluation.embedding import device_of, evaluating
+from ..hub.adapters import snapshot
+from ..hub.opening import load_any
 from ..modality import Batch
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.processing_mmssl import MMSSLProcessor
-from .folder import load_any, snapshot
+from ..models.running import device_of, evaluating
 from .labels import Target
 from .supervised import Kept, TaskHead, pooled, pooled_width
 

@@ -120,7 +120,7 @@ def build_mask(spec: Any) -> Any:
     """A mask from `{type: name, options}`; an object that is callable already is returned as it is."""
     if callable(spec):
         return spec
-    from ..schema import load
+    from ..options.schema import load
 
     options = dict(spec)
     return load(load_mask(options.pop("type", "random")), options)

@@ -13,7 +13,7 @@ from ..options import option, strict
 @strict
 @dataclass(kw_only=True)
 class AdapterConfig:
-    """A PEFT adapter on a frozen tower; see `mmssl.finetuning.adapters`. What is null is PEFT's or mmssl's default."""
+    """A PEFT adapter on a frozen tower; see `mmssl.models.adapters`. What is null is PEFT's or mmssl's default."""
 
     type: str = option("lora", help="lora, dora, ia3 or another of PEFT's names, in small letters")
     r: int | None = option(None, min=1, help="rank, of types that have one; default 8")

@@ -54,7 +54,7 @@ def without_origin(config: Any) -> Any:
 
 def public_origin(origin: str) -> str:
     """The origin as a saved model may show it: of a folder on the user's machine the last part only."""
-    from ..privacy import public
+    from .privacy import public
 
     name = origin.removeprefix(OPEN_CLIP)
     return origin[: len(origin) - len(name)] + str(public(name))

@@ -56,7 +56,7 @@ class MMSSLProcessor(ProcessorMixin):
         return value if isinstance(value, list) else [value]
 
     def to_dict(self) -> dict[str, Any]:
-        from ..privacy import public  # of a tokenizer's path on the user's machine only the last part is kept
+        from .privacy import public
 
         modalities = {
             name: {

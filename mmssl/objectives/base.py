@@ -21,7 +21,7 @@ from ..options import Needs, idle_options, needs, option, strict
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
-    from ..step import Step
+    from .step import Step
 
 
 @dataclass
@@ -116,7 +116,7 @@ class Objective(nn.Module):
         holds towers with its students. Extend it with what an objective has (use of its codebook or its clusters):
         `return super().health(step) | {"codes": ...}`.
         """
-        from ..models.teacher import Teacher, teacher_health
+        from .parts.teacher import Teacher, teacher_health
 
         found: dict[str, Tensor] = {}
         for name, module in self.named_modules():
@@ -137,12 +137,14 @@ def _idle(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from _idle(item, f"{path}{field.name}." + (f"{key}." if key else ""))
 
 
+SHARED = ("base", "step", "pretraining", "parts")
+"""Modules of this folder that are no objectives."""
+
+
 def objective_names() -> list[str]:
-    """Names of the objectives that mmssl ships: the modules of this folder but the contract and what objectives share,
-    whose names begin with an underscore."""
-    folder = str(Path(__file__).parent)
-    found = (m.name for m in pkgutil.iter_modules([folder]))
-    return sorted(name for name in found if name != "base" and not name.startswith("_"))
+    """Names of the objectives that mmssl ships: the modules of this folder but those that all of them stand on."""
+    found = (m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    return sorted(name for name in found if name not in SHARED)
 
 
 def load_objective(name: str) -> tuple[type, type[Objective]]:

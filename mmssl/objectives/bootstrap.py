@@ -28,16 +28,16 @@ from torch import Tensor, nn
 
 from ..distributed import global_mean, global_sum
 from ..losses.redundancy import byol, direct_predictor, simsiam
-from ..models.heads import Head, HeadOptions
 from ..models.initialization import init_weights
-from ..models.teacher import Teacher, momentum_at
 from ..options import needs, option, strict
-from ._sides import Side, SideOptions, Sides
 from .base import Loss, Objective, ObjectiveConfig
+from .parts.heads import Head, HeadOptions
+from .parts.sides import Side, SideOptions, Sides
+from .parts.teacher import Teacher, momentum_at
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
-    from ..step import Step
+    from .step import Step
 
 Embedding = tuple[Tensor, Tensor]
 

@@ -36,16 +36,16 @@ from torch.nn import functional as F
 from ..distributed import gather_rows, global_mean, rank, world_size
 from ..errors import UserError
 from ..losses.contrastive import dcl, dclw_weight, info_nce, info_nce_both, sigmoid_pairs, softmax_rows
-from ..models.heads import Head, HeadOptions
 from ..models.initialization import init_weights
 from ..models.tower import masked_mean
 from ..options import needs, option, strict
-from ._sides import Pair, Side, SideOptions, Sides
 from .base import Loss, Objective, ObjectiveConfig
+from .parts.heads import Head, HeadOptions
+from .parts.sides import Pair, Side, SideOptions, Sides
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
-    from ..step import Step
+    from .step import Step
 
 LOSSES = ("infonce", "sigmoid", "nt_xent", "dcl", "dclw")
 Embedding = tuple[Tensor, Tensor]

@@ -33,16 +33,16 @@ from ..distributed import gather_rows, global_mean, global_sum, rank
 from ..errors import UserError
 from ..losses.distillation import centred_softmax, gram_mse, koleo, sinkhorn, soft_cross_entropy
 from ..models.initialization import init_weights
-from ..models.prototypes import PrototypeHead
-from ..models.teacher import Teacher, momentum_at
 from ..models.tower import Encoded
 from ..options import SET, needs, option, strict
 from ..patches import gather
 from .base import Loss, Objective, ObjectiveConfig
+from .parts.prototypes import PrototypeHead
+from .parts.teacher import Teacher, momentum_at
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
-    from ..step import Step
+    from .step import Step
 
 
 @strict

@@ -38,15 +38,15 @@ from ..losses.latent import LATENT_LOSSES, average_layers, latent_loss, normalis
 from ..losses.regularisers import covariance, deviations, sigreg, variance
 from ..masking.targets import united
 from ..models.initialization import init_weights
-from ..models.teacher import Teacher, momentum_at
 from ..models.tower import Decoder, Encoded, Tower
 from ..options import changed, needs, option, strict
 from ..patches import Patches, Split, gather
 from .base import Loss, Objective, ObjectiveConfig
+from .parts.teacher import Teacher, momentum_at
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
-    from ..step import Step
+    from .step import Step
 
 
 @strict

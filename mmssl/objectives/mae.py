@@ -7,7 +7,7 @@ several modalities it is joint masked modelling as in M3AE (Chen et al. 2022): e
 mask, its own decoder, possibly from an intermediate layer, and sees the others in the trunk. A `budget` mask divides
 visible patches between them (MultiMAE, 4M). `skips` lets the decoder look at earlier blocks of the encoder, and several
 `towers` meet in a `fusion` encoder between them and their decoders (HiCMAE, Sun et al. 2024). Without a mask, what a
-corrupted view overwrote is reconstructed (GMML, Atito et al. 2021; see `mmssl.corruption`).
+corrupted view overwrote is reconstructed (GMML, Atito et al. 2021; see `mmssl.masking.corruption`).
 
 Example::
 
@@ -35,16 +35,16 @@ from torch import Tensor, nn
 from ..distributed import global_mean
 from ..errors import UserError
 from ..masking.replacement import Replacement
-from ..models.fusion import Fusion
 from ..models.initialization import init_weights
 from ..models.tower import Decoder, Encoded
 from ..options import SET, changed, needs, option, strict
 from ..patches import Patches, gather
 from .base import Loss, Objective, ObjectiveConfig
+from .parts.fusion import Fusion
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
-    from ..step import Step
+    from .step import Step
 
 
 @strict

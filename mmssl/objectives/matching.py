@@ -36,7 +36,7 @@ from .base import Loss, Objective, ObjectiveConfig
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
-    from ..step import Step
+    from .step import Step
 
 
 @strict

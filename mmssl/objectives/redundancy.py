@@ -29,16 +29,16 @@ from ..distributed import all_sum, gather_padded, gather_rows, rank
 from ..draws import Draws
 from ..errors import UserError
 from ..losses.redundancy import barlow_twins, mixed_barlow_twins, vicreg
-from ..models.heads import Head, HeadOptions
 from ..models.initialization import init_weights
 from ..options import needs, option, strict
 from ..patches import Patches, gather
-from ._sides import Pair, Side, SideOptions, Sides
 from .base import Loss, Objective, ObjectiveConfig
+from .parts.heads import Head, HeadOptions
+from .parts.sides import Pair, Side, SideOptions, Sides
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
-    from ..step import Step
+    from .step import Step
 
 
 @strict

@@ -28,7 +28,7 @@ from torch import Tensor
 from ..draws import Draws
 from ..errors import UserError
 from ..options import option, strict
-from ..schema import load
+from ..options.schema import load
 from .colour import change_contrast, change_hue, change_saturation, per_sample, to_gray
 from .resample import pair
 

@@ -15,8 +15,10 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import filter_trackers
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 
-from ..config import Recipe, TrainConfig, load_recipe, to_dict
 from ..errors import RunError, UserError
+from ..options.schema import to_dict
+from ..recipe.config import Recipe, TrainConfig
+from ..recipe.loading import load_recipe
 
 logger = logging.getLogger("mmssl")
 T = TypeVar("T")

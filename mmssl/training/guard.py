@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-from ..config import GuardConfig
+from ..recipe.config import GuardConfig
 
 WINDOW, ENOUGH = 20, 8
 """Logged losses that a jump is measured against: the last so many, and at least so many."""

@@ -30,18 +30,19 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from ..config import Recipe, TrainConfig
 from ..data.loading import Loaded, evaluation_batches
 from ..distributed import gather_rows
 from ..draws import Draws, key_of
 from ..errors import UserError
 from ..evaluation import tasks
-from ..evaluation.embedding import embed_batches, evaluating
+from ..evaluation.embedding import embed_batches
 from ..evaluation.evaluate import labelled_rows
 from ..evaluation.rank import rankme
 from ..evaluation.rows import Labels, present_columns, subset
 from ..modality import Batch, Preprocessor
-from ..pretraining import Pretraining
+from ..models.running import evaluating
+from ..objectives.pretraining import Pretraining
+from ..recipe.config import Recipe, TrainConfig
 from .engine import on_first
 
 Columns = Mapping[str, str | list[str]]

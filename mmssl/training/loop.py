@@ -18,12 +18,12 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
-from ..config import TrainConfig
 from ..data.loading import Loaded
 from ..data.quarantine import Bad, Quarantine
 from ..draws import Draws, key_of
 from ..errors import RunError, UserError
-from ..pretraining import Pretraining
+from ..objectives.pretraining import Pretraining
+from ..recipe.config import TrainConfig
 from . import checkpoints
 from .engine import on_first
 from .guard import Guard

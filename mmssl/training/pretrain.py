@@ -14,16 +14,16 @@ import torch
 from accelerate import Accelerator
 from torch.utils.checkpoint import checkpoint
 
-from ..cards import Facts, write_card
-from ..config import Recipe, load_recipe, to_yaml
 from ..data.fingerprint import fingerprint
 from ..data.loading import Loaded, presence, read_rows, training_batches
 from ..data.quarantine import Quarantine
 from ..data.sources import open_source
 from ..errors import RunError, UserError
 from ..evaluation.evaluate import check_evaluation, evaluate
-from ..finetuning.folder import load_any
-from ..finetuning.pretrained import check_adapters, foreign_of, load_start, put_adapters
+from ..hub.card import Facts, write_card
+from ..hub.opening import load_any
+from ..hub.picture import PICTURE, draw_training
+from ..hub.record import write_record
 from ..memory import keep_freed_memory
 from ..modality import Preprocessor, load_modality, select
 from ..models.configuration_mmssl import MMSSLConfig
@@ -32,13 +32,14 @@ from ..models.modeling_mmssl import MMSSLModel
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.saving import save_model
 from ..objectives.base import load_objective
-from ..plots import PICTURE, draw_training
-from ..pretraining import Pretraining
-from ..reproduction import write_record
+from ..objectives.pretraining import Pretraining
+from ..recipe.config import Recipe
+from ..recipe.loading import load_recipe, to_yaml
 from .engine import end_training, line, make_accelerator, on_first, prepare_folder, start_trackers
 from .health import Watch, load_online, load_probe
 from .loop import Loop
 from .metrics import last_health, last_losses
+from .starting import check_adapters, foreign_of, load_start, put_adapters
 
 
 @dataclass
@@ -186,7 +187,7 @@ def _flat(columns: Any) -> Iterator[str]:
 
 def build_model(recipe: Recipe, processor: MMSSLProcessor) -> MMSSLModel:
     """The model that a recipe starts from, without adapters: the same for the same seed, whatever was drawn before."""
-    from ..export.building import load_origin, refuse_incompatible, tower_specs
+    from ..models.stock.towers import load_origin, refuse_incompatible, tower_specs
 
     modalities = {name: {"type": processor.types[name], **p.sizes()} for name, p in processor.preprocessors.items()}
     started = recipe.model.from_

@@ -24,7 +24,7 @@ from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.modality import Inputs
 from mmssl.options import option, strict
-from mmssl.schema import load
+from mmssl.options.schema import load
 
 from .effects import delay, first_order, pitch_shift, reverb
 

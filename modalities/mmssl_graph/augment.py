@@ -12,7 +12,7 @@ from torch import Tensor
 from mmssl.draws import Draws
 from mmssl.modality import Inputs
 from mmssl.options import option, strict
-from mmssl.schema import load
+from mmssl.options.schema import load
 
 
 @strict

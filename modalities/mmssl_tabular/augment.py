@@ -16,7 +16,7 @@ from mmssl.distributed import gather_rows
 from mmssl.draws import Draws
 from mmssl.modality import Inputs
 from mmssl.options import option, strict
-from mmssl.schema import load
+from mmssl.options.schema import load
 
 
 @strict

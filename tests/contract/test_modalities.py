@@ -21,7 +21,7 @@ from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.objectives import mae
-from mmssl.pretraining import Pretraining
+from mmssl.objectives.pretraining import Pretraining
 
 SHIPPED = [
     name for name in modality_names() if (Path(__file__).resolve().parents[2] / "modalities" / f"mmssl_{name}").is_dir()

@@ -9,8 +9,8 @@ from transformers import AutoModel
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.objectives import contrastive, mae
-from mmssl.pretraining import Pretraining
-from mmssl.step import Step
+from mmssl.objectives.pretraining import Pretraining
+from mmssl.objectives.step import Step
 
 NAMES = list(toy_world.PREPROCESSORS)
 

@@ -15,14 +15,14 @@ from toys.export import CLIP_TEXT, IMAGE, model_of, pair_model, preprocessor
 from toys.stock import LAYERS, bert, vit
 
 import mmssl
-from mmssl.config import load_recipe
 from mmssl.errors import UserError
-from mmssl.export.formats.vision_text_dual_encoder import SHRINK
 from mmssl.export.writing import export_model, export_several
 from mmssl.modality import load_modality
 from mmssl.models.foreign import ForeignTower
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import load_model
+from mmssl.models.stock.formats.vision_text_dual_encoder import SHRINK
+from mmssl.recipe.loading import load_recipe
 from mmssl.training.pretrain import build_model
 
 FORMAT = "vision-text-dual-encoder"

@@ -13,12 +13,12 @@ from toys.export import CLIP_IMAGE, CLIP_TEXT, model_of, pair_model, preprocesso
 from toys.samples import TINY, made, modality_of
 
 from mmssl.errors import UserError
-from mmssl.export import tracing
-from mmssl.export.formats import onnx as format_onnx
 from mmssl.export.writing import Exported, export_model, export_several
 from mmssl.modality import load_modality
 from mmssl.models.modeling_mmssl import MMSSLModel
 from mmssl.models.processing_mmssl import MMSSLProcessor
+from mmssl.models.stock import tracing
+from mmssl.models.stock.formats import onnx as format_onnx
 
 TOWERS: dict[str, dict[str, Any]] = {
     "image": {"prefix": 3, "layer_scale": 0.3},

@@ -17,13 +17,13 @@ from transformers import BertConfig, BertModel, SiglipConfig, SiglipModel, T5Con
 import mmssl
 from mmssl.cli import main
 from mmssl.errors import UserError
-from mmssl.export.formats import load_format
-from mmssl.export.opening import _modules, _projection, is_stock, open_stock
-from mmssl.export.record import write_record
-from mmssl.export.source import Source
+from mmssl.hub.stock import _modules, _projection, is_stock, open_stock
 from mmssl.models.modeling_mmssl import MMSSLModel
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import save_model
+from mmssl.models.stock.formats import load_format
+from mmssl.models.stock.record import write_record
+from mmssl.models.stock.source import Source
 
 RNG = np.random.default_rng(2)
 PICTURES = [RNG.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((40, 50), (32, 32), (90, 33))]

@@ -23,7 +23,6 @@ from toys.export import (
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from mmssl.cli import main
-from mmssl.config import load_recipe
 from mmssl.errors import RunError, UserError
 from mmssl.export import writing
 from mmssl.export.writing import export_model, export_several
@@ -32,6 +31,7 @@ from mmssl.models.foreign import describe_foreign, load_foreign
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import load_model
+from mmssl.recipe.loading import load_recipe
 
 NAME = "sentence-transformers"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"a the handwritten digit number figure image of zero one two".split()]
@@ -87,7 +87,7 @@ def test_a_wrapped_encoder_stays_its_class_and_one_half_of_a_pair_goes_alone(tmp
 
 @pytest.mark.slow
 def test_another_pooling_than_ours_is_found_and_nothing_is_kept(tmp_path, monkeypatch):
-    from mmssl.export.formats import sentence_transformers
+    from mmssl.models.stock.formats import sentence_transformers
 
     monkeypatch.setitem(sentence_transformers.POOLING, "mean", "max")
     with pytest.raises(RunError, match="what was written is not the model: sentence_embedding"):

@@ -9,8 +9,8 @@ import pytest
 from toys.export import CASES
 
 from benchmarks.export_table import BEGIN, END, TABLE, markdown, row_of
-from mmssl.export.formats import format_names
 from mmssl.export.writing import Exported, export_several
+from mmssl.models.stock.formats import format_names
 
 CLASSES = {
     "vit": "ViTModel",

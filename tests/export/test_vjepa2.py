@@ -12,12 +12,12 @@ from toys import runs
 from toys.export import vjepa2_model
 from transformers import AutoVideoProcessor, VJEPA2Model
 
-from mmssl.config import load_recipe
-from mmssl.export.formats.vjepa2 import as_ours
-from mmssl.export.source import Source
 from mmssl.export.writing import Exported, export_several
 from mmssl.modality import load_modality
 from mmssl.models.processing_mmssl import MMSSLProcessor
+from mmssl.models.stock.formats.vjepa2 import as_ours
+from mmssl.models.stock.source import Source
+from mmssl.recipe.loading import load_recipe
 from mmssl.training.pretrain import build_model
 
 MODELS: dict[str, Any] = {

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from mmssl import plainyaml
 from mmssl.cli import main
-from mmssl.config import Recipe, load_recipe, recipe_names, to_yaml
 from mmssl.errors import UserError
+from mmssl.options import plainyaml
+from mmssl.recipe.config import Recipe
+from mmssl.recipe.loading import load_recipe, recipe_names, to_yaml
 
 RECIPE = """
 data: {path: builtin:digits}
@@ -290,7 +291,7 @@ def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_unknown_recipe_names_the_nearest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from mmssl import config
+    from mmssl.recipe import config
 
     (tmp_path / "quickstart.yaml").write_text(RECIPE)
     monkeypatch.setattr(config, "shipped_folder", lambda name: tmp_path)

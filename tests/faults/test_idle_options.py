@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from mmssl import plainyaml
-from mmssl.config import load_recipe, recipe_names, to_yaml
 from mmssl.errors import UserError
 from mmssl.objectives.base import load_objective, objective_names
 from mmssl.objectives.contrastive import Config as ContrastiveConfig
 from mmssl.objectives.contrastive import Contrastive
-from mmssl.options import SET, changed, idle_options, needs, option, strict
+from mmssl.options import SET, changed, idle_options, needs, option, plainyaml, strict
+from mmssl.recipe.loading import load_recipe, recipe_names, to_yaml
 from tests.toys import world
 
 PAIR = {"towers": ["image", "text"]}

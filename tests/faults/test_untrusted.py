@@ -14,10 +14,10 @@ from toys.stock import vit
 from transformers import ViTModel
 
 from mmssl.errors import UserError
-from mmssl.export.convert import stock_config
-from mmssl.export.transfer import pretrained
 from mmssl.models.foreign import describe_foreign
 from mmssl.models.saving import load_model
+from mmssl.models.stock.reading import stock_config
+from mmssl.models.stock.transfer import pretrained
 from mmssl_text.tokenizers import Pretrained
 
 READERS: dict[str, Callable[[str], Any]] = {

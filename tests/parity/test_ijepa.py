@@ -15,8 +15,8 @@ from mmssl.masking import MultiBlock
 from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.objectives import jepa
-from mmssl.pretraining import Pretraining
-from mmssl.step import Step
+from mmssl.objectives.pretraining import Pretraining
+from mmssl.objectives.step import Step
 
 SIDE, PATCH, WIDTH, DEPTH, HEADS, BATCH = 8, 4, 48, 3, 4, 3
 

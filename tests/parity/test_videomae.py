@@ -8,14 +8,14 @@ from transformers import VideoMAEConfig, VideoMAEForPreTraining
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from mmssl.draws import Draws
-from mmssl.export import transfer
-from mmssl.export.formats.videomae import BLOCK
 from mmssl.masking import split_by_order
 from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.stock import transfer
+from mmssl.models.stock.formats.videomae import BLOCK
 from mmssl.objectives import mae
+from mmssl.objectives.pretraining import Pretraining
 from mmssl.patches import Patches
-from mmssl.pretraining import Pretraining
 
 SIZE, PATCH, FRAMES, TUBELET, WIDTH, DEPTH, HEADS, NARROW = 16, 8, 8, 2, 48, 2, 4, 36
 COUNT = (FRAMES // TUBELET) * (SIZE // PATCH) ** 2

@@ -11,8 +11,8 @@ from mmssl.masking import split_by_order
 from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.objectives import mae
+from mmssl.objectives.pretraining import Pretraining
 from mmssl.patches import Patches
-from mmssl.pretraining import Pretraining
 
 SIZE, PATCH, CHANNELS, WIDTH, DEPTH, HEADS = 32, 8, 3, 48, 3, 4
 STOCK = {

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from mmssl.distributed import global_mean
-from mmssl.models.teacher import Teacher
 from mmssl.objectives.base import Loss, Objective, ObjectiveConfig
+from mmssl.objectives.parts.teacher import Teacher
 from mmssl.options import option, strict
 
 

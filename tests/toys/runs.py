@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmssl import plainyaml
 from mmssl.cli import main
+from mmssl.options import plainyaml
 
 IMAGE: dict[str, Any] = {
     "name": "tiny",

@@ -12,7 +12,7 @@ from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.objectives import bootstrap, contrastive, distillation, jepa, mae, matching, redundancy
 from mmssl.objectives.base import Objective
-from mmssl.pretraining import Pretraining
+from mmssl.objectives.pretraining import Pretraining
 from toys import graph, signal, table
 
 PREPROCESSORS = {

@@ -143,7 +143,7 @@ def test_mixing_is_by_the_global_permutation_and_refused_across_processes() -> N
 
 @pytest.mark.parametrize("name", ["audio_mae", "audio_contrastive"])
 def test_recipes_are_valid(name: str) -> None:
-    from mmssl.config import load_recipe
+    from mmssl.recipe.loading import load_recipe
 
     recipe = load_recipe(name)
     config = recipe.modalities["audio"].config

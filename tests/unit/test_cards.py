@@ -9,12 +9,12 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from mmssl import plainyaml
-from mmssl.cards import Facts, card_text, hub_dataset, metadata, write_card
-from mmssl.config import load_recipe
 from mmssl.errors import RunError
 from mmssl.evaluation.table import markdown_table, plain_table
-from mmssl.privacy import public, public_path
+from mmssl.hub.card import Facts, card_text, hub_dataset, metadata, write_card
+from mmssl.models.privacy import public, public_path
+from mmssl.options import plainyaml
+from mmssl.recipe.loading import load_recipe
 
 RECIPE: dict[str, Any] = {
     "name": "digits",

@@ -11,9 +11,9 @@ from toys import world as toy_world
 
 from mmssl.draws import Draws
 from mmssl.masking import Random
-from mmssl.models.teacher import Teacher
 from mmssl.objectives import contrastive, mae, redundancy
-from mmssl.pretraining import Pretraining, gradient_shares
+from mmssl.objectives.parts.teacher import Teacher
+from mmssl.objectives.pretraining import Pretraining, gradient_shares
 
 ROWS = 6
 WEIGHT = 1e-3

@@ -6,15 +6,15 @@ import torch
 from scipy import ndimage
 from toys import world as toy_world
 
-from mmssl.checks import check_recipe
-from mmssl.config import load_recipe
-from mmssl.corruption import Corruption, boxes, corrupt
 from mmssl.draws import Draws
 from mmssl.errors import UserError
+from mmssl.masking.corruption import Corruption, boxes, corrupt
 from mmssl.modality import load_modality
 from mmssl.objectives import mae
-from mmssl.pretraining import Pretraining
-from mmssl.step import Step
+from mmssl.objectives.pretraining import Pretraining
+from mmssl.objectives.step import Step
+from mmssl.recipe.checks import check_recipe
+from mmssl.recipe.loading import load_recipe
 
 PIXELS = torch.randn(8, 3, 40, 36, generator=torch.Generator().manual_seed(0))
 
@@ -47,7 +47,7 @@ def test_other_is_the_same_place_of_another_sample():
 
 
 def test_boxes_are_connected_rectangles_that_ignore_the_patches(monkeypatch):
-    monkeypatch.setattr("mmssl.corruption.TRIES", 1)
+    monkeypatch.setattr("mmssl.masking.corruption.TRIES", 1)
     one = Corruption(share=[1.0, 1.0], side=0.5)
     grid = torch.ones(64, 40, 36, dtype=torch.bool)
     hit, _ = boxes(grid, Draws(3, 64), one)

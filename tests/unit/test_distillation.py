@@ -11,8 +11,8 @@ from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.losses.distillation import soft_cross_entropy
 from mmssl.objectives.distillation import Config, Distillation, GramConfig, HeadConfig
-from mmssl.pretraining import Pretraining
-from mmssl.step import Step
+from mmssl.objectives.pretraining import Pretraining
+from mmssl.objectives.step import Step
 
 HEAD = HeadConfig(prototypes=12, hidden=16, bottleneck=8, layers=2)
 VIEWS = {"a": {"signal": {"gain": 0.2}}, "b": {"signal": {"gain": 0.5}}, "c": {"signal": {"gain": 0.9}}}

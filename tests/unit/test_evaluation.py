@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from mmssl.config import DataConfig, EvaluationConfig
 from mmssl.errors import BadSample, RunError, UserError
 from mmssl.evaluation import tasks
-from mmssl.evaluation.embedding import Embedded, embed_source, evaluating
+from mmssl.evaluation.embedding import Embedded, embed_source
 from mmssl.evaluation.embedding_file import write_embeddings
 from mmssl.evaluation.evaluate import evaluate
 from mmssl.evaluation.rows import class_names, read_labels, spread, subset
 from mmssl.evaluation.table import plain_table, rich_table
 from mmssl.modality import Batch, Inputs, Modality, Preprocessor
+from mmssl.models.running import evaluating
+from mmssl.recipe.config import DataConfig, EvaluationConfig
 
 # --- rows ----------------------------------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from benchmarks.cards import CARDS, render
-from mmssl import plainyaml
-from mmssl.config import load_recipe, to_dict
+from mmssl.options import plainyaml
+from mmssl.options.schema import to_dict
+from mmssl.recipe.loading import load_recipe
 
 RECIPE = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
 NAMES = sorted(path.stem for path in CARDS.glob("*.json"))

@@ -11,14 +11,14 @@ import torch
 from toys import export as toys
 from toys import runs
 
-from mmssl import listing
 from mmssl.cli import main
-from mmssl.config import load_recipe, to_yaml
 from mmssl.errors import RunError, UserError
 from mmssl.export import proof
-from mmssl.export.formats import format_names, load_format
 from mmssl.export.writing import export_model
 from mmssl.models.saving import save_model
+from mmssl.models.stock.formats import format_names, load_format
+from mmssl.recipe import listing
+from mmssl.recipe.loading import load_recipe, to_yaml
 
 
 def test_every_format_is_listed_with_its_class():

@@ -14,8 +14,8 @@ import mmssl
 from mmssl.cli import main
 from mmssl.data.sources import open_source
 from mmssl.finetuning.finetune import finetune
-from mmssl.finetuning.folder import load_any
 from mmssl.finetuning.task import load_task
+from mmssl.hub.opening import load_any
 from mmssl.models.saving import load_model
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]

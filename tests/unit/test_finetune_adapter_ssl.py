@@ -9,11 +9,11 @@ from peft import PeftModel
 from toys import runs, tuned
 from transformers import AutoModel, ViTConfig, ViTModel
 
-from mmssl.config import load_recipe
 from mmssl.errors import UserError
 from mmssl.export.writing import open_source_model
-from mmssl.finetuning.folder import load_any
+from mmssl.hub.opening import load_any
 from mmssl.models.saving import load_model
+from mmssl.recipe.loading import load_recipe
 from mmssl.training.pretrain import build_pretraining, pretrain
 
 MAE = {"mae": {"tower": "image", "mask": "half", "decoder": {"width": 16, "depth": 1, "heads": 2}}}

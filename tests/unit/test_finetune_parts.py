@@ -11,14 +11,15 @@ from toys import world
 from transformers import AutoModel
 
 from mmssl.errors import UserError
-from mmssl.finetuning.adapters import add_adapter, check_adapter, trainable
-from mmssl.finetuning.folder import base_of, load_adapter, load_any, write_adapter
 from mmssl.finetuning.labels import LabelPreprocessor, encode_all, make_target, strata
 from mmssl.finetuning.loop import layer_scale
 from mmssl.finetuning.probe import fit_probe
 from mmssl.finetuning.scores import auroc, measure
 from mmssl.finetuning.splits import take_share
 from mmssl.finetuning.supervised import class_weights, row_losses
+from mmssl.hub.adapters import base_of, write_adapter
+from mmssl.hub.opening import load_adapter, load_any
+from mmssl.models.adapters import add_adapter, check_adapter, trainable
 from mmssl.models.configuration_mmssl import AdapterConfig
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import save_model

@@ -10,12 +10,13 @@ from transformers import AutoModel, ViTConfig, ViTModel
 from benchmarks.stock_weights import copy_vit
 from mmssl.cli import main
 from mmssl.errors import UserError
-from mmssl.finetuning.adapters import add_adapter
-from mmssl.finetuning.convert import adapted_modules, block_modules, convert_adapter
-from mmssl.finetuning.distillation import soft_losses
+from mmssl.export.adapter_weights import adapted_modules, block_modules, convert_adapter
 from mmssl.finetuning.finetune import finetune
-from mmssl.finetuning.folder import base_of, load_any, write_adapter
 from mmssl.finetuning.task import load_task
+from mmssl.finetuning.teaching import soft_losses
+from mmssl.hub.adapters import base_of, write_adapter
+from mmssl.hub.opening import load_any
+from mmssl.models.adapters import add_adapter
 from mmssl.models.configuration_mmssl import AdapterConfig, MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.processing_mmssl import MMSSLProcessor

@@ -16,12 +16,13 @@ from toys.stock import VOCABULARY, bert, clip, open_clip, vit
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 import mmssl
-from mmssl.config import Recipe, load_recipe
 from mmssl.errors import UserError
 from mmssl.modality import load_modality
 from mmssl.models.modeling_mmssl import MMSSLModel
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import load_model, save_model
+from mmssl.recipe.config import Recipe
+from mmssl.recipe.loading import load_recipe
 from mmssl.training.loop import Loop
 from mmssl.training.pretrain import build_model, build_pretraining
 
@@ -205,7 +206,7 @@ def test_a_tower_that_is_not_frozen_learns(tmp_path):
 @pytest.mark.parametrize("make", [vit, clip, open_clip])
 def test_replacing_mae_hides_the_pixels_from_a_foreign_tower(tmp_path, make: Callable[[Path], Any], decoder):
     from mmssl.draws import Draws
-    from mmssl.step import Step
+    from mmssl.objectives.step import Step
 
     make(tmp_path / "from")
     channels = 3 if make is open_clip else 1

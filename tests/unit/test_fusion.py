@@ -9,10 +9,10 @@ from toys import world as toy_world
 
 from mmssl.draws import Draws
 from mmssl.errors import UserError
-from mmssl.models.fusion import Fusion
 from mmssl.objectives import mae
-from mmssl.pretraining import Pretraining
-from mmssl.step import Step
+from mmssl.objectives.parts.fusion import Fusion
+from mmssl.objectives.pretraining import Pretraining
+from mmssl.objectives.step import Step
 
 TOWERS = ["table", "signal"]
 

@@ -22,8 +22,8 @@ from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.objectives import mae
+from mmssl.objectives.pretraining import Pretraining
 from mmssl.patches import Patches
-from mmssl.pretraining import Pretraining
 from mmssl_graph import graph as graphs
 from mmssl_graph.encodings import distances, encodings, laplacian_encoding, walk_encoding
 from mmssl_graph.modality import EdgeBias, Messages
@@ -409,7 +409,7 @@ def test_permuting_patches_with_coordinates_and_links_permutes_the_tokens() -> N
 
 @pytest.mark.parametrize("mode", ["drop", "replace"])
 def test_what_is_hidden_sends_no_message(mode: str) -> None:
-    from mmssl.step import Step
+    from mmssl.objectives.step import Step
 
     p = fitted(SOME, stem=2)
     net = model(p)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from toys import runs
 
 from benchmarks import guard_thresholds
-from mmssl.config import GuardConfig
+from mmssl.recipe.config import GuardConfig
 from mmssl.training.guard import Guard
 from mmssl.training.loop import Loop
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from toys import collapse, runs
 from toys import world as toy_world
 
-from mmssl.config import load_recipe
 from mmssl.draws import Draws
 from mmssl.evaluation.evaluate import evaluate
 from mmssl.models.saving import load_model
+from mmssl.recipe.loading import load_recipe
 from mmssl.training.health import measures, modality_gap
 
 

@@ -16,7 +16,7 @@ from toys.hub_server import Hub
 
 from mmssl.cli import main
 from mmssl.errors import UserError
-from mmssl.hub import check_repo_id, model_folder, publishable
+from mmssl.hub.push import check_repo_id, model_folder, publishable
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import load_model, save_model
 

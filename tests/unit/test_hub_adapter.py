@@ -16,8 +16,8 @@ from toys.hub_server import Hub
 from mmssl.cli import main
 from mmssl.errors import UserError
 from mmssl.finetuning.finetune import finetune
-from mmssl.finetuning.publishing import stage_adapter
-from mmssl.hub import publishable
+from mmssl.hub.push import publishable
+from mmssl.hub.staging import stage_adapter
 
 PROCESS = """
 import json, sys
@@ -30,7 +30,7 @@ assert main(["push", adapter, "me/adapter", "--base", "me/base"]) == 0
 import torch
 from peft import PeftModel
 from transformers import AutoModel
-from mmssl.finetuning.folder import load_any
+from mmssl.hub.adapters import load_any
 batch = {"image": {"pixel_values": torch.linspace(-1, 1, 64).view(1, 1, 8, 8), "present": torch.ones(1).bool()}}
 local = load_any(adapter)[0].encode_batch(batch).pooled["image"]
 ours = load_any("me/adapter")[0].encode_batch(batch).pooled["image"]
@@ -97,7 +97,7 @@ def test_a_local_base_stays_relative_and_is_said(adapter: Path, tmp_path: Path, 
     assert spec["base_path"] == "../../base/model"
     assert json.loads((target / "adapter_config.json").read_text())["base_model_name_or_path"] is None
     with pytest.raises(UserError, match="its base model is not at .*; name it with --base MODEL"):
-        from mmssl.finetuning.folder import load_adapter
+        from mmssl.hub.opening import load_adapter
 
         load_adapter(target)
 
@@ -148,7 +148,7 @@ def test_damaged_files_are_said_in_one_line(
     folder = tmp_path / "tuned"
     shutil.copytree(adapter, folder)
     (folder / name).write_text("---\nlicense: [mit\n---\n")
-    monkeypatch.setattr("mmssl.finetuning.publishing.load_base", lambda *_: None)
+    monkeypatch.setattr("mmssl.hub.staging.load_base", lambda *_: None)
     with pytest.raises(UserError, match=f"push: {name}") as caught:
         stage_adapter(folder, tmp_path / "copy", "me/base")
     assert "\n" not in str(caught.value)

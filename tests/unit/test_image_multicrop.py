@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import mmssl_image
-from mmssl import plainyaml
-from mmssl.config import load_recipe
 from mmssl.draws import Draws
 from mmssl.errors import UserError
+from mmssl.objectives.step import Step
+from mmssl.options import plainyaml
 from mmssl.pixels.augment import resize_weights
-from mmssl.step import Step
+from mmssl.recipe.loading import load_recipe
 
 RECIPE = """
 data: {path: "builtin:digits"}

@@ -17,9 +17,9 @@ from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.objectives import jepa
 from mmssl.objectives.base import load_objective
-from mmssl.pretraining import Pretraining
-from mmssl.schema import build
-from mmssl.step import Step
+from mmssl.objectives.pretraining import Pretraining
+from mmssl.objectives.step import Step
+from mmssl.options.schema import build
 
 MASKS = {"subsets": FeatureSubsets(), "blocks": MultiBlock(), "half": Random(ratio=0.5)}
 ROWS = 6

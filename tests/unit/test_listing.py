@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mmssl import listing
 from mmssl.cli import main
 from mmssl.objectives.base import load_objective, objective_names
+from mmssl.recipe import listing
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mmssl import listing
 from mmssl.cli import main
 from mmssl.errors import UserError
 from mmssl.modality import installed, load_modality, modality_names
+from mmssl.recipe import listing
 
 REPO = Path(__file__).resolve().parents[2]
 NEEDS = [(name, dependency) for name in modality_names() for dependency in getattr(load_modality(name), "NEEDS", {})]

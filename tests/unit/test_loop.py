@@ -15,9 +15,9 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from toys import runs
 
-from mmssl.config import load_recipe
 from mmssl.data.loading import training_batches
 from mmssl.data.quarantine import Quarantine
+from mmssl.recipe.loading import load_recipe
 from mmssl.training import loop as loop_module
 from mmssl.training.loop import Loop, Meter
 from mmssl.training.optimizer import learning_rate, make_optimizer, no_decay_names

@@ -13,8 +13,8 @@ from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.objectives import contrastive, mae
 from mmssl.objectives.matching import Config, Matching, fingerprint, partners, rows_of
+from mmssl.objectives.pretraining import Pretraining
 from mmssl.patches import Patches
-from mmssl.pretraining import Pretraining
 
 ROWS = 12
 

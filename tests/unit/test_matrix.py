@@ -14,8 +14,8 @@ from benchmarks.matrix import report as reporting
 from benchmarks.matrix.cells import HERE, SEEDS, Cell, choose, local, read_cells, read_result, result_path
 from benchmarks.matrix.probe import chance, judge, make_folds, probe_fold, score
 from benchmarks.matrix.run import numbered, write_result
-from mmssl.config import load_recipe
 from mmssl.errors import UserError
+from mmssl.recipe.loading import load_recipe
 
 CELL = Cell("set", "mae", "image", {}, ("train", "test"), "label", {"kind": "standard"}, "accuracy")
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from toys import world as toy_world
 
-from mmssl.config import load_recipe
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.masking import Random
 from mmssl.objectives import contrastive, mae
 from mmssl.objectives.base import RampConfig
-from mmssl.pretraining import Pretraining
+from mmssl.objectives.pretraining import Pretraining
+from mmssl.recipe.loading import load_recipe
 
 ROWS = 6
 

@@ -18,8 +18,8 @@ from mmssl.masking.replacement import Replacement, replaced
 from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.objectives import mae
+from mmssl.objectives.pretraining import Pretraining
 from mmssl.patches import Patches
-from mmssl.pretraining import Pretraining
 
 VOCABULARY = 300
 ROWS = 4

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from toys import runs
 
-from mmssl.cards import declared_license
 from mmssl.cli import main
 from mmssl.data.fingerprint import fingerprint
-from mmssl.plots import PICTURE, draw_training, panels, read_rows
-from mmssl.reproduction import FILE, compare, weights_hash
+from mmssl.hub.card import declared_license
+from mmssl.hub.picture import PICTURE, draw_training, panels, read_rows
+from mmssl.hub.record import FILE, compare, weights_hash
 
 EVALUATION = {"evaluation": {"tasks": ["knn", "rankme"], "limit": 60, "train_limit": 100}}
 

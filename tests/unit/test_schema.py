@@ -10,7 +10,7 @@ import pytest
 
 from mmssl.errors import UserError
 from mmssl.options import option, strict
-from mmssl.schema import load, to_dict
+from mmssl.options.schema import load, to_dict
 
 
 @strict

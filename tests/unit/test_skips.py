@@ -10,7 +10,7 @@ from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.models.trunk import CrossAttention
 from mmssl.objectives import contrastive, mae
-from mmssl.step import Step
+from mmssl.objectives.step import Step
 
 
 def test_cross_attention_equals_its_formula():

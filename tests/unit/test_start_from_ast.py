@@ -12,7 +12,6 @@ import transformers
 from toys import runs
 
 import mmssl
-from mmssl.config import load_recipe
 from mmssl.errors import UserError
 from mmssl.export.writing import export_model
 from mmssl.modality import load_modality
@@ -20,6 +19,7 @@ from mmssl.models.foreign import ForeignTower
 from mmssl.models.modeling_mmssl import MMSSLModel
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import load_model, save_model
+from mmssl.recipe.loading import load_recipe
 from mmssl.training.pretrain import build_model
 
 SIZES: dict[str, Any] = {

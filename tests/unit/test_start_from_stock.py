@@ -13,13 +13,13 @@ from toys import runs
 from transformers import CLIPImageProcessor, ViTImageProcessor
 
 import mmssl
-from mmssl.config import load_recipe
 from mmssl.errors import UserError
 from mmssl.modality import load_modality
 from mmssl.models.foreign import ForeignTower
 from mmssl.models.modeling_mmssl import MMSSLModel
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import load_model, save_model
+from mmssl.recipe.loading import load_recipe
 from mmssl.training.pretrain import build_model
 
 LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from toys import world as toy_world
 
-from mmssl.models.teacher import Teacher, momentum_at
+from mmssl.objectives.parts.teacher import Teacher, momentum_at
 
 
 def net() -> nn.Sequential:

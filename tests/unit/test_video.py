@@ -372,7 +372,7 @@ def test_real_clips(shared_data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["video_mae"])
 def test_recipes_are_valid(name: str) -> None:
-    from mmssl.config import load_recipe
+    from mmssl.recipe.loading import load_recipe
 
     recipe = load_recipe(name)
     p = mmssl_video.Preprocessor(recipe.modalities["video"].config).fit([clip(30, 64)])

@@ -10,12 +10,12 @@ from toys import world as toy_world
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.masking import Random
-from mmssl.models.heads import BatchNorm
 from mmssl.objectives import bootstrap, contrastive, redundancy
-from mmssl.objectives._sides import SideOptions, Sides
+from mmssl.objectives.parts.heads import BatchNorm
+from mmssl.objectives.parts.sides import SideOptions, Sides
+from mmssl.objectives.pretraining import Pretraining
+from mmssl.objectives.step import Step
 from mmssl.patches import Patches
-from mmssl.pretraining import Pretraining
-from mmssl.step import Step
 
 VIEWS = {"a": {"signal": {"gain": 0.2}}, "b": {"signal": {"gain": 0.5}}}
 MASKS = {"half": Random(ratio=0.5), "other": Random(ratio=0.5)}

@@ -1,0 +1,324 @@
+"""The model card: `README.md` of a model folder, from `hub_cards/model_card.md`.
+
+It says what was trained, on what, how, and how well beside its baselines; and nothing about the user's machine: of
+every path only the last part is shown.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from ..errors import RunError
+from ..evaluation.table import markdown_table, remarks
+from ..models.privacy import public, public_path
+
+if TYPE_CHECKING:
+    from ..recipe.config import Recipe
+
+PACKAGES = ("mmssl", "torch", "transformers", "accelerate", "datasets", "numpy")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+@dataclass(kw_only=True)
+class Facts:
+    """What only the run knows; everything may be left out of the card.
+
+    samples: rows of the training data; presence: modality -> rows that have it; broken_samples: what was left out, in
+    a line (`Quarantine.summary()`); seen: samples that went through the model, epochs counted; seconds: of training;
+    loss: the last logged loss and its parts; health: the last measured `health/` and `probe/` values, on health_samples
+    training samples; guard: what the collapse guard did, a line each; parameters, trainable: numbers in the model;
+    processes, device: what it ran on; fingerprint: of the data (`mmssl.data.fingerprint`); picture: name of the file
+    beside the card that shows the run; python: its version; versions: package -> version. The versions default to those
+    of this process.
+    """
+
+    samples: int | None = None
+    presence: dict[str, int] = field(default_factory=dict)
+    broken_samples: str = ""
+    steps: int | None = None
+    seen: int | None = None
+    seconds: float | None = None
+    loss: dict[str, float] = field(default_factory=dict)
+    health: dict[str, float] = field(default_factory=dict)
+    health_samples: int = 0
+    guard: list[str] = field(default_factory=list)
+    parameters: int | None = None
+    trainable: int | None = None
+    processes: int = 1
+    device: str | None = None
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    picture: str | None = None
+    python: str = field(default_factory=platform.python_version)
+    versions: dict[str, str] = field(default_factory=lambda: software_versions())
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of the packages that matter for a repetition; those not installed are left out."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def hub_dataset(path: str) -> str | None:
+    """The Hub id that a data path is, or None for a file, a folder or built-in data."""
+    if ":" in path or Path(path).exists() or not _HUB_ID.fullmatch(path):
+        return None
+    return None if Path(path).suffix in (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow") else path
+
+
+def declared_license(path: str) -> str | None:
+    """The licence that the README.md in a data folder declares, as data sets on the Hub do, or None."""
+    from huggingface_hub.repocard import metadata_load
+
+    place = Path(path.partition(":")[2] or path)
+    readme = (place if place.is_dir() else place.parent) / "README.md"
+    if path.startswith("builtin:") or not readme.is_file() or not (place.is_dir() or place.is_file()):
+        return None
+    try:
+        declared = (metadata_load(readme) or {}).get("license")
+    except ValueError:  # its header is no YAML: it declares nothing
+        return None
+    return ", ".join(map(str, declared)) if isinstance(declared, list) else None if declared is None else str(declared)
+
+
+def write_card(
+    folder: str | Path, recipe: Recipe, report: Mapping[str, Any] | None, facts: Facts | Mapping[str, Any]
+) -> Path:
+    """Write `folder`/README.md and return its path.
+
+    report: what `evaluate` returned, None or empty when there was no evaluation. facts: `Facts`, or a mapping of its
+    fields (TypeError for others). Raises RunError when the file cannot be written.
+    """
+    facts = facts if isinstance(facts, Facts) else Facts(**facts)
+    text = card_text(recipe, report, facts)
+    path = Path(folder) / "README.md"
+    temporary = path.with_name(f".README.md.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"could not write the model card {path}: {error}") from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+    return path
+
+
+def card_text(recipe: Recipe, report: Mapping[str, Any] | None, facts: Facts) -> str:
+    """The whole card: YAML metadata and Markdown."""
+    from ..files import shipped_folder
+    from ..options import plainyaml
+    from ..options.schema import to_dict
+
+    template = Template((shipped_folder("hub_cards") / "model_card.md").read_text(encoding="utf-8"))
+    names = list(recipe.modalities)
+    body = template.substitute(
+        title=recipe.name or "mmssl model",
+        description=recipe.description.strip() or "No description was given.",
+        modalities=" and ".join(names),
+        usage=_usage(names),
+        data=_data(recipe, facts),
+        training=_training(recipe, facts),
+        curves=f"![loss and health over the steps of the run]({facts.picture})" if facts.picture else "",
+        recipe=plainyaml.dump(public(to_dict(recipe))).rstrip(),
+        scores=_scores(report),
+        limits=_limits(recipe, report, facts),
+    )
+    return f"---\n{metadata(recipe, report)}\n---\n\n{body}"
+
+
+def metadata(recipe: Recipe, report: Mapping[str, Any] | None) -> str:
+    """The card's YAML header: library, tags, data set, base models, and the scores as a `model-index`."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    types = sorted({part.type for part in recipe.modalities.values()})
+    objectives = sorted({part.type for part in recipe.objectives.values()})
+    source = public_path(recipe.evaluation.path or recipe.data.path)
+    results = [
+        EvalResult(
+            task_type=task,
+            dataset_type=source,
+            dataset_name=source,
+            dataset_split=(report or {}).get("split", {}).get("test"),
+            metric_type=name.rsplit("/", 1)[-1].replace(" ", "_"),
+            metric_name=name,
+            metric_value=round(float(metric["model"]), 4),
+        )
+        for task, metrics in (report or {}).get("tasks", {}).items()
+        for name, metric in metrics.items()
+        if metric.get("model") is not None
+    ]
+    dataset = hub_dataset(recipe.data.path)
+    origins = [tower.from_ for tower in recipe.model.towers.values() if tower.from_]
+    bases = [origin for origin in origins if hub_dataset(origin)]
+    data = ModelCardData(
+        library_name="mmssl",
+        pipeline_tag="feature-extraction",
+        tags=["mmssl", "self-supervised-learning", *types, *objectives],
+        datasets=[dataset] if dataset else None,
+        base_model=bases or None,
+        model_name=recipe.name or "mmssl model",
+        eval_results=results or None,
+    )
+    return str(data.to_yaml()).strip()
+
+
+def _usage(names: list[str]) -> str:
+    arguments = ", ".join(f"{name}=[...]" for name in names)
+    return "\n".join(
+        [
+            "import mmssl  # pip install mmssl",
+            "from transformers import AutoModel, AutoProcessor",
+            "",
+            'model = AutoModel.from_pretrained("PATH_OR_ID")  # this folder, or its id on the Hub',
+            'processor = AutoProcessor.from_pretrained("PATH_OR_ID")',
+            f'output = model(**processor({arguments}, return_tensors="pt"))',
+            f'output.embeddings["{names[0]}"]  # (B, E), normalised; output.tokens["{names[0]}"] is (B, n, D)',
+        ]
+    )
+
+
+def _bullets(pairs: list[tuple[str, Any]]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in pairs if value not in (None, "", {}, []))
+
+
+def _data(recipe: Recipe, facts: Facts) -> str:
+    data = recipe.data
+    name = f" ({data.name})" if data.name else ""
+    presence = ", ".join(f"{modality} {count:,}" for modality, count in facts.presence.items())
+    columns = ", ".join(f"{m} from {c if isinstance(c, str) else ', '.join(c)}" for m, c in data.columns.items())
+    return _bullets(
+        [
+            ("Data", f"`{public_path(data.path)}`{name}, split `{data.split}`"),
+            ("Source", data.source),
+            ("Licence of the data", data.license or declared_license(data.path) or "not stated"),
+            ("Samples", None if facts.samples is None else f"{facts.samples:,}"),
+            ("Samples that have each modality", presence),
+            ("Columns", columns),
+            ("Fingerprint", _fingerprint(facts)),
+            ("Broken samples", facts.broken_samples),
+        ]
+    )
+
+
+def _fingerprint(facts: Facts) -> str | None:
+    if not facts.fingerprint:
+        return None
+    hashed, rows = facts.fingerprint["hashed"], facts.fingerprint["rows"]
+    of = "all rows" if hashed == rows else f"the first {hashed:,} rows"
+    return f"SHA-256 `{facts.fingerprint['sha256']}` of {of} (`mmssl reproduce` compares it)"
+
+
+def _training(recipe: Recipe, facts: Facts) -> str:
+    train = recipe.train
+    objectives = ", ".join(f"{key} (weight {part.config.weight:g})" for key, part in recipe.objectives.items())
+    towers = "; ".join(
+        f"`{name}` "
+        + (f"from `{public_path(t.from_)}`" if t.from_ else f"width {t.width}, depth {t.depth}, {t.heads} heads")
+        + (", frozen" if t.frozen else "")
+        for name, t in recipe.model.towers.items()
+    )
+    size = None if facts.parameters is None else f"{facts.parameters:,}"
+    if size and facts.trainable is not None and facts.trainable != facts.parameters:
+        size += f", of which {facts.trainable:,} were trained"
+    length = [f"{facts.steps:,} steps"] if facts.steps is not None else []
+    length += [f"{facts.seen:,} samples seen"] if facts.seen is not None else []
+    length += [f"{facts.seconds:,.0f} s"] if facts.seconds is not None else []
+    length += [f"{facts.processes} processes" if facts.processes > 1 else "1 process"]
+    length += [f"on {facts.device}"] if facts.device else []
+    return _bullets(
+        [
+            ("Objectives", objectives),
+            ("Masks", ", ".join(f"{key} ({part.type})" for key, part in recipe.masks.items())),
+            ("Views", ", ".join(recipe.views)),
+            ("Towers", towers),
+            ("Shared embedding", f"{recipe.model.projection} wide" if recipe.model.projection else None),
+            ("Parameters", size),
+            ("Length", ", ".join(length)),
+            (
+                "Optimiser",
+                f"AdamW, peak learning rate {train.lr:g}, weight decay {train.weight_decay:g}, "
+                f"batch {train.batch_size}, precision {train.mixed_precision}",
+            ),
+            ("Last loss", ", ".join(f"{name} {value:.4g}" for name, value in facts.loss.items())),
+            ("Health at the end", _health(facts)),
+            ("Collapse guard", "; ".join(facts.guard)),
+            ("Seed", recipe.seed),
+            ("Software", ", ".join([f"Python {facts.python}", *(f"{n} {v}" for n, v in facts.versions.items())])),
+        ]
+    )
+
+
+def _health(facts: Facts) -> str:
+    """Rank and spread of every modality's embeddings as last measured."""
+    said = []
+    for key, rank in facts.health.items():
+        parts = key.split("/")
+        if parts[0] == "health" and parts[-1] == "rankme":
+            spread = facts.health.get(f"health/{parts[1]}/std_mean")
+            said.append(f"{parts[1]} RankMe {rank:.3g}" + ("" if spread is None else f", spread {spread:.2g} of 1"))
+    return f"{'; '.join(said)} (on {facts.health_samples:,} training samples)" if said else ""
+
+
+def _scores(report: Mapping[str, Any] | None) -> str:
+    if not report:
+        return "No evaluation was run."
+    if not report.get("tasks"):
+        return "\n".join(["No score could be computed.", "", *(f"- {line}" for line in remarks(report))])
+    split = report.get("split", {})
+    head = (
+        f"On {report.get('n_test', 0):,} samples of the split `{split.get('test')}`; probes were fitted on "
+        f"{report.get('n_train', 0):,} samples of `{split.get('train')}`."
+    )
+    legend = (
+        "`untrained` is the same architecture with random weights, `raw features` needs no encoder (pixels, word "
+        "counts; between modalities a ridge regression), `chance` is the commonest class or a random order. Brackets "
+        "hold 95 % intervals."
+    )
+    return "\n\n".join([head, markdown_table(report), legend])
+
+
+def _limits(recipe: Recipe, report: Mapping[str, Any] | None, facts: Facts) -> str:
+    lines = [
+        "It knows only what its training data shows, with that data's gaps and biases; check it on your own data.",
+        "An embedding is no decision: fit and validate a head or a threshold before using it for one.",
+    ]
+    if recipe.data.limit is not None or (facts.samples or 10**9) < 10_000:
+        lines.append("It was trained on little data; a larger pretrained model may serve better.")
+    for task, metrics in (report or {}).get("tasks", {}).items():
+        if task == "rankme":
+            continue
+        for name, metric in metrics.items():
+            lines += _not_better(task, name, metric)
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _not_better(task: str, name: str, metric: Mapping[str, Any]) -> list[str]:
+    """A line for each baseline that the model does not beat: the card must not hide it."""
+    titles = {"untrained": "its untrained twin", "raw": "raw features"}
+    model, lower = metric.get("model"), name.endswith(("median rank", "ECE"))
+    out = []
+    for baseline, title in titles.items():
+        value = metric.get(baseline)
+        if model is not None and value is not None and (model >= value if lower else model <= value):
+            # 1.0 against 1.0 is a task without room, no weakness
+            if model != value or model != 1.0:
+                out.append(f"{task}, {name}: it does not beat {title} ({model:.3g} against {value:.3g}).")
+    return out
+
+
+__all__ = ["Facts", "card_text", "metadata", "software_versions", "write_card"]

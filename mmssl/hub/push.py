@@ -1,0 +1,263 @@
+"""`mmssl push`: a model or adapter folder to the Hub, in one commit, after a look at what would be published.
+
+Only what belongs to a model is sent: configuration, safetensors, processor and tokenizer files, the card and its
+pictures, the few-line loader. Weights in pickles, raw data, tokens and absolute paths of this machine are refused, each
+by name. A push that fails half-way has changed nothing on the Hub, and the same command again goes on: files that the
+Hub holds already are not sent twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import RunError, UserError
+
+CONFIGS = ("config.json", "adapter_config.json")
+"""The file that says what a folder holds: a model, or a PEFT adapter."""
+
+KINDS = {
+    "": ("LICENSE", "NOTICE", ".gitattributes"),
+    ".json": None,
+    ".jinja": None,
+    ".md": None,
+    ".yaml": None,
+    ".safetensors": None,
+    ".onnx": None,
+    ".model": None,
+    ".txt": None,
+    ".bpe": None,  # vocabularies
+    ".png": None,
+    ".svg": None,  # the card's pictures
+    ".py": ("mmssl_loader.py",),
+}
+"""Suffix -> names allowed with it (None: all). Everything else does not belong to a published model."""
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npz", ".npy")
+SECRETS = {
+    "a Hugging Face token": rb"\bhf_[A-Za-z0-9]{30,}",
+    "a GitHub token": rb"\bgh[pousr]_[A-Za-z0-9]{36,}",
+    "an AWS key": rb"\bAKIA[0-9A-Z]{16}\b",
+    "an API key": rb"\bsk-[A-Za-z0-9_-]{32,}",
+    "a Weights & Biases key": rb"WANDB_API_KEY\W{1,4}[0-9a-f]{40}",
+    "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+}
+HOMES = rb"(?<![\w./-])(?:/(?:home|Users)/[\w.-]+|/root|[A-Za-z]:\\{1,2}Users\\{1,2}[\w.-]+)(?=[/\\\"'\s,]|$)"
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What `push` returns. url: of the commit; repo_id: with the user's name; files: paths that were published; notes:
+    what the user must know."""
+
+    url: str
+    repo_id: str
+    files: list[str]
+    notes: list[str] = field(default_factory=list)
+
+
+def push(
+    model: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    dry_run: bool = False,
+    base: str | None = None,
+) -> Pushed:
+    """Publish the folder `model` (a model, adapter or export folder, or the folder of a run) as `repo_id`.
+
+    private: of a repository that is made now; one that exists and is public is refused then. revision: a branch, made
+    where it does not exist. dry_run: look at everything and send nothing. base: of an adapter, the Hub id of the model
+    that it belongs on, which is fetched and compared; it takes the place of the local folder in what is published. The
+    token is the one of `hf auth login` or `HF_TOKEN`. UserError for what cannot be published, a malformed id, no token,
+    no network, or no right to write; RunError when the Hub fails: nothing has changed then.
+    """
+    folder = model_folder(model)
+    check_repo_id(repo_id)
+    if base is not None:
+        check_repo_id(base)
+        if Path(base).exists():
+            raise UserError(
+                f"--base {base}: this is a folder here, expected a model on the Hub; push it first, and "
+                f"name it as others do"
+            )
+    with tempfile.TemporaryDirectory(prefix="mmssl-push-") as scratch:
+        folder, notes = _staged(folder, Path(scratch), base)
+        files = publishable(folder)
+        if dry_run:
+            return Pushed("", repo_id, files, notes)
+        from huggingface_hub import HfApi, get_token
+
+        if get_token() is None:
+            raise UserError("push: no token found; run `hf auth login`, or set HF_TOKEN to a token that may write")
+        api = HfApi()
+        url = _talk(repo_id, lambda: _commit(api, folder, files, repo_id, private, revision, message))
+    return Pushed(str(url.commit_url), str(url.repo_url.repo_id), files, notes)
+
+
+def _staged(folder: Path, scratch: Path, base: str | None) -> tuple[Path, list[str]]:
+    """The folder as it is; of an adapter of ours a copy that names its base as others know it."""
+    from .adapters import ADAPTER_FILE
+    from .staging import stage_adapter
+
+    if (folder / ADAPTER_FILE).is_file():
+        return stage_adapter(folder, scratch, base)
+    if base is not None:
+        raise UserError(f"--base {base}: {folder} is no adapter that mmssl trained, it names no base")
+    return folder, []
+
+
+def _commit(
+    api: Any, folder: Path, files: list[str], repo_id: str, private: bool, revision: str | None, message: str | None
+) -> Any:
+    full = api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
+    if private and not api.repo_info(full).private:
+        raise UserError(f"--private: {full} exists and is public; make it private on the Hub first, or push elsewhere")
+    if revision is not None:
+        api.create_branch(full, branch=revision, exist_ok=True)
+    kind = "adapter" if (folder / "adapter_config.json").is_file() else "model"
+    return api.upload_folder(
+        repo_id=full,
+        folder_path=folder,
+        revision=revision,
+        allow_patterns=[_literal(name) for name in files],
+        commit_message=message or f"Upload {kind} with mmssl",
+    )
+
+
+def _literal(name: str) -> str:
+    """A pattern of fnmatch that matches this name alone."""
+    return re.sub(r"([*?\[])", r"[\1]", name)
+
+
+def _talk(repo_id: str, work: Callable[[], Any]) -> Any:
+    """What `work` returns, with the Hub client's many errors put into one line each."""
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    no_answer: Any = HfHubHTTPError.__bases__[0]  # every error of the HTTP library underneath, whichever that is
+    where = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        return work()
+    except OfflineModeIsEnabled as error:
+        raise UserError("push: HF_HUB_OFFLINE is set, expected a connection to the Hub; unset it") from error
+    except HfHubHTTPError as error:
+        code = error.response.status_code
+        reason = _line(error.server_message or error)
+        if code == 401:
+            raise UserError(f"push: the Hub does not accept the token ({reason}); run `hf auth login`") from error
+        if code == 403 or isinstance(error, RepositoryNotFoundError):
+            raise UserError(f"push: this token may not write to '{repo_id}' ({reason})") from error
+        raise RunError(f"push: the Hub answered {code} ({reason}); {_AGAIN}") from error
+    except no_answer as error:
+        raise UserError(f"push: no connection to {where} ({_line(error)}); {_AGAIN}") from error
+    except (OSError, RuntimeError) as error:
+        raise RunError(f"push: {type(error).__name__}: {_line(error)}; {_AGAIN}") from error
+
+
+def _line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+_AGAIN = "no commit was made; run the same command again, it sends only what is not there yet"
+
+
+# ------------------------------------------------------------------------------------------------------ what is sent
+
+
+def model_folder(path: str | Path) -> Path:
+    """The folder to publish: `path`, or `model/` in it where `path` is the folder of a run."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UserError(f"push: '{path}' is no folder, expected that of a model, an adapter or a run")
+    for candidate in (folder, folder / "model", folder / "adapter"):
+        if any((candidate / name).is_file() for name in CONFIGS):
+            return candidate
+    raise UserError(f"push: '{path}' has neither {' nor '.join(CONFIGS)}, expected a model or adapter folder")
+
+
+def check_repo_id(repo_id: str) -> None:
+    """UserError unless the Hub would take this id."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise UserError(f"push: '{repo_id}' is no repository id, expected NAME or OWNER/NAME ({reason})") from None
+
+
+def publishable(folder: Path) -> list[str]:
+    """Paths of all files below `folder`, relative to it; UserError, a line a fault, for what must not be published."""
+    faults, files = [], []
+    for path in sorted(p for p in folder.rglob("*") if not p.is_dir()):
+        name = path.relative_to(folder).as_posix()
+        if ".cache" in path.relative_to(folder).parts[:-1]:
+            continue  # the Hub client's own notes
+        fault = _kind_fault(path, name) or next(_content_faults(path), None)
+        if fault:
+            faults.append(f"push: {name}: {fault}")
+        files.append(name)
+    if not any(name.endswith((".safetensors", ".onnx")) for name in files):
+        faults.append(f"push: {folder} holds no weights, expected .safetensors")
+    if faults:
+        raise UserError("\n".join(faults))
+    return files
+
+
+def _kind_fault(path: Path, name: str) -> str | None:
+    if path.is_symlink():
+        return "a link, expected a file of its own"
+    suffix = path.suffix.lower() if not path.name.startswith(".") else ""
+    if suffix in PICKLES:
+        return f"found a {suffix} file, expected weights as safetensors and no data; take it out of the folder"
+    allowed = KINDS.get(suffix, ())
+    if allowed is None or path.name in (allowed or ()):
+        return None
+    return "does not belong to a model (raw data or a leftover?); take it out of the folder"
+
+
+def _content_faults(path: Path) -> Iterator[str]:
+    if path.suffix == ".safetensors":
+        content = _header(path)
+    elif path.suffix in (".png", ".onnx"):
+        return
+    else:
+        content = path.read_bytes()
+    for what, pattern in SECRETS.items():
+        if re.search(pattern, content):
+            yield f"holds {what}; take it out"
+    for pattern in _own_paths():
+        found = re.search(pattern, content)
+        if found:
+            yield f"holds a path of this machine ('{found[0].decode(errors='replace')}...'); take it out"
+
+
+def _header(path: Path) -> bytes:
+    """A safetensors file's header; UserError when it is none."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= path.stat().st_size - 8:
+                raise ValueError("its header is cut off")
+            header = file.read(length)
+        json.loads(header)
+    except ValueError as error:
+        raise UserError(f"push: {path.name}: no safetensors file ({error})") from None
+    return header
+
+
+def _own_paths() -> Iterator[bytes]:
+    """Patterns of absolute paths of users' machines, this one's own folders first."""
+    for place in (Path.home(), Path.cwd(), Path(tempfile.gettempdir())):
+        if len(place.parts) > 2 or place == Path.home() and len(place.parts) > 1:
+            yield re.escape(str(place).encode()) + rb"(?=[/\\\"'\s,]|$)"
+    yield HOMES

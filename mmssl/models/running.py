@@ -1,0 +1,48 @@
+"""Models at work: their device, evaluation mode, and the twin that nobody trained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..modality import Batch
+from .modeling_mmssl import MMSSLModel
+
+if TYPE_CHECKING:
+    pass
+
+
+@contextmanager
+def evaluating(models: Sequence[Any]) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module is in the mode it was in before."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def device_of(model: Any) -> torch.device:
+    """The device of a model's parameters."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def untrained_twin(model: MMSSLModel) -> MMSSLModel:
+    """The same architecture with the random weights of its seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(model.config.initializer_seed)
+        return type(model)(copy.deepcopy(model.config)).eval()
+
+
+def moved(batch: Batch, model: nn.Module) -> Batch:
+    device = device_of(model)
+    return {n: {k: v.to(device) for k, v in inputs.items()} for n, inputs in batch.items()}

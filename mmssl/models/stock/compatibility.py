@@ -1,0 +1,165 @@
+"""What a format asks of a recipe's options: checked before training (`model.compatible_with`) and before an export.
+
+The same `Need`s serve both, so that what was trained with `compatible_with` is what can be exported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from ...errors import UserError
+from ...modality import load_modality
+from ...options.schema import Faults, field_names
+from ...options.wording import show
+from ..configuration_mmssl import TowerConfig
+from .formats import load_format
+
+
+@dataclass(frozen=True)
+class Need:
+    """One option that must have a certain value.
+
+    part: "tower", "modality" or "model"; key: the option; put: what `compatible_with` sets where the recipe says
+    nothing; holds: whether a value will do; expected: that in words; why: what the stock class has instead.
+    """
+
+    part: str
+    key: str
+    put: Any
+    holds: Callable[[Any], bool]
+    expected: str
+    why: str
+
+
+def _short(value: Any) -> str:
+    """A value as YAML has it."""
+    if value is None:
+        return "null"
+    return value if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def need(part: str, key: str, *values: Any, why: str) -> Need:
+    """An option with one or more possible values; the first is what `compatible_with` sets."""
+    return Need(part, key, values[0], lambda value: value in values, " or ".join(map(_short, values)), why)
+
+
+def square(part: str, key: str, why: str) -> Need:
+    """An option that is one number, or two equal ones."""
+
+    def holds(value: Any) -> bool:
+        return isinstance(value, int) or (isinstance(value, (list, tuple)) and len(set(value)) == 1)
+
+    return Need(part, key, None, holds, "a square", why)
+
+
+ADDITIVE = need("tower", "positions", "additive", why="its positions are added to the tokens")
+
+STOCK_TOWER = (
+    ADDITIVE,
+    need("tower", "causal", False, why="its attention looks both ways"),
+    need("tower", "embed_norm", False, why="it has no norm before its first block"),
+)
+"""What most classes ask."""
+
+
+# -------------------------------------------------------------------------------------------------- a trained model
+
+
+def obstacles(values: Mapping[str, Mapping[str, Any]], needs: tuple[Need, ...], names: Mapping[str, str]) -> list[str]:
+    """A clause for each need that does not hold. values: part -> its options; names: part -> its path in a recipe."""
+    out = []
+    for one in needs:
+        value = values[one.part].get(one.key)
+        if one.key in values[one.part] and not one.holds(value):
+            out.append(f"{names[one.part]}.{one.key}: found {_short(value)}, expected {one.expected} ({one.why})")
+    return out
+
+
+# -------------------------------------------------------------------------------------------------------- a recipe
+
+
+def apply_compatible_with(data: Any, faults: Faults) -> None:
+    """Set, in a recipe's plain data, what `model.compatible_with` asks for; add a fault for each contradiction."""
+    model = data.get("model") if isinstance(data, dict) else None
+    name = model.get("compatible_with") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or name is None:
+        return
+    try:
+        if not isinstance(name, str):
+            raise UserError(f"found {show(name)}, expected the name of a format")
+        chosen = load_format(name)
+    except UserError as error:
+        faults.append(f"model.compatible_with: {error}")
+        return
+    seen: set[str] = set()
+    for part in _parts(data, chosen):
+        seen.add(part.type)
+        _settle(part, chosen, str(name), faults)
+    missing = [t for t in chosen.REQUIRED if t not in seen]
+    if missing or not seen:
+        wanted = " and ".join(chosen.REQUIRED) or " or ".join(chosen.NEEDS)
+        faults.append(
+            f"model.compatible_with: found {name}, which takes a tower of {wanted}; this recipe has none"
+            + (f" of {' or '.join(missing)}" if missing and seen else "")
+        )
+
+
+@dataclass
+class _Part:
+    """A tower and one of its modalities in a recipe's plain data."""
+
+    type: str
+    paths: dict[str, str]
+    given: dict[str, dict[str, Any]]
+    defaults: dict[str, dict[str, Any]]
+
+
+def _parts(data: dict[str, Any], chosen: ModuleType) -> Iterator[_Part]:
+    towers, modalities = data["model"].get("towers"), data.get("modalities")
+    if not isinstance(towers, dict) or not isinstance(modalities, dict):
+        return
+    for tower, spec in towers.items():
+        if not isinstance(spec, dict):
+            continue
+        names = spec.get("modalities") or [tower]
+        for name in names if isinstance(names, list) else []:
+            options = modalities.get(name)
+            kind = options.get("type", name) if isinstance(options, dict) else None
+            if not isinstance(kind, str) or kind not in chosen.NEEDS:
+                continue
+            assert isinstance(options, dict)
+            yield _Part(
+                kind,
+                {"tower": f"model.towers.{tower}", "modality": f"modalities.{name}", "model": "model"},
+                {"tower": spec, "modality": options, "model": data["model"]},
+                {"tower": _defaults(TowerConfig), "modality": _defaults(load_modality(kind).Config), "model": {}},
+            )
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    out = {}
+    for key, field in field_names(cls).items():
+        if field.default is not dataclasses.MISSING:
+            out[key] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            out[key] = field.default_factory()
+    return out
+
+
+def _settle(part: _Part, chosen: ModuleType, name: str, faults: Faults) -> None:
+    for one in chosen.NEEDS[part.type]:
+        given, default = part.given[one.part], part.defaults[one.part].get(one.key)
+        if one.part == "tower" and given.get("from") is not None:
+            continue  # its architecture is its checkpoint's, and is checked once that is known
+        if one.key in given:
+            if not one.holds(given[one.key]):
+                faults.append(
+                    f"{part.paths[one.part]}.{one.key}: found {_short(given[one.key])}, but model.compatible_with: "
+                    f"{name} expects {one.expected} ({one.why})"
+                )
+        elif not one.holds(default):
+            given[one.key] = one.put

@@ -1,0 +1,41 @@
+"""The stock formats: one file each, found by its name (`vision-text-dual-encoder` is `vision_text_dual_encoder.py`).
+
+A format is a module with
+
+    TITLE       the class that others load, e.g. "transformers.ViTModel"
+    NEEDS       modality type -> what the recipe's options must be (`mmssl.models.stock.compatibility.Need`)
+    REQUIRED    modality types of which the model must have a tower; empty: at least one of those in NEEDS
+    write       (Source, folder) -> Job: write the folder through the public class, say how to prove it
+
+and, where models can start from it (`model.towers.X.from`), `reads` and `read` (see `mmssl.models.stock.reading`).
+Stock classes are imported within functions: `mmssl list formats` and the check of a recipe do not load them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+from types import ModuleType
+
+from ....errors import UserError, nearest
+
+
+def format_names() -> list[str]:
+    """Names of all formats."""
+    return sorted(
+        m.name.replace("_", "-") if m.name in DASHED else m.name
+        for m in pkgutil.iter_modules([str(Path(__file__).parent)])
+    )
+
+
+DASHED = ("vision_text_dual_encoder", "sentence_transformers")
+"""Files whose format is known elsewhere by a name with dashes."""
+
+
+def load_format(name: str) -> ModuleType:
+    """The module of a format; UserError naming the nearest one."""
+    known = format_names()
+    if name not in known:
+        raise UserError(f"unknown format '{name}', expected one of {', '.join(known)}{nearest(name, known)}")
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")

@@ -1,0 +1,63 @@
+"""I-JEPA's encoder (Assran et al. 2023): a ViT without a class token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .. import images, transfer
+from ..compatibility import need
+from ..job import Job
+from ..source import Part, Source
+from . import vit
+
+TITLE = "transformers.IJepaModel"
+REQUIRED = ("image",)
+NEEDS = {
+    "image": (
+        *images.NEEDS,
+        images.FINAL_NORM,
+        need("tower", "prefix", 0, why="I-JEPA has neither a class token nor registers"),
+        need("tower", "pooling", "mean", why="without a class token there is the mean of the tokens"),
+    )
+}
+
+ADAPTED = vit.ADAPTED
+
+
+def write(source: Source, folder: Path) -> Job:
+    from transformers import IJepaConfig, IJepaModel
+
+    part = source.part("image")
+    stock = IJepaModel(IJepaConfig(**vit.config_of(part)))
+    vit.fill(part, stock, out=True)
+    stock.save_pretrained(folder)
+    images.write_processor(part, folder)
+
+    def ours(used: Part, encoded: Any) -> dict[str, Any]:
+        return {"last_hidden_state": used.states(encoded)}
+
+    return Job(
+        "transformers",
+        "IJepaModel",
+        images.probes(part, {"last_hidden_state": "last_hidden_state"}, ours, other={"interpolate_pos_encoding": True}),
+        usage=images.usage("IJepaModel"),
+        pipelines=images.feature_pipelines(part, lambda used, encoded: used.states(encoded), source.scratch),
+        without_pipeline=images.NO_PIPELINE,
+        notes=[images.embedding_note(part, "output.last_hidden_state"), *images.notes(part)],
+    )
+
+
+def reads(config: dict[str, Any]) -> bool:
+    return config.get("model_type") == "ijepa"
+
+
+def read(config: Any) -> dict[str, dict[str, Any]]:
+    tower = transfer.trunk_options(config) | {"prefix": 0, "qkv_bias": bool(config.qkv_bias)}
+    return {"tower": tower, "modality": images.read_config(config)}
+
+
+def load(part: Part, origin: str) -> None:
+    from transformers import IJepaModel
+
+    vit.fill(part, transfer.pretrained(IJepaModel, origin, ignore=("pooler.",)), out=False)

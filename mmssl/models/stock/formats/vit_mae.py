@@ -1,0 +1,69 @@
+"""The encoder of a masked autoencoder (He et al. 2022). As ViT; the class masks while it encodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .. import images, transfer
+from ..job import Job
+from ..source import Part, Source
+from . import vit
+
+TITLE = "transformers.ViTMAEModel"
+REQUIRED = ("image",)
+NEEDS = vit.NEEDS
+ADAPTED = vit.ADAPTED
+
+
+def write(source: Source, folder: Path) -> Job:
+    import torch
+    from transformers import ViTMAEConfig, ViTMAEModel
+
+    part = source.part("image")
+    stock = ViTMAEModel(ViTMAEConfig(**vit.config_of(part), mask_ratio=0.0))
+    vit.fill(part, stock, out=True)
+    stock.save_pretrained(folder)
+    images.write_processor(part, folder)
+
+    def ours(used: Part, encoded: Any) -> dict[str, Any]:
+        return {"last_hidden_state": used.states(encoded)}
+
+    found = images.probes(
+        part, {"last_hidden_state": "last_hidden_state"}, ours, other={"interpolate_pos_encoding": True}
+    )
+    for probe in found:  # the class shuffles the patches by `noise`; sorted noise leaves them in place
+        pixels = probe.inputs["pixel_values"]
+        count = pixels.shape[2] * pixels.shape[3] // (part.modality.patch[0] * part.modality.patch[1])
+        probe.inputs["noise"] = torch.linspace(0, 1, count).repeat(len(pixels), 1)
+        probe.exact_inputs = ("noise",)
+    return Job(
+        "transformers",
+        "ViTMAEModel",
+        found,
+        usage=images.usage("ViTMAEModel"),
+        # tokens come in a random order: what does not depend on it is compared
+        pipelines=images.feature_pipelines(
+            part, lambda used, encoded: used.states(encoded), source.scratch, shuffled=True
+        ),
+        without_pipeline=images.NO_PIPELINE,
+        notes=[
+            "`mask_ratio` is 0, so that the class sees all patches; set it to pretrain on. The class shuffles the "
+            "patches at each call: pass `noise` in ascending order to keep them in place. The decoder is not exported.",
+            images.embedding_note(part, "output.last_hidden_state"),
+            *images.notes(part),
+        ],
+    )
+
+
+def reads(config: dict[str, Any]) -> bool:
+    return config.get("model_type") == "vit_mae"
+
+
+read = vit.read
+
+
+def load(part: Part, origin: str) -> None:
+    from transformers import ViTMAEModel
+
+    vit.fill(part, transfer.pretrained(ViTMAEModel, origin, ignore=("decoder.",)), out=False)

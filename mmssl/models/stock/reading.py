@@ -1,0 +1,213 @@
+"""Start from a stock checkpoint: `model.towers.X.from: PATH_OR_ID`, converted exactly into mmssl's own tower.
+
+A converted tower drops what is masked, as masked autoencoding and JEPA need; a wrapped one (`mmssl.models.foreign`)
+must see all its patches. Whole encoders of the formats that can be read (ViT, ViT-MAE, I-JEPA, DINOv2, VideoMAE,
+V-JEPA 2, AST, timm) are converted; everything else is wrapped, also one half of a pair (CLIP, SigLIP), whose projection
+belongs to its embedding. `convert: true` converts the image encoder of such a pair too, without the projection, and
+refuses what it cannot convert; `convert: false` wraps in any case.
+
+Continuing keeps preprocessing: size, patch, channels, mean and deviation are the checkpoint's, unless the recipe says
+otherwise. Positions are interpolated to another size as the stock class does it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ...errors import UserError
+from ...options.schema import Faults
+from ...options.wording import show
+from ..foreign import OPEN_CLIP
+from .formats import format_names, load_format
+from .images import RESAMPLE
+
+TIMM = "timm:"
+PREPROCESSING = {
+    "image": ("preprocessor_config.json", "processor_config.json"),
+    "video": ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json"),
+    "audio": ("preprocessor_config.json", "processor_config.json"),
+}
+"""Where the processor of a modality is written; the first that is there holds."""
+WITHIN = {"image": "image_processor", "video": "video_processor", "audio": "feature_extractor"}
+"""Its name in the file of a processor of several modalities."""
+MARGINS = {"VJEPA2VideoProcessor": 256 / 224}
+"""Processors that resize frames so many times further than the crop, whatever their file says."""
+READ = {number: name for name, number in RESAMPLE.items()}
+
+
+def stock_config(origin: str) -> Any:
+    """The stock configuration of a checkpoint, None when it cannot be read (whoever loads it says why)."""
+    if origin.startswith((OPEN_CLIP, TIMM)):
+        return None
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(origin, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def converter(origin: str, convert: bool | None, kind: str) -> ModuleType | None:
+    """The format that reads this checkpoint into a tower of modality type `kind`; None: it is wrapped.
+
+    UserError when `convert` is true and there is none.
+    """
+    if convert is False:
+        return None
+    found = None if origin.startswith(OPEN_CLIP) else _reader(origin, kind)
+    if found is not None and (convert or not getattr(found, "PAIR", False)):
+        return found
+    if convert:
+        readable = ", ".join(name for name in format_names() if _readable(load_format(name), kind))
+        what = getattr(stock_config(origin), "model_type", "no model that transformers knows")
+        raise UserError(
+            f"model.towers: from '{origin}': found {what}, convert: true takes a tower of {kind} from "
+            f"{readable or 'no format: it can be wrapped only'}"
+        )
+    return None
+
+
+def _reader(origin: str, kind: str) -> ModuleType | None:
+    config = stock_config(origin)
+    described: dict[str, Any] = {"model_type": "timm", "origin": origin} if origin.startswith(TIMM) else {}
+    if config is not None:
+        described = config.to_dict()
+    if not described:
+        return None
+    for name in format_names():
+        chosen = load_format(name)
+        if _readable(chosen, kind) and chosen.reads(described):
+            return chosen
+    return None
+
+
+def _readable(chosen: ModuleType, kind: str) -> bool:
+    """Whether a format reads towers of that type of modality at all; of pairs it is the image half."""
+    return hasattr(chosen, "reads") and kind in (("image",) if getattr(chosen, "PAIR", False) else chosen.NEEDS)
+
+
+def architecture(chosen: ModuleType, origin: str) -> dict[str, dict[str, Any]]:
+    """{"tower": options of `TowerConfig`, "modality": options of the modality} that the checkpoint has."""
+    config: Any = origin if origin.startswith(TIMM) else stock_config(origin)
+    found: dict[str, dict[str, Any]] = chosen.read(config)
+    if found["tower"].get("activation", "gelu") is None:
+        raise UserError(
+            f"model.towers: from '{origin}': its activation '{config.hidden_act}' is none of mmssl's; "
+            f"convert: false wraps the model"
+        )
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------- preprocessing
+
+
+def apply_origins(data: Any, faults: Faults) -> None:
+    """Fill, in a recipe's plain data, what a modality does not say from the checkpoint that its tower starts from."""
+    model = data.get("model") if isinstance(data, dict) else None
+    towers = model.get("towers") if isinstance(model, dict) else None
+    modalities = data.get("modalities") if isinstance(data, dict) else None
+    if not isinstance(towers, dict) or not isinstance(modalities, dict):
+        return
+    for tower, spec in towers.items():
+        origin = spec.get("from") if isinstance(spec, dict) else None
+        if not isinstance(origin, str) or origin.startswith(OPEN_CLIP):
+            continue
+        names = spec.get("modalities") or [tower]
+        for name in names if isinstance(names, list) else []:
+            options = modalities.get(name)
+            if isinstance(options, dict):
+                kind = options.get("type", name)
+                _fill(origin, spec, options, str(kind), f"modalities.{name}", faults)
+
+
+def _fill(origin: str, spec: dict[str, Any], options: dict[str, Any], kind: str, where: str, faults: Faults) -> None:
+    try:
+        chosen = converter(origin, spec.get("convert"), kind)
+    except UserError as error:
+        faults.append(str(error))
+        return
+    if chosen is not None:
+        try:
+            theirs = architecture(chosen, origin)["modality"]
+        except UserError as error:
+            faults.append(str(error))
+            return
+        for key, value in theirs.items():
+            if key in getattr(chosen, "FREE", ("size",)):
+                continue  # positions are interpolated, or defined everywhere
+            if key in options and _same(options[key]) != _same(value):
+                faults.append(f"{where}.{key}: found {show(options[key])}, but '{origin}' has {value}")
+    else:
+        theirs = _wrapped_options(origin, kind)
+    try:
+        theirs = {**theirs, **_preprocessing(origin, kind, chosen)}
+    except UserError as error:
+        faults.append(str(error))
+    for key, value in theirs.items():
+        options.setdefault(key, value)
+
+
+def _same(value: Any) -> Any:
+    """One number for a square, so that 16 and [16, 16] compare equal."""
+    return value[0] if isinstance(value, list) and value and len(set(value)) == 1 else value
+
+
+def _wrapped_options(origin: str, kind: str) -> dict[str, Any]:
+    """What a wrapped model takes; its own check refuses what the recipe sets otherwise."""
+    config = stock_config(origin)
+    if config is None:
+        return {}
+    if kind == "text":
+        has_tokenizer = any((Path(origin) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+        return {"tokenizer": origin, "special_tokens": True} if has_tokenizer or not Path(origin).is_dir() else {}
+    if kind != "image":
+        return {}
+    config = getattr(config, "vision_config", config)
+    found = {"size": "image_size", "patch": "patch_size", "channels": "num_channels"}
+    values = {key: getattr(config, name, None) for key, name in found.items()}
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items() if v is not None}
+
+
+def _preprocessing(origin: str, kind: str, chosen: ModuleType | None) -> dict[str, Any]:
+    """Mean, deviation and way of resizing from a checkpoint's processor; nothing where it has none, or
+    is no transformers checkpoint that can be read. UserError when the processor's file is damaged."""
+    if kind not in PREPROCESSING or stock_config(origin) is None:
+        return {}
+    from transformers.utils import cached_file
+
+    found: Any = {}
+    for name in PREPROCESSING[kind]:
+        try:
+            path = cached_file(
+                origin, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+            )
+            if not path:
+                continue
+            found = json.loads(Path(path).read_text())
+            if not isinstance(found, dict):
+                raise ValueError(f"found {type(found).__name__}, expected an object")
+            found = found.get(WITHIN[kind], {}) if name == "processor_config.json" else found
+            break
+        except (OSError, ValueError) as error:  # going on with other statistics would spoil what the tower has learned
+            reason = " ".join(str(error).split())
+            raise UserError(f"model.towers: from '{origin}': its {name} cannot be read ({reason})") from error
+    if kind == "audio":
+        return chosen.preprocessing(found) if chosen is not None and found else {}
+    out: dict[str, Any] = {}
+    if found.get("do_normalize", True):
+        for ours, theirs in (("mean", "image_mean"), ("std", "image_std")):
+            if isinstance(found.get(theirs), list):
+                out[ours] = [float(x) for x in found[theirs]]
+    else:
+        out |= {"mean": [0.0], "std": [1.0]}
+    size = found.get("size")
+    whole = isinstance(size, dict) and "height" in size and not found.get("do_center_crop")
+    out["resize"] = "squash" if whole else "crop"
+    if kind == "video" and found.get("video_processor_type") in MARGINS:
+        out["margin"] = MARGINS[found["video_processor_type"]]
+    if found.get("resample") in READ:
+        out["interpolation"] = READ[found["resample"]]
+    return out

@@ -1,0 +1,53 @@
+"""`mmssl_export.json`: what a stock class has no place for, so that mmssl can embed with an export as it did before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError
+from .source import Source
+
+RECORD = "mmssl_export.json"
+KEPT = {"video": ("fps", "default_fps", "background"), "image": ("background",)}
+"""Options of a modality that no stock processor has."""
+
+
+def write_record(source: Source, name: str, kinds: list[str], folder: Path) -> None:
+    """How the exported towers pool, and what of their preprocessing the stock processor does not hold."""
+    from ..privacy import public
+
+    parts = {}
+    for kind in kinds:
+        for part in source.parts(kind):
+            options = {key: getattr(part.preprocessor.config, key) for key in KEPT.get(kind, ())}
+            if kind == "video" and "fps" in part.preprocessor.state:
+                options["fps"] = part.preprocessor.state["fps"]
+            parts[kind] = {"pooling": part.options.pooling, "options": public(options)}
+    (folder / RECORD).write_text(json.dumps({"format": name, "parts": parts}, indent=2, sort_keys=True) + "\n")
+
+
+def fetched(path: str, name: str) -> Path | None:
+    """The file `name` of a folder, or of a repository on the Hub; None where it has none, or cannot be reached."""
+    from transformers.utils import cached_file
+
+    file = Path(path) / name
+    if not Path(path).is_dir():
+        found = cached_file(
+            path, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+        )
+        file = Path(str(found)) if found else file
+    return file if file.is_file() else None
+
+
+def read_record(path: str) -> dict[str, Any]:
+    """{"format", "parts": modality -> {"pooling", "options"}}, empty where there is no such file."""
+    file = fetched(path, RECORD)
+    if file is None:
+        return {"format": None, "parts": {}}
+    try:
+        found = json.loads(file.read_text())
+        return {"format": str(found["format"]), "parts": {kind: dict(part) for kind, part in found["parts"].items()}}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: its {RECORD} is damaged ({error})") from error

@@ -1,0 +1,215 @@
+"""The model that is exported, seen by formats: its towers, their options, their position tables, their outputs.
+
+Shapes: B batch, N patches, D width, E embedding.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...errors import UserError, nearest
+from ...modality import Inputs, Preprocessor
+from ..configuration_mmssl import TowerConfig
+from ..foreign import ForeignTower, TransformersTower
+from ..modeling_mmssl import MMSSLModel, tower_config
+from ..positions import LearnedGrid
+from ..processing_mmssl import MMSSLProcessor
+from ..tower import Encoded, Tower
+from .compatibility import obstacles
+
+
+@dataclass
+class Part:
+    """A tower and the one of its modalities that a stock class takes.
+
+    In a tower of several modalities this one alone is exported: what it gives for a sample that has no other.
+    """
+
+    model: MMSSLModel
+    tower_name: str
+    name: str
+    type: str
+    preprocessor: Preprocessor
+
+    @property
+    def tower(self) -> Tower:
+        return self.model.tower(self.tower_name)
+
+    @property
+    def modality(self) -> Any:
+        return self.model.modality(self.name)
+
+    @property
+    def options(self) -> TowerConfig:
+        assert self.model.config.towers is not None
+        return tower_config(self.model.config.towers[self.tower_name])
+
+    @property
+    def foreign(self) -> bool:
+        return isinstance(self.tower, ForeignTower)
+
+    @property
+    def wrapped(self) -> str:
+        """The class of the model that a foreign tower wraps."""
+        net: Any = self.tower.net
+        return type(net["encoder"] if isinstance(net, nn.ModuleDict) else net).__name__
+
+    @property
+    def embedding_width(self) -> int:
+        return self.model.embedding_width(self.tower_name)
+
+    @property
+    def projection(self) -> nn.Linear | None:
+        found = self.model.projections
+        return found[self.tower_name] if self.tower_name in found else None  # type: ignore[return-value]
+
+    def values(self) -> dict[str, dict[str, Any]]:
+        """All options, as `mmssl.models.stock.compatibility` asks for them."""
+        options = self.options
+        return {
+            "tower": {f.name.removesuffix("_"): getattr(options, f.name) for f in dataclasses.fields(options)},
+            "modality": {**dataclasses.asdict(self.preprocessor.config), **self.preprocessor.sizes()},
+            "model": {"projection": self.model.config.projection},
+        }
+
+    def paths(self) -> dict[str, str]:
+        return {"tower": f"model.towers.{self.tower_name}", "modality": f"modalities.{self.name}", "model": "model"}
+
+    def type_vector(self) -> Tensor | float:
+        """(D,) what a tower of several modalities adds to the tokens of this one."""
+        if self.tower.types is None:
+            return 0.0
+        return self.tower.types.weight[list(self.tower.modalities).index(self.name)]
+
+    def positions(self, inputs: Inputs) -> Tensor:
+        """(N, D) float32 what is added to the tokens of these inputs (of one sample), `type_vector` in it."""
+        with torch.no_grad():
+            table = self.modality.position(self.modality.patchify(inputs).coords)[0]
+            return table.float() + self.type_vector()
+
+    def encode(self, inputs: Inputs) -> Encoded:
+        """The tower's output for inputs of this modality, without gradient; floats are cast to the model's dtype."""
+        dtype = next(self.tower.parameters()).dtype
+        inputs = {k: v.to(dtype) if v.is_floating_point() and k == "pixel_values" else v for k, v in inputs.items()}
+        with torch.no_grad():
+            return self.tower({self.name: self.modality.patchify(inputs)})
+
+    def pooled(self, encoded: Encoded) -> Tensor:
+        """(B, D) float32."""
+        with torch.no_grad():
+            return encoded.pooled(self.name)
+
+    def embed(self, encoded: Encoded) -> Tensor:
+        """(B, E) float32, projected and normalised."""
+        with torch.no_grad():
+            return F.normalize(self.model.project(self.tower_name, self.pooled(encoded)).float(), dim=-1)
+
+    def states(self, encoded: Encoded) -> Tensor:
+        """(B, R + n, D) prefix and tokens."""
+        return torch.cat([encoded.prefix, encoded.tokens[self.name]], 1)
+
+    def changed(
+        self,
+        dtype: torch.dtype,
+        table: Tensor | None = None,
+        sizes: tuple[int, ...] = (),
+        antialias: bool = False,
+        to: tuple[int, ...] | None = None,
+    ) -> Part:
+        """A copy in another dtype, its positions replaced by a table over the grid `sizes`, interpolated `to` another.
+
+        What a stock class does: it holds a table, in the model's dtype, and interpolates it for inputs of other sizes.
+        """
+        model = copy.deepcopy(self.model)
+        part = dataclasses.replace(self, model=model)
+        if table is not None:
+            grid = LearnedGrid(table.shape[1], sizes)
+            with torch.no_grad():
+                grid.table.copy_(table - self.type_vector())
+            if to is not None:
+                grid.resize(to, antialias=antialias)
+            part.modality.position = grid
+        nn.Module.to(model, dtype).eval()
+        return part
+
+
+@dataclass
+class Source:
+    """A loaded model and its processor.
+
+    scratch: a folder for test inputs; origin: what the model is called; card: the text of its README.md; tower: the
+    one tower that is asked for.
+    """
+
+    model: MMSSLModel
+    processor: MMSSLProcessor
+    scratch: Path
+    origin: str = "mmssl model"
+    card: str = ""
+    tower: str | None = None
+
+    def parts(self, type_: str) -> list[Part]:
+        """All parts of that type of modality, only those of the tower that was asked for."""
+        found = []
+        for name, kind in self.processor.types.items():
+            tower = self.model.tower_of(name)
+            if kind == type_ and self.tower in (None, tower):
+                found.append(Part(self.model, tower, name, kind, self.processor.preprocessors[name]))
+        return found
+
+    def part(self, type_: str) -> Part:
+        """The one part of that type; UserError when there is none, or several."""
+        found = self.parts(type_)
+        if not found:
+            raise UserError(f"the model has no {type_}, but {', '.join(self.processor.types)}")
+        if len(found) > 1:
+            names = ", ".join(p.tower_name for p in found)
+            raise UserError(f"the model has several towers of {type_}: {names}; name one with --tower")
+        return found[0]
+
+    def check_tower(self) -> None:
+        towers = list(self.model.towers)
+        if self.tower is not None and self.tower not in towers:
+            raise UserError(
+                f"--tower: found '{self.tower}', expected one of {', '.join(towers)}{nearest(self.tower, towers)}"
+            )
+
+
+def refuse(source: Source, name: str, chosen: ModuleType) -> None:
+    """UserError with every option that stands in the way, in one line."""
+    here = [t for t in chosen.NEEDS if source.parts(t)]
+    missing = [t for t in chosen.REQUIRED if t not in here]
+    found: list[str] = []
+    if missing or not here:
+        wanted = " and ".join(chosen.REQUIRED) or " or ".join(chosen.NEEDS)
+        found.append(f"it takes a tower of {wanted}, the model has {', '.join(source.processor.types)}")
+    for kind in here:
+        part = source.part(kind)
+        if part.foreign:
+            found += _foreign(part, chosen)
+        else:
+            found += obstacles(part.values(), chosen.NEEDS[kind], part.paths())
+    if not found and hasattr(chosen, "check"):
+        found += chosen.check(source)
+    if found:
+        raise UserError(f"format {name} cannot express {source.origin}: " + "; ".join(found))
+
+
+def _foreign(part: Part, chosen: ModuleType) -> list[str]:
+    if getattr(chosen, "FOREIGN", False):
+        return []
+    stock = isinstance(part.tower, TransformersTower)
+    whole = f"; format stock writes it as the {part.wrapped} that it is" if stock else ""
+    return [
+        f"model.towers.{part.tower_name}.from: it wraps a {part.wrapped}, expected a tower of mmssl's own, "
+        f"trained from the start or converted (convert: true, where the checkpoint's format can be read){whole}"
+    ]

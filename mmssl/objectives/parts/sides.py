@@ -1,0 +1,142 @@
+"""What pairs of embeddings a loss is taken of: towers, views and masks, shared by contrastive and two-view objectives.
+
+A side is one tower in one view behind one mask. Two sides of a tower differ in their view (augmentations), in their
+mask (which costs nothing and needs no augmentation), or in both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations, product
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from torch import Tensor
+
+from ...errors import UserError
+from ...options import SET, Needs, needs, option, strict
+
+if TYPE_CHECKING:
+    from ...models.modeling_mmssl import MMSSLModel
+    from ...models.tower import Tower
+    from ..step import Step
+
+
+class Side(NamedTuple):
+    tower: str
+    view: str
+    mask: str | None
+    label: str
+
+
+Pair = tuple[Side, Side]
+
+
+@strict
+@dataclass(kw_only=True)
+class SideOptions:
+    """Which sides there are, and which of them are paired."""
+
+    towers: list[str] = option(help="the towers whose embeddings are compared")
+    views: list[str] = option(factory=lambda: ["clean"], help="one view for all, or the views of each tower")
+    mask: str | None = option(None, help="encode only what this mask leaves visible")
+    masks: list[str] | None = option(None, help="a mask for each view; with one view: two masks make two views of it")
+    mode: str = option("drop", choices=("drop", "replace"))
+    pairs: str | None = option(
+        None,
+        choices=("across", "within", "both"),
+        help="across towers, within each tower between its views, or both; default: within where there is one tower",
+    )
+    hub_tower: str | None = option(None, help="across: pair every tower with this one only; default: all pairs")
+    within_towers: list[str] | None = option(None, help="which towers are paired within; default: all of them")
+    cache_rows: int | None = option(
+        None, min=1, help="encode this many rows at a time and again in the backward pass: big batches in little memory"
+    )
+
+    NEEDS: ClassVar[tuple[Needs, ...]] = (needs("mode", mask=SET, holds=lambda c: c.mask is not None or bool(c.masks)),)
+
+    @property
+    def kind(self) -> str:
+        """`pairs`, or its default."""
+        return self.pairs or ("within" if len(self.towers) == 1 else "across")
+
+
+class Sides:
+    """The sides and pairs of an objective's options. UserError for options that contradict each other."""
+
+    def __init__(self, options: SideOptions, model: MMSSLModel, objective: str) -> None:
+        self.options, self.where = options, f"objective {objective}"
+        masks = options.masks if options.masks is not None else [options.mask]
+        self.looks = self._looks(options.views, masks)
+        kind = options.kind
+        self.across = options.towers if kind in ("across", "both") else []
+        self.within: list[str] = []
+        if kind in ("within", "both"):
+            self.within = options.towers if options.within_towers is None else options.within_towers
+        elif options.within_towers is not None:
+            raise UserError(f"{self.where}: within_towers needs pairs: within or both, found pairs: {kind}")
+        self._refuse(options, model, kind)
+
+    def _looks(self, views: list[str], masks: list[str] | list[str | None]) -> list[tuple[str, str | None]]:
+        if self.options.mask is not None and self.options.masks is not None:
+            raise UserError(f"{self.where}: found both mask and masks, expected one of them")
+        count = max(len(views), len(masks))
+        if not views or not masks or len(views) not in (1, count) or len(masks) not in (1, count):
+            raise UserError(
+                f"{self.where}: found {len(views)} views and {len(masks)} masks, expected as many, or one of either"
+            )
+        return [(views[i % len(views)], masks[i % len(masks)]) for i in range(count)]
+
+    def _refuse(self, options: SideOptions, model: MMSSLModel, kind: str) -> None:
+        if len(set(options.towers)) != len(options.towers) or not options.towers:
+            raise UserError(f"{self.where}: towers: found {options.towers}, expected different towers")
+        if self.across and len(self.across) < 2:
+            raise UserError(f"{self.where}: pairs: {kind} needs at least two towers, found {options.towers}")
+        if self.within and len(self.looks) < 2:
+            raise UserError(
+                f"{self.where}: one tower is compared between two views (or two masks), found views {options.views}; "
+                "name two of either, or two towers to compare across modalities"
+            )
+        for key, names in (("hub_tower", [options.hub_tower]), ("within_towers", options.within_towers or [])):
+            for name in names:
+                if name is not None and name not in options.towers:
+                    raise UserError(f"{self.where}: {key}: found '{name}', expected one of its towers {options.towers}")
+        if options.hub_tower is not None and not self.across:
+            raise UserError(f"{self.where}: hub_tower needs pairs: across or both, found pairs: {kind}")
+        for name in options.towers:
+            tower = model.tower(name)
+            if any(mask for _, mask in self.looks) and not (tower.drops if options.mode == "drop" else tower.replaces):
+                other = " (mode: replace may)" if options.mode == "drop" and tower.replaces else ""
+                raise UserError(f"{self.where}: tower '{name}' cannot {options.mode} masked patches{other}")
+
+    def plan(self, step: Step) -> tuple[list[Pair], list[Pair]]:
+        """(pairs across towers, pairs within towers). What a tower sees twice the same is one side."""
+        sides: dict[str, list[Side]] = {}
+        for tower in self.options.towers:
+            different: dict[tuple[object, ...], tuple[str, str | None]] = {}
+            for view, mask in self.looks:
+                different.setdefault(step.look(tower, view, mask), (view, mask))
+            looks = list(different.values())
+            sides[tower] = [
+                Side(tower, view, mask, tower if len(looks) == 1 else f"{tower}.{i + 1}")
+                for i, (view, mask) in enumerate(looks)
+            ]
+        across = [
+            pair
+            for a, b in combinations(self.across, 2)
+            if self.options.hub_tower in (None, a, b)
+            for pair in product(sides[a], sides[b])
+        ]
+        within: list[Pair] = []
+        for tower in self.within:
+            if len(sides[tower]) < 2:
+                raise UserError(
+                    f"{self.where}: tower '{tower}' is compared between views {self.options.views}, but they leave its "
+                    "modalities alone; name others, two masks, or the other towers in within_towers"
+                )
+            within += combinations(sides[tower], 2)
+        return across, within
+
+    def pooled(self, step: Step, side: Side, net: Tower | None = None) -> tuple[Tensor, Tensor]:
+        """(pooled (B, D), present (B,)) of a side; `net` stands in for the tower (a teacher)."""
+        o = self.options
+        return step.pooled(side.tower, side.view, side.mask, o.mode, net, o.cache_rows)

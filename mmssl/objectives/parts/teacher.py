@@ -1,0 +1,117 @@
+"""`Teacher`: an exponential moving average of a module, for JEPA targets and self-distillation.
+
+Only what is trained is averaged and stored: parameters that were frozen when the teacher was made, and those of a
+frozen tower, are the student's own tensors, once in memory. With adapters on a frozen backbone the teacher therefore
+costs the adapters alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...distributed import global_mean, global_sum
+from ...models.tower import Tower
+
+if TYPE_CHECKING:
+    from ..step import Step
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Teacher(nn.Module, Generic[M]):
+    """`teacher.net` is the averaged twin of `student`; it never gets a gradient and always stays in eval mode.
+
+    An objective keeps it as a submodule, so that it is stored with the checkpoint, and calls `update` in
+    `after_step`. BYOL (Grill et al. 2020) and MoCo (He et al. 2020) introduced it.
+    """
+
+    def __init__(self, student: M) -> None:
+        super().__init__()
+        frozen = [m for m in student.modules() if isinstance(m, Tower) and m.frozen]  # its gradient is off only later
+        shared = {id(p): p for p in student.parameters() if not p.requires_grad}
+        shared |= {id(p): p for tower in frozen for p in tower.parameters()}
+        self.net: M = copy.deepcopy(student, dict(shared))
+        self._shared = {name for name, p in self.net.named_parameters() if id(p) in shared}
+        for name, parameter in self.net.named_parameters():
+            if name not in self._shared:
+                parameter.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Teacher[M]:
+        """Always eval mode: no dropout in targets."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def update(self, student: nn.Module, momentum: float) -> None:
+        """average = momentum * average + (1 - momentum) * student, over all trained parameters at once; buffers that
+        are numbers (running statistics) are copied."""
+        theirs = dict(student.named_parameters())
+        own = [(name, p) for name, p in self.net.named_parameters() if name not in self._shared]
+        if own:
+            torch._foreach_lerp_([p for _, p in own], [theirs[name].detach() for name, _ in own], 1 - momentum)
+        for mine, other in zip(self.net.buffers(), student.buffers(), strict=True):
+            mine.copy_(other)
+
+    def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> Any:
+        """Without what is the student's own, which a checkpoint holds already."""
+        state = super().state_dict(*args, prefix=prefix, **kwargs)
+        for name in self._shared:
+            state.pop(f"{prefix}net.{name}", None)
+        return state
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        for name, parameter in self.net.named_parameters():
+            if name in self._shared:
+                state_dict.setdefault(f"{prefix}net.{name}", parameter.detach())
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def momentum_at(progress: float, start: float, end: float, shape: str = "cosine") -> float:
+    """The momentum at `progress` in [0, 1] of a run: from `start` to `end` along a half `cosine` (BYOL, DINO) or a
+    `linear` ramp (I-JEPA, V-JEPA)."""
+    share = progress if shape == "linear" else (1 - math.cos(math.pi * progress)) / 2
+    return start + (end - start) * share
+
+
+def spread(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """x (B, D) of the rows `valid` (B,) of all processes: centred on their mean (B, D), and the square root of the mean
+    over dimensions of the variance of the L2-normalised rows, times sqrt(D): 1 for directions spread evenly over the
+    sphere, 0 when all rows are one (SimSiam, Chen & He 2021, section 4.1)."""
+    rows = valid[:, None].expand_as(x)
+    mean = global_columns(x.float(), rows)
+    unit = F.normalize(x.float(), dim=-1)
+    variance = global_columns((unit - global_columns(unit, rows)).square(), rows)
+    return x.float() - mean, variance.sum().sqrt()
+
+
+def global_columns(x: Tensor, rows: Tensor) -> Tensor:
+    """(D,) means of x (B, D) where `rows` (B, D) is set, over all processes; zeros if nothing counts."""
+    count = global_sum(rows.float().sum(0))
+    return global_sum(torch.where(rows, x, 0.0).sum(0)) / count.clamp(min=1)
+
+
+@torch.no_grad()
+def teacher_health(teacher: Teacher[Any], step: Step, name: str = "teacher") -> dict[str, Tensor]:
+    """How a teacher's towers see the clean view against the students: scalars over the rows of all processes.
+
+    `<name>/agreement`: mean cosine of the pooled states of teacher and student, each centred on its own mean, so that
+    it is about what tells samples apart (0 too when either has collapsed); `<name>/spread`: `spread` of the teacher's
+    pooled states. With several towers the tower's name comes behind.
+    """
+    nets = [m for m in teacher.net.modules() if isinstance(m, Tower)]
+    found: dict[str, Tensor] = {}
+    for net in nets:
+        tower = next(n for n in step.model.towers if list(step.model.tower(n).modalities) == list(net.modalities))
+        theirs, ours = step.encode(tower, net=net), step.encode(tower)
+        valid = ours.present()
+        (a, std), (b, _) = spread(theirs.pooled(), valid), spread(ours.pooled(), valid)
+        cosine = F.cosine_similarity(a, b, dim=-1)
+        tail = f"/{tower}" if len(nets) > 1 else ""
+        found |= {f"{name}/agreement{tail}": global_mean(cosine, valid), f"{name}/spread{tail}": std}
+    return found

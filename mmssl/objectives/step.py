@@ -1,0 +1,265 @@
+"""`Step`: one batch. Named views and masks are drawn once, every forward is done once, objectives share the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..draws import Draws
+from ..masking.corruption import Corruption, corrupt
+from ..masking.replacement import Replacement, replaced
+from ..modality import Batch, Inputs
+from ..models.tower import Encoded, Tower
+from ..options.schema import load
+from ..patches import Patches, Split, gather
+
+if TYPE_CHECKING:
+    from ..models.modeling_mmssl import MMSSLModel
+
+Mask = Callable[[dict[str, Patches], Draws], dict[str, Split]]
+Mode = str | Mapping[str, str | Replacement]
+CLEAN = "clean"
+
+
+class Step:
+    """What objectives see of one batch.
+
+    views: view name -> modality -> options of its `augment`; "clean" is the batch as it came, and what a view does
+    not name stays clean in it. masks: mask name -> mask. Everything is memoised under all that it depends on.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        model: MMSSLModel,
+        views: Mapping[str, Mapping[str, Mapping[str, Any]]],
+        masks: Mapping[str, Mask],
+        draws: Draws,
+    ) -> None:
+        self.batch, self.model, self.views, self.masks, self.draws = batch, model, views, masks, draws
+        self._memo: dict[Any, Any] = {}
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._memo:
+            self._memo[key] = make()
+        return self._memo[key]
+
+    def _view_of(self, name: str, view: str) -> str:
+        """The view as far as this modality goes: clean, where the view leaves it alone."""
+        return view if view != CLEAN and name in self.views[view] else CLEAN
+
+    def inputs(self, name: str, view: str = CLEAN) -> Inputs:
+        """The inputs of modality `name` in this view."""
+        view = self._view_of(name, view)
+        if view == CLEAN:
+            return self.batch[name]
+        if "corrupt" in self.views[view][name]:
+            return self._corrupt(name, view)[0]
+
+        def make() -> Inputs:
+            with torch.no_grad():
+                draws = self.draws("view", view, name)
+                return self.model.modality(name).augment(self.batch[name], draws, **self.views[view][name])
+
+        return self._once(("inputs", name, view), make)
+
+    def _corrupt(self, name: str, view: str) -> tuple[Inputs, Tensor]:
+        """(inputs of a corrupted view, (B, N, P) bool: which numbers of its patches were overwritten)."""
+
+        def make() -> tuple[Inputs, Tensor]:
+            options = load(Corruption, self.views[view][name]["corrupt"])
+            modality = self.model.modality(name)
+            with torch.no_grad():
+                inputs, key, axes = modality.raster(self.inputs(name, options.view))
+                x, hit = corrupt(inputs[key].float(), axes, self.draws("view", view, name), options)
+                marked = hit.to(x.dtype).masked_fill(x.isnan(), torch.nan)
+                return inputs | {key: x}, modality.patchify(inputs | {key: marked}).values > 0.5
+
+        return self._once(("corrupt", name, view), make)
+
+    def corrupted(self, name: str, view: str) -> Tensor | None:
+        """(B, N, P) bool: which numbers of the patches a view overwrote; None where it is no corrupted view."""
+        view = self._view_of(name, view)
+        return self._corrupt(name, view)[1] if view != CLEAN and "corrupt" in self.views[view][name] else None
+
+    def patches(self, name: str, view: str = CLEAN) -> Patches:
+        view = self._view_of(name, view)
+
+        def make() -> Patches:
+            with torch.no_grad():
+                return self.model.modality(name).patchify(self.inputs(name, view))
+
+        return self._once(("patches", name, view), make)
+
+    def target(self, name: str, view: str = CLEAN, kind: str | None = None) -> Tensor:
+        """(B, N, ...) reconstruction targets for all patches."""
+        view = self._view_of(name, view)
+
+        def make() -> Tensor:
+            with torch.no_grad():
+                return self.model.modality(name).target(self.inputs(name, view), self.patches(name, view), kind)
+
+        return self._once(("target", name, view, kind), make)
+
+    def hidden_target(
+        self, name: str, view: str, kind: str | None, split: Split, queries: Patches, queries_view: str
+    ) -> Tensor:
+        """(B, m, ...) reconstruction targets of the hidden patches; queries: those patches, in `queries_view`."""
+        hide, modality = split.hide.flatten(1), self.model.modality(name)
+        if not modality.local_targets:
+            return gather(self.target(name, view, kind), hide)
+        if self._view_of(name, view) != self._view_of(name, queries_view):
+            queries = self.patches(name, view).take(hide, split.full)
+        with torch.no_grad():
+            return modality.target(self.inputs(name, view), queries, kind)
+
+    def splits(self, tower: str, mask: str, view: str = CLEAN) -> dict[str, Split]:
+        """What the named mask says of a tower's modalities; those it leaves out are seen whole."""
+
+        def make() -> dict[str, Split]:
+            patches = {name: self.patches(name, view) for name in self.model.tower(tower).modalities}
+            with torch.no_grad():
+                return self.masks[mask](patches, self.draws("mask", mask))
+
+        return self._once(("splits", tower, mask, view), make)
+
+    def split(self, name: str, mask: str, view: str = CLEAN) -> Split | None:
+        """What the named mask says of one modality; None: it is seen whole."""
+        return self.splits(self.model.tower_of(name), mask, view).get(name)
+
+    def encode(
+        self,
+        tower: str,
+        view: str = CLEAN,
+        mask: str | None = None,
+        mode: Mode = "drop",
+        net: Tower | None = None,
+        layers: Sequence[int] = (),
+    ) -> Encoded:
+        """A tower's output for this view and mask; `net` stands in for the tower (a teacher).
+
+        mode: "drop" (masked patches never reach `embed`) or "replace" (mask tokens), or one a modality, which may be a
+        `Replacement` (mask tokens for a share of the masked ids; the rest are shown as they are, or others). Computed
+        once for the same arguments and gradient mode; what was computed with more `layers` does for fewer.
+        """
+        encoder = net if net is not None else self.model.tower(tower)
+        seen = ("encode", *self._key(tower, view, mask, mode, net))
+        for key, value in self._memo.items():
+            if key[:-1] == seen and set(layers) <= set(key[-1]):
+                return value
+        return self._once((*seen, tuple(layers)), lambda: encoder(*self._seen(tower, view, mask, mode), layers))
+
+    def pooled(
+        self,
+        tower: str,
+        view: str = CLEAN,
+        mask: str | None = None,
+        mode: Mode = "drop",
+        net: Tower | None = None,
+        rows: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """(pooled (B, D), present (B,)) of `encode`, or with `rows` of `pool`, which keeps nothing else in memory."""
+        if rows is None:
+            encoded = self.encode(tower, view, mask, mode, net)
+            return encoded.pooled(), encoded.present()
+        encoder = net if net is not None else self.model.tower(tower)
+        key = ("pooled", *self._key(tower, view, mask, mode, net), rows)
+        return self._once(key, lambda: pool(encoder, *self._seen(tower, view, mask, mode), rows))
+
+    def pooled_of(
+        self, tower: str, name: tuple[Any, ...], make: Callable[[], dict[str, Patches]], rows: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(pooled (B, D), present (B,)) of a tower on patches that are no view of the recipe, such as mixed or swapped
+        inputs: what `make` returns. Computed once for the same `name`, which says what they are."""
+        encoder, seen = self.model.tower(tower), (tower, name, None, (), None, torch.is_grad_enabled())
+        if rows is None:
+            encoded = self._once(("encode", *seen, ()), lambda: encoder(make(), {}))
+            return encoded.pooled(), encoded.present()
+        return self._once(("pooled", *seen, rows), lambda: pool(encoder, make(), None, rows))
+
+    def look(self, tower: str, view: str = CLEAN, mask: str | None = None) -> tuple[Any, ...]:
+        """What tells apart what a tower sees: equal for a view or a mask that leaves all its modalities alone."""
+        names = self.model.tower(tower).modalities
+        masked = mask is not None and any(name in self.splits(tower, mask, view) for name in names)
+        return tuple(self._view_of(name, view) for name in names), mask if masked else None
+
+    def encodings(self) -> dict[str, list[Tensor]]:
+        """Tower -> what its trained forwards of this step gave to the objectives: tokens and prefix of every view and
+        mask, of the layers asked for, what `pooled` made in chunks, and what `pooled_of` made. None of them depends on
+        another; teachers are left out."""
+        found: dict[str, list[Tensor]] = {}
+        for key, value in self._memo.items():
+            if key[0] not in ("encode", "pooled") or key[5] is not None:  # 5: the net that stands in for the tower
+                continue
+            if key[0] == "pooled":
+                tensors = [value[0]]
+            else:
+                layers = [tensor for layer in value.layers.values() for tensor in layer.values()]
+                tensors = [value.prefix, *value.tokens.values(), *layers]
+            found.setdefault(key[1], []).extend(t for t in tensors if t.requires_grad)
+        return {tower: tensors for tower, tensors in found.items() if tensors}
+
+    def _modes(self, tower: str, mode: Mode) -> dict[str, str | Replacement]:
+        names = self.model.tower(tower).modalities
+        return {n: mode if isinstance(mode, str) else mode.get(n, "drop") for n in names}
+
+    def _key(self, tower: str, view: str, mask: str | None, mode: Mode, net: Tower | None) -> tuple[Any, ...]:
+        modes = tuple(self._modes(tower, mode).items()) if mask else ()
+        if all(self._view_of(name, view) == CLEAN for name in self.model.tower(tower).modalities):
+            view = CLEAN  # which is what the tower sees of it
+        return tower, view, mask, modes, id(net) if net is not None else None, torch.is_grad_enabled()
+
+    def _seen(
+        self, tower: str, view: str, mask: str | None, mode: Mode
+    ) -> tuple[dict[str, Patches], dict[str, Tensor]]:
+        """(patches that the tower is given, (B, n) of them hidden behind mask tokens) by modality."""
+        splits = self.splits(tower, mask, view) if mask else {}
+        patches: dict[str, Patches] = {}
+        hidden: dict[str, Tensor] = {}
+        for name, how in self._modes(tower, mode).items():
+            whole = self.patches(name, view)
+            split = splits.get(name)
+            if split is None:
+                patches[name] = whole
+            elif how == "drop":
+                patches[name] = whole.take(split.keep, split.full)
+            else:
+                patches[name] = whole
+                hidden[name] = whole.hidden_by(split.hide)
+                if isinstance(how, Replacement):
+                    ids, draws = self.model.modality(name).pred_width(), self.draws("replacement", str(mask), name)
+                    patches[name], hidden[name] = replaced(whole, hidden[name], how, ids, draws)
+        return patches, hidden
+
+
+def pool(
+    encoder: Tower, patches: Mapping[str, Patches], hidden: Mapping[str, Tensor] | None, rows: int | None
+) -> tuple[Tensor, Tensor]:
+    """(pooled (B, D), present (B,)) of a tower on these patches.
+
+    rows: the tower sees that many samples at a time and only the pooled embeddings are kept; in the backward pass one
+    such chunk after the other is computed again, so that the activations of one chunk are in memory instead of the
+    batch's. Loss and gradient stay those of the whole batch (GradCache, Gao et al. 2021, arXiv 2101.06983), but for
+    the draws of dropout.
+    """
+    hidden = hidden or {}
+    if rows is None:
+        encoded = encoder(patches, hidden)
+        return encoded.pooled(), encoded.present()
+
+    def part(at: slice) -> Tensor:
+        few = {name: p.rows(at) for name, p in patches.items()}
+        pooled: Tensor = encoder(few, {name: h[at] for name, h in hidden.items()}).pooled()
+        return pooled
+
+    parts = list(patches.values())
+    pieces = [slice(start, start + rows) for start in range(0, parts[0].batch, rows)]
+    if torch.is_grad_enabled():
+        done = [checkpoint(part, at, use_reentrant=False) for at in pieces]
+    else:
+        done = [part(at) for at in pieces]
+    return torch.cat(done), torch.stack([p.present for p in parts]).any(0)

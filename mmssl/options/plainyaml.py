@@ -1,0 +1,94 @@
+"""YAML as people mean it: PyYAML's safe loader with the scalars of YAML 1.2 and no silent loss.
+
+PyYAML follows YAML 1.1, where `1e-4` is text, `no` is false (so `mixed_precision: no` would not be 'no'), `010` is
+8, `1:30` is 90, `2024-01-01` is a date, and the second of two equal keys silently wins. Here `1e-4` is a number,
+only `true` and `false` are truth values, the rest is what it looks like, and a repeated key is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import UserError
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with the table of implicit scalars below, and without repeated keys."""
+
+    # Their own table, not the parent's, which is shared with every user of PyYAML.
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                problem = f"the key '{key}' is given twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            if isinstance(key, Hashable):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9][0-9_]*", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+0123456789.")),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
+    ("merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node).replace("_", ""))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+def parse(text: str, source: str) -> Any:
+    """The value of a YAML text. UserError naming `source`, line and column when it is no YAML."""
+    try:
+        return _unshared(yaml.load(text, Loader=_Loader))  # a SafeLoader
+    except RecursionError:
+        raise UserError(f"{source}: not valid YAML: an anchor (&) that holds itself, or too many levels") from None
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        raise UserError(f"{source}{where}: not valid YAML: {problem}") from None
+    except ValueError as error:  # a tag that does not fit its value, e.g. `!!int x`
+        raise UserError(f"{source}: not valid YAML: {error}") from None
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which what several aliases (*name) stand for is several things: changing one leaves the others."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
+
+
+def read(path: Path) -> Any:
+    """The value in a YAML file. UserError when it cannot be read or is no YAML."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        found = f"byte {error.object[error.start]:#x} at {error.start}"
+        raise UserError(f"{path}: found {found}, expected UTF-8 text") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    return parse(text, str(path))
+
+
+def dump(data: Any) -> str:
+    """Plain data as YAML text that `parse` and any other YAML reader understand alike."""
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)

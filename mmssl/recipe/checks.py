@@ -1,0 +1,191 @@
+"""What must hold between the keys of a recipe: references, counts, shares. Faults are added, none is raised.
+
+The recipe may be a draft (see `mmssl.options.schema`): what is `BAD` has been reported and is passed over here, so that
+one run of the command shows everything that is wrong. What objectives can do with the modalities they are given is
+checked later, by the objectives themselves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import nn
+
+from ..errors import nearest
+from ..masking.corruption import corruption_faults
+from ..modality import load_modality
+from ..options.schema import BAD, Draft, Faults, Part, yaml_name
+from ..options.wording import show
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_REFERENCE = re.compile(r"(?:.*_)?(tower|mask|view)s?")
+
+
+def check_recipe(recipe: Any, faults: Faults) -> None:
+    """Add every fault between keys."""
+    _check_names(recipe, faults)
+    _check_train(recipe.train, faults)
+    _check_towers(recipe, faults)
+    _check_views(recipe, faults)
+    _check_objectives(recipe, faults)
+    _check_shares(recipe, faults)
+    modalities = _names(recipe.modalities)
+    columns = _get(recipe.data, "columns")
+    if modalities is not None and isinstance(columns, dict):
+        for name in columns:
+            _reference(name, modalities, "modality", f"data.columns.{name}", faults)
+
+
+def _get(part: Any, name: str) -> Any:
+    return BAD if part is BAD else getattr(part, name)
+
+
+def _names(parts: Any) -> Collection[str] | None:
+    """The names defined in a section, or None when the section itself is unusable."""
+    return list(parts) if isinstance(parts, Mapping) else None
+
+
+def _reference(name: Any, known: Collection[str], what: str, where: str, faults: Faults) -> None:
+    if name not in known:
+        choices = f"one of {', '.join(known)}" if known else f"a {what}, but the recipe names none"
+        faults.append(f"{where}: found unknown {what} '{name}', expected {choices}{nearest(str(name), known)}")
+
+
+def _check_names(recipe: Any, faults: Faults) -> None:
+    """Names become module names, log keys and file names."""
+    towers = _get(recipe.model, "towers")
+    sections = {"modalities": recipe.modalities, "model.towers": towers, "views": recipe.views}
+    sections |= {"masks": recipe.masks, "objectives": recipe.objectives}
+    for section, parts in sections.items():
+        names = _names(parts)
+        if names is None:
+            continue
+        if not names and section in ("modalities", "model.towers", "objectives"):
+            faults.append(f"{section}: found none, expected at least one")
+        for name in names:
+            if not _NAME.fullmatch(name):
+                faults.append(f"{section}.{name}: found the name {show(name)}, expected letters, digits, '_' and '-'")
+            elif section not in ("views", "masks") and hasattr(nn.ModuleDict, name):  # which cannot hold such a module
+                faults.append(f"{section}.{name}: found the name '{name}', expected one that torch does not use itself")
+
+
+def _check_train(train: Any, faults: Faults) -> None:
+    steps, epochs = _get(train, "steps"), _get(train, "epochs")
+    if BAD not in (steps, epochs) and (steps is None) == (epochs is None):
+        found = "neither train.steps nor train.epochs" if steps is None else "both train.steps and train.epochs"
+        faults.append(f"train.steps: found {found}, expected exactly one of them")
+    batch, accumulation = _get(train, "batch_size"), _get(train, "accumulation")
+    if BAD not in (batch, accumulation) and batch % accumulation:
+        faults.append(f"train.batch_size: found {batch}, expected a multiple of train.accumulation = {accumulation}")
+    lr, min_lr = _get(train, "lr"), _get(train, "min_lr")
+    if BAD not in (lr, min_lr) and min_lr > lr:
+        faults.append(f"train.min_lr: found {min_lr}, expected at most train.lr = {lr}")
+    betas = _get(train, "betas")
+    if betas is not BAD and len(betas) != 2:
+        faults.append(f"train.betas: found {show(betas)}, expected a list of 2")
+    _check_guard(train, faults)
+
+
+def _check_guard(train: Any, faults: Faults) -> None:
+    guard = _get(train, "guard")
+    if guard is BAD or guard is None or _get(guard, "action") in (BAD, "warn"):
+        return
+    needed = ["health_every"] + (["save_every"] if guard.action == "rollback" else [])
+    for key in needed:
+        if _get(train, key) is None:
+            faults.append(f"train.{key}: found null, expected a number: train.guard.action is '{guard.action}'")
+
+
+def _check_shares(recipe: Any, faults: Faults) -> None:
+    every, objectives = _get(recipe.train, "gradient_share_every"), _names(recipe.objectives)
+    if every not in (BAD, None) and objectives is not None and len(objectives) == 1:
+        faults.append(
+            f"train.gradient_share_every: found {every}, which has no effect with a single objective "
+            f"('{next(iter(objectives))}'); it needs two, or to be left at null"
+        )
+
+
+def _check_towers(recipe: Any, faults: Faults) -> None:
+    towers, modalities = _get(recipe.model, "towers"), _names(recipe.modalities)
+    if towers is BAD:
+        return
+    housed: set[str] = set()
+    complete = True
+    for name, tower in towers.items():
+        where = f"model.towers.{name}"
+        members = _get(tower, "modalities")
+        if members is BAD:
+            complete = False
+        elif modalities is not None:
+            housed.update(members or [name])
+            if not members and name not in modalities:
+                choices = f"a list of {', '.join(modalities)}{nearest(name, modalities)}"
+                faults.append(f"{where}.modalities: found none and no modality called '{name}', expected {choices}")
+            for member in members:
+                _reference(member, modalities, "modality", f"{where}.modalities", faults)
+        width, heads, origin = _get(tower, "width"), _get(tower, "heads"), _get(tower, "from_")
+        if BAD not in (width, heads) and origin is None and width % heads:
+            faults.append(f"{where}.heads: found {heads}, expected a divisor of {where}.width = {width}")
+    if modalities is not None and complete:
+        for name in modalities:
+            if name not in housed:
+                faults.append(f"modalities.{name}: found in no tower, expected in the modalities of at least one")
+
+
+def _check_views(recipe: Any, faults: Faults) -> None:
+    if recipe.views is BAD:
+        return
+    modalities = _names(recipe.modalities)
+    for view, specs in recipe.views.items():
+        if view == "clean":
+            faults.append("views.clean: found a view named 'clean', expected another name: it is the data as they are")
+        if specs is BAD or modalities is None:
+            continue
+        for name, spec in specs.items():
+            where = f"views.{view}.{name}"
+            _reference(name, modalities, "modality", where, faults)
+            part = recipe.modalities.get(name)
+            if not isinstance(part, Part) or spec is BAD:
+                continue
+            modality = load_modality(part.type).Modality
+            known = modality.views
+            if "corrupt" in spec and modality.corruptible:
+                faults.extend(corruption_faults(spec, recipe.views, view, name, where))
+                continue
+            for key in spec:
+                if key not in known:
+                    choices = f"one of {', '.join(known)}" if known else f"none: modality '{name}' has no augmentations"
+                    faults.append(f"{where}.{key}: found an unknown key, expected {choices}{nearest(key, known)}")
+
+
+def _check_objectives(recipe: Any, faults: Faults) -> None:
+    """Fields of an objective's config named tower(s), mask(s), view(s), or ending so, refer to the recipe's names."""
+    views = _names(recipe.views)
+    known = {
+        "tower": _names(_get(recipe.model, "towers")),
+        "mask": _names(recipe.masks),
+        "view": None if views is None else ["clean", *views],
+    }
+    if recipe.objectives is BAD:
+        return
+    for name, part in recipe.objectives.items():
+        if not isinstance(part, Part) or part.config is BAD:
+            continue
+        for field, value in _items(part.config):
+            match = _REFERENCE.fullmatch(field)
+            if match is None or value is BAD or value is None:
+                continue
+            what = match.group(1)
+            valid = known[what]
+            for reference in [value] if isinstance(value, str) else value:
+                if valid is not None and isinstance(reference, str):
+                    _reference(reference, valid, what, f"objectives.{name}.{yaml_name(field)}", faults)
+
+
+def _items(config: Any) -> list[tuple[str, Any]]:
+    if isinstance(config, Draft):
+        return list(vars(config).items())
+    return [(f.name, getattr(config, f.name)) for f in dataclasses.fields(config)]

@@ -1,0 +1,156 @@
+"""The sections of a recipe: one strict dataclass each, with every option's type, default, range and help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from ..masking import load_mask, mask_names
+from ..modality import load_modality, modality_names
+from ..models.configuration_mmssl import TowerConfig
+from ..objectives.base import load_objective, objective_names
+from ..options import SET, needs, option, strict
+from ..options.schema import Part, Variant
+
+TASKS = ("knn", "linear", "zero-shot", "retrieval", "rankme", "labels", "separability", "ood", "subsets")
+
+MODALITY = Variant("modality", lambda name: load_modality(name).Config, modality_names, default=lambda key: key)
+OBJECTIVE = Variant("objective", lambda name: load_objective(name)[0], objective_names, default=lambda key: key)
+MASK = Variant("mask", lambda name: load_mask(name), mask_names, default=lambda key: "random")
+
+
+@strict
+@dataclass(kw_only=True)
+class DataConfig:
+    """Where the samples come from and which columns hold which modality."""
+
+    path: str = option(help="builtin:NAME, a folder, a file or glob (parquet, csv, tsv, json, jsonl, arrow), a Hub id")
+    name: str | None = option(None, help="configuration of a `datasets` data set")
+    split: str = option("train")
+    columns: dict[str, str | list[str]] = option(factory=dict, help="modality -> column(s); default: its own name")
+    streaming: bool = option(False)
+    shuffle_buffer: int = option(1000, min=1, help="samples that a streamed source is shuffled within")
+    limit: int | None = option(None, min=1, help="use this many samples only")
+    workers: int = option(0, min=0, help="processes that read and decode")
+    max_bad: float = option(0.05, min=0, max=1, help="share of broken samples above which the run stops")
+    fit_samples: int = option(2000, min=1, help="samples that preprocessors are fitted on")
+    source: str | None = option(None, help="where the data come from, for the card")
+    license: str | None = option(None, help="licence of the data, for the card; default: what its README.md declares")
+
+
+@strict
+@dataclass(kw_only=True)
+class ModelConfig:
+    """The architecture: one or more towers, and the width of the embedding they share."""
+
+    towers: dict[str, TowerConfig] = option(help="name -> tower")
+    projection: int | None = option(None, min=1, help="width of the shared embedding; null: no projection")
+    from_: str | None = option(None, help="go on from a model that mmssl trained: a model folder, a run or a Hub id")
+    compatible_with: str | None = option(
+        None, help="a format of `mmssl export` (see `mmssl list formats`): sets what it asks for, refuses the rest"
+    )
+
+
+@strict
+@dataclass(kw_only=True)
+class GuardConfig:
+    """When a run has gone wrong, and what is done then. A threshold that is null is not looked at.
+
+    Ranks, spreads and their names: see `mmssl.training.health`. A loss that is not finite ends the run with `warn` and
+    `stop`, and counts as any other fault with `rollback`.
+    """
+
+    action: str = option("warn", choices=("warn", "stop", "rollback"), help="rollback: to the last healthy checkpoint")
+    min_rank: float | None = option(1.1, min=0, help="least RankMe of any modality; 1: all embeddings on one line")
+    min_std: float | None = option(0.021, min=0, help="least std_mean of any modality; 0: all embeddings are one")
+    drop_share: float | None = option(None, above=0, below=1, help="largest fall of a RankMe below its best so far")
+    spike: float | None = option(None, above=0, help="largest rise of the loss over its median, in deviations of it")
+    patience: int = option(2, min=1, help="bad checks in a row before something is done; loss: at once")
+    lr_factor: float = option(0.5, above=0, max=1, help="of the learning rate, at each rollback")
+    rollbacks: int = option(3, min=1, help="at most; then the run stops")
+
+    NEEDS = (needs("lr_factor", "rollbacks", action="rollback"),)
+
+
+@strict
+@dataclass(kw_only=True)
+class TrainConfig:
+    """The loop. Exactly one of `steps` and `epochs` is given."""
+
+    steps: int | None = option(None, min=1, help="optimiser steps")
+    epochs: float | None = option(None, above=0, help="passes over the data")
+    batch_size: int = option(256, min=1, help="samples of one optimiser step, over all processes")
+    accumulation: int = option(1, min=1, help="micro-batches that one optimiser step is made of")
+    lr: float = option(1e-3, above=0)
+    min_lr: float = option(0.0, min=0, help="where the cosine ends")
+    warmup: float = option(0.05, min=0, help="below 1: share of all steps; else: steps")
+    weight_decay: float = option(0.05, min=0)
+    betas: list[float] = option(factory=lambda: [0.9, 0.95], min=0, below=1)
+    eps: float = option(1e-8, above=0)
+    clip: float | None = option(1.0, above=0, help="largest norm of the gradient; null: not clipped")
+    mixed_precision: str = option("no", choices=("no", "bf16", "fp16"))
+    gradient_checkpointing: bool = option(False)
+    compile: bool = option(False)
+    log_every: int = option(10, min=1)
+    save_every: int | None = option(None, min=1, help="steps between checkpoints; null: only at the end")
+    keep: int = option(2, min=1, help="how many checkpoints stay")
+    gradient_share_every: int | None = option(None, min=1, help="steps between measurements of who pulls the encoders")
+    health_every: int | None = option(100, min=1, help="steps between measurements of the embeddings; null: never")
+    health_samples: int = option(256, min=2, help="training samples that health is measured on")
+    guard: GuardConfig | None = option(factory=GuardConfig, help="what is done about a collapse; null: nothing")
+    probe_every: int | None = option(None, min=1, help="steps between probes on labelled rows (evaluation.label)")
+    probe_tasks: list[str] = option(factory=lambda: ["knn"], choices=("knn", "linear"))
+    probe_samples: int = option(1000, min=2, help="labelled rows the probe learns from; half as many test it")
+    trackers: list[str] = option(factory=lambda: ["tensorboard"], help="Accelerate's trackers")
+
+    NEEDS = (needs("health_samples", health_every=SET), needs("probe_tasks", "probe_samples", probe_every=SET))
+
+
+@strict
+@dataclass(kw_only=True)
+class EvaluationConfig:
+    """What is measured at the end, on held-out data."""
+
+    path: str | None = option(None, help="default: data.path")
+    name: str | None = option(None, help="default: data.name")
+    split: str = option("test")
+    label: str | None = option(None, help="column of the class labels")
+    tasks: list[str] | None = option(None, choices=TASKS, help="null: all that data and model allow; []: none")
+    classes: list[str] | None = option(None, help="class names for zero-shot, in the order of the labels")
+    templates: list[str] = option(factory=lambda: ["{}"], help="sentences that a class name is put into")
+    k: int = option(20, min=1, help="neighbours of kNN")
+    temperature: float | None = option(None, above=0, help="of zero-shot probabilities: adds ECE and the Frechet mean")
+    label_shares: list[float] = option(factory=lambda: [0.01, 0.1, 1.0], above=0, max=1, help="of the task `labels`")
+    ood: str | None = option(None, help="other data, to be told from the held-out rows by the task `ood`")
+    ood_split: str = option("train", help="its split")
+    limit: int | None = option(None, min=1, help="test samples")
+    train_limit: int | None = option(5000, min=1, help="training samples of the probes")
+    batch_size: int = option(256, min=1)
+
+
+@strict
+@dataclass(kw_only=True)
+class Recipe:
+    """One experiment.
+
+    `modalities`, `masks` and `objectives` hold `Part`s: `.type` is the name it is found by, `.config` its options
+    (for a mask that is the mask itself: a callable). A modality's and an objective's type default to their key.
+    """
+
+    name: str = option("")
+    description: str = option("")
+    seed: int = option(0, min=0)
+    data: DataConfig = option()
+    modalities: dict[str, Annotated[Part, MODALITY]] = option()
+    model: ModelConfig = option()
+    views: dict[str, dict[str, dict[str, Any]]] = option(factory=dict, help="view -> modality -> augmentation")
+    masks: dict[str, Annotated[Part, MASK]] = option(factory=dict)
+    objectives: dict[str, Annotated[Part, OBJECTIVE]] = option()
+    train: TrainConfig = option(factory=TrainConfig)
+    evaluation: EvaluationConfig = option(factory=EvaluationConfig)
+
+
+# ---------------------------------------------------------------------------------------------------------- look-up
+
+
+# -------------------------------------------------------------------------------------------------------- overrides

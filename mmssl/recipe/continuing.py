@@ -1,0 +1,68 @@
+"""`model.from`: a recipe that goes on from a saved model takes over whatever it does not say itself.
+
+Its modalities (options and all), its towers and its projection come from the model's own files, so that preprocessing
+and architecture are those it was trained with. What the recipe does say beside its `model.from` must be the same, or
+may concern the training alone (`adapter`, `frozen`, `dropout`, `drop_path`); where an override adds `model.from` to a
+recipe, the recipe's architecture gives way.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..errors import nearest
+from ..models.locating import FREE, model_files
+
+
+def give_way(data: dict[str, Any], merged: dict[str, Any]) -> None:
+    """A recipe that says nothing of `model.from`, which an override adds: its own architecture and preprocessing give
+    way to the model's; in place. merged: the recipe with its overrides.
+    """
+    model, overridden = data.get("model"), merged.get("model")
+    if not isinstance(model, dict) or not isinstance(overridden, dict):
+        return
+    if isinstance(overridden.get("from"), str) and "from" not in model:
+        data.pop("modalities", None)
+        for key in ("towers", "projection"):
+            model.pop(key, None)
+
+
+def take_over(data: dict[str, Any], faults: list[str]) -> None:
+    """Fill the recipe `data` from the model that its `model.from` names, in place; nothing where it names none."""
+    model = data.get("model")
+    origin = model.get("from") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or not isinstance(origin, str):
+        return
+    config, processor = model_files(origin)  # without them nothing else can be judged: a UserError goes through
+    parts = {n: {"type": p["type"], **p["config"]} for n, p in processor["modalities"].items()}
+    towers = {n: _tower(t) for n, t in config["towers"].items()}
+    data["modalities"] = _joined(data.get("modalities"), parts, (), "modalities", origin, faults)
+    model["towers"] = _joined(model.get("towers"), towers, FREE, "model.towers", origin, faults)
+    kept = config.get("projection")
+    if model.setdefault("projection", kept) != kept:
+        faults.append(f"model.projection: found {model['projection']}, but {origin} has {kept}; leave it out")
+
+
+def _tower(spec: dict[str, Any]) -> dict[str, Any]:
+    """The options of a tower; where a converted one once came from is past: its weights are the model's own."""
+    past = ("foreign",) if spec.get("foreign") else ("foreign", "from", "convert")
+    return {key: value for key, value in spec.items() if key not in past}
+
+
+def _joined(
+    given: Any, kept: dict[str, Any], free: tuple[str, ...], where: str, origin: str, faults: list[str]
+) -> dict[str, Any]:
+    """The model's own parts with what the recipe says of them; a contradiction is a fault."""
+    out = {name: dict(part) for name, part in kept.items()}
+    for name, part in (given if isinstance(given, dict) else {}).items():
+        if name not in kept:
+            faults.append(f"{where}.{name}: {origin} has no such part, it has {', '.join(kept)}{nearest(name, kept)}")
+            continue
+        for key, value in (part if isinstance(part, dict) else {}).items():
+            known = kept[name].get(key)
+            if key in free or key not in kept[name]:
+                out[name][key] = value  # an unknown key is the schema's fault to find
+            elif json.loads(json.dumps(value)) != known and not (key == "modalities" and known in ([], value)):
+                faults.append(f"{where}.{name}.{key}: found {value!r}, but {origin} has {known!r}; leave it out")
+    return out

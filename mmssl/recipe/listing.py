@@ -1,0 +1,88 @@
+"""What `mmssl list` shows: names with one line each. Every function returns (name, line) pairs."""
+
+from __future__ import annotations
+
+import inspect
+from types import ModuleType
+from typing import Any
+
+from ..errors import UserError
+from ..masking import load_mask, mask_names
+from ..modality import installed, load_modality, modality_names
+from ..objectives.base import load_objective, objective_names
+from ..options import plainyaml
+from .loading import recipe_names, recipe_path
+
+Listing = list[tuple[str, str]]
+
+
+def modalities() -> Listing:
+    """Installed modality packages: what each is, what it reads, what that needs and whether it is installed.
+
+    Lines that go on about the one above have an empty name.
+    """
+    listing = []
+    for name in modality_names():
+        try:
+            package = load_modality(name)
+        except UserError as error:
+            listing.append((name, f"not usable: {error}"))
+            continue
+        listing.append((name, _first_line(package)))
+        listing += [("", line) for line in _reads(package)]
+    return listing
+
+
+def _reads(package: ModuleType) -> list[str]:
+    """What a modality's package says of itself in its `READS` and `NEEDS`, see `mmssl.modality`."""
+    lines = [f"reads {package.READS}"] if hasattr(package, "READS") else []
+    needs = getattr(package, "NEEDS", {})
+    for dependency, requirement in needs.items():
+        state = "installed" if installed(dependency) else f"not installed, pip install '{requirement}'"
+        lines.append(f"needs {dependency}: {state}")
+    return lines if needs else [*lines, "needs nothing further"]
+
+
+def objectives() -> Listing:
+    """The objectives that mmssl ships; below each, when to use it, the data it suits, and its papers."""
+    listing = []
+    for name in objective_names():
+        objective = load_objective(name)[1]
+        listing.append((name, _first_line(inspect.getmodule(objective))))
+        facts = {"when": objective.when, "data": objective.suits, "paper": objective.papers}
+        listing += [("", f"{fact}: {text}") for fact, text in facts.items() if text]
+    return listing
+
+
+def objectives_table() -> str:
+    """The README's table of which objective suits which data, in Markdown."""
+    lines = ["| objective | suits | use it when | papers |", "|---|---|---|---|"]
+    for name in objective_names():
+        objective = load_objective(name)[1]
+        lines.append(f"| `{name}` | {objective.suits} | {objective.when} | {objective.papers} |")
+    return "\n".join(lines)
+
+
+def masks() -> Listing:
+    """The masks that mmssl ships."""
+    return [(name, _first_line(load_mask(name))) for name in mask_names()]
+
+
+def recipes() -> Listing:
+    """The recipes that mmssl ships."""
+    listing = []
+    for name in recipe_names():
+        data = plainyaml.read(recipe_path(name))
+        listing.append((name, " ".join(str(data.get("description", "")).split())))
+    return listing
+
+
+def formats() -> Listing:
+    """The stock formats that `mmssl export` writes."""
+    from ..models.stock.formats import format_names, load_format
+
+    return [(name, f"{load_format(name).TITLE}: {_first_line(load_format(name))}") for name in format_names()]
+
+
+def _first_line(thing: Any) -> str:
+    return (inspect.getdoc(thing) or "").partition("\n")[0]

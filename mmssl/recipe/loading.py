@@ -1,0 +1,151 @@
+"""A recipe from a file, a shipped name or a dict, and back to YAML.
+
+`load_recipe` finds it by path or by the name of a shipped recipe, merges overrides (`train.steps=500`), and reports
+every fault of all of it at once (see `mmssl.options.schema` and `mmssl.recipe.checks`). `to_yaml` writes it back,
+resolved.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, nearest
+from ..files import shipped_folder
+from ..options import plainyaml
+from ..options.schema import BAD, Faults, build, to_dict
+from ..options.wording import show
+from .config import DataConfig, EvaluationConfig, ModelConfig, Recipe, TrainConfig
+from .continuing import give_way, take_over
+
+NAMED = ("modalities", "model.towers", "views", "masks", "objectives", "data.columns")
+"""Where the user names things: an override to null there takes the thing out."""
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes."""
+    return sorted(path.stem for path in shipped_folder("configs").glob("*.yaml"))
+
+
+def recipe_path(name: str | Path) -> Path:
+    """The file of a recipe: a path that exists, else the shipped recipe of that name."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise UserError(f"recipe '{name}': found a folder, expected a .yaml file or the name of a shipped recipe")
+    if isinstance(name, Path) or path.suffix in (".yaml", ".yml") or os.sep in name:
+        there = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+        raise UserError(f"recipe '{name}': no such file{nearest(path.name, there)}")
+    known = recipe_names()
+    if name not in known:
+        raise UserError(
+            f"unknown recipe '{name}', expected a .yaml file or one of {', '.join(known)}{nearest(name, known)}"
+        )
+    return shipped_folder("configs") / f"{name}.yaml"
+
+
+def load_recipe(config: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+    """A validated recipe from a file, the name of a shipped one, or a dict.
+
+    overrides: `["train.steps=500", ...]` with values in YAML, or `{"train.steps": 500, "data": {"path": "x"}}`. They
+    are merged before anything is checked: mappings key by key, but one that gives a `type` replaces what was there.
+    Null takes out a named thing (`objectives.mae=null`, see `NAMED`); elsewhere it is the value null. Raises one
+    UserError with a line a fault.
+    """
+    if isinstance(config, Mapping):
+        data: Any = copy.deepcopy(dict(config))
+    else:
+        path = recipe_path(config)
+        data = plainyaml.read(path)
+        if isinstance(data, dict):
+            data.setdefault("name", path.stem)
+    if not isinstance(data, dict):
+        raise UserError(f"recipe '{config}': found {show(data)}, expected a mapping")
+    faults: Faults = []
+    give_way(data, merge_overrides(copy.deepcopy(data), overrides, []))
+    data = merge_overrides(data, overrides, faults)
+    take_over(data, faults)
+    return _validate(data, faults)
+
+
+def _validate(data: Mapping[str, Any], faults: Faults) -> Recipe:
+    from ..models.stock.compatibility import apply_compatible_with
+    from ..models.stock.reading import apply_origins
+    from .checks import check_recipe
+
+    apply_origins(data, faults)
+    apply_compatible_with(data, faults)
+    recipe = build(Recipe, data, "", faults, foreign=_section_of)
+    if recipe is not BAD:
+        check_recipe(recipe, faults)
+    if faults:
+        raise UserError("\n".join(faults))
+    return recipe
+
+
+def _section_of(key: str) -> str | None:
+    """What a key at the top level is that belongs into a section."""
+    sections = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "evaluation": EvaluationConfig}
+    found = [f"'{name}.{key}'" for name, cls in sections.items() if key in {f.name for f in fields(cls)}]
+    return f"a key of a section (write {' or '.join(found)})" if found else None
+
+
+def merge_overrides(
+    data: dict[str, Any], overrides: Sequence[str] | Mapping[str, Any], faults: Faults
+) -> dict[str, Any]:
+    """`data` with the overrides merged into it, in place; what is no override is added to `faults`."""
+    for keys, value in _pairs(overrides, faults):
+        _merge(data, keys, value, "", faults)
+    return data
+
+
+def _pairs(overrides: Sequence[str] | Mapping[str, Any], faults: Faults) -> Iterable[tuple[list[str], Any]]:
+    """(keys of the dotted path, value) of each override."""
+    if isinstance(overrides, Mapping):
+        yield from ((str(path).split("."), copy.deepcopy(value)) for path, value in overrides.items())
+        return
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            faults.append(f"override '{text}': expected key.path=value")
+            continue
+        try:
+            yield keys, plainyaml.parse(value, f"override '{path}'")
+        except UserError as error:
+            faults.append(str(error))
+
+
+def _merge(node: dict[str, Any], keys: list[str], value: Any, path: str, faults: Faults) -> None:
+    """Put `value` at `keys` below `node`.
+
+    Mappings are merged key by key; everything else is replaced, and so is a part whose `type` the value gives: the old
+    type's options would not fit the new one.
+    """
+    key, rest = keys[0], keys[1:]
+    where = f"{path}.{key}" if path else key
+    if value is None and not rest and path in NAMED:
+        if key not in node:
+            faults.append(f"{where}: found nothing of that name to take out{nearest(key, node)}")
+        node.pop(key, None)
+    elif not rest and not (isinstance(value, Mapping) and isinstance(node.get(key), dict) and "type" not in value):
+        node[key] = value
+    else:
+        below = node.get(key)
+        if below is None:
+            below = node[key] = {}
+        if not isinstance(below, dict):
+            faults.append(f"{where}: found {show(below)}, expected a mapping: an override names '{rest[0]}' below it")
+            return
+        for name, item in [(rest, value)] if rest else [([str(k)], v) for k, v in value.items()]:
+            _merge(below, name, item, where, faults)
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The recipe with all its defaults as YAML, for `config.yaml` of a run; `load_recipe` reads it back the same."""
+    return plainyaml.dump(to_dict(recipe))
