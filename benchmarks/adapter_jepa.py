@@ -58,12 +58,12 @@ def saved(folder: Path, width: int, depth: int, heads: int, size: int, patch: in
 def one_step(base: Path, adapter: bool, batch: int, size: int) -> dict[str, Any]:
     """Bytes by what they are, and the peak of the process, over two steps."""
     from mmssl.draws import Draws
-    from mmssl.hub.opening import load_any
+    from mmssl.models.opening import open_model
     from mmssl.recipe.loading import load_recipe
     from mmssl.training.optimizer import make_optimizer
     from mmssl.training.pretrain import build_pretraining
 
-    module = build_pretraining(load_recipe(recipe(base, adapter)), load_any(base)[1])
+    module = build_pretraining(load_recipe(recipe(base, adapter)), open_model(base)[1])
     optimizer = make_optimizer(module, 1e-4, 0.05, (0.9, 0.95), 1e-8)
     # in MiB; ru_maxrss is in KiB on Linux. Reset the peak to what is held now: the base was read twice to be compared
     with contextlib.suppress(OSError):
@@ -111,7 +111,7 @@ def memory(batch: int, width: int) -> dict[str, Any]:
 def probe(seeds: int, steps: int, kind: str) -> dict[str, Any]:
     """kNN accuracy on fashion_mnist's test images of the frozen start and after LoRA-JEPA on the training images."""
     from mmssl.evaluation.evaluate import evaluate
-    from mmssl.hub.opening import load_any
+    from mmssl.models.opening import open_model
     from mmssl.recipe.config import DataConfig, EvaluationConfig
     from mmssl.training.pretrain import pretrain
 
@@ -143,7 +143,7 @@ def probe(seeds: int, steps: int, kind: str) -> dict[str, Any]:
             after = pretrain(content, output=Path(scratch) / "jepa")
             scores = {}
             for name, folder in (("start", start), ("after", after.folder)):
-                model, processor = load_any(folder)
+                model, processor = open_model(folder)
                 report = evaluate(
                     model,
                     processor.preprocessors,

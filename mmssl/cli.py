@@ -7,7 +7,6 @@ This module imports nothing heavy, so that `mmssl doctor` runs where torch or tr
 from __future__ import annotations
 
 import argparse
-import copy
 import os
 import shlex
 import sys
@@ -18,6 +17,8 @@ from typing import Any, NoReturn
 
 from .errors import RunError, UserError, nearest
 
+MODEL = "a folder (of a model, a run, an adapter, a fine-tuning, or one that transformers loads), or an id on the Hub"
+BASE = "the model that an adapter belongs on, where it is not at the place that the adapter remembers"
 LISTS = ("modalities", "objectives", "recipes", "masks", "formats")
 
 
@@ -113,17 +114,16 @@ def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     sub.add_argument("overrides", metavar="key=value", nargs="*", help="data options, e.g. split=test limit=100")
 
     sub = command("push", _push, "Publish a model or adapter folder on the Hub.")
-    sub.add_argument("model", metavar="MODEL", help="a model, adapter or export folder, or the folder of a run")
+    sub.add_argument("model", metavar="MODEL", help=MODEL)
     sub.add_argument("repo_id", metavar="REPO_ID", help="NAME or OWNER/NAME")
     sub.add_argument("--private", action="store_true", help="make the repository private")
     sub.add_argument("--revision", metavar="BRANCH", help="push to this branch; it is made where there is none")
     sub.add_argument("--message", metavar="TEXT", help="of the commit")
-    help = "of an adapter: the model on the Hub that it belongs on, in place of the folder on this machine"
-    sub.add_argument("--base", metavar="REPO_ID", help=help)
+    sub.add_argument("--base", metavar="MODEL", help=f"{BASE}; here an id on the Hub, by which others find it")
     sub.add_argument("--dry-run", action="store_true", help="look at everything, show it, send nothing")
 
     sub = command("reproduce", _reproduce, "Train a model again from its card, and compare.")
-    sub.add_argument("model", metavar="MODEL", help="a model folder, the folder of a run, or a Hub id")
+    sub.add_argument("model", metavar="MODEL", help=MODEL)
     sub.add_argument("overrides", metavar="key.path=value", nargs="*", help="where things are here: data.path=...")
     sub.add_argument("--output", metavar="DIR", type=Path, help="folder of the new run")
 
@@ -141,13 +141,13 @@ def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     sub.add_argument("overrides", metavar="key=value", nargs="*", help=help)
 
     sub = command("export", _export, "Write a model as a stock class that needs no mmssl, and prove it equal.")
-    sub.add_argument("model", metavar="MODEL", help="a model folder, the folder of a run, or a Hub id")
+    sub.add_argument("model", metavar="MODEL", help=MODEL)
     sub.add_argument("--to", metavar="FORMAT", required=True, help="see `mmssl list formats`")
     sub.add_argument("--output", metavar="DIR", type=Path, required=True, help="a folder that is not there yet")
     sub.add_argument("--tower", metavar="NAME", help="which tower, where the model has several that would do")
     help = "MODEL is an adapter: write its base to DIR/base and the adapter for that to DIR/adapter, not merged"
     sub.add_argument("--adapter", action="store_true", help=help)
-    sub.add_argument("--base", metavar="MODEL", help="with --adapter: its base, where that has moved")
+    sub.add_argument("--base", metavar="MODEL", help=BASE)
 
     sub = command("list", _list, "List what can be named in a recipe.")
     sub.add_argument("what", metavar="|".join(LISTS), type=_one_of(LISTS))
@@ -156,9 +156,8 @@ def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
 
 
 def _add_model_and_data(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("model", metavar="MODEL", help="a model or adapter folder, the folder of a run, or a Hub id")
-    help = "the model that an adapter belongs on, where it is not at the place that the adapter remembers"
-    sub.add_argument("--base", metavar="MODEL", help=help)
+    sub.add_argument("model", metavar="MODEL", help=MODEL)
+    sub.add_argument("--base", metavar="MODEL", help=BASE)
     sub.add_argument("--data", metavar="DATA", required=True, help="a folder, file, glob, Hub id or builtin:NAME")
     help = "column(s) that hold a modality, e.g. image=img; may be repeated"
     sub.add_argument("--column", metavar="MODALITY=COLUMN[,COLUMN]", action="append", default=[], help=help)
@@ -225,31 +224,25 @@ def _print_report(report: dict[str, Any]) -> None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from .evaluation.evaluate import evaluate
+    from .models.opening import open_model
+    from .models.running import untrained_twin
     from .recipe.config import DataConfig, EvaluationConfig
 
     options = _options(EvaluationConfig, args.overrides, {"tasks": args.task} if args.task else {})
-    model, processor = _load_model(args.model, args.base)
+    model, processor = open_model(args.model, args.base)
     data = DataConfig(path=args.data, name=options.name, columns=_columns(args.column, processor.preprocessors))
-    _print_report(evaluate(model, processor.preprocessors, data, options, untrained=_untrained(model)))
+    _print_report(evaluate(model, processor.preprocessors, data, options, untrained=untrained_twin(model)))
     return 0
-
-
-def _untrained(model: Any) -> Any:
-    """The model's twin with the random weights of its recipe's seed."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(model.config.initializer_seed)
-        return type(model)(copy.deepcopy(model.config))
 
 
 def _embed(args: argparse.Namespace) -> int:
     from .data.sources import column_names, open_source
     from .evaluation.embedding_file import write_embeddings
+    from .models.opening import open_model
     from .recipe.config import DataConfig
 
     data = _options(DataConfig, args.overrides, {"path": args.data})
-    model, processor = _load_model(args.model, args.base)
+    model, processor = open_model(args.model, args.base)
     given = _columns(args.column, processor.preprocessors)
     source = open_source(
         data.path, name=data.name, split=data.split, streaming=data.streaming, limit=data.limit, columns=given or None
@@ -310,10 +303,8 @@ def _export(args: argparse.Namespace) -> int:
         from .export.adapting import export_adapter
 
         done = export_adapter(args.model, args.to, args.output, args.tower, args.base)
-    elif args.base:
-        raise UserError("--base: found it without --adapter")
     else:
-        done = export_model(args.model, args.to, args.output, args.tower)
+        done = export_model(args.model, args.to, args.output, args.tower, args.base)
     print(proof_text(done.job, done.proof))
     for note in done.job.notes:
         print(f"note: {note}")
@@ -350,17 +341,6 @@ def _columns(words: list[str], modalities: Iterable[str] | None) -> dict[str, st
             raise UserError(f"--column: the model has no modality '{name}', but {', '.join(known)}{hint}")
         columns[name] = value.split(",") if "," in value else value
     return columns
-
-
-def _load_model(name: str, base: str | None = None) -> tuple[Any, Any]:
-    """Of mmssl's own, an adapter on one, or a stock class's."""
-    from .hub.adapters import adapter_folder
-    from .hub.opening import load_any
-    from .hub.stock import is_stock, open_stock
-
-    if base is None and not adapter_folder(name) and is_stock(name):
-        return open_stock(name)
-    return load_any(name, base)
 
 
 def _finetune(args: argparse.Namespace) -> int:

@@ -30,3 +30,9 @@ def nearest(name: str, valid: Iterable[object]) -> str:
     """`"; did you mean 'x'?"` for the valid name nearest to `name`, or an empty string when none is near."""
     close = difflib.get_close_matches(str(name), [str(v) for v in valid], n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def one_line(error: object, most: int = 300) -> str:
+    """What an error says, in one line of at most `most` characters; its type where it says nothing."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= most else f"{text[: most - 3]}..."

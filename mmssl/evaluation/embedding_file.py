@@ -8,9 +8,7 @@ joined.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,8 +17,10 @@ from typing import Any
 import torch
 
 from ..errors import RunError, UserError
+from ..files import whole_file
 from ..modality import Preprocessor
 from ..models.running import evaluating
+from ..models.saving import weights_hash
 from .embedding import Collector, Progress
 
 PART_ROWS = 8192
@@ -80,13 +80,9 @@ def _key(model: Any, source: Any, columns: Mapping[str, Any], pooled: bool, size
     """What parts must have in common to belong together: weights, data, columns, kind and size."""
     from ..data.fingerprint import fingerprint
 
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items() if isinstance(model, torch.nn.Module) else ():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     used = [c for value in columns.values() for c in ([value] if isinstance(value, str) else value)]
     return {
-        "weights": digest.hexdigest(),
+        "weights": weights_hash(model.state_dict().items()) if isinstance(model, torch.nn.Module) else None,
         "data": fingerprint(source, used, rows=100),
         "columns": dict(columns),
         "pooled": pooled,
@@ -145,10 +141,9 @@ def _write_part(folder: Path, number: int, table: Any, bad: list[Any]) -> Path:
     import pyarrow.parquet as pq
 
     path = _part(folder, number)
-    partial = path.with_suffix(".partial")
     noted = json.dumps([dataclasses.asdict(one) for one in bad]).encode()
-    pq.write_table(table.replace_schema_metadata({BAD: noted}), partial)
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        pq.write_table(table.replace_schema_metadata({BAD: noted}), partial)
     return path
 
 
@@ -157,26 +152,15 @@ def _join(parts: list[Path], path: Path, names: list[str]) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     summary: dict[str, Any] = {"rows": 0, "present": dict.fromkeys(names, 0), "bad": []}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    writer = None
-    try:
+    schema = pq.read_schema(parts[0]).remove_metadata()
+    with whole_file(path) as partial, pq.ParquetWriter(partial, schema) as writer:
         for part in parts:
             table = pq.read_table(part)
             summary["bad"] += json.loads(table.schema.metadata[BAD])
-            table = table.replace_schema_metadata(None)
-            writer = writer or pq.ParquetWriter(temporary, table.schema)
-            writer.write_table(table.cast(writer.schema))
+            writer.write_table(table.replace_schema_metadata(None).cast(schema))
             summary["rows"] += table.num_rows
             for name in names:
                 summary["present"][name] += sum(table[f"{name}_present"].to_pylist())
-        if writer is not None:
-            writer.close()
-            writer = None
-        os.replace(temporary, path)
-    finally:
-        if writer is not None:
-            writer.close()
-        temporary.unlink(missing_ok=True)
     return summary
 
 

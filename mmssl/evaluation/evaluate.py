@@ -1,4 +1,4 @@
-"""`evaluate`: one model against its untrained twin, raw features and chance, on held-out data.
+"""`evaluate`: one model against its start, its untrained twin, raw features and chance, on held-out data.
 
 Every row is decoded once and every encoder sees it once; the tasks share the features. A task that data or model do
 not allow is left out of the report, with the reason.
@@ -52,6 +52,7 @@ def evaluate(
     config: EvaluationConfig,
     *,
     untrained: Any | None = None,
+    start: Any | None = None,
     columns: Mapping[str, str | list[str]] | None = None,
     train_source: Any | None = None,
     seed: int = 0,
@@ -59,11 +60,12 @@ def evaluate(
 ) -> Report:
     """Run the tasks of `config` and return a report of JSON values.
 
-    {"tasks": {task: {metric: {"model", "untrained", "raw", "chance", "n", ...}}}, "skipped": {task: reason},
+    {"tasks": {task: {metric: {"model", "start", "untrained", "raw", "chance", "n", ...}}}, "skipped": {task: reason},
     "notes": [...], "n_test", "n_train", "split": {"test", "train"}, "bad": {"test", "train"}, "settings": {...}}.
     A metric is `<modality>/<name>` or `<modality>-><modality>/<name>`; a value that does not exist is None.
 
-    untrained: the same architecture with random weights; None leaves its column empty. columns: modality -> column(s),
+    untrained: the same architecture with random weights; None leaves its column empty. start: what the model went on
+    from, where it did not begin with random weights: what continued training has to beat. columns: modality -> column(s),
     default `data.columns`. train_source: the opened training split of `data`, where the caller has it already. seed: of
     the subsets and of the linear probe's held-out rows.
 
@@ -92,7 +94,8 @@ def evaluate(
         sources.test = sources.train  # RankMe needs no held-out rows
         sources.split["test"] = sources.split["train"]
         report["notes"].append(f"rankme: measured on rows of the training split, because {reason}")
-    encoders = {"model": model} if untrained is None else {"model": model, "untrained": untrained}
+    given = {"model": model, "start": start, "untrained": untrained}
+    encoders = {name: encoder for name, encoder in given.items() if encoder is not None}
     mapping = data.columns if columns is None else columns
     _Evaluation(encoders, preprocessors, mapping, data.workers, config, seed, sources, report, notify).run(wanted)
     return report

@@ -26,7 +26,7 @@ from .zero_shot import class_vectors, zero_shot_predict
 Metric = dict[str, Any]
 Metrics = dict[str, Metric]
 
-ENCODERS = ("model", "untrained", "raw")
+ENCODERS = ("model", "start", "untrained", "raw")
 MIN_PAIRS = 10
 """Fewer training pairs than this make no ridge baseline."""
 
@@ -74,6 +74,8 @@ class Features:
 def metric(values: Mapping[str, float | None], n: int, share: bool = True) -> Metric:
     """One metric of a report from its values by encoder and chance."""
     out: Metric = {name: values.get(name) for name in (*ENCODERS, "chance")}
+    if out["start"] is None:
+        del out["start"]  # only what went on from something has one
     out["n"] = n
     if share and n:
         out["interval"] = {name: list(wilson(value, n)) for name in ENCODERS if (value := values.get(name)) is not None}

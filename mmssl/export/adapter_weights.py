@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import UserError
-from ..hub.adapters import PEFT_CONFIG, PEFT_WEIGHTS
+from ..models.locating import PEFT_CONFIG, PEFT_WEIGHTS
 
 CONVERTIBLE = ("LORA", "IA3")
 PREFIX = "base_model.model."

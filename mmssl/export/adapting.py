@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +16,13 @@ from string import Template
 from types import ModuleType
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import RunError, UserError
-from ..hub.adapters import adapter_folder, read_spec
-from ..hub.opening import load_adapter, load_base, merged
+from ..files import whole_folder
+from ..models.locating import WORDS, locate
 from ..models.modeling_mmssl import MMSSLModel
+from ..models.opening import adapter_spec, load_adapter, load_base, merged
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.saving import no_progress_bars
 from ..models.stock.formats import load_format
@@ -58,35 +57,30 @@ def export_adapter(
         raise UserError(
             f"--adapter: format {to} has no place for an adapter by itself; export the merged model (without --adapter)"
         )
-    folder = adapter_folder(adapter if isinstance(adapter, str) else str(adapter))
-    if folder is None:
-        raise UserError(f"--adapter: {adapter} is no adapter; export it without --adapter")
+    found = locate(adapter)
+    if found.kind not in ("adapter", "peft"):
+        raise UserError(f"--adapter: {adapter} is {WORDS[found.kind]}; export it without --adapter")
+    folder, spec = adapter_spec(found)
     refuse_unconvertible(folder)
     if output.exists():
         raise UserError(f"--output: {output} is there already, expected a folder that is not")
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    with no_progress_bars():
+        model, processor = load_base(folder, spec, base), MMSSLProcessor.from_pretrained(folder)
     try:
-        with no_progress_bars():
-            model, processor = load_base(folder, read_spec(folder), base), MMSSLProcessor.from_pretrained(folder)
-        partial.mkdir(parents=True)
-        exported = export_model(_base_path(folder, base) or (model, processor), to, partial / "base", tower)
-        source = Source(model.float().eval(), processor, partial, folder.name, "", tower)
-        where, scales = stock_modules(source, chosen, exported, adapted_modules(folder))
-        convert_adapter(folder, partial / "adapter", where, scales=scales)
-        job, proof = _proven(folder, base, chosen, partial, tower, processor)
-        (partial / "adapter" / "README.md").write_text(_card(output, to, chosen, exported, job, proof))
-        partial.rename(output)
-    except (OSError, SafetensorError) as error:
+        with whole_folder(output) as partial:
+            exported = export_model(_base_path(folder, spec, base) or (model, processor), to, partial / "base", tower)
+            source = Source(model.float().eval(), processor, partial, folder.name, "", tower)
+            where, scales = stock_modules(source, chosen, exported, adapted_modules(folder))
+            convert_adapter(folder, partial / "adapter", where, scales=scales)
+            job, proof = _proven(folder, base, chosen, partial, tower, processor)
+            (partial / "adapter" / "README.md").write_text(_card(output, to, chosen, exported, job, proof))
+    except OSError as error:
         raise RunError(f"the export could not be written: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return Exported(to, output, job, proof)
 
 
-def _base_path(folder: Path, base: str | None) -> str | None:
+def _base_path(folder: Path, spec: dict[str, Any], base: str | None) -> str | None:
     """Where the base is, for its card and name; None where it was only ever built from pretrained towers."""
-    spec = read_spec(folder)
     if base is not None:
         return base
     path = spec["base_path"]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from safetensors import SafetensorError
-
 from ..errors import RunError, UserError
-from ..hub.opening import load_any
+from ..files import whole_folder
+from ..models.locating import locate
 from ..models.modeling_mmssl import MMSSLModel
+from ..models.opening import open_model
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.saving import no_progress_bars
 from ..models.stock.formats import load_format
@@ -36,85 +35,70 @@ class Exported:
 
 
 def export_model(
-    model: str | Path | tuple[MMSSLModel, MMSSLProcessor], to: str, output: str | Path, tower: str | None = None
+    model: str | Path | tuple[MMSSLModel, MMSSLProcessor],
+    to: str,
+    output: str | Path,
+    tower: str | None = None,
+    base: str | None = None,
 ) -> Exported:
-    """Write a model (a folder, a Hub id, or model and processor) as the stock class of format `to` into `output`.
+    """Write a model (any MODEL, or model and processor) as the stock class of format `to` into `output`.
 
-    tower: which one, where several would do. UserError when the format cannot express the model, with the options that
+    tower: which one, where several would do. base: the model that an adapter belongs on, where it has moved; the two
+    are merged. UserError when the format cannot express the model, with the options that
     stand in the way; RunError when what was written does not give the model's numbers. Nothing is left then.
     """
-    return export_models(model, [(to, Path(output))], tower)[0]
+    return export_models(model, [(to, Path(output))], tower, base)[0]
 
 
 def export_models(
-    model: str | Path | tuple[MMSSLModel, MMSSLProcessor], wanted: Sequence[tuple[str, Path]], tower: str | None = None
+    model: str | Path | tuple[MMSSLModel, MMSSLProcessor],
+    wanted: Sequence[tuple[str, Path]],
+    tower: str | None = None,
+    base: str | None = None,
 ) -> list[Exported]:
     """Several formats of one model, proven in one fresh process."""
-    return export_several([(model, to, output, tower) for to, output in wanted])
+    return export_several([(model, to, output, tower) for to, output in wanted], base)
 
 
-def export_several(wanted: Sequence[tuple[Any, str, Path, str | None]]) -> list[Exported]:
+def export_several(wanted: Sequence[tuple[Any, str, Path, str | None]], base: str | None = None) -> list[Exported]:
     """(model, format, output, tower) each; all are proven in one fresh process, and all appear or none."""
     formats = [load_format(to) for _, to, _, _ in wanted]
     for _, _, output, _ in wanted:
         if output.exists():
             raise UserError(f"--output: {output} is there already, expected a folder that is not")
-    partials = [output.with_name(f".{output.name}.partial") for _, _, output, _ in wanted]
-    with tempfile.TemporaryDirectory(prefix="mmssl-export-") as scratch:
-        try:
-            jobs, sources = [], []
-            for i, ((model, to, _, tower), chosen, partial) in enumerate(zip(wanted, formats, partials, strict=True)):
-                source = open_source_model(model, Path(scratch) / str(i), tower)
+    try:
+        with tempfile.TemporaryDirectory(prefix="mmssl-export-") as scratch, contextlib.ExitStack() as folders:
+            jobs, sources, partials = [], [], []
+            for i, ((model, to, output, tower), chosen) in enumerate(zip(wanted, formats, strict=True)):
+                source = open_source_model(model, Path(scratch) / str(i), tower, base)
                 refuse(source, to, chosen)
-                shutil.rmtree(partial, ignore_errors=True)
-                jobs.append(_write(chosen, source, partial))
+                partials.append(folders.enter_context(whole_folder(output)))
+                with no_progress_bars():
+                    jobs.append(chosen.write(source, partials[-1]))
                 if jobs[-1].library in ("transformers", "sentence_transformers"):
-                    write_record(source, to, list(chosen.NEEDS), partial)
+                    write_record(source, to, list(chosen.NEEDS), partials[-1])
                 sources.append(source)
-            proofs = prove(partials, jobs)
             out = []
             for (_, to, output, _), chosen, partial, job, proof, source in zip(
-                wanted, formats, partials, jobs, proofs, sources, strict=True
+                wanted, formats, partials, jobs, prove(partials, jobs), sources, strict=True
             ):
                 if proof.failures:
                     raise RunError(f"{to}: what was written is not the model: {proof.failures[0]}; nothing was kept")
-                _card(partial, card_text(source, to, chosen.TITLE, job, proof))
+                (partial / "README.md").write_text(card_text(source, to, chosen.TITLE, job, proof), encoding="utf-8")
                 out.append(Exported(to, output, job, proof))
-            for (_, _, output, _), partial in zip(wanted, partials, strict=True):
-                partial.rename(output)
             return out
-        except (OSError, SafetensorError) as error:
-            raise RunError(f"the export could not be written: {error}") from error
-        finally:
-            for partial in partials:
-                shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise RunError(f"the export could not be written: {error}") from error
 
 
-def open_source_model(model: Any, scratch: Path, tower: str | None) -> Source:
+def open_source_model(model: Any, scratch: Path, tower: str | None, base: str | None = None) -> Source:
     """The loaded model, in float32; an adapter merged into its base."""
     scratch.mkdir(parents=True, exist_ok=True)
     card, origin = "", "mmssl model"
     if not isinstance(model, tuple):
-        path = Path(model)
-        inner = path / "model"  # the folder of a run
-        name = str(inner if (inner / "config.json").is_file() else model)
-        origin = path.resolve().name if path.exists() else str(model)
-        if origin == "model":  # the `model` of a run
-            origin = path.resolve().parent.name
-        readme = Path(name) / "README.md"
-        card = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-        model = load_any(name)
+        found = locate(model)
+        card, origin = found.text("README.md"), found.title
+        model = open_model(found, base)
     source = Source(model[0].float().eval(), model[1], scratch, origin, card, tower)
     source.check_tower()
     return source
-
-
-def _write(chosen: ModuleType, source: Source, folder: Path) -> Job:
-    folder.mkdir(parents=True)
-    with no_progress_bars():
-        job: Job = chosen.write(source, folder)
-    return job
-
-
-def _card(folder: Path, text: str) -> None:
-    (folder / "README.md").write_text(text, encoding="utf-8")

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..evaluation.table import markdown_table
-from ..hub.adapters import called
 from ..hub.card import hub_dataset, software_versions
+from ..models.adapter_files import called
 from ..models.foreign import public_origin
 from ..models.privacy import public, public_path
 
 if TYPE_CHECKING:
-    from ..hub.adapters import Base
+    from ..models.adapter_files import Base
     from .jobs import Job
 
 
@@ -30,7 +30,7 @@ def write_card(folder: Path, job: Job, base: Base | None, report: Mapping[str, A
         f"# {job.title}",
         f"{what} for {job.title}, on {modalities}" + (f"; base model: `{name}`." if name else "."),
         "## Use",
-        "```python\n" + _usage(job, adapter) + "\n```",
+        "```python\n" + _usage(job, base) + "\n```",
         "## Training",
         "\n".join(_facts(job, report, data)),
         "## Scores",
@@ -48,12 +48,12 @@ def write_card(folder: Path, job: Job, base: Base | None, report: Mapping[str, A
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def _usage(job: Job, adapter: bool) -> str:
+def _usage(job: Job, base: Base | None) -> str:
     call = ", ".join(f"{name}=[...]" for name in job.rows.columns)
     lines = ["import mmssl  # pip install mmssl", ""]
     if job.rows.target is not None:
         lines += ['task = mmssl.load_task("PATH")  # this folder', f"task.predict({call})"]
-    if adapter:
+    if base is not None and base.plain:
         lines += [
             "",
             "from peft import PeftModel",

@@ -20,14 +20,16 @@ from accelerate import Accelerator
 from ..data.loading import Loaded, training_batches
 from ..data.quarantine import Quarantine
 from ..errors import RunError, UserError
-from ..hub.adapters import Base, base_of, write_adapter
-from ..hub.opening import load_any
+from ..files import whole_folder
 from ..memory import keep_freed_memory
+from ..models.adapter_files import Base, base_of, write_adapter
 from ..models.adapters import add_adapter, trainable
 from ..models.dispatch import f32_products_by_onednn
+from ..models.locating import locate
 from ..models.modeling_mmssl import MMSSLModel
+from ..models.opening import open_model
 from ..models.processing_mmssl import MMSSLProcessor
-from ..models.saving import whole_folder, write_model
+from ..models.saving import write_model
 from ..objectives.pretraining import Pretraining
 from ..options.plainyaml import dump, parse, read
 from ..options.schema import to_dict
@@ -73,10 +75,10 @@ def finetune(
 ) -> FinetuneRun:
     """Fine-tune a model: on labelled data, on pairs (`task="retrieval"`), or to answer as a fine-tuned teacher.
 
-    model: a model folder, a run, a Hub id, or an adapter. data: as for `mmssl pretrain`, or a `datasets` object.
-    label: column(s). peft: none, linear, or the type of an adapter. options: fields of `FinetuneConfig`, e.g.
-    `fraction=0.1, train={"steps": 100}`. teacher: what an earlier `finetune` left, to be distilled into `model`.
-    resume: go on from the last checkpoint in `output` (default: the last run called so).
+    model: a model, a run, an adapter, a stock folder, a Hub id (see `mmssl.models.locating`). data: as for
+    `mmssl pretrain`, or a `datasets` object. label: column(s). peft: none, linear, or the type of an adapter. options:
+    fields of `FinetuneConfig`, e.g. `fraction=0.1, train={"steps": 100}`. teacher: what an earlier `finetune` left, to
+    be distilled into `model`. resume: go on from the last checkpoint in `output` (default: the last run called so).
     Raises UserError or RunError, each with one clear line; what is wrong with the input shows before anything is
     written.
     """
@@ -98,7 +100,8 @@ def run_finetuning(
     resume: bool = False,
 ) -> FinetuneRun:
     """`finetune` with options that were built already."""
-    encoder, processor = load_any(model, base)
+    start = locate(model)
+    encoder, processor = open_model(start, base)
     job = make_job(model, encoder, processor, data, label, options, teacher)
     accelerator = make_accelerator(options)
     main = accelerator.is_main_process
@@ -107,10 +110,10 @@ def run_finetuning(
         keep_freed_memory()
     folder = on_first(accelerator, lambda: run_folder(options.name, output, resume))
     existed = on_first(accelerator, folder.exists)
-    known = base_of(encoder, _named(model))
+    known = base_of(encoder, start.place)
     pretraining, handle = build(job, options)
     _start_folder(accelerator, folder, options, resume)
-    origin = {"weights": known.fingerprint, "label columns": list(label), "training rows": len(job.rows.train)}
+    origin = {"weights": known.weights, "label columns": list(label), "training rows": len(job.rows.train)}
     try:
         start_trackers(accelerator, options, folder)
         loop, fault = train(accelerator, pretraining, job, options, folder, origin, resume)
@@ -126,12 +129,6 @@ def run_finetuning(
     if fault is not None:
         raise RunError(f"{fault}; the model in {run.model_folder} is complete, --resume would train those steps again")
     return run
-
-
-def _named(model: str) -> str:
-    """What the base of an adapter is called: the model's own folder where MODEL is a run's."""
-    inner = Path(model) / "model"
-    return str(inner) if inner.is_dir() else model
 
 
 def make_job(

@@ -14,9 +14,9 @@ from ..errors import UserError
 from ..evaluation import tasks
 from ..evaluation.embedding import Embedded, embed_source
 from ..evaluation.retrieval import recall_at, retrieval_ranks
-from ..hub.opening import load_any
 from ..losses.contrastive import info_nce
 from ..models.modeling_mmssl import MMSSLModel
+from ..models.opening import open_model
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.running import untrained_twin
 from ..objectives.contrastive import Config, Contrastive
@@ -92,7 +92,7 @@ class RetrievalJob(Job):
 
     def report(self, folder: Path) -> dict[str, Any]:
         """R@k of what was saved and of the start, beside the untrained twin and ridge regression of raw features."""
-        tuned = load_any(folder)[0].to(next(self.encoder.parameters()).device)  # type: ignore[arg-type]
+        tuned = open_model(folder)[0].to(next(self.encoder.parameters()).device)  # type: ignore[arg-type]
         test = self.embedded(self.rows.test, {"model": tuned, "untrained": untrained_twin(tuned)}, raw=True)
         train = self.embedded(self.rows.train, {}, raw=True)
         assert self._before is not None

@@ -17,16 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import UserError
-from ..hub.adapters import snapshot
-from ..hub.opening import load_any
 from ..modality import Batch
+from ..models.locating import HEAD, TASK, WORDS, locate
 from ..models.modeling_mmssl import MMSSLModel
+from ..models.opening import open_model
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.running import device_of, evaluating
 from .labels import Target
 from .supervised import Kept, TaskHead, pooled, pooled_width
-
-TASK_FILE, HEAD_FILE = "mmssl_task.json", "head.safetensors"
 
 
 @dataclass
@@ -78,7 +76,7 @@ class TaskModel:
 
 def write_task(head: TaskHead, target: Target, towers: Sequence[str], modalities: Sequence[str], folder: Path) -> None:
     """Put head and task into a folder that holds the encoder or its adapter."""
-    save_file({k: v.detach().cpu().contiguous() for k, v in head.state_dict().items()}, folder / HEAD_FILE)
+    save_file({k: v.detach().cpu().contiguous() for k, v in head.state_dict().items()}, folder / HEAD)
     kept = head.kept
     spec = {
         "target": target.to_dict(),
@@ -88,29 +86,22 @@ def write_task(head: TaskHead, target: Target, towers: Sequence[str], modalities
         if kept is None
         else {"hidden": kept.fc1.out_features, "norm": isinstance(kept.norm, torch.nn.LayerNorm)},
     }
-    (folder / TASK_FILE).write_text(json.dumps(spec, indent=2) + "\n")
-
-
-def task_folder(path: str | Path) -> Path | None:
-    """The folder of a task: `path`, `model/` in it (a run's), or the snapshot of a Hub repository; else None."""
-    found = next((f for f in (Path(path), Path(path) / "model") if (f / TASK_FILE).is_file()), None)
-    if found is not None or Path(path).exists():
-        return found
-    return snapshot(str(path), TASK_FILE)
+    (folder / TASK).write_text(json.dumps(spec, indent=2) + "\n")
 
 
 def load_task(path: str | Path, base: str | None = None) -> TaskModel:
     """What `mmssl finetune` left, ready to predict. UserError, in one line, when it is damaged or lacks its base."""
-    folder = task_folder(path)
-    if folder is None:
-        raise UserError(f"{path}: no {TASK_FILE}, expected a folder that `mmssl finetune` wrote")
-    model, processor = load_any(folder, base)
+    found = locate(path)
+    if not found.task:
+        raise UserError(f"{path}: {WORDS[found.kind]} without {TASK}, expected what `mmssl finetune` wrote")
+    model, processor = open_model(found, base)
+    folder = found.folder()
     try:
-        spec: Mapping[str, Any] = json.loads((folder / TASK_FILE).read_text())
+        spec: Mapping[str, Any] = json.loads((folder / TASK).read_text())
         target, towers, kept = Target(**spec["target"]), list(spec["towers"]), spec["kept"]
         width = pooled_width(model, towers)
         head = TaskHead(width, target.outputs, None if kept is None else Kept(width, kept["hidden"], kept["norm"]))
-        head.load_state_dict(load_file(folder / HEAD_FILE))
+        head.load_state_dict(load_file(folder / HEAD))
         modalities = list(spec["modalities"])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         line = (str(error).strip().splitlines() or [""])[0]

@@ -6,7 +6,6 @@ every path only the last part is shown.
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RunError
 from ..evaluation.table import markdown_table, remarks
+from ..files import whole_file
 from ..models.privacy import public, public_path
 
 if TYPE_CHECKING:
@@ -105,16 +105,11 @@ def write_card(
     facts = facts if isinstance(facts, Facts) else Facts(**facts)
     text = card_text(recipe, report, facts)
     path = Path(folder) / "README.md"
-    temporary = path.with_name(f".README.md.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        with whole_file(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise RunError(f"could not write the model card {path}: {error}") from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
     return path
 
 
@@ -289,6 +284,8 @@ def _scores(report: Mapping[str, Any] | None) -> str:
         "counts; between modalities a ridge regression), `chance` is the commonest class or a random order. Brackets "
         "hold 95 % intervals."
     )
+    if any("start" in metric for metrics in report["tasks"].values() for metric in metrics.values()):
+        legend += " `start` is what the run went on from: continued training has to beat that."
     return "\n\n".join([head, markdown_table(report), legend])
 
 
@@ -309,7 +306,7 @@ def _limits(recipe: Recipe, report: Mapping[str, Any] | None, facts: Facts) -> s
 
 def _not_better(task: str, name: str, metric: Mapping[str, Any]) -> list[str]:
     """A line for each baseline that the model does not beat: the card must not hide it."""
-    titles = {"untrained": "its untrained twin", "raw": "raw features"}
+    titles = {"start": "what it went on from", "untrained": "its untrained twin", "raw": "raw features"}
     model, lower = metric.get("model"), name.endswith(("median rank", "ECE"))
     out = []
     for baseline, title in titles.items():

@@ -17,10 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunError, UserError
-
-CONFIGS = ("config.json", "adapter_config.json")
-"""The file that says what a folder holds: a model, or a PEFT adapter."""
+from ..errors import RunError, UserError, one_line
+from ..models.locating import ADAPTER, PEFT_CONFIG, locate
 
 KINDS = {
     "": ("LICENSE", "NOTICE", ".gitattributes"),
@@ -80,7 +78,7 @@ def push(
     token is the one of `hf auth login` or `HF_TOKEN`. UserError for what cannot be published, a malformed id, no token,
     no network, or no right to write; RunError when the Hub fails: nothing has changed then.
     """
-    folder = model_folder(model)
+    folder = local_folder(model)
     check_repo_id(repo_id)
     if base is not None:
         check_repo_id(base)
@@ -105,10 +103,9 @@ def push(
 
 def _staged(folder: Path, scratch: Path, base: str | None) -> tuple[Path, list[str]]:
     """The folder as it is; of an adapter of ours a copy that names its base as others know it."""
-    from .adapters import ADAPTER_FILE
     from .staging import stage_adapter
 
-    if (folder / ADAPTER_FILE).is_file():
+    if (folder / ADAPTER).is_file():
         return stage_adapter(folder, scratch, base)
     if base is not None:
         raise UserError(f"--base {base}: {folder} is no adapter that mmssl trained, it names no base")
@@ -123,7 +120,7 @@ def _commit(
         raise UserError(f"--private: {full} exists and is public; make it private on the Hub first, or push elsewhere")
     if revision is not None:
         api.create_branch(full, branch=revision, exist_ok=True)
-    kind = "adapter" if (folder / "adapter_config.json").is_file() else "model"
+    kind = "adapter" if (folder / PEFT_CONFIG).is_file() else "model"
     return api.upload_folder(
         repo_id=full,
         folder_path=folder,
@@ -150,20 +147,16 @@ def _talk(repo_id: str, work: Callable[[], Any]) -> Any:
         raise UserError("push: HF_HUB_OFFLINE is set, expected a connection to the Hub; unset it") from error
     except HfHubHTTPError as error:
         code = error.response.status_code
-        reason = _line(error.server_message or error)
+        reason = one_line(error.server_message or error)
         if code == 401:
             raise UserError(f"push: the Hub does not accept the token ({reason}); run `hf auth login`") from error
         if code == 403 or isinstance(error, RepositoryNotFoundError):
             raise UserError(f"push: this token may not write to '{repo_id}' ({reason})") from error
         raise RunError(f"push: the Hub answered {code} ({reason}); {_AGAIN}") from error
     except no_answer as error:
-        raise UserError(f"push: no connection to {where} ({_line(error)}); {_AGAIN}") from error
+        raise UserError(f"push: no connection to {where} ({one_line(error)}); {_AGAIN}") from error
     except (OSError, RuntimeError) as error:
-        raise RunError(f"push: {type(error).__name__}: {_line(error)}; {_AGAIN}") from error
-
-
-def _line(text: object) -> str:
-    return " ".join(str(text).split())
+        raise RunError(f"push: {type(error).__name__}: {one_line(error)}; {_AGAIN}") from error
 
 
 _AGAIN = "no commit was made; run the same command again, it sends only what is not there yet"
@@ -172,15 +165,11 @@ _AGAIN = "no commit was made; run the same command again, it sends only what is 
 # ------------------------------------------------------------------------------------------------------ what is sent
 
 
-def model_folder(path: str | Path) -> Path:
-    """The folder to publish: `path`, or `model/` in it where `path` is the folder of a run."""
-    folder = Path(path)
-    if not folder.is_dir():
+def local_folder(path: str | Path) -> Path:
+    """The folder to publish: that of the model, adapter or export at `path`, or of the run there."""
+    if not Path(path).is_dir():
         raise UserError(f"push: '{path}' is no folder, expected that of a model, an adapter or a run")
-    for candidate in (folder, folder / "model", folder / "adapter"):
-        if any((candidate / name).is_file() for name in CONFIGS):
-            return candidate
-    raise UserError(f"push: '{path}' has neither {' nor '.join(CONFIGS)}, expected a model or adapter folder")
+    return Path(locate(path).place)
 
 
 def check_repo_id(repo_id: str) -> None:

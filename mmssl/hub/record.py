@@ -7,7 +7,6 @@ the scores have to lie within the intervals that were measured.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -42,7 +41,7 @@ def write_record(
         "version": VERSION,
         "recipe": public(to_dict(recipe)),
         "data": dict(data),
-        "weights_sha256": weights_hash(folder),
+        "weights_sha256": folder_hash(folder),
         "scores": {
             f"{task}: {name}": {"value": metric["model"], "interval": metric.get("interval", {}).get("model")}
             for task, metrics in report.get("tasks", {}).items()
@@ -60,22 +59,14 @@ def write_record(
     return path
 
 
-def weights_hash(folder: Path) -> str:
-    """SHA-256 over all tensors of a model folder in the order of their names, however they are sharded."""
-    import torch
-    from safetensors import safe_open
+def folder_hash(folder: Path) -> str:
+    """The `weights_hash` of a model folder, however its safetensors are sharded."""
+    from safetensors.torch import load_file
 
-    where: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            where |= dict.fromkeys(file.keys(), path)
-    digest = hashlib.sha256()
-    for name in sorted(where):
-        with safe_open(where[name], "pt") as file:
-            tensor = file.get_tensor(name).contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    from ..models.saving import weights_hash
+
+    files = sorted(folder.glob("*.safetensors"))
+    return weights_hash(pair for path in files for pair in load_file(path).items())
 
 
 @dataclass
@@ -130,21 +121,18 @@ def _agree(was: Mapping[str, Any], value: float) -> bool:
 
 
 def read_record(model: str | Path) -> dict[str, Any]:
-    """The record of a model folder, of the folder of a run, or of a Hub id; UserError when there is none."""
-    folder = Path(model)
-    places = [folder / FILE, folder / "model" / FILE]
-    path = next((p for p in places if p.is_file()), None)
-    if path is None and folder.exists():
-        raise UserError(f"{model}: no {FILE}, expected the folder of a model that mmssl pretrained")
-    try:
-        if path is None:
-            from huggingface_hub import hf_hub_download
+    """The record of a MODEL (see `mmssl.models.locating`); UserError when there is none, or it is damaged."""
+    from ..models.locating import WORDS, fetched, locate, read_json
 
-            path = Path(hf_hub_download(str(model), FILE))
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"version", "recipe", "data", "weights_sha256", "scores", "versions"} - set(record)
-    except (OSError, ValueError) as error:  # the Hub client's errors are OSErrors or ValueErrors
-        raise UserError(f"{model}: its {FILE} cannot be read ({' '.join(str(error).split())})") from error
+    place = str(model)
+    if fetched(place, FILE) is None:  # a record alone, without its weights, would do
+        found = locate(model)
+        place = found.place
+        if found.file(FILE) is None:
+            what = WORDS[found.kind]
+            raise UserError(f"{model}: {what} without {FILE}, expected a model that mmssl pretrain wrote")
+    record = read_json(place, FILE)
+    missing = {"version", "recipe", "data", "weights_sha256", "scores", "versions"} - set(record)
     if missing or record["version"] != VERSION:
         lacks = f"lacks {', '.join(sorted(missing))}" if missing else f"is of version {record['version']}"
         raise UserError(f"{model}: its {FILE} {lacks}, expected version {VERSION} as mmssl pretrain writes it")

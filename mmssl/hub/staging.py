@@ -12,9 +12,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import UserError
+from ..models.adapter_files import read_spec
 from ..models.foreign import OPEN_CLIP
-from .adapters import ADAPTER_FILE, PEFT_CONFIG, read_spec
-from .opening import load_base
+from ..models.locating import ADAPTER, PEFT_CONFIG
+from ..models.opening import load_base
 
 
 def stage_adapter(folder: Path, scratch: Path, base: str | None) -> tuple[Path, list[str]]:
@@ -45,7 +46,7 @@ def stage_adapter(folder: Path, scratch: Path, base: str | None) -> tuple[Path, 
         )
     spec["origins"] = {tower: _origin(folder, origin) for tower, origin in spec["origins"].items()}
     (target / PEFT_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    (target / ADAPTER_FILE).write_text(json.dumps(spec, indent=2) + "\n")
+    (target / ADAPTER).write_text(json.dumps(spec, indent=2) + "\n")
     return target, notes
 
 

@@ -1,35 +1,166 @@
-"""Where the files of a model lie."""
+"""What a MODEL is and where it lies: the one place that decides it, for every command.
+
+MODEL is a folder of mmssl's, the folder of a run (whose `model/` is meant), an adapter, the result of a fine-tuning, an
+export or any other folder that transformers or sentence-transformers load, or the id of one of these on the Hub.
+Nothing is loaded here but small files; `mmssl.models.opening.open_model` loads what was found.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 
-FREE = ("adapter", "frozen", "dropout", "drop_path")
-"""Keys of a tower that a recipe may set anew."""
+CONFIG, PROCESSOR = "config.json", "processor_config.json"
+ADAPTER, PEFT_CONFIG, PEFT_WEIGHTS = "mmssl_adapter.json", "adapter_config.json", "adapter_model.safetensors"
+TASK, HEAD = "mmssl_task.json", "head.safetensors"
+MODULES = "modules.json"
+
+Kind = Literal["mmssl", "adapter", "peft", "stock", "sentence-transformers"]
+WORDS = {
+    "mmssl": "a model of mmssl",
+    "adapter": "an adapter that mmssl trained",
+    "peft": "an adapter of another library",
+    "stock": "a model of transformers",
+    "sentence-transformers": "a model of sentence-transformers",
+}
+"""Kind -> what messages call it."""
+
+MARKERS: tuple[tuple[str, Kind], ...] = (
+    (ADAPTER, "adapter"),
+    (PEFT_CONFIG, "peft"),
+    (MODULES, "sentence-transformers"),
+)
+"""Files that say by their presence what a folder holds; without any of them `config.json` says it."""
+ELSEWHERE = {
+    "*.onnx": "an ONNX file, which onnxruntime runs; name the model that it was exported from",
+    "open_clip_config.json": "a folder of open_clip; a tower starts from it (model.towers.image.from=open_clip:FOLDER)",
+    "config.yaml": "a run that has no model yet; let it end, or go on with --resume",
+}
+"""Files of what cannot be opened as a MODEL -> what it is, and what to do."""
 
 
-def model_files(origin: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(config.json, processor_config.json) of a model folder, a run, or a Hub id. UserError when they are not there.
+@dataclass(frozen=True)
+class Located:
+    """Where a MODEL lies.
 
-    Of an adapter: the architecture that it remembers.
+    Attributes:
+        name: as the user called it.
+        place: its own folder, or its id on the Hub.
+        kind: what it is, see `WORDS`.
+        task: whether a fine-tuned head lies beside it.
     """
+
+    name: str
+    place: str
+    kind: Kind
+    task: bool = False
+
+    @property
+    def local(self) -> bool:
+        """Whether it lies on this machine."""
+        return Path(self.place).is_dir()
+
+    @property
+    def title(self) -> str:
+        """What it is called: a run by its own name rather than that of the `model/` in it."""
+        if not self.local:
+            return self.place
+        path = Path(self.place).resolve()
+        return path.parent.name if path.name in ("model", "adapter") else path.name
+
+    def file(self, name: str) -> Path | None:
+        """A file of it, fetched where it lies on the Hub; None where it has none of that name."""
+        return fetched(self.place, name)
+
+    def text(self, name: str) -> str:
+        """What a file of it says; empty where it has none of that name."""
+        path = self.file(name)
+        return "" if path is None else path.read_text(encoding="utf-8")
+
+    def folder(self) -> Path:
+        """Its folder; a repository on the Hub is fetched, all but weights in pickles."""
+        if self.local:
+            return Path(self.place)
+        from huggingface_hub import snapshot_download
+
+        try:
+            return Path(snapshot_download(self.place, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.name}: it cannot be fetched ({one_line(error)})") from error
+
+
+def locate(name: str | Path) -> Located:
+    """Find out what MODEL is and where it lies.
+
+    Args:
+        name: a folder (of a model, an adapter, an export, or of a run that holds one) or an id on the Hub.
+
+    Raises:
+        UserError: in one line, when there is nothing of that name, or nothing that could be opened.
+    """
+    path = Path(name)
+    if path.is_dir():
+        # a run's `model/`; `adapter/` of an export with --adapter
+        for folder in (path, path / "model", path / "adapter"):
+            kind = _kind(str(folder))
+            if kind is not None:
+                return Located(str(name), str(folder), kind, (folder / TASK).is_file())
+        known = next((what for file, what in ELSEWHERE.items() if any(path.glob(file))), None)
+        raise UserError(f"{name}: found {known}" if known else f"{name}: no {CONFIG}, expected the folder of a model")
+    if path.exists():
+        raise UserError(f"{name}: this is a file, expected the folder of a model, or an id on the Hub")
+    kind = _kind(str(name))
+    if kind is None:
+        raise UserError(f"{name}: no such folder here, and no model of that name could be read from the Hub")
+    return Located(str(name), str(name), kind, fetched(str(name), TASK) is not None)
+
+
+def _kind(place: str) -> Kind | None:
+    for marker, kind in MARKERS:
+        if fetched(place, marker) is not None:
+            return kind
+    config = fetched(place, CONFIG)
+    if config is None:
+        return None
+    try:
+        data = json.loads(config.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError(f"found {type(data).__name__}, expected an object")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{place}: its {CONFIG} is damaged ({one_line(error)})") from error
+    return "mmssl" if data.get("model_type") == "mmssl" else "stock"
+
+
+def fetched(place: str, name: str) -> Path | None:
+    """The file `name` of a folder, or of a repository on the Hub; None where it has none, or cannot be reached."""
+    if Path(place).is_dir():
+        file = Path(place) / name
+        return file if file.is_file() else None
+    from huggingface_hub.errors import HFValidationError
     from transformers.utils import cached_file
 
-    inner = Path(origin) / "model"
-    place = str(inner) if inner.is_dir() else origin
-    found = []
-    adapter = (Path(place) / "mmssl_adapter.json").is_file()
-    for name in ("mmssl_adapter.json" if adapter else "config.json", "processor_config.json"):
-        try:
-            found.append(json.loads(Path(str(cached_file(place, name))).read_text()))
-        except (OSError, ValueError) as error:
-            reason = (str(error).strip().splitlines() or [""])[0]
-            raise UserError(f"model.from: '{origin}': no model of mmssl: {name} cannot be read ({reason})") from error
-    config = found[0].get("architecture", {}) if adapter else found[0]
-    if not isinstance(config.get("towers"), dict) or not isinstance(found[1].get("modalities"), dict):
-        raise UserError(f"model.from: '{origin}' holds another kind of model, expected one that mmssl trained")
-    return config, found[1]
+    try:
+        found = cached_file(
+            place, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+        )
+    except (OSError, HFValidationError):  # no repository of that name, or no name that one could have
+        return None
+    return Path(str(found)) if found else None
+
+
+def read_json(place: str, name: str) -> dict[str, Any]:
+    """A JSON file of a model. UserError, in one line, where it lacks it or it is damaged."""
+    file = fetched(place, name)
+    if file is None:
+        raise UserError(f"{place}: it has no {name}")
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError(f"found {type(data).__name__}, expected an object")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{place}: its {name} is damaged ({one_line(error)})") from error
+    return data

@@ -14,6 +14,7 @@ from transformers.utils import cached_file
 
 from ..errors import UserError, nearest
 from ..modality import Batch, Preprocessor, load_modality
+from . import privacy
 from .modeling_mmssl import flatten
 
 PROCESSOR_FILE = "processor_config.json"
@@ -55,13 +56,13 @@ class MMSSLProcessor(ProcessorMixin):
             raise ValueError(f"unknown modality '{name}', this model has {', '.join(known)}{nearest(name, known)}")
         return value if isinstance(value, list) else [value]
 
-    def to_dict(self) -> dict[str, Any]:
-        from .privacy import public
-
+    def to_dict(self, public: bool = True) -> dict[str, Any]:  # type: ignore[override]
+        """What `processor_config.json` holds. public: paths of this machine are cut, as in all that is written."""
+        cut = privacy.public if public else lambda value: value
         modalities = {
             name: {
                 "type": self.types[name],
-                "config": public(dataclasses.asdict(p.config)),
+                "config": cut(dataclasses.asdict(p.config)),
                 "state": p.state,
                 "files": [f"{name}/{file}" for file in p.files()],
             }

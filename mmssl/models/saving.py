@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from ..errors import RunError, UserError
+from ..files import whole_folder
 from .modeling_mmssl import MMSSLModel
 from .processing_mmssl import LOADER, MMSSLProcessor
 
@@ -45,32 +48,6 @@ def write_model(model: MMSSLModel, processor: MMSSLProcessor, folder: Path) -> N
 
 
 @contextlib.contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to write into that takes the place of `folder` at the end; whole or not at all.
-
-    What was there before stays until then. OSError when it cannot be written.
-    """
-    partial, old = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "old"))
-    if old.exists() and not folder.exists():  # a process was killed between two renames
-        old.rename(folder)
-    for rest in (partial, old):
-        shutil.rmtree(rest, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        if folder.exists():
-            folder.rename(old)  # only now, and it is back under its name if the next line fails
-        partial.rename(folder)
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
-    finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        for rest in (partial, old):
-            shutil.rmtree(rest, ignore_errors=True)
-
-
-@contextlib.contextmanager
 def no_progress_bars() -> Iterator[None]:
     """transformers draws bars for writing and loading weights, also where standard error is a file."""
     from transformers.utils import logging
@@ -82,6 +59,19 @@ def no_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def weights_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over the names, types, shapes and bytes of tensors in the order of their names, however they are stored.
+
+    Args:
+        tensors: (name, tensor) of any shape and type, in any order.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_model(path: str | Path) -> tuple[MMSSLModel, MMSSLProcessor]:

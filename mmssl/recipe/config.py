@@ -50,6 +50,11 @@ class ModelConfig:
         None, help="a format of `mmssl export` (see `mmssl list formats`): sets what it asks for, refuses the rest"
     )
 
+    @property
+    def starts(self) -> bool:
+        """Whether a run goes on from something, in place of random weights alone."""
+        return self.from_ is not None or any(tower.from_ is not None for tower in self.towers.values())
+
 
 @strict
 @dataclass(kw_only=True)

@@ -11,8 +11,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..errors import nearest
-from ..models.locating import FREE, model_files
+from ..errors import UserError, nearest
 
 
 def give_way(data: dict[str, Any], merged: dict[str, Any]) -> None:
@@ -34,7 +33,12 @@ def take_over(data: dict[str, Any], faults: list[str]) -> None:
     origin = model.get("from") if isinstance(model, dict) else None
     if not isinstance(model, dict) or not isinstance(origin, str):
         return
-    config, processor = model_files(origin)  # without them nothing else can be judged: a UserError goes through
+    from ..models.opening import FREE, saved_parts
+
+    try:
+        config, processor = saved_parts(origin)
+    except UserError as error:  # without them nothing else can be judged
+        raise UserError(f"model.from: {error}") from error
     parts = {n: {"type": p["type"], **p["config"]} for n, p in processor["modalities"].items()}
     towers = {n: _tower(t) for n, t in config["towers"].items()}
     data["modalities"] = _joined(data.get("modalities"), parts, (), "modalities", origin, faults)

@@ -21,7 +21,6 @@ from ..data.sources import open_source
 from ..errors import RunError, UserError
 from ..evaluation.evaluate import check_evaluation, evaluate
 from ..hub.card import Facts, write_card
-from ..hub.opening import load_any
 from ..hub.picture import PICTURE, draw_training
 from ..hub.record import write_record
 from ..memory import keep_freed_memory
@@ -29,6 +28,7 @@ from ..modality import Preprocessor, load_modality, select
 from ..models.configuration_mmssl import MMSSLConfig
 from ..models.dispatch import f32_products_by_onednn
 from ..models.modeling_mmssl import MMSSLModel
+from ..models.opening import open_model
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.saving import save_model
 from ..objectives.base import load_objective
@@ -151,7 +151,7 @@ def fitted_processor(
         if resume and kept.is_dir():
             return
         if recipe.model.from_ is not None:  # preprocessing is part of what was learned
-            return keep(load_any(recipe.model.from_)[1])
+            return keep(open_model(recipe.model.from_)[1])
         rows = read_rows(source, list(_flat(columns.values())), recipe.data.fit_samples)
         preprocessors: dict[str, Preprocessor] = {}
         for name, part in recipe.modalities.items():
@@ -329,7 +329,7 @@ def finish(
             f"the model could not be written to {target}: {line(error)}{lost}; free some space and run the same "
             f"command with --output {folder} --resume"
         ) from error
-    reloaded, reprocessor = load_any(target)
+    reloaded, reprocessor = open_model(target)
     print(f"reloaded {target} through {'PEFT' if adapter else 'AutoModel and AutoProcessor'}", flush=True)
     report: dict[str, Any] = {}
     if recipe.evaluation.tasks != []:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..hub.adapters import Base, base_of, write_adapter
-from ..hub.opening import load_any
+from ..files import whole_folder
+from ..models.adapter_files import Base, base_of, write_adapter
 from ..models.adapters import add_adapter, check_adapter
+from ..models.locating import locate
 from ..models.modeling_mmssl import MMSSLModel
+from ..models.opening import open_model, saved_parts
 from ..models.processing_mmssl import MMSSLProcessor
-from ..models.saving import whole_folder
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -75,22 +76,16 @@ def put_adapters(model: MMSSLModel, recipe: Recipe) -> Adapter | None:
     assert config is not None
     started = recipe.model.from_
     origins = {} if started else {n: t.from_ for n, t in recipe.model.towers.items() if t.from_ is not None}
-    base = base_of(model, None if started is None else model_folder(started), origins)
+    base = base_of(model, None if started is None else locate(started).place, origins)
     # projections that nobody has trained are trained whole
     save = [] if started else [f"projections.{name}" for name in model.projections]
     handle = add_adapter(model, config, towers, where=f"model.towers.{towers[0]}.adapter", save=save)
     return Adapter(handle, base)
 
 
-def model_folder(origin: str) -> str:
-    """The model's folder where `origin` is a run's."""
-    inner = Path(origin) / "model"
-    return str(inner) if inner.is_dir() else origin
-
-
 def load_start(model: MMSSLModel, origin: str) -> None:
     """Copy the weights of the saved model `origin` into `model`. UserError when they do not fit."""
-    started = load_any(origin)[0]
+    started = open_model(origin)[0]
     theirs, mine = started.state_dict(), model.state_dict()
     odd = sorted(set(theirs) ^ set(mine)) or sorted(k for k in mine if mine[k].shape != theirs[k].shape)
     if odd:
@@ -104,6 +99,4 @@ def load_start(model: MMSSLModel, origin: str) -> None:
 
 def foreign_of(origin: str) -> dict[str, Any]:
     """tower -> what rebuilds a wrapped pretrained model in it, from the saved model `origin`."""
-    from ..models.locating import model_files
-
-    return {name: t["foreign"] for name, t in model_files(origin)[0]["towers"].items() if t.get("foreign")}
+    return {name: tower["foreign"] for name, tower in saved_parts(origin)[0]["towers"].items() if tower.get("foreign")}

@@ -17,11 +17,12 @@ from transformers import BertConfig, BertModel, SiglipConfig, SiglipModel, T5Con
 import mmssl
 from mmssl.cli import main
 from mmssl.errors import UserError
-from mmssl.hub.stock import _modules, _projection, is_stock, open_stock
+from mmssl.models.locating import locate
 from mmssl.models.modeling_mmssl import MMSSLModel
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import save_model
 from mmssl.models.stock.formats import load_format
+from mmssl.models.stock.opening import _modules, _projection, open_stock
 from mmssl.models.stock.record import write_record
 from mmssl.models.stock.source import Source
 
@@ -83,7 +84,10 @@ def written(case: str, folder: Path) -> tuple[MMSSLModel, MMSSLProcessor]:
 def test_embeddings_are_those_of_the_mmssl_folder(tmp_path, case):
     ours, processor = written(case, tmp_path / "out")
     save_model(ours, processor, tmp_path / "model")
-    assert is_stock(str(tmp_path / "out")) and not is_stock(str(tmp_path / "model"))
+    assert (
+        locate(tmp_path / "out").kind in ("stock", "sentence-transformers")
+        and locate(tmp_path / "model").kind == "mmssl"
+    )
     theirs, prepare = open_stock(str(tmp_path / "out"))
     assert set(prepare.preprocessors) == set(processor.preprocessors)
     samples = {name: SAMPLES[name] for name in processor.preprocessors}

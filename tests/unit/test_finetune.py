@@ -15,7 +15,7 @@ from mmssl.cli import main
 from mmssl.data.sources import open_source
 from mmssl.finetuning.finetune import finetune
 from mmssl.finetuning.task import load_task
-from mmssl.hub.opening import load_any
+from mmssl.models.opening import open_model
 from mmssl.models.saving import load_model
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -140,7 +140,7 @@ def test_regression_and_several_labels(base, tmp_path, pictures):
 def test_two_runs_are_the_same_and_a_seed_changes_them(base, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         assert run(base, tmp_path / name, "--label", "label", f"seed={seed}", "head_start=zero", "patience=null") == 0
-    a, b, c = (load_any(tmp_path / n)[0].state_dict() for n in "abc")
+    a, b, c = (open_model(tmp_path / n)[0].state_dict() for n in "abc")
     key = "towers.image.trunk.blocks.1.mlp.fc1.weight"
     assert torch.equal(a[key], b[key]) and not torch.equal(a[key], c[key])
 
@@ -151,7 +151,7 @@ def test_the_best_weights_are_kept(base, tmp_path):
     assert run(base, out, "--label", "label", "train.lr=10", "train.warmup=0", "patience=1", "train.clip=null") == 0
     report = json.loads((out / "evaluation.json").read_text())
     assert report["settings"]["best_step"] == 0 and report["settings"]["steps"] == 2
-    start, after = load_model(base)[0].state_dict(), load_any(out)[0].state_dict()
+    start, after = load_model(base)[0].state_dict(), open_model(out)[0].state_dict()
     assert all(torch.equal(start[name], after[name]) for name in start)
     tuned_, probe = (report["tasks"][t]["image/accuracy"]["model"] for t in ("fine-tuned", "linear probe"))
     assert tuned_ == pytest.approx(probe, abs=0.02)  # which is the linear probe that the head began as

@@ -11,7 +11,7 @@ from transformers import AutoModel, ViTConfig, ViTModel
 
 from mmssl.errors import UserError
 from mmssl.export.writing import open_source_model
-from mmssl.hub.opening import load_any
+from mmssl.models.opening import open_model
 from mmssl.models.saving import load_model
 from mmssl.recipe.loading import load_recipe
 from mmssl.training.pretrain import build_pretraining, pretrain
@@ -58,13 +58,13 @@ def test_only_the_adapter_is_trained_and_kept(base, tmp_path, objectives):
     assert "model.safetensors" not in files
     theirs = PeftModel.from_pretrained(AutoModel.from_pretrained(base), run.model_folder)
     pixels = {"image": {"pixel_values": torch.randn(3, 1, 8, 8), "present": torch.ones(3, dtype=torch.bool)}}
-    mine = load_any(tmp_path / "run")[0].encode_batch(pixels).pooled["image"]
+    mine = open_model(tmp_path / "run")[0].encode_batch(pixels).pooled["image"]
     torch.testing.assert_close(theirs.base_model.model.encode_batch(pixels).pooled["image"], mine, atol=1e-5, rtol=0)
 
 
 def test_the_teacher_is_as_large_as_the_adapter(base, tmp_path):
     chosen = load_recipe(recipe(base, JEPA))
-    processor = load_any(base)[1]
+    processor = open_model(base)[1]
     pretraining = build_pretraining(chosen, processor)
     net, teacher = pretraining.model, pretraining.objectives["jepa"].teacher
     student = {id(p) for p in net.parameters()}
@@ -138,13 +138,13 @@ def test_a_stock_encoder_goes_on_by_an_adapter(tmp_path):
     run = pretrain(content, output=tmp_path / "run")
     assert {p.name for p in run.model_folder.glob("*.safetensors")} == {"adapter_model.safetensors"}
     assert (run.model_folder / "adapter_model.safetensors").stat().st_size < 40_000
-    again = load_any(tmp_path / "run")[0].state_dict()
+    again = open_model(tmp_path / "run")[0].state_dict()
     assert all(torch.equal(value, again[name]) for name, value in run.model.state_dict().items())
     source = open_source_model(tmp_path / "run", tmp_path / "scratch", None)  # what `mmssl export` writes
     assert all(torch.equal(value, again[name]) for name, value in source.model.state_dict().items())
     (tmp_path / "vit").rename(tmp_path / "gone")
     with pytest.raises(UserError, match="pretrained model of its tower 'image' is not at"):
-        load_any(tmp_path / "run")
+        open_model(tmp_path / "run")
 
 
 def test_a_shipped_recipes_architecture_gives_way(base):

@@ -17,10 +17,10 @@ from mmssl.finetuning.probe import fit_probe
 from mmssl.finetuning.scores import auroc, measure
 from mmssl.finetuning.splits import take_share
 from mmssl.finetuning.supervised import class_weights, row_losses
-from mmssl.hub.adapters import base_of, write_adapter
-from mmssl.hub.opening import load_adapter, load_any
+from mmssl.models.adapter_files import base_of, write_adapter
 from mmssl.models.adapters import add_adapter, check_adapter, trainable
 from mmssl.models.configuration_mmssl import AdapterConfig
+from mmssl.models.opening import load_adapter, open_model
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import save_model
 
@@ -227,7 +227,7 @@ def disturb(model):
 @pytest.mark.parametrize("kind", ["lora", "dora", "ia3", "loha", "ln_tuning"])
 def test_an_adapter_is_standard_and_comes_back_the_same(base, tmp_path, kind):
     folder, processor, batch = base
-    model = load_any(folder)[0]
+    model = open_model(folder)[0]
     before = model.encode_batch(batch).pooled
     known = base_of(model, str(folder))
     handle = add_adapter(model, AdapterConfig(type=kind), ["table", "signal"])
@@ -245,7 +245,7 @@ def test_an_adapter_is_standard_and_comes_back_the_same(base, tmp_path, kind):
     torch.testing.assert_close(theirs.base_model.model.encode_batch(batch).pooled, after, atol=1e-6, rtol=0)
     merged = theirs.merge_and_unload()
     torch.testing.assert_close(merged.encode_batch(batch).pooled, after, atol=1e-5, rtol=0)
-    ours = load_any(target)[0]
+    ours = open_model(target)[0]
     assert type(ours).__name__ == "MMSSLModel" and not any("lora" in n for n, _ in ours.named_parameters())
     torch.testing.assert_close(ours.encode_batch(batch).pooled, after, atol=1e-5, rtol=0)
 
@@ -289,7 +289,7 @@ def test_options_are_checked_without_a_model():
 
 def test_an_adapter_for_another_base_is_refused(base, tmp_path):
     folder, processor, _ = base
-    model = load_any(folder)[0]
+    model = open_model(folder)[0]
     known = base_of(model, str(folder))
     handle = add_adapter(model, AdapterConfig(), ["table"])
     adapter = tmp_path / "adapter"
@@ -305,22 +305,22 @@ def test_an_adapter_for_another_base_is_refused(base, tmp_path):
     moved.parent.mkdir(parents=True)
     adapter.rename(moved)
     with pytest.raises(UserError, match="its base model is not at .*--base MODEL"):
-        load_any(moved)
-    assert load_any(moved, str(folder))
+        open_model(moved)
+    assert open_model(moved, str(folder))
     (moved / "adapter_model.safetensors").write_bytes(b"half")
     with pytest.raises(UserError, match="cannot be loaded"):
-        load_any(moved, str(folder))
+        open_model(moved, str(folder))
     (moved / "adapter_model.safetensors").unlink()
     with pytest.raises(UserError, match="lacks adapter_model.safetensors"):
-        load_any(moved, str(folder))
-    with pytest.raises(UserError, match="needs no base"):
-        load_any(folder, "another")
+        open_model(moved, str(folder))
+    with pytest.raises(UserError, match="only an adapter has a base"):
+        open_model(folder, "another")
 
 
 def test_an_adapter_of_another_library_is_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match="not one that mmssl wrote"):
-        load_any(tmp_path)
+        open_model(tmp_path)
 
 
 def test_torchs_own_attention_takes_no_adapter_inside():

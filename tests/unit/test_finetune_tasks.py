@@ -14,11 +14,11 @@ from mmssl.export.adapter_weights import adapted_modules, block_modules, convert
 from mmssl.finetuning.finetune import finetune
 from mmssl.finetuning.task import load_task
 from mmssl.finetuning.teaching import soft_losses
-from mmssl.hub.adapters import base_of, write_adapter
-from mmssl.hub.opening import load_any
+from mmssl.models.adapter_files import base_of, write_adapter
 from mmssl.models.adapters import add_adapter
 from mmssl.models.configuration_mmssl import AdapterConfig, MMSSLConfig, TowerConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.opening import open_model
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.training.pretrain import pretrain
 
@@ -60,7 +60,7 @@ def test_retrieval_goes_on_on_pairs(pair, tmp_path, peft):
     pairs = {name.partition("/")[0] for name in scores["fine-tuned"]}
     assert pairs == {"image->text", "text->image"}
     assert scores["fine-tuned"]["image->text/R@10"]["raw"] is not None
-    start, after = load_any(pair)[0].state_dict(), load_any(tmp_path / "out")[0].state_dict()
+    start, after = open_model(pair)[0].state_dict(), open_model(tmp_path / "out")[0].state_dict()
     moved = {name for name in start if not torch.equal(start[name], after[name])}
     towers = {name for name in moved if ".trunk." in name}
     assert {"projections.image.weight", "projections.text.weight"} <= moved

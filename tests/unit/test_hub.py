@@ -16,7 +16,7 @@ from toys.hub_server import Hub
 
 from mmssl.cli import main
 from mmssl.errors import UserError
-from mmssl.hub.push import check_repo_id, model_folder, publishable
+from mmssl.hub.push import check_repo_id, local_folder, publishable
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import load_model, save_model
 
@@ -125,9 +125,9 @@ def test_malformed_id(name: str) -> None:
 
 def test_not_a_model_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no folder"):
-        model_folder(tmp_path / "nothing")
-    with pytest.raises(UserError, match="neither config.json nor adapter_config.json"):
-        model_folder(tmp_path)
+        local_folder(tmp_path / "nothing")
+    with pytest.raises(UserError, match="no config.json, expected the folder of a model"):
+        local_folder(tmp_path)
 
 
 @pytest.fixture

@@ -30,10 +30,10 @@ assert main(["push", adapter, "me/adapter", "--base", "me/base"]) == 0
 import torch
 from peft import PeftModel
 from transformers import AutoModel
-from mmssl.hub.adapters import load_any
+from mmssl.models.opening import open_model
 batch = {"image": {"pixel_values": torch.linspace(-1, 1, 64).view(1, 1, 8, 8), "present": torch.ones(1).bool()}}
-local = load_any(adapter)[0].encode_batch(batch).pooled["image"]
-ours = load_any("me/adapter")[0].encode_batch(batch).pooled["image"]
+local = open_model(adapter)[0].encode_batch(batch).pooled["image"]
+ours = open_model("me/adapter")[0].encode_batch(batch).pooled["image"]
 start = AutoModel.from_pretrained("me/base")
 frozen = start.encode_batch(batch).pooled["image"]
 theirs = PeftModel.from_pretrained(start, "me/adapter").base_model.model.encode_batch(batch).pooled["image"]
@@ -97,7 +97,7 @@ def test_a_local_base_stays_relative_and_is_said(adapter: Path, tmp_path: Path, 
     assert spec["base_path"] == "../../base/model"
     assert json.loads((target / "adapter_config.json").read_text())["base_model_name_or_path"] is None
     with pytest.raises(UserError, match="its base model is not at .*; name it with --base MODEL"):
-        from mmssl.hub.opening import load_adapter
+        from mmssl.models.opening import load_adapter
 
         load_adapter(target)
 

@@ -46,8 +46,8 @@ CONTRACT_ONLY = {"training": "objectives", "recipe": "objectives", "evaluation":
 SHARED_OBJECTIVES = ("base", "step", "pretraining", "parts")
 
 STOCK_CLASS = re.compile(r"(?!Auto|PreTrained)\w+(Model|For[A-Z]\w+)$")
-"""Model classes of transformers, which only models/stock/, hub/stock.py and export/ know."""
-KNOW_STOCK = ("mmssl.models.stock", "mmssl.hub.stock", "mmssl.export")
+"""Model classes of transformers, which only models/stock/ and export/ know."""
+KNOW_STOCK = ("mmssl.models.stock", "mmssl.export")
 
 INSIDE = 60
 """Imports of mmssl's own modules inside functions, at most: they are for keeping a command light, not for circles."""

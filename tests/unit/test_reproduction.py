@@ -16,7 +16,7 @@ from mmssl.cli import main
 from mmssl.data.fingerprint import fingerprint
 from mmssl.hub.card import declared_license
 from mmssl.hub.picture import PICTURE, draw_training, panels, read_rows
-from mmssl.hub.record import FILE, compare, weights_hash
+from mmssl.hub.record import FILE, compare, folder_hash
 
 EVALUATION = {"evaluation": {"tasks": ["knn", "rankme"], "limit": 60, "train_limit": 100}}
 
@@ -32,7 +32,7 @@ def test_a_run_leaves_what_its_card_speaks_of(run: Path) -> None:
     record = json.loads((run / "model" / FILE).read_text())
     assert record["data"]["rows"] == 1437 and record["data"]["hashed"] == 1437
     assert set(record["scores"]) == {"knn: image/accuracy", "rankme: image/pooled"}
-    assert record["weights_sha256"] == weights_hash(run / "model")
+    assert record["weights_sha256"] == folder_hash(run / "model")
     card = (run / "model" / "README.md").read_text()
     assert f"]({PICTURE})" in card and record["data"]["sha256"] in card and "mmssl reproduce" in card
     picture = np.asarray(Image.open(run / "model" / PICTURE).convert("L"))

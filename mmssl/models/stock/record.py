@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
+from ..locating import fetched
 from .source import Source
 
 RECORD = "mmssl_export.json"
@@ -26,19 +27,6 @@ def write_record(source: Source, name: str, kinds: list[str], folder: Path) -> N
                 options["fps"] = part.preprocessor.state["fps"]
             parts[kind] = {"pooling": part.options.pooling, "options": public(options)}
     (folder / RECORD).write_text(json.dumps({"format": name, "parts": parts}, indent=2, sort_keys=True) + "\n")
-
-
-def fetched(path: str, name: str) -> Path | None:
-    """The file `name` of a folder, or of a repository on the Hub; None where it has none, or cannot be reached."""
-    from transformers.utils import cached_file
-
-    file = Path(path) / name
-    if not Path(path).is_dir():
-        found = cached_file(
-            path, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
-        )
-        file = Path(str(found)) if found else file
-    return file if file.is_file() else None
 
 
 def read_record(path: str) -> dict[str, Any]:

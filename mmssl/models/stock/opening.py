@@ -15,38 +15,25 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..errors import UserError
-from ..modality import load_modality
-from ..models.configuration_mmssl import MMSSLConfig, TowerConfig
-from ..models.foreign import without_origin
-from ..models.modeling_mmssl import MMSSLModel
-from ..models.processing_mmssl import MMSSLProcessor
-from ..models.saving import no_progress_bars
-from ..models.stock import transfer
-from ..models.stock.reading import apply_origins, stock_config
-from ..models.stock.record import fetched, read_record
-from ..models.stock.towers import load_origin, tower_specs
-from ..options.schema import build
+from ...errors import UserError
+from ...modality import load_modality
+from ...options.schema import build
+from ..configuration_mmssl import MMSSLConfig, TowerConfig
+from ..foreign import without_origin
+from ..locating import fetched
+from ..modeling_mmssl import MMSSLModel
+from ..processing_mmssl import MMSSLProcessor
+from ..saving import no_progress_bars
+from . import transfer
+from .reading import apply_origins, stock_config
+from .record import read_record
+from .towers import load_origin, tower_specs
 
 MEAN = ("videomae", "vjepa2", "ijepa", "vit_mae")
 """Types of models that have no class token, or one that was not trained to sum up."""
 VIDEO, AUDIO = ("videomae", "vjepa2"), ("audio-spectrogram-transformer",)
 PROJECTIONS = {"CLIPVisionModelWithProjection": "visual_projection", "CLIPTextModelWithProjection": "text_projection"}
 ST_POOLING = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
-
-
-def is_stock(path: str) -> bool:
-    """Whether a folder (or Hub id) holds a model of transformers or sentence-transformers that is not mmssl's own."""
-    folder = Path(path)
-    if folder.is_dir():
-        if (folder / "modules.json").is_file():
-            return True
-        if not (folder / "config.json").is_file():
-            return False
-    elif folder.exists():
-        return False
-    config = stock_config(path)
-    return config is not None and config.model_type != "mmssl"
 
 
 def open_stock(path: str) -> tuple[MMSSLModel, MMSSLProcessor]:

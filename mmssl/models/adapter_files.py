@@ -7,27 +7,22 @@ are read.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
 from ..errors import UserError
-from ..models.foreign import OPEN_CLIP, public_origin
-from ..models.modeling_mmssl import MMSSLModel
-from ..models.privacy import public
-from ..models.processing_mmssl import MMSSLProcessor
+from .foreign import OPEN_CLIP, public_origin
+from .locating import ADAPTER, PEFT_CONFIG, PEFT_WEIGHTS, locate
+from .modeling_mmssl import MMSSLModel
+from .privacy import public
+from .processing_mmssl import MMSSLProcessor
+from .saving import weights_hash
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-ADAPTER_FILE = "mmssl_adapter.json"
-PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 @dataclass
@@ -35,23 +30,19 @@ class Base:
     """What an adapter belongs on.
 
     name: as the user called it (a folder or a Hub id), None for a model that was only ever built from pretrained
-    towers. origins: tower -> where such a tower came from. fingerprint: of the weights under the adapter.
+    towers. origins: tower -> where such a tower came from. weights: hash of those under the adapter.
     architecture: modalities, towers, projection and seed, as in `config.json`.
     """
 
     name: str | None
-    fingerprint: str
+    weights: str
     architecture: dict[str, Any]
     origins: dict[str, str] = field(default_factory=dict)
 
-
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over the names, shapes and values of a model's tensors: the same wherever it was saved."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    @property
+    def plain(self) -> bool:
+        """Whether `AutoModel` alone loads the base as the adapter needs it: a model of mmssl, not a stock class."""
+        return self.name is not None and locate(self.name).kind == "mmssl"
 
 
 def base_of(model: MMSSLModel, name: str | None, origins: dict[str, str] | None = None) -> Base:
@@ -59,7 +50,7 @@ def base_of(model: MMSSLModel, name: str | None, origins: dict[str, str] | None 
     keys = ("modalities", "towers", "projection", "initializer_seed")
     # through JSON: what is read back must compare equal
     architecture = json.loads(json.dumps({key: getattr(model.config, key) for key in keys}))
-    return Base(name, fingerprint(model), architecture, dict(origins or {}))
+    return Base(name, weights_hash(model.state_dict().items()), architecture, dict(origins or {}))
 
 
 def write_adapter(handle: PeftModel, base: Base, processor: MMSSLProcessor, folder: Path, final: Path) -> None:
@@ -73,11 +64,11 @@ def write_adapter(handle: PeftModel, base: Base, processor: MMSSLProcessor, fold
     spec = {
         "base": name,
         "base_path": None if base.name is None else _relative(base.name, final),
-        "fingerprint": base.fingerprint,
+        "weights_sha256": base.weights,
         "architecture": public(base.architecture),
         "origins": {tower: _relative(origin, final) for tower, origin in base.origins.items()},
     }
-    (folder / ADAPTER_FILE).write_text(json.dumps(spec, indent=2) + "\n")
+    (folder / ADAPTER).write_text(json.dumps(spec, indent=2) + "\n")
 
 
 def called(name: str) -> str:
@@ -93,7 +84,7 @@ def _relative(name: str, folder: Path) -> str:
     return prefix + os.path.relpath(path, folder) if Path(path).exists() else name
 
 
-def _absolute(name: str, folder: Path) -> str:
+def absolute(name: str, folder: Path) -> str:
     prefix = OPEN_CLIP if name.startswith(OPEN_CLIP) else ""
     path = folder / name.removeprefix(prefix)
     return prefix + os.path.normpath(path) if path.exists() else name
@@ -102,39 +93,16 @@ def _absolute(name: str, folder: Path) -> str:
 # ------------------------------------------------------------------------------------------------------------ read
 
 
-def adapter_folder(path: str | Path) -> Path | None:
-    """The folder of an adapter: `path` itself, its `model/` (a run's), or a Hub repository's snapshot; else None."""
-    for folder in (Path(path), Path(path) / "model"):
-        if (folder / PEFT_CONFIG).is_file() or (folder / ADAPTER_FILE).is_file():
-            return folder
-    if Path(path).exists() or not isinstance(path, str):
-        return None
-    return snapshot(path, ADAPTER_FILE)
-
-
-def snapshot(repo: str, marker: str) -> Path | None:
-    """A Hub repository that holds the file `marker`, fetched; None where it does not, or cannot be reached."""
-    from huggingface_hub import snapshot_download
-    from transformers.utils import cached_file
-
-    try:
-        if cached_file(repo, marker, _raise_exceptions_for_missing_entries=False) is None:
-            return None
-        return Path(snapshot_download(repo, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
-    except (OSError, ValueError):
-        return None  # nothing of ours: whoever asked goes on to load a model of that name, which says what is wrong
-
-
 def read_spec(folder: Path) -> dict[str, Any]:
     """`mmssl_adapter.json`. UserError when the folder is an adapter of another library, damaged or incomplete."""
-    if not (folder / ADAPTER_FILE).is_file():
-        raise UserError(f"{folder}: an adapter without {ADAPTER_FILE}, so not one that mmssl wrote; load it with PEFT")
+    if not (folder / ADAPTER).is_file():
+        raise UserError(f"{folder}: an adapter without {ADAPTER}, so not one that mmssl wrote; load it with PEFT")
     try:
-        spec = json.loads((folder / ADAPTER_FILE).read_text())
-        if not {"base", "base_path", "fingerprint", "architecture", "origins"} <= set(spec):
+        spec = json.loads((folder / ADAPTER).read_text())
+        if not {"base", "base_path", "weights_sha256", "architecture", "origins"} <= set(spec):
             raise ValueError("keys are missing")
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{folder}: {ADAPTER_FILE} is damaged ({error})") from error
+        raise UserError(f"{folder}: {ADAPTER} is damaged ({error})") from error
     for name in (PEFT_CONFIG, PEFT_WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"{folder}: the adapter lacks {name}")
