@@ -64,10 +64,13 @@ def evaluate(
     "notes": [...], "n_test", "n_train", "split": {"test", "train"}, "bad": {"test", "train"}, "settings": {...}}.
     A metric is `<modality>/<name>` or `<modality>-><modality>/<name>`; a value that does not exist is None.
 
-    untrained: the same architecture with random weights; None leaves its column empty. start: what the model went on
-    from, where it did not begin with random weights: what continued training has to beat. columns: modality -> column(s),
-    default `data.columns`. train_source: the opened training split of `data`, where the caller has it already. seed: of
-    the subsets and of the linear probe's held-out rows.
+    Args:
+        untrained: the same architecture with random weights; None leaves its column empty.
+        start: what the model went on from, where it did not begin with random weights: what continued training has to
+            beat.
+        columns: modality -> column(s), default `data.columns`.
+        train_source: the opened training split of `data`, where the caller has it already.
+        seed: of the subsets and of the linear probe's held-out rows.
 
     Raises UserError for an unknown task, data or a split that does not exist (a missing split `test` that nobody asked
     for leaves the tasks out instead), a label column that does not exist, class names that do not fit the labels, and
