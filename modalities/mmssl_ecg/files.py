@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mmssl.biosignals.recording import Array, Recording, check_file
 from mmssl.errors import BadSample, UserError
+from mmssl.modality.biosignals.recording import Array, Recording, check_file
 
 ENDINGS = (".hea", ".dat")
 CHECKED = 2_000_000

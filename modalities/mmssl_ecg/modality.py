@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mmssl.biosignals.patching import SignalModality
-from mmssl.biosignals.spectrum import band_powers
 from mmssl.errors import UserError
 from mmssl.modality import Inputs
+from mmssl.modality.biosignals.patching import SignalModality
+from mmssl.modality.biosignals.spectrum import band_powers
 from mmssl.models.positions import SinCos
 from mmssl.patches import Patches
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mmssl.biosignals.patching import SignalModality
-from mmssl.biosignals.spectrum import BAND_FLOOR, band_powers
 from mmssl.modality import Inputs
+from mmssl.modality.biosignals.patching import SignalModality
+from mmssl.modality.biosignals.spectrum import BAND_FLOOR, band_powers
 from mmssl.models.positions import SinCos
 from mmssl.patches import Patches
 

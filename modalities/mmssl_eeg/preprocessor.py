@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmssl.biosignals.preparation import Sample, SignalConfig, SignalPreprocessor, padded_length, with_presence
-from mmssl.biosignals.recording import Array, Recording
 from mmssl.errors import BadSample, UserError, nearest
 from mmssl.modality import Inputs
+from mmssl.modality.biosignals.preparation import Sample, SignalConfig, SignalPreprocessor, padded_length, with_presence
+from mmssl.modality.biosignals.recording import Array, Recording
 from mmssl.options import option, strict
 
 from .electrodes import channel_of, is_other, place_of, table

@@ -14,10 +14,10 @@ from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.losses.reconstruction import normalised_patches, patch_mse
 from mmssl.modality import Inputs, MaskToken
+from mmssl.modality.pixels.augment import View, augment
+from mmssl.modality.pixels.resample import pair
 from mmssl.models.positions import LearnedGrid, SinCos
 from mmssl.patches import Patches
-from mmssl.pixels.augment import View, augment
-from mmssl.pixels.resample import pair
 
 RAW_SIDE = 32  # raw features are pixels of at most this many rows and columns
 
@@ -131,7 +131,7 @@ class Modality(base.Modality):
         return patch_mse(pred, target)
 
     def augment(self, inputs: Inputs, draws: Draws, **spec: Any) -> Inputs:
-        """One view of the batch; `spec` holds options of `mmssl.pixels.augment.View`."""
+        """One view of the batch; `spec` holds options of `mmssl.modality.pixels.augment.View`."""
         view = View.build(spec)
         if view.crop_size is not None and self.position_kind == "learned" and pair(view.crop_size) != self.size:
             raise UserError("crop_size: another size than the image's needs positions: sincos")

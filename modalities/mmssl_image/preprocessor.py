@@ -14,10 +14,10 @@ from torch import Tensor
 from mmssl import modality as base
 from mmssl.errors import BadSample, UserError
 from mmssl.modality import Inputs
+from mmssl.modality.pixels.decode import Array, adapt_channels, decode
+from mmssl.modality.pixels.moments import Moments, per_channel
+from mmssl.modality.pixels.resample import fit_size, pair
 from mmssl.options import option, strict
-from mmssl.pixels.decode import Array, adapt_channels, decode
-from mmssl.pixels.moments import Moments, per_channel
-from mmssl.pixels.resample import fit_size, pair
 
 ENOUGH_WHEN_CONFIGURED = 100
 

@@ -1,6 +1,7 @@
 """Augmented views of a batch of clips: which frames, then crop and colour, the same for all frames of a clip.
 
-The space is `mmssl.pixels.augment`'s; time comes first: a stretch of the clip, at a drawn pace, its frames jittered.
+The space is `mmssl.modality.pixels.augment`'s; time comes first: a stretch of the clip, at a drawn pace, its frames
+jittered.
 All parameters come from `mmssl.draws.Draws`. Shapes: B batch, T frames of the clip, n of the view.
 """
 
@@ -14,9 +15,9 @@ from torch import Tensor
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.modality import Inputs
+from mmssl.modality.pixels.augment import View, augment
 from mmssl.options import option, strict
 from mmssl.patches import gather
-from mmssl.pixels.augment import View, augment
 
 
 @strict

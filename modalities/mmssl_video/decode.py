@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from mmssl.errors import BadSample, UserError
-from mmssl.pixels.decode import NPY_MAGIC, Array, decode, from_array
+from mmssl.modality.pixels.decode import NPY_MAGIC, Array, decode, from_array
 
 PICTURES = frozenset(".png .jpg .jpeg .webp .bmp .tif .tiff .ppm .pgm .npy".split())
 TOLERANCE = 1e-4

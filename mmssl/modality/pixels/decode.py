@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import BadSample, UserError
+from ...errors import BadSample, UserError
 
 Array = np.ndarray[Any, Any]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import UserError
+from ...errors import UserError
 from .decode import Array
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadSample
+from ...errors import BadSample
 
 Array = NDArray[np.float64]
 Load = Callable[[int, int], Array]

@@ -25,10 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..draws import Draws
-from ..errors import UserError
-from ..options import option, strict
-from ..options.schema import load
+from ...draws import Draws
+from ...errors import UserError
+from ...options import option, strict
+from ...options.schema import load
 from .colour import change_contrast, change_hue, change_saturation, per_sample, to_gray
 from .resample import pair
 

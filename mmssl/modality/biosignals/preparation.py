@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import modality as base
-from ..errors import BadSample, UserError
-from ..modality import Inputs
-from ..options import option, strict
+from ...errors import BadSample, UserError
+from ...options import option, strict
+from .. import contract as base
+from ..contract import Inputs
 from .processing import centred, filtered, flat, resampled, rms, typical
 from .recording import Array, Recording, parse, volts
 from .spectrum import spectrum_moments

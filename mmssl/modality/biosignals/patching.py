@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import modality as base
-from ..draws import Draws
-from ..errors import UserError
-from ..losses.reconstruction import normalised_patches, patch_mse
-from ..modality import Inputs, MaskToken
-from ..patches import Patches
+from ...draws import Draws
+from ...errors import UserError
+from ...losses.reconstruction import normalised_patches, patch_mse
+from ...patches import Patches
+from .. import contract as base
+from ..contract import Inputs, MaskToken
 from .spectrum import bins, log_spectrum
 from .views import View, augment
 
@@ -100,5 +100,5 @@ class SignalModality(base.Modality):
         return inputs, "signal", (2,)
 
     def augment(self, inputs: Inputs, draws: Draws, **spec: Any) -> Inputs:
-        """One view of the batch; `spec` holds options of `mmssl.biosignals.views.View`."""
+        """One view of the batch; `spec` holds options of `mmssl.modality.biosignals.views.View`."""
         return augment(inputs, draws, View.build(spec), self.rate, self.window)

@@ -29,9 +29,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from .draws import Draws
-from .errors import BadSample, UserError, nearest
-from .patches import Patches
+from ..draws import Draws
+from ..errors import BadSample, UserError, nearest
+from ..patches import Patches
 
 Inputs = dict[str, Tensor]  # one modality, collated and padded; "present" (B,) bool
 Batch = dict[str, Inputs]  # always every modality of the recipe, absent ones as all-invalid rows
@@ -241,17 +241,3 @@ def select(raw: Mapping[str, Any], columns: str | Sequence[str]) -> Any:
     if isinstance(columns, str):
         return raw[columns]
     return {column: raw[column] for column in columns}
-
-
-__all__ = [
-    "BadSample",
-    "Batch",
-    "Inputs",
-    "MaskToken",
-    "Modality",
-    "Preprocessor",
-    "installed",
-    "load_modality",
-    "modality_names",
-    "select",
-]

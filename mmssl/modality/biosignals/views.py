@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..draws import Draws
-from ..errors import UserError
-from ..modality import Inputs
-from ..options import option, strict
-from ..options.schema import load
+from ...draws import Draws
+from ...errors import UserError
+from ...options import option, strict
+from ...options.schema import load
+from ..contract import Inputs
 
 WANDER_HZ = (0.05, 0.5)  # of breathing and of moving electrodes
 WANDER_WAVES = 3
