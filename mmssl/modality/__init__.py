@@ -1,6 +1,10 @@
 """The modality contract and the look-up by name; beside it, what several modality packages share.
 
     contract    `Modality`, `Preprocessor`, and the package of a name
+    view        options of an augmented view
+    faults      what is wrong with a recipe's views
+    linear      tokens by one linear map of a patch's numbers
+    raw         structs of bytes and path, tensors, .npy
     pixels      images and videos
     biosignals  EEG and ECG
 
@@ -20,6 +24,7 @@ from .contract import (
     load_modality,
     modality_names,
     select,
+    with_present,
 )
 
 __all__ = [
@@ -33,4 +38,5 @@ __all__ = [
     "load_modality",
     "modality_names",
     "select",
+    "with_present",
 ]

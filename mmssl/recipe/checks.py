@@ -15,8 +15,8 @@ from typing import Any
 from torch import nn
 
 from ..errors import nearest
-from ..masking.corruption import corruption_faults
 from ..modality import load_modality
+from ..modality.faults import view_faults
 from ..options.schema import BAD, Draft, Faults, Part, yaml_name
 from ..options.wording import show
 
@@ -145,20 +145,11 @@ def _check_views(recipe: Any, faults: Faults) -> None:
         if specs is BAD or modalities is None:
             continue
         for name, spec in specs.items():
-            where = f"views.{view}.{name}"
-            _reference(name, modalities, "modality", where, faults)
+            _reference(name, modalities, "modality", f"views.{view}.{name}", faults)
             part = recipe.modalities.get(name)
             if not isinstance(part, Part) or spec is BAD:
                 continue
-            modality = load_modality(part.type).Modality
-            known = modality.views
-            if "corrupt" in spec and modality.corruptible:
-                faults.extend(corruption_faults(spec, recipe.views, view, name, where))
-                continue
-            for key in spec:
-                if key not in known:
-                    choices = f"one of {', '.join(known)}" if known else f"none: modality '{name}' has no augmentations"
-                    faults.append(f"{where}.{key}: found an unknown key, expected {choices}{nearest(key, known)}")
+            faults.extend(view_faults(load_modality(part.type).Modality, recipe.views, view, name))
 
 
 def _check_objectives(recipe: Any, faults: Faults) -> None:

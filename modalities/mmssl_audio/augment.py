@@ -13,9 +13,8 @@ Shapes: B batch, S samples, F frames, M mel bins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,15 +22,16 @@ from torch import Tensor
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.modality import Inputs
+from mmssl.modality.view import View as Base
+from mmssl.modality.view import check_bounds, check_rows
 from mmssl.options import option, strict
-from mmssl.options.schema import load
 
 from .effects import delay, first_order, pitch_shift, reverb
 
 
 @strict
 @dataclass(kw_only=True)
-class View:
+class View(Base):
     """Options of one kind of view. Steps named by a probability are left out at 0.
 
     CLMR's own settings: polarity 0.8, noise 0.01, gain 0.3, filter 0.8, delay 0.3, pitch 0.6, reverb 0.6.
@@ -63,30 +63,21 @@ class View:
     mel_width: float = option(0.2, min=0, max=1, help="their greatest width, a share of all bins")
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            bounds = getattr(self, field.name)
-            if isinstance(bounds, list) and (len(bounds) != 2 or bounds[0] > bounds[1]):
-                raise UserError(f"{field.name}: found {bounds}, expected [lowest, highest]")
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        return tuple(field.name for field in fields(cls))
-
-    @classmethod
-    def build(cls, spec: Mapping[str, Any]) -> View:
-        """From a recipe's options; UserError names each option that is unknown or wrong."""
-        return load(cls, spec, path="view")
+        check_bounds(self, *(field.name for field in fields(self) if isinstance(getattr(self, field.name), list)))
 
     def check(self, features: str) -> None:
+        """UserError where these options work on what the modality's features are not."""
         if self.masks_spectrum and features == "waveform":
             raise UserError("time_masks, mel_masks: SpecAugment masks the spectrum, found features: waveform")
 
     @property
     def masks_spectrum(self) -> bool:
+        """Whether any step works on the spectrum."""
         return self.time_masks > 0 or self.mel_masks > 0
 
     @property
     def changes_waveform(self) -> bool:
+        """Whether any step works on the waveform."""
         crops = self.crop is not None or self.crop_seconds is not None
         steps = (self.mix, self.polarity, self.noise, self.gain, self.filter, self.delay, self.pitch, self.reverb)
         return crops or any(steps)
@@ -95,13 +86,20 @@ class View:
 def augment_waveform(inputs: Inputs, draws: Draws, view: View, rate: int, least: int) -> Inputs:
     """The waveforms' view, all steps but SpecAugment's.
 
-    rate: samples a second. least: samples that a crop keeps at least (one frame).
+    Args:
+        inputs: "waveform" (B, S), and "length" (B,) where some are shorter.
+        draws: random numbers of the B samples.
+        view: what is done.
+        rate: samples a second.
+        least: samples that a crop keeps at least (one frame).
+
+    Raises:
+        UserError: the inputs hold a spectrum, or samples would be mixed across processes.
     """
     if "waveform" not in inputs:
         raise UserError("this view works on the waveform, but the inputs hold a spectrum")
     wave = inputs["waveform"].float()
-    if draws.rows != len(wave):
-        raise ValueError(f"draws are for {draws.rows} samples, the batch has {len(wave)}")
+    check_rows(draws.rows, len(wave))
     cropped = view.crop is not None or view.crop_seconds is not None
     keys = {"length"} if "length" in inputs or cropped else set()
     length = inputs["length"] if "length" in inputs else torch.full((len(wave),), wave.shape[1], device=wave.device)

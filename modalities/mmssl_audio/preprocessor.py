@@ -1,6 +1,6 @@
 """Options of the audio modality, and its `Preprocessor`: raw sound to padded waveforms."""
 
-# No `from __future__ import annotations` here: @strict does not check types that are strings.
+from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,9 +12,10 @@ import torch
 from mmssl import modality as base
 from mmssl.errors import BadSample, UserError
 from mmssl.modality import Inputs
+from mmssl.modality.raw import Array
 from mmssl.options import option, strict
 
-from .decode import Array, read_sound
+from .decode import read_sound
 from .mel import LogMel
 
 ENOUGH_SECONDS = 1800.0
@@ -75,6 +76,7 @@ class Config:
 
     @property
     def shift(self) -> int:
+        """Samples from one frame to the next, rounded down."""
         return int(self.rate * self.shift_ms * 0.001)
 
     @property
@@ -99,13 +101,15 @@ class Config:
         return self.window if self.features == "mel" else 1
 
 
-class Preprocessor(base.Preprocessor):
+class Preprocessor(base.Preprocessor[Array]):
     """Sound to {"waveform": (B, S) float32 in -1..1, zero-padded, "length": (B,) int64 samples, 0 = absent}.
 
     "length" is left out when all samples are present and equally long. The waveform is kept, and the spectrum taken by
     the modality, so that views work on the sound itself. state: mean and std of the features.
     """
 
+    kind = "sound"
+    fitted_by = "call fit(samples), or set mean and std"
     config: Config
 
     def __init__(self, config: Config) -> None:
@@ -113,21 +117,12 @@ class Preprocessor(base.Preprocessor):
         if config.mean is not None and config.std is not None:
             self.state = {"mean": float(config.mean), "std": float(config.std)}
 
-    def fit(self, samples: Iterable[Any]) -> Self:
-        """Measure mean and standard deviation of the features. Raises UserError when no sample can be read."""
+    def fit(self, samples: Iterable[object]) -> Self:
+        """Measure mean and standard deviation of the features. UserError when no sample can be read."""
         config = self.config
         log_mel = LogMel(config.rate, config.mel_bins, config.window, config.shift)
-        count, total, squares = 0, 0.0, 0.0
-        heard, tried, reason = 0.0, 0, ""
-        for raw in samples:
-            tried += 1
-            try:
-                wave = self.read(raw)
-            except BadSample as error:  # the data pipeline meets it again, and puts it into quarantine
-                reason = reason or str(error)
-                continue
-            if wave is None:
-                continue
+        count, total, squares, heard = 0, 0.0, 0.0, 0.0
+        for wave in self.readable(samples):
             x = torch.from_numpy(wave)
             values = (log_mel(x[None]) if config.features == "mel" else x).double()
             count, total = count + values.numel(), total + float(values.sum())
@@ -135,8 +130,6 @@ class Preprocessor(base.Preprocessor):
             heard += len(wave) / config.rate
             if heard > ENOUGH_SECONDS or self.state:
                 break
-        if not count:
-            raise UserError(f"none of {tried} samples could be read as sound" + (f": {reason}" if reason else ""))
         mean = total / count
         std = math.sqrt(max(squares / count - mean**2, 0.0))
         mean = mean if config.mean is None else float(config.mean)
@@ -144,10 +137,18 @@ class Preprocessor(base.Preprocessor):
         self.state = {"mean": mean, "std": std}
         return self
 
-    def read(self, raw: Any, choice: int = 0) -> Array | None:
-        """One raw sound to (S,) float32 at the model's rate. Raises BadSample; None when it is null.
+    def read(self, raw: object, choice: int = 0) -> Array | None:
+        """One raw sound to (S,) float32 at the model's rate.
 
-        Of a sound longer than `seconds`, `choice` picks the stretch; 0 takes its beginning, as AST does.
+        Args:
+            raw: what `mmssl_audio.decode.read_sound` takes.
+            choice: picks the stretch of a sound longer than `seconds`; 0 takes its beginning, as AST does.
+
+        Returns:
+            None when it is null.
+
+        Raises:
+            BadSample: it cannot be decoded, or is shorter than one frame.
         """
         config = self.config
         wave = read_sound(raw, config.rate, config.seconds, choice)
@@ -157,7 +158,7 @@ class Preprocessor(base.Preprocessor):
             )
         return wave
 
-    def collate(self, samples: Sequence[Any]) -> Inputs:
+    def collate(self, samples: Sequence[Array | None]) -> Inputs:
         """What `read` returned (None = absent), padded with zeros to the longest."""
         lengths = [0 if wave is None else len(wave) for wave in samples]
         waveform = torch.zeros(len(samples), max([*lengths, self.config.least]))
@@ -169,8 +170,7 @@ class Preprocessor(base.Preprocessor):
         return {"waveform": waveform, "length": torch.tensor(lengths, dtype=torch.int64)}
 
     def sizes(self) -> dict[str, Any]:
-        if not self.state:
-            raise UserError("the audio preprocessor is not fitted: call fit(samples), or set mean and std")
+        """What the `Modality` is built with."""
         config = self.config
         return {
             "rate": config.rate,
@@ -182,5 +182,5 @@ class Preprocessor(base.Preprocessor):
             "stride": list(config.steps),
             "positions": config.positions,
             "seconds": config.seconds,
-            **self.state,
+            **self.fitted(),
         }

@@ -16,6 +16,8 @@ from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.modality import Inputs
 from mmssl.modality.pixels.augment import View, augment
+from mmssl.modality.pixels.options import pair
+from mmssl.modality.view import check_bounds
 from mmssl.options import option, strict
 from mmssl.patches import gather
 
@@ -32,32 +34,49 @@ class ClipView(View):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.stride) != 2 or self.stride[0] > self.stride[1]:
-            raise UserError(f"stride: found {self.stride}, expected [lowest, highest]")
+        check_bounds(self, "stride")
 
     @property
     def retimes(self) -> bool:
+        """Whether any step chooses frames."""
         return self.frames is not None or self.stride[1] > 1 or self.time_jitter > 0 or self.reverse > 0
 
     @property
     def changes_pixels(self) -> bool:
+        """Whether any step works on the frames themselves."""
         return self.resamples or self.changes_values or self.noise_std > 0
 
 
 def augment_clips(
     inputs: Inputs, draws: Draws, view: ClipView, mean: list[float], std: list[float], unit_range: bool, tubelet: int
 ) -> Inputs:
-    """One view of the batch; padding frames stay zero."""
+    """One view of the batch; padding frames stay zero.
+
+    Args:
+        inputs: clips (B, T, C, H, W), their times (B, T), and "length" (B,) where some are shorter.
+        draws: random numbers of the B samples.
+        view: what is done.
+        mean: of each channel, which was subtracted.
+        std: of each channel, which was divided by.
+        unit_range: before normalisation values lie in 0..1.
+        tubelet: frames of a patch, of which the result has whole ones.
+    """
     if view.retimes:
         inputs = retime(inputs, draws("time"), view, tubelet)
     if view.changes_pixels:
         clips = inputs["pixel_values"].transpose(1, 2)  # (B, C, T, H, W)
         clips = augment(clips, draws, view, mean, std, unit_range).transpose(1, 2)
-        if "length" in inputs:
-            place = torch.arange(clips.shape[1], device=clips.device)
-            clips = clips * (place < inputs["length"][:, None])[:, :, None, None, None]
+        clips = beyond_length(clips, inputs.get("length"), 0.0)
         inputs = inputs | {"pixel_values": clips}
     return inputs
+
+
+def beyond_length(clips: Tensor, length: Tensor | None, value: float) -> Tensor:
+    """clips (B, T, C, H, W) with `value` in the frames behind each one's length (B,); None: all have T frames."""
+    if length is None:
+        return clips
+    outside = torch.arange(clips.shape[1], device=clips.device) >= length[:, None]
+    return clips.masked_fill(outside[:, :, None, None, None], value)
 
 
 def retime(inputs: Inputs, draws: Draws, view: ClipView, tubelet: int) -> Inputs:
@@ -100,10 +119,10 @@ def retime(inputs: Inputs, draws: Draws, view: ClipView, tubelet: int) -> Inputs
     return out | {"length": kept}
 
 
-def check_view(view: ClipView, patch: Tensor | tuple[int, int]) -> None:
+def check_view(view: ClipView, patch: tuple[int, int]) -> None:
     """UserError for a view that does not divide into patches."""
     if view.crop_size is None:
         return
-    sides = [view.crop_size] * 2 if isinstance(view.crop_size, int) else list(view.crop_size)
-    if sides[0] % int(patch[0]) or sides[-1] % int(patch[1]):
+    height, width = pair(view.crop_size)
+    if height % patch[0] or width % patch[1]:
         raise UserError(f"crop_size: found {view.crop_size}, expected multiples of the patch {patch[0]}x{patch[1]}")

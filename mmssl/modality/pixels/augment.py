@@ -18,9 +18,8 @@ Shapes: B batch, C channels, T frames (of clips only), H, W input, h, w output.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -28,14 +27,15 @@ from torch import Tensor
 from ...draws import Draws
 from ...errors import UserError
 from ...options import option, strict
-from ...options.schema import load
+from ..view import View as Base
+from ..view import check_bounds, check_rows
 from .colour import change_contrast, change_hue, change_saturation, per_sample, to_gray
-from .resample import pair
+from .options import pair
 
 
 @strict
 @dataclass(kw_only=True)
-class View:
+class View(Base):
     """Options of one kind of view. None or 0 leaves a step out; `flip`, `jitter`, `gray`, `blur`, `solarize` are the
     probability that a sample undergoes it."""
 
@@ -55,28 +55,18 @@ class View:
     noise_std: float = option(0.0, min=0, help="in standard deviations of the channel")
 
     def __post_init__(self) -> None:
-        for name in ("crop_scale", "crop_ratio", "blur_sigma"):
-            bounds = getattr(self, name)
-            if bounds is not None and (len(bounds) != 2 or bounds[0] > bounds[1]):
-                raise UserError(f"{name}: found {bounds}, expected [lowest, highest]")
+        check_bounds(self, "crop_scale", "crop_ratio", "blur_sigma")
         if isinstance(self.crop_size, list) and len(self.crop_size) not in (1, 2):
             raise UserError(f"crop_size: found {self.crop_size}, expected one number, or height and width")
 
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        return tuple(field.name for field in fields(cls))
-
-    @classmethod
-    def build(cls, spec: Mapping[str, Any]) -> View:
-        """From a recipe's options; UserError names each option that is unknown or wrong."""
-        return load(cls, spec, path="view")
-
     @property
     def resamples(self) -> bool:
+        """Whether any step moves pixels about."""
         return self.crop_scale is not None or self.crop_size is not None or self.flip > 0
 
     @property
     def jitters(self) -> bool:
+        """Whether any step of `jitter` does something."""
         return self.jitter > 0 and any((self.brightness, self.contrast, self.saturation, self.hue))
 
     @property
@@ -88,14 +78,26 @@ class View:
 def augment(
     pixels: Tensor, draws: Draws, view: View, mean: Sequence[float], std: Sequence[float], unit_range: bool
 ) -> Tensor:
-    """Normalised pixels (B, C, H, W) or (B, C, T, H, W) to their view (B, C, ..., h, w), normalised.
+    """Pixels to their view.
 
     NaN ("no such pixel") counts as the channel's mean on the way, moves along with crop and flip, and is NaN again in
-    the result where most of the weight came from NaN. unit_range: before normalisation values lie in 0..1, and are
-    clamped to it. Raises UserError for a colour step that these images cannot have.
+    the result where most of the weight came from NaN.
+
+    Args:
+        pixels: (B, C, H, W) or (B, C, T, H, W), normalised.
+        draws: random numbers of the B samples.
+        view: what is done.
+        mean: of each channel, which was subtracted.
+        std: of each channel, which was divided by.
+        unit_range: before normalisation values lie in 0..1, and are clamped to it.
+
+    Returns:
+        (B, C, ..., h, w), normalised.
+
+    Raises:
+        UserError: a colour step that these images cannot have.
     """
-    if draws.rows != len(pixels):
-        raise ValueError(f"draws are for {draws.rows} samples, the batch has {len(pixels)}")
+    check_rows(draws.rows, len(pixels))
     _check(view, pixels.shape[1], unit_range)
     with torch.autocast(pixels.device.type, enabled=False):  # products below would round pixels to half precision
         hole = pixels.isnan()

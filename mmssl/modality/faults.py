@@ -1,0 +1,35 @@
+"""What is wrong with a view of a recipe: one check for who reads the recipe and for who builds the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..masking.corruption import corruption_faults
+from ..errors import nearest
+from .contract import Modality
+
+
+def view_faults(
+    modality: Modality | type[Modality], views: Mapping[str, Mapping[str, Mapping[str, Any]]], view: str, name: str
+) -> list[str]:
+    """One line for each fault of what `views` says of modality `name` in `view`.
+
+    Args:
+        modality: the class or the module that the name stands for.
+        views: view name -> modality name -> options, as in the recipe.
+        view: the view that is looked at.
+        name: the modality's name in the recipe.
+    """
+    spec, where = views[view][name], f"views.{view}.{name}"
+    if "corrupt" in spec:
+        if not modality.corruptible:
+            return [f"{where}.corrupt: this modality has no corrupted views"]
+        return corruption_faults(spec, views, view, name, where)
+    known = modality.views
+    choices = f"one of {', '.join(known)}" if known else f"none: modality '{name}' has no augmented views"
+    return [
+        f"{where}.{key}: found an unknown key, expected {choices}{nearest(key, known)}"
+        for key in spec
+        if key not in known
+    ]
