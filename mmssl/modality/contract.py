@@ -24,7 +24,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -68,9 +68,11 @@ class Preprocessor(Generic[Decoded]):
         """
         return self
 
-    def readable(
-        self, samples: Iterable[object], decode: Callable[[object], Seen | None] | None = None
-    ) -> Iterator[Seen]:
+    @overload
+    def readable(self, samples: Iterable[object]) -> Iterator[Decoded]: ...
+    @overload
+    def readable(self, samples: Iterable[object], decode: Callable[[object], Seen | None]) -> Iterator[Seen]: ...
+    def readable(self, samples: Iterable[object], decode: Callable[[object], object] | None = None) -> Iterator[object]:
         """What `fit` can learn from: absent samples are left out, and broken ones, which the data pipeline meets again
         and puts into quarantine.
 
@@ -82,7 +84,7 @@ class Preprocessor(Generic[Decoded]):
         Raises:
             UserError: after the last sample, when none could be read; with the first reason.
         """
-        look: Callable[[object], Any] = self.read if decode is None else decode
+        look: Callable[[object], object] = self.read if decode is None else decode
         tried, good, reason = 0, 0, ""
         for raw in samples:
             tried += 1
@@ -127,7 +129,7 @@ class Preprocessor(Generic[Decoded]):
         """Raw values (None = absent) to padded tensors."""
         return self.collate([None if value is None else self.read(value) for value in raw])
 
-    def sizes(self) -> dict[str, Any]:
+    def sizes(self) -> dict[str, object]:
         """Keyword arguments (JSON values) that build this modality's `Modality`, after `fit`."""
         raise NotImplementedError
 
@@ -242,7 +244,7 @@ class Modality(nn.Module):
         """
         raise NotImplementedError
 
-    def augment(self, inputs: Inputs, draws: Draws, **spec: Any) -> Inputs:
+    def augment(self, inputs: Inputs, draws: Draws, **spec: object) -> Inputs:
         """One augmented view of a whole batch, drawn per sample.
 
         Args:

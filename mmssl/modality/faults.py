@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from ..masking.corruption import corruption_faults
 from ..errors import nearest
@@ -11,7 +10,7 @@ from .contract import Modality
 
 
 def view_faults(
-    modality: Modality | type[Modality], views: Mapping[str, Mapping[str, Mapping[str, Any]]], view: str, name: str
+    modality: Modality | type[Modality], views: Mapping[str, Mapping[str, Mapping[str, object]]], view: str, name: str
 ) -> list[str]:
     """One line for each fault of what `views` says of modality `name` in `view`.
 

@@ -5,6 +5,8 @@ Shapes: B batch, n patches at hand, P numbers in a patch, D width.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from ..losses.reconstruction import normalised_patches, patch_mse
@@ -19,7 +21,7 @@ class LinearPatches(Modality):
     implements `patchify`, `unpatchify`, `positions`, `raw_features`.
     """
 
-    targets = ("normalised", "values")
+    targets: ClassVar[tuple[str, ...]] = ("normalised", "values")
     local_targets = True
 
     @property

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, Self
+from typing import Self
 
 from ..errors import UserError
 from ..options.schema import load
@@ -33,7 +33,7 @@ class View:
         return tuple(field.name for field in fields(cls))  # type: ignore[arg-type]
 
     @classmethod
-    def build(cls, spec: Mapping[str, Any]) -> Self:
+    def build(cls, spec: Mapping[str, object]) -> Self:
         """From a recipe's options; UserError with a line for each option that is unknown or wrong."""
         return load(cls, spec, path="view")
 

@@ -53,7 +53,8 @@ def read_sound(raw: object, rate: int, seconds: float | None = None, choice: int
         return None
     found = rate
     if isinstance(raw, tuple) and len(raw) == 2 and np.ndim(raw[1]) == 0:
-        raw, found = raw[0], _checked_rate(raw[1])
+        found = _checked_rate(raw[1])
+        raw = raw[0]
     if isinstance(raw, (str, Path)):
         try:
             with open(raw, "rb") as file:

@@ -6,7 +6,6 @@ Shapes: B batch, S samples, F frames, M mel bins, N patches, P numbers in a patc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -184,7 +183,7 @@ class Modality(LinearPatches):
             return LearnedGrid(width, sizes[: len(self.axes())], scale=self.axes())
         return SinCos(width, len(self.axes()), scale=self.axes())
 
-    def augment(self, inputs: Inputs, draws: Draws, **spec: Any) -> Inputs:
+    def augment(self, inputs: Inputs, draws: Draws, **spec: object) -> Inputs:
         """One view of the batch.
 
         Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 
@@ -169,7 +169,7 @@ class Preprocessor(base.Preprocessor[Array]):
             return {"waveform": waveform}
         return {"waveform": waveform, "length": torch.tensor(lengths, dtype=torch.int64)}
 
-    def sizes(self) -> dict[str, Any]:
+    def sizes(self) -> dict[str, object]:
         """What the `Modality` is built with."""
         config = self.config
         return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +97,7 @@ class Modality(PixelModality):
             return SinCos(width, 2, order=(1, 0))
         return LearnedGrid(width, self.cells)
 
-    def augment(self, inputs: Inputs, draws: Draws, **spec: Any) -> Inputs:
+    def augment(self, inputs: Inputs, draws: Draws, **spec: object) -> Inputs:
         """One view of the batch.
 
         Args:

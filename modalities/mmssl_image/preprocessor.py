@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -103,7 +103,7 @@ class Preprocessor(base.Preprocessor[Array]):
             pixels[~inputs["present"]] = 0  # after normalising, which made them -mean / std
         return inputs
 
-    def sizes(self) -> dict[str, Any]:
+    def sizes(self) -> dict[str, object]:
         """What the `Modality` is built with."""
         return {
             "size": list(self.size),

@@ -220,7 +220,7 @@ def _length(source: str | BinaryIO) -> tuple[float, float, bool]:
         first, last, count = None, 0.0, 0
         for packet in container.demux(stream):
             count += packet.size > 0
-            if packet.pts is not None and packet.size:
+            if packet.pts is not None and packet.time_base is not None and packet.size:
                 time = float(packet.pts * packet.time_base)
                 first = time if first is None else min(first, time)
                 last = max(last, time + (float(packet.duration * packet.time_base) if packet.duration else 1 / rate))
@@ -250,13 +250,18 @@ def _from_time(source: Callable[[], str | BinaryIO], start: float) -> Timed:
 
 
 def _zero(stream: VideoStream) -> float:
-    return float(stream.start_time * stream.time_base) if stream.start_time is not None else 0.0
+    """Seconds at which the file's own clock shows its first picture."""
+    if stream.start_time is None or stream.time_base is None:
+        return 0.0
+    return float(stream.start_time * stream.time_base)
 
 
 def _timed(container: InputContainer, stream: VideoStream) -> Timed:
     zero, rate = _zero(stream), float(stream.average_rate or stream.guessed_rate or 25)
     for number, frame in enumerate(container.decode(stream)):
-        time = number / rate if frame.pts is None else float(frame.pts * frame.time_base) - zero
+        time = number / rate
+        if frame.pts is not None and frame.time_base is not None:
+            time = float(frame.pts * frame.time_base) - zero
         if frame.is_corrupt:
             raise BadSample(f"corrupt picture at {time:.2f} s")
         yield time, frame

@@ -6,7 +6,6 @@ Shapes: B batch, T frames, C channels, H, W pixels, N patches, P numbers in a pa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -143,7 +142,7 @@ class Modality(PixelModality):
         frames = by_channel.unflatten(3, (self.tubelet, -1))
         return torch.cat([frames[..., :1, :], frames[..., 1:, :] - frames[..., :1, :]], -2).flatten(2)
 
-    def augment(self, inputs: Inputs, draws: Draws, **spec: Any) -> Inputs:
+    def augment(self, inputs: Inputs, draws: Draws, **spec: object) -> Inputs:
         """One view of the batch.
 
         Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -152,7 +152,7 @@ class Preprocessor(base.Preprocessor[Sample]):
             return inputs
         return inputs | {"length": torch.tensor(lengths, dtype=torch.int64)}
 
-    def sizes(self) -> dict[str, Any]:
+    def sizes(self) -> dict[str, object]:
         """What the `Modality` is built with."""
         return {
             "size": list(self.size),

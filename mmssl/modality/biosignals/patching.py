@@ -6,17 +6,15 @@ Shapes: B batch, C channels, T samples, n windows of a channel, w samples of a w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...draws import Draws
 from ...errors import UserError
-from ...losses.reconstruction import normalised_patches, patch_mse
 from ...patches import Patches
-from .. import contract as base
-from ..contract import Inputs, MaskToken
+from ..contract import Inputs
+from ..linear import LinearPatches
 from .spectrum import bins, log_spectrum
 from .views import View, augment
 
@@ -24,27 +22,36 @@ ENOUGH_OF_A_PATCH = 0.5
 """A window is a patch where at least this share of it was measured."""
 
 
-class SignalModality(base.Modality):
-    """rate: samples a second; window: samples in a patch; rows: channels in a patch (1: each channel has its own);
-    spectrum: mean and std of each bin of a window's log spectrum, which targets are standardised by (null: as it is).
-    """
+class SignalModality(LinearPatches):
+    """Windows of voltage as patches; a subclass says which channels a patch holds and where they are."""
 
     targets = ("normalised", "voltage", "spectrum")
     views = View.names()
     corruptible = True
-    local_targets = True
 
     def __init__(
-        self, width: int, rate: float, window: int, rows: int = 1, spectrum: Mapping[str, list[float]] | None = None
+        self, rate: float, window: int, rows: int = 1, spectrum: Mapping[str, list[float]] | None = None
     ) -> None:
+        """Set what describes the signals; a subclass makes the parameters.
+
+        Args:
+            rate: samples a second.
+            window: samples of a patch.
+            rows: channels in a patch (1: each channel has its own).
+            spectrum: mean and std of each bin of a window's log spectrum, which targets are standardised by (None: as
+                it is).
+        """
         super().__init__()
         self.moments = {"mean": [0.0], "std": [1.0]} if spectrum is None else dict(spectrum)
         self.rate, self.window, self.rows = float(rate), window, rows
-        self.proj = nn.Linear(rows * window, width)
-        self.mask = MaskToken(width)
+
+    @property
+    def numbers(self) -> int:
+        """P = channels * samples of a patch."""
+        return self.rows * self.window
 
     def windows(self, inputs: Inputs) -> Tensor:
-        """(B, C, n, w); UserError when the signal does not divide into windows."""
+        """(B, C, n, w) of "signal" (B, C, T); UserError when it does not divide into windows."""
         signal = inputs["signal"].to(torch.float32)
         if signal.ndim != 3 or signal.shape[2] % self.window:
             raise UserError(
@@ -65,40 +72,42 @@ class SignalModality(base.Modality):
         measured = share >= ENOUGH_OF_A_PATCH
         return measured & inputs["present"][:, None, None] if "present" in inputs else measured
 
-    def embed(self, patches: Patches, hidden: Tensor | None = None) -> Tensor:
-        """A linear map of the voltages, where what was not measured counts as 0, and the position."""
-        dtype = self.proj.weight.dtype
-        tokens = self.proj(patches.values.nan_to_num(0.0).to(dtype))
-        if hidden is not None:
-            tokens = self.mask(tokens, hidden)
-        # under autocast the sum stays float32, as the trunk's residual stream should
-        return (tokens + self.position(patches.coords)).to(dtype)  # type: ignore[operator]
+    def patches(self, values: Tensor, coords: Tensor, measured: Tensor | None) -> Patches:
+        """Patches of values (B, N, P) at coords (B, N, K), valid where measured (B, N), or everywhere."""
+        if measured is None:
+            everywhere = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+            return Patches(values, coords, everywhere, full=True)
+        return Patches(values, coords, measured)
 
     def pred_width(self, kind: str | None = None) -> int:
-        return self.rows * (bins(self.window) if self.kind(kind) == "spectrum" else self.window)
+        """P, or for "spectrum" the bins of each channel's spectrum."""
+        return self.rows * bins(self.window) if self.kind(kind) == "spectrum" else self.numbers
 
     def target(self, inputs: Inputs, patches: Patches, kind: str | None = None) -> Tensor:
-        """(B, N, P) the voltages of each patch as they are, "normalised" by its mean and standard deviation, or the log
-        power spectrum of each of its rows (as EEGFormer predicts spectra), standardised bin by bin with the data's
-        moments. What was not measured is NaN."""
-        kind = self.kind(kind)
-        values = patches.values
-        if kind == "voltage":
-            return values
-        if kind == "spectrum":
-            mean, std = (torch.tensor(self.moments[key], device=values.device) for key in ("mean", "std"))
-            return ((log_spectrum(values.unflatten(2, (self.rows, self.window))) - mean) / std).flatten(2)
-        return normalised_patches(values)
+        """(B, n, P) the voltages of each patch as they are, or "normalised" by its mean and standard deviation.
 
-    def score(self, pred: Tensor, target: Tensor, patches: Patches, kind: str | None = None) -> Tensor:
-        """(B, n) mean squared error over the elements of each patch that exist; 0 for a patch without any."""
-        self.kind(kind)
-        return patch_mse(pred, target)
+        "spectrum": (B, n, rows * bins) the log power spectrum of each of its rows (as EEGFormer predicts spectra, Chen
+        et al. 2024), standardised bin by bin with the data's moments. What was not measured is NaN.
+        """
+        if self.kind(kind) != "spectrum":
+            return super().target(inputs, patches, kind)
+        mean, std = (torch.tensor(self.moments[key], device=patches.values.device) for key in ("mean", "std"))
+        rows = patches.values.unflatten(2, (self.rows, self.window))
+        return ((log_spectrum(rows) - mean) / std).flatten(2)
 
     def raster(self, inputs: Inputs) -> tuple[Inputs, str, tuple[int, ...]]:
         """Stretches of time, in all channels at once."""
         return inputs, "signal", (2,)
 
-    def augment(self, inputs: Inputs, draws: Draws, **spec: Any) -> Inputs:
-        """One view of the batch; `spec` holds options of `mmssl.modality.biosignals.views.View`."""
+    def augment(self, inputs: Inputs, draws: Draws, **spec: object) -> Inputs:
+        """One view of the batch.
+
+        Args:
+            inputs: "signal" (B, C, T), and what else describes it.
+            draws: random numbers of the B samples.
+            spec: options of `mmssl.modality.biosignals.views.View`.
+
+        Raises:
+            UserError: an option is wrong, or this rate cannot carry what is added.
+        """
         return augment(inputs, draws, View.build(spec), self.rate, self.window)
