@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..masking.corruption import corruption_faults
 from ..errors import nearest
+from ..masking.corruption import corruption_faults
 from .contract import Modality
 
 
