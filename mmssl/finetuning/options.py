@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..models.adapters import check_adapter
-from ..models.configuration_mmssl import AdapterConfig
+from ..models.options import AdapterConfig
 from ..options import option, strict
 from ..options.schema import BAD, Faults, build
 from ..recipe.config import TrainConfig

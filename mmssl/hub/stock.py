@@ -17,9 +17,10 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import UserError
 from ..modality import load_modality
-from ..models.configuration_mmssl import MMSSLConfig, TowerConfig
+from ..models.configuration_mmssl import MMSSLConfig
 from ..models.foreign import without_origin
 from ..models.modeling_mmssl import MMSSLModel
+from ..models.options import TowerConfig
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.saving import no_progress_bars
 from ..models.stock import transfer

@@ -20,7 +20,7 @@ from mmssl.finetuning.supervised import class_weights, row_losses
 from mmssl.hub.adapters import base_of, write_adapter
 from mmssl.hub.opening import load_adapter, load_any
 from mmssl.models.adapters import add_adapter, check_adapter, trainable
-from mmssl.models.configuration_mmssl import AdapterConfig
+from mmssl.models.options import AdapterConfig
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import save_model
 

@@ -17,8 +17,9 @@ from mmssl.finetuning.teaching import soft_losses
 from mmssl.hub.adapters import base_of, write_adapter
 from mmssl.hub.opening import load_any
 from mmssl.models.adapters import add_adapter
-from mmssl.models.configuration_mmssl import AdapterConfig, MMSSLConfig, TowerConfig
+from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import AdapterConfig, TowerConfig
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.training.pretrain import pretrain
 

@@ -15,7 +15,7 @@ from ...errors import UserError
 from ...modality import load_modality
 from ...options.schema import Faults, field_names
 from ...options.wording import show
-from ..configuration_mmssl import TowerConfig
+from ..options import TowerConfig
 from .formats import load_format
 
 
