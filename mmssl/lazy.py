@@ -1,18 +1,24 @@
-"""A module that is imported where it is first used: so that options can be read, listed and checked without torch.
+"""Modules that are imported where they are first used: so that options can be read, listed and checked without torch.
+
+`later` is for who uses a module, `attributes` for a package that offers names out of its modules::
 
     if TYPE_CHECKING:
         import torch
     else:
         torch = later("torch", __name__)
 
-What it gives stands for the module until anything is asked of it; then the module is imported, and takes its place in
-all that declared it. From there on it costs nothing, and torch.compile sees the module itself.
+    else:
+        __getattr__ = attributes(__name__, Modality=".modality")
+
+What `later` gives stands for the module until anything is asked of it; then the module is imported, and takes its
+place in all that declared it. From there on it costs nothing, and torch.compile sees the module itself.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 _OWNERS: dict[str, set[str]] = {}
@@ -39,3 +45,17 @@ def later(name: str, owner: str) -> Any:
         return sys.modules[name]
     _OWNERS.setdefault(name, set()).add(owner)
     return _Later(name)
+
+
+def attributes(package: str, **where: str) -> Callable[[str], Any]:
+    """A package's `__getattr__` (PEP 562): name -> the module, relative to the package, that it is taken from when it
+    is first asked for."""
+
+    def get(name: str) -> Any:
+        if name not in where:
+            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        value = getattr(importlib.import_module(where[name], package), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return get

@@ -1,6 +1,7 @@
 """The modality contract and the look-up by name; beside it, what several modality packages share.
 
-    contract    `Modality`, `Preprocessor`, and the package of a name
+    contract    `Modality`, `Preprocessor`
+    lookup      the package of a name, without torch
     view        options of an augmented view
     faults      what is wrong with a recipe's views
     linear      tokens by one linear map of a patch's numbers
@@ -13,19 +14,17 @@ Modality packages do not import each other; what two of them need lives here.
 
 from __future__ import annotations
 
-from .contract import (
-    BadSample,
-    Batch,
-    Inputs,
-    MaskToken,
-    Modality,
-    Preprocessor,
-    installed,
-    load_modality,
-    modality_names,
-    select,
-    with_present,
-)
+from typing import TYPE_CHECKING
+
+from ..errors import BadSample
+from ..lazy import attributes
+from .lookup import installed, load_modality, modality_config, modality_names, modality_package, view_kinds
+
+if TYPE_CHECKING:
+    from .contract import Batch, Inputs, MaskToken, Modality, Preprocessor, select, with_present
+else:
+    _CONTRACT = ("Batch", "Inputs", "MaskToken", "Modality", "Preprocessor", "select", "with_present")
+    __getattr__ = attributes(__name__, **dict.fromkeys(_CONTRACT, ".contract"))
 
 __all__ = [
     "BadSample",
@@ -36,7 +35,10 @@ __all__ = [
     "Preprocessor",
     "installed",
     "load_modality",
+    "modality_config",
     "modality_names",
+    "modality_package",
     "select",
+    "view_kinds",
     "with_present",
 ]

@@ -1,29 +1,14 @@
-"""The `Modality` contract, its `Preprocessor`, and the look-up by name.
+"""The `Modality` contract and its `Preprocessor`.
 
-A modality is a package `mmssl_<name>` (ours live under `modalities/`, a stranger's on PyPI), or any dotted path. It
-exports three names::
-
-    Config          a @strict dataclass of the options that a user may set in the recipe
-    Preprocessor    raw samples -> tensors; saved with the model
-    Modality        the only nn.Module that knows pixels, volts or cells
-
-and, for `mmssl list modalities`, two that it may leave out::
-
-    READS           what raw values it takes, in a line
-    NEEDS           {import name: what pip installs} of packages that it imports only when such a file is read
+What a package exports, and how it is found: `mmssl.modality.lookup`.
 
 Shapes: B batch, N patches, n patches at hand, P numbers a patch, K coordinates, D width.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import pkgutil
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 
 import torch
@@ -291,41 +276,6 @@ class MaskToken(nn.Module):
     def forward(self, tokens: Tensor, hidden: Tensor) -> Tensor:
         """tokens (B, n, D) with those at hidden (B, n) replaced."""
         return torch.where(hidden[..., None], self.token.to(tokens.dtype), tokens)
-
-
-def modality_names() -> list[str]:
-    """Names of all installed modality packages (`mmssl_<name>`)."""
-    return sorted(m.name.removeprefix("mmssl_") for m in pkgutil.iter_modules() if m.name.startswith("mmssl_"))
-
-
-def load_modality(name: str) -> ModuleType:
-    """The package of modality `name`: `image` -> `mmssl_image`; a dotted path is imported as it is.
-
-    Raises UserError when there is none, or when a package that it needs is not installed.
-    """
-    module_name = name if "." in name else f"mmssl_{name}"
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and module_name.startswith(error.name):
-            known = modality_names()
-            raise UserError(
-                f"unknown modality '{name}', expected one of {', '.join(known)} or a dotted path{nearest(name, known)}"
-            ) from None
-        raise UserError(
-            f"modality '{name}' needs the package '{error.name}', which is not installed: pip install 'mmssl[{name}]'"
-        ) from error
-    for part in ("Config", "Preprocessor", "Modality"):
-        if not hasattr(module, part):
-            raise UserError(f"modality package '{module_name}' has no '{part}' (see mmssl.modality)")
-    return module
-
-
-def installed(package: str) -> bool:
-    """Whether a package can be found, by its import name, without importing it."""
-    if package in sys.modules:
-        return sys.modules[package] is not None
-    return importlib.util.find_spec(package) is not None
 
 
 def select(raw: Mapping[str, Any], columns: str | Sequence[str]) -> Any:

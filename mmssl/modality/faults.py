@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..errors import nearest
 from ..masking.corruption import corruption_faults
-from .contract import Modality
 
 
 def view_faults(
-    modality: Modality | type[Modality], views: Mapping[str, Mapping[str, Mapping[str, object]]], view: str, name: str
+    kinds: tuple[Sequence[str], bool], views: Mapping[str, Mapping[str, Mapping[str, object]]], view: str, name: str
 ) -> list[str]:
     """One line for each fault of what `views` says of modality `name` in `view`.
 
     Args:
-        modality: the class or the module that the name stands for.
+        kinds: (names of its options, whether it has corrupted views): `view_kinds`, or of the module itself.
         views: view name -> modality name -> options, as in the recipe.
         view: the view that is looked at.
         name: the modality's name in the recipe.
     """
     spec, where = views[view][name], f"views.{view}.{name}"
+    known, corruptible = kinds
     if "corrupt" in spec:
-        if not modality.corruptible:
+        if not corruptible:
             return [f"{where}.corrupt: this modality has no corrupted views"]
         return corruption_faults(spec, views, view, name, where)
-    known = modality.views
     choices = f"one of {', '.join(known)}" if known else f"none: modality '{name}' has no augmented views"
     return [
         f"{where}.{key}: found an unknown key, expected {choices}{nearest(key, known)}"

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Self
+from typing import ClassVar, Self
 
 from ..errors import UserError
 from ..options.schema import load
@@ -26,6 +26,9 @@ from ..options.schema import load
 
 class View:
     """The base of a strict dataclass that holds the options of one kind of view."""
+
+    corruptible: ClassVar[bool] = False
+    """True when `Modality.raster` says what boxes of a corrupted view (`mmssl.masking.corruption`) lie in."""
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 
 from ..errors import UserError
 from ..options import idle_options
-from .configs import ObjectiveConfig, RampConfig, objective_module
+from .options import ObjectiveConfig, RampConfig, objective_module
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel

@@ -29,7 +29,7 @@ from ..distributed import global_mean, global_sum
 from ..losses.redundancy import byol, direct_predictor, simsiam
 from ..models.initialization import init_weights
 from .base import Loss, Objective
-from .configs.bootstrap import Config
+from .options.bootstrap import Config
 from .parts.heads import Head
 from .parts.sides import Side, Sides
 from .parts.teacher import Teacher, momentum_at

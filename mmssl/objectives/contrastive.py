@@ -38,7 +38,7 @@ from ..losses.contrastive import dcl, dclw_weight, info_nce, info_nce_both, sigm
 from ..models.initialization import init_weights
 from ..models.tower import masked_mean
 from .base import Loss, Objective
-from .configs.contrastive import Config
+from .options.contrastive import Config
 from .parts.heads import Head
 from .parts.sides import Pair, Side, Sides
 

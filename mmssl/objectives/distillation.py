@@ -35,7 +35,7 @@ from ..models.initialization import init_weights
 from ..models.tower import Encoded
 from ..patches import gather
 from .base import Loss, Objective
-from .configs.distillation import Config, HeadConfig
+from .options.distillation import Config, HeadConfig
 from .parts.prototypes import PrototypeHead
 from .parts.teacher import Teacher, momentum_at
 

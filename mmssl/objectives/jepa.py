@@ -41,7 +41,7 @@ from ..models.tower import Decoder, Encoded, Tower
 from ..options import changed
 from ..patches import Patches, Split, gather
 from .base import Loss, Objective
-from .configs.jepa import Config
+from .options.jepa import Config
 from .parts.teacher import Teacher, momentum_at
 
 if TYPE_CHECKING:

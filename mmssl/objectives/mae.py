@@ -39,7 +39,7 @@ from ..models.tower import Decoder, Encoded
 from ..options import changed
 from ..patches import Patches, gather
 from .base import Loss, Objective
-from .configs.mae import Config, DecoderConfig
+from .options.mae import Config, DecoderConfig
 from .parts.fusion import Fusion
 
 if TYPE_CHECKING:

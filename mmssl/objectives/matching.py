@@ -31,7 +31,7 @@ from ..errors import UserError, nearest
 from ..models.initialization import init_weights
 from ..patches import Patches
 from .base import Loss, Objective
-from .configs.matching import Config
+from .options.matching import Config
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel

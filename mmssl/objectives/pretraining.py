@@ -67,7 +67,10 @@ class Pretraining(nn.Module):
 
     def _check_views(self) -> None:
         for view, spec in self.views.items():
-            faults = [f for name in spec for f in view_faults(self.model.modality(name), self.views, view, name)]
+            faults: list[str] = []
+            for name in spec:
+                modality = self.model.modality(name)
+                faults += view_faults((modality.views, modality.corruptible), self.views, view, name)
             if faults:
                 raise UserError("\n".join(faults))
 

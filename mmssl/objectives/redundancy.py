@@ -31,7 +31,7 @@ from ..losses.redundancy import barlow_twins, mixed_barlow_twins, vicreg
 from ..models.initialization import init_weights
 from ..patches import Patches, gather
 from .base import Loss, Objective
-from .configs.redundancy import Config
+from .options.redundancy import Config
 from .parts.heads import Head
 from .parts.sides import Pair, Side, Sides
 

@@ -14,7 +14,6 @@ Shapes: B batch, S samples, F frames, M mel bins.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -22,65 +21,10 @@ from torch import Tensor
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.modality import Inputs
-from mmssl.modality.view import View as Base
-from mmssl.modality.view import check_bounds, check_rows
-from mmssl.options import option, strict
+from mmssl.modality.view import check_rows
 
 from .effects import delay, first_order, pitch_shift, reverb
-
-
-@strict
-@dataclass(kw_only=True)
-class View(Base):
-    """Options of one kind of view. Steps named by a probability are left out at 0.
-
-    CLMR's own settings: polarity 0.8, noise 0.01, gain 0.3, filter 0.8, delay 0.3, pitch 0.6, reverb 0.6.
-    """
-
-    crop: list[float] | None = option(None, above=0, max=1, help="lowest and highest share of the sound's own length")
-    crop_seconds: float | None = option(None, above=0, help="length of the view; shorter sounds stay whole")
-    mix: float = option(0.0, min=0, max=1, help="add another sample of the batch")
-    mix_db: list[float] = option(factory=lambda: [-20.0, -5.0], help="its level against the sample's own")
-    polarity: float = option(0.0, min=0, max=1)
-    noise: float = option(0.0, min=0, max=1)
-    noise_level: list[float] = option(factory=lambda: [0.001, 1.0], min=0, help="standard deviation over the sound's")
-    gain: float = option(0.0, min=0, max=1)
-    gain_db: list[float] = option(factory=lambda: [-20.0, -1.0])
-    filter: float = option(0.0, min=0, max=1, help="high- or low-pass of the first order, one or the other")
-    highpass_hz: list[float] = option(factory=lambda: [200.0, 1200.0], above=0)
-    lowpass_hz: list[float] = option(factory=lambda: [2200.0, 4000.0], above=0)
-    delay: float = option(0.0, min=0, max=1)
-    delay_ms: list[float] = option(factory=lambda: [200.0, 500.0], above=0)
-    delay_volume: float = option(0.5, min=0, max=1)
-    pitch: float = option(0.0, min=0, max=1)
-    pitch_semitones: list[float] = option(factory=lambda: [-7.0, 7.0], min=-24, max=24)
-    reverb: float = option(0.0, min=0, max=1)
-    reverb_seconds: list[float] = option(factory=lambda: [0.1, 0.8], above=0, help="until it has fallen by 60 dB")
-    reverb_wet: list[float] = option(factory=lambda: [0.0, 0.5], min=0, max=1, help="share of the echo")
-    time_masks: int = option(0, min=0, help="SpecAugment: stretches of time set to the mean")
-    time_width: float = option(0.2, min=0, max=1, help="their greatest length, a share of the sound's")
-    mel_masks: int = option(0, min=0, help="SpecAugment: ranges of mel bins set to the mean")
-    mel_width: float = option(0.2, min=0, max=1, help="their greatest width, a share of all bins")
-
-    def __post_init__(self) -> None:
-        check_bounds(self, *(field.name for field in fields(self) if isinstance(getattr(self, field.name), list)))
-
-    def check(self, features: str) -> None:
-        """UserError where these options work on what the modality's features are not."""
-        if self.masks_spectrum and features == "waveform":
-            raise UserError("time_masks, mel_masks: SpecAugment masks the spectrum, found features: waveform")
-
-    @property
-    def masks_spectrum(self) -> bool:
-        """Whether any step works on the spectrum."""
-        return self.time_masks > 0 or self.mel_masks > 0
-
-    @property
-    def changes_waveform(self) -> bool:
-        """Whether any step works on the waveform."""
-        crops = self.crop is not None or self.crop_seconds is not None
-        steps = (self.mix, self.polarity, self.noise, self.gain, self.filter, self.delay, self.pitch, self.reverb)
-        return crops or any(steps)
+from .options import View
 
 
 def augment_waveform(inputs: Inputs, draws: Draws, view: View, rate: int, least: int) -> Inputs:

@@ -18,8 +18,9 @@ from mmssl.modality.linear import LinearPatches
 from mmssl.models.positions import LearnedGrid, SinCos
 from mmssl.patches import Patches
 
-from .augment import View, augment_waveform, mask_spectrum
+from .augment import augment_waveform, mask_spectrum
 from .mel import LogMel
+from .options import View
 
 RAW_TIMES, RAW_BANDS = 24, 16
 """Raw features: a log spectrogram of so many times, over the sound's own length, and bands."""
@@ -34,7 +35,7 @@ class Modality(LinearPatches):
     """
 
     views = View.names()
-    corruptible = True
+    corruptible = View.corruptible
     coordinates = ("time [s]", "mel bin")
 
     def __init__(

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from mmssl.draws import Draws
 from mmssl.modality import Inputs
-from mmssl.modality.view import View as Base
-from mmssl.options import option, strict
 
-
-@strict
-@dataclass(kw_only=True)
-class View(Base):
-    """Options of one kind of view; they are applied in this order, 0 or null leaves a step out."""
-
-    subgraph: float | None = option(None, above=0, max=1, help="share of the nodes that stay, one connected part")
-    drop_nodes: float = option(0.0, min=0, below=1, help="probability that a node is left out, never the centre")
-    drop_edges: float = option(0.0, min=0, below=1, help="probability that an edge is left out, in both directions")
-    mask_features: float = option(0.0, min=0, below=1, help="probability that a feature is 0, in all nodes of a sample")
+from .options import View
 
 
 def augment(inputs: Inputs, draws: Draws, view: View) -> Inputs:

@@ -18,8 +18,9 @@ from mmssl.losses.reconstruction import patch_mse
 from mmssl.modality import Inputs, MaskToken
 from mmssl.patches import Patches
 
-from .augment import View, augment, centres
+from .augment import augment, centres
 from .encodings import distances, encodings
+from .options import View
 
 EDGE_WIDTH = 32
 SELF = -1.0

@@ -11,11 +11,13 @@ from torch.nn import functional as F
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.modality import Inputs
-from mmssl.modality.pixels.augment import View, augment
+from mmssl.modality.pixels.augment import augment
 from mmssl.modality.pixels.options import pair
 from mmssl.modality.pixels.patching import PixelModality, places
 from mmssl.models.positions import LearnedGrid, SinCos
 from mmssl.patches import Patches
+
+from .options import View
 
 RAW_SIDE = 32
 """Raw features are pixels of at most this many rows and columns."""

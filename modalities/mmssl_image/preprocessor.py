@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -14,21 +13,14 @@ from mmssl import modality as base
 from mmssl.modality import Inputs, with_present
 from mmssl.modality.pixels.decode import adapt_channels, decode
 from mmssl.modality.pixels.moments import Survey, configured
-from mmssl.modality.pixels.options import PixelConfig, pair
+from mmssl.modality.pixels.options import pair
 from mmssl.modality.pixels.resample import fit_size
 from mmssl.modality.raw import Array
-from mmssl.options import option, strict
+
+from .options import Config
 
 ENOUGH_WHEN_CONFIGURED = 100
 """Images that `fit` looks at where the user says channels, mean and std: only the range of values is unknown."""
-
-
-@strict
-@dataclass(kw_only=True)
-class Config(PixelConfig):
-    """What a recipe may set for images; one number for a side means a square."""
-
-    positions: str = option("sincos", choices=("sincos", "learned"))
 
 
 class Preprocessor(base.Preprocessor[Array]):

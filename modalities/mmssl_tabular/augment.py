@@ -5,29 +5,14 @@ Shapes: B rows of this process, G of the global batch, N columns, P elements of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from mmssl.distributed import gather_rows
 from mmssl.draws import Draws
 from mmssl.modality import Inputs
-from mmssl.modality.view import View as Base
-from mmssl.options import option, strict
 
-
-@strict
-@dataclass(kw_only=True)
-class View(Base):
-    """Options of one kind of view; they are applied in this order, 0 or null leaves a step out."""
-
-    noise_std: float = option(0.0, min=0, help="added to numbers, in standard deviations of the column")
-    resample: float = option(0.0, min=0, max=1, help="share of the cells that take another row's value (SCARF)")
-    correlated: str | None = option(
-        None, choices=("seed", "rest"), help="hide a column and those it tells most of, or all the others"
-    )
-    drop: float = option(0.0, min=0, below=1, help="share of the cells that are hidden, independently")
+from .options import View
 
 
 def augment(inputs: Inputs, draws: Draws, view: View, numeric: Tensor, related: Tensor) -> Inputs:

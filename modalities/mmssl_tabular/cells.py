@@ -17,8 +17,6 @@ import numpy as np
 
 from mmssl.errors import BadSample
 
-KINDS = ("numeric", "categorical", "boolean", "ordinal", "date")
-
 TRUE = {"true", "t", "yes", "y", "1"}
 FALSE = {"false", "f", "no", "n", "0"}
 BOOLEANS = ("false", "true")

@@ -19,7 +19,8 @@ from mmssl.modality import Inputs, MaskToken
 from mmssl.models.positions import LearnedGrid
 from mmssl.patches import Patches
 
-from .augment import View, augment
+from .augment import augment
+from .options import View
 
 
 class Columns(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -13,31 +12,12 @@ from numpy.typing import NDArray
 from mmssl import modality as base
 from mmssl.errors import UserError, nearest
 from mmssl.modality import Inputs, with_present
-from mmssl.options import option, strict
 
 from . import cells, schema
+from .options import Config
 
 Cells = NDArray[np.float64]
 """(N,) one row: numbers and codes before scaling, NaN where missing."""
-EMPTY = ["", "?", "NA", "N/A", "NaN", "nan", "NULL", "null"]
-
-
-@strict
-@dataclass(kw_only=True)
-class Config:
-    """What a recipe may set for tables. Types that are not set are found on the data."""
-
-    types: dict[str, str] = option(factory=dict, choices=cells.KINDS, help="column -> type, where the guess is wrong")
-    orders: dict[str, list[Any]] = option(factory=dict, help="ordinal column -> its categories, lowest first")
-    scale: str = option("quantile", choices=("quantile", "standard"), help="how numbers are scaled")
-    max_categories: int = option(256, min=1, help="the most frequent ones of a column; the others become one")
-    min_count: int = option(1, min=1, help="rarer categories become one called other")
-    missing: list[str] = option(factory=lambda: list(EMPTY), help="text that means an empty cell")
-
-    def __post_init__(self) -> None:
-        for name in self.orders:
-            if self.types.get(name, "ordinal") != "ordinal":
-                raise UserError(f"orders.{name}: found an order, but types.{name} is {self.types[name]}")
 
 
 class Preprocessor(base.Preprocessor[Cells]):

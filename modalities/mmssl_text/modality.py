@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +11,10 @@ from torch.nn import functional as F
 from mmssl import modality as base
 from mmssl.draws import Draws
 from mmssl.modality import Inputs, MaskToken
-from mmssl.modality.view import View as BaseView
 from mmssl.models.positions import LearnedGrid, SinCos
-from mmssl.options import option, strict
 from mmssl.patches import Patches
 
-
-@strict
-@dataclass(kw_only=True)
-class View(BaseView):
-    """Options of one kind of view."""
-
-    drop: float = option(0.0, min=0, below=1, help="probability that a word is left out")
+from .options import View
 
 
 class Modality(base.Modality):

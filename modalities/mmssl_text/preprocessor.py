@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -14,27 +13,12 @@ from torch import Tensor
 from mmssl import modality as base
 from mmssl.errors import BadSample, UserError
 from mmssl.modality import Inputs, with_present
-from mmssl.options import option, strict
 
+from .options import Config
 from .tokenizers import MODEL_FILE, NO_WORD, Pretrained, SentencePiece, Tokenizer, Tokens
 
 NOTHING = Tokens([], [], [])
 ROUND_UP_TO = 8  # lengths are multiples of it: fewer shapes, and what matrix units like
-
-
-@strict
-@dataclass(kw_only=True)
-class Config:
-    """What a recipe may set for text."""
-
-    tokenizer: str | None = option(None, help="folder or Hub id of a tokenizer; null: train SentencePiece on the data")
-    vocab_size: int = option(4000, min=260, help="pieces to train, 256 bytes among them (without tokenizer)")
-    model_type: str = option("bpe", choices=("bpe", "unigram", "word", "char"), help="kind of SentencePiece model")
-    max_length: int = option(64, min=1, help="tokens of a text; what is longer is cut off")
-    lowercase: bool = option(False, help="turn texts into lower case first")
-    special_tokens: bool = option(False, help="put the tokenizer's special tokens around; no mask hides them")
-    attend_padding: bool = option(False, help="fill every text up to max_length and attend to that, as SigLIP does")
-    positions: str = option("sincos", choices=("sincos", "learned"))
 
 
 class Preprocessor(base.Preprocessor[Tokens]):

@@ -7,44 +7,17 @@ All parameters come from `mmssl.draws.Draws`. Shapes: B batch, T frames of the c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.modality import Inputs
-from mmssl.modality.pixels.augment import View, augment
+from mmssl.modality.pixels.augment import augment
 from mmssl.modality.pixels.options import pair
-from mmssl.modality.view import check_bounds
-from mmssl.options import option, strict
 from mmssl.patches import gather
 
-
-@strict
-@dataclass(kw_only=True)
-class ClipView(View):
-    """The options of an image's view, and those of time."""
-
-    frames: int | None = option(None, min=1, help="frames of the view, from anywhere in the clip; null: all")
-    stride: list[int] = option(factory=lambda: [1, 1], min=1, help="lowest and highest step between frames: the pace")
-    time_jitter: int = option(0, min=0, help="frames by which each one may be replaced by a neighbour")
-    reverse: float = option(0.0, min=0, max=1, help="probability that a clip runs backwards")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_bounds(self, "stride")
-
-    @property
-    def retimes(self) -> bool:
-        """Whether any step chooses frames."""
-        return self.frames is not None or self.stride[1] > 1 or self.time_jitter > 0 or self.reverse > 0
-
-    @property
-    def changes_pixels(self) -> bool:
-        """Whether any step works on the frames themselves."""
-        return self.resamples or self.changes_values or self.noise_std > 0
+from .options import ClipView
 
 
 def augment_clips(

@@ -18,7 +18,8 @@ from mmssl.modality.pixels.patching import PixelModality, places
 from mmssl.models.positions import IndexSinCos, SinCos
 from mmssl.patches import Patches
 
-from .augment import ClipView, augment_clips, beyond_length, check_view
+from .augment import augment_clips, beyond_length, check_view
+from .options import ClipView
 
 RAW_SIDE = 16
 """Raw features: the mean frame and the mean change from frame to frame, at most so many pixels a side."""

@@ -4,50 +4,29 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
 import torch
 
 from mmssl import modality as base
-from mmssl.errors import BadSample, UserError
+from mmssl.errors import BadSample
 from mmssl.modality import Inputs
 from mmssl.modality.pixels.decode import adapt_channels
 from mmssl.modality.pixels.moments import Survey, configured
-from mmssl.modality.pixels.options import PixelConfig, pair
+from mmssl.modality.pixels.options import pair
 from mmssl.modality.pixels.resample import fit_size
 from mmssl.modality.raw import Array
-from mmssl.options import option, strict
 
 from .decode import Wanted, read_clip
+from .options import Config
 
 ENOUGH = 200
 """Clips that mean and standard deviation are measured on, at most: each holds many frames."""
 
 Sample = tuple[Array, Array]
 """Frames (T, H, W, C), uint8 or float32, and their times (T,) in seconds from the clip's start."""
-
-
-@strict
-@dataclass(kw_only=True)
-class Config(PixelConfig):
-    """What a recipe may set for videos; one number for a side means a square."""
-
-    frames: int = option(16, min=1, help="frames of a clip, at most; shorter videos give fewer")
-    fps: float | None = option(8.0, above=0, help="frames a second, whatever the file has; null: each as it comes")
-    tubelet: int = option(2, min=1, help="frames of a patch")
-    resize: str = option("crop", choices=("crop", "squash", "pad"), help="how frames of another shape are made to fit")
-    margin: float = option(1.0, min=1, help="of resize: crop: frames cover so many times the size before it is cut out")
-    interpolation: str = option("bilinear", choices=("bicubic", "bilinear", "nearest"))
-    background: int | list[int] = option(0, min=0, max=255, help="0..255, behind transparent pixels and in padding")
-    positions: str = option("sincos", choices=("sincos", "index"), help="of time, row, column; or number")
-    default_fps: float = option(25.0, above=0, help="of frame folders, lists and arrays that come without a rate")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.frames % self.tubelet:
-            raise UserError(f"frames: found {self.frames}, expected a multiple of the tubelet's {self.tubelet}")
 
 
 class Preprocessor(base.Preprocessor[Sample]):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mmssl.errors import UserError
-from mmssl.objectives.configs import objective_config, objective_names
+from mmssl.objectives.options import objective_config, objective_names
 from mmssl.objectives.contrastive import Config as ContrastiveConfig
 from mmssl.objectives.contrastive import Contrastive
 from mmssl.options import SET, changed, idle_options, needs, option, plainyaml, strict

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmssl.cli import main
-from mmssl.objectives.configs import objective_config, objective_names
+from mmssl.objectives.options import objective_config, objective_names
 from mmssl.recipe import listing
 
 README = Path(__file__).resolve().parents[2] / "README.md"

@@ -1,11 +1,14 @@
-"""Options that EEG and ECG share."""
+"""Options that EEG and ECG share, and those of their views; without torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ...errors import UserError
 from ...options import option, strict
+from ..view import View as Base
+from ..view import check_bounds
 
 
 @strict
@@ -41,3 +44,33 @@ class SignalConfig:
             raise UserError(f"highpass: found {self.highpass:g} Hz, expected less than lowpass = {self.lowpass:g} Hz")
         if len(self.plausible) != 2 or self.plausible[0] > self.plausible[1]:
             raise UserError(f"plausible: found {self.plausible}, expected [least, most]")
+
+
+@strict
+@dataclass(kw_only=True)
+class View(Base):
+    """Options of one kind of view; None or 0 leaves a step out."""
+
+    corruptible: ClassVar[bool] = True
+
+    crop: list[float] | None = option(None, above=0, max=1, help="lowest and highest share of the batch's length kept")
+    shift: float = option(0.0, min=0, help="seconds, drawn in -s .. s; what is shifted in was not measured")
+    flip: float = option(0.0, min=0, max=1, help="probability that the polarity is inverted")
+    amplitude: float = option(0.0, min=0, help="factor drawn in 1 / (1 + a) .. 1 + a, one a sample")
+    gain: float = option(0.0, min=0, help="the same, one a channel")
+    bandstop: float = option(0.0, min=0, max=1, help="probability that a band is taken out")
+    bandstop_hz: list[float] = option(factory=lambda: [1.0, 40.0], above=0, help="where the middle of the band lies")
+    bandstop_width: float = option(5.0, above=0, help="Hz")
+    wander: float = option(0.0, min=0, help="largest size of a slow drift, its own in every channel")
+    powerline: float = option(0.0, min=0, help="largest size of hum, its own in every channel")
+    powerline_hz: float = option(50.0, above=0)
+    noise: float = option(0.0, min=0, help="largest standard deviation of white noise")
+    drop: float = option(0.0, min=0, below=1, help="probability that a channel is missing; one is always left")
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "crop", "bandstop_hz")
+
+    @property
+    def makes_holes(self) -> bool:
+        """Whether any step leaves stretches or channels that were not measured."""
+        return self.crop is not None or self.shift > 0 or self.drop > 0

@@ -15,8 +15,9 @@ from ...errors import UserError
 from ...patches import Patches
 from ..contract import Inputs
 from ..linear import LinearPatches
+from .options import View
 from .spectrum import bins, log_spectrum
-from .views import View, augment
+from .views import augment
 
 ENOUGH_OF_A_PATCH = 0.5
 """A window is a patch where at least this share of it was measured."""
@@ -27,7 +28,7 @@ class SignalModality(LinearPatches):
 
     targets = ("normalised", "voltage", "spectrum")
     views = View.names()
-    corruptible = True
+    corruptible = View.corruptible
 
     def __init__(
         self, rate: float, window: int, rows: int = 1, spectrum: Mapping[str, list[float]] | None = None

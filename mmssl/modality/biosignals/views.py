@@ -10,50 +10,21 @@ Sizes of what is added are in units of the normalised signal. Shapes: B batch, C
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ...draws import Draws
 from ...errors import UserError
-from ...options import option, strict
 from ..contract import Inputs
-from ..view import View as Base
-from ..view import check_bounds, check_rows
+from ..view import check_rows
+from .options import View
 
 WANDER_HZ = (0.05, 0.5)  # of breathing and of moving electrodes
 WANDER_WAVES = 3
 NOISE_STRETCH = 1 << 15
 TAPS_SECONDS = 1.0  # length of the band-stop filter: its edges are about 2 Hz wide
-
-
-@strict
-@dataclass(kw_only=True)
-class View(Base):
-    """Options of one kind of view; None or 0 leaves a step out."""
-
-    crop: list[float] | None = option(None, above=0, max=1, help="lowest and highest share of the batch's length kept")
-    shift: float = option(0.0, min=0, help="seconds, drawn in -s .. s; what is shifted in was not measured")
-    flip: float = option(0.0, min=0, max=1, help="probability that the polarity is inverted")
-    amplitude: float = option(0.0, min=0, help="factor drawn in 1 / (1 + a) .. 1 + a, one a sample")
-    gain: float = option(0.0, min=0, help="the same, one a channel")
-    bandstop: float = option(0.0, min=0, max=1, help="probability that a band is taken out")
-    bandstop_hz: list[float] = option(factory=lambda: [1.0, 40.0], above=0, help="where the middle of the band lies")
-    bandstop_width: float = option(5.0, above=0, help="Hz")
-    wander: float = option(0.0, min=0, help="largest size of a slow drift, its own in every channel")
-    powerline: float = option(0.0, min=0, help="largest size of hum, its own in every channel")
-    powerline_hz: float = option(50.0, above=0)
-    noise: float = option(0.0, min=0, help="largest standard deviation of white noise")
-    drop: float = option(0.0, min=0, below=1, help="probability that a channel is missing; one is always left")
-
-    def __post_init__(self) -> None:
-        check_bounds(self, "crop", "bandstop_hz")
-
-    @property
-    def makes_holes(self) -> bool:
-        """Whether any step leaves stretches or channels that were not measured."""
-        return self.crop is not None or self.shift > 0 or self.drop > 0
 
 
 def augment(inputs: Inputs, draws: Draws, view: View, rate: float, window: int) -> Inputs:

@@ -19,60 +19,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ...draws import Draws
 from ...errors import UserError
-from ...options import option, strict
-from ..view import View as Base
-from ..view import check_bounds, check_rows
+from ..view import check_rows
 from .colour import change_contrast, change_hue, change_saturation, per_sample, to_gray
-from .options import pair
-
-
-@strict
-@dataclass(kw_only=True)
-class View(Base):
-    """Options of one kind of view. None or 0 leaves a step out; `flip`, `jitter`, `gray`, `blur`, `solarize` are the
-    probability that a sample undergoes it."""
-
-    crop_scale: list[float] | None = option(None, above=0, max=1, help="lowest and highest share of the area")
-    crop_ratio: list[float] = option(factory=lambda: [3 / 4, 4 / 3], above=0, help="width over height")
-    crop_size: int | list[int] | None = option(None, min=1, help="height and width of the view; null: the image's own")
-    flip: float = option(0.0, min=0, max=1, help="left to right")
-    jitter: float = option(1.0, min=0, max=1, help="of brightness, contrast, saturation and hue together")
-    brightness: float = option(0.0, min=0, help="factor drawn in 1 - b .. 1 + b")
-    contrast: float = option(0.0, min=0, help="the same, about the image's mean")
-    saturation: float = option(0.0, min=0, help="the same, about the pixel's grey value")
-    hue: float = option(0.0, min=0, max=0.5, help="shift drawn in -h .. h of the colour circle")
-    gray: float = option(0.0, min=0, max=1)
-    blur: float = option(0.0, min=0, max=1)
-    blur_sigma: list[float] = option(factory=lambda: [0.1, 2.0], above=0, help="pixels, lowest and highest")
-    solarize: float = option(0.0, min=0, max=1, help="values above one half are inverted")
-    noise_std: float = option(0.0, min=0, help="in standard deviations of the channel")
-
-    def __post_init__(self) -> None:
-        check_bounds(self, "crop_scale", "crop_ratio", "blur_sigma")
-        if isinstance(self.crop_size, list) and len(self.crop_size) not in (1, 2):
-            raise UserError(f"crop_size: found {self.crop_size}, expected one number, or height and width")
-
-    @property
-    def resamples(self) -> bool:
-        """Whether any step moves pixels about."""
-        return self.crop_scale is not None or self.crop_size is not None or self.flip > 0
-
-    @property
-    def jitters(self) -> bool:
-        """Whether any step of `jitter` does something."""
-        return self.jitter > 0 and any((self.brightness, self.contrast, self.saturation, self.hue))
-
-    @property
-    def changes_values(self) -> bool:
-        """Whether any step works on the values before normalisation."""
-        return self.jitters or self.gray > 0 or self.blur > 0 or self.solarize > 0
+from .options import View, pair
 
 
 def augment(

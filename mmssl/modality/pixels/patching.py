@@ -12,12 +12,13 @@ from torch import Tensor
 
 from ...errors import UserError
 from ..linear import LinearPatches
+from .options import View
 
 
 class PixelModality(LinearPatches):
     """A grid of rectangular patches, row by row, of normalised pixels."""
 
-    corruptible = True
+    corruptible = View.corruptible
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...distributed import all_sum
-from ..configs.heads import HeadOptions
+from ..options.heads import HeadOptions
 
 
 class BatchNorm(nn.Module):

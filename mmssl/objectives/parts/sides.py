@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import Tensor
 
 from ...errors import UserError
-from ..configs.sides import SideOptions
+from ..options.sides import SideOptions
 
 if TYPE_CHECKING:
     from ...models.modeling_mmssl import MMSSLModel

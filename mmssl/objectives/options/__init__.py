@@ -65,7 +65,7 @@ class ObjectiveConfig:
     NEEDS: ClassVar[tuple[Needs, ...]] = (needs("ramp", weight="above 0", holds=lambda c: c.weight > 0),)
 
 
-SHARED = ("base", "configs", "step", "pretraining", "parts")
+SHARED = ("base", "options", "step", "pretraining", "parts")
 """Modules of the folder of objectives that are none."""
 
 
@@ -86,9 +86,9 @@ def objective_module(name: str) -> str:
 
 def objective_config(name: str) -> type:
     """The `Config` of an objective; of one that mmssl ships without importing torch."""
-    module_name = (
-        objective_module(name) if "." in name else objective_module(name).replace("objectives", "objectives.configs")
-    )
+    module_name = objective_module(name)
+    if "." not in name:
+        module_name = f"{__name__}.{name}"
     try:
         return importlib.import_module(module_name).Config
     except ModuleNotFoundError as error:
