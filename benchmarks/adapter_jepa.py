@@ -42,8 +42,9 @@ def recipe(base: Path, adapter: bool, **train: Any) -> dict[str, Any]:
 
 def saved(folder: Path, width: int, depth: int, heads: int, size: int, patch: int) -> Path:
     """An encoder with random weights as a model folder."""
-    from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
+    from mmssl.models.configuration_mmssl import MMSSLConfig
     from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+    from mmssl.models.options import TowerConfig
     from mmssl.models.processing_mmssl import MMSSLProcessor
     from mmssl.models.saving import save_model
     from mmssl_image import Config, Preprocessor

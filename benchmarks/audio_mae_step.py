@@ -29,8 +29,9 @@ from transformers import ASTConfig, ASTModel
 from benchmarks.interleaved import autocast, medians
 from mmssl.draws import Draws
 from mmssl.masking import Random
-from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
+from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
 from mmssl.objectives import mae
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.training.optimizer import make_optimizer

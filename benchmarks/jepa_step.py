@@ -28,8 +28,9 @@ from torch.nn import functional as F
 from benchmarks.interleaved import autocast, gflop_of, limit, medians, set_process
 from mmssl.draws import Draws
 from mmssl.masking import MultiBlock
-from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
+from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
 from mmssl.models.positions import SinCos
 from mmssl.objectives import jepa
 from mmssl.objectives.pretraining import Pretraining

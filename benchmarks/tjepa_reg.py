@@ -26,9 +26,10 @@ from mmssl.evaluation.knn import knn_predict
 from mmssl.evaluation.rank import rankme
 from mmssl.losses.regularisers import deviations
 from mmssl.modality import Inputs, load_modality
-from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
+from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.dispatch import f32_products_by_onednn
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
 from mmssl.objectives.base import load_objective
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.recipe.loading import load_recipe

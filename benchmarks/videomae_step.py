@@ -21,8 +21,9 @@ from benchmarks.interleaved import autocast, medians
 from benchmarks.stock_weights import copy_linear, copy_norm
 from mmssl.draws import Draws
 from mmssl.masking import Tube
-from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
+from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
 from mmssl.models.trunk import Block
 from mmssl.objectives import mae
 from mmssl.objectives.pretraining import Pretraining

@@ -4,13 +4,16 @@
     run = mmssl.pretrain("quickstart", train={"steps": 200})
     model = mmssl.MMSSLModel.from_pretrained("runs/quickstart/model")
 
-Importing it makes `AutoConfig`, `AutoModel` and `AutoProcessor` know mmssl's models.
+Importing it makes `AutoConfig`, `AutoModel` and `AutoProcessor` know mmssl's models, whichever of the two packages
+comes first. It imports nothing heavy: torch and transformers come with the first of the names below that is used.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from .models.auto import watch as _watch_auto_classes
 
 __version__ = "0.1.0"
 
@@ -46,19 +49,19 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _WHERE:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'mmssl' has no attribute '{name}'")
+    try:
         return getattr(importlib.import_module(_WHERE[name]), name)
-    raise AttributeError(f"module 'mmssl' has no attribute '{name}'")
+    except Exception as error:
+        # A torchvision that does not fit torch, say: what that means, and the way out.
+        from .doctor import import_failed
+
+        raise import_failed(error) from error
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-try:
-    from .models import auto as _auto  # noqa: F401 - registers the classes
-except Exception as error:
-    # A torchvision that does not fit torch, say. Raises again, naming the way out; only `mmssl doctor` may go on.
-    from .doctor import import_failed
-
-    import_failed(error)
+_watch_auto_classes()

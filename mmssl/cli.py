@@ -43,8 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("interrupted")
         return 130
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
+        from .doctor import import_broke, import_failed
+
+        if import_broke(error):
+            _complain(import_failed(error))
         return 1
 
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 IMPORTED = (
     "torch",
@@ -40,6 +40,9 @@ IMPORTED = (
     "mmssl",
 )
 """Import names, in an order in which the first that fails is the cause and not a victim."""
+
+FOREIGN = IMPORTED[: IMPORTED.index("mmssl")]
+"""Those that are not mmssl's own."""
 
 OPTIONAL = {
     "soundfile": ("reads audio", "mmssl[audio]"),
@@ -68,7 +71,9 @@ def say(**facts): print("\\n" + json.dumps(facts), flush=True)
 for name in sys.argv[1].split(","):
     say(start=name)
     try:
-        importlib.import_module(name)
+        module = importlib.import_module(name)
+        if name == "mmssl":
+            module.MMSSLModel, module.MMSSLProcessor, module.pretrain  # what it imports when they are asked for
     except BaseException as error:
         say(name=name, error=f"{type(error).__name__}: {error}".splitlines()[0])
     else:
@@ -130,25 +135,34 @@ def main(out: TextIO | None = None) -> int:
     return 1 if problems else 0
 
 
-def import_failed(error: Exception) -> None:
-    """Called when `import mmssl` fails: raises ImportError with the way out, except in `mmssl doctor` itself."""
-    if not _is_doctor_command():
-        _give_up(error)
-
-
-def _give_up(error: Exception) -> NoReturn:
+def import_failed(error: Exception) -> Exception:
+    """What to raise where one of mmssl's parts was to be imported: ImportError with the way out, if it was the import
+    that failed; the error itself otherwise."""
+    if not import_broke(error):
+        return error
     line = str(error).splitlines()[0] if str(error) else ""
-    raise ImportError(
+    return ImportError(
         f"mmssl cannot start; `python -m mmssl doctor` says what is wrong and how to mend it ({type(error).__name__}: "
         f"{line})"
-    ) from error
+    )
 
 
-def _is_doctor_command() -> bool:
-    """Whether this process was started as `mmssl doctor` or `python -m mmssl doctor`."""
-    started = sys.orig_argv
-    by_module = any(started[i : i + 3] == ["-m", "mmssl", "doctor"] for i in range(len(started)))
-    return by_module or (Path(sys.argv[0]).stem == "mmssl" and sys.argv[1:2] == ["doctor"])
+def import_broke(error: BaseException) -> bool:
+    """Whether an error, or one that it came of, says that one of the packages in `IMPORTED` is missing, or was raised
+    while one was imported."""
+    seen: list[BaseException] = []
+    while error not in seen:
+        seen.append(error)
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in FOREIGN:
+            return True
+        trace = error.__traceback__
+        while trace is not None:
+            frame = trace.tb_frame
+            if frame.f_code.co_name == "<module>" and str(frame.f_globals.get("__name__")).split(".")[0] in FOREIGN:
+                return True
+            trace = trace.tb_next
+        error = error.__cause__ or error.__context__ or error
+    return False
 
 
 def probe(names: tuple[str, ...] = IMPORTED) -> list[dict[str, Any]]:

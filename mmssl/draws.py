@@ -14,11 +14,20 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from .lazy import later
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
+else:
+    np = later("numpy", __name__)
+    torch = later("torch", __name__)
+
 
 _M = 0xFFFFFFFF
 
@@ -40,16 +49,19 @@ def mix(x: Tensor) -> Tensor:
     return x ^ (x >> 16)
 
 
-_15, _16, _FIRST, _SECOND = (np.uint32(number) for number in (15, 16, 0x7FEB352D, 0x846CA68B))
+@cache
+def _constants() -> tuple[np.uint32, ...]:
+    return tuple(np.uint32(number) for number in (15, 16, 0x7FEB352D, 0x846CA68B))
 
 
 def _mix_array(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """`mix` in place."""
-    x ^= x >> _16
-    x *= _FIRST
-    x ^= x >> _15
-    x *= _SECOND
-    x ^= x >> _16
+    fifteen, sixteen, first, second = _constants()
+    x ^= x >> sixteen
+    x *= first
+    x ^= x >> fifteen
+    x *= second
+    x ^= x >> sixteen
     return x
 
 

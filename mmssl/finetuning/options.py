@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
-from ..models.adapters import check_adapter
-from ..models.configuration_mmssl import AdapterConfig
+from ..models.options import AdapterConfig
 from ..options import option, strict
 from ..options.schema import BAD, Faults, build
 from ..recipe.config import TrainConfig
@@ -98,6 +97,8 @@ def _check(options: FinetuneConfig, faults: Faults, given: set[str]) -> None:
     elif options.peft in WHOLE and given:
         faults.append(f"adapter: found options of an adapter, but --peft {options.peft} has none")
     elif options.peft not in WHOLE:
+        from ..models.adapters import check_adapter  # PEFT knows its types, and imports torch
+
         options.adapter.type = options.peft
         try:
             check_adapter(options.adapter, "adapter")

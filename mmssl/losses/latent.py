@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from ..lazy import later
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.nn import functional as F
+else:
+    F = later("torch.nn.functional", __name__)
+    torch = later("torch", __name__)
+
 
 LATENT_LOSSES = ("l1", "l2", "smooth_l1", "cosine")
 

@@ -6,15 +6,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..draws import Draws, uniforms
+from ..lazy import later
 from ..options import option, strict
 from ..patches import Patches, Split
 from .splits import axis_of, dense_rank, maskable_of, rising
 from .targets import drawn_share, order_ranks, share_of, share_width, split_ranked
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = later("torch", __name__)
 
 Kind = tuple[float, Sequence[float], int, Draws]
 """(scale, aspect, how many, draws) of a kind of box."""

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..draws import Draws
 from ..errors import UserError
+from ..lazy import later
 from ..options import option, strict
 from ..patches import Patches, Split
 from .splits import indices, maskable_of, patch_bits
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = later("torch", __name__)
 
 PROPOSALS = 12
 """Of a gamma number; each is taken with a probability above 0.95, so that all fail once in 10^15."""

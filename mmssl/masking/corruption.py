@@ -12,16 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from ..distributed import gather_rows, world_size
 from ..draws import Draws
 from ..errors import UserError, nearest
+from ..lazy import later
 from ..options import option, strict
 from ..options.schema import BAD, build
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = later("torch", __name__)
 
 TRIES = 400
 """Boxes at most: reached only where a few pixels are all that there is."""
@@ -136,6 +139,8 @@ def _extent(grid: Tensor, axis: int) -> Tensor:
 
 def partners(x: Tensor, draws: Draws) -> Tensor:
     """Another row of the global batch for each local row of x (B, ...), never its own; where it is shorter, NaN."""
+    from ..distributed import gather_rows, world_size
+
     ring = draws.permutation().to(x.device)
     order = torch.empty_like(ring).scatter_(0, ring, ring.roll(1))[draws.first : draws.first + draws.rows]
     if world_size() == 1:

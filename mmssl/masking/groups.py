@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..draws import Draws
 from ..options import option, strict
 from ..patches import Patches, Split
 from .splits import axis_of, coordinate_bits, hidden_counts, last_ones, ratio_of, rising, split_groups
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def hide_equal(patches: Patches, axes: list[int], ratio: float, draws: Draws) -> Split:

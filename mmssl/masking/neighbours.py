@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..draws import Draws
 from ..errors import UserError
+from ..lazy import later
 from ..options import option, strict
 from ..patches import Patches, Split
 from .splits import axis_of, coordinate_bits, dense_rank, maskable_of, patch_bits
 from .targets import FAR, drawn_share, share_of, share_width, split_ranked
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = later("torch", __name__)
 
 
 @strict

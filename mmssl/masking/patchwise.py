@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..draws import Draws
+from ..lazy import later
 from ..options import option, strict
 from ..patches import Patches, Split
 from .splits import maskable_of, patch_bits, ratio_of, split_by_order
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = later("torch", __name__)
 
 
 @strict

@@ -8,13 +8,19 @@ token's fate is drawn by itself, and the random id is any of the vocabulary, as 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import Tensor, where
+from typing import TYPE_CHECKING
 
 from ..draws import Draws
 from ..errors import UserError
+from ..lazy import later
 from ..options import option, strict
 from ..patches import Patches
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = later("torch", __name__)
 
 
 @strict
@@ -37,5 +43,5 @@ def replaced(
     fate = draws("fate").uniform(patches.count)
     swapped = hidden & (fate < shares.random)
     kept = hidden & (fate >= 1 - shares.same)
-    values = where(swapped, draws("id").integers(vocabulary, patches.count), patches.values)
+    values = torch.where(swapped, draws("id").integers(vocabulary, patches.count), patches.values)
     return patches.replace(values=values), hidden & ~swapped & ~kept

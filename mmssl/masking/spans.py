@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..draws import Draws
+from ..lazy import later
 from ..options import option, strict
 from ..patches import Patches, Split
 from .splits import axis_of, hidden_counts, ratio_of, rising, split_groups
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = later("torch", __name__)
 
 
 @strict

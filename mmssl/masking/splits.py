@@ -5,13 +5,18 @@ sample alone. Shapes: B batch, N patches, k kept, m hidden, K coordinates.
 from __future__ import annotations
 
 from collections.abc import Callable
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..draws import Draws, mix
 from ..errors import UserError
+from ..lazy import later
 from ..patches import Patches, Split
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = later("torch", __name__)
 
 
 def ratio_of(ratio: float | dict[str, float], name: str) -> float | None:

@@ -12,14 +12,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..draws import Draws, key_of
+from ..lazy import later
 from ..options import option, strict
 from ..patches import Patches, Split
 from .splits import axis_of, indices, maskable_of, patch_bits, rising, split_groups
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = later("torch", __name__)
 
 FAR = 1 << 40
 """The rank of a patch that can be in no target set."""

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ..errors import UserError, nearest
-from .configuration_mmssl import AdapterConfig
 from .foreign import ForeignTower
 from .modeling_mmssl import MMSSLModel
+from .options import AdapterConfig
 
 if TYPE_CHECKING:
     from peft import PeftModel

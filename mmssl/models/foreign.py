@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..errors import UserError, nearest
 from ..modality import MaskToken, Modality
 from ..patches import Patches
-from .configuration_mmssl import TowerConfig
+from .options import TowerConfig
 from .tower import Encoded, Tower
 
 OPEN_CLIP = "open_clip:"

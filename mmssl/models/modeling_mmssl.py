@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ..errors import UserError, nearest
 from ..modality import Batch, Modality, load_modality
-from .configuration_mmssl import MMSSLConfig, TowerConfig
+from .configuration_mmssl import MMSSLConfig
 from .initialization import init_module
+from .options import TowerConfig
 from .tower import Encoded, Tower
 
 
@@ -202,3 +203,6 @@ def unflatten(inputs: Mapping[str, Any], names: Iterable[str]) -> Batch:
             raise ValueError(f"unexpected input '{key}': expected <modality>_<key> with a modality of {ordered}")
         batch.setdefault(name, {})[key[len(name) + 1 :]] = value
     return batch
+
+
+AutoModel.register(MMSSLConfig, MMSSLModel, exist_ok=True)

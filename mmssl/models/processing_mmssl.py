@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from transformers import BatchFeature, ProcessorMixin
+from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from transformers.utils import cached_file
 
 from ..errors import UserError, nearest
 from ..modality import Batch, Preprocessor, load_modality
 from . import privacy
+from .configuration_mmssl import MMSSLConfig
 from .modeling_mmssl import flatten
 
 PROCESSOR_FILE = "processor_config.json"
@@ -116,3 +117,6 @@ def _common_folder(found: Sequence[str | None], asked: Sequence[str], name: str)
     first = Path(str(found[0]))
     depth = len(Path(asked[0]).relative_to(name).parts)
     return first.parents[depth - 1]
+
+
+AutoProcessor.register(MMSSLConfig, MMSSLProcessor, exist_ok=True)

@@ -81,8 +81,6 @@ def load_model(path: str | Path) -> tuple[MMSSLModel, MMSSLProcessor]:
     """
     from transformers import AutoModel, AutoProcessor
 
-    from . import auto  # noqa: F401  (registers the classes)
-
     folder = Path(path)
     if folder.exists() and not (folder / "config.json").is_file():
         inner = folder / "model"

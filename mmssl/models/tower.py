@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..modality import Modality
 from ..patches import Patches
-from .configuration_mmssl import TowerConfig
+from .options import TowerConfig
 from .pooling import AttentionPool
 from .rotary import Rotary, Rotation, Unplaced, joined, unturned
 from .trunk import CrossAttention, Trunk

@@ -5,23 +5,24 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-import math
-import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from ..errors import UserError, nearest
-from ..options import Needs, idle_options, needs, option, strict
+from ..errors import UserError
+from ..options import idle_options
+from .options import ObjectiveConfig, RampConfig, objective_module
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
     from .step import Step
+
+
+__all__ = ["Loss", "Objective", "ObjectiveConfig", "RampConfig", "load_objective"]
 
 
 @dataclass
@@ -33,61 +34,16 @@ class Loss(ModelOutput):
     shares: dict[str, Tensor] | None = None
 
 
-@strict
-@dataclass(kw_only=True)
-class RampConfig:
-    """How an objective's weight goes over a run: `first` times the weight until `begin`, `last` times from `end` on."""
-
-    first: float = option(0.0, min=0, help="factor of the weight at the start")
-    last: float = option(1.0, min=0, help="factor of the weight at the end")
-    begin: float = option(0.0, min=0, max=1, help="share of the run at which it starts to move")
-    end: float = option(0.1, min=0, max=1, help="share of the run at which it has arrived")
-    shape: str = option("linear", choices=("linear", "cosine"))
-
-    def __post_init__(self) -> None:
-        if self.begin >= self.end:
-            raise UserError(f"begin: found {self.begin:g}, expected less than end = {self.end:g}")
-        if self.first == self.last:
-            raise UserError(
-                f"first: found {self.first:g}, expected another factor than last: between equal ones the "
-                f"weight stays; change the weight itself"
-            )
-
-    def factor(self, progress: float) -> float:
-        """Of the weight, at `progress` in [0, 1] of the run."""
-        share = min(max((progress - self.begin) / (self.end - self.begin), 0.0), 1.0)
-        if self.shape == "cosine":
-            share = (1 - math.cos(math.pi * share)) / 2
-        return self.first + (self.last - self.first) * share
-
-
-@strict
-@dataclass(kw_only=True)
-class ObjectiveConfig:
-    """What every objective's `Config` has. Fields named tower(s), mask(s) and view(s) refer to the recipe's names."""
-
-    weight: float = option(1.0, min=0, help="factor of this objective in the total loss")
-    ramp: RampConfig | None = option(None, help="lets that factor grow or shrink over the run; null: it stays")
-
-    NEEDS: ClassVar[tuple[Needs, ...]] = (needs("ramp", weight="above 0", holds=lambda c: c.weight > 0),)
-
-
 class Objective(nn.Module):
     """A training objective. Owns its heads and teacher, not the model; written over patches, knows no modality.
 
     Built as `Objective(config, model)`; sizes are read off the model, which must not be kept as a submodule.
     Raises UserError, with the reason, when the model's parts cannot do what the objective needs.
 
-    papers, when, suits: what `mmssl list objectives` and the README's table show, each one line of plain text:
-    authors, year and arXiv number of each method; when to choose it over the others; the data it suits.
     relies_on: towers that give targets and get no gradient from this objective; a run warns when nothing trains them.
     """
 
     relies_on: tuple[str, ...] = ()
-
-    papers: ClassVar[str] = ""
-    when: ClassVar[str] = ""
-    suits: ClassVar[str] = ""
 
     def __init__(self, config: Any, model: MMSSLModel) -> None:
         super().__init__()
@@ -137,22 +93,9 @@ def _idle(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from _idle(item, f"{path}{field.name}." + (f"{key}." if key else ""))
 
 
-SHARED = ("base", "step", "pretraining", "parts")
-"""Modules of this folder that are no objectives."""
-
-
-def objective_names() -> list[str]:
-    """Names of the objectives that mmssl ships: the modules of this folder but those that all of them stand on."""
-    found = (m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]))
-    return sorted(name for name in found if name not in SHARED)
-
-
 def load_objective(name: str) -> tuple[type, type[Objective]]:
     """(Config, Objective class) of an objective: `mae` -> `mmssl.objectives.mae`; a dotted name is imported as is."""
-    module_name = name if "." in name else f"mmssl.objectives.{name}"
-    names = objective_names()
-    if "." not in name and name not in names:
-        raise UserError(f"unknown objective '{name}', expected one of {', '.join(names)}{nearest(name, names)}")
+    module_name = objective_module(name)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

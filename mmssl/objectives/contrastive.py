@@ -26,7 +26,6 @@ Example::
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,45 +37,17 @@ from ..errors import UserError
 from ..losses.contrastive import dcl, dclw_weight, info_nce, info_nce_both, sigmoid_pairs, softmax_rows
 from ..models.initialization import init_weights
 from ..models.tower import masked_mean
-from ..options import needs, option, strict
-from .base import Loss, Objective, ObjectiveConfig
-from .parts.heads import Head, HeadOptions
-from .parts.sides import Pair, Side, SideOptions, Sides
+from .base import Loss, Objective
+from .options.contrastive import Config
+from .parts.heads import Head
+from .parts.sides import Pair, Side, Sides
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
     from .step import Step
 
-LOSSES = ("infonce", "sigmoid", "nt_xent", "dcl", "dclw")
 Embedding = tuple[Tensor, Tensor]
 """(rows (B, D), present (B,))."""
-
-
-@strict
-@dataclass(kw_only=True)
-class Config(HeadOptions, SideOptions, ObjectiveConfig):
-    loss: str = option("infonce", choices=LOSSES)
-    temperature: float | None = option(None, above=0, help="initial value; default 0.07, all but infonce 0.1")
-    learn_temperature: bool | None = option(None, help="default: across towers, but for dcl and dclw; sigmoid always")
-    max_scale: float = option(100.0, above=0, help="upper bound of a learned 1 / temperature")
-    sigma: float = option(0.5, above=0, help="width of the von Mises-Fisher weight of dclw")
-    within_weight: float = option(1.0, min=0, help="with pairs: both, weight of the pairs within towers")
-    layers: list[int] = option(factory=list, min=1, help="across: mean tokens after these blocks, summed (HiCMAE)")
-    chunk: int | None = option(None, min=1, help="similarities of this many rows at a time; memory chunk x batch")
-
-    NEEDS = (
-        needs("sigma", loss="dclw"),
-        needs("max_scale", learn_temperature="true", holds=lambda c: c.learns),
-        needs("within_weight", pairs="both"),
-        needs(*(f.name for f in fields(HeadOptions)), pairs=("within", "both"), holds=lambda c: c.kind != "across"),
-    )
-
-    @property
-    def learns(self) -> bool:
-        """`learn_temperature`, or its default."""
-        if self.learn_temperature is not None:
-            return self.learn_temperature
-        return self.loss == "sigmoid" or (self.kind != "within" and self.loss in ("infonce", "nt_xent"))
 
 
 class Contrastive(Objective):
@@ -84,14 +55,6 @@ class Contrastive(Objective):
 
     Across towers the model's projections are compared, which are kept; within a tower an own head, which is not.
     """
-
-    papers = (
-        "CLIP, Radford et al. 2021, arXiv 2103.00020; SigLIP, Zhai et al. 2023, arXiv 2303.15343; SimCLR, Chen et al. "
-        "2020, arXiv 2002.05709; DCL and DCLW, Yeh et al. 2022, arXiv 2110.06848; SLIP, Mu et al. 2022, arXiv "
-        "2112.12750; ImageBind, Girdhar et al. 2023, arXiv 2305.05665; GradCache, Gao et al. 2021, arXiv 2101.06983"
-    )
-    when = "Retrieval, zero-shot or few labels are wanted, and pairs or good augmentations exist; big batches help."
-    suits = "two or more modalities of the same samples (image-text, audio-video, ECG-report); or one with good views"
 
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)

@@ -22,7 +22,6 @@ Example::
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,9 +33,9 @@ from ..errors import UserError
 from ..losses.distillation import centred_softmax, gram_mse, koleo, sinkhorn, soft_cross_entropy
 from ..models.initialization import init_weights
 from ..models.tower import Encoded
-from ..options import SET, needs, option, strict
 from ..patches import gather
-from .base import Loss, Objective, ObjectiveConfig
+from .base import Loss, Objective
+from .options.distillation import Config, HeadConfig
 from .parts.prototypes import PrototypeHead
 from .parts.teacher import Teacher, momentum_at
 
@@ -45,83 +44,8 @@ if TYPE_CHECKING:
     from .step import Step
 
 
-@strict
-@dataclass(kw_only=True)
-class HeadConfig:
-    """DINO's head has 65,536 prototypes; few do for small data."""
-
-    prototypes: int = option(4096, min=2)
-    hidden: int = option(2048, min=1)
-    bottleneck: int = option(256, min=1)
-    layers: int = option(3, min=1)
-
-
-@strict
-@dataclass(kw_only=True)
-class GramConfig:
-    """Gram anchoring. Its teacher is the averaged teacher as it was after step `first`, renewed every `every` steps."""
-
-    weight: float = option(1.0, min=0)
-    first: int = option(min=1, help="optimiser steps before the Gram teacher is taken; the loss is 0 until then")
-    every: int | None = option(None, min=1, help="steps after which it is taken anew; null: never")
-    clamp: str = option("none", choices=("none", "teacher", "both"), help="whose negative similarities count as 0")
-    tokens: str = option("all", choices=("all", "masked", "unmasked"), help="the student's patches that are compared")
-
-
-@strict
-@dataclass(kw_only=True)
-class Config(ObjectiveConfig):
-    tower: str = option(help="the tower that is trained")
-    global_views: list[str] = option(help="views that student and teacher see")
-    local_views: list[str] = option(factory=list, help="views that only the student sees")
-    masks: list[str] = option(
-        factory=list, help="what the student does not see of global views: one (the same places in all), or one a view"
-    )
-    head: HeadConfig = option(factory=HeadConfig)
-    patch_head: HeadConfig | None = option(None, help="a head of its own for patches; null: they share one")
-    targets: str = option("sinkhorn", choices=("sinkhorn", "centring"))
-    class_weight: float = option(1.0, min=0, help="DINO's loss, between views")
-    patch_weight: float = option(1.0, min=0, help="iBOT's loss, of masked patches")
-    koleo_weight: float = option(0.0, min=0, help="of the mean over global views; DINOv2 takes 0.1 of their sum")
-    gram: GramConfig | None = option(None)
-    student_temperature: float = option(0.1, above=0)
-    teacher_temperature: list[float] = option(factory=lambda: [0.04, 0.07], above=0, help="at the start, and later")
-    temperature_warmup: float = option(0.3, min=0, max=1, help="share of the run in which it rises")
-    momentum: list[float] = option(factory=lambda: [0.996, 1.0], min=0, max=1, help="of the teacher, start and end")
-    centre_momentum: float = option(0.9, min=0, below=1)
-    freeze_prototypes: float = option(0.0, min=0, max=1, help="share of the run, from its start")
-
-    NEEDS = (
-        needs("patch_weight", masks=SET),
-        needs("patch_head", masks=SET),
-        needs("patch_head", patch_weight="above 0", holds=lambda c: c.patch_weight > 0),
-        needs("head", class_weight="above 0", holds=lambda c: c.class_weight > 0 or c.patch_head is None),
-        needs("centre_momentum", targets="centring"),
-        needs("temperature_warmup", teacher_temperature="different", holds=lambda c: len({*c.teacher_temperature}) > 1),
-    )
-
-    def __post_init__(self) -> None:
-        for name in ("teacher_temperature", "momentum"):
-            if len(getattr(self, name)) != 2:
-                raise UserError(f"{name}: found {getattr(self, name)}, expected [start, end]")
-        if not self.global_views:
-            raise UserError("global_views: found none, expected at least one")
-        if len(self.masks) not in (0, 1, len(self.global_views)):
-            raise UserError(
-                f"masks: found {len(self.masks)}, expected none, one, or one for each of the "
-                f"{len(self.global_views)} global views"
-            )
-
-
 class Distillation(Objective):
     """Student views against other teacher views, masked patches against the teacher's."""
-
-    papers = (
-        "DINO, Caron et al. 2021, arXiv 2104.14294; iBOT, Zhou et al. 2022, arXiv 2111.07832; DINOv2, Oquab et al. "
-        "2023, arXiv 2304.07193; DINOv3 (Gram anchoring), Simeoni et al. 2025, arXiv 2508.10104"
-    )
-    when = "Good augmentations are known and features are wanted frozen, of whole samples and of patches; long runs."
-    suits = "images first; signals and sound with good views; masked patches alone need no views"
 
     progress: Tensor
     steps: Tensor

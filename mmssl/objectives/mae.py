@@ -26,7 +26,6 @@ Example::
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,70 +36,15 @@ from ..errors import UserError
 from ..masking.replacement import Replacement
 from ..models.initialization import init_weights
 from ..models.tower import Decoder, Encoded
-from ..options import SET, changed, needs, option, strict
+from ..options import changed
 from ..patches import Patches, gather
-from .base import Loss, Objective, ObjectiveConfig
+from .base import Loss, Objective
+from .options.mae import Config, DecoderConfig
 from .parts.fusion import Fusion
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
     from .step import Step
-
-
-@strict
-@dataclass(kw_only=True)
-class DecoderConfig:
-    """MAE's decoder is 512 wide and 8 deep for every encoder; small ones do for small data."""
-
-    width: int = option(512, min=1)
-    depth: int = option(8, min=0, help="0: a two-layer perceptron on the token itself (replacing mode only)")
-    heads: int = option(16, min=1)
-    layer: int | None = option(None, min=1, help="decode from the output of this block instead of the last")
-    skips: list[int] = option(factory=list, min=1, help="blocks of the tower that as many last decoder blocks look at")
-
-    NEEDS = (needs("width", "heads", depth="1 or more", holds=lambda c: c.depth > 0),)
-
-
-@strict
-@dataclass(kw_only=True)
-class FusionConfig:
-    """The encoder in which several towers look at one another; like the decoders it belongs to the objective."""
-
-    depth: int = option(2, min=1)
-    heads: int = option(8, min=1)
-
-
-@strict
-@dataclass(kw_only=True)
-class Config(ObjectiveConfig):
-    tower: str | None = option(None, help="the tower that is trained")
-    towers: list[str] = option(factory=list, help="instead of `tower`: several, which meet in `fusion`")
-    fusion: FusionConfig | None = option(None, help="with `towers`: decode what this encoder makes of all their tokens")
-    mask: str | None = option(None, help="the recipe's mask that says what is hidden; null: what `view` corrupted")
-    view: str = option("clean", help="what the encoder sees")
-    target_view: str = option("clean", help="what is to be reconstructed")
-    mode: str | dict[str, str] = option("drop", choices=("drop", "replace"), help="or one a modality")
-    replacement: dict[str, Replacement] = option(
-        factory=dict, help="modality of ids -> what is shown of masked ones beside the mask token; {}: BERT's 80-10-10"
-    )
-    target: dict[str, str] = option(factory=dict, help="kind of target a modality; default: its first kind")
-    decoder: DecoderConfig = option(factory=DecoderConfig)
-    decoders: dict[str, DecoderConfig] = option(factory=dict, help="a decoder of its own for a modality")
-    weights: dict[str, float] = option(factory=dict, min=0, help="weight of a modality within this objective")
-
-    NEEDS = (
-        needs("mode", mask=SET),
-        needs("replacement", mask=SET),
-        needs("replacement", mode="replace", holds=lambda c: "replace" in (c.mode, *_values(c.mode))),
-    )
-
-    def __post_init__(self) -> None:
-        if (self.tower is None) == (not self.towers):
-            raise UserError(f"found tower: {self.tower} and towers: {self.towers}, expected one of them")
-
-
-def _values(mode: str | dict[str, str]) -> list[str]:
-    return list(mode.values()) if isinstance(mode, dict) else []
 
 
 class TokenHead(nn.Module):
@@ -118,13 +62,6 @@ class TokenHead(nn.Module):
 
 class MAE(Objective):
     """Masked autoencoding of the modalities that the mask names, of one tower or of several that are fused."""
-
-    papers = (
-        "MAE, He et al. 2022, arXiv 2111.06377; BERT, Devlin et al. 2019, arXiv 1810.04805; M3AE, Chen et al. 2022; "
-        "HiCMAE, Sun et al. 2024, arXiv 2401.05698"
-    )
-    when = "No augmentations are known, or the model will be fine-tuned; the steadiest to train, weaker on few labels."
-    suits = "everything that is cut into patches, alone or several modalities in one tower; unpaired data too"
 
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)

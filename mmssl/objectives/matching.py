@@ -19,7 +19,6 @@ Example::
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,23 +29,13 @@ from ..distributed import gather_padded, gather_rows, global_mean, rank
 from ..draws import Draws, mix
 from ..errors import UserError, nearest
 from ..models.initialization import init_weights
-from ..options import option, strict
 from ..patches import Patches
-from .base import Loss, Objective, ObjectiveConfig
+from .base import Loss, Objective
+from .options.matching import Config
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
     from .step import Step
-
-
-@strict
-@dataclass(kw_only=True)
-class Config(ObjectiveConfig):
-    towers: list[str] = option(help="the tower that holds both modalities, or the two towers")
-    swap: str | None = option(None, help="one tower: the modality that is swapped; default: its last")
-    share: float = option(0.5, above=0, below=1, help="share of the samples that are torn")
-    view: str = option("clean", help="what is seen")
-    hidden: int = option(256, min=1, help="width of the classifier")
 
 
 class Classifier(nn.Module):
@@ -67,10 +56,6 @@ class Classifier(nn.Module):
 
 class Matching(Objective):
     """Whether two modalities are of one sample."""
-
-    papers = "M3AE, Chen et al. 2022, arXiv 2209.07098; ViLBERT, Lu et al. 2019, arXiv 1908.02265"
-    when = "Beside another objective, so that a tower of two modalities compares them instead of reading each alone."
-    suits = "pairs of modalities in one tower (image-text, ECG-report); with two towers, contrastive does more"
 
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)

@@ -11,9 +11,9 @@ from torch import nn
 
 from ..distributed import global_sum
 from ..draws import Draws
-from ..errors import UserError, nearest
-from ..masking.corruption import corruption_faults
+from ..errors import UserError
 from ..modality import Batch
+from ..modality.faults import view_faults
 from ..models.modeling_mmssl import MMSSLModel
 from .base import Loss, Objective
 from .step import Mask, Step
@@ -67,26 +67,12 @@ class Pretraining(nn.Module):
 
     def _check_views(self) -> None:
         for view, spec in self.views.items():
-            for name, options in spec.items():
-                if "corrupt" in options:
-                    self._check_corrupted(view, name, options)
-                    continue
-                known = self.model.modality(name).views
-                if not known:
-                    raise UserError(f"views.{view}.{name}: this modality has no augmented views")
-                for key in options:
-                    if key not in known:
-                        raise UserError(
-                            f"views.{view}.{name}.{key}: unknown option, expected one of {', '.join(known)}"
-                            f"{nearest(key, known)}"
-                        )
-
-    def _check_corrupted(self, view: str, name: str, options: Mapping[str, Any]) -> None:
-        where = f"views.{view}.{name}"
-        if not self.model.modality(name).corruptible:
-            raise UserError(f"{where}.corrupt: this modality has no corrupted views")
-        for fault in corruption_faults(options, self.views, view, name, where):
-            raise UserError(fault)
+            faults: list[str] = []
+            for name in spec:
+                modality = self.model.modality(name)
+                faults += view_faults((modality.views, modality.corruptible), self.views, view, name)
+            if faults:
+                raise UserError("\n".join(faults))
 
     def step(self, batch: Batch, draws: Draws) -> Step:
         """A batch as the objectives see it."""

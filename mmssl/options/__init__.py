@@ -107,7 +107,8 @@ def option(
     def validator(value: Any) -> None:
         one(value)
 
-    metadata: dict[str, Any] = {"help": help, "expected": expected, "choices": choices}
+    bounds = {"minimum": min, "maximum": max, "exclusiveMinimum": above, "exclusiveMaximum": below}  # in JSON schema
+    metadata: dict[str, Any] = {"help": help, "expected": expected, "choices": choices, "bounds": bounds}
     if parts:
         check: Callable[[Any], None] = validator
         metadata["validator"] = check

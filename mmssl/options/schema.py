@@ -105,7 +105,7 @@ def build(cls: type, data: Any, path: str, faults: Faults, foreign: Foreign | No
         faults.append(f"{path or 'recipe'}: found {show(data)}, expected a mapping")
         return BAD
     known = field_names(cls)
-    hints = _hints(cls)
+    hints = hints_of(cls)
     before = len(faults)
     for key in data:
         if key not in known:
@@ -347,5 +347,6 @@ def field_names(cls: type) -> dict[str, dataclasses.Field[Any]]:
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def hints_of(cls: type) -> dict[str, Any]:
+    """Name of a field -> its type, with what annotates it."""
     return get_type_hints(cls, include_extras=True)

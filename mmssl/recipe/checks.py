@@ -12,13 +12,25 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from torch import nn
-
 from ..errors import nearest
-from ..masking.corruption import corruption_faults
-from ..modality import load_modality
+from ..modality import view_kinds
+from ..modality.faults import view_faults
 from ..options.schema import BAD, Draft, Faults, Part, yaml_name
 from ..options.wording import show
+
+TAKEN = frozenset(
+    (
+        "T_destination add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double "
+        "dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu "
+        "items keys load_state_dict modules mtia named_buffers named_children named_modules named_parameters "
+        "parameters pop register_backward_hook register_buffer register_forward_hook register_forward_pre_hook "
+        "register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook "
+        "register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook "
+        "register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory state_dict to to_empty "
+        "train training type update values xpu zero_grad"
+    ).split()
+)
+"""Attributes of torch's `ModuleDict`, which therefore can hold no module of such a name; without importing torch."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _REFERENCE = re.compile(r"(?:.*_)?(tower|mask|view)s?")
@@ -68,7 +80,7 @@ def _check_names(recipe: Any, faults: Faults) -> None:
         for name in names:
             if not _NAME.fullmatch(name):
                 faults.append(f"{section}.{name}: found the name {show(name)}, expected letters, digits, '_' and '-'")
-            elif section not in ("views", "masks") and hasattr(nn.ModuleDict, name):  # which cannot hold such a module
+            elif section not in ("views", "masks") and name in TAKEN:
                 faults.append(f"{section}.{name}: found the name '{name}', expected one that torch does not use itself")
 
 
@@ -145,20 +157,11 @@ def _check_views(recipe: Any, faults: Faults) -> None:
         if specs is BAD or modalities is None:
             continue
         for name, spec in specs.items():
-            where = f"views.{view}.{name}"
-            _reference(name, modalities, "modality", where, faults)
+            _reference(name, modalities, "modality", f"views.{view}.{name}", faults)
             part = recipe.modalities.get(name)
             if not isinstance(part, Part) or spec is BAD:
                 continue
-            modality = load_modality(part.type).Modality
-            known = modality.views
-            if "corrupt" in spec and modality.corruptible:
-                faults.extend(corruption_faults(spec, recipe.views, view, name, where))
-                continue
-            for key in spec:
-                if key not in known:
-                    choices = f"one of {', '.join(known)}" if known else f"none: modality '{name}' has no augmentations"
-                    faults.append(f"{where}.{key}: found an unknown key, expected {choices}{nearest(key, known)}")
+            faults.extend(view_faults(view_kinds(part.type), recipe.views, view, name))
 
 
 def _check_objectives(recipe: Any, faults: Faults) -> None:

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from ..masking import load_mask, mask_names
-from ..modality import load_modality, modality_names
-from ..models.configuration_mmssl import TowerConfig
-from ..objectives.base import load_objective, objective_names
+from ..modality import modality_config, modality_names
+from ..models.options import TowerConfig
+from ..objectives.options import objective_config, objective_names
 from ..options import SET, needs, option, strict
 from ..options.schema import Part, Variant
 
 TASKS = ("knn", "linear", "zero-shot", "retrieval", "rankme", "labels", "separability", "ood", "subsets")
 
-MODALITY = Variant("modality", lambda name: load_modality(name).Config, modality_names, default=lambda key: key)
-OBJECTIVE = Variant("objective", lambda name: load_objective(name)[0], objective_names, default=lambda key: key)
+MODALITY = Variant("modality", modality_config, modality_names, default=lambda key: key)
+OBJECTIVE = Variant("objective", objective_config, objective_names, default=lambda key: key)
 MASK = Variant("mask", lambda name: load_mask(name), mask_names, default=lambda key: "random")
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from ..errors import UserError
 from ..masking import load_mask, mask_names
-from ..modality import installed, load_modality, modality_names
-from ..objectives.base import load_objective, objective_names
+from ..modality import installed, modality_names, modality_package
+from ..objectives.options import objective_config, objective_module, objective_names
 from ..options import plainyaml
+from ..options.describing import docstring
 from .loading import recipe_names, recipe_path
 
 Listing = list[tuple[str, str]]
@@ -24,7 +25,7 @@ def modalities() -> Listing:
     listing = []
     for name in modality_names():
         try:
-            package = load_modality(name)
+            package = modality_package(name)
         except UserError as error:
             listing.append((name, f"not usable: {error}"))
             continue
@@ -47,8 +48,8 @@ def objectives() -> Listing:
     """The objectives that mmssl ships; below each, when to use it, the data it suits, and its papers."""
     listing = []
     for name in objective_names():
-        objective = load_objective(name)[1]
-        listing.append((name, _first_line(inspect.getmodule(objective))))
+        objective = objective_config(name)
+        listing.append((name, docstring(objective_module(name)).partition("\n")[0]))
         facts = {"when": objective.when, "data": objective.suits, "paper": objective.papers}
         listing += [("", f"{fact}: {text}") for fact, text in facts.items() if text]
     return listing
@@ -58,7 +59,7 @@ def objectives_table() -> str:
     """The README's table of which objective suits which data, in Markdown."""
     lines = ["| objective | suits | use it when | papers |", "|---|---|---|---|"]
     for name in objective_names():
-        objective = load_objective(name)[1]
+        objective = objective_config(name)
         lines.append(f"| `{name}` | {objective.suits} | {objective.when} | {objective.papers} |")
     return "\n".join(lines)
 
@@ -79,9 +80,9 @@ def recipes() -> Listing:
 
 def formats() -> Listing:
     """The stock formats that `mmssl export` writes."""
-    from ..models.stock.formats import format_names, load_format
+    from ..models.stock.formats import described
 
-    return [(name, f"{load_format(name).TITLE}: {_first_line(load_format(name))}") for name in format_names()]
+    return [(name, f"{title}: {text.partition(chr(10))[0]}") for name, title, text in described()]
 
 
 def _first_line(thing: Any) -> str:

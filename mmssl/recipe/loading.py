@@ -74,12 +74,19 @@ def load_recipe(config: str | Path | Mapping[str, Any], overrides: Sequence[str]
 
 
 def _validate(data: Mapping[str, Any], faults: Faults) -> Recipe:
-    from ..models.stock.compatibility import apply_compatible_with
-    from ..models.stock.reading import apply_origins
     from .checks import check_recipe
 
-    apply_origins(data, faults)
-    apply_compatible_with(data, faults)
+    model = data.get("model")
+    towers = model.get("towers") if isinstance(model, Mapping) else None
+    # the stock formats and torch are imported for recipes alone that name one
+    if isinstance(towers, Mapping) and any(isinstance(t, Mapping) and "from" in t for t in towers.values()):
+        from ..models.stock.reading import apply_origins
+
+        apply_origins(data, faults)
+    if isinstance(model, Mapping) and "compatible_with" in model:
+        from ..models.stock.compatibility import apply_compatible_with
+
+        apply_compatible_with(data, faults)
     recipe = build(Recipe, data, "", faults, foreign=_section_of)
     if recipe is not BAD:
         check_recipe(recipe, faults)

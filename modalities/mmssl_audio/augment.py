@@ -13,9 +13,7 @@ Shapes: B batch, S samples, F frames, M mel bins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -23,85 +21,29 @@ from torch import Tensor
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.modality import Inputs
-from mmssl.options import option, strict
-from mmssl.options.schema import load
+from mmssl.modality.view import check_rows
 
 from .effects import delay, first_order, pitch_shift, reverb
-
-
-@strict
-@dataclass(kw_only=True)
-class View:
-    """Options of one kind of view. Steps named by a probability are left out at 0.
-
-    CLMR's own settings: polarity 0.8, noise 0.01, gain 0.3, filter 0.8, delay 0.3, pitch 0.6, reverb 0.6.
-    """
-
-    crop: list[float] | None = option(None, above=0, max=1, help="lowest and highest share of the sound's own length")
-    crop_seconds: float | None = option(None, above=0, help="length of the view; shorter sounds stay whole")
-    mix: float = option(0.0, min=0, max=1, help="add another sample of the batch")
-    mix_db: list[float] = option(factory=lambda: [-20.0, -5.0], help="its level against the sample's own")
-    polarity: float = option(0.0, min=0, max=1)
-    noise: float = option(0.0, min=0, max=1)
-    noise_level: list[float] = option(factory=lambda: [0.001, 1.0], min=0, help="standard deviation over the sound's")
-    gain: float = option(0.0, min=0, max=1)
-    gain_db: list[float] = option(factory=lambda: [-20.0, -1.0])
-    filter: float = option(0.0, min=0, max=1, help="high- or low-pass of the first order, one or the other")
-    highpass_hz: list[float] = option(factory=lambda: [200.0, 1200.0], above=0)
-    lowpass_hz: list[float] = option(factory=lambda: [2200.0, 4000.0], above=0)
-    delay: float = option(0.0, min=0, max=1)
-    delay_ms: list[float] = option(factory=lambda: [200.0, 500.0], above=0)
-    delay_volume: float = option(0.5, min=0, max=1)
-    pitch: float = option(0.0, min=0, max=1)
-    pitch_semitones: list[float] = option(factory=lambda: [-7.0, 7.0], min=-24, max=24)
-    reverb: float = option(0.0, min=0, max=1)
-    reverb_seconds: list[float] = option(factory=lambda: [0.1, 0.8], above=0, help="until it has fallen by 60 dB")
-    reverb_wet: list[float] = option(factory=lambda: [0.0, 0.5], min=0, max=1, help="share of the echo")
-    time_masks: int = option(0, min=0, help="SpecAugment: stretches of time set to the mean")
-    time_width: float = option(0.2, min=0, max=1, help="their greatest length, a share of the sound's")
-    mel_masks: int = option(0, min=0, help="SpecAugment: ranges of mel bins set to the mean")
-    mel_width: float = option(0.2, min=0, max=1, help="their greatest width, a share of all bins")
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            bounds = getattr(self, field.name)
-            if isinstance(bounds, list) and (len(bounds) != 2 or bounds[0] > bounds[1]):
-                raise UserError(f"{field.name}: found {bounds}, expected [lowest, highest]")
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        return tuple(field.name for field in fields(cls))
-
-    @classmethod
-    def build(cls, spec: Mapping[str, Any]) -> View:
-        """From a recipe's options; UserError names each option that is unknown or wrong."""
-        return load(cls, spec, path="view")
-
-    def check(self, features: str) -> None:
-        if self.masks_spectrum and features == "waveform":
-            raise UserError("time_masks, mel_masks: SpecAugment masks the spectrum, found features: waveform")
-
-    @property
-    def masks_spectrum(self) -> bool:
-        return self.time_masks > 0 or self.mel_masks > 0
-
-    @property
-    def changes_waveform(self) -> bool:
-        crops = self.crop is not None or self.crop_seconds is not None
-        steps = (self.mix, self.polarity, self.noise, self.gain, self.filter, self.delay, self.pitch, self.reverb)
-        return crops or any(steps)
+from .options import View
 
 
 def augment_waveform(inputs: Inputs, draws: Draws, view: View, rate: int, least: int) -> Inputs:
     """The waveforms' view, all steps but SpecAugment's.
 
-    rate: samples a second. least: samples that a crop keeps at least (one frame).
+    Args:
+        inputs: "waveform" (B, S), and "length" (B,) where some are shorter.
+        draws: random numbers of the B samples.
+        view: what is done.
+        rate: samples a second.
+        least: samples that a crop keeps at least (one frame).
+
+    Raises:
+        UserError: the inputs hold a spectrum, or samples would be mixed across processes.
     """
     if "waveform" not in inputs:
         raise UserError("this view works on the waveform, but the inputs hold a spectrum")
     wave = inputs["waveform"].float()
-    if draws.rows != len(wave):
-        raise ValueError(f"draws are for {draws.rows} samples, the batch has {len(wave)}")
+    check_rows(draws.rows, len(wave))
     cropped = view.crop is not None or view.crop_seconds is not None
     keys = {"length"} if "length" in inputs or cropped else set()
     length = inputs["length"] if "length" in inputs else torch.full((len(wave),), wave.shape[1], device=wave.device)

@@ -13,36 +13,48 @@ import os
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import ModuleType
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
 
 from mmssl.errors import BadSample, UserError
+from mmssl.modality.raw import NPY_MAGIC, Array, as_array, is_blank, load_npy, unwrap
 
-Array = np.ndarray[Any, Any]
+if TYPE_CHECKING:
+    from torchaudio.transforms import Resample
 
-NPY_MAGIC = b"\x93NUMPY"
 OGG_PAGE = 27 + 255 + 255 * 255  # the longest page
 STREAMED = (0, 0x7FFFFFFF)  # sizes from here on are what writers put down that cannot seek back
 
 
-def read_sound(raw: Any, rate: int, seconds: float | None = None, choice: int = 0) -> Array | None:
-    """One raw sound to (S,) float32 at `rate`, all channels averaged.
+def read_sound(raw: object, rate: int, seconds: float | None = None, choice: int = 0) -> Array | None:
+    """One raw sound to a waveform, all channels averaged.
 
-    raw: encoded bytes, {"bytes", "path"}, a path, {"array", "sampling_rate"}, (array, rate), or an array (S,), (S, C)
-        or (C, S) that has the wanted rate. Integers are divided by the largest of their type, floats are taken as
-        they are.
-    seconds: the longest stretch wanted; of a longer sound `choice` picks where it starts, 0 is at the beginning.
-    Returns None for a null value. Raises BadSample.
+    Args:
+        raw: encoded bytes, {"bytes", "path"}, a path, {"array", "sampling_rate"}, (array, rate), or an array (S,),
+            (S, C) or (C, S) that has the wanted rate. Integers are divided by the largest of their type, floats are
+            taken as they are.
+        rate: samples a second of the result.
+        seconds: the longest stretch wanted; None: all.
+        choice: picks where that starts in a longer sound, 0 is at the beginning.
+
+    Returns:
+        (S,) float32; None for a null value.
+
+    Raises:
+        BadSample: the value is broken, with the reason.
+        UserError: a struct of other things, or a package that decodes it is missing.
     """
     if isinstance(raw, Mapping):
         raw = _unwrap(raw)
-    if raw is None or (isinstance(raw, str) and not raw.strip()):
+    if is_blank(raw):
         return None
     found = rate
     if isinstance(raw, tuple) and len(raw) == 2 and np.ndim(raw[1]) == 0:
-        raw, found = raw[0], _checked_rate(raw[1])
+        found = _checked_rate(raw[1])
+        raw = raw[0]
     if isinstance(raw, (str, Path)):
         try:
             with open(raw, "rb") as file:
@@ -60,28 +72,20 @@ def read_sound(raw: Any, rate: int, seconds: float | None = None, choice: int = 
     return wave if seconds is None else wave[: max(round(seconds * rate), 1)]
 
 
-def _unwrap(raw: Mapping[str, Any]) -> Any:
+def _unwrap(raw: Mapping[str, object]) -> object:
     """The inside of the structs that `datasets.Audio` gives, undecoded or decoded."""
-    if "array" in raw:
-        rate = raw.get("sampling_rate")
-        if raw["array"] is None:
-            return None
-        if rate is None:
-            raise BadSample("an array without its sampling_rate")
-        return raw["array"], rate
-    if "bytes" not in raw and "path" not in raw:
-        found = ", ".join(map(repr, raw)) or "nothing"
-        raise UserError(
-            "a sound is read from one column, or from a struct of bytes and path or of array and sampling_rate; "
-            f"found {found}"
-        )
-    data = raw.get("bytes")
-    return raw.get("path") if data is None else data
+    if "array" not in raw:
+        return unwrap(raw, "a sound", "array and sampling_rate")
+    if raw["array"] is None:
+        return None
+    if raw.get("sampling_rate") is None:
+        raise BadSample("an array without its sampling_rate")
+    return raw["array"], raw["sampling_rate"]
 
 
-def _checked_rate(rate: Any) -> int:
+def _checked_rate(rate: object) -> int:
     try:
-        number = round(float(rate))
+        number = round(float(rate))  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         number = 0
     if not 0 < number <= 10_000_000:
@@ -89,15 +93,9 @@ def _checked_rate(rate: Any) -> int:
     return number
 
 
-def from_array(raw: Any) -> Array:
+def from_array(raw: object) -> Array:
     """Numbers (S,), (S, C) or (C, S), array, tensor or list, to (S, C) float32; the shorter axis is the channels."""
-    if isinstance(raw, torch.Tensor):
-        raw = raw.detach().cpu().to_dense()
-        raw = raw.float().numpy() if raw.dtype == torch.bfloat16 else raw.numpy()
-    try:
-        array = np.asarray(raw)
-    except ValueError as error:
-        raise BadSample(f"nested lists of unequal lengths are no sound ({error})") from error
+    array = as_array(raw, "sound")
     if array.dtype.kind not in "iuf":
         raise BadSample(f"expected a sound (bytes, path or array of numbers), found {_what(raw, array)}")
     if array.ndim == 1:
@@ -120,7 +118,7 @@ def from_array(raw: Any) -> Array:
     return (array.astype(np.float64) / (info.max + 1)).astype(np.float32)
 
 
-def _what(raw: Any, array: Array) -> str:
+def _what(raw: object, array: Array) -> str:
     return f"dtype {array.dtype}" if isinstance(raw, (np.ndarray, list, torch.Tensor)) else type(raw).__name__
 
 
@@ -147,10 +145,7 @@ def _from_file(file: BinaryIO, rate: int, seconds: float | None, choice: int) ->
     if not size:
         raise BadSample("empty file (0 bytes)")
     if head.startswith(NPY_MAGIC):
-        try:
-            return _stretch(from_array(np.load(file, allow_pickle=False)), rate, seconds, choice), rate
-        except (ValueError, OSError, EOFError, MemoryError) as error:
-            raise BadSample(f"cannot read .npy: {error}") from error
+        return _stretch(from_array(load_npy(file)), rate, seconds, choice), rate
     if _is_video(head):
         wave, found = _with_av(file)
         return _stretch(wave, found, seconds, choice), found
@@ -171,7 +166,7 @@ def _from_file(file: BinaryIO, rate: int, seconds: float | None, choice: int) ->
     return wave, found
 
 
-def _soundfile() -> Any:
+def _soundfile() -> ModuleType:
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: its libsndfile cannot be loaded
@@ -241,7 +236,7 @@ def _with_av(file: BinaryIO) -> tuple[Array, int]:
 
 
 @functools.lru_cache(maxsize=32)
-def _resampler(old: int, new: int) -> Any:
+def _resampler(old: int, new: int) -> Resample:
     try:
         from torchaudio.transforms import Resample
     except (ImportError, OSError) as error:

@@ -6,42 +6,36 @@ Shapes: B batch, S samples, F frames, M mel bins, N patches, P numbers in a patc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmssl import modality as base
 from mmssl.draws import Draws
 from mmssl.errors import UserError
-from mmssl.losses.reconstruction import normalised_patches, patch_mse
-from mmssl.modality import Inputs, MaskToken
+from mmssl.modality import Inputs
+from mmssl.modality.linear import LinearPatches
 from mmssl.models.positions import LearnedGrid, SinCos
 from mmssl.patches import Patches
 
-from .augment import View, augment_waveform, mask_spectrum
+from .augment import augment_waveform, mask_spectrum
 from .mel import LogMel
+from .options import View
 
 RAW_TIMES, RAW_BANDS = 24, 16
 """Raw features: a log spectrogram of so many times, over the sound's own length, and bands."""
 AST_MEAN, AST_STD = -4.2677393, 4.5689974
 
 
-class Modality(base.Modality):
+class Modality(LinearPatches):
     """Log-mel patches, time by time, in each the low bins first; or frames of the waveform.
 
     A mel patch's numbers are in the order (mel bin, frame), as in the convolution of a stock Audio Spectrogram
-    Transformer. rate: samples a second; window, shift: samples of a frame and from one to the next; patch: (frames, mel
-    bins), or (samples, 1); stride: from one patch to the next, the patch's own sides where not given: smaller ones
-    overlap, and share numbers; positions: "sincos", or "learned", a table over the patches of `seconds`; mean, std: of
-    the features.
+    Transformer.
     """
 
-    targets = ("normalised", "values")
     views = View.names()
-    corruptible = True
-    local_targets = True
+    corruptible = View.corruptible
     coordinates = ("time [s]", "mel bin")
 
     def __init__(
@@ -59,15 +53,34 @@ class Modality(base.Modality):
         positions: str = "sincos",
         seconds: float | None = None,
     ) -> None:
+        """Make the parameters.
+
+        Args:
+            width: D.
+            rate: samples a second.
+            features: what patches are cut from: "mel" or "waveform".
+            mel_bins: M.
+            window: samples of a frame.
+            shift: samples from one frame to the next.
+            patch: (frames, mel bins), or (samples, 1) of the waveform's.
+            mean: of the features, subtracted.
+            std: of the features, divided by.
+            stride: from one patch to the next; None: the patch's own sides. Smaller ones overlap, and share numbers.
+            positions: "sincos", or "learned": a table over the patches of `seconds`.
+            seconds: the longest sound, for learned positions.
+        """
         super().__init__()
         self.rate, self.features, self.mel_bins = rate, features, mel_bins
         self.patch, self.mean, self.std = (patch[0], patch[1]), mean, std
         self.stride = self.patch if stride is None else (stride[0], stride[1])
         self.log_mel = LogMel(rate, mel_bins, window, shift)
         self.position_kind, self.seconds = positions, seconds
-        self.proj = nn.Linear(self.pred_width(), width)
-        self.mask = MaskToken(width)
-        self.position = self.positions(width)
+        self.make_tokens(width)
+
+    @property
+    def numbers(self) -> int:
+        """P = frames * mel bins of a patch."""
+        return self.patch[0] * self.patch[1]
 
     # ------------------------------------------------------------------------------------------------------- patches
 
@@ -156,6 +169,7 @@ class Modality(base.Modality):
     # --------------------------------------------------------------------------------------------------------- model
 
     def axes(self) -> tuple[float, ...]:
+        """Time, and mel bins where there are any, are counted in patches."""
         right, up = self.stride
         if self.features == "waveform":
             return (self.rate / right,)
@@ -170,30 +184,17 @@ class Modality(base.Modality):
             return LearnedGrid(width, sizes[: len(self.axes())], scale=self.axes())
         return SinCos(width, len(self.axes()), scale=self.axes())
 
-    def embed(self, patches: Patches, hidden: Tensor | None = None) -> Tensor:
-        """A linear map of the patch; elements that do not exist count as the mean."""
-        dtype = self.proj.weight.dtype
-        tokens = self.proj(patches.values.nan_to_num(0.0).to(dtype))
-        if hidden is not None:
-            tokens = self.mask(tokens, hidden)
-        return (tokens + self.position(patches.coords)).to(dtype)
+    def augment(self, inputs: Inputs, draws: Draws, **spec: object) -> Inputs:
+        """One view of the batch.
 
-    def pred_width(self, kind: str | None = None) -> int:
-        return self.patch[0] * self.patch[1]
+        Args:
+            inputs: waveforms; a spectrum where the view does nothing but mask it.
+            draws: random numbers of the B samples.
+            spec: options of `mmssl_audio.augment.View`.
 
-    def target(self, inputs: Inputs, patches: Patches, kind: str | None = None) -> Tensor:
-        """(B, N, P) the patch's values; "normalised": less the patch's mean, over its standard deviation, as in
-        Audio-MAE (Huang et al. 2022). NaN where there is nothing to predict."""
-        values = patches.values
-        return normalised_patches(values) if self.kind(kind) == "normalised" else values
-
-    def score(self, pred: Tensor, target: Tensor, patches: Patches, kind: str | None = None) -> Tensor:
-        """(B, n) mean squared error over the elements of each patch that exist."""
-        self.kind(kind)
-        return patch_mse(pred, target)
-
-    def augment(self, inputs: Inputs, draws: Draws, **spec: Any) -> Inputs:
-        """One view of the batch; `spec` holds options of `mmssl_audio.augment.View`."""
+        Raises:
+            UserError: an option is wrong, or works on what these inputs are not.
+        """
         view = View.build(spec)
         view.check(self.features)
         if view.changes_waveform:

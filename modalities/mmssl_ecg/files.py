@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmssl.biosignals.recording import Array, Recording, check_file
 from mmssl.errors import BadSample, UserError
+from mmssl.modality.biosignals.recording import Array, Recording, check_file
+
+if TYPE_CHECKING:
+    from wfdb import Record
 
 ENDINGS = (".hea", ".dat")
 CHECKED = 2_000_000
@@ -50,13 +54,13 @@ def open_wfdb(path: Path) -> Recording:
     return _recording(header, lambda first, last: _read(wfdb, name, header, first, last))
 
 
-def _recording(header: Any, load: Callable[[int, int], Array]) -> Recording:
+def _recording(header: Record, load: Callable[[int, int], Array]) -> Recording:
     units = None if getattr(header, "units", None) is None else [unit or "mV" for unit in header.units]
     names = None if header.sig_name is None or None in header.sig_name else list(header.sig_name)
     return Recording(header.n_sig, header.sig_len, load, names, float(header.fs), units)
 
 
-def _whole(wfdb: Any, name: Path, header_file: Path) -> Any | None:
+def _whole(wfdb: ModuleType, name: Path, header_file: Path) -> Record | None:
     """A small record read at once, digital, or None: for a large one, one of several segments, one without checksums,
     and one that cannot be read so, of which the slower way says what is wrong.
 
@@ -74,7 +78,7 @@ def _whole(wfdb: Any, name: Path, header_file: Path) -> Any | None:
     return record if there and _has_checksums(record) else None
 
 
-def _physical(record: Any, name: Path) -> Array:
+def _physical(record: Record, name: Path) -> Array:
     """(C, T) in the header's units, NaN where the record has no value; compared with its checksums."""
     if record.p_signal is None:
         _compare(record, name)
@@ -85,7 +89,7 @@ def _physical(record: Any, name: Path) -> Array:
     return np.asarray(record.p_signal, dtype=np.float64).T
 
 
-def _read(wfdb: Any, name: Path, header: Any, first: int, last: int) -> Array:
+def _read(wfdb: ModuleType, name: Path, header: Record, first: int, last: int) -> Array:
     """(C, last - first) in the header's units, NaN where the record has no value."""
     try:
         signal = np.asarray(wfdb.rdrecord(str(name), sampfrom=first, sampto=last, return_res=64).p_signal, np.float64)
@@ -96,13 +100,13 @@ def _read(wfdb: Any, name: Path, header: Any, first: int, last: int) -> Array:
     return signal.T
 
 
-def _has_checksums(header: Any) -> bool:
+def _has_checksums(header: Record) -> bool:
     known = getattr(header, "checksum", None)
     single = getattr(header, "samps_per_frame", None) in (None, [1] * header.n_sig)
     return single and known is not None and None not in known
 
 
-def _compare(record: Any, name: Path) -> None:
+def _compare(record: Record, name: Path) -> None:
     for lead, said, found in zip(record.sig_name, record.checksum, record.calc_checksum(), strict=True):
         if (said - found) % 65536:
             raise BadSample(

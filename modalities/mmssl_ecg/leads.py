@@ -58,4 +58,5 @@ def lead_of(name: str) -> tuple[str, float] | None:
 
 
 def in_standard_order(leads: Sequence[str]) -> list[str]:
+    """The leads (names of `LEADS`) sorted by their place there."""
     return sorted(leads, key=LEADS.index)

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mmssl.biosignals.patching import SignalModality
-from mmssl.biosignals.spectrum import band_powers
 from mmssl.errors import UserError
 from mmssl.modality import Inputs
+from mmssl.modality.biosignals.patching import SignalModality
+from mmssl.modality.biosignals.spectrum import band_powers
 from mmssl.models.positions import SinCos
 from mmssl.patches import Patches
 
@@ -26,10 +26,11 @@ STRETCH = 2.0
 
 
 class Modality(SignalModality):
-    """patch "time": n patches, each all leads of a window, in the order (lead, sample); coordinates (seconds,).
-    patch "lead": L * n patches, lead by lead, each one lead of a window; coordinates (seconds, lead), where the lead is
-    its place in the standard order `mmssl_ecg.leads.LEADS`, whatever leads the model has. Seconds are those of the
-    window's beginning.
+    """A patch is all leads of a window of time, or one lead of it; seconds are those of the window's beginning.
+
+    patch "time": n patches, each in the order (lead, sample); coordinates (seconds,). patch "lead": L * n patches, lead
+    by lead; coordinates (seconds, lead), where the lead is its place in the standard order `mmssl_ecg.leads.LEADS`,
+    whatever leads the model has.
     """
 
     coordinates = ("time [s]", "lead [standard order; where a patch is one lead]")
@@ -43,12 +44,27 @@ class Modality(SignalModality):
         patch: str = "time",
         spectrum: Mapping[str, list[float]] | None = None,
     ) -> None:
-        super().__init__(width, rate, window, len(leads) if patch == "time" else 1, spectrum)
+        """Make the parameters.
+
+        Args:
+            width: D.
+            leads: L names, in standard order.
+            rate: samples a second.
+            window: w, samples of a patch in time.
+            patch: "time" or "lead".
+            spectrum: mean and std of each bin of a window's log spectrum, for targets.
+        """
+        super().__init__(rate, window, len(leads) if patch == "time" else 1, spectrum)
         self.leads, self.patch = list(leads), patch
-        self.numbers = [float(LEADS.index(lead)) for lead in leads]
-        self.position = self.positions(width)
+        self.order = [float(LEADS.index(lead)) for lead in leads]
+        self.make_tokens(width)
 
     def patchify(self, inputs: Inputs) -> Patches:
+        """A window is a patch where at least half of it was measured, of all leads in some lead.
+
+        Raises:
+            UserError: the signal has other leads than the model, or does not divide into windows.
+        """
         windows = self.windows(inputs)
         batch, leads, n = windows.shape[:3]
         if leads != len(self.leads):
@@ -60,15 +76,11 @@ class Modality(SignalModality):
             valid = None if measured is None else measured.any(1)
         else:
             values = windows.flatten(1, 2)
-            number = torch.tensor(self.numbers, device=windows.device)
+            number = torch.tensor(self.order, device=windows.device)
             place = torch.broadcast_tensors(seconds, number[:, None])
             coords = torch.stack(place, -1).flatten(0, 1)
             valid = None if measured is None else measured.flatten(1)
-        coords = coords.expand(batch, -1, -1)
-        if valid is None:
-            everywhere = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
-            return Patches(values, coords, everywhere, full=True)
-        return Patches(values, coords, valid)
+        return self.patches(values, coords.expand(batch, -1, -1), valid)
 
     def unpatchify(self, values: Tensor, like: Inputs) -> Inputs:
         """values (B, N, P) to {"signal": (B, L, T)} and what else `like` has."""
@@ -80,6 +92,7 @@ class Modality(SignalModality):
         return like | {"signal": signal}
 
     def axes(self) -> tuple[float, ...]:
+        """Time is counted in windows, leads by their place in the standard order."""
         window = self.rate / self.window
         return (window,) if self.patch == "time" else (window, 1.0)
 

@@ -1,51 +1,22 @@
 """Options of the ECG modality, and its `Preprocessor`: raw recordings to leads in standard order."""
 
-# No `from __future__ import annotations` here: @strict does not check types that are strings.
+from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from mmssl.biosignals.preparation import Sample, SignalConfig, SignalPreprocessor, padded_length, with_presence
-from mmssl.biosignals.recording import Array, Recording
-from mmssl.errors import BadSample, UserError, nearest
+from mmssl.errors import BadSample, nearest
 from mmssl.modality import Inputs
-from mmssl.options import option, strict
+from mmssl.modality.biosignals.preparation import Sample, SignalPreprocessor, padded_length, with_holes
+from mmssl.modality.biosignals.recording import Array, Recording
 
 from .files import open_wfdb
 from .leads import DERIVED, LEADS, TWELVE, in_standard_order, lead_of
-
-
-@strict
-@dataclass(kw_only=True)
-class Config(SignalConfig):
-    """What a recipe may set for ECG; see `SignalConfig` for what it shares with EEG."""
-
-    rate: float = option(100.0, above=0, help="samples a second of the model's input; recordings are resampled to it")
-    window: float = option(0.25, above=0, help="seconds in a patch")
-    source_unit: str = option("mV", choices=("V", "mV", "uV", "nV"), help="unit of those that do not say their own")
-    plausible: list[float] = option(factory=lambda: [0.001, 10.0], min=0, help="typical amplitude, mV, least and most")
-    leads: list[str] | None = option(None, help="leads of the model; null: those that the data has")
-    patch: str = option("time", choices=("time", "lead"), help="a patch holds all leads of a window, or one")
-    derive: bool = option(False, help="compute III, aVR, aVL, aVF from I and II where they are missing")
-    unknown: str = option("refuse", choices=("refuse", "drop"), help="what is done with a channel that is no lead")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for where, names in (("leads", self.leads or []), ("bad", self.bad), ("aliases", self.aliases.values())):
-            for name in names:
-                if lead_of(name) is None:
-                    expected = ", ".join(LEADS) + nearest(name, LEADS)
-                    raise UserError(f"{where}: unknown lead '{name}', expected one of {expected}")
-
-    @property
-    def wanted(self) -> set[str] | None:
-        """The standard names of `leads`."""
-        return None if self.leads is None else {lead_of(name)[0] for name in self.leads}  # type: ignore[index]
+from .options import Config
 
 
 class Preprocessor(SignalPreprocessor):
@@ -56,9 +27,11 @@ class Preprocessor(SignalPreprocessor):
     """
 
     config: Config
+    channel = "lead"
     unit = "mV"
 
     def open(self, path: Path) -> Recording:
+        """By wfdb."""
         return open_wfdb(path)
 
     def default_names(self, count: int) -> list[str]:
@@ -67,32 +40,23 @@ class Preprocessor(SignalPreprocessor):
             return list(self.config.leads)
         return list(TWELVE) if count == len(TWELVE) else super().default_names(count)
 
-    def choose(self, names: Sequence[str], bads: Sequence[str]) -> tuple[list[int], list[str], list[float]]:
-        bad = {(lead_of(name) or (name, 1.0))[0] for name in [*bads, *self.config.bad]}
-        wanted = self.config.wanted
-        rows: list[int] = []
-        taken: list[str] = []
-        factors: list[float] = []
-        for row, name in enumerate(names):
-            found = lead_of(self.config.aliases.get(name, name))
-            if found is None:
-                if self.config.unknown == "drop":
-                    continue
-                raise BadSample(f"unknown lead '{name}'{nearest(name, LEADS)} (options aliases, unknown: drop)")
-            lead, factor = found
-            # a lead that only serves to derive others is kept here and left out when leads are put in order
-            if lead in bad or (wanted is not None and lead not in wanted and not self.config.derive):
-                continue
-            if lead in taken:
-                raise BadSample(f"lead {lead} is there twice ('{name}')")
-            rows.append(row)
-            taken.append(lead)
-            factors.append(factor)
-        if not rows:
-            raise BadSample(f"none of the leads {', '.join(names)} is one that is wanted")
-        return rows, taken, factors
+    def known(self, name: str) -> tuple[str, float] | None:
+        """The lead, and -1 for one that is turned over."""
+        return lead_of(self.config.aliases.get(name, name))
+
+    def unknown(self, name: str) -> str | None:
+        """Left out, or refused, as the recipe says."""
+        if self.config.unknown == "drop":
+            return None
+        raise BadSample(f"unknown lead '{name}'{nearest(name, LEADS)} (options aliases, unknown: drop)")
+
+    def wanted(self) -> set[str] | None:
+        """The leads of the recipe; all where some are derived: those that only serve others go when leads are put in
+        order."""
+        return None if self.config.derive else self.config.wanted
 
     def complete(self, signal: Array, names: list[str]) -> tuple[Array, list[str]]:
+        """With `derive`, the limb leads that are missing, of I and II."""
         if not self.config.derive or not {"I", "II"} <= set(names):
             return signal, names
         one, two = signal[names.index("I")], signal[names.index("II")]
@@ -101,9 +65,10 @@ class Preprocessor(SignalPreprocessor):
         return np.concatenate([signal, np.stack(rows)]) if rows else signal, names + more
 
     def learn(self, seen: dict[str, int]) -> dict[str, Any]:
+        """The leads of the recipe, or those of the data, in standard order."""
         return {"leads": in_standard_order(list(self.config.wanted or seen))}
 
-    def read(self, raw: Any, choice: int = 0) -> Sample | None:
+    def read(self, raw: object, choice: int = 0) -> Sample | None:
         """As the base; BadSample when none of the recording's leads is one of the model's."""
         sample = super().read(raw, choice)
         if sample is not None:
@@ -123,9 +88,10 @@ class Preprocessor(SignalPreprocessor):
                 for values, name in zip(sample.signal, sample.names, strict=True):
                     if name in leads:
                         row[leads[name], : len(values)] = values
-        return with_presence({"signal": torch.from_numpy(signal)}, samples)
+        return with_holes({"signal": torch.from_numpy(signal)}, samples)
 
-    def sizes(self) -> dict[str, Any]:
+    def sizes(self) -> dict[str, object]:
+        """What the `Modality` is built with."""
         return {
             "leads": list(self.fitted()["leads"]),
             "rate": float(self.config.rate),

@@ -3,11 +3,22 @@
 See README.md in this folder.
 """
 
-from .modality import Modality
-from .preprocessor import Config, Preprocessor
-from .sources import windows
+from __future__ import annotations
 
-__all__ = ["NEEDS", "READS", "Config", "Modality", "Preprocessor", "windows"]
+from typing import TYPE_CHECKING
+
+from mmssl.lazy import attributes
+
+from .options import Config, View
+
+if TYPE_CHECKING:
+    from .modality import Modality
+    from .preprocessor import Preprocessor
+    from .sources import windows
+else:
+    __getattr__ = attributes(__name__, Modality=".modality", Preprocessor=".preprocessor", windows=".sources")
+
+__all__ = ["NEEDS", "READS", "Config", "Modality", "Preprocessor", "View", "windows"]
 
 READS = "EDF, BDF, GDF, FIF, EEGLAB and BrainVision files, arrays with their channels, rate and unit, .npy"
 NEEDS: dict[str, str] = {"mne": "mmssl[eeg]"}

@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmssl.biosignals.recording import Array, Recording, check_file
 from mmssl.errors import BadSample, UserError
+from mmssl.modality.biosignals.recording import Array, Recording, check_file
+
+if TYPE_CHECKING:
+    from mne.io import BaseRaw
 
 ENDINGS = (".edf", ".bdf", ".gdf", ".fif", ".fif.gz", ".set", ".vhdr", ".cnt", ".mff", ".nxe")
 KEPT = (".fif", ".edf", ".bdf")
@@ -53,7 +56,7 @@ def open_eeg(path: Path) -> Recording:
     return Recording(len(picks), int(raw.n_times), load, names, float(raw.info["sfreq"]), units, bads)
 
 
-def _open(path: Path, *_version: int) -> Any:
+def _open(path: Path, *_version: int) -> BaseRaw:
     """mne's object for the file, which holds the header and no samples."""
     import mne
 
@@ -70,7 +73,7 @@ def _version(path: Path) -> tuple[int, int, int]:
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
-def _read(raw: Any, picks: list[int], first: int, last: int, name: str) -> Array:
+def _read(raw: BaseRaw, picks: list[int], first: int, last: int, name: str) -> Array:
     """(C, last - first) in volts; NaN where the file's annotations say that it was not recording."""
     try:
         signal = np.asarray(raw[picks, first:last][0], dtype=np.float64)

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mmssl.biosignals.patching import SignalModality
-from mmssl.biosignals.spectrum import BAND_FLOOR, band_powers
 from mmssl.modality import Inputs
+from mmssl.modality.biosignals.patching import SignalModality
+from mmssl.modality.biosignals.spectrum import BAND_FLOOR, band_powers
 from mmssl.models.positions import SinCos
 from mmssl.patches import Patches
 
@@ -27,8 +27,7 @@ STEP = 0.01
 class Modality(SignalModality):
     """Every patch is one window of one channel, channel by channel; coordinates (seconds, x, y, z).
 
-    Seconds are those of the window's beginning; x, y, z are metres as in mne's `standard_1005`. channels: how many
-    different ones the data had, which only the raw features use.
+    Seconds are those of the window's beginning; x, y, z are metres as in mne's `standard_1005`.
     """
 
     coordinates = ("time [s]", "x [m, to the right]", "y [m, to the front]", "z [m, up]")
@@ -36,28 +35,35 @@ class Modality(SignalModality):
     def __init__(
         self, width: int, rate: float, window: int, channels: int = 0, spectrum: Mapping[str, list[float]] | None = None
     ) -> None:
-        super().__init__(width, rate, window, 1, spectrum)
+        """Make the parameters.
+
+        Args:
+            width: D.
+            rate: samples a second.
+            window: w, samples of a patch.
+            channels: how many different ones the data had, which only the raw features use.
+            spectrum: mean and std of each bin of a window's log spectrum, for targets.
+        """
+        super().__init__(rate, window, 1, spectrum)
         self.channels = channels
-        self.position = self.positions(width)
+        self.make_tokens(width)
 
     def patchify(self, inputs: Inputs) -> Patches:
+        """Channel by channel; a window is a patch where at least half of it was measured."""
         windows = self.windows(inputs)
         batch, channels, n = windows.shape[:3]
         seconds = self.seconds(n, windows.device)[None, None, :, None].expand(batch, channels, -1, -1)
         places = inputs["electrodes"].to(torch.float32)[:, :, None].expand(-1, -1, n, -1)
         coords = torch.cat([seconds, places], 3).flatten(1, 2)
-        values = windows.flatten(1, 2)
         measured = self.measured(inputs, windows)
-        if measured is None:
-            everywhere = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
-            return Patches(values, coords, everywhere, full=True)
-        return Patches(values, coords, measured.flatten(1))
+        return self.patches(windows.flatten(1, 2), coords, None if measured is None else measured.flatten(1))
 
     def unpatchify(self, values: Tensor, like: Inputs) -> Inputs:
         """values (B, N, w) to {"signal": (B, C, T)} and what else `like` has."""
         return like | {"signal": values.reshape(like["signal"].shape)}
 
     def axes(self) -> tuple[float, ...]:
+        """Time is counted in windows, places in centimetres."""
         return (self.rate / self.window, 1 / STEP, 1 / STEP, 1 / STEP)
 
     def positions(self, width: int) -> nn.Module:

@@ -1,47 +1,22 @@
 """Options of the EEG modality, and its `Preprocessor`: raw recordings to channels with places on the head."""
 
-# No `from __future__ import annotations` here: @strict does not check types that are strings.
+from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from mmssl.biosignals.preparation import Sample, SignalConfig, SignalPreprocessor, padded_length, with_presence
-from mmssl.biosignals.recording import Array, Recording
-from mmssl.errors import BadSample, UserError, nearest
+from mmssl.errors import BadSample, nearest
 from mmssl.modality import Inputs
-from mmssl.options import option, strict
+from mmssl.modality.biosignals.preparation import Sample, SignalPreprocessor, padded_length, with_holes
+from mmssl.modality.biosignals.recording import Array, Recording
 
 from .electrodes import channel_of, is_other, place_of, table
 from .files import open_eeg
-
-
-@strict
-@dataclass(kw_only=True)
-class Config(SignalConfig):
-    """What a recipe may set for EEG; see `SignalConfig` for what it shares with ECG."""
-
-    rate: float = option(128.0, above=0, help="samples a second of the model's input; recordings are resampled to it")
-    window: float = option(1.0, above=0, help="seconds in a patch")
-    source_unit: str = option("uV", choices=("V", "mV", "uV", "nV"), help="unit of those that do not say their own")
-    plausible: list[float] = option(factory=lambda: [0.05, 5000.0], min=0, help="typical amplitude, uV, least and most")
-    channels: list[str] | None = option(None, help="take these only; null: all")
-    reference: str | list[str] | None = option(None, help="average, or electrodes whose mean is subtracted")
-    unknown: str = option("refuse", choices=("refuse", "drop", "keep"), help="channels without a known place")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        reference = [] if self.reference in (None, "average") else self.reference
-        if isinstance(reference, str):
-            raise UserError(f"reference: found '{reference}', expected average, or a list of electrodes")
-        for where, names in (("reference", reference or []), ("channels", self.channels or [])):
-            for name in names:
-                if channel_of(name) is None and not (where == "channels" and self.unknown == "keep"):
-                    raise UserError(f"{where}: unknown electrode '{name}'{nearest(name, table())}")
+from .options import Config
 
 
 class Preprocessor(SignalPreprocessor):
@@ -58,35 +33,31 @@ class Preprocessor(SignalPreprocessor):
     unit = "uV"
 
     def open(self, path: Path) -> Recording:
+        """By mne."""
         return open_eeg(path)
 
     def _name(self, name: str) -> str | None:
         return channel_of(self.config.aliases.get(name, name))
 
-    def choose(self, names: Sequence[str], bads: Sequence[str]) -> tuple[list[int], list[str], list[float]]:
-        bad = {self._name(name) or name for name in [*bads, *self.config.bad]}
-        wanted = None if self.config.channels is None else {self._name(name) or name for name in self.config.channels}
+    def known(self, name: str) -> tuple[str, float] | None:
+        """The electrode, or the two whose difference it is."""
+        found = self._name(name)
+        return None if found is None else (found, 1.0)
+
+    def unknown(self, name: str) -> str | None:
+        """As the recipe says, but for an ECG, an eye movement and their like, which are left out."""
+        if is_other(name) or self.config.unknown == "drop":
+            return None
+        if self.config.unknown == "refuse":
+            raise BadSample(f"unknown channel '{name}'{nearest(name, table())} (options aliases, unknown)")
+        return name
+
+    def wanted(self) -> set[str] | None:
+        """The channels of the recipe, and those that the reference is made of."""
+        if self.config.channels is None:
+            return None
         reference = self.config.reference if isinstance(self.config.reference, list) else []
-        helpers = {self._name(name) for name in reference}
-        rows: list[int] = []
-        taken: list[str] = []
-        for row, given in enumerate(names):
-            name = self._name(given)
-            if name is None:
-                if is_other(given) or self.config.unknown == "drop":
-                    continue
-                if self.config.unknown == "refuse":
-                    raise BadSample(f"unknown channel '{given}'{nearest(given, table())} (options aliases, unknown)")
-                name = given
-            if name in bad or (wanted is not None and name not in wanted and name not in helpers):
-                continue
-            if name in taken:
-                raise BadSample(f"channel {name} is there twice ('{given}')")
-            rows.append(row)
-            taken.append(name)
-        if not rows:
-            raise BadSample(f"none of the channels {', '.join(names)} is one that is wanted")
-        return rows, taken, [1.0] * len(rows)
+        return {self._name(name) or name for name in [*self.config.channels, *reference]}
 
     def complete(self, signal: Array, names: list[str]) -> tuple[Array, list[str]]:
         """The signal against the asked reference; electrodes that were read for it alone are left out."""
@@ -114,6 +85,7 @@ class Preprocessor(SignalPreprocessor):
         return signal[keep], [names[row] for row in keep]
 
     def learn(self, seen: dict[str, int]) -> dict[str, Any]:
+        """The channels, in the order of first sight: `channel` numbers them."""
         return {"channels": list(seen)}
 
     def collate(self, samples: Sequence[Sample | None]) -> Inputs:
@@ -131,9 +103,10 @@ class Preprocessor(SignalPreprocessor):
                 places[row, :count] = [place_of(name) or (0.0, 0.0, 0.0) for name in sample.names]
                 channel[row, :count] = [numbers.get(name, -1) for name in sample.names]
         inputs = {"signal": signal, "electrodes": places, "channel": channel}
-        return with_presence({name: torch.from_numpy(array) for name, array in inputs.items()}, samples)
+        return with_holes({name: torch.from_numpy(array) for name, array in inputs.items()}, samples)
 
-    def sizes(self) -> dict[str, Any]:
+    def sizes(self) -> dict[str, object]:
+        """What the `Modality` is built with."""
         return {
             "rate": float(self.config.rate),
             "window": self.window,

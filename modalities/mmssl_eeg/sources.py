@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,19 +13,26 @@ from .files import open_eeg
 
 
 def windows(
-    source: str | Path | Mapping[str, Any],
+    source: str | Path | Mapping[str, Sequence[float]],
     seconds: float,
     *,
     step: float | None = None,
     rate: float | None = None,
     channels: Sequence[str] | None = None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     """Rows for `datasets.Dataset.from_list`, one for each whole window of a recording.
 
-    source: a file (rows hold `path` and `start`, and the file is read again at each: no copy of the data), or a table
-    with one row a sample: column -> T numbers (rows hold the windows themselves and `rate`).
-    seconds: length of a window; step: seconds between beginnings, default `seconds`. rate: of a table.
-    channels: the table's columns that are channels, default all.
+    Args:
+        source: a file (rows hold `path` and `start`, and the file is read again at each: no copy of the data), or a
+            table with one row a sample: column -> T numbers (rows hold the windows themselves and `rate`).
+        seconds: length of a window.
+        step: seconds between beginnings, default `seconds`.
+        rate: rows a second of a table.
+        channels: the table's columns that are channels, default all.
+
+    Raises:
+        BadSample: the file cannot be read.
+        UserError: a table without `rate`, or without one of the columns.
     """
     if isinstance(source, (str, Path)):
         recording = open_eeg(Path(source))

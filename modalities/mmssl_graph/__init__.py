@@ -3,11 +3,22 @@
 See README.md in this folder.
 """
 
-from .modality import Modality
-from .preprocessor import Config, Preprocessor
-from .sources import open_rows
+from __future__ import annotations
 
-__all__ = ["NEEDS", "READS", "Config", "Modality", "Preprocessor", "open_rows"]
+from typing import TYPE_CHECKING
+
+from mmssl.lazy import attributes
+
+from .options import Config, View
+
+if TYPE_CHECKING:
+    from .modality import Modality
+    from .preprocessor import Preprocessor
+    from .sources import open_rows
+else:
+    __getattr__ = attributes(__name__, Modality=".modality", Preprocessor=".preprocessor", open_rows=".sources")
+
+__all__ = ["NEEDS", "READS", "Config", "Modality", "Preprocessor", "View", "open_rows"]
 
 READS = "torch_geometric's Data, dicts of edges and features, .npz, parquet and json, folders of csv tables"
 NEEDS: dict[str, str] = {}

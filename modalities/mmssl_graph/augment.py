@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from mmssl.draws import Draws
 from mmssl.modality import Inputs
-from mmssl.options import option, strict
-from mmssl.options.schema import load
 
-
-@strict
-@dataclass(kw_only=True)
-class View:
-    """Options of one kind of view; they are applied in this order, 0 or null leaves a step out."""
-
-    subgraph: float | None = option(None, above=0, max=1, help="share of the nodes that stay, one connected part")
-    drop_nodes: float = option(0.0, min=0, below=1, help="probability that a node is left out, never the centre")
-    drop_edges: float = option(0.0, min=0, below=1, help="probability that an edge is left out, in both directions")
-    mask_features: float = option(0.0, min=0, below=1, help="probability that a feature is 0, in all nodes of a sample")
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        return tuple(field.name for field in fields(cls))
-
-    @classmethod
-    def build(cls, spec: Mapping[str, Any]) -> View:
-        """From a recipe's options; UserError names each option that is unknown or wrong."""
-        return load(cls, spec, path="view")
+from .options import View
 
 
 def augment(inputs: Inputs, draws: Draws, view: View) -> Inputs:

@@ -44,10 +44,15 @@ class Rows:
 
 @dataclass
 class Graph:
-    """Sorted by source: node i's edges are target[start[i]:start[i + 1]], with their weights.
+    """Sorted by source: node i's edges are target[start[i]:start[i + 1]], with their weights. No loops, no edge twice.
 
-    x: (n, F) features; labels: (n,) a type for each node; both may be missing. centre: the node that a sample is
-    about, None for a sample that is about the whole graph. No loops, no edge twice.
+    Attributes:
+        start: (n + 1,) where each node's edges begin.
+        target: (E,) where each edge leads.
+        weight: (E,) float32 > 0.
+        x: (n, F) features, or None.
+        labels: (n,) a type for each node, or None.
+        centre: the node that a sample is about, None for a sample that is about the whole graph.
     """
 
     start: Array
@@ -59,10 +64,12 @@ class Graph:
 
     @property
     def nodes(self) -> int:
+        """n."""
         return len(self.start) - 1
 
     @property
     def source(self) -> Array:
+        """(E,) where each edge begins."""
         return np.repeat(np.arange(self.nodes), np.diff(self.start))
 
     @cached_property
@@ -112,18 +119,30 @@ def ranges(starts: Array, counts: Array) -> Array:
 
 
 def build(
-    edges: Any,
+    edges: object,
     nodes: int | None = None,
-    weight: Any = None,
-    x: Any = None,
-    labels: Any = None,
+    weight: object = None,
+    x: object = None,
+    labels: object = None,
     centre: int | None = None,
     directed: bool = False,
 ) -> Graph:
-    """A checked graph from edges (2, E) or (E, 2); unless it is `directed`, every edge counts in both directions.
+    """A checked graph.
 
     Loops are left out (a node always sees itself), and edges of weight 0; of an edge that is there several times the
-    greatest weight counts. Raises BadSample that says what is wrong.
+    greatest weight counts.
+
+    Args:
+        edges: (2, E) or (E, 2) numbers of nodes.
+        nodes: n, where no features or labels say it and not all nodes have edges.
+        weight: (E,) >= 0, default 1.
+        x: (n, F) features.
+        labels: (n,) a type for each node.
+        centre: the node that the sample is about.
+        directed: False: every edge counts in both directions.
+
+    Raises:
+        BadSample: says what is wrong.
     """
     features = None if x is None else _features(x)
     kinds = None if labels is None else np.asarray(labels).ravel()
@@ -155,7 +174,7 @@ def build(
     return Graph(start, code % count, weights[last].astype(np.float32), features, kinds, centre)
 
 
-def _edges(edges: Any) -> Array:
+def _edges(edges: object) -> Array:
     try:
         pairs = np.asarray(edges)
     except ValueError as error:
@@ -169,7 +188,7 @@ def _edges(edges: Any) -> Array:
     return (pairs if pairs.shape[0] == 2 else pairs.T).astype(np.int64)
 
 
-def _weights(weight: Any, count: int) -> Array:
+def _weights(weight: object, count: int) -> Array:
     if weight is None:
         return np.ones(count)
     values = np.asarray(weight, np.float64).ravel()
@@ -181,7 +200,7 @@ def _weights(weight: Any, count: int) -> Array:
     return values
 
 
-def _features(x: Any) -> Array | Rows:
+def _features(x: object) -> Array | Rows:
     if isinstance(x, Rows):
         return x
     try:
@@ -197,15 +216,24 @@ def _features(x: Any) -> Array | Rows:
     return values
 
 
-def from_raw(raw: Any, directed: bool) -> Graph:
-    """A torch_geometric `Data`, or a mapping with the same names: edge_index, and as known edge_weight, x or
-    node_labels, num_nodes, centre. Raises BadSample."""
+def from_raw(raw: object, directed: bool) -> Graph:
+    """A raw value as a graph.
+
+    Args:
+        raw: a torch_geometric `Data`, or a mapping with the same names: edge_index, and as known edge_weight, x or
+            node_labels, num_nodes, centre.
+        directed: False: every edge counts in both directions.
+
+    Raises:
+        BadSample: says what is wrong.
+    """
     if not isinstance(raw, Mapping):
         if not hasattr(raw, "edge_index"):
             raise BadSample(
                 f"found {type(raw).__name__}, expected a graph: a torch_geometric Data or a dict with edge_index"
             )
-        names = raw.keys() if callable(getattr(raw, "keys", None)) else KEYS
+        keys = getattr(raw, "keys", None)
+        names = keys() if callable(keys) else KEYS
         raw = {name: getattr(raw, name, None) for name in names} | {"num_nodes": getattr(raw, "num_nodes", None)}
     else:
         for key in raw:

@@ -6,7 +6,6 @@ Shapes: B graphs, N nodes (padded), n patches at hand, F features, K coordinates
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +18,9 @@ from mmssl.losses.reconstruction import patch_mse
 from mmssl.modality import Inputs, MaskToken
 from mmssl.patches import Patches
 
-from .augment import View, augment, centres
+from .augment import augment, centres
 from .encodings import distances, encodings
+from .options import View
 
 EDGE_WIDTH = 32
 SELF = -1.0
@@ -37,6 +37,7 @@ class Structure(nn.Module):
         self.outer = nn.Linear(width, width)
 
     def forward(self, coords: Tensor) -> Tensor:
+        """(B, n, 1 + laplacian + walk) coordinates to (B, n, D)."""
         # an eigenvector's entries are about 1 / sqrt(nodes); that brings them to the order of the others
         end = 1 + self.laplacian
         scaled = torch.cat([coords[..., :1], 4 * coords[..., 1:end], coords[..., end:]], -1)
@@ -61,6 +62,7 @@ class EdgeBias(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Minus the distance, times each head's slope; nothing for directions and weights."""
         heads = len(self.weight)
         slopes = torch.tensor([2.0 ** -(4 * h / max(heads - 1, 1)) for h in range(heads)])
         start = -torch.arange(self.most + 2, dtype=torch.float32)[:, None] * slopes
@@ -89,17 +91,14 @@ class Messages(nn.Module):
         self.linear = nn.Linear(width, width)
 
     def forward(self, x: Tensor, links: Tensor) -> Tensor:
+        """x (B, n, D) after one round along links (B, n, n)."""
         arriving = links.clamp(min=0).transpose(1, 2).to(x.dtype)
         mean = (arriving @ x) / arriving.sum(-1, keepdim=True).clamp(min=1e-6)
         return x + F.gelu(self.linear(mean))
 
 
 class Modality(base.Modality):
-    """A patch is a node. Its values are its features, its links the weights of the edges that leave it.
-
-    features: F. laplacian, walk: how many encodings of each kind. stem: rounds of message passing before the trunk.
-    distance: the greatest distance that attention tells apart. gamma: exponent of the scaled cosine error.
-    """
+    """A patch is a node. Its values are its features, its links the weights of the edges that leave it."""
 
     has_links = True
     targets = ("features", "features_mse", "edges")
@@ -120,6 +119,17 @@ class Modality(base.Modality):
         distance: int = 3,
         gamma: float = 2.0,
     ) -> None:
+        """Make the parameters.
+
+        Args:
+            width: D.
+            features: F.
+            laplacian: number of Laplacian encodings.
+            walk: number of random-walk encodings.
+            stem: rounds of message passing before the trunk.
+            distance: the greatest distance in edges that attention tells apart.
+            gamma: exponent of the scaled cosine error.
+        """
         super().__init__()
         self.features, self.laplacian, self.walk, self.distance = features, laplacian, walk, distance
         self.gamma = gamma
@@ -145,9 +155,11 @@ class Modality(base.Modality):
         return like | {"x": values}
 
     def positions(self, width: int) -> nn.Module:
+        """A perceptron of the encodings: nodes lie on no axis."""
         return Structure(width, self.laplacian, self.walk)
 
     def relations(self, heads: int) -> nn.Module | None:
+        """Attention bias of distances, directions and weights."""
         return EdgeBias(heads, self.distance)
 
     def embed(self, patches: Patches, hidden: Tensor | None = None) -> Tensor:
@@ -176,8 +188,11 @@ class Modality(base.Modality):
         return torch.cat([number[..., None], near], -1)
 
     def score(self, pred: Tensor, target: Tensor, patches: Patches, kind: str | None = None) -> Tensor:
-        """(B, n). features: (1 - cosine)^gamma (GraphMAE, Hou et al. 2022); features_mse: mean squared error; edges:
-        see `_edge_score`."""
+        """(B, n) loss of each node.
+
+        "features": (1 - cosine)^gamma (GraphMAE, Hou et al. 2022, THUDM/GraphMAE `sce_loss`). "features_mse": mean
+        squared error. "edges": see `_edge_score`.
+        """
         kind = self.kind(kind)
         if kind == "edges":
             return self._edge_score(pred, target, patches)
@@ -205,8 +220,14 @@ class Modality(base.Modality):
 
         return mean(pair & near) + mean(pair & ~near)
 
-    def augment(self, inputs: Inputs, draws: Draws, **spec: Any) -> Inputs:
-        """One view of the batch; `spec` holds options of `mmssl_graph.augment.View`."""
+    def augment(self, inputs: Inputs, draws: Draws, **spec: object) -> Inputs:
+        """One view of the batch.
+
+        Args:
+            inputs: graphs.
+            draws: random numbers of the B samples.
+            spec: options of `mmssl_graph.augment.View`.
+        """
         return augment(inputs, draws, View.build(spec))
 
     def raw_features(self, inputs: Inputs) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,42 +13,26 @@ from torch import Tensor
 
 from mmssl import modality as base
 from mmssl.errors import BadSample, UserError
-from mmssl.modality import Inputs
-from mmssl.options import option, strict
+from mmssl.modality import Inputs, with_present
 
 from .encodings import encodings
 from .graph import Array, Graph, Rows, ego_sample, from_raw, propagated, propagated_at, walk_sample
+from .options import SOURCES, Config
 from .sources import load_store
 
-SOURCES = ("x", "labels", "degree")
 SOME = 200  # graphs or nodes that features are measured on
-
-
-@strict
-@dataclass(kw_only=True)
-class Config:
-    """What a recipe may set for graphs."""
-
-    features: str | None = option(None, choices=SOURCES, help="what nodes are known by; null: the first that there is")
-    scale: str | None = option(None, choices=("none", "standard", "row"), help="null: none for 0/1, else standard")
-    directed: bool = option(False, help="false: every edge counts in both directions")
-    sample: str = option("walk", choices=("walk", "ego"), help="how a subgraph is taken around a centre")
-    nodes: int = option(32, min=1, help="most nodes of a sampled subgraph")
-    hops: int = option(2, min=1, help="how far an ego sample reaches")
-    restart: float = option(0.15, above=0, below=1, help="chance that a walk starts again at the centre")
-    max_nodes: int = option(512, min=1, help="largest graph that is taken whole; a larger one is a broken sample")
-    max_degree: int = option(16, min=1, help="of graphs without features: degrees are told apart up to it")
-    laplacian: int = option(8, min=0, help="number of Laplacian encodings")
-    walk: int = option(8, min=0, help="number of random-walk encodings")
-    stem: int = option(1, min=0, help="rounds of message passing before the trunk")
-    distance: int = option(3, min=1, help="greatest distance in edges that attention tells apart")
-    gamma: float = option(2.0, above=0, help="exponent of the scaled cosine error")
 
 
 @dataclass
 class Sample:
-    """One decoded graph of n nodes: x (n, F) scaled, links (n, n), the centre's number or -1, and the propagated raw
-    features."""
+    """One decoded graph of n nodes.
+
+    Attributes:
+        x: (n, F) scaled.
+        links: (n, n) weights of the edges.
+        centre: its number, or -1.
+        propagated: (F,) or (3 F,), the raw features.
+    """
 
     x: Tensor
     links: Tensor
@@ -56,32 +40,28 @@ class Sample:
     propagated: Tensor
 
 
-class Preprocessor(base.Preprocessor):
+class Preprocessor(base.Preprocessor[Sample]):
     """Graphs to {"x": (B, N, F), "links": (B, N, N), "nodes": (B, N) bool, "encodings": (B, N, K), "centre": (B,)
     int64, -1: none, "propagated": (B, ...), "present": (B,) bool, left out when all are}.
 
     state: what nodes are known by (`source`), its width, and mean and std or the labels.
     """
 
+    kind = "a graph"
     config: Config
 
-    def fit(self, samples: Iterable[Any]) -> Self:
-        """Learn what nodes are known by: width and scale of the features, or which labels there are."""
+    def fit(self, samples: Iterable[object]) -> Self:
+        """Learn what nodes are known by: width and scale of the features, or which labels there are.
+
+        Raises:
+            UserError: no sample can be read, or not all have what the recipe wants nodes to be known by.
+        """
         graphs: list[tuple[Graph, Array]] = []
-        reason, tried = "", 0
-        for raw in samples:
-            tried += 1
-            try:
-                graph = self._graph(raw)
-            except (BadSample, OSError) as error:  # the data pipeline meets it again, and puts it into quarantine
-                reason = reason or str(error)
-                continue
+        for graph in self.readable(samples, self._graph):
             some = np.arange(graph.nodes) if graph.centre is None else np.array([graph.centre])
             graphs.append((graph, some))
             if len(graphs) >= SOME and graph.centre is None:
                 break
-        if not graphs:
-            raise UserError(f"none of {tried} samples could be read as a graph" + (f": {reason}" if reason else ""))
         self._learn(graphs)
         return self
 
@@ -111,12 +91,7 @@ class Preprocessor(base.Preprocessor):
             std = x.std(0)
             self.state |= {"mean": x.mean(0).tolist(), "std": np.where(std > 0, std, 1.0).tolist()}
 
-    def _fitted(self) -> dict[str, Any]:
-        if not self.state:
-            raise UserError("the graph preprocessor is not fitted: call fit(graphs)")
-        return self.state
-
-    def _graph(self, raw: Any) -> Graph:
+    def _graph(self, raw: object) -> Graph:
         """A raw value to a graph, a centre in it where the sample is about one node."""
         if isinstance(raw, (str, Path)):
             raw = {"path": str(raw)}
@@ -138,7 +113,7 @@ class Preprocessor(base.Preprocessor):
 
     def _content(self, graph: Graph, nodes: Array) -> Array:
         """(k, F) float32 what `nodes` are known by, scaled."""
-        state = self._fitted()
+        state = self.fitted()
         if state["source"] == "degree":
             degree = np.minimum(graph.start[nodes + 1] - graph.start[nodes], state["width"] - 1)
             return np.eye(state["width"], dtype=np.float32)[degree]
@@ -163,11 +138,19 @@ class Preprocessor(base.Preprocessor):
             return x / np.maximum(np.abs(x).sum(1, keepdims=True), 1e-12)
         return x
 
-    def read(self, raw: Any, choice: int = 0) -> Sample | None:
-        """One raw graph, or the subgraph around its centre, drawn by `choice`. Raises BadSample; None when it is null.
+    def read(self, raw: object, choice: int = 0) -> Sample | None:
+        """One raw graph, or the subgraph around its centre.
 
-        raw: a torch_geometric `Data`, a mapping with edge_index and x, node_labels, edge_weight, num_nodes, centre, or
-        {"path": an .npz file or folder, "node" or "graph": a number}.
+        Args:
+            raw: a torch_geometric `Data`, a mapping with edge_index and x, node_labels, edge_weight, num_nodes, centre,
+                or {"path": an .npz file or folder, "node" or "graph": a number}.
+            choice: draws the subgraph.
+
+        Returns:
+            None when it is null.
+
+        Raises:
+            BadSample: it is no graph, is too large, or lacks what the model knows nodes by.
         """
         if raw is None:
             return None
@@ -198,7 +181,7 @@ class Preprocessor(base.Preprocessor):
 
     def collate(self, samples: Sequence[Sample | None]) -> Inputs:
         """What `read` returned (None = absent) to tensors, padded to the largest graph."""
-        width, c = self._fitted()["width"], self.config
+        width, c = self.fitted()["width"], self.config
         there = [sample for sample in samples if sample is not None]
         batch, most = len(samples), max([len(sample.x) for sample in there] or [1])
         smooth = max([len(sample.propagated) for sample in there] or [width])
@@ -218,13 +201,13 @@ class Preprocessor(base.Preprocessor):
                 inputs["propagated"][row, : len(sample.propagated)] = sample.propagated
         # in the worker that loads, for all graphs at once; `patchify` does it again where a view changed edges
         inputs["encodings"] = encodings(inputs["links"], inputs["nodes"], c.laplacian, c.walk)
-        present = torch.tensor([sample is not None for sample in samples], dtype=torch.bool)
-        return inputs if bool(present.all()) else inputs | {"present": present}
+        return with_present(inputs, samples)
 
-    def sizes(self) -> dict[str, Any]:
+    def sizes(self) -> dict[str, object]:
+        """What the `Modality` is built with."""
         c = self.config
         return {
-            "features": self._fitted()["width"],
+            "features": self.fitted()["width"],
             "laplacian": c.laplacian,
             "walk": c.walk,
             "stem": c.stem,

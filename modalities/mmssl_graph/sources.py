@@ -31,9 +31,13 @@ SAME = {"val": "validation", "valid": "validation", "dev": "validation"}
 
 @dataclass
 class Store:
-    """A file's content. items: rows of the data; each is a node of `graph`, or with `of` (nodes,) one of many graphs.
+    """A file's content, of which each item is a row of the data.
 
-    columns: other values of each item, labels among them. split: (items,) the part that each belongs to, or None.
+    Attributes:
+        graph: all nodes and edges.
+        of: (nodes,) which of many graphs a node is in, and an item is a graph; None: an item is a node.
+        columns: other values of each item, labels among them.
+        split: (items,) the part that each belongs to, or None.
     """
 
     graph: Graph
@@ -43,6 +47,7 @@ class Store:
 
     @property
     def items(self) -> int:
+        """How many rows the data has."""
         return self.graph.nodes if self.of is None else len(self.first) - 1
 
     @cached_property
@@ -188,11 +193,17 @@ def _split_of(arrays: Mapping[str, Array], store: Store) -> Array | None:
 def open_rows(path: str, split: str) -> Dataset:
     """The rows of a graph file for `data.path: graph:FILE`: one a node, or one a graph where the file has many.
 
-    Columns: graph ({path, node, graph}), label, split, and what else the file says of each. split: a part of the file
-    (masks, a column `split`, or `fold`, of which 0 is the test part), or "all": every item, as pretraining on a single
-    graph needs, with the labels of the training part only, so that a probe cannot learn from the others.
+    Args:
+        path: the file or folder.
+        split: a part of the file (masks, a column `split`, or `fold`, of which 0 is the test part), or "all": every
+            item, as pretraining on a single graph needs, with the labels of the training part only, so that a probe
+            cannot learn from the others.
 
-    Raises UserError when the file or the split is not there, or the file is not a graph.
+    Returns:
+        Columns: graph ({path, node, graph}), label, split, and what else the file says of each.
+
+    Raises:
+        UserError: the file or the split is not there, or the file is not a graph.
     """
     import datasets
 

@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmssl import modality as base
 from mmssl.draws import Draws
 from mmssl.errors import UserError
-from mmssl.losses.reconstruction import normalised_patches, patch_mse
-from mmssl.modality import Inputs, MaskToken
+from mmssl.modality import Inputs
+from mmssl.modality.pixels.augment import augment
+from mmssl.modality.pixels.options import pair
+from mmssl.modality.pixels.patching import PixelModality, places
 from mmssl.models.positions import LearnedGrid, SinCos
 from mmssl.patches import Patches
-from mmssl.pixels.augment import View, augment
-from mmssl.pixels.resample import pair
 
-RAW_SIDE = 32  # raw features are pixels of at most this many rows and columns
+from .options import View
+
+RAW_SIDE = 32
+"""Raw features are pixels of at most this many rows and columns."""
 
 
-class Modality(base.Modality):
-    """A grid of rectangular patches, row by row; a patch's numbers are in the order (channel, row, column).
-
-    size: (H, W) of the input that was configured; patch: (height, width) of a patch; channels: C.
-    mean, std: of each channel, which the preprocessor subtracted and divided by.
-    unit_range: un-normalised values lie in 0..1 (8- and 16-bit images), which some augmentations need.
-    """
+class Modality(PixelModality):
+    """A grid of rectangular patches, row by row; a patch's numbers are in the order (channel, row, column)."""
 
     targets = ("normalised", "pixels")
     views = View.names()
-    corruptible = True
-    local_targets = True
     coordinates = ("row [patches]", "column [patches]")
 
     def __init__(
@@ -47,25 +41,29 @@ class Modality(base.Modality):
         positions: str = "sincos",
         unit_range: bool = True,
     ) -> None:
-        super().__init__()
-        self.size, self.patch, self.channels = tuple(size), tuple(patch), channels
-        # plain lists: transformers would reload non-persistent buffers as garbage
-        self.mean, self.std, self.unit_range = list(mean), list(std), unit_range
-        self.position_kind = positions
-        self.proj = nn.Linear(self.pred_width(), width)
-        self.mask = MaskToken(width)
-        self.position = self.positions(width)
+        """Make the parameters.
+
+        Args:
+            width: D.
+            size: (H, W) of the input that was configured.
+            patch: (height, width) of a patch.
+            channels: C.
+            mean: of each channel, which the preprocessor subtracted.
+            std: of each channel, which the preprocessor divided by.
+            positions: "sincos", or "learned": a table over the patches of `size`.
+            unit_range: un-normalised values lie in 0..1 (8- and 16-bit images), which some augmentations need.
+        """
+        super().__init__(size, patch, channels, mean, std, unit_range, positions)
+        self.make_tokens(width)
+
+    @property
+    def numbers(self) -> int:
+        """P = C * patch height * patch width."""
+        return self.channels * self.patch[0] * self.patch[1]
 
     def grid_of(self, pixels: Tensor) -> tuple[int, int]:
         """(rows, columns) of patches in pixels (B, C, H, W); UserError when they do not divide into patches."""
-        channels, height, width = pixels.shape[1:]
-        if channels != self.channels:
-            raise UserError(f"pixel_values has {channels} channels, this model has {self.channels}")
-        if height % self.patch[0] or width % self.patch[1]:
-            raise UserError(
-                f"pixel_values is {height}x{width}, expected multiples of the patch {self.patch[0]}x{self.patch[1]}"
-            )
-        return height // self.patch[0], width // self.patch[1]
+        return self.rows_and_columns(*pixels.shape[1:])
 
     def patchify(self, inputs: Inputs) -> Patches:
         """Any height and width that the patch divides. Coordinates count patches from the top left of this input."""
@@ -75,9 +73,8 @@ class Modality(base.Modality):
         ph, pw = self.patch
         values = pixels.reshape(batch, self.channels, rows, ph, columns, pw).permute(0, 2, 4, 1, 3, 5).flatten(3)
         values = values.flatten(1, 2).to(torch.float32)
-        row = torch.arange(rows, device=pixels.device, dtype=torch.float32)
-        column = torch.arange(columns, device=pixels.device, dtype=torch.float32)
-        coords = torch.stack(torch.broadcast_tensors(row[:, None], column), -1).flatten(0, 1).expand(batch, -1, -1)
+        row, column = places(rows, columns, pixels.device)
+        coords = torch.stack(torch.broadcast_tensors(row, column), -1).flatten(0, 1).expand(batch, -1, -1)
         present = inputs.get("present")
         if present is None:
             valid = torch.ones(batch, rows * columns, dtype=torch.bool, device=pixels.device)
@@ -93,45 +90,26 @@ class Modality(base.Modality):
         return out | {"present": like["present"]} if "present" in like else out
 
     def axes(self) -> tuple[float, ...]:
+        """Rows and columns are counted in patches."""
         return (1.0, 1.0)
 
     def positions(self, width: int) -> nn.Module:
         """Sine-cosine, the column's half first as in MAE (so that stock weights fit), or a learned table."""
         if self.position_kind == "sincos":
             return SinCos(width, 2, order=(1, 0))
-        return LearnedGrid(width, (self.size[0] // self.patch[0], self.size[1] // self.patch[1]))
+        return LearnedGrid(width, self.cells)
 
-    def embed(self, patches: Patches, hidden: Tensor | None = None) -> Tensor:
-        """A linear map of the patch; elements that do not exist count as the channel's mean."""
-        dtype = self.proj.weight.dtype
-        tokens = self.proj(patches.values.nan_to_num(0.0).to(dtype))
-        if hidden is not None:
-            tokens = self.mask(tokens, hidden)
-        # under autocast the sum stays float32, as the trunk's residual stream should
-        return (tokens + self.position(patches.coords)).to(dtype)
+    def augment(self, inputs: Inputs, draws: Draws, **spec: object) -> Inputs:
+        """One view of the batch.
 
-    def pred_width(self, kind: str | None = None) -> int:
-        return self.channels * self.patch[0] * self.patch[1]
+        Args:
+            inputs: pixels (B, C, H, W).
+            draws: random numbers of the B samples.
+            spec: options of `mmssl.modality.pixels.augment.View`.
 
-    def target(self, inputs: Inputs, patches: Patches, kind: str | None = None) -> Tensor:
-        """(B, N, P) the patch's values; "normalised": less the patch's mean, over its standard deviation.
-
-        As in masked autoencoders (He et al. 2022, https://github.com/facebookresearch/mae, `norm_pix_loss`): unbiased
-        variance plus 1e-6. Elements that do not exist stay NaN and do not count.
+        Raises:
+            UserError: an option is wrong, or what comes out does not divide into patches.
         """
-        kind = self.kind(kind)
-        values = patches.values
-        if kind == "pixels":
-            return values
-        return normalised_patches(values)
-
-    def score(self, pred: Tensor, target: Tensor, patches: Patches, kind: str | None = None) -> Tensor:
-        """(B, n) mean squared error over the elements of each patch that exist; 0 for a patch without any."""
-        self.kind(kind)
-        return patch_mse(pred, target)
-
-    def augment(self, inputs: Inputs, draws: Draws, **spec: Any) -> Inputs:
-        """One view of the batch; `spec` holds options of `mmssl.pixels.augment.View`."""
         view = View.build(spec)
         if view.crop_size is not None and self.position_kind == "learned" and pair(view.crop_size) != self.size:
             raise UserError("crop_size: another size than the image's needs positions: sincos")

@@ -5,40 +5,14 @@ Shapes: B rows of this process, G of the global batch, N columns, P elements of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from mmssl.distributed import gather_rows
 from mmssl.draws import Draws
 from mmssl.modality import Inputs
-from mmssl.options import option, strict
-from mmssl.options.schema import load
 
-
-@strict
-@dataclass(kw_only=True)
-class View:
-    """Options of one kind of view; they are applied in this order, 0 or null leaves a step out."""
-
-    noise_std: float = option(0.0, min=0, help="added to numbers, in standard deviations of the column")
-    resample: float = option(0.0, min=0, max=1, help="share of the cells that take another row's value (SCARF)")
-    correlated: str | None = option(
-        None, choices=("seed", "rest"), help="hide a column and those it tells most of, or all the others"
-    )
-    drop: float = option(0.0, min=0, below=1, help="share of the cells that are hidden, independently")
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        return tuple(field.name for field in fields(cls))
-
-    @classmethod
-    def build(cls, spec: Mapping[str, Any]) -> View:
-        """From a recipe's options; UserError names each option that is unknown or wrong."""
-        return load(cls, spec, path="view")
+from .options import View
 
 
 def augment(inputs: Inputs, draws: Draws, view: View, numeric: Tensor, related: Tensor) -> Inputs:

@@ -12,13 +12,10 @@ import numbers
 import re
 from collections.abc import Collection, Sequence
 from decimal import Decimal
-from typing import Any
 
 import numpy as np
 
 from mmssl.errors import BadSample
-
-KINDS = ("numeric", "categorical", "boolean", "ordinal", "date")
 
 TRUE = {"true", "t", "yes", "y", "1"}
 FALSE = {"false", "f", "no", "n", "0"}
@@ -28,7 +25,7 @@ _CODE = re.compile(r"[+-]?0\d")  # 007 is a code and no number
 _ISO = re.compile(r"\d{4}-\d\d")
 
 
-def is_missing(value: Any, words: Collection[str]) -> bool:
+def is_missing(value: object, words: Collection[str]) -> bool:
     """Null in any spelling: None, NaN, NaT, pandas' NA, or text that is one of `words` (spaces trimmed)."""
     if value is None or type(value).__name__ == "NAType":
         return True
@@ -37,7 +34,7 @@ def is_missing(value: Any, words: Collection[str]) -> bool:
     return isinstance(value, (float, np.floating, Decimal, np.datetime64, dt.datetime)) and bool(value != value)
 
 
-def number_of(value: Any) -> float:
+def number_of(value: object) -> float:
     """A cell of a numeric column. Raises BadSample for what is no finite number."""
     try:
         if isinstance(value, dt.timedelta):
@@ -52,7 +49,7 @@ def number_of(value: Any) -> float:
     return found
 
 
-def seconds_of(value: Any) -> float:
+def seconds_of(value: object) -> float:
     """A cell of a date column as seconds since 1970; without a time zone it counts as UTC. Raises BadSample."""
     try:
         if isinstance(value, np.datetime64):
@@ -68,7 +65,7 @@ def seconds_of(value: Any) -> float:
         raise BadSample(f"found {shown(value)}, expected a date such as 2024-05-31 or 2024-05-31 12:30") from None
 
 
-def boolean_of(value: Any) -> str:
+def boolean_of(value: object) -> str:
     """A cell of a boolean column as "false" or "true". Raises BadSample."""
     name = category_of(value).lower()
     if name in TRUE or name in FALSE:
@@ -76,7 +73,7 @@ def boolean_of(value: Any) -> str:
     raise BadSample(f"found {shown(value)}, expected true or false")
 
 
-def category_of(value: Any) -> str:
+def category_of(value: object) -> str:
     """A category's name. 3, 3.0 and "3" are one category: csv turns whole numbers with gaps into floats."""
     if isinstance(value, str):
         return value.strip()
@@ -92,7 +89,7 @@ def category_of(value: Any) -> str:
     raise BadSample(f"found {shown(value)}, expected text, a number, a boolean or a date")
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value in a message: its type where it is no plain one, cut where it is long."""
     text = repr(value) if isinstance(value, (str, bool, int, float)) else f"{type(value).__name__} {value!r}"
     return text if len(text) <= 60 else text[:57] + "..."
@@ -106,7 +103,7 @@ def calendar(seconds: np.ndarray) -> np.ndarray:
     return np.stack([np.sin(angle), np.cos(angle)], -1).reshape(len(days), 6)
 
 
-def infer(values: Sequence[Any]) -> str:
+def infer(values: Sequence[object]) -> str:
     """The kind of a column from its values that are not missing.
 
     Booleans, and 0/1 columns: boolean. Numbers and text that is all numbers (but for codes with leading zeros):
@@ -116,8 +113,9 @@ def infer(values: Sequence[Any]) -> str:
         return "categorical"
     if all(isinstance(v, (bool, np.bool_)) for v in values):
         return "boolean"
-    if all(isinstance(v, str) for v in values):
-        names = {v.strip() for v in values}
+    texts = [v for v in values if isinstance(v, str)]
+    if len(texts) == len(values):
+        names = {text.strip() for text in texts}
         if {n.lower() for n in names} <= {"true", "false"}:
             return "boolean"
         if all(_is_number(n) for n in names):
@@ -130,7 +128,7 @@ def infer(values: Sequence[Any]) -> str:
         whole = not isinstance(values[0], dt.timedelta)
         return (
             "boolean"
-            if whole and {float(v) for v in values if not isinstance(v, dt.timedelta)} == {0, 1}
+            if whole and {float(v) for v in values if not isinstance(v, dt.timedelta)} == {0, 1}  # type: ignore[arg-type]
             else "numeric"
         )
     return "categorical"
@@ -143,7 +141,7 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def share_of_numbers(values: Sequence[Any]) -> float:
+def share_of_numbers(values: Sequence[object]) -> float:
     """How many of these values read as numbers, to warn of a column where a few do not."""
     return sum(not isinstance(v, str) or _is_number(v.strip()) for v in values) / max(len(values), 1)
 

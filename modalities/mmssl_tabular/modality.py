@@ -19,14 +19,21 @@ from mmssl.modality import Inputs, MaskToken
 from mmssl.models.positions import LearnedGrid
 from mmssl.patches import Patches
 
-from .augment import View, augment
+from .augment import augment
+from .options import View
 
 
 class Columns(nn.Module):
     """What the columns are, as tables to look up by column number. Buffers, so that they follow the model's device.
 
-    categories: (N,) how many the column has, 0 for numbers; first: (N,) its first row in the table of categories;
-    slots, offset: (N,) how many predictions it has and where they begin; elements, can_miss: (N,).
+    Attributes:
+        categories: (N,) how many the column has, 0 for numbers.
+        is_category: (N,) bool.
+        first: (N,) its first row in the table of categories.
+        slots: (N,) how many predictions it has.
+        offset: (N,) where they begin.
+        can_miss: (N,) bool: the training rows ever lacked it.
+        related: (N, N - 1) the other columns, those first that it tells most of.
     """
 
     categories: Tensor
@@ -74,6 +81,7 @@ class Numbers(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Uniform within 1 / sqrt(D)."""
         bound = self.weight.shape[-1] ** -0.5  # of the FT-Transformer (Gorishniy et al. 2021)
         for parameter in (self.weight, self.bias, self.missing):
             nn.init.uniform_(parameter, -bound, bound)
@@ -92,25 +100,31 @@ class Categories(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Uniform within 1 / sqrt(D)."""
         bound = self.table.shape[-1] ** -0.5
         nn.init.uniform_(self.table, -bound, bound)
 
     def forward(self, index: Tensor) -> Tensor:
+        """(..., D) of rows index (...)."""
         return F.embedding(index, self.table)
 
 
 class Modality(base.Modality):
-    """A patch is a cell. Its values are the scaled number, or the category's code; NaN: the cell is empty.
-
-    columns: name, categories (None for numbers), elements, and whether the training rows ever lacked it; related: for
-    each column all others by how much it tells of them.
-    """
+    """A patch is a cell. Its values are the scaled number, or the category's code; NaN: the cell is empty."""
 
     targets = ("cell",)
     views = View.names()
     coordinates = ("column",)
 
     def __init__(self, width: int, columns: Sequence[Mapping[str, Any]], related: Sequence[Sequence[int]]) -> None:
+        """Make the parameters.
+
+        Args:
+            width: D.
+            columns: of each its name, categories (None for numbers), elements, and whether the training rows ever
+                lacked it.
+            related: for each column all others by how much it tells of them.
+        """
         super().__init__()
         self.names = [str(c["name"]) for c in columns]
         self.columns = Columns(columns, related)
@@ -205,8 +219,14 @@ class Modality(base.Modality):
         number = error + torch.where(table.can_miss[column], missing, 0.0)
         return torch.where(table.is_category[column], entropy, number)
 
-    def augment(self, inputs: Inputs, draws: Draws, **spec: Any) -> Inputs:
-        """One view of the batch; `spec` holds options of `mmssl_tabular.augment.View`."""
+    def augment(self, inputs: Inputs, draws: Draws, **spec: object) -> Inputs:
+        """One view of the batch.
+
+        Args:
+            inputs: rows.
+            draws: random numbers of the B samples.
+            spec: options of `mmssl_tabular.augment.View`.
+        """
         return augment(inputs, draws, View.build(spec), ~self.columns.is_category, self.columns.related)
 
     def raw_features(self, inputs: Inputs) -> Tensor:

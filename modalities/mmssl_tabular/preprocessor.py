@@ -3,66 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mmssl import modality as base
 from mmssl.errors import UserError, nearest
-from mmssl.modality import Inputs
-from mmssl.options import option, strict
+from mmssl.modality import Inputs, with_present
 
 from . import cells, schema
+from .options import Config
 
-EMPTY = ["", "?", "NA", "N/A", "NaN", "nan", "NULL", "null"]
-
-
-@strict
-@dataclass(kw_only=True)
-class Config:
-    """What a recipe may set for tables. Types that are not set are found on the data."""
-
-    types: dict[str, str] = option(factory=dict, choices=cells.KINDS, help="column -> type, where the guess is wrong")
-    orders: dict[str, list[Any]] = option(factory=dict, help="ordinal column -> its categories, lowest first")
-    scale: str = option("quantile", choices=("quantile", "standard"), help="how numbers are scaled")
-    max_categories: int = option(256, min=1, help="the most frequent ones of a column; the others become one")
-    min_count: int = option(1, min=1, help="rarer categories become one called other")
-    missing: list[str] = option(factory=lambda: list(EMPTY), help="text that means an empty cell")
-
-    def __post_init__(self) -> None:
-        for name in self.orders:
-            if self.types.get(name, "ordinal") != "ordinal":
-                raise UserError(f"orders.{name}: found an order, but types.{name} is {self.types[name]}")
+Cells = NDArray[np.float64]
+"""(N,) one row: numbers and codes before scaling, NaN where missing."""
 
 
-class Preprocessor(base.Preprocessor):
+class Preprocessor(base.Preprocessor[Cells]):
     """Rows to {"cells": (B, N, P) float32, "present": (B,) bool, left out when all are}.
 
     N columns in the order of the data that was fitted on; P is 7 where there are dates, else 1. A cell is a scaled
     number, a code (0: other), or NaN: missing. Elements that a column has not are NaN too.
     """
 
+    kind = "a row"
+    fitted_by = "call fit(rows)"
     config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._missing = frozenset(config.missing)
-        self._columns: tuple[Any, list[schema.Column]] = (None, [])
+        self._columns: tuple[dict[str, Any] | None, list[schema.Column]] = (None, [])
 
     @property
     def columns(self) -> list[schema.Column]:
         """The schema. Raises UserError before `fit`."""
-        if not self.state:
-            raise UserError("the tabular preprocessor is not fitted: call fit(rows)")
-        if self._columns[0] is not self.state:
-            self._columns = (self.state, schema.from_state(self.state))
+        state = self.fitted()
+        if self._columns[0] is not state:
+            self._columns = (state, schema.from_state(state))
         return self._columns[1]
 
-    def __call__(self, raw: Sequence[Any]) -> Inputs:
+    def __call__(self, raw: Sequence[object]) -> Inputs:
         """Rows as dicts or pandas Series (None = absent), a pandas DataFrame, an Arrow table, or a list of these."""
-        rows: list[Any] = []
+        rows: list[object] = []
         for value in [raw] if hasattr(raw, "columns") or hasattr(raw, "to_pylist") else raw:
             if hasattr(value, "to_pylist"):
                 rows.extend(value.to_pylist())
@@ -72,11 +56,13 @@ class Preprocessor(base.Preprocessor):
                 rows.append(value)
         return super().__call__(rows)
 
-    def fit(self, samples: Iterable[Any]) -> Self:
-        """Find each column's type, categories and scale, and which columns tell of each other."""
-        rows = [self._row(sample) for sample in samples if sample is not None]
-        if not rows:
-            raise UserError("no sample holds a row to learn the columns from")
+    def fit(self, samples: Iterable[object]) -> Self:
+        """Find each column's type, categories and scale, and which columns tell of each other.
+
+        Raises:
+            UserError: there is no row, rows differ in their columns, or the recipe names one that is not there.
+        """
+        rows = list(self.readable(samples, self._row))
         names = list(rows[0])
         for option_name in ("types", "orders"):
             for name in getattr(self.config, option_name):
@@ -98,7 +84,7 @@ class Preprocessor(base.Preprocessor):
         return self
 
     @staticmethod
-    def _row(raw: Any) -> Mapping[str, Any]:
+    def _row(raw: object) -> Mapping[str, object]:
         if isinstance(raw, Mapping):
             return raw
         if hasattr(raw, "to_dict") and hasattr(raw, "index"):  # a pandas Series: a row of a DataFrame
@@ -108,10 +94,19 @@ class Preprocessor(base.Preprocessor):
             "in a recipe list them: data.columns: {tabular: [age, income]}"
         )
 
-    def read(self, raw: Any, choice: int = 0) -> np.ndarray | None:
-        """One row to (N,) float64 numbers and codes, before scaling; NaN where missing. None: every cell is missing.
+    def read(self, raw: object, choice: int = 0) -> Cells | None:
+        """One row to numbers and codes.
 
-        Raises BadSample for a cell that is not of its column's type, UserError where columns are missing or unknown.
+        Args:
+            raw: a dict of the columns' values, or a pandas Series.
+            choice: of no use here.
+
+        Returns:
+            (N,) float64 before scaling, NaN where missing; None: every cell is missing.
+
+        Raises:
+            BadSample: a cell that is not of its column's type.
+            UserError: columns are missing or unknown.
         """
         row, columns = self._row(raw), self.columns
         if len(row) != len(columns) or any(column.name not in row for column in columns):
@@ -123,7 +118,7 @@ class Preprocessor(base.Preprocessor):
                 out[i] = column.read(value)
         return None if np.isnan(out).all() else out
 
-    def _differences(self, row: Mapping[str, Any]) -> str:
+    def _differences(self, row: Mapping[str, object]) -> str:
         known = [column.name for column in self.columns]
         lacking = [name for name in known if name not in row]
         extra = [name for name in row if name not in known]
@@ -132,7 +127,7 @@ class Preprocessor(base.Preprocessor):
             parts.append(f"unknown column {', '.join(map(repr, extra))}{nearest(extra[0], lacking or known)}")
         return f"the table's columns do not fit the model: {'; '.join(parts)} (it knows {', '.join(known)})"
 
-    def collate(self, samples: Sequence[np.ndarray | None]) -> Inputs:
+    def collate(self, samples: Sequence[Cells | None]) -> Inputs:
         """What `read` returned (None = absent) to scaled cells; absent rows are NaN throughout."""
         columns = self.columns
         blank = np.full(len(columns), np.nan)
@@ -140,11 +135,10 @@ class Preprocessor(base.Preprocessor):
         out = np.full((len(samples), len(columns), max(c.elements for c in columns)), np.nan, np.float32)
         for i, column in enumerate(columns):
             out[:, i, : column.elements] = column.scale(raw[:, i])
-        inputs = {"cells": torch.from_numpy(out)}
-        present = torch.tensor([sample is not None for sample in samples], dtype=torch.bool)
-        return inputs if bool(present.all()) else inputs | {"present": present}
+        return with_present({"cells": torch.from_numpy(out)}, samples)
 
-    def sizes(self) -> dict[str, Any]:
+    def sizes(self) -> dict[str, object]:
+        """What the `Modality` is built with."""
         return {
             "columns": [
                 {

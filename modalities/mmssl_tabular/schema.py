@@ -7,13 +7,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmssl.errors import BadSample, UserError
 
 from . import cells
+
+if TYPE_CHECKING:
+    from .preprocessor import Config
 
 logger = logging.getLogger("mmssl")
 
@@ -31,8 +34,16 @@ OTHER = 0
 class Column:
     """One column. Its cells are numbers (scaled) or codes: 0 other, then 1.. `categories` in their order.
 
-    missing: share of empty cells among those fitted on. mean, std: of a numeric column with scale "standard", and of
-    dates in seconds. knots, scaled: of scale "quantile", between them linear. clock: dates with a time of the day.
+    Attributes:
+        name: the column's.
+        kind: one of `cells.KINDS`.
+        missing: share of empty cells among those fitted on.
+        categories: their names, in the order of their codes.
+        mean: of a numeric column with scale "standard", and of dates in seconds.
+        std: of the same.
+        knots: of scale "quantile": raw numbers, between them linear.
+        scaled: what the knots map to.
+        clock: dates with a time of the day.
     """
 
     name: str
@@ -50,6 +61,7 @@ class Column:
 
     @property
     def is_category(self) -> bool:
+        """Whether cells are codes and no numbers."""
         return self.kind in ("categorical", "boolean")
 
     @property
@@ -57,7 +69,7 @@ class Column:
         """Numbers of a cell: one, but for dates also sine and cosine of year, week and day."""
         return 7 if self.kind == "date" else 1
 
-    def read(self, value: Any) -> float:
+    def read(self, value: object) -> float:
         """A cell that is not missing, before scaling. Raises BadSample that names the column."""
         try:
             if self.kind == "numeric":
@@ -88,11 +100,19 @@ class Column:
 
 
 def fit_column(
-    name: str, values: Sequence[Any], kind: str | None, order: Sequence[Any] | None, options: Any
+    name: str, values: Sequence[object], kind: str | None, order: Sequence[object] | None, config: Config
 ) -> tuple[Column, np.ndarray]:
     """The column as its `values` (None = missing) say, and what they read as (NaN: missing or broken).
 
-    options: the modality's `Config`. Raises UserError where no value can be read as the kind that was asked for.
+    Args:
+        name: the column's.
+        values: its cells, None where one is missing.
+        kind: the type that the recipe says; None: it is found.
+        order: the categories of an ordinal column that the recipe says, lowest first.
+        config: the modality's options.
+
+    Raises:
+        UserError: no value can be read as the kind that was asked for.
     """
     there = [value for value in values if value is not None]
     _refuse_nested(name, there)
@@ -103,7 +123,7 @@ def fit_column(
     elif kind == "boolean":
         column.categories = list(cells.BOOLEANS)
     elif kind == "categorical":
-        column.categories = _frequent(name, there, options)
+        column.categories = _frequent(name, there, config)
     column.__post_init__()
     raw = np.full(len(values), np.nan)
     reason = ""
@@ -117,7 +137,7 @@ def fit_column(
     if len(there) and not len(known):
         raise UserError(f"types.{name}: no value of the column is {kind} ({reason})")
     if not column.is_category:
-        _fit_scale(column, known, options.scale)
+        _fit_scale(column, known, config.scale)
     return column, raw
 
 
@@ -142,13 +162,13 @@ def _normal_scores(known: np.ndarray) -> tuple[list[float], list[float]]:
     return knots.tolist(), ((scores - every.mean()) / std).tolist()
 
 
-def _frequent(name: str, values: Sequence[Any], options: Any) -> list[str]:
+def _frequent(name: str, values: Sequence[object], config: Config) -> list[str]:
     """The categories that are kept, in alphabetical order."""
     counts: Counter[str] = Counter()
     for value in values:
         counts[cells.category_of(value)] += 1
-    ranked = sorted((c for c in counts if counts[c] >= options.min_count), key=lambda c: (-counts[c], c))
-    kept = ranked[: options.max_categories]
+    ranked = sorted((c for c in counts if counts[c] >= config.min_count), key=lambda c: (-counts[c], c))
+    kept = ranked[: config.max_categories]
     if len(kept) < len(counts):
         share = 1 - sum(counts[c] for c in kept) / len(values)
         logger.warning(
@@ -171,7 +191,7 @@ def _frequent(name: str, values: Sequence[Any], options: Any) -> list[str]:
     return sorted(kept)
 
 
-def _levels(name: str, values: Sequence[Any], order: Sequence[Any] | None) -> list[str]:
+def _levels(name: str, values: Sequence[object], order: Sequence[object] | None) -> list[str]:
     """The categories of an ordinal column in their order: the given one, else that of the numbers they are."""
     if order is not None:
         return [cells.category_of(level) for level in order]
@@ -182,7 +202,7 @@ def _levels(name: str, values: Sequence[Any], order: Sequence[Any] | None) -> li
         raise UserError(f"orders.{name}: an ordinal column of text needs its order, e.g. [low, middle, high]") from None
 
 
-def _refuse_nested(name: str, values: Sequence[Any]) -> None:
+def _refuse_nested(name: str, values: Sequence[object]) -> None:
     for value in values:
         if isinstance(value, (list, tuple, dict, set, bytes, np.ndarray)):
             raise UserError(
@@ -230,8 +250,10 @@ def _levels_of(column: Column, raw: np.ndarray) -> np.ndarray:
 
 
 def to_state(columns: Sequence[Column], links: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Columns and what `related` says of them, as JSON."""
     return {"columns": [asdict(column) for column in columns], "related": [list(row) for row in links]}
 
 
 def from_state(state: dict[str, Any]) -> list[Column]:
+    """The columns of what `to_state` gave."""
     return [Column(**column) for column in state["columns"]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,24 +10,30 @@ from torch.nn import functional as F
 
 from mmssl import modality as base
 from mmssl.draws import Draws
-from mmssl.errors import UserError, nearest
 from mmssl.modality import Inputs, MaskToken
 from mmssl.models.positions import LearnedGrid, SinCos
 from mmssl.patches import Patches
 
+from .options import View
+
 
 class Modality(base.Modality):
-    """A patch is a token, its value the token's id. Special tokens are `fixed`: no mask hides them.
-
-    vocab_size: V; max_length: the longest text (of learned positions).
-    """
+    """A patch is a token, its value the token's id. Special tokens are `fixed`: no mask hides them."""
 
     ids = True
     targets = ("ids",)
-    views = ("drop",)
+    views = View.names()
     coordinates = ("token [tokens]", "word [words], -1 for special tokens")
 
     def __init__(self, width: int, vocab_size: int, max_length: int, positions: str = "sincos") -> None:
+        """Make the parameters.
+
+        Args:
+            width: D.
+            vocab_size: V.
+            max_length: tokens of the longest text, for learned positions.
+            positions: "sincos" or "learned".
+        """
         super().__init__()
         self.vocab_size, self.max_length, self.position_kind = vocab_size, max_length, positions
         self.table = nn.Embedding(vocab_size, width)
@@ -56,6 +61,7 @@ class Modality(base.Modality):
         return like | {"input_ids": values}
 
     def axes(self) -> tuple[float, ...]:
+        """Places are counted in tokens."""
         return (1.0,)
 
     def positions(self, width: int) -> nn.Module:
@@ -63,6 +69,7 @@ class Modality(base.Modality):
         return SinCos(width, 1) if self.position_kind == "sincos" else LearnedGrid(width, (self.max_length,))
 
     def embed(self, patches: Patches, hidden: Tensor | None = None) -> Tensor:
+        """The token's vector and its position."""
         tokens = self.table(patches.values) * self.scale
         if hidden is not None:
             tokens = self.mask(tokens, hidden)
@@ -70,6 +77,7 @@ class Modality(base.Modality):
         return (tokens + self.position(patches.coords)).to(self.table.weight.dtype)
 
     def pred_width(self, kind: str | None = None) -> int:
+        """V."""
         self.kind(kind)
         return self.vocab_size
 
@@ -84,10 +92,16 @@ class Modality(base.Modality):
         entropy = F.cross_entropy(pred.flatten(0, 1), target.flatten(), reduction="none")
         return entropy.view(target.shape)
 
-    def augment(self, inputs: Inputs, draws: Draws, **spec: Any) -> Inputs:
-        """drop: the probability that a word is left out (its tokens become invalid). Special tokens stay, and of the
-        other words of a text at least one."""
-        drop = self._drop_of(spec)
+    def augment(self, inputs: Inputs, draws: Draws, **spec: object) -> Inputs:
+        """Leave words out (their tokens become invalid). Special tokens stay, and of the other words of a text at least
+        one.
+
+        Args:
+            inputs: texts.
+            draws: random numbers of the B samples.
+            spec: options of `View`.
+        """
+        drop = View.build(spec).drop
         if drop == 0:
             return inputs
         patches = self.patchify(inputs)
@@ -102,16 +116,6 @@ class Modality(base.Modality):
         keep = special | (drawn >= drop) | (drawn == luckiest)
         mask = patches.valid & keep
         return inputs | {"attention_mask": mask.to(torch.int64)}
-
-    @staticmethod
-    def _drop_of(spec: dict[str, Any]) -> float:
-        for name in spec:
-            if name != "drop":
-                raise UserError(f"view: unknown option '{name}' of text, expected drop{nearest(name, ['drop'])}")
-        drop = spec.get("drop", 0.0)
-        if isinstance(drop, bool) or not isinstance(drop, (int, float)) or not 0 <= drop < 1:
-            raise UserError(f"view.drop: found {drop!r}, expected a number >= 0 and < 1")
-        return float(drop)
 
     def raw_features(self, inputs: Inputs) -> Tensor:
         """(B, V) float32: log(1 + how often each token occurs), special tokens left out."""

@@ -1,11 +1,10 @@
 """Options of the text modality, and its `Preprocessor`: strings to padded token ids."""
 
-# No `from __future__ import annotations` here: @strict does not check types that are strings.
+from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,31 +12,16 @@ from torch import Tensor
 
 from mmssl import modality as base
 from mmssl.errors import BadSample, UserError
-from mmssl.modality import Inputs
-from mmssl.options import option, strict
+from mmssl.modality import Inputs, with_present
 
+from .options import Config
 from .tokenizers import MODEL_FILE, NO_WORD, Pretrained, SentencePiece, Tokenizer, Tokens
 
 NOTHING = Tokens([], [], [])
 ROUND_UP_TO = 8  # lengths are multiples of it: fewer shapes, and what matrix units like
 
 
-@strict
-@dataclass(kw_only=True)
-class Config:
-    """What a recipe may set for text."""
-
-    tokenizer: str | None = option(None, help="folder or Hub id of a tokenizer; null: train SentencePiece on the data")
-    vocab_size: int = option(4000, min=260, help="pieces to train, 256 bytes among them (without tokenizer)")
-    model_type: str = option("bpe", choices=("bpe", "unigram", "word", "char"), help="kind of SentencePiece model")
-    max_length: int = option(64, min=1, help="tokens of a text; what is longer is cut off")
-    lowercase: bool = option(False, help="turn texts into lower case first")
-    special_tokens: bool = option(False, help="put the tokenizer's special tokens around; no mask hides them")
-    attend_padding: bool = option(False, help="fill every text up to max_length and attend to that, as SigLIP does")
-    positions: str = option("sincos", choices=("sincos", "learned"))
-
-
-class Preprocessor(base.Preprocessor):
+class Preprocessor(base.Preprocessor[Tokens]):
     """Texts to token ids.
 
     {"input_ids", "attention_mask", "word_ids": (B, N) int64, "special_tokens_mask": the same, where the tokenizer adds
@@ -45,6 +29,7 @@ class Preprocessor(base.Preprocessor):
     multiple of 8, at most max_length.
     """
 
+    kind = "text"
     config: Config
 
     def __init__(self, config: Config) -> None:
@@ -67,12 +52,16 @@ class Preprocessor(base.Preprocessor):
         self._tokenizer = tokenizer
         self.state = {"vocab_size": tokenizer.vocab_size, "files": files}
 
-    def fit(self, samples: Iterable[Any]) -> Self:
-        """Load the configured tokenizer, or train one on all texts (of a list of captions: on each)."""
+    def fit(self, samples: Iterable[object]) -> Self:
+        """Load the configured tokenizer, or train one on all texts (of a list of captions: on each).
+
+        Raises:
+            UserError: the tokenizer cannot be loaded, or no sample has any text to train one on.
+        """
         if self.config.tokenizer is not None:
             self._load()
             return self
-        texts = [text for raw in samples for text in self._texts_for_fit(raw)]
+        texts = [text for variants in self.readable(samples, self._variants) for text in variants]
         if not texts:
             raise UserError("no sample has any text to train a tokenizer on; map the right column to this modality")
         config = self.config
@@ -80,21 +69,16 @@ class Preprocessor(base.Preprocessor):
         self._keep(model, [MODEL_FILE])
         return self
 
-    def _texts_for_fit(self, raw: Any) -> Iterator[str]:
-        try:
-            yield from self._variants(raw)
-        except BadSample:  # the data pipeline meets it again, and puts it into quarantine
-            return
-
-    def _variants(self, raw: Any) -> list[str]:
+    def _variants(self, raw: object) -> list[str]:
         """The texts of one raw value that are not blank. Raises BadSample for what is no text."""
         if isinstance(raw, Mapping):  # several columns: as many variants
             raw = [text for value in raw.values() for text in (value if isinstance(value, list) else [value])]
-        values = raw if isinstance(raw, (list, tuple)) else [raw]
-        for value in values:
+        texts: list[str] = []
+        for value in raw if isinstance(raw, (list, tuple)) else [raw]:
             if value is not None and not isinstance(value, str):
                 raise BadSample(f"expected text or a list of texts, found {type(value).__name__}")
-        texts = [value.lower() if self.config.lowercase else value for value in values if value and value.strip()]
+            if value and value.strip():
+                texts.append(value.lower() if self.config.lowercase else value)
         for text in texts:
             try:
                 text.encode()
@@ -102,10 +86,18 @@ class Preprocessor(base.Preprocessor):
                 raise BadSample(f"text is not valid Unicode: {error.reason}") from error
         return texts
 
-    def read(self, raw: Any, choice: int = 0) -> Tokens | None:
-        """One text, or one of a list of texts picked by `choice`, to its tokens.
+    def read(self, raw: object, choice: int = 0) -> Tokens | None:
+        """One text to its tokens.
 
-        None and blank texts are absent. Raises BadSample for what is no text, and for text without any token.
+        Args:
+            raw: a string, a list of strings (captions), or a mapping of several columns of these.
+            choice: picks one of several texts.
+
+        Returns:
+            None for null and for blank texts.
+
+        Raises:
+            BadSample: what is no text, and text without any token.
         """
         texts = self._variants(raw)
         if not texts:
@@ -135,10 +127,10 @@ class Preprocessor(base.Preprocessor):
         if self.config.special_tokens or filled:
             special = (list(map(int, tokens.special)) for tokens in there)
             inputs["special_tokens_mask"] = padded(special, int(filled))
-        present = torch.tensor([tokens is not None for tokens in samples], dtype=torch.bool)
-        return inputs if bool(present.all()) else inputs | {"present": present}
+        return with_present(inputs, samples)
 
-    def sizes(self) -> dict[str, Any]:
+    def sizes(self) -> dict[str, object]:
+        """What the `Modality` is built with."""
         return {
             "vocab_size": self.tokenizer.vocab_size,
             "max_length": self.config.max_length,
@@ -146,15 +138,18 @@ class Preprocessor(base.Preprocessor):
         }
 
     def save_files(self, folder: Path) -> None:
+        """Write the tokenizer."""
         self.tokenizer.save(folder)
 
     def load_files(self, folder: Path) -> None:
+        """Read the tokenizer."""
         if self.config.tokenizer is None:
             self._tokenizer = SentencePiece.load(folder, self.config.special_tokens)
         else:
             self._tokenizer = Pretrained(folder, self.config.special_tokens)
 
     def files(self) -> list[str]:
+        """Names of the tokenizer's files."""
         if not self.state and self.config.tokenizer is not None:
             self._load()  # to learn what it writes
         return list(self.state.get("files", []))

@@ -12,7 +12,8 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Protocol
 
 from mmssl.errors import UserError
 
@@ -25,7 +26,13 @@ NO_WORD = -1
 
 @dataclass(frozen=True)
 class Tokens:
-    """One text. ids; words: each token's word number, -1 for special tokens; special: which tokens are special."""
+    """One text.
+
+    Attributes:
+        ids: of its tokens.
+        words: each token's word number, -1 for special tokens.
+        special: which tokens are special.
+    """
 
     ids: list[int]
     words: list[int]
@@ -33,6 +40,8 @@ class Tokens:
 
 
 class Tokenizer(Protocol):
+    """What both kinds are: `vocab_size` counts ids, `pad` is the id that fills up."""
+
     vocab_size: int
     pad: int
 
@@ -61,6 +70,7 @@ class SentencePiece:
 
     @classmethod
     def load(cls, folder: Path, special_tokens: bool = False) -> SentencePiece:
+        """The model that `save` wrote; UserError where it cannot be read."""
         path = folder / MODEL_FILE
         try:
             return cls(path.read_bytes(), special_tokens)
@@ -71,9 +81,18 @@ class SentencePiece:
     def train(
         cls, texts: Iterable[str], vocab_size: int, model_type: str, special_tokens: bool = False
     ) -> SentencePiece:
-        """A model of at most `vocab_size` pieces; fewer when the corpus has not enough. The same for the same texts.
+        """A model of the corpus, the same for the same texts.
 
         Characters outside the vocabulary fall back to bytes, so that no text has unknown tokens.
+
+        Args:
+            texts: the corpus.
+            vocab_size: pieces at most; fewer when the corpus has not enough.
+            model_type: "bpe", "unigram", "word" or "char".
+            special_tokens: with tokens for the beginning and the end.
+
+        Raises:
+            UserError: the vocabulary is too small for the corpus, or SentencePiece fails.
         """
         trainer = _sentencepiece().SentencePieceTrainer
         model = io.BytesIO()
@@ -119,11 +138,12 @@ class SentencePiece:
         return Tokens(ids, words, [False] * len(ids))
 
     def save(self, folder: Path) -> list[str]:
+        """Write the model into `folder`; the name of its file."""
         (folder / MODEL_FILE).write_bytes(self.processor.serialized_model_proto())
         return [MODEL_FILE]
 
 
-def _sentencepiece() -> Any:
+def _sentencepiece() -> ModuleType:
     try:
         import sentencepiece
     except ImportError as error:
@@ -204,6 +224,7 @@ class Pretrained:
         return Tokens(encoding.ids, words, [bool(s) for s in encoding.special_tokens_mask])
 
     def save(self, folder: Path) -> list[str]:
+        """Write the tokenizer's files into `folder`; their names."""
         self.tokenizer.save_pretrained(folder)
         return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 

@@ -1,12 +1,11 @@
 """Augmented views of a batch of clips: which frames, then crop and colour, the same for all frames of a clip.
 
-The space is `mmssl.pixels.augment`'s; time comes first: a stretch of the clip, at a drawn pace, its frames jittered.
+The space is `mmssl.modality.pixels.augment`'s; time comes first: a stretch of the clip, at a drawn pace, its frames
+jittered.
 All parameters come from `mmssl.draws.Draws`. Shapes: B batch, T frames of the clip, n of the view.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,49 +13,43 @@ from torch import Tensor
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.modality import Inputs
-from mmssl.options import option, strict
+from mmssl.modality.pixels.augment import augment
+from mmssl.modality.pixels.options import pair
 from mmssl.patches import gather
-from mmssl.pixels.augment import View, augment
 
-
-@strict
-@dataclass(kw_only=True)
-class ClipView(View):
-    """The options of an image's view, and those of time."""
-
-    frames: int | None = option(None, min=1, help="frames of the view, from anywhere in the clip; null: all")
-    stride: list[int] = option(factory=lambda: [1, 1], min=1, help="lowest and highest step between frames: the pace")
-    time_jitter: int = option(0, min=0, help="frames by which each one may be replaced by a neighbour")
-    reverse: float = option(0.0, min=0, max=1, help="probability that a clip runs backwards")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if len(self.stride) != 2 or self.stride[0] > self.stride[1]:
-            raise UserError(f"stride: found {self.stride}, expected [lowest, highest]")
-
-    @property
-    def retimes(self) -> bool:
-        return self.frames is not None or self.stride[1] > 1 or self.time_jitter > 0 or self.reverse > 0
-
-    @property
-    def changes_pixels(self) -> bool:
-        return self.resamples or self.changes_values or self.noise_std > 0
+from .options import ClipView
 
 
 def augment_clips(
     inputs: Inputs, draws: Draws, view: ClipView, mean: list[float], std: list[float], unit_range: bool, tubelet: int
 ) -> Inputs:
-    """One view of the batch; padding frames stay zero."""
+    """One view of the batch; padding frames stay zero.
+
+    Args:
+        inputs: clips (B, T, C, H, W), their times (B, T), and "length" (B,) where some are shorter.
+        draws: random numbers of the B samples.
+        view: what is done.
+        mean: of each channel, which was subtracted.
+        std: of each channel, which was divided by.
+        unit_range: before normalisation values lie in 0..1.
+        tubelet: frames of a patch, of which the result has whole ones.
+    """
     if view.retimes:
         inputs = retime(inputs, draws("time"), view, tubelet)
     if view.changes_pixels:
         clips = inputs["pixel_values"].transpose(1, 2)  # (B, C, T, H, W)
         clips = augment(clips, draws, view, mean, std, unit_range).transpose(1, 2)
-        if "length" in inputs:
-            place = torch.arange(clips.shape[1], device=clips.device)
-            clips = clips * (place < inputs["length"][:, None])[:, :, None, None, None]
+        clips = beyond_length(clips, inputs.get("length"), 0.0)
         inputs = inputs | {"pixel_values": clips}
     return inputs
+
+
+def beyond_length(clips: Tensor, length: Tensor | None, value: float) -> Tensor:
+    """clips (B, T, C, H, W) with `value` in the frames behind each one's length (B,); None: all have T frames."""
+    if length is None:
+        return clips
+    outside = torch.arange(clips.shape[1], device=clips.device) >= length[:, None]
+    return clips.masked_fill(outside[:, :, None, None, None], value)
 
 
 def retime(inputs: Inputs, draws: Draws, view: ClipView, tubelet: int) -> Inputs:
@@ -99,10 +92,10 @@ def retime(inputs: Inputs, draws: Draws, view: ClipView, tubelet: int) -> Inputs
     return out | {"length": kept}
 
 
-def check_view(view: ClipView, patch: Tensor | tuple[int, int]) -> None:
+def check_view(view: ClipView, patch: tuple[int, int]) -> None:
     """UserError for a view that does not divide into patches."""
     if view.crop_size is None:
         return
-    sides = [view.crop_size] * 2 if isinstance(view.crop_size, int) else list(view.crop_size)
-    if sides[0] % int(patch[0]) or sides[-1] % int(patch[1]):
+    height, width = pair(view.crop_size)
+    if height % patch[0] or width % patch[1]:
         raise UserError(f"crop_size: found {view.crop_size}, expected multiples of the patch {patch[0]}x{patch[1]}")

@@ -11,13 +11,19 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import torch
 
 from mmssl.errors import BadSample, UserError
-from mmssl.pixels.decode import NPY_MAGIC, Array, decode, from_array
+from mmssl.modality.pixels.decode import decode, from_array
+from mmssl.modality.raw import NPY_MAGIC, Array, as_array, is_blank, load_npy, unwrap
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
 
 PICTURES = frozenset(".png .jpg .jpeg .webp .bmp .tif .tiff .ppm .pgm .npy".split())
 TOLERANCE = 1e-4
@@ -30,9 +36,16 @@ LOST = 0.5
 
 @dataclass(frozen=True)
 class Wanted:
-    """frames: at most so many. fps: so many a second; None: every frame as it comes. choice: a large random integer
-    that picks where a clip starts in a longer video, 0 is at the beginning. default_fps: rate of frame folders, lists
-    and arrays that say none. channels: 1 = grey, None = as the data has. background: behind transparent pixels."""
+    """Which clip is wanted of a video.
+
+    Attributes:
+        frames: at most so many.
+        fps: so many a second; None: every frame as it comes.
+        choice: a large random integer that picks where a clip starts in a longer video, 0 is at the beginning.
+        default_fps: rate of frame folders, lists and arrays that say none.
+        channels: 1 = grey, None = as the data has.
+        background: 1 or 3 numbers of 0..255, behind transparent pixels.
+    """
 
     frames: int
     fps: float | None
@@ -53,21 +66,31 @@ class Wanted:
         return [t for k, t in enumerate(asked) if t < duration - TOLERANCE or k == 0]
 
 
+Timed = Iterator[tuple[float, "VideoFrame"]]
+"""Pictures of a file with their seconds from its first one."""
 Clip = tuple[list[Array], list[float]]
 """Frames (h, w, C), uint8, uint16 or float32, and their times in seconds from the clip's first one."""
 
 
-def read_clip(raw: Any, wanted: Wanted) -> Clip | None:
+def read_clip(raw: object, wanted: Wanted) -> Clip | None:
     """One clip of a raw video.
 
-    raw: encoded bytes, {"bytes", "path"}, a path of a file or of a folder of pictures (in natural order), a list of
-        pictures, {"frames", "fps"}, or an array (T, H, W), (T, H, W, C) or (T, C, H, W).
-    Returns None for a null value. Raises BadSample.
+    Args:
+        raw: encoded bytes, {"bytes", "path"}, a path of a file or of a folder of pictures (in natural order), a list of
+            pictures, {"frames", "fps"}, or an array (T, H, W), (T, H, W, C) or (T, C, H, W).
+        wanted: which clip.
+
+    Returns:
+        None for a null value.
+
+    Raises:
+        BadSample: the value is broken, with the reason.
+        UserError: a struct of other things, or a package that decodes it is missing.
     """
     fps = wanted.default_fps
     if isinstance(raw, Mapping):
         raw, fps = _unwrap(raw, fps)
-    if raw is None or (isinstance(raw, str) and not raw.strip()):
+    if is_blank(raw):
         return None
     if isinstance(raw, (str, Path)):
         path = Path(raw)
@@ -86,27 +109,21 @@ def read_clip(raw: Any, wanted: Wanted) -> Clip | None:
         if not data:
             raise BadSample("empty file (0 bytes)")
         if data.startswith(NPY_MAGIC):
-            return _from_array(_load_npy(data), fps, wanted)
+            return _from_array(load_npy(data), fps, wanted)
         return _decoded(lambda: io.BytesIO(data), wanted)
     if isinstance(raw, (list, tuple)) and raw and not isinstance(raw[0], (list, tuple, int, float)):
         return _from_pictures(raw, fps, wanted)
     return _from_array(raw, fps, wanted)
 
 
-def _unwrap(raw: Mapping[str, Any], fps: float) -> tuple[Any, float]:
+def _unwrap(raw: Mapping[str, object], fps: float) -> tuple[object, float]:
     """(inside of the struct, its frame rate)."""
-    if "frames" in raw or "array" in raw:
-        fps = fps if raw.get("fps") is None else raw["fps"]
-        if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < 1e6:
-            raise BadSample(f"frame rate {fps!r}, expected a positive number of frames a second")
-        return raw["frames"] if "frames" in raw else raw["array"], float(fps)
-    if "bytes" not in raw and "path" not in raw:
-        found = ", ".join(map(repr, raw)) or "nothing"
-        raise UserError(
-            f"a video is read from one column, or from a struct of bytes and path or of frames and fps; found {found}"
-        )
-    data = raw.get("bytes")
-    return (raw.get("path") if data is None else data), fps
+    if "frames" not in raw and "array" not in raw:
+        return unwrap(raw, "a video", "frames and fps"), fps
+    found = fps if raw.get("fps") is None else raw["fps"]
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 < found < 1e6:
+        raise BadSample(f"frame rate {found!r}, expected a positive number of frames a second")
+    return raw["frames"] if "frames" in raw else raw["array"], float(found)
 
 
 # ---------------------------------------------------------------------------------------------- pictures and arrays
@@ -125,7 +142,7 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted(found, key=_natural)
 
 
-def _from_pictures(pictures: Sequence[Any], fps: float, wanted: Wanted) -> Clip:
+def _from_pictures(pictures: Sequence[object], fps: float, wanted: Wanted) -> Clip:
     def one(index: int) -> Array:
         picture = decode(pictures[index], wanted.background, wanted.channels)
         if picture is None:
@@ -135,22 +152,8 @@ def _from_pictures(pictures: Sequence[Any], fps: float, wanted: Wanted) -> Clip:
     return _chosen(len(pictures), fps, wanted, one)
 
 
-def _load_npy(data: bytes) -> Array:
-    try:
-        array: Array = np.load(io.BytesIO(data), allow_pickle=False)
-        return array
-    except (ValueError, OSError, EOFError, SyntaxError, MemoryError) as error:
-        raise BadSample(f"cannot read .npy: {error}") from error
-
-
-def _from_array(raw: Any, fps: float, wanted: Wanted) -> Clip:
-    if isinstance(raw, torch.Tensor):
-        raw = raw.detach().cpu().to_dense()
-        raw = (raw.float() if raw.dtype == torch.bfloat16 else raw).numpy()
-    try:
-        array = np.asarray(raw)
-    except ValueError as error:
-        raise BadSample(f"nested lists of unequal lengths are no video ({error})") from error
+def _from_array(raw: object, fps: float, wanted: Wanted) -> Clip:
+    array = as_array(raw, "video")
     if array.dtype.kind not in "buif":
         raise BadSample(f"expected a video (bytes, path, frames or array of numbers), found {type(raw).__name__}")
     if array.ndim not in (3, 4) or 0 in array.shape:
@@ -175,7 +178,7 @@ def _chosen(count: int, fps: float, wanted: Wanted, frame: Callable[[int], Array
 # ------------------------------------------------------------------------------------------------------------- files
 
 
-def _av() -> Any:
+def _av() -> ModuleType:
     try:
         import av
     except ImportError as error:
@@ -185,7 +188,7 @@ def _av() -> Any:
     return av
 
 
-def _decoded(source: Callable[[], Any], wanted: Wanted) -> Clip:
+def _decoded(source: Callable[[], str | BinaryIO], wanted: Wanted) -> Clip:
     """A clip of a file; source() is its path, or a new file object on its bytes."""
     av = _av()
     try:
@@ -205,7 +208,7 @@ def _decoded(source: Callable[[], Any], wanted: Wanted) -> Clip:
     return clip
 
 
-def _length(source: Any) -> tuple[float, float, bool]:
+def _length(source: str | BinaryIO) -> tuple[float, float, bool]:
     """(duration in seconds, frames a second, whether the file says so of its pictures) without decoding."""
     with _av().open(source) as container:
         if not container.streams.video:
@@ -217,14 +220,14 @@ def _length(source: Any) -> tuple[float, float, bool]:
         first, last, count = None, 0.0, 0
         for packet in container.demux(stream):
             count += packet.size > 0
-            if packet.pts is not None and packet.size:
+            if packet.pts is not None and packet.time_base is not None and packet.size:
                 time = float(packet.pts * packet.time_base)
                 first = time if first is None else min(first, time)
                 last = max(last, time + (float(packet.duration * packet.time_base) if packet.duration else 1 / rate))
         return (count / rate if first is None else last - first), rate, False
 
 
-def _from_time(source: Callable[[], Any], start: float) -> Iterator[tuple[float, Any]]:
+def _from_time(source: Callable[[], str | BinaryIO], start: float) -> Timed:
     """(seconds from the video's first picture, frame), from the picture shown at `start` or from an earlier one."""
     av = _av()
     if start > SEEK_FROM:
@@ -246,28 +249,31 @@ def _from_time(source: Callable[[], Any], start: float) -> Iterator[tuple[float,
         yield from _timed(container, container.streams.video[0])
 
 
-def _zero(stream: Any) -> float:
-    return float(stream.start_time * stream.time_base) if stream.start_time is not None else 0.0
+def _zero(stream: VideoStream) -> float:
+    """Seconds at which the file's own clock shows its first picture."""
+    if stream.start_time is None or stream.time_base is None:
+        return 0.0
+    return float(stream.start_time * stream.time_base)
 
 
-def _timed(container: Any, stream: Any) -> Iterator[tuple[float, Any]]:
+def _timed(container: InputContainer, stream: VideoStream) -> Timed:
     zero, rate = _zero(stream), float(stream.average_rate or stream.guessed_rate or 25)
     for number, frame in enumerate(container.decode(stream)):
-        time = number / rate if frame.pts is None else float(frame.pts * frame.time_base) - zero
+        time = number / rate
+        if frame.pts is not None and frame.time_base is not None:
+            time = float(frame.pts * frame.time_base) - zero
         if frame.is_corrupt:
             raise BadSample(f"corrupt picture at {time:.2f} s")
         yield time, frame
 
 
-def _at(
-    timed: Iterator[tuple[float, Any]], start: float, duration: float, rate: float, wanted: Wanted
-) -> tuple[Clip, float | None]:
+def _at(timed: Timed, start: float, duration: float, rate: float, wanted: Wanted) -> tuple[Clip, float | None]:
     """What is shown at the asked times, and the end of the pictures in seconds where it was met."""
     asked = wanted.times(start, duration)
     convert = _converter(wanted.channels)
     pictures: list[Array] = []
     shown: Array | None = None
-    last: tuple[float, Any] | None = None
+    last: tuple[float, VideoFrame] | None = None
     end: float | None = None
     while len(pictures) < len(asked):
         following = next(timed, None)
@@ -282,7 +288,7 @@ def _at(
     return (pictures, [t - start for t in asked[: len(pictures)]]), end
 
 
-def _every(timed: Iterator[tuple[float, Any]], start: float, rate: float, wanted: Wanted) -> tuple[Clip, float | None]:
+def _every(timed: Timed, start: float, rate: float, wanted: Wanted) -> tuple[Clip, float | None]:
     """Consecutive pictures from the first one at `start` on, and the end of the pictures where it was met."""
     convert = _converter(wanted.channels)
     pictures: list[Array] = []
@@ -298,7 +304,7 @@ def _every(timed: Iterator[tuple[float, Any]], start: float, rate: float, wanted
     return (pictures, [t - times[0] for t in times]), last + 1 / rate
 
 
-def _converter(channels: int | None) -> Callable[[Any], Array]:
+def _converter(channels: int | None) -> Callable[[VideoFrame], Array]:
     """Frames of one video to (h, w, C) uint8, turned upright as the file asks. `frame.to_ndarray(format=...)` gives
     the same, but sets up its conversion anew for every frame, which takes longer than decoding does."""
     from av.video.reformatter import VideoReformatter
@@ -306,7 +312,7 @@ def _converter(channels: int | None) -> Callable[[Any], Array]:
     reformatter = VideoReformatter()
     kind = "gray" if channels == 1 else "rgb24"
 
-    def convert(frame: Any) -> Array:
+    def convert(frame: VideoFrame) -> Array:
         picture: Array = reformatter.reformat(frame, format=kind).to_ndarray()
         picture = picture[..., None] if picture.ndim == 2 else picture
         turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4

@@ -17,8 +17,9 @@ from transformers import AutoModel, AutoProcessor
 from mmssl.draws import Draws
 from mmssl.masking import Random
 from mmssl.modality import Inputs, Modality, Preprocessor, load_modality, modality_names
-from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
+from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.objectives import mae
 from mmssl.objectives.pretraining import Pretraining

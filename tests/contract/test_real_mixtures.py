@@ -14,8 +14,9 @@ from toys import samples as samples_of
 
 import mmssl_eeg
 import mmssl_graph
-from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
+from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
 
 
 def encoder(name: str, preprocessor: Any) -> MMSSLModel:

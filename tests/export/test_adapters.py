@@ -15,7 +15,7 @@ from mmssl.errors import UserError
 from mmssl.export.adapting import TOLERANCE, export_adapter
 from mmssl.models.adapter_files import base_of, write_adapter
 from mmssl.models.adapters import add_adapter
-from mmssl.models.configuration_mmssl import AdapterConfig
+from mmssl.models.options import AdapterConfig
 from mmssl.models.saving import load_model, save_model
 
 

@@ -26,9 +26,10 @@ from mmssl.cli import main
 from mmssl.errors import RunError, UserError
 from mmssl.export import writing
 from mmssl.export.writing import export_model, export_several
-from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
+from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.foreign import describe_foreign, load_foreign
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import load_model
 from mmssl.recipe.loading import load_recipe

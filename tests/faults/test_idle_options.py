@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from mmssl.errors import UserError
-from mmssl.objectives.base import load_objective, objective_names
 from mmssl.objectives.contrastive import Config as ContrastiveConfig
 from mmssl.objectives.contrastive import Contrastive
+from mmssl.objectives.options import objective_config, objective_names
 from mmssl.options import SET, changed, idle_options, needs, option, plainyaml, strict
 from mmssl.recipe.loading import load_recipe, recipe_names, to_yaml
 from tests.toys import world
@@ -136,7 +136,7 @@ def test_a_resolved_recipe_which_holds_every_default_is_read_again(tmp_path: Any
 
 def test_declarations_name_options_that_exist() -> None:
     for name in objective_names():
-        cls, _ = load_objective(name)
+        cls = objective_config(name)
         known = {f.name for f in dataclasses.fields(cls)}
         for base in cls.__mro__:
             for need in vars(base).get("NEEDS", ()):

@@ -12,8 +12,9 @@ from transformers import IJepaConfig, IJepaModel
 from benchmarks.stock_weights import copy_vit
 from mmssl.draws import Draws
 from mmssl.masking import MultiBlock
-from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
+from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
 from mmssl.objectives import jepa
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.objectives.step import Step

@@ -9,8 +9,9 @@ from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT
 
 from mmssl.draws import Draws
 from mmssl.masking import split_by_order
-from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
+from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
 from mmssl.models.stock import transfer
 from mmssl.models.stock.formats.videomae import BLOCK
 from mmssl.objectives import mae

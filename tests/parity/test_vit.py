@@ -8,8 +8,9 @@ from transformers import ViTConfig, ViTMAEConfig, ViTMAEForPreTraining, ViTModel
 from benchmarks.stock_weights import copy_mae_decoder, copy_vit
 from mmssl.draws import Draws
 from mmssl.masking import split_by_order
-from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
+from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
 from mmssl.objectives import mae
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.patches import Patches

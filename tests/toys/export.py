@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from mmssl.modality import load_modality
-from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
+from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
 from mmssl.models.processing_mmssl import MMSSLProcessor
 
 IMAGE: dict[str, Any] = {"size": 32, "patch": 8, "channels": 3, "mean": [0.4], "std": [0.3]}

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
+from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import save_model
 from mmssl_image import Config, Preprocessor

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from mmssl.masking import Budget, FeatureSubsets, MultiBlock, Random
-from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
+from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
 from mmssl.objectives import bootstrap, contrastive, distillation, jepa, mae, matching, redundancy
 from mmssl.objectives.base import Objective
 from mmssl.objectives.pretraining import Pretraining

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 import mmssl_ecg
-from mmssl.biosignals.spectrum import band_powers
 from mmssl.data.loading import evaluation_batches
 from mmssl.data.sources import open_source
 from mmssl.draws import Draws
 from mmssl.errors import BadSample, UserError
-from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
+from mmssl.modality.biosignals.spectrum import band_powers
+from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl_ecg.leads import LEADS, TWELVE, lead_of
 

@@ -15,8 +15,9 @@ from mmssl.data.loading import evaluation_batches
 from mmssl.data.sources import open_source
 from mmssl.draws import Draws
 from mmssl.errors import BadSample, UserError
-from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
+from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl_eeg import electrodes
 from mmssl_eeg.electrodes import channel_of, is_other, place_of, table

@@ -19,8 +19,8 @@ from mmssl.finetuning.splits import take_share
 from mmssl.finetuning.supervised import class_weights, row_losses
 from mmssl.models.adapter_files import base_of, write_adapter
 from mmssl.models.adapters import add_adapter, check_adapter, trainable
-from mmssl.models.configuration_mmssl import AdapterConfig
 from mmssl.models.opening import load_adapter, open_model
+from mmssl.models.options import AdapterConfig
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import save_model
 

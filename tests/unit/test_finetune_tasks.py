@@ -16,9 +16,10 @@ from mmssl.finetuning.task import load_task
 from mmssl.finetuning.teaching import soft_losses
 from mmssl.models.adapter_files import base_of, write_adapter
 from mmssl.models.adapters import add_adapter
-from mmssl.models.configuration_mmssl import AdapterConfig, MMSSLConfig, TowerConfig
+from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.opening import open_model
+from mmssl.models.options import AdapterConfig, TowerConfig
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.training.pretrain import pretrain
 

@@ -18,8 +18,9 @@ import mmssl_graph
 from mmssl.draws import Draws
 from mmssl.errors import BadSample, UserError
 from mmssl.masking import Random
-from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
+from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.objectives import mae
 from mmssl.objectives.pretraining import Pretraining

@@ -15,7 +15,7 @@ from PIL import Image
 
 import mmssl_image
 from mmssl.errors import BadSample, UserError
-from mmssl.pixels.decode import decode
+from mmssl.modality.pixels.decode import decode
 
 RNG = np.random.default_rng(0)
 WHITE = [255]

@@ -10,9 +10,9 @@ import torch
 import mmssl_image
 from mmssl.draws import Draws
 from mmssl.errors import UserError
+from mmssl.modality.pixels.augment import resize_weights
 from mmssl.objectives.step import Step
 from mmssl.options import plainyaml
-from mmssl.pixels.augment import resize_weights
 from mmssl.recipe.loading import load_recipe
 
 RECIPE = """

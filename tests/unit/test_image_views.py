@@ -13,7 +13,8 @@ from torch.nn import functional as F
 import mmssl_image
 from mmssl.draws import Draws
 from mmssl.errors import UserError
-from mmssl.pixels.augment import View, resize_weights
+from mmssl.modality.pixels.augment import resize_weights
+from mmssl.modality.pixels.options import View
 
 RNG = np.random.default_rng(0)
 

@@ -13,6 +13,7 @@ REPO = Path(__file__).resolve().parents[2]
 
 ROOMS = (
     "errors",
+    "lazy",
     "files",
     "draws",
     "distributed",
@@ -31,6 +32,7 @@ ROOMS = (
     "export",
     "finetuning",
     "doctor",
+    "showing",
     "cli",
     "__main__",
     "__init__",
@@ -43,7 +45,7 @@ MODALITY_MAY = ROOMS[: ROOMS.index("data")]
 CONTRACT_ONLY = {"training": "objectives", "recipe": "objectives", "evaluation": "objectives"}
 """room -> a room of which it knows what is shared alone, never one of its methods by name."""
 
-SHARED_OBJECTIVES = ("base", "step", "pretraining", "parts")
+SHARED_OBJECTIVES = ("base", "options", "step", "pretraining", "parts")
 
 STOCK_CLASS = re.compile(r"(?!Auto|PreTrained)\w+(Model|For[A-Z]\w+)$")
 """Model classes of transformers, which only models/stock/ and export/ know."""

@@ -13,8 +13,9 @@ from mmssl.errors import UserError
 from mmssl.losses.latent import average_layers, latent_loss, normalised_latents
 from mmssl.losses.regularisers import covariance, variance
 from mmssl.masking import FeatureSubsets, MultiBlock, Random, TimeBlocks
-from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
+from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
 from mmssl.objectives import jepa
 from mmssl.objectives.base import load_objective
 from mmssl.objectives.pretraining import Pretraining

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmssl.cli import main
-from mmssl.objectives.base import load_objective, objective_names
+from mmssl.objectives.options import objective_config, objective_names
 from mmssl.recipe import listing
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -16,7 +16,7 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 
 @pytest.mark.parametrize("name", objective_names())
 def test_every_objective_says_its_papers_when_to_use_it_and_what_it_suits(name: str) -> None:
-    objective = load_objective(name)[1]
+    objective = objective_config(name)
     for text in (objective.papers, objective.when, objective.suits):
         assert 10 < len(text) and not re.search(r"[\n|]", text), f"{name}: {text!r}"
     assert re.search(r"(19|20)\d\d", objective.papers), f"{name}: papers carry their year"
@@ -27,7 +27,7 @@ def test_the_command_prints_them(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     for name in objective_names():
         (at,) = [i for i, line in enumerate(lines) if line.startswith(f"{name} ")]
-        objective = load_objective(name)[1]
+        objective = objective_config(name)
         below = [line.strip() for line in lines[at + 1 : at + 4]]
         assert below == [f"when: {objective.when}", f"data: {objective.suits}", f"paper: {objective.papers}"]
 

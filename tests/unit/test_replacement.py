@@ -15,8 +15,9 @@ from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.masking import Random
 from mmssl.masking.replacement import Replacement, replaced
-from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
+from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
 from mmssl.objectives import mae
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.patches import Patches

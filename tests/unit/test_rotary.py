@@ -13,7 +13,7 @@ from toys.export import image_model, model_of, preprocessor, text_model
 
 import mmssl
 from mmssl.errors import UserError
-from mmssl.models.configuration_mmssl import TowerConfig
+from mmssl.models.options import TowerConfig
 from mmssl.models.rotary import Rotary, joined, turn, unturned
 from mmssl.models.tower import Tower
 from mmssl.models.trunk import Trunk

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 import mmssl_tabular
 from mmssl.draws import Draws
 from mmssl.errors import BadSample, UserError
-from mmssl.models.configuration_mmssl import MMSSLConfig, TowerConfig
+from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl_tabular import augment, cells
 

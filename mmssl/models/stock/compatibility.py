@@ -12,10 +12,10 @@ from types import ModuleType
 from typing import Any
 
 from ...errors import UserError
-from ...modality import load_modality
+from ...modality import modality_config
 from ...options.schema import Faults, field_names
 from ...options.wording import show
-from ..configuration_mmssl import TowerConfig
+from ..options import TowerConfig
 from .formats import load_format
 
 
@@ -136,7 +136,7 @@ def _parts(data: dict[str, Any], chosen: ModuleType) -> Iterator[_Part]:
                 kind,
                 {"tower": f"model.towers.{tower}", "modality": f"modalities.{name}", "model": "model"},
                 {"tower": spec, "modality": options, "model": data["model"]},
-                {"tower": _defaults(TowerConfig), "modality": _defaults(load_modality(kind).Config), "model": {}},
+                {"tower": _defaults(TowerConfig), "modality": _defaults(modality_config(kind)), "model": {}},
             )
 
 

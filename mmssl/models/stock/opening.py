@@ -18,10 +18,11 @@ from safetensors import SafetensorError, safe_open
 from ...errors import UserError
 from ...modality import load_modality
 from ...options.schema import build
-from ..configuration_mmssl import MMSSLConfig, TowerConfig
+from ..configuration_mmssl import MMSSLConfig
 from ..foreign import without_origin
 from ..locating import fetched
 from ..modeling_mmssl import MMSSLModel
+from ..options import TowerConfig
 from ..processing_mmssl import MMSSLProcessor
 from ..saving import no_progress_bars
 from . import transfer

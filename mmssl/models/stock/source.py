@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from ...errors import UserError, nearest
 from ...modality import Inputs, Preprocessor
-from ..configuration_mmssl import TowerConfig
 from ..foreign import ForeignTower, TransformersTower
 from ..modeling_mmssl import MMSSLModel, tower_config
+from ..options import TowerConfig
 from ..positions import LearnedGrid
 from ..processing_mmssl import MMSSLProcessor
 from ..tower import Encoded, Tower

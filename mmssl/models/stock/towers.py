@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ..configuration_mmssl import TowerConfig
 from ..foreign import describe_foreign, load_foreign, public_origin
 from ..modeling_mmssl import MMSSLModel, tower_spec
+from ..options import TowerConfig
 from ..processing_mmssl import MMSSLProcessor
 from .formats import load_format
 from .reading import architecture, converter

@@ -8,37 +8,12 @@ Shapes: n rows, D width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...distributed import all_sum
-from ...options import Needs, needs, option, strict
-
-
-@strict
-@dataclass(kw_only=True)
-class HeadOptions:
-    """The projector: a perceptron of `head_layers` dense layers."""
-
-    head_layers: int = option(2, min=0, help="dense layers of the projection head; 0: none")
-    head_hidden: int = option(2048, min=1, help="hidden width of the projection head")
-    head_width: int = option(128, min=1, help="output width of that head")
-    head_norm: str = option("layer", choices=("layer", "batch", "none"), help="after each hidden layer of the head")
-
-    NEEDS: ClassVar[tuple[Needs, ...]] = (
-        needs("head_width", head_layers="1 or more", holds=lambda c: c.head_layers > 0),
-        needs("head_hidden", head_layers="2 or more", holds=lambda c: c.head_layers > 1),
-        needs("head_norm", head_layers="2 or more", holds=lambda c: c.norms),
-    )
-
-    @property
-    def norms(self) -> bool:
-        """Whether there is a hidden layer that `head_norm` follows."""
-        return self.head_layers > 1
+from ..options.heads import HeadOptions
 
 
 class BatchNorm(nn.Module):

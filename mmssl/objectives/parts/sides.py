@@ -6,14 +6,13 @@ mask (which costs nothing and needs no augmentation), or in both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import combinations, product
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
 from ...errors import UserError
-from ...options import SET, Needs, needs, option, strict
+from ..options.sides import SideOptions
 
 if TYPE_CHECKING:
     from ...models.modeling_mmssl import MMSSLModel
@@ -29,35 +28,6 @@ class Side(NamedTuple):
 
 
 Pair = tuple[Side, Side]
-
-
-@strict
-@dataclass(kw_only=True)
-class SideOptions:
-    """Which sides there are, and which of them are paired."""
-
-    towers: list[str] = option(help="the towers whose embeddings are compared")
-    views: list[str] = option(factory=lambda: ["clean"], help="one view for all, or the views of each tower")
-    mask: str | None = option(None, help="encode only what this mask leaves visible")
-    masks: list[str] | None = option(None, help="a mask for each view; with one view: two masks make two views of it")
-    mode: str = option("drop", choices=("drop", "replace"))
-    pairs: str | None = option(
-        None,
-        choices=("across", "within", "both"),
-        help="across towers, within each tower between its views, or both; default: within where there is one tower",
-    )
-    hub_tower: str | None = option(None, help="across: pair every tower with this one only; default: all pairs")
-    within_towers: list[str] | None = option(None, help="which towers are paired within; default: all of them")
-    cache_rows: int | None = option(
-        None, min=1, help="encode this many rows at a time and again in the backward pass: big batches in little memory"
-    )
-
-    NEEDS: ClassVar[tuple[Needs, ...]] = (needs("mode", mask=SET, holds=lambda c: c.mask is not None or bool(c.masks)),)
-
-    @property
-    def kind(self) -> str:
-        """`pairs`, or its default."""
-        return self.pairs or ("within" if len(self.towers) == 1 else "across")
 
 
 class Sides:

@@ -13,12 +13,14 @@ Stock classes are imported within functions: `mmssl list formats` and the check 
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 from pathlib import Path
 from types import ModuleType
 
 from ....errors import UserError, nearest
+from ....options.describing import source_of
 
 
 def format_names() -> list[str]:
@@ -33,9 +35,27 @@ DASHED = ("vision_text_dual_encoder", "sentence_transformers")
 """Files whose format is known elsewhere by a name with dashes."""
 
 
+def described() -> list[tuple[str, str, str]]:
+    """(name, `TITLE`, docstring) of every format, read off its source: importing it would import torch."""
+    found = []
+    for name in format_names():
+        tree = source_of(_module(name))
+        titles = [ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and _name(n) == "TITLE"]
+        found.append((name, titles[0], ast.get_docstring(tree) or ""))
+    return found
+
+
+def _name(node: ast.Assign) -> str:
+    return node.targets[0].id if isinstance(node.targets[0], ast.Name) else ""
+
+
+def _module(name: str) -> str:
+    return f"{__name__}.{name.replace('-', '_')}"
+
+
 def load_format(name: str) -> ModuleType:
     """The module of a format; UserError naming the nearest one."""
     known = format_names()
     if name not in known:
         raise UserError(f"unknown format '{name}', expected one of {', '.join(known)}{nearest(name, known)}")
-    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    return importlib.import_module(_module(name))

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadSample
+from ...errors import BadSample
+from ..raw import load_npy
 
 Array = NDArray[np.float64]
 Load = Callable[[int, int], Array]
@@ -51,9 +51,15 @@ VOLTS = {
 class Recording:
     """A recording whose samples are read when they are wanted.
 
-    count: C; length: T of the whole recording; load: (first, last sample) -> (C, last - first) float64, NaN where
-    nothing was measured; names: of the C channels, None where nothing says them; rate: samples a second; units: one a
-    channel; bads: channels that are marked as unusable; start: where the wanted window begins, in seconds.
+    Attributes:
+        count: C.
+        length: T of the whole recording.
+        load: (first, last sample) -> (C, last - first) float64, NaN where nothing was measured.
+        names: of the C channels, None where nothing says them.
+        rate: samples a second.
+        units: one a channel.
+        bads: channels that are marked as unusable.
+        start: where the wanted window begins, in seconds.
     """
 
     count: int
@@ -66,9 +72,9 @@ class Recording:
     start: float | None = None
 
     @classmethod
-    def of(cls, signal: Array, **facts: Any) -> Recording:
+    def of(cls, signal: Array, names: list[str] | None) -> Recording:
         """The recording of a (C, T) array in memory."""
-        return cls(signal.shape[0], signal.shape[1], lambda first, last: signal[:, first:last], **facts)
+        return cls(signal.shape[0], signal.shape[1], lambda first, last: signal[:, first:last], names)
 
 
 Open = Callable[[Path], Recording]
@@ -82,10 +88,20 @@ def volts(unit: str) -> float:
     return factor
 
 
-def parse(raw: Any, open_file: Open, names: Sequence[str] | None = None) -> Recording | None:
-    """One raw value to a recording; None when it is null. Raises BadSample with what is wrong with it.
+def parse(raw: object, open_file: Open, names: Sequence[str] | None = None) -> Recording | None:
+    """One raw value to a recording.
 
-    open_file: opens this modality's formats; names: of the channels of arrays that come without.
+    Args:
+        raw: a path, {"bytes", "path"}, an array (C, T) or (T, C), a mapping of an array and what is known of it, or
+            one of an array a channel.
+        open_file: opens this modality's formats.
+        names: of the channels of arrays that come without.
+
+    Returns:
+        None when it is null.
+
+    Raises:
+        BadSample: says what is wrong with it.
     """
     if raw is None:
         return None
@@ -98,19 +114,15 @@ def parse(raw: Any, open_file: Open, names: Sequence[str] | None = None) -> Reco
     return _unnamed(raw, names)
 
 
-def _unnamed(value: Any, names: Sequence[str] | None, **facts: Any) -> Recording:
-    return Recording.of(numbers(value, names), names=None if names is None else list(names), **facts)
+def _unnamed(value: object, names: Sequence[str] | None) -> Recording:
+    return Recording.of(numbers(value, names), None if names is None else list(names))
 
 
 def _from_file(path: Path, open_file: Open, names: Sequence[str] | None) -> Recording:
     if path.suffix.lower() != ".npy":
         return open_file(path)
     check_file(path)
-    try:
-        loaded = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise BadSample(f"{path.name} is not a readable .npy array: {error}") from error
-    return _unnamed(loaded, names)
+    return _unnamed(load_npy(path.read_bytes()), names)
 
 
 def check_file(path: Path) -> Path:
@@ -122,7 +134,7 @@ def check_file(path: Path) -> Path:
     return path
 
 
-def _from_mapping(raw: Mapping[str, Any], open_file: Open, names: Sequence[str] | None) -> Recording | None:
+def _from_mapping(raw: Mapping[str, object], open_file: Open, names: Sequence[str] | None) -> Recording | None:
     if all(value is None for value in raw.values()):
         return None
     start = _number(_get(raw, START), "start")
@@ -130,33 +142,33 @@ def _from_mapping(raw: Mapping[str, Any], open_file: Open, names: Sequence[str] 
         recording = _from_file_mapping(raw, open_file, names)
         recording.start = start
         return recording
-    facts: dict[str, Any] = {"rate": _number(_get(raw, RATE), "rate"), "start": start}
-    facts["bads"] = _strings(_get(raw, BADS)) or []
-    units = _get(raw, UNIT)
-    signal = _get(raw, SIGNAL)
+    signal, units = _get(raw, SIGNAL), _get(raw, UNIT)
     if signal is not None:
-        found = _unnamed(signal, _strings(_get(raw, NAMES)) or names, **facts)
-        found.units = _units(units, found.count)
-        return found
-    known = {key for keys in (SIGNAL, RATE, NAMES, UNIT, START, BADS) for key in keys}
-    channels = {str(name): value for name, value in raw.items() if str(name).lower() not in known and value is not None}
-    if not channels:
-        raise BadSample(f"no signal among {', '.join(map(str, raw))}: expected 'signal', or one array a channel")
-    data = _columns(channels)
-    return Recording.of(data, names=list(channels), units=_units(units, len(data)), **facts)
+        found = _unnamed(signal, _strings(_get(raw, NAMES)) or names)
+    else:
+        known = {key for keys in (SIGNAL, RATE, NAMES, UNIT, START, BADS) for key in keys}
+        rest = {str(name): value for name, value in raw.items() if value is not None}
+        channels = {name: value for name, value in rest.items() if name.lower() not in known}
+        if not channels:
+            raise BadSample(f"no signal among {', '.join(map(str, raw))}: expected 'signal', or one array a channel")
+        found = Recording.of(_columns(channels), list(channels))
+    found.rate, found.start = _number(_get(raw, RATE), "rate"), start
+    found.bads, found.units = _strings(_get(raw, BADS)) or [], _units(units, found.count)
+    return found
 
 
-def _from_file_mapping(raw: Mapping[str, Any], open_file: Open, names: Sequence[str] | None) -> Recording:
+def _from_file_mapping(raw: Mapping[str, object], open_file: Open, names: Sequence[str] | None) -> Recording:
     name = raw.get("path") or raw.get("file")
     content = raw.get("bytes")
     if name is None:
         raise BadSample("found bytes without 'path': the ending of the name says what they are")
-    if content is None or Path(name).is_file():
-        return _from_file(Path(name), open_file, names)
+    path = Path(str(name))
+    if not isinstance(content, (bytes, bytearray, memoryview)) or path.is_file():
+        return _from_file(path, open_file, names)
     if not content:
-        raise BadSample(f"the file is empty (0 bytes): {Path(name).name}")
+        raise BadSample(f"the file is empty (0 bytes): {path.name}")
     with tempfile.TemporaryDirectory() as folder:  # the readers of these formats take names of files only
-        copy = Path(folder) / Path(name).name
+        copy = Path(folder) / path.name
         copy.write_bytes(content)
         recording = _from_file(copy, open_file, names)
         signal = recording.load(0, recording.length)  # while the file is there
@@ -164,7 +176,7 @@ def _from_file_mapping(raw: Mapping[str, Any], open_file: Open, names: Sequence[
     return recording
 
 
-def _columns(channels: Mapping[str, Any]) -> Array:
+def _columns(channels: Mapping[str, object]) -> Array:
     """One array a channel to (C, T); BadSample names the channel that does not fit."""
     rows: dict[str, Array] = {}
     for name, value in channels.items():
@@ -181,7 +193,7 @@ def _columns(channels: Mapping[str, Any]) -> Array:
     return np.stack(list(rows.values()))
 
 
-def numbers(value: Any, names: Sequence[str] | None = None) -> Array:
+def numbers(value: object, names: Sequence[str] | None = None) -> Array:
     """Anything like an array to (C, T) float64; None inside lists is NaN.
 
     Of two axes the one as long as `names` holds the channels; without names the shorter one.
@@ -216,16 +228,16 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
-def _get(raw: Mapping[str, Any], keys: Sequence[str]) -> Any:
+def _get(raw: Mapping[str, object], keys: Sequence[str]) -> object:
     lower = {str(name).lower(): value for name, value in raw.items()}
     return next((lower[key] for key in keys if lower.get(key) is not None), None)
 
 
-def _number(value: Any, what: str) -> float | None:
+def _number(value: object, what: str) -> float | None:
     if value is None:
         return None
     try:
-        number = float(value)
+        number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise BadSample(f"{what}: expected a number, found {value!r}") from error
     if not np.isfinite(number) or number < 0 or (what == "rate" and number == 0):
@@ -233,15 +245,17 @@ def _number(value: Any, what: str) -> float | None:
     return number
 
 
-def _strings(value: Any) -> list[str] | None:
+def _strings(value: object) -> list[str] | None:
     if value is None:
         return None
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
+    if not isinstance(value, Iterable):
+        raise BadSample(f"expected a list of names, found {value!r}")
     return [str(name) for name in value]
 
 
-def _units(value: Any, count: int) -> list[str] | None:
+def _units(value: object, count: int) -> list[str] | None:
     units = _strings(value)
     if units is None:
         return None

@@ -10,18 +10,16 @@ Sizes of what is added are in units of the normalised signal. Shapes: B batch, C
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..draws import Draws
-from ..errors import UserError
-from ..modality import Inputs
-from ..options import option, strict
-from ..options.schema import load
+from ...draws import Draws
+from ...errors import UserError
+from ..contract import Inputs
+from ..view import check_rows
+from .options import View
 
 WANDER_HZ = (0.05, 0.5)  # of breathing and of moving electrodes
 WANDER_WAVES = 3
@@ -29,54 +27,24 @@ NOISE_STRETCH = 1 << 15
 TAPS_SECONDS = 1.0  # length of the band-stop filter: its edges are about 2 Hz wide
 
 
-@strict
-@dataclass(kw_only=True)
-class View:
-    """Options of one kind of view; None or 0 leaves a step out."""
-
-    crop: list[float] | None = option(None, above=0, max=1, help="lowest and highest share of the batch's length kept")
-    shift: float = option(0.0, min=0, help="seconds, drawn in -s .. s; what is shifted in was not measured")
-    flip: float = option(0.0, min=0, max=1, help="probability that the polarity is inverted")
-    amplitude: float = option(0.0, min=0, help="factor drawn in 1 / (1 + a) .. 1 + a, one a sample")
-    gain: float = option(0.0, min=0, help="the same, one a channel")
-    bandstop: float = option(0.0, min=0, max=1, help="probability that a band is taken out")
-    bandstop_hz: list[float] = option(factory=lambda: [1.0, 40.0], above=0, help="where the middle of the band lies")
-    bandstop_width: float = option(5.0, above=0, help="Hz")
-    wander: float = option(0.0, min=0, help="largest size of a slow drift, its own in every channel")
-    powerline: float = option(0.0, min=0, help="largest size of hum, its own in every channel")
-    powerline_hz: float = option(50.0, above=0)
-    noise: float = option(0.0, min=0, help="largest standard deviation of white noise")
-    drop: float = option(0.0, min=0, below=1, help="probability that a channel is missing; one is always left")
-
-    def __post_init__(self) -> None:
-        for name in ("crop", "bandstop_hz"):
-            bounds = getattr(self, name)
-            if bounds is not None and (len(bounds) != 2 or bounds[0] > bounds[1]):
-                raise UserError(f"{name}: found {bounds}, expected [lowest, highest]")
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        return tuple(field.name for field in fields(cls))
-
-    @classmethod
-    def build(cls, spec: Mapping[str, Any]) -> View:
-        """From a recipe's options; UserError names each option that is unknown or wrong."""
-        return load(cls, spec, path="view")
-
-    @property
-    def makes_holes(self) -> bool:
-        return self.crop is not None or self.shift > 0 or self.drop > 0
-
-
 def augment(inputs: Inputs, draws: Draws, view: View, rate: float, window: int) -> Inputs:
-    """One view of inputs with `signal` (B, C, T) at `rate`; T stays a multiple of `window` samples.
+    """One view of a batch.
 
-    `holes` (see `preparation.with_presence`) is there where it was, or where the view may have made some. Raises
-    UserError for hum that this rate cannot carry.
+    Args:
+        inputs: "signal" (B, C, T), and what else describes it.
+        draws: random numbers of the B samples.
+        view: what is done.
+        rate: samples a second.
+        window: samples of a patch; T stays a multiple of it.
+
+    Returns:
+        Inputs whose "holes" (see `preparation.with_holes`) is there where it was, or where the view may have made some.
+
+    Raises:
+        UserError: hum that this rate cannot carry.
     """
     signal = inputs["signal"]
-    if draws.rows != len(signal):
-        raise ValueError(f"draws are for {draws.rows} samples, the batch has {len(signal)}")
+    check_rows(draws.rows, len(signal))
     if view.powerline and view.powerline_hz >= rate / 2:
         raise UserError(
             f"powerline_hz: {view.powerline_hz:g} Hz cannot be in a signal of {rate:g} samples a second, "
@@ -142,7 +110,14 @@ def _in_size(signal: Tensor, draws: Draws, view: View) -> Tensor:
 
 
 def bandstop(signal: Tensor, draws: Draws, view: View, rate: float) -> Tensor:
-    """One band taken out of each sample that is drawn, by a filter of zero phase and fixed length (windowed sinc)."""
+    """One band taken out of each sample that is drawn, by a filter of zero phase and fixed length (windowed sinc).
+
+    Args:
+        signal: (B, C, T), NaN where nothing was measured.
+        draws: random numbers of the B samples.
+        view: probability, place (Hz) and width (Hz) of the band.
+        rate: samples a second.
+    """
     chosen = draws.chance(view.bandstop).to(signal.device)
     low, high = view.bandstop_hz
     centre = draws("centre").uniform(low=low, high=high).to(signal.device)

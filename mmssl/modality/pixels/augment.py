@@ -18,84 +18,41 @@ Shapes: B batch, C channels, T frames (of clips only), H, W input, h, w output.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..draws import Draws
-from ..errors import UserError
-from ..options import option, strict
-from ..options.schema import load
+from ...draws import Draws
+from ...errors import UserError
+from ..view import check_rows
 from .colour import change_contrast, change_hue, change_saturation, per_sample, to_gray
-from .resample import pair
-
-
-@strict
-@dataclass(kw_only=True)
-class View:
-    """Options of one kind of view. None or 0 leaves a step out; `flip`, `jitter`, `gray`, `blur`, `solarize` are the
-    probability that a sample undergoes it."""
-
-    crop_scale: list[float] | None = option(None, above=0, max=1, help="lowest and highest share of the area")
-    crop_ratio: list[float] = option(factory=lambda: [3 / 4, 4 / 3], above=0, help="width over height")
-    crop_size: int | list[int] | None = option(None, min=1, help="height and width of the view; null: the image's own")
-    flip: float = option(0.0, min=0, max=1, help="left to right")
-    jitter: float = option(1.0, min=0, max=1, help="of brightness, contrast, saturation and hue together")
-    brightness: float = option(0.0, min=0, help="factor drawn in 1 - b .. 1 + b")
-    contrast: float = option(0.0, min=0, help="the same, about the image's mean")
-    saturation: float = option(0.0, min=0, help="the same, about the pixel's grey value")
-    hue: float = option(0.0, min=0, max=0.5, help="shift drawn in -h .. h of the colour circle")
-    gray: float = option(0.0, min=0, max=1)
-    blur: float = option(0.0, min=0, max=1)
-    blur_sigma: list[float] = option(factory=lambda: [0.1, 2.0], above=0, help="pixels, lowest and highest")
-    solarize: float = option(0.0, min=0, max=1, help="values above one half are inverted")
-    noise_std: float = option(0.0, min=0, help="in standard deviations of the channel")
-
-    def __post_init__(self) -> None:
-        for name in ("crop_scale", "crop_ratio", "blur_sigma"):
-            bounds = getattr(self, name)
-            if bounds is not None and (len(bounds) != 2 or bounds[0] > bounds[1]):
-                raise UserError(f"{name}: found {bounds}, expected [lowest, highest]")
-        if isinstance(self.crop_size, list) and len(self.crop_size) not in (1, 2):
-            raise UserError(f"crop_size: found {self.crop_size}, expected one number, or height and width")
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        return tuple(field.name for field in fields(cls))
-
-    @classmethod
-    def build(cls, spec: Mapping[str, Any]) -> View:
-        """From a recipe's options; UserError names each option that is unknown or wrong."""
-        return load(cls, spec, path="view")
-
-    @property
-    def resamples(self) -> bool:
-        return self.crop_scale is not None or self.crop_size is not None or self.flip > 0
-
-    @property
-    def jitters(self) -> bool:
-        return self.jitter > 0 and any((self.brightness, self.contrast, self.saturation, self.hue))
-
-    @property
-    def changes_values(self) -> bool:
-        """Whether any step works on the values before normalisation."""
-        return self.jitters or self.gray > 0 or self.blur > 0 or self.solarize > 0
+from .options import View, pair
 
 
 def augment(
     pixels: Tensor, draws: Draws, view: View, mean: Sequence[float], std: Sequence[float], unit_range: bool
 ) -> Tensor:
-    """Normalised pixels (B, C, H, W) or (B, C, T, H, W) to their view (B, C, ..., h, w), normalised.
+    """Pixels to their view.
 
     NaN ("no such pixel") counts as the channel's mean on the way, moves along with crop and flip, and is NaN again in
-    the result where most of the weight came from NaN. unit_range: before normalisation values lie in 0..1, and are
-    clamped to it. Raises UserError for a colour step that these images cannot have.
+    the result where most of the weight came from NaN.
+
+    Args:
+        pixels: (B, C, H, W) or (B, C, T, H, W), normalised.
+        draws: random numbers of the B samples.
+        view: what is done.
+        mean: of each channel, which was subtracted.
+        std: of each channel, which was divided by.
+        unit_range: before normalisation values lie in 0..1, and are clamped to it.
+
+    Returns:
+        (B, C, ..., h, w), normalised.
+
+    Raises:
+        UserError: a colour step that these images cannot have.
     """
-    if draws.rows != len(pixels):
-        raise ValueError(f"draws are for {draws.rows} samples, the batch has {len(pixels)}")
+    check_rows(draws.rows, len(pixels))
     _check(view, pixels.shape[1], unit_range)
     with torch.autocast(pixels.device.type, enabled=False):  # products below would round pixels to half precision
         hole = pixels.isnan()

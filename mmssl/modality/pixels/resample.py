@@ -11,12 +11,6 @@ from .decode import Array, pillow
 Box = tuple[float, float, float, float]
 
 
-def pair(value: int | Sequence[int]) -> tuple[int, int]:
-    """A side, or [height, width], as (height, width)."""
-    sides = [value] if isinstance(value, int) else list(value)
-    return sides[0], sides[-1]
-
-
 def fit_size(
     array: Array,
     size: tuple[int, int],

@@ -1,11 +1,11 @@
-"""`SignalConfig` and `SignalPreprocessor`: from any raw value to named channels in one unit, at one rate, normalised.
+"""`SignalPreprocessor`: from any raw value to named channels in one unit, at one rate, normalised.
 
 Order of what is done to a recording: channels are told by name and taken, the wanted window is read with a margin,
 turned into the modality's unit, centred, referenced (EEG) or completed (ECG), filtered and resampled, and the margin
 is cut off. Channels that do not vary become absent. Shapes: C channels, T samples.
 """
 
-# No `from __future__ import annotations` here: @strict does not check types that are strings.
+from __future__ import annotations
 
 import math
 from abc import abstractmethod
@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import modality as base
-from ..errors import BadSample, UserError
-from ..modality import Inputs
-from ..options import option, strict
+from ...errors import BadSample
+from ..contract import Inputs, Preprocessor, with_present
+from .options import SignalConfig
 from .processing import centred, filtered, flat, resampled, rms, typical
 from .recording import Array, Recording, parse, volts
 from .spectrum import spectrum_moments
@@ -35,41 +33,6 @@ KEPT = 100
 """Recordings that the statistics of spectra are measured on, at most."""
 
 
-@strict
-@dataclass(kw_only=True)
-class SignalConfig:
-    """Options that EEG and ECG share."""
-
-    rate: float = option(100.0, above=0, help="samples a second of the model's input; recordings are resampled to it")
-    seconds: float | None = option(10.0, above=0, help="the longest window taken of a recording; null: all of it")
-    window: float = option(1.0, above=0, help="seconds in a patch")
-    source_rate: float | None = option(None, above=0, help="rate of recordings that do not say their own")
-    source_unit: str = option("mV", choices=("V", "mV", "uV", "nV"), help="unit of those that do not say their own")
-    source_channels: list[str] | None = option(None, help="channels, in order, of arrays that do not name theirs")
-    aliases: dict[str, str] = option(factory=dict, help="name of a channel in the data -> the name it has here")
-    bad: list[str] = option(factory=list, help="channels to leave out, beside those that a file marks as bad")
-    highpass: float | None = option(None, above=0, help="Hz; null: none")
-    lowpass: float | None = option(None, above=0, help="Hz; null: none")
-    notch: float | None = option(None, above=0, help="mains frequency to take out, Hz; null: none")
-    normalise: str = option("data", choices=("data", "recording", "channel"), help="whose spread divides signals")
-    clip: float | None = option(20.0, above=0, help="largest absolute value after that; null: no limit")
-    plausible: list[float] = option(factory=lambda: [0.0, 1e12], min=0, help="typical amplitude, least and most")
-
-    def __post_init__(self) -> None:
-        samples = self.window * self.rate
-        if round(samples) < 2 or abs(samples - round(samples)) > 1e-6:
-            raise UserError(
-                f"window: found {self.window:g} s at {self.rate:g} Hz = {samples:g} samples, expected a whole number "
-                f">= 2"
-            )
-        if self.seconds is not None and self.seconds < self.window:
-            raise UserError(f"seconds: found {self.seconds:g}, expected at least one window of {self.window:g}")
-        if self.highpass is not None and self.lowpass is not None and self.highpass >= self.lowpass:
-            raise UserError(f"highpass: found {self.highpass:g} Hz, expected less than lowpass = {self.lowpass:g} Hz")
-        if len(self.plausible) != 2 or self.plausible[0] > self.plausible[1]:
-            raise UserError(f"plausible: found {self.plausible}, expected [least, most]")
-
-
 @dataclass
 class Sample:
     """What `read` returns. signal: (C, T) float32, NaN where nothing was measured; names: of the channels."""
@@ -78,11 +41,16 @@ class Sample:
     names: list[str]
 
 
-class SignalPreprocessor(base.Preprocessor):
-    """What EEG and ECG preprocessors share. state: `scale`, the spread of the data in `unit`; `spectrum`, mean and
-    standard deviation of each bin of a patch's log spectrum; and more by each."""
+class SignalPreprocessor(Preprocessor[Sample]):
+    """What EEG and ECG preprocessors share: a subclass says which files and channels there are.
+
+    state: `scale`, the spread of the data in `unit`; `spectrum`, mean and standard deviation of each bin of a patch's
+    log spectrum; and what the subclass learns.
+    """
 
     config: SignalConfig
+    channel: ClassVar[str] = "channel"
+    """What a channel is called, for messages."""
     unit: ClassVar[str]
     """What signals are in before they are normalised."""
 
@@ -96,22 +64,67 @@ class SignalPreprocessor(base.Preprocessor):
         """Open a file of this modality's formats; BadSample with what is wrong with it."""
 
     @abstractmethod
-    def choose(self, names: Sequence[str], bads: Sequence[str]) -> tuple[list[int], list[str], list[float]]:
-        """Which channels are taken: their rows, the names they have here, and a factor for each.
+    def known(self, name: str) -> tuple[str, float] | None:
+        """The name that a channel of this name has here, and a factor for its voltages; None for an unknown name."""
 
-        Raises BadSample that names what is unknown.
+    @abstractmethod
+    def unknown(self, name: str) -> str | None:
+        """The name under which an unknown channel is taken; None: it is left out. BadSample: it is refused."""
+
+    @abstractmethod
+    def wanted(self) -> set[str] | None:
+        """Names of the channels that are read; None: all."""
+
+    def choose(self, names: Sequence[str], bads: Sequence[str]) -> tuple[list[int], list[str], list[float]]:
+        """Which channels are taken.
+
+        Args:
+            names: of all channels of a recording, as it has them.
+            bads: those that it marks as unusable.
+
+        Returns:
+            The rows of those taken, the names they have here, and a factor for each.
+
+        Raises:
+            BadSample: one is refused or there twice, or none is left.
         """
+        bad = {(self.known(name) or (name, 1.0))[0] for name in [*bads, *self.config.bad]}
+        wanted = self.wanted()
+        rows: list[int] = []
+        taken: list[str] = []
+        factors: list[float] = []
+        for row, given in enumerate(names):
+            found = self.known(given)
+            name, factor = (self.unknown(given), 1.0) if found is None else found
+            if name is None or name in bad or (wanted is not None and name not in wanted):
+                continue
+            if name in taken:
+                raise BadSample(f"{self.channel} {name} is there twice ('{given}')")
+            rows.append(row)
+            taken.append(name)
+            factors.append(factor)
+        if not rows:
+            raise BadSample(f"none of the {self.channel}s {', '.join(names)} is one that is wanted")
+        return rows, taken, factors
 
     def complete(self, signal: Array, names: list[str]) -> tuple[Array, list[str]]:
-        """A hook: reference, derived channels."""
+        """A hook: reference, derived channels. Takes and returns (C, T) in `unit`, and the names."""
         return signal, names
 
     # ----------------------------------------------------------------------------------------------------- one sample
 
-    def prepare(self, raw: Any, choice: int = 0) -> Sample | None:
-        """One raw value to channels in `unit` at the common rate, not normalised yet. None when it is null.
+    def prepare(self, raw: object, choice: int = 0) -> Sample | None:
+        """One raw value to channels in `unit` at the common rate, not normalised yet.
 
-        choice: which window of a longer recording is taken, unless the value says so; 0: the middle one.
+        Args:
+            raw: what `mmssl.modality.biosignals.recording.parse` takes.
+            choice: which window of a longer recording is taken, unless the value says so; 0: the middle one.
+
+        Returns:
+            None when it is null.
+
+        Raises:
+            BadSample: it cannot be read, is too short, does not vary, or has an amplitude that no such signal has.
         """
         recording = parse(raw, self.open, self.config.source_channels)
         if recording is None:
@@ -176,8 +189,8 @@ class SignalPreprocessor(base.Preprocessor):
             )
         return signal
 
-    def read(self, raw: Any, choice: int = 0) -> Sample | None:
-        """One raw value to normalised channels; see `parse` for what it may be. None when it is null."""
+    def read(self, raw: object, choice: int = 0) -> Sample | None:
+        """One raw value to normalised channels, as `prepare` takes it; None when it is null."""
         sample = self.prepare(raw, choice)
         return None if sample is None else self._normalised(sample, self.fitted()["scale"])
 
@@ -198,22 +211,16 @@ class SignalPreprocessor(base.Preprocessor):
 
     # -------------------------------------------------------------------------------------------------- many samples
 
-    def fit(self, samples: Iterable[Any]) -> Self:
-        """Measure the spread of the data and of its spectra, and learn which channels it has. UserError when none can
-        be read."""
+    def fit(self, samples: Iterable[object]) -> Self:
+        """Measure the spread of the data and of its spectra, and learn which channels it has.
+
+        Raises:
+            UserError: no sample can be read.
+        """
         power: list[float] = []
         kept: list[Sample] = []
         seen: dict[str, int] = {}
-        tried, reason = 0, ""
-        for raw in samples:
-            tried += 1
-            try:
-                sample = self.prepare(raw)
-            except (BadSample, OSError) as error:  # the data pipeline meets it again, and puts it into quarantine
-                reason = reason or str(error)
-                continue
-            if sample is None:
-                continue
+        for sample in self.readable(samples, self.prepare):
             for name in sample.names:
                 seen[name] = seen.get(name, 0) + 1
             spread = rms(sample.signal.astype(np.float64))
@@ -222,8 +229,6 @@ class SignalPreprocessor(base.Preprocessor):
                 kept.append(sample)
             if len(power) >= ENOUGH:
                 break
-        if not power:
-            raise UserError(f"none of {tried} samples could be read" + (f": {reason}" if reason else ""))
         # the median: one recording of artefacts must not set the scale of all
         scale = float(np.sqrt(np.median(power)))
         spectrum = spectrum_moments((self._normalised(sample, scale).signal for sample in kept), self.window)
@@ -234,24 +239,17 @@ class SignalPreprocessor(base.Preprocessor):
     def learn(self, seen: dict[str, int]) -> dict[str, Any]:
         """What else goes into the state, from how often each channel was seen, in the order of first sight."""
 
-    def fitted(self) -> dict[str, Any]:
-        if not self.state:
-            raise UserError("the preprocessor is not fitted: call fit(samples)")
-        return self.state
-
 
 def padded_length(lengths: Iterable[int], window: int) -> int:
     """Samples of a batch: the longest, rounded up to whole windows; one window when there is none."""
     return -(-max(lengths, default=window) // window) * window
 
 
-def with_presence(inputs: Inputs, samples: Sequence[Any]) -> Inputs:
-    """`inputs` with `present` where some sample is absent, and `holes` (B,) where the signal has any NaN.
+def with_holes(inputs: Inputs, samples: Sequence[Sample | None]) -> Inputs:
+    """`inputs` with "present" where some sample is absent, and "holes" (B,) where the signal (B, C, T) has any NaN.
 
     Keys that are left out say that there is nothing of the kind, which the host then knows without asking the device.
     """
-    present = torch.tensor([sample is not None for sample in samples], dtype=torch.bool)
     holes: Tensor = inputs["signal"].isnan().flatten(1).any(1)
-    if not bool(present.all()):
-        inputs = inputs | {"present": present}
+    inputs = with_present(inputs, samples)
     return inputs | {"holes": holes} if bool(holes.any()) else inputs

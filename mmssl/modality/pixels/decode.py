@@ -13,16 +13,20 @@ import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 import torch
 
-from ..errors import BadSample, UserError
+from ...errors import BadSample, UserError
+from ..raw import NPY_MAGIC, Array, as_array, is_blank, load_npy, unwrap
 
-Array = np.ndarray[Any, Any]
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
+    from PIL.ImageFile import _Tile as Tile
 
-NPY_MAGIC = b"\x93NUMPY"
 TIFF_BITS_PER_SAMPLE = 258
 EXIF_ORIENTATION = 0x0112
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -42,7 +46,7 @@ DECODER_ERRORS = (
 )
 
 
-def pillow() -> Any:
+def pillow() -> ModuleType:
     """The PIL.Image module; UserError with the pip line when Pillow is missing."""
     try:
         from PIL import Image
@@ -53,46 +57,35 @@ def pillow() -> Any:
     return Image
 
 
-def decode(raw: Any, background: Sequence[int], channels: int | None = None) -> Array | None:
+def decode(raw: object, background: Sequence[int], channels: int | None = None) -> Array | None:
     """One raw image to (H, W, C) uint8, uint16 or float32, C as the image has it.
 
-    raw: a PIL image, encoded bytes, {"bytes", "path"}, a path, a numpy array or torch tensor (H, W), (H, W, C) or
-        (C, H, W), nested lists of numbers.
-    background: 1 or 3 numbers of 0..255 that transparent pixels are composited over.
-    channels: the channel count that the user configured; tells (C, H, W) from (H, W, C) where both are possible.
-    Returns None for a null value. Raises BadSample.
+    Args:
+        raw: a PIL image, encoded bytes, {"bytes", "path"}, a path, a numpy array or torch tensor (H, W), (H, W, C) or
+            (C, H, W), nested lists of numbers.
+        background: 1 or 3 numbers of 0..255 that transparent pixels are composited over.
+        channels: the channel count that the user configured; tells (C, H, W) from (H, W, C) where both are possible.
+
+    Returns:
+        None for a null value.
+
+    Raises:
+        BadSample: the value is broken, with the reason.
+        UserError: a struct without bytes and path, or Pillow is missing.
     """
     if isinstance(raw, Mapping):
-        raw = _unwrap(raw)
-    if raw is None or (isinstance(raw, str) and not raw.strip()):
+        raw = unwrap(raw, "an image")
+    if is_blank(raw):
         return None
     if isinstance(raw, (str, Path)):
         raw = _read_file(Path(raw))
     if isinstance(raw, (bytes, bytearray, memoryview)):
         return _from_bytes(bytes(raw), background, channels)
-    if isinstance(raw, torch.Tensor):
-        raw = raw.detach().cpu().to_dense()
-        return from_array((raw.float() if raw.dtype == torch.bfloat16 else raw).numpy(), channels)
-    if isinstance(raw, np.ndarray):
-        return from_array(raw, channels)
-    if isinstance(raw, (list, tuple)):
-        try:
-            array = np.asarray(raw)
-        except ValueError as error:
-            raise BadSample(f"nested lists of unequal lengths are no image ({error})") from error
-        return from_array(array, channels)
-    if isinstance(raw, pillow().Image):
+    if isinstance(raw, (torch.Tensor, np.ndarray, list, tuple)):
+        return from_array(as_array(raw, "image"), channels)
+    if _is_pillow(raw):
         return _guarded(lambda: _from_pillow(raw, background))
     raise BadSample(f"expected an image (bytes, path, PIL image or array), found {type(raw).__name__}")
-
-
-def _unwrap(raw: Mapping[str, Any]) -> Any:
-    """The bytes or path of the struct that `datasets.Image(decode=False)` gives."""
-    if "bytes" not in raw and "path" not in raw:
-        found = ", ".join(map(repr, raw)) or "nothing"
-        raise UserError(f"an image is read from one column, or from a struct of bytes and path; found {found}")
-    data = raw.get("bytes")
-    return raw.get("path") if data is None else data
 
 
 def _read_file(path: Path) -> bytes:
@@ -106,7 +99,7 @@ def _from_bytes(data: bytes, background: Sequence[int], channels: int | None) ->
     if not data:
         raise BadSample("empty image (0 bytes)")
     if data.startswith(NPY_MAGIC):
-        return from_array(_load_npy(data), channels)
+        return from_array(load_npy(data), channels)
     return _guarded(lambda: _open_with_pillow(data, background))
 
 
@@ -137,7 +130,11 @@ def _open_with_pillow(data: bytes, background: Sequence[int]) -> Array:
     return _from_pillow(image, background)
 
 
-def _from_pillow(image: Any, background: Sequence[int]) -> Array:
+def _is_pillow(raw: object) -> TypeGuard[Image]:
+    return isinstance(raw, pillow().Image)
+
+
+def _from_pillow(image: Image, background: Sequence[int]) -> Array:
     from PIL import ImageOps
 
     from_netpbm = image.format == "PPM"  # exif_transpose makes a copy without a format
@@ -163,13 +160,13 @@ def _from_pillow(image: Any, background: Sequence[int]) -> Array:
 # ------------------------------------------------------------------------------------------------- 16 bits a channel
 
 
-def _is_deep_colour(image: Any, data: bytes) -> bool:
+def _is_deep_colour(image: ImageFile, data: bytes) -> bool:
     """A file of 16 bits a channel with colour or alpha: Pillow has no such mode and silently keeps the high bytes."""
     if image.format == "PNG":
         depth, colour_type = data[24], data[25]  # of the IHDR chunk, which always comes first
         return depth == 16 and colour_type in (2, 4, 6)  # RGB, grey + alpha, RGB + alpha
     if image.format == "TIFF" and image.mode in ("RGB", "RGBA"):
-        return bool(max(image.tag_v2.get(TIFF_BITS_PER_SAMPLE, (8,))) == 16)
+        return bool(max(getattr(image, "tag_v2", {}).get(TIFF_BITS_PER_SAMPLE, (8,))) == 16)
     return False
 
 
@@ -195,16 +192,17 @@ def _decode_deep_colour(data: bytes) -> Array:
     return _orient(array, image.getexif().get(EXIF_ORIENTATION, 1)) if image.format == "PNG" else array
 
 
-def _raw_mode(tile: Any) -> str:
+def _raw_mode(tile: Tile) -> str:
+    assert tile.args is not None  # every decoder of pixels is told how they are stored
     return str(tile.args if isinstance(tile.args, str) else tile.args[0])
 
 
-def _as_if(image: Any, mode_of: Callable[[str], str]) -> Any:
+def _as_if(image: ImageFile, mode_of: Callable[[str], str]) -> ImageFile:
     """The unread image, to be read as if its numbers were stored in another way."""
     tiles = []
     for tile in image.tile:
         mode = mode_of(_raw_mode(tile))
-        tiles.append(tile._replace(args=mode if isinstance(tile.args, str) else (mode, *tile.args[1:])))
+        tiles.append(tile._replace(args=mode if isinstance(tile.args, str) else (mode, *(tile.args or ())[1:])))
     image.tile = tiles
     return image
 
@@ -221,14 +219,6 @@ def _orient(array: Array, orientation: int) -> Array:
 
 
 # ------------------------------------------------------------------------------------------------------------ arrays
-
-
-def _load_npy(data: bytes) -> Array:
-    try:
-        array: Array = np.load(io.BytesIO(data), allow_pickle=False)
-        return array
-    except (ValueError, OSError, EOFError, SyntaxError, MemoryError) as error:
-        raise BadSample(f"cannot read .npy: {error}") from error
 
 
 def from_array(array: Array, channels: int | None = None) -> Array:

@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadSample
+from ...errors import BadSample
 from .recording import Array
 
 FINEST = 1000  # largest numerator and denominator of a ratio of rates: wrong by 1e-6 at most

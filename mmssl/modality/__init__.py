@@ -1,0 +1,44 @@
+"""The modality contract and the look-up by name; beside it, what several modality packages share.
+
+    contract    `Modality`, `Preprocessor`
+    lookup      the package of a name, without torch
+    view        options of an augmented view
+    faults      what is wrong with a recipe's views
+    linear      tokens by one linear map of a patch's numbers
+    raw         structs of bytes and path, tensors, .npy
+    pixels      images and videos
+    biosignals  EEG and ECG
+
+Modality packages do not import each other; what two of them need lives here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import BadSample
+from ..lazy import attributes
+from .lookup import installed, load_modality, modality_config, modality_names, modality_package, view_kinds
+
+if TYPE_CHECKING:
+    from .contract import Batch, Inputs, MaskToken, Modality, Preprocessor, select, with_present
+else:
+    _CONTRACT = ("Batch", "Inputs", "MaskToken", "Modality", "Preprocessor", "select", "with_present")
+    __getattr__ = attributes(__name__, **dict.fromkeys(_CONTRACT, ".contract"))
+
+__all__ = [
+    "BadSample",
+    "Batch",
+    "Inputs",
+    "MaskToken",
+    "Modality",
+    "Preprocessor",
+    "installed",
+    "load_modality",
+    "modality_config",
+    "modality_names",
+    "modality_package",
+    "select",
+    "view_kinds",
+    "with_present",
+]

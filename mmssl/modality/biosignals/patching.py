@@ -1,0 +1,114 @@
+"""Windows of single channels, and the `Modality` base that EEG and ECG share.
+
+Shapes: B batch, C channels, T samples, n windows of a channel, w samples of a window, N patches, P numbers in a patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ...draws import Draws
+from ...errors import UserError
+from ...patches import Patches
+from ..contract import Inputs
+from ..linear import LinearPatches
+from .options import View
+from .spectrum import bins, log_spectrum
+from .views import augment
+
+ENOUGH_OF_A_PATCH = 0.5
+"""A window is a patch where at least this share of it was measured."""
+
+
+class SignalModality(LinearPatches):
+    """Windows of voltage as patches; a subclass says which channels a patch holds and where they are."""
+
+    targets = ("normalised", "voltage", "spectrum")
+    views = View.names()
+    corruptible = View.corruptible
+
+    def __init__(
+        self, rate: float, window: int, rows: int = 1, spectrum: Mapping[str, list[float]] | None = None
+    ) -> None:
+        """Set what describes the signals; a subclass makes the parameters.
+
+        Args:
+            rate: samples a second.
+            window: samples of a patch.
+            rows: channels in a patch (1: each channel has its own).
+            spectrum: mean and std of each bin of a window's log spectrum, which targets are standardised by (None: as
+                it is).
+        """
+        super().__init__()
+        self.moments = {"mean": [0.0], "std": [1.0]} if spectrum is None else dict(spectrum)
+        self.rate, self.window, self.rows = float(rate), window, rows
+
+    @property
+    def numbers(self) -> int:
+        """P = channels * samples of a patch."""
+        return self.rows * self.window
+
+    def windows(self, inputs: Inputs) -> Tensor:
+        """(B, C, n, w) of "signal" (B, C, T); UserError when it does not divide into windows."""
+        signal = inputs["signal"].to(torch.float32)
+        if signal.ndim != 3 or signal.shape[2] % self.window:
+            raise UserError(
+                f"signal is {tuple(signal.shape)}, expected (batch, channels, samples) with a multiple of "
+                f"{self.window} samples"
+            )
+        return signal.unflatten(2, (-1, self.window))
+
+    def seconds(self, count: int, device: torch.device) -> Tensor:
+        """(count,) when each window begins, in seconds from the beginning of this input."""
+        return torch.arange(count, device=device, dtype=torch.float32) * (self.window / self.rate)
+
+    def measured(self, inputs: Inputs, windows: Tensor) -> Tensor | None:
+        """(B, C, n) bool: windows with enough samples; None when the host knows that no sample is missing."""
+        if "holes" not in inputs and "present" not in inputs:
+            return None
+        share = (~windows.isnan()).to(torch.float32).mean(-1)
+        measured = share >= ENOUGH_OF_A_PATCH
+        return measured & inputs["present"][:, None, None] if "present" in inputs else measured
+
+    def patches(self, values: Tensor, coords: Tensor, measured: Tensor | None) -> Patches:
+        """Patches of values (B, N, P) at coords (B, N, K), valid where measured (B, N), or everywhere."""
+        if measured is None:
+            everywhere = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+            return Patches(values, coords, everywhere, full=True)
+        return Patches(values, coords, measured)
+
+    def pred_width(self, kind: str | None = None) -> int:
+        """P, or for "spectrum" the bins of each channel's spectrum."""
+        return self.rows * bins(self.window) if self.kind(kind) == "spectrum" else self.numbers
+
+    def target(self, inputs: Inputs, patches: Patches, kind: str | None = None) -> Tensor:
+        """(B, n, P) the voltages of each patch as they are, or "normalised" by its mean and standard deviation.
+
+        "spectrum": (B, n, rows * bins) the log power spectrum of each of its rows (as EEGFormer predicts spectra, Chen
+        et al. 2024), standardised bin by bin with the data's moments. What was not measured is NaN.
+        """
+        if self.kind(kind) != "spectrum":
+            return super().target(inputs, patches, kind)
+        mean, std = (torch.tensor(self.moments[key], device=patches.values.device) for key in ("mean", "std"))
+        rows = patches.values.unflatten(2, (self.rows, self.window))
+        return ((log_spectrum(rows) - mean) / std).flatten(2)
+
+    def raster(self, inputs: Inputs) -> tuple[Inputs, str, tuple[int, ...]]:
+        """Stretches of time, in all channels at once."""
+        return inputs, "signal", (2,)
+
+    def augment(self, inputs: Inputs, draws: Draws, **spec: object) -> Inputs:
+        """One view of the batch.
+
+        Args:
+            inputs: "signal" (B, C, T), and what else describes it.
+            draws: random numbers of the B samples.
+            spec: options of `mmssl.modality.biosignals.views.View`.
+
+        Raises:
+            UserError: an option is wrong, or this rate cannot carry what is added.
+        """
+        return augment(inputs, draws, View.build(spec), self.rate, self.window)

@@ -1,0 +1,285 @@
+"""The `Modality` contract and its `Preprocessor`.
+
+What a package exports, and how it is found: `mmssl.modality.lookup`.
+
+Shapes: B batch, N patches, n patches at hand, P numbers a patch, K coordinates, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar, overload
+
+import torch
+from torch import Tensor, nn
+
+from ..draws import Draws
+from ..errors import BadSample, UserError, nearest
+from ..patches import Patches
+
+Inputs = dict[str, Tensor]
+"""One modality's tensors, collated and padded; optional "present" (B,) bool says which samples have it."""
+Batch = dict[str, Inputs]
+"""Modality -> inputs: always every modality of the recipe, absent ones as all-invalid rows."""
+
+Decoded = TypeVar("Decoded")
+"""What one raw value becomes before it is collated: an array, tokens, a recording."""
+Seen = TypeVar("Seen")
+"""What `fit` looks at of one raw value."""
+
+
+class Preprocessor(Generic[Decoded]):
+    """Raw samples to tensors: the modality's part of `MMSSLProcessor`, saved with the model.
+
+    A subclass has `__init__(self, config: Config)`, implements `read`, `collate` and `sizes`, keeps what `fit` learns
+    in `self.state` (JSON values only) and files (a vocabulary) behind `save_files` / `load_files`. `Preprocessor[X]`
+    says that `read` returns X.
+    """
+
+    kind: ClassVar[str] = ""
+    """What one raw value is, for messages: "an image", "sound"."""
+    fitted_by: ClassVar[str] = "call fit(samples)"
+    """What a user does who meets an unfitted preprocessor, for the message."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.state: dict[str, Any] = {}
+
+    def fit(self, samples: Iterable[object]) -> Self:
+        """Learn schema, vocabulary or statistics from raw samples, before the model exists. May stop early.
+
+        Broken samples are among them: go through `readable`.
+        """
+        return self
+
+    @overload
+    def readable(self, samples: Iterable[object]) -> Iterator[Decoded]: ...
+    @overload
+    def readable(self, samples: Iterable[object], decode: Callable[[object], Seen | None]) -> Iterator[Seen]: ...
+    def readable(self, samples: Iterable[object], decode: Callable[[object], object] | None = None) -> Iterator[object]:
+        """What `fit` can learn from: absent samples are left out, and broken ones, which the data pipeline meets again
+        and puts into quarantine.
+
+        Args:
+            samples: raw values.
+            decode: one raw value to what is looked at, None when it is absent; default `read`. Given where `read`
+                itself needs what is learned here.
+
+        Raises:
+            UserError: after the last sample, when none could be read; with the first reason.
+        """
+        look: Callable[[object], object] = self.read if decode is None else decode
+        tried, good, reason = 0, 0, ""
+        for raw in samples:
+            tried += 1
+            try:
+                value = None if raw is None else look(raw)
+            except (BadSample, OSError) as error:
+                reason = reason or str(error)
+                continue
+            if value is not None:
+                good += 1
+                yield value
+        if not good:
+            as_what = f" as {self.kind}" if self.kind else ""
+            raise UserError(f"none of {tried} samples could be read{as_what}" + (f": {reason}" if reason else ""))
+
+    def fitted(self) -> dict[str, Any]:
+        """`state`; UserError when there is none yet."""
+        if not self.state:
+            raise UserError(f"the preprocessor is not fitted: {self.fitted_by}")
+        return self.state
+
+    def read(self, raw: Any, choice: int = 0) -> Decoded | None:
+        """One raw value to this modality's decoded form.
+
+        Args:
+            raw: bytes, a path, an array, a string, ...: whatever the data has in the modality's column.
+            choice: a large random integer for the sample, to pick by among several variants (one of five captions).
+
+        Returns:
+            None when the value is absent (null).
+
+        Raises:
+            BadSample: the value is broken, with the reason.
+        """
+        raise NotImplementedError
+
+    def collate(self, samples: Sequence[Decoded | None]) -> Inputs:
+        """Decoded samples (None = absent) to padded tensors. Owns the padding; see `with_present`."""
+        raise NotImplementedError
+
+    def __call__(self, raw: Sequence[object]) -> Inputs:
+        """Raw values (None = absent) to padded tensors."""
+        return self.collate([None if value is None else self.read(value) for value in raw])
+
+    def sizes(self) -> dict[str, object]:
+        """Keyword arguments (JSON values) that build this modality's `Modality`, after `fit`."""
+        raise NotImplementedError
+
+    def save_files(self, folder: Path) -> None:
+        """Write what does not fit into JSON (a tokenizer) into `folder`."""
+
+    def load_files(self, folder: Path) -> None:
+        """Read back what `save_files` wrote."""
+
+    def files(self) -> list[str]:
+        """Names of the files that `save_files` writes, relative to its folder (to fetch them from the Hub)."""
+        return []
+
+
+def with_present(inputs: Inputs, samples: Sequence[object | None]) -> Inputs:
+    """`inputs` with "present" (B,) bool where some of the samples are absent (None).
+
+    It is left out where all are there: the host then knows so without asking the device.
+    """
+    present = torch.tensor([sample is not None for sample in samples], dtype=torch.bool)
+    return inputs if bool(present.all()) else inputs | {"present": present}
+
+
+class Modality(nn.Module):
+    """The only place that knows pixels, volts or cells. Built as `Modality(width, **preprocessor.sizes())`.
+
+    Where a token is one linear map of a patch's numbers, `mmssl.modality.linear.LinearPatches` has the rest.
+    """
+
+    ids: ClassVar[bool] = False
+    """True when `Patches.values` are int64 ids (targets by cross-entropy) instead of numbers."""
+    has_links: ClassVar[bool] = False
+    """True when patches carry `links` (edges)."""
+    targets: ClassVar[tuple[str, ...]] = ()
+    """Kinds of reconstruction target; the first is the default."""
+    local_targets: ClassVar[bool] = False
+    """True when `target` looks at nothing but the values of each patch by itself: it is then given the hidden patches
+    alone, with the inputs as they are."""
+    views: ClassVar[tuple[str, ...]] = ()
+    """Options that `augment` understands (see `mmssl.modality.view`); empty = this modality has no augmented views."""
+    corruptible: ClassVar[bool] = False
+    """True when `raster` says what boxes of a corrupted view (`mmssl.masking.corruption`) lie in."""
+    coordinates: ClassVar[tuple[str, ...]] = ()
+    """What the K coordinates are, with units, e.g. ("row [patches]", "column [patches]")."""
+
+    def patchify(self, inputs: Inputs) -> Patches:
+        """Cut into patches. No parameters, no loss of what `unpatchify` needs.
+
+        Returns:
+            N patches with coordinates in the units that `coordinates` names; NaN where an element does not exist, and
+            invalid where a patch does not.
+        """
+        raise NotImplementedError
+
+    def unpatchify(self, values: Tensor, like: Inputs) -> Inputs:
+        """The inverse of `patchify`, for pictures and foreign towers.
+
+        Args:
+            values: (B, N, P) as `Patches.values`.
+            like: inputs whose size and masks the result has.
+        """
+        raise NotImplementedError
+
+    def positions(self, width: int) -> nn.Module:
+        """A new module coords (B, n, K) -> (B, n, width). Encoder, decoder and predictor each make their own."""
+        raise NotImplementedError
+
+    def axes(self) -> tuple[float, ...]:
+        """For rotary positions: a factor for each of the first coordinates, which brings it to steps of one patch;
+        empty where coordinates are no places. A modality with axes adds `self.position(coords)` in `embed`."""
+        return ()
+
+    def relations(self, heads: int) -> nn.Module | None:
+        """A new module Patches -> (B, heads, n, n) attention bias, or None when nothing lies between patches."""
+        return None
+
+    def embed(self, patches: Patches, hidden: Tensor | None = None) -> Tensor:
+        """Tokens (B, n, D) of patches, positions included.
+
+        Args:
+            patches: n of a sample's patches, in any order.
+            hidden: (B, n) bool; there the mask token replaces the content, never the position, before any message
+                passes between patches.
+        """
+        raise NotImplementedError
+
+    def pred_width(self, kind: str | None = None) -> int:
+        """How many numbers a prediction for one patch has, for this kind of target."""
+        raise NotImplementedError
+
+    def target(self, inputs: Inputs, patches: Patches, kind: str | None = None) -> Tensor:
+        """What a masked patch should be predicted as.
+
+        Args:
+            inputs: the raw inputs of any view.
+            patches: all patches of `inputs`; with `local_targets` possibly some of them.
+            kind: one of `targets`; None: the first.
+
+        Returns:
+            (B, N, ...) for the patches given, gathered later.
+        """
+        raise NotImplementedError
+
+    def score(self, pred: Tensor, target: Tensor, patches: Patches, kind: str | None = None) -> Tensor:
+        """The loss of each patch, (B, n).
+
+        Args:
+            pred: (B, n, pred_width) float32.
+            target: (B, n, ...) what `target` gave for these patches: float32 or ids.
+            patches: those n patches.
+            kind: one of `targets`; None: the first.
+        """
+        raise NotImplementedError
+
+    def augment(self, inputs: Inputs, draws: Draws, **spec: object) -> Inputs:
+        """One augmented view of a whole batch, drawn per sample.
+
+        Args:
+            inputs: the batch as it came; never changed in place.
+            draws: random numbers that follow the sample, not the batch or the process.
+            spec: options of the recipe's view; their names are checked against `views`.
+        """
+        raise NotImplementedError(f"{type(self).__module__} declares no augmented views")
+
+    def raster(self, inputs: Inputs) -> tuple[Inputs, str, tuple[int, ...]]:
+        """What boxes of a corrupted view extend over.
+
+        Returns:
+            Inputs, the key in them, and its axes: `patchify` takes the inputs with other values (B, ...) under that
+            key, and only moves them about. NaN there: nothing exists.
+        """
+        raise NotImplementedError(f"{type(self).__module__} declares no corrupted views")
+
+    def raw_features(self, inputs: Inputs) -> Tensor:
+        """(B, F) float32: the field's honest raw-feature baseline (pixels, word counts, spectrum, ...)."""
+        raise NotImplementedError
+
+    def kind(self, kind: str | None) -> str:
+        """The kind of target asked for, or the default one; UserError for one this modality does not have."""
+        if kind is None:
+            return self.targets[0]
+        if kind not in self.targets:
+            raise UserError(f"target '{kind}' is not one of {', '.join(self.targets)}{nearest(kind, self.targets)}")
+        return kind
+
+
+class MaskToken(nn.Module):
+    """A learned token that takes the place of hidden content."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal, 0.02, as ViTs start theirs."""
+        nn.init.normal_(self.token, std=0.02)
+
+    def forward(self, tokens: Tensor, hidden: Tensor) -> Tensor:
+        """tokens (B, n, D) with those at hidden (B, n) replaced."""
+        return torch.where(hidden[..., None], self.token.to(tokens.dtype), tokens)
+
+
+def select(raw: Mapping[str, Any], columns: str | Sequence[str]) -> Any:
+    """The value(s) of a modality in one row: a column's value, or a dict of several columns' values."""
+    if isinstance(columns, str):
+        return raw[columns]
+    return {column: raw[column] for column in columns}

@@ -1,0 +1,33 @@
+"""What is wrong with a view of a recipe: one check for who reads the recipe and for who builds the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..errors import nearest
+from ..masking.corruption import corruption_faults
+
+
+def view_faults(
+    kinds: tuple[Sequence[str], bool], views: Mapping[str, Mapping[str, Mapping[str, object]]], view: str, name: str
+) -> list[str]:
+    """One line for each fault of what `views` says of modality `name` in `view`.
+
+    Args:
+        kinds: (names of its options, whether it has corrupted views): `view_kinds`, or of the module itself.
+        views: view name -> modality name -> options, as in the recipe.
+        view: the view that is looked at.
+        name: the modality's name in the recipe.
+    """
+    spec, where = views[view][name], f"views.{view}.{name}"
+    known, corruptible = kinds
+    if "corrupt" in spec:
+        if not corruptible:
+            return [f"{where}.corrupt: this modality has no corrupted views"]
+        return corruption_faults(spec, views, view, name, where)
+    choices = f"one of {', '.join(known)}" if known else f"none: modality '{name}' has no augmented views"
+    return [
+        f"{where}.{key}: found an unknown key, expected {choices}{nearest(key, known)}"
+        for key in spec
+        if key not in known
+    ]

@@ -1,0 +1,87 @@
+"""The look-up of modality packages by name, without torch.
+
+A modality is a package `mmssl_<name>` (ours live under `modalities/`, a stranger's on PyPI), or any dotted path. It
+exports three names::
+
+    Config          a @strict dataclass of the options that a user may set in the recipe
+    Preprocessor    raw samples -> tensors; saved with the model
+    Modality        the only nn.Module that knows pixels, volts or cells
+
+and some that it may leave out::
+
+    View            a `mmssl.modality.view.View`: the options of an augmented view
+    READS           what raw values it takes, in a line
+    NEEDS           {import name: what pip installs} of packages that it imports only when such a file is read
+
+Recipes are read, listed and shown from `Config`, `View`, `READS` and `NEEDS` alone. Where a package gives
+`Preprocessor` and `Modality` by a `__getattr__` (see `mmssl.lazy.attributes`), torch is not imported for that.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from types import ModuleType
+
+from ..errors import UserError, nearest
+
+
+def modality_names() -> list[str]:
+    """Names of all installed modality packages (`mmssl_<name>`)."""
+    return sorted(m.name.removeprefix("mmssl_") for m in pkgutil.iter_modules() if m.name.startswith("mmssl_"))
+
+
+def load_modality(name: str) -> ModuleType:
+    """The package of modality `name`, with all of its parts: `image` -> `mmssl_image`; a dotted path as it is.
+
+    Raises UserError when there is none, when it lacks a part, or when a package that it needs is not installed.
+    """
+    return _load(name, "Config", "Preprocessor", "Modality")
+
+
+def modality_package(name: str) -> ModuleType:
+    """The same of which no more is sure, and imported, than what describes it: `Config` and its facts."""
+    return _load(name, "Config")
+
+
+def modality_config(name: str) -> type:
+    """The options of modality `name`."""
+    config: type = modality_package(name).Config
+    return config
+
+
+def view_kinds(name: str) -> tuple[tuple[str, ...], bool]:
+    """(names of the options of its augmented views, whether it has corrupted views) of modality `name`."""
+    view = getattr(modality_package(name), "View", None)
+    if view is None:  # a package that does not say so in front
+        modality = load_modality(name).Modality
+        return modality.views, modality.corruptible
+    return view.names(), view.corruptible
+
+
+def _load(name: str, *parts: str) -> ModuleType:
+    module_name = name if "." in name else f"mmssl_{name}"
+    try:
+        module = importlib.import_module(module_name)
+        lacking = [part for part in parts if not hasattr(module, part)]  # imports those that come when asked for
+    except ModuleNotFoundError as error:
+        if error.name and module_name.startswith(error.name):
+            known = modality_names()
+            raise UserError(
+                f"unknown modality '{name}', expected one of {', '.join(known)} or a dotted path{nearest(name, known)}"
+            ) from None
+        raise UserError(
+            f"modality '{name}' needs the package '{error.name}', which is not installed: pip install 'mmssl[{name}]'"
+        ) from error
+    if lacking:
+        raise UserError(f"modality package '{module_name}' has no '{lacking[0]}' (see mmssl.modality)")
+    return module
+
+
+def installed(package: str) -> bool:
+    """Whether a package can be found, by its import name, without importing it."""
+    if package in sys.modules:
+        return sys.modules[package] is not None
+    return importlib.util.find_spec(package) is not None

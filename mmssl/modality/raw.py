@@ -1,0 +1,60 @@
+"""What raw values of all kinds have in common: structs of bytes and path, tensors, .npy."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from ..errors import BadSample, UserError
+
+Array = np.ndarray[Any, Any]
+
+NPY_MAGIC = b"\x93NUMPY"
+
+
+def unwrap(raw: Mapping[str, object], kind: str, *others: str) -> object:
+    """The bytes, or else the path, of the struct that undecoded columns of `datasets` hold.
+
+    Args:
+        raw: the struct.
+        kind: what it is, for the message: "an image".
+        others: which other structs its caller takes, for the message.
+
+    Raises:
+        UserError: it is none: the recipe's columns are wrong.
+    """
+    if "bytes" not in raw and "path" not in raw:
+        found = ", ".join(map(repr, raw)) or "nothing"
+        structs = " or of ".join(["bytes and path", *others])
+        raise UserError(f"{kind} is read from one column, or from a struct of {structs}; found {found}")
+    data = raw.get("bytes")
+    return raw.get("path") if data is None else data
+
+
+def is_blank(raw: object) -> bool:
+    """Whether a raw value is null: None, or blank where a path is expected."""
+    return raw is None or (isinstance(raw, str) and not raw.strip())
+
+
+def as_array(raw: object, kind: str) -> Array:
+    """A tensor, an array or nested lists of numbers as an array; BadSample where lists are of unequal lengths."""
+    if isinstance(raw, torch.Tensor):
+        dense = raw.detach().cpu().to_dense()
+        return (dense.float() if dense.dtype == torch.bfloat16 else dense).numpy()  # NumPy has no bfloat16
+    try:
+        return np.asarray(raw)
+    except ValueError as error:
+        raise BadSample(f"nested lists of unequal lengths are no {kind} ({error})") from error
+
+
+def load_npy(source: bytes | BinaryIO) -> Array:
+    """The array of a .npy file, never unpickled; BadSample where it cannot be read."""
+    try:
+        array: Array = np.load(io.BytesIO(source) if isinstance(source, bytes) else source, allow_pickle=False)
+        return array
+    except (ValueError, OSError, EOFError, SyntaxError, MemoryError) as error:
+        raise BadSample(f"cannot read .npy: {error}") from error

@@ -1,0 +1,68 @@
+"""Options of a tower and of an adapter on it. Without torch: recipes are read, and shown, before anything heavy is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..options import option, strict
+
+
+@strict
+@dataclass(kw_only=True)
+class AdapterConfig:
+    """A PEFT adapter on a frozen tower; see `mmssl.models.adapters`. What is null is PEFT's or mmssl's default."""
+
+    type: str = option("lora", help="lora, dora, ia3 or another of PEFT's names, in small letters")
+    r: int | None = option(None, min=1, help="rank, of types that have one; default 8")
+    alpha: float | None = option(None, above=0, help="scale of the update, of types that have one; default 2 r")
+    dropout: float | None = option(None, min=0, below=1, help="dropout before the adapter, of types that have it")
+    target_modules: list[str] | str | None = option(
+        None, help="last parts of module names, or a regular expression over whole names; null: all blocks' layers"
+    )
+    modules_to_save: list[str] = option(factory=list, help="modules that are trained whole and kept in the adapter")
+    options: dict[str, Any] = option(factory=dict, help="further options of PEFT's configuration of this type")
+
+
+@strict
+@dataclass(kw_only=True)
+class TowerConfig:
+    """One tower: one or more modalities on one pre-norm transformer, or a wrapped pretrained model (`from`).
+
+    A ViT-S is width 384, depth 12, heads 6; a ViT-B 768, 12, 12.
+    """
+
+    modalities: list[str] = option(factory=list, help="names of its modalities; default: the tower's own name")
+    width: int = option(192, min=1)
+    depth: int = option(6, min=0)
+    heads: int = option(3, min=1)
+    mlp_ratio: float = option(4.0, above=0)
+    prefix: int = option(1, min=0, help="learned tokens in front: the first is CLS, further ones are registers")
+    pooling: str = option(
+        "mean",
+        choices=("mean", "cls", "last", "attention"),
+        help="mean of the tokens, the first prefix token, the last token (CLIP's EOS), or a learned query (SigLIP)",
+    )
+    norm_eps: float = option(1e-6, above=0)
+    qkv_bias: bool = option(True)
+    activation: str = option("gelu", choices=("gelu", "gelu_tanh", "quick_gelu"))
+    layer_scale: float | None = option(None, above=0, help="initial value of a learned scale per block; null: none")
+    positions: str = option(
+        "additive",
+        choices=("additive", "rotary", "vjepa2"),
+        help="added to the tokens, as the modality has them; rotary: queries and keys are turned by the coordinates; "
+        "vjepa2: rotary exactly as V-JEPA 2 computes it. Decoders and predictors keep additive ones",
+    )
+    causal: bool = option(False, help="a token sees only those before it, as in CLIP's text encoder")
+    embed_norm: bool = option(False, help="a norm before the first block, as in CLIP's image encoder")
+    final_norm: bool = option(True, help="a norm behind the last block")
+    dropout: float = option(0.0, min=0, below=1)
+    drop_path: float = option(0.0, min=0, below=1, help="stochastic depth of the last block; grows linearly to it")
+    from_: str | None = option(
+        None, help="a pretrained model: a transformers folder or id, timm:FOLDER, open_clip:NAME[/PRETRAINED] or FOLDER"
+    )
+    convert: bool | None = option(
+        None, help="`from` into a tower of mmssl's own (true), wrapped as it is (false); null: whatever loses nothing"
+    )
+    frozen: bool = option(False, help="do not train this tower")
+    adapter: AdapterConfig | None = option(None, help="train this adapter only; the tower itself is frozen")

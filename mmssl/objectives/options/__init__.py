@@ -1,0 +1,97 @@
+"""Options of the objectives, without torch: a recipe is read, and its options are shown, before anything is built.
+
+One module for each method, with the name of the method's own file, which lies above and is where its `Config` is used
+and imported from; what several of them share lies in `heads` and `sides`. A stranger's objective has its `Config` and
+its `Objective` in one file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import pkgutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from ...errors import UserError, nearest
+from ...options import Needs, needs, option, strict
+
+
+@strict
+@dataclass(kw_only=True)
+class RampConfig:
+    """How an objective's weight goes over a run: `first` times the weight until `begin`, `last` times from `end` on."""
+
+    first: float = option(0.0, min=0, help="factor of the weight at the start")
+    last: float = option(1.0, min=0, help="factor of the weight at the end")
+    begin: float = option(0.0, min=0, max=1, help="share of the run at which it starts to move")
+    end: float = option(0.1, min=0, max=1, help="share of the run at which it has arrived")
+    shape: str = option("linear", choices=("linear", "cosine"))
+
+    def __post_init__(self) -> None:
+        if self.begin >= self.end:
+            raise UserError(f"begin: found {self.begin:g}, expected less than end = {self.end:g}")
+        if self.first == self.last:
+            raise UserError(
+                f"first: found {self.first:g}, expected another factor than last: between equal ones the "
+                f"weight stays; change the weight itself"
+            )
+
+    def factor(self, progress: float) -> float:
+        """Of the weight, at `progress` in [0, 1] of the run."""
+        share = min(max((progress - self.begin) / (self.end - self.begin), 0.0), 1.0)
+        if self.shape == "cosine":
+            share = (1 - math.cos(math.pi * share)) / 2
+        return self.first + (self.last - self.first) * share
+
+
+@strict
+@dataclass(kw_only=True)
+class ObjectiveConfig:
+    """What every objective's `Config` has. Fields named tower(s), mask(s) and view(s) refer to the recipe's names.
+
+    papers, when, suits: what `mmssl list objectives` and the README's table show, each one line of plain text:
+    authors, year and arXiv number of each method; when to choose it over the others; the data it suits.
+    """
+
+    papers: ClassVar[str] = ""
+    when: ClassVar[str] = ""
+    suits: ClassVar[str] = ""
+
+    weight: float = option(1.0, min=0, help="factor of this objective in the total loss")
+    ramp: RampConfig | None = option(None, help="lets that factor grow or shrink over the run; null: it stays")
+
+    NEEDS: ClassVar[tuple[Needs, ...]] = (needs("ramp", weight="above 0", holds=lambda c: c.weight > 0),)
+
+
+SHARED = ("base", "options", "step", "pretraining", "parts")
+"""Modules of the folder of objectives that are none."""
+
+
+def objective_names() -> list[str]:
+    """Names of the objectives that mmssl ships: the modules of their folder but those that all of them stand on."""
+    found = (m.name for m in pkgutil.iter_modules([str(Path(__file__).parents[1])]))
+    return sorted(name for name in found if name not in SHARED)
+
+
+def objective_module(name: str) -> str:
+    """Where an objective is: `mae` -> `mmssl.objectives.mae`, a stranger's dotted name as it is. UserError naming the
+    nearest one of ours."""
+    names = objective_names()
+    if "." not in name and name not in names:
+        raise UserError(f"unknown objective '{name}', expected one of {', '.join(names)}{nearest(name, names)}")
+    return name if "." in name else f"mmssl.objectives.{name}"
+
+
+def objective_config(name: str) -> type:
+    """The `Config` of an objective; of one that mmssl ships without importing torch."""
+    module_name = objective_module(name)
+    if "." not in name:
+        module_name = f"{__name__}.{name}"
+    try:
+        return importlib.import_module(module_name).Config
+    except ModuleNotFoundError as error:
+        raise UserError(f"objective '{name}': {error}") from None
+    except AttributeError:
+        raise UserError(f"objective '{name}': {module_name} must hold a dataclass named Config") from None

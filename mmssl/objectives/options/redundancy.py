@@ -1,0 +1,37 @@
+"""Options of Barlow Twins, Mixed Barlow Twins and VICReg: see `mmssl.objectives.redundancy`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...options import needs, option, strict
+from . import ObjectiveConfig
+from .heads import HeadOptions
+from .sides import SideOptions
+
+
+@strict
+@dataclass(kw_only=True)
+class Config(HeadOptions, SideOptions, ObjectiveConfig):
+    papers = (
+        "Barlow Twins, Zbontar et al. 2021, arXiv 2103.03230; Mixed Barlow Twins, Bandara et al. 2023, arXiv "
+        "2312.02151; VICReg, Bardes et al. 2022, arXiv 2105.04906"
+    )
+    when = "As contrastive between views, but batches are small or other samples are no negatives (few true classes)."
+    suits = "one modality with good augmentations, or pairs of modalities; Mixed Barlow Twins: little data on a grid"
+
+    loss: str = option("barlow", choices=("barlow", "mixed_barlow", "vicreg"))
+    off_diagonal: float = option(5e-3, above=0, help="weight of the off-diagonal correlations (Barlow Twins)")
+    mixing_weight: float = option(4.0, min=0, help="weight of the mixed inputs, times off_diagonal (mixed_barlow)")
+    invariance: float = option(25.0, min=0, help="weight of the views' distance (VICReg)")
+    variance: float = option(25.0, above=0, help="weight of the spread (VICReg); without it embeddings collapse")
+    covariance: float = option(1.0, min=0, help="weight of the covariances (VICReg)")
+    head_layers: int = option(3, min=0, help="dense layers of the projection head; 0: none")
+    head_width: int = option(2048, min=2, help="output width of that head; these losses like it wide")
+    head_norm: str = option("batch", choices=("layer", "batch", "none"), help="after each hidden layer of the head")
+
+    NEEDS = (
+        needs("off_diagonal", loss=("barlow", "mixed_barlow")),
+        needs("mixing_weight", loss="mixed_barlow"),
+        needs("invariance", "variance", "covariance", loss="vicreg"),
+    )

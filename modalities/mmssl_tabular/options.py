@@ -1,0 +1,46 @@
+"""Options of the tabular modality, and of their views, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mmssl.errors import UserError
+from mmssl.modality.view import View as Base
+from mmssl.options import option, strict
+
+KINDS = ("numeric", "categorical", "boolean", "ordinal", "date")
+
+
+EMPTY = ["", "?", "NA", "N/A", "NaN", "nan", "NULL", "null"]
+
+
+@strict
+@dataclass(kw_only=True)
+class Config:
+    """What a recipe may set for tables. Types that are not set are found on the data."""
+
+    types: dict[str, str] = option(factory=dict, choices=KINDS, help="column -> type, where the guess is wrong")
+    orders: dict[str, list[Any]] = option(factory=dict, help="ordinal column -> its categories, lowest first")
+    scale: str = option("quantile", choices=("quantile", "standard"), help="how numbers are scaled")
+    max_categories: int = option(256, min=1, help="the most frequent ones of a column; the others become one")
+    min_count: int = option(1, min=1, help="rarer categories become one called other")
+    missing: list[str] = option(factory=lambda: list(EMPTY), help="text that means an empty cell")
+
+    def __post_init__(self) -> None:
+        for name in self.orders:
+            if self.types.get(name, "ordinal") != "ordinal":
+                raise UserError(f"orders.{name}: found an order, but types.{name} is {self.types[name]}")
+
+
+@strict
+@dataclass(kw_only=True)
+class View(Base):
+    """Options of one kind of view; they are applied in this order, 0 or null leaves a step out."""
+
+    noise_std: float = option(0.0, min=0, help="added to numbers, in standard deviations of the column")
+    resample: float = option(0.0, min=0, max=1, help="share of the cells that take another row's value (SCARF)")
+    correlated: str | None = option(
+        None, choices=("seed", "rest"), help="hide a column and those it tells most of, or all the others"
+    )
+    drop: float = option(0.0, min=0, below=1, help="share of the cells that are hidden, independently")
