@@ -37,7 +37,7 @@ class Preprocessor(Generic[Decoded]):
     says that `read` returns X.
     """
 
-    kind: ClassVar[str] = ""
+    noun: ClassVar[str] = ""
     """What one raw value is, for messages: "an image", "sound"."""
     fitted_by: ClassVar[str] = "call fit(samples)"
     """What a user does who meets an unfitted preprocessor, for the message."""
@@ -82,7 +82,7 @@ class Preprocessor(Generic[Decoded]):
                 good += 1
                 yield value
         if not good:
-            as_what = f" as {self.kind}" if self.kind else ""
+            as_what = f" as {self.noun}" if self.noun else ""
             raise UserError(f"none of {tried} samples could be read{as_what}" + (f": {reason}" if reason else ""))
 
     def fitted(self) -> dict[str, Any]:

@@ -16,12 +16,12 @@ Array = np.ndarray[Any, Any]
 NPY_MAGIC = b"\x93NUMPY"
 
 
-def unwrap(raw: Mapping[str, object], kind: str, *others: str) -> object:
+def unwrap(raw: Mapping[str, object], noun: str, *others: str) -> object:
     """The bytes, or else the path, of the struct that undecoded columns of `datasets` hold.
 
     Args:
         raw: the struct.
-        kind: what it is, for the message: "an image".
+        noun: what it is, for the message: "an image".
         others: which other structs its caller takes, for the message.
 
     Raises:
@@ -30,7 +30,7 @@ def unwrap(raw: Mapping[str, object], kind: str, *others: str) -> object:
     if "bytes" not in raw and "path" not in raw:
         found = ", ".join(map(repr, raw)) or "nothing"
         structs = " or of ".join(["bytes and path", *others])
-        raise UserError(f"{kind} is read from one column, or from a struct of {structs}; found {found}")
+        raise UserError(f"{noun} is read from one column, or from a struct of {structs}; found {found}")
     data = raw.get("bytes")
     return raw.get("path") if data is None else data
 
@@ -40,7 +40,7 @@ def is_blank(raw: object) -> bool:
     return raw is None or (isinstance(raw, str) and not raw.strip())
 
 
-def as_array(raw: object, kind: str) -> Array:
+def as_array(raw: object, noun: str) -> Array:
     """A tensor, an array or nested lists of numbers as an array; BadSample where lists are of unequal lengths."""
     if isinstance(raw, torch.Tensor):
         dense = raw.detach().cpu().to_dense()
@@ -48,7 +48,7 @@ def as_array(raw: object, kind: str) -> Array:
     try:
         return np.asarray(raw)
     except ValueError as error:
-        raise BadSample(f"nested lists of unequal lengths are no {kind} ({error})") from error
+        raise BadSample(f"nested lists of unequal lengths are no {noun} ({error})") from error
 
 
 def load_npy(source: bytes | BinaryIO) -> Array:

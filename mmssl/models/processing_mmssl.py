@@ -57,7 +57,7 @@ class MMSSLProcessor(ProcessorMixin):
             raise ValueError(f"unknown modality '{name}', this model has {', '.join(known)}{nearest(name, known)}")
         return value if isinstance(value, list) else [value]
 
-    def to_dict(self, public: bool = True) -> dict[str, Any]:  # type: ignore[override]
+    def to_dict(self, public: bool = True) -> dict[str, Any]:
         """What `processor_config.json` holds. public: paths of this machine are cut, as in all that is written."""
         cut = privacy.public if public else lambda value: value
         modalities = {

@@ -248,6 +248,9 @@ def resample(wave: Array, old: int, new: int) -> Array:
     """(S,) at `old` Hz to (ceil(S * new / old),) at `new` Hz, band-limited (torchaudio's Hann-windowed sinc).
 
     The ratio is the nearest one of numbers up to 1000 (at most 1e-6 off): the table of an odd one would be huge.
+
+    Raises:
+        BadSample: the rates differ by a factor of more than 1000.
     """
     ratio = Fraction(new, old).limit_denominator(1000)
     if ratio == 1:

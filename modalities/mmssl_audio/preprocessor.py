@@ -28,7 +28,7 @@ class Preprocessor(base.Preprocessor[Array]):
     the modality, so that views work on the sound itself. state: mean and std of the features.
     """
 
-    kind = "sound"
+    noun = "sound"
     fitted_by = "call fit(samples), or set mean and std"
     config: Config
 

@@ -16,6 +16,11 @@ def augment(inputs: Inputs, draws: Draws, view: View) -> Inputs:
 
     Where nodes or edges went the encodings are taken out, so that `patchify` computes them of what is left: old ones
     would tell of the edges that were dropped.
+
+    Args:
+        inputs: "x" (B, N, F), "links" (B, N, N), "nodes" (B, N) bool, "centre" (B,), and "encodings".
+        draws: random numbers of the B samples.
+        view: what is done.
     """
     nodes, links = inputs["nodes"], inputs["links"]
     count = links.shape[1]

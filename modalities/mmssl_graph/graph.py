@@ -261,7 +261,17 @@ def walk_sample(graph: Graph, centre: int, count: int, restart: float, seed: int
     4 walkers for every node that is wanted, WALK_STEPS steps each, along edges with a chance proportional to their
     weight; a walker at a node that no edge leaves starts again. Visits of such walks estimate
     personalised PageRank (Page et al. 1998), so dense neighbourhoods are preferred over far ends. Ties: the node
-    visited first. A function of `seed`.
+    visited first.
+
+    Args:
+        graph: the big graph.
+        centre: a node of it.
+        count: nodes at most.
+        restart: the chance that a walker starts again at the centre, at each step.
+        seed: all that the draw depends on.
+
+    Returns:
+        (k,) numbers of nodes.
     """
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, centre], np.uint64)))
     if graph.start[centre] == graph.start[centre + 1] or count < 2:
@@ -286,8 +296,18 @@ def walk_sample(graph: Graph, centre: int, count: int, restart: float, seed: int
 
 
 def ego_sample(graph: Graph, centre: int, count: int, hops: int, seed: int) -> Array:
-    """At most `count` nodes within `hops` edges of `centre`, itself first, then the nearer ones; of the last hop that
-    does not fit a random part. A function of `seed`."""
+    """Nodes near `centre`, itself first, then the nearer ones; of the last hop that does not fit a random part.
+
+    Args:
+        graph: the big graph.
+        centre: a node of it.
+        count: nodes at most.
+        hops: edges from the centre at most.
+        seed: all that the draw depends on.
+
+    Returns:
+        (k,) numbers of nodes.
+    """
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, centre], np.uint64)))
     chosen = np.array([centre])
     ring = chosen

@@ -47,7 +47,7 @@ class Preprocessor(base.Preprocessor[Sample]):
     state: what nodes are known by (`source`), its width, and mean and std or the labels.
     """
 
-    kind = "a graph"
+    noun = "a graph"
     config: Config
 
     def fit(self, samples: Iterable[object]) -> Self:

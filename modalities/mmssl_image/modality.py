@@ -13,7 +13,7 @@ from mmssl.errors import UserError
 from mmssl.modality import Inputs
 from mmssl.modality.pixels.augment import augment
 from mmssl.modality.pixels.options import pair
-from mmssl.modality.pixels.patching import PixelModality, places
+from mmssl.modality.pixels.patching import PixelModality, grid_coords
 from mmssl.models.positions import LearnedGrid, SinCos
 from mmssl.patches import Patches
 
@@ -73,7 +73,7 @@ class Modality(PixelModality):
         ph, pw = self.patch
         values = pixels.reshape(batch, self.channels, rows, ph, columns, pw).permute(0, 2, 4, 1, 3, 5).flatten(3)
         values = values.flatten(1, 2).to(torch.float32)
-        row, column = places(rows, columns, pixels.device)
+        row, column = grid_coords(rows, columns, pixels.device)
         coords = torch.stack(torch.broadcast_tensors(row, column), -1).flatten(0, 1).expand(batch, -1, -1)
         present = inputs.get("present")
         if present is None:
@@ -97,7 +97,7 @@ class Modality(PixelModality):
         """Sine-cosine, the column's half first as in MAE (so that stock weights fit), or a learned table."""
         if self.position_kind == "sincos":
             return SinCos(width, 2, order=(1, 0))
-        return LearnedGrid(width, self.cells)
+        return LearnedGrid(width, self.configured_grid)
 
     def augment(self, inputs: Inputs, draws: Draws, **spec: object) -> Inputs:
         """One view of the batch.

@@ -29,7 +29,7 @@ class Preprocessor(base.Preprocessor[Array]):
     state: `PixelState`.
     """
 
-    kind = "an image"
+    noun = "an image"
     fitted_by = "call fit(samples), or set channels, mean and std"
     config: Config
 

@@ -16,7 +16,15 @@ from .options import View
 
 
 def augment(inputs: Inputs, draws: Draws, view: View, numeric: Tensor, related: Tensor) -> Inputs:
-    """One view of the rows. numeric: (N,) bool, columns of numbers; related: (N, N - 1) as `schema.related`."""
+    """One view of the rows.
+
+    Args:
+        inputs: "cells" (B, N, P); "shown" (B, N) bool where a view hid some before.
+        draws: random numbers of the B samples.
+        view: what is done.
+        numeric: (N,) bool, columns of numbers.
+        related: (N, N - 1) as `schema.related`.
+    """
     cells = inputs["cells"]
     count = cells.shape[1]
     if view.noise_std:
@@ -49,6 +57,11 @@ def resampled(inputs: Inputs, draws: Draws, share: float) -> Tensor:
     SCARF (Bahri et al. 2022, arXiv 2106.15147): corrupted features come from the column's empirical marginal. Here
     that is the column's cells in the global batch, so missing cells and categories are as frequent as in the data.
     Rows are drawn by their number in the global batch: two processes draw what one would.
+
+    Args:
+        inputs: "cells" (B, N, P), and "present" (B,) where rows are absent: they give and take nothing.
+        draws: random numbers of the B samples.
+        share: of the N cells of each row.
     """
     cells = inputs["cells"]
     batch, count, _ = cells.shape

@@ -27,7 +27,7 @@ class Preprocessor(base.Preprocessor[Cells]):
     number, a code (0: other), or NaN: missing. Elements that a column has not are NaN too.
     """
 
-    kind = "a row"
+    noun = "a row"
     fitted_by = "call fit(rows)"
     config: Config
 

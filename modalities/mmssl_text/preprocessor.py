@@ -29,7 +29,7 @@ class Preprocessor(base.Preprocessor[Tokens]):
     multiple of 8, at most max_length.
     """
 
-    kind = "text"
+    noun = "text"
     config: Config
 
     def __init__(self, config: Config) -> None:

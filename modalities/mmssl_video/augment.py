@@ -56,6 +56,12 @@ def retime(inputs: Inputs, draws: Draws, view: ClipView, tubelet: int) -> Inputs
     """A stretch of `view.frames` frames of each clip, every so many, in whole tubelets. Times count from its start.
 
     A clip too short for the pace drawn is taken at the fastest that fits; one shorter than the view gives all it has.
+
+    Args:
+        inputs: clips (B, T, C, H, W), their times (B, T) in seconds, and "length" (B,) where some are shorter.
+        draws: random numbers of the B samples.
+        view: frames, stride, time_jitter and reverse of it.
+        tubelet: frames of a patch.
     """
     pixels, times = inputs["pixel_values"], inputs["times"]
     batch, total = times.shape

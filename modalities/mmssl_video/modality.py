@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from mmssl.draws import Draws
 from mmssl.losses.reconstruction import normalised_patches, standardised
 from mmssl.modality import Inputs
-from mmssl.modality.pixels.patching import PixelModality, places
+from mmssl.modality.pixels.patching import PixelModality, grid_coords
 from mmssl.models.positions import IndexSinCos, SinCos
 from mmssl.patches import Patches
 
@@ -90,7 +90,7 @@ class Modality(PixelModality):
         values = cut.permute(0, 1, 4, 6, 3, 2, 5, 7).flatten(4).flatten(1, 3)
         seconds = clock[:, ::t].to(torch.float32)
         place = rows * columns
-        axes = torch.broadcast_tensors(seconds[:, :, None, None], *places(rows, columns, pixels.device))
+        axes = torch.broadcast_tensors(seconds[:, :, None, None], *grid_coords(rows, columns, pixels.device))
         coords = torch.stack(axes, -1).flatten(1, 3)
         if length is None:
             valid = torch.ones(batch, times * place, dtype=torch.bool, device=pixels.device)
@@ -119,7 +119,7 @@ class Modality(PixelModality):
         """Sine-cosine of time (counted in tubelets of the usual frame rate), row and column; or of the number that a
         tubelet has in a clip of the configured size, as in VideoMAE."""
         if self.position_kind == "index":
-            return IndexSinCos(width, self.cells, scale=self.fps / self.tubelet)
+            return IndexSinCos(width, self.configured_grid, scale=self.fps / self.tubelet)
         return SinCos(width, 3, scale=self.axes())
 
     def target(self, inputs: Inputs, patches: Patches, kind: str | None = None) -> Tensor:

@@ -36,7 +36,7 @@ class Preprocessor(base.Preprocessor[Sample]):
     state: `PixelState`, and fps: the frame rate.
     """
 
-    kind = "a video"
+    noun = "a video"
     fitted_by = "call fit(samples), or set channels, mean and std"
     config: Config
 

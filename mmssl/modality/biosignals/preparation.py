@@ -35,7 +35,12 @@ KEPT = 100
 
 @dataclass
 class Sample:
-    """What `read` returns. signal: (C, T) float32, NaN where nothing was measured; names: of the channels."""
+    """What `read` returns.
+
+    Attributes:
+        signal: (C, T) float32, NaN where nothing was measured.
+        names: of the C channels.
+    """
 
     signal: NDArray[np.float32]
     names: list[str]

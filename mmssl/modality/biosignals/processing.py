@@ -39,6 +39,13 @@ def filtered(signal: Array, rate: float, highpass: float | None, lowpass: float 
     """Butterworth high- and low-pass and a notch (Hz), forwards and backwards; a gap stays a gap.
 
     What lies beyond half the rate is not in the signal, so that nothing is done to take it out.
+
+    Args:
+        signal: (C, T).
+        rate: samples a second.
+        highpass: Hz; None: none.
+        lowpass: Hz; None: none.
+        notch: mains frequency to take out, Hz; None: none.
     """
     nyquist = rate / 2
     low = lowpass if lowpass is not None and lowpass < nyquist else None
@@ -80,7 +87,16 @@ def _both_ways(sections: Array, signal: Array) -> Array:
 def resampled(signal: Array, rate: float, to: float) -> Array:
     """The signal at `to` samples a second instead of `rate`: polyphase filtering, antialiased.
 
-    ceil(T * to / rate) samples, the first at the same time; one that falls into a gap is NaN.
+    Args:
+        signal: (C, T).
+        rate: samples a second that it has.
+        to: samples a second that it gets.
+
+    Returns:
+        (C, ceil(T * to / rate)), the first sample at the same time; one that falls into a gap is NaN.
+
+    Raises:
+        BadSample: the ratio of the rates is none of two numbers up to 1000.
     """
     ratio = Fraction(to / rate).limit_denominator(FINEST)
     if not ratio or abs(to / rate / float(ratio) - 1) > 1e-4:

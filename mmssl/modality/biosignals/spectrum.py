@@ -66,8 +66,14 @@ def bins(count: int) -> int:
 def band_powers(signal: Tensor, rate: float, edges: Sequence[float], seconds: float) -> Tensor:
     """signal (B, C, T) to (B, C, bands): log of the mean power in each band, over stretches of `seconds` (Welch).
 
-    edges: Hz, rising; band i lies between edges[i] and edges[i + 1]. Stretches overlap by half; those with holes are
-    left out, unless a channel has no other. A channel without samples has the floor.
+    Stretches overlap by half; those with holes are left out, unless a channel has no other. A channel without samples
+    has the floor.
+
+    Args:
+        signal: (B, C, T), NaN where nothing was measured.
+        rate: samples a second.
+        edges: Hz, rising; band i lies between edges[i] and edges[i + 1].
+        seconds: length of a stretch: it resolves 1 / seconds Hz.
     """
     size = min(max(round(seconds * rate), 2), signal.shape[2])
     pieces = signal.float().unfold(2, size, max(size // 2, 1))  # (B, C, pieces, size)

@@ -172,7 +172,10 @@ def white_noise(signal: Tensor, draws: Draws) -> Tensor:
 
 
 def dropped(signal: Tensor, draws: Draws, p: float) -> Tensor:
-    """Whole channels missing with probability p; of those that a sample has, the one with the highest draw stays."""
+    """signal (B, C, T) with whole channels missing, each with probability p.
+
+    Of those that a sample has, the one with the highest draw stays.
+    """
     has = ~signal.isnan().all(2)
     drawn = draws.uniform(signal.shape[1]).to(signal.device).masked_fill(~has, -1.0)
     spared = torch.zeros_like(has).scatter_(1, drawn.argmax(1, keepdim=True), True)

@@ -112,7 +112,11 @@ def _crop_weights(view: View, draws: Draws, size: tuple[int, int], device: torch
 def resize_weights(start: Tensor, length: Tensor, count: int, out: int) -> Tensor:
     """(B, out, count): weights by which each of `out` pixels averages the `count` pixels of one axis.
 
-    start, length (B,): the stretch of the axis, in pixels, that the output covers.
+    Args:
+        start: (B,) where the stretch of the axis begins that the output covers, in pixels.
+        length: (B,) of that stretch, in pixels.
+        count: pixels of the axis.
+        out: pixels of the output.
     """
     step = (length / out)[:, None, None]
     centre = start[:, None, None] + (torch.arange(out, device=start.device)[:, None] + 0.5) * step

@@ -81,12 +81,12 @@ class Survey:
         self.moments.setdefault(channels, Moments(channels)).add(pixels)
         self.low, self.high = min(self.low, float(np.nanmin(pixels))), max(self.high, float(np.nanmax(pixels)))
 
-    def state(self, config: PixelConfig, kinds: str, grey_joins_colour: bool) -> PixelState:
+    def state(self, config: PixelConfig, nouns: str, grey_joins_colour: bool) -> PixelState:
         """What the model is to know: of channel counts the most frequent wins, of equally frequent ones the larger.
 
         Args:
             config: channels, mean and std stand where they are set.
-            kinds: what was added, for the message: "images".
+            nouns: what was added, for the message: "images".
             grey_joins_colour: grey and colour mixed are all seen as colour.
 
         Raises:
@@ -99,7 +99,7 @@ class Survey:
             grey = self.moments[1]
             known.merge(grey.count.repeat(3), grey.mean.repeat(3), grey.squares.repeat(3))
         if not known.count.any() and (config.mean is None or config.std is None):
-            raise UserError(f"channels: found {kinds} of {sorted(self.counts)} channels only, expected {channels}")
+            raise UserError(f"channels: found {nouns} of {sorted(self.counts)} channels only, expected {channels}")
         mean = config.mean if config.mean is not None else known.mean.tolist()
         std = config.std if config.std is not None else known.std().tolist()
         unit_range = self.low >= 0 and self.high <= 1

@@ -48,7 +48,7 @@ class PixelModality(LinearPatches):
         self.position_kind = positions
 
     @property
-    def cells(self) -> tuple[int, int]:
+    def configured_grid(self) -> tuple[int, int]:
         """(rows, columns) of patches of the configured size."""
         return self.size[0] // self.patch[0], self.size[1] // self.patch[1]
 
@@ -63,7 +63,7 @@ class PixelModality(LinearPatches):
         return height // self.patch[0], width // self.patch[1]
 
 
-def places(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def grid_coords(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Row (rows, 1) and column (columns,) of every patch of a grid, float32, to be broadcast."""
     row = torch.arange(rows, device=device, dtype=torch.float32)[:, None]
     return row, torch.arange(columns, device=device, dtype=torch.float32)

@@ -21,10 +21,15 @@ def fit_size(
 ) -> Array:
     """(h, w, C) uint8, uint16 or float32 to (H, W, C): uint8 stays, uint16 becomes float32 / 65535.
 
-    how: "squash" stretches; "crop" covers the target and cuts what is over on both sides, in whole pixels of what was
-        resized, as stock processors do; "pad" fits the whole image in and fills both sides with the background (NaN,
-        "no such pixel", in arrays that were no 8- or 16-bit image: their units have no background).
-    cover: what "crop" covers, where that is larger than the target.
+    Args:
+        array: (h, w, C); NaN says that a pixel does not exist.
+        size: (H, W).
+        how: "squash" stretches; "crop" covers the target and cuts what is over on both sides, in whole pixels of what
+            was resized, as stock processors do; "pad" fits the whole image in and fills both sides with the background
+            (NaN, "no such pixel", in arrays that were no 8- or 16-bit image: their units have no background).
+        interpolation: "bicubic", "bilinear" or "nearest", as Pillow has them.
+        background: 1 or 3 numbers of 0..255.
+        cover: what "crop" covers, where that is larger than the target.
     """
     padding: Sequence[float] = [float("nan")]
     if array.dtype != np.float32:
