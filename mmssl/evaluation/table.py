@@ -17,16 +17,27 @@ COLUMNS = (
     ("chance", "chance"),
 )
 OPTIONAL = ("finetuned", "teacher")
-"""Columns of fine-tuning's reports alone."""
+"""Columns of reports on a fine-tuned model alone."""
 MEASURED = ("model", "finetuned")
 """Columns whose values are shown with their interval."""
 
 
 def columns(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(key, title) of the columns that the report has; the optional ones where a metric has a value for them."""
+    """(key, title) of the columns that the report has: the optional ones where a metric has a value for them, and
+    `pretrained` unless `finetuned` is all there is."""
     metrics = [metric for found in report.get("tasks", {}).values() for metric in found.values()]
-    there = {key for key in OPTIONAL if any(metric.get(key) is not None for metric in metrics)}
-    return [(key, title) for key, title in COLUMNS if key not in OPTIONAL or key in there]
+    there = {key for key, _ in COLUMNS if any(metric.get(key) is not None for metric in metrics)}
+    absent = {*OPTIONAL, *(["model"] if "finetuned" in there else [])} - there
+    return [(key, title) for key, title in COLUMNS if key not in absent]
+
+
+def as_finetuned(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The metrics with what `model` scored in the column `finetuned`: it is no pretrained one any more."""
+    out = {}
+    for name, metric in metrics.items():
+        span = {"finetuned" if encoder == "model" else encoder: v for encoder, v in metric.get("interval", {}).items()}
+        out[name] = {**metric, "finetuned": metric["model"], "model": None} | ({"interval": span} if span else {})
+    return out
 
 
 def header(report: Mapping[str, Any]) -> tuple[str, ...]:

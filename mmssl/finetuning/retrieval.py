@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..evaluation import tasks
 from ..evaluation.embedding import Embedded, embed_source
 from ..evaluation.retrieval import recall_at, retrieval_ranks
+from ..evaluation.table import as_finetuned
 from ..losses.contrastive import info_nce
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import open_model
@@ -101,13 +102,4 @@ class RetrievalJob(Job):
         for title, rows in (("fine-tuned", test), ("before", self._before)):
             features = tasks.Features(rows, train if title == "fine-tuned" else None, counts)
             out[title] = tasks.retrieval(features, {n: tasks.row_side(rows, n) for n in self.rows.columns})[0]
-        out["fine-tuned"] = {name: as_finetuned(metric) for name, metric in out["fine-tuned"].items()}
-        return out
-
-
-def as_finetuned(metric: tasks.Metric) -> tasks.Metric:
-    """The metric with what `model` scored in the column `finetuned`: there is no other model in it."""
-    span = dict(metric.get("interval", {}))
-    if "model" in span:
-        span["finetuned"] = span.pop("model")
-    return {**metric, "finetuned": metric["model"], "model": None} | ({"interval": span} if span else {})
+        return {**out, "fine-tuned": as_finetuned(out["fine-tuned"])}

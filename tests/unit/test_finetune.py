@@ -78,7 +78,10 @@ def test_lora_end_to_end(base, tmp_path, capsys):
 
     parquet = tmp_path / "e.parquet"
     assert main(["embed", str(out), "--data", "builtin:digits", "--output", str(parquet), "limit=5"]) == 0
+    capsys.readouterr()
     assert main(["evaluate", str(out / "model"), "--data", "builtin:digits", "--task", "knn", "limit=20"]) == 0
+    shown = capsys.readouterr().out
+    assert "finetuned" in shown and "pretrained" not in shown
 
 
 def test_linear_trains_the_head_alone_and_none_trains_all(base, tmp_path):
