@@ -229,7 +229,7 @@ def _print_report(report: dict[str, Any]) -> None:
 def _evaluate(args: argparse.Namespace) -> int:
     from .evaluation.evaluate import evaluate
     from .evaluation.table import as_finetuned
-    from .finetuning.task import task_folder
+    from .models.locating import locate
     from .models.opening import open_model
     from .models.running import untrained_twin
     from .recipe.config import DataConfig, EvaluationConfig
@@ -238,7 +238,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     model, processor = open_model(args.model, args.base)
     data = DataConfig(path=args.data, name=options.name, columns=_columns(args.column, processor.preprocessors))
     report = evaluate(model, processor.preprocessors, data, options, untrained=untrained_twin(model))
-    if task_folder(args.model) is not None:
+    if locate(args.model).task:
         report["tasks"] = {task: as_finetuned(metrics) for task, metrics in report["tasks"].items()}
     _print_report(report)
     return 0

@@ -12,12 +12,13 @@ COLUMNS = (
     ("finetuned", "finetuned"),
     ("teacher", "teacher"),
     ("model", "pretrained"),
+    ("start", "start"),
     ("untrained", "untrained"),
     ("raw", "raw features"),
     ("chance", "chance"),
 )
-OPTIONAL = ("finetuned", "teacher")
-"""Columns of reports on a fine-tuned model alone."""
+OPTIONAL = ("finetuned", "teacher", "start")
+"""Columns that are there where something was fine-tuned, taught, or went on from something."""
 MEASURED = ("model", "finetuned")
 """Columns whose values are shown with their interval."""
 
@@ -32,7 +33,7 @@ def columns(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def as_finetuned(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The metrics with what `model` scored in the column `finetuned`: it is no pretrained one any more."""
+    """The metrics of a fine-tuned model with its scores in the column `finetuned` instead of `model`."""
     out = {}
     for name, metric in metrics.items():
         span = {"finetuned" if encoder == "model" else encoder: v for encoder, v in metric.get("interval", {}).items()}

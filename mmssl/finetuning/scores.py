@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..evaluation.baselines import wilson
 from ..evaluation.scoring import Array, Score, r2, scores_of
-from ..evaluation.tasks import ENCODERS
+from ..evaluation.tasks import ENCODERS, metric
 from .labels import Target
 
 RESAMPLES = 200
@@ -84,11 +84,10 @@ def measure(
     bounds = {name: intervals(functions, p.numpy(), y, groups, seed) for name, p in logits.items()}
     out: dict[str, dict[str, Any]] = {}
     for name, function in functions.items():
-        values: dict[str, Any] = dict.fromkeys((*logits, *ENCODERS))
-        for encoder, p in logits.items():
-            value = function(p.numpy(), y)
-            values[encoder] = value if value == value else None
-        metric = {**values, "chance": by_chance.get(name), "n": len(y)}
-        metric["interval"] = {e: b[name] for e, b in bounds.items() if name in b and values[e] is not None}
-        out[f"{prefix}{name}"] = metric
+        found = {encoder: function(p.numpy(), y) for encoder, p in logits.items()}
+        values = {encoder: value if value == value else None for encoder, value in found.items()}
+        beside = {encoder: value for encoder, value in values.items() if encoder not in ENCODERS}
+        spans = {e: b[name] for e, b in bounds.items() if name in b and values[e] is not None}
+        judged = metric({**values, "chance": by_chance.get(name)}, len(y), share=False)
+        out[f"{prefix}{name}"] = {**beside, **judged, "interval": spans}
     return out
