@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.matrix.cells import Cell, choose, local, read_cells
-from benchmarks.matrix.probe import judge as judged
-from benchmarks.matrix.probe import make_folds, score
+from benchmarks.matrix.judging import SCORES, make_folds
+from benchmarks.matrix.judging import judge as judged
 from benchmarks.matrix.run import Rows, read_rows
 from mmssl.recipe.loading import load_recipe, merge_overrides
 from mmssl.training.pretrain import pretrain
@@ -111,7 +111,9 @@ def neighbours(x: np.ndarray, rows: Rows, folds: list[Any], metric: str) -> floa
     scores = []
     for train, test in folds:
         near = KNeighborsClassifier(min(NEIGHBOURS, len(train)), metric="cosine").fit(x[train], rows.y[train])
-        scores.append(score(metric, rows.y[test], near.predict_proba(x[test]), near.classes_))
+        shares = np.zeros((len(test), int(rows.y.max()) + 1))
+        shares[:, near.classes_] = near.predict_proba(x[test])
+        scores.append(SCORES[metric](shares, rows.y[test]))
     return float(np.mean(scores))
 
 

@@ -80,7 +80,7 @@ def facts(report: dict[str, Any]) -> dict[str, Any]:
 def supervised(report: dict[str, Any], metric: str) -> dict[str, Any]:
     tuned, probe = (report["tasks"][t][metric] for t in ("fine-tuned", "linear probe"))
     return {
-        "score": tuned["model"],
+        "score": tuned["finetuned"],
         "probe": probe["model"],
         "untrained": probe["untrained"],
         "raw": probe["raw"],
@@ -197,8 +197,8 @@ def emoji(seeds: int, kept: Path) -> dict[str, Any]:
                 **how,
             )
             both = {
-                t: np.mean([m["model"] for n, m in report["tasks"][t].items() if n.endswith("R@10")])
-                for t in ("fine-tuned", "before")
+                t: np.mean([m[column] for n, m in report["tasks"][t].items() if n.endswith("R@10")])
+                for t, column in (("fine-tuned", "finetuned"), ("before", "model"))
             }
             raw = np.mean([m["raw"] for n, m in report["tasks"]["fine-tuned"].items() if n.endswith("R@10")])
             row = {

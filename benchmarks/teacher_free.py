@@ -27,7 +27,7 @@ from mmssl.recipe.loading import load_recipe
 from mmssl.training.pretrain import pretrain
 
 from .matrix.cells import Cell, choose, local, read_cells
-from .matrix.probe import judge, make_folds
+from .matrix.judging import judge, make_folds
 from .matrix.run import read_rows
 
 RESULT = Path(__file__).resolve().parent / "results" / "teacher_free.json"

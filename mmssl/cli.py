@@ -228,6 +228,8 @@ def _print_report(report: dict[str, Any]) -> None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from .evaluation.evaluate import evaluate
+    from .evaluation.table import as_finetuned
+    from .models.locating import locate
     from .models.opening import open_model
     from .models.running import untrained_twin
     from .recipe.config import DataConfig, EvaluationConfig
@@ -235,7 +237,10 @@ def _evaluate(args: argparse.Namespace) -> int:
     options = _options(EvaluationConfig, args.overrides, {"tasks": args.task} if args.task else {})
     model, processor = open_model(args.model, args.base)
     data = DataConfig(path=args.data, name=options.name, columns=_columns(args.column, processor.preprocessors))
-    _print_report(evaluate(model, processor.preprocessors, data, options, untrained=untrained_twin(model)))
+    report = evaluate(model, processor.preprocessors, data, options, untrained=untrained_twin(model))
+    if locate(args.model).task:
+        report["tasks"] = {task: as_finetuned(metrics) for task, metrics in report["tasks"].items()}
+    _print_report(report)
     return 0
 
 

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mmssl.errors import UserError, nearest
+from mmssl.evaluation.linear import STRENGTHS
 from mmssl.options import plainyaml
 from mmssl.recipe.loading import merge_overrides, recipe_path
-
-from .probe import STRENGTHS
 
 HERE = Path(__file__).resolve().parent
 OBJECTIVES = ("mae", "contrastive", "jepa")

@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmssl.data.splits import Fold
 from mmssl.evaluation.embedding import embed_source
+from mmssl.evaluation.linear import STRENGTHS
 from mmssl.evaluation.rank import rankme
 from mmssl.recipe.config import Recipe
 from mmssl.recipe.loading import load_recipe
 from mmssl.training.pretrain import Run, build_model, pretrain
 
 from .cells import Cell, local, result_path
-from .probe import RAW_SCALES, RAW_UNSCALED, STRENGTHS, Fold, chance, judge, make_folds
+from .judging import RAW_SCALES, RAW_UNSCALED, chance, judge, make_folds
 
 ARMS = ("pretrained", "untrained", "raw")
 RANK_ROWS = 2000

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.splits import few_of_each, strata
 from .calibration import bootstrap
 from .embedding import Embedded
-from .linear import linear_probe
-from .outliers import auroc, outlier_score
+from .linear import fit_probe
+from .outliers import outlier_score
+from .scoring import Array, auroc
 from .separability import separability
 from .tasks import ENCODERS, Features, Metrics, metric, probed
 
 DRAWS = 3
 """Random subsets of the labels that a share below 1 is averaged over."""
-
-
-def labelled_share(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Rising row numbers of about `share` of every class of labels (n,), at least one row of each."""
-    order = np.random.default_rng(seed).permutation(len(labels))
-    rows = []
-    for label in labels.unique().tolist():
-        own = order[labels.numpy()[order] == label]
-        rows.append(own[: max(round(share * len(own)), 1)])
-    return torch.from_numpy(np.sort(np.concatenate(rows)))
 
 
 def label_shares(features: Features, shares: Sequence[float], seed: int) -> tuple[Metrics, dict[str, str]]:
@@ -37,11 +28,11 @@ def label_shares(features: Features, shares: Sequence[float], seed: int) -> tupl
     for share in shares:
 
         def probe(x: Tensor, y: Tensor, x_test: Tensor, classes: int, share: float = share) -> tuple[Tensor, None]:
-            predicted = []
+            predicted, counts = [], strata("classification", y.numpy(), classes)
             for draw in range(DRAWS if share < 1 else 1):
-                rows = labelled_share(y, share, seed + draw)
-                fitted = linear_probe(x[rows].numpy(), y[rows].numpy(), x_test.numpy(), seed=seed)[0]
-                predicted.append(torch.from_numpy(fitted))
+                rows = few_of_each(counts, share, seed + draw)
+                fitted = fit_probe(x[rows].numpy(), y[rows].numpy(), outputs=classes, seed=seed)
+                predicted.append(torch.from_numpy(fitted(x_test.numpy()).argmax(1)))
             return torch.stack(predicted), None
 
         metrics, skipped = probed(features, probe, f"accuracy at {100 * share:g} % of labels")
@@ -90,19 +81,14 @@ def out_of_distribution(features: Features, outside: Embedded, k: int) -> tuple[
                 continue
             a = outlier_score(x[known], inside[here], k=k)
             b = outlier_score(x[known], other[there], k=k)
-            values[encoder] = auroc(a, b)
-            spans[encoder] = _interval(a, b)
+            both, out_there = torch.cat([a, b]).numpy(), torch.arange(len(a) + len(b)).numpy() >= len(a)
+            values[encoder] = auroc(both, out_there)
+            spans[encoder] = bootstrap(lambda rows, s=both, o=out_there: _resampled(s[rows], o[rows]), len(both))  # type: ignore[misc]
         out[f"{name}/AUROC"] = metric(values, int(here.sum()) + int(there.sum()), share=False) | {"interval": spans}
     return out, skipped
 
 
-def _interval(a: Tensor, b: Tensor) -> list[float]:
-    """95 % bootstrap interval of the AUROC; resampled together, a resample without one side counts as chance."""
-    both = torch.cat([a, b])
-    side = torch.arange(len(both)) >= len(a)
-
-    def score(rows: Tensor) -> float:
-        mine = side[rows]
-        return auroc(both[rows][~mine], both[rows][mine]) if bool(mine.any()) and not bool(mine.all()) else 0.5
-
-    return bootstrap(score, len(both))
+def _resampled(score: Array, outside: Array) -> float:
+    """AUROC of a resample; one without both kinds of rows counts as chance."""
+    found = auroc(score, outside)
+    return found if found == found else 0.5

@@ -1,7 +1,16 @@
-"""Linear probe: multinomial logistic regression on frozen, standardised features.
+"""The linear probe: logistic (or ridge) regression on frozen, standardised features, folded into one linear map.
 
-The regularisation is chosen on a held-out part of the training rows, as in CLIP (Radford et al. 2021, arXiv
-2103.00020, appendix A.3), so that no encoder is favoured by one fixed value.
+One probe judges everything: `mmssl evaluate`, the baselines of a fine-tuning and the head it starts from ("LP-FT",
+Kumar et al., ICLR 2022), the look at labelled rows while a run trains, and the benchmarks.
+
+How its regularisation C is chosen is part of the number, so there is one way. A fifth of the training rows is held
+out, by class and by group; the C with the best score there wins, of equal scores the most regularised; then the probe
+is fitted on all training rows. So it is done for CLIP (Radford et al. 2021, arXiv 2103.00020, appendix A.3). The score
+is the one that reports lead with (accuracy, AUROC of several labels, R2), not the loss: a probe is there to say how
+much of it the features allow, while the loss asks for calibrated probabilities too and so picks another C. Training
+rows alone are used, never those that an early stopping looks at, because `mmssl evaluate` has no such rows and the
+number must be the same there. A benchmark that compares arms by another protocol (cross-validation, another score)
+says so with a `Protocol`.
 """
 
 from __future__ import annotations
@@ -9,94 +18,179 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.splits import Fold, Groups, hold_out, strata, without
+from .scoring import Score, balanced_accuracy, mean_of_known, scores_of
+
 logger = logging.getLogger("mmssl")
+
+Array = NDArray[Any]
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Inverse regularisation strengths C that are tried."""
+HELD_OUT = 0.2
+"""Share of the training rows that C is chosen on."""
+NEVER, RARELY = -20.0, -5.0
+"""Logits of a class without training rows, below all that standardised features give, and of a label without any."""
 
 
-def _fit(x: NDArray[np.floating[Any]], y: NDArray[np.integer[Any]], c: float, max_iter: int) -> Any:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
+@dataclass(frozen=True)
+class Protocol:
+    """How C is chosen; the default is what every command of mmssl does.
 
-    probe = LogisticRegression(C=c, max_iter=max_iter)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        probe.fit(x, y)
-    for warning in caught:
-        if issubclass(warning.category, ConvergenceWarning):
-            logger.info("linear probe: C=%g not converged after %d iterations", c, max_iter)
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    return probe
-
-
-def _held_out(y: NDArray[np.integer[Any]], share: float, seed: int) -> NDArray[np.bool_]:
-    """(n,) bool: about `share` of every class, but never a class's last row, so that each stays in training."""
-    order = np.random.default_rng(seed).permutation(len(y))
-    out = np.zeros(len(y), dtype=bool)
-    for label in np.unique(y):
-        rows = order[y[order] == label]
-        out[rows[: min(int(np.ceil(share * len(rows))), len(rows) - 1)]] = True
-    return out
-
-
-def linear_probe(
-    train: NDArray[np.floating[Any]],
-    labels: NDArray[np.integer[Any]],
-    test: NDArray[np.floating[Any]],
-    *,
-    strengths: Sequence[float] = STRENGTHS,
-    seed: int = 0,
-    max_iter: int = 500,
-) -> tuple[NDArray[np.integer[Any]], float]:
-    """Predictions (m,) for test (m, D), from train (n, D) with labels (n,), and the strength C that was chosen.
-
-    A fifth of every class is held out to choose C, then the probe is fitted on all training rows. Raises ValueError
-    when there are fewer than two classes.
+    parts: (rows to fit on, rows to choose on), the mean over the parts counts; None holds a fifth out.
+    score: what is chosen by; None is the task's first score, of balanced classes the balanced accuracy.
+    scale: "each" feature by its own deviation, or all by one "common" number, which leaves rare words and weak bands
+    as small as they are.
+    max_iter: of one logistic regression.
     """
-    probe, x_test, best = _chosen(train, labels, test, strengths, seed, max_iter)
-    predictions: NDArray[np.integer[Any]] = probe.predict(x_test)
-    return predictions, best
+
+    parts: Sequence[Fold] | None = None
+    score: Score | None = None
+    scale: str = "each"
+    max_iter: int = 500
 
 
-def linear_confidence(
-    train: NDArray[np.floating[Any]],
-    labels: NDArray[np.integer[Any]],
-    test: NDArray[np.floating[Any]],
+@dataclass(frozen=True)
+class Probe:
+    """scores = x @ weight.T + bias: logits, or the numbers of a regression.
+
+    weight (C, D), bias (C,), float64, of features as they are: the standardisation is folded in. strength: the C that
+    was chosen; chosen_at: the mean score it had where it was chosen, nan where nothing could be held out.
+    """
+
+    weight: Array
+    bias: Array
+    strength: float
+    chosen_at: float
+
+    def __call__(self, x: Array) -> Array:
+        """(n, C) float64 for x (n, D)."""
+        scores: Array = x.astype(np.float64) @ self.weight.T + self.bias
+        return scores
+
+
+def fit_probe(
+    x: Array,
+    y: Array,
     *,
+    task: str = "classification",
+    outputs: int | None = None,
+    groups: Groups | None = None,
+    balanced: bool = False,
     seed: int = 0,
-) -> tuple[NDArray[np.integer[Any]], NDArray[np.floating[Any]]]:
-    """Predictions (m,) as of `linear_probe`, and the probability (m,) that the probe gives each of them."""
-    probe, x_test, _ = _chosen(train, labels, test, STRENGTHS, seed, 500)
-    chances = probe.predict_proba(x_test)
-    return probe.classes_[chances.argmax(1)], chances.max(1)
+    protocol: Protocol | None = None,
+) -> Probe:
+    """The probe of training features x (n, D) and labels y: (n,) class numbers, or (n, C) of 0 and 1 or of numbers.
 
-
-def _chosen(
-    train: NDArray[np.floating[Any]],
-    labels: NDArray[np.integer[Any]],
-    test: NDArray[np.floating[Any]],
-    strengths: Sequence[float],
-    seed: int,
-    max_iter: int,
-) -> tuple[Any, NDArray[np.floating[Any]], float]:
-    """(the fitted probe, standardised test rows, the strength C that was chosen on the held-out fifth)."""
-    if len(np.unique(labels)) < 2:
+    outputs: classes, also those that no row has (default: as many as y shows). groups: a name a row; rows of one name
+    are held out together. balanced: each class weighs the same. seed: of the held-out fifth.
+    Raises ValueError when there are fewer than two classes.
+    """
+    if task == "classification" and len(np.unique(y)) < 2:
         raise ValueError("a linear probe needs training rows of at least two classes")
+    protocol = protocol or Protocol()
+    outputs = outputs or (int(y.max()) + 1 if task == "classification" else y.shape[1])
+    shift, deviation = _scale(x, protocol.scale)
+    z = _standardised(x, shift, deviation)
+    parts = protocol.parts
+    if parts is None:
+        held = hold_out(strata(task, y, outputs), HELD_OUT, groups, seed)
+        parts = [(without(len(y), held), held)] if len(held) else []
+    score = protocol.score or (balanced_accuracy if balanced and task == "classification" else _first(task))
+    fitting = _Fitting(task, outputs, balanced, protocol.max_iter)
+    best, chosen_at = STRENGTHS[len(STRENGTHS) // 2], float("nan")
+    means = [mean_of_known([fitting.scored(z, y, part, c, score) for part in parts]) for c in STRENGTHS]
+    if not np.isnan(means).all():
+        first = int(np.nanargmax(means))  # in rising order of C: of equal scores the most regularised wins
+        best, chosen_at = STRENGTHS[first], means[first]
+    weight, bias = fitting.fit(z, y, best)
+    folded = weight / deviation
+    return Probe(folded, bias - folded @ shift, best, chosen_at)
+
+
+def _first(task: str) -> Score:
+    return next(iter(scores_of(task).values()))
+
+
+def _scale(x: Array, scale: str) -> tuple[Array, Array]:
+    """(mean (D,), what is divided by (D,)), float64."""
     from sklearn.preprocessing import StandardScaler
 
-    scaler = StandardScaler().fit(train)
-    x, x_test = scaler.transform(train), scaler.transform(test)
-    held = _held_out(labels, 0.2, seed)
-    best = strengths[len(strengths) // 2]
-    if held.any():
-        # strictly better only, in rising order of C: of equal scores the most regularised wins
-        scores = [float(_fit(x[~held], labels[~held], c, max_iter).score(x[held], labels[held])) for c in strengths]
-        best = strengths[int(np.argmax(scores))]
-    return _fit(x, labels, best, max_iter), x_test, best
+    fitted = StandardScaler().fit(x)
+    if scale == "common":
+        return fitted.mean_, np.full(x.shape[1], max(float(np.sqrt(fitted.var_.mean())), 1e-12))
+    return fitted.mean_, fitted.scale_
+
+
+def _standardised(x: Array, shift: Array, deviation: Array) -> Array:
+    """In the precision of x, as StandardScaler does."""
+    z = x - shift.astype(x.dtype)
+    z /= deviation.astype(x.dtype)
+    return z
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    task: str
+    outputs: int
+    balanced: bool
+    max_iter: int
+
+    def scored(self, z: Array, y: Array, part: Fold, strength: float, score: Score) -> float:
+        """The score on the second rows of a part of what is fitted on the first."""
+        learned, held = part
+        weight, bias = self.fit(z[learned], y[learned], strength)
+        return score(z[held] @ weight.T + bias, y[held])
+
+    def fit(self, z: Array, y: Array, strength: float) -> tuple[Array, Array]:
+        """weight (C, D), bias (C,) on standardised features. A class without rows gets a logit that never wins."""
+        if self.task == "regression":
+            from sklearn.linear_model import Ridge
+
+            ridge = Ridge(alpha=1 / strength).fit(z, y)
+            return np.atleast_2d(ridge.coef_), np.atleast_1d(ridge.intercept_)
+        if self.task == "multilabel":
+            pairs = [self._label(z, y[:, c] > 0.5, strength) for c in range(self.outputs)]
+            return np.stack([w for w, _ in pairs]), np.array([b for _, b in pairs])
+        there = np.unique(y)
+        weight, bias = np.zeros((self.outputs, z.shape[1])), np.full(self.outputs, NEVER)
+        if len(there) == 1:
+            bias[there] = 0.0
+        elif len(there) == 2:  # one logit for both: half of it for either
+            fitted = self._regression(z, y == there[1], strength)
+            w, b = fitted.coef_[0], fitted.intercept_[0]
+            weight[there], bias[there] = np.stack([-w / 2, w / 2]), np.array([-b / 2, b / 2])
+        else:
+            fitted = self._regression(z, y, strength)
+            weight[there], bias[there] = fitted.coef_, fitted.intercept_
+        return weight, bias
+
+    def _label(self, z: Array, positive: NDArray[np.bool_], strength: float) -> tuple[Array, float]:
+        if positive.all() or not positive.any():  # nothing to tell apart
+            return np.zeros(z.shape[1]), -RARELY if positive.all() else RARELY
+        fitted = self._regression(z, positive, strength)
+        return fitted.coef_[0], float(fitted.intercept_[0])
+
+    def _regression(self, z: Array, y: Array, strength: float) -> Any:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
+        probe = LogisticRegression(
+            C=strength, max_iter=self.max_iter, class_weight="balanced" if self.balanced else None
+        )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            probe.fit(z, y)
+        for warning in caught:
+            if issubclass(warning.category, ConvergenceWarning):
+                # weak penalties converge slowly; the held-out rows judge them all the same
+                logger.info("linear probe: C=%g not converged after %d iterations", strength, self.max_iter)
+            else:
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        return probe

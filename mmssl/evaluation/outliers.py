@@ -1,7 +1,7 @@
 """Out-of-distribution detection: how well distance to the training data tells other data from held-out ones.
 
 The score is the cosine distance to the k-th nearest training embedding (Sun et al., "Out-of-Distribution Detection with
-Deep Nearest Neighbors", ICML 2022, arXiv 2204.06507), reported as AUROC.
+Deep Nearest Neighbors", ICML 2022, arXiv 2204.06507), reported as AUROC by `further.out_of_distribution`.
 """
 
 from __future__ import annotations
@@ -18,18 +18,3 @@ def outlier_score(train: Tensor, test: Tensor, *, k: int = 20, chunk: int = 1024
     keys, k = normalize(train.float(), dim=1).T, min(k, len(train))
     parts = [1 - (part @ keys).topk(k, dim=1).values[:, -1] for part in normalize(test.float(), dim=1).split(chunk)]
     return torch.cat(parts) if parts else torch.zeros(0)
-
-
-def auroc(inside: Tensor, outside: Tensor) -> float:
-    """Chance that a random row of `outside` (m,) scores higher than one of `inside` (n,); ties count half.
-
-    From the sum of ranks (Mann-Whitney). ValueError when one of them is empty.
-    """
-    n, m = len(inside), len(outside)
-    if not n or not m:
-        raise ValueError("AUROC needs rows inside and outside")
-    values = torch.cat([inside, outside]).double()
-    _, place, counts = values.unique(return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    rank = (last - (counts.double() - 1) / 2)[place]  # mean rank of ties, from 1
-    return float((rank[n:].sum() - m * (m + 1) / 2) / (n * m))

@@ -7,7 +7,6 @@ divided by the largest they are the persistence times. A few long ones among man
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -23,17 +22,10 @@ def persistence_times(points: Tensor) -> Tensor:
     """
     if points.ndim != 2 or len(points) < 2:
         raise ValueError(f"persistence times need at least two points (n, D), got {tuple(points.shape)}")
-    x = points.double()
-    distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").numpy()
-    # Prim on the dense matrix: scipy's takes a zero distance for a missing edge
-    nearest, lengths = distance[0].copy(), np.empty(len(x) - 1)
-    left = np.ones(len(x), dtype=bool)
-    left[0] = False
-    for i in range(len(lengths)):
-        at = int(np.where(left, nearest, np.inf).argmin())
-        lengths[i], left[at] = nearest[at], False
-        np.minimum(nearest, distance[at], out=nearest)
-    times = torch.from_numpy(np.sort(lengths))
+    from scipy.cluster.hierarchy import linkage
+
+    # single linkage merges at the spanning tree's edges, the shortest first
+    times = torch.from_numpy(linkage(points.double().numpy(), "single")[:, 2])
     return times / times[-1] if float(times[-1]) > 0 else times
 
 

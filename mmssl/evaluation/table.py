@@ -8,30 +8,65 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-COLUMNS = (("model", "pretrained"), ("untrained", "untrained"), ("raw", "raw features"), ("chance", "chance"))
-HEADER = ("task", "metric", *(title for _, title in COLUMNS), "n")
+COLUMNS = (
+    ("finetuned", "finetuned"),
+    ("teacher", "teacher"),
+    ("model", "pretrained"),
+    ("start", "start"),
+    ("untrained", "untrained"),
+    ("raw", "raw features"),
+    ("chance", "chance"),
+)
+OPTIONAL = ("finetuned", "teacher", "start")
+"""Columns that are there where something was fine-tuned, taught, or went on from something."""
+MEASURED = ("model", "finetuned")
+"""Columns whose values are shown with their interval."""
+
+
+def columns(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(key, title) of the columns that the report has: the optional ones where a metric has a value for them, and
+    `pretrained` unless `finetuned` is all there is."""
+    metrics = [metric for found in report.get("tasks", {}).values() for metric in found.values()]
+    there = {key for key, _ in COLUMNS if any(metric.get(key) is not None for metric in metrics)}
+    absent = {*OPTIONAL, *(["model"] if "finetuned" in there else [])} - there
+    return [(key, title) for key, title in COLUMNS if key not in absent]
+
+
+def as_finetuned(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The metrics of a fine-tuned model with its scores in the column `finetuned` instead of `model`."""
+    out = {}
+    for name, metric in metrics.items():
+        span = {"finetuned" if encoder == "model" else encoder: v for encoder, v in metric.get("interval", {}).items()}
+        out[name] = {**metric, "finetuned": metric["model"], "model": None} | ({"interval": span} if span else {})
+    return out
+
+
+def header(report: Mapping[str, Any]) -> tuple[str, ...]:
+    """The titles above `table_rows`."""
+    return ("task", "metric", *(title for _, title in columns(report)), "n")
 
 
 def cell(metric: Mapping[str, Any], encoder: str) -> str:
-    """One value: shares with three decimals and (for the model) their 95 % interval, others with one; "-" = none."""
+    """One value: shares with three decimals and (of a model) their 95 % interval, others with one; "-" = none."""
     value = metric.get(encoder)
     if value is None:
         return "-"
     if "interval" not in metric:
-        of = f" of {metric['of']}" if encoder == "model" and "of" in metric else ""
+        of = f" of {metric['of']}" if encoder in MEASURED and "of" in metric else ""
         of = of or (f" of {metric['candidates']}" if encoder == "chance" and "candidates" in metric else "")
         return f"{value:.1f}{of}"
     text = f"{value:.3f}"
-    if encoder == "model" and encoder in metric["interval"]:
+    if encoder in MEASURED and encoder in metric["interval"]:
         low, high = metric["interval"][encoder]
         text += f" ({low:.3f}-{high:.3f})"
     return text
 
 
 def table_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The rows under `HEADER`, as text."""
+    """The rows under `header`, as text."""
+    shown = columns(report)
     return [
-        (task, name, *(cell(metric, encoder) for encoder, _ in COLUMNS), str(metric.get("n", "-")))
+        (task, name, *(cell(metric, encoder) for encoder, _ in shown), str(metric.get("n", "-")))
         for task, metrics in report.get("tasks", {}).items()
         for name, metric in metrics.items()
     ]
@@ -50,7 +85,7 @@ def rich_table(report: Mapping[str, Any]) -> Table:
 
     # Text, not str: rich would read the square brackets of a remark as markup
     table = Table(title="evaluation", caption=Text("\n".join(remarks(report))) if remarks(report) else None)
-    for title in HEADER:
+    for title in header(report):
         table.add_column(title, justify="left" if title in ("task", "metric") else "right", no_wrap=title == "metric")
     for row in table_rows(report):
         table.add_row(*map(Text, row))
@@ -59,8 +94,8 @@ def rich_table(report: Mapping[str, Any]) -> Table:
 
 def plain_table(report: Mapping[str, Any]) -> str:
     """The report as plain text with aligned columns, then its remarks; for logs and pipes."""
-    rows = [HEADER, *table_rows(report)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
+    rows = [header(report), *table_rows(report)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(row[i].ljust(width) if i < 2 else row[i].rjust(width) for i, width in enumerate(widths))
         for row in rows
@@ -75,7 +110,8 @@ def markdown_table(report: Mapping[str, Any]) -> str:
     def line(cells: tuple[str, ...]) -> str:
         return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
 
-    rule = "|" + "|".join("---" if i < 2 else "---:" for i in range(len(HEADER))) + "|"
-    lines = [line(HEADER), rule, *map(line, table_rows(report))]
+    titles = header(report)
+    rule = "|" + "|".join("---" if i < 2 else "---:" for i in range(len(titles))) + "|"
+    lines = [line(titles), rule, *map(line, table_rows(report))]
     left_out = remarks(report)
     return "\n".join([*lines, *([""] if left_out else []), *(f"- {text}" for text in left_out)])

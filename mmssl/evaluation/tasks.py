@@ -18,7 +18,7 @@ from .calibration import bootstrap, expected_calibration_error
 from .embedding import Embedded
 from .frechet import angles, frechet_predict, probabilities
 from .knn import knn_predict
-from .linear import linear_confidence
+from .linear import fit_probe
 from .rank import rankme
 from .retrieval import chance_median_rank, chance_recall, median_rank, recall_at, retrieval_ranks
 from .zero_shot import class_vectors, zero_shot_predict
@@ -133,11 +133,12 @@ def knn(features: Features, k: int) -> tuple[Metrics, dict[str, str]]:
 
 
 def linear(features: Features, seed: int) -> tuple[Metrics, dict[str, str]]:
-    """Accuracy and calibration error of the probe of `linear_probe`, per modality."""
+    """Accuracy and calibration error of the probe of `fit_probe`, per modality."""
 
     def probe(x: Tensor, y: Tensor, x_test: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-        predicted, confidence = linear_confidence(x.numpy(), y.numpy(), x_test.numpy(), seed=seed)
-        return torch.from_numpy(predicted), torch.from_numpy(confidence)
+        fitted = fit_probe(x.numpy(), y.numpy(), outputs=classes, seed=seed)
+        confidence, predicted = torch.from_numpy(fitted(x_test.numpy())).softmax(1).max(1)
+        return predicted, confidence
 
     return probed(features, probe)
 

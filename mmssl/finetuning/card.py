@@ -35,8 +35,8 @@ def write_card(folder: Path, job: Job, base: Base | None, report: Mapping[str, A
         "\n".join(_facts(job, report, data)),
         "## Scores",
         f"On {report['n_test']:,} test rows ({report['split']['test']}). `linear probe` is a linear model on the "
-        "frozen encoder this started from, on its untrained twin and on the raw features. Brackets hold 95 % "
-        "intervals.",
+        "frozen encoder this started from, on its untrained twin and on the raw features, fitted on all labelled rows "
+        "(also those to stop by), as `mmssl evaluate --task linear` does. Brackets hold 95 % intervals.",
         markdown_table(report),
         "## Limits",
         "It knows only what its training data shows, with that data's gaps and biases; check it on your own data.",
@@ -93,10 +93,10 @@ def _metadata(job: Job, base: str | None, report: Mapping[str, Any], data: str, 
             dataset_split=report["split"]["test"],
             metric_type=metric.rsplit("/", 1)[-1],
             metric_name=metric,
-            metric_value=round(float(values["model"]), 4),
+            metric_value=round(float(values["finetuned"]), 4),
         )
         for metric, values in report["tasks"].get("fine-tuned", {}).items()
-        if values.get("model") is not None
+        if values.get("finetuned") is not None
     ]
     dataset = hub_dataset(data)
     card = ModelCardData(

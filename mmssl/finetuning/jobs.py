@@ -4,18 +4,22 @@ and what the report holds. Everything else is the same for all of them, in `mmss
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..data.loading import evaluation_batches
 from ..errors import UserError, nearest
 from ..evaluation.baselines import hashed
 from ..evaluation.embedding import has_raw
+from ..evaluation.linear import Probe, fit_probe
+from ..losses.supervised import class_weights, row_losses
 from ..modality import Preprocessor
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.processing_mmssl import MMSSLProcessor
@@ -23,10 +27,9 @@ from ..models.running import device_of, evaluating, moved, untrained_twin
 from ..objectives.base import Objective
 from .labels import LABEL, LabelPreprocessor, Target
 from .options import FinetuneConfig
-from .probe import Probe, fit_probe
 from .rows import Part, Rows
 from .scores import measure, score_functions
-from .supervised import Kept, Supervised, class_weights, make_objective, pooled, row_losses
+from .supervised import Kept, Supervised, make_objective, pooled
 from .task import load_task, write_task
 
 VIEW = "training"
@@ -137,36 +140,41 @@ class SupervisedJob(Job):
         return self._task
 
     def _start(self) -> None:
-        """Probes of the frozen encoder, its untrained twin and the raw features; the head starts from the first."""
+        """Probes of the frozen encoder, its untrained twin and the raw features; the head starts from one, too.
+
+        The probes of the report are those of `mmssl evaluate`: fitted on all labelled rows that the run was given,
+        the ones to stop by among them. The head's start has not seen those, or stopping would be told that it is done.
+        """
         rows, task = self.rows, self._task
         assert task is not None
         encoders = {"model": self.encoder, "untrained": untrained_twin(self.encoder)}
-        train = self.features(rows.train, encoders)
-        test = self.features(rows.test, encoders)
-        look = None if rows.validation is None else self.features(rows.validation, encoders)
-        for name in train.of:
-            probe = self._probe(train, look, name, lambda x: x)
-            self._probes[name] = probe(test.of[name][test.present])
+        labelled, test = self.features(rows.labelled, encoders), self.features(rows.test, encoders)
+        everything = np.arange(len(rows.labelled))
+        for name, x in labelled.of.items():
+            probe = self._probe(x, labelled.present, everything)
+            self._probes[name] = torch.from_numpy(probe(test.of[name][test.present].numpy()))
         if self.options.head_start == "probe":
-            probe = self._probe(train, look, "model", task.head.hidden)
             with torch.no_grad():
-                task.head.linear.weight.copy_(probe.weight)
-                task.head.linear.bias.copy_(probe.bias)
+                probe = self._probe(task.head.hidden(labelled.of["model"]), labelled.present, rows.trained)
+                task.head.linear.weight.copy_(torch.from_numpy(probe.weight))
+                task.head.linear.bias.copy_(torch.from_numpy(probe.bias))
 
-    def _probe(self, train: Features, look: Features | None, name: str, hidden: Callable[[Tensor], Tensor]) -> Probe:
-        labels = self.rows.train.labels
-        assert labels is not None
-        validation = None
-        if look is not None and self.rows.validation is not None and self.rows.validation.labels is not None:
-            validation = (hidden(look.of[name][look.present]).detach(), self.rows.validation.labels[look.present])
+    def _probe(self, x: Tensor, present: Tensor, rows: NDArray[np.int64]) -> Probe:
+        """The probe of features x (n, D) of `rows.labelled`, fitted on those of its `rows` that are present (n,)."""
+        part, target, options = self.rows.labelled, self.target, self.options
+        assert part.labels is not None
+        chosen = rows[present.numpy()[rows]]
+        y = part.labels.numpy()[chosen]
+        if target.task == "classification" and len(np.unique(y)) < 2:
+            raise UserError(f"--label: found one class in the {len(y)} training rows that can be read, expected two")
         return fit_probe(
-            self.target.task,
-            hidden(train.of[name][train.present]).detach(),
-            labels[train.present],
-            self.target.outputs,
-            validation,
-            self.options.class_weights == "balanced",
-            self.options.seed,
+            x.numpy()[chosen],
+            y,
+            task=target.task,
+            outputs=target.outputs,
+            groups=None if part.groups is None else [part.groups[row] for row in chosen],
+            balanced=options.class_weights == "balanced",
+            seed=options.seed,
         )
 
     def features(self, part: Part, encoders: Mapping[str, MMSSLModel]) -> Features:
@@ -228,7 +236,7 @@ class SupervisedJob(Job):
         groups = None if test.groups is None else [g for g, p in zip(test.groups, present.tolist(), strict=True) if p]
         prefix = "+".join(self.rows.columns) + "/"
         truth, seed = labels[present], self.options.seed
-        tuned = measure(self.target, {"model": logits[present]}, truth, train, groups, prefix, seed)
+        tuned = measure(self.target, {"finetuned": logits[present]}, truth, train, groups, prefix, seed)
         probes = measure(self.target, self._probes, truth, train, groups, prefix, seed)
         return {"fine-tuned": tuned, "linear probe": probes}
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import BadSample, UserError, nearest
@@ -230,17 +229,3 @@ def stack(encoded: Sequence[Any], target: Target) -> Tensor:
     """(n,) int64 class numbers or (n, C) float32, of rows whose label is known."""
     kind = torch.int64 if target.task == "classification" else torch.float32
     return torch.tensor(list(encoded), dtype=kind)
-
-
-def strata(encoded: Sequence[Any], target: Target, bins: int = 5) -> NDArray[np.float64]:
-    """(n, C) how much of each label a row has, for `take_share`; numbers by their fifths (of the first target)."""
-    if target.task == "multilabel":
-        labels = np.array(list(encoded), np.float64)
-        return np.concatenate([labels, (labels.sum(1, keepdims=True) == 0)], 1)
-    if target.task == "regression":
-        first = np.array([row[0] for row in encoded])
-        edges = np.quantile(first, np.linspace(0, 1, bins + 1)[1:-1])
-        numbers, count = np.searchsorted(edges, first, side="right"), bins
-    else:
-        numbers, count = np.array(list(encoded), np.int64), target.outputs
-    return np.eye(count)[numbers]

@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..evaluation import tasks
 from ..evaluation.embedding import Embedded, embed_source
 from ..evaluation.retrieval import recall_at, retrieval_ranks
+from ..evaluation.table import as_finetuned
 from ..losses.contrastive import info_nce
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import open_model
@@ -101,4 +102,4 @@ class RetrievalJob(Job):
         for title, rows in (("fine-tuned", test), ("before", self._before)):
             features = tasks.Features(rows, train if title == "fine-tuned" else None, counts)
             out[title] = tasks.retrieval(features, {n: tasks.row_side(rows, n) for n in self.rows.columns})[0]
-        return out
+        return {**out, "fine-tuned": as_finetuned(out["fine-tuned"])}

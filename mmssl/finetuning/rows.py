@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.sources import open_source
+from ..data.splits import strata, take_share, without
 from ..errors import NoSplit, UserError, nearest
 from ..evaluation.rows import present_columns
-from .labels import Target, encode_all, make_target, read_columns, stack, strata
+from .labels import Target, encode_all, make_target, read_columns, stack
 from .options import FinetuneConfig
-from .splits import take_share, without
 
 logger = logging.getLogger("mmssl")
 
@@ -35,12 +35,19 @@ class Part:
 
 @dataclass
 class Rows:
-    """train, validation (None: no early stopping), test; pool: rows of the training split, the fraction not taken;
-    columns: modality -> column(s); split: what the parts are called; notes: what a reader must know."""
+    """What is trained on, looked at and measured on.
+
+    train, validation (None: no early stopping), test. labelled: the training rows with those to stop by that were taken
+    from them: all that a baseline may learn from; trained: the numbers of the `train` rows among them. pool: rows of
+    the training split, the fraction not taken. columns: modality -> column(s). split: what the parts are called.
+    notes: what a reader must know.
+    """
 
     train: Part
     validation: Part | None
     test: Part
+    labelled: Part
+    trained: NDArray[np.int64]
     pool: int
     columns: dict[str, str | list[str]]
     target: Target | None
@@ -87,13 +94,16 @@ def load_rows(data: Any, label: Sequence[str], modalities: Sequence[str], option
             notes.append(f"group: {len(shared)} values of '{options.group}' are in training and test rows alike")
             logger.warning("%s: the test scores flatter", notes[-1])
     pool = len(train)
-    train = _share_of_labels(train, target, options)
-    train, validation, shown = _validation(data, train, target, options)
+    labelled = _share_of_labels(train, target, options)
+    trained, validation, shown = _validation(data, labelled, target, options)
+    train = _taken(labelled, trained)
     _enough(train, target, options)
     return Rows(
         train,
         validation,
         test,
+        labelled,
+        trained,
         pool,
         columns,
         target,
@@ -114,6 +124,8 @@ def _part(source: Any, target: Target | None, group: str | None, rows: NDArray[n
 
 
 def _taken(part: Part, rows: NDArray[np.int64]) -> Part:
+    if len(rows) == len(part):
+        return part
     labels = None if part.labels is None else part.labels[rows.tolist()]
     return Part(part.source.select(rows), labels, None if part.groups is None else [part.groups[r] for r in rows])
 
@@ -121,7 +133,7 @@ def _taken(part: Part, rows: NDArray[np.int64]) -> Part:
 def _counts(part: Part, target: Target | None) -> NDArray[np.float64]:
     if target is None or part.labels is None:
         return np.ones((len(part), 1))
-    return strata(part.labels.tolist(), target)
+    return strata(target.task, part.labels.numpy(), target.outputs)
 
 
 def _share(part: Part, target: Target | None, share: float, seed: int) -> NDArray[np.int64]:
@@ -164,8 +176,8 @@ def _share_of_labels(train: Part, target: Target | None, options: FinetuneConfig
 
 def _validation(
     data: Any, train: Part, target: Target | None, options: FinetuneConfig
-) -> tuple[Part, Part | None, str]:
-    """(training rows, rows for early stopping or None, what the latter are called)."""
+) -> tuple[NDArray[np.int64], Part | None, str]:
+    """(numbers of the rows of `train` that are left, rows for early stopping or None, what the latter are called)."""
     if options.validation is not None:
         if options.validation in (options.split, options.test):
             raise UserError(f"validation: found '{options.validation}', which is trained on or tested on already")
@@ -173,12 +185,11 @@ def _validation(
         part = _part(source, target, options.group, np.arange(len(source)))
         if not len(part):
             raise UserError(f"validation: no row of split '{options.validation}' has a label")
-        return train, part, options.validation
+        return np.arange(len(train)), part, options.validation
     held = _share(train, target, options.validation_share, options.seed + 1)
     if not len(held) or len(held) == len(train):
-        return train, None, "none"
-    rest = without(len(train), held)
-    return _taken(train, rest), _taken(train, held), f"{options.validation_share:g} of the training rows"
+        return np.arange(len(train)), None, "none"
+    return without(len(train), held), _taken(train, held), f"{options.validation_share:g} of the training rows"
 
 
 def _enough(train: Part, target: Target | None, options: FinetuneConfig) -> None:

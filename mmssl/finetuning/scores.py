@@ -4,79 +4,26 @@ the rows, or of whole groups where a column names them (rows of one patient are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..evaluation.baselines import wilson
+from ..evaluation.scoring import Array, Score, r2, scores_of
+from ..evaluation.tasks import ENCODERS, metric
 from .labels import Target
 
-Array = NDArray[Any]
-Score = Callable[[Array, Array], float]
 RESAMPLES = 200
-
-
-def auroc(score: Array, positive: Array) -> float:
-    """The probability that a positive row scores above a negative one, ties counting half; nan without both."""
-    n, m = int(positive.sum()), int((~positive).sum())
-    if not n or not m:
-        return float("nan")
-    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]  # mean rank of equal scores, from 1
-    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))
-
-
-def _macro(per_label: Sequence[float]) -> float:
-    known = [v for v in per_label if v == v]
-    return float(np.mean(known)) if known else float("nan")
 
 
 def score_functions(target: Target) -> dict[str, Score]:
     """Metric -> function of (logits (n, C), truth)."""
+    functions = scores_of(target.task)
     if target.task == "regression":
-        return {"r2": _r2, "mae": lambda p, y: float((np.abs(p - y) * np.array(target.std)).mean())}
-    if target.task == "multilabel":
-        columns = range(target.outputs)
-        return {
-            "auroc": lambda p, y: _macro([auroc(p[:, c], y[:, c] > 0.5) for c in columns]),
-            "f1": lambda p, y: _macro([_f1(p[:, c] > 0, y[:, c] > 0.5) for c in columns]),
-        }
-    classes = range(target.outputs)
-    functions: dict[str, Score] = {
-        "accuracy": lambda p, y: float((p.argmax(1) == y).mean()),
-        "balanced_accuracy": lambda p, y: _macro(
-            [float((p.argmax(1)[y == c] == c).mean()) if (y == c).any() else float("nan") for c in classes]
-        ),
-    }
-    if target.outputs == 2:
-        functions["auroc"] = lambda p, y: auroc(p[:, 1] - p[:, 0], y == 1)
-    else:
-        functions["auroc"] = lambda p, y: _macro([auroc(_one_against_rest(p, c), y == c) for c in classes])
+        functions["mae"] = lambda p, y: float((np.abs(p - y) * np.array(target.std)).mean())
     return functions
-
-
-def _one_against_rest(p: Array, c: int) -> Array:
-    shifted = p - p.max(1, keepdims=True)
-    probability: Array = np.exp(shifted[:, c]) / np.exp(shifted).sum(1)
-    return probability
-
-
-def _r2(p: Array, y: Array) -> float:
-    """Mean over the targets of 1 - residual / total sum of squares."""
-    total = np.square(y - y.mean(0)).sum(0)
-    return _macro(
-        [float(v) for v in np.where(total > 0, 1 - np.square(p - y).sum(0) / np.maximum(total, 1e-300), np.nan)]
-    )
-
-
-def _f1(predicted: Array, positive: Array) -> float:
-    if not positive.any():
-        return float("nan")
-    both = float((predicted & positive).sum())
-    return 2 * both / float(predicted.sum() + positive.sum())
 
 
 def intervals(
@@ -107,7 +54,7 @@ def chance(target: Target, train: Array, truth: Array) -> dict[str, float]:
     """What needs no input: the commonest class of the training labels, their mean."""
     if target.task == "regression":
         return {
-            "r2": _r2(np.broadcast_to(train.mean(0), truth.shape), truth),
+            "r2": r2(np.broadcast_to(train.mean(0), truth.shape), truth),
             "mae": float((np.abs(train.mean(0) - truth) * np.array(target.std)).mean()),
         }
     if target.task == "multilabel":
@@ -126,18 +73,21 @@ def measure(
     prefix: str = "",
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """The metrics of a report (as `mmssl.evaluation.tasks.metric`) from each encoder's logits (n, C)."""
+    """The metrics of a report (as `mmssl.evaluation.tasks.metric`) from each encoder's logits (n, C).
+
+    logits: encoder -> (n, C), by the name of its column: `model` (the frozen encoder under a probe), `untrained`,
+    `raw`, `finetuned` (what a fine-tuning made of it), `teacher`.
+    """
     y = truth.numpy()
     functions = score_functions(target)
     by_chance = chance(target, train.numpy(), y)
     bounds = {name: intervals(functions, p.numpy(), y, groups, seed) for name, p in logits.items()}
     out: dict[str, dict[str, Any]] = {}
     for name, function in functions.items():
-        values: dict[str, Any] = {"model": None, "untrained": None, "raw": None}
-        for encoder, p in logits.items():
-            value = function(p.numpy(), y)
-            values[encoder] = value if value == value else None
-        metric = {**values, "chance": by_chance.get(name), "n": len(y)}
-        metric["interval"] = {e: b[name] for e, b in bounds.items() if name in b and values[e] is not None}
-        out[f"{prefix}{name}"] = metric
+        found = {encoder: function(p.numpy(), y) for encoder, p in logits.items()}
+        values = {encoder: value if value == value else None for encoder, value in found.items()}
+        beside = {encoder: value for encoder, value in values.items() if encoder not in ENCODERS}
+        spans = {e: b[name] for e, b in bounds.items() if name in b and values[e] is not None}
+        judged = metric({**values, "chance": by_chance.get(name)}, len(y), share=False)
+        out[f"{prefix}{name}"] = {**beside, **judged, "interval": spans}
     return out

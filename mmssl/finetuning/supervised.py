@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..distributed import global_mean
+from ..losses.supervised import row_losses
 from ..modality import Batch
 from ..models.modeling_mmssl import MMSSLModel
 from ..objectives.base import Loss, Objective, ObjectiveConfig
@@ -80,26 +81,6 @@ def pooled(model: MMSSLModel, towers: Sequence[str], batch: Batch) -> tuple[Tens
         parts.append(encoded.pooled().float())
         present.append(encoded.present())
     return torch.cat(parts, 1), torch.stack(present).any(0)
-
-
-def row_losses(task: str, logits: Tensor, value: Tensor, weights: Tensor | None = None) -> Tensor:
-    """(B,) loss of each row; weights (C,): of the positive labels of a multi-label task."""
-    if task == "classification":
-        return F.cross_entropy(logits, value, reduction="none")
-    if task == "multilabel":
-        return F.binary_cross_entropy_with_logits(logits, value, pos_weight=weights, reduction="none").mean(1)
-    return (logits - value).square().mean(1)
-
-
-def class_weights(task: str, labels: Tensor, outputs: int) -> Tensor | None:
-    """ "balanced": n / (C n_c) for every class (scikit-learn's rule); negatives over positives for several labels."""
-    if task == "classification":
-        counts = torch.bincount(labels, minlength=outputs).float()
-        return len(labels) / (outputs * counts.clamp(min=1))
-    if task == "multilabel":
-        positive = labels.sum(0)
-        return (len(labels) - positive) / positive.clamp(min=1)
-    return None
 
 
 class Supervised(Objective):

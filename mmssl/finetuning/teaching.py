@@ -151,11 +151,9 @@ class DistillationJob(SupervisedJob):
             test = Part(test.source.select(known), stack([encoded[i] for i in known], self.target))
         student, teacher, seen = self.both(test, task.model, task.head)
         truth = test.labels[seen] if test.labels is not None else _answers(self.target, teacher[seen])
-        out = {"fine-tuned": measure(self.target, {"model": student[seen]}, truth, truth, None, prefix)}
-        if self.label:
-            out["teacher"] = measure(self.target, {"model": teacher[seen]}, truth, truth, None, prefix)
-            return out
-        return {"agreement with the teacher": out["fine-tuned"]}
+        logits = {"finetuned": student[seen]} | ({"teacher": teacher[seen]} if self.label else {})
+        title = "fine-tuned" if self.label else "agreement with the teacher"
+        return {title: measure(self.target, logits, truth, truth, None, prefix)}
 
 
 def _answers(target: Target, logits: Tensor) -> Tensor:

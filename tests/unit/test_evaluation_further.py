@@ -8,16 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.cluster.hierarchy import linkage
-from scipy.spatial.distance import pdist
-from sklearn.metrics import roc_auc_score
 from toys import runs
 
 from mmssl.cli import main
 from mmssl.evaluation.calibration import bootstrap, expected_calibration_error
 from mmssl.evaluation.frechet import angles, frechet_predict, probabilities
-from mmssl.evaluation.further import labelled_share
-from mmssl.evaluation.outliers import auroc, outlier_score
+from mmssl.evaluation.outliers import outlier_score
 from mmssl.evaluation.separability import persistence_times, separability
 
 
@@ -68,10 +64,21 @@ def test_angles_and_probabilities():
     np.testing.assert_allclose(p.numpy()[0], raw / raw.sum(), atol=1e-12)
 
 
-def test_persistence_times_are_single_linkage_heights():
-    x = np.random.default_rng(2).normal(size=(60, 5))
-    heights = np.sort(linkage(pdist(x), "single")[:, 2])  # single linkage merges at the spanning tree's edges
-    np.testing.assert_allclose(persistence_times(torch.from_numpy(x)).numpy(), heights / heights[-1], atol=1e-9)
+@pytest.mark.parametrize(("n", "width"), [(2, 3), (60, 5), (300, 32)])
+def test_persistence_times_are_the_edges_of_the_minimum_spanning_tree(n, width):
+    x = np.random.default_rng(2).normal(size=(n, width))
+    x[: n // 4] = x[0]  # some coincide: edges of length zero
+    points = torch.from_numpy(x)
+    distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist").numpy()
+    nearest, left, lengths = distance[0].copy(), np.ones(n, bool), []  # Prim's algorithm
+    left[0] = False
+    while left.any():
+        at = int(np.where(left, nearest, np.inf).argmin())
+        lengths.append(nearest[at])
+        left[at] = False
+        np.minimum(nearest, distance[at], out=nearest)
+    expected = np.sort(lengths) / max(lengths)
+    np.testing.assert_allclose(persistence_times(points).numpy(), expected, atol=1e-15, rtol=0)
 
 
 def test_separability_is_high_for_far_clusters_and_ignores_rotation_and_scale():
@@ -87,28 +94,12 @@ def test_separability_is_high_for_far_clusters_and_ignores_rotation_and_scale():
     assert float(persistence_times(torch.ones(5, 2)).sum()) == 0.0
 
 
-def test_auroc_equals_scikit_learn_with_ties():
-    rng = np.random.default_rng(4)
-    a, b = rng.integers(0, 6, 80), rng.integers(2, 8, 50)
-    expected = roc_auc_score([0] * 80 + [1] * 50, np.concatenate([a, b]))
-    assert auroc(torch.from_numpy(a), torch.from_numpy(b)) == pytest.approx(expected, abs=1e-12)
-
-
 def test_outlier_score_is_the_distance_to_the_kth_neighbour():
     train, test = torch.randn(30, 4), torch.randn(5, 4)
     cosine = torch.nn.functional.cosine_similarity(test[:, None].double(), train[None].double(), dim=2)
     expected = 1 - cosine.sort(1, descending=True).values[:, 2]
     torch.testing.assert_close(outlier_score(train, test, k=3).double(), expected, atol=1e-6, rtol=0)
     torch.testing.assert_close(outlier_score(train, test, k=99).double(), 1 - cosine.amin(1), atol=1e-6, rtol=0)
-
-
-def test_a_share_of_labels_is_stratified_and_never_loses_a_class():
-    labels = torch.tensor([0] * 100 + [1] * 50 + [2] * 3)
-    rows = labelled_share(labels, 0.1, seed=0)
-    assert torch.bincount(labels[rows]).tolist() == [10, 5, 1]
-    assert rows.tolist() == sorted(set(rows.tolist()))
-    assert not torch.equal(rows, labelled_share(labels, 0.1, seed=1))
-    assert torch.equal(labelled_share(labels, 1.0, seed=0), torch.arange(153))
 
 
 def test_the_tasks_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

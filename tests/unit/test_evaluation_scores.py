@@ -14,7 +14,6 @@ from torch.nn.functional import normalize
 from mmssl.errors import UserError
 from mmssl.evaluation.baselines import ALPHAS, Ridge, Space, _margin, _principal, hashed, majority, wilson
 from mmssl.evaluation.knn import knn_predict, knn_votes
-from mmssl.evaluation.linear import _held_out, linear_probe
 from mmssl.evaluation.rank import rankme
 from mmssl.evaluation.retrieval import (
     chance_cdf,
@@ -58,34 +57,6 @@ def test_knn_refuses_what_does_not_fit() -> None:
         knn_votes(x, y, x[:, :2], classes=6)
     with pytest.raises(ValueError, match="one label"):
         knn_votes(x, y[:3], x, classes=6)
-
-
-def test_linear_probe_equals_a_grid_search_of_scikit_learn() -> None:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV, PredefinedSplit
-    from sklearn.preprocessing import StandardScaler
-
-    x, y, x_test, y_test = (part.numpy() for part in digits())
-    rng = np.random.default_rng(0)
-    x, y, strengths = x[:150], y[:150], (1e-3, 1e-1, 10.0)
-    y = np.where(rng.random(150) < 0.3, rng.integers(10, size=150), y)  # wrong labels: the penalty matters
-    predicted, chosen = linear_probe(x, y, x_test, strengths=strengths)
-    held = _held_out(y, 0.2, 0)
-    assert [held[y == c].sum() for c in range(10)] == [math.ceil(0.2 * (y == c).sum()) for c in range(10)]
-    scaler = StandardScaler().fit(x)
-    judge = GridSearchCV(LogisticRegression(max_iter=500), {"C": strengths}, cv=PredefinedSplit(np.where(held, 0, -1)))
-    judge.fit(scaler.transform(x), y)
-    assert chosen == judge.best_params_["C"] != 10.0
-    assert (predicted == judge.predict(scaler.transform(x_test))).mean() > 0.99
-    assert (predicted == y_test).mean() > 0.6
-    with pytest.raises(ValueError, match="two classes"):
-        linear_probe(x, np.zeros(len(x), int), x_test)
-
-
-def test_linear_probe_with_one_row_a_class() -> None:
-    x = np.eye(4)
-    predicted, _ = linear_probe(x, np.arange(4), x)
-    assert predicted.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("rank", [1, 3, 8])

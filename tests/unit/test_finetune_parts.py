@@ -5,58 +5,20 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from peft import PeftModel
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from toys import world
 from transformers import AutoModel
 
 from mmssl.errors import UserError
-from mmssl.finetuning.labels import LabelPreprocessor, encode_all, make_target, strata
+from mmssl.finetuning.labels import LabelPreprocessor, encode_all, make_target
 from mmssl.finetuning.loop import layer_scale
-from mmssl.finetuning.probe import fit_probe
-from mmssl.finetuning.scores import auroc, measure
-from mmssl.finetuning.splits import take_share
-from mmssl.finetuning.supervised import class_weights, row_losses
+from mmssl.finetuning.scores import measure
+from mmssl.losses.supervised import class_weights, row_losses
 from mmssl.models.adapter_files import base_of, write_adapter
 from mmssl.models.adapters import add_adapter, check_adapter, trainable
 from mmssl.models.opening import load_adapter, open_model
 from mmssl.models.options import AdapterConfig
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import save_model
-
-# ------------------------------------------------------------------------------------------------------------ splits
-
-
-def test_a_share_is_stratified_to_the_row():
-    labels = np.repeat([0, 1, 2], [700, 250, 50])
-    rows = take_share(np.eye(3)[labels], 0.1, seed=3)
-    assert np.bincount(labels[rows]).tolist() == [70, 25, 5]
-    assert (rows == take_share(np.eye(3)[labels], 0.1, seed=3)).all()
-    assert set(rows) != set(take_share(np.eye(3)[labels], 0.1, seed=4))
-
-
-def test_every_class_is_in_a_share_and_in_what_is_left():
-    labels = np.repeat([0, 1, 2], [998, 2, 1])
-    taken = set(take_share(np.eye(3)[labels], 0.01).tolist())
-    assert len(taken & {998, 999}) == 1
-
-
-def test_groups_stay_together_and_the_share_still_holds():
-    rng = np.random.default_rng(0)
-    groups = rng.integers(60, size=600).tolist()
-    labels = rng.integers(2, size=600)
-    rows = take_share(np.eye(2)[labels], 0.25, groups, seed=1)
-    inside = {groups[r] for r in rows}
-    assert not inside & {groups[r] for r in set(range(600)) - set(rows.tolist())}
-    assert abs(len(rows) / 600 - 0.25) < 0.04 and abs(labels[rows].mean() - labels.mean()) < 0.06
-
-
-def test_several_labels_a_row_keep_their_shares():
-    rng = np.random.default_rng(0)
-    labels = (rng.random((2000, 4)) < [0.5, 0.2, 0.05, 0.01]).astype(float)
-    rows = take_share(labels, 0.2)
-    np.testing.assert_allclose(labels[rows].sum(0) / labels.sum(0), 0.2, atol=0.05)
-
 
 # ------------------------------------------------------------------------------------------------------------ labels
 
@@ -84,7 +46,6 @@ def test_what_a_column_is_decides_the_task():
     assert encode_all(data, found["tags"]) == [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0], None]
     numbers = encode_all(data, found["number"])
     assert numbers[2] is None and sum(n[0] for n in numbers if n) == pytest.approx(0)
-    assert strata([[1.0, 0.0], [0.0, 0.0]], found["tags"]).tolist() == [[1, 0, 0], [0, 0, 1]]
 
 
 def test_numbered_classes_keep_their_names_and_hide_minus_one():
@@ -156,13 +117,6 @@ def test_losses_and_weights_are_the_formulas():
     torch.testing.assert_close(row_losses("multilabel", logits, many, positive).double(), expected, atol=1e-6, rtol=0)
 
 
-def test_auroc_is_scikit_learns():
-    rng = np.random.default_rng(0)
-    y, score = rng.random(300) < 0.3, np.round(rng.normal(size=300), 1)
-    assert auroc(score, y) == pytest.approx(roc_auc_score(y, score))
-    assert auroc(score, np.zeros(300, bool)) != auroc(score, np.zeros(300, bool))
-
-
 def test_a_bootstrap_of_groups_is_wider_than_one_of_rows():
     rng = np.random.default_rng(0)
     data = Dataset.from_dict({"y": [0, 1]})
@@ -176,22 +130,6 @@ def test_a_bootstrap_of_groups_is_wider_than_one_of_rows():
     assert alone["model"] == together["model"] == pytest.approx(right.mean())
     width = [m["interval"]["model"][1] - m["interval"]["model"][0] for m in (alone, together)]
     assert width[1] > 2 * width[0]
-
-
-def test_the_probe_is_scikit_learns_on_standardised_features():
-    torch.manual_seed(0)
-    x = torch.randn(200, 5) * torch.tensor([1, 10, 0.1, 5, 1.0]) + 7
-    y = (x[:, 0] - 7 + 0.1 * (x[:, 1] - 7) + 0.3 * torch.randn(200) > 0).long()
-    probe = fit_probe("classification", x, y, 2, (x, y))
-    z = ((x - x.mean(0)) / x.std(0, correction=0)).numpy()
-    reference = LogisticRegression(C=probe.strength, max_iter=500).fit(z, y)
-    np.testing.assert_allclose(probe(x).softmax(1).numpy(), reference.predict_proba(z), atol=1e-4)
-
-
-def test_a_class_that_training_lacks_never_wins():
-    x = torch.randn(40, 3)
-    y = torch.tensor([0, 2] * 20)
-    assert 1 not in fit_probe("classification", x, y, 3, (x, y))(x).argmax(1)
 
 
 # ---------------------------------------------------------------------------------------------------------- adapters

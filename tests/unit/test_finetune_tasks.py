@@ -60,7 +60,9 @@ def test_retrieval_goes_on_on_pairs(pair, tmp_path, peft):
     assert {"fine-tuned", "before"} == set(scores)
     pairs = {name.partition("/")[0] for name in scores["fine-tuned"]}
     assert pairs == {"image->text", "text->image"}
-    assert scores["fine-tuned"]["image->text/R@10"]["raw"] is not None
+    found, before = (scores[title]["image->text/R@10"] for title in ("fine-tuned", "before"))
+    assert found["raw"] is not None and found["model"] is None and "finetuned" not in before
+    assert {"finetuned", "untrained"} <= set(found["interval"]) and "model" not in found["interval"]
     start, after = open_model(pair)[0].state_dict(), open_model(tmp_path / "out")[0].state_dict()
     moved = {name for name in start if not torch.equal(start[name], after[name])}
     towers = {name for name in moved if ".trunk." in name}
@@ -132,7 +134,7 @@ def test_a_smaller_student_learns_the_teachers_answers(pair, tmp_path, capsys):
     quick = ["train.steps=60", "train.batch_size=64", "train.lr=0.01", "temperature=0.5"]
     assert main([*words, "--label", "label", "--output", str(tmp_path / "out"), *quick]) == 0
     report = capsys.readouterr().out
-    assert "teacher " in report and "fine-tuned" in report
+    assert "teacher " in report and "fine-tuned" in report and "finetuned" in report
     task, taught = load_task(tmp_path / "out"), load_task(teacher)
     assert task.target == taught.target and task.model.tower("image").width == 8
     from mmssl.data.sources import open_source

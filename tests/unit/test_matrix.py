@@ -12,7 +12,7 @@ import pytest
 from benchmarks.matrix import __main__ as command
 from benchmarks.matrix import report as reporting
 from benchmarks.matrix.cells import HERE, SEEDS, Cell, choose, local, read_cells, read_result, result_path
-from benchmarks.matrix.probe import chance, judge, make_folds, probe_fold, score
+from benchmarks.matrix.judging import SCORES, chance, judge, make_folds, probe_fold
 from benchmarks.matrix.run import numbered, write_result
 from mmssl.errors import UserError
 from mmssl.recipe.loading import load_recipe
@@ -90,16 +90,15 @@ def test_folds_are_the_same_every_time() -> None:
 
 
 def test_scores_by_hand() -> None:
-    classes = np.array([0, 1])
     chances = np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
     truth = np.array([0, 0, 0, 1])
-    assert score("accuracy", truth, chances, classes) == 1.0
+    assert SCORES["accuracy"](chances, truth) == 1.0
     wrong = np.array([0, 0, 1, 1])  # the third, called 0, is a 1
-    assert score("accuracy", wrong, chances, classes) == 0.75
+    assert SCORES["accuracy"](chances, wrong) == 0.75
     # recalls 2 of 2 and 1 of 2
-    assert score("balanced_accuracy", wrong, chances, classes) == 0.75
+    assert SCORES["balanced_accuracy"](chances, wrong) == 0.75
     # of the pairs (0 or 1, 2 or 3) all but (second, third) are in order
-    assert score("auc", wrong, chances, classes) == 0.75
+    assert SCORES["auc"](chances, wrong) == 0.75
 
 
 def test_chance_is_what_the_training_rows_would_say() -> None:

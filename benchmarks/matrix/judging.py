@@ -1,0 +1,125 @@
+"""How the matrix judges: its folds, and the linear probe of `mmssl.evaluation` by a protocol of its own.
+
+C is chosen by three-fold cross-validation over the training rows and by the metric that is reported, the same way for
+every arm: the data sets are so small that one held-out fifth would decide little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmssl.data.splits import Fold, folds
+from mmssl.evaluation.linear import Protocol, fit_probe
+from mmssl.evaluation.scoring import Score, accuracy, balanced_accuracy, class_auroc
+
+Array = NDArray[Any]
+
+SCORES: dict[str, Score] = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy, "auc": class_auroc}
+"""Metric -> score of (logits or chances (m, C), classes (m,))."""
+ITERATIONS = 200
+"""Of one logistic regression: there are many, and weakly regularised fits need not end to be compared."""
+RAW_SCALES = ("each", "common")
+"""Raw features may also be left on their common scale: spectra and SGC are worse baselines otherwise."""
+RAW_UNSCALED = ("graph",)
+"""Modalities whose raw features always enter at their common scale, as SGC does in its field."""
+MANY = 600
+"""With more training rows than this, C is chosen on one held-out fifth instead of by three-fold cross-validation."""
+
+
+def make_folds(y: Array, splits: Array, columns: Mapping[str, Array], protocol: Mapping[str, Any]) -> list[Fold]:
+    """The folds of a protocol (see cells.yaml): the same ones for every seed and arm.
+
+    y: (n,) class numbers, -1 unknown; splits: (n,) number of each row's split; columns: what `group` and `column`
+    name. Rows without a label are in no fold.
+    """
+    known = np.flatnonzero(y >= 0)
+    kind, rng = protocol["kind"], np.random.default_rng(0)
+    if kind == "folds":
+        if "column" in protocol:
+            value = columns[protocol["column"]][known]
+            return [(known[value != v], known[value == v]) for v in np.unique(value)]
+        groups = columns[protocol["group"]][known] if "group" in protocol else None
+        return [(known[a], known[b]) for a, b in folds(y[known], protocol["folds"], groups, 0)]
+    train, test = known[splits[known] == splits.min()], known[splits[known] == splits.max()]
+    test = _some(test, protocol.get("test"), rng)
+    if kind == "standard":
+        return [(_some(train, protocol.get("train"), rng), test)]
+    draws = [np.random.default_rng(draw) for draw in range(protocol["draws"])]
+    return [(_few(train, y, protocol["labels"], draw), test) for draw in draws]
+
+
+def _some(rows: Array, limit: int | None, rng: np.random.Generator) -> Array:
+    return rows if limit is None or limit >= len(rows) else np.sort(rng.permutation(rows)[:limit])
+
+
+def _few(rows: Array, y: Array, count: int, rng: np.random.Generator) -> Array:
+    """`count` random rows with at least five of every class, so that a probe and its own validation can be."""
+    while True:
+        chosen = np.sort(rng.permutation(rows)[:count])
+        if np.bincount(y[chosen], minlength=int(y.max()) + 1).min() >= 5:
+            return chosen
+
+
+def chance(metric: str, y: Array, parts: Sequence[Fold]) -> float:
+    """What answering without looking gives: the commonest training class, or 1 / classes, or 0.5."""
+    if metric == "auc":
+        return 0.5
+    if metric == "balanced_accuracy":
+        return 1.0 / len(np.unique(y[y >= 0]))
+    return float(np.mean([(y[test] == np.bincount(y[train]).argmax()).mean() for train, test in parts]))
+
+
+def probe_fold(
+    x: Array, y: Array, groups: Array | None, fold: Fold, metric: str, scales: Sequence[str] = ("each",)
+) -> float:
+    """Score of the probe on one fold. x: (n, D) features, groups: (n,) or None.
+
+    scales: how features may be scaled (see `Protocol`), chosen together with C.
+    """
+    train, test = fold
+    target = y[train]
+    inner = folds(target, _inner(target, groups, train), None if groups is None else groups[train], 1)
+    if len(train) > MANY:
+        inner = inner[:1]
+    fitted = [
+        fit_probe(
+            x[train],
+            target,
+            outputs=int(y.max()) + 1,
+            protocol=Protocol(parts=inner, score=SCORES[metric], scale=scale, max_iter=ITERATIONS),
+        )
+        for scale in scales
+    ]
+    # of equal scores the first scale wins
+    best = max(fitted, key=lambda probe: -np.inf if np.isnan(probe.chosen_at) else probe.chosen_at)
+    return SCORES[metric](best(x[test]), y[test])
+
+
+def _inner(target: Array, groups: Array | None, train: Array) -> int:
+    """Three parts, or as many as there are groups, or rows of the rarest class."""
+    most = len(np.unique(groups[train])) if groups is not None else int(np.unique(target, return_counts=True)[1].min())
+    return max(min(3, most), 2)
+
+
+def judge(
+    arms: Mapping[str, Array],
+    y: Array,
+    groups: Array | None,
+    parts: Sequence[Fold],
+    metric: str,
+    tell: Callable[[str], None] = lambda text: None,
+    raw_scales: Sequence[str] = RAW_SCALES,
+) -> dict[str, float]:
+    """Mean score over the folds of every arm (name -> features (n, D)). The arm "raw" has one more choice."""
+    out = {}
+    for name, x in arms.items():
+        x = x.astype(np.float64)
+        x = x[:, x.std(0) > 0]
+        scales = raw_scales if name == "raw" else ("each",)
+        out[name] = float(np.mean([probe_fold(x, y, groups, fold, metric, scales) for fold in parts]))
+        tell(f"{name} {out[name]:.3f}")
+    return out

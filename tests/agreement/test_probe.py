@@ -1,0 +1,28 @@
+"""One encoder, two commands, one number: the linear probe of `mmssl evaluate` and that of `mmssl finetune`."""
+
+from __future__ import annotations
+
+import pytest
+
+from mmssl.evaluation import linear
+
+
+def test_evaluate_and_the_baseline_of_a_fine_tuning_give_the_same_number(judged, evaluated, tmp_path) -> None:
+    found = judged.tuned(tmp_path / "out", "--peft", "lora")
+    assert found["linear probe"]["model"] == evaluated("linear")["pretrained"]
+    assert "finetuned" not in found["linear probe"] and found["fine-tuned"]["model"] is None
+
+
+@pytest.mark.parametrize("peft", ["linear", "none"])
+def test_the_head_starts_as_the_probe_that_evaluate_reports(judged, evaluated, tmp_path, peft) -> None:
+    found = judged.tuned(tmp_path / "out", "--peft", peft, "validation_share=0")
+    assert found["fine-tuned"]["finetuned"] == found["linear probe"]["model"] == evaluated("linear")["pretrained"]
+
+
+def test_the_data_can_tell_probes_apart(evaluated, monkeypatch) -> None:
+    chosen = evaluated("linear")["pretrained"]
+    others = []
+    for strength in linear.STRENGTHS:
+        monkeypatch.setattr(linear, "STRENGTHS", (strength,))
+        others.append(evaluated("linear")["pretrained"])
+    assert chosen in others and len(set(others)) >= 4, "else agreement would say nothing"
