@@ -19,7 +19,8 @@ from mmssl.evaluation.embedding import embed_source
 from mmssl.evaluation.rank import rankme
 from mmssl.recipe.config import Recipe
 from mmssl.recipe.loading import load_recipe
-from mmssl.training.pretrain import Run, build_model, pretrain
+from mmssl.training.building import build_model
+from mmssl.training.pretrain import Run, pretrain
 
 from .cells import Cell, local, result_path
 from .probe import RAW_SCALES, RAW_UNSCALED, STRENGTHS, Fold, chance, judge, make_folds

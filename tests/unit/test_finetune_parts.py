@@ -12,7 +12,7 @@ from transformers import AutoModel
 
 from mmssl.errors import UserError
 from mmssl.finetuning.labels import LabelPreprocessor, encode_all, make_target, strata
-from mmssl.finetuning.loop import layer_scale
+from mmssl.finetuning.layer_decay import layer_scale
 from mmssl.finetuning.probe import fit_probe
 from mmssl.finetuning.scores import auroc, measure
 from mmssl.finetuning.splits import take_share
