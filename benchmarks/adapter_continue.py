@@ -25,6 +25,7 @@ from benchmarks.matrix.judging import judge as judged
 from benchmarks.matrix.run import Rows, read_rows
 from mmssl.recipe.loading import load_recipe, merge_overrides
 from mmssl.training.pretrain import pretrain
+from mmssl.training.process import prepare_process
 
 RESULTS = Path(__file__).resolve().parent / "results" / "adapter_continue.json"
 QUIET: dict[str, Any] = {"evaluation": {"tasks": []}, "train": {"trackers": [], "health_every": None}}
@@ -141,6 +142,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     results: dict[str, Any] = json.loads(args.results.read_text()) if args.results.is_file() else {}
+    prepare_process()
     for name, setting in SETTINGS.items():
         if args.settings and not any(name.startswith(s) for s in args.settings):
             continue

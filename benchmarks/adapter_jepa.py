@@ -61,8 +61,8 @@ def one_step(base: Path, adapter: bool, batch: int, size: int) -> dict[str, Any]
     from mmssl.draws import Draws
     from mmssl.models.opening import open_model
     from mmssl.recipe.loading import load_recipe
+    from mmssl.training.building import build_pretraining
     from mmssl.training.optimizer import make_optimizer
-    from mmssl.training.pretrain import build_pretraining
 
     module = build_pretraining(load_recipe(recipe(base, adapter)), open_model(base)[1])
     optimizer = make_optimizer(module, 1e-4, 0.05, (0.9, 0.95), 1e-8)
@@ -172,6 +172,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--regulariser", choices=("none", "sigreg", "vicreg"), default="vicreg")
+    from mmssl.training.process import prepare_process
+
     args = parser.parse_args()
     if args.what == "step":
         print(json.dumps(one_step(args.base, args.kind == "adapter", args.batch, 224)))
@@ -179,6 +181,7 @@ def main() -> None:
     if args.what == "memory":
         result, name = memory(args.batch, args.width), f"memory_{args.width}x{args.batch}"
     else:
+        prepare_process()
         result, name = probe(args.seeds, args.steps, args.regulariser), f"probe_{args.regulariser}"
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / f"adapter_jepa_{name}.json").write_text(json.dumps(result, indent=1) + "\n")

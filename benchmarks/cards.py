@@ -18,6 +18,7 @@ from unittest import mock
 from mmssl.hub.card import Facts, card_text
 from mmssl.recipe.loading import load_recipe
 from mmssl.training import pretrain as training
+from mmssl.training.process import prepare_process
 
 CARDS = Path(__file__).resolve().parents[1] / "hub_cards"
 
@@ -51,6 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", metavar="RECIPE", action="append", default=[])
     args = parser.parse_args()
+    prepare_process()
     for name in args.train:
         train(name)
     for path in sorted(CARDS.glob("*.json")):

@@ -24,6 +24,7 @@ from typing import Any
 from mmssl import load_recipe, pretrain
 from mmssl.options import plainyaml
 from mmssl.recipe.loading import merge_overrides, recipe_path
+from mmssl.training.process import prepare_process
 
 from .matrix.cells import RUN_PARTS
 from .matrix.report import changed, into_readme, shown
@@ -282,6 +283,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--report", action="store_true", help="only write the tables from what is there")
     args = parser.parse_args()
+    prepare_process()
     for seed in [] if args.report else args.seeds:
         for name in args.only:
             kept = [result for result in stored(name) if current(result) and result["seed"] != seed]

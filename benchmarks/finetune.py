@@ -22,6 +22,7 @@ import numpy as np
 from mmssl.data.sources import open_source
 from mmssl.finetuning.finetune import finetune
 from mmssl.training.pretrain import pretrain
+from mmssl.training.process import prepare_process
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -258,6 +259,7 @@ def main() -> None:
     if args.what == "table":
         print(table())
         return
+    prepare_process()
     result = {"ecg": ecg, "adult": adult, "emoji": emoji}[args.what](args.seeds, args.encoders)
     args.results.mkdir(exist_ok=True)
     (args.results / f"finetune_{args.what}.json").write_text(json.dumps(result, indent=1) + "\n")

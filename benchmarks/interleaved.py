@@ -14,8 +14,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmssl.memory import M_MMAP_MAX, M_MMAP_THRESHOLD, M_TOP_PAD, M_TRIM_THRESHOLD, glibc, keep_freed_memory
 from mmssl.models.dispatch import f32_products_by_onednn
+from mmssl.training.memory import M_MMAP_MAX, M_MMAP_THRESHOLD, M_TOP_PAD, M_TRIM_THRESHOLD, glibc, keep_freed_memory
 
 
 def autocast(dtype: str) -> contextlib.AbstractContextManager[object]:

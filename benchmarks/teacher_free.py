@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from mmssl.models.dispatch import f32_products_by_onednn
 from mmssl.objectives import jepa
 from mmssl.recipe.loading import load_recipe
 from mmssl.training.pretrain import pretrain
+from mmssl.training.process import prepare_process
 
 from .matrix.cells import Cell, choose, local, read_cells
 from .matrix.judging import judge, make_folds
@@ -145,7 +145,7 @@ def main() -> None:
     if args.report:
         print(table(found))
         return
-    f32_products_by_onednn()
+    prepare_process()
     cells = choose(read_cells(), [f"{data}/jepa" for data in args.data])
     for seed in args.seeds:
         for cell in cells:

@@ -187,7 +187,9 @@ def _pretrain(args: argparse.Namespace) -> int:
 
     recipe = load_recipe(args.config, args.overrides)  # before the loop's imports: a fault shows seconds earlier
     from .training.pretrain import pretrain
+    from .training.process import prepare_process
 
+    prepare_process()
     run = pretrain(recipe, output=args.output, resume=args.resume)
     if os.environ.get("RANK", "0") == "0":
         _show_run(run)
@@ -294,8 +296,10 @@ def _push(args: argparse.Namespace) -> int:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
+    from .training.process import prepare_process
     from .training.reproduce import reproduce
 
+    prepare_process()  # as the run that is done again
     found = reproduce(args.model, args.overrides, output=args.output)
     print(found.text())
     return 0 if found.reproduced else 1
@@ -355,10 +359,12 @@ def _columns(words: list[str], modalities: Iterable[str] | None) -> dict[str, st
 def _finetune(args: argparse.Namespace) -> int:
     from .finetuning.finetune import run_finetuning
     from .finetuning.options import load_options
+    from .training.process import prepare_process
 
     columns = _columns(args.column, None)
     options = load_options(args.overrides, {"peft": args.peft, **({"columns": columns} if columns else {})})
     labels = args.label.split(",") if args.label else []
+    prepare_process()
     run = run_finetuning(
         args.model,
         args.data,

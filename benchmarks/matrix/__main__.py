@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from mmssl.errors import UserError
+from mmssl.training.process import prepare_process
 
 from .. import crossmodal, teacher_free
 from .cells import HERE, SEEDS, Cell, choose, read_cells, read_result
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{cell.name:32s} {cell.recipe:24s} {state}")
             return 0
         if not asked.report:
+            prepare_process()
             torch.set_num_threads(asked.threads)
             due = missing(cells, asked.seeds, folder)
             for number, (seed, cell) in enumerate(due, 1):

@@ -21,7 +21,8 @@ from mmssl.evaluation.linear import STRENGTHS
 from mmssl.evaluation.rank import rankme
 from mmssl.recipe.config import Recipe
 from mmssl.recipe.loading import load_recipe
-from mmssl.training.pretrain import Run, build_model, pretrain
+from mmssl.training.building import build_model
+from mmssl.training.pretrain import Run, pretrain
 
 from .cells import Cell, local, result_path
 from .judging import RAW_SCALES, RAW_UNSCALED, chance, judge, make_folds

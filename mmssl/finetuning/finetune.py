@@ -11,6 +11,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,8 @@ from ..data.loading import Loaded, training_batches
 from ..data.quarantine import Quarantine
 from ..errors import RunError, UserError
 from ..files import whole_folder
-from ..memory import keep_freed_memory
 from ..models.adapter_files import Base, base_of, write_adapter
 from ..models.adapters import add_adapter, trainable
-from ..models.dispatch import f32_products_by_onednn
 from ..models.locating import locate
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import open_model
@@ -33,11 +32,23 @@ from ..models.saving import write_model
 from ..objectives.pretraining import Pretraining
 from ..options.plainyaml import dump, parse, read
 from ..options.schema import to_dict
+from ..recipe.config import LoopConfig
 from ..training.checkpoints import found
-from ..training.engine import HARMLESS, end_training, line, make_accelerator, on_first, run_folder, start_trackers
+from ..training.engine import (
+    changes,
+    end_training,
+    line,
+    make_accelerator,
+    on_first,
+    run_folder,
+    start_trackers,
+    warn_of,
+)
+from ..training.loop import Batches, Loop
+from ..training.validation import Validation
 from .card import write_card
 from .jobs import VIEW, Job, SupervisedJob, kept_head
-from .loop import TuningLoop
+from .layer_decay import layered_optimizer
 from .options import WHOLE, FinetuneConfig, load_options, steps_of
 from .retrieval import RetrievalJob
 from .rows import load_rows
@@ -80,7 +91,8 @@ def finetune(
     fields of `FinetuneConfig`, e.g. `fraction=0.1, train={"steps": 100}`. teacher: what an earlier `finetune` left, to
     be distilled into `model`. resume: go on from the last checkpoint in `output` (default: the last run called so).
     Raises UserError or RunError, each with one clear line; what is wrong with the input shows before anything is
-    written.
+    written. It leaves the process as it found it; `mmssl.training.process.prepare_process()` is what the command calls
+    first, for the same speed and bits on a CPU.
     """
     config = load_options(options, {"peft": peft})
     columns = [label] if isinstance(label, str) else list(label or [])
@@ -103,11 +115,8 @@ def run_finetuning(
     start = locate(model)
     encoder, processor = open_model(start, base)
     job = make_job(model, encoder, processor, data, label, options, teacher)
-    accelerator = make_accelerator(options)
+    accelerator = make_accelerator(options.train)
     main = accelerator.is_main_process
-    f32_products_by_onednn()
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
     folder = on_first(accelerator, lambda: run_folder(options.name, output, resume))
     existed = on_first(accelerator, folder.exists)
     known = base_of(encoder, start.place)
@@ -115,9 +124,10 @@ def run_finetuning(
     _start_folder(accelerator, folder, options, resume)
     origin = {"weights": known.weights, "label columns": list(label), "training rows": len(job.rows.train)}
     try:
-        start_trackers(accelerator, options, folder)
-        loop, fault = train(accelerator, pretraining, job, options, folder, origin, resume)
-        step = loop.restore()
+        start_trackers(accelerator, options.train.trackers, options.name, folder)
+        loop, validation, fault = train(accelerator, pretraining, job, options, folder, origin, resume)
+        best = None if validation is None else validation.restore()
+        step = loop.steps if best is None else best
         end_training(accelerator)
         if not main:
             return FinetuneRun(folder, folder / "model")
@@ -219,18 +229,8 @@ def _write_options(folder: Path, text: str) -> None:
 def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
     """Options that make the resumed run another one than that which was started."""
     now = parse(dump(now), "config.yaml")  # as what was written is read
-    changed = [
-        key
-        for key in now
-        if key not in ("train", "patience", "eval_batch_size", *HARMLESS) and before.get(key) != now[key]
-    ]
-    changed += [
-        f"train.{key}"
-        for key in now["train"]
-        if key not in HARMLESS and before.get("train", {}).get(key) != now["train"][key]
-    ]
-    if changed:
-        logger.warning("--resume: %s changed since the run was started", ", ".join(changed))
+    changed = [name for name in changes(FinetuneConfig, before, now) if name != "train"]
+    warn_of(changed + changes(LoopConfig, before.get("train", {}), now["train"], "train."))
 
 
 def train(
@@ -241,57 +241,83 @@ def train(
     folder: Path,
     origin: dict[str, Any],
     resume: bool,
-) -> tuple[TuningLoop, RunError | None]:
-    """Run the loop; the best weights are in its `kept`. Also why the last checkpoint could not be written, or None."""
+) -> tuple[Loop, Validation | None, RunError | None]:
+    """Run the loop.
+
+    Returns:
+        The loop; what looked at the validation rows and kept the best weights, where there are such rows; why the last
+        checkpoint could not be written, or None.
+    """
     settings, rows = options.train, job.rows
     asked = dump(to_dict(options))
-    world = accelerator.num_processes
-    smallest = settings.accumulation * world
+    smallest = settings.accumulation * accelerator.num_processes
     settings.batch_size = max(min(settings.batch_size, len(rows.train) // smallest * smallest), smallest)
     steps = steps_of(settings, len(rows.train))
     main = accelerator.is_main_process
-    quarantine = Quarantine(folder if main else None, options.max_bad)
     decay = options.layer_decay if options.layer_decay is not None else 0.75 if options.peft == "none" else 1.0
-    loop = TuningLoop(
-        accelerator, pretraining, settings, steps, folder, options.seed, quarantine, layer_decay=decay, origin=origin
+    validation = None
+    if rows.validation is not None:
+        every, monitor = options.eval_every or max(steps // 20, 1), options.monitor
+        validation = Validation(
+            accelerator, pretraining, job.look, every=every, patience=options.patience, monitor=monitor
+        )
+    loop = Loop(
+        accelerator,
+        pretraining,
+        settings,
+        steps,
+        folder,
+        options.seed,
+        Quarantine(folder if main else None, options.max_bad),
+        observers=[validation] if validation is not None else [],
+        optimizer=partial(layered_optimizer, decay=decay),
+        origin=origin,
     )
     if resume:
         loop.resume()
         on_first(accelerator, lambda: _write_options(folder, asked))
     if main:
-        trained, every = trainable(pretraining)
-        print(
-            f"mmssl finetune: {job.title}; {len(rows.train):,} training rows, "
-            f"{len(rows.validation) if rows.validation else 0:,} to stop by, {len(rows.test):,} test rows; "
-            f"{trained:,} of {every:,} parameters trained ({options.peft}); at most {steps} steps of "
-            f"{settings.batch_size}; {world} x {accelerator.device}",
-            flush=True,
-        )
+        _describe(job, options, loop)
         if resume:
-            print(f"going on after step {loop.start} of {steps}" if loop.start else "no checkpoint yet: from the start")
+            print(loop.where)
+    return loop, validation, loop.run(_feed(job, options, accelerator), max(len(rows.train) // settings.batch_size, 1))
+
+
+def _describe(job: Job, options: FinetuneConfig, loop: Loop) -> None:
+    """The line a run starts with."""
+    trained, parameters = trainable(loop.pretraining)
+    rows, accelerator = job.rows, loop.accelerator
+    print(
+        f"mmssl finetune: {job.title}; {len(rows.train):,} training rows, "
+        f"{len(rows.validation) if rows.validation else 0:,} to stop by, {len(rows.test):,} test rows; "
+        f"{trained:,} of {parameters:,} parameters trained ({options.peft}); at most {loop.steps} steps of "
+        f"{loop.settings.batch_size}; {accelerator.num_processes} x {accelerator.device}",
+        flush=True,
+    )
+
+
+def _feed(job: Job, options: FinetuneConfig, accelerator: Accelerator) -> Batches:
+    """This process's micro-batches of the training rows, from any one on."""
     preprocessors, columns = job.inputs()
 
     def batches(first: int) -> Iterator[Loaded]:
         return training_batches(
-            rows.train.source,
+            job.rows.train.source,
             preprocessors,
             columns,
             seed=options.seed,
-            batch_size=settings.batch_size,
-            accumulation=settings.accumulation,
+            batch_size=options.train.batch_size,
+            accumulation=options.train.accumulation,
             rank=accelerator.process_index,
-            world=world,
+            world=accelerator.num_processes,
             workers=options.workers,
             start_batch=first,
         )
 
-    if rows.validation is not None:
-        every_steps = options.eval_every or max(steps // 20, 1)
-        loop.watch(job.look, every_steps, options.patience, options.monitor)
-    return loop, loop.run(batches, max(len(rows.train) // settings.batch_size, 1))
+    return batches
 
 
-def finish(job: Job, loop: TuningLoop, folder: Path, base: Base, handle: Any, data: Any, step: int) -> FinetuneRun:
+def finish(job: Job, loop: Loop, folder: Path, base: Base, handle: Any, data: Any, step: int) -> FinetuneRun:
     """Write `model/`, reload it as a user would, measure that, write evaluation.json and the card."""
     target = folder / "model"
     trained, every = trainable(loop.pretraining)

@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..models.options import AdapterConfig
 from ..options import option, strict
 from ..options.schema import BAD, Faults, build
-from ..recipe.config import TrainConfig
+from ..recipe.config import LoopConfig
 from ..recipe.loading import merge_overrides
 
 TASKS = ("auto", "classification", "multilabel", "regression", "retrieval")
@@ -44,19 +44,21 @@ class FinetuneConfig:
     fraction: float | None = option(None, above=0, max=1, help="share of the labels to use, stratified")
     labels: int | None = option(None, min=2, help="number of labels to use, stratified, instead of a share")
     limit: int | None = option(None, min=1, help="rows of each split to read at all")
-    workers: int = option(0, min=0)
-    max_bad: float = option(0.05, min=0, max=1)
+    workers: int = option(0, min=0, resumable=True)
+    max_bad: float = option(0.05, min=0, max=1, resumable=True)
     augment: dict[str, dict[str, Any]] = option(factory=dict, help="modality -> augmentation of the training rows")
     class_weights: str = option("none", choices=("none", "balanced"))
     head_start: str = option("probe", choices=("probe", "zero"), help="probe: start from the fitted linear probe")
     keep_head: str | None = option(None, help="name of the objective whose head's first layer is kept (SimCLRv2)")
     layer_decay: float | None = option(None, above=0, max=1, help="null: 0.75 when everything is trained, else 1")
     monitor: str = option("loss", choices=("loss", "score"), help="what early stopping looks at")
-    patience: int | None = option(5, min=1, help="looks at the validation rows without gain; null: never stop early")
+    patience: int | None = option(
+        5, min=1, resumable=True, help="looks at the validation rows without gain; null: never stop early"
+    )
     eval_every: int | None = option(None, min=1, help="steps between them; null: a twentieth of all")
-    eval_batch_size: int = option(256, min=1)
+    eval_batch_size: int = option(256, min=1, resumable=True)
     temperature: float = option(1.0, above=0, help="of distillation")
-    train: TrainConfig = option(factory=TrainConfig)
+    train: LoopConfig = option(factory=LoopConfig)
 
 
 def load_options(words: Sequence[str] | Mapping[str, Any], fixed: Mapping[str, Any] | None = None) -> FinetuneConfig:
@@ -106,7 +108,7 @@ def _check(options: FinetuneConfig, faults: Faults, given: set[str]) -> None:
             faults.append(str(error).replace("adapter.type:", "--peft:"))
 
 
-def steps_of(train: TrainConfig, rows: int) -> int:
+def steps_of(train: LoopConfig, rows: int) -> int:
     """Optimiser steps over so many rows: what is asked for, else 30 epochs but at least 200 steps."""
     per_epoch = max(rows // train.batch_size, 1)
     if train.steps is not None:

@@ -26,7 +26,7 @@ from typing import Any, Final, TypeVar
 
 from huggingface_hub.dataclasses import strict as hub_strict
 
-__all__ = ["SET", "Needs", "changed", "idle_options", "needs", "option", "strict"]
+__all__ = ["SET", "Needs", "changed", "idle_options", "needs", "not_resumable", "option", "strict"]
 
 T = TypeVar("T")
 
@@ -61,12 +61,14 @@ def option(
     above: float | None = None,
     below: float | None = None,
     choices: Sequence[Any] | None = None,
+    resumable: bool = False,
     help: str = "",
 ) -> Any:
     """A dataclass field with a declared range.
 
     `min`/`max` include their bound, `above`/`below` exclude it; `choices` lists all valid values. Bounds also hold
     for every number inside a tuple, list or dict of numbers. `None` passes when the field's type allows it.
+    resumable: with another value, a resumed run is still the same run, or a longer one (`not_resumable`).
     """
     parts = []
     if min is not None:
@@ -109,12 +111,18 @@ def option(
 
     bounds = {"minimum": min, "maximum": max, "exclusiveMinimum": above, "exclusiveMaximum": below}  # in JSON schema
     metadata: dict[str, Any] = {"help": help, "expected": expected, "choices": choices, "bounds": bounds}
+    metadata["resumable"] = resumable
     if parts:
         check: Callable[[Any], None] = validator
         metadata["validator"] = check
     if factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def not_resumable(config: Any) -> list[str]:
+    """Names of the options of a config, or of its class, that make a resumed run another one when they change."""
+    return [field.name for field in dataclasses.fields(config) if not field.metadata.get("resumable", False)]
 
 
 # --------------------------------------------------------------------------------------------------- idle options

@@ -31,11 +31,15 @@ class DataConfig:
     streaming: bool = option(False)
     shuffle_buffer: int = option(1000, min=1, help="samples that a streamed source is shuffled within")
     limit: int | None = option(None, min=1, help="use this many samples only")
-    workers: int = option(0, min=0, help="processes that read and decode")
-    max_bad: float = option(0.05, min=0, max=1, help="share of broken samples above which the run stops")
-    fit_samples: int = option(2000, min=1, help="samples that preprocessors are fitted on")
-    source: str | None = option(None, help="where the data come from, for the card")
-    license: str | None = option(None, help="licence of the data, for the card; default: what its README.md declares")
+    workers: int = option(0, min=0, resumable=True, help="processes that read and decode")
+    max_bad: float = option(
+        0.05, min=0, max=1, resumable=True, help="share of broken samples above which the run stops"
+    )
+    fit_samples: int = option(2000, min=1, resumable=True, help="samples that preprocessors are fitted on")
+    source: str | None = option(None, resumable=True, help="where the data come from, for the card")
+    license: str | None = option(
+        None, resumable=True, help="licence of the data, for the card; default: what its README.md declares"
+    )
 
 
 @strict
@@ -79,11 +83,11 @@ class GuardConfig:
 
 @strict
 @dataclass(kw_only=True)
-class TrainConfig:
-    """The loop. Exactly one of `steps` and `epochs` is given."""
+class LoopConfig:
+    """The loop, as every command that trains goes through it."""
 
-    steps: int | None = option(None, min=1, help="optimiser steps")
-    epochs: float | None = option(None, above=0, help="passes over the data")
+    steps: int | None = option(None, min=1, resumable=True, help="optimiser steps")
+    epochs: float | None = option(None, above=0, resumable=True, help="passes over the data")
     batch_size: int = option(256, min=1, help="samples of one optimiser step, over all processes")
     accumulation: int = option(1, min=1, help="micro-batches that one optimiser step is made of")
     lr: float = option(1e-3, above=0)
@@ -94,19 +98,38 @@ class TrainConfig:
     eps: float = option(1e-8, above=0)
     clip: float | None = option(1.0, above=0, help="largest norm of the gradient; null: not clipped")
     mixed_precision: str = option("no", choices=("no", "bf16", "fp16"))
-    gradient_checkpointing: bool = option(False)
-    compile: bool = option(False)
-    log_every: int = option(10, min=1)
-    save_every: int | None = option(None, min=1, help="steps between checkpoints; null: only at the end")
-    keep: int = option(2, min=1, help="how many checkpoints stay")
-    gradient_share_every: int | None = option(None, min=1, help="steps between measurements of who pulls the encoders")
-    health_every: int | None = option(100, min=1, help="steps between measurements of the embeddings; null: never")
-    health_samples: int = option(256, min=2, help="training samples that health is measured on")
-    guard: GuardConfig | None = option(factory=GuardConfig, help="what is done about a collapse; null: nothing")
-    probe_every: int | None = option(None, min=1, help="steps between probes on labelled rows (evaluation.label)")
-    probe_tasks: list[str] = option(factory=lambda: ["knn"], choices=("knn", "linear"))
-    probe_samples: int = option(1000, min=2, help="labelled rows the probe learns from; half as many test it")
-    trackers: list[str] = option(factory=lambda: ["tensorboard"], help="Accelerate's trackers")
+    log_every: int = option(10, min=1, resumable=True)
+    save_every: int | None = option(
+        None, min=1, resumable=True, help="steps between checkpoints; null: only at the end"
+    )
+    keep: int = option(2, min=1, resumable=True, help="how many checkpoints stay")
+    trackers: list[str] = option(factory=lambda: ["tensorboard"], resumable=True, help="Accelerate's trackers")
+
+
+@strict
+@dataclass(kw_only=True)
+class TrainConfig(LoopConfig):
+    """The loop of pretraining, and what is looked at on the way. Exactly one of `steps` and `epochs` is given."""
+
+    gradient_checkpointing: bool = option(False, resumable=True)
+    compile: bool = option(False, resumable=True)
+    gradient_share_every: int | None = option(
+        None, min=1, resumable=True, help="steps between measurements of who pulls the encoders"
+    )
+    health_every: int | None = option(
+        100, min=1, resumable=True, help="steps between measurements of the embeddings; null: never"
+    )
+    health_samples: int = option(256, min=2, resumable=True, help="training samples that health is measured on")
+    guard: GuardConfig | None = option(
+        factory=GuardConfig, resumable=True, help="what is done about a collapse; null: nothing"
+    )
+    probe_every: int | None = option(
+        None, min=1, resumable=True, help="steps between probes on labelled rows (evaluation.label)"
+    )
+    probe_tasks: list[str] = option(factory=lambda: ["knn"], resumable=True, choices=("knn", "linear"))
+    probe_samples: int = option(
+        1000, min=2, resumable=True, help="labelled rows the probe learns from; half as many test it"
+    )
 
     NEEDS = (needs("health_samples", health_every=SET), needs("probe_tasks", "probe_samples", probe_every=SET))
 

@@ -1,9 +1,10 @@
 """Checkpoints: written whole or not at all, checked before use, no pickle.
 
 `checkpoints/step-00001000/` holds `weights.safetensors` (model, objectives and their teachers),
-`optimizer.safetensors`, a fine-tuning's `best.safetensors` (the weights that did best so far), and `state.json` (step,
-whether the run was healthy, and size and SHA-256 of the other files). A folder under that name was complete once: it is
-written under a temporary name and renamed at the end. Random numbers need no state: all are functions of (seed, step).
+`optimizer.safetensors`, what an observer of the loop keeps (`best.safetensors`: the weights that did best so far), and
+`state.json` (step, whether the run was healthy, the state of the observers, and size and SHA-256 of the other files).
+A folder under that name was complete once: it is written under a temporary name and renamed at the end. Random numbers
+need no state: all are functions of (seed, step).
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from .optimizer import optimizer_tensors, restore_optimizer
 
 logger = logging.getLogger("mmssl")
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
-BEST = "best.safetensors"
+State = dict[str, Any]
+"""Of `state.json`: plain data."""
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -84,16 +86,27 @@ def save(
     step: int,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
-    extra: dict[str, Any],
+    extra: State,
     keep: int,
-    best: Mapping[str, torch.Tensor] | None = None,
+    more: Mapping[str, Mapping[str, torch.Tensor]],
 ) -> Path:
     """Write `folder/step-<step>` atomically, then delete all but the newest `keep` and the newest that is healthy.
 
-    extra: what goes into `state.json`; there `healthy` is true, false, or null where nobody looked. best: the weights
-    that did best so far, where somebody keeps them.
     Later steps are deleted too: a run that goes on from before them could not read them, or it would have.
-    Raises RunError when it cannot be written (a full disk): nothing half-written stays, older checkpoints stay.
+
+    Args:
+        folder: of all checkpoints of the run.
+        step: optimiser steps done.
+        module, optimizer: what is stored.
+        extra: what goes into `state.json`; there `healthy` is true, false, or null where nobody looked.
+        keep: how many stay.
+        more: name -> tensors that go into `<name>.safetensors`, where there are any.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        RunError: it cannot be written (a full disk); nothing half-written stays, older checkpoints stay.
     """
     target = folder / f"step-{step:08d}"
     partial = folder / f".{target.name}.partial"
@@ -102,8 +115,9 @@ def save(
         partial.mkdir(parents=True)
         save_file(_stored(module.state_dict().items()), partial / WEIGHTS)
         save_file(_stored(optimizer_tensors(module, optimizer)), partial / OPTIMIZER)
-        if best:
-            save_file(_stored(best.items()), partial / BEST)
+        for name, held in more.items():
+            if held:
+                save_file(_stored(held.items()), partial / f"{name}.safetensors")
         written = sorted(partial.iterdir())
         files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in written}
         (partial / STATE).write_text(json.dumps({"step": step, "files": files, **extra}, indent=2))
@@ -117,6 +131,12 @@ def save(
         raise RunError(f"checkpoint {target.name} could not be written to {folder}: {error}; {last}") from error
     finally:
         _sweep(folder)
+    _thin_out(folder, step, keep)
+    return target
+
+
+def _thin_out(folder: Path, step: int, keep: int) -> None:
+    """Delete what is later than `step`, and all before it but the newest `keep` and the newest that is healthy."""
     done = found(folder)
     later = [path for path in done if _step(path) > step]
     done = done[: len(done) - len(later)]
@@ -127,7 +147,6 @@ def save(
         except OSError as error:
             logger.warning("the old checkpoint %s could not be deleted (%s)", old, error)
     _sweep(folder)
-    return target
 
 
 def _last(folder: Path) -> str:
@@ -179,7 +198,7 @@ def latest(folder: Path, healthy: bool = False) -> Path | None:
     return None
 
 
-def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> State:
     """Restore weights and optimiser in place; returns `state.json`. UserError when they do not fit the recipe."""
     weights = load_file(path / WEIGHTS)
     own = module.state_dict()
@@ -189,12 +208,41 @@ def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dic
             f"{path} does not fit this recipe: {len(odd)} tensors differ, the first is '{odd[0]}'; "
             "resume with the recipe it was trained with"
         )
+    state = _read(path)
+    lacking = [key for key in ("seconds", "looked", "course") if key not in state]
+    if lacking:
+        raise UserError(
+            f"{path}: {STATE} lacks {', '.join(lacking)}: another version of mmssl wrote it; "
+            "go on with that version, or start anew with another --output"
+        )
     module.load_state_dict(weights)
     restore_optimizer(module, optimizer, load_file(path / OPTIMIZER))
-    return read_state(path)
+    return state
 
 
-def read_state(path: Path) -> dict[str, Any]:
+def tensors(path: Path, name: str) -> dict[str, torch.Tensor]:
+    """What was stored under a name besides weights and optimiser, on the CPU; nothing where there was nothing."""
+    file = path / f"{name}.safetensors"
+    return load_file(file) if file.is_file() else {}
+
+
+def check_origin(path: Path, origin: Mapping[str, object]) -> None:
+    """UserError when a checkpoint is of a run that was started from something else. origin: what, by name."""
+    before = _read(path).get("origin", {})
+    for key, value in origin.items():
+        if before.get(key) != value:
+            raise UserError(
+                f"--resume: the run was started with other {key} ({_short(before.get(key))}, now {_short(value)}); "
+                "name what it was started with"
+            )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."
+
+
+def _read(path: Path) -> State:
     """`state.json` of a checkpoint that `latest` found whole."""
-    state: dict[str, Any] = json.loads((path / STATE).read_text())
+    state: State = json.loads((path / STATE).read_text())
     return state

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -16,42 +16,13 @@ from accelerate.tracking import filter_trackers
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 
 from ..errors import RunError, UserError
-from ..options.schema import to_dict
-from ..recipe.config import Recipe, TrainConfig
+from ..options import not_resumable
+from ..options.schema import to_dict, yaml_name
+from ..recipe.config import DataConfig, LoopConfig, Recipe, TrainConfig
 from ..recipe.loading import load_recipe
 
 logger = logging.getLogger("mmssl")
 T = TypeVar("T")
-HARMLESS = (
-    "steps",
-    "epochs",
-    "log_every",
-    "save_every",
-    "keep",
-    "trackers",
-    "compile",
-    "gradient_checkpointing",
-    "workers",
-    "max_bad",
-    "fit_samples",
-    "source",
-    "license",
-    "gradient_share_every",
-    "health_every",
-    "health_samples",
-    "guard",
-    "probe_every",
-    "probe_tasks",
-    "probe_samples",
-)
-"""Keys of `data` and `train` that a resumed run may change and still be the same run, or a longer one."""
-
-
-class Settings(Protocol):
-    """What the engine needs of a recipe, or of the options of a fine-tuning."""
-
-    name: str
-    train: TrainConfig
 
 
 def run_folder(name: str, output: str | Path | None, resume: bool) -> Path:
@@ -87,40 +58,48 @@ def prepare_folder(recipe: Recipe, output: str | Path | None, resume: bool) -> P
     kept = folder / "config.yaml"
     if resume and kept.is_file():
         before, now = (to_dict(r) for r in (load_recipe(kept), recipe))
-        changed = [
-            f"{name}.{key}"
-            for name in ("data", "train")
-            for key in now[name]
-            if before[name][key] != now[name][key] and key not in HARMLESS
-        ]
-        changed += [
-            name
-            for name in ("seed", "modalities", "model", "views", "masks", "objectives")
-            if before[name] != now[name]
-        ]
-        if changed:
-            logger.warning("--resume: %s changed since the run was started", ", ".join(changed))
+        changed = changes(DataConfig, before["data"], now["data"], "data.")
+        changed += changes(TrainConfig, before["train"], now["train"], "train.")
+        whole = ("seed", "modalities", "model", "views", "masks", "objectives")
+        warn_of(changed + [name for name in whole if before[name] != now[name]])
     return folder
+
+
+def changes(cls: type, before: Mapping[str, object], now: Mapping[str, object], prefix: str = "") -> list[str]:
+    """Options that make a resumed run another one than that which was started.
+
+    Args:
+        cls: declares the options, and which of them may change.
+        before: their values then, as plain data.
+        now: their values now.
+        prefix: of the names.
+    """
+    return [prefix + name for name in map(yaml_name, not_resumable(cls)) if before.get(name) != now[name]]
+
+
+def warn_of(changed: Sequence[str]) -> None:
+    """Say which options changed, if any."""
+    if changed:
+        logger.warning("--resume: %s changed since the run was started", ", ".join(changed))
 
 
 def on_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """What `work` returns on the first process, on every process; so too its UserError or RunError."""
-    outcome: list[Any] = [None]
+    outcome: list[T | UserError | RunError | None] = [None]
     if accelerator.is_main_process:
         try:
             outcome = [work()]
         except (UserError, RunError) as error:
             outcome = [error]
     broadcast_object_list(outcome)
-    if isinstance(outcome[0], UserError | RunError):
-        raise outcome[0]
-    result: T = outcome[0]
-    return result
+    result = outcome[0]
+    if isinstance(result, UserError | RunError):
+        raise result
+    return cast(T, result)
 
 
-def make_accelerator(recipe: Settings) -> Accelerator:
+def make_accelerator(train: LoopConfig) -> Accelerator:
     """Accelerate's engine. UserError where the asked precision or tracker is not to be had."""
-    train = recipe.train
     if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run in this process, a notebook say
     try:
@@ -146,24 +125,35 @@ def make_accelerator(recipe: Settings) -> Accelerator:
     return accelerator
 
 
-def start_trackers(accelerator: Accelerator, recipe: Settings, folder: Path) -> None:
-    """TensorBoard and others, writing below the run's folder."""
-    if not recipe.train.trackers:
+def start_trackers(accelerator: Accelerator, trackers: Sequence[str], name: str, folder: Path) -> None:
+    """Start TensorBoard and others, writing below the run's folder.
+
+    Args:
+        accelerator: logs to them.
+        trackers: their names in Accelerate.
+        name: of the run.
+        folder: of the run.
+
+    Raises:
+        UserError: one is not known or not installed.
+        RunError: the folder cannot be written.
+    """
+    if not trackers:
         return
     place = folder / "tensorboard"
     try:
-        accelerator.log_with = filter_trackers(list(recipe.train.trackers), place)
-        lacking = set(recipe.train.trackers) - {str(getattr(t, "value", t)) for t in accelerator.log_with}
+        accelerator.log_with = filter_trackers(list(trackers), place)
+        lacking = set(trackers) - {str(getattr(t, "value", t)) for t in accelerator.log_with}
         if lacking:
             names = ", ".join(sorted(lacking))
             raise UserError(f"train.trackers: {names} is not installed: install it or leave it out")
         accelerator.project_configuration.set_directories(str(folder))
         accelerator.project_configuration.logging_dir = str(place)
-        accelerator.init_trackers(recipe.name or "run")
+        accelerator.init_trackers(name or "run")
     except UserError:
         raise
     except (ValueError, ImportError) as error:
-        raise UserError(f"train.trackers: found {', '.join(recipe.train.trackers)}; {line(error)}") from error
+        raise UserError(f"train.trackers: found {', '.join(trackers)}; {line(error)}") from error
     except OSError as error:
         raise RunError(f"{place} could not be written: {line(error)}") from error
 

@@ -11,9 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from statistics import median
-from typing import Any
+
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
 
 from ..recipe.config import GuardConfig
+from .checkpoints import State
+from .observers import Measured, Moment, Observer, Verdict
 
 WINDOW, ENOUGH = 20, 8
 """Logged losses that a jump is measured against: the last so many, and at least so many."""
@@ -21,54 +25,48 @@ WINDOW, ENOUGH = 20, 8
 Health = Mapping[str, float | None]
 
 
-class Guard:
-    """Judges each measurement; its state goes into the checkpoints, so that a resumed run judges alike.
+class Guard(Observer):
+    """Judges each line of the log; stands behind those that measure health.
 
-    healthy: what the last measurement of health said, None before the first. rollbacks: times the run went back.
-    skipped: micro-batches passed over by that. events: what happened, for the log and the card.
+    healthy: what the last measurement of health said, None before the first.
     """
 
-    def __init__(self, settings: GuardConfig | None) -> None:
+    name = "guard"
+    logged = False
+
+    def __init__(self, settings: GuardConfig) -> None:
         self.settings = settings
+        self.goes_back = settings.action == "rollback"
         self.best: dict[str, float] = {}
         self.losses: list[float] = []
-        self.bad = self.rollbacks = self.skipped = 0
+        self.bad = 0
         self.healthy: bool | None = None
-        self.events: list[dict[str, Any]] = []
 
-    @property
-    def action(self) -> str | None:
-        return None if self.settings is None else self.settings.action
+    def due(self, moment: Moment) -> bool:
+        return moment.logs or moment.saves  # a broken model pushes out no good checkpoint
 
-    @property
-    def lr_scale(self) -> float:
-        """Factor of the learning rate."""
-        return 1.0 if self.settings is None else self.settings.lr_factor**self.rollbacks
+    def note(self, moment: Moment, found: Measured) -> Verdict | None:
+        if moment.loss is None:  # a look that was made up for
+            return None
+        health = {key: value for key, value in moment.measured.items() if key.startswith("health/")}
+        agreed = [self.check(moment.step, moment.loss, health)]
+        broadcast_object_list(agreed)  # rounding may differ between processes, what they do must not
+        if health:
+            moment.healthy = self.healthy
+        if agreed[0] is None:
+            return None
+        s = self.settings
+        return Verdict(s.action, "train.guard", agreed[0], s.rollbacks, s.lr_factor)
 
-    @property
-    def salt(self) -> tuple[int | str, ...]:
-        """What goes into the keys of all draws, so that those after a rollback are others."""
-        return ("rollback", self.rollbacks) if self.rollbacks else ()
+    def state_dict(self) -> State:
+        return {"best": self.best, "losses": self.losses, "bad": self.bad}
 
-    @property
-    def marks(self) -> bool:
-        """Whether a checkpoint must know if it is healthy."""
-        return self.action in ("stop", "rollback")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain data for `state.json`."""
-        names = ("best", "losses", "bad", "rollbacks", "skipped", "events")
-        return {name: getattr(self, name) for name in names}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`; what an older checkpoint lacks stays as it is."""
-        for name, value in state.items():
-            setattr(self, name, value.copy() if isinstance(value, dict | list) else value)
+    def load_state_dict(self, state: State, tensors: Mapping[str, Tensor]) -> None:
+        self.best, self.losses = dict(state.get("best", {})), list(state.get("losses", []))
+        self.bad, self.healthy = int(state.get("bad", 0)), None
 
     def check(self, step: int, loss: float, health: Health) -> str | None:
         """Why something must be done now, or None. health: empty where it was not measured at this step."""
-        if self.settings is None:
-            return None
         sudden = self._loss(loss)
         faults = [fault for key, value in health.items() if (fault := self._fault(key, value))]
         if health:
@@ -82,7 +80,9 @@ class Guard:
             self.healthy = False
             return sudden
         # a warning once, when it starts; the other actions end the row of bad checks
-        due = self.bad == self.settings.patience if self.action == "warn" else self.bad >= self.settings.patience
+        due = (
+            self.bad == self.settings.patience if self.settings.action == "warn" else self.bad >= self.settings.patience
+        )
         if not (faults and due):
             return None
         times = f" at {self.bad} checks in a row" if self.bad > 1 else ""
@@ -91,7 +91,6 @@ class Guard:
     def _fault(self, key: str, value: float | None) -> str | None:
         """What is wrong with one measure."""
         s = self.settings
-        assert s is not None
         measure = key.rpartition("/")[2]
         if measure not in ("rankme", "std_mean"):
             return None
@@ -110,7 +109,6 @@ class Guard:
 
     def _loss(self, loss: float) -> str | None:
         """What is wrong with a logged loss; a good one joins the last ones."""
-        assert self.settings is not None
         if not math.isfinite(loss):
             return f"the loss is {loss}"
         spike = self.settings.spike
@@ -121,21 +119,3 @@ class Guard:
                 return f"the loss jumped from {middle:.4g} to {loss:.4g} (train.guard.spike = {spike:g})"
         self.losses = [*self.losses, loss][-WINDOW:]
         return None
-
-    @property
-    def most(self) -> int:
-        """Rollbacks that are allowed."""
-        return 0 if self.settings is None else self.settings.rollbacks
-
-    def note(self, step: int, reason: str, what: str) -> None:
-        """Remember what happened."""
-        self.events.append({"step": step, "reason": reason, "action": what})
-
-    def go_back(self, then: Mapping[str, Any], step: int, back_to: int, reason: str, accumulation: int) -> None:
-        """Take over the state that the checkpoint of `back_to` holds, but for what does not go back with it."""
-        rollbacks, events, skipped = self.rollbacks + 1, self.events, self.skipped + (step - back_to) * accumulation
-        self.best, self.losses = {}, []
-        self.load_state_dict(then)
-        self.rollbacks, self.events, self.skipped = rollbacks, events, skipped
-        self.bad, self.healthy = 0, True
-        self.note(step, reason, f"went back to step {back_to}")

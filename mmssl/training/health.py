@@ -15,15 +15,14 @@ metrics.jsonl, over the n rows of the probe that have the modality:
   that have both (Liang et al. 2022, arXiv 2203.02053, section 4.2), where their embeddings are equally wide.
 - `health/<objective>/<name>`: what an objective says of itself (`Objective.health`): agreement with its teacher, use of
   its codebook or clusters.
-- `probe/<modality>/knn`, `linear`: accuracy on labelled rows, see `OnlineProbe`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -33,17 +32,16 @@ from torch import Tensor
 from ..data.loading import Loaded, evaluation_batches
 from ..distributed import gather_rows
 from ..draws import Draws, key_of
-from ..errors import UserError
-from ..evaluation import tasks
-from ..evaluation.embedding import embed_batches
-from ..evaluation.evaluate import labelled_rows
 from ..evaluation.rank import rankme
-from ..evaluation.rows import Labels, present_columns, subset
+from ..evaluation.rows import subset
 from ..modality import Batch, Preprocessor
 from ..models.running import evaluating
 from ..objectives.pretraining import Pretraining
-from ..recipe.config import Recipe, TrainConfig
-from .engine import on_first
+from ..recipe.config import LoopConfig
+from .observers import Measured, Moment, Observer
+
+if TYPE_CHECKING:
+    from ..data.loading import Source
 
 Columns = Mapping[str, str | list[str]]
 
@@ -52,7 +50,12 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {n: {k: v.to(device, non_blocking=True) for k, v in inputs.items()} for n, inputs in batch.items()}
 
 
-def measures(pooled: Tensor, embeddings: Tensor) -> dict[str, float | None]:
+def eagerly(compiled: bool) -> AbstractContextManager[object]:
+    """Where trunks are compiled: not for what looks at them, whose shapes and modes are others' than training's."""
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
+def measures(pooled: Tensor, embeddings: Tensor) -> Measured:
     """rankme and norm of pooled states (n, D), std_mean and std_min of normalised embeddings (n, E); n at least 2.
 
     All None where a number is not finite.
@@ -73,47 +76,46 @@ def modality_gap(a: Tensor, b: Tensor) -> float:
     return float((a.double().mean(0) - b.double().mean(0)).norm())
 
 
-class Watch:
-    """Measures the health of a run, all processes together; every process gets the first one's numbers.
+class Health(Observer):
+    """Measures the health of a run, all processes together; every process gets the first one's numbers."""
 
-    chunks: this process's rows of the probe, in parts as large as a micro-batch, equally many in all processes. online:
-    the labelled rows, in the first process only.
-    """
+    name = "health"
 
     def __init__(
         self,
         accelerator: Accelerator,
         pretraining: Pretraining,
-        settings: TrainConfig,
-        seed: int,
         chunks: Sequence[Loaded],
-        online: OnlineProbe | None = None,
+        *,
+        every: int,
+        seed: int,
+        at_saves: bool = False,
+        compiled: bool = False,
     ) -> None:
-        self.accelerator, self.pretraining, self.settings, self.seed = accelerator, pretraining, settings, seed
-        self.chunks, self.online = chunks, online
+        """What is measured, and when.
+
+        Args:
+            accelerator: the processes.
+            pretraining: the model and its objectives.
+            chunks: this process's rows of the probe, in parts as large as a micro-batch, equally many in all processes.
+            every: steps between measurements; the last step is always measured.
+            seed: of the draws that objectives make for their own health.
+            at_saves: a checkpoint must know whether it is healthy.
+            compiled: the trunks are compiled.
+        """
+        self.accelerator, self.pretraining, self.chunks = accelerator, pretraining, chunks
+        self.every, self.seed, self.at_saves, self.compiled = every, seed, at_saves, compiled
         self.samples = sum(chunk.size for chunk in chunks) * accelerator.num_processes
 
-    def measure(self, step: int, now: bool) -> dict[str, float | None]:
-        """What is due after this step. now: health is due in any case (`train.health_every` unless that is null)."""
-        if self.settings.compile:  # shapes and modes of its own: nothing is gained by compiling for them
-            with torch.compiler.set_stance("force_eager"):
-                return self._measure(step, now)
-        return self._measure(step, now)
+    def due(self, moment: Moment) -> bool:
+        now = moment.last or (moment.saves and self.at_saves)
+        return moment.step > 0 and (now or moment.step % self.every == 0)
 
-    def _measure(self, step: int, now: bool) -> dict[str, float | None]:
-        s = self.settings
-        out: dict[str, float | None] = {}
-        if s.health_every and (now or step % s.health_every == 0):
-            out |= {f"health/{name}": value for name, value in self._health().items()}
-        if s.probe_every and step % s.probe_every == 0:
-            out |= on_first(self.accelerator, self._online)
-        return out
+    def look(self, moment: Moment) -> Measured:
+        with eagerly(self.compiled):
+            return {f"health/{name}": value for name, value in self._health().items()}
 
-    def _online(self) -> dict[str, float | None]:
-        assert self.online is not None
-        return self.online.measure(self.pretraining.model)
-
-    def _health(self) -> dict[str, float | None]:
+    def _health(self) -> Measured:
         accelerator, model = self.accelerator, self.pretraining.model
         rows: dict[tuple[str, str], list[Tensor]] = {}
         said: dict[str, list[Tensor]] = {}
@@ -134,18 +136,17 @@ class Watch:
             whole = {key: gather_rows(torch.cat(parts)) for key, parts in rows.items()}
             values = torch.stack([torch.stack(parts).sum() for parts in said.values()]) if said else torch.zeros(0)
             values = accelerator.reduce(values, "mean") if said else values
-        numbers: list[Any] = [_numbers(whole) | _plain(dict(zip(said, values.tolist(), strict=True)))]
+        numbers: list[Measured] = [_numbers(whole) | _plain(dict(zip(said, values.tolist(), strict=True)))]
         if accelerator.num_processes > 1:
             broadcast_object_list(numbers)
-        result: dict[str, float | None] = numbers[0]
-        return result
+        return numbers[0]
 
 
-def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
+def _plain(values: Mapping[str, float]) -> Measured:
     return {name: value if abs(value) < float("inf") else None for name, value in values.items()}
 
 
-def _numbers(rows: Mapping[tuple[str, str], Tensor]) -> dict[str, float | None]:
+def _numbers(rows: Mapping[tuple[str, str], Tensor]) -> Measured:
     """The measures of every modality and pair from all processes' rows, (kind, modality) -> (n, ...)."""
     out: dict[str, float | None] = {}
     there = {name: value for (kind, name), value in rows.items() if kind == "present"}
@@ -160,33 +161,30 @@ def _numbers(rows: Mapping[tuple[str, str], Tensor]) -> dict[str, float | None]:
     return out
 
 
-class OnlineProbe:
-    """kNN or linear probe on labelled rows, decoded once: what the run is for, while it trains (first process only)."""
-
-    def __init__(
-        self, train: Sequence[Loaded], test: Sequence[Loaded], labels: Labels, wanted: Sequence[str], k: int, seed: int
-    ) -> None:
-        self.train, self.test, self.labels, self.wanted, self.k, self.seed = train, test, labels, wanted, k, seed
-
-    def measure(self, model: Any) -> dict[str, float | None]:
-        """`probe/<modality>/<task>` -> accuracy."""
-        train, test = (embed_batches({"model": model}, rows) for rows in (self.train, self.test))
-        features = tasks.Features(test, train, frozenset(), self.labels.test, self.labels.train)
-        out: dict[str, float | None] = {}
-        for task in self.wanted:
-            found, _ = tasks.knn(features, self.k) if task == "knn" else tasks.linear(features, self.seed)
-            accuracy = {n.removesuffix("/accuracy"): m["model"] for n, m in found.items() if n.endswith("/accuracy")}
-            out |= {f"probe/{name}/{task}": value for name, value in accuracy.items()}
-        return out
-
-
 def load_probe(
-    source: Any, preprocessors: Mapping[str, Preprocessor], columns: Columns, recipe: Recipe, rank: int, world: int
+    source: Source,
+    preprocessors: Mapping[str, Preprocessor],
+    columns: Columns,
+    train: LoopConfig,
+    *,
+    samples: int,
+    seed: int,
+    rank: int,
+    world: int,
 ) -> list[Loaded]:
-    """This process's rows of the probe: at most `train.health_samples` of the training data, the same in each run; of
-    a stream the first ones."""
-    train = recipe.train
-    rows, _ = subset(source, train.health_samples, recipe.seed, buffer=0)
+    """This process's rows of the probe, the same in each run.
+
+    Args:
+        source: the training data.
+        preprocessors: modality -> its preprocessor.
+        columns: modality -> its column(s).
+        train: says how large a micro-batch is.
+        samples: at most so many rows, over all processes; of a stream the first ones.
+        seed: which ones.
+        rank: of this process.
+        world: number of processes.
+    """
+    rows, _ = subset(source, samples, seed, buffer=0)
     part = train.batch_size // train.accumulation
     mine: list[int] = []
     for start in range(0, len(rows) // world * world, part):
@@ -194,26 +192,3 @@ def load_probe(
         mine += range(start + rank * size, start + (rank + 1) * size)
     chosen = rows.select(mine)
     return list(evaluation_batches(chosen, preprocessors, dict(columns), batch_size=part // world))
-
-
-def load_online(
-    source: Any, preprocessors: Mapping[str, Preprocessor], columns: Columns, recipe: Recipe
-) -> OnlineProbe:
-    """The labelled rows of `train.probe_every`: `train.probe_samples` to learn from, half as many to test on.
-
-    Raises UserError, with the reason, where there are no labels or no held-out rows.
-    """
-    train, config = recipe.train, recipe.evaluation
-    n = train.probe_samples
-    small = replace(config, train_limit=min(n, config.train_limit or n), limit=min(n // 2, config.limit or n))
-    found = labelled_rows(recipe.data, small, source, recipe.seed)
-    if isinstance(found, str):
-        raise UserError(f"train.probe_every: {found}; name the labels with evaluation.label or set it to null")
-    test, learned, labels = found
-
-    def read(rows: Any) -> list[Loaded]:
-        there, _ = present_columns(rows, list(preprocessors), columns)
-        chosen = {name: preprocessors[name] for name in there}
-        return list(evaluation_batches(rows, chosen, there, batch_size=config.batch_size))
-
-    return OnlineProbe(read(learned), read(test), labels, train.probe_tasks, config.k, recipe.seed)

@@ -2,59 +2,122 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
 import os
+import time
+from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+import torch
+from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from ..data.quarantine import Bad
+from ..files import whole_file
 
 logger = logging.getLogger("mmssl")
 
 
-class MetricsFile:
-    """Appends a JSON line a logged step. A disk that is full costs lines, never the run."""
+Row = dict[str, float | None]
+"""A line of metrics.jsonl; None: unknown, or not finite."""
 
-    def __init__(self, path: Path, resumed_at: int = 0) -> None:
+
+class MetricsFile:
+    """Appends a JSON line a logged step to a file that is opened once. A full disk costs lines, never the run."""
+
+    def __init__(self, path: Path, last: int) -> None:
+        """Open it, without the lines after step `last`: the run goes on from there, they would stand twice."""
         self.path, self.failed = path, False
+        self._file: FileIO | None = None
+        self.cut(last)
+
+    def cut(self, last: int) -> None:
+        """Take out the lines after step `last`; all or none of them."""
+        self.close()
         try:
-            self._cut(resumed_at)
+            self._cut(last)
         except OSError as error:
             self._complain(error)
 
-    def _cut(self, resumed_at: int) -> None:
-        """Take out the lines after the checkpoint, which would stand twice; all or none of them."""
+    def _cut(self, last: int) -> None:
         if not self.path.is_file():
             return
         lines = self.path.read_text(errors="replace").splitlines()
-        kept = [line for line in lines if _step_of(line) <= resumed_at]
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        try:
+        kept = [line for line in lines if _step_of(line) <= last]
+        with whole_file(self.path) as partial:
             partial.write_text("".join(f"{line}\n" for line in kept))
-            os.replace(partial, self.path)
-        finally:
-            partial.unlink(missing_ok=True)
 
-    def write(self, row: dict[str, Any]) -> bool:
+    def write(self, row: Row) -> bool:
         """Append one line; False when that was not possible."""
-        size = self.path.stat().st_size if self.path.is_file() else 0
+        line = (json.dumps(row) + "\n").encode()
         try:
-            with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            if self._file is None:
+                self._file = self.path.open("ab", buffering=0)  # a line is on its way when this returns
+            size = os.fstat(self._file.fileno()).st_size
+            try:
+                if self._file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                self._file.truncate(size)  # the next line must not be glued to half of this one
+                raise
         except OSError as error:
-            if self.path.is_file():
-                os.truncate(self.path, size)  # the next line must not be glued to half of this one
             self._complain(error)
             return False
         return True
+
+    def close(self) -> None:
+        """A later line opens the file again."""
+        if self._file is not None:
+            self._file.close()
+        self._file = None
 
     def _complain(self, error: OSError) -> None:
         if not self.failed:
             logger.warning("metrics could not be written to %s (%s); training goes on", self.path, error)
         self.failed = True
+
+
+@dataclass
+class Meter:
+    """Sums over the steps since the last line: loss parts on the device, counts and times on the host.
+
+    Attributes:
+        parts: name -> sum of the loss's part; "" is the loss itself.
+        shares: `gradient_shares` of the last step that measured them.
+        steps: optimiser steps.
+        samples: of all processes.
+        waited: seconds that the loop waited for data.
+        read, bad: samples that this process read, and those of them that were broken; not yet in the quarantine.
+        since: when it started, `time.perf_counter`.
+    """
+
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    shares: dict[str, Tensor] = field(default_factory=dict)
+    steps: int = 0
+    samples: int = 0
+    waited: float = 0.0
+    read: int = 0
+    bad: list[Bad] = field(default_factory=list)
+    since: float = field(default_factory=time.perf_counter)
+
+    def add(self, parts: dict[str, Tensor], share: float) -> None:
+        for name, value in parts.items():
+            value = value.detach().float() * share
+            self.parts[name] = self.parts[name] + value if name in self.parts else value
+
+    def averages(self, accelerator: Accelerator) -> dict[str, float]:
+        """Averages over steps and processes; all processes must call it together."""
+        names = list(self.parts)
+        values = torch.stack([self.parts[n] for n in names]) / max(self.steps, 1)
+        values = accelerator.reduce(values, "mean")
+        return dict(zip(names, values.tolist(), strict=True))
 
 
 def _step_of(line: str) -> float:
@@ -71,7 +134,7 @@ def last_losses(path: Path) -> dict[str, float]:
         lines = path.read_text(errors="replace").splitlines()
     except FileNotFoundError:
         return {}
-    row: dict[str, Any] = next((json.loads(line) for line in reversed(lines) if _step_of(line) < math.inf), {})
+    row: dict[str, float] = next((json.loads(line) for line in reversed(lines) if _step_of(line) < math.inf), {})
     return {k.removeprefix("loss/"): v for k, v in row.items() if k.partition("/")[0] == "loss"}
 
 
@@ -120,7 +183,7 @@ class Display:
     def advance(self, step: int) -> None:
         self.progress.update(self.task, completed=step)
 
-    def report(self, row: dict[str, Any]) -> None:
+    def report(self, row: Row) -> None:
         """row: a line of metrics.jsonl."""
         parts = [f"{k.removeprefix('loss/')} {v:.3f}" for k, v in row.items() if k.startswith("loss/")]
         rate = row["samples_per_second"]
@@ -128,11 +191,11 @@ class Display:
         if self.live:
             self.progress.update(self.task, text=text)
         elif self.show:
-            left = row["seconds_left"]
+            left = row["seconds_left"] or 0.0
             print(f"step {row['step']}/{self.steps}  {text}  left {int(left // 60)}:{int(left % 60):02d}", flush=True)
 
 
-def health_text(row: dict[str, Any]) -> str:
+def health_text(row: Row) -> str:
     """The ranks, the spreads and the probes of a row in a few words: "rank image 12.1, std image 0.41  "."""
     said = []
     for measure, word in (("rankme", "rank"), ("std_mean", "std"), ("knn", "knn"), ("linear", "linear")):

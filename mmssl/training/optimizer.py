@@ -11,6 +11,7 @@ from torch import nn
 from ..modality import MaskToken
 from ..models.positions import LearnedGrid
 from ..models.tower import Prefix
+from ..recipe.config import LoopConfig
 
 
 def no_decay_names(module: nn.Module) -> set[str]:
@@ -45,6 +46,12 @@ def make_optimizer(
             parts.setdefault((factor, 0.0 if name in spared else weight_decay), []).append(p)
     groups = [{"params": ps, "weight_decay": decay, "scale": factor} for (factor, decay), ps in parts.items()]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, eps=eps, fused=True)
+
+
+def default_optimizer(module: nn.Module, settings: LoopConfig) -> torch.optim.AdamW:
+    """`make_optimizer` as the options say, one learning rate for all."""
+    s = settings
+    return make_optimizer(module, s.lr, s.weight_decay, (s.betas[0], s.betas[1]), s.eps)
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float, floor: float = 0.0) -> float:

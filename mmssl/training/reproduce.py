@@ -5,14 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import UserError, nearest
 from ..hub.record import FILE, Comparison, compare, read_record
-
-if TYPE_CHECKING:
-    pass
-
 
 MAY_CHANGE = ("data.path", "data.workers", "evaluation.path", "train.log_every", "train.trackers", "train.save_every")
 """Keys that say where something is or what is written, not what is computed; and every `model.towers.NAME.from`."""
@@ -27,12 +22,13 @@ def reproduce(model: str | Path, overrides: Sequence[str] = (), *, output: str |
     """
     from ..data.fingerprint import fingerprint
     from ..recipe.loading import load_recipe
-    from .pretrain import open_training_data, pretrain
+    from .building import open_training_data
+    from .pretrain import pretrain
 
     record = read_record(model)
     _check_overrides(overrides)
     recipe = load_recipe(record["recipe"], list(overrides))
-    source, columns = open_training_data(recipe)
+    source, columns = open_training_data(recipe.data, recipe.modalities)
     used = [c for value in columns.values() for c in ([value] if isinstance(value, str) else value)]
     found = fingerprint(source, used)
     if found != record["data"]:

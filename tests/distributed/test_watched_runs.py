@@ -20,6 +20,7 @@ from toys import runs
 from mmssl.cli import main
 from mmssl.training import checkpoints
 from mmssl.training.loop import Loop
+from mmssl.training.observers import Verdict
 
 
 def watched() -> dict[str, Any]:
@@ -76,8 +77,8 @@ def run(case: str, folder: Path, rank: int) -> dict[str, Any]:
     hit: list[int] = []
     gradients, go_back, load = Loop._gradients, Loop._go_back, checkpoints.load
 
-    def gone_back(loop: Loop, step: int, fault: str) -> int:
-        at = go_back(loop, step, fault)
+    def gone_back(loop: Loop, step: int, verdict: Verdict) -> int:
+        at = go_back(loop, step, verdict)
         state = {f"weights/{k}": v.clone() for k, v in loop.pretraining.state_dict().items()}
         for name, p in loop.pretraining.named_parameters():
             state |= {f"{name}/{k}": v.clone() for k, v in loop.optimizer.optimizer.state.get(p, {}).items()}

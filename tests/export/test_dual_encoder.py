@@ -23,7 +23,7 @@ from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import load_model
 from mmssl.models.stock.formats.vision_text_dual_encoder import SHRINK
 from mmssl.recipe.loading import load_recipe
-from mmssl.training.pretrain import build_model
+from mmssl.training.building import build_model
 
 FORMAT = "vision-text-dual-encoder"
 FLAT = {**LAYERS, "hidden_size": 16}

@@ -18,7 +18,7 @@ from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.stock.formats.vjepa2 import as_ours
 from mmssl.models.stock.source import Source
 from mmssl.recipe.loading import load_recipe
-from mmssl.training.pretrain import build_model
+from mmssl.training.building import build_model
 
 MODELS: dict[str, Any] = {
     "colour": vjepa2_model,

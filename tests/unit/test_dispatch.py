@@ -106,7 +106,7 @@ def test_additive_bias_keeps_its_gradient() -> None:
 
 FAULTS = """
 import resource, sys, torch
-from mmssl.memory import keep_freed_memory
+from mmssl.training.memory import keep_freed_memory
 told = keep_freed_memory()
 def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(4): torch.ones(16 << 20)

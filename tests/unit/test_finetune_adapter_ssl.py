@@ -14,7 +14,8 @@ from mmssl.export.writing import open_source_model
 from mmssl.models.opening import open_model
 from mmssl.models.saving import load_model
 from mmssl.recipe.loading import load_recipe
-from mmssl.training.pretrain import build_pretraining, pretrain
+from mmssl.training.building import build_pretraining
+from mmssl.training.pretrain import pretrain
 
 MAE = {"mae": {"tower": "image", "mask": "half", "decoder": {"width": 16, "depth": 1, "heads": 2}}}
 JEPA = {"jepa": {"tower": "image", "mask": "half", "predictor": {"width": 16, "depth": 1, "heads": 2}}}

@@ -10,7 +10,7 @@ from transformers import AutoModel
 
 from mmssl.errors import UserError
 from mmssl.finetuning.labels import LabelPreprocessor, encode_all, make_target
-from mmssl.finetuning.loop import layer_scale
+from mmssl.finetuning.layer_decay import layer_scale
 from mmssl.finetuning.scores import measure
 from mmssl.losses.supervised import class_weights, row_losses
 from mmssl.models.adapter_files import base_of, write_adapter

@@ -23,8 +23,8 @@ from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import load_model, save_model
 from mmssl.recipe.config import Recipe
 from mmssl.recipe.loading import load_recipe
+from mmssl.training.building import build_model, build_pretraining
 from mmssl.training.loop import Loop
-from mmssl.training.pretrain import build_model, build_pretraining
 
 
 @pytest.fixture(autouse=True)

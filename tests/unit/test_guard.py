@@ -16,6 +16,7 @@ from benchmarks import guard_thresholds
 from mmssl.recipe.config import GuardConfig
 from mmssl.training.guard import Guard
 from mmssl.training.loop import Loop
+from mmssl.training.observers import Verdict
 
 QUIET = {"min_rank": None, "min_std": None}
 
@@ -50,7 +51,6 @@ def test_thresholds_are_named_and_what_is_not_finite_is_a_fault():
     assert guard.check(3, 1.0, health()) is None and guard.healthy is True
     fault = Guard(GuardConfig(patience=1)).check(1, 1.0, health(None, None))
     assert fault is not None and "not finite" in fault
-    assert Guard(None).check(1, math.nan, health(None, None)) is None
 
 
 def test_a_jump_of_the_loss_is_measured_in_median_deviations():
@@ -69,8 +69,7 @@ def test_its_state_survives_json():
     guard, twin = Guard(config), Guard(config)
     for step, rank in enumerate([8, 9, 4]):
         guard.check(step, 1 / (step + 1), health(rank))
-    guard.note(3, "why", "what")
-    twin.load_state_dict(json.loads(json.dumps(guard.state_dict())))
+    twin.load_state_dict(json.loads(json.dumps(guard.state_dict())), {})
     assert twin.state_dict() == guard.state_dict() and twin.best == {"health/image/rankme": 9}
     assert guard.check(3, 1.0, health(4)) == twin.check(3, 1.0, health(4)) is not None
 
@@ -154,8 +153,8 @@ def test_a_collapse_is_rolled_back_bitwise_with_a_lower_rate_and_other_draws_and
         if healthy and step not in first:
             first[step] = tensors(loop)
 
-    def gone_back(loop: Loop, step: int, fault: str) -> int:
-        at = go_back(loop, step, fault)
+    def gone_back(loop: Loop, step: int, verdict: Verdict) -> int:
+        at = go_back(loop, step, verdict)
         assert_equal(tensors(loop), first[at])
         assert max(states(tmp_path / "straight")) == at  # what came after is gone
         back.append((step, at))
@@ -178,7 +177,7 @@ def test_a_collapse_is_rolled_back_bitwise_with_a_lower_rate_and_other_draws_and
         """A process that is killed writes nothing more."""
 
     def killed(loop: Loop, stream: Any, step: int, meter: Any) -> None:
-        if loop.guard.rollbacks == 1 and step == back[0][1] + 2:
+        if loop.course.rollbacks == 1 and step == back[0][1] + 2:
             raise Killed
         gradients(loop, stream, step, meter)
 
@@ -186,8 +185,8 @@ def test_a_collapse_is_rolled_back_bitwise_with_a_lower_rate_and_other_draws_and
         patch.setattr(Loop, "_gradients", killed)
         runs.cli(tmp_path, content=content, output="split")
     state = states(tmp_path / "split")[back[0][1]]
-    assert state["guard"]["rollbacks"] == 1 and state["healthy"]
-    assert state["guard"]["skipped"] == back[0][0] - back[0][1]
+    assert state["course"]["rollbacks"] == 1 and state["healthy"]
+    assert state["course"]["skipped"] == back[0][0] - back[0][1]
     assert runs.cli(tmp_path, "--resume", content=content, output="split") == 1
     last = rows[-1]["step"]
     assert_equal(weights(tmp_path / "straight", last), weights(tmp_path / "split", last))

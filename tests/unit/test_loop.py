@@ -19,9 +19,10 @@ from mmssl.data.loading import training_batches
 from mmssl.data.quarantine import Quarantine
 from mmssl.recipe.loading import load_recipe
 from mmssl.training import loop as loop_module
-from mmssl.training.loop import Loop, Meter
+from mmssl.training.building import build_pretraining, fitted_processor, open_training_data
+from mmssl.training.loop import Loop
+from mmssl.training.metrics import Meter
 from mmssl.training.optimizer import learning_rate, make_optimizer, no_decay_names
-from mmssl.training.pretrain import build_pretraining, fitted_processor, open_training_data
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -40,9 +41,9 @@ def assert_same(run: Path, other: Path) -> None:
 def loop_of(folder: Path, content: dict[str, Any]) -> tuple[Loop, Any]:
     """A loop that has not run, and its micro-batches."""
     recipe = load_recipe(content)
-    source, columns = open_training_data(recipe)
+    source, columns = open_training_data(recipe.data, recipe.modalities)
     accelerator = Accelerator(mixed_precision=recipe.train.mixed_precision)
-    processor = fitted_processor(recipe, source, columns, folder, False, accelerator)
+    processor = fitted_processor(recipe.modalities, source, columns, folder, accelerator, samples=2000)
     assert recipe.train.steps is not None
     pretraining = build_pretraining(recipe, processor)
     loop = Loop(accelerator, pretraining, recipe.train, recipe.train.steps, folder, 0, Quarantine(None))
@@ -278,7 +279,7 @@ def test_clipping_is_of_the_whole_gradient_and_the_norm_is_that_before(tmp_path)
     seen = []
     trained = [p for p in loop.pretraining.parameters() if p.grad is not None]
     loop.optimizer.step = lambda: seen.append([p.grad.clone() for p in trained])
-    norm = loop._update(0, meter)
+    norm = loop._update(0)
     torch.testing.assert_close(norm, expected)
     torch.testing.assert_close(torch.stack([g.norm() for g in seen[0]]).norm(), torch.tensor(0.01), rtol=1e-3, atol=0)
     assert expected > 0.01

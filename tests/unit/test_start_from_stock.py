@@ -20,7 +20,7 @@ from mmssl.models.modeling_mmssl import MMSSLModel
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import load_model, save_model
 from mmssl.recipe.loading import load_recipe
-from mmssl.training.pretrain import build_model
+from mmssl.training.building import build_model
 
 LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32}
 FLAT = {**LAYERS, "intermediate_size": 96, "image_size": 32, "patch_size": 8}

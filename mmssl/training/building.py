@@ -1,0 +1,167 @@
+"""What a run is built from: the opened data, the fitted preprocessors, the model, and its objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate import Accelerator
+from torch.utils.checkpoint import checkpoint
+
+from ..data.loading import read_rows
+from ..data.sources import open_source
+from ..errors import RunError, UserError
+from ..files import whole_folder
+from ..modality import Preprocessor, load_modality, select
+from ..models.configuration_mmssl import MMSSLConfig
+from ..models.modeling_mmssl import MMSSLModel
+from ..models.opening import open_model
+from ..models.processing_mmssl import MMSSLProcessor
+from ..models.stock.towers import load_origin, refuse_incompatible, tower_specs
+from ..models.trunk import Trunk
+from ..objectives.base import load_objective
+from ..objectives.pretraining import Pretraining
+from ..options.schema import Part
+from ..recipe.config import DataConfig, Recipe
+from .engine import line, on_first
+from .starting import foreign_of, load_start, put_adapters
+
+if TYPE_CHECKING:
+    from ..data.loading import Source
+
+Columns = dict[str, str | list[str]]
+"""Modality -> its column(s)."""
+
+
+def open_training_data(data: DataConfig, modalities: Iterable[str]) -> tuple[Source, Columns]:
+    """The training source and, for each modality, the column(s) it is read from."""
+    columns = {name: data.columns.get(name, name) for name in modalities}
+    source = open_source(
+        data.path, name=data.name, split=data.split, streaming=data.streaming, limit=data.limit, columns=columns
+    )
+    return source, columns
+
+
+def fitted_processor(
+    modalities: Mapping[str, Part],
+    source: Source,
+    columns: Columns,
+    folder: Path,
+    accelerator: Accelerator,
+    *,
+    samples: int,
+    started: str | None = None,
+    resume: bool = False,
+) -> MMSSLProcessor:
+    """Preprocessors fitted on the data by the first process, kept in `processor/` of the run, read by all others.
+
+    Args:
+        modalities: name -> type and options.
+        source: the training data.
+        columns: modality -> its column(s).
+        folder: of the run.
+        accelerator: the processes.
+        samples: how many are fitted on.
+        started: the model that the run goes on from, whose preprocessing is taken: it is part of what was learned.
+        resume: take what the run was started with.
+
+    Raises:
+        UserError: a column is empty.
+        RunError: the processor cannot be written.
+    """
+    kept = folder / "processor"
+
+    def fit() -> None:
+        if resume and kept.is_dir():
+            return
+        if started is not None:
+            return keep(open_model(started)[1])
+        rows = read_rows(source, list(flat(columns.values())), samples)
+        preprocessors: dict[str, Preprocessor] = {}
+        for name, part in modalities.items():
+            values = [v for v in (select(row, columns[name]) for row in rows) if v is not None]
+            if not values:
+                raise UserError(f"data.columns.{name}: column {columns[name]!r} is empty in the first {len(rows)} rows")
+            preprocessors[name] = load_modality(part.type).Preprocessor(part.config).fit(values)
+        keep(MMSSLProcessor(preprocessors, {name: part.type for name, part in modalities.items()}))
+
+    def keep(processor: MMSSLProcessor) -> None:
+        try:
+            with whole_folder(kept) as partial:
+                processor.save_pretrained(partial)
+        except OSError as error:
+            raise RunError(f"the processor could not be written to {kept}: {line(error)}") from error
+
+    on_first(accelerator, fit)
+    return MMSSLProcessor.from_pretrained(kept)
+
+
+def flat(columns: Iterable[str | list[str]]) -> Iterator[str]:
+    """All names of columns."""
+    for column in columns:
+        if isinstance(column, str):
+            yield column
+        else:
+            yield from column
+
+
+def build_model(recipe: Recipe, processor: MMSSLProcessor) -> MMSSLModel:
+    """The model that a recipe starts from, without adapters: the same for the same seed, whatever was drawn before."""
+    modalities = {name: {"type": processor.types[name], **p.sizes()} for name, p in processor.preprocessors.items()}
+    started = recipe.model.from_
+    wrapped = {} if started is None else foreign_of(started)
+    config = MMSSLConfig(
+        modalities=modalities,
+        towers=tower_specs(recipe.model.towers, processor.types, wrapped),
+        projection=recipe.model.projection,
+        initializer_seed=recipe.seed,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = MMSSLModel(config)
+        for name, tower in recipe.model.towers.items():
+            if tower.from_ is not None and started is None:
+                load_origin(model, processor, name, tower)
+    if started is not None:
+        load_start(model, started)
+    if recipe.model.compatible_with is not None:
+        refuse_incompatible(model, processor, recipe.model.compatible_with)
+    return model
+
+
+def build_pretraining(recipe: Recipe, processor: MMSSLProcessor) -> Pretraining:
+    """The model of a recipe with its objectives, as the loop takes it."""
+    model = build_model(recipe, processor)
+    adapter = put_adapters(model, recipe)  # first: a teacher shares what is frozen when it is made
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed + 1)  # other numbers than the model's
+        parts = recipe.objectives.items()
+        objectives = {name: load_objective(part.type)[1](part.config, model) for name, part in parts}
+    masks = {name: part.config for name, part in recipe.masks.items()}
+    pretraining = Pretraining(model, objectives, recipe.views, masks)
+    pretraining.adapter = adapter
+    if recipe.train.gradient_checkpointing:
+        checkpoint_blocks(pretraining)
+    if recipe.train.compile:
+        compile_trunks(pretraining)
+    return pretraining
+
+
+def checkpoint_blocks(pretraining: Pretraining) -> None:
+    """Recompute every block in the backward pass: the model's, and the objectives' decoders, which see all patches."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for module in pretraining.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
+            module.gradient_checkpointing = True
+
+
+def compile_trunks(pretraining: Pretraining) -> None:
+    """torch.compile every trunk in place (the rest is data-dependent bookkeeping); state dicts keep their names."""
+    for module in pretraining.modules():
+        if isinstance(module, Trunk):
+            module.compile()

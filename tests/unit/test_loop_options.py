@@ -1,0 +1,65 @@
+"""Which options a resumed run may change, and which a command has at all."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from toys import runs, tuned
+
+from mmssl.cli import main
+from mmssl.errors import UserError
+from mmssl.finetuning.options import FinetuneConfig, load_options
+from mmssl.options import not_resumable
+from mmssl.recipe.config import DataConfig, LoopConfig, TrainConfig
+
+RESUMABLE = {
+    DataConfig: {"workers", "max_bad", "fit_samples", "source", "license"},
+    LoopConfig: {"steps", "epochs", "log_every", "save_every", "keep", "trackers"},
+    TrainConfig: {
+        *("steps", "epochs", "log_every", "save_every", "keep", "trackers", "compile", "gradient_checkpointing"),
+        *("gradient_share_every", "health_every", "health_samples", "guard"),
+        *("probe_every", "probe_tasks", "probe_samples"),
+    },
+    FinetuneConfig: {"patience", "eval_batch_size", "workers", "max_bad"},
+}
+OWN = ("gradient_checkpointing", "compile", "gradient_share_every", "health_every", "health_samples", "guard")
+OWN += ("probe_every", "probe_tasks", "probe_samples")
+
+
+@pytest.mark.parametrize("cls", RESUMABLE)
+def test_what_a_resumed_run_may_change_is_said_at_the_option(cls):
+    names = {field.name for field in dataclasses.fields(cls)}
+    assert RESUMABLE[cls] <= names
+    assert set(not_resumable(cls)) == names - RESUMABLE[cls]
+
+
+def test_a_resumed_run_is_told_of_the_others_only(tmp_path, caplog):
+    assert runs.cli(tmp_path) == 0
+    quiet = ["data.workers=1", "train.keep=1", "train.health_every=null", "train.guard=null", "train.log_every=1"]
+    assert runs.cli(tmp_path, *quiet, "train.steps=7", "--resume") == 0
+    assert "changed" not in caplog.text
+    assert runs.cli(tmp_path, *quiet, "train.clip=null", "data.limit=99", "train.steps=8", "--resume") == 0
+    (said,) = [r.getMessage() for r in caplog.records if "changed" in r.getMessage()]
+    assert said == "--resume: data.limit, train.clip changed since the run was started"
+
+
+def test_pretraining_has_the_common_options_and_its_own():
+    common = {field.name for field in dataclasses.fields(LoopConfig)}
+    assert {field.name for field in dataclasses.fields(TrainConfig)} == {*common, *OWN} and not common & {*OWN}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_fine_tuning_refuses_what_it_does_nothing_with(name):
+    with pytest.raises(UserError) as error:
+        load_options([f"train.{name}=null"])
+    (line,) = str(error.value).splitlines()
+    assert line.startswith(f"train.{name}: found an unknown key, expected one of steps, epochs, batch_size")
+
+
+def test_the_command_says_so_in_one_line(tmp_path, capsys):
+    base = tuned.image_base(tmp_path / "base")
+    words = ["finetune", str(base), "--data", "builtin:digits", "--label", "label", "--output", str(tmp_path / "out")]
+    assert main([*words, "train.guard=null"]) == 2
+    (line,) = runs.errors(capsys.readouterr().err)
+    assert "train.guard: found an unknown key" in line and not (tmp_path / "out").exists()
