@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,16 @@ from ..objectives.pretraining import Pretraining
 from ..options.plainyaml import dump, parse, read
 from ..options.schema import to_dict
 from ..training.checkpoints import found
-from ..training.engine import HARMLESS, end_training, line, make_accelerator, on_first, run_folder, start_trackers
+from ..training.engine import (
+    HARMLESS,
+    choose_trackers,
+    end_training,
+    line,
+    make_accelerator,
+    on_first,
+    run_folder,
+    start_trackers,
+)
 from .card import write_card
 from .jobs import VIEW, Job, SupervisedJob, kept_head
 from .loop import TuningLoop
@@ -105,6 +114,7 @@ def run_finetuning(
     job = make_job(model, encoder, processor, data, label, options, teacher)
     accelerator = make_accelerator(options)
     main = accelerator.is_main_process
+    options = replace(options, train=choose_trackers(options.train))
     f32_products_by_onednn()
     if accelerator.device.type == "cpu":
         keep_freed_memory()

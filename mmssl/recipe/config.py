@@ -106,7 +106,7 @@ class TrainConfig:
     probe_every: int | None = option(None, min=1, help="steps between probes on labelled rows (evaluation.label)")
     probe_tasks: list[str] = option(factory=lambda: ["knn"], choices=("knn", "linear"))
     probe_samples: int = option(1000, min=2, help="labelled rows the probe learns from; half as many test it")
-    trackers: list[str] = option(factory=lambda: ["tensorboard"], help="Accelerate's trackers")
+    trackers: list[str] | None = option(None, help="Accelerate's trackers; null: tensorboard where it is installed")
 
     NEEDS = (needs("health_samples", health_every=SET), needs("probe_tasks", "probe_samples", probe_every=SET))
 

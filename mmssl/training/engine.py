@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -13,7 +14,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import filter_trackers
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    is_tensorboard_available,
+)
 
 from ..errors import RunError, UserError
 from ..options.schema import to_dict
@@ -146,24 +152,43 @@ def make_accelerator(recipe: Settings) -> Accelerator:
     return accelerator
 
 
+def choose_trackers(train: TrainConfig) -> TrainConfig:
+    """`train` with the trackers that a run will have: those asked for, else TensorBoard where it is installed.
+
+    A copy, so that `config.yaml` says what was used and the caller's options stay as they are.
+    """
+    if train.trackers is not None:
+        return train
+    if is_tensorboard_available():
+        return replace(train, trackers=["tensorboard"])
+    logger.warning(
+        "no curves in TensorBoard, which is not installed (pip install 'mmssl[tensorboard]'); metrics.jsonl has the "
+        "numbers, and train.trackers=[] leaves out this line"
+    )
+    return replace(train, trackers=[])
+
+
 def start_trackers(accelerator: Accelerator, recipe: Settings, folder: Path) -> None:
     """TensorBoard and others, writing below the run's folder."""
-    if not recipe.train.trackers:
+    asked = recipe.train.trackers
+    if not asked:
         return
     place = folder / "tensorboard"
     try:
-        accelerator.log_with = filter_trackers(list(recipe.train.trackers), place)
-        lacking = set(recipe.train.trackers) - {str(getattr(t, "value", t)) for t in accelerator.log_with}
+        accelerator.log_with = filter_trackers(list(asked), place)
+        lacking = sorted(set(asked) - {str(getattr(t, "value", t)) for t in accelerator.log_with})
         if lacking:
-            names = ", ".join(sorted(lacking))
-            raise UserError(f"train.trackers: {names} is not installed: install it or leave it out")
+            names = " ".join(f"'mmssl[{name}]'" if name == "tensorboard" else name for name in lacking)
+            raise UserError(
+                f"train.trackers: {', '.join(lacking)} is not installed: pip install {names}, or leave it out"
+            )
         accelerator.project_configuration.set_directories(str(folder))
         accelerator.project_configuration.logging_dir = str(place)
         accelerator.init_trackers(recipe.name or "run")
     except UserError:
         raise
     except (ValueError, ImportError) as error:
-        raise UserError(f"train.trackers: found {', '.join(recipe.train.trackers)}; {line(error)}") from error
+        raise UserError(f"train.trackers: found {', '.join(asked)}; {line(error)}") from error
     except OSError as error:
         raise RunError(f"{place} could not be written: {line(error)}") from error
 

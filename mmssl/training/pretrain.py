@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from ..objectives.base import load_objective
 from ..objectives.pretraining import Pretraining
 from ..recipe.config import Recipe
 from ..recipe.loading import load_recipe, to_yaml
-from .engine import end_training, line, make_accelerator, on_first, prepare_folder, start_trackers
+from .engine import choose_trackers, end_training, line, make_accelerator, on_first, prepare_folder, start_trackers
 from .health import Watch, load_online, load_probe
 from .loop import Loop
 from .metrics import last_health, last_losses
@@ -74,6 +74,7 @@ def pretrain(
     check_adapters(recipe)
     accelerator = make_accelerator(recipe)
     main = accelerator.is_main_process
+    recipe = replace(recipe, train=choose_trackers(recipe.train))
     folder = on_first(accelerator, lambda: prepare_folder(recipe, output, resume))
     start_trackers(accelerator, recipe, folder)
     f32_products_by_onednn()

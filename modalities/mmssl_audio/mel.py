@@ -2,8 +2,9 @@
 
 The filters and the preemphasis are torchaudio's. `torchaudio.compliance.kaldi.fbank` takes one waveform, this a batch:
 in a loop that took 1.4 times as long for 8 sounds of 10 s, 4.1 times for 64 of half a second (one thread; they differ
-by up to 7e-4 where a frame holds next to no energy, and tests compare them). `torchaudio.transforms.MelSpectrogram` takes
-a batch, but has neither Kaldi's triangles nor a mean and preemphasis within the frame: its log energies are up to 16 off.
+by up to 7e-4 where a frame holds next to no energy, and tests compare them). `torchaudio.transforms.MelSpectrogram`
+takes a batch, but has neither Kaldi's triangles nor a mean and preemphasis within the frame: its log energies are up to
+16 off.
 
 The tables are NumPy arrays made at the first spectrum, and no buffers: transformers would reload non-persistent buffers
 as garbage, a model in half precision would round them, and one that is built on the meta device would have none.
