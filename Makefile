@@ -4,10 +4,14 @@
 # make lint         ruff and mypy                     make clean       remove caches and build products
 #
 # PYTHON=python3.12 make test   uses another interpreter for .venv.
+# make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cpu   makes .venv with torch, torchaudio and torchvision
+#   from that index: without CUDA's packages, 5.3 of 6.7 GB. All three, because one of another build does not import.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TORCH_INDEX ?=
+TORCH := 'torch>=2.11,<2.16' 'torchaudio>=2.11.1,<2.12' torchvision
 CORE := $(VENV)/.installed-core
 DEV := $(VENV)/.installed-dev
 
@@ -34,11 +38,14 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: $(PYTHON) is `$(PYTHON) --version 2>&1`, mmssl needs Python 3.11 or newer: make PYTHON=python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
+ifneq ($(TORCH_INDEX),)
+	$(BIN)/python -m pip install --disable-pip-version-check $(TORCH) --index-url $(TORCH_INDEX)
+endif
 
 # The stamps are newer than pyproject.toml once its dependencies are installed: a second call costs nothing.
 # $(BIN)/python is order-only (after the bar): its date is the interpreter's and says nothing about the packages.
 $(CORE): pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check -e .
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[tensorboard,plots]'
 	@touch $@
 
 $(DEV): pyproject.toml | $(BIN)/python

@@ -197,7 +197,7 @@ def _pretrain(args: argparse.Namespace) -> int:
 
 
 def _show_run(run: Any) -> None:
-    """The scores of a finished run and the next three commands to try."""
+    """The scores of a finished run and the next commands to try."""
     from .recipe.loading import load_recipe
 
     recipe = load_recipe(run.folder / "config.yaml")
@@ -209,11 +209,13 @@ def _show_run(run: Any) -> None:
     if run.report:
         _print_report(run.report)
     print(f"\nthe model, with its card: {run.model_folder}\n\nnext:")
-    for words in (
+    commands = [
         ["mmssl", "evaluate", *where, *probe],
         ["mmssl", "embed", *where, "--output", str(run.folder / "embeddings.parquet")],
-        ["tensorboard", "--logdir", str(run.folder / "tensorboard")],
-    ):
+    ]
+    if "tensorboard" in (recipe.train.trackers or ()):
+        commands.append(["tensorboard", "--logdir", str(run.folder / "tensorboard")])
+    for words in commands:
         print("  " + shlex.join(words))
 
 

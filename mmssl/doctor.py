@@ -27,16 +27,17 @@ IMPORTED = (
     "datasets",
     "peft",
     "open_clip",
+    "timm",
+    "tokenizers",
     "safetensors",
     "huggingface_hub",
     "sentencepiece",
+    "scipy",
     "sklearn",
     "pyarrow",
     "PIL",
     "yaml",
     "rich",
-    "tensorboard",
-    "matplotlib",
     "mmssl",
 )
 """Import names, in an order in which the first that fails is the cause and not a victim."""
@@ -49,21 +50,25 @@ OPTIONAL = {
     "av": ("reads video, and its sound", "mmssl[video]"),
     "mne": ("reads EEG files", "mmssl[eeg]"),
     "wfdb": ("reads ECG records", "mmssl[ecg]"),
-    "torch_geometric": ("makes graphs", "mmssl[graph]"),
+    "torch_geometric": ("reads TUDatasets", "mmssl[graph]"),
     "onnx": ("writes ONNX files: mmssl export --to onnx", "mmssl[onnx]"),
     "onnxscript": ("needed for that as well", "mmssl[onnx]"),
     "onnxruntime": ("runs ONNX files, and so proves them", "mmssl[onnx]"),
     "sentence_transformers": ("mmssl export --to sentence-transformers", "mmssl[sentence-transformers]"),
+    "tensorboard": ("curves while a run trains", "mmssl[tensorboard]"),
+    "matplotlib": ("the card's picture of the run", "mmssl[plots]"),
     "wandb": ("the tracker of train.trackers=[wandb]", "wandb"),
 }
 """Import name -> what it is for, and what pip installs."""
 
 STACK = ("torch", "torchvision", "torchaudio")
-NEED_STACK = ("torchvision", "torchaudio", "transformers", "accelerate", "peft", "open_clip", "mmssl")
+NEED_STACK = ("torchvision", "torchaudio", "transformers", "accelerate", "peft", "open_clip", "timm", "mmssl")
 """Import names that fail when one of `STACK` does."""
 
-PAIR = "pip install --force-reinstall 'torch>=2.11,<2.15' torchvision 'torchaudio>=2.11,<2.12'"
-"""The one combination from the registry that is known to work together."""
+PAIR = "pip install --force-reinstall 'torch>=2.11,<2.16' 'torchaudio>=2.11.1,<2.12' torchvision"
+"""What is known to work together. torchaudio 2.11.0 raises beside torch 2.15, whose CUDA has another minor version."""
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+"""PyTorch's builds without CUDA: all three of `STACK`, or none, have to come from there."""
 
 _PROBE = """
 import importlib, json, sys
@@ -247,8 +252,8 @@ def _broken(name: str, error: str) -> Finding:
     if name in STACK:
         text += "" if name == "torch" else f"; a broken {name} also breaks transformers"
         if name != "torch" and _cpu_build():
-            fix = f"pip install --force-reinstall {name} --index-url https://download.pytorch.org/whl/cpu"
-            return Finding("problem", f"{text}; torch is a CPU-only build and needs the {name} built with it", fix)
+            text += f"; torch is a CPU-only build and needs the {name} built with it"
+            return Finding("problem", text, f"{PAIR} --index-url {CPU_INDEX}")
         return Finding("problem", text, PAIR)
     if name == "mmssl":
         return Finding("problem", text, "pip install --force-reinstall --no-deps mmssl")

@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from ..recipe.config import LoopConfig
 from ..training.checkpoints import found
 from ..training.engine import (
     changes,
+    choose_trackers,
     end_training,
     line,
     make_accelerator,
@@ -117,6 +118,7 @@ def run_finetuning(
     job = make_job(model, encoder, processor, data, label, options, teacher)
     accelerator = make_accelerator(options.train)
     main = accelerator.is_main_process
+    options = replace(options, train=choose_trackers(options.train))
     folder = on_first(accelerator, lambda: run_folder(options.name, output, resume))
     existed = on_first(accelerator, folder.exists)
     known = base_of(encoder, start.place)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
+
+from ..modality import installed
+
+logger = logging.getLogger("mmssl")
 
 PICTURE = "training.png"
 MOST = 8
@@ -45,9 +50,13 @@ def _title(key: str) -> str | None:
 
 
 def draw_training(metrics: Path, picture: Path) -> bool:
-    """Draw `picture` from `metrics`; False when fewer than two steps were logged. OSError when it cannot be written."""
+    """Draw `picture` from `metrics`; False when fewer than two steps were logged, or, with a warning, where matplotlib
+    is not installed. OSError when it cannot be written."""
     shown = panels(read_rows(metrics))
     if not any(len(steps) > 1 for lines in shown.values() for steps, _ in lines.values()):
+        return False
+    if not installed("matplotlib"):
+        logger.warning("the card gets no picture of the run: that needs matplotlib (pip install 'mmssl[plots]')")
         return False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

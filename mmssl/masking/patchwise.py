@@ -77,5 +77,6 @@ class Block:
             share = (ratio / self.boxes) ** (1 / len(axes))
             stretch = (span[0] + (span[1] - span[0]) * logs) / 2
             sides = extent * torch.exp(stretch - stretch.mean(1, keepdim=True)) * share
-            best = torch.minimum(best, ((coords - centre).abs() / (sides[:, None] / 2)).amax(2))
+            half = (sides[:, None] / 2).clamp(min=1e-30)  # a ratio of 0 has boxes without sides: 0 / 0 has no order
+            best = torch.minimum(best, ((coords - centre).abs() / half).amax(2))
         return best + ties

@@ -103,7 +103,9 @@ class LoopConfig:
         None, min=1, resumable=True, help="steps between checkpoints; null: only at the end"
     )
     keep: int = option(2, min=1, resumable=True, help="how many checkpoints stay")
-    trackers: list[str] = option(factory=lambda: ["tensorboard"], resumable=True, help="Accelerate's trackers")
+    trackers: list[str] | None = option(
+        None, resumable=True, help="Accelerate's trackers; null: tensorboard where it is installed"
+    )
 
 
 @strict

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar, cast
@@ -13,7 +14,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import filter_trackers
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    is_tensorboard_available,
+)
 
 from ..errors import RunError, UserError
 from ..options import not_resumable
@@ -23,6 +29,7 @@ from ..recipe.loading import load_recipe
 
 logger = logging.getLogger("mmssl")
 T = TypeVar("T")
+L = TypeVar("L", bound=LoopConfig)
 
 
 def run_folder(name: str, output: str | Path | None, resume: bool) -> Path:
@@ -125,7 +132,23 @@ def make_accelerator(train: LoopConfig) -> Accelerator:
     return accelerator
 
 
-def start_trackers(accelerator: Accelerator, trackers: Sequence[str], name: str, folder: Path) -> None:
+def choose_trackers(train: L) -> L:
+    """`train` with the trackers that a run will have: those asked for, else TensorBoard where it is installed.
+
+    A copy, so that `config.yaml` says what was used and the caller's options stay as they are.
+    """
+    if train.trackers is not None:
+        return train
+    if is_tensorboard_available():
+        return replace(train, trackers=["tensorboard"])
+    logger.warning(
+        "no curves in TensorBoard, which is not installed (pip install 'mmssl[tensorboard]'); metrics.jsonl has the "
+        "numbers, and train.trackers=[] leaves out this line"
+    )
+    return replace(train, trackers=[])
+
+
+def start_trackers(accelerator: Accelerator, trackers: Sequence[str] | None, name: str, folder: Path) -> None:
     """Start TensorBoard and others, writing below the run's folder.
 
     Args:
@@ -143,10 +166,12 @@ def start_trackers(accelerator: Accelerator, trackers: Sequence[str], name: str,
     place = folder / "tensorboard"
     try:
         accelerator.log_with = filter_trackers(list(trackers), place)
-        lacking = set(trackers) - {str(getattr(t, "value", t)) for t in accelerator.log_with}
+        lacking = sorted(set(trackers) - {str(getattr(t, "value", t)) for t in accelerator.log_with})
         if lacking:
-            names = ", ".join(sorted(lacking))
-            raise UserError(f"train.trackers: {names} is not installed: install it or leave it out")
+            names = " ".join(f"'mmssl[{name}]'" if name == "tensorboard" else name for name in lacking)
+            raise UserError(
+                f"train.trackers: {', '.join(lacking)} is not installed: pip install {names}, or leave it out"
+            )
         accelerator.project_configuration.set_directories(str(folder))
         accelerator.project_configuration.logging_dir = str(place)
         accelerator.init_trackers(name or "run")

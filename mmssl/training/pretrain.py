@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from ..objectives.pretraining import Pretraining
 from ..recipe.config import LoopConfig, Recipe
 from ..recipe.loading import load_recipe, to_yaml
 from .building import Columns, build_model, build_pretraining, fitted_processor, flat, open_training_data
-from .engine import end_training, line, make_accelerator, on_first, prepare_folder, start_trackers
+from .engine import choose_trackers, end_training, line, make_accelerator, on_first, prepare_folder, start_trackers
 from .guard import Guard
 from .health import Health, load_probe
 from .loop import Batches, Loop
@@ -89,6 +89,7 @@ def pretrain(
         raise UserError("overrides go with a recipe's name, path or dict, not with a Recipe object")
     check_adapters(recipe)
     accelerator = make_accelerator(recipe.train)
+    recipe = replace(recipe, train=choose_trackers(recipe.train))
     folder = on_first(accelerator, lambda: prepare_folder(recipe, output, resume))
     start_trackers(accelerator, recipe.train.trackers, recipe.name, folder)
     main = accelerator.is_main_process

@@ -8,6 +8,11 @@ Where the input is a spectrum it is taken of the augmented waveform.
 All parameters come from `mmssl.draws.Draws`. No step looks beyond a sample's own length, and padding stays zero: a
 view does not depend on how the batch is padded. A step is computed for the samples that it was drawn for.
 
+What torchaudio has of this is used where one call can do it for a batch whose samples differ (`effects.first_order`).
+Its masks (`TimeMasking`, `FrequencyMasking`, `mask_along_axis_iid`) take no generator, so that draws would not follow
+the sample, and one greatest width for all lengths; `functional.gain` takes one gain, `add_noise` measures both sounds
+over the first one's length and makes NaN of a silent one.
+
 Shapes: B batch, S samples, F frames, M mel bins.
 """
 
@@ -85,8 +90,7 @@ def _chain(wave: Tensor, inside: Tensor, draws: Draws, view: View, rate: int) ->
     if view.filter:
         high = draws("which filter").chance(0.5).to(wave.device)
         hertz = torch.where(high, drawn("highpass", view.highpass_hz), drawn("lowpass", view.lowpass_hz))
-        lowest = min(view.highpass_hz[0], view.lowpass_hz[0])
-        apply("filter", view.filter, lambda x, rows: first_order(x, hertz[rows], high[rows], rate, lowest))
+        apply("filter", view.filter, lambda x, rows: first_order(x, hertz[rows], high[rows], rate))
     if view.delay:
         samples = (drawn("delay", view.delay_ms) * (rate / 1000)).long()
         apply("delay", view.delay, lambda x, rows: delay(x, samples[rows], view.delay_volume))

@@ -19,7 +19,7 @@ class Config:
     rate: int = option(16000, min=100, help="samples a second of the model's input; sound is resampled to it")
     seconds: float | None = option(10.24, above=0, help="the longest stretch taken of a sound; null: all of it")
     features: str = option("mel", choices=("mel", "waveform"), help="what patches are cut from")
-    mel_bins: int = option(128, min=1)
+    mel_bins: int = option(128, min=4, help="at least Kaldi's four")
     window_ms: float = option(25.0, above=0, help="length of the frame that a spectrum is taken of")
     shift_ms: float = option(10.0, above=0, help="from one frame to the next")
     patch: int | list[int] | None = option(

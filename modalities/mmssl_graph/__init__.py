@@ -20,5 +20,5 @@ else:
 
 __all__ = ["NEEDS", "READS", "Config", "Modality", "Preprocessor", "View", "open_rows"]
 
-READS = "torch_geometric's Data, dicts of edges and features, .npz, parquet and json, folders of csv tables"
-NEEDS: dict[str, str] = {}
+READS = "torch_geometric's Data, dicts of edges and features, .npz, parquet and json, folders of csv tables, TUDatasets"
+NEEDS: dict[str, str] = {"torch_geometric": "mmssl[graph]"}

@@ -3,6 +3,10 @@
 A graph's encodings depend on its own nodes alone: each one's eigenvectors are computed at its own size, because in a
 padded matrix equal eigenvalues (every molecule has some) would come out with another basis.
 
+torch_geometric's transforms compute the same (tests compare the two) for one graph at a time, on the CPU, and take 3 to
+5 times as long (`python -m benchmarks.readers --only graph`). Views drop nodes and edges on the device, so encodings of
+what is left are needed in every step.
+
 Shapes: B graphs, N nodes (padded), K encodings.
 """
 

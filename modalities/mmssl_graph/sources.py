@@ -19,6 +19,7 @@ import numpy as np
 from mmssl.errors import BadSample, UserError, nearest
 
 from .graph import Array, Graph, Rows, build
+from .tudataset import read_tu, tu_files
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -63,13 +64,14 @@ class Store:
 
 
 def load_store(path: str | Path, directed: bool) -> Store:
-    """The content of an .npz file, or of a folder with `edges` and `nodes` as parquet or csv; kept in memory.
+    """The content of an .npz file, of a folder with `edges` and `nodes` as parquet or csv, or of a TUDataset's folder;
+    kept in memory.
 
     Raises BadSample when it cannot be read as a graph, OSError when it is not there.
     """
     path = Path(path)
-    files = _tables(path) if path.is_dir() else {"npz": path}
-    changed = tuple(file.stat().st_mtime_ns for file in files.values())
+    files = (tu_files(path) or list(_tables(path).values())) if path.is_dir() else [path]
+    changed = tuple(file.stat().st_mtime_ns for file in files)
     return _load(str(path), changed, directed)
 
 
@@ -77,10 +79,13 @@ def load_store(path: str | Path, directed: bool) -> Store:
 def _load(path: str, changed: tuple[int, ...], directed: bool) -> Store:
     where = Path(path)
     try:
-        arrays = _read_tables(_tables(where)) if where.is_dir() else _read_npz(where)
-        return _store(arrays, directed)
+        return _store(_read_folder(where) if where.is_dir() else _read_npz(where), directed)
     except (BadSample, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, KeyError) as error:
         raise BadSample(f"{where.name}: {' '.join(str(error).split())}") from error
+
+
+def _read_folder(folder: Path) -> dict[str, Array]:
+    return read_tu(folder) if tu_files(folder) else _read_tables(_tables(folder))
 
 
 def _read_npz(path: Path) -> dict[str, Array]:
@@ -98,7 +103,7 @@ def _tables(folder: Path) -> dict[str, Path]:
             if (folder / f"{name}{ending}").is_file():
                 found.setdefault(name, folder / f"{name}{ending}")
     if "edges" not in found:
-        raise UserError(f"data.path: the folder '{folder}' has no edges.parquet or edges.csv")
+        raise UserError(f"data.path: the folder '{folder}' has no edges.parquet, edges.csv or NAME_A.txt")
     return found
 
 

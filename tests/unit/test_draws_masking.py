@@ -1,12 +1,17 @@
 """Draws are a pure function of (key, row, position); masks have exactly the asked count and shape."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from mmssl.draws import Draws, key_of, uniforms
 from mmssl.errors import UserError
-from mmssl.masking import Block, MultiBlock, PerModality, Random, build_mask
+from mmssl.masking import Block, MultiBlock, PerModality, Random, Temporal, Tube, Whole, build_mask
 from mmssl.patches import Patches
 
 
@@ -109,6 +114,58 @@ def test_take_follows_links_and_holes():
     assert taken.valid.tolist() == [[True, True, False], [True, True, True]]
     assert taken.links[0, 0, 1] == p.links[0, 3, 1] and taken.links[1, 1, 2] == p.links[1, 2, 1]
     assert (taken.links[0, 2] == 0).all() and (taken.values[0, 2] == 0).all()
+
+
+COORDS = arrays.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 3), st.integers(1, 12), st.integers(1, 3)),
+    elements=st.floats(-1e3, 1e3, width=32) | st.sampled_from([0.0, 1.0, 2.0]),
+)
+
+
+@given(coords=COORDS, data=st.data(), ratio=st.floats(0, 0.99), seed=st.integers(0, 2**31))
+@settings(max_examples=150, deadline=None)
+@pytest.mark.parametrize("mask", [Random, Block, Tube, Temporal, partial(Whole, axes=[0])])
+def test_what_is_kept_and_what_is_hidden_part_the_patches(mask, coords, data, ratio, seed):
+    """Wherever the patches lie (twice at one place, all in a line, none): each that is there is kept or hidden, once;
+    what is fixed is kept, and of a sample that has patches never nothing."""
+    batch, n, _ = coords.shape
+    where = arrays.arrays(bool, (batch, n))
+    valid, fixed = (torch.from_numpy(data.draw(where)) for _ in range(2))
+    p = Patches(torch.zeros(batch, n, 1), torch.from_numpy(coords), valid, bool(valid.all()), fixed=fixed & valid)
+    split = mask(ratio=ratio)({"x": p}, Draws(seed, batch))["x"]
+    for row in range(batch):
+        keep = [i for i in split.keep[row].tolist() if i >= 0]
+        hide = [i for i in split.hide[row].flatten().tolist() if i >= 0]
+        assert sorted(keep + hide) == valid[row].nonzero()[:, 0].tolist()
+        assert not fixed[row, hide].any()
+        assert keep or not valid[row].any()
+    if split.full:
+        assert (split.keep >= 0).all() and (split.hide >= 0).all()
+
+
+@given(data=st.data(), batch=st.integers(1, 3), n=st.integers(1, 6), k=st.integers(0, 8))
+@settings(max_examples=150, deadline=None)
+def test_taking_patches_is_indexing_sample_by_sample(data, batch, n, k):
+    """Against a loop in Python, for any index with holes, repeats and padding."""
+    valid, fixed = (torch.from_numpy(data.draw(arrays.arrays(bool, (batch, n)))) for _ in range(2))
+    index = torch.from_numpy(data.draw(arrays.arrays(np.int64, (batch, k), elements=st.integers(-1, n - 1))))
+    number = torch.arange(1.0, 1 + batch * n * n).view(batch, n, n)
+    p = Patches(number[..., :2].contiguous(), number[..., :1].contiguous(), valid, False, links=number, fixed=fixed)
+    taken = p.take(index)
+    for row in range(batch):
+        for to, i in enumerate(index[row].tolist()):
+            hole = i < 0
+            assert bool(taken.valid[row, to]) == (not hole and bool(valid[row, i]))
+            assert bool(taken.fixed[row, to]) == (not hole and bool(fixed[row, i]))
+            assert taken.values[row, to].tolist() == ([0.0] * p.values.shape[2] if hole else p.values[row, i].tolist())
+            assert taken.coords[row, to].tolist() == ([0.0] if hole else p.coords[row, i].tolist())
+            for across, j in enumerate(index[row].tolist()):
+                assert taken.links[row, to, across] == (0 if hole or j < 0 else number[row, i, j])
+    picked = torch.zeros(batch, n, dtype=torch.bool)
+    for row, i in (index >= 0).nonzero().tolist():
+        picked[row, index[row, i]] = True
+    assert torch.equal(p.hidden_by(index), picked)
 
 
 def test_numpy_draws_what_torch_draws(monkeypatch):

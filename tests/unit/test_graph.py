@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -195,6 +196,51 @@ def test_folders_of_tables(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no split 'tst'"):
         (tmp_path / "edges.csv").write_text("source,target\na,b\n")
         mmssl_graph.open_rows(str(tmp_path), "tst")
+
+
+def test_tudatasets_are_read_with_torch_geometric(tmp_path: Path, shared_data: Path) -> None:
+    """Mutag written as the text files it was published as gives the graphs of its .npz, one by one."""
+    file = shared_data / "mutag" / "mutag.npz"
+    kept = load_store(file, directed=False)
+    arrays = dict(np.load(file))
+    # published unsorted: neither the order of the edges nor a loop may matter
+    edges = np.concatenate([arrays["edge_index"].T[::-1], [[0, 0]]]) + 1
+    np.savetxt(tmp_path / "M_A.txt", edges, "%d", delimiter=", ")
+    np.savetxt(tmp_path / "M_graph_indicator.txt", arrays["graph_id"] + 1, "%d")
+    np.savetxt(tmp_path / "M_node_labels.txt", arrays["node_labels"], "%d")
+    np.savetxt(tmp_path / "M_graph_labels.txt", 2 * arrays["y"] - 1, "%d")
+    found = load_store(tmp_path, directed=False)
+    assert found.items == kept.items == 188
+    for number in range(188):
+        own, other = found.pick(number), kept.pick(number)
+        assert np.array_equal(own.links(), other.links()) and np.array_equal(own.labels, other.labels)
+    assert np.array_equal(found.columns["label"], kept.columns["label"])
+    rows = mmssl_graph.open_rows(str(tmp_path), "all")
+    assert len(rows) == 188 and rows[3]["graph"]["graph"] == 3
+
+    np.savetxt(tmp_path / "M_node_attributes.txt", np.arange(2 * len(arrays["graph_id"])).reshape(-1, 2), delimiter=",")
+    both = load_store(tmp_path, directed=False).pick(1)
+    assert both.x is not None and both.labels is None
+    first = kept.first[1]
+    assert both.x[:, :2].tolist() == [[2.0 * node, 2.0 * node + 1] for node in range(first, kept.first[2])]
+    assert np.array_equal(both.x[:, 2:].argmax(1), kept.pick(1).labels)
+
+
+def test_folders_that_are_no_tudataset_and_a_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "M_A.txt").write_text("1, 2\n2, 1\n")
+    with pytest.raises(UserError, match="cannot read .* as a graph: .*M: .*graph_indicator"):
+        mmssl_graph.open_rows(str(tmp_path), "all")
+    (tmp_path / "M_graph_indicator.txt").write_text("1\n1\n")
+    plain = load_store(tmp_path, directed=False)  # neither labels nor attributes: known by their degree
+    assert plain.items == 1 and plain.pick(0).links().tolist() == [[0, 1], [1, 0]] and plain.pick(0).x is None
+    (tmp_path / "N_A.txt").write_text("1, 2\n")
+    with pytest.raises(UserError, match="several data sets .M_A.txt, N_A.txt., expected one"):
+        mmssl_graph.open_rows(str(tmp_path), "all")
+    (tmp_path / "N_A.txt").unlink()
+    (tmp_path / "M_A.txt").write_text("1, 2\n2, 1\n\n")
+    monkeypatch.setitem(sys.modules, "torch_geometric.io", None)
+    with pytest.raises(UserError, match=r"needs torch_geometric: pip install 'mmssl\[graph\]'"):
+        mmssl_graph.open_rows(str(tmp_path), "all")
 
 
 def test_the_prefix_opens_what_the_package_reads(tmp_path: Path) -> None:

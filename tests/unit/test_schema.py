@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mmssl.errors import UserError
-from mmssl.options import option, strict
+from mmssl.options import option, plainyaml, strict
 from mmssl.options.schema import load, to_dict
 
 
@@ -125,6 +127,51 @@ def test_round_trip() -> None:
     plain = to_dict(built)
     assert plain["inner"] == {"depth": 1, "from": "m"} and plain["pair"] == [1.0, "x"] and plain["folder"] == "x"
     assert load(Outer, plain) == built
+
+
+NUMBERS = st.floats(allow_nan=False) | st.integers()
+NUMBERLIKE = st.from_regex(r"[-+]?[0-9._]{1,4}([eE][-+]?[0-9]{1,2})?", fullmatch=True)
+WORDS = (
+    st.text(max_size=12) | NUMBERLIKE | st.sampled_from(["no", "off", "null", "~", "true", "010", "1:30", "<<", "="])
+)
+PLAIN = st.recursive(
+    st.none() | st.booleans() | NUMBERS | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(PLAIN)
+@settings(max_examples=300, deadline=None)
+def test_whatever_is_dumped_is_parsed_back(value: Any) -> None:
+    """Numbers as numbers, text as text, also where YAML 1.1 and 1.2 take a word for two things."""
+    read = plainyaml.parse(plainyaml.dump(value), "here")
+    assert read == value and repr(read) == repr(value)  # 1 == 1.0 == True
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "lr": st.floats(1e-12, 1e12),
+            "size": st.integers(1, 10**9) | st.lists(st.integers(1, 99), min_size=1, max_size=4),
+            "ratio": st.floats(0, 1) | st.dictionaries(st.sampled_from("ab"), st.floats(0, 1), max_size=2),
+            "pair": st.tuples(st.floats(-1e9, 1e9), WORDS),
+            "rest": st.lists(st.integers(), max_size=3).map(tuple),
+            "mode": st.sampled_from(["a", "b", 1]),
+            "inner": st.none() | st.fixed_dictionaries({"depth": st.integers(1, 12), "from": st.none() | WORDS}),
+            "anything": st.dictionaries(WORDS.filter(lambda key: key and "." not in key), WORDS, max_size=2),
+        },
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_options_survive_the_file_that_a_run_keeps(options: dict[str, Any]) -> None:
+    """load -> to_dict -> config.yaml -> load: the same options, whatever they are."""
+    built = load(Outer, options)
+    for key in options.keys() - {"inner"}:
+        assert getattr(built, key) == options[key]
+    again = load(Outer, plainyaml.parse(plainyaml.dump(to_dict(built)), "config.yaml"))
+    assert again == built and repr(again) == repr(built)
 
 
 def test_a_type_that_cannot_be_read_is_the_programmers_fault() -> None:
