@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toys.refusals import refused
 
 import mmssl_audio
 from mmssl.draws import Draws
@@ -327,7 +328,7 @@ def test_broken_sounds_are_named(tmp_path: Path) -> None:
         with pytest.raises(BadSample, match="truncated|cannot decode"):
             p.read(data[: len(data) * 2 // 3])
             pytest.fail(kind)
-    with pytest.raises(UserError, match="none of 2 samples could be read as sound"):
+    with refused("2 samples", "sound"):
         mmssl_audio.Preprocessor(mmssl_audio.Config()).fit([b"", b"xy"])
 
 
@@ -345,16 +346,16 @@ def test_silence_is_a_sample() -> None:
 
 
 def test_options_that_do_not_fit() -> None:
-    with pytest.raises(UserError, match="mel_bins: found 30, expected a multiple of the patch's 16"):
+    with refused("mel_bins", "30", "16"):
         mmssl_audio.Config(mel_bins=30)
-    with pytest.raises(UserError, match="at least 2 and 1"):
+    with refused("at least 2 and 1"):
         mmssl_audio.Config(rate=100, shift_ms=1.0)
-    with pytest.raises(UserError, match="seconds"):
+    with refused("seconds"):
         mmssl_audio.Config(seconds=0.001)
     with pytest.raises(UserError, match="not fitted"):
         mmssl_audio.Preprocessor(mmssl_audio.Config()).sizes()
     m = modality(preprocessor(features="waveform", patch=80))
-    with pytest.raises(UserError, match="SpecAugment"):
+    with refused("SpecAugment"):
         m.augment({"waveform": torch.zeros(1, 800)}, Draws(0, 1), time_masks=1)
 
 

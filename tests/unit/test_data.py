@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from toys.refusals import refused
 
 from mmssl.data import evaluation_batches, open_source, presence, read_rows, training_batches
 from mmssl.data.loading import Loaded
@@ -132,7 +133,7 @@ def test_two_ranks_are_one() -> None:
 
 
 def test_sampler_faults() -> None:
-    with pytest.raises(UserError, match="9 or 12"):
+    with refused("9 or 12"):
         Sampler(100, batch_size=10, accumulation=3)
     with pytest.raises(UserError, match="7 samples, fewer than one batch.*use 6 or less"):
         Sampler(7, batch_size=8, world=2)
@@ -200,7 +201,7 @@ def test_stream_shards_in_another_order_every_epoch(tmp_path: Path) -> None:
     epochs = [[int(b.rows[0]) >> 32 for b in batches if b.epoch == e] for e in range(3)]
     assert all(sorted(shards) == [0, 1, 2, 3] for shards in epochs) and len({tuple(s) for s in epochs}) > 1
     assert all(b.rows.sort().values.diff().eq(1).all() for b in batches)
-    with pytest.raises(UserError, match="20 samples, fewer than one batch"):
+    with refused("20 samples"):
         next(training_batches(data, {"text": Words()}, {}, seed=1, batch_size=21))
 
 

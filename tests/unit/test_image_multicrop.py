@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from toys.refusals import refused
 
 import mmssl_image
 from mmssl.draws import Draws
-from mmssl.errors import UserError
 from mmssl.objectives.step import Step
 from mmssl.options import plainyaml
 from mmssl.pixels.augment import resize_weights
@@ -46,7 +46,7 @@ def test_an_anchor_makes_views_of_their_own() -> None:
     assert recipe.views["local2"]["image"]["flip"] == 0.0
     assert recipe.views["local1"]["image"]["flip"] == recipe.views["local3"]["image"]["flip"] == 0.5
     assert recipe.views["global2"]["image"] == recipe.views["global1"]["image"] | {"blur": 0.1, "solarize": 0.2}
-    with pytest.raises(UserError, match="an anchor"):
+    with refused("anchor"):
         plainyaml.parse("a: &a {b: *a}", "recipe")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toys.refusals import refused
 
 import mmssl_video
 from mmssl.draws import Draws
@@ -246,7 +247,7 @@ def test_broken_videos_are_named(tmp_path: Path, shared_data: Path) -> None:
     for reason, raw in cases.items():
         with pytest.raises(BadSample, match=reason):
             p.read(raw)
-    with pytest.raises(UserError, match="none of 2 samples could be read as a video"):
+    with refused("2 samples", "video"):
         mmssl_video.Preprocessor(mmssl_video.Config()).fit([b"", b"xy"])
 
 
@@ -277,12 +278,12 @@ def test_the_background_and_the_channels(tmp_path: Path) -> None:
 def test_options_that_do_not_fit() -> None:
     with pytest.raises(UserError, match="frames: found 5, expected a multiple of the tubelet's 2"):
         mmssl_video.Config(frames=5)
-    with pytest.raises(UserError, match="size: found a width of 30"):
+    with refused("size", "30"):
         mmssl_video.Config(size=[32, 30])
     with pytest.raises(UserError, match="not fitted"):
         mmssl_video.Preprocessor(mmssl_video.Config()).sizes()
     m = modality(preprocessor())
-    with pytest.raises(UserError, match="crop_size"):
+    with refused("crop_size"):
         m.augment(preprocessor()([clip(4)]), Draws(0, 1), crop_size=12)
 
 
