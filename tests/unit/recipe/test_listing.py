@@ -11,7 +11,7 @@ from mmssl.cli import main
 from mmssl.objectives.base import load_objective, objective_names
 from mmssl.recipe import listing
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+README = Path(__file__).resolve().parents[3] / "README.md"
 
 
 @pytest.mark.parametrize("name", objective_names())

@@ -8,7 +8,7 @@ from benchmarks.adapter_continue import RESULTS, SETTINGS
 from benchmarks.adapter_continue import table as continued
 from benchmarks.finetune import table
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).resolve().parents[3] / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_table_of_methods_is_current() -> None:

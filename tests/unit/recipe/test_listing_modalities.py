@@ -13,7 +13,7 @@ from mmssl.errors import UserError
 from mmssl.modality import installed, load_modality, modality_names
 from mmssl.recipe import listing
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 NEEDS = [(name, dependency) for name in modality_names() for dependency in getattr(load_modality(name), "NEEDS", {})]
 FILES = {
     ("audio", "soundfile"): ("x.wav", b"RIFF\x24\x00\x00\x00WAVEfmt "),
