@@ -114,12 +114,18 @@ def test_a_null_caption_trains_on_the_image_and_is_counted(tmp_path):
 # ------------------------------------------------------------------------------------------------------ checkpoints
 
 
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    assert runs.cli(folder) == 0
+    assert runs.checkpoints(folder / "run") == ["step-00000004", "step-00000006"]
+    return folder / "run"
+
+
 @pytest.fixture
-def finished(tmp_path: Path) -> Path:
-    """A finished run of 6 steps with the checkpoints of steps 4 and 6."""
-    assert runs.cli(tmp_path) == 0
-    assert runs.checkpoints(tmp_path / "run") == ["step-00000004", "step-00000006"]
-    return tmp_path / "run"
+def finished(trained_once: Path, tmp_path: Path) -> Path:
+    """A finished run of 6 steps with the checkpoints of steps 4 and 6, to be damaged."""
+    return Path(shutil.copytree(trained_once, tmp_path / "run"))
 
 
 def damage(checkpoint: Path, how: str) -> None:

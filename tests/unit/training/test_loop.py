@@ -108,12 +108,23 @@ def heard() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+RARELY_SAVED = runs.recipe(train={"save_every": 5})
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of `RARELY_SAVED` that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("straight")
+    assert runs.cli(folder, content=RARELY_SAVED) == 0
+    return folder / "run"
+
+
 @pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", ["_gradients", "_update", "save"])
-def test_an_interrupted_run_writes_a_checkpoint_and_goes_on_exactly(tmp_path, number, moment, monkeypatch, capsys):
-    content = runs.recipe(train={"save_every": 5})
-    assert runs.cli(tmp_path, content=content, output="straight") == 0
+def test_an_interrupted_run_writes_a_checkpoint_and_goes_on_exactly(
+    straight, tmp_path, number, moment, monkeypatch, capsys
+):
     real = getattr(Loop, moment)
     calls = 0
 
@@ -127,13 +138,13 @@ def test_an_interrupted_run_writes_a_checkpoint_and_goes_on_exactly(tmp_path, nu
 
     with monkeypatch.context() as patch:
         patch.setattr(Loop, moment, interrupted)
-        assert runs.cli(tmp_path, content=content) == 130
+        assert runs.cli(tmp_path, content=RARELY_SAVED) == 130
     run = tmp_path / "run"
     # the third step: before its update the checkpoint is of step 2, after it of step 3; the save is that of step 5
     assert runs.checkpoints(run) == [f"step-{ ({'_gradients': 2, '_update': 3, 'save': 5}[moment]):08}"]
-    assert runs.cli(tmp_path, "--resume", content=content) == 0
-    assert_same(run, tmp_path / "straight")
-    assert runs.losses(run)[6] == pytest.approx(runs.losses(tmp_path / "straight")[6], rel=1e-6) or moment == "save"
+    assert runs.cli(tmp_path, "--resume", content=RARELY_SAVED) == 0
+    assert_same(run, straight)
+    assert runs.losses(run)[6] == pytest.approx(runs.losses(straight)[6], rel=1e-6) or moment == "save"
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
 
 
@@ -314,13 +325,18 @@ def test_the_log_the_trackers_and_the_checkpoints(tmp_path):
     assert set(rows[0]) == wanted | {"samples_per_second", "data_wait"}
     for row in rows:
         assert row["loss"] == pytest.approx(row["loss/mae"] + row["loss/clip"], rel=1e-5)
-        assert row["epoch"] == pytest.approx(row["step"] / (1437 // 16))
+        assert row["epoch"] == pytest.approx(row["step"] / (runs.ROWS // 16))
         assert row["grad_norm"] > 0 and row["samples_per_second"] > 0 and 0 <= row["data_wait"] <= 1
     assert runs.checkpoints(run) == ["step-00000005", "step-00000006"]  # train.keep = 2
     (events,) = (run / "tensorboard").rglob("events.out.tfevents.*")
     assert scalars(events)["loss"] == {row["step"]: pytest.approx(row["loss"]) for row in rows}
     card = (run / "model" / "README.md").read_text()
-    for text in ("image 1,437, text 1,437", "96 samples seen", "1 process, on cpu", f"loss {rows[-1]['loss']:.4g}"):
+    for text in (
+        f"image {runs.ROWS}, text {runs.ROWS}",
+        "96 samples seen",
+        "1 process, on cpu",
+        f"loss {rows[-1]['loss']:.4g}",
+    ):
         assert text in card
 
 
