@@ -10,8 +10,9 @@ from typing import Any
 from mmssl.cli import main
 from mmssl.options import plainyaml
 
-ROWS = 240
-"""Training samples: fifteen batches of 16. All 1,437 would be decoded for each run of six steps."""
+ROWS = 320
+"""Training samples: twenty batches of 16, and more than a look at the health takes. All 1,437 would be decoded for each
+run of six steps."""
 
 IMAGE: dict[str, Any] = {
     "name": "tiny",

@@ -1,9 +1,8 @@
-"""Evaluation: which rows, whole reports on a model made by hand, `mmssl embed`, honest baselines on real data."""
+"""Evaluation: which rows, whole reports on a model made by hand, honest baselines on real data."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,18 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch import nn
+from toys.points import READERS, WORDS, ByHand, table, write_data
 from toys.refusals import refused
 
-from mmssl.errors import BadSample, RunError, UserError
+from mmssl.errors import UserError
 from mmssl.evaluation import tasks
 from mmssl.evaluation.embedding import Embedded, embed_source
-from mmssl.evaluation.embedding_file import write_embeddings
 from mmssl.evaluation.evaluate import evaluate
 from mmssl.evaluation.rows import class_names, read_labels, spread, subset
 from mmssl.evaluation.table import plain_table, rich_table
-from mmssl.modality import Batch, Inputs, Modality, Preprocessor
+from mmssl.modality import Batch
 from mmssl.models.running import evaluating
 from mmssl.recipe.config import DataConfig, EvaluationConfig
 
@@ -45,12 +43,6 @@ def test_subset_of_a_stream() -> None:
     assert len(rows) == 50 and remark is None and np.mean(rows["x"]) > 100
     again, _ = subset(data.to_iterable_dataset(), 50, 0, buffer=500)
     assert list(rows["x"]) == list(again["x"])
-
-
-def table(**columns: Any) -> Any:
-    import datasets
-
-    return datasets.Dataset.from_dict(columns)
 
 
 def test_labels_of_every_kind() -> None:
@@ -91,103 +83,6 @@ def test_class_names() -> None:
     torn = table(label=[3, 3], label_name=["three", "drei"])
     labels, _ = read_labels(torn, None, None)
     assert labels is not None and "several names ('three', 'drei')" in class_names(labels, torn, None, None)
-
-
-# --- a model made by hand ------------------------------------------------------------------------------------------
-
-WORDS = ("zero", "one", "two", "three")
-
-
-class PointReader(Preprocessor):
-    """A point: a list of 4 numbers."""
-
-    def read(self, raw: Any, choice: int = 0) -> Any:
-        if len(raw) != 4:
-            raise BadSample(f"expected 4 numbers, found {len(raw)}")
-        return torch.tensor(raw, dtype=torch.float32)
-
-    def collate(self, samples: Sequence[Any]) -> Inputs:
-        zero = torch.zeros(4)
-        return {
-            "x": torch.stack([zero if s is None else s for s in samples]),
-            "present": torch.tensor([s is not None for s in samples]),
-        }
-
-
-class WordReader(Preprocessor):
-    """A text: which of WORDS are in it; "the" is a word without meaning."""
-
-    def read(self, raw: Any, choice: int = 0) -> Any:
-        raw = raw[choice % len(raw)] if isinstance(raw, list) else raw
-        if not isinstance(raw, str):
-            raise BadSample("no text")
-        return torch.tensor([float(w in raw.split()) for w in (*WORDS, "the")]) if raw.strip() else None
-
-    def collate(self, samples: Sequence[Any]) -> Inputs:
-        zero = torch.zeros(5)
-        return {
-            "x": torch.stack([zero if s is None else s for s in samples]),
-            "present": torch.tensor([s is not None for s in samples]),
-        }
-
-
-class Plain(Modality):
-    def raw_features(self, inputs: Inputs) -> Tensor:
-        return inputs["x"]
-
-
-class Words(Plain):
-    ids = True
-
-
-class ByHand(nn.Module):
-    """Knows which direction of a point is which word when `skilled`; otherwise both are projected at random."""
-
-    def __init__(self, skilled: bool) -> None:
-        super().__init__()
-        self.config = SimpleNamespace(projection=4)
-        generator = torch.Generator().manual_seed(5)
-        self.point = nn.Parameter(torch.eye(4) if skilled else torch.randn(4, 4, generator=generator))
-        self.word = nn.Parameter(torch.eye(5)[:, :4] if skilled else torch.randn(5, 4, generator=generator))
-        self.parts = nn.ModuleDict({"point": Plain(), "text": Words()})
-        self.rows_seen = 0
-
-    def modality(self, name: str) -> Any:
-        return self.parts[name]
-
-    def encode_batch(self, batch: Batch, alone: bool = False) -> Any:
-        assert alone, "modalities must not see each other"
-        assert not self.training and not torch.is_grad_enabled()
-        pooled = {n: i["x"] @ (self.point if n == "point" else self.word) for n, i in batch.items()}
-        self.rows_seen += sum(len(i["x"]) for i in batch.values())
-        return SimpleNamespace(
-            pooled=pooled,
-            embeddings={n: normalize(z, dim=1) for n, z in pooled.items()},
-            present={n: i["present"] for n, i in batch.items()},
-        )
-
-
-READERS = {"point": PointReader(None), "text": WordReader(None)}
-
-
-def write_data(folder: Path, n: int = 240, **changes: Any) -> Path:
-    """Points around the 4 axes, sorted by class, with two captions each; train.parquet and test.parquet.
-
-    changes: column -> a function of its values, or None to leave it out."""
-    import datasets
-
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    for split in ("train", "test"):
-        label = np.arange(n) * 4 // n
-        point = np.eye(4)[label] + 0.2 * rng.normal(size=(n, 4))
-        text = [[f"the {WORDS[i]}", f"{WORDS[i]} it is"] for i in label]
-        columns: dict[str, Any] = {"point": point.tolist(), "text": text, "label": label.tolist()}
-        for name, change in changes.items():
-            columns[name] = None if change is None else change(columns[name])
-        columns = {name: values for name, values in columns.items() if values is not None}
-        datasets.Dataset.from_dict(columns).to_parquet(str(folder / f"{split}.parquet"))
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -353,105 +248,6 @@ def test_embed_source_keeps_the_order_of_rows() -> None:
     columns = {"point": "point"}
     out = embed_source({"model": ByHand(True)}, READERS, data, columns, describe=ByHand(True), batch_size=4)
     assert out.pooled["model"]["point"][:, 0].tolist() == out.raw["point"][:, 0].tolist() == list(range(11))
-
-
-# --- mmssl embed ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-def test_write_embeddings(tmp_path: Path, streaming: bool) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    points = [[1.0, 2.0, 2.0, 4.0], None, [3.0, 0.0], [0.0, 0.0, 0.0, 2.0]]
-    data: Any = table(point=points, text=["the one", "two", "three", None], id=["a", "b", "c", "d"])
-    data = data.to_iterable_dataset() if streaming else data
-    path = tmp_path / "new" / "out.parquet"
-    columns = {"point": "point", "text": "text"}
-    summary = write_embeddings(ByHand(True), READERS, data, columns, path, batch_size=3)
-    assert summary["rows"] == 4 and summary["present"] == {"point": 2, "text": 2} and len(summary["bad"]) == 1
-    out = pq.read_table(path)
-    assert out.column_names == ["row", "id", "point_embedding", "point_present", "text_embedding", "text_present"]
-    assert out.schema.field("point_embedding").type == pa.list_(pa.float32(), 4)
-    rows = out.to_pylist()
-    assert [r["row"] for r in rows] == [0, 1, 2, 3] and [r["id"] for r in rows] == ["a", "b", "c", "d"]
-    assert rows[0]["point_embedding"] == pytest.approx([0.2, 0.4, 0.4, 0.8])
-    assert [r["point_present"] for r in rows] == [True, False, False, True] and rows[1]["point_embedding"] is None
-    assert rows[3]["point_embedding"] == [0, 0, 0, 1] and rows[3]["text_embedding"] is None
-    write_embeddings(ByHand(True), READERS, data, {"point": "point"}, path, pooled=True)
-    assert pq.read_table(path)["point_embedding"][0].as_py() == points[0]
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-def test_embedding_goes_on_after_an_interruption(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool
-) -> None:
-    import pyarrow.parquet as pq
-
-    points = [[float(i), 1.0, 0.0, 0.0] if i % 4 else None for i in range(11)]
-    points[5] = [1.0]  # broken
-    rows: Any = table(point=points, id=[f"n{i}" for i in range(11)])
-    data = rows.to_iterable_dataset() if streaming else rows
-    path, columns = tmp_path / "out.parquet", {"point": "point"}
-    whole = tmp_path / "whole.parquet"
-    model = ByHand(True)
-    expected = write_embeddings(model, READERS, data, columns, whole, batch_size=2)
-    real, seen = pq.write_table, []
-
-    def full(found: Any, *args: Any, **kwargs: Any) -> None:
-        seen.append(found["row"].to_pylist())
-        if len(seen) == 3:
-            raise OSError(28, "No space left on device")
-        real(found, *args, **kwargs)
-
-    monkeypatch.setattr(pq, "write_table", full)
-    with pytest.raises(RunError, match=r"out.parquet.*No space left.*goes on from there"):
-        write_embeddings(model, READERS, data, columns, path, batch_size=2, part_rows=4)
-    assert not path.exists()
-    seen.clear()
-    summary = write_embeddings(model, READERS, data, columns, path, batch_size=2, part_rows=4)
-    assert seen == [[8, 9, 10]] and summary.pop("resumed") == 8 and expected.pop("resumed") == 0
-    assert summary == expected and pq.read_table(path).equals(pq.read_table(whole))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.parquet", "whole.parquet"]
-
-
-def test_parts_of_other_data_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pyarrow.parquet as pq
-
-    path, columns = tmp_path / "out.parquet", {"point": "point"}
-    first, other = (table(point=[[x, 1.0, 0.0, 0.0]] * 4) for x in (1.0, 2.0))
-    real = pq.ParquetWriter
-    monkeypatch.setattr(pq, "ParquetWriter", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
-    with refused("full", error=RunError):  # while joining: every part is there
-        write_embeddings(ByHand(True), READERS, first, columns, path, batch_size=2, part_rows=2)
-    monkeypatch.setattr(pq, "ParquetWriter", real)
-    summary = write_embeddings(ByHand(True), READERS, other, columns, path, batch_size=2, part_rows=2)
-    assert summary["resumed"] == 0
-    found = torch.tensor(pq.read_table(path)["point_embedding"].to_pylist())
-    torch.testing.assert_close(found, torch.nn.functional.normalize(torch.tensor([[2.0, 1.0, 0.0, 0.0]] * 4), dim=1))
-
-
-def test_a_failed_embedding_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pyarrow.parquet as pq
-
-    data = table(point=[[1.0, 0.0, 0.0, 0.0]] * 6)
-    path = tmp_path / "out.parquet"
-    path.write_text("old")
-    real = pq.ParquetWriter.write_table
-
-    def full(self: Any, *args: Any, **kwargs: Any) -> None:
-        real(self, *args, **kwargs)
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
-    with refused("out.parquet", "No space left on device", error=RunError):
-        write_embeddings(ByHand(True), READERS, data, {"point": "point"}, path, batch_size=2)
-    left = sorted(p.name for p in tmp_path.iterdir() if "out" in p.name)
-    assert path.read_text() == "old" and left == [".out.parquet.parts", "out.parquet"]
-    with pytest.raises(RunError, match="could not write"):
-        write_embeddings(ByHand(True), READERS, data, {"point": "point"}, path / "below" / "a.parquet")
-    with pytest.raises(UserError, match="is a folder"):
-        write_embeddings(ByHand(True), READERS, data, {"point": "point"}, tmp_path)
 
 
 # --- real data: the baselines must be honest -----------------------------------------------------------------------
