@@ -21,7 +21,7 @@ quickstart: $(CORE)
 	$(BIN)/mmssl pretrain quickstart
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
 
 test-slow: $(DEV)
 	$(BIN)/python -m pytest -m slow

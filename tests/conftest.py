@@ -1,4 +1,4 @@
-"""Fixtures that all tests share."""
+"""What all tests share: the real data, and how they run side by side."""
 
 from __future__ import annotations
 
@@ -7,7 +7,19 @@ from pathlib import Path
 
 import pytest
 
+# One thread for each of several processes, before torch reads it: two that each start a thread per core wait for each
+# other at every small kernel (measured on two busy cores: 20 s became 173 s). What tests start inherits it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPO = Path(__file__).resolve().parents[1]
+MOST_WORKERS = 8  # each holds torch, transformers and its tests' models: up to 2 GB
+
+
+@pytest.hookimpl(optionalhook=True)  # the tests also run where pytest-xdist is not installed
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes `-n auto` starts: two at least, since much of a test is waiting for files."""
+    return max(2, min(MOST_WORKERS, os.cpu_count() or 1))
 
 
 @pytest.fixture(scope="session")

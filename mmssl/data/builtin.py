@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ def open_builtin(name: str, split: str) -> Dataset:
     return digits(split)
 
 
+@functools.cache  # a run opens it three times: to train on, for the probe, and to be judged
 def digits(split: str) -> Dataset:
     """1,797 handwritten digits, 8x8 grey, of scikit-learn (Alpaydin and Kaynak, 1998; UCI, CC BY 4.0).
 

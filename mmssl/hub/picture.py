@@ -12,6 +12,8 @@ from ..modality import installed
 logger = logging.getLogger("mmssl")
 
 PICTURE = "training.png"
+PANEL = (4.6, 3.2)
+"""Inches of one panel, its labels included."""
 MOST = 8
 """Lines in one panel; more could not be told apart."""
 
@@ -61,9 +63,15 @@ def draw_training(metrics: Path, picture: Path) -> bool:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6 * len(shown), 3.2), layout="constrained")
+    width, height = PANEL[0] * len(shown), PANEL[1]
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)  # not pyplot: no window system, no global state
-    for axes, (title, lines) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
+    # fixed margins in inches: a layout engine draws everything once more to measure it, half of all the time
+    left, right, bottom, top = 0.65, 0.1, 0.48, 0.28
+    room = {"left": left / width, "right": 1 - right / width, "bottom": bottom / height, "top": 1 - top / height}
+    room["wspace"] = (left + right) / (PANEL[0] - left - right)
+    panes = figure.subplots(1, len(shown), squeeze=False, gridspec_kw=room)[0]
+    for axes, (title, lines) in zip(panes, shown.items(), strict=True):
         for name, (steps, values) in list(lines.items())[:MOST]:
             axes.plot(steps, values, label=name, linewidth=1.4, marker="." if len(steps) < 12 else None)
         left_out = f" ({len(lines) - MOST} lines left out)" if len(lines) > MOST else ""

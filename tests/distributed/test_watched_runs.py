@@ -6,7 +6,6 @@ Two gloo processes run `mmssl pretrain` for each case, one after another, as a l
 from __future__ import annotations
 
 import os
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from toys import runs
+from toys.processes import free_ports, processes
 
 from mmssl.cli import main
 from mmssl.training import checkpoints
@@ -125,16 +124,7 @@ def worker(rank: int, ports: list[int], folder: Path, results: Any) -> None:
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[tuple[str, int], dict[str, Any]]]:
     """(folder of the runs with one process, of those with two, (case, rank) -> what was seen; rank -1: one process)."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    sockets = [socket.socket() for _ in CASES]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    with mp.get_context("spawn").Manager() as manager:
-        results = manager.dict()
-        mp.spawn(worker, (ports, two, results), nprocs=2)
-        found = dict(results)
+    found = processes(worker, free_ports(len(CASES)), two)
     found |= {(case, -1): run(case, one, 0) for case in CASES}
     return one, two, found
 

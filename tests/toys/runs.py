@@ -10,9 +10,13 @@ from typing import Any
 from mmssl.cli import main
 from mmssl.options import plainyaml
 
+ROWS = 320
+"""Training samples: twenty batches of 16, and more than a look at the health takes. All 1,437 would be decoded for each
+run of six steps."""
+
 IMAGE: dict[str, Any] = {
     "name": "tiny",
-    "data": {"path": "builtin:digits"},
+    "data": {"path": "builtin:digits", "limit": ROWS},
     "modalities": {"image": {"size": 8, "patch": 4, "resize": "squash"}},
     "model": {"towers": {"image": {"width": 16, "depth": 2, "heads": 2, "dropout": 0.1}}},
     "masks": {"half": {"type": "random", "ratio": 0.5}},
