@@ -1,6 +1,7 @@
 # make quickstart   from nothing to a trained, evaluated model (installs into .venv first)
 # make test         lint, then all fast tests         make test-slow   the slow ones
 # make matrix       every modality x objective on real data that has no result yet, then RESULTS.md (hours)
+# make docs-check   the numbers of README, RESULTS.md and docs/ against stored results and new exports
 # make lint         ruff and mypy                     make clean       remove caches and build products
 #
 # PYTHON=python3.12 make test   uses another interpreter for .venv.
@@ -11,16 +12,19 @@ BIN := $(VENV)/bin
 CORE := $(VENV)/.installed-core
 DEV := $(VENV)/.installed-dev
 
-.PHONY: quickstart test test-slow matrix lint clean
+.PHONY: quickstart test test-slow docs-check matrix lint clean
 
 quickstart: $(CORE)
 	$(BIN)/mmssl pretrain quickstart
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not docs"
 
 test-slow: $(DEV)
 	$(BIN)/python -m pytest -m slow
+
+docs-check: $(DEV)
+	$(BIN)/python -m pytest -m docs
 
 matrix: $(DEV)
 	$(BIN)/python -m benchmarks.matrix
