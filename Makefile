@@ -1,6 +1,7 @@
 # make quickstart   from nothing to a trained, evaluated model (installs into .venv first)
 # make test         lint, then all fast tests         make test-slow   the slow ones
 # make matrix       every modality x objective on real data that has no result yet, then RESULTS.md (hours)
+# make docs         the site of docs/, with every command and option, in site/
 # make docs-check   the numbers of README, RESULTS.md and docs/ against stored results and new exports
 # make lint         ruff and mypy                     make clean       remove caches and build products
 #
@@ -11,8 +12,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORE := $(VENV)/.installed-core
 DEV := $(VENV)/.installed-dev
+DOCS := $(VENV)/.installed-docs
 
-.PHONY: quickstart test test-slow docs-check matrix lint clean
+.PHONY: quickstart test test-slow docs docs-check matrix lint clean
 
 quickstart: $(CORE)
 	$(BIN)/mmssl pretrain quickstart
@@ -22,6 +24,9 @@ test: lint
 
 test-slow: $(DEV)
 	$(BIN)/python -m pytest -m slow
+
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 docs-check: $(DEV)
 	$(BIN)/python -m pytest -m docs
@@ -49,6 +54,10 @@ $(DEV): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	@touch $(CORE) $@
 
+$(DOCS): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[docs]'
+	@touch $(CORE) $@
+
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

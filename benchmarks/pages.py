@@ -8,6 +8,7 @@ REPO = Path(__file__).resolve().parents[1]
 README = REPO / "README.md"
 RESULTS = REPO / "RESULTS.md"
 EXPORTS = REPO / "docs" / "how-to" / "export.md"
+BENCHMARKS = REPO / "docs" / "benchmarks" / "index.md"
 FINE_TUNING = REPO / "docs" / "benchmarks" / "fine-tuning.md"
 
 Marks = tuple[str, str]
