@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from mmssl.schema import field_names, to_dict
-from mmssl.wording import describe
+from mmssl.options.schema import field_names, to_dict
+from mmssl.options.wording import describe
 
 
 @dataclass(frozen=True)

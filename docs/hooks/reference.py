@@ -26,14 +26,16 @@ sys.path[:0] = [str(Path(__file__).parent), *SOURCES]  # what is told of are the
 from options import table  # noqa: E402
 
 import mmssl  # noqa: E402
-from mmssl import listing, plainyaml  # noqa: E402
 from mmssl.cli import _parsers  # noqa: E402
-from mmssl.config import DataConfig, EvaluationConfig, ModelConfig, TrainConfig, recipe_names, recipe_path  # noqa: E402
 from mmssl.finetuning.options import FinetuneConfig  # noqa: E402
 from mmssl.masking import load_mask, mask_names  # noqa: E402
 from mmssl.modality import load_modality, modality_names  # noqa: E402
 from mmssl.models.configuration_mmssl import TowerConfig  # noqa: E402
 from mmssl.objectives.base import ObjectiveConfig, load_objective, objective_names  # noqa: E402
+from mmssl.options import plainyaml  # noqa: E402
+from mmssl.recipe import listing  # noqa: E402
+from mmssl.recipe.config import DataConfig, EvaluationConfig, ModelConfig, TrainConfig  # noqa: E402
+from mmssl.recipe.loading import recipe_names, recipe_path  # noqa: E402
 
 CONTRACTS = (
     "mmssl.patches.Patches",
@@ -42,10 +44,10 @@ CONTRACTS = (
     "mmssl.modality.Modality",
     "mmssl.models.tower.Tower",
     "mmssl.models.tower.Encoded",
-    "mmssl.step.Step",
+    "mmssl.objectives.step.Step",
     "mmssl.objectives.base.Objective",
     "mmssl.objectives.base.Loss",
-    "mmssl.pretraining.Pretraining",
+    "mmssl.objectives.pretraining.Pretraining",
 )
 """What somebody who adds a modality, a mask or an objective meets."""
 
