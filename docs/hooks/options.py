@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from mmssl.options.schema import field_names, to_dict
+from mmssl.options.schema import Part, field_names, to_dict
 from mmssl.options.wording import describe
 
 
@@ -56,7 +56,7 @@ def rows_of(cls: type, prefix: str = "") -> Iterator[Row]:
             needs.get(field.name, ""),
         )
         if inner is not None:
-            yield from rows_of(inner, f"{prefix}{key}.")
+            yield from rows_of(inner[1], f"{prefix}{key}.{inner[0]}")
 
 
 def needs_of(cls: type) -> dict[str, str]:
@@ -65,12 +65,21 @@ def needs_of(cls: type) -> dict[str, str]:
     return {name: need.words for need in reversed(declared) for name in need.options}
 
 
-def nested(kind: Any) -> type | None:
-    """The dataclass whose options stand below this one, if any."""
+def nested(kind: Any) -> tuple[str, type] | None:
+    """The dataclass whose options stand below this one, if any, behind `<name>.` where the user names several."""
     if get_origin(kind) is Annotated:
         return nested(get_args(kind)[0])
     found = [k for k in (kind, *get_args(kind)) if isinstance(k, type) and dataclasses.is_dataclass(k)]
-    return found[0] if found and get_origin(kind) not in (dict, list, tuple) else None
+    if not found or get_origin(kind) in (list, tuple):
+        return None
+    return "<name>." if get_origin(kind) is dict else "", found[0]
+
+
+def sections(cls: type) -> dict[str, type]:
+    """The options of a dataclass that are groups of options themselves, such as the sections of a recipe."""
+    hints = get_type_hints(cls, include_extras=True)
+    below = {key: nested(hints[field.name]) for key, field in field_names(cls).items()}
+    return {key: inner[1] for key, inner in below.items() if inner is not None and inner[1] is not Part}
 
 
 def default_of(field: dataclasses.Field[Any]) -> str:

@@ -14,27 +14,27 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
 
 REPO = Path(__file__).resolve().parents[2]
 SOURCES = [str(REPO), str(REPO / "modalities")]
 sys.path[:0] = [str(Path(__file__).parent), *SOURCES]  # what is told of are the sources that stand beside this file
 
-from options import table  # noqa: E402
+from options import sections, table  # noqa: E402
 
 import mmssl  # noqa: E402
 from mmssl.cli import _parsers  # noqa: E402
 from mmssl.finetuning.options import FinetuneConfig  # noqa: E402
 from mmssl.masking import load_mask, mask_names  # noqa: E402
 from mmssl.modality import load_modality, modality_names  # noqa: E402
-from mmssl.models.configuration_mmssl import TowerConfig  # noqa: E402
 from mmssl.objectives.base import ObjectiveConfig, load_objective, objective_names  # noqa: E402
 from mmssl.options import plainyaml  # noqa: E402
 from mmssl.recipe import listing  # noqa: E402
-from mmssl.recipe.config import DataConfig, EvaluationConfig, ModelConfig, TrainConfig  # noqa: E402
+from mmssl.recipe.config import Recipe  # noqa: E402
 from mmssl.recipe.loading import recipe_names, recipe_path  # noqa: E402
 
 CONTRACTS = (
@@ -86,19 +86,12 @@ def masks_page() -> str:
 
 def recipe_page() -> str:
     """The sections of a recipe."""
-    sections: tuple[tuple[str, str, type], ...] = (
-        ("data", "data", DataConfig),
-        ("model", "model", ModelConfig),
-        ("model.towers", "model.towers.<name>", TowerConfig),
-        ("train", "train", TrainConfig),
-        ("evaluation", "evaluation", EvaluationConfig),
-    )
     links = (
         "`modalities`, `masks` and `objectives` hold parts of several kinds: see [Modalities](modalities/image.md), "
         "[Masks](masks.md) and [Objectives](objectives/index.md). `views` hold a modality's own augmentations. How to "
         "write one: [Write a recipe](../how-to/recipe.md)."
     )
-    parts = [f"## {title}\n\n{docstring(cls)}\n\n`{where}`:\n\n{table(cls)}" for title, where, cls in sections]
+    parts = [f"## {name}\n\n{docstring(cls)}\n\n{table(cls, name + '.')}" for name, cls in sections(Recipe).items()]
     return "\n\n".join(["# Options of a recipe", links, *parts]) + "\n"
 
 
@@ -259,6 +252,8 @@ def filled(nav: Iterable[Any], found: dict[str, list[str]]) -> list[Any]:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made."""
+    from mkdocs.structure.files import File
+
     for path, text in pages().items():
         files.append(File.generated(config, path, content=text))
     return files
