@@ -54,7 +54,8 @@ def test_every_part_has_its_page_and_every_option_its_row(made: dict[str, str]) 
             assert f"| `{field.name.removesuffix('_')}` |" in made[f"reference/{page}.md"], (page, field.name)
     for name in mask_names():
         section = masks.partition(f"## {name}\n")[2].partition("\n## ")[0]
-        assert all(f"| `{field.name}` |" in section for field in dataclasses.fields(load_mask(name)) if field.init), name
+        options = [field.name for field in dataclasses.fields(load_mask(name)) if field.init]
+        assert all(f"| `{option}` |" in section for option in options), name
 
 
 def test_commands_and_recipes(made: dict[str, str]) -> None:
