@@ -140,24 +140,22 @@ def command_part(name: str, command: argparse.ArgumentParser) -> str:
 
 def api_page() -> str:
     """The public names, and the contracts that parts of one's own keep."""
-    public = [f"{getattr(mmssl, name).__module__}.{name}" for name in mmssl.__all__ if not name.startswith("__")]
+    public = [defined(f"mmssl.{name}") for name in mmssl.__all__ if not name.startswith("__")]
     parts = [
         "# Python",
         "`import mmssl` is enough for `AutoModel` and `AutoProcessor` to know mmssl's models.",
         *(f"::: {name}" for name in public),
         "## Contracts",
         "What a [modality](../tutorials/add-a-modality.md), a mask or an objective of your own keeps to.",
-        *(f"::: {name}" for name in CONTRACTS if exists(name)),
+        *(f"::: {defined(name)}" for name in CONTRACTS),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def exists(name: str) -> bool:
-    """Whether it can be imported; one that has moved is a mistake in `CONTRACTS`."""
+def defined(name: str) -> str:
+    """Where a name that may be imported from elsewhere is defined; AttributeError when it has moved."""
     module, _, attribute = name.rpartition(".")
-    if not hasattr(importlib.import_module(module), attribute):
-        raise AttributeError(f"docs/hooks/reference.py: CONTRACTS: no {name}")
-    return True
+    return f"{getattr(importlib.import_module(module), attribute).__module__}.{attribute}"
 
 
 def pages() -> dict[str, str]:
