@@ -31,8 +31,8 @@ from mmssl.cli import _parsers  # noqa: E402
 from mmssl.finetuning.options import FinetuneConfig  # noqa: E402
 from mmssl.masking import load_mask, mask_names  # noqa: E402
 from mmssl.modality import load_modality, modality_names  # noqa: E402
-from mmssl.objectives.base import ObjectiveConfig, load_objective, objective_names  # noqa: E402
-from mmssl.options import plainyaml  # noqa: E402
+from mmssl.objectives.options import ObjectiveConfig, objective_config, objective_module, objective_names  # noqa: E402
+from mmssl.options import describing, plainyaml  # noqa: E402
 from mmssl.recipe import listing  # noqa: E402
 from mmssl.recipe.config import Recipe  # noqa: E402
 from mmssl.recipe.loading import recipe_names, recipe_path  # noqa: E402
@@ -63,9 +63,9 @@ def modality_page(name: str) -> str:
 
 def objective_page(name: str) -> str:
     """What an objective is, when to use it, its options and where it comes from."""
-    config, objective = load_objective(name)
-    title, _, rest = docstring(inspect.getmodule(objective)).partition("\n")
-    facts = f"- **Suits**: {objective.suits}\n- **Use it when**: {objective.when}\n- **Papers**: {objective.papers}"
+    config = objective_config(name)
+    title, _, rest = markdown(describing.docstring(objective_module(name))).partition("\n")
+    facts = f"- **Suits**: {config.suits}\n- **Use it when**: {config.when}\n- **Papers**: {config.papers}"
     return f"# {name}\n\n{title}\n\n{facts}\n{rest}\n\n## Options\n\n`objectives.<name>`:\n\n{table(config)}\n"
 
 
@@ -187,10 +187,15 @@ def ours(name: str) -> bool:
 
 
 def docstring(thing: Any) -> str:
-    """A docstring as Markdown: a line that ends in `::` introduces code."""
+    """The docstring of a class or function as Markdown."""
+    return markdown(inspect.getdoc(thing) or "")
+
+
+def markdown(text: str) -> str:
+    """A docstring's text as Markdown: a line that ends in `::` introduces code."""
     out: list[str] = []
     block: list[str] | None = None  # the lines of code that are being read
-    for line in [*(inspect.getdoc(thing) or "").splitlines(), "."]:  # the dot ends a block at the end of the text
+    for line in [*text.splitlines(), "."]:  # the dot ends a block at the end of the text
         if block is not None and (not line.strip() or line.startswith("    ")):
             block.append(line)
             continue

@@ -14,7 +14,7 @@ from benchmarks.pages import REPO
 from mmssl.cli import _parsers
 from mmssl.masking import load_mask, mask_names
 from mmssl.modality import load_modality, modality_names
-from mmssl.objectives.base import load_objective, objective_names
+from mmssl.objectives.options import objective_config, objective_names
 from mmssl.recipe.loading import recipe_names
 
 pytestmark = pytest.mark.docs
@@ -47,7 +47,7 @@ def test_every_page_is_in_the_navigation(made: dict[str, str]) -> None:
 
 def test_every_part_has_its_page_and_every_option_its_row(made: dict[str, str]) -> None:
     masks = made["reference/masks.md"]
-    parts = [(f"objectives/{name}", load_objective(name)[0]) for name in objective_names()]
+    parts = [(f"objectives/{name}", objective_config(name)) for name in objective_names()]
     parts += [(f"modalities/{name}", load_modality(name).Config) for name in modality_names()]
     for page, config in parts:
         for field in dataclasses.fields(config):
