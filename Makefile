@@ -1,6 +1,8 @@
 # make quickstart   from nothing to a trained, evaluated model (installs into .venv first)
 # make test         lint, then all fast tests         make test-slow   the slow ones
 # make matrix       every modality x objective on real data that has no result yet, then RESULTS.md (hours)
+# make docs         the site of docs/, with every command and option, in site/
+# make docs-check   the numbers of README, RESULTS.md and docs/ against stored results and new exports
 # make lint         ruff and mypy                     make clean       remove caches and build products
 #
 # PYTHON=python3.12 make test   uses another interpreter for .venv.
@@ -14,17 +16,24 @@ TORCH_INDEX ?=
 TORCH := 'torch>=2.11,<2.16' 'torchaudio>=2.11.1,<2.12' torchvision
 CORE := $(VENV)/.installed-core
 DEV := $(VENV)/.installed-dev
+DOCS := $(VENV)/.installed-docs
 
-.PHONY: quickstart test test-slow matrix lint clean
+.PHONY: quickstart test test-slow docs docs-check matrix lint clean
 
 quickstart: $(CORE)
 	$(BIN)/mmssl pretrain quickstart
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
+	$(BIN)/python -m pytest -m "not slow and not docs" -n auto --dist worksteal
 
 test-slow: $(DEV)
 	$(BIN)/python -m pytest -m slow
+
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+docs-check: $(DEV)
+	$(BIN)/python -m pytest -m docs
 
 matrix: $(DEV)
 	$(BIN)/python -m benchmarks.matrix
@@ -52,6 +61,10 @@ $(DEV): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	@touch $(CORE) $@
 
+$(DOCS): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[docs]'
+	@touch $(CORE) $@
+
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -27,8 +27,11 @@ from mmssl.recipe.loading import load_recipe, merge_overrides
 from mmssl.training.pretrain import pretrain
 from mmssl.training.process import prepare_process
 
+from . import pages
+
 RESULTS = Path(__file__).resolve().parent / "results" / "adapter_continue.json"
 QUIET: dict[str, Any] = {"evaluation": {"tasks": []}, "train": {"trackers": [], "health_every": None}}
+MARKS = ("<!-- continued: python -m benchmarks.adapter_continue -->", "<!-- /continued -->")
 NEIGHBOURS = 20
 
 
@@ -152,6 +155,8 @@ def main() -> None:
             print(name, results[name][-1], flush=True)
         args.results.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))
+    if args.results == RESULTS:
+        pages.write(pages.FINE_TUNING, table(results), MARKS)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 Each data set is trained with its recipe, several seeds, and judged on its test rows by the evaluation task `subsets`,
 beside the untrained model, the raw features (a ridge map where modalities are compared) and chance. Writes
-`benchmarks/results/crossmodal-<set>.json` and, from all that are there, `benchmarks/results/crossmodal.md`, the
-README's table and a section of RESULTS.md. `crossmodal_tried.yaml` keeps what else was tried.
+`benchmarks/results/crossmodal-<set>.json` and, from all that are there, `benchmarks/results/crossmodal.md` and a
+section of RESULTS.md. `crossmodal_tried.yaml` keeps what else was tried.
 
     python -m benchmarks.crossmodal [--data ../shared/data] [--only emoji ptbxl_500 ...] [--seeds 0 1 2] [--report]
 """
@@ -27,16 +27,11 @@ from mmssl.recipe.loading import merge_overrides, recipe_path
 from mmssl.training.process import prepare_process
 
 from .matrix.cells import RUN_PARTS
-from .matrix.report import changed, into_readme, shown
+from .matrix.report import changed, shown
 from .matrix.report import table as markdown
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-README = HERE.parent / "README.md"
-MARKS = (
-    "<!-- across modalities: written by python -m benchmarks.crossmodal --report -->",
-    "<!-- /across modalities -->",
-)
 SMALL = {"width": 64, "depth": 2, "heads": 4}
 CLIP_ONLY: dict[str, Any] = {
     "model": {"projection": 64, "towers": {"image": SMALL, "text": SMALL}},
@@ -91,7 +86,7 @@ SHOWN = {
     "grid_s1_av/hicmae": ("audio->video", "video->audio", "audio+video"),
     "emoji/m3ae": ("image", "text", "image+text"),
 }
-"""Set -> the directions (recall at 10) and subsets (kNN accuracy) in the README's table; `crossmodal.md` has all."""
+"""Set -> the directions (recall at 10) and subsets (kNN accuracy) in RESULTS.md; `crossmodal.md` has all."""
 
 
 def measure(name: str, data: Path, seed: int) -> dict[str, Any]:
@@ -267,12 +262,10 @@ def all_stored() -> dict[str, list[dict[str, Any]]]:
 
 
 def write_report() -> None:
-    """`crossmodal.md`, the README's table and RESULTS.md from all results that there are."""
+    """`crossmodal.md` and RESULTS.md from all results that there are."""
     from .matrix.__main__ import write_report as write_matrix_report
 
-    found = all_stored()
-    (RESULTS / "crossmodal.md").write_text(text(found))
-    README.write_text(into_readme(README.read_text(), short_table(found), MARKS))
+    (RESULTS / "crossmodal.md").write_text(text(all_stored()))
     write_matrix_report()
 
 

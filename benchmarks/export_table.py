@@ -1,4 +1,4 @@
-"""The README's table of exports: `python -m benchmarks.export_table` measures all formats and writes it there.
+"""The table of exports in docs/how-to/export.md: `python -m benchmarks.export_table` measures all and writes it there.
 
 Tiny models with random weights everywhere (those of tests/export); what is measured is the export, not the training.
 """
@@ -12,8 +12,9 @@ from pathlib import Path
 
 from mmssl.export.writing import Exported, export_several
 
-REPO = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- exports: python -m benchmarks.export_table -->", "<!-- end of exports -->"
+from . import pages
+
+MARKS = ("<!-- exports: python -m benchmarks.export_table -->", "<!-- end of exports -->")
 TABLE = (
     "ast",
     "clip",
@@ -57,18 +58,19 @@ def markdown(exports: Sequence[Exported]) -> str:
     return "\n".join([HEAD, "|---|---|---|---|---|---|---|", *(row_of(done) for done in exports)])
 
 
-def main() -> None:
-    sys.path.insert(0, str(REPO / "tests"))
+def measured(folder: Path) -> list[Exported]:
+    """Every case of `TABLE`, exported below `folder` and compared."""
+    sys.path.insert(0, str(pages.REPO / "tests"))
     from toys.export import CASES
 
+    return export_several([(CASES[name][1](), CASES[name][0], folder / name, None) for name in TABLE])
+
+
+def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        wanted = [(CASES[name][1](), CASES[name][0], Path(folder) / name, None) for name in TABLE]
-        table = markdown(export_several(wanted))
+        table = markdown(measured(Path(folder)))
     print(table)
-    readme = REPO / "README.md"
-    text = readme.read_text()
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    readme.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
+    pages.write(pages.EXPORTS, table, MARKS)
 
 
 if __name__ == "__main__":

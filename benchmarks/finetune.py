@@ -2,7 +2,8 @@
 
 SET: ecg (PTB-XL, NORM against the rest, patient-wise folds), adult (100 and 1,000 labels), emoji (retrieval between
 drawings and texts). Encoders are pretrained once with the shipped recipes (`--encoders`, where they are kept). Results
-go to benchmarks/results/finetune_SET.json; `python -m benchmarks.finetune table` prints them for the README.
+go to benchmarks/results/finetune_SET.json; `python -m benchmarks.finetune table` writes them into
+docs/benchmarks/fine-tuning.md.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ from mmssl.finetuning.finetune import finetune
 from mmssl.training.pretrain import pretrain
 from mmssl.training.process import prepare_process
 
+from . import pages
+
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
+MARKS = ("<!-- methods: python -m benchmarks.finetune table -->", "<!-- /methods -->")
 DATA = Path(os.environ.get("MMSSL_SHARED_DATA", HERE.parents[1] / "shared" / "data"))
 FOLDS = 4
 SMALL = {"width": 64, "depth": 2, "heads": 4}
@@ -231,7 +235,7 @@ METHOD_NAMES = {"lora": "LoRA r=4", "linear": "projections alone", "full": "full
 
 
 def table(folder: Path = RESULTS) -> str:
-    """Markdown rows for the README: mean and standard deviation over seeds (and folds)."""
+    """Markdown: mean and standard deviation over seeds (and folds)."""
     lines = [
         "| data | method | trained | file | score | linear probe or start | untrained | raw features | runs |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
@@ -257,7 +261,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     if args.what == "table":
-        print(table())
+        pages.write(pages.FINE_TUNING, table(), MARKS)
         return
     prepare_process()
     result = {"ecg": ecg, "adult": adult, "emoji": emoji}[args.what](args.seeds, args.encoders)

@@ -12,13 +12,10 @@ import torch
 from mmssl.errors import UserError
 from mmssl.training.process import prepare_process
 
-from .. import crossmodal, teacher_free
+from .. import crossmodal, pages, teacher_free
 from .cells import HERE, SEEDS, Cell, choose, read_cells, read_result
-from .report import into_readme, load_results, read_tried, readme_table, report
+from .report import MARKS, load_results, read_tried, readme_table, report
 from .run import run_cell, write_result
-
-RESULTS = HERE.parents[1] / "RESULTS.md"
-README = HERE.parents[1] / "README.md"
 
 
 def missing(cells: Sequence[Cell], seeds: Sequence[int], folder: Path) -> list[tuple[int, Cell]]:
@@ -76,9 +73,9 @@ def across() -> str:
 def write_report() -> None:
     cells = read_cells()
     results = load_results(cells)
-    RESULTS.write_text(report(cells, results, read_tried(), across()))
-    README.write_text(into_readme(README.read_text(), readme_table(cells, results)))
-    print(f"wrote {RESULTS.name} and the table of {README.name}")
+    pages.RESULTS.write_text(report(cells, results, read_tried(), across()))
+    pages.write(pages.README, readme_table(cells, results), MARKS)
+    print(f"wrote {pages.RESULTS.name} and the table of {pages.README.name}")
 
 
 if __name__ == "__main__":

@@ -226,14 +226,5 @@ def _short(results: Sequence[Mapping[str, Any]]) -> str:
     return f"{mark}{ours:.3f}{mark} ({theirs:.3f})"
 
 
-def into_readme(text: str, table_text: str, marks: tuple[str, str] = MARKS) -> str:
-    """The README with the table between its two marks replaced. ValueError when it lacks them."""
-    before, found, rest = text.partition(marks[0])
-    _, also, after = rest.partition(marks[1])
-    if not (found and also):
-        raise ValueError(f"README.md lacks {marks[0]} or {marks[1]}")
-    return f"{before}{marks[0]}\n{table_text}\n{marks[1]}{after}"
-
-
 def read_tried(path: Path = HERE / "tried.yaml") -> dict[str, list[str]]:
     return dict(plainyaml.read(path) or {}) if path.is_file() else {}

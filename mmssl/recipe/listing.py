@@ -56,7 +56,7 @@ def objectives() -> Listing:
 
 
 def objectives_table() -> str:
-    """The README's table of which objective suits which data, in Markdown."""
+    """Which objective suits which data, in Markdown, for the site."""
     lines = ["| objective | suits | use it when | papers |", "|---|---|---|---|"]
     for name in objective_names():
         objective = objective_config(name)

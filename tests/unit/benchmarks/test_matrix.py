@@ -1,4 +1,4 @@
-"""The matrix of benchmarks/: folds without leaks, an honest probe, spreads, and RESULTS.md that its results give."""
+"""The matrix of benchmarks/: folds without leaks, an honest probe, spreads."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from toys.refusals import refused
 
+from benchmarks import pages
 from benchmarks.matrix import __main__ as command
 from benchmarks.matrix import report as reporting
 from benchmarks.matrix.cells import HERE, SEEDS, Cell, choose, local, read_cells, read_result, result_path
@@ -166,22 +167,20 @@ def test_missing_cells_are_named_as_missing() -> None:
     assert "No cell has been run yet." in text
 
 
-def test_results_md_is_exactly_what_its_results_give() -> None:
-    cells = read_cells()
-    expected = reporting.report(cells, reporting.load_results(cells), reporting.read_tried(), command.across())
-    assert command.RESULTS.read_text() == expected, "run python -m benchmarks.matrix --report"
-    short = reporting.readme_table(cells, reporting.load_results(cells))
-    readme = command.README.read_text()
-    assert reporting.into_readme(readme, short) == readme, "run python -m benchmarks.matrix --report"
-
-
 def test_the_readmes_table() -> None:
     results = {(CELL.name, 0): result(CELL, 0, 0.9, 0.8), (CELL.name, 1): result(CELL, 1, 0.8, 0.7)}
     other = Cell("set", "jepa", "image", {}, ("train", "test"), "label", {"kind": "standard"}, "accuracy")
     text = reporting.readme_table([CELL, other], results)
     assert "| set (image) | accuracy | **0.850** (0.750) | - | 0.500 |" in text
-    with pytest.raises(ValueError, match="lacks"):
-        reporting.into_readme("no marks", text)
+
+
+def test_a_table_goes_between_the_marks_of_its_page() -> None:
+    marks = ("<!-- a -->", "<!-- /a -->")
+    assert pages.into("x <!-- a -->\nold\n<!-- /a --> y", "new", marks) == "x <!-- a -->\nnew\n<!-- /a --> y"
+    assert pages.between("x <!-- a -->\nold\n<!-- /a --> y", marks) == "old"
+    for text in ("no marks", "<!-- /a --> before <!-- a -->"):
+        with pytest.raises(ValueError):
+            pages.into(text, "new", marks)
 
 
 def test_stored_results_are_plain_and_belong_to_a_cell() -> None:

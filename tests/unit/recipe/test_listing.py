@@ -1,17 +1,14 @@
-"""`mmssl list objectives` and the README's table of which objective suits which data."""
+"""`mmssl list objectives`: which objective suits which data."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
 from mmssl.cli import main
 from mmssl.objectives.options import objective_config, objective_names
 from mmssl.recipe import listing
-
-README = Path(__file__).resolve().parents[3] / "README.md"
 
 
 @pytest.mark.parametrize("name", objective_names())
@@ -35,10 +32,3 @@ def test_the_command_prints_them(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_long_name_does_not_touch_what_is_said_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "formats"]) == 0
     assert {name for name, _ in listing.formats()} == {row.split()[0] for row in capsys.readouterr().out.splitlines()}
-
-
-def test_the_readme_holds_the_table() -> None:
-    found = re.search(r"<!-- objectives -->\n(.*?)\n<!-- /objectives -->", README.read_text(), re.DOTALL)
-    assert found is not None
-    hint = 'print it with: python -c "from mmssl import listing; print(listing.objectives_table())"'
-    assert found[1] == listing.objectives_table(), hint

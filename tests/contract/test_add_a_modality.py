@@ -1,4 +1,4 @@
-"""README's section 'Add a modality', followed to the letter outside the source tree by the code blocks it prints."""
+"""The page docs/tutorials/add-a-modality.md, followed to the letter outside the source tree by its code blocks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
+PAGE = REPO / "docs" / "tutorials" / "add-a-modality.md"
 
 pytestmark = pytest.mark.slow
 
 
 def blocks() -> dict[str, str]:
     """File name (the comment in a block's first line) -> its text; the commands under "sh"."""
-    section = re.search(r"## Add a modality\n(.*?)\n## ", (REPO / "README.md").read_text(), re.DOTALL)
-    assert section is not None
     found = {}
-    for language, text in re.findall(r"```(\w+)\n(.*?)```", section[1], re.DOTALL):
+    for language, text in re.findall(r"```(\w+)\n(.*?)```", PAGE.read_text(), re.DOTALL):
         name = re.match(r"# (\S+)\n", text)
         found[language if name is None else name[1]] = text
     return found
@@ -34,7 +33,7 @@ def run(command: list[str], folder: Path, site: Path) -> str:
     return done.stdout
 
 
-def test_a_newcomer_gets_from_the_readme_to_a_model(tmp_path: Path) -> None:
+def test_a_newcomer_gets_from_the_page_to_a_model(tmp_path: Path) -> None:
     site, work = tmp_path / "site", tmp_path / "work"
     files = blocks()
     package = {"mmssl_toy/pyproject.toml", "mmssl_toy/mmssl_toy/__init__.py"}

@@ -1,0 +1,39 @@
+"""README: short, its links lead somewhere, and what it counts in words is what the results give."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from benchmarks import cards, pages
+from benchmarks.matrix.cells import read_cells
+from benchmarks.matrix.report import better, load_results, of_cell
+
+pytestmark = pytest.mark.docs
+TEXT = pages.README.read_text(encoding="utf-8")
+
+
+def test_it_is_short_and_says_how_to_begin() -> None:
+    assert TEXT.count("\n") <= 250
+    assert "make quickstart" in TEXT and "make test" in TEXT
+
+
+def test_every_link_into_the_repository_leads_somewhere() -> None:
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", TEXT) if not link.startswith("http")]
+    assert len(links) > 20 and [link for link in links if not (pages.REPO / link).exists()] == []
+
+
+def test_the_quickstarts_table_is_that_of_its_card() -> None:
+    for page in (pages.README, pages.BENCHMARKS):
+        assert pages.between(page.read_text(), cards.MARKS) == cards.quickstart(), "run python -m benchmarks.cards"
+
+
+def test_losses_are_counted_right() -> None:
+    results = load_results(read_cells())
+    cells = [of for cell in read_cells() if (of := of_cell(results, cell))]
+    no_gain = sum(not better(of) for of in cells)
+    below_raw = sum(not all(r["scores"]["pretrained"] > r["scores"]["raw"] for r in of) for of in cells)
+    assert f"in {no_gain} of {len(cells)} cells nothing was shown to be gained" in TEXT
+    words = f"in {below_raw} of {len(cells)} "
+    assert words in TEXT and words in (pages.REPO / "docs" / "explanation" / "baselines.md").read_text()

@@ -1,0 +1,40 @@
+"""The tables of README, RESULTS.md and docs/ are what the stored results of the benchmarks give."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks import adapter_continue, crossmodal, finetune, pages
+from benchmarks.matrix import __main__ as matrix
+from benchmarks.matrix import report
+from benchmarks.matrix.cells import read_cells
+
+pytestmark = pytest.mark.docs
+
+
+def test_results_md_and_the_readmes_table() -> None:
+    cells = read_cells()
+    results = report.load_results(cells)
+    now = report.report(cells, results, report.read_tried(), matrix.across())
+    assert pages.RESULTS.read_text() == now, "run python -m benchmarks.matrix --report"
+    shown = pages.between(pages.README.read_text(), report.MARKS)
+    assert shown == report.readme_table(cells, results), "run python -m benchmarks.matrix --report"
+
+
+def test_across_modalities() -> None:
+    now = crossmodal.text(crossmodal.all_stored())
+    assert (crossmodal.RESULTS / "crossmodal.md").read_text() == now, "run python -m benchmarks.crossmodal --report"
+
+
+def test_fine_tuning() -> None:
+    page = pages.FINE_TUNING.read_text()
+    assert pages.between(page, finetune.MARKS) == finetune.table(), "run python -m benchmarks.finetune table"
+
+
+def test_self_supervision_through_an_adapter() -> None:
+    results = json.loads(adapter_continue.RESULTS.read_text())
+    assert set(results) <= set(adapter_continue.SETTINGS)
+    shown = pages.between(pages.FINE_TUNING.read_text(), adapter_continue.MARKS)
+    assert shown == adapter_continue.table(results), "the table that python -m benchmarks.adapter_continue prints"
