@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import RunError, UserError, nearest
+from .telling import add_commands
 
 MODEL = "a folder (of a model, a run, an adapter, a fine-tuning, or one that transformers loads), or an id on the Hub"
 BASE = "the model that an adapter belongs on, where it is not at the place that the adapter remembers"
-LISTS = ("modalities", "objectives", "recipes", "masks", "formats")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -153,9 +153,7 @@ def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     sub.add_argument("--adapter", action="store_true", help=help)
     sub.add_argument("--base", metavar="MODEL", help=BASE)
 
-    sub = command("list", _list, "List what can be named in a recipe.")
-    sub.add_argument("what", metavar="|".join(LISTS), type=_one_of(LISTS))
-    command("doctor", _doctor, "Examine the environment, with the fix for what is wrong.")
+    add_commands(command, commands.choices)
     return parser, dict(commands.choices)
 
 
@@ -165,18 +163,6 @@ def _add_model_and_data(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--data", metavar="DATA", required=True, help="a folder, file, glob, Hub id or builtin:NAME")
     help = "column(s) that hold a modality, e.g. image=img; may be repeated"
     sub.add_argument("--column", metavar="MODALITY=COLUMN[,COLUMN]", action="append", default=[], help=help)
-
-
-def _one_of(choices: Iterable[str]) -> Callable[[str], str]:
-    known = list(choices)
-
-    def check(text: str) -> str:
-        if text not in known:
-            hint = nearest(text, known)
-            raise argparse.ArgumentTypeError(f"found '{text}', expected one of {', '.join(known)}{hint}")
-        return text
-
-    return check
 
 
 # --------------------------------------------------------------------------------------------------------- commands
@@ -359,12 +345,13 @@ def _columns(words: list[str], modalities: Iterable[str] | None) -> dict[str, st
 
 
 def _finetune(args: argparse.Namespace) -> int:
-    from .finetuning.finetune import run_finetuning
     from .finetuning.options import load_options
     from .training.process import prepare_process
 
     columns = _columns(args.column, None)
     options = load_options(args.overrides, {"peft": args.peft, **({"columns": columns} if columns else {})})
+    from .finetuning.finetune import run_finetuning  # behind the options: a fault in them shows seconds earlier
+
     labels = args.label.split(",") if args.label else []
     prepare_process()
     run = run_finetuning(
@@ -382,17 +369,3 @@ def _finetune(args: argparse.Namespace) -> int:
         size = sum(run.report["parameters"]["bytes"].values()) / 1e6
         print(f"\nthe result, with its card: {run.model_folder} ({size:.2f} MB)")
     return 0
-
-
-def _list(args: argparse.Namespace) -> int:
-    from .recipe import listing
-
-    for name, line in getattr(listing, args.what)():
-        print(f"{name:25} {line}".rstrip())
-    return 0
-
-
-def _doctor(args: argparse.Namespace) -> int:
-    from . import doctor
-
-    return doctor.main()

@@ -27,15 +27,15 @@ LEAST_STEPS, EPOCHS = 200, 30
 class FinetuneConfig:
     """What is trained on which rows, and how long."""
 
-    name: str = option("finetune")
-    seed: int = option(0, min=0)
+    name: str = option("finetune", help="names the result, in its card")
+    seed: int = option(0, min=0, help="of all random numbers: splits, the head, the order of the rows")
     task: str = option("auto", choices=TASKS, help="auto: by what the label columns hold")
     peft: str = option("lora", help="none (train everything), linear (the head alone), or a type of PEFT's")
-    adapter: AdapterConfig = option(factory=AdapterConfig)
+    adapter: AdapterConfig = option(factory=AdapterConfig, help="options of the adapter that --peft names")
     modalities: list[str] | None = option(None, help="null: those that the data has columns for")
     columns: dict[str, str | list[str]] = option(factory=dict, help="modality -> column(s); default: its own name")
     config: str | None = option(None, help="configuration of a `datasets` data set")
-    split: str = option("train")
+    split: str = option("train", help="which split is trained on")
     validation: str | None = option(None, help="a split for early stopping; null: a part of the training rows")
     validation_share: float = option(0.2, min=0, below=1, help="that part; 0: no early stopping")
     test: str | None = option("test", help="a split to measure on; null, or none there: a part of all rows")
@@ -44,10 +44,12 @@ class FinetuneConfig:
     fraction: float | None = option(None, above=0, max=1, help="share of the labels to use, stratified")
     labels: int | None = option(None, min=2, help="number of labels to use, stratified, instead of a share")
     limit: int | None = option(None, min=1, help="rows of each split to read at all")
-    workers: int = option(0, min=0, resumable=True)
-    max_bad: float = option(0.05, min=0, max=1, resumable=True)
+    workers: int = option(0, min=0, resumable=True, help="processes that read and decode")
+    max_bad: float = option(0.05, min=0, max=1, resumable=True, help="share of broken rows above which the run stops")
     augment: dict[str, dict[str, Any]] = option(factory=dict, help="modality -> augmentation of the training rows")
-    class_weights: str = option("none", choices=("none", "balanced"))
+    class_weights: str = option(
+        "none", choices=("none", "balanced"), help="balanced: every class counts alike in the loss"
+    )
     head_start: str = option("probe", choices=("probe", "zero"), help="probe: start from the fitted linear probe")
     keep_head: str | None = option(None, help="name of the objective whose head's first layer is kept (SimCLRv2)")
     layer_decay: float | None = option(None, above=0, max=1, help="null: 0.75 when everything is trained, else 1")
@@ -56,9 +58,9 @@ class FinetuneConfig:
         5, min=1, resumable=True, help="looks at the validation rows without gain; null: never stop early"
     )
     eval_every: int | None = option(None, min=1, help="steps between them; null: a twentieth of all")
-    eval_batch_size: int = option(256, min=1, resumable=True)
+    eval_batch_size: int = option(256, min=1, resumable=True, help="rows that are scored at a time")
     temperature: float = option(1.0, above=0, help="of distillation")
-    train: LoopConfig = option(factory=LoopConfig)
+    train: LoopConfig = option(factory=LoopConfig, help="the loop")
 
 
 def load_options(words: Sequence[str] | Mapping[str, Any], fixed: Mapping[str, Any] | None = None) -> FinetuneConfig:

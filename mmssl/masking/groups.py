@@ -79,7 +79,9 @@ class Temporal:
     """
 
     ratio: float | dict[str, float] = option(0.5, min=0, below=1, help="share of times hidden; or one a modality")
-    choose: str = option("random", choices=("random", "run"))
+    choose: str = option(
+        "random", choices=("random", "run"), help="times by themselves, or one run of neighbouring ones"
+    )
     time: int = option(0, min=0, help="which coordinate is the time")
 
     def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:

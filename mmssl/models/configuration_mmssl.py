@@ -40,5 +40,10 @@ class MMSSLConfig(PreTrainedConfig):
         self.towers = dict(self.towers or {})
         super().__post_init__(**kwargs)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a configuration that comes into this process pickled, without being built."""
+        bring_model()
+        self.__dict__.update(state)
+
 
 AutoConfig.register("mmssl", MMSSLConfig, exist_ok=True)

@@ -33,19 +33,23 @@ class TowerConfig:
     """
 
     modalities: list[str] = option(factory=list, help="names of its modalities; default: the tower's own name")
-    width: int = option(192, min=1)
-    depth: int = option(6, min=0)
-    heads: int = option(3, min=1)
-    mlp_ratio: float = option(4.0, above=0)
+    width: int = option(192, min=1, help="numbers of a token")
+    depth: int = option(6, min=0, help="blocks")
+    heads: int = option(3, min=1, help="attention heads, a divisor of the width")
+    mlp_ratio: float = option(4.0, above=0, help="hidden width of a block's perceptron, over the width")
     prefix: int = option(1, min=0, help="learned tokens in front: the first is CLS, further ones are registers")
     pooling: str = option(
         "mean",
         choices=("mean", "cls", "last", "attention"),
         help="mean of the tokens, the first prefix token, the last token (CLIP's EOS), or a learned query (SigLIP)",
     )
-    norm_eps: float = option(1e-6, above=0)
-    qkv_bias: bool = option(True)
-    activation: str = option("gelu", choices=("gelu", "gelu_tanh", "quick_gelu"))
+    norm_eps: float = option(1e-6, above=0, help="added to the variance in layer norms")
+    qkv_bias: bool = option(True, help="a bias in the maps to queries, keys and values")
+    activation: str = option(
+        "gelu",
+        choices=("gelu", "gelu_tanh", "quick_gelu"),
+        help="of a block's perceptron; gelu_tanh: its approximation, quick_gelu: CLIP's",
+    )
     layer_scale: float | None = option(None, above=0, help="initial value of a learned scale per block; null: none")
     positions: str = option(
         "additive",
@@ -56,7 +60,7 @@ class TowerConfig:
     causal: bool = option(False, help="a token sees only those before it, as in CLIP's text encoder")
     embed_norm: bool = option(False, help="a norm before the first block, as in CLIP's image encoder")
     final_norm: bool = option(True, help="a norm behind the last block")
-    dropout: float = option(0.0, min=0, below=1)
+    dropout: float = option(0.0, min=0, below=1, help="of attention's and the perceptron's outputs, in training")
     drop_path: float = option(0.0, min=0, below=1, help="stochastic depth of the last block; grows linearly to it")
     from_: str | None = option(
         None, help="a pretrained model: a transformers folder or id, timm:FOLDER, open_clip:NAME[/PRETRAINED] or FOLDER"

@@ -26,9 +26,9 @@ class DataConfig:
 
     path: str = option(help="builtin:NAME, a folder, a file or glob (parquet, csv, tsv, json, jsonl, arrow), a Hub id")
     name: str | None = option(None, help="configuration of a `datasets` data set")
-    split: str = option("train")
+    split: str = option("train", help="which split is trained on")
     columns: dict[str, str | list[str]] = option(factory=dict, help="modality -> column(s); default: its own name")
-    streaming: bool = option(False)
+    streaming: bool = option(False, help="read the samples as they come instead of downloading all of them first")
     shuffle_buffer: int = option(1000, min=1, help="samples that a streamed source is shuffled within")
     limit: int | None = option(None, min=1, help="use this many samples only")
     workers: int = option(0, min=0, resumable=True, help="processes that read and decode")
@@ -90,15 +90,22 @@ class LoopConfig:
     epochs: float | None = option(None, above=0, resumable=True, help="passes over the data")
     batch_size: int = option(256, min=1, help="samples of one optimiser step, over all processes")
     accumulation: int = option(1, min=1, help="micro-batches that one optimiser step is made of")
-    lr: float = option(1e-3, above=0)
+    lr: float = option(1e-3, above=0, help="peak learning rate, after the warm-up")
     min_lr: float = option(0.0, min=0, help="where the cosine ends")
     warmup: float = option(0.05, min=0, help="below 1: share of all steps; else: steps")
-    weight_decay: float = option(0.05, min=0)
-    betas: list[float] = option(factory=lambda: [0.9, 0.95], min=0, below=1)
-    eps: float = option(1e-8, above=0)
+    weight_decay: float = option(0.05, min=0, help="of AdamW; on matrices only, not on biases, norms and tokens")
+    betas: list[float] = option(
+        factory=lambda: [0.9, 0.95],
+        min=0,
+        below=1,
+        help="of AdamW: decay of the mean and of the square of the gradient",
+    )
+    eps: float = option(1e-8, above=0, help="of AdamW: added to the root of the square")
     clip: float | None = option(1.0, above=0, help="largest norm of the gradient; null: not clipped")
-    mixed_precision: str = option("no", choices=("no", "bf16", "fp16"))
-    log_every: int = option(10, min=1, resumable=True)
+    mixed_precision: str = option(
+        "no", choices=("no", "bf16", "fp16"), help="of the forward pass; weights stay float32"
+    )
+    log_every: int = option(10, min=1, resumable=True, help="steps between two lines of metrics.jsonl")
     save_every: int | None = option(
         None, min=1, resumable=True, help="steps between checkpoints; null: only at the end"
     )
@@ -113,8 +120,10 @@ class LoopConfig:
 class TrainConfig(LoopConfig):
     """The loop of pretraining, and what is looked at on the way. Exactly one of `steps` and `epochs` is given."""
 
-    gradient_checkpointing: bool = option(False, resumable=True)
-    compile: bool = option(False, resumable=True)
+    gradient_checkpointing: bool = option(
+        False, resumable=True, help="compute activations again in the backward pass: less memory, more time"
+    )
+    compile: bool = option(False, resumable=True, help="torch.compile every trunk")
     gradient_share_every: int | None = option(
         None, min=1, resumable=True, help="steps between measurements of who pulls the encoders"
     )
@@ -128,7 +137,9 @@ class TrainConfig(LoopConfig):
     probe_every: int | None = option(
         None, min=1, resumable=True, help="steps between probes on labelled rows (evaluation.label)"
     )
-    probe_tasks: list[str] = option(factory=lambda: ["knn"], resumable=True, choices=("knn", "linear"))
+    probe_tasks: list[str] = option(
+        factory=lambda: ["knn"], resumable=True, choices=("knn", "linear"), help="which probes"
+    )
     probe_samples: int = option(
         1000, min=2, resumable=True, help="labelled rows the probe learns from; half as many test it"
     )
@@ -143,7 +154,7 @@ class EvaluationConfig:
 
     path: str | None = option(None, help="default: data.path")
     name: str | None = option(None, help="default: data.name")
-    split: str = option("test")
+    split: str = option("test", help="which split is held out and measured")
     label: str | None = option(None, help="column of the class labels")
     tasks: list[str] | None = option(None, choices=TASKS, help="null: all that data and model allow; []: none")
     classes: list[str] | None = option(None, help="class names for zero-shot, in the order of the labels")
@@ -155,7 +166,7 @@ class EvaluationConfig:
     ood_split: str = option("train", help="its split")
     limit: int | None = option(None, min=1, help="test samples")
     train_limit: int | None = option(5000, min=1, help="training samples of the probes")
-    batch_size: int = option(256, min=1)
+    batch_size: int = option(256, min=1, help="samples that are embedded at a time")
 
 
 @strict
@@ -167,17 +178,23 @@ class Recipe:
     (for a mask that is the mask itself: a callable). A modality's and an objective's type default to their key.
     """
 
-    name: str = option("")
-    description: str = option("")
-    seed: int = option(0, min=0)
-    data: DataConfig = option()
-    modalities: dict[str, Annotated[Part, MODALITY]] = option()
-    model: ModelConfig = option()
+    name: str = option("", help="names the folder of the run, runs/NAME; default: the file's own name")
+    description: str = option("", help="what it is, in a sentence, for `mmssl list recipes` and the card")
+    seed: int = option(0, min=0, help="of all random numbers: weights, masks, views, the order of the samples")
+    data: DataConfig = option(help="where the samples come from")
+    modalities: dict[str, Annotated[Part, MODALITY]] = option(
+        help="name -> modality of that type: how raw values become patches"
+    )
+    model: ModelConfig = option(help="the architecture")
     views: dict[str, dict[str, dict[str, Any]]] = option(factory=dict, help="view -> modality -> augmentation")
-    masks: dict[str, Annotated[Part, MASK]] = option(factory=dict)
-    objectives: dict[str, Annotated[Part, OBJECTIVE]] = option()
-    train: TrainConfig = option(factory=TrainConfig)
-    evaluation: EvaluationConfig = option(factory=EvaluationConfig)
+    masks: dict[str, Annotated[Part, MASK]] = option(
+        factory=dict, help="name -> mask: which patches are hidden; objectives refer to it by its name"
+    )
+    objectives: dict[str, Annotated[Part, OBJECTIVE]] = option(
+        help="name -> objective: what is learned; their losses are summed by weight"
+    )
+    train: TrainConfig = option(factory=TrainConfig, help="the loop")
+    evaluation: EvaluationConfig = option(factory=EvaluationConfig, help="what is measured at the end")
 
 
 # ---------------------------------------------------------------------------------------------------------- look-up

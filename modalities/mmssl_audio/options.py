@@ -19,7 +19,7 @@ class Config:
     rate: int = option(16000, min=100, help="samples a second of the model's input; sound is resampled to it")
     seconds: float | None = option(10.24, above=0, help="the longest stretch taken of a sound; null: all of it")
     features: str = option("mel", choices=("mel", "waveform"), help="what patches are cut from")
-    mel_bins: int = option(128, min=4, help="at least Kaldi's four")
+    mel_bins: int = option(128, min=4, help="bands of the mel spectrum; at least Kaldi's four")
     window_ms: float = option(25.0, above=0, help="length of the frame that a spectrum is taken of")
     shift_ms: float = option(10.0, above=0, help="from one frame to the next")
     patch: int | list[int] | None = option(
@@ -104,20 +104,28 @@ class View(Base):
     crop_seconds: float | None = option(None, above=0, help="length of the view; shorter sounds stay whole")
     mix: float = option(0.0, min=0, max=1, help="add another sample of the batch")
     mix_db: list[float] = option(factory=lambda: [-20.0, -5.0], help="its level against the sample's own")
-    polarity: float = option(0.0, min=0, max=1)
-    noise: float = option(0.0, min=0, max=1)
+    polarity: float = option(0.0, min=0, max=1, help="probability that the sign is turned")
+    noise: float = option(0.0, min=0, max=1, help="probability of white noise")
     noise_level: list[float] = option(factory=lambda: [0.001, 1.0], min=0, help="standard deviation over the sound's")
-    gain: float = option(0.0, min=0, max=1)
-    gain_db: list[float] = option(factory=lambda: [-20.0, -1.0])
+    gain: float = option(0.0, min=0, max=1, help="probability of another loudness")
+    gain_db: list[float] = option(factory=lambda: [-20.0, -1.0], help="its change, lowest and highest")
     filter: float = option(0.0, min=0, max=1, help="high- or low-pass of the first order, one or the other")
-    highpass_hz: list[float] = option(factory=lambda: [200.0, 1200.0], above=0)
-    lowpass_hz: list[float] = option(factory=lambda: [2200.0, 4000.0], above=0)
-    delay: float = option(0.0, min=0, max=1)
-    delay_ms: list[float] = option(factory=lambda: [200.0, 500.0], above=0)
-    delay_volume: float = option(0.5, min=0, max=1)
-    pitch: float = option(0.0, min=0, max=1)
-    pitch_semitones: list[float] = option(factory=lambda: [-7.0, 7.0], min=-24, max=24)
-    reverb: float = option(0.0, min=0, max=1)
+    highpass_hz: list[float] = option(
+        factory=lambda: [200.0, 1200.0], above=0, help="its corner where it is a high-pass, lowest and highest"
+    )
+    lowpass_hz: list[float] = option(
+        factory=lambda: [2200.0, 4000.0], above=0, help="its corner where it is a low-pass, lowest and highest"
+    )
+    delay: float = option(0.0, min=0, max=1, help="probability of one echo")
+    delay_ms: list[float] = option(
+        factory=lambda: [200.0, 500.0], above=0, help="how late it comes, lowest and highest"
+    )
+    delay_volume: float = option(0.5, min=0, max=1, help="its size, over the sound's own")
+    pitch: float = option(0.0, min=0, max=1, help="probability of another pitch, at the same pace")
+    pitch_semitones: list[float] = option(
+        factory=lambda: [-7.0, 7.0], min=-24, max=24, help="how far it is moved, lowest and highest"
+    )
+    reverb: float = option(0.0, min=0, max=1, help="probability of a room's reverberation")
     reverb_seconds: list[float] = option(factory=lambda: [0.1, 0.8], above=0, help="until it has fallen by 60 dB")
     reverb_wet: list[float] = option(factory=lambda: [0.0, 0.5], min=0, max=1, help="share of the echo")
     time_masks: int = option(0, min=0, help="SpecAugment: stretches of time set to the mean")

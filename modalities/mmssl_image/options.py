@@ -15,4 +15,6 @@ __all__ = ["Config", "View"]
 class Config(PixelConfig):
     """What a recipe may set for images; one number for a side means a square."""
 
-    positions: str = option("sincos", choices=("sincos", "learned"))
+    positions: str = option(
+        "sincos", choices=("sincos", "learned"), help="fixed sines and cosines of row and column, or a learned table"
+    )

@@ -20,7 +20,9 @@ class Config:
     lowercase: bool = option(False, help="turn texts into lower case first")
     special_tokens: bool = option(False, help="put the tokenizer's special tokens around; no mask hides them")
     attend_padding: bool = option(False, help="fill every text up to max_length and attend to that, as SigLIP does")
-    positions: str = option("sincos", choices=("sincos", "learned"))
+    positions: str = option(
+        "sincos", choices=("sincos", "learned"), help="fixed sines and cosines of the place, or a learned table"
+    )
 
 
 @strict

@@ -20,7 +20,9 @@ class Config(PixelConfig):
     tubelet: int = option(2, min=1, help="frames of a patch")
     resize: str = option("crop", choices=("crop", "squash", "pad"), help="how frames of another shape are made to fit")
     margin: float = option(1.0, min=1, help="of resize: crop: frames cover so many times the size before it is cut out")
-    interpolation: str = option("bilinear", choices=("bicubic", "bilinear", "nearest"))
+    interpolation: str = option(
+        "bilinear", choices=("bicubic", "bilinear", "nearest"), help="how frames are resampled to the size"
+    )
     background: int | list[int] = option(0, min=0, max=255, help="0..255, behind transparent pixels and in padding")
     positions: str = option("sincos", choices=("sincos", "index"), help="of time, row, column; or number")
     default_fps: float = option(25.0, above=0, help="of frame folders, lists and arrays that come without a rate")

@@ -14,7 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 cls = CONFIG_MAPPING["mmssl"]
-assert type(AutoConfig.for_model("mmssl")) is cls is mmssl.MMSSLConfig
+assert type(AutoConfig.for_model("mmssl")) is cls is mmssl.MMSSLConfig  # brings the model, too
 assert MODEL_MAPPING[cls] is mmssl.MMSSLModel and PROCESSOR_MAPPING[cls] is mmssl.MMSSLProcessor
 assert not [f for f in sys.meta_path if type(f).__module__ == "mmssl.models.auto"], "the finder is still there"
 """
@@ -27,17 +27,21 @@ import pickle, subprocess
 import mmssl
 from transformers import AutoModel
 data = pickle.dumps(mmssl.MMSSLConfig(towers={}))
-line = "import pickle, sys; print(type(pickle.loads(sys.stdin.buffer.read())).__name__)"
-done = subprocess.run([sys.executable, "-c", line], input=data, capture_output=True, check=True)
-assert done.stdout.strip() == b"MMSSLConfig", done
+lines = "import pickle, sys; config = pickle.loads(sys.stdin.buffer.read()); from transformers import AutoModel"
+lines += "; print(AutoModel._model_mapping[type(config)].__name__)"
+done = subprocess.run([sys.executable, "-c", lines], input=data, capture_output=True)
+assert done.stdout.strip() == b"MMSSLModel", done
 """,
-    # transformers' layers import AutoModel's module while our towers are half imported
-    "a part of the model first": "import mmssl\nimport mmssl.models.foreign",
+    "a part of ours first": """
+import mmssl.models.trunk  # whose layer's module imports AutoModel
+assert "transformers.models.auto.modeling_auto" in sys.modules and "mmssl.models.modeling_mmssl" not in sys.modules
+""",
     "the config alone, then the processor": """
 import transformers
 import mmssl
-assert "torch" not in sys.modules
-transformers.AutoConfig.for_model("mmssl")
+assert "mmssl.models.configuration_mmssl" not in sys.modules
+transformers.AutoConfig
+assert "mmssl.models.configuration_mmssl" in sys.modules
 transformers.AutoProcessor
 """,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import io
 import os
@@ -124,17 +125,30 @@ def test_exit_code_and_report(levels: list[str], monkeypatch: pytest.MonkeyPatch
     assert "fix: do this" in out.getvalue()
 
 
-def test_import_of_mmssl_fails_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    cause = RuntimeError("operator torchvision::nms does not exist\nmore")
-    monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", "doctor"])
-    monkeypatch.setattr(sys, "argv", ["train.py", "doctor"])
-    with pytest.raises(ImportError, match="python -m mmssl doctor.*nms does not exist") as caught:
-        doctor.import_failed(cause)
-    assert caught.value.__cause__ is cause
-    for argv in (["python", "-m", "mmssl", "doctor"], ["python", "/venv/bin/mmssl", "doctor"]):
-        monkeypatch.setattr(sys, "orig_argv", argv)
-        monkeypatch.setattr(sys, "argv", argv[-2:])
-        doctor.import_failed(cause)
+def test_an_import_that_fails_is_told_of_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a package raises while it is imported is known from what it raises while it works."""
+    (tmp_path / "sentencepiece.py").write_text(
+        "import sys\n"
+        "def work():\n    raise ValueError('too long')\n"
+        "if not getattr(sys, 'whole', False):\n"
+        "    raise RuntimeError('operator torchvision::nms does not exist\\nmore')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "sentencepiece", raising=False)
+    with pytest.raises(RuntimeError) as broken:
+        importlib.import_module("sentencepiece")
+    told = doctor.import_failed(broken.value)
+    assert isinstance(told, ImportError) and "\n" not in str(told)
+    assert "python -m mmssl doctor" in str(told) and "nms does not exist" in str(told)
+    monkeypatch.setattr(sys, "whole", True, raising=False)
+    with pytest.raises(ValueError) as worked:
+        importlib.import_module("sentencepiece").work()
+    assert doctor.import_failed(worked.value) is worked.value
+    monkeypatch.delitem(sys.modules, "sentencepiece")
+    missing = ModuleNotFoundError("No module named 'peft'", name="peft.tuners")
+    assert isinstance(doctor.import_failed(missing), ImportError)
+    other = ModuleNotFoundError("No module named 'mylab'", name="mylab")
+    assert doctor.import_failed(other) is other
 
 
 @pytest.mark.slow
@@ -147,6 +161,9 @@ def test_it_runs_where_torchvision_is_broken(tmp_path: Path) -> None:
     done = subprocess.run(run, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "PROBLEM `import torchvision` fails: RuntimeError: operator torchvision::nms" in done.stdout
-    other = [sys.executable, "-c", "import mmssl"]
-    failed = subprocess.run(other, capture_output=True, text=True, env=env, check=False)
-    assert failed.returncode == 1 and "python -m mmssl doctor" in failed.stderr.splitlines()[-1]
+    for other in (
+        [sys.executable, "-c", "import mmssl; mmssl.MMSSLModel"],
+        [sys.executable, "-m", "mmssl", "evaluate", str(tmp_path), "--data", "builtin:digits"],
+    ):
+        failed = subprocess.run(other, capture_output=True, text=True, env=env, check=False)
+        assert failed.returncode == 1 and "python -m mmssl doctor" in failed.stderr.splitlines()[-1]

@@ -60,10 +60,10 @@ class View(Base):
     gain: float = option(0.0, min=0, help="the same, one a channel")
     bandstop: float = option(0.0, min=0, max=1, help="probability that a band is taken out")
     bandstop_hz: list[float] = option(factory=lambda: [1.0, 40.0], above=0, help="where the middle of the band lies")
-    bandstop_width: float = option(5.0, above=0, help="Hz")
+    bandstop_width: float = option(5.0, above=0, help="width of that band, Hz")
     wander: float = option(0.0, min=0, help="largest size of a slow drift, its own in every channel")
     powerline: float = option(0.0, min=0, help="largest size of hum, its own in every channel")
-    powerline_hz: float = option(50.0, above=0)
+    powerline_hz: float = option(50.0, above=0, help="frequency of the mains, 50 or 60 Hz")
     noise: float = option(0.0, min=0, help="largest standard deviation of white noise")
     drop: float = option(0.0, min=0, below=1, help="probability that a channel is missing; one is always left")
 

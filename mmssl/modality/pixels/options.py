@@ -23,7 +23,9 @@ class PixelConfig:
     mean: list[float] | None = option(None, help="subtracted from each channel; null: measured on the data")
     std: list[float] | None = option(None, above=0, help="each channel is divided by it; null: measured on the data")
     resize: str = option("crop", choices=("crop", "squash", "pad"), help="how an image of another shape is made to fit")
-    interpolation: str = option("bicubic", choices=("bicubic", "bilinear", "nearest"))
+    interpolation: str = option(
+        "bicubic", choices=("bicubic", "bilinear", "nearest"), help="how pixels are resampled to the size"
+    )
     background: int | list[int] = option(255, min=0, max=255, help="0..255, behind transparent pixels and in padding")
 
     def __post_init__(self) -> None:
@@ -71,8 +73,8 @@ class View(Base):
     contrast: float = option(0.0, min=0, help="the same, about the image's mean")
     saturation: float = option(0.0, min=0, help="the same, about the pixel's grey value")
     hue: float = option(0.0, min=0, max=0.5, help="shift drawn in -h .. h of the colour circle")
-    gray: float = option(0.0, min=0, max=1)
-    blur: float = option(0.0, min=0, max=1)
+    gray: float = option(0.0, min=0, max=1, help="probability of a grey image")
+    blur: float = option(0.0, min=0, max=1, help="probability of a Gaussian blur")
     blur_sigma: list[float] = option(factory=lambda: [0.1, 2.0], above=0, help="pixels, lowest and highest")
     solarize: float = option(0.0, min=0, max=1, help="values above one half are inverted")
     noise_std: float = option(0.0, min=0, help="in standard deviations of the channel")

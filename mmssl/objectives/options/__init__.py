@@ -27,7 +27,7 @@ class RampConfig:
     last: float = option(1.0, min=0, help="factor of the weight at the end")
     begin: float = option(0.0, min=0, max=1, help="share of the run at which it starts to move")
     end: float = option(0.1, min=0, max=1, help="share of the run at which it has arrived")
-    shape: str = option("linear", choices=("linear", "cosine"))
+    shape: str = option("linear", choices=("linear", "cosine"), help="how the factor goes from `first` to `last`")
 
     def __post_init__(self) -> None:
         if self.begin >= self.end:

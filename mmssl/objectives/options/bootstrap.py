@@ -23,7 +23,9 @@ class Config(HeadOptions, SideOptions, ObjectiveConfig):
     target: str = option("teacher", choices=("teacher", "online"), help="BYOL's averaged teacher, or SimSiam's itself")
     momentum: float = option(0.996, min=0, max=1, help="of the teacher, at the start")
     end_momentum: float = option(1.0, min=0, max=1, help="of the teacher, at the end")
-    predictor: str = option("mlp", choices=("mlp", "direct"))
+    predictor: str = option(
+        "mlp", choices=("mlp", "direct"), help="trained, or set from the eigenvalues of its inputs (DirectPred)"
+    )
     predictor_hidden: int = option(512, min=1, help="hidden width of the trained predictor")
     direct_eps: float = option(0.1, min=0, help="DirectPred: what is added to the roots of the eigenvalues")
     direct_momentum: float = option(0.3, min=0, below=1, help="DirectPred: what its correlation keeps of the last one")

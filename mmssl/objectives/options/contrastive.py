@@ -23,7 +23,9 @@ class Config(HeadOptions, SideOptions, ObjectiveConfig):
     when = "Retrieval, zero-shot or few labels are wanted, and pairs or good augmentations exist; big batches help."
     suits = "two or more modalities of the same samples (image-text, audio-video, ECG-report); or one with good views"
 
-    loss: str = option("infonce", choices=LOSSES)
+    loss: str = option(
+        "infonce", choices=LOSSES, help="CLIP's, SigLIP's, SimCLR's, and the decoupled one without and with weights"
+    )
     temperature: float | None = option(None, above=0, help="initial value; default 0.07, all but infonce 0.1")
     learn_temperature: bool | None = option(None, help="default: across towers, but for dcl and dclw; sigmoid always")
     max_scale: float = option(100.0, above=0, help="upper bound of a learned 1 / temperature")

@@ -14,9 +14,9 @@ from . import ObjectiveConfig
 class PredictorConfig:
     """I-JEPA's predictor is 384 wide and 6 deep (12 for its largest); small ones do for small data."""
 
-    width: int = option(384, min=1)
-    depth: int = option(6, min=1)
-    heads: int = option(12, min=1)
+    width: int = option(384, min=1, help="its width, less than the tower's")
+    depth: int = option(6, min=1, help="its blocks")
+    heads: int = option(12, min=1, help="its attention heads, a divisor of its width")
 
 
 @strict
@@ -24,7 +24,9 @@ class PredictorConfig:
 class RegulariserConfig:
     """Of the embeddings that have a gradient: the context's, and without a teacher the targets'."""
 
-    kind: str = option("none", choices=("none", "sigreg", "vicreg"))
+    kind: str = option(
+        "none", choices=("none", "sigreg", "vicreg"), help="SIGReg (LeJEPA), variance and covariance (VICReg), or none"
+    )
     weight: float | None = option(None, above=0, help="factor; default 0.05 for sigreg (LeJEPA), 1 for vicreg")
     on: str = option("pooled", choices=("pooled", "tokens", "both"), help="embeddings of samples or of patches")
     covariance: float = option(0.04, min=0, help="vicreg: factor of the covariance, relative to that of the variance")
@@ -62,14 +64,22 @@ class Config(ObjectiveConfig):
     target_tower: str | None = option(None, help="another tower, whose modalities are predicted")
     target_mask: str | None = option(None, help="which of the other tower's patches are predicted; null: all")
     target_view: str = option("clean", help="what the target encoder sees")
-    predictor: PredictorConfig = option(factory=PredictorConfig)
+    predictor: PredictorConfig = option(
+        factory=PredictorConfig, help="what says the targets' latents from the context's"
+    )
     predict: str = option("apart", choices=("apart", "together"), help="target sets each by itself, or as one set")
-    teacher: str = option("ema", choices=("ema", "none"))
+    teacher: str = option(
+        "ema",
+        choices=("ema", "none"),
+        help="targets are made by a moving average of the encoder, or by the encoder itself",
+    )
     momentum: list[float] = option(factory=lambda: [0.996, 1.0], min=0, max=1, help="of the teacher: first, last")
     schedule: str = option("linear", choices=("linear", "cosine"), help="how the momentum goes from first to last")
     stop_gradient: bool = option(False, help="without a teacher: no gradient through the targets")
-    regulariser: RegulariserConfig = option(factory=RegulariserConfig)
-    loss: str = option("smooth_l1", choices=LATENT_LOSSES)
+    regulariser: RegulariserConfig = option(
+        factory=RegulariserConfig, help="what keeps embeddings from collapse where there is no teacher"
+    )
+    loss: str = option("smooth_l1", choices=LATENT_LOSSES, help="distance of a predicted latent from its target")
     beta: float = option(1.0, above=0, help="smooth_l1: where it turns from square to linear")
     normalise_targets: bool = option(True, help="layer norm without parameters on the targets")
     average_layers: int = option(1, min=1, help="targets are the mean of the last so many blocks, each layer-normed")

@@ -20,7 +20,11 @@ class Config(HeadOptions, SideOptions, ObjectiveConfig):
     when = "As contrastive between views, but batches are small or other samples are no negatives (few true classes)."
     suits = "one modality with good augmentations, or pairs of modalities; Mixed Barlow Twins: little data on a grid"
 
-    loss: str = option("barlow", choices=("barlow", "mixed_barlow", "vicreg"))
+    loss: str = option(
+        "barlow",
+        choices=("barlow", "mixed_barlow", "vicreg"),
+        help="Barlow Twins', that with mixed inputs, or VICReg's",
+    )
     off_diagonal: float = option(5e-3, above=0, help="weight of the off-diagonal correlations (Barlow Twins)")
     mixing_weight: float = option(4.0, min=0, help="weight of the mixed inputs, times off_diagonal (mixed_barlow)")
     invariance: float = option(25.0, min=0, help="weight of the views' distance (VICReg)")

@@ -17,7 +17,11 @@ class SideOptions:
     views: list[str] = option(factory=lambda: ["clean"], help="one view for all, or the views of each tower")
     mask: str | None = option(None, help="encode only what this mask leaves visible")
     masks: list[str] | None = option(None, help="a mask for each view; with one view: two masks make two views of it")
-    mode: str = option("drop", choices=("drop", "replace"))
+    mode: str = option(
+        "drop",
+        choices=("drop", "replace"),
+        help="what becomes of hidden patches: left out, or a mask token in their place",
+    )
     pairs: str | None = option(
         None,
         choices=("across", "within", "both"),
