@@ -17,8 +17,9 @@ from ..errors import RunError, UserError
 from ..files import whole_folder
 from ..modality import Preprocessor, load_modality, select
 from ..models.configuration_mmssl import MMSSLConfig
+from ..models.locating import Located
 from ..models.modeling_mmssl import MMSSLModel
-from ..models.opening import open_model
+from ..models.opening import adapter_spec, load_base, open_model
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.stock.towers import load_origin, refuse_incompatible, tower_specs
 from ..models.trunk import Trunk
@@ -26,6 +27,7 @@ from ..objectives.base import load_objective
 from ..objectives.pretraining import Pretraining
 from ..options.schema import Part
 from ..recipe.config import DataConfig, Recipe
+from ..recipe.loading import load_recipe
 from .engine import line, on_first
 from .starting import foreign_of, load_start, put_adapters
 
@@ -130,6 +132,31 @@ def build_model(recipe: Recipe, processor: MMSSLProcessor) -> MMSSLModel:
     if recipe.model.compatible_with is not None:
         refuse_incompatible(model, processor, recipe.model.compatible_with)
     return model
+
+
+def start_of(found: Located, processor: MMSSLProcessor, base: str | None = None) -> MMSSLModel | None:
+    """What a trained MODEL went on from: the base of an adapter, or what the recipe of its run started from.
+
+    Args:
+        found: the model.
+        processor: its own.
+        base: of an adapter, where it has moved.
+
+    Returns:
+        The start, in evaluation mode; None where training began with random weights, or nothing says what it began
+        with: a folder that was taken out of its run.
+
+    Raises:
+        UserError: what it started from is not where it was.
+    """
+    if found.kind == "adapter":
+        folder, spec = adapter_spec(found)
+        return load_base(folder, spec, base)
+    config = Path(found.place).parent / "config.yaml"
+    if found.kind != "mmssl" or found.task or not (found.local and config.is_file()):
+        return None
+    recipe = load_recipe(config)
+    return build_model(recipe, processor).eval() if recipe.model.starts else None
 
 
 def build_pretraining(recipe: Recipe, processor: MMSSLProcessor) -> Pretraining:

@@ -21,6 +21,7 @@ from ..hub.picture import PICTURE, draw_training
 from ..hub.record import write_record
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import open_model
+from ..models.running import untrained_twin
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.saving import save_model
 from ..objectives.pretraining import Pretraining
@@ -243,7 +244,6 @@ def finish(
     print(f"reloaded {target} through {'PEFT' if adapter else 'AutoModel and AutoProcessor'}", flush=True)
     report: dict[str, Any] = {}
     if recipe.evaluation.tasks != []:
-        untrained = build_model(recipe, processor)
         report = evaluate(
             reloaded,
             reprocessor.preprocessors,
@@ -251,7 +251,8 @@ def finish(
             recipe.evaluation,
             columns=columns,
             train_source=source,
-            untrained=untrained,
+            untrained=untrained_twin(reloaded),
+            start=build_model(recipe, processor) if recipe.model.starts else None,
         )
         _write(folder / "evaluation.json", json.dumps(report, indent=2) + "\n")
     facts = facts_of(loop, source, columns)
