@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..data.sources import open_source
 from ..data.splits import strata, take_share, without
-from ..errors import NoSplit, UserError, nearest
-from ..evaluation.rows import present_columns
+from ..errors import NoSplit, UserError
+from ..evaluation.rows import find_columns
 from .labels import Target, encode_all, make_target, read_columns, stack
 from .options import FinetuneConfig
 
@@ -56,32 +56,13 @@ class Rows:
 
 
 def open_split(data: Any, options: FinetuneConfig, split: str) -> Any:
-    return open_source(data, name=options.config, split=split, limit=options.limit)
-
-
-def find_columns(source: Any, modalities: Sequence[str], options: FinetuneConfig) -> dict[str, str | list[str]]:
-    """modality -> column(s) of those that take part. UserError when one that was named has no column, or none has."""
-    for name in [*(options.modalities or []), *options.columns]:
-        if name not in modalities:
-            known = ", ".join(modalities)
-            raise UserError(f"modalities: the model has no '{name}', it has {known}{nearest(name, modalities)}")
-    wanted = options.modalities or list(modalities)
-    found, lacking = present_columns(source, wanted, options.columns)
-    for name in options.modalities or options.columns:
-        if name in lacking:
-            raise UserError(f"columns.{name}: {lacking[name]}")
-    if not found:
-        raise UserError(
-            f"--column: the model takes {', '.join(modalities)}, the data has the columns "
-            f"{', '.join(source.column_names)}; name the column with --column {modalities[0]}=COLUMN"
-        )
-    return found
+    return open_source(data, name=options.name, split=split, limit=options.limit)
 
 
 def load_rows(data: Any, label: Sequence[str], modalities: Sequence[str], options: FinetuneConfig) -> Rows:
     """Open the data, read the labels, and share the rows out. label empty: rows without labels."""
     source = open_split(data, options, options.split)
-    columns = find_columns(source, modalities, options)
+    columns = find_columns(source, modalities, options.columns, options.modalities)
     target = make_target(source, label, options.task) if label else None
     if options.group is not None:
         read_columns(source, [options.group], "group")
