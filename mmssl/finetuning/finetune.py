@@ -51,11 +51,11 @@ from .card import write_card
 from .jobs import VIEW, Job, SupervisedJob, kept_head
 from .layer_decay import layered_optimizer
 from .options import WHOLE, FinetuneConfig, load_options, steps_of
+from .partition import load_partition
 from .retrieval import RetrievalJob
-from .rows import load_rows
 from .supervised import pooled_width
 from .task import TaskModel, load_task
-from .teaching import DistillationJob
+from .teaching import TeachingJob
 
 logger = logging.getLogger("mmssl")
 NAME = "finetune"
@@ -129,11 +129,7 @@ def run_finetuning(
     known = base_of(encoder, start.place)
     pretraining, handle = build(job, options)
     _start_folder(accelerator, folder, options, resume)
-    origin = {
-        "weights": known.weights,
-        "label columns": options.label_columns,
-        "training rows": len(job.rows.train),
-    }
+    origin = {"weights": known.weights, "label columns": options.label_columns, "training rows": len(job.rows.train)}
     try:
         start_trackers(accelerator, options.train.trackers, folder.name, folder)
         loop, validation, fault = train(accelerator, pretraining, job, options, folder, origin, resume)
@@ -163,17 +159,17 @@ def make_job(
     """The job that options and data ask for, its rows shared out. UserError for whatever does not fit."""
     label = options.label_columns
     if teacher is not None or options.task == "retrieval":
-        rows = load_rows(data, [], list(processor.preprocessors), options)
+        rows = load_partition(data, [], list(processor.preprocessors), options)
         if teacher is not None:
             _refuse(options, "--teacher", {"task": "auto", "keep_head": None, "class_weights": "none"})
-            return DistillationJob(encoder, processor, options, rows, teacher_path=teacher, label=tuple(label))
+            return TeachingJob(encoder, processor, options, rows, teacher_path=teacher, label=tuple(label))
         _refuse(options, "task=retrieval", {"keep_head": None, "class_weights": "none"})
         if label:
             raise UserError("--label: found it with task=retrieval, which has no labels")
         return RetrievalJob(encoder, processor, options, rows)
     if not label:
         raise UserError("--label: found none, expected the column(s) of the labels")
-    rows = load_rows(data, label, list(processor.preprocessors), options)
+    rows = load_partition(data, label, list(processor.preprocessors), options)
     kept = None
     if options.keep_head is not None:
         job = SupervisedJob(encoder, processor, options, rows)

@@ -31,10 +31,7 @@ class DataConfig(RowsConfig):
     fit_samples: int = option(2000, min=1, resumable=True, help="samples that preprocessors are fitted on")
     source: str | None = option(None, resumable=True, local=True, help="where the data come from, for the card")
     license: str | None = option(
-        None,
-        resumable=True,
-        local=True,
-        help="licence of the data, for the card; default: what its README.md declares",
+        None, resumable=True, local=True, help="licence of the data, for the card; default: what its README.md declares"
     )
 
     REFUSED = {

@@ -101,7 +101,7 @@ def test_embed_refuses_what_it_does_nothing_with(word: str, capsys: pytest.Captu
         ("finetune", ["streaming=true"], "streaming: found true, but"),
         ("finetune", ["--label", "a", "label=b"], "label: found it as an override beside --label"),
         ("evaluate", ["--label", "a", "label=b"], "label: found it as an override beside --label"),
-        ("evaluate", ["--label", "a,b"], "label: found ['a', 'b']"),
+        ("evaluate", ["--label", "a,b"], "label: found a list of 2, expected text"),
         ("finetune", ["--column", "image=a", "columns.image=b"], "columns: found it as an override beside --column"),
         ("evaluate", ["--column", "image=a", "columns.image=b"], "columns: found it as an override beside --column"),
         ("evaluate", ["path=elsewhere"], "path: found it as an override beside --data"),
