@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..data.options import SPLIT, RowsConfig
 from ..options import option, strict
-from ..recipe.config import DataConfig, EvaluationConfig
+from ..recipe.config import SPLIT, DataConfig, EvaluationConfig, RowsConfig
 
 
 @strict

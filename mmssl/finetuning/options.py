@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..data.options import MAX_BAD, RowsConfig
 from ..errors import UserError
 from ..models.options import AdapterConfig
 from ..options import option, strict
 from ..options.schema import BAD, Faults, build
-from ..recipe.config import LoopConfig
+from ..recipe.config import MAX_BAD, LoopConfig, RowsConfig
 from ..recipe.loading import merge_flags, merge_overrides
 
 TASKS = ("auto", "classification", "multilabel", "regression", "retrieval")

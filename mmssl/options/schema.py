@@ -364,7 +364,7 @@ def local_options(cls: type, path: str = "") -> list[str]:
         where = f"{path}.{key}".lstrip(".")
         if field.metadata.get("local"):
             found.append(where)
-        kind = _hints(cls)[field.name]
+        kind = hints_of(cls)[field.name]
         if get_origin(kind) is dict:
             where, kind = f"{where}.NAME", get_args(kind)[1]
         for inner in get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,):

@@ -17,15 +17,14 @@ from toys import runs, tuned
 
 from mmssl import cli
 from mmssl.cli import main
-from mmssl.data.options import RowsConfig
 from mmssl.errors import UserError
 from mmssl.evaluation import evaluate as evaluating
 from mmssl.evaluation.options import EmbedConfig, EvaluateConfig
 from mmssl.finetuning.options import FinetuneConfig, load_options
 from mmssl.options.schema import build, local_options
-from mmssl.recipe.config import DataConfig, EvaluationConfig, Recipe
+from mmssl.recipe.config import DataConfig, EvaluationConfig, Recipe, RowsConfig
 from mmssl.recipe.loading import FLAGS, load_recipe
-from mmssl.training import pretrain as pretraining
+from mmssl.training.building import open_training_data
 from mmssl.training.reproduce import check_overrides
 
 COMMANDS = {"pretrain": DataConfig, "finetune": FinetuneConfig, "evaluate": EvaluateConfig, "embed": EmbedConfig}
@@ -193,7 +192,7 @@ def test_a_configuration_is_the_same_rows_in_every_command(
     train, test = SIZES["bold"]
 
     recipe = load_recipe("image_mae", [f"data.path={data}", "data.name=bold", "data.columns.image=picture"])
-    source, columns = pretraining.open_training_data(recipe)
+    source, columns = open_training_data(recipe.data, recipe.modalities)
     assert columns["image"] == "picture" and source["id"][:] == [f"bold/train/{i}" for i in range(train)]
 
     assert main(["embed", *words, "split=test", "streaming=true", "--output", "e.parquet"]) == 0
