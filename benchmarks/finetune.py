@@ -193,7 +193,7 @@ def emoji(seeds: int, kept: Path) -> dict[str, Any]:
             report = quietly(
                 model,
                 str(DATA / "emoji"),
-                config="openmoji",
+                name="openmoji",
                 task="retrieval",
                 validation="validation",
                 train=_rate(train, name),

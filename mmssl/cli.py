@@ -11,7 +11,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -110,12 +110,16 @@ def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     _add_model_and_data(sub)
     help = "knn, linear, zero-shot, retrieval or rankme; may be repeated; default: all that model and data allow"
     sub.add_argument("--task", metavar="TASK", action="append", help=help)
-    sub.add_argument("overrides", metavar="key=value", nargs="*", help="evaluation options, e.g. label=class k=10")
+    sub.add_argument("overrides", metavar="key=value", nargs="*", help="options, e.g. split=validation limit=1000 k=10")
+
+    _add_label(sub)
 
     sub = command("embed", _embed, "Write the embeddings of every sample to a parquet file.")
     _add_model_and_data(sub)
     sub.add_argument("--output", metavar="FILE.parquet", type=Path, required=True)
-    sub.add_argument("overrides", metavar="key=value", nargs="*", help="data options, e.g. split=test limit=100")
+    sub.add_argument(
+        "overrides", metavar="key=value", nargs="*", help="options, e.g. name=CONFIGURATION split=test limit=100"
+    )
 
     sub = command("push", _push, "Publish a model or adapter folder on the Hub.")
     sub.add_argument("model", metavar="MODEL", help=MODEL)
@@ -133,15 +137,14 @@ def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
 
     sub = command("finetune", _finetune, "Train a task on an encoder: whole, its head alone, or through an adapter.")
     _add_model_and_data(sub)
-    help = "column of the labels, or several, separated by commas"
-    sub.add_argument("--label", metavar="COLUMN[,COLUMN]", help=help)
+    _add_label(sub)
     help = "a result of `mmssl finetune` to be distilled into MODEL, without labels (those of --label only measure it)"
     sub.add_argument("--teacher", metavar="RESULT", help=help)
     help = "lora (default), dora, ia3 or another of PEFT's types; none: train everything; linear: the head alone"
-    sub.add_argument("--peft", metavar="TYPE", default="lora", help=help)
+    sub.add_argument("--peft", metavar="TYPE", help=help)
     sub.add_argument("--output", metavar="DIR", type=Path, help="folder of the result (default: runs/finetune)")
     sub.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint")
-    help = "options, e.g. fraction=0.1 group=patient_id task=regression adapter.r=4 train.epochs=20"
+    help = "options, e.g. split=train fraction=0.1 group=patient_id task=regression adapter.r=4 train.epochs=20"
     sub.add_argument("overrides", metavar="key=value", nargs="*", help=help)
 
     sub = command("export", _export, "Write a model as a stock class that needs no mmssl, and prove it equal.")
@@ -163,6 +166,11 @@ def _add_model_and_data(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--data", metavar="DATA", required=True, help="a folder, file, glob, Hub id or builtin:NAME")
     help = "column(s) that hold a modality, e.g. image=img; may be repeated"
     sub.add_argument("--column", metavar="MODALITY=COLUMN[,COLUMN]", action="append", default=[], help=help)
+
+
+def _add_label(sub: argparse.ArgumentParser) -> None:
+    help = "column of the labels; several, separated by commas, for `mmssl finetune`"
+    sub.add_argument("--label", metavar="COLUMN[,COLUMN]", help=help)
 
 
 # --------------------------------------------------------------------------------------------------------- commands
@@ -190,8 +198,9 @@ def _show_run(run: Any) -> None:
     where = [str(run.model_folder), "--data", recipe.data.path]
     for name, column in recipe.data.columns.items():
         where += ["--column", f"{name}={column if isinstance(column, str) else ','.join(column)}"]
+    where += [f"name={recipe.data.name}"] if recipe.data.name else []
     label = recipe.evaluation.label
-    probe = ["--task", "linear", f"label={label}"] if label else ["--task", "rankme"]
+    probe = ["--task", "linear", "--label", label] if label else ["--task", "rankme"]
     if run.report:
         _print_report(run.report)
     print(f"\nthe model, with its card: {run.model_folder}\n\nnext:")
@@ -218,43 +227,34 @@ def _print_report(report: dict[str, Any]) -> None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from .evaluation.evaluate import evaluate
+    from .evaluation.options import EvaluateConfig
     from .evaluation.table import as_finetuned
     from .models.locating import locate
     from .models.opening import open_model
     from .models.running import untrained_twin
-    from .recipe.config import DataConfig, EvaluationConfig
+    from .recipe.loading import command_options
+    from .training.building import start_of
 
-    options = _options(EvaluationConfig, args.overrides, {"tasks": args.task} if args.task else {})
-    model, processor = open_model(args.model, args.base)
-    data = DataConfig(path=args.data, name=options.name, columns=_columns(args.column, processor.preprocessors))
-    report = evaluate(model, processor.preprocessors, data, options, untrained=untrained_twin(model))
-    if locate(args.model).task:
+    options = command_options(EvaluateConfig, args.overrides, _flags(args))
+    found = locate(args.model)
+    model, processor = open_model(found, args.base)
+    twin, start = untrained_twin(model), start_of(found, processor, args.base)
+    report = evaluate(model, processor.preprocessors, options.data, options, untrained=twin, start=start)
+    if found.task:
         report["tasks"] = {task: as_finetuned(metrics) for task, metrics in report["tasks"].items()}
     _print_report(report)
     return 0
 
 
 def _embed(args: argparse.Namespace) -> int:
-    from .data.sources import column_names, open_source
-    from .evaluation.embedding_file import write_embeddings
+    from .evaluation.embedding_file import embed
+    from .evaluation.options import EmbedConfig
     from .models.opening import open_model
-    from .recipe.config import DataConfig
+    from .recipe.loading import command_options
 
-    data = _options(DataConfig, args.overrides, {"path": args.data})
+    options = command_options(EmbedConfig, args.overrides, _flags(args))
     model, processor = open_model(args.model, args.base)
-    given = _columns(args.column, processor.preprocessors)
-    source = open_source(
-        data.path, name=data.name, split=data.split, streaming=data.streaming, limit=data.limit, columns=given or None
-    )
-    there = column_names(source)
-    columns = {**{name: name for name in processor.preprocessors if name in there and name not in given}, **given}
-    if not columns:
-        wanted = ", ".join(processor.preprocessors)
-        raise UserError(
-            f"--column: the model embeds {wanted}, the data has the columns {', '.join(there)}; name the column with "
-            f"--column {next(iter(processor.preprocessors))}=COLUMN"
-        )
-    summary = write_embeddings(model, processor.preprocessors, source, columns, args.output, workers=data.workers)
+    summary = embed(model, processor.preprocessors, options, args.output)
     if summary["resumed"]:
         print(f"went on after {summary['resumed']} rows that an interrupted run had embedded")
     counts = ", ".join(f"{n} with {name}" for name, n in summary["present"].items())
@@ -313,56 +313,42 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
-def _options(cls: type, overrides: list[str], fixed: dict[str, Any]) -> Any:
-    """An EvaluationConfig or DataConfig from `key=value` words."""
-    from .options.schema import build
-    from .recipe.loading import merge_overrides
-
-    faults: list[str] = []
-    data = merge_overrides({}, overrides, faults)
-    for key in fixed:
-        if key in data:
-            faults.append(f"{key}: found it as an override, expected the option of the command that sets it only")
-    options = build(cls, {**data, **fixed}, "", faults)
-    if faults:
-        raise UserError("\n".join(faults))
-    return options
+def _flags(args: argparse.Namespace) -> dict[str, Any]:
+    """key -> value of those options of a command that stand for a key (`FLAGS`), where they were given."""
+    flags = {"path": args.data, "columns": _columns(args.column), "label": _listed(getattr(args, "label", None))}
+    flags |= {"tasks": getattr(args, "task", None), "peft": getattr(args, "peft", None)}
+    return {key: value for key, value in flags.items() if value}
 
 
-def _columns(words: list[str], modalities: Iterable[str] | None) -> dict[str, str | list[str]]:
-    """`["image=img", "table=a,b"]` -> `{"image": "img", "table": ["a", "b"]}`. modalities None: any name goes."""
-    known = list(modalities or ["image"])
+def _columns(words: list[str]) -> dict[str, str | list[str]]:
+    """`["image=img", "table=a,b"]` -> `{"image": "img", "table": ["a", "b"]}`."""
     columns: dict[str, str | list[str]] = {}
     for word in words:
         name, equals, value = word.partition("=")
-        if not equals or not value:
-            raise UserError(f"--column: found '{word}', expected MODALITY=COLUMN, e.g. {known[0]}={known[0]}")
-        if modalities is not None and name not in known:
-            hint = nearest(name, known)
-            raise UserError(f"--column: the model has no modality '{name}', but {', '.join(known)}{hint}")
-        columns[name] = value.split(",") if "," in value else value
+        column = _listed(value)
+        if not equals or column is None:
+            raise UserError(f"--column: found '{word}', expected MODALITY=COLUMN, e.g. image=img")
+        columns[name] = column
     return columns
+
+
+def _listed(text: str | None) -> str | list[str] | None:
+    """`"a,b"` -> `["a", "b"]`, `"a"` as it is."""
+    if not text:
+        return None
+    return text.split(",") if "," in text else text
 
 
 def _finetune(args: argparse.Namespace) -> int:
     from .finetuning.options import load_options
     from .training.process import prepare_process
 
-    columns = _columns(args.column, None)
-    options = load_options(args.overrides, {"peft": args.peft, **({"columns": columns} if columns else {})})
+    options = load_options(args.overrides, _flags(args))
     from .finetuning.finetune import run_finetuning  # behind the options: a fault in them shows seconds earlier
 
-    labels = args.label.split(",") if args.label else []
     prepare_process()
     run = run_finetuning(
-        args.model,
-        args.data,
-        labels,
-        options,
-        output=args.output,
-        base=args.base,
-        teacher=args.teacher,
-        resume=args.resume,
+        args.model, options, output=args.output, base=args.base, teacher=args.teacher, resume=args.resume
     )
     if os.environ.get("RANK", "0") == "0":
         _print_report(run.report)

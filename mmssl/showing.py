@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError, nearest
+from .evaluation.options import EmbedConfig, EvaluateConfig
 from .finetuning.options import FinetuneConfig
 from .masking import load_mask, mask_names
 from .masking.corruption import Corruption
@@ -36,6 +37,8 @@ SECTIONS: dict[str, type] = {
     "evaluation": EvaluationConfig,
     "corrupt": Corruption,
     "finetune": FinetuneConfig,
+    "evaluate": EvaluateConfig,
+    "embed": EmbedConfig,
 }
 """Topics of their own -> their options; `objectives` is what all of them have."""
 

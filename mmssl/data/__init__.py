@@ -1,7 +1,7 @@
 """From what the user has (a folder, a file, a Hub id, `builtin:NAME`, a `datasets` object) to batches of tensors.
 
     sources.py      opens data and says in one line what is wrong with it
-    listing.py      folders of arrays that `datasets` does not know, and splits by file name
+    folders.py      folders of arrays that `datasets` does not know, and splits by file name
     builtin.py      real data that comes with scikit-learn
     sampler.py      which samples are in which batch: a pure function of (seed, epoch)
     loading.py      rows -> preprocessors -> batches, in worker processes or not

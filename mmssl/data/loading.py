@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import torch
@@ -26,15 +26,13 @@ from mmssl.modality import Batch, Preprocessor, select
 
 from .quarantine import Bad
 from .sampler import Sampler, in_order, order
-from .sources import check_columns
-from .streams import Rows, stream_batches
+from .sources import Columns, check_columns
+from .streams import Items, stream_batches
 
 if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
+    from datasets import IterableDataset
 
-    Source: TypeAlias = Dataset | IterableDataset
-
-Columns = Mapping[str, str | Sequence[str]]
+    from .sources import Source
 
 BROKEN = (BadSample, OSError, ValueError, EOFError, SyntaxError, zlib.error, struct.error)
 """What decoders raise over broken bytes (Pillow raises SyntaxError for a broken PNG)."""
@@ -89,7 +87,7 @@ def training_batches(
     """
     columns = columns_of(preprocessors, columns)
     check_columns(source, columns)
-    batches: Iterable[Rows]
+    batches: Iterable[Items]
     if _is_stream(source):
         batches = stream_batches(
             source, _read_columns(columns, ()), seed, shuffle_buffer, batch_size, accumulation, rank, world, start_batch
@@ -126,7 +124,7 @@ def evaluation_batches(
     """
     columns = columns_of(preprocessors, columns)
     check_columns(source, {**columns, **({"keep": list(keep)} if keep else {})})
-    batches: Iterable[Rows]
+    batches: Iterable[Items]
     if _is_stream(source):
         rows = ((0, number, row) for number, row in enumerate(source.select_columns(_read_columns(columns, keep))))
         numbered = enumerate(_chunks(islice(rows, limit), batch_size))
@@ -205,13 +203,13 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
         self.source = None if _is_stream(source) else source.select_columns(_read_columns(columns, keep))
         self.preprocessors, self.columns, self.seed, self.keep = dict(preprocessors), columns, seed, keep
 
-    def __getitems__(self, items: Rows) -> Loaded | _Fault:
+    def __getitems__(self, items: Items) -> Loaded | _Fault:
         try:
             return self.load(items)
         except (UserError, RunError) as error:
             return _Fault(error)
 
-    def load(self, items: Rows) -> Loaded:
+    def load(self, items: Items) -> Loaded:
         samples: dict[str, list[Any]] = {name: [] for name in self.preprocessors}
         kept: dict[str, list[Any]] = {name: [] for name in self.keep}
         missing = dict.fromkeys(self.preprocessors, 0)
@@ -232,7 +230,7 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
         numbers = torch.tensor([index for _, index, _ in items], dtype=torch.int64)
         return Loaded(batch, bad, missing, numbers, items[0][0], kept)
 
-    def rows(self, items: Rows) -> list[dict[str, Any] | Bad]:
+    def rows(self, items: Items) -> list[dict[str, Any] | Bad]:
         """The raw rows, all at once where that works, so that one that cannot be had costs only itself."""
         if self.source is None:
             return [row or {} for _, _, row in items]
@@ -267,7 +265,7 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
         return out
 
 
-def _load(reader: _Reader, batches: Iterable[Rows], workers: int) -> Iterator[Loaded]:
+def _load(reader: _Reader, batches: Iterable[Items], workers: int) -> Iterator[Loaded]:
     """Run the reader over the batches, here or in worker processes, in order."""
     results: Iterable[Loaded | _Fault]
     if workers == 0:

@@ -22,7 +22,7 @@ import numpy as np
 
 from mmssl.errors import NoSplit, RunError, UserError, nearest
 
-from . import folders as listing
+from . import folders
 from .packages import open_prefixed
 from .sampler import order
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Columns = Mapping[str, str | Sequence[str]]
 
-PROBE = 64
+LOOKED_AT = 64
 """Rows that are looked at to learn which columns hold the names of files."""
 SPLIT_NAMES = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval"}
 
@@ -127,16 +127,16 @@ def _from_path(path: str, name: str | None, split: str, streaming: bool, what: s
     if local.is_file():
         # An explicitly named file is the data, whatever it is called: "train" and the split of its name both mean it.
         data_files = {"train": [str(local.resolve())]}
-        own = listing.split_of(local.name)
-        if own is not None and listing.split_of(split) == own:
+        own = folders.split_of(local.name)
+        if own is not None and folders.split_of(split) == own:
             data_files = {split: data_files["train"]}
         return _from_files(data_files, split, streaming, what)
     matches = sorted(m for m in glob.glob(str(local), recursive=True) if os.path.isfile(m))
     if matches:
-        return _from_files(listing.by_split([Path(m).resolve() for m in matches]), split, streaming, what)
+        return _from_files(folders.by_split([Path(m).resolve() for m in matches]), split, streaming, what)
     if glob.has_magic(path):
         raise UserError(f"data.path: no file matches {what}")
-    if path.startswith((".", "~", "/", "\\")) or path.count("/") > 1 or listing.table_format(path) or "\\" in path:
+    if path.startswith((".", "~", "/", "\\")) or path.count("/") > 1 or folders.table_format(path) or "\\" in path:
         siblings = os.listdir(local.parent) if local.parent.is_dir() else []
         raise UserError(f"data.path: no such file or folder: {what}{nearest(local.name, siblings)}")
     return _built(_builder(path, name, what), split, streaming, what, hub=True)
@@ -144,7 +144,7 @@ def _from_path(path: str, name: str | None, split: str, streaming: bool, what: s
 
 def _from_folder(folder: Path, name: str | None, split: str, streaming: bool, what: str) -> tuple[Source, Path | None]:
     """A folder: as `datasets` reads it, except for arrays and for tables beside the images that they list."""
-    found = listing.scan(folder)
+    found = folders.scan(folder)
     if not found.count:
         raise UserError(f"data.path: the folder {what} is empty")
     if found.has_configs:
@@ -152,7 +152,7 @@ def _from_folder(folder: Path, name: str | None, split: str, streaming: bool, wh
     if found.tables and found.media:
         return _from_files(found.tables, split, streaming, what)
     if found.arrays and not found.has_tables:
-        splits = listing.open_arrays(folder)
+        splits = folders.open_arrays(folder)
         return _pick(splits, split, what), None
     return _built(_builder(str(folder), name, what), split, streaming, what)
 
@@ -162,16 +162,16 @@ def _from_files(data_files: dict[str, list[str]], split: str, streaming: bool, w
     import datasets
 
     everything = [file for files in data_files.values() for file in files]
-    formats = {listing.table_format(file) for file in everything}
+    formats = {folders.table_format(file) for file in everything}
     if len(formats) != 1 or None in formats:
         kinds = sorted({"".join(Path(file).suffixes[-2:]) or "no ending" for file in everything})
         raise UserError(
-            f"data.path: {what} must be of one of the formats {', '.join(listing.TABLES)}, found {', '.join(kinds)}"
+            f"data.path: {what} must be of one of the formats {', '.join(folders.TABLES)}, found {', '.join(kinds)}"
         )
     for file in everything:
         if os.path.getsize(file) == 0:
             raise UserError(f"data.path: the file '{file}' is empty (0 bytes)")
-    builder_name, options = listing.TABLES[formats.pop() or ""]
+    builder_name, options = folders.TABLES[formats.pop() or ""]
     escaped = {key: [glob.escape(file) for file in files] for key, files in data_files.items()}
     return _built(datasets.load_dataset_builder(builder_name, data_files=escaped, **options), split, streaming, what)
 
@@ -360,7 +360,7 @@ def _with_full_paths(source: Source, base: Path, columns: Columns | None) -> Sou
         read = {c for wanted in columns.values() for c in ([wanted] if isinstance(wanted, str) else wanted)}
         names = [name for name in names if name in read]
     everything = _FullPaths(base, frozenset(names))
-    rows = list(itertools.islice(source, PROBE))
+    rows = list(itertools.islice(source, LOOKED_AT))
     found = frozenset(name for name in names if any(everything.full(row[name]) != row[name] for row in rows))
     if not found:
         return source

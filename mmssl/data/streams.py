@@ -19,7 +19,7 @@ from .sampler import order, philox, slices
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-Rows = list[tuple[int, int, dict[str, Any] | None]]  # (epoch, sample number, the row, or None: look it up)
+Items = list[tuple[int, int, dict[str, Any] | None]]  # (epoch, sample number, the row, or None: look it up)
 
 
 def stream_batches(
@@ -32,12 +32,12 @@ def stream_batches(
     rank: int,
     world: int,
     start: int,
-) -> Iterator[Rows]:
+) -> Iterator[Items]:
     """What `Sampler` does, for rows that only come in order: every process reads them all and keeps its slice."""
     micro, local = slices(batch_size, accumulation, world)
     epoch, done = 0, 0  # done: micro-batches before this epoch
     while True:
-        chunk: Rows = []
+        chunk: Items = []
         count = 0
         for item in _shuffled(_numbered(source, needed, seed, epoch), seed, epoch, buffer):
             chunk.append((epoch, *item))

@@ -12,21 +12,38 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..data.loading import evaluation_batches
+from ..data.sources import column_names, open_source
 from ..errors import RunError, UserError
 from ..files import whole_file
 from ..modality import Preprocessor
 from ..models.running import evaluating
 from ..models.saving import weights_hash
 from .embedding import Collector, Progress
+from .rows import find_columns
+
+if TYPE_CHECKING:
+    from .options import EmbedConfig
 
 PART_ROWS = 8192
 STATE = "state.json"
 BAD = b"mmssl_bad"
 """Key of a part's metadata: the broken values that were left out, as JSON."""
+
+
+def embed(
+    model: Any, preprocessors: Mapping[str, Preprocessor], options: EmbedConfig, output_parquet: str | Path
+) -> dict[str, Any]:
+    """`write_embeddings` of the rows that `options` name. UserError also where the data has none of the modalities."""
+    source = open_source(
+        options.path, name=options.name, split=options.split, streaming=options.streaming, limit=options.limit
+    )
+    columns = find_columns(source, list(preprocessors), options.columns)
+    return write_embeddings(model, preprocessors, source, columns, output_parquet, workers=options.workers)
 
 
 def write_embeddings(
@@ -176,9 +193,6 @@ def _tables(
 ) -> Iterator[tuple[Any, list[Any]]]:
     """(pyarrow table, broken values) of batch after batch, in the order of the source, from row `skip` on."""
     import pyarrow as pa
-
-    from ..data.loading import evaluation_batches
-    from ..data.sources import column_names
 
     chosen = {name: preprocessors[name] for name in columns}
     if skip:

@@ -18,7 +18,17 @@ from ..errors import NoSplit, UserError, nearest
 from ..modality import Preprocessor
 from . import further, tasks
 from .embedding import Embedded, embed_source, embed_texts
-from .rows import Labels, class_names, label_column, present_columns, read_labels, reads_text, subset, texts_of
+from .rows import (
+    Labels,
+    check_named,
+    class_names,
+    label_column,
+    present_columns,
+    read_labels,
+    reads_text,
+    subset,
+    texts_of,
+)
 from .subsets import Scorecard, joint_groups, subsets_of
 from .zero_shot import prompts
 
@@ -68,7 +78,8 @@ def evaluate(
         untrained: the same architecture with random weights; None leaves its column empty.
         start: what the model went on from, where it did not begin with random weights: what continued training has to
             beat.
-        columns: modality -> column(s), default `data.columns`.
+        columns: modality -> column(s), default `data.columns`, and then each that is named there has to be in
+            the data.
         train_source: the opened training split of `data`, where the caller has it already.
         seed: of the subsets and of the linear probe's held-out rows.
 
@@ -97,6 +108,8 @@ def evaluate(
         sources.test = sources.train  # RankMe needs no held-out rows
         sources.split["test"] = sources.split["train"]
         report["notes"].append(f"rankme: measured on rows of the training split, because {reason}")
+    if columns is None:
+        check_named(sources.test, list(preprocessors), data.columns)
     given = {"model": model, "start": start, "untrained": untrained}
     encoders = {name: encoder for name, encoder in given.items() if encoder is not None}
     mapping = data.columns if columns is None else columns

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.sources import column_names
 from ..errors import BadSample, UserError, nearest
 from ..modality import Modality, Preprocessor
 
@@ -57,7 +58,7 @@ def present_columns(
     """(modality -> column(s)) of the modalities that the data has, and (modality -> reason) of those it lacks."""
     found: dict[str, str | list[str]] = {}
     lacking: dict[str, str] = {}
-    known = source.column_names
+    known = column_names(source)
     for name in names:
         columns = mapping.get(name, name)
         missing = [c for c in ([columns] if isinstance(columns, str) else columns) if c not in known]
@@ -66,6 +67,47 @@ def present_columns(
         else:
             found[name] = columns
     return found, lacking
+
+
+def check_named(source: Any, modalities: Sequence[str], columns: Mapping[str, str | list[str]]) -> None:
+    """UserError for a modality that is named in `columns` and that the model or, there, the data does not have."""
+    for name in columns:
+        if name not in modalities:
+            known = ", ".join(modalities)
+            raise UserError(f"columns.{name}: the model has no '{name}', it has {known}{nearest(name, modalities)}")
+    for name, reason in present_columns(source, list(columns), columns)[1].items():
+        raise UserError(f"columns.{name}: {reason}, its columns are {', '.join(column_names(source))}")
+
+
+def find_columns(
+    source: Any, modalities: Sequence[str], columns: Mapping[str, str | list[str]], wanted: Sequence[str] | None = None
+) -> dict[str, str | list[str]]:
+    """modality -> column(s) of those that take part.
+
+    Args:
+        source: the data.
+        modalities: those of the model.
+        columns: modality -> column(s), where they are not called alike.
+        wanted: the modalities that must take part; None: those that the data has columns for.
+
+    Raises:
+        UserError: one that was named is not there, or none is.
+    """
+    check_named(source, modalities, columns)
+    for name in wanted or ():
+        if name not in modalities:
+            known = ", ".join(modalities)
+            raise UserError(f"modalities: the model has no '{name}', it has {known}{nearest(name, modalities)}")
+    found, lacking = present_columns(source, wanted or modalities, columns)
+    for name in wanted or ():
+        if name in lacking:
+            raise UserError(f"columns.{name}: {lacking[name]}")
+    if not found:
+        raise UserError(
+            f"--column: the model takes {', '.join(modalities)}, the data has the columns "
+            f"{', '.join(column_names(source))}; name the column with --column {modalities[0]}=COLUMN"
+        )
+    return found
 
 
 @dataclass(frozen=True)

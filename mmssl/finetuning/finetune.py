@@ -51,13 +51,15 @@ from .card import write_card
 from .jobs import VIEW, Job, SupervisedJob, kept_head
 from .layer_decay import layered_optimizer
 from .options import WHOLE, FinetuneConfig, load_options, steps_of
+from .partition import load_partition
 from .retrieval import RetrievalJob
-from .rows import load_rows
 from .supervised import pooled_width
 from .task import TaskModel, load_task
-from .teaching import DistillationJob
+from .teaching import TeachingJob
 
 logger = logging.getLogger("mmssl")
+NAME = "finetune"
+"""What a run is called that nobody gives a folder."""
 
 
 @dataclass
@@ -89,44 +91,47 @@ def finetune(
 
     model: a model, a run, an adapter, a stock folder, a Hub id (see `mmssl.models.locating`). data: as for
     `mmssl pretrain`, or a `datasets` object. label: column(s). peft: none, linear, or the type of an adapter. options:
-    fields of `FinetuneConfig`, e.g. `fraction=0.1, train={"steps": 100}`. teacher: what an earlier `finetune` left, to
-    be distilled into `model`. resume: go on from the last checkpoint in `output` (default: the last run called so).
+    fields of `FinetuneConfig`, the command's `key=value`, e.g. `name="the data's configuration", fraction=0.1,
+    train={"steps": 100}`. teacher: what an earlier `finetune` left, to be distilled into `model`. resume: go on from
+    the last checkpoint in `output` (default: the last in runs/).
     Raises UserError or RunError, each with one clear line; what is wrong with the input shows before anything is
     written. It leaves the process as it found it; `mmssl.training.process.prepare_process()` is what the command calls
     first, for the same speed and bits on a CPU.
     """
-    config = load_options(options, {"peft": peft})
-    columns = [label] if isinstance(label, str) else list(label or [])
+    named = isinstance(data, str | Path)
+    columns = list(label) if label is not None and not isinstance(label, str) else label
+    config = load_options(options, {"path": str(data) if named else None, "label": columns, "peft": peft})
     taught = None if teacher is None else str(teacher)
-    return run_finetuning(str(model), data, columns, config, output=output, base=base, teacher=taught, resume=resume)
+    rows = None if named else data
+    return run_finetuning(str(model), config, data=rows, output=output, base=base, teacher=taught, resume=resume)
 
 
 def run_finetuning(
     model: str,
-    data: Any,
-    label: Sequence[str],
     options: FinetuneConfig,
     *,
+    data: Any = None,
     output: str | Path | None = None,
     base: str | None = None,
     teacher: str | None = None,
     resume: bool = False,
 ) -> FinetuneRun:
-    """`finetune` with options that were built already."""
+    """`finetune` with options that were built already. data: a `datasets` object, where `options.path` is null."""
+    data = options.path if data is None else data
     start = locate(model)
     encoder, processor = open_model(start, base)
-    job = make_job(model, encoder, processor, data, label, options, teacher)
+    job = make_job(model, encoder, processor, data, options, teacher)
     accelerator = make_accelerator(options.train)
     main = accelerator.is_main_process
     options = replace(options, train=choose_trackers(options.train))
-    folder = on_first(accelerator, lambda: run_folder(options.name, output, resume))
+    folder = on_first(accelerator, lambda: run_folder(NAME, output, resume))
     existed = on_first(accelerator, folder.exists)
     known = base_of(encoder, start.place)
     pretraining, handle = build(job, options)
     _start_folder(accelerator, folder, options, resume)
-    origin = {"weights": known.weights, "label columns": list(label), "training rows": len(job.rows.train)}
+    origin = {"weights": known.weights, "label columns": options.label_columns, "training rows": len(job.rows.train)}
     try:
-        start_trackers(accelerator, options.train.trackers, options.name, folder)
+        start_trackers(accelerator, options.train.trackers, folder.name, folder)
         loop, validation, fault = train(accelerator, pretraining, job, options, folder, origin, resume)
         best = None if validation is None else validation.restore()
         step = loop.steps if best is None else best
@@ -148,23 +153,23 @@ def make_job(
     encoder: MMSSLModel,
     processor: MMSSLProcessor,
     data: Any,
-    label: Sequence[str],
     options: FinetuneConfig,
     teacher: str | None = None,
 ) -> Job:
     """The job that options and data ask for, its rows shared out. UserError for whatever does not fit."""
+    label = options.label_columns
     if teacher is not None or options.task == "retrieval":
-        rows = load_rows(data, [], list(processor.preprocessors), options)
+        rows = load_partition(data, [], list(processor.preprocessors), options)
         if teacher is not None:
             _refuse(options, "--teacher", {"task": "auto", "keep_head": None, "class_weights": "none"})
-            return DistillationJob(encoder, processor, options, rows, teacher_path=teacher, label=tuple(label))
+            return TeachingJob(encoder, processor, options, rows, teacher_path=teacher, label=tuple(label))
         _refuse(options, "task=retrieval", {"keep_head": None, "class_weights": "none"})
         if label:
             raise UserError("--label: found it with task=retrieval, which has no labels")
         return RetrievalJob(encoder, processor, options, rows)
     if not label:
         raise UserError("--label: found none, expected the column(s) of the labels")
-    rows = load_rows(data, label, list(processor.preprocessors), options)
+    rows = load_partition(data, label, list(processor.preprocessors), options)
     kept = None
     if options.keep_head is not None:
         job = SupervisedJob(encoder, processor, options, rows)

@@ -27,7 +27,7 @@ from ..models.running import device_of, evaluating, moved, untrained_twin
 from ..objectives.base import Objective
 from .labels import LABEL, LabelPreprocessor, Target
 from .options import FinetuneConfig
-from .rows import Part, Rows
+from .partition import Examples, Partition
 from .scores import measure, score_functions
 from .supervised import Kept, Supervised, make_objective, pooled
 from .task import load_task, write_task
@@ -55,7 +55,7 @@ class Job:
     encoder: MMSSLModel
     processor: MMSSLProcessor
     options: FinetuneConfig
-    rows: Rows
+    rows: Partition
     towers: list[str]
     title: str
 
@@ -90,7 +90,7 @@ class Job:
         """Parts of the model that `--peft linear` trains."""
         return []
 
-    def batches(self, part: Part, preprocessors: Mapping[str, Preprocessor]) -> Any:
+    def batches(self, part: Examples, preprocessors: Mapping[str, Preprocessor]) -> Any:
         columns = {**self.rows.columns}
         return evaluation_batches(
             part.source, preprocessors, columns, batch_size=self.options.eval_batch_size, workers=self.options.workers
@@ -104,7 +104,7 @@ class SupervisedJob(Job):
     encoder: MMSSLModel
     processor: MMSSLProcessor
     options: FinetuneConfig
-    rows: Rows
+    rows: Partition
     kept: Kept | None = None
     towers: list[str] = field(default_factory=list)
     title: str = ""
@@ -177,7 +177,7 @@ class SupervisedJob(Job):
             seed=options.seed,
         )
 
-    def features(self, part: Part, encoders: Mapping[str, MMSSLModel]) -> Features:
+    def features(self, part: Examples, encoders: Mapping[str, MMSSLModel]) -> Features:
         """Pooled outputs of some rows by every encoder, and their raw features, where all modalities have them."""
         preprocessors = Job.inputs(self)[0]
         modalities = {name: self.encoder.modality(name) for name in preprocessors}
@@ -195,7 +195,7 @@ class SupervisedJob(Job):
                     parts.setdefault("raw", []).append(torch.cat(raw, 1))
         return Features({name: torch.cat(p) for name, p in parts.items()}, torch.cat(present))
 
-    def _logits(self, part: Part, model: MMSSLModel, head: nn.Module) -> tuple[Tensor, Tensor]:
+    def _logits(self, part: Examples, model: MMSSLModel, head: nn.Module) -> tuple[Tensor, Tensor]:
         """(n, C) and (n,) present."""
         out, present = [], []
         with evaluating([model, head]):

@@ -10,8 +10,8 @@ from ..errors import UserError
 from ..models.options import AdapterConfig
 from ..options import option, strict
 from ..options.schema import BAD, Faults, build
-from ..recipe.config import LoopConfig
-from ..recipe.loading import merge_overrides
+from ..recipe.config import MAX_BAD, LoopConfig, RowsConfig
+from ..recipe.loading import merge_flags, merge_overrides
 
 TASKS = ("auto", "classification", "multilabel", "regression", "retrieval")
 WHOLE = ("none", "linear")
@@ -24,18 +24,19 @@ LEAST_STEPS, EPOCHS = 200, 30
 
 @strict
 @dataclass(kw_only=True)
-class FinetuneConfig:
-    """What is trained on which rows, and how long."""
+class FinetuneConfig(RowsConfig):
+    """What is trained on which rows, and how long.
 
-    name: str = option("finetune", help="names the result, in its card")
+    The rows are those of `split`, of which some are held out where the data has no splits for it; `limit` is of each.
+    `path` is null where the data are an object in Python.
+    """
+
+    label: str | list[str] | None = option(None, help="column of the labels, or several")
     seed: int = option(0, min=0, help="of all random numbers: splits, the head, the order of the rows")
     task: str = option("auto", choices=TASKS, help="auto: by what the label columns hold")
     peft: str = option("lora", help="none (train everything), linear (the head alone), or a type of PEFT's")
     adapter: AdapterConfig = option(factory=AdapterConfig, help="options of the adapter that --peft names")
     modalities: list[str] | None = option(None, help="null: those that the data has columns for")
-    columns: dict[str, str | list[str]] = option(factory=dict, help="modality -> column(s); default: its own name")
-    config: str | None = option(None, help="configuration of a `datasets` data set")
-    split: str = option("train", help="which split is trained on")
     validation: str | None = option(None, help="a split for early stopping; null: a part of the training rows")
     validation_share: float = option(0.2, min=0, below=1, help="that part; 0: no early stopping")
     test: str | None = option("test", help="a split to measure on; null, or none there: a part of all rows")
@@ -43,9 +44,7 @@ class FinetuneConfig:
     group: str | None = option(None, help="column (patient, speaker) whose rows stay on one side of every split")
     fraction: float | None = option(None, above=0, max=1, help="share of the labels to use, stratified")
     labels: int | None = option(None, min=2, help="number of labels to use, stratified, instead of a share")
-    limit: int | None = option(None, min=1, help="rows of each split to read at all")
-    workers: int = option(0, min=0, resumable=True, help="processes that read and decode")
-    max_bad: float = option(0.05, min=0, max=1, resumable=True, help="share of broken rows above which the run stops")
+    max_bad: float = option(0.05, min=0, max=1, resumable=True, help=MAX_BAD)
     augment: dict[str, dict[str, Any]] = option(factory=dict, help="modality -> augmentation of the training rows")
     class_weights: str = option(
         "none", choices=("none", "balanced"), help="balanced: every class counts alike in the loss"
@@ -59,22 +58,24 @@ class FinetuneConfig:
     )
     eval_every: int | None = option(None, min=1, help="steps between them; null: a twentieth of all")
     eval_batch_size: int = option(256, min=1, resumable=True, help="rows that are scored at a time")
-    temperature: float = option(1.0, above=0, help="of distillation")
+    temperature: float = option(1.0, above=0, help="of a teacher's answers and the student's (--teacher)")
     train: LoopConfig = option(factory=LoopConfig, help="the loop")
 
+    @property
+    def label_columns(self) -> list[str]:
+        """The columns of the labels; none without labels."""
+        return [self.label] if isinstance(self.label, str) else list(self.label or [])
 
-def load_options(words: Sequence[str] | Mapping[str, Any], fixed: Mapping[str, Any] | None = None) -> FinetuneConfig:
-    """Options from `key=value` words or a mapping; `fixed` are those that the command line has an option for.
+
+def load_options(words: Sequence[str] | Mapping[str, Any], flags: Mapping[str, Any] | None = None) -> FinetuneConfig:
+    """Options from `key=value` words or a mapping; `flags` are those that the command line has an option for.
 
     Raises one UserError with a line a fault, also for an adapter that PEFT does not have.
     """
     faults: Faults = []
     data: dict[str, Any] = {"train": {"batch_size": 32, "betas": [0.9, 0.999], "trackers": [], "warmup": 0.1}}
     data = merge_overrides(data, words, faults)
-    for key, value in (fixed or {}).items():
-        if key in data and data[key] != value:
-            faults.append(f"{key}: found it as an override, expected the option of the command that sets it only")
-        data[key] = value
+    merge_flags(data, flags or {}, faults)
     peft = data.get("peft", "lora")
     train = data["train"]
     if isinstance(train, dict):
@@ -90,6 +91,11 @@ def load_options(words: Sequence[str] | Mapping[str, Any], fixed: Mapping[str, A
 
 def _check(options: FinetuneConfig, faults: Faults, given: set[str]) -> None:
     train = options.train
+    if options.streaming:
+        faults.append(
+            "streaming: found true, but fine-tuning holds rows out by label and group, for which it looks at every "
+            "row by its number; use limit for fewer rows"
+        )
     if train.steps is not None and train.epochs is not None:
         faults.append("train.epochs: found both epochs and steps, expected one of them")
     if options.fraction is not None and options.labels is not None:

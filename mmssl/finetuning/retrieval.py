@@ -23,7 +23,7 @@ from ..models.running import untrained_twin
 from ..objectives.contrastive import Config, Contrastive
 from .jobs import VIEW, Job, towers_of
 from .options import FinetuneConfig
-from .rows import Part, Rows
+from .partition import Examples, Partition
 
 
 @dataclass
@@ -33,7 +33,7 @@ class RetrievalJob(Job):
     encoder: MMSSLModel
     processor: MMSSLProcessor
     options: FinetuneConfig
-    rows: Rows
+    rows: Partition
     towers: list[str] = field(default_factory=list)
     title: str = ""
     _loss: Contrastive | None = None
@@ -57,7 +57,7 @@ class RetrievalJob(Job):
         self._loss = Contrastive(Config(towers=self.towers, views=[view]), self.encoder)
         return self._loss
 
-    def embedded(self, part: Part, encoders: Mapping[str, MMSSLModel], raw: bool = False) -> Embedded:
+    def embedded(self, part: Examples, encoders: Mapping[str, MMSSLModel], raw: bool = False) -> Embedded:
         return embed_source(
             encoders,
             Job.inputs(self)[0],

@@ -24,7 +24,7 @@ from ..objectives.base import Loss, Objective, ObjectiveConfig
 from ..options import option, strict
 from .jobs import VIEW, Job, SupervisedJob
 from .labels import Target, encode_all, stack
-from .rows import Part
+from .partition import Examples
 from .scores import measure
 from .supervised import TaskHead, pooled_width
 from .task import TaskModel, load_task
@@ -79,7 +79,7 @@ class Distilled(Objective):
 
 
 @dataclass
-class DistillationJob(SupervisedJob):
+class TeachingJob(SupervisedJob):
     """The student's job; labels, if any, are for the test rows alone."""
 
     teacher_path: str = ""
@@ -113,7 +113,7 @@ class DistillationJob(SupervisedJob):
         self._soft = Distilled(config, self.encoder, self.teacher)
         return self._soft
 
-    def both(self, part: Part, model: MMSSLModel, head: TaskHead) -> tuple[Tensor, Tensor, Tensor]:
+    def both(self, part: Examples, model: MMSSLModel, head: TaskHead) -> tuple[Tensor, Tensor, Tensor]:
         """(student's (n, C), teacher's (n, C), (n,) both saw the row)."""
         student, seen = self._logits(part, model, head)
         out, present = [], []
@@ -148,7 +148,7 @@ class DistillationJob(SupervisedJob):
             known = [i for i, value in enumerate(encoded) if value is not None]
             if not known:
                 raise UserError("--label: no test row has a label that the teacher knows")
-            test = Part(test.source.select(known), stack([encoded[i] for i in known], self.target))
+            test = Examples(test.source.select(known), stack([encoded[i] for i in known], self.target))
         student, teacher, seen = self.both(test, task.model, task.head)
         truth = test.labels[seen] if test.labels is not None else _answers(self.target, teacher[seen])
         logits = {"finetuned": student[seen]} | ({"teacher": teacher[seen]} if self.label else {})

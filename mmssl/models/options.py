@@ -63,7 +63,9 @@ class TowerConfig:
     dropout: float = option(0.0, min=0, below=1, help="of attention's and the perceptron's outputs, in training")
     drop_path: float = option(0.0, min=0, below=1, help="stochastic depth of the last block; grows linearly to it")
     from_: str | None = option(
-        None, help="a pretrained model: a transformers folder or id, timm:FOLDER, open_clip:NAME[/PRETRAINED] or FOLDER"
+        None,
+        local=True,
+        help="a pretrained model: a transformers folder or id, timm:FOLDER, open_clip:NAME[/PRETRAINED] or FOLDER",
     )
     convert: bool | None = option(
         None, help="`from` into a tower of mmssl's own (true), wrapped as it is (false); null: whatever loses nothing"

@@ -96,7 +96,7 @@ class Matching(Objective):
         here, theirs = self._there(step, fixed), self._there(step, self.swapped)
         both = gather_rows(here & theirs)
         partner = partners(step.draws("matching", c.view, *c.towers), both, c.share)
-        content = gather_rows(torch.stack([fingerprint(step.patches(name, c.view)) for name in self.swapped], 1))
+        content = gather_rows(torch.stack([content_hash(step.patches(name, c.view)) for name in self.swapped], 1))
         whole = (content[partner] == content).all(1)
         mine = slice(rank() * len(here), (rank() + 1) * len(here))
         partner, whole, valid = partner[mine], whole[mine], both[mine]
@@ -140,7 +140,7 @@ def partners(draws: Draws, both: Tensor, share: float) -> Tensor:
     return torch.empty_like(order).scatter_(0, order, following)
 
 
-def fingerprint(patches: Patches) -> Tensor:
+def content_hash(patches: Patches) -> Tensor:
     """(B,) int64, equal for samples of equal content and almost surely for no others, whatever the padding."""
     values, valid = patches.values, patches.valid
     found = _hashed(values if values.ndim > 2 else values[..., None], valid[..., None])

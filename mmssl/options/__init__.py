@@ -62,6 +62,7 @@ def option(
     below: float | None = None,
     choices: Sequence[Any] | None = None,
     resumable: bool = False,
+    local: bool = False,
     help: str = "",
 ) -> Any:
     """A dataclass field with a declared range.
@@ -69,6 +70,8 @@ def option(
     `min`/`max` include their bound, `above`/`below` exclude it; `choices` lists all valid values. Bounds also hold
     for every number inside a tuple, list or dict of numbers. `None` passes when the field's type allows it.
     resumable: with another value, a resumed run is still the same run, or a longer one (`not_resumable`).
+    local: says where something is on this machine or what is written, not what is computed: with another value the
+    result is the same, and `mmssl reproduce` takes it (`mmssl.options.schema.local_options`).
     """
     parts = []
     if min is not None:
@@ -112,6 +115,7 @@ def option(
     bounds = {"minimum": min, "maximum": max, "exclusiveMinimum": above, "exclusiveMaximum": below}  # in JSON schema
     metadata: dict[str, Any] = {"help": help, "expected": expected, "choices": choices, "bounds": bounds}
     metadata["resumable"] = resumable
+    metadata["local"] = local
     if parts:
         check: Callable[[Any], None] = validator
         metadata["validator"] = check

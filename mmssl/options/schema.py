@@ -107,8 +107,13 @@ def build(cls: type, data: Any, path: str, faults: Faults, foreign: Foreign | No
     known = field_names(cls)
     hints = hints_of(cls)
     before = len(faults)
+    refused: Mapping[str, str] = getattr(cls, "REFUSED", {})  # words of others, with the reason
     for key in data:
-        if key not in known:
+        if key in known:
+            continue
+        if key in refused:
+            faults.append(f"{path}.{key}".lstrip(".") + f": {refused[key]}")
+        else:
             faults.append(_unknown_key(key, data, known, path, foreign))
     values: dict[str, Any] = {}
     for key, field in known.items():
@@ -350,3 +355,19 @@ def field_names(cls: type) -> dict[str, dataclasses.Field[Any]]:
 def hints_of(cls: type) -> dict[str, Any]:
     """Name of a field -> its type, with what annotates it."""
     return get_type_hints(cls, include_extras=True)
+
+
+def local_options(cls: type, path: str = "") -> list[str]:
+    """Dotted keys of the options below `cls` that are declared `local`; NAME stands for the user's own names."""
+    found = []
+    for key, field in field_names(cls).items():
+        where = f"{path}.{key}".lstrip(".")
+        if field.metadata.get("local"):
+            found.append(where)
+        kind = hints_of(cls)[field.name]
+        if get_origin(kind) is dict:
+            where, kind = f"{where}.NAME", get_args(kind)[1]
+        for inner in get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,):
+            if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+                found += local_options(inner, where)
+    return found

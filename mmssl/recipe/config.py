@@ -18,28 +18,49 @@ MODALITY = Variant("modality", modality_config, modality_names, default=lambda k
 OBJECTIVE = Variant("objective", objective_config, objective_names, default=lambda key: key)
 MASK = Variant("mask", lambda name: load_mask(name), mask_names, default=lambda key: "random")
 
+PATH = "builtin:NAME, a folder, a file or glob (parquet, csv, tsv, json, jsonl, arrow), a Hub id"
+SPLIT = "which rows of the data: one of its splits"
+MAX_BAD = "share of broken samples above which the run stops"
+
 
 @strict
 @dataclass(kw_only=True)
-class DataConfig:
+class RowsConfig:
+    """The words for data, which every command shares: which rows of which data, and how they are read.
+
+    A recipe's `data`, `mmssl finetune`, `mmssl evaluate` and `mmssl embed` build on it, so that a key means the same,
+    and has the same type, default and help, wherever it is written. `--data` of a command says `path`, `--column` says
+    `columns`. What a command cannot do anything with it names in `REFUSED`: key -> why, and what to do instead
+    (`mmssl.options.schema`).
+    """
+
+    path: str | None = option(None, local=True, help=PATH)
+    name: str | None = option(None, help="configuration of a `datasets` data set")
+    split: str = option("train", help=SPLIT)
+    columns: dict[str, str | list[str]] = option(factory=dict, help="modality -> column(s); default: its own name")
+    streaming: bool = option(False, help="read the rows in their order, without a copy in the cache first")
+    limit: int | None = option(None, min=1, help="so many rows of the split: any, always the same; a stream's first")
+    workers: int = option(0, min=0, resumable=True, local=True, help="processes that read and decode")
+
+
+@strict
+@dataclass(kw_only=True)
+class DataConfig(RowsConfig):
     """Where the samples come from and which columns hold which modality."""
 
-    path: str = option(help="builtin:NAME, a folder, a file or glob (parquet, csv, tsv, json, jsonl, arrow), a Hub id")
-    name: str | None = option(None, help="configuration of a `datasets` data set")
-    split: str = option("train", help="which split is trained on")
-    columns: dict[str, str | list[str]] = option(factory=dict, help="modality -> column(s); default: its own name")
-    streaming: bool = option(False, help="read the samples as they come instead of downloading all of them first")
+    path: str = option(local=True, help=PATH)
     shuffle_buffer: int = option(1000, min=1, help="samples that a streamed source is shuffled within")
-    limit: int | None = option(None, min=1, help="use this many samples only")
-    workers: int = option(0, min=0, resumable=True, help="processes that read and decode")
-    max_bad: float = option(
-        0.05, min=0, max=1, resumable=True, help="share of broken samples above which the run stops"
-    )
+    max_bad: float = option(0.05, min=0, max=1, resumable=True, help=MAX_BAD)
     fit_samples: int = option(2000, min=1, resumable=True, help="samples that preprocessors are fitted on")
-    source: str | None = option(None, resumable=True, help="where the data come from, for the card")
+    source: str | None = option(None, resumable=True, local=True, help="where the data come from, for the card")
     license: str | None = option(
-        None, resumable=True, help="licence of the data, for the card; default: what its README.md declares"
+        None, resumable=True, local=True, help="licence of the data, for the card; default: what its README.md declares"
     )
+
+    REFUSED = {
+        "label": "found a column of labels, but pretraining learns without; evaluation.label says what is measured by",
+        "group": "found a column of groups, but pretraining holds no rows out; groups are for `mmssl finetune`",
+    }
 
 
 @strict
@@ -49,7 +70,9 @@ class ModelConfig:
 
     towers: dict[str, TowerConfig] = option(help="name -> tower")
     projection: int | None = option(None, min=1, help="width of the shared embedding; null: no projection")
-    from_: str | None = option(None, help="go on from a model that mmssl trained: a model folder, a run or a Hub id")
+    from_: str | None = option(
+        None, local=True, help="go on from a model that mmssl trained: a model folder, a run or a Hub id"
+    )
     compatible_with: str | None = option(
         None, help="a format of `mmssl export` (see `mmssl list formats`): sets what it asks for, refuses the rest"
     )
@@ -105,13 +128,13 @@ class LoopConfig:
     mixed_precision: str = option(
         "no", choices=("no", "bf16", "fp16"), help="of the forward pass; weights stay float32"
     )
-    log_every: int = option(10, min=1, resumable=True, help="steps between two lines of metrics.jsonl")
+    log_every: int = option(10, min=1, resumable=True, local=True, help="steps between two lines of metrics.jsonl")
     save_every: int | None = option(
-        None, min=1, resumable=True, help="steps between checkpoints; null: only at the end"
+        None, min=1, resumable=True, local=True, help="steps between checkpoints; null: only at the end"
     )
-    keep: int = option(2, min=1, resumable=True, help="how many checkpoints stay")
+    keep: int = option(2, min=1, resumable=True, local=True, help="how many checkpoints stay")
     trackers: list[str] | None = option(
-        None, resumable=True, help="Accelerate's trackers; null: tensorboard where it is installed"
+        None, resumable=True, local=True, help="Accelerate's trackers; null: tensorboard where it is installed"
     )
 
 
@@ -152,9 +175,9 @@ class TrainConfig(LoopConfig):
 class EvaluationConfig:
     """What is measured at the end, on held-out data."""
 
-    path: str | None = option(None, help="default: data.path")
-    name: str | None = option(None, help="default: data.name")
-    split: str = option("test", help="which split is held out and measured")
+    path: str | None = option(None, local=True, help="other data to measure on; default: data.path")
+    name: str | None = option(None, help="its configuration; default: data.name")
+    split: str = option("test", help=SPLIT)
     label: str | None = option(None, help="column of the class labels")
     tasks: list[str] | None = option(None, choices=TASKS, help="null: all that data and model allow; []: none")
     classes: list[str] | None = option(None, help="class names for zero-shot, in the order of the labels")
@@ -162,11 +185,19 @@ class EvaluationConfig:
     k: int = option(20, min=1, help="neighbours of kNN")
     temperature: float | None = option(None, above=0, help="of zero-shot probabilities: adds ECE and the Frechet mean")
     label_shares: list[float] = option(factory=lambda: [0.01, 0.1, 1.0], above=0, max=1, help="of the task `labels`")
-    ood: str | None = option(None, help="other data, to be told from the held-out rows by the task `ood`")
+    ood: str | None = option(None, local=True, help="other data, to be told from the held-out rows by the task `ood`")
     ood_split: str = option("train", help="its split")
-    limit: int | None = option(None, min=1, help="test samples")
-    train_limit: int | None = option(5000, min=1, help="training samples of the probes")
+    limit: int | None = option(None, min=1, help="rows to measure on")
+    train_limit: int | None = option(5000, min=1, help="rows that the probes learn from")
     batch_size: int = option(256, min=1, help="samples that are embedded at a time")
+
+    REFUSED = {
+        "columns": "found columns, but a recipe's evaluation reads those of data.columns",
+        "workers": "found workers, but a recipe's evaluation has those of data.workers",
+        "streaming": "found streaming, but a recipe's evaluation reads as data.streaming says",
+        "group": "found a column of groups, but the rows to measure on are a split that is there already; groups are "
+        "for `mmssl finetune`, which shares the rows out",
+    }
 
 
 @strict
@@ -195,9 +226,3 @@ class Recipe:
     )
     train: TrainConfig = option(factory=TrainConfig, help="the loop")
     evaluation: EvaluationConfig = option(factory=EvaluationConfig, help="what is measured at the end")
-
-
-# ---------------------------------------------------------------------------------------------------------- look-up
-
-
-# -------------------------------------------------------------------------------------------------------- overrides

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import UserError, nearest
 from ..files import shipped_folder
@@ -24,6 +24,10 @@ from .continuing import give_way, take_over
 
 NAMED = ("modalities", "model.towers", "views", "masks", "objectives", "data.columns")
 """Where the user names things: an override to null there takes the thing out."""
+
+FLAGS = {"path": "--data", "columns": "--column", "label": "--label", "tasks": "--task", "peft": "--peft"}
+"""The keys for which commands have an option of their own."""
+T = TypeVar("T")
 
 
 def recipe_names() -> list[str]:
@@ -109,6 +113,28 @@ def merge_overrides(
     for keys, value in _pairs(overrides, faults):
         _merge(data, keys, value, "", faults)
     return data
+
+
+def merge_flags(data: dict[str, Any], flags: Mapping[str, Any], faults: Faults) -> None:
+    """Put what a command's own options say, key -> value, into `data`, in place; each key is said in one way only."""
+    for key, value in flags.items():
+        if key in data:
+            faults.append(f"{key}: found it as an override beside {FLAGS[key]}, expected one of them")
+        data[key] = value
+
+
+def command_options(cls: type[T], words: Sequence[str], flags: Mapping[str, Any]) -> T:
+    """The options of a command, from its `key=value` words and its own options (see `FLAGS`).
+
+    Raises one UserError with a line a fault.
+    """
+    faults: Faults = []
+    data = merge_overrides({}, words, faults)
+    merge_flags(data, flags, faults)
+    options: T = build(cls, data, "", faults)
+    if faults:
+        raise UserError("\n".join(faults))
+    return options
 
 
 def _pairs(overrides: Sequence[str] | Mapping[str, Any], faults: Faults) -> Iterable[tuple[list[str], Any]]:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from ..errors import UserError, nearest
 from ..hub.record import FILE, Comparison, compare, read_record
-
-MAY_CHANGE = ("data.path", "data.workers", "evaluation.path", "train.log_every", "train.trackers", "train.save_every")
-"""Keys that say where something is or what is written, not what is computed; and every `model.towers.NAME.from`."""
+from ..options.schema import local_options
+from ..recipe.config import Recipe
 
 
 def reproduce(model: str | Path, overrides: Sequence[str] = (), *, output: str | Path | None = None) -> Comparison:
@@ -26,7 +25,7 @@ def reproduce(model: str | Path, overrides: Sequence[str] = (), *, output: str |
     from .pretrain import pretrain
 
     record = read_record(model)
-    _check_overrides(overrides)
+    check_overrides(overrides)
     recipe = load_recipe(record["recipe"], list(overrides))
     source, columns = open_training_data(recipe.data, recipe.modalities)
     used = [c for value in columns.values() for c in ([value] if isinstance(value, str) else value)]
@@ -42,12 +41,17 @@ def reproduce(model: str | Path, overrides: Sequence[str] = (), *, output: str |
     return compare(record, now, run.folder)
 
 
-def _check_overrides(overrides: Sequence[str]) -> None:
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Only options that say where something is or what is written (`local`) may be others than the card's."""
+    known = local_options(Recipe)
     for text in overrides:
         key = text.partition("=")[0].strip()
-        parts = key.split(".")
-        tower = parts[:2] == ["model", "towers"] and parts[3:] == ["from"]
-        if key not in MAY_CHANGE and not tower:
-            known = [*MAY_CHANGE, "model.towers.NAME.from"]
+        if not any(_is(key, one) for one in known):
             hint = nearest(key, known)
             raise UserError(f"override '{text}': it would be another run, expected one of {', '.join(known)}{hint}")
+
+
+def _is(key: str, option: str) -> bool:
+    """Whether a dotted key is that option, in which NAME stands for any name."""
+    parts, names = key.split("."), option.split(".")
+    return len(parts) == len(names) and all(b in (a, "NAME") for a, b in zip(parts, names, strict=True))

@@ -291,10 +291,10 @@ def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_unknown_recipe_names_the_nearest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from mmssl.recipe import config
+    from mmssl.recipe import loading
 
     (tmp_path / "quickstart.yaml").write_text(RECIPE)
-    monkeypatch.setattr(config, "shipped_folder", lambda name: tmp_path)
+    monkeypatch.setattr(loading, "shipped_folder", lambda name: tmp_path)
     monkeypatch.chdir(tmp_path.parent)
     assert load_recipe("quickstart").name == "quickstart"
     with pytest.raises(UserError, match="unknown recipe 'quikstart', .*; did you mean 'quickstart'?"):

@@ -12,7 +12,7 @@ from toys import world as toy_world
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.objectives import contrastive, mae
-from mmssl.objectives.matching import Config, Matching, fingerprint, partners, rows_of
+from mmssl.objectives.matching import Config, Matching, content_hash, partners, rows_of
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.patches import Patches
 
@@ -44,30 +44,30 @@ def test_who_is_torn_differs_from_step_to_step_and_is_even():
     assert (counts - 1000).abs().max() < 4 * (2000 * 0.25) ** 0.5
 
 
-def test_fingerprints_tell_contents_apart_and_no_padding():
+def test_hashes_tell_contents_apart_and_no_padding():
     torch.manual_seed(0)
     ids = torch.randint(9, (300, 6))
     valid = torch.arange(6) < torch.randint(1, 7, (300, 1))
     coords = torch.zeros(300, 6, 1)
-    found = fingerprint(Patches(ids, coords, valid))
+    found = content_hash(Patches(ids, coords, valid))
     contents = [tuple(row[there].tolist()) for row, there in zip(ids, valid, strict=True)]
     for a in range(300):
         for b in range(a):
             assert (found[a] == found[b]).item() == (contents[a] == contents[b])
     longer = Patches(F.pad(ids, (0, 5), value=3), F.pad(coords, (0, 0, 0, 5)), F.pad(valid, (0, 5)))
-    assert torch.equal(fingerprint(longer), found)
+    assert torch.equal(content_hash(longer), found)
     numbers = torch.tensor([[[1.0, float("nan")]], [[1.0, float("nan")]], [[float("nan"), 1.0]]])
-    a, b, c = fingerprint(Patches(numbers, torch.zeros(3, 1, 1), torch.ones(3, 1, dtype=torch.bool))).tolist()
+    a, b, c = content_hash(Patches(numbers, torch.zeros(3, 1, 1), torch.ones(3, 1, dtype=torch.bool))).tolist()
     assert a == b != c
 
 
 def test_graphs_with_other_edges_are_other_content():
     values, coords, valid = torch.ones(2, 3, 1), torch.zeros(2, 3, 1), torch.ones(2, 3, dtype=torch.bool)
     links = torch.tensor([[[0, 1, 0], [1, 0, 0], [0, 0, 0]], [[0, 0, 1], [0, 0, 0], [1, 0, 0]]])
-    a, b = fingerprint(Patches(values, coords, valid, links=links)).tolist()
+    a, b = content_hash(Patches(values, coords, valid, links=links)).tolist()
     assert a != b
     swapped = rows_of(Patches(values, coords, valid, links=links), torch.tensor([1, 0]))
-    assert torch.equal(swapped.links, links[[1, 0]]) and fingerprint(swapped).tolist() == [b, a]
+    assert torch.equal(swapped.links, links[[1, 0]]) and content_hash(swapped).tolist() == [b, a]
 
 
 # ------------------------------------------------------------------------------------------------------- the objective

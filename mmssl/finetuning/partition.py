@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..data.sources import open_source
 from ..data.splits import strata, take_share, without
-from ..errors import NoSplit, UserError, nearest
-from ..evaluation.rows import present_columns
+from ..errors import NoSplit, UserError
+from ..evaluation.rows import find_columns
 from .labels import Target, encode_all, make_target, read_columns, stack
 from .options import FinetuneConfig
 
@@ -22,8 +22,11 @@ logger = logging.getLogger("mmssl")
 
 
 @dataclass
-class Part:
-    """source: map-style rows; labels: (n,) or (n, C), None without a label; groups: a name a row, where asked for."""
+class Examples:
+    """Some rows, and what is known of them.
+
+    source: map-style rows. labels: (n,) or (n, C), None without a label. groups: a name a row, where asked for.
+    """
 
     source: Any
     labels: Tensor | None = None
@@ -34,7 +37,7 @@ class Part:
 
 
 @dataclass
-class Rows:
+class Partition:
     """What is trained on, looked at and measured on.
 
     train, validation (None: no early stopping), test. labelled: the training rows with those to stop by that were taken
@@ -43,10 +46,10 @@ class Rows:
     notes: what a reader must know.
     """
 
-    train: Part
-    validation: Part | None
-    test: Part
-    labelled: Part
+    train: Examples
+    validation: Examples | None
+    test: Examples
+    labelled: Examples
     trained: NDArray[np.int64]
     pool: int
     columns: dict[str, str | list[str]]
@@ -56,36 +59,17 @@ class Rows:
 
 
 def open_split(data: Any, options: FinetuneConfig, split: str) -> Any:
-    return open_source(data, name=options.config, split=split, limit=options.limit)
+    return open_source(data, name=options.name, split=split, limit=options.limit)
 
 
-def find_columns(source: Any, modalities: Sequence[str], options: FinetuneConfig) -> dict[str, str | list[str]]:
-    """modality -> column(s) of those that take part. UserError when one that was named has no column, or none has."""
-    for name in [*(options.modalities or []), *options.columns]:
-        if name not in modalities:
-            known = ", ".join(modalities)
-            raise UserError(f"modalities: the model has no '{name}', it has {known}{nearest(name, modalities)}")
-    wanted = options.modalities or list(modalities)
-    found, lacking = present_columns(source, wanted, options.columns)
-    for name in options.modalities or options.columns:
-        if name in lacking:
-            raise UserError(f"columns.{name}: {lacking[name]}")
-    if not found:
-        raise UserError(
-            f"--column: the model takes {', '.join(modalities)}, the data has the columns "
-            f"{', '.join(source.column_names)}; name the column with --column {modalities[0]}=COLUMN"
-        )
-    return found
-
-
-def load_rows(data: Any, label: Sequence[str], modalities: Sequence[str], options: FinetuneConfig) -> Rows:
+def load_partition(data: Any, label: Sequence[str], modalities: Sequence[str], options: FinetuneConfig) -> Partition:
     """Open the data, read the labels, and share the rows out. label empty: rows without labels."""
     source = open_split(data, options, options.split)
-    columns = find_columns(source, modalities, options)
+    columns = find_columns(source, modalities, options.columns, options.modalities)
     target = make_target(source, label, options.task) if label else None
     if options.group is not None:
         read_columns(source, [options.group], "group")
-    everything = _part(source, target, options.group, np.arange(len(source)))
+    everything = _examples(source, target, options.group, np.arange(len(source)))
     notes: list[str] = []
     train, test, name = _test(data, everything, target, options)
     if options.group is not None and train.groups is not None and test.groups is not None:
@@ -98,7 +82,7 @@ def load_rows(data: Any, label: Sequence[str], modalities: Sequence[str], option
     trained, validation, shown = _validation(data, labelled, target, options)
     train = _taken(labelled, trained)
     _enough(train, target, options)
-    return Rows(
+    return Partition(
         train,
         validation,
         test,
@@ -112,7 +96,7 @@ def load_rows(data: Any, label: Sequence[str], modalities: Sequence[str], option
     )
 
 
-def _part(source: Any, target: Target | None, group: str | None, rows: NDArray[np.int64]) -> Part:
+def _examples(source: Any, target: Target | None, group: str | None, rows: NDArray[np.int64]) -> Examples:
     """The rows of `source` whose label is known."""
     encoded: list[Any] = [] if target is None else encode_all(source, target)
     if target is not None:
@@ -120,27 +104,29 @@ def _part(source: Any, target: Target | None, group: str | None, rows: NDArray[n
     groups = None if group is None else read_columns(source, [group], "group")[group]
     chosen = source if len(rows) == len(source) else source.select(rows)
     labels = None if target is None or not len(rows) else stack([encoded[r] for r in rows], target)
-    return Part(chosen, labels, None if groups is None else [groups[r] for r in rows])
+    return Examples(chosen, labels, None if groups is None else [groups[r] for r in rows])
 
 
-def _taken(part: Part, rows: NDArray[np.int64]) -> Part:
+def _taken(part: Examples, rows: NDArray[np.int64]) -> Examples:
     if len(rows) == len(part):
         return part
     labels = None if part.labels is None else part.labels[rows.tolist()]
-    return Part(part.source.select(rows), labels, None if part.groups is None else [part.groups[r] for r in rows])
+    return Examples(part.source.select(rows), labels, None if part.groups is None else [part.groups[r] for r in rows])
 
 
-def _counts(part: Part, target: Target | None) -> NDArray[np.float64]:
+def _counts(part: Examples, target: Target | None) -> NDArray[np.float64]:
     if target is None or part.labels is None:
         return np.ones((len(part), 1))
     return strata(target.task, part.labels.numpy(), target.outputs)
 
 
-def _share(part: Part, target: Target | None, share: float, seed: int) -> NDArray[np.int64]:
+def _share(part: Examples, target: Target | None, share: float, seed: int) -> NDArray[np.int64]:
     return take_share(_counts(part, target), share, part.groups, seed)
 
 
-def _test(data: Any, everything: Part, target: Target | None, options: FinetuneConfig) -> tuple[Part, Part, str]:
+def _test(
+    data: Any, everything: Examples, target: Target | None, options: FinetuneConfig
+) -> tuple[Examples, Examples, str]:
     """(training rows, test rows, what the latter are called)."""
     if options.test is not None:
         if options.test == options.split:
@@ -151,7 +137,7 @@ def _test(data: Any, everything: Part, target: Target | None, options: FinetuneC
             if options.test != "test":
                 raise
         else:
-            part = _part(source, target, options.group, np.arange(len(source)))
+            part = _examples(source, target, options.group, np.arange(len(source)))
             if not len(part):
                 raise UserError(f"test: no row of split '{options.test}' has a label that the training rows have")
             return everything, part, options.test
@@ -165,7 +151,7 @@ def _test(data: Any, everything: Part, target: Target | None, options: FinetuneC
     )
 
 
-def _share_of_labels(train: Part, target: Target | None, options: FinetuneConfig) -> Part:
+def _share_of_labels(train: Examples, target: Target | None, options: FinetuneConfig) -> Examples:
     share = options.fraction
     if options.labels is not None:
         if options.labels > len(train):
@@ -175,14 +161,14 @@ def _share_of_labels(train: Part, target: Target | None, options: FinetuneConfig
 
 
 def _validation(
-    data: Any, train: Part, target: Target | None, options: FinetuneConfig
-) -> tuple[NDArray[np.int64], Part | None, str]:
+    data: Any, train: Examples, target: Target | None, options: FinetuneConfig
+) -> tuple[NDArray[np.int64], Examples | None, str]:
     """(numbers of the rows of `train` that are left, rows for early stopping or None, what the latter are called)."""
     if options.validation is not None:
         if options.validation in (options.split, options.test):
             raise UserError(f"validation: found '{options.validation}', which is trained on or tested on already")
         source = open_split(data, options, options.validation)
-        part = _part(source, target, options.group, np.arange(len(source)))
+        part = _examples(source, target, options.group, np.arange(len(source)))
         if not len(part):
             raise UserError(f"validation: no row of split '{options.validation}' has a label")
         return np.arange(len(train)), part, options.validation
@@ -192,7 +178,7 @@ def _validation(
     return without(len(train), held), _taken(train, held), f"{options.validation_share:g} of the training rows"
 
 
-def _enough(train: Part, target: Target | None, options: FinetuneConfig) -> None:
+def _enough(train: Examples, target: Target | None, options: FinetuneConfig) -> None:
     if len(train) < 2:
         raise UserError(f"data: {len(train)} training rows are left, expected at least two")
     if target is not None and target.task == "classification":

@@ -1,0 +1,43 @@
+"""The options of `mmssl evaluate` and `mmssl embed`: `key=value` on the command line, in the words of a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..options import option, strict
+from ..recipe.config import SPLIT, DataConfig, EvaluationConfig, RowsConfig
+
+
+@strict
+@dataclass(kw_only=True)
+class EvaluateConfig(RowsConfig, EvaluationConfig):
+    """What is measured (a recipe's `evaluation`) on which rows (`RowsConfig`).
+
+    The rows that probes learn from are the split `train` of the same data.
+    """
+
+    split: str = option("test", help=SPLIT)
+
+    @property
+    def data(self) -> DataConfig:
+        """Where the rows come from that probes learn from, and how all are read."""
+        assert self.path is not None, "--data sets it"
+        return DataConfig(
+            path=self.path, name=self.name, columns=self.columns, streaming=self.streaming, workers=self.workers
+        )
+
+
+@strict
+@dataclass(kw_only=True)
+class EmbedConfig(RowsConfig):
+    """Which rows are embedded: those of a recipe's `data` that do anything here."""
+
+    REFUSED = {
+        "label": "found a column of labels, but embeddings need none; `id` and the row's number tell the rows apart",
+        "group": "found a column of groups, but all rows are embedded; groups are for `mmssl finetune`",
+        "shuffle_buffer": "found a buffer to shuffle in, but rows are embedded in their order",
+        "max_bad": "found a share of broken samples, but embedding goes on past each: its row stays empty and is told",
+        "fit_samples": "found samples to fit preprocessors on, but the model brings its own",
+        "source": "found words for a card, but embedding writes none",
+        "license": "found words for a card, but embedding writes none",
+    }
