@@ -21,8 +21,8 @@ from ..hub.picture import PICTURE, draw_training
 from ..hub.record import write_record
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import open_model
-from ..models.running import untrained_twin
 from ..models.processing_mmssl import MMSSLProcessor
+from ..models.running import untrained_twin
 from ..models.saving import save_model
 from ..objectives.pretraining import Pretraining
 from ..recipe.config import LoopConfig, Recipe
