@@ -33,6 +33,7 @@ from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.options import TowerConfig
 from mmssl.models.positions import SinCos
 from mmssl.objectives import jepa
+from mmssl.objectives.options.jepa import PredictorConfig
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.training.optimizer import make_optimizer
 
@@ -165,7 +166,7 @@ def ours(keep: int) -> Pretraining:
     tower = TowerConfig(width=WIDTH, depth=DEPTH, heads=HEADS, prefix=0)
     model = MMSSLModel(MMSSLConfig(modalities={"image": image}, towers={"image": tower_spec(tower)}))
     width, depth, heads = PREDICTOR
-    predictor = jepa.PredictorConfig(width=width, depth=depth, heads=heads)
+    predictor = PredictorConfig(width=width, depth=depth, heads=heads)
     objective = jepa.JEPA(jepa.Config(tower="image", mask="blocks", predictor=predictor), model)
     mask = MultiBlock(scale=[SCALE, SCALE], keep=keep / SIDE**2)
     return Pretraining(model, {"jepa": objective}, {}, {"blocks": mask}).train()

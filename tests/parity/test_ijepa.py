@@ -16,6 +16,7 @@ from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.options import TowerConfig
 from mmssl.objectives import jepa
+from mmssl.objectives.options.jepa import PredictorConfig
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.objectives.step import Step
 
@@ -57,7 +58,7 @@ def work(stock: IJepaModel, mask: MultiBlock, **options: object) -> Pretraining:
     }
     model = MMSSLModel(MMSSLConfig(modalities={"image": image}, towers={"image": tower_spec(tower)}))
     copy_vit(model.tower("image"), "image", stock)
-    predictor = jepa.PredictorConfig(width=32, depth=2, heads=2)
+    predictor = PredictorConfig(width=32, depth=2, heads=2)
     objective = jepa.JEPA(jepa.Config(tower="image", mask="blocks", predictor=predictor, **options), model)
     return Pretraining(model, {"jepa": objective}, {}, {"blocks": mask})
 

@@ -13,6 +13,9 @@ from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.options import TowerConfig
 from mmssl.objectives import bootstrap, contrastive, distillation, jepa, mae, matching, redundancy
 from mmssl.objectives.base import Objective
+from mmssl.objectives.options.distillation import GramConfig
+from mmssl.objectives.options.jepa import PredictorConfig, RegulariserConfig
+from mmssl.objectives.options.mae import FusionConfig
 from mmssl.objectives.pretraining import Pretraining
 from toys import graph, signal, table
 
@@ -23,8 +26,8 @@ PREPROCESSORS = {
 }
 DECODER = mae.DecoderConfig(width=16, depth=1, heads=2)
 HEAD = mae.DecoderConfig(depth=0)
-FUSION = mae.FusionConfig(depth=2, heads=2)
-PREDICTOR = jepa.PredictorConfig(width=16, depth=1, heads=2)
+FUSION = FusionConfig(depth=2, heads=2)
+PREDICTOR = PredictorConfig(width=16, depth=1, heads=2)
 
 
 def raw(n: int, seed: int = 0, absent: float = 0.3) -> dict[str, list]:
@@ -69,8 +72,8 @@ def latent_configs() -> dict[str, jepa.Config]:
     def config(tower: str, **options: object) -> jepa.Config:
         return jepa.Config(tower=tower, predictor=PREDICTOR, **options)
 
-    sigreg = jepa.RegulariserConfig(kind="sigreg", on="both", slices=16)
-    vicreg = jepa.RegulariserConfig(kind="vicreg", on="both")
+    sigreg = RegulariserConfig(kind="sigreg", on="both", slices=16)
+    vicreg = RegulariserConfig(kind="vicreg", on="both")
     return {
         "jepa": config("signal", mask=["blocks", "subsets"], loss="l1", predict="together"),
         "lejepa": config("table", mask="subsets", teacher="none", regulariser=sigreg, normalise_targets=False),
@@ -173,7 +176,7 @@ def self_distillation() -> Pretraining:
     """DINO, iBOT, KoLeo and Gram with multi-crop, balanced and centred; Gram teachers from the second step on."""
     net = model()
     head = distillation.HeadConfig(prototypes=12, hidden=16, bottleneck=8, layers=2)
-    gram = distillation.GramConfig(first=1, every=1, tokens="unmasked", clamp="both")
+    gram = GramConfig(first=1, every=1, tokens="unmasked", clamp="both")
     low = {"weight": 0.2}  # at the full weights the loss is 39, of which float32 resolves only 4e-6
     shared: dict[str, Any] = {"head": head, "koleo_weight": 0.1, "gram": gram, **low}
     views: dict[str, Any] = {"global_views": ["a", "b"], "local_views": ["c"]}

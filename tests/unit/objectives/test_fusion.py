@@ -10,6 +10,7 @@ from toys import world as toy_world
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.objectives import mae
+from mmssl.objectives.options.mae import FusionConfig
 from mmssl.objectives.parts.fusion import Fusion
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.objectives.step import Step
@@ -19,7 +20,7 @@ TOWERS = ["table", "signal"]
 
 def objective(net, **options):  # type: ignore[no-untyped-def]
     decoder = mae.DecoderConfig(width=16, depth=2, heads=2, skips=[1, 2])
-    given = {"towers": TOWERS, "mask": "few", "fusion": mae.FusionConfig(depth=2, heads=2), "decoder": decoder}
+    given = {"towers": TOWERS, "mask": "few", "fusion": FusionConfig(depth=2, heads=2), "decoder": decoder}
     return mae.MAE(mae.Config(**given | options), net)
 
 
@@ -98,7 +99,7 @@ def test_what_one_tower_sees_changes_the_other_ones_decoding_and_everything_is_t
         ({"towers": [], "tower": "table"}, "fusion needs several towers"),
         ({"fusion": None}, "without fusion, expected two or more different ones"),
         ({"towers": ["table"]}, "a single one is named as tower"),
-        ({"fusion": mae.FusionConfig(depth=1, heads=5)}, "one width that the heads divide"),
+        ({"fusion": FusionConfig(depth=1, heads=5)}, "one width that the heads divide"),
         ({"decoder": mae.DecoderConfig(width=16, depth=1, heads=2, layer=1)}, "with fusion what is decoded"),
         ({"weights": {"sound": 1.0}}, "weights names modality 'sound', but tower 'table' and tower 'signal' has"),
     ],

@@ -18,6 +18,7 @@ from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.options import TowerConfig
 from mmssl.objectives import jepa
 from mmssl.objectives.base import load_objective
+from mmssl.objectives.options.jepa import RegulariserConfig
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.objectives.step import Step
 from mmssl.options.schema import build
@@ -43,7 +44,7 @@ def work(net: MMSSLModel, **options: object) -> Pretraining:
 @pytest.mark.parametrize("kind", ["sigreg", "vicreg"])
 def test_a_regulariser_that_counts_for_nothing_is_none(kind):
     faults: list[str] = []
-    build(jepa.RegulariserConfig, {"kind": kind, "weight": 0}, "regulariser", faults)
+    build(RegulariserConfig, {"kind": kind, "weight": 0}, "regulariser", faults)
     assert faults == ["regulariser.weight: found 0, expected > 0"]
 
 
@@ -201,7 +202,7 @@ def test_sets_are_predicted_apart_or_as_one():
 
 
 def test_without_a_teacher_the_gradient_goes_through_the_targets_unless_stopped():
-    vicreg = jepa.RegulariserConfig(kind="vicreg")
+    vicreg = RegulariserConfig(kind="vicreg")
     grads = {}
     for stop in (False, True):
         options = {"teacher": "none", "stop_gradient": stop, "regulariser": vicreg}
