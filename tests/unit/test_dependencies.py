@@ -26,8 +26,10 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 NAMED = {"transformers", "accelerate", "torch", "torchaudio", "open_clip_torch", "peft", "datasets", "sentencepiece"}
 IMPORTED_AS = {"open_clip_torch": "open_clip", "scikit_learn": "sklearn", "pillow": "PIL", "pyyaml": "yaml"}
 """Where the import name is not the package's."""
+TOOLS = {"dev", "all", "docs"}
+"""Extras that are no part of a user's mmssl, or only name others."""
 NOT_IMPORTED = {"tensorboard": "Accelerate's tracker imports it"}
-USED_ELSEWHERE = {"mmssl_audio": {"video"}, "mmssl": set(EXTRAS) - {"dev", "all"}}
+USED_ELSEWHERE = {"mmssl_audio": {"video"}, "mmssl": set(EXTRAS) - TOOLS}
 """Package -> extras it may use besides its own: sound is read from videos, the core uses what it is asked to use."""
 
 
@@ -70,9 +72,7 @@ def test_every_import_is_declared() -> None:
 
 def test_everything_declared_is_imported() -> None:
     imported = {name for _, name, _, _ in FOUND}
-    declared = CORE | {
-        module_of(line) for extra, lines in EXTRAS.items() if extra not in ("dev", "all") for line in lines
-    }
+    declared = CORE | {module_of(line) for extra, lines in EXTRAS.items() if extra not in TOOLS for line in lines}
     assert declared - imported == set(NOT_IMPORTED)
 
 
@@ -91,14 +91,14 @@ def test_the_eight_are_core_and_lazy_where_a_command_may_do_without() -> None:
         "pyarrow",
         "PIL",
     }
-    lazy |= {module_of(line) for extra, lines in EXTRAS.items() if extra not in ("dev", "all") for line in lines}
+    lazy |= {module_of(line) for extra, lines in EXTRAS.items() if extra not in TOOLS for line in lines}
     early = [f"{where}: {name}" for _, name, top, where in FOUND if top and name in lazy]
     assert early == []
 
 
 def test_all_holds_every_extra_and_dev_all() -> None:
     (everything,) = EXTRAS["all"]
-    assert Requirement(everything).extras == {extra for extra, lines in EXTRAS.items() if lines} - {"dev", "all"}
+    assert Requirement(everything).extras == {extra for extra, lines in EXTRAS.items() if lines} - TOOLS
     assert "mmssl[all]" in EXTRAS["dev"]
 
 
