@@ -203,7 +203,7 @@ class Loop:
 
     def _moment(self, step: int) -> Moment:
         every = self.settings.save_every
-        saves = every is not None and step % every == 0 and step < self.steps
+        saves = every is not None and step < self.steps and step % every == 0
         return Moment(step, self.steps, saves, logs=step % self.settings.log_every == 0 or step == self.steps)
 
     def _first_look(self, interrupts: Interrupts) -> None:
