@@ -148,9 +148,8 @@ def test_trackers_by_default_are_what_is_installed(
 
 def test_a_tracker_asked_for_and_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(engine, "filter_trackers", lambda names, place: [])
-    settings = type("Settings", (), {"name": "x", "train": TrainConfig(trackers=["tensorboard"])})
     with pytest.raises(UserError) as error:
-        engine.start_trackers(type("Accelerator", (), {})(), settings, tmp_path)  # type: ignore[arg-type]
+        engine.start_trackers(type("Accelerator", (), {})(), ["tensorboard"], "x", tmp_path)  # type: ignore[arg-type]
     assert str(error.value) == (
         "train.trackers: tensorboard is not installed: pip install 'mmssl[tensorboard]', or leave it out"
     )
