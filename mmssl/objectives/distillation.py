@@ -35,13 +35,15 @@ from ..models.initialization import init_weights
 from ..models.tower import Encoded
 from ..patches import gather
 from .base import Loss, Objective
-from .options.distillation import Config, HeadConfig
+from .options.distillation import Config, GramConfig, HeadConfig
 from .parts.prototypes import PrototypeHead
 from .parts.teacher import Teacher, momentum_at
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
     from .step import Step
+
+__all__ = ["Config", "Distillation", "GramConfig", "HeadConfig"]
 
 
 class Distillation(Objective):

@@ -41,12 +41,14 @@ from ..models.tower import Decoder, Encoded, Tower
 from ..options import changed
 from ..patches import Patches, Split, gather
 from .base import Loss, Objective
-from .options.jepa import Config
+from .options.jepa import Config, PredictorConfig, RegulariserConfig
 from .parts.teacher import Teacher, momentum_at
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
     from .step import Step
+
+__all__ = ["JEPA", "Config", "PredictorConfig", "RegulariserConfig"]
 
 
 class JEPA(Objective):

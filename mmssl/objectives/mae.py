@@ -39,12 +39,14 @@ from ..models.tower import Decoder, Encoded
 from ..options import changed
 from ..patches import Patches, gather
 from .base import Loss, Objective
-from .options.mae import Config, DecoderConfig
+from .options.mae import Config, DecoderConfig, FusionConfig
 from .parts.fusion import Fusion
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
     from .step import Step
+
+__all__ = ["MAE", "Config", "DecoderConfig", "FusionConfig"]
 
 
 class TokenHead(nn.Module):

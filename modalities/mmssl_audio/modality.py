@@ -190,7 +190,7 @@ class Modality(LinearPatches):
         Args:
             inputs: waveforms; a spectrum where the view does nothing but mask it.
             draws: random numbers of the B samples.
-            spec: options of `mmssl_audio.augment.View`.
+            spec: options of `mmssl_audio.options.View`.
 
         Raises:
             UserError: an option is wrong, or works on what these inputs are not.

@@ -226,7 +226,7 @@ class Modality(base.Modality):
         Args:
             inputs: graphs.
             draws: random numbers of the B samples.
-            spec: options of `mmssl_graph.augment.View`.
+            spec: options of `mmssl_graph.options.View`.
         """
         return augment(inputs, draws, View.build(spec))
 

@@ -105,7 +105,7 @@ class Modality(PixelModality):
         Args:
             inputs: pixels (B, C, H, W).
             draws: random numbers of the B samples.
-            spec: options of `mmssl.modality.pixels.augment.View`.
+            spec: options of `mmssl.modality.pixels.options.View`.
 
         Raises:
             UserError: an option is wrong, or what comes out does not divide into patches.

@@ -225,7 +225,7 @@ class Modality(base.Modality):
         Args:
             inputs: rows.
             draws: random numbers of the B samples.
-            spec: options of `mmssl_tabular.augment.View`.
+            spec: options of `mmssl_tabular.options.View`.
         """
         return augment(inputs, draws, View.build(spec), ~self.columns.is_category, self.columns.related)
 

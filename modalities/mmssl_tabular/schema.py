@@ -16,7 +16,7 @@ from mmssl.errors import BadSample, UserError
 from . import cells
 
 if TYPE_CHECKING:
-    from .preprocessor import Config
+    from .options import Config
 
 logger = logging.getLogger("mmssl")
 
@@ -36,7 +36,7 @@ class Column:
 
     Attributes:
         name: the column's.
-        kind: one of `cells.KINDS`.
+        kind: one of `options.KINDS`.
         missing: share of empty cells among those fitted on.
         categories: their names, in the order of their codes.
         mean: of a numeric column with scale "standard", and of dates in seconds.

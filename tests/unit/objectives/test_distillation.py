@@ -10,8 +10,7 @@ from toys import world as toy_world
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.losses.distillation import soft_cross_entropy
-from mmssl.objectives.distillation import Distillation
-from mmssl.objectives.options.distillation import Config, GramConfig, HeadConfig
+from mmssl.objectives.distillation import Config, Distillation, GramConfig, HeadConfig
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.objectives.step import Step
 

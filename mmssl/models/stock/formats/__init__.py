@@ -13,9 +13,9 @@ Stock classes are imported within functions: `mmssl list formats` and the check 
 
 from __future__ import annotations
 
-import ast
 import importlib
 import pkgutil
+from ast import Assign, Name, get_docstring, literal_eval  # `ast` in here is a format
 from pathlib import Path
 from types import ModuleType
 
@@ -40,13 +40,13 @@ def described() -> list[tuple[str, str, str]]:
     found = []
     for name in format_names():
         tree = source_of(_module(name))
-        titles = [ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and _name(n) == "TITLE"]
-        found.append((name, titles[0], ast.get_docstring(tree) or ""))
+        titles = [literal_eval(n.value) for n in tree.body if isinstance(n, Assign) and _name(n) == "TITLE"]
+        found.append((name, titles[0], get_docstring(tree) or ""))
     return found
 
 
-def _name(node: ast.Assign) -> str:
-    return node.targets[0].id if isinstance(node.targets[0], ast.Name) else ""
+def _name(node: Assign) -> str:
+    return node.targets[0].id if isinstance(node.targets[0], Name) else ""
 
 
 def _module(name: str) -> str:
