@@ -131,7 +131,7 @@ def command_part(name: str, command: argparse.ArgumentParser) -> str:
     usage = " ".join(command.format_usage().removeprefix("usage: ").split())
     lines = [f"## mmssl {name}", "", command.description or "", "", f"```\n{usage}\n```", "", "| | |", "|---|---|"]
     for action in command._actions:
-        if not isinstance(action, argparse._HelpAction):
+        if not isinstance(action, argparse._HelpAction) and action.help != argparse.SUPPRESS:
             names = ", ".join(action.option_strings) or str(action.metavar or action.dest)
             value = f" {action.metavar}" if action.option_strings and action.metavar else ""
             lines.append(f"| `{names}{value}` | {action.help or ''} |".replace("%%", "%"))
