@@ -28,7 +28,6 @@ from options import sections, table  # noqa: E402
 
 import mmssl  # noqa: E402
 from mmssl.cli import _parsers  # noqa: E402
-from mmssl.finetuning.options import FinetuneConfig  # noqa: E402
 from mmssl.masking import load_mask, mask_names  # noqa: E402
 from mmssl.modality import load_modality, modality_names  # noqa: E402
 from mmssl.objectives.options import ObjectiveConfig, objective_config, objective_module, objective_names  # noqa: E402
@@ -36,6 +35,7 @@ from mmssl.options import describing, plainyaml  # noqa: E402
 from mmssl.recipe import listing  # noqa: E402
 from mmssl.recipe.config import Recipe  # noqa: E402
 from mmssl.recipe.loading import recipe_names, recipe_path  # noqa: E402
+from mmssl.showing import SECTIONS  # noqa: E402
 
 CONTRACTS = (
     "mmssl.patches.Patches",
@@ -95,10 +95,13 @@ def recipe_page() -> str:
     return "\n\n".join(["# Options of a recipe", links, *parts]) + "\n"
 
 
-def finetune_page() -> str:
-    """The options of `mmssl finetune`."""
-    intro = "`mmssl finetune MODEL --data DATA key=value ...` ([how to](../how-to/finetune.md))."
-    return f"# Options of fine-tuning\n\n{intro}\n\n{docstring(FinetuneConfig)}\n\n{table(FinetuneConfig)}\n"
+def options_page() -> str:
+    """The options of the commands that take `key=value` without a recipe."""
+    parts = ["# Options of commands", "`key=value` behind a command, in any order."]
+    for name in ("finetune", "evaluate", "embed"):
+        cls = SECTIONS[name]
+        parts += [f"## mmssl {name}", docstring(cls), table(cls)]
+    return "\n\n".join(parts) + "\n"
 
 
 def recipes_page() -> str:
@@ -131,7 +134,7 @@ def command_part(name: str, command: argparse.ArgumentParser) -> str:
     usage = " ".join(command.format_usage().removeprefix("usage: ").split())
     lines = [f"## mmssl {name}", "", command.description or "", "", f"```\n{usage}\n```", "", "| | |", "|---|---|"]
     for action in command._actions:
-        if not isinstance(action, argparse._HelpAction):
+        if not isinstance(action, argparse._HelpAction) and action.help != argparse.SUPPRESS:
             names = ", ".join(action.option_strings) or str(action.metavar or action.dest)
             value = f" {action.metavar}" if action.option_strings and action.metavar else ""
             lines.append(f"| `{names}{value}` | {action.help or ''} |".replace("%%", "%"))
@@ -166,7 +169,7 @@ def pages() -> dict[str, str]:
         "benchmarks/across.md": lambda: for_site(REPO / "benchmarks" / "results" / "crossmodal.md")[1:],
         "reference/commands.md": commands_page,
         "reference/recipe.md": recipe_page,
-        "reference/finetune.md": finetune_page,
+        "reference/options.md": options_page,
         "reference/masks.md": masks_page,
         "reference/recipes.md": recipes_page,
         "reference/formats.md": formats_page,

@@ -67,4 +67,7 @@ def test_commands_and_recipes(made: dict[str, str]) -> None:
     recipe = made["reference/recipe.md"]
     for row in ("data.path", "model.towers.<name>.adapter.r", "train.guard.min_std", "evaluation.tasks"):
         assert f"| `{row}` |" in recipe
+    options = made["reference/options.md"]
+    for name in ("labels", "adapter.r", "k", "workers"):
+        assert f"| `{name}` |" in options
     assert "only with `action: rollback`" in recipe and "; >= 0 and &lt;= 1 |" in recipe
