@@ -132,7 +132,8 @@ def stock_modules(
             if part.foreign:
                 where |= _wrapped(part, stock, changed)
                 continue
-            path, names = find_blocks(stock, part, chosen.ADAPTED[kind])
+            assert chosen.adapted is not None, "asked for above"
+            path, names = find_blocks(stock, part, chosen.adapted[kind])
             where |= block_modules(
                 part.tower_name, len(part.tower.trunk.blocks), path, names.qkv, names.proj, names.fc1, names.fc2
             )
