@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,9 +24,10 @@ from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import adapter_spec, load_adapter, load_base, merged
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.saving import no_progress_bars
+from ..models.stock.contract import Format
+from ..models.stock.exportable import Branch, Exportable
 from ..models.stock.formats import load_format
 from ..models.stock.job import Job
-from ..models.stock.source import Part, Source
 from ..models.stock.transfer import BlockNames
 from .adapter_weights import adapted_modules, block_modules, convert_adapter, refuse_unconvertible, wrapped_modules
 from .card import proof_text
@@ -52,7 +52,7 @@ def export_adapter(
     cannot express the base; RunError when the two together do not give the model's numbers. Nothing is left then.
     """
     chosen, output = load_format(to), Path(output)
-    names = getattr(chosen, "ADAPTED", None)
+    names = chosen.adapted
     if names is None:
         raise UserError(
             f"--adapter: format {to} has no place for an adapter by itself; export the merged model (without --adapter)"
@@ -69,7 +69,7 @@ def export_adapter(
     try:
         with whole_folder(output) as partial:
             exported = export_model(_base_path(folder, spec, base) or (model, processor), to, partial / "base", tower)
-            source = Source(model.float().eval(), processor, partial, folder.name, "", tower)
+            source = Exportable(model.float().eval(), processor, partial, folder.name, "", tower)
             where, scales = stock_modules(source, chosen, exported, adapted_modules(folder))
             convert_adapter(folder, partial / "adapter", where, scales=scales)
             job, proof = _proven(folder, base, chosen, partial, tower, processor)
@@ -91,16 +91,16 @@ def _base_path(folder: Path, spec: dict[str, Any], base: str | None) -> str | No
 
 
 def _proven(
-    folder: Path, base: str | None, chosen: ModuleType, partial: Path, tower: str | None, processor: MMSSLProcessor
+    folder: Path, base: str | None, chosen: Format, partial: Path, tower: str | None, processor: MMSSLProcessor
 ) -> tuple[Job, Any]:
-    """The format's own probes, with what our model with the adapter gives, on the base with the converted adapter."""
+    """The format's own trials, with what our model with the adapter gives, on the base with the converted adapter."""
     with tempfile.TemporaryDirectory(prefix="mmssl-adapter-") as temporary:
         scratch = Path(temporary)
         with no_progress_bars():
             model: MMSSLModel = merged(load_adapter(folder, base), folder)
             for name in ("inputs", "merged"):
                 (scratch / name).mkdir()
-            source = Source(model.float().eval(), processor, scratch / "inputs", folder.name, "", tower)
+            source = Exportable(model.float().eval(), processor, scratch / "inputs", folder.name, "", tower)
             job: Job = chosen.write(source, scratch / "merged")
         job = dataclasses.replace(
             job,
@@ -111,7 +111,7 @@ def _proven(
         )
         proof = prove([partial / "base"], [job])[0]
     bad = [r for r in proof.rows if r.dtype == "float32" and not r.difference <= TOLERANCE * max(r.largest, 1.0)]
-    failures = [f"{r.output} at {r.probe} differs by {r.difference:.2g}" for r in bad] or proof.failures
+    failures = [f"{r.output} at {r.trial} differs by {r.difference:.2g}" for r in bad] or proof.failures
     if failures:
         raise RunError(f"the base with the adapter is not the model: {failures[0]}; nothing was kept")
     return job, proof
@@ -121,23 +121,24 @@ def _proven(
 
 
 def stock_modules(
-    source: Source, chosen: ModuleType, exported: Exported, changed: Sequence[str]
+    source: Exportable, chosen: Format, exported: Exported, changed: Sequence[str]
 ) -> tuple[dict[str, list[str]], dict[str, Tensor]]:
     """(our module -> the stock modules that hold its rows, our module -> factors that the export put into its rows)."""
     stock = load_stock(exported)
     where: dict[str, list[str]] = {}
     scales: dict[str, Tensor] = {}
-    for kind in chosen.NEEDS:
+    for kind in chosen.needs:
         for part in source.parts(kind):
             if part.foreign:
                 where |= _wrapped(part, stock, changed)
                 continue
-            path, names = find_blocks(stock, part, chosen.ADAPTED[kind])
+            assert chosen.adapted is not None, "asked for above"
+            path, names = find_blocks(stock, part, chosen.adapted[kind])
             where |= block_modules(
                 part.tower_name, len(part.tower.trunk.blocks), path, names.qkv, names.proj, names.fc1, names.fc2
             )
             scales |= _folded(part, names)
-            projection = getattr(chosen, "PROJECTIONS", {}).get(kind)
+            projection = chosen.projections.get(kind)
             if projection is not None and part.projection is not None and _has(stock, projection):
                 where[f"projections.{part.tower_name}"] = [projection]
     return where, scales
@@ -155,7 +156,7 @@ def load_stock(exported: Exported) -> Any:
         return getattr(transformers, exported.job.cls).from_pretrained(exported.folder)
 
 
-def find_blocks(stock: nn.Module, part: Part, alternatives: Sequence[BlockNames]) -> tuple[str, BlockNames]:
+def find_blocks(stock: nn.Module, part: Branch, alternatives: Sequence[BlockNames]) -> tuple[str, BlockNames]:
     """(path of the list of blocks, what their parts are called) of this tower in the stock model."""
     depth = len(part.tower.trunk.blocks)
     found = [
@@ -181,7 +182,7 @@ def _has(module: nn.Module, path: str) -> bool:
     return True
 
 
-def _folded(part: Part, names: BlockNames) -> dict[str, Tensor]:
+def _folded(part: Branch, names: BlockNames) -> dict[str, Tensor]:
     """A layer scale that the stock class lacks was multiplied into the maps before it."""
     out: dict[str, Tensor] = {}
     for i, block in enumerate(part.tower.trunk.blocks):
@@ -196,7 +197,7 @@ def _folded(part: Part, names: BlockNames) -> dict[str, Tensor]:
     return out
 
 
-def _wrapped(part: Part, stock: nn.Module, changed: Sequence[str]) -> dict[str, list[str]]:
+def _wrapped(part: Branch, stock: nn.Module, changed: Sequence[str]) -> dict[str, list[str]]:
     """A wrapped model's own modules, which lie at the top of the stock class or in one half of it."""
     for inner in ("", "vision_model.", "text_model."):
         where = wrapped_modules(changed, part.tower_name, inner)
@@ -208,7 +209,7 @@ def _wrapped(part: Part, stock: nn.Module, changed: Sequence[str]) -> dict[str, 
 # --------------------------------------------------------------------------------------------------------------- card
 
 
-def _card(output: Path, to: str, chosen: ModuleType, exported: Exported, job: Job, proof: Any) -> str:
+def _card(output: Path, to: str, chosen: Format, exported: Exported, job: Job, proof: Any) -> str:
     from huggingface_hub import ModelCardData
 
     from ..files import shipped_folder
@@ -216,7 +217,7 @@ def _card(output: Path, to: str, chosen: ModuleType, exported: Exported, job: Jo
 
     template = Template((shipped_folder("hub_cards") / "adapter_export_card.md").read_text(encoding="utf-8"))
     data = ModelCardData(library_name="peft", tags=["mmssl", "adapter", to])
-    cls = f"transformers.{job.cls}" if job.library == "transformers" else chosen.TITLE
+    cls = f"transformers.{job.cls}" if job.library == "transformers" else chosen.title
     body = template.substitute(
         title=f"{output.name} (an adapter for {to})",
         cls=cls,

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from string import Template
 
+from ..models.stock.exportable import Exportable
 from ..models.stock.job import Job
-from ..models.stock.source import Source
 from .proof import Proof
 
 ORDER = ("What it was trained on", "How it was trained", "Scores", "Limits")
 """Sections that are taken over from the card of the model."""
 
 
-def card_text(source: Source, name: str, title: str, job: Job, proof: Proof) -> str:
+def card_text(source: Exportable, name: str, title: str, job: Job, proof: Proof) -> str:
     """YAML metadata and Markdown."""
     from huggingface_hub import ModelCardData
 
@@ -48,7 +48,7 @@ def proof_text(job: Job, proof: Proof) -> str:
     lines.append("|---|---|---|---|---|---|")
     for r in proof.rows:
         own = f"{r.rounding:.1e}" if r.dtype != "float32" else ""
-        lines.append(f"| {r.probe} | {r.dtype} | {r.output} | {r.difference:.1e} | {r.largest:.2g} | {own} |")
+        lines.append(f"| {r.trial} | {r.dtype} | {r.output} | {r.difference:.1e} | {r.largest:.2g} | {own} |")
     lines += ["", "Loads without mmssl: yes."]
     if proof.auto:
         lines.append(f"`AutoModel` loads it as `{proof.auto}`.")

@@ -1,7 +1,7 @@
 """Loads exported folders in a process that cannot import mmssl, and says what they compute.
 
 Run as a script by `mmssl.export.proof`, never imported: `python -I fresh.py JOBS.json`. For each job it loads the
-folder in each dtype, runs the probes, writes their outputs to safetensors, and tries the pipeline. What fails is
+folder in each dtype, runs the trials, writes their outputs to safetensors, and tries the pipeline. What fails is
 reported in the result of that job, by the error's own words.
 """
 
@@ -90,19 +90,19 @@ def output_of(result: Any, path: str) -> Any:
     return result
 
 
-def run_probe(model: Any, probe: Any, dtype: Any) -> dict[str, Any]:
-    inputs = load_file(probe["inputs"]) if probe["inputs"] else {}
-    exact = probe["exact_inputs"]
+def run_trial(model: Any, trial: Any, dtype: Any) -> dict[str, Any]:
+    inputs = load_file(trial["inputs"]) if trial["inputs"] else {}
+    exact = trial["exact_inputs"]
     inputs = {k: v.to(dtype) if v.is_floating_point() and k not in exact else v for k, v in inputs.items()}
-    call = output_of(model, probe["method"])
+    call = output_of(model, trial["method"])
     with torch.no_grad():
         result = call(
-            *probe["arguments"],
-            *([inputs[k] for k in inputs] if probe["positional"] else []),
-            **({} if probe["positional"] else inputs),
-            **probe["kwargs"],
+            *trial["arguments"],
+            *([inputs[k] for k in inputs] if trial["positional"] else []),
+            **({} if trial["positional"] else inputs),
+            **trial["kwargs"],
         )
-    found = {name: output_of(result, path) for name, path in probe["outputs"].items()}
+    found = {name: output_of(result, path) for name, path in trial["outputs"].items()}
     return {name: torch.as_tensor(value).float().contiguous().clone() for name, value in found.items()}
 
 
@@ -122,10 +122,10 @@ def run_job(job: Any) -> dict[str, Any]:
             dtype = getattr(torch, name)
             load = globals()[f"load_{job['library']}"]
             model = adapted(load(job, dtype), job)
-            for probe in job["probes"]:
-                if name in probe["dtypes"]:
-                    used = adapted(load(job, dtype, **probe["load"]), job) if probe["load"] else model
-                    save_file(run_probe(used, probe, dtype), f"{probe['file']}.{name}.safetensors")
+            for trial in job["trials"]:
+                if name in trial["dtypes"]:
+                    used = adapted(load(job, dtype, **trial["load"]), job) if trial["load"] else model
+                    save_file(run_trial(used, trial, dtype), f"{trial['file']}.{name}.safetensors")
         if job["library"] == "transformers" and job["auto"]:
             from transformers import AutoModel
 

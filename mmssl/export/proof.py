@@ -1,7 +1,7 @@
 """The proof of an export: the saved folder, loaded by the public class in a process without mmssl, gives our numbers.
 
 A format returns a `Job` that says how its folder is loaded, what to feed it, and what our model gives for that. Every
-probe runs in float32 and bfloat16. In float32 the two must agree to `TOLERANCE`; in bfloat16 they may differ by a few
+trial runs in float32 and bfloat16. In float32 the two must agree to `TOLERANCE`; in bfloat16 they may differ by a few
 times what our own model loses by rounding to bfloat16, since the order of sums differs.
 """
 
@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ..errors import RunError
-from ..models.stock.job import DTYPES, Job, Probe
+from ..models.stock.job import DTYPES, Job, Trial
 
 TOLERANCE = 1e-4
 """float32: largest absolute difference, over the largest absolute value (at least 1)."""
@@ -36,7 +36,7 @@ class Row:
     """One comparison. largest: the largest absolute value of our output; rounding: what our model itself loses by
     rounding to this dtype."""
 
-    probe: str
+    trial: str
     dtype: str
     output: str
     difference: float
@@ -64,7 +64,7 @@ class Proof:
     @property
     def failures(self) -> list[str]:
         bad = [
-            f"{r.output} at {r.probe} in {r.dtype} differs by {r.difference:.2g}, allowed are {r.allowed:.2g}"
+            f"{r.output} at {r.trial} in {r.dtype} differs by {r.difference:.2g}, allowed are {r.allowed:.2g}"
             for r in self.rows
             if not r.difference <= r.allowed
         ]
@@ -85,7 +85,7 @@ def prove(folders: Sequence[Path], jobs: Sequence[Job]) -> list[Proof]:
             if result["error"]:
                 loader = job.cls or job.library
                 raise RunError(f"{folder.name}: {loader} cannot load what was written: {result['error']}")
-            rows = [row for j, probe in enumerate(job.probes) for row in _compare(probe, scratch / str(i) / f"{j}")]
+            rows = [row for j, trial in enumerate(job.trials) for row in _compare(trial, scratch / str(i) / f"{j}")]
             word, difference = _pipeline(job, result)
             proofs.append(Proof(rows, word, difference, result["auto"]))
     return proofs
@@ -94,25 +94,25 @@ def prove(folders: Sequence[Path], jobs: Sequence[Job]) -> list[Proof]:
 def _spec(folder: Path, job: Job, scratch: Path) -> dict[str, Any]:
     """The job in JSON; inputs go into files."""
     scratch.mkdir()
-    probes = []
-    for j, probe in enumerate(job.probes):
+    trials = []
+    for j, trial in enumerate(job.trials):
         inputs = ""
-        if probe.inputs:
+        if trial.inputs:
             inputs = str(scratch / f"{j}.inputs.safetensors")
-            save_file({k: v.contiguous() for k, v in probe.inputs.items()}, inputs)
+            save_file({k: v.contiguous() for k, v in trial.inputs.items()}, inputs)
         names = ("outputs", "kwargs", "arguments", "method", "positional", "exact_inputs", "load")
-        plain = {name: getattr(probe, name) for name in names}
-        probes.append({**plain, "inputs": inputs, "file": str(scratch / f"{j}"), "dtypes": list(probe.dtypes)})
+        plain = {name: getattr(trial, name) for name in names}
+        trials.append({**plain, "inputs": inputs, "file": str(scratch / f"{j}"), "dtypes": list(trial.dtypes)})
     pipelines = []
     for p in job.pipelines:
         pipelines.append({"task": p.task, "input": p.input, "options": p.options, "kwargs": p.kwargs})
-    dtypes = [d for d in DTYPES if any(d in probe.dtypes for probe in job.probes)]
+    dtypes = [d for d in DTYPES if any(d in trial.dtypes for trial in job.trials)]
     return {
         "folder": str(folder.resolve()),
         "library": job.library,
         "class": job.cls,
         "dtypes": dtypes,
-        "probes": probes,
+        "trials": trials,
         "pipelines": pipelines,
         "auto": job.auto,
         "file": job.file,
@@ -142,21 +142,21 @@ def _run(scratch: Path) -> list[dict[str, Any]]:
     return list(found["results"])
 
 
-def _compare(probe: Probe, file: Path) -> list[Row]:
+def _compare(trial: Trial, file: Path) -> list[Row]:
     rows = []
-    exact = probe.expect(torch.float32)
-    for dtype in probe.dtypes:
+    exact = trial.expect(torch.float32)
+    for dtype in trial.dtypes:
         theirs = load_file(f"{file}.{dtype}.safetensors")
-        ours = exact if dtype == "float32" else probe.expect(getattr(torch, dtype))
+        ours = exact if dtype == "float32" else trial.expect(getattr(torch, dtype))
         for name, value in ours.items():
             expected, found = value.float(), theirs[name]
             if expected.shape != found.shape:
                 raise RunError(
-                    f"{name} at {probe.name} has the shape {tuple(found.shape)}, ours {tuple(expected.shape)}"
+                    f"{name} at {trial.name} has the shape {tuple(found.shape)}, ours {tuple(expected.shape)}"
                 )
             difference = float((found - expected).abs().max())
             rounding = float((expected - exact[name].float()).abs().max())
-            rows.append(Row(probe.name, dtype, name, difference, float(expected.abs().max()), rounding))
+            rows.append(Row(trial.name, dtype, name, difference, float(expected.abs().max()), rounding))
     return rows
 
 

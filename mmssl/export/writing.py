@@ -16,10 +16,10 @@ from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import open_model
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.saving import no_progress_bars
+from ..models.stock.exportable import Exportable, refuse
 from ..models.stock.formats import load_format
 from ..models.stock.job import Job
 from ..models.stock.record import write_record
-from ..models.stock.source import Source, refuse
 from .card import card_text
 from .proof import Proof, prove
 
@@ -76,7 +76,7 @@ def export_several(wanted: Sequence[tuple[Any, str, Path, str | None]], base: st
                 with no_progress_bars():
                     jobs.append(chosen.write(source, partials[-1]))
                 if jobs[-1].library in ("transformers", "sentence_transformers"):
-                    write_record(source, to, list(chosen.NEEDS), partials[-1])
+                    write_record(source, to, list(chosen.needs), partials[-1])
                 sources.append(source)
             out = []
             for (_, to, output, _), chosen, partial, job, proof, source in zip(
@@ -84,14 +84,14 @@ def export_several(wanted: Sequence[tuple[Any, str, Path, str | None]], base: st
             ):
                 if proof.failures:
                     raise RunError(f"{to}: what was written is not the model: {proof.failures[0]}; nothing was kept")
-                (partial / "README.md").write_text(card_text(source, to, chosen.TITLE, job, proof), encoding="utf-8")
+                (partial / "README.md").write_text(card_text(source, to, chosen.title, job, proof), encoding="utf-8")
                 out.append(Exported(to, output, job, proof))
             return out
     except OSError as error:
         raise RunError(f"the export could not be written: {error}") from error
 
 
-def open_source_model(model: Any, scratch: Path, tower: str | None, base: str | None = None) -> Source:
+def open_source_model(model: Any, scratch: Path, tower: str | None, base: str | None = None) -> Exportable:
     """The loaded model, in float32; an adapter merged into its base."""
     scratch.mkdir(parents=True, exist_ok=True)
     card, origin = "", "mmssl model"
@@ -99,6 +99,6 @@ def open_source_model(model: Any, scratch: Path, tower: str | None, base: str | 
         found = locate(model)
         card, origin = found.text("README.md"), found.title
         model = open_model(found, base)
-    source = Source(model[0].float().eval(), model[1], scratch, origin, card, tower)
+    source = Exportable(model[0].float().eval(), model[1], scratch, origin, card, tower)
     source.check_tower()
     return source

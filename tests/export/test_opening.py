@@ -21,10 +21,10 @@ from mmssl.models.locating import locate
 from mmssl.models.modeling_mmssl import MMSSLModel
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import save_model
+from mmssl.models.stock.exportable import Exportable
 from mmssl.models.stock.formats import load_format
 from mmssl.models.stock.opening import _modules, _projection, open_stock
 from mmssl.models.stock.record import write_record
-from mmssl.models.stock.source import Source
 
 RNG = np.random.default_rng(2)
 PICTURES = [RNG.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((40, 50), (32, 32), (90, 33))]
@@ -74,9 +74,9 @@ def written(case: str, folder: Path) -> tuple[MMSSLModel, MMSSLProcessor]:
     ours = copy.deepcopy(model)
     folder.mkdir()
     chosen = load_format(to)
-    source = Source(model, processor, folder.parent)
+    source = Exportable(model, processor, folder.parent)
     chosen.write(source, folder)
-    write_record(source, to, list(chosen.NEEDS), folder)
+    write_record(source, to, list(chosen.needs), folder)
     return ours, processor
 
 

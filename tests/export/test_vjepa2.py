@@ -15,8 +15,8 @@ from transformers import AutoVideoProcessor, VJEPA2Model
 from mmssl.export.writing import Exported, export_several
 from mmssl.modality import load_modality
 from mmssl.models.processing_mmssl import MMSSLProcessor
+from mmssl.models.stock.exportable import Exportable
 from mmssl.models.stock.formats.vjepa2 import as_ours
-from mmssl.models.stock.source import Source
 from mmssl.recipe.loading import load_recipe
 from mmssl.training.building import build_model
 
@@ -45,7 +45,7 @@ def test_it_preprocesses_as_we_do(exported, tmp_path, name, shape):
     """Resizing, whole pixels of what is cut, normalisation. 8-bit values may round otherwise: Pillow resizes here,
     torchvision there."""
     model, processor = MODELS[name]()
-    part = Source(model, processor, tmp_path).part("video")
+    part = Exportable(model, processor, tmp_path).part("video")
     stock = AutoVideoProcessor.from_pretrained(exported[name].folder)
     assert type(stock).__name__ == "VJEPA2VideoProcessor"
     frames = clip(*shape, grey=name == "grey")

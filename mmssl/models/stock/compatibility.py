@@ -6,9 +6,8 @@ The same `Need`s serve both, so that what was trained with `compatible_with` is 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 from ...errors import UserError
@@ -16,55 +15,9 @@ from ...modality import modality_config
 from ...options.schema import Faults, field_names
 from ...options.wording import show
 from ..options import TowerConfig
+from .contract import Format
 from .formats import load_format
-
-
-@dataclass(frozen=True)
-class Need:
-    """One option that must have a certain value.
-
-    part: "tower", "modality" or "model"; key: the option; put: what `compatible_with` sets where the recipe says
-    nothing; holds: whether a value will do; expected: that in words; why: what the stock class has instead.
-    """
-
-    part: str
-    key: str
-    put: Any
-    holds: Callable[[Any], bool]
-    expected: str
-    why: str
-
-
-def _short(value: Any) -> str:
-    """A value as YAML has it."""
-    if value is None:
-        return "null"
-    return value if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def need(part: str, key: str, *values: Any, why: str) -> Need:
-    """An option with one or more possible values; the first is what `compatible_with` sets."""
-    return Need(part, key, values[0], lambda value: value in values, " or ".join(map(_short, values)), why)
-
-
-def square(part: str, key: str, why: str) -> Need:
-    """An option that is one number, or two equal ones."""
-
-    def holds(value: Any) -> bool:
-        return isinstance(value, int) or (isinstance(value, (list, tuple)) and len(set(value)) == 1)
-
-    return Need(part, key, None, holds, "a square", why)
-
-
-ADDITIVE = need("tower", "positions", "additive", why="its positions are added to the tokens")
-
-STOCK_TOWER = (
-    ADDITIVE,
-    need("tower", "causal", False, why="its attention looks both ways"),
-    need("tower", "embed_norm", False, why="it has no norm before its first block"),
-)
-"""What most classes ask."""
-
+from .needs import Need, in_yaml
 
 # -------------------------------------------------------------------------------------------------- a trained model
 
@@ -75,7 +28,7 @@ def obstacles(values: Mapping[str, Mapping[str, Any]], needs: tuple[Need, ...], 
     for one in needs:
         value = values[one.part].get(one.key)
         if one.key in values[one.part] and not one.holds(value):
-            out.append(f"{names[one.part]}.{one.key}: found {_short(value)}, expected {one.expected} ({one.why})")
+            out.append(f"{names[one.part]}.{one.key}: found {in_yaml(value)}, expected {one.expected} ({one.why})")
     return out
 
 
@@ -99,9 +52,9 @@ def apply_compatible_with(data: Any, faults: Faults) -> None:
     for part in _parts(data, chosen):
         seen.add(part.type)
         _settle(part, chosen, str(name), faults)
-    missing = [t for t in chosen.REQUIRED if t not in seen]
+    missing = [t for t in chosen.required if t not in seen]
     if missing or not seen:
-        wanted = " and ".join(chosen.REQUIRED) or " or ".join(chosen.NEEDS)
+        wanted = " and ".join(chosen.required) or " or ".join(chosen.needs)
         faults.append(
             f"model.compatible_with: found {name}, which takes a tower of {wanted}; this recipe has none"
             + (f" of {' or '.join(missing)}" if missing and seen else "")
@@ -109,7 +62,7 @@ def apply_compatible_with(data: Any, faults: Faults) -> None:
 
 
 @dataclass
-class _Part:
+class _Asked:
     """A tower and one of its modalities in a recipe's plain data."""
 
     type: str
@@ -118,7 +71,7 @@ class _Part:
     defaults: dict[str, dict[str, Any]]
 
 
-def _parts(data: dict[str, Any], chosen: ModuleType) -> Iterator[_Part]:
+def _parts(data: dict[str, Any], chosen: Format) -> Iterator[_Asked]:
     towers, modalities = data["model"].get("towers"), data.get("modalities")
     if not isinstance(towers, dict) or not isinstance(modalities, dict):
         return
@@ -129,10 +82,10 @@ def _parts(data: dict[str, Any], chosen: ModuleType) -> Iterator[_Part]:
         for name in names if isinstance(names, list) else []:
             options = modalities.get(name)
             kind = options.get("type", name) if isinstance(options, dict) else None
-            if not isinstance(kind, str) or kind not in chosen.NEEDS:
+            if not isinstance(kind, str) or kind not in chosen.needs:
                 continue
             assert isinstance(options, dict)
-            yield _Part(
+            yield _Asked(
                 kind,
                 {"tower": f"model.towers.{tower}", "modality": f"modalities.{name}", "model": "model"},
                 {"tower": spec, "modality": options, "model": data["model"]},
@@ -150,15 +103,15 @@ def _defaults(cls: type) -> dict[str, Any]:
     return out
 
 
-def _settle(part: _Part, chosen: ModuleType, name: str, faults: Faults) -> None:
-    for one in chosen.NEEDS[part.type]:
+def _settle(part: _Asked, chosen: Format, name: str, faults: Faults) -> None:
+    for one in chosen.needs[part.type]:
         given, default = part.given[one.part], part.defaults[one.part].get(one.key)
         if one.part == "tower" and given.get("from") is not None:
             continue  # its architecture is its checkpoint's, and is checked once that is known
         if one.key in given:
             if not one.holds(given[one.key]):
                 faults.append(
-                    f"{part.paths[one.part]}.{one.key}: found {_short(given[one.key])}, but model.compatible_with: "
+                    f"{part.paths[one.part]}.{one.key}: found {in_yaml(given[one.key])}, but model.compatible_with: "
                     f"{name} expects {one.expected} ({one.why})"
                 )
         elif not one.holds(default):

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from ..positions import LearnedGrid
 from ..tower import Encoded
 from . import transfer
-from .compatibility import STOCK_TOWER, Need, need, square
-from .job import Pipeline, Probe
-from .source import Part
+from .exportable import Branch
+from .job import Pipeline, Trial
+from .needs import STOCK_TOWER, Need, need, square
 
 LUMA = (0.299, 0.587, 0.114)
 """How colour becomes grey (ITU-R BT.601), as in Pillow and in mmssl's own decoder."""
@@ -37,20 +37,20 @@ FINAL_NORM = need("tower", "final_norm", True, why="it has a norm behind its las
 RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3}
 
 
-def stock_channels(part: Part) -> int:
+def stock_channels(part: Branch) -> int:
     """3 for grey images: pipelines read every file as colour, and grey is a linear map of it."""
     channels = int(part.modality.channels)
     return 3 if channels == 1 else channels
 
 
-def as_ours(part: Part, pixels: Tensor) -> Tensor:
+def as_ours(part: Branch, pixels: Tensor) -> Tensor:
     """Stock pixels (B, 3, H, W) as our model of grey images takes them, (B, 1, H, W); others as they are."""
     if part.modality.channels == 1:
         return (pixels * pixels.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
     return pixels
 
 
-def image_config(part: Part) -> dict[str, Any]:
+def image_config(part: Branch) -> dict[str, Any]:
     return {
         "image_size": int(part.modality.size[0]),
         "patch_size": int(part.modality.patch[0]),
@@ -58,7 +58,7 @@ def image_config(part: Part) -> dict[str, Any]:
     }
 
 
-def patch_map(part: Part, theirs: Any, out: bool) -> None:
+def patch_map(part: Branch, theirs: Any, out: bool) -> None:
     """Our map of a patch and their convolution. Grey is spread over three channels by luma."""
     ours = part.modality.proj
     if out and part.modality.channels == 1 and theirs.weight.shape[1] == 3:
@@ -72,12 +72,12 @@ def patch_map(part: Part, theirs: Any, out: bool) -> None:
         nn.init.zeros_(part.modality.proj.bias)
 
 
-def native(part: Part) -> dict[str, Tensor]:
+def native(part: Branch) -> dict[str, Tensor]:
     """An input of one sample in the size that was configured."""
     return {"pixel_values": torch.zeros(1, part.modality.channels, *part.modality.size)}
 
 
-def table_of(part: Part, with_bias: bool = False) -> Tensor:
+def table_of(part: Branch, with_bias: bool = False) -> Tensor:
     """(N, D) our positions, for a class that holds them in a table; with the patch map's bias where it has none."""
     table = part.positions(native(part))
     return table + part.modality.proj.bias.detach().float() if with_bias else table
@@ -85,7 +85,7 @@ def table_of(part: Part, with_bias: bool = False) -> Tensor:
 
 @torch.no_grad()
 def positions(
-    part: Part,
+    part: Branch,
     theirs: Tensor,
     prefix: Sequence[Tensor],
     out: bool,
@@ -127,13 +127,13 @@ def _leading(table: Tensor) -> int:
     return int(side * side == table.shape[0] - 1)
 
 
-# ------------------------------------------------------------------------------------------------------------ probes
+# ------------------------------------------------------------------------------------------------------------ trials
 
-Ours = Callable[[Part, Encoded], dict[str, Tensor]]
+Ours = Callable[[Branch, Encoded], dict[str, Tensor]]
 
 
-def probes(
-    part: Part,
+def trials(
+    part: Branch,
     outputs: dict[str, str],
     ours: Ours,
     interpolates: bool = True,
@@ -141,7 +141,7 @@ def probes(
     antialias: bool = False,
     batch: int = 2,
     **common: Any,
-) -> list[Probe]:
+) -> list[Trial]:
     """The configured size and, where the class interpolates its positions, a wider and higher one.
 
     ours: our part and its output -> the same outputs. other: keyword arguments of the stock class at the other size.
@@ -157,12 +157,12 @@ def probes(
         more = dict(other or {}) if i else {}
         expect = _expecting(part, ours, pixels, grids[0], (rows, columns), antialias)
         name = f"{rows * ph} x {columns * pw}"
-        found.append(Probe(name, {"pixel_values": pixels}, outputs, expect, more, **common))
+        found.append(Trial(name, {"pixel_values": pixels}, outputs, expect, more, **common))
     return found
 
 
 def _expecting(
-    part: Part, ours: Ours, pixels: Tensor, grid: tuple[int, int], to: tuple[int, int], antialias: bool
+    part: Branch, ours: Ours, pixels: Tensor, grid: tuple[int, int], to: tuple[int, int], antialias: bool
 ) -> Callable[[torch.dtype], dict[str, Tensor]]:
     def expect(dtype: torch.dtype) -> dict[str, Tensor]:
         if dtype == torch.float32 and to == grid:
@@ -201,12 +201,12 @@ def usage(name: str, processor: str = "AutoImageProcessor") -> str:
 # --------------------------------------------------------------------------------------------------------- processor
 
 
-def write_processor(part: Part, folder: Path) -> None:
+def write_processor(part: Branch, folder: Path) -> None:
     """`preprocessor_config.json` of the stock image processor that does what ours does."""
     image_processor(part).save_pretrained(folder)
 
 
-def image_processor(part: Part) -> Any:
+def image_processor(part: Branch) -> Any:
     from transformers import CLIPImageProcessor, ViTImageProcessor
 
     config: Any = part.preprocessor.config
@@ -226,14 +226,14 @@ def image_processor(part: Part) -> Any:
     return CLIPImageProcessor(size={"shortest_edge": height}, crop_size=crop, **common)
 
 
-def picture(part: Part) -> np.ndarray[Any, Any]:
+def picture(part: Branch) -> np.ndarray[Any, Any]:
     """(H, W, 3) a colour picture of the configured size: what is compared is the model, not two ways to resize."""
     height, width = part.modality.size
     random = np.random.default_rng(7)
     return random.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def has_pipeline(part: Part) -> bool:
+def has_pipeline(part: Branch) -> bool:
     """Pipelines read picture files as RGB."""
     return stock_channels(part) == 3 and bool(part.preprocessor.state["unit_range"])
 
@@ -242,7 +242,7 @@ NO_PIPELINE = "pipelines read colour pictures, this model takes other images"
 
 
 def feature_pipelines(
-    part: Part, ours: Callable[[Part, Encoded], Tensor], scratch: Path, shuffled: bool = False
+    part: Branch, ours: Callable[[Branch, Encoded], Tensor], scratch: Path, shuffled: bool = False
 ) -> list[Pipeline]:
     """`image-feature-extraction` on a picture file, against our own processor and model."""
     if not has_pipeline(part):
@@ -254,7 +254,7 @@ def feature_pipelines(
     return [Pipeline("image-feature-extraction", str(path), expect, shuffled=shuffled)]
 
 
-def save_picture(part: Part, path: Path) -> np.ndarray[Any, Any]:
+def save_picture(part: Branch, path: Path) -> np.ndarray[Any, Any]:
     from PIL import Image
 
     array = picture(part)
@@ -264,7 +264,7 @@ def save_picture(part: Part, path: Path) -> np.ndarray[Any, Any]:
     return array
 
 
-def notes(part: Part) -> list[str]:
+def notes(part: Branch) -> list[str]:
     """What a user of any exported image encoder should know."""
     out = []
     if part.modality.channels == 1:
@@ -287,7 +287,7 @@ def notes(part: Part) -> list[str]:
     return out
 
 
-def embedding_note(part: Part, first: str) -> str:
+def embedding_note(part: Branch, first: str) -> str:
     """How mmssl's own embedding is had from the last hidden state, R prefix tokens in front."""
     r = part.tower.prefix_count
     tokens = f"{first}[:, {r}:]" if r else first

@@ -13,7 +13,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 @dataclass
-class Probe:
+class Trial:
     """One input.
 
     inputs: tensors for the stock model; outputs: name -> dotted path in what it returns; expect: dtype -> the same
@@ -57,7 +57,7 @@ class Job:
 
     library: str
     cls: str
-    probes: list[Probe]
+    trials: list[Trial]
     usage: str
     pipelines: list[Pipeline] = field(default_factory=list)
     without_pipeline: str = ""

@@ -1,4 +1,4 @@
-"""What the formats of image-text pairs share: their blocks, their probes, zero-shot classification.
+"""What the formats of image-text pairs share: their blocks, their trials, zero-shot classification.
 
 A model with one of the two towers is exported as that half. Shapes: B batch, E embedding.
 """
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from . import images, texts, transfer
-from .job import Pipeline, Probe
-from .source import Part, Source
+from .exportable import Branch, Exportable
+from .job import Pipeline, Trial
 
 BLOCK = transfer.BlockNames(
     "layer_norm1",
@@ -34,11 +34,11 @@ TEMPLATE = "{}"
 class Pair:
     """Both halves of one model, or one of them."""
 
-    image: Part | None
-    text: Part | None
+    image: Branch | None
+    text: Branch | None
 
     @classmethod
-    def of(cls, source: Source) -> Pair:
+    def of(cls, source: Exportable) -> Pair:
         return cls(*(source.part(t) if source.parts(t) else None for t in ("image", "text")))
 
     @property
@@ -78,7 +78,7 @@ class Pair:
         return Pair(image, text)
 
 
-def grid_of(part: Part) -> tuple[int, int]:
+def grid_of(part: Branch) -> tuple[int, int]:
     (height, width), (ph, pw) = part.modality.size, part.modality.patch
     return height // ph, width // pw
 
@@ -92,11 +92,11 @@ def identity_or(projection: Any, width: int) -> Tensor:
 Ours = Callable[[Pair, dict[str, Tensor]], dict[str, Tensor]]
 
 
-def probes(
+def trials(
     pair: Pair, outputs: dict[str, str], ours: Ours, other: dict[str, Any] | None, fill: bool = False, **common: Any
-) -> list[Probe]:
+) -> list[Trial]:
     """The configured image size with three texts, and (other: the class's keyword arguments there) a larger one with
-    longer texts. ours: the pair in some dtype and the probe's inputs -> the stock class's outputs."""
+    longer texts. ours: the pair in some dtype and the trial's inputs -> the stock class's outputs."""
     generator = torch.Generator().manual_seed(20)
     found = []
     for i in range(1 if other is None and pair.text is None else 2):
@@ -114,7 +114,7 @@ def probes(
             name.append(f"{inputs['input_ids'].shape[1]} tokens")
         more = dict(other or {}) if i and pair.image is not None else {}
         expect = _expecting(pair, ours, dict(inputs), to, i == 0)
-        found.append(Probe(" and ".join(name), inputs, outputs, expect, more, **common))
+        found.append(Trial(" and ".join(name), inputs, outputs, expect, more, **common))
     return found
 
 
@@ -149,7 +149,7 @@ def embeddings(pair: Pair, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def embedding(part: Part, encoded: Any) -> Tensor:
+def embedding(part: Branch, encoded: Any) -> Tensor:
     """(B, E) float32. The stock classes normalise in the model's dtype, where a rounded norm moves a whole row."""
     with torch.no_grad():
         projected = part.model.project(part.tower_name, part.pooled(encoded)).to(_dtype(part))
@@ -163,7 +163,7 @@ def logits(pair: Pair, found: dict[str, Tensor]) -> Tensor:
     return (image @ text.T * torch.tensor(pair.scale).exp().to(image.dtype)).float()
 
 
-def _dtype(part: Part) -> torch.dtype:
+def _dtype(part: Branch) -> torch.dtype:
     return next(part.tower.parameters()).dtype
 
 

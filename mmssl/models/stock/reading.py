@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ...errors import UserError
 from ...options.schema import Faults
 from ...options.wording import show
 from ..foreign import OPEN_CLIP
+from .contract import Options, Reader
 from .formats import format_names, load_format
 from .images import RESAMPLE
 
@@ -50,18 +50,18 @@ def stock_config(origin: str) -> Any:
         return None
 
 
-def converter(origin: str, convert: bool | None, kind: str) -> ModuleType | None:
-    """The format that reads this checkpoint into a tower of modality type `kind`; None: it is wrapped.
+def converter(origin: str, convert: bool | None, kind: str) -> Reader | None:
+    """The reader of the format that takes this checkpoint into a tower of modality type `kind`; None: it is wrapped.
 
     UserError when `convert` is true and there is none.
     """
     if convert is False:
         return None
     found = None if origin.startswith(OPEN_CLIP) else _reader(origin, kind)
-    if found is not None and (convert or not getattr(found, "PAIR", False)):
+    if found is not None and (convert or not found.pair):
         return found
     if convert:
-        readable = ", ".join(name for name in format_names() if _readable(load_format(name), kind))
+        readable = ", ".join(name for name in format_names() if load_format(name).reads(kind))
         what = getattr(stock_config(origin), "model_type", "no model that transformers knows")
         raise UserError(
             f"model.towers: from '{origin}': found {what}, convert: true takes a tower of {kind} from "
@@ -70,7 +70,7 @@ def converter(origin: str, convert: bool | None, kind: str) -> ModuleType | None
     return None
 
 
-def _reader(origin: str, kind: str) -> ModuleType | None:
+def _reader(origin: str, kind: str) -> Reader | None:
     config = stock_config(origin)
     described: dict[str, Any] = {"model_type": "timm", "origin": origin} if origin.startswith(TIMM) else {}
     if config is not None:
@@ -79,20 +79,15 @@ def _reader(origin: str, kind: str) -> ModuleType | None:
         return None
     for name in format_names():
         chosen = load_format(name)
-        if _readable(chosen, kind) and chosen.reads(described):
-            return chosen
+        if chosen.reads(kind) and chosen.reader is not None and chosen.reader.reads(described):
+            return chosen.reader
     return None
 
 
-def _readable(chosen: ModuleType, kind: str) -> bool:
-    """Whether a format reads towers of that type of modality at all; of pairs it is the image half."""
-    return hasattr(chosen, "reads") and kind in (("image",) if getattr(chosen, "PAIR", False) else chosen.NEEDS)
-
-
-def architecture(chosen: ModuleType, origin: str) -> dict[str, dict[str, Any]]:
+def architecture(reader: Reader, origin: str) -> Options:
     """{"tower": options of `TowerConfig`, "modality": options of the modality} that the checkpoint has."""
     config: Any = origin if origin.startswith(TIMM) else stock_config(origin)
-    found: dict[str, dict[str, Any]] = chosen.read(config)
+    found = reader.read(config)
     if found["tower"].get("activation", "gelu") is None:
         raise UserError(
             f"model.towers: from '{origin}': its activation '{config.hidden_act}' is none of mmssl's; "
@@ -136,7 +131,7 @@ def _fill(origin: str, spec: dict[str, Any], options: dict[str, Any], kind: str,
             faults.append(str(error))
             return
         for key, value in theirs.items():
-            if key in getattr(chosen, "FREE", ("size",)):
+            if key in chosen.free:
                 continue  # positions are interpolated, or defined everywhere
             if key in options and _same(options[key]) != _same(value):
                 faults.append(f"{where}.{key}: found {show(options[key])}, but '{origin}' has {value}")
@@ -171,7 +166,7 @@ def _wrapped_options(origin: str, kind: str) -> dict[str, Any]:
     return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items() if v is not None}
 
 
-def _preprocessing(origin: str, kind: str, chosen: ModuleType | None) -> dict[str, Any]:
+def _preprocessing(origin: str, kind: str, chosen: Reader | None) -> dict[str, Any]:
     """Mean, deviation and way of resizing from a checkpoint's processor; nothing where it has none, or
     is no transformers checkpoint that can be read. UserError when the processor's file is damaged."""
     if kind not in PREPROCESSING or stock_config(origin) is None:
@@ -195,7 +190,7 @@ def _preprocessing(origin: str, kind: str, chosen: ModuleType | None) -> dict[st
             reason = " ".join(str(error).split())
             raise UserError(f"model.towers: from '{origin}': its {name} cannot be read ({reason})") from error
     if kind == "audio":
-        return chosen.preprocessing(found) if chosen is not None and found else {}
+        return chosen.preprocessing(found) if chosen is not None and chosen.preprocessing and found else {}
     out: dict[str, Any] = {}
     if found.get("do_normalize", True):
         for ours, theirs in (("mean", "image_mean"), ("std", "image_std")):

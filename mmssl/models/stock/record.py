@@ -8,14 +8,14 @@ from typing import Any
 
 from ...errors import UserError
 from ..locating import fetched
-from .source import Source
+from .exportable import Exportable
 
 RECORD = "mmssl_export.json"
 KEPT = {"video": ("fps", "default_fps", "background"), "image": ("background",)}
 """Options of a modality that no stock processor has."""
 
 
-def write_record(source: Source, name: str, kinds: list[str], folder: Path) -> None:
+def write_record(source: Exportable, name: str, kinds: list[str], folder: Path) -> None:
     """How the exported towers pool, and what of their preprocessing the stock processor does not hold."""
     from ..privacy import public
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ...errors import RunError
 from . import transfer
-from .compatibility import ADDITIVE, Need, need
+from .exportable import Branch
 from .job import Pipeline
-from .source import Part
+from .needs import ADDITIVE, Need, need
 
 NEEDS: tuple[Need, ...] = (
     ADDITIVE,
@@ -38,7 +38,7 @@ NEEDS: tuple[Need, ...] = (
 )
 
 
-def text_config(part: Part) -> dict[str, Any]:
+def text_config(part: Branch) -> dict[str, Any]:
     """Fields of a stock text configuration."""
     options = transfer.stock_options(part.options)
     tokens = special_ids(part)
@@ -52,14 +52,14 @@ def text_config(part: Part) -> dict[str, Any]:
     }
 
 
-def special_ids(part: Part) -> dict[str, int | None]:
+def special_ids(part: Branch) -> dict[str, int | None]:
     """Ids of the first and the last special token and of padding."""
     tokenizer = part.preprocessor.tokenizer  # type: ignore[attr-defined]
     ids = tokenizer("a", 8).ids
     return {"bos": ids[0], "eos": ids[-1], "pad": tokenizer.pad}
 
 
-def table_of(part: Part) -> Tensor:
+def table_of(part: Branch) -> Tensor:
     """(L, D) positions of all max_length tokens, the modality's own vector in them."""
     length = part.modality.max_length
     with torch.no_grad():
@@ -69,13 +69,13 @@ def table_of(part: Part) -> Tensor:
 
 
 @torch.no_grad()
-def tables(part: Part, tokens: Tensor, positions: Tensor) -> None:
+def tables(part: Branch, tokens: Tensor, positions: Tensor) -> None:
     """Fill stock token and position tables from ours; our scale of the embedding goes into the table."""
     tokens.copy_(part.modality.table.weight * part.modality.scale)
     positions.copy_(table_of(part))
 
 
-def inputs_of(part: Part, texts: list[str], fill: bool = False) -> dict[str, Tensor]:
+def inputs_of(part: Branch, texts: list[str], fill: bool = False) -> dict[str, Tensor]:
     """{"input_ids", "attention_mask"} as the stock class takes them; fill: up to max_length, as open_clip does."""
     found = part.preprocessor(texts)
     ids, mask = found["input_ids"], found["attention_mask"]
@@ -87,12 +87,12 @@ def inputs_of(part: Part, texts: list[str], fill: bool = False) -> dict[str, Ten
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def sample_texts(part: Part, count: int) -> list[str]:
+def sample_texts(part: Branch, count: int) -> list[str]:
     """Texts of various lengths out of the vocabulary's own pieces; the same for the same tokenizer."""
     return list(_texts(part, count))
 
 
-def _texts(part: Part, count: int) -> Iterator[str]:
+def _texts(part: Branch, count: int) -> Iterator[str]:
     tokenizer = part.preprocessor.tokenizer  # type: ignore[attr-defined]
     random = np.random.default_rng(17)
     pieces = vocabulary(tokenizer)
@@ -102,7 +102,7 @@ def _texts(part: Part, count: int) -> Iterator[str]:
         yield text or "a"
 
 
-def sentences(part: Part, counts: Iterable[int]) -> list[str]:
+def sentences(part: Branch, counts: Iterable[int]) -> list[str]:
     """Texts of so many pieces of the vocabulary with blanks in between; the same for the same tokenizer."""
     pieces = vocabulary(part.preprocessor.tokenizer)  # type: ignore[attr-defined]
     random = np.random.default_rng(19)
@@ -110,12 +110,12 @@ def sentences(part: Part, counts: Iterable[int]) -> list[str]:
     return [" ".join(text.replace("\u2581", " ").replace("##", "").split()) or "a" for text in chosen]
 
 
-def by_length(part: Part) -> list[str]:
+def by_length(part: Branch) -> list[str]:
     """Texts, that of the fewest tokens first."""
     return sorted(sentences(part, range(1, 13)), key=lambda text: trimmed(part, [text])["input_ids"].shape[1])
 
 
-def trimmed(part: Part, batch: list[str]) -> dict[str, Tensor]:
+def trimmed(part: Branch, batch: list[str]) -> dict[str, Tensor]:
     """Inputs of the stock class, padded to the longest text and no further."""
     padded = inputs_of(part, batch)
     longest = int(padded["attention_mask"].sum(1).max())
@@ -138,7 +138,7 @@ def vocabulary(tokenizer: Any) -> list[str]:
 # --------------------------------------------------------------------------------------------------------- tokenizer
 
 
-def write_tokenizer(part: Part, folder: Path) -> Any:
+def write_tokenizer(part: Branch, folder: Path) -> Any:
     """Write the tokenizer as a stock one into `folder`, and return it. RunError when it would cut texts differently."""
     from transformers import AutoTokenizer
 
@@ -260,7 +260,7 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
             return value, at
 
 
-def feature_pipelines(part: Part) -> list[Pipeline]:
+def feature_pipelines(part: Branch) -> list[Pipeline]:
     """`feature-extraction` on a text, against our own processor and model."""
     text = sample_texts(part, 7)[6]
     inputs = part.preprocessor([text])

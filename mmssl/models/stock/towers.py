@@ -12,9 +12,9 @@ from ..foreign import describe_foreign, load_foreign, public_origin
 from ..modeling_mmssl import MMSSLModel, tower_spec
 from ..options import TowerConfig
 from ..processing_mmssl import MMSSLProcessor
+from .exportable import Branch, Exportable, refuse
 from .formats import load_format
 from .reading import architecture, converter
-from .source import Part, Source, refuse
 
 
 def tower_specs(
@@ -46,7 +46,7 @@ def load_origin(model: MMSSLModel, processor: MMSSLProcessor, name: str, tower: 
     if chosen is None:
         load_foreign(model.towers[name], tower.from_)
         return
-    part = Part(model, name, modality, processor.types[modality], processor.preprocessors[modality])
+    part = Branch(model, name, modality, processor.types[modality], processor.preprocessors[modality])
     chosen.load(part, tower.from_)
 
 
@@ -60,4 +60,4 @@ def _modality(name: str, tower: TowerConfig) -> str:
 def refuse_incompatible(model: MMSSLModel, processor: MMSSLProcessor, name: str) -> None:
     """UserError when the model, now that data and checkpoints are known, is not what `compatible_with` promises."""
     with tempfile.TemporaryDirectory() as scratch:
-        refuse(Source(model, processor, Path(scratch), "this recipe"), name, load_format(name))
+        refuse(Exportable(model, processor, Path(scratch), "this recipe"), name, load_format(name))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...modality import Inputs
 from . import images, texts
-from .source import Part
+from .exportable import Branch
 
 Made = Callable[[int, int, torch.Generator], dict[str, Tensor]]
 """(batch, size, generator) -> inputs; size 0 is a small one, 1 a larger one where there is a choice."""
@@ -39,7 +39,7 @@ class Signature:
     fixed: str = ""
 
 
-def signature(part: Part) -> Signature:
+def signature(part: Branch) -> Signature:
     """Of a modality in `SIGNATURES`."""
     return SIGNATURES[part.type](part)
 
@@ -50,7 +50,7 @@ class Encoder(nn.Module):
     The embedding is projected and normalised where the model projects, else the pooled state.
     """
 
-    def __init__(self, part: Part, names: list[str], masked: bool) -> None:
+    def __init__(self, part: Branch, names: list[str], masked: bool) -> None:
         super().__init__()
         self.part = [part]  # a list: the model's other parts do not become parts of this module
         self.tower, self.projection = part.tower, part.projection
@@ -69,7 +69,7 @@ class Encoder(nn.Module):
         return (states, encoded.patches[part.name].valid, pooled) if self.masked else (states, pooled)
 
 
-def to_ours(part: Part, named: Inputs) -> Inputs:
+def to_ours(part: Branch, named: Inputs) -> Inputs:
     """The encoder's inputs as the modality takes them."""
     if part.type == "image":
         return {"pixel_values": images.as_ours(part, named["pixel_values"])}
@@ -78,7 +78,7 @@ def to_ours(part: Part, named: Inputs) -> Inputs:
     return named
 
 
-def _hears_mel(part: Part) -> bool:
+def _hears_mel(part: Branch) -> bool:
     return part.type == "audio" and bool(part.modality.features == "mel")
 
 
@@ -120,7 +120,7 @@ FLOOR = 1.1920928955078125e-07
 # -------------------------------------------------------------------------------------------------------- signatures
 
 
-def _image(part: Part) -> Signature:
+def _image(part: Branch) -> Signature:
     (height, width), (ph, pw) = part.modality.size, part.modality.patch
     bound = part.modality.position_kind == "learned" and part.options.positions == "additive"
     axes: dict[int, Any] = {0: "batch"} if bound else {0: "batch", 2: (ph, "rows"), 3: (pw, "columns")}
@@ -141,7 +141,7 @@ def _image(part: Part) -> Signature:
     )
 
 
-def _text(part: Part) -> Signature:
+def _text(part: Branch) -> Signature:
     most = int(part.modality.max_length)
 
     def make(batch: int, size: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -158,7 +158,7 @@ def _text(part: Part) -> Signature:
     )
 
 
-def _audio(part: Part) -> Signature:
+def _audio(part: Branch) -> Signature:
     modality = part.modality
     mel = _hears_mel(part)
     least = modality.log_mel.window + (modality.patch[0] - 1) * modality.log_mel.shift if mel else modality.patch[0]
@@ -183,7 +183,7 @@ def _audio(part: Part) -> Signature:
     )
 
 
-def _signal(part: Part) -> Signature:
+def _signal(part: Branch) -> Signature:
     window = int(part.modality.window)
     eeg = part.type == "eeg"
     axes: dict[str, dict[int, Any]] = {"signal": {0: "batch", 2: (window, "windows")}}
@@ -207,7 +207,7 @@ def _signal(part: Part) -> Signature:
     return Signature(axes, make, words, {"windows": (2, None), "channels": (2, None)})
 
 
-def _tabular(part: Part) -> Signature:
+def _tabular(part: Branch) -> Signature:
     columns = part.modality.columns
 
     def make(batch: int, size: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -220,7 +220,7 @@ def _tabular(part: Part) -> Signature:
     return Signature({"cells": {0: "batch"}}, make, {"cells": words}, {})
 
 
-def _video(part: Part) -> Signature:
+def _video(part: Branch) -> Signature:
     modality = part.modality
     bound = modality.position_kind == "index"  # numbers of tubelets depend on the size of the grid
     (height, width), (ph, pw) = modality.size, modality.patch
@@ -245,7 +245,7 @@ def _video(part: Part) -> Signature:
     )
 
 
-def _graph(part: Part) -> Signature:
+def _graph(part: Branch) -> Signature:
     modality = part.modality
     width = modality.laplacian + modality.walk
 
@@ -278,7 +278,7 @@ def _graph(part: Part) -> Signature:
     )
 
 
-SIGNATURES: dict[str, Callable[[Part], Signature]] = {
+SIGNATURES: dict[str, Callable[[Branch], Signature]] = {
     "image": _image,
     "text": _text,
     "audio": _audio,

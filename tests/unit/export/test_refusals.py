@@ -28,7 +28,7 @@ def test_every_format_is_listed_with_its_class():
     assert listed["vit"].startswith("transformers.ViTModel: ViT (Dosovitskiy et al. 2021)")
     for name in format_names():
         chosen = load_format(name)
-        assert set(chosen.REQUIRED) <= set(chosen.NEEDS) and callable(chosen.write)
+        assert set(chosen.required) <= set(chosen.needs) and callable(chosen.write)
 
 
 def left(folder: Path) -> list[str]:
@@ -85,7 +85,8 @@ def test_a_checkpoint_of_another_architecture(tmp_path, capsys):
 
 def test_what_is_not_the_model_is_not_kept(tmp_path, monkeypatch):
     """A weight that went wrong on the way: the proof has to see it, and the folder must not appear."""
-    vit = load_format("vit")
+    from mmssl.models.stock.formats import vit
+
     fill = vit.fill
 
     def wrong(part: Any, stock: Any, out: bool) -> None:

@@ -1,14 +1,7 @@
 """The stock formats: one file each, found by its name (`vision-text-dual-encoder` is `vision_text_dual_encoder.py`).
 
-A format is a module with
-
-    TITLE       the class that others load, e.g. "transformers.ViTModel"
-    NEEDS       modality type -> what the recipe's options must be (`mmssl.models.stock.compatibility.Need`)
-    REQUIRED    modality types of which the model must have a tower; empty: at least one of those in NEEDS
-    write       (Source, folder) -> Job: write the folder through the public class, say how to prove it
-
-and, where models can start from it (`model.towers.X.from`), `reads` and `read` (see `mmssl.models.stock.reading`).
-Stock classes are imported within functions: `mmssl list formats` and the check of a recipe do not load them.
+Each holds a `FORMAT` (`mmssl.models.stock.contract.Format`), and its title as the constant `TITLE`, so that it can be
+listed without importing it. Stock classes are imported within functions.
 """
 
 from __future__ import annotations
@@ -17,10 +10,10 @@ import importlib
 import pkgutil
 from ast import Assign, Name, get_docstring, literal_eval  # `ast` in here is a format
 from pathlib import Path
-from types import ModuleType
 
 from ....errors import UserError, nearest
 from ....options.describing import source_of
+from ..contract import Format
 
 
 def format_names() -> list[str]:
@@ -53,9 +46,10 @@ def _module(name: str) -> str:
     return f"{__name__}.{name.replace('-', '_')}"
 
 
-def load_format(name: str) -> ModuleType:
-    """The module of a format; UserError naming the nearest one."""
+def load_format(name: str) -> Format:
+    """The format of that name; UserError naming the nearest one."""
     known = format_names()
     if name not in known:
         raise UserError(f"unknown format '{name}', expected one of {', '.join(known)}{nearest(name, known)}")
-    return importlib.import_module(_module(name))
+    found: Format = importlib.import_module(_module(name)).FORMAT
+    return found

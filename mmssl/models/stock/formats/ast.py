@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ...positions import LearnedGrid
 from .. import transfer
-from ..compatibility import STOCK_TOWER, Need, need
-from ..job import Job, Probe
-from ..source import Part, Source
+from ..contract import Format, Reader
+from ..exportable import Branch, Exportable
+from ..job import Job, Trial
+from ..needs import STOCK_TOWER, Need, need
 from .vit import fill_trunk
 
 TITLE = "transformers.ASTModel"
@@ -48,7 +49,7 @@ NEEDS = {
 }
 
 
-def frames_of(part: Part) -> int:
+def frames_of(part: Branch) -> int:
     """Frames of the longest sound, in whole patches."""
     across, right = part.modality.patch[0], part.modality.stride[0]
     config = part.preprocessor.config
@@ -56,13 +57,13 @@ def frames_of(part: Part) -> int:
     return max((frames - across) // right, 0) * right + across
 
 
-def order(part: Part, frames: int) -> Tensor:
+def order(part: Branch, frames: int) -> Tensor:
     """Our patches, time by time, in AST's order, band by band."""
     times, bands = part.modality.grid(frames)
     return torch.arange(times * bands).view(times, bands).T.flatten()
 
 
-def write(source: Source, folder: Path) -> Job:
+def write(source: Exportable, folder: Path) -> Job:
     from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
     part = source.part("audio")
@@ -121,7 +122,7 @@ def write(source: Source, folder: Path) -> Job:
     )
 
 
-def _probe(part: Part, frames: int, places: Tensor) -> Probe:
+def _probe(part: Branch, frames: int, places: Tensor) -> Trial:
     generator = torch.Generator().manual_seed(20)
     mel = torch.randn(2, frames, part.modality.mel_bins, generator=generator)
 
@@ -135,7 +136,7 @@ def _probe(part: Part, frames: int, places: Tensor) -> Probe:
         return {"last_hidden_state": states, "pooler_output": states[:, :2].mean(1)}
 
     outputs = {"last_hidden_state": "last_hidden_state", "pooler_output": "pooler_output"}
-    return Probe(f"{frames} frames", {"input_values": mel}, outputs, expect)
+    return Trial(f"{frames} frames", {"input_values": mel}, outputs, expect)
 
 
 class _Table(torch.nn.Module):
@@ -206,7 +207,7 @@ def preprocessing(found: dict[str, Any]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def load(part: Part, origin: str) -> None:
+def load(part: Branch, origin: str) -> None:
     from transformers import ASTModel
 
     stock = transfer.pretrained(ASTModel, origin, ignore=())
@@ -232,3 +233,13 @@ def fit(position: LearnedGrid, grid: Tensor) -> None:
     old.table.copy_(grid.reshape(-1, position.width))
     old.resize(position.sizes)
     position.table.copy_(old.table)
+
+
+FORMAT = Format(
+    title=TITLE,
+    needs=NEEDS,
+    write=write,
+    required=REQUIRED,
+    adapted=ADAPTED,
+    reader=Reader(reads=reads, read=read, load=load, free=FREE, preprocessing=preprocessing),
+)

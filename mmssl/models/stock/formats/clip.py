@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from .. import images, pairs, texts, transfer
-from ..compatibility import need
-from ..job import Job, Probe
-from ..source import Part, Source
+from ..contract import Format, Reader
+from ..exportable import Branch, Exportable
+from ..job import Job, Trial
+from ..needs import need
 
 TITLE = "transformers.CLIPModel, or its image or text half"
 REQUIRED = ()
-PAIR = True
 NEEDS = {
     "image": (
         *[n for n in images.NEEDS if n.key != "embed_norm"],
@@ -35,7 +35,7 @@ ADAPTED = {"image": (pairs.BLOCK,), "text": (pairs.BLOCK,)}
 PROJECTIONS = {"image": "visual_projection", "text": "text_projection"}
 
 
-def fill_vision(part: Part, stock: Any, out: bool) -> None:
+def fill_vision(part: Branch, stock: Any, out: bool) -> None:
     """Weights between our tower and a `CLIPVisionModel`."""
     tower, embeddings = part.tower, stock.embeddings
     images.patch_map(part, embeddings.patch_embedding, out)
@@ -45,14 +45,14 @@ def fill_vision(part: Part, stock: Any, out: bool) -> None:
     transfer.norm(tower.trunk.norm, stock.post_layernorm, out)
 
 
-def fill_text(part: Part, stock: Any) -> None:
+def fill_text(part: Branch, stock: Any) -> None:
     embeddings = stock.embeddings
     texts.tables(part, embeddings.token_embedding.weight, embeddings.position_embedding.weight)
     transfer.blocks(part.tower.trunk.blocks, stock.encoder.layers, pairs.BLOCK, True)
     transfer.norm(part.tower.trunk.norm, stock.final_layer_norm, True)
 
 
-def write(source: Source, folder: Path) -> Job:
+def write(source: Exportable, folder: Path) -> Job:
     pair = pairs.Pair.of(source)
     name = "CLIPModel" if pair.image and pair.text else f"CLIP{'Vision' if pair.image else 'Text'}ModelWithProjection"
     build(pair, name).save_pretrained(folder)
@@ -106,7 +106,7 @@ def build(pair: pairs.Pair, name: str) -> Any:
     return stock
 
 
-def _probes(pair: pairs.Pair, name: str) -> list[Probe]:
+def _probes(pair: pairs.Pair, name: str) -> list[Trial]:
     outputs: dict[str, str] = {}
     if name == "CLIPModel":
         outputs = {"image_embeds": "image_embeds", "text_embeds": "text_embeds", "logits_per_image": "logits_per_image"}
@@ -124,7 +124,7 @@ def _probes(pair: pairs.Pair, name: str) -> list[Probe]:
         out = pairs.embeddings(used, inputs)
         return out | {"logits_per_image": pairs.logits(used, out)}
 
-    return pairs.probes(pair, outputs, ours, {"interpolate_pos_encoding": True} if pair.image else None)
+    return pairs.trials(pair, outputs, ours, {"interpolate_pos_encoding": True} if pair.image else None)
 
 
 def _pipelines(pair: pairs.Pair, scratch: Path) -> list[Any]:
@@ -135,7 +135,7 @@ def _pipelines(pair: pairs.Pair, scratch: Path) -> list[Any]:
     return texts.feature_pipelines(pair.text)  # type: ignore[arg-type]
 
 
-def _unnormed(part: Part, encoded: Any) -> Tensor:
+def _unnormed(part: Branch, encoded: Any) -> Tensor:
     """(B, 1 + N, D) states before the last norm, from our tower without it."""
     kept, part.tower.trunk.norm = part.tower.trunk.norm, torch.nn.Identity()  # type: ignore[assignment]
     with torch.no_grad():
@@ -157,7 +157,17 @@ def read(config: Any) -> dict[str, dict[str, Any]]:
     return {"tower": tower, "modality": images.read_config(config)}
 
 
-def load(part: Part, origin: str) -> None:
+def load(part: Branch, origin: str) -> None:
     from transformers import CLIPVisionModel
 
     fill_vision(part, transfer.pretrained(CLIPVisionModel, origin, ignore=()), out=False)
+
+
+FORMAT = Format(
+    title=TITLE,
+    needs=NEEDS,
+    write=write,
+    adapted=ADAPTED,
+    projections=PROJECTIONS,
+    reader=Reader(reads=reads, read=read, load=load, pair=True),
+)

@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from .. import images, transfer
-from ..compatibility import Need, need
+from ..contract import Format, Reader
+from ..exportable import Branch, Exportable
 from ..job import Job
-from ..source import Part, Source
+from ..needs import Need, need
 
 TITLE = "transformers.Dinov2Model, or Dinov2WithRegistersModel"
 REQUIRED = ("image",)
@@ -46,7 +47,7 @@ REGISTERS_BLOCK = transfer.BlockNames(
 ADAPTED = {"image": (BLOCK, REGISTERS_BLOCK)}
 
 
-def fill(part: Part, stock: Any, out: bool) -> None:
+def fill(part: Branch, stock: Any, out: bool) -> None:
     embeddings, tower = stock.embeddings, part.tower
     images.patch_map(part, embeddings.patch_embeddings.projection, out)
     registers = getattr(embeddings, "register_tokens", None)
@@ -62,7 +63,7 @@ def block_names(layer: Any) -> transfer.BlockNames:
     return BLOCK if hasattr(layer.attention, "q_proj") else REGISTERS_BLOCK
 
 
-def write(source: Source, folder: Path) -> Job:
+def write(source: Exportable, folder: Path) -> Job:
     import transformers
 
     part = source.part("image")
@@ -78,14 +79,14 @@ def write(source: Source, folder: Path) -> Job:
     stock.save_pretrained(folder)
     images.write_processor(part, folder)
 
-    def ours(used: Part, encoded: Any) -> dict[str, Any]:
+    def ours(used: Branch, encoded: Any) -> dict[str, Any]:
         return {"last_hidden_state": used.states(encoded), "pooler_output": encoded.prefix[:, 0]}
 
     outputs = {"last_hidden_state": "last_hidden_state", "pooler_output": "pooler_output"}
     return Job(
         "transformers",
         f"{name}Model",
-        images.probes(part, outputs, ours, antialias=bool(registers)),
+        images.trials(part, outputs, ours, antialias=bool(registers)),
         usage=images.usage(f"{name}Model"),
         pipelines=images.feature_pipelines(part, lambda used, encoded: used.states(encoded), source.scratch),
         without_pipeline=images.NO_PIPELINE,
@@ -106,10 +107,20 @@ def read(config: Any) -> dict[str, dict[str, Any]]:
     return {"tower": tower, "modality": images.read_config(config)}
 
 
-def load(part: Part, origin: str) -> None:
+def load(part: Branch, origin: str) -> None:
     import transformers
     from transformers import AutoConfig
 
     registers = AutoConfig.from_pretrained(origin).model_type == "dinov2_with_registers"
     cls = transformers.Dinov2WithRegistersModel if registers else transformers.Dinov2Model
     fill(part, transfer.pretrained(cls, origin, ignore=()), out=False)
+
+
+FORMAT = Format(
+    title=TITLE,
+    needs=NEEDS,
+    write=write,
+    required=REQUIRED,
+    adapted=ADAPTED,
+    reader=Reader(reads=reads, read=read, load=load),
+)

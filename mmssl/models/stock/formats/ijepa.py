@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import images, transfer
-from ..compatibility import need
+from ..contract import Format, Reader
+from ..exportable import Branch, Exportable
 from ..job import Job
-from ..source import Part, Source
+from ..needs import need
 from . import vit
 
 TITLE = "transformers.IJepaModel"
@@ -25,7 +26,7 @@ NEEDS = {
 ADAPTED = vit.ADAPTED
 
 
-def write(source: Source, folder: Path) -> Job:
+def write(source: Exportable, folder: Path) -> Job:
     from transformers import IJepaConfig, IJepaModel
 
     part = source.part("image")
@@ -34,13 +35,13 @@ def write(source: Source, folder: Path) -> Job:
     stock.save_pretrained(folder)
     images.write_processor(part, folder)
 
-    def ours(used: Part, encoded: Any) -> dict[str, Any]:
+    def ours(used: Branch, encoded: Any) -> dict[str, Any]:
         return {"last_hidden_state": used.states(encoded)}
 
     return Job(
         "transformers",
         "IJepaModel",
-        images.probes(part, {"last_hidden_state": "last_hidden_state"}, ours, other={"interpolate_pos_encoding": True}),
+        images.trials(part, {"last_hidden_state": "last_hidden_state"}, ours, other={"interpolate_pos_encoding": True}),
         usage=images.usage("IJepaModel"),
         pipelines=images.feature_pipelines(part, lambda used, encoded: used.states(encoded), source.scratch),
         without_pipeline=images.NO_PIPELINE,
@@ -57,7 +58,17 @@ def read(config: Any) -> dict[str, dict[str, Any]]:
     return {"tower": tower, "modality": images.read_config(config)}
 
 
-def load(part: Part, origin: str) -> None:
+def load(part: Branch, origin: str) -> None:
     from transformers import IJepaModel
 
     vit.fill(part, transfer.pretrained(IJepaModel, origin, ignore=("pooler.",)), out=False)
+
+
+FORMAT = Format(
+    title=TITLE,
+    needs=NEEDS,
+    write=write,
+    required=REQUIRED,
+    adapted=ADAPTED,
+    reader=Reader(reads=reads, read=read, load=load),
+)

@@ -15,8 +15,9 @@ from torch import Tensor
 from ....errors import UserError
 from ...processing_mmssl import MMSSLProcessor
 from .. import images, texts
-from ..job import Job, Probe
-from ..source import Part, Source
+from ..contract import Format
+from ..exportable import Branch, Exportable
+from ..job import Job, Trial
 from ..tracing import SIGNATURES, Encoder, Signature, signature, to_ours
 
 TITLE = "an encoder.onnx for onnxruntime"
@@ -27,7 +28,7 @@ FILE = "encoder.onnx"
 OUTPUTS = ("last_hidden_state", "mask", "embedding")
 
 
-def write(source: Source, folder: Path) -> Job:
+def write(source: Exportable, folder: Path) -> Job:
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -36,11 +37,11 @@ def write(source: Source, folder: Path) -> Job:
         raise UserError(f"format onnx needs the package '{error.name}': pip install 'mmssl[onnx]'") from error
     parts = [part for kind in NEEDS for part in source.parts(kind)]
     files = [FILE] if len(parts) == 1 else [f"{part.name}.onnx" for part in parts]
-    probes, notes, usage = [], [], ["import onnxruntime"]
+    trials, notes, usage = [], [], ["import onnxruntime"]
     for part, file in zip(parts, files, strict=True):
         called = signature(part)
         _export(part, called, folder / file)
-        probes += _probes(part, called, file)
+        trials += _probes(part, called, file)
         notes.append(_note(part, called, file))
         usage += _usage(part, called, file)
     notes += _write_processors(parts, folder)
@@ -48,7 +49,7 @@ def write(source: Source, folder: Path) -> Job:
     return Job(
         "onnx",
         "",
-        probes,
+        trials,
         usage="\n".join(usage),
         auto=False,
         file=files[0],
@@ -63,7 +64,7 @@ def _names(called: Signature) -> list[str]:
     return [name for name in OUTPUTS if called.masked or name != "mask"]
 
 
-def _export(part: Part, called: Signature, path: Path) -> None:
+def _export(part: Branch, called: Signature, path: Path) -> None:
     """UserError when the encoder cannot be traced."""
     from torch.export import Dim
 
@@ -121,7 +122,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _probes(part: Part, called: Signature, file: str) -> list[Probe]:
+def _probes(part: Branch, called: Signature, file: str) -> list[Trial]:
     """Two samples of the size that was traced, five of another one where the size is open."""
     found = []
     for batch, size in ((2, 0), (5, 1)):
@@ -142,7 +143,7 @@ def _probes(part: Part, called: Signature, file: str) -> list[Probe]:
         shape = " x ".join(str(n) for n in next(iter(inputs.values())).shape)
         names = _names(called)
         found.append(
-            Probe(
+            Trial(
                 f"{part.name} {shape}",
                 inputs,
                 dict(zip(names, names, strict=True)),
@@ -154,7 +155,7 @@ def _probes(part: Part, called: Signature, file: str) -> list[Probe]:
     return found
 
 
-def _note(part: Part, called: Signature, file: str) -> str:
+def _note(part: Branch, called: Signature, file: str) -> str:
     free: list[str] = []
     for axes in called.axes.values():
         free += [name for name in (a[1] if isinstance(a, tuple) else a for a in axes.values()) if name not in free]
@@ -168,9 +169,9 @@ def _note(part: Part, called: Signature, file: str) -> str:
     )
 
 
-def _write_processors(parts: list[Part], folder: Path) -> list[str]:
+def _write_processors(parts: list[Branch], folder: Path) -> list[str]:
     """Stock processors where they do what ours does, else mmssl's own; a note where that is so."""
-    own: list[Part] = []
+    own: list[Branch] = []
     for part in parts:
         if part.type == "image" and part.preprocessor.config.resize in ("crop", "squash"):
             images.write_processor(part, folder)
@@ -189,12 +190,12 @@ def _write_processors(parts: list[Part], folder: Path) -> list[str]:
     ]
 
 
-def _stock_tokenizer(part: Part) -> bool:
+def _stock_tokenizer(part: Branch) -> bool:
     tokenizer: Any = part.preprocessor.tokenizer  # type: ignore[attr-defined]
     return not hasattr(tokenizer, "processor") or part.preprocessor.config.model_type in ("bpe", "unigram")
 
 
-def _usage(part: Part, called: Signature, file: str) -> list[str]:
+def _usage(part: Branch, called: Signature, file: str) -> list[str]:
     names = list(called.axes)
     feed = ", ".join(f'"{name}": {name}' for name in names)
     found = ", ".join(_names(called))
@@ -204,3 +205,6 @@ def _usage(part: Part, called: Signature, file: str) -> list[str]:
         *(f"# {name}: {words}" for name, words in called.inputs.items()),
         f"{found} = session.run(None, {{{feed}}})",
     ]
+
+
+FORMAT = Format(title=TITLE, needs=NEEDS, write=write)

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from .. import images, pairs, texts, transfer
-from ..compatibility import Need, need
-from ..job import Job, Probe
-from ..source import Part, Source
+from ..contract import Format
+from ..exportable import Branch, Exportable
+from ..job import Job, Trial
+from ..needs import Need, need
 from . import clip
 
 TITLE = "open_clip.CLIP"
@@ -31,7 +32,7 @@ NEEDS = {
 BLOCK = transfer.BlockNames("ln_1", ("attn",), "attn.out_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
 
 
-def check(source: Source) -> list[str]:
+def check(source: Exportable) -> list[str]:
     """What lies between the two towers."""
     image, text = source.part("image").options, source.part("text").options
     if image.activation != text.activation and "quick_gelu" in (image.activation, text.activation):
@@ -42,7 +43,7 @@ def check(source: Source) -> list[str]:
     return []
 
 
-def write(source: Source, folder: Path) -> Job:
+def write(source: Exportable, folder: Path) -> Job:
     from open_clip import CLIP
 
     pair = pairs.Pair(source.part("image"), source.part("text"))
@@ -77,10 +78,10 @@ def write(source: Source, folder: Path) -> Job:
     )
 
 
-def model_config(image: Part, text: Part) -> dict[str, Any]:
+def model_config(image: Branch, text: Branch) -> dict[str, Any]:
     """open_clip's `model_cfg`."""
 
-    def common(part: Part) -> dict[str, Any]:
+    def common(part: Branch) -> dict[str, Any]:
         options = part.options
         tanh = {"act_kwargs": {"approximate": "tanh"}} if options.activation == "gelu_tanh" else {}
         return {
@@ -133,16 +134,16 @@ def fill(pair: pairs.Pair, stock: Any) -> None:
     stock.logit_scale.fill_(pair.scale)
 
 
-def _probes(pair: pairs.Pair) -> list[Probe]:
+def _probes(pair: pairs.Pair) -> list[Trial]:
     outputs = {"image_embeds": "0", "text_embeds": "1"}
     # open_clip interpolates positions when it loads weights for another size, not at a call
-    found = pairs.probes(pair, outputs, pairs.embeddings, None, fill=True)
-    for probe in found:  # it has its own names, and no mask: padding is behind the end, where nobody looks
-        probe.inputs = {"image": probe.inputs["pixel_values"], "text": probe.inputs["input_ids"]}
+    found = pairs.trials(pair, outputs, pairs.embeddings, None, fill=True)
+    for trial in found:  # it has its own names, and no mask: padding is behind the end, where nobody looks
+        trial.inputs = {"image": trial.inputs["pixel_values"], "text": trial.inputs["input_ids"]}
     scale = {"exp(logit_scale)": torch.exp(torch.tensor(pair.scale))}
     return [
         *found,
-        Probe("any input", found[0].inputs, {"exp(logit_scale)": "2"}, lambda _: scale, dtypes=("float32",)),
+        Trial("any input", found[0].inputs, {"exp(logit_scale)": "2"}, lambda _: scale, dtypes=("float32",)),
     ]
 
 
@@ -165,3 +166,6 @@ def _notes(pair: pairs.Pair) -> list[str]:
         *pairs.scale_note(pair),
         *images.notes(pair.image),
     ]
+
+
+FORMAT = Format(title=TITLE, needs=NEEDS, write=write, required=REQUIRED, check=check)

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 
 from ....errors import UserError
 from .. import images, pairs, texts, transfer
-from ..compatibility import need, obstacles
-from ..job import Job, Probe
-from ..source import Part, Source
+from ..compatibility import obstacles
+from ..contract import Format
+from ..exportable import Branch, Exportable
+from ..job import Job, Trial
+from ..needs import need
 from . import clip
 
 TITLE = "sentence_transformers.SentenceTransformer"
 REQUIRED = ("text",)
-FOREIGN = True
 MASKED = need("modality", "attend_padding", False, why="its encoders do not look at padding")
 NEEDS = {
     "image": clip.NEEDS["image"],
@@ -55,7 +56,7 @@ PAD_LIMIT = 1024
 """Largest id of padding: EsmModel numbers its positions from the one behind it."""
 
 
-def check(source: Source) -> list[str]:
+def check(source: Exportable) -> list[str]:
     """What depends on the other tower, on the direction of attention, and on what is wrapped."""
     text, image = source.part("text"), source.part("image") if source.parts("image") else None
     if image is not None:
@@ -79,7 +80,7 @@ def check(source: Source) -> list[str]:
     return found
 
 
-def _check_wrapped(text: Part) -> list[str]:
+def _check_wrapped(text: Branch) -> list[str]:
     net: Any = text.tower.net
     encoder: Any = net["encoder"] if isinstance(net, nn.ModuleDict) else None
     if encoder is None or "projection" in net or encoder.config.model_type.endswith("_text_model"):
@@ -90,7 +91,7 @@ def _check_wrapped(text: Part) -> list[str]:
     return obstacles(text.values(), WRAPPED, text.paths())
 
 
-def write(source: Source, folder: Path) -> Job:
+def write(source: Exportable, folder: Path) -> Job:
     try:
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
@@ -132,7 +133,7 @@ def write(source: Source, folder: Path) -> Job:
     )
 
 
-def encoder_of(part: Part) -> Any:
+def encoder_of(part: Branch) -> Any:
     """A text tower as a stock encoder."""
     import transformers
 
@@ -160,7 +161,7 @@ def encoder_of(part: Part) -> Any:
 
 
 @torch.no_grad()
-def fill_esm(part: Part, stock: Any, first: int) -> None:
+def fill_esm(part: Branch, stock: Any, first: int) -> None:
     """Our weights into an `EsmModel`. first: its position of the first token. Its pooler and its head, which nobody
     asks here, become zero."""
     embeddings = stock.embeddings
@@ -186,7 +187,7 @@ def _dense(cls: Any, projection: nn.Linear) -> nn.Module:
     return dense
 
 
-def _probes(pair: pairs.Pair, scratch: Path) -> list[Probe]:
+def _probes(pair: pairs.Pair, scratch: Path) -> list[Trial]:
     """Three short texts, three longer ones, a picture where the model takes them: raw samples, as a user has them."""
     text, image = pair.text, pair.image
     assert text is not None
@@ -201,12 +202,12 @@ def _probes(pair: pairs.Pair, scratch: Path) -> list[Probe]:
     return found
 
 
-def _probe(name: str, pair: pairs.Pair, part: Part, given: list[str], samples: list[Any]) -> Probe:
+def _probe(name: str, pair: pairs.Pair, part: Branch, given: list[str], samples: list[Any]) -> Trial:
     def expect(dtype: torch.dtype) -> dict[str, Tensor]:
         used = part if dtype == torch.float32 else _changed(pair, part, dtype)
         return {"sentence_embedding": used.embed(used.encode(part.preprocessor(samples)))}
 
-    return Probe(
+    return Trial(
         name,
         {},
         {"sentence_embedding": ""},
@@ -217,7 +218,7 @@ def _probe(name: str, pair: pairs.Pair, part: Part, given: list[str], samples: l
     )
 
 
-def _changed(pair: pairs.Pair, part: Part, dtype: torch.dtype) -> Part:
+def _changed(pair: pairs.Pair, part: Branch, dtype: torch.dtype) -> Branch:
     if part.foreign:
         return part.changed(dtype)
     changed = pair.changed(dtype)
@@ -236,3 +237,6 @@ def _usage(pair: pairs.Pair) -> str:
     if pair.image is not None:
         lines += ['pictures = model.encode(["PICTURE.png"])', "print(model.similarity(texts, pictures))"]
     return "\n".join(lines)
+
+
+FORMAT = Format(title=TITLE, needs=NEEDS, write=write, required=REQUIRED, wrapped=True, check=check)

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from .. import images, pairs, texts, transfer
-from ..compatibility import need
+from ..contract import Format, Reader
+from ..exportable import Branch, Exportable
 from ..job import Job
-from ..source import Part, Source
+from ..needs import need
 
 TITLE = "transformers.SiglipModel, or its image or text half"
 REQUIRED = ()
-PAIR = True
 PIPELINE_LENGTH = 64  # tokens, written into transformers' pipeline
 PROJECTION = need("model", "projection", None, why="SigLIP has no projection: its towers are equally wide")
 NEEDS = {
@@ -37,7 +37,7 @@ NEEDS = {
 ADAPTED = {"image": (pairs.BLOCK,), "text": (pairs.BLOCK,)}
 
 
-def fill_vision(part: Part, stock: Any, out: bool) -> None:
+def fill_vision(part: Branch, stock: Any, out: bool) -> None:
     """Weights between our tower and a `SiglipVisionModel`; its head is our learned query, where the tower has one."""
     tower, embeddings = part.tower, stock.embeddings
     images.patch_map(part, embeddings.patch_embedding, out)
@@ -48,7 +48,7 @@ def fill_vision(part: Part, stock: Any, out: bool) -> None:
     if pool is None:
         return
     head = stock.head
-    transfer.vector(pool.query, head.probe, out)
+    transfer.vector(pool.query, head.trial, out)
     transfer.linear(pool.qkv, [transfer.find(head, "attention")], out)
     transfer.linear(pool.proj, [head.attention.out_proj], out)
     transfer.norm(pool.norm, head.layernorm, out)
@@ -56,7 +56,7 @@ def fill_vision(part: Part, stock: Any, out: bool) -> None:
     transfer.linear(pool.mlp.fc2, [head.mlp.fc2], out)
 
 
-def fill_text(part: Part, stock: Any) -> None:
+def fill_text(part: Branch, stock: Any) -> None:
     embeddings = stock.embeddings
     texts.tables(part, embeddings.token_embedding.weight, embeddings.position_embedding.weight)
     transfer.blocks(part.tower.trunk.blocks, stock.encoder.layers, pairs.BLOCK, True)
@@ -66,7 +66,7 @@ def fill_text(part: Part, stock: Any) -> None:
         stock.head.bias.zero_()
 
 
-def write(source: Source, folder: Path) -> Job:
+def write(source: Exportable, folder: Path) -> Job:
     import transformers
 
     pair = pairs.Pair.of(source)
@@ -127,9 +127,9 @@ def _probes(pair: pairs.Pair, name: str) -> list[Any]:
         encoded = pairs.encode_image(used, inputs) if used.image else pairs.encode_text(used, inputs)
         return {"last_hidden_state": part.states(encoded), "pooler_output": part.pooled(encoded)}
 
-    found = pairs.probes(pair, outputs, ours, {"interpolate_pos_encoding": True} if pair.image else None)
-    for probe in found:  # padding is attended to
-        probe.inputs.pop("attention_mask", None)
+    found = pairs.trials(pair, outputs, ours, {"interpolate_pos_encoding": True} if pair.image else None)
+    for trial in found:  # padding is attended to
+        trial.inputs.pop("attention_mask", None)
     return found
 
 
@@ -142,7 +142,7 @@ def _without_pipeline(pair: pairs.Pair) -> str:
     return f"transformers' zero-shot pipeline fills SigLIP's texts up to 64 tokens, this model takes {length}"
 
 
-def _fits(text: Part) -> bool:
+def _fits(text: Branch) -> bool:
     return int(text.modality.max_length) == PIPELINE_LENGTH
 
 
@@ -167,7 +167,12 @@ def read(config: Any) -> dict[str, dict[str, Any]]:
     return {"tower": tower, "modality": images.read_config(config)}
 
 
-def load(part: Part, origin: str) -> None:
+def load(part: Branch, origin: str) -> None:
     from transformers import SiglipVisionModel
 
     fill_vision(part, transfer.pretrained(SiglipVisionModel, origin, ignore=("head.",)), out=False)
+
+
+FORMAT = Format(
+    title=TITLE, needs=NEEDS, write=write, adapted=ADAPTED, reader=Reader(reads=reads, read=read, load=load, pair=True)
+)

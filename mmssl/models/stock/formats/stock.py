@@ -18,20 +18,21 @@ from torch import Tensor
 from ....errors import UserError
 from ...foreign import TransformersTower
 from .. import images, pairs, texts
-from ..compatibility import need, obstacles
-from ..job import Job, Pipeline, Probe
-from ..source import Part, Source
+from ..compatibility import obstacles
+from ..contract import Format
+from ..exportable import Branch, Exportable
+from ..job import Job, Pipeline, Trial
+from ..needs import need
 
 TITLE = "the class that a wrapped tower wraps (BertModel, ViTModel, CLIPModel, ...)"
 REQUIRED = ()
-FOREIGN = True
 NEEDS: dict[str, tuple[Any, ...]] = {"image": (), "text": ()}
 IMAGE = (need("modality", "resize", "crop", "squash", why="stock image processors do not pad with a background"),)
 ADAPTED: dict[str, tuple[Any, ...]] = {}
 HALVES = ("CLIPVisionModel", "CLIPTextModel")
 
 
-def chosen(source: Source) -> list[Part]:
+def chosen(source: Exportable) -> list[Branch]:
     """The wrapped tower, or both halves of a CLIP. UserError when there is none, or when it is not clear which."""
     wrapped = [p for kind in NEEDS for p in source.parts(kind) if p.foreign]
     if not wrapped:
@@ -45,14 +46,14 @@ def chosen(source: Source) -> list[Part]:
     raise UserError(f"format stock: several towers wrap a stock model: {names}; name one with --tower")
 
 
-def _whole(parts: Sequence[Part]) -> bool:
+def _whole(parts: Sequence[Branch]) -> bool:
     return tuple(p.wrapped for p in parts) == HALVES and all(
         "projection" in p.tower.net and p.options.pooling == "cls" and p.projection is None  # type: ignore[operator]
         for p in parts
     )
 
 
-def check(source: Source) -> list[str]:
+def check(source: Exportable) -> list[str]:
     found: list[str] = []
     for part in chosen(source):
         where = f"model.towers.{part.tower_name}.from"
@@ -70,7 +71,7 @@ def check(source: Source) -> list[str]:
     return found
 
 
-def write(source: Source, folder: Path) -> Job:
+def write(source: Exportable, folder: Path) -> Job:
     parts = chosen(source)
     stock = _pair(parts) if len(parts) == 2 else _single(parts[0])
     stock.save_pretrained(folder)
@@ -89,7 +90,7 @@ def write(source: Source, folder: Path) -> Job:
     return done
 
 
-def _single(part: Part) -> Any:
+def _single(part: Branch) -> Any:
     """The encoder itself, or the class that holds it with its projection."""
     import transformers
 
@@ -103,7 +104,7 @@ def _single(part: Part) -> Any:
     return stock
 
 
-def _fill(part: Part, stock: Any) -> None:
+def _fill(part: Branch, stock: Any) -> None:
     net: Any = part.tower.net
     half, projection = (
         ("text_model", "text_projection") if part.type == "text" else ("vision_model", "visual_projection")
@@ -112,7 +113,7 @@ def _fill(part: Part, stock: Any) -> None:
     getattr(stock, projection).load_state_dict(net["projection"].state_dict())
 
 
-def _pair(parts: Sequence[Part]) -> Any:
+def _pair(parts: Sequence[Branch]) -> Any:
     import transformers
 
     nets: list[Any] = [part.tower.net for part in parts]
@@ -132,7 +133,7 @@ def _pair(parts: Sequence[Part]) -> Any:
     return stock
 
 
-def processor(part: Part) -> Any:
+def processor(part: Branch) -> Any:
     """Our image processor as a stock one; a model of grey pictures stays one."""
     made = images.image_processor(part)
     if part.modality.channels == 1:
@@ -141,16 +142,16 @@ def processor(part: Part) -> Any:
     return made
 
 
-# ------------------------------------------------------------------------------------------------------------ probes
+# ------------------------------------------------------------------------------------------------------------ trials
 
 
-def _single_job(parts: Sequence[Part], cls: str, scratch: Path) -> Job:
+def _single_job(parts: Sequence[Branch], cls: str, scratch: Path) -> Job:
     part = parts[0]
     if part.type == "text":
-        probes, pipelines = _text_probes(part, _text_outputs(part)), _text_pipelines(part)
+        trials, pipelines = _text_probes(part, _text_outputs(part)), _text_pipelines(part)
         usage, tag = pairs.usage(cls, pairs.Pair(None, part)), "feature-extraction"
     else:
-        probes, pipelines = _image_probes(part), _image_pipelines(part, scratch)
+        trials, pipelines = _image_probes(part), _image_pipelines(part, scratch)
         usage, tag = images.usage(cls), "image-feature-extraction"
     output = "output.image_embeds" if part.type == "image" else "output.text_embeds"
     projected = "projection" in part.tower.net  # type: ignore[operator]
@@ -165,7 +166,7 @@ def _single_job(parts: Sequence[Part], cls: str, scratch: Path) -> Job:
     return Job(
         "transformers",
         cls,
-        probes,
+        trials,
         usage=usage,
         pipelines=pipelines,
         without_pipeline="" if pipelines else images.NO_PIPELINE,
@@ -174,7 +175,7 @@ def _single_job(parts: Sequence[Part], cls: str, scratch: Path) -> Job:
     )
 
 
-def _image_probes(part: Part) -> list[Probe]:
+def _image_probes(part: Branch) -> list[Trial]:
     """The configured size, through our tower; and a larger one, which our tower does not take, where the class
     interpolates its positions."""
     encoder: Any = part.tower.net["encoder"]  # type: ignore[index]
@@ -190,7 +191,7 @@ def _image_probes(part: Part) -> list[Probe]:
         return {name: encoded.prefix[:, 0] if pooled else used.states(encoded)}
 
     name = "image_embeds" if projected else "pooler_output" if part.tower.pools else ("last_hidden_state")
-    found = [Probe(f"{height} x {width}", {"pixel_values": pixels}, {name: name}, expect)]
+    found = [Trial(f"{height} x {width}", {"pixel_values": pixels}, {name: name}, expect)]
     if "interpolate_pos_encoding" not in inspect.signature(encoder.forward).parameters:
         return found
     larger = torch.randn(2, part.modality.channels, height + ph, width + 3 * pw, generator=generator)
@@ -203,14 +204,14 @@ def _image_probes(part: Part) -> list[Probe]:
             return {name: net["projection"](output.pooler_output) if projected else getattr(output, name)}
 
     size = f"{height + ph} x {width + 3 * pw}"
-    return [*found, Probe(size, {"pixel_values": larger}, {name: name}, expect_larger, kwargs=more)]
+    return [*found, Trial(size, {"pixel_values": larger}, {name: name}, expect_larger, kwargs=more)]
 
 
-Outputs = Callable[[Part, dict[str, Tensor]], dict[str, Tensor]]
+Outputs = Callable[[Branch, dict[str, Tensor]], dict[str, Tensor]]
 
 
-def _text_outputs(part: Part) -> Outputs:
-    def ours(used: Part, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+def _text_outputs(part: Branch) -> Outputs:
+    def ours(used: Branch, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         encoded = used.encode(inputs)
         if "projection" in used.tower.net:  # type: ignore[operator]
             return {"text_embeds": encoded.prefix[:, 0]}
@@ -224,7 +225,7 @@ def _text_outputs(part: Part) -> Outputs:
     return ours
 
 
-def _text_probes(part: Part, ours: Outputs) -> list[Probe]:
+def _text_probes(part: Branch, ours: Outputs) -> list[Trial]:
     """One short text; and the longest of several with the shortest beside it, of which, because it is padded, the first
     token is compared."""
     several = texts.by_length(part)
@@ -237,11 +238,11 @@ def _text_probes(part: Part, ours: Outputs) -> list[Probe]:
 
         names = list(ours(part, inputs))
         name = f"{len(batch)} text{'s' * (len(batch) > 1)} of up to {inputs['input_ids'].shape[1]} tokens"
-        found.append(Probe(name, inputs, dict(zip(names, names, strict=True)), expect))
+        found.append(Trial(name, inputs, dict(zip(names, names, strict=True)), expect))
     return found
 
 
-def _image_pipelines(part: Part, scratch: Path) -> list[Pipeline]:
+def _image_pipelines(part: Branch, scratch: Path) -> list[Pipeline]:
     if part.modality.channels != 3 or not images.has_pipeline(part):
         return []
     path = scratch / "picture.png"
@@ -252,7 +253,7 @@ def _image_pipelines(part: Part, scratch: Path) -> list[Pipeline]:
     return [Pipeline("image-feature-extraction", str(path), expect)]
 
 
-def _text_pipelines(part: Part) -> list[Pipeline]:
+def _text_pipelines(part: Branch) -> list[Pipeline]:
     text = texts.sample_texts(part, 7)[6]
     net: Any = part.tower.net
     with torch.no_grad():
@@ -268,7 +269,7 @@ def _text_pipelines(part: Part) -> list[Pipeline]:
     return [Pipeline("feature-extraction", text, expect, options={"tokenize_kwargs": options})]
 
 
-def _pair_job(parts: Sequence[Part], cls: str, scratch: Path) -> Job:
+def _pair_job(parts: Sequence[Branch], cls: str, scratch: Path) -> Job:
     pair = pairs.Pair(*parts)
     image, text = parts
     generator = torch.Generator().manual_seed(20)
@@ -282,11 +283,11 @@ def _pair_job(parts: Sequence[Part], cls: str, scratch: Path) -> Job:
         def expect(dtype: torch.dtype, inputs: dict[str, Tensor] = inputs) -> dict[str, Tensor]:
             used = image if dtype == torch.float32 else image.changed(dtype)
             return _pair_outputs(
-                used, Part(used.model, text.tower_name, text.name, text.type, text.preprocessor), inputs, dtype
+                used, Branch(used.model, text.tower_name, text.name, text.type, text.preprocessor), inputs, dtype
             )
 
         name = f"{pixels.shape[2]} x {pixels.shape[3]} and {inputs['input_ids'].shape[1]} tokens"
-        found.append(Probe(name, inputs, dict(zip(names, names, strict=True)), expect))
+        found.append(Trial(name, inputs, dict(zip(names, names, strict=True)), expect))
     colour = image.modality.channels == 3
     return Job(
         "transformers",
@@ -300,7 +301,7 @@ def _pair_job(parts: Sequence[Part], cls: str, scratch: Path) -> Job:
     )
 
 
-def _pair_outputs(image: Part, text: Part, inputs: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def _pair_outputs(image: Branch, text: Branch, inputs: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     pixels = inputs["pixel_values"].to(dtype).float()
     words = {k: v for k, v in inputs.items() if k != "pixel_values"}
     out = {
@@ -308,3 +309,6 @@ def _pair_outputs(image: Part, text: Part, inputs: dict[str, Tensor], dtype: tor
         "text_embeds": pairs.embedding(text, text.encode(words)),
     }
     return out | {"logits_per_image": pairs.logits(pairs.Pair(image, text), out)}
+
+
+FORMAT = Format(title=TITLE, needs=NEEDS, write=write, wrapped=True, check=check, adapted=ADAPTED)

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ....errors import UserError
 from .. import images, transfer
-from ..compatibility import Need, need
+from ..contract import Format, Reader
+from ..exportable import Branch, Exportable
 from ..job import Job
-from ..source import Part, Source
+from ..needs import Need, need
 
 TITLE = "timm.models.VisionTransformer"
 REQUIRED = ("image",)
@@ -35,7 +36,7 @@ ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_ge
 BASE = "vit_base_patch16_224"
 
 
-def model_args(part: Part) -> dict[str, Any]:
+def model_args(part: Branch) -> dict[str, Any]:
     """Arguments of timm's `VisionTransformer`, without a classifier."""
     options, count = part.options, part.tower.prefix_count
     return {
@@ -60,7 +61,7 @@ def model_args(part: Part) -> dict[str, Any]:
     }
 
 
-def fill(part: Part, stock: Any, out: bool) -> None:
+def fill(part: Branch, stock: Any, out: bool) -> None:
     tower = part.tower
     images.patch_map(part, stock.patch_embed.proj, out)
     registers = [] if stock.reg_token is None else list(stock.reg_token[0])
@@ -81,7 +82,7 @@ def fill(part: Part, stock: Any, out: bool) -> None:
     transfer.norm(tower.trunk.norm, stock.norm, out)
 
 
-def write(source: Source, folder: Path) -> Job:
+def write(source: Exportable, folder: Path) -> Job:
     import timm
 
     part = source.part("image")
@@ -110,13 +111,13 @@ def write(source: Source, folder: Path) -> Job:
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
-    def ours(used: Part, encoded: Any) -> dict[str, Tensor]:
+    def ours(used: Branch, encoded: Any) -> dict[str, Tensor]:
         return {"forward_features": used.states(encoded)}
 
-    found = images.probes(
+    found = images.trials(
         part, {"forward_features": ""}, ours, antialias=True, method="forward_features", positional=True
     )
-    pooled = images.probes(
+    pooled = images.trials(
         part, {"embedding": ""}, lambda used, e: {"embedding": used.pooled(e)}, antialias=True, positional=True
     )
     return Job(
@@ -216,5 +217,15 @@ def read(origin: str) -> dict[str, dict[str, Any]]:
     return {"tower": tower, "modality": modality}
 
 
-def load(part: Part, origin: str) -> None:
+def load(part: Branch, origin: str) -> None:
     fill(part, _model(origin), out=False)
+
+
+FORMAT = Format(
+    title=TITLE,
+    needs=NEEDS,
+    write=write,
+    required=REQUIRED,
+    adapted=ADAPTED,
+    reader=Reader(reads=reads, read=read, load=load),
+)

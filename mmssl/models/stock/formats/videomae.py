@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from .. import images, transfer
-from ..compatibility import STOCK_TOWER, need, square
-from ..job import Job, Probe
-from ..source import Part, Source
+from ..contract import Format, Reader
+from ..exportable import Branch, Exportable
+from ..job import Job, Trial
+from ..needs import STOCK_TOWER, need, square
 
 TITLE = "transformers.VideoMAEModel"
 REQUIRED = ("video",)
@@ -37,7 +38,7 @@ BLOCK = transfer.BlockNames(
 ADAPTED = {"video": (BLOCK,)}
 
 
-def fill(part: Part, stock: Any, out: bool) -> None:
+def fill(part: Branch, stock: Any, out: bool) -> None:
     tower = part.tower
     transfer.linear(part.modality.proj, [stock.embeddings.patch_embeddings.projection], out)
     transfer.blocks(tower.trunk.blocks, stock.encoder.layer, BLOCK, out)
@@ -45,13 +46,13 @@ def fill(part: Part, stock: Any, out: bool) -> None:
         transfer.norm(tower.trunk.norm, stock.layernorm, out)
 
 
-def clip_of(part: Part, frames: int, pixels: Tensor) -> dict[str, Tensor]:
+def clip_of(part: Branch, frames: int, pixels: Tensor) -> dict[str, Tensor]:
     """Our inputs of clips (B, T, C, H, W) at the usual frame rate."""
     times = torch.arange(frames, dtype=torch.float32) / part.modality.fps
     return {"pixel_values": pixels, "times": times.expand(len(pixels), -1)}
 
 
-def write(source: Source, folder: Path) -> Job:
+def write(source: Exportable, folder: Path) -> Job:
     from transformers import VideoMAEConfig, VideoMAEModel
 
     part = source.part("video")
@@ -82,11 +83,11 @@ def write(source: Source, folder: Path) -> Job:
         return {"last_hidden_state": used.states(used.encode(clip_of(used, frames, rounded)))}
 
     name = f"{frames} frames of {modality.size[0]} x {modality.size[1]}"
-    probe = Probe(name, {"pixel_values": pixels}, {"last_hidden_state": "last_hidden_state"}, expect)
+    trial = Trial(name, {"pixel_values": pixels}, {"last_hidden_state": "last_hidden_state"}, expect)
     return Job(
         "transformers",
         "VideoMAEModel",
-        [probe],
+        [trial],
         usage=usage(),
         without_pipeline="transformers has no pipeline for the features of a video",
         notes=[
@@ -100,7 +101,7 @@ def write(source: Source, folder: Path) -> Job:
     )
 
 
-def fold_type(part: Part, stock: Any) -> None:
+def fold_type(part: Branch, stock: Any) -> None:
     """What a tower of several modalities adds to its tokens goes into the bias of the patch map."""
     if part.tower.types is not None:
         with torch.no_grad():
@@ -108,7 +109,7 @@ def fold_type(part: Part, stock: Any) -> None:
             part.tower.types.weight.zero_()
 
 
-def write_processor(part: Part, folder: Path) -> None:
+def write_processor(part: Branch, folder: Path) -> None:
     from transformers import VideoMAEImageProcessor
 
     state, config = part.preprocessor.state, part.preprocessor.config
@@ -163,7 +164,17 @@ def read(config: Any) -> dict[str, dict[str, Any]]:
     return {"tower": tower, "modality": modality}
 
 
-def load(part: Part, origin: str) -> None:
+def load(part: Branch, origin: str) -> None:
     from transformers import VideoMAEModel
 
     fill(part, transfer.pretrained(VideoMAEModel, origin, ignore=("decoder.",)), out=False)
+
+
+FORMAT = Format(
+    title=TITLE,
+    needs=NEEDS,
+    write=write,
+    required=REQUIRED,
+    adapted=ADAPTED,
+    reader=Reader(reads=reads, read=read, load=load),
+)

@@ -19,15 +19,15 @@ from torch import Tensor, nn
 
 from ...foreign import TransformersTower
 from .. import images, pairs, texts, transfer
-from ..compatibility import need, obstacles
-from ..job import Job, Probe
-from ..source import Part, Source
+from ..compatibility import obstacles
+from ..contract import Format, Reader
+from ..exportable import Branch, Exportable
+from ..job import Job, Trial
+from ..needs import need
 from . import clip, vit
 
 TITLE = "transformers.VisionTextDualEncoderModel"
 REQUIRED = ("image", "text")
-FOREIGN = True
-PAIR = True
 WARNING = (
     "The zero-shot pipeline works, though transformers prints that the model 'is not supported': the class is "
     "not in its list."
@@ -59,7 +59,7 @@ WRAPPED = {
 }
 
 
-def check(source: Source) -> list[str]:
+def check(source: Exportable) -> list[str]:
     """Of wrapped halves: that they pool their first token by something that can be made linear."""
     found = []
     for part in (source.part("image"), source.part("text")):
@@ -75,7 +75,7 @@ def check(source: Source) -> list[str]:
     return found
 
 
-def _kind(part: Part) -> str | None:
+def _kind(part: Branch) -> str | None:
     """How a wrapped encoder pools: "projected" (its own pooled output, then a projection), "pooled" (that output),
     "linear" and "tanh" (a map of the first token, and what stands behind it), "token" (nothing but that token);
     None: otherwise."""
@@ -96,7 +96,7 @@ def _kind(part: Part) -> str | None:
 
 
 @torch.no_grad()
-def half(part: Part) -> tuple[Any, Tensor, bool]:
+def half(part: Branch) -> tuple[Any, Tensor, bool]:
     """The stock model of a tower, the projection (E, D) behind what it pools, and whether a tanh stands between."""
     import transformers
 
@@ -129,7 +129,7 @@ def _straight(dense: nn.Linear, factor: float) -> None:
     dense.bias.zero_()
 
 
-def write(source: Source, folder: Path) -> Job:
+def write(source: Exportable, folder: Path) -> Job:
     from transformers import VisionTextDualEncoderConfig, VisionTextDualEncoderModel, VisionTextDualEncoderProcessor
 
     pair = pairs.Pair.of(source)
@@ -175,7 +175,7 @@ def write(source: Source, folder: Path) -> Job:
     )
 
 
-def _probes(pair: pairs.Pair) -> list[Probe]:
+def _probes(pair: pairs.Pair) -> list[Trial]:
     """Short and long texts with pictures of the configured size; and, where the image half is ours, larger pictures
     alone: the class interpolates positions in `get_image_features` only."""
     image, text = pair.image, pair.text
@@ -193,9 +193,9 @@ def _probes(pair: pairs.Pair) -> list[Probe]:
             return out | {"logits_per_image": pairs.logits(used, out)}
 
         name = f"{size[0]} x {size[1]} and {'long' if i else 'short'} texts, {inputs['input_ids'].shape[1]} tokens"
-        found.append(Probe(name, inputs, {n: n for n in ("image_embeds", "text_embeds", "logits_per_image")}, expect))
+        found.append(Trial(name, inputs, {n: n for n in ("image_embeds", "text_embeds", "logits_per_image")}, expect))
     if not image.foreign:
-        found += images.probes(
+        found += images.trials(
             image,
             {"image_features": "pooler_output"},
             _features,
@@ -205,7 +205,7 @@ def _probes(pair: pairs.Pair) -> list[Probe]:
     return found
 
 
-def _features(used: Part, encoded: Any) -> dict[str, Tensor]:
+def _features(used: Branch, encoded: Any) -> dict[str, Tensor]:
     with torch.no_grad():
         return {"image_features": used.model.project(used.tower_name, used.pooled(encoded))}
 
@@ -236,7 +236,18 @@ def read(config: Any) -> dict[str, dict[str, Any]]:
     return vit.read(config.vision_config)
 
 
-def load(part: Part, origin: str) -> None:
+def load(part: Branch, origin: str) -> None:
     from transformers import VisionTextDualEncoderModel
 
     vit.fill(part, transfer.pretrained(VisionTextDualEncoderModel, origin, ignore=()).vision_model, out=False)
+
+
+FORMAT = Format(
+    title=TITLE,
+    needs=NEEDS,
+    write=write,
+    required=REQUIRED,
+    wrapped=True,
+    check=check,
+    reader=Reader(reads=reads, read=read, load=load, pair=True),
+)

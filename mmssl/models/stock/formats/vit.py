@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import images, transfer
-from ..compatibility import need
+from ..contract import Format, Reader
+from ..exportable import Branch, Exportable
 from ..job import Job
-from ..source import Part, Source
+from ..needs import need
 
 TITLE = "transformers.ViTModel"
 REQUIRED = ("image",)
@@ -24,7 +25,7 @@ NEEDS = {
 ADAPTED = {"image": (transfer.VIT_BLOCK,)}
 
 
-def fill(part: Part, stock: Any, out: bool) -> None:
+def fill(part: Branch, stock: Any, out: bool) -> None:
     """Weights between our tower and a `ViTModel`, `ViTMAEModel` or `IJepaModel`."""
     embeddings = stock.embeddings
     images.patch_map(part, embeddings.patch_embeddings.projection, out)
@@ -33,18 +34,18 @@ def fill(part: Part, stock: Any, out: bool) -> None:
     fill_trunk(part, stock, out)
 
 
-def fill_trunk(part: Part, stock: Any, out: bool) -> None:
+def fill_trunk(part: Branch, stock: Any, out: bool) -> None:
     """The blocks and the last norm alone."""
     transfer.blocks(part.tower.trunk.blocks, stock.layers, transfer.VIT_BLOCK, out)
     transfer.norm(part.tower.trunk.norm, stock.layernorm, out)
 
 
-def config_of(part: Part) -> dict[str, Any]:
+def config_of(part: Branch) -> dict[str, Any]:
     """What the configurations of this family have in common."""
     return {**transfer.stock_options(part.options), **images.image_config(part), "qkv_bias": part.options.qkv_bias}
 
 
-def write(source: Source, folder: Path) -> Job:
+def write(source: Exportable, folder: Path) -> Job:
     import torch
     from transformers import ViTConfig, ViTModel
 
@@ -59,13 +60,13 @@ def write(source: Source, folder: Path) -> Job:
     images.write_processor(part, folder)
     outputs = {"last_hidden_state": "last_hidden_state", "pooler_output": "pooler_output"}
 
-    def ours(used: Part, encoded: Any) -> dict[str, Any]:
+    def ours(used: Branch, encoded: Any) -> dict[str, Any]:
         return {"last_hidden_state": used.states(encoded), "pooler_output": encoded.prefix[:, 0]}
 
     return Job(
         "transformers",
         "ViTModel",
-        images.probes(part, outputs, ours, other={"interpolate_pos_encoding": True}),
+        images.trials(part, outputs, ours, other={"interpolate_pos_encoding": True}),
         usage=images.usage("ViTModel"),
         pipelines=images.feature_pipelines(part, lambda used, encoded: used.states(encoded), source.scratch),
         without_pipeline=images.NO_PIPELINE,
@@ -86,8 +87,18 @@ def read(config: Any) -> dict[str, dict[str, Any]]:
     return {"tower": tower, "modality": images.read_config(config)}
 
 
-def load(part: Part, origin: str) -> None:
+def load(part: Branch, origin: str) -> None:
     """Fill our tower from a checkpoint."""
     from transformers import ViTModel
 
     fill(part, transfer.pretrained(ViTModel, origin, ignore=("pooler.",), add_pooling_layer=False), out=False)
+
+
+FORMAT = Format(
+    title=TITLE,
+    needs=NEEDS,
+    write=write,
+    required=REQUIRED,
+    adapted=ADAPTED,
+    reader=Reader(reads=reads, read=read, load=load),
+)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import images, transfer
+from ..contract import Format, Reader
+from ..exportable import Branch, Exportable
 from ..job import Job
-from ..source import Part, Source
 from . import vit
 
 TITLE = "transformers.ViTMAEModel"
@@ -16,7 +17,7 @@ NEEDS = vit.NEEDS
 ADAPTED = vit.ADAPTED
 
 
-def write(source: Source, folder: Path) -> Job:
+def write(source: Exportable, folder: Path) -> Job:
     import torch
     from transformers import ViTMAEConfig, ViTMAEModel
 
@@ -26,17 +27,17 @@ def write(source: Source, folder: Path) -> Job:
     stock.save_pretrained(folder)
     images.write_processor(part, folder)
 
-    def ours(used: Part, encoded: Any) -> dict[str, Any]:
+    def ours(used: Branch, encoded: Any) -> dict[str, Any]:
         return {"last_hidden_state": used.states(encoded)}
 
-    found = images.probes(
+    found = images.trials(
         part, {"last_hidden_state": "last_hidden_state"}, ours, other={"interpolate_pos_encoding": True}
     )
-    for probe in found:  # the class shuffles the patches by `noise`; sorted noise leaves them in place
-        pixels = probe.inputs["pixel_values"]
+    for trial in found:  # the class shuffles the patches by `noise`; sorted noise leaves them in place
+        pixels = trial.inputs["pixel_values"]
         count = pixels.shape[2] * pixels.shape[3] // (part.modality.patch[0] * part.modality.patch[1])
-        probe.inputs["noise"] = torch.linspace(0, 1, count).repeat(len(pixels), 1)
-        probe.exact_inputs = ("noise",)
+        trial.inputs["noise"] = torch.linspace(0, 1, count).repeat(len(pixels), 1)
+        trial.exact_inputs = ("noise",)
     return Job(
         "transformers",
         "ViTMAEModel",
@@ -63,7 +64,17 @@ def reads(config: dict[str, Any]) -> bool:
 read = vit.read
 
 
-def load(part: Part, origin: str) -> None:
+def load(part: Branch, origin: str) -> None:
     from transformers import ViTMAEModel
 
     vit.fill(part, transfer.pretrained(ViTMAEModel, origin, ignore=("decoder.",)), out=False)
+
+
+FORMAT = Format(
+    title=TITLE,
+    needs=NEEDS,
+    write=write,
+    required=REQUIRED,
+    adapted=ADAPTED,
+    reader=Reader(reads=reads, read=read, load=load),
+)

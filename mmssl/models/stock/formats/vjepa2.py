@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from .. import images, transfer
-from ..compatibility import STOCK_TOWER, Need, need, square
-from ..job import Job, Probe
+from ..contract import Format, Reader
+from ..exportable import Branch, Exportable
+from ..job import Job, Trial
+from ..needs import STOCK_TOWER, Need, need, square
 from ..reading import MARGINS
-from ..source import Part, Source
 from .videomae import clip_of, fold_type
 
 TITLE = "transformers.VJEPA2Model"
@@ -48,7 +49,7 @@ BLOCK = transfer.BlockNames(
 ADAPTED = {"video": (BLOCK,)}
 
 
-def fill(part: Part, stock: Any, out: bool) -> None:
+def fill(part: Branch, stock: Any, out: bool) -> None:
     """Weights between our tower and a `VJEPA2Model`. Grey is spread over three channels by luma."""
     encoder, ours = stock.encoder, part.modality.proj
     theirs = encoder.embeddings.patch_embeddings.proj
@@ -61,7 +62,7 @@ def fill(part: Part, stock: Any, out: bool) -> None:
     transfer.norm(part.tower.trunk.norm, encoder.layernorm, out)
 
 
-def write(source: Source, folder: Path) -> Job:
+def write(source: Exportable, folder: Path) -> Job:
     from transformers import VJEPA2Config, VJEPA2Model
 
     part = source.part("video")
@@ -124,7 +125,7 @@ def _ratio(width: int, hidden: int) -> float:
     return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
 
 
-def _probes(part: Part, frames: int) -> list[Probe]:
+def _probes(part: Branch, frames: int) -> list[Trial]:
     """The configured clip, a longer one, and one of larger frames, for which the class is told their size."""
     modality = part.modality
     size, patch = int(modality.size[0]), int(modality.patch[0])
@@ -134,7 +135,7 @@ def _probes(part: Part, frames: int) -> list[Probe]:
         pixels = torch.randn(2, count, images.stock_channels(part), side, side, generator=generator)
         load = {} if side == size else {"crop_size": side}
         found.append(
-            Probe(
+            Trial(
                 f"{count} frames of {side} x {side}",
                 {"pixel_values_videos": pixels},
                 {"last_hidden_state": "last_hidden_state"},
@@ -146,7 +147,7 @@ def _probes(part: Part, frames: int) -> list[Probe]:
     return found
 
 
-def _expecting(part: Part, pixels: Tensor) -> Callable[[torch.dtype], dict[str, Tensor]]:
+def _expecting(part: Branch, pixels: Tensor) -> Callable[[torch.dtype], dict[str, Tensor]]:
     def expect(dtype: torch.dtype) -> dict[str, Tensor]:
         used = part.changed(dtype)
         used.tower.rotary[part.name].precision = dtype  # type: ignore[assignment]
@@ -156,12 +157,12 @@ def _expecting(part: Part, pixels: Tensor) -> Callable[[torch.dtype], dict[str, 
     return expect
 
 
-def as_ours(part: Part, pixels: Tensor) -> Tensor:
+def as_ours(part: Branch, pixels: Tensor) -> Tensor:
     """Stock clips (B, T, 3, H, W) as our model takes them."""
     return images.as_ours(part, pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
 
 
-def write_processor(part: Part, folder: Path) -> None:
+def write_processor(part: Branch, folder: Path) -> None:
     from transformers import VJEPA2VideoProcessor
 
     state, config = part.preprocessor.state, part.preprocessor.config
@@ -212,7 +213,17 @@ def read(config: Any) -> dict[str, dict[str, Any]]:
     return {"tower": tower, "modality": modality}
 
 
-def load(part: Part, origin: str) -> None:
+def load(part: Branch, origin: str) -> None:
     from transformers import VJEPA2Model
 
     fill(part, transfer.pretrained(VJEPA2Model, origin, ignore=("predictor.",)), out=False)
+
+
+FORMAT = Format(
+    title=TITLE,
+    needs=NEEDS,
+    write=write,
+    required=REQUIRED,
+    adapted=ADAPTED,
+    reader=Reader(reads=reads, read=read, load=load, free=FREE),
+)

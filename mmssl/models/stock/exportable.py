@@ -9,7 +9,6 @@ import copy
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -25,10 +24,11 @@ from ..positions import LearnedGrid
 from ..processing_mmssl import MMSSLProcessor
 from ..tower import Encoded, Tower
 from .compatibility import obstacles
+from .contract import Format
 
 
 @dataclass
-class Part:
+class Branch:
     """A tower and the one of its modalities that a stock class takes.
 
     In a tower of several modalities this one alone is exported: what it gives for a sample that has no other.
@@ -124,7 +124,7 @@ class Part:
         sizes: tuple[int, ...] = (),
         antialias: bool = False,
         to: tuple[int, ...] | None = None,
-    ) -> Part:
+    ) -> Branch:
         """A copy in another dtype, its positions replaced by a table over the grid `sizes`, interpolated `to` another.
 
         What a stock class does: it holds a table, in the model's dtype, and interpolates it for inputs of other sizes.
@@ -143,7 +143,7 @@ class Part:
 
 
 @dataclass
-class Source:
+class Exportable:
     """A loaded model and its processor.
 
     scratch: a folder for test inputs; origin: what the model is called; card: the text of its README.md; tower: the
@@ -157,16 +157,16 @@ class Source:
     card: str = ""
     tower: str | None = None
 
-    def parts(self, type_: str) -> list[Part]:
+    def parts(self, type_: str) -> list[Branch]:
         """All parts of that type of modality, only those of the tower that was asked for."""
         found = []
         for name, kind in self.processor.types.items():
             tower = self.model.tower_of(name)
             if kind == type_ and self.tower in (None, tower):
-                found.append(Part(self.model, tower, name, kind, self.processor.preprocessors[name]))
+                found.append(Branch(self.model, tower, name, kind, self.processor.preprocessors[name]))
         return found
 
-    def part(self, type_: str) -> Part:
+    def part(self, type_: str) -> Branch:
         """The one part of that type; UserError when there is none, or several."""
         found = self.parts(type_)
         if not found:
@@ -184,28 +184,28 @@ class Source:
             )
 
 
-def refuse(source: Source, name: str, chosen: ModuleType) -> None:
+def refuse(source: Exportable, name: str, chosen: Format) -> None:
     """UserError with every option that stands in the way, in one line."""
-    here = [t for t in chosen.NEEDS if source.parts(t)]
-    missing = [t for t in chosen.REQUIRED if t not in here]
+    here = [t for t in chosen.needs if source.parts(t)]
+    missing = [t for t in chosen.required if t not in here]
     found: list[str] = []
     if missing or not here:
-        wanted = " and ".join(chosen.REQUIRED) or " or ".join(chosen.NEEDS)
+        wanted = " and ".join(chosen.required) or " or ".join(chosen.needs)
         found.append(f"it takes a tower of {wanted}, the model has {', '.join(source.processor.types)}")
     for kind in here:
         part = source.part(kind)
         if part.foreign:
             found += _foreign(part, chosen)
         else:
-            found += obstacles(part.values(), chosen.NEEDS[kind], part.paths())
-    if not found and hasattr(chosen, "check"):
+            found += obstacles(part.values(), chosen.needs[kind], part.paths())
+    if not found:
         found += chosen.check(source)
     if found:
         raise UserError(f"format {name} cannot express {source.origin}: " + "; ".join(found))
 
 
-def _foreign(part: Part, chosen: ModuleType) -> list[str]:
-    if getattr(chosen, "FOREIGN", False):
+def _foreign(part: Branch, chosen: Format) -> list[str]:
+    if chosen.wrapped:
         return []
     stock = isinstance(part.tower, TransformersTower)
     whole = f"; format stock writes it as the {part.wrapped} that it is" if stock else ""
