@@ -28,6 +28,7 @@ from options import sections, table  # noqa: E402
 
 import mmssl  # noqa: E402
 from mmssl.cli import _parsers  # noqa: E402
+from mmssl.cli.showing import SECTIONS  # noqa: E402
 from mmssl.masking import load_mask, mask_names  # noqa: E402
 from mmssl.modality import load_modality, modality_names  # noqa: E402
 from mmssl.objectives.options import ObjectiveConfig, objective_config, objective_module, objective_names  # noqa: E402
@@ -35,7 +36,6 @@ from mmssl.options import describing, plainyaml  # noqa: E402
 from mmssl.recipe import listing  # noqa: E402
 from mmssl.recipe.config import Recipe  # noqa: E402
 from mmssl.recipe.loading import recipe_names, recipe_path  # noqa: E402
-from mmssl.showing import SECTIONS  # noqa: E402
 
 CONTRACTS = (
     "mmssl.patches.Patches",

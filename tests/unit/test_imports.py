@@ -31,10 +31,7 @@ ROOMS = (
     "training",
     "export",
     "finetuning",
-    "showing",
-    "completion",
     "doctor",
-    "telling",
     "cli",
     "__main__",
     "__init__",
@@ -52,9 +49,6 @@ SHARED_OBJECTIVES = ("base", "options", "step", "pretraining", "parts")
 STOCK_CLASS = re.compile(r"(?!Auto|PreTrained)\w+(Model|For[A-Z]\w+)$")
 """Model classes of transformers, which only models/stock/ and export/ know."""
 KNOW_STOCK = ("mmssl.models.stock", "mmssl.export")
-
-INSIDE = 60
-"""Imports of mmssl's own modules inside functions, at most: they are for keeping a command light, not for circles."""
 
 
 def arrows(source: str, package: str) -> Iterator[tuple[int, str]]:

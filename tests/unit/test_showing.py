@@ -14,8 +14,9 @@ import jsonschema
 import pytest
 from torch import nn
 
-from mmssl import cli, showing
-from mmssl.completion import SCRIPTS, candidates
+from mmssl import cli
+from mmssl.cli import showing
+from mmssl.cli.completion import SCRIPTS, candidates
 from mmssl.errors import UserError
 from mmssl.modality import load_modality, modality_names, view_kinds
 from mmssl.models.stock.formats import described, load_format

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
-from .errors import UserError, nearest
+from ..errors import UserError, nearest
 
 
 class Command(Protocol):
@@ -20,8 +20,8 @@ class Command(Protocol):
 
 def add_commands(command: Command, parsers: Mapping[str, argparse.ArgumentParser]) -> None:
     """Add these commands; `parsers` will hold those of all commands."""
+    from ..recipe import LISTS
     from .completion import SCRIPTS
-    from .recipe import LISTS
 
     sub = command("list", _list, "List what can be named in a recipe.")
     sub.add_argument("what", metavar="|".join(LISTS), type=one_of(LISTS))
@@ -55,7 +55,7 @@ def one_of(choices: Iterable[str]) -> Callable[[str], str]:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from .recipe import listing
+    from ..recipe import listing
 
     rows = getattr(listing, args.what)()
     if args.json:
@@ -106,6 +106,6 @@ def _completion(args: argparse.Namespace, parsers: Mapping[str, argparse.Argumen
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from . import doctor
+    from .. import doctor
 
     return doctor.main()

@@ -83,11 +83,11 @@ def _of_command(words: Sequence[str], parser: argparse.ArgumentParser) -> Iterat
 def _values(option: str) -> Iterator[str]:
     """Values of an option; none where they are files or anybody's names."""
     if option == "--to":
-        from .models.stock.formats import format_names
+        from ..models.stock.formats import format_names
 
         yield from format_names()
     elif option == "--task":
-        from .recipe.config import TASKS
+        from ..recipe.config import TASKS
 
         yield from TASKS
     elif option == "--peft":
@@ -96,10 +96,10 @@ def _values(option: str) -> Iterator[str]:
 
 def _first(command: str) -> Iterator[str]:
     """What can stand behind a command."""
-    from .recipe.loading import recipe_names
+    from ..recipe.loading import recipe_names
 
     if command == "list":
-        from .recipe import LISTS
+        from ..recipe import LISTS
 
         yield from LISTS
     elif command == "completion":

@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError, nearest
-from .evaluation.options import EmbedConfig, EvaluateConfig
-from .finetuning.options import FinetuneConfig
-from .masking import load_mask, mask_names
-from .masking.corruption import Corruption
-from .modality import modality_config, modality_names, modality_package
-from .models.options import AdapterConfig, TowerConfig
-from .objectives.options import ObjectiveConfig, objective_config, objective_module, objective_names
-from .options.describing import REQUIRED, Described, about, default_of, docstring, in_line, options_of
-from .options.json_schema import DRAFT, Schema, Schemas
-from .options.schema import Part, field_names, to_dict
-from .recipe.config import DataConfig, EvaluationConfig, GuardConfig, ModelConfig, Recipe, TrainConfig
-from .recipe.loading import load_recipe, recipe_names, to_yaml
+from ..errors import UserError, nearest
+from ..evaluation.options import EmbedConfig, EvaluateConfig
+from ..finetuning.options import FinetuneConfig
+from ..masking import load_mask, mask_names
+from ..masking.corruption import Corruption
+from ..modality import modality_config, modality_names, modality_package
+from ..models.options import AdapterConfig, TowerConfig
+from ..objectives.options import ObjectiveConfig, objective_config, objective_module, objective_names
+from ..options.describing import REQUIRED, Described, about, default_of, docstring, in_line, options_of
+from ..options.json_schema import DRAFT, Schema, Schemas
+from ..options.schema import Part, field_names, to_dict
+from ..recipe.config import DataConfig, EvaluationConfig, GuardConfig, ModelConfig, Recipe, TrainConfig
+from ..recipe.loading import load_recipe, recipe_names, to_yaml
 
 SECTIONS: dict[str, type] = {
     "recipe": Recipe,
@@ -150,7 +150,7 @@ def topic_text(shown: Topic) -> str:
 
 def brief_yaml(recipe: Recipe) -> str:
     """A recipe without the options that stand at their defaults, as YAML from which it is read the same."""
-    from .options import plainyaml
+    from ..options import plainyaml
 
     return plainyaml.dump(_brief(recipe))
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .errors import RunError, UserError, nearest
+from ..errors import RunError, UserError, nearest
 from .telling import add_commands
 
 MODEL = "a folder (of a model, a run, an adapter, a fine-tuning, or one that transformers loads), or an id on the Hub"
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         traceback.print_exc()
-        from .doctor import import_broke, import_failed
+        from ..doctor import import_broke, import_failed
 
         if import_broke(error):
             _complain(import_failed(error))
@@ -89,7 +89,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
-    from . import __version__
+    from .. import __version__
 
     parser = _Parser(prog="mmssl", description="Self-supervised pretraining on any modality.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"mmssl {__version__}")
@@ -177,11 +177,11 @@ def _add_label(sub: argparse.ArgumentParser) -> None:
 
 
 def _pretrain(args: argparse.Namespace) -> int:
-    from .recipe.loading import load_recipe
+    from ..recipe.loading import load_recipe
 
     recipe = load_recipe(args.config, args.overrides)  # before the loop's imports: a fault shows seconds earlier
-    from .training.pretrain import pretrain
-    from .training.process import prepare_process
+    from ..training.pretrain import pretrain
+    from ..training.process import prepare_process
 
     prepare_process()
     run = pretrain(recipe, output=args.output, resume=args.resume)
@@ -192,7 +192,7 @@ def _pretrain(args: argparse.Namespace) -> int:
 
 def _show_run(run: Any) -> None:
     """The scores of a finished run and the next commands to try."""
-    from .recipe.loading import load_recipe
+    from ..recipe.loading import load_recipe
 
     recipe = load_recipe(run.folder / "config.yaml")
     where = [str(run.model_folder), "--data", recipe.data.path]
@@ -215,7 +215,7 @@ def _show_run(run: Any) -> None:
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    from .evaluation.table import plain_table, rich_table
+    from ..evaluation.table import plain_table, rich_table
 
     if sys.stdout.isatty():
         from rich.console import Console
@@ -226,14 +226,14 @@ def _print_report(report: dict[str, Any]) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from .evaluation.evaluate import evaluate
-    from .evaluation.options import EvaluateConfig
-    from .evaluation.table import as_finetuned
-    from .models.locating import locate
-    from .models.opening import open_model
-    from .models.running import untrained_twin
-    from .recipe.loading import command_options
-    from .training.building import start_of
+    from ..evaluation.evaluate import evaluate
+    from ..evaluation.options import EvaluateConfig
+    from ..evaluation.table import as_finetuned
+    from ..models.locating import locate
+    from ..models.opening import open_model
+    from ..models.running import untrained_twin
+    from ..recipe.loading import command_options
+    from ..training.building import start_of
 
     options = command_options(EvaluateConfig, args.overrides, _flags(args))
     found = locate(args.model)
@@ -247,10 +247,10 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _embed(args: argparse.Namespace) -> int:
-    from .evaluation.embedding_file import embed
-    from .evaluation.options import EmbedConfig
-    from .models.opening import open_model
-    from .recipe.loading import command_options
+    from ..evaluation.embedding_file import embed
+    from ..evaluation.options import EmbedConfig
+    from ..models.opening import open_model
+    from ..recipe.loading import command_options
 
     options = command_options(EmbedConfig, args.overrides, _flags(args))
     model, processor = open_model(args.model, args.base)
@@ -263,7 +263,7 @@ def _embed(args: argparse.Namespace) -> int:
 
 
 def _push(args: argparse.Namespace) -> int:
-    from .hub.push import push
+    from ..hub.push import push
 
     done = push(
         args.model,
@@ -284,8 +284,8 @@ def _push(args: argparse.Namespace) -> int:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
-    from .training.process import prepare_process
-    from .training.reproduce import reproduce
+    from ..training.process import prepare_process
+    from ..training.reproduce import reproduce
 
     prepare_process()  # as the run that is done again
     found = reproduce(args.model, args.overrides, output=args.output)
@@ -294,14 +294,14 @@ def _reproduce(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from .models.stock.formats import load_format
+    from ..models.stock.formats import load_format
 
     load_format(args.to)  # a wrong name shows before the model is loaded
-    from .export.card import proof_text
-    from .export.writing import export_model
+    from ..export.card import proof_text
+    from ..export.writing import export_model
 
     if args.adapter:
-        from .export.adapting import export_adapter
+        from ..export.adapting import export_adapter
 
         done = export_adapter(args.model, args.to, args.output, args.tower, args.base)
     else:
@@ -340,11 +340,11 @@ def _listed(text: str | None) -> str | list[str] | None:
 
 
 def _finetune(args: argparse.Namespace) -> int:
-    from .finetuning.options import load_options
-    from .training.process import prepare_process
+    from ..finetuning.options import load_options
+    from ..training.process import prepare_process
 
     options = load_options(args.overrides, _flags(args))
-    from .finetuning.finetune import run_finetuning  # behind the options: a fault in them shows seconds earlier
+    from ..finetuning.finetune import run_finetuning
 
     prepare_process()
     run = run_finetuning(
