@@ -49,7 +49,7 @@ run(2, "pretrain", "quickstrat")
 for what in LISTS:
     run(0, "list", what)
     run(0, "list", what, "--json")
-from mmssl import showing
+from mmssl.cli import showing
 for name in showing.topic_names():
     assert len(run(0, "show", name)) > 80, name
 for name in showing.recipe_names():
