@@ -32,6 +32,12 @@ def nearest(name: str, valid: Iterable[object]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
+def unknown(what: str, name: str, valid: Iterable[object]) -> UserError:
+    """The error of a look-up: which names there are, and the nearest of them."""
+    known = [str(v) for v in valid]
+    return UserError(f"unknown {what} '{name}', expected one of {', '.join(known)}{nearest(name, known)}")
+
+
 def one_line(error: object, most: int = 300) -> str:
     """What an error says, in one line of at most `most` characters; its type where it says nothing."""
     text = " ".join(str(error).split()) or type(error).__name__

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import RunError, UserError, nearest
+from ..errors import RunError, UserError, nearest, unknown
 from .telling import add_commands
 
 MODEL = "a folder (of a model, a run, an adapter, a fine-tuning, or one that transformers loads), or an id on the Hub"
@@ -72,8 +72,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """The parsed command; UserError naming the nearest valid command or option."""
     parser, commands = _parsers()
     if argv and not argv[0].startswith("-") and argv[0] not in commands:
-        known = ", ".join(commands)
-        raise UserError(f"unknown command '{argv[0]}', expected one of {known}{nearest(argv[0], commands)}")
+        raise unknown("command", argv[0], commands)
     args, rest = parser.parse_known_args(argv)
     for word in rest:
         # argparse stops filling `key=value ...` at the first option; what stands behind it arrives here

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mmssl.draws import key_of
-from mmssl.errors import BadSample, RunError, UserError
+from mmssl.errors import BadSample, RunError, UserError, one_line
 from mmssl.modality import Batch, Preprocessor, select
 
 from .quarantine import Bad
@@ -342,7 +342,7 @@ def _reraise_ours(error: BaseException) -> None:
 
 def _reason(error: BaseException, raw: Any) -> str:
     """One line: what was raised, and the file where its name is known."""
-    said = " ".join(str(error).split())
+    said = one_line(error)
     text = said if isinstance(error, BadSample) else f"{type(error).__name__}: {said}" if said else type(error).__name__
     path = raw.get("path") if isinstance(raw, dict) else raw if isinstance(raw, str) and len(raw) < 300 else None
     return text if not isinstance(path, str) or path in text else f"{text} ({path})"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from mmssl.errors import NoSplit, RunError, UserError, nearest
+from mmssl.errors import NoSplit, RunError, UserError, nearest, one_line
 
 from . import folders
 from .packages import open_prefixed
@@ -392,11 +392,7 @@ def _explained(what: str) -> Iterator[None]:
             ) from error
         if isinstance(error, ConnectionError) or "on the Hub" in str(error):
             raise UserError(
-                f"data.path: {what} is neither a file or folder here nor can it be read from the Hub: {_line(error)}"
+                f"data.path: {what} is neither a file or folder here nor can it be read from the Hub: {one_line(error)}"
             ) from error
         cause = error.__cause__ or error
-        raise UserError(f"data.path: cannot read {what}: {type(cause).__name__}: {_line(cause)}") from error
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"data.path: cannot read {what}: {type(cause).__name__}: {one_line(cause)}") from error

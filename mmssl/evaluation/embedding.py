@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..modality import Batch, Inputs, Modality, Preprocessor
-from ..models.running import device_of, evaluating
+from ..models.running import device_of, evaluating, to_device
 from .baselines import hashed
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Collector:
         present = {name: _there(inputs) for name, inputs in batch.items()}
         for encoder, model in self.models.items():
             device = device_of(model)
-            moved = {n: {k: v.to(device) for k, v in inputs.items()} for n, inputs in batch.items()}
+            moved = to_device(batch, device)
             output = model.encode_batch(moved, alone=True)
             for name in batch:
                 present[name] = present[name] & output.present[name].cpu()

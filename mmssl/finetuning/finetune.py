@@ -20,7 +20,7 @@ from accelerate import Accelerator
 
 from ..data.loading import Loaded, training_batches
 from ..data.quarantine import Quarantine
-from ..errors import RunError, UserError
+from ..errors import RunError, UserError, one_line
 from ..files import whole_folder
 from ..models.adapter_files import Base, base_of, write_adapter
 from ..models.adapters import add_adapter, trainable
@@ -38,7 +38,6 @@ from ..training.engine import (
     changes,
     choose_trackers,
     end_training,
-    line,
     make_accelerator,
     on_first,
     run_folder,
@@ -336,7 +335,7 @@ def finish(job: Job, loop: Loop, folder: Path, base: Base, handle: Any, data: An
                 write_adapter(handle, base, job.processor, partial, target)
             job.write(partial)
     except OSError as error:
-        raise RunError(f"the model could not be written to {target}: {line(error)}") from error
+        raise RunError(f"the model could not be written to {target}: {one_line(error)}") from error
     files = {p.name: p.stat().st_size for p in target.rglob("*") if p.suffix == ".safetensors"}
     report: dict[str, Any] = {
         "tasks": job.report(target),
@@ -361,5 +360,5 @@ def finish(job: Job, loop: Loop, folder: Path, base: Base, handle: Any, data: An
         called = data if isinstance(data, str) else "a datasets object"
         write_card(target, job, None if handle is None else base, report, called)
     except OSError as error:
-        raise RunError(f"{folder / 'evaluation.json'} could not be written: {line(error)}") from error
+        raise RunError(f"{folder / 'evaluation.json'} could not be written: {one_line(error)}") from error
     return FinetuneRun(folder, target, report)

@@ -23,7 +23,7 @@ from ..losses.supervised import class_weights, row_losses
 from ..modality import Preprocessor
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.processing_mmssl import MMSSLProcessor
-from ..models.running import device_of, evaluating, moved, untrained_twin
+from ..models.running import device_of, evaluating, to_device, untrained_twin
 from ..objectives.base import Objective
 from .labels import LABEL, LabelPreprocessor, Target
 from .options import FinetuneConfig
@@ -186,7 +186,7 @@ class SupervisedJob(Job):
         with evaluating(list(encoders.values())):
             for loaded in self.batches(part, preprocessors):
                 for name, model in encoders.items():
-                    x, there = pooled(model, self.towers, moved(loaded.batch, model))
+                    x, there = pooled(model, self.towers, to_device(loaded.batch, device_of(model)))
                     parts.setdefault(name, []).append(x.cpu())
                     if name == "model":
                         present.append(there.cpu())
@@ -200,7 +200,7 @@ class SupervisedJob(Job):
         out, present = [], []
         with evaluating([model, head]):
             for loaded in self.batches(part, Job.inputs(self)[0]):
-                x, there = pooled(model, self.towers, moved(loaded.batch, model))
+                x, there = pooled(model, self.towers, to_device(loaded.batch, device_of(model)))
                 out.append(head(x).float().cpu())
                 present.append(there.cpu())
         return torch.cat(out), torch.cat(present)

@@ -16,13 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..modality import Batch
 from ..models.locating import HEAD, TASK, WORDS, locate
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import open_model
 from ..models.processing_mmssl import MMSSLProcessor
-from ..models.running import device_of, evaluating
+from ..models.running import device_of, evaluating, to_device
 from .labels import Target
 from .supervised import Kept, TaskHead, pooled, pooled_width
 
@@ -41,7 +41,7 @@ class TaskModel:
     def logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(B, C) logits or standardised numbers, (B,) bool: any modality is there. Without gradient."""
         device = device_of(self.model)
-        moved = {n: {k: v.to(device) for k, v in batch[n].items()} for n in self.modalities}
+        moved = to_device({name: batch[name] for name in self.modalities}, device)
         with evaluating([self.model, self.head]):
             features, present = pooled(self.model, self.towers, moved)
             return self.head(features), present
@@ -104,6 +104,6 @@ def load_task(path: str | Path, base: str | None = None) -> TaskModel:
         head.load_state_dict(load_file(folder / HEAD))
         modalities = list(spec["modalities"])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        line = (str(error).strip().splitlines() or [""])[0]
+        line = one_line(error)
         raise UserError(f"{folder}: the task cannot be loaded ({type(error).__name__}: {line})") from error
     return TaskModel(model, processor, head.eval(), target, towers, modalities)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..draws import Draws
-from ..errors import UserError, nearest
+from ..errors import UserError, unknown
 from ..options import option, strict
 from ..patches import Patches, Split
 from .boxes import MultiBlock
@@ -113,7 +113,7 @@ def load_mask(name: str) -> type:
         if _slug(candidate.__name__) == name:
             return candidate
     names = mask_names()
-    raise UserError(f"unknown mask '{name}', expected one of {', '.join(names)}{nearest(name, names)}")
+    raise unknown("mask", name, names)
 
 
 def build_mask(spec: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, one_line
 from .foreign import ForeignTower
 from .modeling_mmssl import MMSSLModel
 from .options import AdapterConfig
@@ -232,7 +232,7 @@ def add_adapter(
     try:
         handle = get_peft_model(model, cls(target_modules=targets, **saved, **options))
     except (ValueError, TypeError, RuntimeError, NotImplementedError, ImportError, KeyError) as error:
-        line = " ".join(str(error).split())
+        line = one_line(error)
         raise UserError(f"{where}: PEFT refuses type '{config.type}' on this model: {line}") from error
     if not any(p.requires_grad for p in model.parameters()):
         raise UserError(f"{where}: type '{config.type}' trains no parameter of this model")

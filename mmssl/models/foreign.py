@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, one_line
 from ..modality import MaskToken, Modality
 from ..patches import Patches
 from .options import TowerConfig
@@ -96,7 +96,7 @@ def load_foreign(tower: nn.Module, origin: str) -> None:
     try:
         weights = tower.pretrained(origin).state_dict()
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
+        reason = one_line(error)
         raise UserError(f"model.towers: from '{origin}': its weights cannot be read ({reason})") from error
     tower.net.load_state_dict(weights)
 

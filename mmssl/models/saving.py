@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..errors import RunError, UserError
+from ..errors import RunError, UserError, one_line
 from ..files import whole_folder
 from .modeling_mmssl import MMSSLModel
 from .processing_mmssl import LOADER, MMSSLProcessor
@@ -97,7 +97,7 @@ def load_model(path: str | Path) -> tuple[MMSSLModel, MMSSLProcessor]:
     except (UserError, RunError):
         raise
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        first = (str(error).strip().splitlines() or [""])[0]
+        first = one_line(error)
         raise UserError(f"{path}: the model cannot be loaded ({type(error).__name__}: {first})") from error
     if not isinstance(processor, MMSSLProcessor):
         raise UserError(f"{path}: holds a {type(processor).__name__}, expected the processor of an mmssl model")

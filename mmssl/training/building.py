@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..data.loading import read_rows
 from ..data.sources import open_source
-from ..errors import RunError, UserError
+from ..errors import RunError, UserError, one_line
 from ..files import whole_folder
 from ..modality import Preprocessor, load_modality, select
 from ..models.configuration_mmssl import MMSSLConfig
@@ -28,7 +28,7 @@ from ..objectives.pretraining import Pretraining
 from ..options.schema import Part
 from ..recipe.config import DataConfig, Recipe
 from ..recipe.loading import load_recipe
-from .engine import line, on_first
+from .engine import on_first
 from .starting import foreign_of, load_start, put_adapters
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def fitted_processor(
             with whole_folder(kept) as partial:
                 processor.save_pretrained(partial)
         except OSError as error:
-            raise RunError(f"the processor could not be written to {kept}: {line(error)}") from error
+            raise RunError(f"the processor could not be written to {kept}: {one_line(error)}") from error
 
     on_first(accelerator, fit)
     return MMSSLProcessor.from_pretrained(kept)

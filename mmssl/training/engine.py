@@ -21,7 +21,7 @@ from accelerate.utils import (
     is_tensorboard_available,
 )
 
-from ..errors import RunError, UserError
+from ..errors import RunError, UserError, one_line
 from ..options import not_resumable
 from ..options.schema import to_dict, yaml_name
 from ..recipe.config import DataConfig, LoopConfig, Recipe, TrainConfig
@@ -119,7 +119,7 @@ def make_accelerator(train: LoopConfig) -> Accelerator:
             ],
         )
     except (ValueError, ImportError) as error:
-        raise UserError(f"train.mixed_precision: found {train.mixed_precision}; {line(error)}") from error
+        raise UserError(f"train.mixed_precision: found {train.mixed_precision}; {one_line(error)}") from error
     if train.mixed_precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would train in float32
         raise UserError("train.mixed_precision: found fp16, which needs a GPU; on a CPU use bf16 or no")
     if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
@@ -178,9 +178,9 @@ def start_trackers(accelerator: Accelerator, trackers: Sequence[str] | None, nam
     except UserError:
         raise
     except (ValueError, ImportError) as error:
-        raise UserError(f"train.trackers: found {', '.join(trackers)}; {line(error)}") from error
+        raise UserError(f"train.trackers: found {', '.join(trackers)}; {one_line(error)}") from error
     except OSError as error:
-        raise RunError(f"{place} could not be written: {line(error)}") from error
+        raise RunError(f"{place} could not be written: {one_line(error)}") from error
 
 
 def end_training(accelerator: Accelerator) -> None:
@@ -193,8 +193,3 @@ def end_training(accelerator: Accelerator) -> None:
     accelerator.trackers = []
     accelerator.wait_for_everyone()
     accelerator.end_training()
-
-
-def line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return " ".join(str(error).split())

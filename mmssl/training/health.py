@@ -34,8 +34,8 @@ from ..distributed import gather_rows
 from ..draws import Draws, key_of
 from ..evaluation.rank import rankme
 from ..evaluation.rows import subset
-from ..modality import Batch, Preprocessor
-from ..models.running import evaluating
+from ..modality import Preprocessor
+from ..models.running import evaluating, to_device
 from ..objectives.pretraining import Pretraining
 from ..recipe.config import LoopConfig
 from .observers import Measured, Moment, Observer
@@ -44,10 +44,6 @@ if TYPE_CHECKING:
     from ..data.loading import Source
 
 Columns = Mapping[str, str | list[str]]
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    return {n: {k: v.to(device, non_blocking=True) for k, v in inputs.items()} for n, inputs in batch.items()}
 
 
 def eagerly(compiled: bool) -> AbstractContextManager[object]:

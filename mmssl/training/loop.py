@@ -20,12 +20,12 @@ from ..data.loading import Loaded
 from ..data.quarantine import Quarantine
 from ..draws import Draws, key_of
 from ..errors import RunError, UserError
+from ..models.running import to_device
 from ..objectives.pretraining import Pretraining
 from ..recipe.config import LoopConfig
 from . import checkpoints
 from .course import Course
 from .engine import on_first
-from .health import to_device
 from .interrupts import Interrupts
 from .metrics import Display, Meter, MetricsFile, Row
 from .observers import Found, Moment, Observer, Observers, Verdict

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from ..data.fingerprint import fingerprint
 from ..data.loading import Loaded, presence, training_batches
 from ..data.quarantine import Quarantine
-from ..errors import RunError, UserError
+from ..errors import RunError, UserError, one_line
 from ..evaluation.evaluate import check_evaluation, evaluate
 from ..hub.card import Facts, write_card
 from ..hub.picture import PICTURE, draw_training
@@ -28,7 +28,7 @@ from ..objectives.pretraining import Pretraining
 from ..recipe.config import LoopConfig, Recipe
 from ..recipe.loading import load_recipe, to_yaml
 from .building import Columns, build_model, build_pretraining, fitted_processor, flat, open_training_data
-from .engine import choose_trackers, end_training, line, make_accelerator, on_first, prepare_folder, start_trackers
+from .engine import choose_trackers, end_training, make_accelerator, on_first, prepare_folder, start_trackers
 from .guard import Guard
 from .health import Health, load_probe
 from .loop import Batches, Loop
@@ -237,7 +237,7 @@ def finish(
     except OSError as error:
         lost = f"; {fault}" if fault else "; nothing is lost"
         raise RunError(
-            f"the model could not be written to {target}: {line(error)}{lost}; free some space and run the same "
+            f"the model could not be written to {target}: {one_line(error)}{lost}; free some space and run the same "
             f"command with --output {folder} --resume"
         ) from error
     reloaded, reprocessor = open_model(target)
@@ -268,7 +268,7 @@ def facts_of(loop: Loop, source: Source, columns: Columns) -> Facts:
     try:
         drawn = draw_training(metrics, loop.folder / "model" / PICTURE)
     except OSError as error:
-        raise RunError(f"the picture of the run could not be written: {line(error)}") from error
+        raise RunError(f"the picture of the run could not be written: {one_line(error)}") from error
     return Facts(
         samples=len(source) if sized else None,
         presence=presence(source, columns) if sized else {},

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmssl.errors import BadSample, UserError
+from mmssl.errors import BadSample, UserError, one_line
 from mmssl.modality.biosignals.recording import Array, Recording, check_file
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def open_eeg(path: Path) -> Recording:
     try:
         raw = _opened(path, *_version(path)) if ending in KEPT else _open(path)
     except Exception as error:  # mne raises whatever the bytes that it did not understand led to
-        said = " ".join(str(error).split())
+        said = one_line(error)
         raise BadSample(f"{path.name} cannot be read as {ending[1:]}: {type(error).__name__}: {said}") from error
     picks = [row for row, kind in enumerate(raw.get_channel_types()) if kind == "eeg"]
     if not picks:
@@ -78,7 +78,7 @@ def _read(raw: BaseRaw, picks: list[int], first: int, last: int, name: str) -> A
     try:
         signal = np.asarray(raw[picks, first:last][0], dtype=np.float64)
     except Exception as error:
-        said = " ".join(str(error).split())
+        said = one_line(error)
         raise BadSample(f"cannot read {name} (truncated?): {type(error).__name__}: {said}") from error
     if signal.shape[1] != last - first:
         raise BadSample(f"{name} is truncated: {signal.shape[1]} of {last - first} samples")

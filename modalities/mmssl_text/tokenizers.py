@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
-from mmssl.errors import UserError
+from mmssl.errors import UserError, one_line
 
 PAD, UNK, BEGIN, END = 0, 1, 2, 3  # of a SentencePiece model trained here; the last two with special tokens only
 MODEL_FILE = "spiece.model"
@@ -112,7 +112,7 @@ class SentencePiece:
         try:
             trainer.train(sentence_iterator=_sentences(texts), model_writer=model, **options)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             needed = re.search(r"smaller than required_chars\. \d+ vs (\d+)", reason)
             if needed:
                 raise UserError(
@@ -183,7 +183,7 @@ class Pretrained:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise UserError(
                 f"tokenizer: '{source}' could not be loaded, expected a folder with a tokenizer's files or a Hub id "
                 f"({reason[:300]})"

@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError
+from ...errors import UserError, one_line
 from ...options.schema import Faults
 from ...options.wording import show
 from ..foreign import OPEN_CLIP
@@ -187,7 +187,7 @@ def _preprocessing(origin: str, kind: str, chosen: Reader | None) -> dict[str, A
             found = found.get(WITHIN[kind], {}) if name == "processor_config.json" else found
             break
         except (OSError, ValueError) as error:  # going on with other statistics would spoil what the tower has learned
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise UserError(f"model.towers: from '{origin}': its {name} cannot be read ({reason})") from error
     if kind == "audio":
         return chosen.preprocessing(found) if chosen is not None and chosen.preprocessing and found else {}

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ...errors import UserError
+from ...errors import UserError, one_line
 from ..saving import no_progress_bars
 from ..trunk import Block
 
@@ -163,7 +163,7 @@ def pretrained(cls: Any, origin: str, ignore: Sequence[str], **options: Any) -> 
             options |= {"dtype": torch.float32, "use_safetensors": True}
             model, info = cls.from_pretrained(origin, output_loading_info=True, **options)
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
+        reason = one_line(error)
         raise UserError(f"model.towers: from '{origin}': its weights cannot be read ({reason})") from error
     missing = sorted(k for k in info["missing_keys"] if not k.startswith(tuple(ignore) or ("\0",)))
     if missing:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ...errors import UserError, nearest
+from ...errors import UserError, unknown
 from ...options import Needs, needs, option, strict
 
 
@@ -80,7 +80,7 @@ def objective_module(name: str) -> str:
     nearest one of ours."""
     names = objective_names()
     if "." not in name and name not in names:
-        raise UserError(f"unknown objective '{name}', expected one of {', '.join(names)}{nearest(name, names)}")
+        raise unknown("objective", name, names)
     return name if "." in name else f"mmssl.objectives.{name}"
 
 

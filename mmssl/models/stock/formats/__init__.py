@@ -11,7 +11,7 @@ import pkgutil
 from ast import Assign, Name, get_docstring, literal_eval  # `ast` in here is a format
 from pathlib import Path
 
-from ....errors import UserError, nearest
+from ....errors import unknown
 from ....options.describing import source_of
 from ..contract import Format
 
@@ -50,6 +50,6 @@ def load_format(name: str) -> Format:
     """The format of that name; UserError naming the nearest one."""
     known = format_names()
     if name not in known:
-        raise UserError(f"unknown format '{name}', expected one of {', '.join(known)}{nearest(name, known)}")
+        raise unknown("format", name, known)
     found: Format = importlib.import_module(_module(name)).FORMAT
     return found

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ....errors import UserError
+from ....errors import UserError, one_line
 from .. import images, transfer
 from ..contract import Format, Reader
 from ..exportable import Branch, Exportable
@@ -162,7 +162,7 @@ def _model(origin: str) -> Any:
     try:
         model = timm.create_model(f"local-dir:{name}", pretrained=True)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
+        reason = one_line(error)
         raise UserError(f"model.towers: from '{origin}': timm cannot load it ({reason})") from error
     if type(model) is not VisionTransformer or not hasattr(model, "pos_embed"):
         raise UserError(f"model.towers: from '{origin}': found a {type(model).__name__}, expected a VisionTransformer")
