@@ -85,6 +85,7 @@ def _relative(name: str, folder: Path) -> str:
 
 
 def absolute(name: str, folder: Path) -> str:
+    """The inverse of `_relative`: a path from the working directory where it exists, else the Hub id as it is."""
     prefix = OPEN_CLIP if name.startswith(OPEN_CLIP) else ""
     path = folder / name.removeprefix(prefix)
     return prefix + os.path.normpath(path) if path.exists() else name

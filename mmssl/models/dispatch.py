@@ -98,6 +98,7 @@ class FewHeadsAtATime(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, bias: Tensor | None, *given: Tensor) -> Tensor:
+        """(B, H, n, d): attention of `given`, scored one group of heads after the other."""
         q, k, v = _apart(*given)
         shape = (*q.shape[:3], k.shape[2])
         kept = any(ctx.needs_input_grad) and math.prod(shape) <= KEPT_WEIGHTS
@@ -113,6 +114,7 @@ class FewHeadsAtATime(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of `forward`: None for bias, then one for each of `given`."""
         bias, kept, *given = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph
             given = [x.view_as(x) for x in given]  # they may be one tensor

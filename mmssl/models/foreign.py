@@ -117,6 +117,7 @@ class ForeignTower(Tower):
 
     @property
     def prefix_count(self) -> int:
+        """0: there is no prefix of ours; what the wrapped model puts in front is its own."""
         return 0
 
     def check(self, theirs: Mapping[str, Any]) -> None:
@@ -157,6 +158,7 @@ class ForeignTower(Tower):
     def forward(
         self, patches: Mapping[str, Patches], hidden: Mapping[str, Tensor] | None = None, layers: Sequence[int] = ()
     ) -> Encoded:
+        """As `Tower.forward`; `layers` are not to be had, and a frozen model runs without a graph."""
         p = patches[self.name]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             prefix, tokens = self.run(p, (hidden or {}).get(self.name))
@@ -210,12 +212,14 @@ class TransformersTower(ForeignTower):
             )
 
     def pretrained(self, origin: str) -> nn.Module:
+        """As `ForeignTower.pretrained`; from safetensors alone: nothing of the origin is executed."""
         from transformers import AutoModel
 
         safe = {"use_safetensors": True, "trust_remote_code": False}
         return _half(AutoModel.from_pretrained(origin, dtype=torch.float32, **safe), self.ids)
 
     def run(self, patches: Patches, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+        """As `ForeignTower.run`; the prefix is what the model pools to, or its tokens in front of the patches."""
         encoder = self.net["encoder"]  # type: ignore[index]
         if self.ids:
             embedded = encoder.get_input_embeddings()(patches.values)
@@ -279,6 +283,7 @@ class OpenClipTower(ForeignTower):
             self.check({"size": net.image_size, "patch": net.patch_size, "channels": net.conv1.in_channels})
 
     def pretrained(self, origin: str) -> nn.Module:
+        """As `ForeignTower.pretrained`, from a folder or one of the weights that open_clip knows by name."""
         import open_clip
 
         name = origin.removeprefix(OPEN_CLIP)
@@ -291,6 +296,7 @@ class OpenClipTower(ForeignTower):
         return part
 
     def run(self, patches: Patches, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+        """As `ForeignTower.run`; the prefix is the pooled, projected output."""
         net: Any = self.net
         inputs = patches.values if self.ids else self.pixels(patches, hidden)
         if self.ids:  # padded to the whole context, as open_clip's tokenizers do: its causal mask has that size, and

@@ -134,6 +134,7 @@ class MMSSLModel(PreTrainedModel):
 
     @property
     def modality_names(self) -> list[str]:
+        """All modalities, tower after tower, in the order of the configuration."""
         return list(self._tower_of)
 
     def embedding_width(self, tower: str) -> int:

@@ -27,6 +27,7 @@ class AttentionPool(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Draw the query anew: N(0, 0.02)."""
         nn.init.normal_(self.query, std=0.02)
 
     def forward(self, tokens: Tensor, valid: Tensor) -> Tensor:

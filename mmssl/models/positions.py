@@ -48,6 +48,7 @@ class SinCos(nn.Module):
             self.frequencies.copy_(self._table())
 
     def forward(self, coords: Tensor) -> Tensor:
+        """coords (..., A) -> (..., D) float32, sines and cosines axis by axis; what the bands do not fill is 0."""
         parts = []
         for axis in self.order:
             angle = (coords[..., axis] * self.scale[axis])[..., None] * self.frequencies
@@ -71,6 +72,7 @@ class IndexSinCos(nn.Module):
         self.width, self.sizes, self.scale = width, tuple(sizes), scale
 
     def forward(self, coords: Tensor) -> Tensor:
+        """coords (..., A) -> (..., D) float32."""
         number = (coords[..., 0].double() * self.scale).round()
         for axis, size in enumerate(self.sizes, 1):
             number = number * size + coords[..., axis].double().round()
@@ -96,9 +98,16 @@ class LearnedGrid(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Draw the table anew: N(0, 0.02)."""
         nn.init.normal_(self.table, std=0.02)
 
     def forward(self, coords: Tensor) -> Tensor:
+        """The rows of the table at coords (..., A): (..., D).
+
+        Raises:
+            UserError: A patch lies outside the grid. Looked for on the CPU only: elsewhere it would stall the device,
+                and the last row is taken.
+        """
         index = torch.zeros(coords.shape[:-1], dtype=torch.int64, device=coords.device)
         for axis, size in enumerate(self.sizes):
             at = (coords[..., axis] * self.scale[axis]).round().to(torch.int64)

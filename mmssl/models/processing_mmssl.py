@@ -37,6 +37,7 @@ class MMSSLProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
+        """The modalities: what a call takes; the model's inputs are `<modality>_<key>`."""
         return list(self.preprocessors)
 
     def __call__(self, return_tensors: str | None = "pt", **raw: Any) -> BatchFeature:
@@ -76,6 +77,18 @@ class MMSSLProcessor(ProcessorMixin):
         }
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> list[str]:  # type: ignore[override]
+        """Write the options of the preprocessors, and their files into a folder each.
+
+        Args:
+            save_directory: Made where it does not exist.
+            **kwargs: What transformers hands on; nothing of it is used.
+
+        Returns:
+            The path of the written `processor_config.json`.
+
+        Raises:
+            ValueError: `push_to_hub` is asked for.
+        """
         if kwargs.pop("push_to_hub", False):
             raise ValueError("save first, then push the folder: huggingface_hub.upload_folder")
         folder = Path(save_directory)

@@ -90,4 +90,5 @@ class Unplaced(nn.Module):
     """What takes the place of a modality's own positions in a tower with rotary ones: it adds nothing."""
 
     def forward(self, coords: Tensor) -> Tensor:
+        """coords (..., A) -> (..., 1) zeros, which broadcast over the width."""
         return coords.new_zeros(*coords.shape[:-1], 1)

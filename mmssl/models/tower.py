@@ -73,9 +73,11 @@ class Prefix(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Draw the tokens anew: N(0, 0.02)."""
         nn.init.normal_(self.tokens, std=0.02)
 
     def forward(self, batch: int) -> Tensor:
+        """The tokens for a batch of that size: (batch, count, D), a view."""
         return self.tokens.expand(batch, -1, -1)
 
 
@@ -185,6 +187,7 @@ class Tower(nn.Module):
 
     @property
     def prefix_count(self) -> int:
+        """How many learned tokens stand in front of the patches' own: CLS and registers."""
         return 0 if self.prefix is None else len(self.prefix.tokens)
 
     def forward(

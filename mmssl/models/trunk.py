@@ -92,6 +92,8 @@ class CrossAttention(nn.Module):
 
 
 class MLP(nn.Module):
+    """Two linear maps with the activation between."""
+
     def __init__(self, width: int, hidden: int, activation: str = "gelu") -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
@@ -99,19 +101,24 @@ class MLP(nn.Module):
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (..., D) -> (..., D)."""
         return self.fc2(self.activation(self.fc1(x)))
 
 
 class LayerScale(nn.Module):
+    """A learned factor a channel, small at first (CaiT, Touvron et al. 2021, arXiv 2103.17239)."""
+
     def __init__(self, width: int, value: float) -> None:
         super().__init__()
         self.value = value
         self.gamma = nn.Parameter(torch.full((width,), value))
 
     def reset_parameters(self) -> None:
+        """Set every factor to the starting value."""
         nn.init.constant_(self.gamma, self.value)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (..., D) -> (..., D)."""
         return x * self.gamma
 
 
@@ -124,6 +131,7 @@ class Residual(nn.Module):
         self.dropout, self.drop_path = dropout, drop_path
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, n, D) -> (B, n, D); dropout and stochastic depth in training only."""
         if self.scale is not None:
             x = self.scale(x)
         if self.training and self.dropout:
@@ -160,6 +168,7 @@ class Block(GradientCheckpointingLayer):
     def forward(
         self, x: Tensor, bias: Tensor | None = None, first_query: int = 0, rotation: Rotation | None = None
     ) -> Tensor:
+        """x (B, n, D) -> (B, n - first_query, D); the arguments are those of `Attention.forward`."""
         branch = self.residual1(self.attention(self.norm1(x), bias, first_query, rotation))
         x = x[:, first_query:] + branch
         return x + self.residual2(self.mlp(self.norm2(x)))
