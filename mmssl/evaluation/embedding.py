@@ -78,6 +78,11 @@ class Collector:
         self.parts: dict[tuple[str, ...], list[Tensor]] = {}
 
     def add(self, batch: Batch) -> None:
+        """Encode one batch with every encoder, and keep what comes out of it on the CPU.
+
+        Args:
+            batch: Modality -> input name -> tensor (B, ...), on the CPU; each encoder gets a copy on its own device.
+        """
         present = {name: _there(inputs) for name, inputs in batch.items()}
         for encoder, model in self.models.items():
             device = device_of(model)
