@@ -60,6 +60,7 @@ class Job:
     title: str
 
     def objective(self) -> Objective:
+        """The objective that is trained, built for `self.encoder`; UserError where the options do not fit the task."""
         raise NotImplementedError
 
     def inputs(self) -> tuple[dict[str, Preprocessor], dict[str, str | list[str]]]:
@@ -91,6 +92,7 @@ class Job:
         return []
 
     def batches(self, part: Examples, preprocessors: Mapping[str, Preprocessor]) -> Any:
+        """Batches of `part` in their order, for looking and measuring: no augmentation, nothing shuffled or dropped."""
         columns = {**self.rows.columns}
         return evaluation_batches(
             part.source, preprocessors, columns, batch_size=self.options.eval_batch_size, workers=self.options.workers
@@ -117,14 +119,21 @@ class SupervisedJob(Job):
 
     @property
     def target(self) -> Target:
+        """What the label is; a supervised job always has one."""
         assert self.rows.target is not None
         return self.rows.target
 
     def inputs(self) -> tuple[dict[str, Preprocessor], dict[str, str | list[str]]]:
+        """(preprocessors, columns) of a training batch: the modalities', and the labels as one more part of it."""
         preprocessors, columns = super().inputs()
         return {**preprocessors, LABEL: LabelPreprocessor(self.target)}, {**columns, LABEL: self.target.column}
 
     def objective(self) -> Supervised:
+        """The task's loss with its head. Fits the baselines' probes, too, while the encoder is still as it came.
+
+        Raises:
+            UserError: Class weights are wanted for a regression, or the training rows have one class.
+        """
         target, options = self.target, self.options
         assert self.rows.train.labels is not None
         weights = None
@@ -206,6 +215,7 @@ class SupervisedJob(Job):
         return torch.cat(out), torch.cat(present)
 
     def look(self) -> tuple[float, float]:
+        """(mean loss, the task's first score) on the validation rows that are present."""
         part, task = self.rows.validation, self._task
         assert part is not None and part.labels is not None and task is not None
         logits, present = self._logits(part, self.encoder, task.head)
@@ -220,10 +230,15 @@ class SupervisedJob(Job):
         return loss, function(logits.numpy(), labels.numpy())
 
     def write(self, folder: Path) -> None:
+        """The head and what the label is, beside the encoder, so that `load_task` opens the folder."""
         assert self._task is not None
         write_task(self._task.head, self.target, self.towers, list(self.rows.columns), folder)
 
     def report(self, folder: Path) -> dict[str, Any]:
+        """The saved model's scores on the test rows, beside probes of the frozen encoder, untrained twin and raw data.
+
+        The folder is loaded anew: what is measured is what was written, adapters merged or not.
+        """
         task, test = load_task(folder), self.rows.test
         device = device_of(self.encoder)
         encoder: nn.Module = task.model

@@ -41,10 +41,12 @@ class Target:
 
     @property
     def outputs(self) -> int:
+        """C: how many numbers a head gives a row; one a class, a label or a regression target."""
         return len(self.mean) if self.task == "regression" else len(self.classes)
 
     @property
     def column(self) -> str | list[str]:
+        """The column, or columns, as a batch's `columns` name them."""
         return self.columns[0] if len(self.columns) == 1 else self.columns
 
     def encode(self, raw: Any) -> int | list[float] | None:
@@ -66,6 +68,7 @@ class Target:
         return [(float(v or 0.0) - m) / s for v, m, s in zip(numbers, self.mean, self.std, strict=True)]
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain data for `task.json`; `Target(**it)` is the inverse."""
         return asdict(self)
 
 
@@ -93,12 +96,14 @@ class LabelPreprocessor(Preprocessor):
         self.target = target
 
     def read(self, raw: Any, choice: int = 0) -> Any:
+        """`Target.encode` of a raw label; BadSample where it cannot be read as what the label is."""
         try:
             return self.target.encode(raw)
         except (ValueError, TypeError) as error:
             raise BadSample(f"label {raw!r}: {error}") from error
 
     def collate(self, samples: Sequence[Any]) -> Inputs:
+        """Labels of B rows to `value` and `present`; an unknown one (None) is 0 and not present."""
         present = torch.tensor([s is not None for s in samples])
         if self.target.task == "classification":
             value = torch.tensor([0 if s is None else s for s in samples], dtype=torch.int64)

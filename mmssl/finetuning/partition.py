@@ -59,6 +59,7 @@ class Partition:
 
 
 def open_split(data: Any, options: FinetuneConfig, split: str) -> Any:
+    """One split of the data as a source, with the `name` and `limit` of the options. UserError where there is none."""
     return open_source(data, name=options.name, split=split, limit=options.limit)
 
 

@@ -52,12 +52,20 @@ class RetrievalJob(Job):
         self.title = f"retrieval between {' and '.join(names)}"
 
     def objective(self) -> Contrastive:
+        """CLIP's loss; embeds the test rows first, while the encoder is still as it came, for the report's `before`."""
         view = VIEW if self.options.augment else "clean"
         self._before = self.embedded(self.rows.test, {"model": self.encoder})
         self._loss = Contrastive(Config(towers=self.towers, views=[view]), self.encoder)
         return self._loss
 
     def embedded(self, part: Examples, encoders: Mapping[str, MMSSLModel], raw: bool = False) -> Embedded:
+        """Embeddings of the rows of `part` by these encoders.
+
+        Args:
+            part: The rows.
+            encoders: The name in the result -> model.
+            raw: Also the modalities' raw features, which are the baseline.
+        """
         return embed_source(
             encoders,
             Job.inputs(self)[0],
@@ -69,6 +77,7 @@ class RetrievalJob(Job):
         )
 
     def look(self) -> tuple[float, float]:
+        """(mean InfoNCE of the validation rows, mean of R@1, R@5, R@10), both over all ordered pairs of modalities."""
         assert self.rows.validation is not None and self._loss is not None
         found = self.embedded(self.rows.validation, {"model": self.encoder})
         scale = float(self._loss.logit_scale.detach().exp())
@@ -86,9 +95,11 @@ class RetrievalJob(Job):
         return sum(losses) / len(losses), sum(scores) / len(scores)
 
     def extra_targets(self) -> list[str]:
+        """The projections of the towers: they make the shared embedding."""
         return [f"projections.{name}" for name in self.towers if name in self.encoder.projections]
 
     def trained_when_linear(self) -> list[nn.Module]:
+        """The projections of the towers, which are linear maps of frozen pooled outputs."""
         return [self.encoder.projections[name] for name in self.towers if name in self.encoder.projections]
 
     def report(self, folder: Path) -> dict[str, Any]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 @strict
 @dataclass(kw_only=True)
 class Config(ObjectiveConfig):
+    """Options of `Supervised`."""
+
     task: str = option("classification", choices=("classification", "multilabel", "regression"))
     towers: list[str] = option(help="towers whose pooled outputs are put side by side")
     view: str = option("clean", help="what they see in training")
@@ -46,6 +48,7 @@ class Kept(nn.Module):
         self.norm = nn.LayerNorm(hidden) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (..., D) -> (..., H)."""
         return F.relu(self.norm(self.fc1(x)))
 
 
@@ -64,10 +67,12 @@ class TaskHead(nn.Module):
         return pooled if self.kept is None else self.kept(pooled)
 
     def forward(self, pooled: Tensor) -> Tensor:
+        """pooled (B, D) -> (B, C)."""
         return self.linear(self.hidden(pooled))
 
 
 def pooled_width(model: MMSSLModel, towers: Sequence[str]) -> int:
+    """D of `pooled`: the widths of these towers together."""
     return sum(model.tower(name).width for name in towers)
 
 
@@ -97,6 +102,7 @@ class Supervised(Objective):
         self.register_buffer("weights", weights)
 
     def forward(self, step: Step) -> Loss:
+        """The mean loss over the global batch's rows with a label and any modality; of classes the accuracy, too."""
         c = self.config
         encoded = [step.encode(name, c.view) for name in c.towers]
         features = torch.cat([e.pooled().float() for e in encoded], 1)

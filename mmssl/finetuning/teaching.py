@@ -39,6 +39,8 @@ TEACHER = "teacher of "
 @strict
 @dataclass(kw_only=True)
 class Config(ObjectiveConfig):
+    """Options of `Distilled`."""
+
     towers: list[str] = option(help="the student's towers")
     view: str = option("clean", help="what the student sees; the teacher sees the row as it is")
     temperature: float = option(1.0, above=0)
@@ -63,6 +65,7 @@ class Distilled(Objective):
         self.head = TaskHead(pooled_width(model, config.towers), teacher.target.outputs)
 
     def forward(self, step: Step) -> Loss:
+        """The mean of `soft_losses` over the rows of the global batch that both student and teacher see."""
         c, teacher = self.config, self.teacher[0]
         encoded = [step.encode(name, c.view) for name in c.towers]
         logits = self.head(torch.cat([e.pooled().float() for e in encoded], 1))
@@ -103,11 +106,13 @@ class TeachingJob(SupervisedJob):
             raise UserError(f"--label: found {','.join(self.label)}, but the teacher knows {known_labels}")
 
     def inputs(self) -> tuple[dict[str, Preprocessor], dict[str, str | list[str]]]:
+        """(preprocessors, columns) of a training batch: the student's modalities, the teacher's as it reads them."""
         preprocessors, columns = Job.inputs(self)
         theirs = {TEACHER + n: self.teacher.processor.preprocessors[n] for n in self.teacher.modalities}
         return {**preprocessors, **theirs}, {**columns, **self.teacher_columns}
 
     def objective(self) -> Any:
+        """`Distilled` with this job's teacher."""
         view = VIEW if self.options.augment else "clean"
         config = Config(towers=self.towers, view=view, temperature=self.options.temperature)
         self._soft = Distilled(config, self.encoder, self.teacher)
@@ -128,12 +133,14 @@ class TeachingJob(SupervisedJob):
         return student, torch.cat(out), seen & torch.cat(present)
 
     def look(self) -> tuple[float, float]:
+        """(mean soft loss, share of rows where both give the same class) on the validation rows that both see."""
         assert self.rows.validation is not None and self._soft is not None
         student, teacher, seen = self.both(self.rows.validation, self.encoder, self._soft.head)
         losses = soft_losses(self.target.task, student[seen], teacher[seen], self.options.temperature)
         return float(losses.mean()), float((student[seen].argmax(1) == teacher[seen].argmax(1)).float().mean())
 
     def write(self, folder: Path) -> None:
+        """The student's head and the teacher's target, beside the encoder, so that `load_task` opens the folder."""
         from .task import write_task
 
         assert self._soft is not None
