@@ -81,6 +81,7 @@ class Comparison:
 
     @property
     def reproduced(self) -> bool:
+        """The same bits, or every recorded score agrees; no scores at all are no agreement."""
         return self.same_weights or (bool(self.rows) and all(agrees for *_, agrees in self.rows))
 
     def text(self) -> str:
