@@ -20,21 +20,25 @@ else:
 
 
 def ratio_of(ratio: float | dict[str, float], name: str) -> float | None:
+    """The share of a modality that is hidden; None where a ratio a modality does not name it."""
     if isinstance(ratio, dict):
         return ratio.get(name)
     return ratio
 
 
 def hidden_count(n: int, ratio: float) -> int:
+    """How many of n patches are hidden: MAE's count, but one is always kept."""
     return n - max(int(n * (1 - ratio) + 1e-6), min(n, 1))
 
 
 def hidden_counts(n: Tensor, ratio: float) -> Tensor:
+    """`hidden_count` of every number in n (B,) int64, on its device: (B,) int64."""
     kept = (n.to(torch.float64) * (1 - ratio) + 1e-6).floor().to(torch.int64)
     return n - torch.maximum(kept, n.clamp(max=1))
 
 
 def maskable_of(patches: Patches) -> Tensor:
+    """(B, N) bool: patches that exist and may be hidden."""
     return patches.valid if patches.fixed is None else patches.valid & ~patches.fixed
 
 
@@ -136,6 +140,14 @@ def coordinate_bits(coords: Tensor, draws: Draws) -> Tensor:
 
 
 def last_ones(ratio: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """The choice that hides the groups of highest rank.
+
+    Args:
+        ratio: Share of the groups to hide, counted as `hidden_count` counts patches.
+
+    Returns:
+        A function of rank (B, N) and groups (B,), how many there are, to (B, N) bool: hidden.
+    """
     return lambda rank, groups: rank >= (groups - hidden_counts(groups, ratio))[:, None]
 
 
