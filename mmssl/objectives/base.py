@@ -52,6 +52,14 @@ class Objective(nn.Module):
             raise UserError(f"objective {type(self).__module__.rpartition('.')[2]}: {name}: {line}")
 
     def forward(self, step: Step) -> Loss:
+        """The loss of one step.
+
+        Args:
+            step: The batch with its views, masks and model. Equal forwards of several objectives are done once in it.
+
+        Returns:
+            Means over the global batch (`distributed.global_mean`), so that any number of processes trains the same.
+        """
         raise NotImplementedError
 
     def constants(self) -> dict[str, float]:

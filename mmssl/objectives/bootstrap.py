@@ -114,6 +114,7 @@ class Bootstrap(Objective):
         return nn.ModuleDict({"towers": towers, "heads": self.heads})
 
     def forward(self, step: Step) -> Loss:
+        """The mean over the pairs of sides; each is logged where there are several."""
         across, within = self.sides.plan(step)
         online: dict[Side, Embedding] = {}
         guesses: dict[Side, Tensor] = {}

@@ -101,6 +101,7 @@ class Contrastive(Objective):
             )
 
     def forward(self, step: Step) -> Loss:
+        """The mean over pairs across towers, plus the weighted mean within; logs the pairs and a learned scale."""
         across, within = self.sides.plan(step)
         scale = self._scale()
         parts: dict[str, Tensor] = {}

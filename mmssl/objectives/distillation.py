@@ -126,6 +126,7 @@ class Distillation(Objective):
 
     @torch.no_grad()
     def after_step(self, model: MMSSLModel, progress: float) -> None:
+        """Move teachers towards students, centres towards the step's outputs, the Gram teacher when it is due."""
         c = self.config
         momentum = momentum_at(progress, *c.momentum)
         self.teacher.update(model.tower(c.tower), momentum)
@@ -147,6 +148,7 @@ class Distillation(Objective):
     # ---------------------------------------------------------------------------------------------------------- loss
 
     def forward(self, step: Step) -> Loss:
+        """The weighted sum of the losses that are on: class, patch, KoLeo, Gram; logs each of them and the health."""
         c = self.config
         _refuse_equal_views(c, step)
         students = {v: step.encode(c.tower, v, self.mask_of.get(v), "replace") for v in c.global_views}

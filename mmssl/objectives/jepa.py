@@ -123,6 +123,7 @@ class JEPA(Objective):
             )
 
     def forward(self, step: Step) -> Loss:
+        """The weighted sum over modalities of the mean over masks, plus the regulariser where there is one."""
         c = self.config
         targets = self._encode_targets(step)
         losses: dict[str, list[Tensor]] = {}

@@ -59,6 +59,7 @@ class TokenHead(nn.Module):
         self.out = nn.Linear(width, out_width)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """tokens (..., D) -> (..., P)."""
         return self.out(self.norm(nn.functional.gelu(self.dense(tokens))))
 
 
@@ -185,6 +186,7 @@ class MAE(Objective):
                 raise UserError(f"objective mae: replacement names modality '{name}', which has no ids to draw from")
 
     def forward(self, step: Step) -> Loss:
+        """The weighted sum over modalities of the error on what the encoder did not see; logs each of several."""
         c = self.config
         encoded = {t: step.encode(t, c.view, c.mask, self.shown, layers=self.layers) for t in self.towers}
         if self.fusion is not None:

@@ -90,6 +90,7 @@ class Matching(Objective):
         return [config.swap or names[-1]]
 
     def forward(self, step: Step) -> Loss:
+        """Binary cross-entropy over the samples that have both sides; logs what the classifier gets right."""
         c = self.config
         first, last = c.towers[0], c.towers[-1]
         fixed = [name for name in step.model.tower(first).modalities if name not in self.swapped]

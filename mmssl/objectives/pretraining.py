@@ -103,6 +103,7 @@ class Pretraining(nn.Module):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
+        """Tell every objective that the optimiser has stepped, and move the ramped weights; progress in (0, 1]."""
         for objective in self.objectives.values():
             objective.after_step(self.model, progress)  # type: ignore[operator]
         if self.ramps:

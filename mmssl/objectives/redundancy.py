@@ -64,6 +64,7 @@ class Redundancy(Objective):
                     raise UserError(f"objective redundancy: mixed_barlow mixes numbers, modality '{name}' has {what}")
 
     def forward(self, step: Step) -> Loss:
+        """The mean over the pairs of sides; logs the terms of each."""
         across, within = self.sides.plan(step)
         embeddings: dict[Side, tuple[Tensor, Tensor]] = {}
         losses: dict[str, Tensor] = {}

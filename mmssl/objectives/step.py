@@ -87,6 +87,7 @@ class Step:
         return self._corrupt(name, view)[1] if view != CLEAN and "corrupt" in self.views[view][name] else None
 
     def patches(self, name: str, view: str = CLEAN) -> Patches:
+        """What modality `name` is cut into in this view, without gradient."""
         view = self._view_of(name, view)
 
         def make() -> Patches:

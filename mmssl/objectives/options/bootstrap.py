@@ -13,6 +13,8 @@ from .sides import SideOptions
 @strict
 @dataclass(kw_only=True)
 class Config(HeadOptions, SideOptions, ObjectiveConfig):
+    """Options of BYOL, SimSiam and DirectPred."""
+
     papers = (
         "BYOL, Grill et al. 2020, arXiv 2006.07733; SimSiam, Chen and He 2021, arXiv 2011.10566; DirectPred, Tian et "
         "al. 2021, arXiv 2102.06810"

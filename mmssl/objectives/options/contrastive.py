@@ -15,6 +15,8 @@ LOSSES = ("infonce", "sigmoid", "nt_xent", "dcl", "dclw")
 @strict
 @dataclass(kw_only=True)
 class Config(HeadOptions, SideOptions, ObjectiveConfig):
+    """Options of CLIP, SigLIP, SimCLR and decoupled contrastive learning."""
+
     papers = (
         "CLIP, Radford et al. 2021, arXiv 2103.00020; SigLIP, Zhai et al. 2023, arXiv 2303.15343; SimCLR, Chen et al. "
         "2020, arXiv 2002.05709; DCL and DCLW, Yeh et al. 2022, arXiv 2110.06848; SLIP, Mu et al. 2022, arXiv "

@@ -35,6 +35,8 @@ class GramConfig:
 @strict
 @dataclass(kw_only=True)
 class Config(ObjectiveConfig):
+    """Options of DINO, iBOT, DINOv2 and DINOv3."""
+
     papers = (
         "DINO, Caron et al. 2021, arXiv 2104.14294; iBOT, Zhou et al. 2022, arXiv 2111.07832; DINOv2, Oquab et al. "
         "2023, arXiv 2304.07193; DINOv3 (Gram anchoring), Simeoni et al. 2025, arXiv 2508.10104"

@@ -41,6 +41,7 @@ class RegulariserConfig:
     )
 
     def validate_knots(self) -> None:
+        """ValueError for an even number: the quadrature has a knot in the middle."""
         if self.knots % 2 == 0:
             raise ValueError(f"knots: found {self.knots}, expected an odd number")
 
@@ -48,6 +49,8 @@ class RegulariserConfig:
 @strict
 @dataclass(kw_only=True)
 class Config(ObjectiveConfig):
+    """Options of joint-embedding prediction."""
+
     papers = (
         "I-JEPA, Assran et al. 2023, arXiv 2301.08243; V-JEPA, Bardes et al. 2024, arXiv 2404.08471; "
         "T-JEPA, Thimonier et al. 2025, arXiv 2410.05016; ECG-JEPA, Weimann & Conrad 2024, arXiv 2410.13867; "

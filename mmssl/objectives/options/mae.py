@@ -36,6 +36,8 @@ class FusionConfig:
 @strict
 @dataclass(kw_only=True)
 class Config(ObjectiveConfig):
+    """Options of masked autoencoding."""
+
     papers = (
         "MAE, He et al. 2022, arXiv 2111.06377; BERT, Devlin et al. 2019, arXiv 1810.04805; M3AE, Chen et al. 2022; "
         "HiCMAE, Sun et al. 2024, arXiv 2401.05698"

@@ -11,6 +11,8 @@ from . import ObjectiveConfig
 @strict
 @dataclass(kw_only=True)
 class Config(ObjectiveConfig):
+    """Options of matching."""
+
     papers = "M3AE, Chen et al. 2022, arXiv 2209.07098; ViLBERT, Lu et al. 2019, arXiv 1908.02265"
     when = "Beside another objective, so that a tower of two modalities compares them instead of reading each alone."
     suits = "pairs of modalities in one tower (image-text, ECG-report); with two towers, contrastive does more"

@@ -13,6 +13,8 @@ from .sides import SideOptions
 @strict
 @dataclass(kw_only=True)
 class Config(HeadOptions, SideOptions, ObjectiveConfig):
+    """Options of Barlow Twins, Mixed Barlow Twins and VICReg."""
+
     papers = (
         "Barlow Twins, Zbontar et al. 2021, arXiv 2103.03230; Mixed Barlow Twins, Bandara et al. 2023, arXiv "
         "2312.02151; VICReg, Bardes et al. 2022, arXiv 2105.04906"

@@ -30,6 +30,7 @@ class BatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def reset_parameters(self) -> None:
+        """Back to scale 1 and shift 0."""
         nn.init.ones_(self.weight)
         nn.init.zeros_(self.bias)
 

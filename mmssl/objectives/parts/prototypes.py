@@ -16,6 +16,7 @@ class Prototypes(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Draw the prototypes anew, of length 1 in the mean."""
         nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
 
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:

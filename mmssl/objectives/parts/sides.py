@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 
 
 class Side(NamedTuple):
+    """One side of a pair: what a tower makes of a view under a mask.
+
+    Attributes:
+        tower: Name of the tower.
+        view: Name of the view it is given.
+        mask: Name of the mask, None for all patches.
+        label: The side's name in the log.
+    """
+
     tower: str
     view: str
     mask: str | None
