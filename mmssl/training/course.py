@@ -38,6 +38,7 @@ class Course:
         return ("rollback", self.rollbacks) if self.rollbacks else ()
 
     def note(self, step: int, reason: str, what: str) -> None:
+        """Write down that something happened after `step`: why, and what was done."""
         self.events.append({"step": step, "reason": reason, "action": what})
 
     def go_back(self, step: int, back_to: int, reason: str, *, lr_factor: float, accumulation: int) -> None:
@@ -48,6 +49,7 @@ class Course:
         self.note(step, reason, f"went back to step {back_to}")
 
     def state_dict(self) -> dict[str, object]:
+        """Plain data for a checkpoint's `state.json`."""
         return asdict(self)
 
     @classmethod

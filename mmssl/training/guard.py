@@ -43,9 +43,11 @@ class Guard(Observer):
         self.healthy: bool | None = None
 
     def due(self, moment: Moment) -> bool:
+        """With every line of the log, and before a checkpoint is written."""
         return moment.logs or moment.saves  # a broken model pushes out no good checkpoint
 
     def note(self, moment: Moment, found: Measured) -> Verdict | None:
+        """Judge the loss and the health of the moment; all processes go by what the first one found."""
         if moment.loss is None:  # a look that was made up for
             return None
         health = {key: value for key, value in moment.measured.items() if key.startswith("health/")}
@@ -59,9 +61,11 @@ class Guard(Observer):
         return Verdict(s.action, "train.guard", agreed[0], s.rollbacks, s.lr_factor)
 
     def state_dict(self) -> State:
+        """What later lines are judged against."""
         return {"best": self.best, "losses": self.losses, "bad": self.bad}
 
     def load_state_dict(self, state: State, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `state_dict`."""
         self.best, self.losses = dict(state.get("best", {})), list(state.get("losses", []))
         self.bad, self.healthy = int(state.get("bad", 0)), None
 

@@ -104,10 +104,12 @@ class Health(Observer):
         self.samples = sum(chunk.size for chunk in chunks) * accelerator.num_processes
 
     def due(self, moment: Moment) -> bool:
+        """Every `every` steps and after the last; with every checkpoint where something judges those."""
         now = moment.last or (moment.saves and self.at_saves)
         return moment.step > 0 and (now or moment.step % self.every == 0)
 
     def look(self, moment: Moment) -> Measured:
+        """The numbers of the probe batch as `health/<objective or tower>/<name>`; None where not finite."""
         with eagerly(self.compiled):
             return {f"health/{name}": value for name, value in self._health().items()}
 

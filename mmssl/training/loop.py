@@ -90,6 +90,7 @@ class Loop:
 
     @property
     def checkpoint_folder(self) -> Path:
+        """The run's `checkpoints`."""
         return self.folder / "checkpoints"
 
     def resume(self) -> int:

@@ -108,6 +108,7 @@ class Meter:
     since: float = field(default_factory=time.perf_counter)
 
     def add(self, parts: dict[str, Tensor], share: float) -> None:
+        """Add the parts of a micro-batch, which is `share` of the step; they stay on the device, nothing waits."""
         for name, value in parts.items():
             value = value.detach().float() * share
             self.parts[name] = self.parts[name] + value if name in self.parts else value
@@ -181,6 +182,7 @@ class Display:
         self.progress.stop()
 
     def advance(self, step: int) -> None:
+        """Move the bar to `step`."""
         self.progress.update(self.task, completed=step)
 
     def report(self, row: Row) -> None:

@@ -44,6 +44,7 @@ class Moment:
 
     @property
     def last(self) -> bool:
+        """Whether this is the end of the run."""
         return self.step >= self.steps
 
 
@@ -141,10 +142,12 @@ class Observers:
 
     @property
     def enough(self) -> bool:
+        """Whether any of them says that the run has trained enough."""
         return any(observer.enough for observer in self.members)
 
     @property
     def goes_back(self) -> bool:
+        """Whether any of them may want a healthy checkpoint."""
         return any(observer.goes_back for observer in self.members)
 
     def state(self) -> dict[str, State]:

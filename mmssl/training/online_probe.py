@@ -74,9 +74,11 @@ class OnlineProbe(Observer):
         self.every, self.wanted, self.compiled = every, wanted, compiled
 
     def due(self, moment: Moment) -> bool:
+        """Every `every` steps."""
         return moment.step > 0 and moment.step % self.every == 0
 
     def look(self, moment: Moment) -> Measured:
+        """The probes' scores. The first process measures, and the others wait for its numbers."""
         with eagerly(self.compiled):
             return on_first(self.accelerator, self._measure)
 

@@ -53,13 +53,16 @@ class Validation(Observer):
         self.kept: dict[str, Tensor] = {}
 
     def due(self, moment: Moment) -> bool:
+        """Every `every` steps, at the start and after the last."""
         return moment.step % self.every == 0 or moment.last
 
     def look(self, moment: Moment) -> Measured:
+        """`validation/loss` and `validation/score`. The first process measures, and the others wait for its numbers."""
         loss, score = on_first(self.accelerator, self.rows)
         return {"validation/loss": loss, "validation/score": score}
 
     def note(self, moment: Moment, found: Measured) -> Verdict | None:
+        """Keep a copy of the trained weights where this look is the best so far. Never a verdict."""
         loss, score = found["validation/loss"], found["validation/score"]
         assert loss is not None and score is not None
         value = loss if self.monitor == "loss" else -score
@@ -77,15 +80,19 @@ class Validation(Observer):
 
     @property
     def enough(self) -> bool:
+        """Whether `patience` looks in a row were no better than the best."""
         return self.patience is not None and self.gone >= self.patience
 
     def state_dict(self) -> State:
+        """The best value and its step, and how many looks have passed since."""
         return {"value": self.best if self.kept else None, "step": self.best_step, "gone": self.gone}
 
     def tensors(self) -> dict[str, Tensor]:
+        """The trained weights of the best look."""
         return self.kept
 
     def load_state_dict(self, state: State, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `state_dict` and `tensors`."""
         value = state.get("value")
         self.best = math.inf if value is None else float(value)
         self.best_step, self.gone = int(state.get("step", 0)), int(state.get("gone", 0))
