@@ -14,10 +14,12 @@ from torch import Tensor
 
 
 def world_size() -> int:
+    """How many processes train together; 1 where none were launched."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
+    """The number of this process among them, from 0."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 

@@ -57,6 +57,7 @@ class Patches:
 
     @property
     def batch(self) -> int:
+        """B: samples, absent ones included."""
         return self.values.shape[0]
 
     @property
@@ -107,6 +108,7 @@ class Patches:
         return Patches(self.values[at], self.coords[at], self.valid[at], self.full, links, fixed)
 
     def replace(self, **changes: object) -> Patches:
+        """A copy with some fields changed; their shapes are the caller's business."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
     def hidden_by(self, index: Tensor) -> Tensor:
