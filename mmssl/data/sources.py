@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
     Source: TypeAlias = Dataset | IterableDataset
+    Data: TypeAlias = str | Path | Source | Mapping[str, Source]
 
 Columns = Mapping[str, str | Sequence[str]]
 
@@ -39,7 +40,7 @@ SPLIT_NAMES = {"train", "training", "test", "testing", "validation", "valid", "v
 
 
 def open_source(
-    path: str | Path | Any,
+    path: Data,
     *,
     name: str | None = None,
     split: str = "train",

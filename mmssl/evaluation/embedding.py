@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from .baselines import hashed
 
 if TYPE_CHECKING:
     from ..data.loading import Loaded
+    from ..data.quarantine import Bad
+    from ..data.sources import Source
+    from ..models.modeling_mmssl import MMSSLModel
 
 Progress = Callable[[int], None]
 """Called with the number of rows done so far."""
@@ -39,7 +42,7 @@ class Embedded:
     pooled: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     embeddings: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     joint: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    bad: list[Any] = field(default_factory=list)
+    bad: list[Bad] = field(default_factory=list)
 
     def features(self, encoder: str, modality: str) -> Tensor | None:
         """What a probe sees of `encoder` ("raw" for the raw features), or None where there is nothing."""
@@ -60,7 +63,7 @@ def _there(inputs: Inputs) -> Tensor:
     return torch.ones(len(next(iter(inputs.values()))), dtype=torch.bool)
 
 
-def encode_together(model: Any, batch: Mapping[str, Any], group: tuple[str, ...]) -> Tensor:
+def encode_together(model: MMSSLModel, batch: Batch, group: tuple[str, ...]) -> Tensor:
     """(B, E) projected embedding, not normalised, of several modalities that share a tower and see each other in it."""
     tower = model.tower_of(group[0])
     encoded = model.tower(tower)({name: model.modality(name).patchify(batch[name]) for name in group})
@@ -71,7 +74,9 @@ def encode_together(model: Any, batch: Mapping[str, Any], group: tuple[str, ...]
 class Collector:
     """Gathers the features of batch after batch."""
 
-    def __init__(self, models: Mapping[str, Any], describe: Any | None, groups: Sequence[tuple[str, ...]] = ()) -> None:
+    def __init__(
+        self, models: Mapping[str, MMSSLModel], describe: MMSSLModel | None, groups: Sequence[tuple[str, ...]] = ()
+    ) -> None:
         """models: encoder -> model. describe: the model whose modalities compute raw features, None for no raw ones.
         groups: modalities of one tower that it is also given together."""
         self.models, self.describe, self.groups = models, describe, groups
@@ -88,6 +93,7 @@ class Collector:
             device = device_of(model)
             moved = to_device(batch, device)
             output = model.encode_batch(moved, alone=True)
+            assert output.pooled is not None and output.embeddings is not None and output.present is not None
             for name in batch:
                 present[name] = present[name] & output.present[name].cpu()
                 self._put(output.pooled[name].float().cpu(), "pooled", encoder, name)
@@ -102,7 +108,7 @@ class Collector:
     def _put(self, value: Tensor, *key: str) -> None:
         self.parts.setdefault(key, []).append(value)
 
-    def result(self, order: Tensor | None = None, bad: Sequence[Any] = ()) -> Embedded:
+    def result(self, order: Tensor | None = None, bad: Sequence[Bad] = ()) -> Embedded:
         """Everything gathered, with the rows in `order` where it is given."""
         out = Embedded(bad=list(bad))
         for key, parts in self.parts.items():
@@ -116,12 +122,12 @@ class Collector:
 
 
 def embed_source(
-    models: Mapping[str, Any],
+    models: Mapping[str, MMSSLModel],
     preprocessors: Mapping[str, Preprocessor],
-    source: Any,
+    source: Source,
     columns: Mapping[str, str | list[str]],
     *,
-    describe: Any | None = None,
+    describe: MMSSLModel | None = None,
     batch_size: int = 256,
     workers: int = 0,
     progress: Progress | None = None,
@@ -141,10 +147,10 @@ def embed_source(
 
 
 def embed_batches(
-    models: Mapping[str, Any],
+    models: Mapping[str, MMSSLModel],
     batches: Iterable[Loaded],
     *,
-    describe: Any | None = None,
+    describe: MMSSLModel | None = None,
     progress: Progress | None = None,
     groups: Sequence[tuple[str, ...]] = (),
 ) -> Embedded:
@@ -163,12 +169,12 @@ def embed_batches(
 
 
 def embed_texts(
-    models: Mapping[str, Any],
+    models: Mapping[str, MMSSLModel],
     preprocessor: Preprocessor,
     name: str,
     texts: Sequence[str | None],
     *,
-    describe: Any | None = None,
+    describe: MMSSLModel | None = None,
     batch_size: int = 256,
 ) -> Embedded:
     """Features of strings (None = absent) by the text modality `name`; fields as of `embed_source`, a row a string."""

@@ -27,6 +27,11 @@ from .embedding import Collector, Progress
 from .rows import find_columns
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ..data.quarantine import Bad
+    from ..data.sources import Source
+    from ..models.modeling_mmssl import MMSSLModel
     from .options import EmbedConfig
 
 PART_ROWS = 8192
@@ -36,7 +41,7 @@ BAD = b"mmssl_bad"
 
 
 def embed(
-    model: Any, preprocessors: Mapping[str, Preprocessor], options: EmbedConfig, output_parquet: str | Path
+    model: MMSSLModel, preprocessors: Mapping[str, Preprocessor], options: EmbedConfig, output_parquet: str | Path
 ) -> dict[str, Any]:
     """`write_embeddings` of the rows that `options` name. UserError also where the data has none of the modalities."""
     source = open_source(
@@ -47,9 +52,9 @@ def embed(
 
 
 def write_embeddings(
-    model: Any,
+    model: MMSSLModel,
     preprocessors: Mapping[str, Preprocessor],
-    source: Any,
+    source: Source,
     columns: Mapping[str, str | list[str]],
     output_parquet: str | Path,
     *,
@@ -93,7 +98,9 @@ def write_embeddings(
     return summary | {"resumed": resumed}
 
 
-def _key(model: Any, source: Any, columns: Mapping[str, Any], pooled: bool, size: int) -> dict[str, Any]:
+def _key(
+    model: MMSSLModel, source: Source, columns: Mapping[str, str | list[str]], pooled: bool, size: int
+) -> dict[str, Any]:
     """What parts must have in common to belong together: weights, data, columns, kind and size."""
     from ..data.fingerprint import fingerprint
 
@@ -138,12 +145,12 @@ def _rows_of(part: Path) -> int:
     return int(pq.read_metadata(part).num_rows)
 
 
-def _joined(tables: Iterator[tuple[Any, list[Any]]], size: int) -> Iterator[tuple[Any, list[Any]]]:
+def _joined(tables: Iterator[tuple[pa.Table, list[Bad]]], size: int) -> Iterator[tuple[pa.Table, list[Bad]]]:
     """Tables of `size` rows (the last one shorter) from tables of batches, which divide it."""
     import pyarrow as pa
 
-    held: list[Any] = []
-    bad: list[Any] = []
+    held: list[pa.Table] = []
+    bad: list[Bad] = []
     for table, broken in tables:
         held.append(table)
         bad += broken
@@ -154,7 +161,7 @@ def _joined(tables: Iterator[tuple[Any, list[Any]]], size: int) -> Iterator[tupl
         yield pa.concat_tables(held), bad
 
 
-def _write_part(folder: Path, number: int, table: Any, bad: list[Any]) -> Path:
+def _write_part(folder: Path, number: int, table: pa.Table, bad: list[Bad]) -> Path:
     import pyarrow.parquet as pq
 
     path = _part(folder, number)
@@ -182,15 +189,15 @@ def _join(parts: list[Path], path: Path, names: list[str]) -> dict[str, Any]:
 
 
 def _tables(
-    model: Any,
+    model: MMSSLModel,
     preprocessors: Mapping[str, Preprocessor],
-    source: Any,
+    source: Source,
     columns: Mapping[str, str | list[str]],
     batch_size: int,
     workers: int,
     pooled: bool,
     skip: int,
-) -> Iterator[tuple[Any, list[Any]]]:
+) -> Iterator[tuple[pa.Table, list[Bad]]]:
     """(pyarrow table, broken values) of batch after batch, in the order of the source, from row `skip` on."""
     import pyarrow as pa
 
@@ -213,7 +220,7 @@ def _tables(
         count = len(loaded.rows)
         if not torch.equal(loaded.rows.cpu(), torch.arange(first, first + count)):
             raise AssertionError("evaluation batches must come in the order of the source")
-        data: dict[str, Any] = {"row": pa.array(range(skip + first, skip + first + count), pa.int64())}
+        data: dict[str, pa.Array] = {"row": pa.array(range(skip + first, skip + first + count), pa.int64())}
         if ids is not None:
             data["id"] = pa.array([next(ids) for _ in range(count)], id_type)
         for name in columns:

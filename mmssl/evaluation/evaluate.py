@@ -33,6 +33,10 @@ from .subsets import Scorecard, joint_groups, subsets_of
 from .zero_shot import prompts
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..data.sources import Source
+    from ..models.modeling_mmssl import MMSSLModel
     from ..recipe.config import DataConfig, EvaluationConfig
 
 TASKS = ("knn", "linear", "zero-shot", "retrieval", "rankme", "labels", "separability", "ood", "subsets")
@@ -48,23 +52,23 @@ Notify = Callable[[str, int, int], None]
 class _Sources:
     """test: held-out rows, None when there are none; train: rows for the probes; split: what they are called."""
 
-    test: Any | None
-    train: Any | None
+    test: Dataset | None
+    train: Dataset | None
     split: dict[str, str | None]
     notes: list[str] = field(default_factory=list)
     same_rows: bool = False
 
 
 def evaluate(
-    model: Any,
+    model: MMSSLModel,
     preprocessors: Mapping[str, Preprocessor],
     data: DataConfig,
     config: EvaluationConfig,
     *,
-    untrained: Any | None = None,
-    start: Any | None = None,
+    untrained: MMSSLModel | None = None,
+    start: MMSSLModel | None = None,
     columns: Mapping[str, str | list[str]] | None = None,
-    train_source: Any | None = None,
+    train_source: Source | None = None,
     seed: int = 0,
     notify: Notify | None = None,
 ) -> Report:
@@ -117,7 +121,7 @@ def evaluate(
     return report
 
 
-def check_evaluation(data: DataConfig, config: EvaluationConfig, train_source: Any) -> None:
+def check_evaluation(data: DataConfig, config: EvaluationConfig, train_source: Source) -> None:
     """Raise before training what `evaluate` would raise after it: data, a split or a label column that does not exist.
 
     Streams are not looked into, which would read from them.
@@ -128,8 +132,8 @@ def check_evaluation(data: DataConfig, config: EvaluationConfig, train_source: A
 
 
 def labelled_rows(
-    data: DataConfig, config: EvaluationConfig, train_source: Any, seed: int
-) -> tuple[Any, Any, Labels] | str:
+    data: DataConfig, config: EvaluationConfig, train_source: Source, seed: int
+) -> tuple[Dataset, Dataset | None, Labels] | str:
     """(test rows, training rows, their labels) for a probe, within the limits of `config`, or why there are none."""
     sources = _open_sources(data, config, seed, train_source)
     if sources.test is None:
@@ -144,7 +148,7 @@ def labelled_rows(
     return sources.test, sources.train, labels
 
 
-def _open_sources(data: DataConfig, config: EvaluationConfig, seed: int, train_source: Any | None) -> _Sources:
+def _open_sources(data: DataConfig, config: EvaluationConfig, seed: int, train_source: Source | None) -> _Sources:
     """The test rows, and the rows that probes learn from: the training split of the data that is tested on where it
     has one, else the pretraining data (`train_source` when that is open already)."""
     from ..data.sources import open_source
@@ -154,10 +158,10 @@ def _open_sources(data: DataConfig, config: EvaluationConfig, seed: int, train_s
     name = config.name or (None if elsewhere else data.name)
     notes: list[str] = []
 
-    def opened(path: str, name: str | None, split: str, limit: int | None = None) -> Any:
+    def opened(path: str, name: str | None, split: str, limit: int | None = None) -> Source:
         return open_source(path, name=name, split=split, streaming=data.streaming, limit=limit)
 
-    def limited(source: Any, limit: int | None, extra: int) -> Any:
+    def limited(source: Source, limit: int | None, extra: int) -> Dataset:
         rows, remark = subset(source, limit, seed + extra, data.shuffle_buffer)
         notes.extend([remark] if remark else [])
         return rows
@@ -185,7 +189,9 @@ def _open_sources(data: DataConfig, config: EvaluationConfig, seed: int, train_s
     )
 
 
-def _or_none(opened: Callable[..., Any], path: str, name: str | None, split: str, optional: bool) -> Any | None:
+def _or_none(
+    opened: Callable[[str, str | None, str], Source], path: str, name: str | None, split: str, optional: bool
+) -> Source | None:
     """The opened split, or None when it is optional and the data has no split of that name."""
     try:
         return opened(path, name, split)
@@ -200,7 +206,7 @@ class _Evaluation:
 
     def __init__(
         self,
-        encoders: Mapping[str, Any],
+        encoders: Mapping[str, MMSSLModel],
         preprocessors: Mapping[str, Preprocessor],
         mapping: Mapping[str, str | list[str]],
         workers: int,
@@ -215,7 +221,7 @@ class _Evaluation:
         self.model = encoders["model"]
         self.seed, self.sources, self.report, self.notify = seed, sources, report, notify
         assert sources.test is not None
-        self.test: Any = sources.test
+        self.test = sources.test
         self.columns, lacking = present_columns(self.test, list(preprocessors), mapping)
         if not self.columns:
             reasons = "; ".join(f"{name}: {why}" for name, why in lacking.items())
@@ -256,7 +262,9 @@ class _Evaluation:
                 why = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
                 self.report["skipped"][task] = why or "no modality to run it on"
 
-    def _embed(self, source: Any, columns: Mapping[str, Any], what: str, encoders: Mapping[str, Any]) -> Embedded:
+    def _embed(
+        self, source: Dataset, columns: Mapping[str, str | list[str]], what: str, encoders: Mapping[str, MMSSLModel]
+    ) -> Embedded:
         total, notify = len(source), self.notify
         embedded = embed_source(
             encoders,
@@ -273,12 +281,12 @@ class _Evaluation:
         self.report["bad"][what] = len({bad.index for bad in embedded.bad})
         return embedded
 
-    def _groups(self, columns: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    def _groups(self, columns: Mapping[str, str | list[str]]) -> list[tuple[str, ...]]:
         """The modalities that share a tower, in every subset."""
         found = {group for subset in subsets_of(list(columns)) for group in joint_groups(self.model, subset)}
         return sorted(group for group in found if len(group) > 1)
 
-    def _spoken(self, columns: Mapping[str, Any], train: Embedded) -> dict[str, Tensor]:
+    def _spoken(self, columns: Mapping[str, str | list[str]], train: Embedded) -> dict[str, Tensor]:
         """Raw features of the training rows' texts, of several captions a different one from row to row: a map
         between modalities that only ever met the first would not know the others' words."""
         out = {}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,11 @@ from torch import Tensor
 from ..data.sources import column_names
 from ..errors import BadSample, UserError, nearest
 from ..modality import Modality, Preprocessor
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..data.sources import Source
 
 
 def spread(count: int, limit: int | None, seed: int) -> list[int]:
@@ -30,7 +35,7 @@ STREAM_LIMIT = 5000
 """Rows that are read from a streaming source when no limit is given: its length is not known."""
 
 
-def subset(source: Any, limit: int | None, seed: int, buffer: int = 1000) -> tuple[Any, str | None]:
+def subset(source: Source, limit: int | None, seed: int, buffer: int = 1000) -> tuple[Dataset, str | None]:
     """A map-style dataset of at most `limit` rows of `source`, and a remark when that is less than was asked for.
 
     Of a streaming source the rows are drawn from its first `limit + buffer`, and kept in memory.
@@ -53,7 +58,7 @@ def subset(source: Any, limit: int | None, seed: int, buffer: int = 1000) -> tup
 
 
 def present_columns(
-    source: Any, names: Sequence[str], mapping: Mapping[str, str | list[str]]
+    source: Source, names: Sequence[str], mapping: Mapping[str, str | list[str]]
 ) -> tuple[dict[str, str | list[str]], dict[str, str]]:
     """(modality -> column(s)) of the modalities that the data has, and (modality -> reason) of those it lacks."""
     found: dict[str, str | list[str]] = {}
@@ -69,7 +74,7 @@ def present_columns(
     return found, lacking
 
 
-def check_named(source: Any, modalities: Sequence[str], columns: Mapping[str, str | list[str]]) -> None:
+def check_named(source: Source, modalities: Sequence[str], columns: Mapping[str, str | list[str]]) -> None:
     """UserError for a modality that is named in `columns` and that the model or, there, the data does not have."""
     for name in columns:
         if name not in modalities:
@@ -80,7 +85,10 @@ def check_named(source: Any, modalities: Sequence[str], columns: Mapping[str, st
 
 
 def find_columns(
-    source: Any, modalities: Sequence[str], columns: Mapping[str, str | list[str]], wanted: Sequence[str] | None = None
+    source: Source,
+    modalities: Sequence[str],
+    columns: Mapping[str, str | list[str]],
+    wanted: Sequence[str] | None = None,
 ) -> dict[str, str | list[str]]:
     """modality -> column(s) of those that take part.
 
@@ -122,7 +130,7 @@ class Labels:
     names: list[str] | None = None
 
 
-def label_column(source: Any, wanted: str | None) -> tuple[str | None, str]:
+def label_column(source: Source, wanted: str | None) -> tuple[str | None, str]:
     """The label's column, or None and why. An explicitly wanted one that does not exist is a UserError."""
     import datasets
 
@@ -143,12 +151,12 @@ def label_column(source: Any, wanted: str | None) -> tuple[str | None, str]:
     return None, "the data has no label column (evaluation.label)"
 
 
-def _values(source: Any, column: str) -> list[Any]:
+def _values(source: Dataset, column: str) -> list[Any]:
     """A whole column as plain Python values, without the transform that turns names of files into paths."""
     return list(source.with_format(None)[column])
 
 
-def _label_values(source: Any, column: str, names: Sequence[str] | None) -> list[Any]:
+def _label_values(source: Dataset, column: str, names: Sequence[str] | None) -> list[Any]:
     """Plain ints or strings, None where unknown; raises TypeError with the reason for anything else."""
     out: list[Any] = []
     for value in _values(source, column):
@@ -167,7 +175,7 @@ def _label_values(source: Any, column: str, names: Sequence[str] | None) -> list
     return out
 
 
-def read_labels(test: Any, train: Any | None, wanted: str | None) -> tuple[Labels | None, str]:
+def read_labels(test: Dataset, train: Dataset | None, wanted: str | None) -> tuple[Labels | None, str]:
     """The labels of both sources on one scale, or None and why there are none. `train` may lack the column."""
     import datasets
 
@@ -201,7 +209,7 @@ def read_labels(test: Any, train: Any | None, wanted: str | None) -> tuple[Label
 
 
 def class_names(
-    labels: Labels, test: Any, train: Any | None, given: Sequence[str] | None
+    labels: Labels, test: Dataset, train: Dataset | None, given: Sequence[str] | None
 ) -> tuple[list[str], list[int]] | str:
     """(class names, for each of `labels.values` the number of its class), or the reason why there are no names.
 
@@ -237,7 +245,7 @@ def _fit_names(values: Sequence[Any], given: Sequence[str]) -> list[int]:
 
 
 def _names_column(
-    labels: Labels, named: Sequence[tuple[Tensor, Any]], column: str
+    labels: Labels, named: Sequence[tuple[Tensor, Dataset]], column: str
 ) -> tuple[list[str], list[int]] | str:
     names: dict[int, str] = {}
     for numbers, source in named:
@@ -264,7 +272,7 @@ def reads_text(modality: Modality, preprocessor: Preprocessor) -> bool:
         return False
 
 
-def texts_of(source: Any, column: str) -> list[list[str]]:
+def texts_of(source: Dataset, column: str) -> list[list[str]]:
     """The texts of every row: its string, or its list of strings, without the empty ones."""
     out = []
     for value in _values(source, column):

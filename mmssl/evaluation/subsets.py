@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from .embedding import Embedded
 from .knn import knn_predict
 from .retrieval import chance_median_rank, chance_recall, median_rank, recall_at, retrieval_ranks
 from .tasks import ENCODERS, MIN_PAIRS, Features, Metric, Metrics, metric
+
+if TYPE_CHECKING:
+    from ..models.modeling_mmssl import MMSSLModel
 
 Subset = tuple[str, ...]
 
@@ -38,7 +41,7 @@ def mean_embedding(parts: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor
     return normalize(total, dim=1)
 
 
-def joint_groups(model: Any, subset: Subset) -> list[Subset]:
+def joint_groups(model: MMSSLModel, subset: Subset) -> list[Subset]:
     """The modalities of the subset, tower by tower."""
     groups = [tuple(n for n in subset if model.tower_of(n) == tower) for tower in model.towers]
     return [group for group in groups if group]
@@ -52,7 +55,7 @@ def concatenated(parts: Sequence[Tensor]) -> Tensor:
 class Scorecard:
     """Probe and retrieval over the subsets, for one evaluation's features."""
 
-    def __init__(self, features: Features, model: Any, k: int) -> None:
+    def __init__(self, features: Features, model: MMSSLModel, k: int) -> None:
         self.features, self.k = features, k
         self.names = list(features.test.present)
         self.groups = {s: joint_groups(model, s) for s in subsets_of(self.names)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,11 @@ from torch import Tensor
 from ..errors import BadSample, UserError, nearest
 from ..modality import Inputs, Preprocessor
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Encoded = int | list[float]
+"""A class's number, or the numbers of a row with several labels or regression targets."""
 LABEL = "label of the task"
 """The name of the labels in a batch; no modality can be called so."""
 MOST_CLASSES = 1000
@@ -34,7 +39,7 @@ class Target:
 
     task: str
     columns: list[str]
-    classes: list[Any] = field(default_factory=list)
+    classes: list[int | str] = field(default_factory=list)
     names: list[str] | None = None
     mean: list[float] = field(default_factory=list)
     std: list[float] = field(default_factory=list)
@@ -49,7 +54,7 @@ class Target:
         """The column, or columns, as a batch's `columns` name them."""
         return self.columns[0] if len(self.columns) == 1 else self.columns
 
-    def encode(self, raw: Any) -> int | list[float] | None:
+    def encode(self, raw: Any) -> Encoded | None:
         """A class's number, a list of 0 and 1, or of standardised numbers; None where it is unknown."""
         if self.task == "classification":
             value = _plain(raw)
@@ -95,14 +100,14 @@ class LabelPreprocessor(Preprocessor):
         super().__init__(None)
         self.target = target
 
-    def read(self, raw: Any, choice: int = 0) -> Any:
+    def read(self, raw: Any, choice: int = 0) -> Encoded | None:
         """`Target.encode` of a raw label; BadSample where it cannot be read as what the label is."""
         try:
             return self.target.encode(raw)
         except (ValueError, TypeError) as error:
             raise BadSample(f"label {raw!r}: {error}") from error
 
-    def collate(self, samples: Sequence[Any]) -> Inputs:
+    def collate(self, samples: Sequence[Encoded | None]) -> Inputs:
         """Labels of B rows to `value` and `present`; an unknown one (None) is 0 and not present."""
         present = torch.tensor([s is not None for s in samples])
         if self.target.task == "classification":
@@ -116,7 +121,7 @@ class LabelPreprocessor(Preprocessor):
 # ----------------------------------------------------------------------------------------------------- from the data
 
 
-def read_columns(source: Any, columns: Sequence[str], what: str = "--label") -> dict[str, list[Any]]:
+def read_columns(source: Dataset, columns: Sequence[str], what: str = "--label") -> dict[str, list[Any]]:
     """Whole columns as plain values. UserError names the nearest column where there is none of that name."""
     known = list(source.column_names)
     for column in columns:
@@ -128,7 +133,7 @@ def read_columns(source: Any, columns: Sequence[str], what: str = "--label") -> 
     return {column: list(plain[column]) for column in columns}
 
 
-def make_target(source: Any, columns: Sequence[str], task: str) -> Target:
+def make_target(source: Dataset, columns: Sequence[str], task: str) -> Target:
     """The target that these columns of the training rows are. UserError where they cannot be, with the reason."""
     import datasets
 
@@ -215,7 +220,7 @@ def _multilabel(known: dict[str, list[Any]], where: str) -> Target:
     return Target("multilabel", columns, classes)
 
 
-def encode_all(source: Any, target: Target) -> list[Any]:
+def encode_all(source: Dataset, target: Target) -> list[Encoded | None]:
     """The encoded label of every row, None where it is unknown."""
     values = read_columns(source, target.columns)
     rows = zip(*values.values(), strict=True)
@@ -230,7 +235,7 @@ def encode_all(source: Any, target: Target) -> list[Any]:
     return out
 
 
-def stack(encoded: Sequence[Any], target: Target) -> Tensor:
+def stack(encoded: Sequence[Encoded | None], target: Target) -> Tensor:
     """(n,) int64 class numbers or (n, C) float32, of rows whose label is known."""
     kind = torch.int64 if target.task == "classification" else torch.float32
     return torch.tensor(list(encoded), dtype=kind)

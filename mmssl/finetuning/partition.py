@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,13 @@ from ..data.sources import open_source
 from ..data.splits import strata, take_share, without
 from ..errors import NoSplit, UserError
 from ..evaluation.rows import find_columns
-from .labels import Target, encode_all, make_target, read_columns, stack
+from .labels import Encoded, Target, encode_all, make_target, read_columns, stack
 from .options import FinetuneConfig
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..data.sources import Data
 
 logger = logging.getLogger("mmssl")
 
@@ -28,7 +33,7 @@ class Examples:
     source: map-style rows. labels: (n,) or (n, C), None without a label. groups: a name a row, where asked for.
     """
 
-    source: Any
+    source: Dataset
     labels: Tensor | None = None
     groups: list[Hashable] | None = None
 
@@ -58,12 +63,12 @@ class Partition:
     notes: list[str] = field(default_factory=list)
 
 
-def open_split(data: Any, options: FinetuneConfig, split: str) -> Any:
+def open_split(data: Data, options: FinetuneConfig, split: str) -> Dataset:
     """One split of the data as a source, with the `name` and `limit` of the options. UserError where there is none."""
-    return open_source(data, name=options.name, split=split, limit=options.limit)
+    return cast("Dataset", open_source(data, name=options.name, split=split, limit=options.limit))
 
 
-def load_partition(data: Any, label: Sequence[str], modalities: Sequence[str], options: FinetuneConfig) -> Partition:
+def load_partition(data: Data, label: Sequence[str], modalities: Sequence[str], options: FinetuneConfig) -> Partition:
     """Open the data, read the labels, and share the rows out. label empty: rows without labels."""
     source = open_split(data, options, options.split)
     columns = find_columns(source, modalities, options.columns, options.modalities)
@@ -97,9 +102,9 @@ def load_partition(data: Any, label: Sequence[str], modalities: Sequence[str], o
     )
 
 
-def _examples(source: Any, target: Target | None, group: str | None, rows: NDArray[np.int64]) -> Examples:
+def _examples(source: Dataset, target: Target | None, group: str | None, rows: NDArray[np.int64]) -> Examples:
     """The rows of `source` whose label is known."""
-    encoded: list[Any] = [] if target is None else encode_all(source, target)
+    encoded: list[Encoded | None] = [] if target is None else encode_all(source, target)
     if target is not None:
         rows = np.array([r for r in rows if encoded[r] is not None], np.int64)
     groups = None if group is None else read_columns(source, [group], "group")[group]
@@ -126,7 +131,7 @@ def _share(part: Examples, target: Target | None, share: float, seed: int) -> ND
 
 
 def _test(
-    data: Any, everything: Examples, target: Target | None, options: FinetuneConfig
+    data: Data, everything: Examples, target: Target | None, options: FinetuneConfig
 ) -> tuple[Examples, Examples, str]:
     """(training rows, test rows, what the latter are called)."""
     if options.test is not None:
@@ -162,7 +167,7 @@ def _share_of_labels(train: Examples, target: Target | None, options: FinetuneCo
 
 
 def _validation(
-    data: Any, train: Examples, target: Target | None, options: FinetuneConfig
+    data: Data, train: Examples, target: Target | None, options: FinetuneConfig
 ) -> tuple[NDArray[np.int64], Examples | None, str]:
     """(numbers of the rows of `train` that are left, rows for early stopping or None, what the latter are called)."""
     if options.validation is not None:

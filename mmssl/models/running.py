@@ -5,16 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
+from torch import nn
 
 from ..modality import Batch
 from .modeling_mmssl import MMSSLModel
 
 
 @contextmanager
-def evaluating(models: Sequence[Any]) -> Iterator[None]:
+def evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards every module is in the mode it was in before."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
@@ -27,7 +27,7 @@ def evaluating(models: Sequence[Any]) -> Iterator[None]:
             module.training = mode
 
 
-def device_of(model: Any) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
     """The device of a model's parameters."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
