@@ -11,7 +11,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..errors import UserError
 from .foreign import OPEN_CLIP, public_origin
@@ -23,6 +23,16 @@ from .saving import weights_hash
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+
+class AdapterSpec(TypedDict):
+    """`mmssl_adapter.json`: the fields of `Base` as `write_adapter` writes them; paths are relative to its folder."""
+
+    base: str | None
+    base_path: str | None
+    weights_sha256: str
+    architecture: dict[str, Any]
+    origins: dict[str, str]
 
 
 @dataclass
@@ -61,7 +71,7 @@ def write_adapter(handle: PeftModel, base: Base, processor: MMSSLProcessor, fold
     handle.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty template; ours is written by the caller
     processor.save_pretrained(folder)
-    spec = {
+    spec: AdapterSpec = {
         "base": name,
         "base_path": None if base.name is None else _relative(base.name, final),
         "weights_sha256": base.weights,
@@ -94,7 +104,7 @@ def absolute(name: str, folder: Path) -> str:
 # ------------------------------------------------------------------------------------------------------------ read
 
 
-def read_spec(folder: Path) -> dict[str, Any]:
+def read_spec(folder: Path) -> AdapterSpec:
     """`mmssl_adapter.json`. UserError when the folder is an adapter of another library, damaged or incomplete."""
     if not (folder / ADAPTER).is_file():
         raise UserError(f"{folder}: an adapter without {ADAPTER}, so not one that mmssl wrote; load it with PEFT")
@@ -107,5 +117,5 @@ def read_spec(folder: Path) -> dict[str, Any]:
     for name in (PEFT_CONFIG, PEFT_WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"{folder}: the adapter lacks {name}")
-    result: dict[str, Any] = spec
+    result: AdapterSpec = spec
     return result

@@ -14,7 +14,7 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError
@@ -31,8 +31,15 @@ POOLERS = ("clip_vision_model", "clip_text_model", "siglip_vision_model", "sigli
 """Halves of pairs: what they pool to is no token of theirs. With `pooling: cls` that is the summary."""
 
 
-def describe_foreign(origin: str) -> dict[str, Any]:
-    """JSON that rebuilds the architecture: {"library": ..., "config": ...}. UserError when it cannot be read."""
+class Foreign(TypedDict):
+    """What `config.json` keeps of a wrapped model: `library` ("transformers" or "open_clip") and its own `config`."""
+
+    library: str
+    config: dict[str, Any]
+
+
+def describe_foreign(origin: str) -> Foreign:
+    """What rebuilds the architecture of `origin`. UserError when it cannot be read."""
     if origin.startswith(OPEN_CLIP):
         return {"library": "open_clip", "config": _open_clip_config(origin.removeprefix(OPEN_CLIP))}
     from transformers import AutoConfig
@@ -82,7 +89,7 @@ def _open_clip_config(name: str) -> dict[str, Any]:
     return dict(found)
 
 
-def build_foreign(options: TowerConfig, modalities: Mapping[str, Modality], foreign: Mapping[str, Any]) -> Tower:
+def build_foreign(options: TowerConfig, modalities: Mapping[str, Modality], foreign: Foreign) -> Tower:
     """The tower of a description, with random weights. `load_foreign` fills in the pretrained ones."""
     if len(modalities) != 1:
         raise UserError(f"model.towers: a pretrained tower has one modality, found {', '.join(modalities)}")
@@ -249,7 +256,7 @@ class TransformersTower(ForeignTower):
         return prefix, tokens
 
 
-def _half(model: Any, ids: bool) -> nn.ModuleDict:
+def _half(model: nn.Module, ids: bool) -> nn.ModuleDict:
     """{"encoder": ..., "projection": ...}: the half of a pair, or the whole of a single encoder."""
     half = "text" if ids else "vision"
     if not hasattr(model, f"{half}_model"):

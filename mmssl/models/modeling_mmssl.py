@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from .configuration_mmssl import MMSSLConfig
 from .initialization import init_module
 from .options import TowerConfig
 from .tower import Encoded, Tower
+
+if TYPE_CHECKING:
+    from .foreign import Foreign
 
 
 @dataclass
@@ -102,7 +105,7 @@ class MMSSLModel(PreTrainedModel):
         return load_modality(options.pop("type", name)).Modality(width, **options)
 
     @staticmethod
-    def _build_tower(options: TowerConfig, modalities: Mapping[str, Modality], foreign: Any) -> Tower:
+    def _build_tower(options: TowerConfig, modalities: Mapping[str, Modality], foreign: Foreign | None) -> Tower:
         if foreign is None:
             return Tower(options, modalities)
         from .foreign import build_foreign
@@ -194,7 +197,7 @@ def flatten(batch: Batch) -> dict[str, Tensor]:
     return {f"{name}_{key}": value for name, inputs in batch.items() for key, value in inputs.items()}
 
 
-def unflatten(inputs: Mapping[str, Any], names: Iterable[str]) -> Batch:
+def unflatten(inputs: Mapping[str, Tensor], names: Iterable[str]) -> Batch:
     """The inverse of `flatten`; ValueError names a key that belongs to no modality."""
     batch: Batch = {}
     ordered = sorted(names, key=len, reverse=True)

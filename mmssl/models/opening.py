@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from ..errors import UserError, one_line
-from .adapter_files import absolute, base_of, read_spec
+from .adapter_files import AdapterSpec, absolute, base_of, read_spec
 from .configuration_mmssl import MMSSLConfig
 from .foreign import OPEN_CLIP
 from .locating import CONFIG, PROCESSOR, WORDS, Located, locate, read_json
@@ -73,7 +73,7 @@ def saved_parts(model: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, processors
 
 
-def adapter_spec(found: Located) -> tuple[Path, dict[str, Any]]:
+def adapter_spec(found: Located) -> tuple[Path, AdapterSpec]:
     """(folder, what `mmssl_adapter.json` says) of an adapter. UserError when it is something else, or not mmssl's."""
     if found.kind not in ("adapter", "peft"):
         raise UserError(f"{found.name}: found {WORDS[found.kind]}, expected an adapter that mmssl trained")
@@ -81,7 +81,7 @@ def adapter_spec(found: Located) -> tuple[Path, dict[str, Any]]:
     return folder, read_spec(folder)
 
 
-def load_base(folder: Path, spec: dict[str, Any], base: str | None) -> MMSSLModel:
+def load_base(folder: Path, spec: AdapterSpec, base: str | None) -> MMSSLModel:
     """The model that an adapter belongs on: `base` if given, else the one it remembers. UserError when there is none,
     or it is not the one."""
     if base is None and spec["base"] is not None and spec["base_path"] is not None:
@@ -113,7 +113,7 @@ def _lasting(parts: Any) -> Any:
     return {n: {k: v for k, v in p.items() if k not in passing} if isinstance(p, dict) else p for n, p in parts.items()}
 
 
-def _rebuilt(folder: Path, spec: dict[str, Any]) -> MMSSLModel:
+def _rebuilt(folder: Path, spec: AdapterSpec) -> MMSSLModel:
     """The base of an adapter on pretrained towers: built again, their weights read from where they came from."""
     if not spec["origins"]:
         raise UserError(f"{folder}: the adapter does not say what it belongs on; name it with --base MODEL")
