@@ -15,6 +15,8 @@ from mmssl.errors import UserError
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from .streams import Row
+
 TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     "parquet": ("parquet", {}),
     "csv": ("csv", {}),
@@ -140,9 +142,9 @@ def open_arrays(folder: Path) -> Mapping[str, Dataset]:
     return splits
 
 
-def _rows(root: Path) -> list[dict[str, Any]]:
+def _rows(root: Path) -> list[Row]:
     """One row a file below `root`, with its metadata, or with its folder's name as `label`."""
-    rows: dict[Path, dict[str, Any]] = {}
+    rows: dict[Path, Row] = {}
     described = False
     for where, folders, files in os.walk(root):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
@@ -163,7 +165,7 @@ def _rows(root: Path) -> list[dict[str, Any]]:
     return out
 
 
-def _metadata(path: Path) -> list[dict[str, Any]]:
+def _metadata(path: Path) -> list[Row]:
     """Rows of a metadata file. Raises UserError when it does not say which file a row belongs to."""
     import pyarrow.csv
 

@@ -27,7 +27,7 @@ from mmssl.modality import Batch, Preprocessor, select
 from .quarantine import Bad
 from .sampler import Sampler, in_order, order
 from .sources import Columns, check_columns
-from .streams import Items, stream_batches
+from .streams import Items, Row, stream_batches
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -136,7 +136,7 @@ def evaluation_batches(
     return _load(_Reader(source, preprocessors, columns, None, keep), batches, workers)
 
 
-def read_rows(source: Source, columns: Columns | Iterable[str], n: int, seed: int = 0) -> list[dict[str, Any]]:
+def read_rows(source: Source, columns: Columns | Iterable[str], n: int, seed: int = 0) -> list[Row]:
     """Up to `n` rows to fit preprocessors on, with the raw values of these columns (null: None).
 
     columns: names of columns, or modality -> column(s). A random selection, in the order of the data; of a stream the
@@ -230,7 +230,7 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
         numbers = torch.tensor([index for _, index, _ in items], dtype=torch.int64)
         return Loaded(batch, bad, missing, numbers, items[0][0], kept)
 
-    def rows(self, items: Items) -> list[dict[str, Any] | Bad]:
+    def rows(self, items: Items) -> list[Row | Bad]:
         """The raw rows, all at once where that works, so that one that cannot be had costs only itself."""
         if self.source is None:
             return [row or {} for _, _, row in items]
@@ -238,7 +238,7 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
             return list(self.source.__getitems__([index for _, index, _ in items]))
         except BROKEN as error:
             _reraise_ours(error)
-        out: list[dict[str, Any] | Bad] = []
+        out: list[Row | Bad] = []
         for _, index, _ in items:
             try:
                 out.append(self.source[index])
@@ -247,9 +247,9 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
                 out.append(Bad(index, "*", "*", _reason(error, None)))
         return out
 
-    def read(self, row: dict[str, Any], epoch: int, index: int) -> dict[str, Any] | Bad:
+    def read(self, row: Row, epoch: int, index: int) -> Row | Bad:
         """Every modality's decoded sample (None = absent), or what is wrong with the row."""
-        out: dict[str, Any] = {}
+        out: Row = {}
         for name, preprocessor in self.preprocessors.items():
             wanted = self.columns[name]
             raw = select(row, wanted)

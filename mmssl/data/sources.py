@@ -29,6 +29,8 @@ from .sampler import order
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
+    from .streams import Row
+
     Source: TypeAlias = Dataset | IterableDataset
     Data: TypeAlias = str | Path | Source | Mapping[str, Source]
 
@@ -274,7 +276,7 @@ class _Says:
         return [value == self.split for value in batch["split"]]
 
 
-def _has_text(row: dict[str, Any]) -> bool:
+def _has_text(row: Row) -> bool:
     return bool(row["text"].strip())
 
 

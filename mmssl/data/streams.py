@@ -19,7 +19,9 @@ from .sampler import order, philox, slices
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-Items = list[tuple[int, int, dict[str, Any] | None]]  # (epoch, sample number, the row, or None: look it up)
+Row = dict[str, Any]
+"""Column -> raw value, as the data has it."""
+Items = list[tuple[int, int, Row | None]]  # (epoch, sample number, the row, or None: look it up)
 
 
 def stream_batches(
@@ -57,9 +59,7 @@ def stream_batches(
             epoch, done = epoch + whole, done + whole * count
 
 
-def _numbered(
-    source: IterableDataset, needed: list[str], seed: int, epoch: int
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def _numbered(source: IterableDataset, needed: list[str], seed: int, epoch: int) -> Iterator[tuple[int, Row]]:
     """Rows of a stream with their numbers, its shards (files) in an order that is a function of (seed, epoch).
 
     A row's number is its place in the shard plus 2**32 times the shard's: the same in every epoch.
@@ -72,15 +72,13 @@ def _numbered(
             yield (shard << 32) + number, row
 
 
-def _shuffled(
-    rows: Iterable[tuple[int, dict[str, Any]]], seed: int, epoch: int, buffer: int
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def _shuffled(rows: Iterable[tuple[int, Row]], seed: int, epoch: int, buffer: int) -> Iterator[tuple[int, Row]]:
     """Shuffle through a buffer, as a function of (seed, epoch). `datasets`' own loses its buffer when it resumes."""
     if buffer <= 1:
         yield from rows
         return
     bits = philox(seed, epoch)
-    held: list[tuple[int, dict[str, Any]]] = []
+    held: list[tuple[int, Row]] = []
     for row in rows:
         if len(held) < buffer:
             held.append(row)
