@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from .evaluate import Report
+    from .tasks import Metric, Metrics
 
 COLUMNS = (
     ("finetuned", "finetuned"),
@@ -23,7 +25,7 @@ MEASURED = ("model", "finetuned")
 """Columns whose values are shown with their interval."""
 
 
-def columns(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+def columns(report: Report) -> list[tuple[str, str]]:
     """(key, title) of the columns that the report has: the optional ones where a metric has a value for them, and
     `pretrained` unless `finetuned` is all there is."""
     metrics = [metric for found in report.get("tasks", {}).values() for metric in found.values()]
@@ -32,7 +34,7 @@ def columns(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(key, title) for key, title in COLUMNS if key not in absent]
 
 
-def as_finetuned(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def as_finetuned(metrics: Metrics) -> Metrics:
     """The metrics of a fine-tuned model with its scores in the column `finetuned` instead of `model`."""
     out = {}
     for name, metric in metrics.items():
@@ -41,12 +43,12 @@ def as_finetuned(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str
     return out
 
 
-def header(report: Mapping[str, Any]) -> tuple[str, ...]:
+def header(report: Report) -> tuple[str, ...]:
     """The titles above `table_rows`."""
     return ("task", "metric", *(title for _, title in columns(report)), "n")
 
 
-def cell(metric: Mapping[str, Any], encoder: str) -> str:
+def cell(metric: Metric, encoder: str) -> str:
     """One value: shares with three decimals and (of a model) their 95 % interval, others with one; "-" = none."""
     value = metric.get(encoder)
     if value is None:
@@ -62,7 +64,7 @@ def cell(metric: Mapping[str, Any], encoder: str) -> str:
     return text
 
 
-def table_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def table_rows(report: Report) -> list[tuple[str, ...]]:
     """The rows under `header`, as text."""
     shown = columns(report)
     return [
@@ -72,13 +74,13 @@ def table_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def remarks(report: Mapping[str, Any]) -> list[str]:
+def remarks(report: Report) -> list[str]:
     """What was left out and why, and what else a reader must know; one line each."""
     lines = [f"{task}: left out, {reason}" for task, reason in report.get("skipped", {}).items()]
     return lines + list(report.get("notes", []))
 
 
-def rich_table(report: Mapping[str, Any]) -> Table:
+def rich_table(report: Report) -> Table:
     """The report as a rich table."""
     from rich.table import Table
     from rich.text import Text
@@ -92,7 +94,7 @@ def rich_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def plain_table(report: Mapping[str, Any]) -> str:
+def plain_table(report: Report) -> str:
     """The report as plain text with aligned columns, then its remarks; for logs and pipes."""
     rows = [header(report), *table_rows(report)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -104,7 +106,7 @@ def plain_table(report: Mapping[str, Any]) -> str:
     return "\n".join(line.rstrip() for line in [*lines, *remarks(report)])
 
 
-def markdown_table(report: Mapping[str, Any]) -> str:
+def markdown_table(report: Report) -> str:
     """The report as a Markdown table, then its remarks as a list."""
 
     def line(cells: tuple[str, ...]) -> str:
