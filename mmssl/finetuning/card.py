@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..evaluation.table import markdown_table
 from ..hub.card import hub_dataset, software_versions
@@ -13,11 +12,12 @@ from ..models.foreign import public_origin
 from ..models.privacy import public, public_path
 
 if TYPE_CHECKING:
+    from ..evaluation.evaluate import Report
     from ..models.adapter_files import Base
     from .jobs import Job
 
 
-def write_card(folder: Path, job: Job, base: Base | None, report: Mapping[str, Any], data: str) -> None:
+def write_card(folder: Path, job: Job, base: Base | None, report: Report, data: str) -> None:
     """`README.md` of the model folder. OSError when it cannot be written."""
     from ..options.plainyaml import dump
     from ..options.schema import to_dict
@@ -63,7 +63,7 @@ def _usage(job: Job, base: Base | None) -> str:
     return "\n".join(lines)
 
 
-def _facts(job: Job, report: Mapping[str, Any], data: str) -> list[str]:
+def _facts(job: Job, report: Report, data: str) -> list[str]:
     settings, parameters = report["settings"], report["parameters"]
     size = sum(parameters["bytes"].values()) / 1e6
     train = job.options.train
@@ -81,7 +81,7 @@ def _facts(job: Job, report: Mapping[str, Any], data: str) -> list[str]:
     ]
 
 
-def _metadata(job: Job, base: str | None, report: Mapping[str, Any], data: str, adapter: bool) -> str:
+def _metadata(job: Job, base: str | None, report: Report, data: str, adapter: bool) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     source = public_path(data)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -56,6 +56,12 @@ from .supervised import pooled_width
 from .task import TaskModel, load_task
 from .teaching import TeachingJob
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from ..data.sources import Data
+    from ..evaluation.evaluate import Report
+
 logger = logging.getLogger("mmssl")
 NAME = "finetune"
 """What a run is called that nobody gives a folder."""
@@ -67,7 +73,7 @@ class FinetuneRun:
 
     folder: Path
     model_folder: Path
-    report: dict[str, Any] = field(default_factory=dict)
+    report: Report = field(default_factory=dict)
 
     def load(self) -> TaskModel:
         """What was saved, ready to predict."""
@@ -76,7 +82,7 @@ class FinetuneRun:
 
 def finetune(
     model: str | Path,
-    data: Any,
+    data: Data,
     label: str | Sequence[str] | None = None,
     *,
     peft: str = "lora",
@@ -109,7 +115,7 @@ def run_finetuning(
     model: str,
     options: FinetuneConfig,
     *,
-    data: Any = None,
+    data: Data | None = None,
     output: str | Path | None = None,
     base: str | None = None,
     teacher: str | None = None,
@@ -151,7 +157,7 @@ def make_job(
     path: str,
     encoder: MMSSLModel,
     processor: MMSSLProcessor,
-    data: Any,
+    data: Data,
     options: FinetuneConfig,
     teacher: str | None = None,
 ) -> Job:
@@ -182,7 +188,7 @@ def _refuse(options: FinetuneConfig, where: str, defaults: dict[str, Any]) -> No
             raise UserError(f"{key}: found {getattr(options, key)}, which does not go with {where}")
 
 
-def build(job: Job, options: FinetuneConfig) -> tuple[Pretraining, Any]:
+def build(job: Job, options: FinetuneConfig) -> tuple[Pretraining, PeftModel | None]:
     """The encoder with its objective, trainable as `--peft` says, and PEFT's handle on the adapter (or None)."""
     encoder = job.encoder
     with torch.random.fork_rng(devices=[]):
@@ -323,7 +329,9 @@ def _feed(job: Job, options: FinetuneConfig, accelerator: Accelerator) -> Batche
     return batches
 
 
-def finish(job: Job, loop: Loop, folder: Path, base: Base, handle: Any, data: Any, step: int) -> FinetuneRun:
+def finish(
+    job: Job, loop: Loop, folder: Path, base: Base, handle: PeftModel | None, data: Data, step: int
+) -> FinetuneRun:
     """Write `model/`, reload it as a user would, measure that, write evaluation.json and the card."""
     target = folder / "model"
     trained, every = trainable(loop.pretraining)
@@ -337,7 +345,7 @@ def finish(job: Job, loop: Loop, folder: Path, base: Base, handle: Any, data: An
     except OSError as error:
         raise RunError(f"the model could not be written to {target}: {one_line(error)}") from error
     files = {p.name: p.stat().st_size for p in target.rglob("*") if p.suffix == ".safetensors"}
-    report: dict[str, Any] = {
+    report: Report = {
         "tasks": job.report(target),
         "notes": list(job.rows.notes),
         "skipped": {},

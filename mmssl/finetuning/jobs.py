@@ -4,21 +4,21 @@ and what the report holds. Everything else is the same for all of them, in `mmss
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..data.loading import evaluation_batches
+from ..data.loading import Loaded, evaluation_batches
 from ..errors import UserError, nearest
 from ..evaluation.baselines import hashed
 from ..evaluation.embedding import has_raw
 from ..evaluation.linear import Probe, fit_probe
+from ..evaluation.tasks import Metrics
 from ..losses.supervised import class_weights, row_losses
 from ..modality import Preprocessor
 from ..models.modeling_mmssl import MMSSLModel
@@ -75,7 +75,7 @@ class Job:
     def write(self, folder: Path) -> None:
         """What belongs beside the encoder."""
 
-    def report(self, folder: Path) -> dict[str, Any]:
+    def report(self, folder: Path) -> dict[str, Metrics]:
         """The `tasks` of evaluation.json, from what was saved in `folder`."""
         raise NotImplementedError
 
@@ -91,7 +91,7 @@ class Job:
         """Parts of the model that `--peft linear` trains."""
         return []
 
-    def batches(self, part: Examples, preprocessors: Mapping[str, Preprocessor]) -> Any:
+    def batches(self, part: Examples, preprocessors: Mapping[str, Preprocessor]) -> Iterator[Loaded]:
         """Batches of `part` in their order, for looking and measuring: no augmentation, nothing shuffled or dropped."""
         columns = {**self.rows.columns}
         return evaluation_batches(
@@ -128,7 +128,7 @@ class SupervisedJob(Job):
         preprocessors, columns = super().inputs()
         return {**preprocessors, LABEL: LabelPreprocessor(self.target)}, {**columns, LABEL: self.target.column}
 
-    def objective(self) -> Supervised:
+    def objective(self) -> Objective:
         """The task's loss with its head. Fits the baselines' probes, too, while the encoder is still as it came.
 
         Raises:
@@ -234,7 +234,7 @@ class SupervisedJob(Job):
         assert self._task is not None
         write_task(self._task.head, self.target, self.towers, list(self.rows.columns), folder)
 
-    def report(self, folder: Path) -> dict[str, Any]:
+    def report(self, folder: Path) -> dict[str, Metrics]:
         """The saved model's scores on the test rows, beside probes of the frozen encoder, untrained twin and raw data.
 
         The folder is loaded anew: what is measured is what was written, adapters merged or not.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +14,7 @@ from ..evaluation import tasks
 from ..evaluation.embedding import Embedded, embed_source
 from ..evaluation.retrieval import recall_at, retrieval_ranks
 from ..evaluation.table import as_finetuned
+from ..evaluation.tasks import Metrics
 from ..losses.contrastive import info_nce
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import open_model
@@ -102,7 +102,7 @@ class RetrievalJob(Job):
         """The projections of the towers, which are linear maps of frozen pooled outputs."""
         return [self.encoder.projections[name] for name in self.towers if name in self.encoder.projections]
 
-    def report(self, folder: Path) -> dict[str, Any]:
+    def report(self, folder: Path) -> dict[str, Metrics]:
         """R@k of what was saved and of the start, beside the untrained twin and ridge regression of raw features."""
         tuned = open_model(folder)[0].to(next(self.encoder.parameters()).device)  # type: ignore[arg-type]
         test = self.embedded(self.rows.test, {"model": tuned, "untrained": untrained_twin(tuned)}, raw=True)

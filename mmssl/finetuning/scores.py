@@ -5,14 +5,13 @@ the rows, or of whole groups where a column names them (rows of one patient are 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from ..evaluation.baselines import wilson
 from ..evaluation.scoring import Array, Score, r2, scores_of
-from ..evaluation.tasks import ENCODERS, metric
+from ..evaluation.tasks import ENCODERS, Metrics, metric
 from .labels import Target
 
 RESAMPLES = 200
@@ -72,7 +71,7 @@ def measure(
     groups: Sequence[Hashable] | None = None,
     prefix: str = "",
     seed: int = 0,
-) -> dict[str, dict[str, Any]]:
+) -> Metrics:
     """The metrics of a report (as `mmssl.evaluation.tasks.metric`) from each encoder's logits (n, C).
 
     logits: encoder -> (n, C), by the name of its column: `model` (the frozen encoder under a probe), `untrained`,
@@ -82,7 +81,7 @@ def measure(
     functions = score_functions(target)
     by_chance = chance(target, train.numpy(), y)
     bounds = {name: intervals(functions, p.numpy(), y, groups, seed) for name, p in logits.items()}
-    out: dict[str, dict[str, Any]] = {}
+    out: Metrics = {}
     for name, function in functions.items():
         found = {encoder: function(p.numpy(), y) for encoder, p in logits.items()}
         values = {encoder: value if value == value else None for encoder, value in found.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +121,14 @@ class Supervised(Objective):
 
 
 def make_objective(
-    model: MMSSLModel, task: str, towers: Sequence[str], outputs: int, view: str, **parts: Any
+    model: MMSSLModel,
+    task: str,
+    towers: Sequence[str],
+    outputs: int,
+    view: str,
+    *,
+    kept: Kept | None = None,
+    weights: Tensor | None = None,
 ) -> Supervised:
     """`Supervised` with its `Config`."""
-    return Supervised(Config(task=task, towers=list(towers), outputs=outputs, view=view), model, **parts)
+    return Supervised(Config(task=task, towers=list(towers), outputs=outputs, view=view), model, kept, weights)

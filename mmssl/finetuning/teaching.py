@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ..distributed import global_mean
 from ..errors import UserError
+from ..evaluation.tasks import Metrics
 from ..modality import Preprocessor
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.running import device_of
@@ -111,7 +112,7 @@ class TeachingJob(SupervisedJob):
         theirs = {TEACHER + n: self.teacher.processor.preprocessors[n] for n in self.teacher.modalities}
         return {**preprocessors, **theirs}, {**columns, **self.teacher_columns}
 
-    def objective(self) -> Any:
+    def objective(self) -> Distilled:
         """`Distilled` with this job's teacher."""
         view = VIEW if self.options.augment else "clean"
         config = Config(towers=self.towers, view=view, temperature=self.options.temperature)
@@ -146,7 +147,7 @@ class TeachingJob(SupervisedJob):
         assert self._soft is not None
         write_task(self._soft.head, self.target, self.towers, list(self.rows.columns), folder)
 
-    def report(self, folder: Path) -> dict[str, Any]:
+    def report(self, folder: Path) -> dict[str, Metrics]:
         """Student and teacher on the labels of the test rows; without labels, how often they agree."""
         task = load_task(folder)
         test, prefix = self.rows.test, "+".join(self.rows.columns) + "/"
