@@ -20,6 +20,8 @@ from ..files import whole_file
 from ..models.privacy import public, public_path
 
 if TYPE_CHECKING:
+    from ..evaluation.evaluate import Report
+    from ..evaluation.tasks import Metric
     from ..recipe.config import Recipe
 
 PACKAGES = ("mmssl", "torch", "transformers", "accelerate", "datasets", "numpy")
@@ -94,9 +96,7 @@ def declared_license(path: str) -> str | None:
     return ", ".join(map(str, declared)) if isinstance(declared, list) else None if declared is None else str(declared)
 
 
-def write_card(
-    folder: str | Path, recipe: Recipe, report: Mapping[str, Any] | None, facts: Facts | Mapping[str, Any]
-) -> Path:
+def write_card(folder: str | Path, recipe: Recipe, report: Report | None, facts: Facts | Mapping[str, Any]) -> Path:
     """Write `folder`/README.md and return its path.
 
     report: what `evaluate` returned, None or empty when there was no evaluation. facts: `Facts`, or a mapping of its
@@ -113,7 +113,7 @@ def write_card(
     return path
 
 
-def card_text(recipe: Recipe, report: Mapping[str, Any] | None, facts: Facts) -> str:
+def card_text(recipe: Recipe, report: Report | None, facts: Facts) -> str:
     """The whole card: YAML metadata and Markdown."""
     from ..files import shipped_folder
     from ..options import plainyaml
@@ -136,7 +136,7 @@ def card_text(recipe: Recipe, report: Mapping[str, Any] | None, facts: Facts) ->
     return f"---\n{metadata(recipe, report)}\n---\n\n{body}"
 
 
-def metadata(recipe: Recipe, report: Mapping[str, Any] | None) -> str:
+def metadata(recipe: Recipe, report: Report | None) -> str:
     """The card's YAML header: library, tags, data set, base models, and the scores as a `model-index`."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -269,7 +269,7 @@ def _health(facts: Facts) -> str:
     return f"{'; '.join(said)} (on {facts.health_samples:,} training samples)" if said else ""
 
 
-def _scores(report: Mapping[str, Any] | None) -> str:
+def _scores(report: Report | None) -> str:
     if not report:
         return "No evaluation was run."
     if not report.get("tasks"):
@@ -289,7 +289,7 @@ def _scores(report: Mapping[str, Any] | None) -> str:
     return "\n\n".join([head, markdown_table(report), legend])
 
 
-def _limits(recipe: Recipe, report: Mapping[str, Any] | None, facts: Facts) -> str:
+def _limits(recipe: Recipe, report: Report | None, facts: Facts) -> str:
     lines = [
         "It knows only what its training data shows, with that data's gaps and biases; check it on your own data.",
         "An embedding is no decision: fit and validate a head or a threshold before using it for one.",
@@ -304,7 +304,7 @@ def _limits(recipe: Recipe, report: Mapping[str, Any] | None, facts: Facts) -> s
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _not_better(task: str, name: str, metric: Mapping[str, Any]) -> list[str]:
+def _not_better(task: str, name: str, metric: Metric) -> list[str]:
     """A line for each baseline that the model does not beat: the card must not hide it."""
     titles = {"start": "what it went on from", "untrained": "its untrained twin", "raw": "raw features"}
     model, lower = metric.get("model"), name.endswith(("median rank", "ECE"))

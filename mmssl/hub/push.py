@@ -15,11 +15,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import RunError, UserError, one_line
 from ..models.locating import ADAPTER, PEFT_CONFIG, locate
 
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo, HfApi
+
+T = TypeVar("T")
 KINDS = {
     "": ("LICENSE", "NOTICE", ".gitattributes"),
     ".json": None,
@@ -113,8 +117,8 @@ def _staged(folder: Path, scratch: Path, base: str | None) -> tuple[Path, list[s
 
 
 def _commit(
-    api: Any, folder: Path, files: list[str], repo_id: str, private: bool, revision: str | None, message: str | None
-) -> Any:
+    api: HfApi, folder: Path, files: list[str], repo_id: str, private: bool, revision: str | None, message: str | None
+) -> CommitInfo:
     full = api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
     if private and not api.repo_info(full).private:
         raise UserError(f"--private: {full} exists and is public; make it private on the Hub first, or push elsewhere")
@@ -135,7 +139,7 @@ def _literal(name: str) -> str:
     return re.sub(r"([*?\[])", r"[\1]", name)
 
 
-def _talk(repo_id: str, work: Callable[[], Any]) -> Any:
+def _talk(repo_id: str, work: Callable[[], T]) -> T:
     """What `work` returns, with the Hub client's many errors put into one line each."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 

@@ -18,6 +18,7 @@ from ..errors import RunError, UserError
 from ..models.privacy import public
 
 if TYPE_CHECKING:
+    from ..evaluation.evaluate import Report
     from ..recipe.config import Recipe
 
 FILE = "reproduction.json"
@@ -29,7 +30,7 @@ TOLERANCE = 0.02
 def write_record(
     folder: Path,
     recipe: Recipe,
-    report: Mapping[str, Any],
+    report: Report,
     data: Mapping[str, Any],
     versions: Mapping[str, str],
     device: str | None,
