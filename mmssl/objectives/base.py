@@ -45,9 +45,9 @@ class Objective(nn.Module):
 
     relies_on: tuple[str, ...] = ()
 
-    def __init__(self, config: Any, model: MMSSLModel) -> None:
+    def __init__(self, config: ObjectiveConfig, model: MMSSLModel) -> None:
         super().__init__()
-        self.config = config
+        self.config: Any = config
         for name, line in _idle(config):
             raise UserError(f"objective {type(self).__module__.rpartition('.')[2]}: {name}: {line}")
 

@@ -16,7 +16,7 @@ from ..modality import Batch
 from ..modality.faults import view_faults
 from ..models.modeling_mmssl import MMSSLModel
 from .base import Loss, Objective
-from .step import Mask, Step
+from .step import Mask, Step, Views
 
 logger = logging.getLogger("mmssl")
 
@@ -33,7 +33,7 @@ class Pretraining(nn.Module):
         self,
         model: MMSSLModel,
         objectives: Mapping[str, Objective],
-        views: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
+        views: Views | None = None,
         masks: Mapping[str, Mask] | None = None,
     ) -> None:
         super().__init__()

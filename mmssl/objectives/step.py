@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
 
 Mask = Callable[[dict[str, Patches], Draws], dict[str, Split]]
+Views = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""View -> modality -> options of its `augment`."""
+Key = tuple[Hashable, ...]
+"""All that something memoised depends on."""
+T = TypeVar("T")
 Mode = str | Mapping[str, str | Replacement]
 CLEAN = "clean"
 
@@ -32,18 +37,11 @@ class Step:
     not name stays clean in it. masks: mask name -> mask. Everything is memoised under all that it depends on.
     """
 
-    def __init__(
-        self,
-        batch: Batch,
-        model: MMSSLModel,
-        views: Mapping[str, Mapping[str, Mapping[str, Any]]],
-        masks: Mapping[str, Mask],
-        draws: Draws,
-    ) -> None:
+    def __init__(self, batch: Batch, model: MMSSLModel, views: Views, masks: Mapping[str, Mask], draws: Draws) -> None:
         self.batch, self.model, self.views, self.masks, self.draws = batch, model, views, masks, draws
         self._memo: dict[Any, Any] = {}
 
-    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+    def _once(self, key: Key, make: Callable[[], T]) -> T:
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]
@@ -172,7 +170,7 @@ class Step:
         return self._once(key, lambda: pool(encoder, *self._seen(tower, view, mask, mode), rows))
 
     def pooled_of(
-        self, tower: str, name: tuple[Any, ...], make: Callable[[], dict[str, Patches]], rows: int | None = None
+        self, tower: str, name: Key, make: Callable[[], dict[str, Patches]], rows: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """(pooled (B, D), present (B,)) of a tower on patches that are no view of the recipe, such as mixed or swapped
         inputs: what `make` returns. Computed once for the same `name`, which says what they are."""
@@ -182,7 +180,7 @@ class Step:
             return encoded.pooled(), encoded.present()
         return self._once(("pooled", *seen, rows), lambda: pool(encoder, make(), None, rows))
 
-    def look(self, tower: str, view: str = CLEAN, mask: str | None = None) -> tuple[Any, ...]:
+    def look(self, tower: str, view: str = CLEAN, mask: str | None = None) -> tuple[object, ...]:
         """What tells apart what a tower sees: equal for a view or a mask that leaves all its modalities alone."""
         names = self.model.tower(tower).modalities
         masked = mask is not None and any(name in self.splits(tower, mask, view) for name in names)
@@ -208,7 +206,7 @@ class Step:
         names = self.model.tower(tower).modalities
         return {n: mode if isinstance(mode, str) else mode.get(n, "drop") for n in names}
 
-    def _key(self, tower: str, view: str, mask: str | None, mode: Mode, net: Tower | None) -> tuple[Any, ...]:
+    def _key(self, tower: str, view: str, mask: str | None, mode: Mode, net: Tower | None) -> Key:
         modes = tuple(self._modes(tower, mode).items()) if mask else ()
         if all(self._view_of(name, view) == CLEAN for name in self.model.tower(tower).modalities):
             view = CLEAN  # which is what the tower sees of it

@@ -12,7 +12,7 @@ import math
 import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ...errors import UserError, unknown
 from ...options import Needs, needs, option, strict
@@ -84,7 +84,7 @@ def objective_module(name: str) -> str:
     return name if "." in name else f"mmssl.objectives.{name}"
 
 
-def objective_config(name: str) -> Any:
+def objective_config(name: str) -> type[ObjectiveConfig]:
     """The `Config` of an objective; of one that mmssl ships without importing torch."""
     module_name = objective_module(name)
     if "." not in name:
