@@ -15,7 +15,7 @@ from ..data.fingerprint import fingerprint
 from ..data.loading import Loaded, presence, training_batches
 from ..data.quarantine import Quarantine
 from ..errors import RunError, UserError, one_line
-from ..evaluation.evaluate import check_evaluation, evaluate
+from ..evaluation.evaluate import Report, check_evaluation, evaluate
 from ..hub.card import Facts, write_card
 from ..hub.picture import PICTURE, draw_training
 from ..hub.record import write_record
@@ -56,7 +56,7 @@ class Run:
     model_folder: Path
     model: MMSSLModel
     processor: MMSSLProcessor
-    report: dict[str, Any] = field(default_factory=dict)
+    report: Report = field(default_factory=dict)
 
 
 def pretrain(
@@ -242,7 +242,7 @@ def finish(
         ) from error
     reloaded, reprocessor = open_model(target)
     print(f"reloaded {target} through {'PEFT' if adapter else 'AutoModel and AutoProcessor'}", flush=True)
-    report: dict[str, Any] = {}
+    report: Report = {}
     if recipe.evaluation.tasks != []:
         report = evaluate(
             reloaded,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..files import whole_folder
@@ -23,6 +23,7 @@ from ..models.processing_mmssl import MMSSLProcessor
 if TYPE_CHECKING:
     from peft import PeftModel
 
+    from ..models.foreign import Foreign
     from ..recipe.config import Recipe
 
 
@@ -97,6 +98,6 @@ def load_start(model: MMSSLModel, origin: str) -> None:
     model.load_state_dict(theirs)
 
 
-def foreign_of(origin: str) -> dict[str, Any]:
+def foreign_of(origin: str) -> dict[str, Foreign]:
     """tower -> what rebuilds a wrapped pretrained model in it, from the saved model `origin`."""
     return {name: tower["foreign"] for name, tower in saved_parts(origin)[0]["towers"].items() if tower.get("foreign")}
