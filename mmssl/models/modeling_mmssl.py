@@ -163,6 +163,7 @@ class MMSSLModel(PreTrainedModel):
             tower = self.tower(tower_name)
             names = [n for n in tower.modalities if n in batch]
             patches = {n: self.modality(n).patchify(batch[n]) for n in names}
+            # alone: the tower runs once a modality; else once for all that came, which see each other
             for group in [[n] for n in names] if alone else [names] if names else []:
                 encoded = tower({n: patches[n] for n in group})
                 single = encoded
@@ -200,6 +201,7 @@ def flatten(batch: Batch) -> dict[str, Tensor]:
 def unflatten(inputs: Mapping[str, Tensor], names: Iterable[str]) -> Batch:
     """The inverse of `flatten`; ValueError names a key that belongs to no modality."""
     batch: Batch = {}
+    # longest first: "image_left" must not be read as the key "left_..." of "image"
     ordered = sorted(names, key=len, reverse=True)
     for key, value in inputs.items():
         name = next((n for n in ordered if key.startswith(f"{n}_")), None)

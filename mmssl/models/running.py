@@ -34,6 +34,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 def untrained_twin(model: MMSSLModel) -> MMSSLModel:
     """The same architecture with the random weights of its seed."""
+    # on the CPU, where models are built, draws of the caller go on as if nothing had been drawn
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(model.config.initializer_seed)
         return type(model)(copy.deepcopy(model.config)).eval()

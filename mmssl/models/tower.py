@@ -51,6 +51,7 @@ class Encoded:
             return self.prefix[:, 0].float() * valid.any(1, keepdim=True)
         tokens = torch.cat([self.tokens[n] for n in names], 1)
         if self.pooling == "last":
+            # the last by its coordinate, wherever in the row the padding lies
             order = torch.cat([self.patches[n].coords[..., 0] for n in names], 1).masked_fill(~valid, -torch.inf)
             last = order.argmax(1)[:, None, None].expand(-1, 1, tokens.shape[2])
             return tokens.gather(1, last)[:, 0].float() * valid.any(1, keepdim=True)
@@ -89,6 +90,7 @@ def key_mask(valid: Sequence[Tensor], full: bool, prefix: int) -> Tensor | None:
     if prefix:
         keys = torch.cat([keys.new_ones(keys.shape[0], prefix), keys], 1)
     else:
+        # softmax over nothing is nan; with a prefix there is always somebody to look at
         keys = keys | ~keys.any(1, keepdim=True)
     return keys[:, None, None]
 
@@ -118,6 +120,7 @@ def causal_mask(patches: Sequence[Patches], mask: Tensor | None, prefix: int) ->
     """
     order = torch.cat([p.coords[..., 0] for p in patches], 1)
     if prefix:
+        # before every patch: all see the prefix, and it sees no patch
         order = torch.cat([order.new_full((order.shape[0], prefix), -torch.inf), order], 1)
     seen = (order[:, None, :] <= order[:, :, None])[:, None]
     if mask is not None:
@@ -199,6 +202,7 @@ class Tower(nn.Module):
         for name in names:
             tokens = self.modalities[name].embed(patches[name], (hidden or {}).get(name))  # type: ignore[operator]
             if self.types is not None:
+                # its number among all modalities of the tower, whichever of them came this time
                 tokens = tokens + self.types.weight[list(self.modalities).index(name)]
             parts.append(tokens)
             counts.append(tokens.shape[1])
@@ -303,7 +307,9 @@ class Decoder(nn.Module):
         placed = [self.other_positions[name](p.coords) for name, (_, p) in others.items()]
         placed.append(self.positions(visible.coords))
         parts = [part + place for part, place in zip(seen[1:], placed, strict=True)]
+        # under autocast the projections are in half precision, the positions added to them are not
         context = torch.cat([seen[0].to(parts[0].dtype), *parts] if counts[0] else parts, 1)
+        # queries last: the final block is then computed from there on only
         x = torch.cat([_repeated(context, sets), self.mask.tokens + self.positions(queries.coords)], 1)
         patches = [*(p for _, p in others.values()), visible]
         full = queries.full and all(p.full for p in patches)

@@ -57,6 +57,7 @@ class Attention(nn.Module):
             q = q.view(batch, n - first_query, self.heads, head).transpose(1, 2)
             k, v = kv.view(batch, n, 2, self.heads, head).permute(2, 0, 3, 1, 4).unbind(0)
             if bias is not None and bias.shape[2] > 1:
+                # a key mask is one row for all queries, relations have a row for each
                 bias = bias[:, :, first_query:]
         else:
             qkv = self.qkv(x).view(batch, n, 3, self.heads, head)
@@ -138,6 +139,7 @@ class Residual(nn.Module):
             x = F.dropout(x, self.dropout)
         if self.training and self.drop_path:
             keep = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.drop_path
+            # over the share that is kept, so that the mean over draws is what evaluation computes
             x = x * (keep.to(x.dtype) / (1 - self.drop_path))
         return x
 
@@ -192,6 +194,7 @@ class Trunk(nn.Module):
     ) -> None:
         super().__init__()
         self.width, self.depth, self.heads = width, depth, heads
+        # deeper blocks are left out more often (stochastic depth, Huang et al. 2016, arXiv 1603.09382: linear decay)
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(
             Block(width, heads, mlp_ratio, norm_eps, qkv_bias, activation, layer_scale, dropout, rate) for rate in rates
@@ -216,6 +219,7 @@ class Trunk(nn.Module):
         for number, block in enumerate(self.blocks, 1):
             if before is not None and number in before:
                 x = before[number](x)
+            # only in the last: what an earlier one leaves out, the next could not look at
             x = block(x, bias, first_query if number == self.depth else 0, rotation)
             if number in layers:
                 kept[number] = x
