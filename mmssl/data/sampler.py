@@ -86,6 +86,7 @@ class Sampler:
         while True:
             indices = order(self.size, self.seed, epoch)
             for batch in range(first, self.batches_per_epoch):
+                # a contiguous slice of the micro-batch: so its rows are numbered, and draws follow the numbers
                 low = batch * self.micro + self.rank * self.local
                 yield [(epoch, int(index)) for index in indices[low : low + self.local]]
             epoch, first = epoch + 1, 0

@@ -45,6 +45,7 @@ def stream_batches(
             chunk.append((epoch, *item))
             if len(chunk) == batch_size:
                 for low in range(0, batch_size, micro):
+                    # a resumed run reads the epoch again, undecoded: only so does the buffer hold the same rows
                     if done + count >= start:
                         yield chunk[low + rank * local : low + (rank + 1) * local]
                     count += 1
