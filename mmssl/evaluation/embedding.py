@@ -164,6 +164,7 @@ def embed_batches(
             done += len(loaded.rows)
             if progress is not None:
                 progress(done)
+    # back into the order of the source, whatever order the batches came in
     order = torch.cat(rows).argsort() if rows else None
     return collector.result(order, bad)
 
