@@ -95,5 +95,6 @@ def split_by_counts(patches: Patches, order_key: Tensor, shown: Tensor) -> Split
     rank = order_key.masked_fill(~maskable, torch.iinfo(torch.int64).max).argsort(dim=1, stable=True).argsort(dim=1)
     hide = maskable & (rank >= shown[:, None])
     keep = patches.valid & ~hide
+    # both widths in one transfer: each would wait for the device
     widest = torch.stack([keep.sum(1).amax(), hide.sum(1).amax()]).tolist()
     return Split(indices(keep, max(widest[0], min(patches.count, 1))), indices(hide, widest[1])[:, None])

@@ -28,11 +28,13 @@ def ratio_of(ratio: float | dict[str, float], name: str) -> float | None:
 
 def hidden_count(n: int, ratio: float) -> int:
     """How many of n patches are hidden: MAE's count, but one is always kept."""
+    # int() rounds down, as in MAE; 1e-6, because 10 * (1 - 0.9) falls just short of 1
     return n - max(int(n * (1 - ratio) + 1e-6), min(n, 1))
 
 
 def hidden_counts(n: Tensor, ratio: float) -> Tensor:
     """`hidden_count` of every number in n (B,) int64, on its device: (B,) int64."""
+    # float64, so that host and device count alike
     kept = (n.to(torch.float64) * (1 - ratio) + 1e-6).floor().to(torch.int64)
     return n - torch.maximum(kept, n.clamp(max=1))
 

@@ -62,6 +62,7 @@ def split_ranked(
     rank = rank.masked_fill(~maskable[:, None], FAR) if some else rank
     nearest = reduce(torch.minimum, rank.unbind(1))  # (B, N); amin is slow on a CPU
     nearest = nearest.masked_fill(~maskable, -1) if some else nearest
+    # a context without any place has nothing to predict from: the sets shrink until one is free
     covered = (nearest < size[:, None]).all(1) & (size > 0)
     size = torch.where(covered, nearest.amax(1), size)
     chosen = rank < size[:, None, None]
@@ -80,6 +81,7 @@ def split_ranked(
     kept = left if patches.fixed is None else left | (patches.valid & patches.fixed)
     kept_now, hidden_now = kept.sum(1), chosen.sum(2).flatten()
     bounds = [kept_now.amin(), kept_now.amax(), hidden_now.amin(), hidden_now.amax()]
+    # all four in one transfer: each would wait for the device
     least_kept, most_kept, least_hidden, most_hidden = torch.stack(bounds).tolist()
     most_kept = max(most_kept, min(most, 1))  # a batch without any valid patch still is a batch
     full = patches.full and most_kept == least_kept and most_hidden == least_hidden
