@@ -61,10 +61,12 @@ class DirectPredictor(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """x (n, D), valid (n,) -> (n, D)."""
+        # what is looked at without gradient (health, evaluation) is not trained on
         if torch.is_grad_enabled():
             rows = torch.where(valid[:, None], x.detach().float(), 0.0)
             sums = torch.cat([rows.T @ rows, rows.sum(0)[None]])
             count = valid.to(rows.dtype).sum().expand(1, sums.shape[1])
+            # products, sums and count in one tensor: one sum over processes instead of three
             self.seen.append(global_sum(torch.cat([sums, count])))
         return x @ self.weight.to(x.dtype)
 
@@ -76,12 +78,14 @@ class DirectPredictor(nn.Module):
             return
         sums, self.seen = torch.stack(self.seen).sum(0), []
         width, count = sums.shape[1], sums[-1, 0]
+        # waits for the device, once an optimiser step
         if not bool((count > 0) & sums.isfinite().all()):
             return
         now = sums[:width] / count
         if self.config.direct_centre:
             mean = sums[width] / count
             now = now - mean[:, None] * mean
+        # the first correlation is taken as it is: there is nothing yet to average it with
         keep = self.config.direct_momentum if int(self.steps) else 0.0
         self.correlation.mul_(keep).add_(now, alpha=1 - keep)
         if int(self.steps) % self.config.direct_every == 0:
@@ -122,11 +126,13 @@ class Bootstrap(Objective):
         for side in dict.fromkeys(side for pair in across + within for side in pair):
             online[side] = self._embed(step, side)
             guesses[side] = self.predictors[side.tower](*online[side])
+            # without teacher the target is the network itself; the losses stop its gradient
             targets[side] = online[side][0] if self.teacher is None else self._teach(step, side)
         parts = {}
         for a, b in across + within:
             both = online[a][1] & online[b][1]
             pair = self._one_way(guesses[a], targets[b], both) + self._one_way(guesses[b], targets[a], both)
+            # BYOL sums the two directions, SimSiam averages them
             parts[f"{a.label}-{b.label}"] = pair if self.teacher is not None else pair / 2
         total = torch.stack(list(parts.values())).mean()
         return Loss(total=total, parts={n: p.detach() for n, p in parts.items()} if len(parts) > 1 else {})

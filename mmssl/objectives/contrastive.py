@@ -68,6 +68,7 @@ class Contrastive(Objective):
         if self.learned:
             self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / self.start)))
         if config.loss == "sigmoid":
+            # as in SigLIP: only n of n^2 pairs belong together, and the first steps should not go into learning that
             self.logit_bias = nn.Parameter(torch.tensor(-10.0))
 
     def _refuse(self, config: Config, model: MMSSLModel) -> None:
@@ -107,6 +108,7 @@ class Contrastive(Objective):
         parts: dict[str, Tensor] = {}
         totals: list[Tensor] = []
         for pairs, inside, weight in ((across, False, 1.0), (within, True, self.config.within_weight)):
+            # within a tower alone: there is nothing to weigh it against
             weight = weight if across else 1.0
             for layer in self.config.layers or [None]:
                 losses = self._losses(step, pairs, inside, scale, layer)
@@ -156,10 +158,12 @@ class Contrastive(Objective):
         c = self.config
         x, y = F.normalize(a[0].float(), dim=-1), F.normalize(b[0].float(), dim=-1)
         both = a[1] & b[1]
+        # in one process rows and columns of the same similarities are both directions: one pass does
         if c.loss == "infonce" and c.chunk is not None and world_size() == 1:
             forth, back = info_nce_both(x, y, scale, both, c.chunk)
             return (global_mean(forth, both) + global_mean(back, both)) / 2
         all_x, all_y, all_both = gather_rows(x), gather_rows(y), gather_rows(both)
+        # where the rows of this process are among the gathered ones
         here = torch.arange(len(x), device=x.device) + rank() * len(x)
         if c.loss == "sigmoid":  # every question is asked once, from whichever side
             bias = self.logit_bias.float()
@@ -185,6 +189,7 @@ class Contrastive(Objective):
         chunk = self.config.chunk
         if self.config.loss == "infonce":
             return info_nce(query, theirs, here, scale, valid, chunk)
+        # the query itself is among the keys of its own side, where it is neither positive nor negative
         keys, own, valid = torch.cat([theirs, mine]), here + len(theirs), valid.repeat(2)
         if self.config.loss == "nt_xent":
             return softmax_rows(query, keys, here, scale, own=own, valid=valid, chunk=chunk)

@@ -143,6 +143,7 @@ class Distillation(Objective):
         if self.gram_teacher is not None:
             after = steps - c.gram.first
             if after == 0 or (after > 0 and c.gram.every is not None and after % c.gram.every == 0):
+                # momentum 0: a copy of the teacher as it is now
                 self.gram_teacher.update(self.teacher.net, 0.0)
 
     # ---------------------------------------------------------------------------------------------------------- loss
@@ -180,6 +181,7 @@ class Distillation(Objective):
         rows, count = global_sum((logits * valid[:, None]).sum(0)), global_sum(valid.sum().float())
         if self.training:
             before = self._sums.get(kind)
+            # the centre moves in `after_step`: within a step all rows are centred alike
             self._sums[kind] = (rows, count) if before is None else (rows + before[0], count + before[1])
         return centred_softmax(logits, self.get_buffer(f"{kind}_centre"), self._temperature())
 
@@ -197,12 +199,14 @@ class Distillation(Objective):
         rows, counts = [], []
         for view, own in logits.items():
             for other, wanted in of.items():
+                # a view with itself would be no task (DINO, Caron et al. 2021, algorithm 1)
                 if view != other:
                     rows.append(soft_cross_entropy(own, wanted, c.student_temperature))
                     counts.append(students[view].present() & teachers[other].present())
         with torch.no_grad():
             entropy = global_mean(-torch.special.xlogy(target, target).sum(1), present)
             share = global_sum((target * present[:, None]).sum(0)) / global_sum(present.sum().float()).clamp(min=1)
+            # the perplexity of the mean assignment: K where all are used alike, 1 where one has won
             used = (-torch.special.xlogy(share, share).sum()).exp()
         return global_mean(torch.cat(rows), torch.cat(counts)), {"entropy": entropy, "prototypes_used": used}
 

@@ -127,6 +127,7 @@ class JEPA(Objective):
         c = self.config
         targets = self._encode_targets(step)
         losses: dict[str, list[Tensor]] = {}
+        # what gets no gradient has none to get from the regulariser
         embedded = [] if self.stops else [targets]
         for mask in self.masks:
             context = step.encode(c.tower, c.view, mask, "drop")
@@ -153,6 +154,7 @@ class JEPA(Objective):
         """The target encoder's view of the whole sample."""
         with torch.no_grad() if self.stops else contextlib.nullcontext():
             net = None if self.teacher is None else self.teacher.net
+            # whole, without a mask: targets know what the context does not (I-JEPA, section 3)
             return step.encode(self.target_tower, self.config.target_view, net=net, layers=self.layers)
 
     def _target_splits(self, step: Step, mask: str | None) -> dict[str, Split]:
@@ -196,6 +198,7 @@ class JEPA(Objective):
         queries = Patches(flat.values.view(fold), flat.coords.view(*fold, -1), flat.valid.view(fold), flat.full)
         others = {n: (tokens, context.patches[n]) for n, tokens in context.tokens.items() if n != name}
         if self.across:
+            # across towers nothing of the target tower is context: the predictor sees `others` alone
             keep = keep[:, :0]
             tokens, visible = context.prefix.new_zeros(batch, 0, context.prefix.shape[2]), places.take(keep, True)
         else:

@@ -238,6 +238,7 @@ class MAE(Objective):
             target = step.hidden_target(name, c.target_view, kind, split, queries, c.view)
             with torch.autocast(prediction.device.type, enabled=False):
                 score = step.model.modality(name).score(prediction.float(), target, queries, kind)
+                # over all hidden patches of the global batch, so that samples with more of them weigh more
                 losses[name] = global_mean(score, queries.valid)
         return losses
 
@@ -251,6 +252,7 @@ class MAE(Objective):
         """(B, m, out) for the hidden patches of one modality."""
         tokens, decoder, seen = self._tokens(name, encoded), self.decoders[name], encoded.patches[name]
         if isinstance(decoder, TokenHead):
+            # mask tokens were in the encoder: its output at the hidden places is decoded as it is
             return decoder(gather(tokens, hide))
         together = None
         if whole.links is not None:

@@ -96,8 +96,10 @@ class Matching(Objective):
         fixed = [name for name in step.model.tower(first).modalities if name not in self.swapped]
         here, theirs = self._there(step, fixed), self._there(step, self.swapped)
         both = gather_rows(here & theirs)
+        # drawn over the global batch, alike on all processes, before each takes its rows
         partner = partners(step.draws("matching", c.view, *c.towers), both, c.share)
         content = gather_rows(torch.stack([content_hash(step.patches(name, c.view)) for name in self.swapped], 1))
+        # by content, not by number: two samples with the same text are no torn pair
         whole = (content[partner] == content).all(1)
         mine = slice(rank() * len(here), (rank() + 1) * len(here))
         partner, whole, valid = partner[mine], whole[mine], both[mine]

@@ -210,6 +210,7 @@ class Step:
         modes = tuple(self._modes(tower, mode).items()) if mask else ()
         if all(self._view_of(name, view) == CLEAN for name in self.model.tower(tower).modalities):
             view = CLEAN  # which is what the tower sees of it
+        # with and without gradient are two entries: a graph must neither be missing nor be kept for nothing
         return tower, view, mask, modes, id(net) if net is not None else None, torch.is_grad_enabled()
 
     def _seen(
@@ -258,6 +259,7 @@ def pool(
     parts = list(patches.values())
     pieces = [slice(start, start + rows) for start in range(0, parts[0].batch, rows)]
     if torch.is_grad_enabled():
+        # forgets the activations of a chunk, and computes them again when its gradient comes
         done = [checkpoint(part, at, use_reentrant=False) for at in pieces]
     else:
         done = [part(at) for at in pieces]
