@@ -44,6 +44,7 @@ def softmax_rows(
     else:
         logits = scale * query @ keys.T
         if excluded is not None:
+            # the query itself, and for decoupled losses its positive, leave the denominator
             logits = logits.scatter(1, excluded, -torch.inf)
         if valid is not None:
             logits = logits.masked_fill(~valid[None], -torch.inf)

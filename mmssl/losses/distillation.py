@@ -61,6 +61,7 @@ def koleo(query: Tensor, keys: Tensor, own: Tensor, valid: Tensor | None = None,
     features. query: (n, D), keys: (m, D), both L2-normalised; own: (n,) the key that is the query itself; valid: (m,)
     bool, keys that count. A row without any neighbour gives 0.
     """
+    # which row is nearest has no gradient, only how far it is
     with torch.no_grad():
         closeness = query @ keys.T
         if valid is not None:

@@ -83,5 +83,6 @@ def sigreg(
     real, imaginary = total(sums) / count.clamp(min=1)
     error = ((real - normal[:, None]).square() + imaginary.square()) * normal[:, None]
     step = bound / half
+    # trapezoid rule over [0, bound], doubled for the even half; the two ends count half
     integral = 2 * step * (error.sum(0) - (error[0] + error[-1]) / 2)
     return integral.mean() * count
