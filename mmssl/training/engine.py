@@ -98,6 +98,7 @@ def on_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
             outcome = [work()]
         except (UserError, RunError) as error:
             outcome = [error]
+    # an error is broadcast like a result: the others would wait for it for ever
     broadcast_object_list(outcome)
     result = outcome[0]
     if isinstance(result, UserError | RunError):
@@ -114,7 +115,9 @@ def make_accelerator(train: LoopConfig) -> Accelerator:
             mixed_precision=train.mixed_precision,
             gradient_accumulation_steps=1,  # the loop accumulates itself, its micro-batches are parts of one batch
             kwargs_handlers=[
+                # a batch may lack a modality, whose tower then gets no gradient on this process
                 DistributedDataParallelKwargs(find_unused_parameters=True),
+                # the others wait while the first one evaluates
                 InitProcessGroupKwargs(timeout=timedelta(hours=2)),
             ],
         )

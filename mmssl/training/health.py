@@ -131,11 +131,13 @@ class Health(Observer):
                 for name, objective in self.pretraining.objectives.items():
                     for what, value in objective.health(step).items():  # type: ignore[operator]
                         said.setdefault(f"{name}/{what}", []).append(value.float() * total / self.samples)
+            # rank and spread are no means over chunks: they need all rows at once
             whole = {key: gather_rows(torch.cat(parts)) for key, parts in rows.items()}
             values = torch.stack([torch.stack(parts).sum() for parts in said.values()]) if said else torch.zeros(0)
             values = accelerator.reduce(values, "mean") if said else values
         numbers: list[Measured] = [_numbers(whole) | _plain(dict(zip(said, values.tolist(), strict=True)))]
         if accelerator.num_processes > 1:
+            # rounding may differ between processes, and observers must all decide alike
             broadcast_object_list(numbers)
         return numbers[0]
 

@@ -178,6 +178,7 @@ class Loop:
                         step += 1
                         self.seconds += time.perf_counter() - began
                     display.advance(step)
+                    # a look is not held, it may take minutes: nothing changes before it is noted
                     moment = self._moment(step)
                     found = self.observers.look(moment)
                     with interrupts.held():  # what was seen, the log and the checkpoint too
@@ -316,9 +317,11 @@ class Loop:
             meter.waited += time.perf_counter() - waiting
             rows = loaded.size
             meter.read, meter.bad = meter.read + rows, meter.bad + loaded.bad
+            # with several it is a gather that all wait for, so only where the log does so anyway (`_row`)
             if accelerator.num_processes == 1:
                 self._quarantine(meter)
             batch = to_device(loaded.batch, accelerator.device)
+            # the draws are those of the global micro-batch, of which this process has `rows` from its first on
             draws = Draws(
                 key_of(self.seed, step, micro, *self.course.salt),
                 rows,
@@ -327,6 +330,7 @@ class Loop:
                 accelerator.device,
             )
             last = micro + 1 == s.accumulation
+            # gradients add up locally; processes exchange them once a step, with the last micro-batch
             with contextlib.nullcontext() if last else accelerator.no_sync(self.module):
                 loss = self.module(batch, draws, **({"shares": True} if shares and last else {}))
                 accelerator.backward(loss.total / s.accumulation)
@@ -341,10 +345,12 @@ class Loop:
         lr = learning_rate(step, self.steps, s.lr, s.warmup, s.min_lr) * self.course.lr_scale
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("scale", 1.0)
+        # infinity clips nothing, and still gives the norm for the log
         clip = s.clip if s.clip is not None else math.inf
         norm = self.accelerator.clip_grad_norm_(self.pretraining.parameters(), clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        # behind the optimiser: teachers follow the weights as they are now
         self.pretraining.after_step((step + 1) / self.steps)
         return norm
 
