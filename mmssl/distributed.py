@@ -25,6 +25,7 @@ def rank() -> int:
 
 def global_sum(x: Tensor) -> Tensor:
     """The sum of `x` over all processes, without gradient."""
+    # a copy: all_reduce writes into what it is given
     x = x.detach().clone()
     if world_size() > 1:
         dist.all_reduce(x)
@@ -37,7 +38,9 @@ def global_mean(values: Tensor, counts: Tensor) -> Tensor:
     What DDP averages to the true mean: local sum * world / global count. Zero, with a gradient path, if nothing counts.
     """
     weight = counts.to(values.dtype)
+    # where, not the weight alone: what does not count may be nan, and 0 * nan is nan
     total = torch.where(counts.bool(), values, 0.0).mul(weight).sum()
+    # DDP divides the summed gradients by the world, so each process multiplies by it beforehand
     return total * world_size() / global_sum(weight.sum()).clamp(min=1)
 
 
@@ -53,6 +56,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.contiguous()
         dist.all_reduce(grad)
+        # the losses of all processes look at these rows: their owner gets the sum of what each says of them
         return grad[rank() * ctx.rows : (rank() + 1) * ctx.rows]
 
 
@@ -90,6 +94,7 @@ def gather_padded(x: Tensor, fill: float = 0) -> Tensor:
     x = x.detach()
     if world_size() == 1:
         return x
+    # processes must agree on the shape before they can gather
     most = torch.tensor(x.shape[1], device=x.device)
     dist.all_reduce(most, op=dist.ReduceOp.MAX)
     short = int(most) - x.shape[1]

@@ -79,6 +79,7 @@ class Patches:
         values, coords, valid = gather(self.values, index), gather(self.coords, index), gather(self.valid, index)
         links = self.links
         if links is not None:
+            # a link lies between two patches: rows are taken by `index`, and then columns
             columns = index.clamp(min=0)[:, None, :].expand(-1, index.shape[1], -1)
             links = gather(links, index).gather(2, columns)
         fixed = None if self.fixed is None else gather(self.fixed, index)
@@ -114,6 +115,7 @@ class Patches:
     def hidden_by(self, index: Tensor) -> Tensor:
         """(B, N) bool: True at the patches that `index` (B, ..., m) names; -1 names none."""
         index = index.flatten(1)
+        # one place more than there are patches: the -1s are written there, and it is cut off
         hidden = torch.zeros(self.batch, self.count + 1, dtype=torch.bool, device=index.device)
         hidden.scatter_(1, index.masked_fill(index < 0, self.count), True)
         return hidden[:, :-1]
