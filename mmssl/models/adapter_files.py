@@ -39,9 +39,12 @@ class AdapterSpec(TypedDict):
 class Base:
     """What an adapter belongs on.
 
-    name: as the user called it (a folder or a Hub id), None for a model that was only ever built from pretrained
-    towers. origins: tower -> where such a tower came from. weights: hash of those under the adapter.
-    architecture: modalities, towers, projection and seed, as in `config.json`.
+    Attributes:
+        name: as the user called it (a folder or a Hub id), None for a model that was only ever built from pretrained
+            towers.
+        weights: hash of those under the adapter.
+        architecture: modalities, towers, projection and seed, as in `config.json`.
+        origins: tower -> where such a tower came from.
     """
 
     name: str | None

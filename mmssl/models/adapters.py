@@ -203,10 +203,20 @@ def add_adapter(
     extra: Sequence[str] = (),
     save: Sequence[str] = (),
 ) -> PeftModel:
-    """Freeze the model, put the adapter into the layers of `towers`, in place, and return PEFT's handle on it.
+    """Freeze the model, put the adapter into layers in place, and return PEFT's handle on it.
 
-    extra: further modules (whole names) that get an adapter; save: whole names of modules that are trained whole.
     The handle writes the adapter (`save_pretrained`); the model itself goes on as it was and trains the adapter.
+
+    Args:
+        model: the base.
+        config: which adapter.
+        towers: whose layers get it.
+        where: what the options are called in errors.
+        extra: further modules (whole names) that get an adapter.
+        save: whole names of modules that are trained whole.
+
+    Raises:
+        UserError: no such type, option or module, or PEFT refuses them on this model.
     """
     from peft import get_peft_model
 

@@ -12,13 +12,16 @@ from .auto import bring_model
 class MMSSLConfig(PreTrainedConfig):
     """Architecture of an `MMSSLModel`.
 
-    modalities: name -> {"type": package name, "width"-less keyword arguments of its `Modality`}, from the fitted
-        preprocessors.
-    towers: name -> the fields of `TowerConfig` (options.py; as YAML writes them), plus `foreign` for a wrapped model:
-        what is needed to rebuild it without its origin.
-    projection: width of the shared embedding, or None for none.
-    logit_scale, logit_bias: of contrastive training across towers, log(1 / temperature) and SigLIP's bias: what turns
-        products of embeddings into probabilities; None where there was no such training.
+    Attributes:
+        modalities: name -> {"type": package name, "width"-less keyword arguments of its `Modality`}, from the fitted
+            preprocessors.
+        towers: name -> the fields of `TowerConfig` (options.py; as YAML writes them), plus `foreign` for a wrapped
+            model: what is needed to rebuild it without its origin.
+        projection: width of the shared embedding, or None for none.
+        logit_scale: of contrastive training across towers, log(1 / temperature): with `logit_bias` what turns products
+            of embeddings into probabilities; None where there was no such training.
+        logit_bias: SigLIP's bias.
+        initializer_seed: of the random weights.
     """
 
     model_type = "mmssl"

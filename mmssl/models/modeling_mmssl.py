@@ -30,11 +30,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class MMSSLOutput(ModelOutput):
-    """last_hidden_state (B, n, D) and pooler_output (B, D): of a model with a single tower, else None.
+    """What `MMSSLModel` says of a batch.
 
-    tokens: modality -> (B, n, D); valid: modality -> (B, n) bool, False where tokens are padding;
-    pooled: modality -> (B, D) float32; embeddings: modality -> (B, E) float32, projected and L2-normalised;
-    present: modality -> (B,) bool, False for samples without it (their rows are zero).
+    Attributes:
+        last_hidden_state: (B, n, D), of a model with a single tower, else None.
+        pooler_output: (B, D), likewise.
+        tokens: modality -> (B, n, D).
+        valid: modality -> (B, n) bool, False where tokens are padding.
+        pooled: modality -> (B, D) float32.
+        embeddings: modality -> (B, E) float32, projected and L2-normalised.
+        present: modality -> (B,) bool, False for samples without it (their rows are zero).
     """
 
     last_hidden_state: Tensor | None = None
@@ -152,10 +157,12 @@ class MMSSLModel(PreTrainedModel):
         return projection(pooled.to(projection.weight.dtype))  # type: ignore[arg-type]
 
     def encode_batch(self, batch: Batch, alone: bool = False) -> MMSSLOutput:
-        """Nested inputs (modality -> tensors) to the output; modalities that are not in `batch` are left out.
+        """Encode nested inputs.
 
-        alone: each modality goes through its tower by itself, so that in a joint tower nothing of one modality gets
-        into the embedding of another (as retrieval and probes need).
+        Args:
+            batch: modality -> tensors; modalities that are not in it are left out.
+            alone: each modality goes through its tower by itself, so that in a joint tower nothing of one modality gets
+                into the embedding of another (as retrieval and probes need).
         """
         output: dict[str, dict[str, Tensor]] = {k: {} for k in ("tokens", "valid", "pooled", "embeddings", "present")}
         single: Encoded | None = None

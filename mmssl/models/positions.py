@@ -105,7 +105,7 @@ class LearnedGrid(nn.Module):
         """The rows of the table at coords (..., A): (..., D).
 
         Raises:
-            UserError: A patch lies outside the grid. Looked for on the CPU only: elsewhere it would stall the device,
+            UserError: a patch lies outside the grid. Looked for on the CPU only: elsewhere it would stall the device,
                 and the last row is taken.
         """
         index = torch.zeros(coords.shape[:-1], dtype=torch.int64, device=coords.device)

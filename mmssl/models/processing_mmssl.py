@@ -80,8 +80,8 @@ class MMSSLProcessor(ProcessorMixin):
         """Write the options of the preprocessors, and their files into a folder each.
 
         Args:
-            save_directory: Made where it does not exist.
-            **kwargs: What transformers hands on; nothing of it is used.
+            save_directory: made where it does not exist.
+            **kwargs: what transformers hands on; nothing of it is used.
 
         Returns:
             The path of the written `processor_config.json`.

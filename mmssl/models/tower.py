@@ -31,9 +31,13 @@ def masked_mean(x: Tensor, valid: Tensor) -> Tensor:
 class Encoded:
     """A tower's output.
 
-    tokens: (B, n, D) per modality, zero where invalid; patches: what they came from; prefix: (B, R, D);
-    layers: un-normed tokens after the asked blocks; pooling: how `pooled` sums up (see `TowerConfig`); pool: the
-    learned query of "attention", (B, n, D) and valid (B, n) -> (B, D).
+    Attributes:
+        tokens: (B, n, D) per modality, zero where invalid.
+        patches: what they came from.
+        prefix: (B, R, D).
+        layers: un-normed tokens after the asked blocks: block -> modality -> (B, n, D).
+        pooling: how `pooled` sums up (see `TowerConfig`).
+        pool: the learned query of "attention", (B, n, D) and valid (B, n) -> (B, D).
     """
 
     tokens: dict[str, Tensor]
@@ -196,7 +200,13 @@ class Tower(nn.Module):
     def forward(
         self, patches: Mapping[str, Patches], hidden: Mapping[str, Tensor] | None = None, layers: Sequence[int] = ()
     ) -> Encoded:
-        """Encode the patches of (some of) its modalities; `hidden` (B, n) per modality puts mask tokens there."""
+        """Encode the patches of (some of) its modalities.
+
+        Args:
+            patches: modality -> patches (B, n).
+            hidden: modality -> (B, n) bool: where a mask token stands in for the content.
+            layers: blocks whose un-normed output is kept as well (1 = after the first).
+        """
         names = [name for name in self.modalities if name in patches]
         parts, spans, counts = [], [], []
         for name in names:
@@ -290,14 +300,22 @@ class Decoder(nn.Module):
         others: Mapping[str, tuple[Tensor, Patches]] | None = None,
         layers: Sequence[Tensor] = (),
     ) -> Tensor:
-        """prefix (B, R, D), tokens (B, k, D) of the `visible` patches -> (B * M, m, out_width) for the `queries`.
+        """What the module says of the queries: (B * M, m, out_width).
 
-        queries: (B * M, m) patches: M sets of queries a sample, sample by sample, that do not see one another.
-        together: visible and query patches in one, with the links between them; needed where the modality has links,
-        because there a position alone does not tell two patches apart.
-        others: name -> (tokens (B, n, D), their patches), of the further modalities.
-        layers: tokens (B, k, D) of the visible patches after earlier blocks of the tower, one for each of `skips`,
-        first to last: the decoder's last block attends to the first of them beforehand, the one before to the second.
+        Args:
+            prefix: (B, R, D).
+            tokens: (B, k, D) of the `visible` patches.
+            visible: (B, k) patches.
+            queries: (B * M, m) patches: M sets of queries a sample, sample by sample, that do not see one another.
+            together: visible and query patches in one, with the links between them; needed where the modality has
+                links, because there a position alone does not tell two patches apart.
+            others: name -> (tokens (B, n, D), their patches), of the further modalities.
+            layers: tokens (B, k, D) of the visible patches after earlier blocks of the tower, one for each of `skips`,
+                first to last: the decoder's last block attends to the first of them beforehand, the one before to the
+                second.
+
+        Raises:
+            ValueError: the modality has links, and `together` is not there.
         """
         others = others or {}
         spans = [prefix, *(t for t, _ in others.values()), tokens]

@@ -44,9 +44,13 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, bias: Tensor | None = None, first_query: int = 0, rotation: Rotation | None = None
     ) -> Tensor:
-        """x (B, n, D) -> (B, n - first_query, D): only tokens from `first_query` on ask, all are asked.
+        """x (B, n, D) -> (B, n - first_query, D).
 
-        rotation: turns queries and keys (`mmssl.models.rotary`).
+        Args:
+            x: tokens.
+            bias: (B, 1 or H, 1 or n, n) bool, who may be looked at, or what is added to the scores; None: nothing.
+            first_query: only tokens from there on ask, all are asked.
+            rotation: turns queries and keys (`mmssl.models.rotary`).
         """
         batch, n, width = x.shape
         head = width // self.heads  # no -1: there may be no token that asks
@@ -210,10 +214,15 @@ class Trunk(nn.Module):
         before: Mapping[int, Callable[[Tensor], Tensor]] | None = None,
         rotation: Rotation | None = None,
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """x (B, n, D) -> normed output, and the un-normed output of each block in `layers` (1 = after the first).
+        """x (B, n, D) -> normed output, and the un-normed output of each block in `layers`.
 
-        first_query: only tokens from there on are wanted; the last block is not computed for the others.
-        before: what is done to the tokens ahead of a block (1 = the first); rotation: of queries and keys.
+        Args:
+            x: tokens.
+            bias: as in `Attention.forward`.
+            layers: blocks whose output is kept (1 = after the first).
+            first_query: only tokens from there on are wanted; the last block is not computed for the others.
+            before: block (1 = the first) -> what is done to the tokens ahead of it.
+            rotation: of queries and keys.
         """
         kept: dict[int, Tensor] = {}
         for number, block in enumerate(self.blocks, 1):
