@@ -45,10 +45,13 @@ CHOICE = "choice"
 class Loaded:
     """One micro-batch of this process, of B samples.
 
-    batch: every modality's inputs, collated; samples that are bad or lack a modality are absent rows.
-    bad: the samples that are broken. missing: modality -> good samples that lack it.
-    rows: (B,) int64 sample numbers, in the order of the batch. epoch: the pass over the data that they belong to.
-    kept: other columns asked for (evaluation only): column -> B raw values.
+    Attributes:
+        batch: every modality's inputs, collated; samples that are bad or lack a modality are absent rows.
+        bad: the samples that are broken.
+        missing: modality -> good samples that lack it.
+        rows: (B,) int64 sample numbers, in the order of the batch.
+        epoch: the pass over the data that they belong to.
+        kept: other columns asked for (evaluation only): column -> B raw values.
     """
 
     batch: Batch
@@ -80,10 +83,22 @@ def training_batches(
 ) -> Iterator[Loaded]:
     """Endless shuffled micro-batches of process `rank`; see `mmssl.data.sampler` for what is in which.
 
-    columns: modality -> column(s); a modality not in it reads the column of its own name.
-    batch_size: samples of one optimiser step over all `world` processes, in `accumulation` micro-batches.
-    start_batch: micro-batches already done; what follows is exactly what would have followed. In constant time, but
-        for a stream, whose rows are read again (not decoded) up to that place in its epoch.
+    Args:
+        source: the data.
+        preprocessors: modality -> what reads and collates it.
+        columns: modality -> column(s); a modality not in it reads the column of its own name.
+        seed: of the order, and of what preprocessors choose among (a caption, say).
+        batch_size: samples of one optimiser step over all `world` processes, in `accumulation` micro-batches.
+        accumulation: micro-batches of a step.
+        rank: of this process.
+        world: number of processes.
+        workers: processes that decode; 0: this one does. The batches are the same.
+        shuffle_buffer: rows that a stream is shuffled among.
+        start_batch: micro-batches already done; what follows is exactly what would have followed. In constant time, but
+            for a stream, whose rows are read again (not decoded) up to that place in its epoch.
+
+    Raises:
+        UserError: a column is not there, or the batch cannot be cut into equal parts or is larger than the data.
     """
     columns = columns_of(preprocessors, columns)
     check_columns(source, columns)
@@ -118,9 +133,18 @@ def evaluation_batches(
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[Loaded]:
-    """All samples once (or the first `limit`), in order, the last batch short; of several captions always the first.
+    """All samples once, in order, the last batch short; of several captions always the first.
 
-    keep: other columns (labels) whose raw values come along in `Loaded.kept`. Process `rank` gets every world-th batch.
+    Args:
+        source: the data.
+        preprocessors: modality -> what reads and collates it.
+        columns: modality -> column(s); a modality not in it reads the column of its own name.
+        batch_size: samples of a batch.
+        workers: processes that decode; 0: this one does.
+        limit: the first so many samples only.
+        keep: other columns (labels) whose raw values come along in `Loaded.kept`.
+        rank: of this process, which gets every world-th batch.
+        world: number of processes.
     """
     columns = columns_of(preprocessors, columns)
     check_columns(source, {**columns, **({"keep": list(keep)} if keep else {})})

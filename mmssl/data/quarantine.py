@@ -21,7 +21,11 @@ ENOUGH = 50
 class Bad:
     """A sample that was not used.
 
-    index: its number in the opened data. modality, column: where the fault is ("*" = all of them). reason: one line.
+    Attributes:
+        index: its number in the opened data.
+        modality: where the fault is ("*": all of them).
+        column: likewise.
+        reason: one line.
     """
 
     index: int

@@ -52,18 +52,20 @@ def open_source(
 ) -> Source:
     """Open data for reading, undecoded.
 
-    path: "builtin:NAME" | "graph:FILE" (a modality's own kind of file) | a folder (of images, sounds, videos, arrays or
-        tables, or written by `save_to_disk`) | a file or glob of parquet, csv, tsv, json, jsonl, arrow, txt or tar
-        (WebDataset) | a Hub id | a `datasets` object.
-    name: the configuration, where the data has several; ignored where it has none.
-    split: a named split ("train[:10%]" works for files and the Hub); a lone file or folder is all "train". Where there
-        is no such split but a column called `split`, the rows that say so.
-    streaming: do not copy the data into the cache, read it in order.
-    limit: so many rows: a fixed random selection (files are often sorted by class), the first ones of a stream.
-    columns: modality -> the column(s) it reads; checked here. Values in them that name files relative to the listing
-        become full paths. None: no check, and all columns of strings may name files.
+    Args:
+        path: "builtin:NAME" | "graph:FILE" (a modality's own kind of file) | a folder (of images, sounds, videos,
+            arrays or tables, or written by `save_to_disk`) | a file or glob of parquet, csv, tsv, json, jsonl, arrow,
+            txt or tar (WebDataset) | a Hub id | a `datasets` object.
+        name: the configuration, where the data has several; ignored where it has none.
+        split: a named split ("train[:10%]" works for files and the Hub); a lone file or folder is all "train". Where
+            there is no such split but a column called `split`, the rows that say so.
+        streaming: do not copy the data into the cache, read it in order.
+        limit: so many rows: a fixed random selection (files are often sorted by class), the first ones of a stream.
+        columns: modality -> the column(s) it reads; checked here. Values in them that name files relative to the
+            listing become full paths. None: no check, and all columns of strings may name files.
 
-    Raises UserError when the data or the split is not there, cannot be read, has no rows or lacks a column.
+    Raises:
+        UserError: the data or the split is not there, cannot be read, has no rows or lacks a column.
     """
     import datasets
 
