@@ -31,10 +31,13 @@ Progress = Callable[[int], None]
 class Embedded:
     """Features of n rows, on the CPU, float32.
 
-    present: modality -> (n,) bool; raw: modality -> (n, F) raw features, where the modality has any;
-    pooled, embeddings: encoder -> modality -> (n, D) pooled and (n, E) normalised (projected) states;
-    joint: encoder -> "a+b" -> (n, E) projected state of modalities that one tower was given together;
-    bad: one entry for every broken value that was left out.
+    Attributes:
+        present: modality -> (n,) bool.
+        raw: modality -> (n, F) raw features, where the modality has any.
+        pooled: encoder -> modality -> (n, D) pooled states.
+        embeddings: encoder -> modality -> (n, E) normalised (projected) states.
+        joint: encoder -> "a+b" -> (n, E) projected state of modalities that one tower was given together.
+        bad: one entry for every broken value that was left out.
     """
 
     present: dict[str, Tensor] = field(default_factory=dict)
@@ -77,8 +80,13 @@ class Collector:
     def __init__(
         self, models: Mapping[str, MMSSLModel], describe: MMSSLModel | None, groups: Sequence[tuple[str, ...]] = ()
     ) -> None:
-        """models: encoder -> model. describe: the model whose modalities compute raw features, None for no raw ones.
-        groups: modalities of one tower that it is also given together."""
+        """What is gathered.
+
+        Args:
+            models: encoder -> model.
+            describe: the model whose modalities compute raw features, None for no raw ones.
+            groups: modalities of one tower that it is also given together.
+        """
         self.models, self.describe, self.groups = models, describe, groups
         self.parts: dict[tuple[str, ...], list[Tensor]] = {}
 
@@ -86,7 +94,7 @@ class Collector:
         """Encode one batch with every encoder, and keep what comes out of it on the CPU.
 
         Args:
-            batch: Modality -> input name -> tensor (B, ...), on the CPU; each encoder gets a copy on its own device.
+            batch: modality -> input name -> tensor (B, ...), on the CPU; each encoder gets a copy on its own device.
         """
         present = {name: _there(inputs) for name, inputs in batch.items()}
         for encoder, model in self.models.items():
@@ -133,11 +141,21 @@ def embed_source(
     progress: Progress | None = None,
     groups: Sequence[tuple[str, ...]] = (),
 ) -> Embedded:
-    """Features of all rows of `source`, in its order, by all `models` (encoder -> model) in one pass over the data.
+    """Features of all rows of `source`, in its order, by all models in one pass over the data.
 
-    columns: modality -> column(s), for the modalities to embed. describe: the model whose modalities compute the raw
-    features; None leaves them out. groups: modalities of one tower to
-    encode together as well. Broken samples are absent rows, listed in `bad`.
+    Args:
+        models: encoder -> model.
+        preprocessors: modality -> what reads and collates it.
+        source: the data.
+        columns: modality -> column(s), for the modalities to embed.
+        describe: the model whose modalities compute the raw features; None leaves them out.
+        batch_size: rows that are encoded at a time.
+        workers: processes that decode; 0: this one does.
+        progress: is called with the number of rows done.
+        groups: modalities of one tower to encode together as well.
+
+    Returns:
+        The features; broken samples are absent rows, listed in `bad`.
     """
     from ..data.loading import evaluation_batches
 

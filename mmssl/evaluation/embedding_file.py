@@ -67,11 +67,28 @@ def write_embeddings(
     """Embed all rows of `source` into a parquet file.
 
     Columns: `row` (int64, from 0), `id` where the data has a column of that name, and for every modality of `columns`
-    `<modality>_embedding` (a list of float32 of fixed size: normalised and projected, or with `pooled` the pooled
-    state; null where absent) and `<modality>_present` (bool). The file appears under its name only when it is whole;
-    until then finished parts of about `part_rows` rows lie in `.NAME.parts/`, from where the same call goes on.
-    Returns {"rows", "present": {modality: count}, "bad": list, "resumed": rows that were there already}. Raises
-    UserError for a path that is a folder and for data without rows, RunError when a file cannot be written.
+    `<modality>_embedding` (a list of float32 of fixed size; null where absent) and `<modality>_present` (bool). The
+    file appears under its name only when it is whole; until then finished parts lie in `.NAME.parts/`, from where the
+    same call goes on.
+
+    Args:
+        model: the encoder.
+        preprocessors: modality -> what reads and collates it.
+        source: the data.
+        columns: modality -> column(s), for the modalities to embed.
+        output_parquet: the file.
+        batch_size: rows that are encoded at a time.
+        workers: processes that decode; 0: this one does.
+        pooled: write the pooled states instead of the normalised and projected ones.
+        part_rows: rows of a part, about.
+        progress: is called with the number of rows done.
+
+    Returns:
+        {"rows", "present": {modality: count}, "bad": list, "resumed": rows that were there already}.
+
+    Raises:
+        UserError: a path that is a folder, data without rows.
+        RunError: a file cannot be written.
     """
     path = Path(output_parquet)
     if path.is_dir():

@@ -21,11 +21,22 @@ def knn_votes(
     temperature: float = 0.07,
     chunk: int = 1024,
 ) -> Tensor:
-    """(m, classes) float32: for every test row the votes of its k nearest training rows by cosine.
+    """For every test row the votes of its k nearest training rows by cosine.
 
-    train (n, D), labels (n,) int64 in [0, classes), test (m, D); a neighbour at cosine s votes exp(s / temperature).
-    k is cut to n. Worked off in chunks of test rows, so memory is chunk * n. Raises ValueError for shapes that do not
-    fit or labels out of range.
+    Args:
+        train: (n, D).
+        labels: (n,) int64 in [0, classes).
+        test: (m, D).
+        classes: how many there are.
+        k: neighbours that vote; cut to n.
+        temperature: a neighbour at cosine s votes exp(s / temperature).
+        chunk: test rows that are worked off at a time: memory is chunk * n.
+
+    Returns:
+        (m, classes) float32.
+
+    Raises:
+        ValueError: shapes do not fit, or labels are out of range.
     """
     if len(train) != len(labels) or len(train) == 0:
         raise ValueError(f"knn needs one label a training row, got {len(train)} rows and {len(labels)} labels")
