@@ -69,7 +69,13 @@ NAME = "finetune"
 
 @dataclass
 class FinetuneRun:
-    """folder: of the result; model_folder: the model or adapter in it; report: its evaluation.json."""
+    """What a fine-tuning left.
+
+    Attributes:
+        folder: of the run.
+        model_folder: the model or adapter in it.
+        report: its evaluation.json.
+    """
 
     folder: Path
     model_folder: Path
@@ -94,14 +100,27 @@ def finetune(
 ) -> FinetuneRun:
     """Fine-tune a model: on labelled data, on pairs (`task="retrieval"`), or to answer as a fine-tuned teacher.
 
-    model: a model, a run, an adapter, a stock folder, a Hub id (see `mmssl.models.locating`). data: as for
-    `mmssl pretrain`, or a `datasets` object. label: column(s). peft: none, linear, or the type of an adapter. options:
-    fields of `FinetuneConfig`, the command's `key=value`, e.g. `name="the data's configuration", fraction=0.1,
-    train={"steps": 100}`. teacher: what an earlier `finetune` left, to be distilled into `model`. resume: go on from
-    the last checkpoint in `output` (default: the last in runs/).
-    Raises UserError or RunError, each with one clear line; what is wrong with the input shows before anything is
-    written. It leaves the process as it found it; `mmssl.training.process.prepare_process()` is what the command calls
-    first, for the same speed and bits on a CPU.
+    It leaves the process as it found it; `mmssl.training.process.prepare_process()` is what the command calls first,
+    for the same speed and bits on a CPU.
+
+    Args:
+        model: a model, a run, an adapter, a stock folder, a Hub id (see `mmssl.models.locating`).
+        data: as for `mmssl pretrain`, or a `datasets` object.
+        label: column(s) with the labels; None for pairs and for a teacher.
+        peft: "none" (everything is trained), "linear" (nothing of the towers), or the type of an adapter.
+        output: folder of the run; default: the next free one in runs/.
+        base: the model that an adapter belongs on, where it is not at the place that the adapter remembers.
+        teacher: what an earlier `finetune` left, to be distilled into `model`.
+        resume: go on from the last checkpoint in `output` (default: the last in runs/).
+        **options: fields of `FinetuneConfig`, the command's `key=value`, e.g. `name="the data's configuration",
+            fraction=0.1, train={"steps": 100}`.
+
+    Returns:
+        The run, with the report of what was saved on the test rows.
+
+    Raises:
+        UserError: wrong input, in one clear line, before anything is written.
+        RunError: a full disk, a loss that is not finite, in one clear line.
     """
     named = isinstance(data, str | Path)
     columns = list(label) if label is not None and not isinstance(label, str) else label

@@ -132,7 +132,7 @@ class SupervisedJob(Job):
         """The task's loss with its head. Fits the baselines' probes, too, while the encoder is still as it came.
 
         Raises:
-            UserError: Class weights are wanted for a regression, or the training rows have one class.
+            UserError: class weights are wanted for a regression, or the training rows have one class.
         """
         target, options = self.target, self.options
         assert self.rows.train.labels is not None

@@ -32,9 +32,13 @@ MOST_CLASSES = 1000
 class Target:
     """What a label is.
 
-    task: classification, multilabel or regression. columns: where it is read from. classes: the labels (classification,
-    several labels in one column) or the columns' own names; names: what data sets with numbered classes call them.
-    mean, std: of every regression target, in training.
+    Attributes:
+        task: classification, multilabel or regression.
+        columns: where it is read from.
+        classes: the labels (classification, several labels in one column) or the columns' own names.
+        names: what data sets with numbered classes call them.
+        mean: of every regression target, in training.
+        std: likewise; targets are standardised with both.
     """
 
     task: str

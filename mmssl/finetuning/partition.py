@@ -30,7 +30,10 @@ logger = logging.getLogger("mmssl")
 class Examples:
     """Some rows, and what is known of them.
 
-    source: map-style rows. labels: (n,) or (n, C), None without a label. groups: a name a row, where asked for.
+    Attributes:
+        source: map-style rows.
+        labels: (n,) int64 or (n, C) float32, None without a label.
+        groups: a name a row, where asked for.
     """
 
     source: Dataset
@@ -45,10 +48,17 @@ class Examples:
 class Partition:
     """What is trained on, looked at and measured on.
 
-    train, validation (None: no early stopping), test. labelled: the training rows with those to stop by that were taken
-    from them: all that a baseline may learn from; trained: the numbers of the `train` rows among them. pool: rows of
-    the training split, the fraction not taken. columns: modality -> column(s). split: what the parts are called.
-    notes: what a reader must know.
+    Attributes:
+        train: the rows that are trained on.
+        validation: what early stopping looks at; None: there is none.
+        test: what is measured on.
+        labelled: the training rows with those to stop by that were taken from them: all that a baseline may learn from.
+        trained: the numbers of the `train` rows among them.
+        pool: rows of the training split, the fraction not taken.
+        columns: modality -> column(s).
+        target: what the label is; None without one.
+        split: what the parts are called.
+        notes: what a reader must know.
     """
 
     train: Examples

@@ -62,9 +62,9 @@ class RetrievalJob(Job):
         """Embeddings of the rows of `part` by these encoders.
 
         Args:
-            part: The rows.
-            encoders: The name in the result -> model.
-            raw: Also the modalities' raw features, which are the baseline.
+            part: the rows.
+            encoders: the name in the result -> model.
+            raw: also the modalities' raw features, which are the baseline.
         """
         return embed_source(
             encoders,

@@ -72,10 +72,17 @@ def measure(
     prefix: str = "",
     seed: int = 0,
 ) -> Metrics:
-    """The metrics of a report (as `mmssl.evaluation.tasks.metric`) from each encoder's logits (n, C).
+    """The metrics of a report (as `mmssl.evaluation.tasks.metric`).
 
-    logits: encoder -> (n, C), by the name of its column: `model` (the frozen encoder under a probe), `untrained`,
-    `raw`, `finetuned` (what a fine-tuning made of it), `teacher`.
+    Args:
+        target: what the label is.
+        logits: encoder -> (n, C), by the name of its column: `model` (the frozen encoder under a probe), `untrained`,
+            `raw`, `finetuned` (what a fine-tuning made of it), `teacher`.
+        truth: (n,) or (n, C) labels of the test rows.
+        train: labels of the training rows, which say what chance is.
+        groups: (n,) whose rows are drawn together for the intervals (patients, say); None: each by itself.
+        prefix: of the metrics' names.
+        seed: of the intervals' draws.
     """
     y = truth.numpy()
     functions = score_functions(target)

@@ -29,7 +29,16 @@ from .supervised import Kept, TaskHead, pooled, pooled_width
 
 @dataclass
 class TaskModel:
-    """model: the encoder (an adapter is merged into it); head: on the pooled outputs of `towers`; target: the task."""
+    """A fine-tuned model, ready to predict.
+
+    Attributes:
+        model: the encoder; an adapter is merged into it.
+        processor: reads what it is given.
+        head: on the pooled outputs of `towers`.
+        target: what it answers.
+        towers: names of the towers the head sees, in its order.
+        modalities: what a sample may come with.
+    """
 
     model: MMSSLModel
     processor: MMSSLProcessor
@@ -47,8 +56,17 @@ class TaskModel:
             return self.head(features), present
 
     def predict(self, **raw: Sequence[Any]) -> list[dict[str, Any] | None]:
-        """One answer a sample: {"label", "score", "scores"} for classes, {"labels", "scores"} for several labels,
-        {column: number} for regression; None for a sample without any modality. `predict(image=["a.png", None])`.
+        """Answers for samples as a user has them: `predict(image=["a.png", None])`.
+
+        Args:
+            **raw: modality -> one raw value a sample, None where it lacks it.
+
+        Returns:
+            One answer a sample: {"label", "score", "scores"} for classes, {"labels", "scores"} for several labels,
+            {column: number} for regression; None for a sample without any modality.
+
+        Raises:
+            ValueError: a modality that the task was not trained on, or none.
         """
         for name in raw:
             if name not in self.modalities:
