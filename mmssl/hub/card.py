@@ -99,8 +99,14 @@ def declared_license(path: str) -> str | None:
 def write_card(folder: str | Path, recipe: Recipe, report: Report | None, facts: Facts | Mapping[str, Any]) -> Path:
     """Write `folder`/README.md and return its path.
 
-    report: what `evaluate` returned, None or empty when there was no evaluation. facts: `Facts`, or a mapping of its
-    fields (TypeError for others). Raises RunError when the file cannot be written.
+    Args:
+        folder: of the model.
+        recipe: what it was trained by.
+        report: what `evaluate` returned, None or empty when there was no evaluation.
+        facts: `Facts`, or a mapping of its fields (TypeError for others).
+
+    Raises:
+        RunError: the file cannot be written.
     """
     facts = facts if isinstance(facts, Facts) else Facts(**facts)
     text = card_text(recipe, report, facts)

@@ -74,13 +74,24 @@ def push(
     dry_run: bool = False,
     base: str | None = None,
 ) -> Pushed:
-    """Publish the folder `model` (a model, adapter or export folder, or the folder of a run) as `repo_id`.
+    """Publish a folder on the Hub, in one commit.
 
-    private: of a repository that is made now; one that exists and is public is refused then. revision: a branch, made
-    where it does not exist. dry_run: look at everything and send nothing. base: of an adapter, the Hub id of the model
-    that it belongs on, which is fetched and compared; it takes the place of the local folder in what is published. The
-    token is the one of `hf auth login` or `HF_TOKEN`. UserError for what cannot be published, a malformed id, no token,
-    no network, or no right to write; RunError when the Hub fails: nothing has changed then.
+    Args:
+        model: a model, adapter or export folder, or the folder of a run.
+        repo_id: where to.
+        private: of a repository that is made now; one that exists and is public is refused then.
+        revision: a branch, made where it does not exist.
+        message: of the commit.
+        dry_run: look at everything and send nothing.
+        base: of an adapter, the Hub id of the model that it belongs on, which is fetched and compared; it takes the
+            place of the local folder in what is published.
+
+    Returns:
+        What was sent, or would be. The token is the one of `hf auth login` or `HF_TOKEN`.
+
+    Raises:
+        UserError: what cannot be published, a malformed id, no token, no network, or no right to write.
+        RunError: the Hub fails; nothing has changed then.
     """
     folder = local_folder(model)
     check_repo_id(repo_id)

@@ -72,8 +72,14 @@ def folder_hash(folder: Path) -> str:
 
 @dataclass
 class Comparison:
-    """What `reproduce` found. same_weights: bit for bit; rows: (score, recorded, now, agrees); notes: what differs in
-    the software; folder: of the new run."""
+    """What `reproduce` found.
+
+    Attributes:
+        same_weights: bit for bit.
+        rows: (score, recorded, now, agrees).
+        notes: what differs in the software.
+        folder: of the new run.
+    """
 
     same_weights: bool
     rows: list[tuple[str, float, float | None, bool]]
