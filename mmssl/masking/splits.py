@@ -145,7 +145,7 @@ def last_ones(ratio: float) -> Callable[[Tensor, Tensor], Tensor]:
     """The choice that hides the groups of highest rank.
 
     Args:
-        ratio: Share of the groups to hide, counted as `hidden_count` counts patches.
+        ratio: share of the groups to hide, counted as `hidden_count` counts patches.
 
     Returns:
         A function of rank (B, N) and groups (B,), how many there are, to (B, N) bool: hidden.
