@@ -27,7 +27,13 @@ __all__ = ["Loss", "Objective", "ObjectiveConfig", "RampConfig", "load_objective
 
 @dataclass
 class Loss(ModelOutput):
-    """total: the scalar to minimise. parts: named scalars for the log (detached). shares: see `gradient_shares`."""
+    """What an objective gives.
+
+    Attributes:
+        total: the scalar to minimise.
+        parts: named scalars for the log (detached).
+        shares: see `gradient_shares`.
+    """
 
     total: Tensor | None = None
     parts: dict[str, Tensor] | None = None
@@ -55,7 +61,7 @@ class Objective(nn.Module):
         """The loss of one step.
 
         Args:
-            step: The batch with its views, masks and model. Equal forwards of several objectives are done once in it.
+            step: the batch with its views, masks and model. Equal forwards of several objectives are done once in it.
 
         Returns:
             Means over the global batch (`distributed.global_mean`), so that any number of processes trains the same.

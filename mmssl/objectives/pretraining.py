@@ -22,8 +22,14 @@ logger = logging.getLogger("mmssl")
 
 
 class Pretraining(nn.Module):
-    """model: the product. objectives: name -> Objective, whose `config.weight` is its factor. views, masks: the
-    recipe's. Frozen towers get no gradient. adapter: what writes the adapter that is trained, None for a whole model.
+    """A model with its objectives: what Accelerate wraps and the loop trains. Frozen towers get no gradient.
+
+    Attributes:
+        model: the product.
+        objectives: name -> Objective, whose `config.weight` is its factor.
+        views: the recipe's.
+        masks: the recipe's.
+        adapter: what writes the adapter that is trained, None for a whole model.
     """
 
     adapter: Any = None

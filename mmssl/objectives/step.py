@@ -139,11 +139,19 @@ class Step:
         net: Tower | None = None,
         layers: Sequence[int] = (),
     ) -> Encoded:
-        """A tower's output for this view and mask; `net` stands in for the tower (a teacher).
+        """A tower's output for this view and mask.
 
-        mode: "drop" (masked patches never reach `embed`) or "replace" (mask tokens), or one a modality, which may be a
-        `Replacement` (mask tokens for a share of the masked ids; the rest are shown as they are, or others). Computed
-        once for the same arguments and gradient mode; what was computed with more `layers` does for fewer.
+        Computed once for the same arguments and gradient mode; what was computed with more `layers` does for fewer.
+
+        Args:
+            tower: its name.
+            view: what it is given.
+            mask: what of that it does not see; None: it sees all.
+            mode: "drop" (masked patches never reach `embed`) or "replace" (mask tokens), or one a modality, which may
+                be a `Replacement` (mask tokens for a share of the masked ids; the rest are shown as they are, or
+                others).
+            net: stands in for the tower (a teacher).
+            layers: blocks whose output is kept as well.
         """
         encoder = net if net is not None else self.model.tower(tower)
         seen = ("encode", *self._key(tower, view, mask, mode, net))
@@ -241,10 +249,16 @@ def pool(
 ) -> tuple[Tensor, Tensor]:
     """(pooled (B, D), present (B,)) of a tower on these patches.
 
-    rows: the tower sees that many samples at a time and only the pooled embeddings are kept; in the backward pass one
-    such chunk after the other is computed again, so that the activations of one chunk are in memory instead of the
-    batch's. Loss and gradient stay those of the whole batch (GradCache, Gao et al. 2021, arXiv 2101.06983), but for
+    With `rows` loss and gradient stay those of the whole batch (GradCache, Gao et al. 2021, arXiv 2101.06983), but for
     the draws of dropout.
+
+    Args:
+        encoder: the tower.
+        patches: modality -> patches.
+        hidden: modality -> (B, n) bool: behind mask tokens.
+        rows: the tower sees that many samples at a time and only the pooled embeddings are kept; in the backward pass
+            one such chunk after the other is computed again, so that the activations of one chunk are in memory instead
+            of the batch's. None: all at once.
     """
     hidden = hidden or {}
     if rows is None:

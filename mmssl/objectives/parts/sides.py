@@ -24,10 +24,10 @@ class Side(NamedTuple):
     """One side of a pair: what a tower makes of a view under a mask.
 
     Attributes:
-        tower: Name of the tower.
-        view: Name of the view it is given.
-        mask: Name of the mask, None for all patches.
-        label: The side's name in the log.
+        tower: name of the tower.
+        view: name of the view it is given.
+        mask: name of the mask, None for all patches.
+        label: the side's name in the log.
     """
 
     tower: str
