@@ -33,9 +33,15 @@ def global_sum(x: Tensor) -> Tensor:
 
 
 def global_mean(values: Tensor, counts: Tensor) -> Tensor:
-    """The mean of `values` where `counts` (same shape, bool or weight) is set, over all processes' elements.
+    """The mean of `values` where `counts` is set, over all processes' elements.
 
-    What DDP averages to the true mean: local sum * world / global count. Zero, with a gradient path, if nothing counts.
+    Args:
+        values: any shape; what does not count may be nan.
+        counts: the same shape, bool or a weight.
+
+    Returns:
+        (), what DDP averages to the true mean: local sum * world / global count. Zero, with a gradient path, if nothing
+        counts.
     """
     weight = counts.to(values.dtype)
     # where, not the weight alone: what does not count may be nan, and 0 * nan is nan

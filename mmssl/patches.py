@@ -29,12 +29,13 @@ def gather(x: Tensor, index: Tensor) -> Tensor:
 class Patches:
     """Patches with coordinates. Never cast to half precision.
 
-    values: (B, N, P) float32, NaN = this element does not exist | (B, N) int64 ids.
-    coords: (B, N, K) float32, in the physical units that the modality documents.
-    valid: (B, N) bool; False = padding, or a sample without this modality.
-    full: True when the host knows that `valid` has no False (a data-dependent test would break the graph).
-    links: (B, N, N) what lies between patches (edges); None where nothing does. Follows `take`.
-    fixed: (B, N) bool, patches that no mask may hide (a tokenizer's special tokens); None = none.
+    Attributes:
+        values: (B, N, P) float32, NaN = this element does not exist | (B, N) int64 ids.
+        coords: (B, N, K) float32, in the physical units that the modality documents.
+        valid: (B, N) bool; False = padding, or a sample without this modality.
+        full: true when the host knows that `valid` has no False (a data-dependent test would break the graph).
+        links: (B, N, N) what lies between patches (edges); None where nothing does. Follows `take`.
+        fixed: (B, N) bool, patches that no mask may hide (a tokenizer's special tokens); None = none.
     """
 
     values: Tensor
@@ -125,9 +126,11 @@ class Patches:
 class Split:
     """What a mask says, from coordinates alone.
 
-    keep: (B, k) int64 indices of the patches the encoder sees, -1 padded; k is static, fewer where a sample is short.
-    hide: (B, M, m) int64 indices of M target blocks, -1 padded (masked autoencoding has M = 1, JEPA several).
-    full: True when the host knows that neither holds a -1.
+    Attributes:
+        keep: (B, k) int64 indices of the patches the encoder sees, -1 padded; k is static, fewer where a sample is
+            short.
+        hide: (B, M, m) int64 indices of M target blocks, -1 padded (masked autoencoding has M = 1, JEPA several).
+        full: true when the host knows that neither holds a -1.
     """
 
     keep: Tensor
