@@ -167,9 +167,11 @@ class ForeignTower(Tower):
     ) -> Encoded:
         """As `Tower.forward`; `layers` are not to be had, and a frozen model runs without a graph."""
         p = patches[self.name]
+        # frozen: no graph is kept for what gets no gradient
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             prefix, tokens = self.run(p, (hidden or {}).get(self.name))
         if not p.full:
+            # what the wrapped model makes of padding is for nobody
             tokens = tokens * p.valid[..., None]
         return Encoded({self.name: tokens}, {self.name: p}, prefix, {}, self.pooling)
 
@@ -281,6 +283,7 @@ class OpenClipTower(ForeignTower):
         net = pair.text if ids else pair.visual
         if not isinstance(net, TextTransformer if ids else VisionTransformer):
             raise UserError(f"model.towers: open_clip's {type(net).__name__} gives no tokens, expected a transformer")
+        # open_clip gives the pooled output alone otherwise
         net.output_tokens = True
         super().__init__(options, modalities, net, int(config["embed_dim"]))
         self.replaces = not ids

@@ -97,6 +97,7 @@ def load_base(folder: Path, spec: AdapterSpec, base: str | None) -> MMSSLModel:
         if mine != other:
             where = _first_difference(mine, other, key)
             raise UserError(f"{folder}: this adapter belongs on another base than {base}: {where}")
+    # the architecture fits many models, the change that was learned only this one
     if theirs.weights != spec["weights_sha256"]:
         raise UserError(
             f"{folder}: this adapter was trained on other weights than those of {base or 'its pretrained towers'}"

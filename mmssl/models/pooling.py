@@ -35,9 +35,11 @@ class AttentionPool(nn.Module):
         batch, n, width = tokens.shape
         w, b = self.qkv.weight, self.qkv.bias
         tokens = tokens.to(w.dtype)
+        # a third of the fused product for the one query, the rest for the tokens
         q = nn.functional.linear(self.query.to(w.dtype), w[:width], b[:width]).view(1, 1, self.heads, -1)
         kv = nn.functional.linear(tokens, w[width:], b[width:]).view(batch, n, 2, self.heads, -1)
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
+        # softmax over nothing is nan
         keys = valid | ~valid.any(1, keepdim=True)
         out = attention(q.transpose(1, 2).expand(batch, -1, -1, -1), k, v, keys[:, None, None])
         x = self.proj(out.transpose(1, 2).flatten(1))

@@ -116,6 +116,7 @@ class LearnedGrid(nn.Module):
                     f"a patch lies at coordinate {int(at.max())} of axis {axis}, but learned positions end at "
                     f"{size - 1}; use positions: sincos, or resize the table"
                 )
+            # row by row: the last axis is the fastest
             index = index * size + at.clamp(0, size - 1)
         return self.table[index]
 

@@ -82,6 +82,7 @@ def turn(x: Tensor, rotation: Rotation, first: int = 0) -> Tensor:
     cosine, sine = (part[:, :, first:] for part in rotation)
     across = torch.stack((-x[..., 1::2], x[..., 0 : x.shape[-1] // 2 * 2 : 2]), -1).flatten(-2)
     if x.shape[-1] % 2:
+        # an odd channel is left over: its sine is 0, so it stays as it is
         across = torch.cat([across, torch.zeros_like(x[..., :1])], -1)
     return (x * cosine + across * sine).to(x.dtype)
 
