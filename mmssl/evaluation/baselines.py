@@ -108,6 +108,7 @@ class Ridge:
         for alpha in ALPHAS:
             shrunk = seen / (spectrum + alpha * scale)
             predicted = shrunk @ turned + y_mean
+            # 1 / n: of the intercept
             leverage = ((shrunk * seen).sum(1) + 1 / n).clamp(max=1 - 1e-6)[:, None]
             left_out = (predicted - leverage * y[rows]) / (1 - leverage)
             score = _margin(left_out - y_mean, target[rows])

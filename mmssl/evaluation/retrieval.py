@@ -44,6 +44,7 @@ def retrieval_ranks(
         mask = mask.to(cosine.device)
         best = cosine.masked_fill(~mask, -torch.inf).amax(1, keepdim=True)
         gap = (cosine - best).masked_fill(mask, -torch.inf)
+        # ties count half: the expected rank if they were shuffled
         ahead = (gap > TIE).sum(1) + 0.5 * (gap.abs() <= TIE).sum(1)
         out[start : start + chunk] = 1 + ahead.cpu().numpy()
     return out

@@ -41,6 +41,7 @@ def separability(embeddings: Tensor, *, rows: int = 1000, seed: int = 0, draws: 
     points = normalize(embeddings[order].float(), dim=1)
     scores = []
     for _ in range(draws if len(points) > 4 else 0):
+        # without replacement: a point drawn twice would be an edge of length 0
         part = torch.randperm(len(points), generator=generator)[: max(int(0.8 * len(points)), 2)]
         scores.append(1 - float(persistence_times(points[part]).mean()))
     score = 1 - float(persistence_times(points).mean())

@@ -64,6 +64,7 @@ class Scorecard:
         """Metrics `<a>+<b>/accuracy` and `<a>+<b>-><c>/<measure>`, and what was left out with the reason."""
         out: Metrics = {}
         skipped: dict[str, str] = {}
+        # means and cosines across modalities need one space
         widths = {z.shape[1] for z in self.features.test.embeddings["model"].values()}
         if len(widths) > 1:
             return {}, {"embeddings": f"they differ in width, {sorted(widths)} (set model.projection)"}
