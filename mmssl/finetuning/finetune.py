@@ -282,9 +282,11 @@ def train(
     settings, rows = options.train, job.rows
     asked = dump(to_dict(options))
     smallest = settings.accumulation * accelerator.num_processes
+    # with few rows a batch has all of them, as far as they can be cut into equal parts
     settings.batch_size = max(min(settings.batch_size, len(rows.train) // smallest * smallest), smallest)
     steps = steps_of(settings, len(rows.train))
     main = accelerator.is_main_process
+    # whole models as in MAE (He et al. 2022, table 9); what is new, as adapters are, has one rate
     decay = options.layer_decay if options.layer_decay is not None else 0.75 if options.peft == "none" else 1.0
     validation = None
     if rows.validation is not None:

@@ -219,6 +219,7 @@ class SupervisedJob(Job):
         part, task = self.rows.validation, self._task
         assert part is not None and part.labels is not None and task is not None
         logits, present = self._logits(part, self.encoder, task.head)
+        # what could not be read has no features to judge
         logits, labels = logits[present], part.labels[present]
         weights = None if task.weights is None else task.weights.cpu()
         losses = row_losses(self.target.task, logits, labels, weights)
@@ -239,6 +240,7 @@ class SupervisedJob(Job):
 
         The folder is loaded anew: what is measured is what was written, adapters merged or not.
         """
+        # from the disk: the report is about what was written
         task, test = load_task(folder), self.rows.test
         device = device_of(self.encoder)
         encoder: nn.Module = task.model

@@ -188,6 +188,7 @@ def _validation(
         if not len(part):
             raise UserError(f"validation: no row of split '{options.validation}' has a label")
         return np.arange(len(train)), part, options.validation
+    # another seed than that of `fraction`, whose draw this one must not repeat
     held = _share(train, target, options.validation_share, options.seed + 1)
     if not len(held) or len(held) == len(train):
         return np.arange(len(train)), None, "none"

@@ -113,6 +113,7 @@ class Supervised(Objective):
             logits, value = logits.float(), label["value"]
             losses = row_losses(c.task, logits, value, self.weights)
             weighted = c.task == "classification" and self.weights is not None
+            # over the sum of the weights, not the number of rows, as torch.nn.CrossEntropyLoss does
             total = global_mean(losses, counts * self.weights[value] if weighted else counts)  # type: ignore[index]
         parts: dict[str, Tensor] = {}
         if c.task == "classification":

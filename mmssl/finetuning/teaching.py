@@ -75,6 +75,7 @@ class Distilled(Objective):
             teacher.head.to(logits.device)
             module: torch.nn.Module = teacher.model
             module.to(logits.device)
+        # without gradient, in evaluation mode, on the row without augmentation
         wanted, there = teacher.logits(theirs)
         counts = there & torch.stack([e.present() for e in encoded]).any(0)
         with torch.autocast(logits.device.type, enabled=False):
