@@ -131,6 +131,7 @@ def _commit(
     api: HfApi, folder: Path, files: list[str], repo_id: str, private: bool, revision: str | None, message: str | None
 ) -> CommitInfo:
     full = api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
+    # `exist_ok` leaves a repository that is there as public as it is
     if private and not api.repo_info(full).private:
         raise UserError(f"--private: {full} exists and is public; make it private on the Hub first, or push elsewhere")
     if revision is not None:
