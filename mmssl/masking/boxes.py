@@ -117,6 +117,7 @@ def drawn_boxes(sizes: Tensor, kinds: Sequence[Kind]) -> tuple[Tensor, Tensor, T
     found = uniforms(streams, max(count), axes)
     drawn = [u[:, : count[i // 3]] for i, u in enumerate(found)]
     whole = sizes.to(torch.float64)[:, None].clamp(min=1)  # (B, 1, A)
+    # of each side, so that the product of the sides is the share
     share = whole.new_tensor([scale ** (1 / axes) for scale, _, n, _ in kinds for _ in range(n)])
     stretch = whole.new_zeros(len(sizes), sum(count), axes)
     for (_, aspect, _, _), ratio, part in zip(kinds, drawn[::3], stretch.split(count, 1), strict=True):
@@ -124,6 +125,7 @@ def drawn_boxes(sizes: Tensor, kinds: Sequence[Kind]) -> tuple[Tensor, Tensor, T
         if axes > 1 and (low, high) != (0.0, 0.0):
             ratios = ratio.to(torch.float64) * (high - low) + low
             ratios[..., -1] = 0  # relative to the last axis
+            # the logarithms sum to zero: a ratio of sides leaves the volume as it is
             torch.sub(ratios, ratios.mean(-1, keepdim=True), out=part)
     sides = (whole * share[:, None] * stretch.exp_()).round_().clamp_(min=1).minimum(whole)
     first = (torch.cat(drawn[1::3], 1).to(torch.float64) * (whole - sides + 1)).floor_()
@@ -151,5 +153,6 @@ def box_keys(cells: Tensor, sizes: Tensor, middle: Tensor, half: Tensor, flip: T
         ordinal = torch.where(flip[..., axis, None], size - 1 - at, at)
         flat = ordinal if flat is None else ordinal.add_(flat.mul_(size))
     assert flat is not None
+    # the largest distance counts; their sum, and then the drawn order, are only there to break ties
     keys = reduce(torch.maximum, offsets).add(reduce(torch.add, offsets), alpha=1e-6)
     return keys.add_(flat.div_(length.prod(-1, keepdim=True)), alpha=1e-10)

@@ -58,6 +58,7 @@ class Regions:
             seed = bits.masked_fill(~maskable, -1).argmax(1)
             away = (at - at.gather(1, seed[:, None, None].expand(-1, 1, len(axes)))).square().sum(2)
             furthest = away.masked_fill(~maskable, 0.0).amax(1, keepdim=True).clamp(min=1e-30)
+            # in units of the furthest: what is added for ties is then small, whatever the coordinates are in
             keys.append(away / furthest + bits * (1e-9 / 2**32))  # equally far ones in an order that is drawn
         key = torch.stack(keys, 1)
         among = maskable[:, None].expand_as(key).flatten(0, 1)

@@ -105,6 +105,7 @@ def dense_rank(group: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
     """(rank (B, N) int64, groups (B,) int64): the place of each patch's number `group` (B, N) int64 among the distinct
     ones of its sample in rising order, and how many there are; `among` (B, N) bool says which patches count."""
     last = torch.iinfo(torch.int64).max
+    # what does not count is sorted to the end, where it moves no rank
     ordered, index = group.to(torch.int64).masked_fill(~among, last).sort(dim=1, stable=True)
     new = torch.ones_like(among)
     new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
