@@ -144,6 +144,7 @@ def gradient_shares(losses: Mapping[str, torch.Tensor], step: Step) -> dict[str,
             for gradient in (next(found) for _ in tensors):
                 if gradient is not None:
                     squares[i, j] += gradient.detach().float().square().sum()
+    # squared norms of the rows of all processes add up to that of the whole batch
     squares = global_sum(squares)
     out: dict[str, torch.Tensor] = {}
     for prefix, column in [("", squares.sum(1)), *((f"{t}/", squares[:, j]) for j, t in enumerate(encodings))]:

@@ -237,6 +237,7 @@ class Step:
                 patches[name] = whole.take(split.keep, split.full)
             else:
                 patches[name] = whole
+                # the tower sees every place, and at the hidden ones a mask token
                 hidden[name] = whole.hidden_by(split.hide)
                 if isinstance(how, Replacement):
                     ids, draws = self.model.modality(name).pred_width(), self.draws("replacement", str(mask), name)

@@ -43,6 +43,7 @@ class BatchNorm(nn.Module):
             sums = all_sum(torch.cat([there.sum(0), weight.sum(0)]))
             count = sums[-1].detach().clamp(min=1)
             centred = values - sums[:-1] / count
+            # about the global mean, which takes a second sum: E[x^2] - E[x]^2 would cancel
             variance = all_sum((centred.square() * weight).sum(0)) / count
             return centred * torch.rsqrt(variance + self.eps) * self.weight.float() + self.bias.float()
 
