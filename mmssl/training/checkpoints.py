@@ -121,8 +121,10 @@ def save(
         written = sorted(partial.iterdir())
         files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in written}
         (partial / STATE).write_text(json.dumps({"step": step, "files": files, **extra}, indent=2))
+        # on the disk before the folder gets its name: else a power cut could leave the name without the bytes
         for path in [*written, partial / STATE]:
             _sync(path)
+        # of a run that went back and comes by this step again
         if target.exists():
             _set_aside(target)
         partial.rename(target)

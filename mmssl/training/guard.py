@@ -118,6 +118,7 @@ class Guard(Observer):
         spike = self.settings.spike
         if spike is not None and len(self.losses) >= ENOUGH:
             middle = median(self.losses)
+            # 1.4826 times the median deviation is a normal standard deviation; 1 %: where the loss hardly moves
             scale = max(1.4826 * median(abs(x - middle) for x in self.losses), 0.01 * abs(middle))
             if loss - middle > spike * scale:
                 return f"the loss jumped from {middle:.4g} to {loss:.4g} (train.guard.spike = {spike:g})"

@@ -130,6 +130,7 @@ class Health(Observer):
                 step = self.pretraining.step(batch, Draws(key, chunk.size, first, total, accelerator.device))
                 for name, objective in self.pretraining.objectives.items():
                     for what, value in objective.health(step).items():  # type: ignore[operator]
+                        # weighted by its rows: the last chunk may be smaller
                         said.setdefault(f"{name}/{what}", []).append(value.float() * total / self.samples)
             # rank and spread are no means over chunks: they need all rows at once
             whole = {key: gather_rows(torch.cat(parts)) for key, parts in rows.items()}

@@ -117,6 +117,7 @@ class Meter:
         """Averages over steps and processes; all processes must call it together."""
         names = list(self.parts)
         values = torch.stack([self.parts[n] for n in names]) / max(self.steps, 1)
+        # one transfer for all parts: here the device is waited for
         values = accelerator.reduce(values, "mean")
         return dict(zip(names, values.tolist(), strict=True))
 
