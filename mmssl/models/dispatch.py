@@ -40,9 +40,13 @@ KEPT_WEIGHTS = 1 << 26
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(q k' / sqrt(d) + bias) v.
+    """softmax(q k' / sqrt(d) + bias) v: (B, H, n, d).
 
-    q: (B, H, n, d); k, v: (B, H, m, d). bias: bool (True = may look) or additive float, broadcastable to (B, H, n, m).
+    Args:
+        q: (B, H, n, d).
+        k: (B, H, m, d).
+        v: (B, H, m, d).
+        bias: bool (True = may look) or additive float, broadcastable to (B, H, n, m).
     """
     if torch.compiler.is_exporting():
         return _plain(q, k, v, bias)  # the length may be open

@@ -17,9 +17,11 @@ class SinCos(nn.Module):
     Equal to facebookresearch/mae `util/pos_embed.py` for integer coordinates, but defined at any coordinate, so any
     input size works. Channels that `2 * dims` does not divide are zero.
 
-    dims: K, how many coordinates to embed (further ones are ignored).
-    order: which coordinate comes first; MAE puts the column before the row: (1, 0).
-    scale: multiplies the coordinates, to bring physical units (seconds) to the order of patch counts.
+    Args:
+        width: D.
+        dims: K, how many coordinates to embed (further ones are ignored).
+        order: which coordinate comes first; MAE puts the column before the row: (1, 0).
+        scale: multiplies the coordinates, to bring physical units (seconds) to the order of patch counts.
     """
 
     def __init__(
@@ -60,11 +62,14 @@ class SinCos(nn.Module):
 
 
 class IndexSinCos(nn.Module):
-    """Fixed sine-cosine embedding of a patch's number on a grid, sines and cosines in turn (Vaswani et al. 2017), as
-    VideoMAE has it.
+    """Fixed sine-cosine embedding of a patch's number on a grid, as VideoMAE has it.
 
-    sizes: of all axes but the first (the number counts them fastest last); scale: multiplies the first coordinate.
-    Computed in float64: numbers run into the thousands.
+    Sines and cosines in turn (Vaswani et al. 2017), computed in float64: numbers run into the thousands.
+
+    Args:
+        width: D.
+        sizes: of all axes but the first (the number counts them fastest last).
+        scale: multiplies the first coordinate.
     """
 
     def __init__(self, width: int, sizes: Sequence[int], scale: float = 1.0) -> None:

@@ -75,9 +75,14 @@ def joined(rotations: Sequence[Rotation]) -> Rotation:
 
 
 def turn(x: Tensor, rotation: Rotation, first: int = 0) -> Tensor:
-    """x (B, H, n, d): channels (2i, 2i + 1) of every token turned. first: x holds the tokens from there on only.
+    """Queries or keys with channels (2i, 2i + 1) of every token turned.
 
     The product is taken in the angles' precision and rounded once.
+
+    Args:
+        x: (B, H, n, d).
+        rotation: of all tokens.
+        first: x holds the tokens from there on only.
     """
     cosine, sine = (part[:, :, first:] for part in rotation)
     across = torch.stack((-x[..., 1::2], x[..., 0 : x.shape[-1] // 2 * 2 : 2]), -1).flatten(-2)

@@ -255,13 +255,21 @@ class Tower(nn.Module):
 class Decoder(nn.Module):
     """Predicts something for query patches from a tower's tokens: MAE's decoder, JEPA's predictor.
 
-    The encoded tokens (projected) and one mask token for each query, every one with this module's own position,
-    attend to each other in a narrow trunk. Attention does not know order, so nothing is scattered back into place;
-    and the last block is computed for the queries only.
+    The encoded tokens (projected) and one mask token for each query, every one with this module's own position, attend
+    to each other in a narrow trunk. Attention does not know order, so nothing is scattered back into place; and the
+    last block is computed for the queries only.
 
-    modality: of the queries and of the visible patches. others: further modalities whose encoded tokens are seen, each
-    with positions (and relations) of its own. skips: earlier blocks of the tower that the last blocks attend to
-    (HiCMAE).
+    Args:
+        modality: of the queries and of the visible patches.
+        in_width: of the tower's tokens.
+        out_width: of a prediction.
+        width: of the narrow trunk.
+        depth: its blocks.
+        heads: of each block.
+        norm_eps: of its norms.
+        mlp_ratio: of its perceptrons.
+        others: further modalities whose encoded tokens are seen, each with positions (and relations) of its own.
+        skips: earlier blocks of the tower that the last blocks attend to (HiCMAE).
     """
 
     def __init__(
