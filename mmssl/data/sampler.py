@@ -55,9 +55,17 @@ def slices(batch_size: int, accumulation: int = 1, world: int = 1) -> tuple[int,
 class Sampler:
     """An endless stream of this process's micro-batches, each a list of (epoch, sample number).
 
-    size: samples in the data. Samples left over at the end of an epoch are dropped: whole steps only.
-    batch_size: samples of one optimiser step over all processes.
-    start: micro-batches already done; the stream goes on after them in constant time.
+    Args:
+        size: samples in the data. Samples left over at the end of an epoch are dropped: whole steps only.
+        batch_size: samples of one optimiser step over all processes.
+        accumulation: micro-batches of a step.
+        rank: of this process.
+        world: number of processes.
+        seed: of the order.
+        start: micro-batches already done; the stream goes on after them in constant time.
+
+    Raises:
+        UserError: the batch cannot be cut into equal parts, or is larger than the data.
     """
 
     def __init__(
