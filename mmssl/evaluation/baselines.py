@@ -43,7 +43,9 @@ def hashed(features: Tensor, width: int = WIDEST) -> Tensor:
 class Space:
     """Raw features made comparable by cosine: counts weighted by tf-idf, numbers centred; then L2-normalised.
 
-    weight, shift: (F,) `transform(x) = normalise((x - shift) * weight)`.
+    Attributes:
+        weight: (F,), see `shift`.
+        shift: (F,) `transform(x) = normalise((x - shift) * weight)`.
     """
 
     weight: Tensor
@@ -69,7 +71,14 @@ class Space:
 
 @dataclass(frozen=True)
 class Ridge:
-    """A linear map with intercept: `predict(x) = (x - x_mean) @ weight + y_mean`. alpha is the penalty chosen."""
+    """A linear map with intercept: `predict(x) = (x - x_mean) @ weight + y_mean`.
+
+    Attributes:
+        weight: (F, G) float64.
+        x_mean: (F,) of the training rows.
+        y_mean: (G,) of the training rows.
+        alpha: the penalty that was chosen.
+    """
 
     weight: Tensor
     x_mean: Tensor

@@ -43,11 +43,12 @@ NEVER, RARELY = -20.0, -5.0
 class Protocol:
     """How C is chosen; the default is what every command of mmssl does.
 
-    parts: (rows to fit on, rows to choose on), the mean over the parts counts; None holds a fifth out.
-    score: what is chosen by; None is the task's first score, of balanced classes the balanced accuracy.
-    scale: "each" feature by its own deviation, or all by one "common" number, which leaves rare words and weak bands
-    as small as they are.
-    max_iter: of one logistic regression.
+    Attributes:
+        parts: (rows to fit on, rows to choose on), the mean over the parts counts; None holds a fifth out.
+        score: what is chosen by; None is the task's first score, of balanced classes the balanced accuracy.
+        scale: "each" feature by its own deviation, or all by one "common" number, which leaves rare words and weak
+            bands as small as they are.
+        max_iter: of one logistic regression.
     """
 
     parts: Sequence[Fold] | None = None
@@ -60,8 +61,11 @@ class Protocol:
 class Probe:
     """scores = x @ weight.T + bias: logits, or the numbers of a regression.
 
-    weight (C, D), bias (C,), float64, of features as they are: the standardisation is folded in. strength: the C that
-    was chosen; chosen_at: the mean score it had where it was chosen, nan where nothing could be held out.
+    Attributes:
+        weight: (C, D) float64, of features as they are: the standardisation is folded in.
+        bias: (C,) float64.
+        strength: the C that was chosen.
+        chosen_at: the mean score it had where it was chosen, nan where nothing could be held out.
     """
 
     weight: Array
@@ -86,11 +90,20 @@ def fit_probe(
     seed: int = 0,
     protocol: Protocol | None = None,
 ) -> Probe:
-    """The probe of training features x (n, D) and labels y: (n,) class numbers, or (n, C) of 0 and 1 or of numbers.
+    """The probe of frozen features.
 
-    outputs: classes, also those that no row has (default: as many as y shows). groups: a name a row; rows of one name
-    are held out together. balanced: each class weighs the same. seed: of the held-out fifth.
-    Raises ValueError when there are fewer than two classes.
+    Args:
+        x: (n, D) training features.
+        y: (n,) class numbers, or (n, C) of 0 and 1 or of numbers.
+        task: classification, multilabel or regression.
+        outputs: classes, also those that no row has (default: as many as y shows).
+        groups: a name a row; rows of one name are held out together.
+        balanced: each class weighs the same.
+        seed: of the held-out fifth.
+        protocol: how C is chosen.
+
+    Raises:
+        ValueError: there are fewer than two classes.
     """
     if task == "classification" and len(np.unique(y)) < 2:
         raise ValueError("a linear probe needs training rows of at least two classes")

@@ -120,8 +120,15 @@ def find_columns(
 
 @dataclass(frozen=True)
 class Labels:
-    """column: its name; values: the distinct labels, sorted; test, train: (n,) int64 index into `values`, -1 where
-    the label is unknown; names: the class names that the data declares for all label numbers, if it does."""
+    """The labels of test and training rows on one scale.
+
+    Attributes:
+        column: its name.
+        values: the distinct labels, sorted.
+        test: (n,) int64 index into `values`, -1 where the label is unknown.
+        train: likewise; None where the training rows have no such column.
+        names: the class names that the data declares for all label numbers, if it does.
+    """
 
     column: str
     values: list[Any]

@@ -33,9 +33,16 @@ MIN_PAIRS = 10
 
 @dataclass
 class Features:
-    """What the tasks work on. test, train: embedded rows; counts: modalities whose raw features are counts of ids;
-    y_test, y_train: (n,) int64 class numbers, -1 unknown, None where there are none; paired: modality -> raw features
-    of the training rows for the ridge map, where they are others than `train.raw`."""
+    """What the tasks work on.
+
+    Attributes:
+        test: embedded rows.
+        train: embedded rows, for the probes; None where there are none.
+        counts: modalities whose raw features are counts of ids.
+        y_test: (n,) int64 class numbers, -1 unknown, None where there are none.
+        y_train: likewise.
+        paired: modality -> raw features of the training rows for the ridge map, where they are others than `train.raw`.
+    """
 
     test: Embedded
     train: Embedded | None
@@ -146,11 +153,16 @@ def linear(features: Features, seed: int) -> tuple[Metrics, dict[str, str]]:
 def zero_shot(
     features: Features, text: str, prompts: Embedded, templates: int, y: Tensor, temperature: float | None = None
 ) -> tuple[Metrics, dict[str, str]]:
-    """Zero-shot accuracy of every other modality against the `prompts` (C * templates rows) of the modality `text`.
+    """Zero-shot accuracy of every other modality against prompts.
 
-    y: (n,) int64 class of the test rows in the order of the prompts, -1 unknown. temperature: of the softmax over the
-    cosines; with it also the accuracy of Loki's Frechet-mean rule, with the angles between class vectors for a metric,
-    and the calibration error.
+    Args:
+        features: what is judged.
+        text: the modality that the prompts are of.
+        prompts: C * templates rows of it.
+        templates: prompts a class.
+        y: (n,) int64 class of the test rows in the order of the prompts, -1 unknown.
+        temperature: of the softmax over the cosines; with it also the accuracy of Loki's Frechet-mean rule, with the
+            angles between class vectors for a metric, and the calibration error.
     """
     test = features.test
     out, skipped = {}, {}
