@@ -32,13 +32,25 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 class Facts:
     """What only the run knows; everything may be left out of the card.
 
-    samples: rows of the training data; presence: modality -> rows that have it; broken_samples: what was left out, in
-    a line (`Quarantine.summary()`); seen: samples that went through the model, epochs counted; seconds: of training;
-    loss: the last logged loss and its parts; health: the last measured `health/` and `probe/` values, on health_samples
-    training samples; guard: what the collapse guard did, a line each; parameters, trainable: numbers in the model;
-    processes, device: what it ran on; fingerprint: of the data (`mmssl.data.fingerprint`); picture: name of the file
-    beside the card that shows the run; python: its version; versions: package -> version. The versions default to those
-    of this process.
+    Attributes:
+        samples: rows of the training data.
+        presence: modality -> rows that have it.
+        broken_samples: what was left out, in a line (`Quarantine.summary()`).
+        steps: optimiser steps.
+        seen: samples that went through the model, epochs counted.
+        seconds: of training.
+        loss: the last logged loss and its parts.
+        health: the last measured `health/` and `probe/` values.
+        health_samples: on how many training samples they were measured.
+        guard: what the collapse guard did, a line each.
+        parameters: how many numbers the model has.
+        trainable: how many of them were trained.
+        processes: how many it ran on.
+        device: what it ran on.
+        fingerprint: of the data (`mmssl.data.fingerprint`).
+        picture: name of the file beside the card that shows the run.
+        python: its version; by default this process's.
+        versions: package -> version; by default this process's.
     """
 
     samples: int | None = None

@@ -55,8 +55,14 @@ HOMES = rb"(?<![\w./-])(?:/(?:home|Users)/[\w.-]+|/root|[A-Za-z]:\\{1,2}Users\\{
 
 @dataclass(frozen=True)
 class Pushed:
-    """What `push` returns. url: of the commit; repo_id: with the user's name; files: paths that were published; notes:
-    what the user must know."""
+    """What `push` returns.
+
+    Attributes:
+        url: of the commit.
+        repo_id: with the user's name.
+        files: paths that were published.
+        notes: what the user must know.
+    """
 
     url: str
     repo_id: str
