@@ -99,9 +99,16 @@ class Subgraphs:
 
 
 def grown(links: Tensor, maskable: Tensor, bits: Tensor, steps: int) -> Tensor:
-    """(B, M, N) int64: when each node joins each of M sets, which grow by one linked node a step; `FAR`: not at all.
+    """When each node joins each of M sets, which grow by one linked node a step.
 
-    links: (B, N, N), read in both directions; bits: (B, M, N) random, the largest among the candidates joins.
+    Args:
+        links: (B, N, N), read in both directions.
+        maskable: (B, N) bool: nodes that may join.
+        bits: (B, M, N) random, the largest among the candidates joins.
+        steps: how many join a set, at most.
+
+    Returns:
+        (B, M, N) int64; `FAR`: not at all.
     """
     joined = (links != 0) & maskable[:, None]
     joined = (joined | joined.transpose(1, 2)).to(torch.float32)

@@ -50,12 +50,19 @@ def split_ranked(
 ) -> Split:
     """A `Split` whose target sets are the first ones of an order, and whose context is what they leave of `context`.
 
-    rank: (B, M, N) int64, the place of each patch in the order of each target set, `FAR` where it can be in none.
-    size: (B,) how many places a set has. width: patches of a set, when the host knows it; None: the
-    fullest set's. The context's width costs a look at the data in either case.
-    context: (B, N) bool. keep: share of a sample's patches that the context has at most, drawn among those that are
-    left; None: all of them. Where nothing would be left, what lies outside of `context` is taken; where the targets
-    cover everything, they are cut back, from their ends, until a place is free.
+    Where nothing would be left, what lies outside of `context` is taken; where the targets cover everything, they are
+    cut back, from their ends, until a place is free.
+
+    Args:
+        patches: (B, N) patches.
+        rank: (B, M, N) int64, the place of each patch in the order of each target set, `FAR` where it can be in none.
+        size: (B,) how many places a set has.
+        width: patches of a set, when the host knows it; None: the fullest set's. The context's width costs a look at
+            the data in either case.
+        context: (B, N) bool.
+        keep: share of a sample's patches that the context has at most, drawn among those that are left; None: all of
+            them.
+        draws: of that choice.
     """
     maskable = maskable_of(patches)
     some = not patches.full or patches.fixed is not None  # patches that do not count
