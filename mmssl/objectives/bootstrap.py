@@ -44,7 +44,10 @@ Embedding = tuple[Tensor, Tensor]
 class DirectPredictor(nn.Module):
     """A linear map that follows the correlation of its inputs. Inputs are noted in forward, the map moves in `update`.
 
-    correlation: (D, D) moving average; weight: (D, D) symmetric, at first the identity; steps: updates so far.
+    Attributes:
+        correlation: (D, D) moving average.
+        weight: (D, D) symmetric, at first the identity.
+        steps: updates so far.
     """
 
     correlation: Tensor

@@ -31,10 +31,14 @@ CLEAN = "clean"
 
 
 class Step:
-    """What objectives see of one batch.
+    """What objectives see of one batch. Everything is memoised under all that it depends on.
 
-    views: view name -> modality -> options of its `augment`; "clean" is the batch as it came, and what a view does
-    not name stays clean in it. masks: mask name -> mask. Everything is memoised under all that it depends on.
+    Attributes:
+        batch: as it came: the view "clean".
+        model: its towers encode.
+        views: view name -> modality -> options of its `augment`; what a view does not name stays clean in it.
+        masks: mask name -> mask.
+        draws: of the views, masks and objectives.
     """
 
     def __init__(self, batch: Batch, model: MMSSLModel, views: Views, masks: Mapping[str, Mask], draws: Draws) -> None:
