@@ -57,7 +57,12 @@ def default_optimizer(module: nn.Module, settings: LoopConfig) -> torch.optim.Ad
 def learning_rate(step: int, steps: int, peak: float, warmup: float, floor: float = 0.0) -> float:
     """Linear warm-up to `peak`, then half a cosine down to `floor` at `steps`.
 
-    step: number of the optimiser step, from 0. warmup: steps, or a share of all when below 1.
+    Args:
+        step: number of the optimiser step, from 0.
+        steps: of the whole run.
+        peak: the rate after the warm-up.
+        warmup: steps, or a share of all when below 1.
+        floor: the rate at the end.
     """
     warm = int(warmup * steps) if warmup < 1 else int(warmup)
     if step < warm:

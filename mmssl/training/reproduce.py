@@ -15,9 +15,13 @@ from ..recipe.config import Recipe
 def reproduce(model: str | Path, overrides: Sequence[str] = (), *, output: str | Path | None = None) -> Comparison:
     """Train a published model again from its card, on the same data, and compare weights and scores.
 
-    model: a model folder, the folder of a run, or a Hub id. overrides: where the data lies here, `data.path=...` (the
-    card holds no paths of its author's machine). UserError without a record, for other overrides, and when the data
-    here are not the card's.
+    Args:
+        model: a model folder, the folder of a run, or a Hub id.
+        overrides: where the data lies here, `data.path=...` (the card holds no paths of its author's machine).
+        output: folder of the new run.
+
+    Raises:
+        UserError: there is no record, an override would make it another run, or the data here are not the card's.
     """
     from ..data.fingerprint import fingerprint
     from ..recipe.loading import load_recipe

@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Adapter:
-    """handle: PEFT's, which writes the adapter; base: what it belongs on."""
+    """An adapter that pretraining trains.
+
+    Attributes:
+        handle: PEFT's, which writes it.
+        base: what it belongs on.
+    """
 
     handle: PeftModel
     base: Base
