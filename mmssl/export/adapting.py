@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import RunError, UserError
 from ..files import whole_folder
+from ..models.adapter_files import AdapterSpec
 from ..models.locating import WORDS, locate
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import adapter_spec, load_adapter, load_base, merged
@@ -79,7 +80,7 @@ def export_adapter(
     return Exported(to, output, job, proof)
 
 
-def _base_path(folder: Path, spec: dict[str, Any], base: str | None) -> str | None:
+def _base_path(folder: Path, spec: AdapterSpec, base: str | None) -> str | None:
     """Where the base is, for its card and name; None where it was only ever built from pretrained towers."""
     if base is not None:
         return base
