@@ -97,7 +97,8 @@ def save(
     Args:
         folder: of all checkpoints of the run.
         step: optimiser steps done.
-        module, optimizer: what is stored.
+        module: whose weights are stored.
+        optimizer: whose state is stored.
         extra: what goes into `state.json`; there `healthy` is true, false, or null where nobody looked.
         keep: how many stay.
         more: name -> tensors that go into `<name>.safetensors`, where there are any.

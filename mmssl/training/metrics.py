@@ -94,7 +94,8 @@ class Meter:
         steps: optimiser steps.
         samples: of all processes.
         waited: seconds that the loop waited for data.
-        read, bad: samples that this process read, and those of them that were broken; not yet in the quarantine.
+        read: samples that this process read and that are not yet in the quarantine.
+        bad: those of them that were broken.
         since: when it started, `time.perf_counter`.
     """
 
