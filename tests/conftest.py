@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,14 @@ MOST_WORKERS = 8  # each holds torch, transformers and its tests' models: up to 
 def pytest_xdist_auto_num_workers() -> int:
     """How many processes `-n auto` starts: two at least, since much of a test is waiting for files."""
     return max(2, min(MOST_WORKERS, os.cpu_count() or 1))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test printed and logged, as the processes can send it to each other: file names are not always UTF-8."""
+    report = yield
+    report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
+    return report
 
 
 @pytest.fixture(scope="session")
