@@ -62,6 +62,15 @@ def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Text; quoted where it holds one of Unicode's line ends, which YAML would fold into a blank."""
+    ends = any(end in text for end in "\x85\u2028\u2029")
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if ends else None)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 def parse(text: str, source: str) -> Any:
     """The value of a YAML text. UserError naming `source`, line and column when it is no YAML."""
     try:
