@@ -15,7 +15,6 @@ from toys import runs, stock, tuned
 
 import mmssl
 from mmssl.cli import main
-from mmssl.errors import UserError
 from mmssl.models.locating import locate
 from mmssl.models.opening import open_model
 from mmssl.models.running import untrained_twin
@@ -88,14 +87,13 @@ def test_untrained_is_the_same_for_every_command(folders, tmp_path, capsys):
     differ = [name for name, value in twin.items() if not torch.equal(value, start[name])]
     assert any("weight" in name for name in differ)
     from mmssl.evaluation.evaluate import evaluate
-    from mmssl.recipe.config import DataConfig, EvaluationConfig
 
-    data = DataConfig(path="builtin:digits", columns={"image": "image"})
+    recipe = mmssl.load_recipe(run.folder / "config.yaml")
     again = evaluate(
         run.model,
         run.processor.preprocessors,
-        data,
-        EvaluationConfig(**evaluation),
+        recipe.data,
+        recipe.evaluation,
         untrained=untrained_twin(run.model),
         start=open_model(folders["stock"])[0],
     )["tasks"]
@@ -119,7 +117,8 @@ def test_evaluate_shows_the_start_of_what_went_on_from_something(folders, tmp_pa
     words = ["--task", "knn", "label=label", "limit=60", "train_limit=200"]
     assert main(["evaluate", str(model), *DIGITS, *words]) == 0
     header, line = [row for row in capsys.readouterr().out.splitlines() if row.startswith(("task", "knn"))][:2]
-    assert header.split()[2:5] == ["pretrained", "start", "untrained"]
+    first = "finetuned" if kind == "adapter" else "pretrained"  # what that adapter holds is the encoder of a task
+    assert header.split()[2:5] == [first, "start", "untrained"]
     assert main(["evaluate", str(folders["model"]), *DIGITS, *words]) == 0
     other = next(row for row in capsys.readouterr().out.splitlines() if row.startswith("knn"))
     # what the base has as `pretrained` is the start of what went on from it
@@ -165,9 +164,9 @@ def test_base_is_of_adapters_alone(folders, capsys):
 def test_an_adapter_of_an_adapter_names_what_it_belongs_on(folders, tmp_path):
     words = ["--label", "label", "--output", str(tmp_path / "second"), *tuned.QUICK]
     assert main(["finetune", str(folders["adapter"]), *DIGITS, *words]) == 0
+    spec = json.loads((tmp_path / "second" / "model" / "mmssl_adapter.json").read_text())
+    assert (tmp_path / "second" / "model" / spec["base_path"]).resolve() == folders["adapter"] / "model"
     assert open_model(tmp_path / "second")
-    with pytest.raises(UserError, match="other weights"):
-        open_model(tmp_path / "second", str(folders["model"]))
 
 
 def test_a_run_is_called_by_its_own_name(folders):
