@@ -48,7 +48,7 @@ def row_of(done: Exported) -> str:
     name = done.job.cls or folders[done.job.library]
     half = any(row.dtype == "bfloat16" for row in proof.rows)
     compared = "bfloat16" if half else "float32"
-    sizes = len({row.probe for row in proof.rows if row.dtype == compared})
+    sizes = len({row.trial for row in proof.rows if row.dtype == compared})
     pipeline = proof.pipeline.partition(":")[0]
     numbers = f"{proof.largest('float32'):.1e} | {format(proof.largest('bfloat16'), '.1e') if half else '-'} | {sizes}"
     return f"| `{done.format}` | {name} | {numbers} | yes | {pipeline} |"

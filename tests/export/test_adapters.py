@@ -105,9 +105,9 @@ def test_what_cannot_be_exported_alone(tmp_path: Path, capsys: pytest.CaptureFix
     out = ["--output", str(tmp_path / "out")]
     for words, says in (
         ([str(adapter), "--to", "vit", "--adapter"], "type 'loha' cannot be cut into stock modules"),
-        ([str(tmp_path / "base"), "--to", "vit", "--adapter"], "is no adapter; export it without --adapter"),
+        ([str(tmp_path / "base"), "--to", "vit", "--adapter"], "is a model of mmssl; export it without --adapter"),
         ([str(adapter), "--to", "onnx", "--adapter"], "format onnx has no place for an adapter by itself"),
-        ([str(adapter), "--to", "vit", "--base", "x"], "--base: found it without --adapter"),
+        ([str(tmp_path / "base"), "--to", "vit", "--base", "x"], "only an adapter has a base"),
     ):
         assert main(["export", *words, *out]) == 2
         lines = runs.errors(capsys.readouterr().err)

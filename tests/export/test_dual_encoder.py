@@ -69,8 +69,8 @@ def test_wrapped_and_own_halves(tmp_path):
         image, _, _, *classes = MIXES[name]
         assert done.proof.failures == [] and done.proof.largest("float32") < 1e-5, name
         assert {row.dtype for row in done.proof.rows} == {"float32", "bfloat16"}
-        probes = {row.probe for row in done.proof.rows}
-        assert len(probes) == (3 if image is OWN_IMAGE else 2) and "32 x 32 and long texts, 16 tokens" in probes
+        trials = {row.trial for row in done.proof.rows}
+        assert len(trials) == (3 if image is OWN_IMAGE else 2) and "32 x 32 and long texts, 16 tokens" in trials
         assert {row.output for row in done.proof.rows} >= {"image_embeds", "text_embeds", "logits_per_image"}
         assert done.proof.pipeline_difference is not None and done.proof.pipeline_difference < 1e-5
         model = transformers.AutoModel.from_pretrained(done.folder)

@@ -99,7 +99,7 @@ def test_it_gives_our_numbers_for_samples_that_our_processor_prepared(request, m
     done = request.getfixturevalue("quick" if case in QUICK else "others")[case]
     (model, processor), name = models[case], modality_of(case)
     assert done.proof.failures == [] and done.proof.largest("float32") < 2e-5
-    sizes = {row.probe for row in done.proof.rows}
+    sizes = {row.trial for row in done.proof.rows}
     assert len(sizes) == 2 and {size.split()[1] for size in sizes} == {"2", "5"}
     samples = made(case, seed=4)
     for batch in (samples[:1], samples):

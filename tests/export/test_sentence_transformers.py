@@ -78,7 +78,7 @@ def test_a_wrapped_encoder_stays_its_class_and_one_half_of_a_pair_goes_alone(tmp
     wanted.append((clip_model(), NAME, tmp_path / "half", "text"))
     for done in export_several(wanted):
         assert done.proof.failures == [] and done.proof.largest("float32") < 1e-6
-        assert len({row.probe for row in done.proof.rows}) == 2
+        assert len({row.trial for row in done.proof.rows}) == 2
         for file in done.folder.rglob("*.json"):
             assert str(tmp_path) not in file.read_text(), file
     for name, cls in (("cls", "BertModel"), ("mean", "BertModel"), ("half", "CLIPTextModel")):

@@ -67,13 +67,13 @@ def test_the_pipeline_gives_our_numbers_from_the_raw_sample(exported, name):
 
 @pytest.mark.parametrize("name", ["vit", "vit-grey", "vit_mae", "ijepa", "dinov2", "dinov2-registers", "timm", "stock"])
 def test_two_image_sizes(exported, name):
-    assert {row.probe for row in exported[name].proof.rows} == {"32 x 32", "40 x 56"}
+    assert {row.trial for row in exported[name].proof.rows} == {"32 x 32", "40 x 56"}
 
 
 @pytest.mark.parametrize("name", ["vjepa2", "vjepa2-grey"])
 def test_longer_clips_and_larger_frames(exported, name):
     step = 3 * (2 if name == "vjepa2" else 1)
-    assert {row.probe for row in exported[name].proof.rows} == {
+    assert {row.trial for row in exported[name].proof.rows} == {
         "4 frames of 24 x 24",
         f"{4 + step} frames of 24 x 24",
         "4 frames of 40 x 40",
@@ -84,7 +84,7 @@ def test_longer_clips_and_larger_frames(exported, name):
 
 @pytest.mark.parametrize("name", ["videomae", "ast"])
 def test_classes_that_never_interpolate_say_so(exported, name):
-    assert len({row.probe for row in exported[name].proof.rows}) == 1
+    assert len({row.trial for row in exported[name].proof.rows}) == 1
     assert "it does not interpolate its positions" in (exported[name].folder / "README.md").read_text()
 
 

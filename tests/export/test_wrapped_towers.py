@@ -56,7 +56,7 @@ def test_trained_vit_bert_and_clip_go_out_as_their_own_classes(tmp_path, capsys)
     for done, cls in zip(export_several(wanted), classes, strict=True):
         assert done.proof.failures == [] and done.proof.largest("float32") < 1e-5
         assert {row.dtype for row in done.proof.rows} == {"float32", "bfloat16"}
-        assert len({row.probe for row in done.proof.rows}) == 2
+        assert len({row.trial for row in done.proof.rows}) == 2
         assert json.loads((done.folder / "config.json").read_text())["architectures"] == [cls]
         assert f"transformers.{cls}" in (done.folder / "README.md").read_text()
         for file in done.folder.rglob("*.json"):

@@ -48,7 +48,7 @@ def fill_vision(part: Branch, stock: Any, out: bool) -> None:
     if pool is None:
         return
     head = stock.head
-    transfer.vector(pool.query, head.trial, out)
+    transfer.vector(pool.query, head.probe, out)
     transfer.linear(pool.qkv, [transfer.find(head, "attention")], out)
     transfer.linear(pool.proj, [head.attention.out_proj], out)
     transfer.norm(pool.norm, head.layernorm, out)
