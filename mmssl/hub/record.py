@@ -134,7 +134,10 @@ def read_record(model: str | Path) -> dict[str, Any]:
 
     place = str(model)
     if fetched(place, FILE) is None:  # a record alone, without its weights, would do
-        found = locate(model)
+        try:
+            found = locate(model)
+        except UserError as error:
+            raise UserError(f"{error}; there is no {FILE} of a run either") from error
         place = found.place
         if found.file(FILE) is None:
             what = WORDS[found.kind]

@@ -35,7 +35,7 @@ CASES = [
     (["--label", "label", "--column", "image=picture"], "no column 'picture'"),
     (["--label", "label", "keep_head=simclr"], "has no checkpoint"),
     (["--label", "label", "augment.text.x=1"], "found a modality that takes no part"),
-    (["--label", "label", "--base", "x"], "is no adapter, it needs no base"),
+    (["--label", "label", "--base", "x"], "only an adapter has a base"),
     (["--label", "text", "task=regression"], "expected numbers for regression"),
 ]
 
@@ -52,7 +52,7 @@ def test_one_line_and_nothing_left(base, tmp_path, capsys, words, says):
 
 def test_no_model_there(tmp_path, capsys):
     code = main(["finetune", str(tmp_path), "--data", "builtin:digits", "--label", "label", "--output", str(tmp_path)])
-    assert code == 2 and "expected a model folder" in runs.errors(capsys.readouterr().err)[0]
+    assert code == 2 and "expected the folder of a model" in runs.errors(capsys.readouterr().err)[0]
 
 
 def test_a_run_that_is_there_is_not_written_over(base, tmp_path, capsys):
