@@ -6,7 +6,12 @@ import os
 from collections.abc import Generator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# The same examples every time, as long as they take: what fails here fails everywhere, a busy machine is no fault.
+hypothesis.settings.register_profile("mmssl", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("mmssl")
 
 # One thread for each of several processes, before torch reads it: two that each start a thread per core wait for each
 # other at every small kernel (measured on two busy cores: 20 s became 173 s). What tests start inherits it.
