@@ -27,7 +27,7 @@ sys.path[:0] = [str(Path(__file__).parent), *SOURCES]  # what is told of are the
 from options import sections, table  # noqa: E402
 
 import mmssl  # noqa: E402
-from mmssl.cli import _parsers  # noqa: E402
+from mmssl.cli import parsers  # noqa: E402
 from mmssl.cli.showing import SECTIONS  # noqa: E402
 from mmssl.masking import load_mask, mask_names  # noqa: E402
 from mmssl.modality import load_modality, modality_names  # noqa: E402
@@ -124,7 +124,7 @@ def formats_page() -> str:
 def commands_page() -> str:
     """Every command with its arguments, from argparse."""
     intro = "Exit codes: 0 done; 2 the input is wrong (a line for each fault); 1 anything else; 130 interrupted."
-    parser, commands = _parsers()
+    parser, commands = parsers()
     parts = ["# Commands", intro, *(command_part(name, command) for name, command in commands.items())]
     return "\n\n".join(parts) + "\n"
 

@@ -70,7 +70,7 @@ def _say(text: str) -> None:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The parsed command; UserError naming the nearest valid command or option."""
-    parser, commands = _parsers()
+    parser, commands = parsers()
     if argv and not argv[0].startswith("-") and argv[0] not in commands:
         raise unknown("command", argv[0], commands)
     args, rest = parser.parse_known_args(argv)
@@ -87,7 +87,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def _parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
+def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
+    """(the parser, command -> its own parser)."""
     from .. import __version__
 
     parser = _Parser(prog="mmssl", description="Self-supervised pretraining on any modality.", allow_abbrev=False)
@@ -237,8 +238,15 @@ def _evaluate(args: argparse.Namespace) -> int:
     options = command_options(EvaluateConfig, args.overrides, _flags(args))
     found = locate(args.model)
     model, processor = open_model(found, args.base)
-    twin, start = untrained_twin(model), start_of(found, processor, args.base)
-    report = evaluate(model, processor.preprocessors, options.data, options, untrained=twin, start=start)
+    start, notes = None, []
+    try:
+        start = start_of(found, processor, args.base)
+    except UserError as error:  # what the run went on from was moved or deleted since; the model itself is here
+        notes = [f"start: left out, {' '.join(str(error).split())}"]
+    report = evaluate(
+        model, processor.preprocessors, options.data, options, untrained=untrained_twin(model), start=start
+    )
+    report["notes"] += notes
     if found.task:
         report["tasks"] = {task: as_finetuned(metrics) for task, metrics in report["tasks"].items()}
     _print_report(report)

@@ -70,7 +70,7 @@ class Located:
         if not self.local:
             return self.place
         path = Path(self.place).resolve()
-        return path.parent.name if path.name in ("model", "adapter") else path.name
+        return path.parent.name if path.name == "model" else path.name
 
     def file(self, name: str) -> Path | None:
         """A file of it, fetched where it lies on the Hub; None where it has none of that name."""
@@ -115,8 +115,20 @@ def locate(name: str | Path) -> Located:
         raise UserError(f"{name}: this is a file, expected the folder of a model, or an id on the Hub")
     kind = _kind(str(name))
     if kind is None:
-        raise UserError(f"{name}: no such folder here, and no model of that name could be read from the Hub")
+        raise UserError(f"{name}: no such folder here, and no model of that name on the Hub ({_why_not(str(name))})")
     return Located(str(name), str(name), kind, fetched(str(name), TASK) is not None)
+
+
+def _why_not(repo: str) -> str:
+    """What the Hub's client says of a repository that gave no file: no such one, no right to read it, no connection."""
+    from huggingface_hub.errors import HFValidationError
+    from transformers.utils import cached_file
+
+    try:
+        cached_file(repo, CONFIG)
+    except (OSError, HFValidationError) as error:
+        return one_line(error)
+    return f"it has no {CONFIG}"
 
 
 def _kind(place: str) -> Kind | None:

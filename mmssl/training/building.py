@@ -152,8 +152,10 @@ def start_of(found: Located, processor: MMSSLProcessor, base: str | None = None)
     if found.kind == "adapter":
         folder, spec = adapter_spec(found)
         return load_base(folder, spec, base)
-    config = Path(found.place).parent / "config.yaml"
-    if found.kind != "mmssl" or found.task or not (found.local and config.is_file()):
+    place = Path(found.place)
+    config = place.parent / "config.yaml"
+    of_run = place.name == "model" and config.is_file()
+    if found.kind != "mmssl" or found.task or not of_run:
         return None
     recipe = load_recipe(config)
     return build_model(recipe, processor).eval() if recipe.model.starts else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,27 @@ def test_evaluate_shows_the_start_of_what_went_on_from_something(folders, tmp_pa
     other = next(row for row in capsys.readouterr().out.splitlines() if row.startswith("knn"))
     # what the base has as `pretrained` is the start of what went on from it
     assert line.split()[4] == other.split()[2]
+
+
+def test_a_run_is_evaluated_where_its_start_is_gone(folders, tmp_path, capsys):
+    shutil.copytree(folders["model"], tmp_path / "start")
+    content = runs.recipe(model={"from": str(tmp_path / "start"), "towers": {}}, train={"steps": 2})
+    content.pop("modalities")
+    mmssl.pretrain(content, output=tmp_path / "on")
+    shutil.rmtree(tmp_path / "start")
+    capsys.readouterr()
+    words = ["--task", "knn", "label=label", "limit=60", "train_limit=200"]
+    assert main(["evaluate", str(tmp_path / "on"), *DIGITS, *words]) == 0
+    said = capsys.readouterr().out
+    assert "start: left out, model.from: " in said and str(tmp_path / "start") in said
+    header = next(row for row in said.splitlines() if row.startswith("task"))
+    assert header.split()[2:4] == ["pretrained", "untrained"]
+
+
+def test_a_config_beside_a_model_is_not_its_runs(folders, tmp_path):
+    shutil.copytree(folders["model"], tmp_path / "mine")
+    (tmp_path / "config.yaml").write_text("of: something else")
+    assert main(["evaluate", str(tmp_path / "mine"), *DIGITS, "--task", "rankme", "limit=60", "train_limit=60"]) == 0
 
 
 @pytest.mark.parametrize(

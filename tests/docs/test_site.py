@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from benchmarks.pages import REPO
-from mmssl.cli import _parsers
+from mmssl.cli import parsers
 from mmssl.masking import load_mask, mask_names
 from mmssl.modality import load_modality, modality_names
 from mmssl.objectives.options import objective_config, objective_names
@@ -59,7 +59,7 @@ def test_every_part_has_its_page_and_every_option_its_row(made: dict[str, str]) 
 
 
 def test_commands_and_recipes(made: dict[str, str]) -> None:
-    for name, command in _parsers()[1].items():
+    for name, command in parsers()[1].items():
         section = made["reference/commands.md"].partition(f"## mmssl {name}\n")[2].partition("\n## ")[0]
         options = [option for action in command._actions for option in action.option_strings if option.startswith("--")]
         assert all(option in section for option in options if option != "--help"), name

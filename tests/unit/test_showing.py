@@ -207,7 +207,7 @@ def test_what_goes_on_from_a_model_needs_no_architecture(validator: Any) -> None
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
-    return cli._parsers()[1]
+    return cli.parsers()[1]
 
 
 @pytest.mark.parametrize(
