@@ -16,6 +16,7 @@ class Blocked(importlib.abc.MetaPathFinder):
     """Makes mmssl unimportable even where it is installed."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Refuse mmssl's own packages; None leaves all others to the finders behind."""
         if name.partition(".")[0].startswith("mmssl"):
             raise ModuleNotFoundError(f"No module named '{name}' (blocked: this process must do without)")
 
@@ -29,6 +30,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 
 def load_transformers(job: Any, dtype: Any, **fields: Any) -> Any:
+    """A stock class from its folder. RuntimeError where weights are missing, left over or of another shape."""
     import transformers
 
     cls = getattr(transformers, job["class"])
@@ -40,12 +42,14 @@ def load_transformers(job: Any, dtype: Any, **fields: Any) -> Any:
 
 
 def load_timm(job: Any, dtype: Any) -> Any:
+    """A timm model from its folder."""
     import timm
 
     return timm.create_model(f"local-dir:{job['folder']}", pretrained=True).to(dtype).eval()
 
 
 def load_open_clip(job: Any, dtype: Any) -> Any:
+    """An open_clip model from its folder."""
     import open_clip
 
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{job['folder']}")
@@ -53,6 +57,7 @@ def load_open_clip(job: Any, dtype: Any) -> Any:
 
 
 def load_onnx(job: Any, dtype: Any, file: str = "") -> Any:
+    """A session of onnxruntime, as a function of named tensors."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(Path(job["folder"]) / (file or job["file"])))
@@ -66,6 +71,7 @@ def load_onnx(job: Any, dtype: Any, file: str = "") -> Any:
 
 
 def load_sentence_transformers(job: Any, dtype: Any) -> Any:
+    """A sentence-transformers model from its folder."""
     from sentence_transformers import SentenceTransformer
 
     return SentenceTransformer(job["folder"], device="cpu", local_files_only=True).to(dtype).eval()
@@ -91,6 +97,7 @@ def output_of(result: Any, path: str) -> Any:
 
 
 def run_trial(model: Any, trial: Any, dtype: Any) -> dict[str, Any]:
+    """Outputs of a model for the inputs of one trial, in float32, by the names that the trial gives them."""
     inputs = load_file(trial["inputs"]) if trial["inputs"] else {}
     exact = trial["exact_inputs"]
     inputs = {k: v.to(dtype) if v.is_floating_point() and k not in exact else v for k, v in inputs.items()}
@@ -107,6 +114,7 @@ def run_trial(model: Any, trial: Any, dtype: Any) -> dict[str, Any]:
 
 
 def run_pipeline(spec: Any, folder: str) -> Any:
+    """What a pipeline of transformers says of the example."""
     from transformers import pipeline
 
     result = pipeline(spec["task"], model=folder, **spec.get("options", {}))(spec["input"], **spec.get("kwargs", {}))
@@ -116,6 +124,7 @@ def run_pipeline(spec: Any, folder: str) -> Any:
 
 
 def run_job(job: Any) -> dict[str, Any]:
+    """Everything about one folder; errors are part of the result."""
     out: dict[str, Any] = {"error": None, "pipeline": None, "pipeline_error": None, "auto": None}
     try:
         for name in job["dtypes"]:
@@ -145,6 +154,7 @@ def run_job(job: Any) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Run the jobs of the file that the command line names, and write their results beside it."""
     path = Path(sys.argv[1])
     results = [run_job(job) for job in json.loads(path.read_text())]
     loaded = sorted(name for name in sys.modules if name.partition(".")[0].startswith("mmssl"))

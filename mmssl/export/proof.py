@@ -45,6 +45,7 @@ class Row:
 
     @property
     def allowed(self) -> float:
+        """The largest difference that counts as rounding, in proportion to the outputs' size and their dtype."""
         scale = max(self.largest, 1.0)
         return TOLERANCE * scale if self.dtype == "float32" else max(ROUNDINGS * self.rounding, 0.01 * scale)
 
@@ -59,10 +60,12 @@ class Proof:
     auto: str | None
 
     def largest(self, dtype: str) -> float:
+        """The largest difference of all outputs in a dtype, NaN where nothing was compared."""
         return max((r.difference for r in self.rows if r.dtype == dtype), default=float("nan"))
 
     @property
     def failures(self) -> list[str]:
+        """A line for each output that differs by more than it may, and for what could not be loaded at all."""
         bad = [
             f"{r.output} at {r.trial} in {r.dtype} differs by {r.difference:.2g}, allowed are {r.allowed:.2g}"
             for r in self.rows

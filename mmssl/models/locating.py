@@ -113,38 +113,45 @@ def locate(name: str | Path) -> Located:
         raise UserError(f"{name}: found {known}" if known else f"{name}: no {CONFIG}, expected the folder of a model")
     if path.exists():
         raise UserError(f"{name}: this is a file, expected the folder of a model, or an id on the Hub")
-    kind = _kind(str(name))
-    if kind is None:
-        raise UserError(f"{name}: no such folder here, and no model of that name on the Hub ({_why_not(str(name))})")
-    return Located(str(name), str(name), kind, fetched(str(name), TASK) is not None)
+    return _on_hub(str(name))
 
 
-def _why_not(repo: str) -> str:
-    """What the Hub's client says of a repository that gave no file: no such one, no right to read it, no connection."""
+def _on_hub(repo: str) -> Located:
+    """A repository on the Hub. UserError, with what the Hub said, where there is none or it cannot be reached.
+
+    The client tries five times to reach the Hub, for 23 s: after the first failure only its cache is looked into.
+    """
     from huggingface_hub.errors import HFValidationError
-    from transformers.utils import cached_file
 
-    try:
-        cached_file(repo, CONFIG)
-    except (OSError, HFValidationError) as error:
-        return one_line(error)
-    return f"it has no {CONFIG}"
+    files: dict[str, Path] = {}
+    why = ""
+    for name in (CONFIG, *(marker for marker, _ in MARKERS), TASK):
+        try:
+            file = _hub_file(repo, name, cached=bool(why))
+        except (OSError, HFValidationError) as error:
+            why = why or one_line(error)
+            continue
+        if file is not None:
+            files[name] = file
+    kind = next((kind for marker, kind in MARKERS if marker in files), None)
+    if kind is None and CONFIG in files:
+        kind = _kind_by_config(repo, files[CONFIG])
+    if kind is None:
+        why = why or f"it has no {CONFIG}"
+        raise UserError(f"{repo}: no such folder here, and no model of that name on the Hub ({why})")
+    return Located(repo, repo, kind, TASK in files)
 
 
-def _kind(place: str) -> Kind | None:
+def _kind(folder: str) -> Kind | None:
     for marker, kind in MARKERS:
-        if fetched(place, marker) is not None:
+        if fetched(folder, marker) is not None:
             return kind
-    config = fetched(place, CONFIG)
-    if config is None:
-        return None
-    try:
-        data = json.loads(config.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise ValueError(f"found {type(data).__name__}, expected an object")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{place}: its {CONFIG} is damaged ({one_line(error)})") from error
-    return "mmssl" if data.get("model_type") == "mmssl" else "stock"
+    config = fetched(folder, CONFIG)
+    return None if config is None else _kind_by_config(folder, config)
+
+
+def _kind_by_config(place: str, config: Path) -> Kind:
+    return "mmssl" if _object(place, config).get("model_type") == "mmssl" else "stock"
 
 
 def fetched(place: str, name: str) -> Path | None:
@@ -153,15 +160,27 @@ def fetched(place: str, name: str) -> Path | None:
         file = Path(place) / name
         return file if file.is_file() else None
     from huggingface_hub.errors import HFValidationError
-    from transformers.utils import cached_file
 
     try:
-        found = cached_file(
-            place, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
-        )
+        return _hub_file(place, name)
     except (OSError, HFValidationError):  # no repository of that name, or no name that one could have
         return None
-    return Path(str(found)) if found else None
+
+
+def _hub_file(repo: str, name: str, cached: bool = False) -> Path | None:
+    """A file of a repository, None where it has none of that name; `cached`: without asking the Hub.
+
+    OSError or HFValidationError where there is no such repository or it cannot be reached.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repo, name, local_files_only=cached))
+    except LocalEntryNotFoundError as error:  # one of the other kind, but it says that nobody could be asked
+        raise OSError(one_line(error)) from error
+    except EntryNotFoundError:
+        return None
 
 
 def read_json(place: str, name: str) -> dict[str, Any]:
@@ -169,10 +188,14 @@ def read_json(place: str, name: str) -> dict[str, Any]:
     file = fetched(place, name)
     if file is None:
         raise UserError(f"{place}: it has no {name}")
+    return _object(place, file)
+
+
+def _object(place: str, file: Path) -> dict[str, Any]:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(data, dict):
             raise ValueError(f"found {type(data).__name__}, expected an object")
     except (OSError, ValueError) as error:
-        raise UserError(f"{place}: its {name} is damaged ({one_line(error)})") from error
+        raise UserError(f"{place}: its {file.name} is damaged ({one_line(error)})") from error
     return data

@@ -102,6 +102,7 @@ class Schemas:
         return {"if": {"required": ["type"]}, "then": self.part(variant), "else": self.part_options(variant, name)}
 
     def part_options(self, variant: Variant, name: str) -> Schema:
+        """A reference to the options of one variant, whose definition is made the first time."""
         key = f"{variant.what}.{name}"
         reference = self.reference(key, variant.load(name))
         self.defs[key]["properties"].setdefault("type", {"type": "string"})

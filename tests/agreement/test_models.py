@@ -161,7 +161,7 @@ def test_a_config_beside_a_model_is_not_its_runs(folders, tmp_path):
 )
 @pytest.mark.parametrize("command", ["evaluate", "embed", "finetune", "export", "pretrain"])
 def test_what_is_no_model_is_said_in_the_same_words_everywhere(tmp_path, make, words, command, capsys, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     model = str(make(tmp_path))
     lines = {
         "evaluate": [model, *DIGITS],

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from toys import export as toys
 from toys import runs
 from toys.stock import VOCABULARY, bert, clip
@@ -162,12 +163,14 @@ def test_an_id_of_sentence_transformers_is_read_as_its_folder(tmp_path, monkeypa
     expected = _modules(folder)
     assert [m["name"] for m in expected] == ["Transformer", "Pooling", "Dense", "Normalize"]
 
-    def fetch(repo: str, name: str, **_: Any) -> str | None:
+    def fetch(repo: str, name: str, **_: Any) -> str:
         assert repo == "me/st"
         file = tmp_path / "st" / name
-        return str(file) if file.is_file() else None
+        if not file.is_file():
+            raise EntryNotFoundError(name)
+        return str(file)
 
-    monkeypatch.setattr("transformers.utils.cached_file", fetch)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
     assert _modules("me/st") == expected
     torch.testing.assert_close(_projection("me/st", "", None, expected), _projection(folder, "", None, expected))
 

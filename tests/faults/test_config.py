@@ -163,7 +163,8 @@ def test_a_dict_is_not_changed() -> None:
     assert data == recipe()
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # some/model is nowhere
     views = {"a": {"image": {"flip": 0.5}}}
     evaluation = {"tasks": ["knn"], "classes": ["no", "on", "1"]}
     overrides = ["model.towers.text.from=some/model", "data.columns.image=img"]

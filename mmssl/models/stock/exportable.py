@@ -42,19 +42,23 @@ class Branch:
 
     @property
     def tower(self) -> Tower:
+        """The tower that holds the modality."""
         return self.model.tower(self.tower_name)
 
     @property
     def modality(self) -> Any:
+        """The modality's module: patches, positions, decoder."""
         return self.model.modality(self.name)
 
     @property
     def options(self) -> TowerConfig:
+        """The tower's options."""
         assert self.model.config.towers is not None
         return tower_config(self.model.config.towers[self.tower_name])
 
     @property
     def foreign(self) -> bool:
+        """Whether the tower wraps a pretrained model."""
         return isinstance(self.tower, ForeignTower)
 
     @property
@@ -65,10 +69,12 @@ class Branch:
 
     @property
     def embedding_width(self) -> int:
+        """Width of the embedding: the projection's, or the tower's where there is none."""
         return self.model.embedding_width(self.tower_name)
 
     @property
     def projection(self) -> nn.Linear | None:
+        """The linear map into the shared embedding, None where there is none."""
         found = self.model.projections
         return found[self.tower_name] if self.tower_name in found else None  # type: ignore[return-value]
 
@@ -82,6 +88,7 @@ class Branch:
         }
 
     def paths(self) -> dict[str, str]:
+        """Where the options of `values` stand in a recipe."""
         return {"tower": f"model.towers.{self.tower_name}", "modality": f"modalities.{self.name}", "model": "model"}
 
     def type_vector(self) -> Tensor | float:
@@ -177,6 +184,7 @@ class Exportable:
         return found[0]
 
     def check_tower(self) -> None:
+        """UserError when the tower that was asked for is none of the model's."""
         towers = list(self.model.towers)
         if self.tower is not None and self.tower not in towers:
             raise UserError(

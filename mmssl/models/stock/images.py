@@ -51,6 +51,7 @@ def as_ours(part: Branch, pixels: Tensor) -> Tensor:
 
 
 def image_config(part: Branch) -> dict[str, Any]:
+    """The fields of a stock configuration that describe pictures and patches."""
     return {
         "image_size": int(part.modality.size[0]),
         "patch_size": int(part.modality.patch[0]),
@@ -187,6 +188,7 @@ def read_config(config: Any) -> dict[str, Any]:
 
 
 def usage(name: str, processor: str = "AutoImageProcessor") -> str:
+    """Code that loads the folder and computes features, for its card."""
     return "\n".join(
         [
             f"from transformers import {processor}, {name}",
@@ -207,6 +209,7 @@ def write_processor(part: Branch, folder: Path) -> None:
 
 
 def image_processor(part: Branch) -> Any:
+    """The stock image processor that does what ours does."""
     from transformers import CLIPImageProcessor, ViTImageProcessor
 
     config: Any = part.preprocessor.config
@@ -255,6 +258,7 @@ def feature_pipelines(
 
 
 def save_picture(part: Branch, path: Path) -> np.ndarray[Any, Any]:
+    """Write `picture` to a file; (H, W, 3) uint8 what the file holds."""
     from PIL import Image
 
     array = picture(part)

@@ -39,10 +39,12 @@ class Pair:
 
     @classmethod
     def of(cls, source: Exportable) -> Pair:
+        """The image and the text part of a model, of those that it has."""
         return cls(*(source.part(t) if source.parts(t) else None for t in ("image", "text")))
 
     @property
     def model(self) -> Any:
+        """The model that the parts belong to."""
         part = self.image or self.text
         assert part is not None
         return part.model
@@ -55,6 +57,7 @@ class Pair:
 
     @property
     def bias(self) -> float:
+        """What is added to the scaled cosines: of sigmoid losses, else 0."""
         return float(self.model.config.logit_bias or 0.0)
 
     def changed(self, dtype: torch.dtype, to: tuple[int, int] | None = None) -> Pair:
@@ -79,6 +82,7 @@ class Pair:
 
 
 def grid_of(part: Branch) -> tuple[int, int]:
+    """Patches down and across."""
     (height, width), (ph, pw) = part.modality.size, part.modality.patch
     return height // ph, width // pw
 
@@ -130,11 +134,13 @@ def _expecting(
 
 
 def encode_image(pair: Pair, inputs: dict[str, Tensor]) -> Any:
+    """The image tower's output for stock pixels (B, 3, H, W)."""
     assert pair.image is not None
     return pair.image.encode({"pixel_values": images.as_ours(pair.image, inputs["pixel_values"])})
 
 
 def encode_text(pair: Pair, inputs: dict[str, Tensor]) -> Any:
+    """The text tower's output for ids and mask (B, L)."""
     assert pair.text is not None
     return pair.text.encode({"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]})
 
@@ -186,6 +192,7 @@ def zero_shot(pair: Pair, scratch: Path, sigmoid: bool = False) -> list[Pipeline
 
 
 def usage(name: str, pair: Pair) -> str:
+    """Code that loads the folder and compares a picture with texts, for its card."""
     lines = [
         f"from transformers import AutoImageProcessor, AutoTokenizer, {name}",
         "",
@@ -207,6 +214,7 @@ def usage(name: str, pair: Pair) -> str:
 
 
 def scale_note(pair: Pair) -> list[str]:
+    """What to say of a temperature that no training found; nothing otherwise."""
     if pair.image is None or pair.text is None or pair.model.config.logit_scale is not None:
         return []
     return [

@@ -50,19 +50,23 @@ def stock_config(origin: str) -> Any:
         return None
 
 
-def converter(origin: str, convert: bool | None, kind: str) -> Reader | None:
+def converter(origin: str, config: Any, convert: bool | None, kind: str) -> Reader | None:
     """The reader of the format that takes this checkpoint into a tower of modality type `kind`; None: it is wrapped.
 
-    UserError when `convert` is true and there is none.
+    Args:
+        config: what `stock_config` read of it.
+
+    Raises:
+        UserError: when `convert` is true and there is none.
     """
     if convert is False:
         return None
-    found = None if origin.startswith(OPEN_CLIP) else _reader(origin, kind)
+    found = None if origin.startswith(OPEN_CLIP) else _reader(origin, config, kind)
     if found is not None and (convert or not found.pair):
         return found
     if convert:
         readable = ", ".join(name for name in format_names() if load_format(name).reads(kind))
-        what = getattr(stock_config(origin), "model_type", "no model that transformers knows")
+        what = getattr(config, "model_type", "no model that transformers knows")
         raise UserError(
             f"model.towers: from '{origin}': found {what}, convert: true takes a tower of {kind} from "
             f"{readable or 'no format: it can be wrapped only'}"
@@ -70,8 +74,7 @@ def converter(origin: str, convert: bool | None, kind: str) -> Reader | None:
     return None
 
 
-def _reader(origin: str, kind: str) -> Reader | None:
-    config = stock_config(origin)
+def _reader(origin: str, config: Any, kind: str) -> Reader | None:
     described: dict[str, Any] = {"model_type": "timm", "origin": origin} if origin.startswith(TIMM) else {}
     if config is not None:
         described = config.to_dict()
@@ -84,10 +87,12 @@ def _reader(origin: str, kind: str) -> Reader | None:
     return None
 
 
-def architecture(reader: Reader, origin: str) -> Options:
-    """{"tower": options of `TowerConfig`, "modality": options of the modality} that the checkpoint has."""
-    config: Any = origin if origin.startswith(TIMM) else stock_config(origin)
-    found = reader.read(config)
+def architecture(reader: Reader, origin: str, config: Any) -> Options:
+    """{"tower": options of `TowerConfig`, "modality": options of the modality} that the checkpoint has.
+
+    `config` is what `stock_config` read of it.
+    """
+    found = reader.read(origin if origin.startswith(TIMM) else config)
     if found["tower"].get("activation", "gelu") is None:
         raise UserError(
             f"model.towers: from '{origin}': its activation '{config.hidden_act}' is none of mmssl's; "
@@ -119,14 +124,15 @@ def apply_origins(data: Any, faults: Faults) -> None:
 
 
 def _fill(origin: str, spec: dict[str, Any], options: dict[str, Any], kind: str, where: str, faults: Faults) -> None:
+    config = stock_config(origin)
     try:
-        chosen = converter(origin, spec.get("convert"), kind)
+        chosen = converter(origin, config, spec.get("convert"), kind)
     except UserError as error:
         faults.append(str(error))
         return
     if chosen is not None:
         try:
-            theirs = architecture(chosen, origin)["modality"]
+            theirs = architecture(chosen, origin, config)["modality"]
         except UserError as error:
             faults.append(str(error))
             return
@@ -136,9 +142,10 @@ def _fill(origin: str, spec: dict[str, Any], options: dict[str, Any], kind: str,
             if key in options and _same(options[key]) != _same(value):
                 faults.append(f"{where}.{key}: found {show(options[key])}, but '{origin}' has {value}")
     else:
-        theirs = _wrapped_options(origin, kind)
+        theirs = _wrapped_options(origin, config, kind)
     try:
-        theirs = {**theirs, **_preprocessing(origin, kind, chosen)}
+        if config is not None and kind in PREPROCESSING:
+            theirs = {**theirs, **_preprocessing(origin, kind, chosen)}
     except UserError as error:
         faults.append(str(error))
     for key, value in theirs.items():
@@ -150,9 +157,8 @@ def _same(value: Any) -> Any:
     return value[0] if isinstance(value, list) and value and len(set(value)) == 1 else value
 
 
-def _wrapped_options(origin: str, kind: str) -> dict[str, Any]:
+def _wrapped_options(origin: str, config: Any, kind: str) -> dict[str, Any]:
     """What a wrapped model takes; its own check refuses what the recipe sets otherwise."""
-    config = stock_config(origin)
     if config is None:
         return {}
     if kind == "text":
@@ -167,10 +173,8 @@ def _wrapped_options(origin: str, kind: str) -> dict[str, Any]:
 
 
 def _preprocessing(origin: str, kind: str, chosen: Reader | None) -> dict[str, Any]:
-    """Mean, deviation and way of resizing from a checkpoint's processor; nothing where it has none, or
-    is no transformers checkpoint that can be read. UserError when the processor's file is damaged."""
-    if kind not in PREPROCESSING or stock_config(origin) is None:
-        return {}
+    """Mean, deviation and way of resizing from a checkpoint's processor; nothing where it has none.
+    UserError when the processor's file is damaged."""
     from transformers.utils import cached_file
 
     found: Any = {}

@@ -14,7 +14,7 @@ from ..options import TowerConfig
 from ..processing_mmssl import MMSSLProcessor
 from .exportable import Branch, Exportable, refuse
 from .formats import load_format
-from .reading import architecture, converter
+from .reading import architecture, converter, stock_config
 
 
 def tower_specs(
@@ -30,11 +30,12 @@ def tower_specs(
         if tower.from_ is None or name in wrapped:
             continue
         out[name]["from"] = public_origin(tower.from_)
-        chosen = converter(tower.from_, tower.convert, types[_modality(name, tower)])
+        config = stock_config(tower.from_)
+        chosen = converter(tower.from_, config, tower.convert, types[_modality(name, tower)])
         if chosen is None:
             out[name]["foreign"] = describe_foreign(tower.from_)
         else:
-            out[name] |= architecture(chosen, tower.from_)["tower"]
+            out[name] |= architecture(chosen, tower.from_, config)["tower"]
     return out
 
 
@@ -42,7 +43,7 @@ def load_origin(model: MMSSLModel, processor: MMSSLProcessor, name: str, tower: 
     """Fill a tower that has a `from` with the weights of its checkpoint."""
     assert tower.from_ is not None
     modality = _modality(name, tower)
-    chosen = converter(tower.from_, tower.convert, processor.types[modality])
+    chosen = converter(tower.from_, stock_config(tower.from_), tower.convert, processor.types[modality])
     if chosen is None:
         load_foreign(model.towers[name], tower.from_)
         return

@@ -58,6 +58,7 @@ class Encoder(nn.Module):
         self.spectrum = Spectrum(part.modality) if _hears_mel(part) else None
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Inputs in the order of `names` -> outputs in the order of the signature."""
         part, named = self.part[0], dict(zip(self.names, inputs, strict=True))
         if self.spectrum is not None:
             named = self.spectrum(named["waveform"], named["length"])

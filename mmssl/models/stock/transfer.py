@@ -135,6 +135,7 @@ def fold_scale(before: Any, gamma: Tensor) -> None:
 
 
 def blocks(ours: nn.ModuleList, theirs: Any, names: BlockNames, out: bool) -> None:
+    """All transformer blocks, one after the other."""
     for mine, stock in zip(ours, theirs, strict=True):
         assert isinstance(mine, Block)
         block(mine, stock, names, out)

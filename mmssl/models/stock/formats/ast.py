@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...positions import LearnedGrid
 from .. import transfer
-from ..contract import Format, Reader
+from ..contract import Format, Options, Reader
 from ..exportable import Branch, Exportable
 from ..job import Job, Trial
 from ..needs import STOCK_TOWER, Need, need
@@ -64,6 +64,7 @@ def order(part: Branch, frames: int) -> Tensor:
 
 
 def write(source: Exportable, folder: Path) -> Job:
+    """Write the folder through `ASTModel`, and say how to prove it."""
     from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
     part = source.part("audio")
@@ -151,6 +152,7 @@ class _Table(torch.nn.Module):
 
 
 def usage(rate: int) -> str:
+    """Code that loads the folder and computes features, for its card."""
     return "\n".join(
         [
             "from transformers import ASTFeatureExtractor, ASTModel",
@@ -171,6 +173,7 @@ WINDOW_MS, SHIFT_MS = 25.0, 10.0
 
 
 def reads(config: dict[str, Any]) -> bool:
+    """Whether a configuration describes AST."""
     return config.get("model_type") == "audio-spectrogram-transformer"
 
 
@@ -181,7 +184,8 @@ def seconds_of(config: Any) -> float:
     return round(((frames - 1) * SHIFT_MS + WINDOW_MS) / 1000, 6)
 
 
-def read(config: Any) -> dict[str, dict[str, Any]]:
+def read(config: Any) -> Options:
+    """The architecture and preprocessing of AST from its configuration."""
     tower = transfer.trunk_options(config) | {"prefix": 2, "qkv_bias": bool(config.qkv_bias)}
     side = int(config.patch_size)
     modality = {
@@ -208,6 +212,7 @@ def preprocessing(found: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def load(part: Branch, origin: str) -> None:
+    """Fill a tower with the weights of the checkpoint at a path or id. UserError when it lacks some."""
     from transformers import ASTModel
 
     stock = transfer.pretrained(ASTModel, origin, ignore=())

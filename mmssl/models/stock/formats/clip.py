@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import images, pairs, texts, transfer
-from ..contract import Format, Reader
+from ..contract import Format, Options, Reader
 from ..exportable import Branch, Exportable
 from ..job import Job, Trial
 from ..needs import need
@@ -46,6 +46,7 @@ def fill_vision(part: Branch, stock: Any, out: bool) -> None:
 
 
 def fill_text(part: Branch, stock: Any) -> None:
+    """The text half's weights, out to the stock model."""
     embeddings = stock.embeddings
     texts.tables(part, embeddings.token_embedding.weight, embeddings.position_embedding.weight)
     transfer.blocks(part.tower.trunk.blocks, stock.encoder.layers, pairs.BLOCK, True)
@@ -53,6 +54,7 @@ def fill_text(part: Branch, stock: Any) -> None:
 
 
 def write(source: Exportable, folder: Path) -> Job:
+    """Write the folder through `CLIPModel` or one of its halves, and say how to prove it."""
     pair = pairs.Pair.of(source)
     name = "CLIPModel" if pair.image and pair.text else f"CLIP{'Vision' if pair.image else 'Text'}ModelWithProjection"
     build(pair, name).save_pretrained(folder)
@@ -148,16 +150,19 @@ def _unnormed(part: Branch, encoded: Any) -> Tensor:
 
 
 def reads(config: dict[str, Any]) -> bool:
+    """Whether a configuration describes CLIP."""
     return config.get("model_type") in ("clip", "clip_vision_model")
 
 
-def read(config: Any) -> dict[str, dict[str, Any]]:
+def read(config: Any) -> Options:
+    """The architecture and preprocessing of CLIP's image half from its configuration."""
     config = getattr(config, "vision_config", config)
     tower = transfer.trunk_options(config) | {"prefix": 1, "qkv_bias": True, "embed_norm": True}
     return {"tower": tower, "modality": images.read_config(config)}
 
 
 def load(part: Branch, origin: str) -> None:
+    """Fill a tower with the weights of the checkpoint at a path or id. UserError when it lacks some."""
     from transformers import CLIPVisionModel
 
     fill_vision(part, transfer.pretrained(CLIPVisionModel, origin, ignore=()), out=False)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import images, transfer
-from ..contract import Format, Reader
+from ..contract import Format, Options, Reader
 from ..exportable import Branch, Exportable
 from ..job import Job
 from ..needs import Need, need
@@ -48,6 +48,7 @@ ADAPTED = {"image": (BLOCK, REGISTERS_BLOCK)}
 
 
 def fill(part: Branch, stock: Any, out: bool) -> None:
+    """All weights but the projection, out to the stock model or in from it."""
     embeddings, tower = stock.embeddings, part.tower
     images.patch_map(part, embeddings.patch_embeddings.projection, out)
     registers = getattr(embeddings, "register_tokens", None)
@@ -64,6 +65,7 @@ def block_names(layer: Any) -> transfer.BlockNames:
 
 
 def write(source: Exportable, folder: Path) -> Job:
+    """Write the folder through `Dinov2Model` or `Dinov2WithRegistersModel`, and say how to prove it."""
     import transformers
 
     part = source.part("image")
@@ -95,10 +97,12 @@ def write(source: Exportable, folder: Path) -> Job:
 
 
 def reads(config: dict[str, Any]) -> bool:
+    """Whether a configuration describes DINOv2, with registers or without, of plain MLPs."""
     return config.get("model_type") in ("dinov2", "dinov2_with_registers") and not config.get("use_swiglu_ffn")
 
 
-def read(config: Any) -> dict[str, dict[str, Any]]:
+def read(config: Any) -> Options:
+    """The architecture and preprocessing of DINOv2, with registers or without, of plain MLPs from its configuration."""
     tower = transfer.trunk_options(config, mlp_ratio="mlp_ratio") | {
         "prefix": 1 + int(getattr(config, "num_register_tokens", 0)),
         "qkv_bias": bool(config.qkv_bias),
@@ -108,6 +112,7 @@ def read(config: Any) -> dict[str, dict[str, Any]]:
 
 
 def load(part: Branch, origin: str) -> None:
+    """Fill a tower with the weights of the checkpoint at a path or id. UserError when it lacks some."""
     import transformers
     from transformers import AutoConfig
 

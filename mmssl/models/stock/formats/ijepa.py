@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import images, transfer
-from ..contract import Format, Reader
+from ..contract import Format, Options, Reader
 from ..exportable import Branch, Exportable
 from ..job import Job
 from ..needs import need
@@ -27,6 +27,7 @@ ADAPTED = vit.ADAPTED
 
 
 def write(source: Exportable, folder: Path) -> Job:
+    """Write the folder through `IJepaModel`, and say how to prove it."""
     from transformers import IJepaConfig, IJepaModel
 
     part = source.part("image")
@@ -50,15 +51,18 @@ def write(source: Exportable, folder: Path) -> Job:
 
 
 def reads(config: dict[str, Any]) -> bool:
+    """Whether a configuration describes I-JEPA."""
     return config.get("model_type") == "ijepa"
 
 
-def read(config: Any) -> dict[str, dict[str, Any]]:
+def read(config: Any) -> Options:
+    """The architecture and preprocessing of I-JEPA from its configuration."""
     tower = transfer.trunk_options(config) | {"prefix": 0, "qkv_bias": bool(config.qkv_bias)}
     return {"tower": tower, "modality": images.read_config(config)}
 
 
 def load(part: Branch, origin: str) -> None:
+    """Fill a tower with the weights of the checkpoint at a path or id. UserError when it lacks some."""
     from transformers import IJepaModel
 
     vit.fill(part, transfer.pretrained(IJepaModel, origin, ignore=("pooler.",)), out=False)

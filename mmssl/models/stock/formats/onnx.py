@@ -29,6 +29,7 @@ OUTPUTS = ("last_hidden_state", "mask", "embedding")
 
 
 def write(source: Exportable, folder: Path) -> Job:
+    """Write the folder through torch's exporter, and say how to prove it."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401

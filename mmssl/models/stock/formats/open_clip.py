@@ -44,6 +44,7 @@ def check(source: Exportable) -> list[str]:
 
 
 def write(source: Exportable, folder: Path) -> Job:
+    """Write the folder through open_clip's `CLIP`, and say how to prove it."""
     from open_clip import CLIP
 
     pair = pairs.Pair(source.part("image"), source.part("text"))
@@ -118,6 +119,7 @@ def model_config(image: Branch, text: Branch) -> dict[str, Any]:
 
 @torch.no_grad()
 def fill(pair: pairs.Pair, stock: Any) -> None:
+    """All weights of both halves and the temperature, out to open_clip's model."""
     image, text, visual = pair.image, pair.text, stock.visual
     assert image is not None and text is not None
     images.patch_map(image, visual.conv1, True)

@@ -92,6 +92,7 @@ def _check_wrapped(text: Branch) -> list[str]:
 
 
 def write(source: Exportable, folder: Path) -> Job:
+    """Write the folder through `SentenceTransformer`, and say how to prove it."""
     try:
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer

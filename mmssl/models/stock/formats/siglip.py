@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import images, pairs, texts, transfer
-from ..contract import Format, Reader
+from ..contract import Format, Options, Reader
 from ..exportable import Branch, Exportable
 from ..job import Job
 from ..needs import need
@@ -57,6 +57,7 @@ def fill_vision(part: Branch, stock: Any, out: bool) -> None:
 
 
 def fill_text(part: Branch, stock: Any) -> None:
+    """The text half's weights, out to the stock model."""
     embeddings = stock.embeddings
     texts.tables(part, embeddings.token_embedding.weight, embeddings.position_embedding.weight)
     transfer.blocks(part.tower.trunk.blocks, stock.encoder.layers, pairs.BLOCK, True)
@@ -67,6 +68,7 @@ def fill_text(part: Branch, stock: Any) -> None:
 
 
 def write(source: Exportable, folder: Path) -> Job:
+    """Write the folder through `SiglipModel` or its vision half, and say how to prove it."""
     import transformers
 
     pair = pairs.Pair.of(source)
@@ -158,16 +160,19 @@ def _pipelines(pair: pairs.Pair, scratch: Path) -> list[Any]:
 
 
 def reads(config: dict[str, Any]) -> bool:
+    """Whether a configuration describes SigLIP."""
     return config.get("model_type") in ("siglip", "siglip_vision_model")
 
 
-def read(config: Any) -> dict[str, dict[str, Any]]:
+def read(config: Any) -> Options:
+    """The architecture and preprocessing of SigLIP's image half from its configuration."""
     config = getattr(config, "vision_config", config)
     tower = transfer.trunk_options(config) | {"prefix": 0, "qkv_bias": True}
     return {"tower": tower, "modality": images.read_config(config)}
 
 
 def load(part: Branch, origin: str) -> None:
+    """Fill a tower with the weights of the checkpoint at a path or id. UserError when it lacks some."""
     from transformers import SiglipVisionModel
 
     fill_vision(part, transfer.pretrained(SiglipVisionModel, origin, ignore=("head.",)), out=False)

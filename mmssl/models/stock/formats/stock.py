@@ -54,6 +54,7 @@ def _whole(parts: Sequence[Branch]) -> bool:
 
 
 def check(source: Exportable) -> list[str]:
+    """What stands in the way, a clause each: a model of open_clip, a half for which there is no class, other pixels."""
     found: list[str] = []
     for part in chosen(source):
         where = f"model.towers.{part.tower_name}.from"
@@ -72,6 +73,7 @@ def check(source: Exportable) -> list[str]:
 
 
 def write(source: Exportable, folder: Path) -> Job:
+    """Write the folder through the wrapped model's own class, and say how to prove it."""
     parts = chosen(source)
     stock = _pair(parts) if len(parts) == 2 else _single(parts[0])
     stock.save_pretrained(folder)

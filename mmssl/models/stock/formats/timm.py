@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ....errors import UserError, one_line
 from .. import images, transfer
-from ..contract import Format, Reader
+from ..contract import Format, Options, Reader
 from ..exportable import Branch, Exportable
 from ..job import Job
 from ..needs import Need, need
@@ -62,6 +62,7 @@ def model_args(part: Branch) -> dict[str, Any]:
 
 
 def fill(part: Branch, stock: Any, out: bool) -> None:
+    """All weights but the projection, out to timm's model or in from it."""
     tower = part.tower
     images.patch_map(part, stock.patch_embed.proj, out)
     registers = [] if stock.reg_token is None else list(stock.reg_token[0])
@@ -83,6 +84,7 @@ def fill(part: Branch, stock: Any, out: bool) -> None:
 
 
 def write(source: Exportable, folder: Path) -> Job:
+    """Write the folder through timm's `VisionTransformer`, and say how to prove it."""
     import timm
 
     part = source.part("image")
@@ -148,6 +150,7 @@ def _usage() -> str:
 
 
 def reads(config: dict[str, Any]) -> bool:
+    """Whether a configuration describes a folder of timm's."""
     return config.get("model_type") == "timm"
 
 
@@ -185,7 +188,8 @@ def _refuse(origin: str, model: Any) -> None:
             raise UserError(f"model.towers: from '{origin}': it has {what}, which mmssl's tower has not")
 
 
-def read(origin: str) -> dict[str, dict[str, Any]]:
+def read(origin: str) -> Options:
+    """The architecture and preprocessing of the timm model at `timm:FOLDER`. UserError when ours has none such."""
     model = _model(origin)
     _refuse(origin, model)
     block = model.blocks[0]
@@ -218,6 +222,7 @@ def read(origin: str) -> dict[str, dict[str, Any]]:
 
 
 def load(part: Branch, origin: str) -> None:
+    """Fill a tower with the weights of the checkpoint at a path or id. UserError when it lacks some."""
     fill(part, _model(origin), out=False)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import images, transfer
-from ..contract import Format, Reader
+from ..contract import Format, Options, Reader
 from ..exportable import Branch, Exportable
 from ..job import Job, Trial
 from ..needs import STOCK_TOWER, need, square
@@ -39,6 +39,7 @@ ADAPTED = {"video": (BLOCK,)}
 
 
 def fill(part: Branch, stock: Any, out: bool) -> None:
+    """All weights but the projection, out to the stock model or in from it."""
     tower = part.tower
     transfer.linear(part.modality.proj, [stock.embeddings.patch_embeddings.projection], out)
     transfer.blocks(tower.trunk.blocks, stock.encoder.layer, BLOCK, out)
@@ -53,6 +54,7 @@ def clip_of(part: Branch, frames: int, pixels: Tensor) -> dict[str, Tensor]:
 
 
 def write(source: Exportable, folder: Path) -> Job:
+    """Write the folder through `VideoMAEModel`, and say how to prove it."""
     from transformers import VideoMAEConfig, VideoMAEModel
 
     part = source.part("video")
@@ -110,6 +112,7 @@ def fold_type(part: Branch, stock: Any) -> None:
 
 
 def write_processor(part: Branch, folder: Path) -> None:
+    """`preprocessor_config.json` of the stock video processor that does what ours does."""
     from transformers import VideoMAEImageProcessor
 
     state, config = part.preprocessor.state, part.preprocessor.config
@@ -129,6 +132,7 @@ def write_processor(part: Branch, folder: Path) -> None:
 
 
 def usage() -> str:
+    """Code that loads the folder and computes features, for its card."""
     return "\n".join(
         [
             "from transformers import VideoMAEImageProcessor, VideoMAEModel",
@@ -144,10 +148,12 @@ def usage() -> str:
 
 
 def reads(config: dict[str, Any]) -> bool:
+    """Whether a configuration describes VideoMAE."""
     return config.get("model_type") == "videomae"
 
 
-def read(config: Any) -> dict[str, dict[str, Any]]:
+def read(config: Any) -> Options:
+    """The architecture and preprocessing of VideoMAE from its configuration."""
     tower = transfer.trunk_options(config) | {
         "prefix": 0,
         "qkv_bias": bool(config.qv_bias),
@@ -165,6 +171,7 @@ def read(config: Any) -> dict[str, dict[str, Any]]:
 
 
 def load(part: Branch, origin: str) -> None:
+    """Fill a tower with the weights of the checkpoint at a path or id. UserError when it lacks some."""
     from transformers import VideoMAEModel
 
     fill(part, transfer.pretrained(VideoMAEModel, origin, ignore=("decoder.",)), out=False)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ...foreign import TransformersTower
 from .. import images, pairs, texts, transfer
 from ..compatibility import obstacles
-from ..contract import Format, Reader
+from ..contract import Format, Options, Reader
 from ..exportable import Branch, Exportable
 from ..job import Job, Trial
 from ..needs import need
@@ -130,6 +130,7 @@ def _straight(dense: nn.Linear, factor: float) -> None:
 
 
 def write(source: Exportable, folder: Path) -> Job:
+    """Write the folder through `VisionTextDualEncoderModel`, and say how to prove it."""
     from transformers import VisionTextDualEncoderConfig, VisionTextDualEncoderModel, VisionTextDualEncoderProcessor
 
     pair = pairs.Pair.of(source)
@@ -232,11 +233,13 @@ def reads(config: dict[str, Any]) -> bool:
     return config.get("model_type") == "vision-text-dual-encoder" and vision.get("model_type") == "vit"
 
 
-def read(config: Any) -> dict[str, dict[str, Any]]:
+def read(config: Any) -> Options:
+    """The architecture and preprocessing of the image half from its configuration."""
     return vit.read(config.vision_config)
 
 
 def load(part: Branch, origin: str) -> None:
+    """Fill a tower with the weights of the checkpoint at a path or id. UserError when it lacks some."""
     from transformers import VisionTextDualEncoderModel
 
     vit.fill(part, transfer.pretrained(VisionTextDualEncoderModel, origin, ignore=()).vision_model, out=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import images, transfer
-from ..contract import Format, Reader
+from ..contract import Format, Options, Reader
 from ..exportable import Branch, Exportable
 from ..job import Job
 from ..needs import need
@@ -46,6 +46,7 @@ def config_of(part: Branch) -> dict[str, Any]:
 
 
 def write(source: Exportable, folder: Path) -> Job:
+    """Write the folder through `ViTModel`, and say how to prove it."""
     import torch
     from transformers import ViTConfig, ViTModel
 
@@ -78,10 +79,11 @@ def write(source: Exportable, folder: Path) -> Job:
 
 
 def reads(config: dict[str, Any]) -> bool:
+    """Whether a configuration describes a ViT."""
     return config.get("model_type") == "vit"
 
 
-def read(config: Any) -> dict[str, dict[str, Any]]:
+def read(config: Any) -> Options:
     """Options of our tower and modality from a stock configuration of this family."""
     tower = transfer.trunk_options(config) | {"prefix": 1, "qkv_bias": bool(config.qkv_bias)}
     return {"tower": tower, "modality": images.read_config(config)}

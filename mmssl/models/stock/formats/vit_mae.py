@@ -18,6 +18,7 @@ ADAPTED = vit.ADAPTED
 
 
 def write(source: Exportable, folder: Path) -> Job:
+    """Write the folder through `ViTMAEModel`, and say how to prove it."""
     import torch
     from transformers import ViTMAEConfig, ViTMAEModel
 
@@ -58,6 +59,7 @@ def write(source: Exportable, folder: Path) -> Job:
 
 
 def reads(config: dict[str, Any]) -> bool:
+    """Whether a configuration describes ViT-MAE."""
     return config.get("model_type") == "vit_mae"
 
 
@@ -65,6 +67,7 @@ read = vit.read
 
 
 def load(part: Branch, origin: str) -> None:
+    """Fill a tower with the weights of the checkpoint at a path or id. UserError when it lacks some."""
     from transformers import ViTMAEModel
 
     vit.fill(part, transfer.pretrained(ViTMAEModel, origin, ignore=("decoder.",)), out=False)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import images, transfer
-from ..contract import Format, Reader
+from ..contract import Format, Options, Reader
 from ..exportable import Branch, Exportable
 from ..job import Job, Trial
 from ..needs import STOCK_TOWER, Need, need, square
@@ -63,6 +63,7 @@ def fill(part: Branch, stock: Any, out: bool) -> None:
 
 
 def write(source: Exportable, folder: Path) -> Job:
+    """Write the folder through `VJEPA2Model`, and say how to prove it."""
     from transformers import VJEPA2Config, VJEPA2Model
 
     part = source.part("video")
@@ -163,6 +164,7 @@ def as_ours(part: Branch, pixels: Tensor) -> Tensor:
 
 
 def write_processor(part: Branch, folder: Path) -> None:
+    """`preprocessor_config.json` of the stock video processor that does what ours does."""
     from transformers import VJEPA2VideoProcessor
 
     state, config = part.preprocessor.state, part.preprocessor.config
@@ -178,6 +180,7 @@ def write_processor(part: Branch, folder: Path) -> None:
 
 
 def usage() -> str:
+    """Code that loads the folder and computes features, for its card."""
     return "\n".join(
         [
             "from transformers import VJEPA2Model, VJEPA2VideoProcessor",
@@ -194,10 +197,12 @@ def usage() -> str:
 
 
 def reads(config: dict[str, Any]) -> bool:
+    """Whether a configuration describes V-JEPA 2."""
     return config.get("model_type") == "vjepa2"
 
 
-def read(config: Any) -> dict[str, dict[str, Any]]:
+def read(config: Any) -> Options:
+    """The architecture and preprocessing of V-JEPA 2 from its configuration."""
     tower = transfer.trunk_options(config, mlp_ratio="mlp_ratio") | {
         "prefix": 0,
         "qkv_bias": bool(config.qkv_bias),
@@ -214,6 +219,7 @@ def read(config: Any) -> dict[str, dict[str, Any]]:
 
 
 def load(part: Branch, origin: str) -> None:
+    """Fill a tower with the weights of the checkpoint at a path or id. UserError when it lacks some."""
     from transformers import VJEPA2Model
 
     fill(part, transfer.pretrained(VJEPA2Model, origin, ignore=("predictor.",)), out=False)
