@@ -6,16 +6,51 @@ is then the gradient of the mean over the whole batch, however samples and absen
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .errors import RunError, one_line
+
 
 def world_size() -> int:
     """How many processes train together; 1 where none were launched."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Connection refused",
+    "Broken pipe",
+    "pair closure",
+    "Timed out waiting",
+    "remote process exited",
+    "recvValue failed",
+    "failed to recv",
+    "Socket Timeout",
+)
+"""What gloo, NCCL and the store say once another process is gone; the first has no class of error of its own."""
+
+
+@contextlib.contextmanager
+def lost_peers_told() -> Iterator[None]:
+    """RunError, in one line, in place of the backend's error where another process was killed or is out of reach."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, RunError) or world_size() == 1:
+            raise
+        if not isinstance(error, dist.DistError) and not any(words in str(error) for words in LOST):
+            raise
+        raise RunError(
+            f"another process of this run ended or is out of reach ({one_line(error, 160)}); its own last lines say "
+            "why; all that was saved is whole: go on from the last checkpoint with --resume"
+        ) from error
 
 
 def rank() -> int:

@@ -26,6 +26,14 @@ class BadSample(ValueError):
     """One sample cannot be used (truncated, empty, not what it claims): it is quarantined with this reason."""
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a machine's or an accelerator's memory is at its end; torch says the former in words alone."""
+    words = ("can't allocate memory", "out of memory", "Unable to allocate")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
 def nearest(name: str, valid: Iterable[object]) -> str:
     """`"; did you mean 'x'?"` for the valid name nearest to `name`, or an empty string when none is near."""
     close = difflib.get_close_matches(str(name), [str(v) for v in valid], n=1, cutoff=0.6)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import RunError, UserError, nearest, unknown
+from ..errors import RunError, UserError, nearest, one_line, out_of_memory, unknown
 from .telling import add_commands
 
 MODEL = "a folder (of a model, a run, an adapter, a fine-tuning, or one that transformers loads), or an id on the Hub"
@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say("interrupted")
         return 130
     except Exception as error:
+        if out_of_memory(error):
+            _complain(RunError(f"out of memory ({one_line(error, 200)}); a smaller batch_size or model needs less"))
+            return 1
         traceback.print_exc()
         from ..doctor import import_broke, import_failed
 

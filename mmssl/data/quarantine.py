@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,27 @@ class Bad:
     modality: str
     column: str
     reason: str
+
+
+def refuse_share(bad: Sequence[Bad], broken: int, read: int, most: float, option: str, more: str = "") -> None:
+    """UserError once more than the share `most` of the samples are broken, after `ENOUGH` of them or where all are.
+
+    Args:
+        bad: the last of them, for an example; without any nothing is said.
+        broken: how many samples were.
+        read: how many samples there were.
+        most: the largest share.
+        option: sets it.
+        more: is said at the end.
+    """
+    if not bad or not read:
+        return
+    if broken / read > most and (read >= ENOUGH or broken == read):
+        fault = bad[0]
+        raise UserError(
+            f"{broken:,} of {read:,} samples read are broken ({broken / read:.0%}), more than {option} = {most:g} "
+            f"allows; e.g. sample {fault.index} ({fault.modality}, column {fault.column}): {fault.reason}{more}"
+        )
 
 
 class Quarantine:
@@ -68,7 +89,8 @@ class Quarantine:
                     fault.column,
                     fault.reason,
                 )
-        self._check(bad)
+        where = "" if self.path is None else f"; all are listed in {self.path}"
+        refuse_share(bad, self.bad, self.read, self.max_bad, "data.max_bad", where)
 
     def summary(self) -> str:
         """One line for the run's end."""
@@ -79,18 +101,6 @@ class Quarantine:
             f"{self.bad:,} of {self.read:,} samples read were broken and skipped "
             f"({rows:,} different{'' if self.path is None else f', listed in {self.path.name}'})"
         )
-
-    def _check(self, bad: list[Bad]) -> None:
-        if not bad or not self.read:
-            return
-        share = self.bad / self.read
-        if share > self.max_bad and (self.read >= ENOUGH or self.bad == self.read):
-            fault = bad[0]
-            raise UserError(
-                f"{self.bad:,} of {self.read:,} samples read are broken ({share:.0%}), more than data.max_bad = "
-                f"{self.max_bad:g} allows; e.g. sample {fault.index} ({fault.modality}, column {fault.column}): "
-                f"{fault.reason}{'' if self.path is None else f'; all are listed in {self.path}'}"
-            )
 
     def _append(self, fault: Bad) -> None:
         if self.path is None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..data.loading import evaluation_batches
+from ..data.quarantine import refuse_share
 from ..data.sources import column_names, open_source
 from ..errors import RunError, UserError
 from ..files import whole_file
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from .options import EmbedConfig
 
 PART_ROWS = 8192
+OTHERS = frozenset({".csv", ".tsv", ".json", ".jsonl", ".npy", ".npz", ".txt", ".pt", ".h5", ".arrow", ".feather"})
+"""Endings that promise another format."""
 STATE = "state.json"
 BAD = b"mmssl_bad"
 """Key of a part's metadata: the broken values that were left out, as JSON."""
@@ -48,7 +51,8 @@ def embed(
         options.path, name=options.name, split=options.split, streaming=options.streaming, limit=options.limit
     )
     columns = find_columns(source, list(preprocessors), options.columns)
-    return write_embeddings(model, preprocessors, source, columns, output_parquet, workers=options.workers)
+    workers, max_bad = options.workers, options.max_bad
+    return write_embeddings(model, preprocessors, source, columns, output_parquet, workers=workers, max_bad=max_bad)
 
 
 def write_embeddings(
@@ -62,6 +66,7 @@ def write_embeddings(
     workers: int = 0,
     pooled: bool = False,
     part_rows: int = PART_ROWS,
+    max_bad: float = 1.0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Embed all rows of `source` into a parquet file.
@@ -81,18 +86,21 @@ def write_embeddings(
         workers: processes that decode; 0: this one does.
         pooled: write the pooled states instead of the normalised and projected ones.
         part_rows: rows of a part, about.
+        max_bad: share of broken rows above which it stops (`max_bad`); the parts that are whole stay.
         progress: is called with the number of rows done.
 
     Returns:
         {"rows", "present": {modality: count}, "bad": list, "resumed": rows that were there already}.
 
     Raises:
-        UserError: a path that is a folder, data without rows.
+        UserError: a path that is a folder or says another format, data without rows, too many broken ones.
         RunError: a file cannot be written.
     """
     path = Path(output_parquet)
     if path.is_dir():
         raise UserError(f"output: '{path}' is a folder, expected the name of a parquet file to write")
+    if path.suffix.lower() in OTHERS:
+        raise UserError(f"output: '{path}' ends in {path.suffix}, expected the name of a parquet file (.parquet)")
     folder = path.with_name(f".{path.name}.parts")
     size = max(part_rows // batch_size, 1) * batch_size
     key = _key(model, source, columns, pooled, size)
@@ -100,10 +108,14 @@ def write_embeddings(
         parts = _begin(folder, key)
         resumed = len(parts) * size
         tables = _tables(model, preprocessors, source, columns, batch_size, workers, pooled, resumed)
+        broken = {one["index"] for part in parts for one in _broken(part)}
         for number, (table, bad) in enumerate(_joined(tables, size), len(parts)):
             parts.append(_write_part(folder, number, table, bad))
+            broken |= {one.index for one in bad}
+            done = number * size + table.num_rows
+            refuse_share(bad, len(broken), done, max_bad, "max_bad")
             if progress is not None:
-                progress(number * size + table.num_rows)
+                progress(done)
         if not parts:
             raise UserError("data: there is no row to embed")
         summary = _join(parts, path, list(columns))
@@ -162,6 +174,14 @@ def _rows_of(part: Path) -> int:
     return int(pq.read_metadata(part).num_rows)
 
 
+def _broken(part: Path) -> list[dict[str, Any]]:
+    """The broken values of a part, as it notes them."""
+    import pyarrow.parquet as pq
+
+    noted: list[dict[str, Any]] = json.loads(pq.read_schema(part).metadata[BAD])
+    return noted
+
+
 def _joined(tables: Iterator[tuple[pa.Table, list[Bad]]], size: int) -> Iterator[tuple[pa.Table, list[Bad]]]:
     """Tables of `size` rows (the last one shorter) from tables of batches, which divide it."""
     import pyarrow as pa
@@ -197,7 +217,7 @@ def _join(parts: list[Path], path: Path, names: list[str]) -> dict[str, Any]:
     with whole_file(path) as partial, pq.ParquetWriter(partial, schema) as writer:
         for part in parts:
             table = pq.read_table(part)
-            summary["bad"] += json.loads(table.schema.metadata[BAD])
+            summary["bad"] += _broken(part)
             writer.write_table(table.replace_schema_metadata(None).cast(schema))
             summary["rows"] += table.num_rows
             for name in names:

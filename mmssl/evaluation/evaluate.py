@@ -7,17 +7,18 @@ not allow is left out of the report, with the reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ..data.quarantine import refuse_share
 from ..draws import key_of
-from ..errors import NoSplit, UserError, nearest
+from ..errors import UserError, nearest, one_line
 from ..modality import Preprocessor
 from . import further, tasks
 from .embedding import Embedded, embed_source, embed_texts
+from .held_out import Sources, open_outside, open_sources
 from .rows import (
     Labels,
     check_named,
@@ -41,22 +42,10 @@ if TYPE_CHECKING:
 
 TASKS = ("knn", "linear", "zero-shot", "retrieval", "rankme", "labels", "separability", "ood", "subsets")
 DEFAULT_TASKS = ("knn", "zero-shot", "retrieval", "rankme")
-DEFAULT_SPLIT = "test"
 
 Report = dict[str, Any]
 Notify = Callable[[str, int, int], None]
 """Called with (what is embedded, rows done, rows in all)."""
-
-
-@dataclass
-class _Sources:
-    """test: held-out rows, None when there are none; train: rows for the probes; split: what they are called."""
-
-    test: Dataset | None
-    train: Dataset | None
-    split: dict[str, str | None]
-    notes: list[str] = field(default_factory=list)
-    same_rows: bool = False
 
 
 def evaluate(
@@ -100,7 +89,7 @@ def evaluate(
     report["settings"] = {"k": config.k, "templates": list(config.templates), "seed": seed}
     if not wanted:
         return report
-    sources = _open_sources(data, config, seed, train_source)
+    sources = open_sources(data, config, seed, train_source)
     report["split"], report["notes"] = sources.split, sources.notes
     if sources.test is None:
         reason = f"the data has no split '{config.split}' to test on"
@@ -117,25 +106,34 @@ def evaluate(
     given = {"model": model, "start": start, "untrained": untrained}
     encoders = {name: encoder for name, encoder in given.items() if encoder is not None}
     mapping = data.columns if columns is None else columns
-    _Evaluation(encoders, preprocessors, mapping, data.workers, config, seed, sources, report, notify).run(wanted)
+    _Evaluation(encoders, preprocessors, mapping, data, config, seed, sources, report, notify).run(wanted)
     return report
 
 
 def check_evaluation(data: DataConfig, config: EvaluationConfig, train_source: Source) -> None:
-    """Raise before training what `evaluate` would raise after it: data, a split or a label column that does not exist.
+    """Raise before training what `evaluate` would raise after it: data, a split or a label column that does not exist,
+    class names that do not fit the labels, other data for `ood` that are not there.
 
     Streams are not looked into, which would read from them.
     """
-    if config.tasks != [] and not data.streaming:
-        test = _open_sources(data, config, 0, train_source).test
-        label_column(train_source if test is None else test, config.label)
+    if config.tasks == [] or data.streaming:
+        return
+    sources = open_sources(data, config, 0, train_source)
+    label_column(train_source if sources.test is None else sources.test, config.label)
+    if config.classes is not None and sources.test is not None:
+        labels, reason = read_labels(sources.test, sources.train, config.label)
+        if labels is None:
+            raise UserError(f"evaluation.classes: found names of classes, but {reason}")
+        class_names(labels, sources.test, sources.train, config.classes)
+    if config.ood is not None and "ood" in (config.tasks or ()):
+        open_outside(config)
 
 
 def labelled_rows(
     data: DataConfig, config: EvaluationConfig, train_source: Source, seed: int
 ) -> tuple[Dataset, Dataset | None, Labels] | str:
     """(test rows, training rows, their labels) for a probe, within the limits of `config`, or why there are none."""
-    sources = _open_sources(data, config, seed, train_source)
+    sources = open_sources(data, config, seed, train_source)
     if sources.test is None:
         return f"the data has no split '{config.split}' to test on"
     if sources.same_rows:
@@ -148,59 +146,6 @@ def labelled_rows(
     return sources.test, sources.train, labels
 
 
-def _open_sources(data: DataConfig, config: EvaluationConfig, seed: int, train_source: Source | None) -> _Sources:
-    """The test rows, and the rows that probes learn from: the training split of the data that is tested on where it
-    has one, else the pretraining data (`train_source` when that is open already)."""
-    from ..data.sources import open_source
-
-    path = config.path or data.path
-    elsewhere = config.path is not None and config.path != data.path
-    name = config.name or (None if elsewhere else data.name)
-    notes: list[str] = []
-
-    def opened(path: str, name: str | None, split: str, limit: int | None = None) -> Source:
-        return open_source(path, name=name, split=split, streaming=data.streaming, limit=limit)
-
-    def limited(source: Source, limit: int | None, extra: int) -> Dataset:
-        rows, remark = subset(source, limit, seed + extra, data.shuffle_buffer)
-        notes.extend([remark] if remark else [])
-        return rows
-
-    split = config.split
-    test = _or_none(opened, path, name, split, config.split == DEFAULT_SPLIT)
-    if test is None and elsewhere:
-        # other data than the model was trained on is held out whatever its only split is called
-        split = "train"
-        test = _or_none(opened, path, name, split, True)
-    train = None
-    if elsewhere and split != data.split:
-        train = _or_none(opened, path, name, data.split, True)
-    if train is None:
-        given = train_source is not None
-        train = train_source if given else opened(data.path, data.name, data.split, data.limit)
-    same = not elsewhere and split == data.split and name == data.name
-    rows = None if test is None else limited(test, config.limit, 0)
-    return _Sources(
-        rows,
-        limited(train, config.train_limit, 1),
-        {"test": split if rows is not None else None, "train": data.split},
-        notes,
-        same,
-    )
-
-
-def _or_none(
-    opened: Callable[[str, str | None, str], Source], path: str, name: str | None, split: str, optional: bool
-) -> Source | None:
-    """The opened split, or None when it is optional and the data has no split of that name."""
-    try:
-        return opened(path, name, split)
-    except NoSplit:
-        if optional:
-            return None
-        raise
-
-
 class _Evaluation:
     """The state of one `evaluate`: rows, labels and features, read once and shared by the tasks."""
 
@@ -209,14 +154,14 @@ class _Evaluation:
         encoders: Mapping[str, MMSSLModel],
         preprocessors: Mapping[str, Preprocessor],
         mapping: Mapping[str, str | list[str]],
-        workers: int,
+        data: DataConfig,
         config: EvaluationConfig,
         seed: int,
-        sources: _Sources,
+        sources: Sources,
         report: Report,
         notify: Notify | None,
     ) -> None:
-        self.encoders, self.preprocessors, self.mapping, self.workers = encoders, preprocessors, mapping, workers
+        self.encoders, self.preprocessors, self.mapping, self.data = encoders, preprocessors, mapping, data
         self.config = config
         self.model = encoders["model"]
         self.seed, self.sources, self.report, self.notify = seed, sources, report, notify
@@ -254,7 +199,10 @@ class _Evaluation:
             {} if train is None else self._spoken(columns, train),
         )
         for task in possible:
-            metrics, skipped = self._task(task)
+            try:
+                metrics, skipped = self._task(task)
+            except UserError as error:  # what the others measured is not lost by it
+                metrics, skipped = {}, {task: one_line(error)}
             if metrics:
                 self.report["tasks"][task] = metrics
                 self.report["notes"] += [f"{task}: {name} left out, {why}" for name, why in skipped.items()]
@@ -273,12 +221,14 @@ class _Evaluation:
             columns,
             describe=self.model,
             batch_size=self.config.batch_size,
-            workers=self.workers,
+            workers=self.data.workers,
             progress=None if notify is None else lambda done: notify(what, done, total),
             groups=self._groups(columns) if self.subsets else (),
         )
         self.report[f"n_{what}"] = total
-        self.report["bad"][what] = len({bad.index for bad in embedded.bad})
+        broken = len({bad.index for bad in embedded.bad})
+        refuse_share(embedded.bad, broken, total, self.data.max_bad, "max_bad")
+        self.report["bad"][what] = broken
         return embedded
 
     def _groups(self, columns: Mapping[str, str | list[str]]) -> list[tuple[str, ...]]:
@@ -354,12 +304,8 @@ class _Evaluation:
         return tasks.rank_me(self.features.test, bool(getattr(self.model.config, "projection", None)))
 
     def _ood(self) -> tuple[tasks.Metrics, dict[str, str]]:
-        from ..data.sources import open_source
-
         config = self.config
-        assert config.ood is not None
-        source = open_source(config.ood, split=config.ood_split)
-        rows, _ = subset(source, config.limit, self.seed)
+        rows, _ = subset(open_outside(config), config.limit, self.seed)
         columns = present_columns(rows, list(self.columns), self.mapping)[0]
         if not columns:
             wanted = ", ".join(f"{name} ({column})" for name, column in self.columns.items())

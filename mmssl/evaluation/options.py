@@ -23,7 +23,12 @@ class EvaluateConfig(RowsConfig, EvaluationConfig):
         """Where the rows come from that probes learn from, and how all are read."""
         assert self.path is not None, "--data sets it"
         return DataConfig(
-            path=self.path, name=self.name, columns=self.columns, streaming=self.streaming, workers=self.workers
+            path=self.path,
+            name=self.name,
+            columns=self.columns,
+            streaming=self.streaming,
+            workers=self.workers,
+            max_bad=self.max_bad,
         )
 
 
@@ -36,7 +41,6 @@ class EmbedConfig(RowsConfig):
         "label": "found a column of labels, but embeddings need none; `id` and the row's number tell the rows apart",
         "group": "found a column of groups, but all rows are embedded; groups are for `mmssl finetune`",
         "shuffle_buffer": "found a buffer to shuffle in, but rows are embedded in their order",
-        "max_bad": "found a share of broken samples, but embedding goes on past each: its row stays empty and is told",
         "fit_samples": "found samples to fit preprocessors on, but the model brings its own",
         "source": "found words for a card, but embedding writes none",
         "license": "found words for a card, but embedding writes none",

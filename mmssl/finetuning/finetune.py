@@ -20,6 +20,7 @@ from accelerate import Accelerator
 
 from ..data.loading import Loaded, training_batches
 from ..data.quarantine import Quarantine
+from ..distributed import lost_peers_told
 from ..errors import RunError, UserError, one_line
 from ..files import whole_folder
 from ..models.adapter_files import Base, base_of, write_adapter
@@ -33,9 +34,11 @@ from ..objectives.pretraining import Pretraining
 from ..options.plainyaml import dump, parse, read
 from ..options.schema import to_dict
 from ..recipe.config import LoopConfig
+from ..training.building import flat
 from ..training.checkpoints import found
 from ..training.engine import (
     changes,
+    check_rows,
     choose_trackers,
     end_training,
     make_accelerator,
@@ -44,12 +47,13 @@ from ..training.engine import (
     start_trackers,
     warn_of,
 )
+from ..training.lock import RunLock
 from ..training.loop import Batches, Loop
 from ..training.validation import Validation
 from .card import write_card
 from .jobs import VIEW, Job, SupervisedJob, kept_head
 from .layer_decay import layered_optimizer
-from .options import WHOLE, FinetuneConfig, load_options, steps_of
+from .options import WHOLE, FinetuneConfig, check_augment, load_options, steps_of
 from .partition import load_partition
 from .retrieval import RetrievalJob
 from .supervised import pooled_width
@@ -144,6 +148,7 @@ def run_finetuning(
     data = options.path if data is None else data
     start = locate(model)
     encoder, processor = open_model(start, base)
+    check_augment(options.augment, processor.types)
     job = make_job(model, encoder, processor, data, options, teacher)
     accelerator = make_accelerator(options.train)
     main = accelerator.is_main_process
@@ -151,22 +156,25 @@ def run_finetuning(
     folder = on_first(accelerator, lambda: run_folder(NAME, output, resume))
     existed = on_first(accelerator, folder.exists)
     known = base_of(encoder, start.place)
-    pretraining, handle = build(job, options)
-    _start_folder(accelerator, folder, options, resume)
-    origin = {"weights": known.weights, "label columns": options.label_columns, "training rows": len(job.rows.train)}
-    try:
-        start_trackers(accelerator, options.train.trackers, folder.name, folder)
-        loop, validation, fault = train(accelerator, pretraining, job, options, folder, origin, resume)
-        best = None if validation is None else validation.restore()
-        step = loop.steps if best is None else best
-        end_training(accelerator)
-        if not main:
-            return FinetuneRun(folder, folder / "model")
-        run = finish(job, loop, folder, known, handle, data, step)
-    except UserError:
-        if main and not existed and not found(folder / "checkpoints"):
-            shutil.rmtree(folder, ignore_errors=True)  # nothing half-written stays of input that was wrong
-        raise
+    with RunLock() as lock, lost_peers_told():
+        pretraining, handle = build(job, options)
+        _start_folder(accelerator, folder, options, resume, lock)
+        origin = {"weights": known.weights, "label columns": options.label_columns}
+        try:
+            used = [*flat(job.rows.columns.values()), *options.label_columns]
+            on_first(accelerator, lambda: check_rows(folder, job.rows.train.source, used, resume))
+            start_trackers(accelerator, options.train.trackers, folder.name, folder)
+            loop, validation, fault = train(accelerator, pretraining, job, options, folder, origin, resume)
+            best = None if validation is None else validation.restore()
+            step = loop.steps if best is None else best
+            end_training(accelerator)
+            if not main:
+                return FinetuneRun(folder, folder / "model")
+            run = finish(job, loop, folder, known, handle, data, step)
+        except UserError:
+            if main and not existed and not found(folder / "checkpoints"):
+                shutil.rmtree(folder, ignore_errors=True)  # nothing half-written stays of input that was wrong
+            raise
     if fault is not None:
         raise RunError(f"{fault}; the model in {run.model_folder} is complete, --resume would train those steps again")
     return run
@@ -224,22 +232,21 @@ def build(job: Job, options: FinetuneConfig) -> tuple[Pretraining, PeftModel | N
             for module in job.trained_when_linear():
                 module.requires_grad_(True)
         elif options.peft not in WHOLE:
-            handle = add_adapter(
-                encoder, options.adapter, job.towers, extra=job.extra_targets(), save=job.extra_saved()
-            )
+            extra, save = job.extra_targets(), job.extra_saved()
+            handle = add_adapter(encoder, options.adapter, job.towers, extra=extra, save=save)
     views = {VIEW: options.augment} if options.augment else {}
     for name in options.augment:
         if name not in job.rows.columns:
             raise UserError(f"augment.{name}: found a modality that takes no part, {', '.join(job.rows.columns)} do")
-    pretraining = Pretraining(encoder, {"task": objective}, views)
-    return pretraining, handle
+    return Pretraining(encoder, {"task": objective}, views), handle
 
 
-def _start_folder(accelerator: Accelerator, folder: Path, options: FinetuneConfig, resume: bool) -> None:
+def _start_folder(accelerator: Accelerator, folder: Path, options: FinetuneConfig, resume: bool, lock: RunLock) -> None:
     def start() -> None:
         kept = folder / "config.yaml"
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(folder)
             if resume and kept.is_file():  # written anew once the checkpoint is found to fit
                 _warn_of_changes(read(kept), to_dict(options))
                 return

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
+from ..modality import view_options
+from ..modality.faults import augment_faults
 from ..models.options import AdapterConfig
 from ..options import option, strict
 from ..options.schema import BAD, Faults, build
-from ..recipe.config import MAX_BAD, LoopConfig, RowsConfig
+from ..recipe.config import LoopConfig, RowsConfig
 from ..recipe.loading import merge_flags, merge_overrides
 
 TASKS = ("auto", "classification", "multilabel", "regression", "retrieval")
@@ -32,7 +34,7 @@ class FinetuneConfig(RowsConfig):
     """
 
     label: str | list[str] | None = option(None, help="column of the labels, or several")
-    seed: int = option(0, min=0, help="of all random numbers: splits, the head, the order of the rows")
+    seed: int = option(0, min=0, max=2**32 - 1, help="of all random numbers: splits, the head, the order of the rows")
     task: str = option("auto", choices=TASKS, help="auto: by what the label columns hold")
     peft: str = option("lora", help="none (train everything), linear (the head alone), or a type of PEFT's")
     adapter: AdapterConfig = option(factory=AdapterConfig, help="options of the adapter that --peft names")
@@ -43,8 +45,9 @@ class FinetuneConfig(RowsConfig):
     test_share: float = option(0.2, above=0, below=1, help="that part")
     group: str | None = option(None, help="column (patient, speaker) whose rows stay on one side of every split")
     fraction: float | None = option(None, above=0, max=1, help="share of the labels to use, stratified")
-    labels: int | None = option(None, min=2, help="number of labels to use, stratified, instead of a share")
-    max_bad: float = option(0.05, min=0, max=1, resumable=True, help=MAX_BAD)
+    labels: int | None = option(
+        None, min=2, max=1_000_000_000, help="number of labels to use, stratified, instead of a share"
+    )
     augment: dict[str, dict[str, Any]] = option(factory=dict, help="modality -> augmentation of the training rows")
     class_weights: str = option(
         "none", choices=("none", "balanced"), help="balanced: every class counts alike in the loss"
@@ -54,11 +57,15 @@ class FinetuneConfig(RowsConfig):
     layer_decay: float | None = option(None, above=0, max=1, help="null: 0.75 when everything is trained, else 1")
     monitor: str = option("loss", choices=("loss", "score"), help="what early stopping looks at")
     patience: int | None = option(
-        5, min=1, resumable=True, help="looks at the validation rows without gain; null: never stop early"
+        5,
+        min=1,
+        max=1_000_000_000,
+        resumable=True,
+        help="looks at the validation rows without gain; null: never stop early",
     )
-    eval_every: int | None = option(None, min=1, help="steps between them; null: a twentieth of all")
-    eval_batch_size: int = option(256, min=1, resumable=True, help="rows that are scored at a time")
-    temperature: float = option(1.0, above=0, help="of a teacher's answers and the student's (--teacher)")
+    eval_every: int | None = option(None, min=1, max=1_000_000_000, help="steps between them; null: a twentieth of all")
+    eval_batch_size: int = option(256, min=1, max=1_000_000, resumable=True, help="rows that are scored at a time")
+    temperature: float = option(1.0, above=0, max=1_000, help="of a teacher's answers and the student's (--teacher)")
     train: LoopConfig = option(factory=LoopConfig, help="the loop")
 
     @property
@@ -87,6 +94,21 @@ def load_options(words: Sequence[str] | Mapping[str, Any], flags: Mapping[str, A
         raise UserError("\n".join(faults))
     result: FinetuneConfig = options
     return result
+
+
+def check_augment(augment: Mapping[str, Mapping[str, Any]], types: Mapping[str, str]) -> None:
+    """UserError, a line a fault, for augmentations that the model's modalities do not have. types: name -> type."""
+    faults: Faults = []
+    for name, spec in augment.items():
+        where = f"augment.{name}"
+        if name not in types:
+            faults.append(f"{where}: found no such modality of the model, expected one of {', '.join(types)}")
+            continue
+        options = view_options(types[name])
+        if options is not None:
+            faults += augment_faults(options, spec, where)
+    if faults:
+        raise UserError("\n".join(faults))
 
 
 def _check(options: FinetuneConfig, faults: Faults, given: set[str]) -> None:

@@ -35,7 +35,7 @@ class Config(ObjectiveConfig):
     task: str = option("classification", choices=("classification", "multilabel", "regression"))
     towers: list[str] = option(help="towers whose pooled outputs are put side by side")
     view: str = option("clean", help="what they see in training")
-    outputs: int = option(min=1)
+    outputs: int = option(min=1, max=1_000_000)
 
 
 class Kept(nn.Module):

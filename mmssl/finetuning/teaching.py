@@ -44,7 +44,7 @@ class Config(ObjectiveConfig):
 
     towers: list[str] = option(help="the student's towers")
     view: str = option("clean", help="what the student sees; the teacher sees the row as it is")
-    temperature: float = option(1.0, above=0)
+    temperature: float = option(1.0, above=0, max=1_000)
 
 
 def soft_losses(task: str, student: Tensor, teacher: Tensor, tau: float) -> Tensor:

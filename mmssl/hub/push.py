@@ -101,6 +101,7 @@ def push(
     """
     folder = local_folder(model)
     check_repo_id(repo_id)
+    check_revision(revision)
     if base is not None:
         check_repo_id(base)
         if Path(base).exists():
@@ -192,6 +193,15 @@ def local_folder(path: str | Path) -> Path:
     if not Path(path).is_dir():
         raise UserError(f"push: '{path}' is no folder, expected that of a model, an adapter or a run")
     return Path(locate(path).place)
+
+
+_NO_REVISION = re.compile(r"^[-/.]|[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|[/.]$|\.lock$|\.lock/|^@$|^$")
+
+
+def check_revision(revision: str | None) -> None:
+    """UserError for what git takes for no name of a branch (`git check-ref-format`)."""
+    if revision is not None and _NO_REVISION.search(revision):
+        raise UserError(f"--revision: found '{revision}', expected the name of a branch: main, v2, user/try-1")
 
 
 def check_repo_id(repo_id: str) -> None:

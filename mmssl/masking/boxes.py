@@ -40,14 +40,16 @@ class MultiBlock:
     each kind with a context of its own, its targets predicted together.
     """
 
-    targets: int = option(4, min=1, help="target boxes")
+    targets: int = option(4, min=1, max=1_024, help="target boxes")
     scale: list[float] = option(factory=lambda: [0.15, 0.2], above=0, below=1, help="share of a target box, range")
-    aspect: list[float] = option(factory=lambda: [0.75, 1.5], above=0, help="ratio of a target's sides, range")
+    aspect: list[float] = option(
+        factory=lambda: [0.75, 1.5], above=0, max=1_000, help="ratio of a target's sides, range"
+    )
     context: list[float] = option(factory=lambda: [0.85, 1.0], above=0, max=1, help="share of the context box, range")
     keep: float | None = option(
         None, above=0, max=1, help="share of the patches that the context has at most; null: all that is left"
     )
-    axes: list[int] | None = option(None, min=0, help="coordinates the boxes extend over; null: all")
+    axes: list[int] | None = option(None, min=0, max=16, help="coordinates the boxes extend over; null: all")
 
     def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:
         return {name: self._split(p, name, draws(name)) for name, p in patches.items()}

@@ -33,8 +33,10 @@ class Budget:
     fixed instead. Modalities not named in a dict are seen whole.
     """
 
-    visible: int | dict[str, int] = option(min=1, help="visible patches in all; or of each modality")
-    alpha: float | dict[str, float] = option(1.0, above=0, help="of the Dirichlet distribution; or one a modality")
+    visible: int | dict[str, int] = option(min=1, max=65_536, help="visible patches in all; or of each modality")
+    alpha: float | dict[str, float] = option(
+        1.0, above=0, max=1_000, help="of the Dirichlet distribution; or one a modality"
+    )
 
     def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:
         chosen = self.visible if isinstance(self.visible, dict) else self.alpha

@@ -27,7 +27,7 @@ class Tube:
     is there. A place is given by all coordinates but the time; `ratio` is the share of a sample's places."""
 
     ratio: float | dict[str, float] = option(0.9, min=0, below=1, help="share of places hidden; or one a modality")
-    time: int = option(0, min=0, help="which coordinate is the time")
+    time: int = option(0, min=0, max=16, help="which coordinate is the time")
 
     def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:
         out = {}
@@ -57,7 +57,9 @@ class Whole:
     image (`axes: [0]`). `ratio` is the share of a sample's groups, exactly."""
 
     ratio: float | dict[str, float] = option(0.15, min=0, below=1, help="share of groups hidden; or one a modality")
-    axes: list[int] = option(factory=lambda: [1], min=0, help="coordinates that the patches of a group have in common")
+    axes: list[int] = option(
+        factory=lambda: [1], min=0, max=16, help="coordinates that the patches of a group have in common"
+    )
 
     def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:
         out = {}
@@ -82,7 +84,7 @@ class Temporal:
     choose: str = option(
         "random", choices=("random", "run"), help="times by themselves, or one run of neighbouring ones"
     )
-    time: int = option(0, min=0, help="which coordinate is the time")
+    time: int = option(0, min=0, max=16, help="which coordinate is the time")
 
     def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:
         out = {}

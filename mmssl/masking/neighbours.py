@@ -30,13 +30,15 @@ class Regions:
     channels. Distances are straight lines in the coordinates `axes`.
     """
 
-    targets: int = option(4, min=1, help="target regions")
+    targets: int = option(4, min=1, max=1_024, help="target regions")
     scale: list[float] = option(factory=lambda: [0.1, 0.2], above=0, below=1, help="share of a region, range")
     keep: float | None = option(
         None, above=0, max=1, help="share of the patches that the context has at most; null: all that is left"
     )
-    axes: list[int] | None = option(None, min=0, help="coordinates that say where a channel is; null: all but the time")
-    time: int = option(0, min=0, help="which coordinate is the time")
+    axes: list[int] | None = option(
+        None, min=0, max=16, help="coordinates that say where a channel is; null: all but the time"
+    )
+    time: int = option(0, min=0, max=16, help="which coordinate is the time")
 
     def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:
         return {name: self._split(p, name, draws(name)) for name, p in patches.items()}
@@ -77,7 +79,7 @@ class Subgraphs:
     has no more.
     """
 
-    targets: int = option(4, min=1, help="target subgraphs")
+    targets: int = option(4, min=1, max=1_024, help="target subgraphs")
     scale: list[float] = option(factory=lambda: [0.1, 0.25], above=0, below=1, help="share of a subgraph, range")
     keep: float | None = option(
         None, above=0, max=1, help="share of the nodes that the context has at most; null: all that is left"

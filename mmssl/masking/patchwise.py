@@ -46,9 +46,11 @@ class Block:
     """
 
     ratio: float | dict[str, float] = option(0.6, min=0, below=1, help="share hidden; or one a modality")
-    boxes: int = option(4, min=1, help="boxes united")
-    aspect: list[float] = option(factory=lambda: [0.3, 3.3], above=0, help="lowest and highest ratio of two sides")
-    axes: list[int] | None = option(None, min=0, help="coordinates the boxes extend over; null: all")
+    boxes: int = option(4, min=1, max=1_024, help="boxes united")
+    aspect: list[float] = option(
+        factory=lambda: [0.3, 3.3], above=0, max=1_000, help="lowest and highest ratio of two sides"
+    )
+    axes: list[int] | None = option(None, min=0, max=16, help="coordinates the boxes extend over; null: all")
 
     def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:
         out = {}

@@ -33,8 +33,8 @@ class Span:
     """
 
     ratio: float | dict[str, float] = option(0.15, min=0, below=1, help="share of places hidden; or one a modality")
-    length: float = option(3.0, min=1, help="places of a span, on average")
-    axis: int = option(0, min=0, help="the coordinate that spans run along")
+    length: float = option(3.0, min=1, max=1_000, help="places of a span, on average")
+    axis: int = option(0, min=0, max=16, help="the coordinate that spans run along")
 
     def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:
         out = {}

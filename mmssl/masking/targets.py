@@ -124,7 +124,7 @@ class FeatureSubsets:
     2025), where patches are the columns of a table. Prefix tokens (`[REG]`) are no patches: they are in no set."""
 
     context: list[float] = option(factory=lambda: [0.25, 0.5], above=0, below=1, help="share the encoder sees, range")
-    targets: int = option(4, min=1, help="target sets")
+    targets: int = option(4, min=1, max=1_024, help="target sets")
     scale: list[float] = option(factory=lambda: [0.15, 0.4], above=0, below=1, help="share of a target set, range")
 
     def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:
@@ -154,8 +154,8 @@ class TimeBlocks:
     """
 
     context: list[float] = option(factory=lambda: [0.15, 0.25], above=0, below=1, help="share of times left, range")
-    shortest: int = option(10, min=1, help="times of a stretch, at least")
-    time: int = option(0, min=0, help="which coordinate is the time")
+    shortest: int = option(10, min=1, max=1_000_000_000, help="times of a stretch, at least")
+    time: int = option(0, min=0, max=16, help="which coordinate is the time")
 
     def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:
         out = {}

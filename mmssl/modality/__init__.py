@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING
 
 from ..errors import BadSample
 from ..lazy import attributes
-from .lookup import installed, load_modality, modality_config, modality_names, modality_package, view_kinds
+from .lookup import (
+    installed,
+    load_modality,
+    modality_config,
+    modality_names,
+    modality_package,
+    view_kinds,
+    view_options,
+)
 
 if TYPE_CHECKING:
     from .contract import Batch, Inputs, MaskToken, Modality, Preprocessor, select, with_present
@@ -40,5 +48,6 @@ __all__ = [
     "modality_package",
     "select",
     "view_kinds",
+    "view_options",
     "with_present",
 ]

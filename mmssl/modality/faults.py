@@ -6,10 +6,15 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import nearest
 from ..masking.corruption import corruption_faults
+from ..options.schema import build
 
 
 def view_faults(
-    kinds: tuple[Sequence[str], bool], views: Mapping[str, Mapping[str, Mapping[str, object]]], view: str, name: str
+    kinds: tuple[Sequence[str], bool],
+    views: Mapping[str, Mapping[str, Mapping[str, object]]],
+    view: str,
+    name: str,
+    options: type | None = None,
 ) -> list[str]:
     """One line for each fault of what `views` says of modality `name` in `view`.
 
@@ -18,6 +23,7 @@ def view_faults(
         views: view name -> modality name -> options, as in the recipe.
         view: the view that is looked at.
         name: the modality's name in the recipe.
+        options: declares their types and ranges (`view_options`), where its package does.
     """
     spec, where = views[view][name], f"views.{view}.{name}"
     known, corruptible = kinds
@@ -25,9 +31,18 @@ def view_faults(
         if not corruptible:
             return [f"{where}.corrupt: this modality has no corrupted views"]
         return corruption_faults(spec, views, view, name, where)
+    if options is not None:
+        return augment_faults(options, spec, where)
     choices = f"one of {', '.join(known)}" if known else f"none: modality '{name}' has no augmented views"
     return [
         f"{where}.{key}: found an unknown key, expected {choices}{nearest(key, known)}"
         for key in spec
         if key not in known
     ]
+
+
+def augment_faults(options: type, spec: object, where: str) -> list[str]:
+    """One line for each fault of the options of an augmentation, against the class that declares them."""
+    faults: list[str] = []
+    build(options, spec, where, faults)
+    return faults

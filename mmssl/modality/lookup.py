@@ -24,8 +24,12 @@ import importlib.util
 import pkgutil
 import sys
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from ..errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from .view import View
 
 
 def modality_names() -> list[str]:
@@ -52,9 +56,15 @@ def modality_config(name: str) -> type:
     return config
 
 
+def view_options(name: str) -> type[View] | None:
+    """The class that declares the options of augmented views of modality `name`, where its package has one."""
+    found: type[View] | None = getattr(modality_package(name), "View", None)
+    return found
+
+
 def view_kinds(name: str) -> tuple[tuple[str, ...], bool]:
     """(names of the options of its augmented views, whether it has corrupted views) of modality `name`."""
-    view = getattr(modality_package(name), "View", None)
+    view = view_options(name)
     if view is None:  # a package that does not say so in front
         modality = load_modality(name).Modality
         return modality.views, modality.corruptible

@@ -14,8 +14,10 @@ class AdapterConfig:
     """A PEFT adapter on a frozen tower; see `mmssl.models.adapters`. What is null is PEFT's or mmssl's default."""
 
     type: str = option("lora", help="lora, dora, ia3 or another of PEFT's names, in small letters")
-    r: int | None = option(None, min=1, help="rank, of types that have one; default 8")
-    alpha: float | None = option(None, above=0, help="scale of the update, of types that have one; default 2 r")
+    r: int | None = option(None, min=1, max=65_536, help="rank, of types that have one; default 8")
+    alpha: float | None = option(
+        None, above=0, max=65_536, help="scale of the update, of types that have one; default 2 r"
+    )
     dropout: float | None = option(None, min=0, below=1, help="dropout before the adapter, of types that have it")
     target_modules: list[str] | str | None = option(
         None, help="last parts of module names, or a regular expression over whole names; null: all blocks' layers"
@@ -33,24 +35,28 @@ class TowerConfig:
     """
 
     modalities: list[str] = option(factory=list, help="names of its modalities; default: the tower's own name")
-    width: int = option(192, min=1, help="numbers of a token")
-    depth: int = option(6, min=0, help="blocks")
-    heads: int = option(3, min=1, help="attention heads, a divisor of the width")
-    mlp_ratio: float = option(4.0, above=0, help="hidden width of a block's perceptron, over the width")
-    prefix: int = option(1, min=0, help="learned tokens in front: the first is CLS, further ones are registers")
+    width: int = option(192, min=1, max=65_536, help="numbers of a token")
+    depth: int = option(6, min=0, max=1_024, help="blocks")
+    heads: int = option(3, min=1, max=1_024, help="attention heads, a divisor of the width")
+    mlp_ratio: float = option(4.0, above=0, max=1_000, help="hidden width of a block's perceptron, over the width")
+    prefix: int = option(
+        1, min=0, max=1_024, help="learned tokens in front: the first is CLS, further ones are registers"
+    )
     pooling: str = option(
         "mean",
         choices=("mean", "cls", "last", "attention"),
         help="mean of the tokens, the first prefix token, the last token (CLIP's EOS), or a learned query (SigLIP)",
     )
-    norm_eps: float = option(1e-6, above=0, help="added to the variance in layer norms")
+    norm_eps: float = option(1e-6, above=0, max=1, help="added to the variance in layer norms")
     qkv_bias: bool = option(True, help="a bias in the maps to queries, keys and values")
     activation: str = option(
         "gelu",
         choices=("gelu", "gelu_tanh", "quick_gelu"),
         help="of a block's perceptron; gelu_tanh: its approximation, quick_gelu: CLIP's",
     )
-    layer_scale: float | None = option(None, above=0, help="initial value of a learned scale per block; null: none")
+    layer_scale: float | None = option(
+        None, above=0, max=1_000, help="initial value of a learned scale per block; null: none"
+    )
     positions: str = option(
         "additive",
         choices=("additive", "rotary", "vjepa2"),

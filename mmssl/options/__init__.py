@@ -63,6 +63,7 @@ def option(
     choices: Sequence[Any] | None = None,
     resumable: bool = False,
     local: bool = False,
+    check: Callable[[Any], None] | None = None,
     help: str = "",
 ) -> Any:
     """A dataclass field with a declared range.
@@ -70,18 +71,19 @@ def option(
     `min`/`max` include their bound, `above`/`below` exclude it; `choices` lists all valid values. Bounds also hold
     for every number inside a tuple, list or dict of numbers. `None` passes when the field's type allows it.
     resumable: with another value, a resumed run is still the same run, or a longer one (`not_resumable`).
+    check: a further condition; raises ValueError with what was found and what was expected.
     local: says where something is on this machine or what is written, not what is computed: with another value the
     result is the same, and `mmssl reproduce` takes it (`mmssl.options.schema.local_options`).
     """
     parts = []
     if min is not None:
-        parts.append(f">= {min:g}")
+        parts.append(f">= {_number(min)}")
     if above is not None:
-        parts.append(f"> {above:g}")
+        parts.append(f"> {_number(above)}")
     if max is not None:
-        parts.append(f"<= {max:g}")
+        parts.append(f"<= {_number(max)}")
     if below is not None:
-        parts.append(f"< {below:g}")
+        parts.append(f"< {_number(below)}")
     if choices is not None:
         parts.append("one of " + ", ".join(map(repr, choices)))
     expected = " and ".join(parts)
@@ -116,12 +118,17 @@ def option(
     metadata: dict[str, Any] = {"help": help, "expected": expected, "choices": choices, "bounds": bounds}
     metadata["resumable"] = resumable
     metadata["local"] = local
-    if parts:
-        check: Callable[[Any], None] = validator
-        metadata["validator"] = check
+    validators: list[Callable[[Any], None]] = [*([validator] if parts else []), *([check] if check else [])]
+    if validators:
+        metadata["validator"] = validators
     if factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def _number(bound: float) -> str:
+    """Whole numbers with all their digits."""
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def not_resumable(config: Any) -> list[str]:

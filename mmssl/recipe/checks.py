@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..errors import nearest
-from ..modality import view_kinds
+from ..modality import view_kinds, view_options
 from ..modality.faults import view_faults
 from ..options.schema import BAD, Draft, Faults, Part, yaml_name
 from ..options.wording import show
@@ -44,6 +44,7 @@ def check_recipe(recipe: Any, faults: Faults) -> None:
     _check_views(recipe, faults)
     _check_objectives(recipe, faults)
     _check_shares(recipe, faults)
+    _check_probe(recipe, faults)
     modalities = _names(recipe.modalities)
     columns = _get(recipe.data, "columns")
     if modalities is not None and isinstance(columns, dict):
@@ -111,6 +112,13 @@ def _check_guard(train: Any, faults: Faults) -> None:
             faults.append(f"train.{key}: found null, expected a number: train.guard.action is '{guard.action}'")
 
 
+def _check_probe(recipe: Any, faults: Faults) -> None:
+    """An online probe learns from labels."""
+    every, label = _get(recipe.train, "probe_every"), _get(recipe.evaluation, "label")
+    if every not in (BAD, None) and label is None:
+        faults.append(f"train.probe_every: found {every}, but evaluation.label is null, expected a column of labels")
+
+
 def _check_shares(recipe: Any, faults: Faults) -> None:
     every, objectives = _get(recipe.train, "gradient_share_every"), _names(recipe.objectives)
     if every not in (BAD, None) and objectives is not None and len(objectives) == 1:
@@ -161,7 +169,7 @@ def _check_views(recipe: Any, faults: Faults) -> None:
             part = recipe.modalities.get(name)
             if not isinstance(part, Part) or spec is BAD:
                 continue
-            faults.extend(view_faults(view_kinds(part.type), recipe.views, view, name))
+            faults.extend(view_faults(view_kinds(part.type), recipe.views, view, name, view_options(part.type)))
 
 
 def _check_objectives(recipe: Any, faults: Faults) -> None:

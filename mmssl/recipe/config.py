@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -39,8 +40,11 @@ class RowsConfig:
     split: str = option("train", help=SPLIT)
     columns: dict[str, str | list[str]] = option(factory=dict, help="modality -> column(s); default: its own name")
     streaming: bool = option(False, help="read the rows in their order, without a copy in the cache first")
-    limit: int | None = option(None, min=1, help="so many rows of the split: any, always the same; a stream's first")
-    workers: int = option(0, min=0, resumable=True, local=True, help="processes that read and decode")
+    limit: int | None = option(
+        None, min=1, max=1_000_000_000, help="so many rows of the split: any, always the same; a stream's first"
+    )
+    workers: int = option(0, min=0, max=1_024, resumable=True, local=True, help="processes that read and decode")
+    max_bad: float = option(0.05, min=0, max=1, resumable=True, help=MAX_BAD)
 
 
 @strict
@@ -49,9 +53,12 @@ class DataConfig(RowsConfig):
     """Where the samples come from and which columns hold which modality."""
 
     path: str = option(local=True, help=PATH)
-    shuffle_buffer: int = option(1000, min=1, help="samples that a streamed source is shuffled within")
-    max_bad: float = option(0.05, min=0, max=1, resumable=True, help=MAX_BAD)
-    fit_samples: int = option(2000, min=1, resumable=True, help="samples that preprocessors are fitted on")
+    shuffle_buffer: int = option(
+        1000, min=1, max=1_000_000_000, help="samples that a streamed source is shuffled within"
+    )
+    fit_samples: int = option(
+        2000, min=1, max=1_000_000_000, resumable=True, help="samples that preprocessors are fitted on"
+    )
     source: str | None = option(None, resumable=True, local=True, help="where the data come from, for the card")
     license: str | None = option(
         None, resumable=True, local=True, help="licence of the data, for the card; default: what its README.md declares"
@@ -69,7 +76,7 @@ class ModelConfig:
     """The architecture: one or more towers, and the width of the embedding they share."""
 
     towers: dict[str, TowerConfig] = option(help="name -> tower")
-    projection: int | None = option(None, min=1, help="width of the shared embedding; null: no projection")
+    projection: int | None = option(None, min=1, max=65_536, help="width of the shared embedding; null: no projection")
     from_: str | None = option(
         None, local=True, help="go on from a model that mmssl trained: a model folder, a run or a Hub id"
     )
@@ -93,13 +100,21 @@ class GuardConfig:
     """
 
     action: str = option("warn", choices=("warn", "stop", "rollback"), help="rollback: to the last healthy checkpoint")
-    min_rank: float | None = option(1.1, min=0, help="least RankMe of any modality; 1: all embeddings on one line")
-    min_std: float | None = option(0.021, min=0, help="least std_mean of any modality; 0: all embeddings are one")
+    min_rank: float | None = option(
+        1.1, min=0, max=1_000_000, help="least RankMe of any modality; 1: all embeddings on one line"
+    )
+    min_std: float | None = option(
+        0.021, min=0, max=1_000, help="least std_mean of any modality; 0: all embeddings are one"
+    )
     drop_share: float | None = option(None, above=0, below=1, help="largest fall of a RankMe below its best so far")
-    spike: float | None = option(None, above=0, help="largest rise of the loss over its median, in deviations of it")
-    patience: int = option(2, min=1, help="bad checks in a row before something is done; loss: at once")
+    spike: float | None = option(
+        None, above=0, max=1_000, help="largest rise of the loss over its median, in deviations of it"
+    )
+    patience: int = option(
+        2, min=1, max=1_000_000_000, help="bad checks in a row before something is done; loss: at once"
+    )
     lr_factor: float = option(0.5, above=0, max=1, help="of the learning rate, at each rollback")
-    rollbacks: int = option(3, min=1, help="at most; then the run stops")
+    rollbacks: int = option(3, min=1, max=1_000_000_000, help="at most; then the run stops")
 
     NEEDS = (needs("lr_factor", "rollbacks", action="rollback"),)
 
@@ -109,30 +124,39 @@ class GuardConfig:
 class LoopConfig:
     """The loop, as every command that trains goes through it."""
 
-    steps: int | None = option(None, min=1, resumable=True, help="optimiser steps")
-    epochs: float | None = option(None, above=0, resumable=True, help="passes over the data")
-    batch_size: int = option(256, min=1, help="samples of one optimiser step, over all processes")
-    accumulation: int = option(1, min=1, help="micro-batches that one optimiser step is made of")
-    lr: float = option(1e-3, above=0, help="peak learning rate, after the warm-up")
-    min_lr: float = option(0.0, min=0, help="where the cosine ends")
-    warmup: float = option(0.05, min=0, help="below 1: share of all steps; else: steps")
-    weight_decay: float = option(0.05, min=0, help="of AdamW; on matrices only, not on biases, norms and tokens")
+    steps: int | None = option(None, min=1, max=1_000_000_000, resumable=True, help="optimiser steps")
+    epochs: float | None = option(None, above=0, max=1_000_000, resumable=True, help="passes over the data")
+    batch_size: int = option(256, min=1, max=1_000_000, help="samples of one optimiser step, over all processes")
+    accumulation: int = option(1, min=1, max=1_000_000, help="micro-batches that one optimiser step is made of")
+    lr: float = option(1e-3, above=0, max=1_000, help="peak learning rate, after the warm-up")
+    min_lr: float = option(0.0, min=0, max=1_000, help="where the cosine ends")
+    warmup: float = option(0.05, min=0, max=1_000_000_000, help="below 1: share of all steps; else: steps")
+    weight_decay: float = option(
+        0.05, min=0, max=1_000, help="of AdamW; on matrices only, not on biases, norms and tokens"
+    )
     betas: list[float] = option(
         factory=lambda: [0.9, 0.95],
         min=0,
         below=1,
         help="of AdamW: decay of the mean and of the square of the gradient",
     )
-    eps: float = option(1e-8, above=0, help="of AdamW: added to the root of the square")
-    clip: float | None = option(1.0, above=0, help="largest norm of the gradient; null: not clipped")
+    eps: float = option(1e-8, above=0, max=1, help="of AdamW: added to the root of the square")
+    clip: float | None = option(1.0, above=0, max=1_000_000_000, help="largest norm of the gradient; null: not clipped")
     mixed_precision: str = option(
         "no", choices=("no", "bf16", "fp16"), help="of the forward pass; weights stay float32"
     )
-    log_every: int = option(10, min=1, resumable=True, local=True, help="steps between two lines of metrics.jsonl")
-    save_every: int | None = option(
-        None, min=1, resumable=True, local=True, help="steps between checkpoints; null: only at the end"
+    log_every: int = option(
+        10, min=1, max=1_000_000_000, resumable=True, local=True, help="steps between two lines of metrics.jsonl"
     )
-    keep: int = option(2, min=1, resumable=True, local=True, help="how many checkpoints stay")
+    save_every: int | None = option(
+        None,
+        min=1,
+        max=1_000_000_000,
+        resumable=True,
+        local=True,
+        help="steps between checkpoints; null: only at the end",
+    )
+    keep: int = option(2, min=1, max=1_000_000_000, resumable=True, local=True, help="how many checkpoints stay")
     trackers: list[str] | None = option(
         None, resumable=True, local=True, help="Accelerate's trackers; null: tensorboard where it is installed"
     )
@@ -148,26 +172,48 @@ class TrainConfig(LoopConfig):
     )
     compile: bool = option(False, resumable=True, help="torch.compile every trunk")
     gradient_share_every: int | None = option(
-        None, min=1, resumable=True, help="steps between measurements of who pulls the encoders"
+        None, min=1, max=1_000_000_000, resumable=True, help="steps between measurements of who pulls the encoders"
     )
     health_every: int | None = option(
-        100, min=1, resumable=True, help="steps between measurements of the embeddings; null: never"
+        100, min=1, max=1_000_000_000, resumable=True, help="steps between measurements of the embeddings; null: never"
     )
-    health_samples: int = option(256, min=2, resumable=True, help="training samples that health is measured on")
+    health_samples: int = option(
+        256, min=2, max=1_000_000_000, resumable=True, help="training samples that health is measured on"
+    )
     guard: GuardConfig | None = option(
         factory=GuardConfig, resumable=True, help="what is done about a collapse; null: nothing"
     )
     probe_every: int | None = option(
-        None, min=1, resumable=True, help="steps between probes on labelled rows (evaluation.label)"
+        None, min=1, max=1_000_000_000, resumable=True, help="steps between probes on labelled rows (evaluation.label)"
     )
     probe_tasks: list[str] = option(
         factory=lambda: ["knn"], resumable=True, choices=("knn", "linear"), help="which probes"
     )
     probe_samples: int = option(
-        1000, min=2, resumable=True, help="labelled rows the probe learns from; half as many test it"
+        1000, min=2, max=1_000_000_000, resumable=True, help="labelled rows the probe learns from; half as many test it"
     )
 
     NEEDS = (needs("health_samples", health_every=SET), needs("probe_tasks", "probe_samples", probe_every=SET))
+
+
+def check_templates(templates: Sequence[str]) -> None:
+    """ValueError for none at all, or one without a place for the class's name."""
+    if not templates:
+        raise ValueError("found none, expected at least one sentence with {} for the class's name")
+    for template in templates:
+        if "{}" not in template:
+            raise ValueError(f"found '{template}', expected {{}} in it, for the class's name")
+
+
+def check_classes(classes: Sequence[str] | None) -> None:
+    """ValueError for an empty list, or a name twice."""
+    if classes is None:
+        return
+    if not classes:
+        raise ValueError("found none, expected a name for each class, or null")
+    twice = next((name for name in classes if list(classes).count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"found '{twice}' twice, expected another name for each class")
 
 
 @strict
@@ -180,20 +226,27 @@ class EvaluationConfig:
     split: str = option("test", help=SPLIT)
     label: str | None = option(None, help="column of the class labels")
     tasks: list[str] | None = option(None, choices=TASKS, help="null: all that data and model allow; []: none")
-    classes: list[str] | None = option(None, help="class names for zero-shot, in the order of the labels")
-    templates: list[str] = option(factory=lambda: ["{}"], help="sentences that a class name is put into")
-    k: int = option(20, min=1, help="neighbours of kNN")
-    temperature: float | None = option(None, above=0, help="of zero-shot probabilities: adds ECE and the Frechet mean")
+    classes: list[str] | None = option(
+        None, check=check_classes, help="class names for zero-shot, in the order of the labels"
+    )
+    templates: list[str] = option(
+        factory=lambda: ["{}"], check=check_templates, help="sentences that a class name is put into"
+    )
+    k: int = option(20, min=1, max=1_000_000, help="neighbours of kNN")
+    temperature: float | None = option(
+        None, above=0, max=1_000, help="of zero-shot probabilities: adds ECE and the Frechet mean"
+    )
     label_shares: list[float] = option(factory=lambda: [0.01, 0.1, 1.0], above=0, max=1, help="of the task `labels`")
     ood: str | None = option(None, local=True, help="other data, to be told from the held-out rows by the task `ood`")
     ood_split: str = option("train", help="its split")
-    limit: int | None = option(None, min=1, help="rows to measure on")
-    train_limit: int | None = option(5000, min=1, help="rows that the probes learn from")
-    batch_size: int = option(256, min=1, help="samples that are embedded at a time")
+    limit: int | None = option(None, min=1, max=1_000_000_000, help="rows to measure on")
+    train_limit: int | None = option(5000, min=1, max=1_000_000_000, help="rows that the probes learn from")
+    batch_size: int = option(256, min=1, max=1_000_000, help="samples that are embedded at a time")
 
     REFUSED = {
         "columns": "found columns, but a recipe's evaluation reads those of data.columns",
         "workers": "found workers, but a recipe's evaluation has those of data.workers",
+        "max_bad": "found max_bad, but a recipe's evaluation has that of data.max_bad",
         "streaming": "found streaming, but a recipe's evaluation reads as data.streaming says",
         "group": "found a column of groups, but the rows to measure on are a split that is there already; groups are "
         "for `mmssl finetune`, which shares the rows out",
@@ -211,7 +264,9 @@ class Recipe:
 
     name: str = option("", help="names the folder of the run, runs/NAME; default: the file's own name")
     description: str = option("", help="what it is, in a sentence, for `mmssl list recipes` and the card")
-    seed: int = option(0, min=0, help="of all random numbers: weights, masks, views, the order of the samples")
+    seed: int = option(
+        0, min=0, max=2**32 - 1, help="of all random numbers: weights, masks, views, the order of the samples"
+    )
     data: DataConfig = option(help="where the samples come from")
     modalities: dict[str, Annotated[Part, MODALITY]] = option(
         help="name -> modality of that type: how raw values become patches"

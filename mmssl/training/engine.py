@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -21,11 +22,17 @@ from accelerate.utils import (
     is_tensorboard_available,
 )
 
+from ..data.fingerprint import differences, glance
 from ..errors import RunError, UserError, one_line
+from ..files import whole_file
 from ..options import not_resumable
 from ..options.schema import to_dict, yaml_name
 from ..recipe.config import DataConfig, LoopConfig, Recipe, TrainConfig
 from ..recipe.loading import load_recipe
+from .lock import RunLock
+
+if TYPE_CHECKING:
+    from ..data.loading import Source
 
 logger = logging.getLogger("mmssl")
 T = TypeVar("T")
@@ -55,13 +62,14 @@ def run_folder(name: str, output: str | Path | None, resume: bool) -> Path:
     return folder
 
 
-def prepare_folder(recipe: Recipe, output: str | Path | None, resume: bool) -> Path:
-    """The folder of the run, made, after a look at what a resumed one was started with."""
+def prepare_folder(recipe: Recipe, output: str | Path | None, resume: bool, lock: RunLock) -> Path:
+    """The folder of the run, made and locked, after a look at what a resumed one was started with."""
     folder = run_folder(recipe.name, output, resume)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {folder}: cannot be made ({error.strerror})") from None
+    lock.acquire(folder)
     kept = folder / "config.yaml"
     if resume and kept.is_file():
         before, now = (to_dict(r) for r in (load_recipe(kept), recipe))
@@ -70,6 +78,34 @@ def prepare_folder(recipe: Recipe, output: str | Path | None, resume: bool) -> P
         whole = ("seed", "modalities", "model", "views", "masks", "objectives")
         warn_of(changed + [name for name in whole if before[name] != now[name]])
     return folder
+
+
+def check_rows(folder: Path, source: Source, columns: Iterable[str], resume: bool) -> None:
+    """Note which rows a run learns from, in `rows.json`; where it is gone on with, compare.
+
+    Raises:
+        UserError: they are not those that it was started with; names some.
+        RunError: the note cannot be written.
+    """
+    kept = folder / "rows.json"
+    now = glance(source, columns)
+    if resume and kept.is_file():
+        try:
+            before = json.loads(kept.read_text())
+            found = differences(before, now) if isinstance(before, dict) else "the note of it is damaged"
+        except (OSError, ValueError) as error:
+            found = f"the note of it cannot be read: {one_line(error)}"
+        if found:
+            raise UserError(
+                f"--resume: the data changed since the run was started ({found}; see {kept}); go on with the rows that "
+                f"it was started with, start anew with another --output, or delete that note to go on all the same"
+            )
+        return
+    try:
+        with whole_file(kept) as partial:
+            partial.write_text(json.dumps(now))
+    except OSError as error:
+        raise RunError(f"{kept} could not be written: {one_line(error)}") from error
 
 
 def changes(cls: type, before: Mapping[str, object], now: Mapping[str, object], prefix: str = "") -> list[str]:

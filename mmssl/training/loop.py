@@ -187,9 +187,10 @@ class Loop:
                     if step != moment.step:  # it went back
                         stream, meter = self._stream(batches, step), Meter()
             except KeyboardInterrupt:
-                logger.warning("stopped by hand after step %d; writing a checkpoint, go on with --resume", step)
-                if self._saved != step:
-                    self.save(step)
+                with interrupts.saving():
+                    logger.warning("stopped by hand after step %d; writing a checkpoint, go on with --resume", step)
+                    if self._saved != step:
+                        self.save(step)
                 raise
             except UserError:  # too many broken samples, in all processes at once
                 if step > self.start and self._try_to_save(step, "stopping") is None:

@@ -74,9 +74,12 @@ class MetricsFile:
 
     def close(self) -> None:
         """A later line opens the file again."""
-        if self._file is not None:
-            self._file.close()
-        self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except OSError as error:  # of a disk that is gone; what was written is written
+                self._complain(error)
 
     def _complain(self, error: OSError) -> None:
         if not self.failed:

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from ..data.fingerprint import fingerprint
 from ..data.loading import Loaded, presence, training_batches
 from ..data.quarantine import Quarantine
+from ..distributed import lost_peers_told
 from ..errors import RunError, UserError, one_line
 from ..evaluation.evaluate import Report, check_evaluation, evaluate
 from ..hub.card import Facts, write_card
@@ -28,9 +29,18 @@ from ..objectives.pretraining import Pretraining
 from ..recipe.config import LoopConfig, Recipe
 from ..recipe.loading import load_recipe, to_yaml
 from .building import Columns, build_model, build_pretraining, fitted_processor, flat, open_training_data
-from .engine import choose_trackers, end_training, make_accelerator, on_first, prepare_folder, start_trackers
+from .engine import (
+    check_rows,
+    choose_trackers,
+    end_training,
+    make_accelerator,
+    on_first,
+    prepare_folder,
+    start_trackers,
+)
 from .guard import Guard
 from .health import Health, load_probe
+from .lock import RunLock
 from .loop import Batches, Loop
 from .metrics import last_health, last_losses
 from .observers import Observer
@@ -91,31 +101,33 @@ def pretrain(
     check_adapters(recipe)
     accelerator = make_accelerator(recipe.train)
     recipe = replace(recipe, train=choose_trackers(recipe.train))
-    folder = on_first(accelerator, lambda: prepare_folder(recipe, output, resume))
-    start_trackers(accelerator, recipe.train.trackers, recipe.name, folder)
-    main = accelerator.is_main_process
-    source, columns = open_training_data(recipe.data, recipe.modalities)
-    on_first(accelerator, lambda: check_evaluation(recipe.data, recipe.evaluation, source))
-    samples, started = recipe.data.fit_samples, recipe.model.from_
-    processor = fitted_processor(
-        recipe.modalities, source, columns, folder, accelerator, samples=samples, started=started, resume=resume
-    )
-    pretraining = build_pretraining(recipe, processor)
-    steps, per_epoch = count_steps(recipe.train, source)
-    quarantine = Quarantine(folder if main else None, recipe.data.max_bad)
-    observers = make_observers(recipe, pretraining, processor, source, columns, accelerator)
-    loop = Loop(accelerator, pretraining, recipe.train, steps, folder, recipe.seed, quarantine, observers=observers)
-    loop.shares_every = recipe.train.gradient_share_every
-    if resume:
-        loop.resume()
-    if main:
-        describe(recipe, loop, source, resume)
-        _write(folder / "config.yaml", to_yaml(recipe))
-    fault = loop.run(feed(recipe, source, columns, processor, accelerator), per_epoch)
-    end_training(accelerator)
-    if not main:
-        return Run(folder, folder / "model", pretraining.model, processor)
-    run = finish(recipe, loop, processor, source, columns, fault)
+    with RunLock() as lock, lost_peers_told():
+        folder = on_first(accelerator, lambda: prepare_folder(recipe, output, resume, lock))
+        start_trackers(accelerator, recipe.train.trackers, recipe.name, folder)
+        main = accelerator.is_main_process
+        source, columns = open_training_data(recipe.data, recipe.modalities)
+        on_first(accelerator, lambda: check_evaluation(recipe.data, recipe.evaluation, source))
+        on_first(accelerator, lambda: check_rows(folder, source, flat(columns.values()), resume))
+        samples, started = recipe.data.fit_samples, recipe.model.from_
+        processor = fitted_processor(
+            recipe.modalities, source, columns, folder, accelerator, samples=samples, started=started, resume=resume
+        )
+        pretraining = build_pretraining(recipe, processor)
+        steps, per_epoch = count_steps(recipe.train, source)
+        quarantine = Quarantine(folder if main else None, recipe.data.max_bad)
+        observers = make_observers(recipe, pretraining, processor, source, columns, accelerator)
+        loop = Loop(accelerator, pretraining, recipe.train, steps, folder, recipe.seed, quarantine, observers=observers)
+        loop.shares_every = recipe.train.gradient_share_every
+        if resume:
+            loop.resume()
+        if main:
+            describe(recipe, loop, source, resume)
+            _write(folder / "config.yaml", to_yaml(recipe))
+        fault = loop.run(feed(recipe, source, columns, processor, accelerator), per_epoch)
+        end_training(accelerator)
+        if not main:
+            return Run(folder, folder / "model", pretraining.model, processor)
+        run = finish(recipe, loop, processor, source, columns, fault)
     if fault is not None:
         raise RunError(f"{fault}; the model in {run.model_folder} is complete, --resume would train those steps again")
     return run
@@ -242,22 +254,33 @@ def finish(
         ) from error
     reloaded, reprocessor = open_model(target)
     print(f"reloaded {target} through {'PEFT' if adapter else 'AutoModel and AutoProcessor'}", flush=True)
-    report: Report = {}
-    if recipe.evaluation.tasks != []:
-        report = evaluate(
-            reloaded,
-            reprocessor.preprocessors,
-            recipe.data,
-            recipe.evaluation,
-            columns=columns,
-            train_source=source,
-            untrained=untrained_twin(reloaded),
-            start=build_model(recipe, processor) if recipe.model.starts else None,
-        )
-        _write(folder / "evaluation.json", json.dumps(report, indent=2) + "\n")
     facts = facts_of(loop, source, columns)
-    write_card(target, recipe, report, facts)
-    write_record(target, recipe, report, facts.fingerprint, facts.versions, facts.device)
+
+    def describe_model(report: Report) -> None:
+        write_card(target, recipe, report, facts)
+        write_record(target, recipe, report, facts.fingerprint, facts.versions, facts.device)
+
+    report: Report = {}
+    describe_model(report)  # the model has its card whatever becomes of the evaluation
+    if recipe.evaluation.tasks != []:
+        try:
+            report = evaluate(
+                reloaded,
+                reprocessor.preprocessors,
+                recipe.data,
+                recipe.evaluation,
+                columns=columns,
+                train_source=source,
+                untrained=untrained_twin(reloaded),
+                start=build_model(recipe, processor) if recipe.model.starts else None,
+            )
+        except UserError as error:
+            raise RunError(
+                f"the evaluation failed: {one_line(error)}; the model in {target} is complete with its card, "
+                f"`mmssl evaluate {folder}` measures it"
+            ) from error
+        _write(folder / "evaluation.json", json.dumps(report, indent=2) + "\n")
+        describe_model(report)
     return Run(folder, target, reloaded, reprocessor, report)
 
 

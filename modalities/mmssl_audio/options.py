@@ -16,23 +16,31 @@ from mmssl.options import option, strict
 class Config:
     """What a recipe may set for sound. The defaults are the Audio Spectrogram Transformer's (Gong et al. 2021)."""
 
-    rate: int = option(16000, min=100, help="samples a second of the model's input; sound is resampled to it")
-    seconds: float | None = option(10.24, above=0, help="the longest stretch taken of a sound; null: all of it")
+    rate: int = option(
+        16000, min=100, max=1_000_000, help="samples a second of the model's input; sound is resampled to it"
+    )
+    seconds: float | None = option(
+        10.24, above=0, max=1_000_000, help="the longest stretch taken of a sound; null: all of it"
+    )
     features: str = option("mel", choices=("mel", "waveform"), help="what patches are cut from")
-    mel_bins: int = option(128, min=4, help="bands of the mel spectrum; at least Kaldi's four")
-    window_ms: float = option(25.0, above=0, help="length of the frame that a spectrum is taken of")
-    shift_ms: float = option(10.0, above=0, help="from one frame to the next")
+    mel_bins: int = option(128, min=4, max=65_536, help="bands of the mel spectrum; at least Kaldi's four")
+    window_ms: float = option(25.0, above=0, max=1_000_000, help="length of the frame that a spectrum is taken of")
+    shift_ms: float = option(10.0, above=0, max=1_000_000, help="from one frame to the next")
     patch: int | list[int] | None = option(
-        None, min=1, help="mel: [frames, mel bins], null 16 x 16; waveform: samples, null 25 ms"
+        None, min=1, max=65_536, help="mel: [frames, mel bins], null 16 x 16; waveform: samples, null 25 ms"
     )
     stride: int | list[int] | None = option(
-        None, min=1, help="mel: [frames, mel bins] from one patch to the next; null: the patch's own sides"
+        None, min=1, max=65_536, help="mel: [frames, mel bins] from one patch to the next; null: the patch's own sides"
     )
     positions: str = option(
         "sincos", choices=("sincos", "learned"), help="learned: a table over the patches of `seconds`, as in AST"
     )
-    mean: float | None = option(None, help="of the features, subtracted; null: measured on the data")
-    std: float | None = option(None, above=0, help="the features are divided by it; null: measured on the data")
+    mean: float | None = option(
+        None, min=-1_000_000, max=1_000_000, help="of the features, subtracted; null: measured on the data"
+    )
+    std: float | None = option(
+        None, above=0, max=1_000_000, help="the features are divided by it; null: measured on the data"
+    )
 
     def __post_init__(self) -> None:
         if self.features == "waveform":
@@ -101,24 +109,38 @@ class View(Base):
     corruptible: ClassVar[bool] = True
 
     crop: list[float] | None = option(None, above=0, max=1, help="lowest and highest share of the sound's own length")
-    crop_seconds: float | None = option(None, above=0, help="length of the view; shorter sounds stay whole")
+    crop_seconds: float | None = option(
+        None, above=0, max=1_000_000, help="length of the view; shorter sounds stay whole"
+    )
     mix: float = option(0.0, min=0, max=1, help="add another sample of the batch")
-    mix_db: list[float] = option(factory=lambda: [-20.0, -5.0], help="its level against the sample's own")
+    mix_db: list[float] = option(
+        factory=lambda: [-20.0, -5.0], min=-200, max=200, help="its level against the sample's own"
+    )
     polarity: float = option(0.0, min=0, max=1, help="probability that the sign is turned")
     noise: float = option(0.0, min=0, max=1, help="probability of white noise")
-    noise_level: list[float] = option(factory=lambda: [0.001, 1.0], min=0, help="standard deviation over the sound's")
+    noise_level: list[float] = option(
+        factory=lambda: [0.001, 1.0], min=0, max=1_000, help="standard deviation over the sound's"
+    )
     gain: float = option(0.0, min=0, max=1, help="probability of another loudness")
-    gain_db: list[float] = option(factory=lambda: [-20.0, -1.0], help="its change, lowest and highest")
+    gain_db: list[float] = option(
+        factory=lambda: [-20.0, -1.0], min=-200, max=200, help="its change, lowest and highest"
+    )
     filter: float = option(0.0, min=0, max=1, help="high- or low-pass of the first order, one or the other")
     highpass_hz: list[float] = option(
-        factory=lambda: [200.0, 1200.0], above=0, help="its corner where it is a high-pass, lowest and highest"
+        factory=lambda: [200.0, 1200.0],
+        above=0,
+        max=1_000_000,
+        help="its corner where it is a high-pass, lowest and highest",
     )
     lowpass_hz: list[float] = option(
-        factory=lambda: [2200.0, 4000.0], above=0, help="its corner where it is a low-pass, lowest and highest"
+        factory=lambda: [2200.0, 4000.0],
+        above=0,
+        max=1_000_000,
+        help="its corner where it is a low-pass, lowest and highest",
     )
     delay: float = option(0.0, min=0, max=1, help="probability of one echo")
     delay_ms: list[float] = option(
-        factory=lambda: [200.0, 500.0], above=0, help="how late it comes, lowest and highest"
+        factory=lambda: [200.0, 500.0], above=0, max=1_000_000, help="how late it comes, lowest and highest"
     )
     delay_volume: float = option(0.5, min=0, max=1, help="its size, over the sound's own")
     pitch: float = option(0.0, min=0, max=1, help="probability of another pitch, at the same pace")
@@ -126,11 +148,13 @@ class View(Base):
         factory=lambda: [-7.0, 7.0], min=-24, max=24, help="how far it is moved, lowest and highest"
     )
     reverb: float = option(0.0, min=0, max=1, help="probability of a room's reverberation")
-    reverb_seconds: list[float] = option(factory=lambda: [0.1, 0.8], above=0, help="until it has fallen by 60 dB")
+    reverb_seconds: list[float] = option(
+        factory=lambda: [0.1, 0.8], above=0, max=1_000_000, help="until it has fallen by 60 dB"
+    )
     reverb_wet: list[float] = option(factory=lambda: [0.0, 0.5], min=0, max=1, help="share of the echo")
-    time_masks: int = option(0, min=0, help="SpecAugment: stretches of time set to the mean")
+    time_masks: int = option(0, min=0, max=1_024, help="SpecAugment: stretches of time set to the mean")
     time_width: float = option(0.2, min=0, max=1, help="their greatest length, a share of the sound's")
-    mel_masks: int = option(0, min=0, help="SpecAugment: ranges of mel bins set to the mean")
+    mel_masks: int = option(0, min=0, max=1_024, help="SpecAugment: ranges of mel bins set to the mean")
     mel_width: float = option(0.2, min=0, max=1, help="their greatest width, a share of all bins")
 
     def __post_init__(self) -> None:

@@ -18,10 +18,14 @@ __all__ = ["Config", "View"]
 class Config(SignalConfig):
     """What a recipe may set for ECG; see `SignalConfig` for what it shares with EEG."""
 
-    rate: float = option(100.0, above=0, help="samples a second of the model's input; recordings are resampled to it")
-    window: float = option(0.25, above=0, help="seconds in a patch")
+    rate: float = option(
+        100.0, above=0, max=1_000_000, help="samples a second of the model's input; recordings are resampled to it"
+    )
+    window: float = option(0.25, above=0, max=1_000_000, help="seconds in a patch")
     source_unit: str = option("mV", choices=("V", "mV", "uV", "nV"), help="unit of those that do not say their own")
-    plausible: list[float] = option(factory=lambda: [0.001, 10.0], min=0, help="typical amplitude, mV, least and most")
+    plausible: list[float] = option(
+        factory=lambda: [0.001, 10.0], min=0, max=1_000_000, help="typical amplitude, mV, least and most"
+    )
     leads: list[str] | None = option(None, help="leads of the model; null: those that the data has")
     patch: str = option("time", choices=("time", "lead"), help="a patch holds all leads of a window, or one")
     derive: bool = option(False, help="compute III, aVR, aVL, aVF from I and II where they are missing")

@@ -18,10 +18,14 @@ __all__ = ["Config", "View"]
 class Config(SignalConfig):
     """What a recipe may set for EEG; see `SignalConfig` for what it shares with ECG."""
 
-    rate: float = option(128.0, above=0, help="samples a second of the model's input; recordings are resampled to it")
-    window: float = option(1.0, above=0, help="seconds in a patch")
+    rate: float = option(
+        128.0, above=0, max=1_000_000, help="samples a second of the model's input; recordings are resampled to it"
+    )
+    window: float = option(1.0, above=0, max=1_000_000, help="seconds in a patch")
     source_unit: str = option("uV", choices=("V", "mV", "uV", "nV"), help="unit of those that do not say their own")
-    plausible: list[float] = option(factory=lambda: [0.05, 5000.0], min=0, help="typical amplitude, uV, least and most")
+    plausible: list[float] = option(
+        factory=lambda: [0.05, 5000.0], min=0, max=1_000_000, help="typical amplitude, uV, least and most"
+    )
     channels: list[str] | None = option(None, help="take these only; null: all")
     reference: str | list[str] | None = option(None, help="average, or electrodes whose mean is subtracted")
     unknown: str = option("refuse", choices=("refuse", "drop", "keep"), help="channels without a known place")

@@ -19,16 +19,18 @@ class Config:
     scale: str | None = option(None, choices=("none", "standard", "row"), help="null: none for 0/1, else standard")
     directed: bool = option(False, help="false: every edge counts in both directions")
     sample: str = option("walk", choices=("walk", "ego"), help="how a subgraph is taken around a centre")
-    nodes: int = option(32, min=1, help="most nodes of a sampled subgraph")
-    hops: int = option(2, min=1, help="how far an ego sample reaches")
+    nodes: int = option(32, min=1, max=65_536, help="most nodes of a sampled subgraph")
+    hops: int = option(2, min=1, max=1_024, help="how far an ego sample reaches")
     restart: float = option(0.15, above=0, below=1, help="chance that a walk starts again at the centre")
-    max_nodes: int = option(512, min=1, help="largest graph that is taken whole; a larger one is a broken sample")
-    max_degree: int = option(16, min=1, help="of graphs without features: degrees are told apart up to it")
-    laplacian: int = option(8, min=0, help="number of Laplacian encodings")
-    walk: int = option(8, min=0, help="number of random-walk encodings")
-    stem: int = option(1, min=0, help="rounds of message passing before the trunk")
-    distance: int = option(3, min=1, help="greatest distance in edges that attention tells apart")
-    gamma: float = option(2.0, above=0, help="exponent of the scaled cosine error")
+    max_nodes: int = option(
+        512, min=1, max=65_536, help="largest graph that is taken whole; a larger one is a broken sample"
+    )
+    max_degree: int = option(16, min=1, max=65_536, help="of graphs without features: degrees are told apart up to it")
+    laplacian: int = option(8, min=0, max=1_024, help="number of Laplacian encodings")
+    walk: int = option(8, min=0, max=1_024, help="number of random-walk encodings")
+    stem: int = option(1, min=0, max=1_024, help="rounds of message passing before the trunk")
+    distance: int = option(3, min=1, max=1_024, help="greatest distance in edges that attention tells apart")
+    gamma: float = option(2.0, above=0, max=1_000, help="exponent of the scaled cosine error")
 
 
 @strict

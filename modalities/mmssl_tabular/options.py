@@ -23,8 +23,10 @@ class Config:
     types: dict[str, str] = option(factory=dict, choices=KINDS, help="column -> type, where the guess is wrong")
     orders: dict[str, list[Any]] = option(factory=dict, help="ordinal column -> its categories, lowest first")
     scale: str = option("quantile", choices=("quantile", "standard"), help="how numbers are scaled")
-    max_categories: int = option(256, min=1, help="the most frequent ones of a column; the others become one")
-    min_count: int = option(1, min=1, help="rarer categories become one called other")
+    max_categories: int = option(
+        256, min=1, max=1_000_000, help="the most frequent ones of a column; the others become one"
+    )
+    min_count: int = option(1, min=1, max=1_000_000_000, help="rarer categories become one called other")
     missing: list[str] = option(factory=lambda: list(EMPTY), help="text that means an empty cell")
 
     def __post_init__(self) -> None:
@@ -38,7 +40,7 @@ class Config:
 class View(Base):
     """Options of one kind of view; they are applied in this order, 0 or null leaves a step out."""
 
-    noise_std: float = option(0.0, min=0, help="added to numbers, in standard deviations of the column")
+    noise_std: float = option(0.0, min=0, max=1_000, help="added to numbers, in standard deviations of the column")
     resample: float = option(0.0, min=0, max=1, help="share of the cells that take another row's value (SCARF)")
     correlated: str | None = option(
         None, choices=("seed", "rest"), help="hide a column and those it tells most of, or all the others"

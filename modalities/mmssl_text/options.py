@@ -14,9 +14,11 @@ class Config:
     """What a recipe may set for text."""
 
     tokenizer: str | None = option(None, help="folder or Hub id of a tokenizer; null: train SentencePiece on the data")
-    vocab_size: int = option(4000, min=260, help="pieces to train, 256 bytes among them (without tokenizer)")
+    vocab_size: int = option(
+        4000, min=260, max=1_000_000, help="pieces to train, 256 bytes among them (without tokenizer)"
+    )
     model_type: str = option("bpe", choices=("bpe", "unigram", "word", "char"), help="kind of SentencePiece model")
-    max_length: int = option(64, min=1, help="tokens of a text; what is longer is cut off")
+    max_length: int = option(64, min=1, max=1_000_000, help="tokens of a text; what is longer is cut off")
     lowercase: bool = option(False, help="turn texts into lower case first")
     special_tokens: bool = option(False, help="put the tokenizer's special tokens around; no mask hides them")
     attend_padding: bool = option(False, help="fill every text up to max_length and attend to that, as SigLIP does")

@@ -111,7 +111,7 @@ def test_the_process_exits_with_2_and_no_traceback(file: Path) -> None:
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if "Warning" not in line]
     assert lines == [
-        "error: train.lr: found -1, expected > 0",
+        "error: train.lr: found -1, expected > 0 and <= 1000",
         "error: objectives.mae.mask: found unknown mask 'hlf', expected one of half; did you mean 'half'?",
     ]
 

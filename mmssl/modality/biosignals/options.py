@@ -16,20 +16,28 @@ from ..view import check_bounds
 class SignalConfig:
     """Options that EEG and ECG share."""
 
-    rate: float = option(100.0, above=0, help="samples a second of the model's input; recordings are resampled to it")
-    seconds: float | None = option(10.0, above=0, help="the longest window taken of a recording; null: all of it")
-    window: float = option(1.0, above=0, help="seconds in a patch")
-    source_rate: float | None = option(None, above=0, help="rate of recordings that do not say their own")
+    rate: float = option(
+        100.0, above=0, max=1_000_000, help="samples a second of the model's input; recordings are resampled to it"
+    )
+    seconds: float | None = option(
+        10.0, above=0, max=1_000_000, help="the longest window taken of a recording; null: all of it"
+    )
+    window: float = option(1.0, above=0, max=1_000_000, help="seconds in a patch")
+    source_rate: float | None = option(
+        None, above=0, max=1_000_000, help="rate of recordings that do not say their own"
+    )
     source_unit: str = option("mV", choices=("V", "mV", "uV", "nV"), help="unit of those that do not say their own")
     source_channels: list[str] | None = option(None, help="channels, in order, of arrays that do not name theirs")
     aliases: dict[str, str] = option(factory=dict, help="name of a channel in the data -> the name it has here")
     bad: list[str] = option(factory=list, help="channels to leave out, beside those that a file marks as bad")
-    highpass: float | None = option(None, above=0, help="Hz; null: none")
-    lowpass: float | None = option(None, above=0, help="Hz; null: none")
-    notch: float | None = option(None, above=0, help="mains frequency to take out, Hz; null: none")
+    highpass: float | None = option(None, above=0, max=1_000_000, help="Hz; null: none")
+    lowpass: float | None = option(None, above=0, max=1_000_000, help="Hz; null: none")
+    notch: float | None = option(None, above=0, max=1_000_000, help="mains frequency to take out, Hz; null: none")
     normalise: str = option("data", choices=("data", "recording", "channel"), help="whose spread divides signals")
-    clip: float | None = option(20.0, above=0, help="largest absolute value after that; null: no limit")
-    plausible: list[float] = option(factory=lambda: [0.0, 1e12], min=0, help="typical amplitude, least and most")
+    clip: float | None = option(20.0, above=0, max=1_000_000, help="largest absolute value after that; null: no limit")
+    plausible: list[float] = option(
+        factory=lambda: [0.0, 1e12], min=0, max=1_000_000, help="typical amplitude, least and most"
+    )
 
     def __post_init__(self) -> None:
         samples = self.window * self.rate
@@ -54,17 +62,19 @@ class View(Base):
     corruptible: ClassVar[bool] = True
 
     crop: list[float] | None = option(None, above=0, max=1, help="lowest and highest share of the batch's length kept")
-    shift: float = option(0.0, min=0, help="seconds, drawn in -s .. s; what is shifted in was not measured")
+    shift: float = option(0.0, min=0, max=1_000, help="seconds, drawn in -s .. s; what is shifted in was not measured")
     flip: float = option(0.0, min=0, max=1, help="probability that the polarity is inverted")
-    amplitude: float = option(0.0, min=0, help="factor drawn in 1 / (1 + a) .. 1 + a, one a sample")
-    gain: float = option(0.0, min=0, help="the same, one a channel")
+    amplitude: float = option(0.0, min=0, max=1_000, help="factor drawn in 1 / (1 + a) .. 1 + a, one a sample")
+    gain: float = option(0.0, min=0, max=1_000, help="the same, one a channel")
     bandstop: float = option(0.0, min=0, max=1, help="probability that a band is taken out")
-    bandstop_hz: list[float] = option(factory=lambda: [1.0, 40.0], above=0, help="where the middle of the band lies")
-    bandstop_width: float = option(5.0, above=0, help="width of that band, Hz")
-    wander: float = option(0.0, min=0, help="largest size of a slow drift, its own in every channel")
-    powerline: float = option(0.0, min=0, help="largest size of hum, its own in every channel")
-    powerline_hz: float = option(50.0, above=0, help="frequency of the mains, 50 or 60 Hz")
-    noise: float = option(0.0, min=0, help="largest standard deviation of white noise")
+    bandstop_hz: list[float] = option(
+        factory=lambda: [1.0, 40.0], above=0, max=1_000_000, help="where the middle of the band lies"
+    )
+    bandstop_width: float = option(5.0, above=0, max=1_000, help="width of that band, Hz")
+    wander: float = option(0.0, min=0, max=1_000, help="largest size of a slow drift, its own in every channel")
+    powerline: float = option(0.0, min=0, max=1_000, help="largest size of hum, its own in every channel")
+    powerline_hz: float = option(50.0, above=0, max=1_000_000, help="frequency of the mains, 50 or 60 Hz")
+    noise: float = option(0.0, min=0, max=1_000, help="largest standard deviation of white noise")
     drop: float = option(0.0, min=0, below=1, help="probability that a channel is missing; one is always left")
 
     def __post_init__(self) -> None:

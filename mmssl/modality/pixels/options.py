@@ -17,11 +17,15 @@ from ..view import check_bounds
 class PixelConfig:
     """Options that images and videos share; one number for a side means a square."""
 
-    size: int | list[int] = option(224, min=1, help="height and width of the model's input in pixels")
-    patch: int | list[int] = option(16, min=1, help="height and width of a patch in pixels")
-    channels: int | None = option(None, min=1, help="channels of the model's input; null: as the data has")
-    mean: list[float] | None = option(None, help="subtracted from each channel; null: measured on the data")
-    std: list[float] | None = option(None, above=0, help="each channel is divided by it; null: measured on the data")
+    size: int | list[int] = option(224, min=1, max=65_536, help="height and width of the model's input in pixels")
+    patch: int | list[int] = option(16, min=1, max=65_536, help="height and width of a patch in pixels")
+    channels: int | None = option(None, min=1, max=65_536, help="channels of the model's input; null: as the data has")
+    mean: list[float] | None = option(
+        None, min=-1_000_000, max=1_000_000, help="subtracted from each channel; null: measured on the data"
+    )
+    std: list[float] | None = option(
+        None, above=0, max=1_000_000, help="each channel is divided by it; null: measured on the data"
+    )
     resize: str = option("crop", choices=("crop", "squash", "pad"), help="how an image of another shape is made to fit")
     interpolation: str = option(
         "bicubic", choices=("bicubic", "bilinear", "nearest"), help="how pixels are resampled to the size"
@@ -65,19 +69,21 @@ class View(Base):
     corruptible: ClassVar[bool] = True
 
     crop_scale: list[float] | None = option(None, above=0, max=1, help="lowest and highest share of the area")
-    crop_ratio: list[float] = option(factory=lambda: [3 / 4, 4 / 3], above=0, help="width over height")
-    crop_size: int | list[int] | None = option(None, min=1, help="height and width of the view; null: the image's own")
+    crop_ratio: list[float] = option(factory=lambda: [3 / 4, 4 / 3], above=0, max=1_000, help="width over height")
+    crop_size: int | list[int] | None = option(
+        None, min=1, max=65_536, help="height and width of the view; null: the image's own"
+    )
     flip: float = option(0.0, min=0, max=1, help="left to right")
     jitter: float = option(1.0, min=0, max=1, help="of brightness, contrast, saturation and hue together")
-    brightness: float = option(0.0, min=0, help="factor drawn in 1 - b .. 1 + b")
-    contrast: float = option(0.0, min=0, help="the same, about the image's mean")
-    saturation: float = option(0.0, min=0, help="the same, about the pixel's grey value")
+    brightness: float = option(0.0, min=0, max=1_000, help="factor drawn in 1 - b .. 1 + b")
+    contrast: float = option(0.0, min=0, max=1_000, help="the same, about the image's mean")
+    saturation: float = option(0.0, min=0, max=1_000, help="the same, about the pixel's grey value")
     hue: float = option(0.0, min=0, max=0.5, help="shift drawn in -h .. h of the colour circle")
     gray: float = option(0.0, min=0, max=1, help="probability of a grey image")
     blur: float = option(0.0, min=0, max=1, help="probability of a Gaussian blur")
-    blur_sigma: list[float] = option(factory=lambda: [0.1, 2.0], above=0, help="pixels, lowest and highest")
+    blur_sigma: list[float] = option(factory=lambda: [0.1, 2.0], above=0, max=1_000, help="pixels, lowest and highest")
     solarize: float = option(0.0, min=0, max=1, help="values above one half are inverted")
-    noise_std: float = option(0.0, min=0, help="in standard deviations of the channel")
+    noise_std: float = option(0.0, min=0, max=1_000, help="in standard deviations of the channel")
 
     def __post_init__(self) -> None:
         check_bounds(self, "crop_scale", "crop_ratio", "blur_sigma")

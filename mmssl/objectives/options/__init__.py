@@ -23,8 +23,8 @@ from ...options import Needs, needs, option, strict
 class RampConfig:
     """How an objective's weight goes over a run: `first` times the weight until `begin`, `last` times from `end` on."""
 
-    first: float = option(0.0, min=0, help="factor of the weight at the start")
-    last: float = option(1.0, min=0, help="factor of the weight at the end")
+    first: float = option(0.0, min=0, max=1_000_000, help="factor of the weight at the start")
+    last: float = option(1.0, min=0, max=1_000_000, help="factor of the weight at the end")
     begin: float = option(0.0, min=0, max=1, help="share of the run at which it starts to move")
     end: float = option(0.1, min=0, max=1, help="share of the run at which it has arrived")
     shape: str = option("linear", choices=("linear", "cosine"), help="how the factor goes from `first` to `last`")
@@ -59,7 +59,7 @@ class ObjectiveConfig:
     when: ClassVar[str] = ""
     suits: ClassVar[str] = ""
 
-    weight: float = option(1.0, min=0, help="factor of this objective in the total loss")
+    weight: float = option(1.0, min=0, max=1_000_000, help="factor of this objective in the total loss")
     ramp: RampConfig | None = option(None, help="lets that factor grow or shrink over the run; null: it stays")
 
     NEEDS: ClassVar[tuple[Needs, ...]] = (needs("ramp", weight="above 0", holds=lambda c: c.weight > 0),)

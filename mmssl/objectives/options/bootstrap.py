@@ -28,13 +28,13 @@ class Config(HeadOptions, SideOptions, ObjectiveConfig):
     predictor: str = option(
         "mlp", choices=("mlp", "direct"), help="trained, or set from the eigenvalues of its inputs (DirectPred)"
     )
-    predictor_hidden: int = option(512, min=1, help="hidden width of the trained predictor")
-    direct_eps: float = option(0.1, min=0, help="DirectPred: what is added to the roots of the eigenvalues")
+    predictor_hidden: int = option(512, min=1, max=65_536, help="hidden width of the trained predictor")
+    direct_eps: float = option(0.1, min=0, max=1_000, help="DirectPred: what is added to the roots of the eigenvalues")
     direct_momentum: float = option(0.3, min=0, below=1, help="DirectPred: what its correlation keeps of the last one")
-    direct_every: int = option(1, min=1, help="DirectPred: steps between two predictors")
+    direct_every: int = option(1, min=1, max=1_000_000_000, help="DirectPred: steps between two predictors")
     direct_relative: bool = option(True, help="DirectPred: eigenvalues relative to the largest; false: as printed")
     direct_centre: bool = option(False, help="DirectPred: covariance in place of the correlation")
-    head_width: int = option(256, min=2, help="output width of that head")
+    head_width: int = option(256, min=2, max=65_536, help="output width of that head")
     head_norm: str = option(
         "batch", choices=("layer", "batch", "none"), help="after each hidden layer of the head and of the predictor"
     )

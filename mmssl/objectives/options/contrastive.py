@@ -28,13 +28,19 @@ class Config(HeadOptions, SideOptions, ObjectiveConfig):
     loss: str = option(
         "infonce", choices=LOSSES, help="CLIP's, SigLIP's, SimCLR's, and the decoupled one without and with weights"
     )
-    temperature: float | None = option(None, above=0, help="initial value; default 0.07, all but infonce 0.1")
+    temperature: float | None = option(
+        None, above=0, max=1_000, help="initial value; default 0.07, all but infonce 0.1"
+    )
     learn_temperature: bool | None = option(None, help="default: across towers, but for dcl and dclw; sigmoid always")
-    max_scale: float = option(100.0, above=0, help="upper bound of a learned 1 / temperature")
-    sigma: float = option(0.5, above=0, help="width of the von Mises-Fisher weight of dclw")
-    within_weight: float = option(1.0, min=0, help="with pairs: both, weight of the pairs within towers")
-    layers: list[int] = option(factory=list, min=1, help="across: mean tokens after these blocks, summed (HiCMAE)")
-    chunk: int | None = option(None, min=1, help="similarities of this many rows at a time; memory chunk x batch")
+    max_scale: float = option(100.0, above=0, max=1_000, help="upper bound of a learned 1 / temperature")
+    sigma: float = option(0.5, above=0, max=1_000, help="width of the von Mises-Fisher weight of dclw")
+    within_weight: float = option(1.0, min=0, max=1_000_000, help="with pairs: both, weight of the pairs within towers")
+    layers: list[int] = option(
+        factory=list, min=1, max=1_024, help="across: mean tokens after these blocks, summed (HiCMAE)"
+    )
+    chunk: int | None = option(
+        None, min=1, max=1_000_000, help="similarities of this many rows at a time; memory chunk x batch"
+    )
 
     NEEDS = (
         needs("sigma", loss="dclw"),

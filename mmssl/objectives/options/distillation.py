@@ -14,10 +14,10 @@ from . import ObjectiveConfig
 class HeadConfig:
     """DINO's head has 65,536 prototypes; few do for small data."""
 
-    prototypes: int = option(4096, min=2, help="clusters that a view or a patch is assigned to")
-    hidden: int = option(2048, min=1, help="hidden width of the head")
-    bottleneck: int = option(256, min=1, help="width that is normalised and compared with the prototypes")
-    layers: int = option(3, min=1, help="dense layers before the prototypes")
+    prototypes: int = option(4096, min=2, max=1_000_000, help="clusters that a view or a patch is assigned to")
+    hidden: int = option(2048, min=1, max=65_536, help="hidden width of the head")
+    bottleneck: int = option(256, min=1, max=65_536, help="width that is normalised and compared with the prototypes")
+    layers: int = option(3, min=1, max=1_024, help="dense layers before the prototypes")
 
 
 @strict
@@ -25,9 +25,11 @@ class HeadConfig:
 class GramConfig:
     """Gram anchoring. Its teacher is the averaged teacher as it was after step `first`, renewed every `every` steps."""
 
-    weight: float = option(1.0, min=0, help="factor of this loss")
-    first: int = option(min=1, help="optimiser steps before the Gram teacher is taken; the loss is 0 until then")
-    every: int | None = option(None, min=1, help="steps after which it is taken anew; null: never")
+    weight: float = option(1.0, min=0, max=1_000_000, help="factor of this loss")
+    first: int = option(
+        min=1, max=1_000_000_000, help="optimiser steps before the Gram teacher is taken; the loss is 0 until then"
+    )
+    every: int | None = option(None, min=1, max=1_000_000_000, help="steps after which it is taken anew; null: never")
     clamp: str = option("none", choices=("none", "teacher", "both"), help="whose negative similarities count as 0")
     tokens: str = option("all", choices=("all", "masked", "unmasked"), help="the student's patches that are compared")
 
@@ -55,12 +57,16 @@ class Config(ObjectiveConfig):
     targets: str = option(
         "sinkhorn", choices=("sinkhorn", "centring"), help="how the teacher's assignments are kept from collapse"
     )
-    class_weight: float = option(1.0, min=0, help="DINO's loss, between views")
-    patch_weight: float = option(1.0, min=0, help="iBOT's loss, of masked patches")
-    koleo_weight: float = option(0.0, min=0, help="of the mean over global views; DINOv2 takes 0.1 of their sum")
+    class_weight: float = option(1.0, min=0, max=1_000_000, help="DINO's loss, between views")
+    patch_weight: float = option(1.0, min=0, max=1_000_000, help="iBOT's loss, of masked patches")
+    koleo_weight: float = option(
+        0.0, min=0, max=1_000_000, help="of the mean over global views; DINOv2 takes 0.1 of their sum"
+    )
     gram: GramConfig | None = option(None, help="Gram anchoring; null: none")
-    student_temperature: float = option(0.1, above=0, help="of the student's softmax")
-    teacher_temperature: list[float] = option(factory=lambda: [0.04, 0.07], above=0, help="at the start, and later")
+    student_temperature: float = option(0.1, above=0, max=1_000, help="of the student's softmax")
+    teacher_temperature: list[float] = option(
+        factory=lambda: [0.04, 0.07], above=0, max=1_000, help="at the start, and later"
+    )
     temperature_warmup: float = option(0.3, min=0, max=1, help="share of the run in which it rises")
     momentum: list[float] = option(factory=lambda: [0.996, 1.0], min=0, max=1, help="of the teacher, start and end")
     centre_momentum: float = option(0.9, min=0, below=1, help="what the centre keeps of the last one")

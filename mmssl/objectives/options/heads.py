@@ -13,9 +13,9 @@ from ...options import Needs, needs, option, strict
 class HeadOptions:
     """The projector: a perceptron of `head_layers` dense layers."""
 
-    head_layers: int = option(2, min=0, help="dense layers of the projection head; 0: none")
-    head_hidden: int = option(2048, min=1, help="hidden width of the projection head")
-    head_width: int = option(128, min=1, help="output width of that head")
+    head_layers: int = option(2, min=0, max=1_024, help="dense layers of the projection head; 0: none")
+    head_hidden: int = option(2048, min=1, max=65_536, help="hidden width of the projection head")
+    head_width: int = option(128, min=1, max=65_536, help="output width of that head")
     head_norm: str = option("layer", choices=("layer", "batch", "none"), help="after each hidden layer of the head")
 
     NEEDS: ClassVar[tuple[Needs, ...]] = (

@@ -14,9 +14,9 @@ from . import ObjectiveConfig
 class PredictorConfig:
     """I-JEPA's predictor is 384 wide and 6 deep (12 for its largest); small ones do for small data."""
 
-    width: int = option(384, min=1, help="its width, less than the tower's")
-    depth: int = option(6, min=1, help="its blocks")
-    heads: int = option(12, min=1, help="its attention heads, a divisor of its width")
+    width: int = option(384, min=1, max=65_536, help="its width, less than the tower's")
+    depth: int = option(6, min=1, max=1_024, help="its blocks")
+    heads: int = option(12, min=1, max=1_024, help="its attention heads, a divisor of its width")
 
 
 @strict
@@ -27,12 +27,16 @@ class RegulariserConfig:
     kind: str = option(
         "none", choices=("none", "sigreg", "vicreg"), help="SIGReg (LeJEPA), variance and covariance (VICReg), or none"
     )
-    weight: float | None = option(None, above=0, help="factor; default 0.05 for sigreg (LeJEPA), 1 for vicreg")
+    weight: float | None = option(
+        None, above=0, max=1_000_000, help="factor; default 0.05 for sigreg (LeJEPA), 1 for vicreg"
+    )
     on: str = option("pooled", choices=("pooled", "tokens", "both"), help="embeddings of samples or of patches")
-    covariance: float = option(0.04, min=0, help="vicreg: factor of the covariance, relative to that of the variance")
-    slices: int = option(256, min=1, help="sigreg: random directions a step")
-    knots: int = option(17, min=3, help="sigreg: knots of its integral, an odd number")
-    bound: float = option(5.0, above=0, help="sigreg: end of its integral")
+    covariance: float = option(
+        0.04, min=0, max=1_000_000, help="vicreg: factor of the covariance, relative to that of the variance"
+    )
+    slices: int = option(256, min=1, max=1_000_000, help="sigreg: random directions a step")
+    knots: int = option(17, min=3, max=65_536, help="sigreg: knots of its integral, an odd number")
+    bound: float = option(5.0, above=0, max=1_000, help="sigreg: end of its integral")
 
     NEEDS = (
         needs("weight", "on", kind=("sigreg", "vicreg")),
@@ -83,10 +87,14 @@ class Config(ObjectiveConfig):
         factory=RegulariserConfig, help="what keeps embeddings from collapse where there is no teacher"
     )
     loss: str = option("smooth_l1", choices=LATENT_LOSSES, help="distance of a predicted latent from its target")
-    beta: float = option(1.0, above=0, help="smooth_l1: where it turns from square to linear")
+    beta: float = option(1.0, above=0, max=1_000, help="smooth_l1: where it turns from square to linear")
     normalise_targets: bool = option(True, help="layer norm without parameters on the targets")
-    average_layers: int = option(1, min=1, help="targets are the mean of the last so many blocks, each layer-normed")
-    weights: dict[str, float] = option(factory=dict, min=0, help="weight of a modality within this objective")
+    average_layers: int = option(
+        1, min=1, max=1_024, help="targets are the mean of the last so many blocks, each layer-normed"
+    )
+    weights: dict[str, float] = option(
+        factory=dict, min=0, max=1_000_000, help="weight of a modality within this objective"
+    )
 
     NEEDS = (
         needs("momentum", "schedule", teacher="ema"),

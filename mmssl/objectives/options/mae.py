@@ -15,11 +15,13 @@ from . import ObjectiveConfig
 class DecoderConfig:
     """MAE's decoder is 512 wide and 8 deep for every encoder; small ones do for small data."""
 
-    width: int = option(512, min=1, help="its width")
-    depth: int = option(8, min=0, help="0: a two-layer perceptron on the token itself (replacing mode only)")
-    heads: int = option(16, min=1, help="its attention heads, a divisor of its width")
-    layer: int | None = option(None, min=1, help="decode from the output of this block instead of the last")
-    skips: list[int] = option(factory=list, min=1, help="blocks of the tower that as many last decoder blocks look at")
+    width: int = option(512, min=1, max=65_536, help="its width")
+    depth: int = option(8, min=0, max=1_024, help="0: a two-layer perceptron on the token itself (replacing mode only)")
+    heads: int = option(16, min=1, max=1_024, help="its attention heads, a divisor of its width")
+    layer: int | None = option(None, min=1, max=1_024, help="decode from the output of this block instead of the last")
+    skips: list[int] = option(
+        factory=list, min=1, max=1_024, help="blocks of the tower that as many last decoder blocks look at"
+    )
 
     NEEDS = (needs("width", "heads", depth="1 or more", holds=lambda c: c.depth > 0),)
 
@@ -29,8 +31,8 @@ class DecoderConfig:
 class FusionConfig:
     """The encoder in which several towers look at one another; like the decoders it belongs to the objective."""
 
-    depth: int = option(2, min=1, help="its blocks")
-    heads: int = option(8, min=1, help="its attention heads, a divisor of the towers' width")
+    depth: int = option(2, min=1, max=1_024, help="its blocks")
+    heads: int = option(8, min=1, max=1_024, help="its attention heads, a divisor of the towers' width")
 
 
 @strict
@@ -58,7 +60,9 @@ class Config(ObjectiveConfig):
     target: dict[str, str] = option(factory=dict, help="kind of target a modality; default: its first kind")
     decoder: DecoderConfig = option(factory=DecoderConfig, help="of every modality that has none of its own")
     decoders: dict[str, DecoderConfig] = option(factory=dict, help="a decoder of its own for a modality")
-    weights: dict[str, float] = option(factory=dict, min=0, help="weight of a modality within this objective")
+    weights: dict[str, float] = option(
+        factory=dict, min=0, max=1_000_000, help="weight of a modality within this objective"
+    )
 
     NEEDS = (
         needs("mode", mask=SET),

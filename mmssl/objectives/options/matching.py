@@ -21,4 +21,4 @@ class Config(ObjectiveConfig):
     swap: str | None = option(None, help="one tower: the modality that is swapped; default: its last")
     share: float = option(0.5, above=0, below=1, help="share of the samples that are torn")
     view: str = option("clean", help="what is seen")
-    hidden: int = option(256, min=1, help="width of the classifier")
+    hidden: int = option(256, min=1, max=65_536, help="width of the classifier")

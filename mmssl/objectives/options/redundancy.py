@@ -27,13 +27,19 @@ class Config(HeadOptions, SideOptions, ObjectiveConfig):
         choices=("barlow", "mixed_barlow", "vicreg"),
         help="Barlow Twins', that with mixed inputs, or VICReg's",
     )
-    off_diagonal: float = option(5e-3, above=0, help="weight of the off-diagonal correlations (Barlow Twins)")
-    mixing_weight: float = option(4.0, min=0, help="weight of the mixed inputs, times off_diagonal (mixed_barlow)")
-    invariance: float = option(25.0, min=0, help="weight of the views' distance (VICReg)")
-    variance: float = option(25.0, above=0, help="weight of the spread (VICReg); without it embeddings collapse")
-    covariance: float = option(1.0, min=0, help="weight of the covariances (VICReg)")
-    head_layers: int = option(3, min=0, help="dense layers of the projection head; 0: none")
-    head_width: int = option(2048, min=2, help="output width of that head; these losses like it wide")
+    off_diagonal: float = option(
+        5e-3, above=0, max=1_000_000, help="weight of the off-diagonal correlations (Barlow Twins)"
+    )
+    mixing_weight: float = option(
+        4.0, min=0, max=1_000_000, help="weight of the mixed inputs, times off_diagonal (mixed_barlow)"
+    )
+    invariance: float = option(25.0, min=0, max=1_000_000, help="weight of the views' distance (VICReg)")
+    variance: float = option(
+        25.0, above=0, max=1_000_000, help="weight of the spread (VICReg); without it embeddings collapse"
+    )
+    covariance: float = option(1.0, min=0, max=1_000_000, help="weight of the covariances (VICReg)")
+    head_layers: int = option(3, min=0, max=1_024, help="dense layers of the projection head; 0: none")
+    head_width: int = option(2048, min=2, max=65_536, help="output width of that head; these losses like it wide")
     head_norm: str = option("batch", choices=("layer", "batch", "none"), help="after each hidden layer of the head")
 
     NEEDS = (

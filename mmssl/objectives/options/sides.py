@@ -30,7 +30,10 @@ class SideOptions:
     hub_tower: str | None = option(None, help="across: pair every tower with this one only; default: all pairs")
     within_towers: list[str] | None = option(None, help="which towers are paired within; default: all of them")
     cache_rows: int | None = option(
-        None, min=1, help="encode this many rows at a time and again in the backward pass: big batches in little memory"
+        None,
+        min=1,
+        max=1_000_000,
+        help="encode this many rows at a time and again in the backward pass: big batches in little memory",
     )
 
     NEEDS: ClassVar[tuple[Needs, ...]] = (needs("mode", mask=SET, holds=lambda c: c.mask is not None or bool(c.masks)),)

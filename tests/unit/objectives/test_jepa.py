@@ -45,7 +45,7 @@ def work(net: MMSSLModel, **options: object) -> Pretraining:
 def test_a_regulariser_that_counts_for_nothing_is_none(kind):
     faults: list[str] = []
     build(RegulariserConfig, {"kind": kind, "weight": 0}, "regulariser", faults)
-    assert faults == ["regulariser.weight: found 0, expected > 0"]
+    assert faults == ["regulariser.weight: found 0, expected > 0 and <= 1000000"]
 
 
 def test_the_benchmark_of_collapse_alone_may_train_without_one():
