@@ -22,6 +22,7 @@ from ..data.loading import Loaded, training_batches
 from ..data.quarantine import Quarantine
 from ..errors import RunError, UserError, one_line
 from ..files import whole_folder
+from ..modality.faults import crossing_faults
 from ..models.adapter_files import Base, base_of, write_adapter
 from ..models.adapters import add_adapter, trainable
 from ..models.locating import locate
@@ -49,7 +50,7 @@ from ..training.validation import Validation
 from .card import write_card
 from .jobs import VIEW, Job, SupervisedJob, kept_head
 from .layer_decay import layered_optimizer
-from .options import WHOLE, FinetuneConfig, load_options, steps_of
+from .options import WHOLE, FinetuneConfig, fit_batch, load_options, steps_of
 from .partition import load_partition
 from .retrieval import RetrievalJob
 from .supervised import pooled_width
@@ -231,6 +232,10 @@ def build(job: Job, options: FinetuneConfig) -> tuple[Pretraining, PeftModel | N
     for name in options.augment:
         if name not in job.rows.columns:
             raise UserError(f"augment.{name}: found a modality that takes no part, {', '.join(job.rows.columns)} do")
+        crossing, spec = encoder.modality(name).crossing, options.augment[name]
+        faults = crossing_faults(crossing, spec, f"augment.{name}", options.train.accumulation)
+        if faults:
+            raise UserError("\n".join(faults))
     pretraining = Pretraining(encoder, {"task": objective}, views)
     return pretraining, handle
 
@@ -281,9 +286,7 @@ def train(
     """
     settings, rows = options.train, job.rows
     asked = dump(to_dict(options))
-    smallest = settings.accumulation * accelerator.num_processes
-    # with few rows a batch has all of them, as far as they can be cut into equal parts
-    settings.batch_size = max(min(settings.batch_size, len(rows.train) // smallest * smallest), smallest)
+    fit_batch(settings, len(rows.train), accelerator.num_processes)
     steps = steps_of(settings, len(rows.train))
     main = accelerator.is_main_process
     # whole models as in MAE (He et al. 2022, table 9); what is new, as adapters are, has one rate

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING
 
 from ..errors import BadSample
 from ..lazy import attributes
-from .lookup import installed, load_modality, modality_config, modality_names, modality_package, view_kinds
+from .lookup import (
+    crossing_views,
+    installed,
+    load_modality,
+    modality_config,
+    modality_names,
+    modality_package,
+    view_kinds,
+)
 
 if TYPE_CHECKING:
     from .contract import Batch, Inputs, MaskToken, Modality, Preprocessor, select, with_present
@@ -33,6 +41,7 @@ __all__ = [
     "MaskToken",
     "Modality",
     "Preprocessor",
+    "crossing_views",
     "installed",
     "load_modality",
     "modality_config",
