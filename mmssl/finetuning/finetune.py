@@ -53,7 +53,7 @@ from ..training.validation import Validation
 from .card import write_card
 from .jobs import VIEW, Job, SupervisedJob, kept_head
 from .layer_decay import layered_optimizer
-from .options import WHOLE, FinetuneConfig, check_augment, load_options, steps_of
+from .options import WHOLE, FinetuneConfig, check_augment, fit_batch, load_options, steps_of
 from .partition import load_partition
 from .retrieval import RetrievalJob
 from .supervised import pooled_width
@@ -148,7 +148,7 @@ def run_finetuning(
     data = options.path if data is None else data
     start = locate(model)
     encoder, processor = open_model(start, base)
-    check_augment(options.augment, processor.types)
+    check_augment(options, processor.types)
     job = make_job(model, encoder, processor, data, options, teacher)
     accelerator = make_accelerator(options.train)
     main = accelerator.is_main_process
@@ -288,9 +288,7 @@ def train(
     """
     settings, rows = options.train, job.rows
     asked = dump(to_dict(options))
-    smallest = settings.accumulation * accelerator.num_processes
-    # with few rows a batch has all of them, as far as they can be cut into equal parts
-    settings.batch_size = max(min(settings.batch_size, len(rows.train) // smallest * smallest), smallest)
+    fit_batch(settings, len(rows.train), accelerator.num_processes)
     steps = steps_of(settings, len(rows.train))
     main = accelerator.is_main_process
     # whole models as in MAE (He et al. 2022, table 9); what is new, as adapters are, has one rate

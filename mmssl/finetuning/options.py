@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
-from ..modality import view_options
-from ..modality.faults import augment_faults
+from ..modality import crossing_views, view_options
+from ..modality.faults import augment_faults, crossing_faults
 from ..models.options import AdapterConfig
 from ..options import option, strict
 from ..options.schema import BAD, Faults, build
@@ -96,10 +96,13 @@ def load_options(words: Sequence[str] | Mapping[str, Any], flags: Mapping[str, A
     return result
 
 
-def check_augment(augment: Mapping[str, Mapping[str, Any]], types: Mapping[str, str]) -> None:
-    """UserError, a line a fault, for augmentations that the model's modalities do not have. types: name -> type."""
+def check_augment(chosen: FinetuneConfig, types: Mapping[str, str]) -> None:
+    """UserError, a line a fault, for augmentations that the model's modalities do not have, or not with accumulation.
+
+    types: name -> type of the model's modalities.
+    """
     faults: Faults = []
-    for name, spec in augment.items():
+    for name, spec in chosen.augment.items():
         where = f"augment.{name}"
         if name not in types:
             faults.append(f"{where}: found no such modality of the model, expected one of {', '.join(types)}")
@@ -107,6 +110,7 @@ def check_augment(augment: Mapping[str, Mapping[str, Any]], types: Mapping[str, 
         options = view_options(types[name])
         if options is not None:
             faults += augment_faults(options, spec, where)
+        faults += crossing_faults(crossing_views(types[name]), spec, where, chosen.train.accumulation)
     if faults:
         raise UserError("\n".join(faults))
 
@@ -136,6 +140,17 @@ def _check(options: FinetuneConfig, faults: Faults, given: set[str]) -> None:
             check_adapter(options.adapter, "adapter")
         except UserError as error:
             faults.append(str(error).replace("adapter.type:", "--peft:"))
+
+
+def fit_batch(train: LoopConfig, rows: int, processes: int) -> None:
+    """Where the rows fill no batch, one has all of them, as far as processes can share them equally; in place.
+
+    Its parts (`accumulation`) are then as many as divide it, which changes no number.
+    """
+    most = max(rows // processes * processes, processes)
+    if train.batch_size > most:
+        train.batch_size, share = most, most // processes
+        train.accumulation = max(n for n in range(1, min(train.accumulation, share) + 1) if share % n == 0)
 
 
 def steps_of(train: LoopConfig, rows: int) -> int:
