@@ -319,7 +319,9 @@ class Loop:
         key = key_of(self.seed, step, 0, *self.course.salt)
         draws = Draws(key, rows, accelerator.process_index * rows, rows * world, accelerator.device)
         with accelerator.autocast():  # what is counted must be what is trained on
-            todo = passes(self.pretraining, [m.batch for m in loaded], draws, partial(to_device, device=draws.device))
+            todo = passes(
+                self.pretraining, [m.batch for m in loaded], draws, partial(to_device, device=accelerator.device)
+            )
         for number, one in enumerate(todo, 1):
             # gradients add up locally; processes exchange them once a step, with the last pass
             with contextlib.nullcontext() if number == len(todo) else accelerator.no_sync(self.module):
