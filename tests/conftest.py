@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import subprocess
+import types
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from toys import forking
 
 # The same examples every time, as long as they take: what fails here fails everywhere, a busy machine is no fault.
 hypothesis.settings.register_profile("mmssl", derandomize=True, deadline=None)
@@ -43,3 +47,19 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: set MMSSL_SHARED_DATA to the folder of the shared data sets")
     return folder
+
+
+@pytest.fixture(scope="module")
+def forked_proofs() -> Iterator[None]:
+    """The process that proves an export is forked from one that has imported torch and transformers, and mmssl as
+    little. That it is a fresh one when a user exports is for `tests/export/test_stock_formats.py`, for every format."""
+    from mmssl.export import proof
+
+    def run(command: list[str], capture_output: bool, text: bool, check: bool, **options: Any) -> Any:
+        assert capture_output and text and not check and command[1] == "-I"
+        return forking.run(command[1:], level="exports", **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        stands_for = types.SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired)
+        patch.setattr(proof, "subprocess", stands_for)
+        yield

@@ -13,19 +13,42 @@ Score = Callable[[Array, Array], float]
 """(logits or predicted numbers (n, C), truth (n,) or (n, C)) -> a number, larger is better; nan where undefined."""
 
 
+AT_ONCE = 1 << 20
+"""Scores that are ranked together: the arrays beside them take eight bytes a score each."""
+
+
 def auroc(score: Array, positive: Array) -> float:
     """The probability that a positive row scores above a negative one, ties counting half; nan without both.
 
-    score (n,), positive (n,) bool. Mann-Whitney's statistic of scipy's ranks. It equals scikit-learn's
-    `roc_auc_score`, which is 25 times slower (it examines its inputs anew in every call): the intervals of one report
-    need it 200 times an encoder and class, on ten classes half a minute instead of one second.
+    score (n,), positive (n,) bool.
     """
-    from scipy.stats import rankdata
+    return float(_aurocs(score[:, None], positive[:, None])[0])
 
-    n, m = int(positive.sum()), int((~positive).sum())
-    if not n or not m:
-        return float("nan")
-    return float((rankdata(score)[positive].sum() - n * (n + 1) / 2) / (n * m))
+
+def aurocs(scores: Array, positive: Array) -> list[float]:
+    """The `auroc` of each column of scores (n, C), of which the rows in positive (n, C) are the positive ones."""
+    columns = max(AT_ONCE // max(len(scores), 1), 1)
+    parts = range(0, scores.shape[1], columns)
+    return [float(v) for k in parts for v in _aurocs(scores[:, k : k + columns], positive[:, k : k + columns])]
+
+
+def _aurocs(scores: Array, positive: Array) -> Array:
+    """(C,) Mann-Whitney's statistic of ranks counted here, for all columns at once: scikit-learn's `roc_auc_score` and
+    scipy's `rankdata`, which give the same number, examine one column anew in every call, and the intervals of one
+    report need it 200 times an encoder and class."""
+    rows, n = len(scores), positive.sum(0)
+    order = scores.argsort(0)
+    ordered, place = np.take_along_axis(scores, order, 0), np.arange(rows)[:, None]
+    first, last = np.ones((2, *scores.shape), bool)  # of the rows with equal scores
+    first[1:] = ordered[1:] != ordered[:-1]
+    last[:-1] = first[1:]
+    lowest = np.maximum.accumulate(np.where(first, place, 0), 0)
+    highest = np.minimum.accumulate(np.where(last, place, rows)[::-1], 0)[::-1]
+    ranks = (lowest + highest) / 2 + 1
+    above = np.where(np.take_along_axis(positive, order, 0), ranks, 0.0).sum(0) - n * (n + 1) / 2
+    pairs = n * (rows - n)
+    unknown = (pairs == 0) | np.isnan(scores).any(0)
+    return np.where(unknown, np.nan, above / np.maximum(pairs, 1))
 
 
 def accuracy(logits: Array, truth: Array) -> float:
@@ -45,12 +68,12 @@ def class_auroc(logits: Array, truth: Array) -> float:
         return auroc(logits[:, 1] - logits[:, 0], truth == 1)
     odds = np.exp(logits - logits.max(1, keepdims=True))
     chances = odds / odds.sum(1, keepdims=True)
-    return mean_of_known([auroc(chances[:, c], truth == c) for c in range(logits.shape[1])])
+    return mean_of_known(aurocs(chances, truth[:, None] == np.arange(logits.shape[1])))
 
 
 def label_auroc(logits: Array, truth: Array) -> float:
     """The mean AUROC of several labels a row, of those that some rows have and some have not."""
-    return mean_of_known([auroc(logits[:, c], truth[:, c] > 0.5) for c in range(truth.shape[1])])
+    return mean_of_known(aurocs(logits, truth > 0.5))
 
 
 def f1(logits: Array, truth: Array) -> float:

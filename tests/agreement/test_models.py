@@ -20,6 +20,8 @@ from mmssl.models.locating import locate
 from mmssl.models.opening import open_model
 from mmssl.models.running import untrained_twin
 
+pytestmark = pytest.mark.usefixtures("forked_proofs")
+
 DIGITS = ["--data", "builtin:digits", "--column", "image=image"]
 KINDS = ("model", "run", "run-model", "adapter", "task", "export", "stock")
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from toys import runs
+from toys import forking, runs
 
 from mmssl.data.sources import open_source
 
@@ -18,11 +16,10 @@ LAUNCH = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "
 
 
 def launch(module: list[str], *words: str, cpu: bool = True) -> subprocess.CompletedProcess[str]:
-    """`python -m MODULE -m mmssl WORDS` with one thread a process."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("ACCELERATE_")} | {"OMP_NUM_THREADS": "1"}
-    env |= {"CUDA_VISIBLE_DEVICES": ""} | ({"ACCELERATE_USE_CPU": "true"} if cpu else {})
-    command = [sys.executable, "-m", *module, "-m", "mmssl", *words]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=150)
+    """`python -m MODULE -m mmssl WORDS` with one thread a process. What it launches are new processes."""
+    env = {k: v for k, v in forking.environment("mmssl").items() if not k.startswith("ACCELERATE_")}
+    env |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | ({"ACCELERATE_USE_CPU": "true"} if cpu else {})
+    return forking.run(["-m", *module, "-m", "mmssl", *words], level="mmssl", env=env, timeout=150)
 
 
 def digits(folder: Path, broken: set[int]) -> Path:

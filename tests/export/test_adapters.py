@@ -18,6 +18,8 @@ from mmssl.models.adapters import add_adapter
 from mmssl.models.options import AdapterConfig
 from mmssl.models.saving import load_model, save_model
 
+pytestmark = pytest.mark.usefixtures("forked_proofs")
+
 
 def saved(made: tuple[Any, Any], folder: Path, kind: str = "lora", extra: list[str] | None = None) -> Path:
     """A base at `folder`/base and an adapter of random values on it, of which the folder is returned."""

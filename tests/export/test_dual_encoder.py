@@ -26,6 +26,8 @@ from mmssl.models.stock.formats.vision_text_dual_encoder import SHRINK
 from mmssl.recipe.loading import load_recipe
 from mmssl.training.building import build_model
 
+pytestmark = pytest.mark.usefixtures("forked_proofs")
+
 FORMAT = "vision-text-dual-encoder"
 FLAT = {**LAYERS, "hidden_size": 16}
 PICTURE = {"image_size": 32, "patch_size": 8}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toys.export import CLIP_IMAGE, CLIP_TEXT, model_of, pair_model, preprocessor, wrapped_model
+from toys.export import IMAGE, model_of, preprocessor, wrapped_model
 from toys.samples import TINY, made, modality_of
 
 from mmssl.errors import UserError
@@ -19,6 +19,8 @@ from mmssl.models.modeling_mmssl import MMSSLModel
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.stock import tracing
 from mmssl.models.stock.formats import onnx as format_onnx
+
+pytestmark = pytest.mark.usefixtures("forked_proofs")
 
 TOWERS: dict[str, dict[str, Any]] = {
     "image": {"prefix": 3, "layer_scale": 0.3},
@@ -32,13 +34,18 @@ TOWERS: dict[str, dict[str, Any]] = {
     "ecg-lead": {"pooling": "cls", "qkv_bias": False},
     "graph": {"final_norm": False},
 }
+PICKED = "text"
+"""The case whose model has another tower beside it, and is exported with `tower`."""
 
 
 def model_for(case: str) -> tuple[MMSSLModel, MMSSLProcessor]:
     name = modality_of(case)
     package = load_modality(name)
     fitted = package.Preprocessor(package.Config(**TINY[case])).fit(made(case))
-    return model_of({name: fitted}, {name: TOWERS[case]}, projection=12 if case in ("audio", "tabular") else None)
+    parts, towers = {name: fitted}, {name: TOWERS[case]}
+    if case == PICKED:
+        parts, towers = parts | {"image": preprocessor("image", **IMAGE)}, towers | {"image": {}}
+    return model_of(parts, towers, projection=12 if case in ("audio", "tabular") else None)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +58,7 @@ QUICK = ("text", "audio", "tabular", "eeg", "video")
 
 
 def exports(cases: Iterable[str], folder: Path, models: Any) -> dict[str, Exported]:
-    wanted: list[Any] = [(models[case], "onnx", folder / case, None) for case in cases]
+    wanted: list[Any] = [(models[case], "onnx", folder / case, case if case == PICKED else None) for case in cases]
     return dict(zip(cases, export_several(wanted), strict=True))
 
 
@@ -99,6 +106,7 @@ def test_it_gives_our_numbers_for_samples_that_our_processor_prepared(request, m
     done = request.getfixturevalue("quick" if case in QUICK else "others")[case]
     (model, processor), name = models[case], modality_of(case)
     assert done.proof.failures == [] and done.proof.largest("float32") < 2e-5
+    assert {p.name for p in done.folder.glob("*.onnx")} == {"encoder.onnx"}
     sizes = {row.trial for row in done.proof.rows}
     assert len(sizes) == 2 and {size.split()[1] for size in sizes} == {"2", "5"}
     samples = made(case, seed=4)
@@ -123,18 +131,6 @@ def test_the_card_says_what_is_open_and_what_prepares_the_samples(quick):
     assert torch.equal(
         again(tabular=row)["tabular_cells"].isnan(), model_for("tabular")[1](tabular=row)["tabular_cells"].isnan()
     )
-
-
-def test_a_pair_becomes_two_files_and_learned_tables_end(tmp_path):
-    pair = pair_model(CLIP_IMAGE, CLIP_TEXT, picture={"positions": "learned"}, words={"positions": "learned"})
-    done = export_model(pair, "onnx", tmp_path / "pair")
-    assert {p.name for p in done.folder.glob("*.onnx")} == {"image.onnx", "text.onnx"}
-    assert {p.name for p in done.folder.glob("*.json")} >= {"preprocessor_config.json", "tokenizer.json"}
-    notes = " ".join(done.job.notes)
-    assert "`image.onnx` (image): float32, open in batch; pictures of 32 x 32" in notes
-    assert "`text.onnx` (text): float32, open in batch, tokens; tokens at most 16" in notes
-    alone = export_model(pair, "onnx", tmp_path / "text", tower="text")
-    assert {p.name for p in alone.folder.glob("*.onnx")} == {"encoder.onnx"}
 
 
 def test_what_cannot_be_traced_is_refused_in_one_line(tmp_path, monkeypatch):

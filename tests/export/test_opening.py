@@ -27,6 +27,8 @@ from mmssl.models.stock.formats import load_format
 from mmssl.models.stock.opening import _modules, _projection, open_stock
 from mmssl.models.stock.record import write_record
 
+pytestmark = pytest.mark.usefixtures("forked_proofs")
+
 RNG = np.random.default_rng(2)
 PICTURES = [RNG.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((40, 50), (32, 32), (90, 33))]
 TEXTS = ["a handwritten seven", "no picture of three", "grey"]

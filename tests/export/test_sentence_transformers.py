@@ -35,6 +35,8 @@ from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import load_model
 from mmssl.recipe.loading import load_recipe
 
+pytestmark = pytest.mark.usefixtures("forked_proofs")
+
 NAME = "sentence-transformers"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"a the handwritten digit number figure image of zero one two".split()]
 

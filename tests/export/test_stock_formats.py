@@ -88,6 +88,15 @@ def test_classes_that_never_interpolate_say_so(exported, name):
     assert "it does not interpolate its positions" in (exported[name].folder / "README.md").read_text()
 
 
+def test_a_pair_becomes_two_files_of_onnx_and_learned_tables_end(exported):
+    done = exported["onnx-pool"]
+    assert {p.name for p in done.folder.glob("*.onnx")} == {"image.onnx", "text.onnx"}
+    assert {p.name for p in done.folder.glob("*.json")} >= {"preprocessor_config.json", "tokenizer.json"}
+    notes = " ".join(done.job.notes)
+    assert "`image.onnx` (image): float32, open in batch; pictures of 32 x 32" in notes
+    assert "`text.onnx` (text): float32, open in batch, tokens; tokens at most 16" in notes
+
+
 @pytest.mark.parametrize("name", CLASSES)
 def test_automodel_loads_it(exported, name):
     assert exported[name].proof.auto == CLASSES[name]

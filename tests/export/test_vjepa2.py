@@ -20,6 +20,8 @@ from mmssl.models.stock.formats.vjepa2 import as_ours
 from mmssl.recipe.loading import load_recipe
 from mmssl.training.building import build_model
 
+pytestmark = pytest.mark.usefixtures("forked_proofs")
+
 MODELS: dict[str, Any] = {
     "colour": vjepa2_model,
     "grey": lambda: vjepa2_model({"channels": 1, "tubelet": 1, "interpolation": "bicubic"}, layer_scale=0.3),

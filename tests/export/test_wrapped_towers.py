@@ -20,6 +20,8 @@ from mmssl.errors import UserError
 from mmssl.export.writing import export_model, export_several
 from mmssl.models.saving import load_model
 
+pytestmark = pytest.mark.usefixtures("forked_proofs")
+
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:

@@ -7,8 +7,6 @@ import itertools
 import json
 import logging
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from toys import forking
 from toys.refusals import refused
 
 from mmssl.data import Bad, Quarantine, open_source, training_batches
@@ -279,4 +278,4 @@ for name in ("datasets", "pyarrow", "PIL", "sklearn", "pandas"):
     sys.modules[name] = None
 import mmssl.data
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    forking.run(["-c", code], level="torch", check=True)

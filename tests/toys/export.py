@@ -77,6 +77,7 @@ CLIP_IMAGE = {"embed_norm": True, "pooling": "cls", "activation": "quick_gelu", 
 CLIP_TEXT = {"prefix": 0, "causal": True, "pooling": "last", "activation": "quick_gelu"}
 SIGLIP_IMAGE = {"prefix": 0, "pooling": "attention", "activation": "gelu_tanh"}
 SIGLIP_TEXT = {"prefix": 0, "pooling": "last", "activation": "gelu_tanh"}
+LEARNED = {"positions": "learned"}
 FILLED = {"attend_padding": True, "positions": "learned"}
 
 
@@ -166,7 +167,7 @@ CASES: dict[str, tuple[str, Models]] = {
     ),
     "ast": ("ast", lambda: audio_model(pooling="cls")),
     "onnx": ("onnx", lambda: image_model({"channels": 1}, pooling="cls", layer_scale=0.3, embed_norm=True)),
-    "onnx-pool": ("onnx", lambda: pair_model(SIGLIP_IMAGE, CLIP_TEXT)),
+    "onnx-pool": ("onnx", lambda: pair_model(SIGLIP_IMAGE, CLIP_TEXT, picture=LEARNED, words=LEARNED)),
     "sentence-transformers": ("sentence-transformers", lambda: sentence_model(pooling="mean")),
     "sentence-transformers-last": (
         "sentence-transformers",

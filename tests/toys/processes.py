@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import pickle
 import socket
+import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
-PRELOADED = ["torch", "transformers", "mmssl.models.modeling_mmssl", "mmssl.training.pretrain"]
-"""Imported once by the server that all processes of these tests are forked from: seconds each otherwise. It computes
-nothing, so no thread is lost in a fork, and no test's own state is inherited, as it would be from this process."""
+from toys import forking
+
+WORK = """
+import pickle, sys
+sys.path[:] = pickle.load(sys.stdin.buffer)
+worker, given, file = pickle.load(sys.stdin.buffer)
+results = {}
+worker(*given, results)
+with open(file, "wb") as out:
+    pickle.dump(results, out)
+"""
+LONGEST = 300.0  # seconds
 
 
 def two_processes(worker: Callable[..., None]) -> dict[Any, Any]:
@@ -23,12 +36,23 @@ def two_processes(worker: Callable[..., None]) -> dict[Any, Any]:
 
 def processes(worker: Callable[..., None], *given: Any) -> dict[Any, Any]:
     """The same of `worker(rank, *given, results)`."""
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    with context.Manager() as manager:
-        results = manager.dict()
-        mp.start_processes(worker, (*given, results), nprocs=2, start_method="forkserver")
-        return dict(results)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / str(rank) for rank in range(2)]
+        started = []
+        for rank, file in enumerate(files):
+            work = pickle.dumps(sys.path) + pickle.dumps((worker, (rank, *given), str(file)))
+            started.append(forking.start(["-c", WORK], level="mmssl", stdin=work))
+        end = time.monotonic() + LONGEST
+        failed: list[int] = []
+        while not failed and not all(one.ended() for one in started) and time.monotonic() < end:
+            time.sleep(0.05)
+            failed = [rank for rank, one in enumerate(started) if one.ended() and not files[rank].exists()]
+        for one in started:  # one that waits for another that has failed
+            if not one.ended():
+                one.kill()
+        done = [one.wait() for one in started]
+        assert [one.returncode for one in done] == [0, 0], "\n".join(one.stderr for one in done)
+        return {key: value for file in files for key, value in pickle.loads(file.read_bytes()).items()}
 
 
 def free_ports(count: int) -> list[int]:

@@ -21,6 +21,8 @@ from mmssl.models.stock.formats import format_names, load_format
 from mmssl.recipe import listing
 from mmssl.recipe.loading import load_recipe, to_yaml
 
+pytestmark = pytest.mark.usefixtures("forked_proofs")
+
 
 def test_every_format_is_listed_with_its_class():
     listed = dict(listing.formats())

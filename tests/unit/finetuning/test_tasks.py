@@ -128,10 +128,11 @@ def test_a_smaller_student_learns_the_teachers_answers(pair, tmp_path, capsys):
         modalities=["image"],
         output=teacher,
         train={"steps": 60, "batch_size": 64, "lr": 3e-3},
+        eval_every=20,
     )
     student = tuned.image_base(tmp_path / "student", width=8)
     words = ["finetune", str(student), "--data", "builtin:digits", "--teacher", str(teacher), "--peft", "none"]
-    quick = ["train.steps=60", "train.batch_size=64", "train.lr=0.01", "temperature=0.5"]
+    quick = ["train.steps=60", "train.batch_size=64", "train.lr=0.01", "temperature=0.5", "eval_every=20"]
     assert main([*words, "--label", "label", "--output", str(tmp_path / "out"), *quick]) == 0
     report = capsys.readouterr().out
     assert "teacher " in report and "fine-tuned" in report and "finetuned" in report

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from toys import world
+from toys import forking, world
 from toys.hub_server import Hub
 
 from mmssl.cli import main
@@ -68,8 +67,8 @@ def test_push_fails_half_way_goes_on_and_loads_from_the_hub(
         keep = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
         keep |= {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path), "HF_TOKEN": "hf_test"}
         keep |= {"PYTHONPATH": os.pathsep.join(sys.path)}
-        words = [sys.executable, "-c", PROCESS, str(folder.parent)]  # the folder of the run will do as well
-        done = subprocess.run(words, env=keep, capture_output=True, text=True, timeout=300)
+        words = ["-c", PROCESS, str(folder.parent)]  # the folder of the run will do as well
+        done = forking.run(words, level="torch", env=keep)
         assert done.returncode == 0, done.stderr
         assert f"{hub.url}/me/toy/commit/" in done.stdout
         assert [path for method, path in hub.log if method == "PUT"] == sent  # not sent twice

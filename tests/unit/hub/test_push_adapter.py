@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from toys import tuned
+from toys import forking, tuned
 from toys.hub_server import Hub
 from toys.refusals import refused
 
@@ -71,8 +70,8 @@ def test_pushed_with_its_base_and_loaded_from_the_hub(adapter: Path, tmp_path: P
         keep = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
         keep |= {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path), "HF_TOKEN": "hf_test"}
         keep |= {"PYTHONPATH": os.pathsep.join(sys.path)}
-        words = [sys.executable, "-c", PROCESS, str(runs / "base"), str(adapter), str(runs / "other")]
-        done = subprocess.run(words, env=keep, capture_output=True, text=True, timeout=300)
+        words = ["-c", PROCESS, str(runs / "base"), str(adapter), str(runs / "other")]
+        done = forking.run(words, level="torch", env=keep)
         assert done.returncode == 0, done.stderr
         (ours, theirs, start), answer = json.loads(done.stdout.splitlines()[-1])
         assert ours < 1e-6 and theirs < 1e-5 < 1e-3 < start

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toys import runs
+from toys import forking, runs
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 import mmssl
@@ -49,9 +48,8 @@ def files(folder: Path) -> set[str]:
 
 
 def python(code: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """A fresh process, in a folder from which nothing of this repository is importable by accident."""
-    command = [sys.executable, "-c", code, *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=120)
+    """A process of its own, in a folder from which nothing of this repository is importable by accident."""
+    return forking.run(["-c", code, *words], level="transformers", cwd="/", timeout=120)
 
 
 def test_the_folder_holds_safetensors_and_no_pickle(run):

@@ -23,6 +23,8 @@ from mmssl.models.saving import load_model, save_model
 from mmssl.recipe.loading import load_recipe
 from mmssl.training.building import build_model
 
+pytestmark = pytest.mark.usefixtures("forked_proofs")
+
 SIZES: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
