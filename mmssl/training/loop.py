@@ -108,9 +108,8 @@ class Loop:
     @property
     def where(self) -> str:
         """What a resumed run says of itself."""
-        return (
-            f"going on after step {self.start} of {self.steps}" if self.start else "no checkpoint yet: from the start"
-        )
+        there = f"going on after step {self.start} of {self.steps}"
+        return there if self.start else "no checkpoint yet: from the start"
 
     def _load(self, path: Path) -> checkpoints.State:
         """Weights, optimiser and observers as of a checkpoint. UserError when it is of a run from something else."""
@@ -318,10 +317,9 @@ class Loop:
         # the draws are those of the global batch, of which this process has `rows` from its first on
         key = key_of(self.seed, step, 0, *self.course.salt)
         draws = Draws(key, rows, accelerator.process_index * rows, rows * world, accelerator.device)
+        move = partial(to_device, device=accelerator.device)
         with accelerator.autocast():  # what is counted must be what is trained on
-            todo = passes(
-                self.pretraining, [m.batch for m in loaded], draws, partial(to_device, device=accelerator.device)
-            )
+            todo = passes(self.pretraining, [micro.batch for micro in loaded], draws, move)
         for number, one in enumerate(todo, 1):
             # gradients add up locally; processes exchange them once a step, with the last pass
             with contextlib.nullcontext() if number == len(todo) else accelerator.no_sync(self.module):
