@@ -6,7 +6,6 @@ passed over.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +20,8 @@ from datasets.table import table_cast
 from mmssl.errors import UserError
 
 from . import text_files
-from .column_types import JSON, FieldType, cast_fields, common_type, json_array, json_type
-
-logger = logging.getLogger("mmssl")
+from .column_types import JSON, FieldType, cast_fields, common_type, json_array, json_feature, json_type
+from .explained import warn_once
 
 VERSION = "1"
 """Of what stands in the cache: another one, and files are read anew."""
@@ -60,6 +58,8 @@ class Tables(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         if self.info.features is None:
             with _letters(pairs):
                 self.info.features = self._features(pairs, remote)
+            if not self.info.features:
+                raise UserError(f"data.path: '{pairs[0][1]}' holds no rows")
         return [
             datasets.SplitGenerator(name=split, gen_kwargs={"files": local[split], "names": named[split]})
             for split in named
@@ -81,14 +81,7 @@ class Tables(datasets.ArrowBasedBuilder):  # type: ignore[misc]
                 if remote:
                     break
         found = {column: common_type(of) or JSON for column, of in types.items()}
-        return datasets.Features(
-            {
-                column: datasets.Json()
-                if isinstance(of, str)
-                else datasets.Features.from_arrow_schema(pa.schema([(column, of)]))[column]
-                for column, of in found.items()
-            }
-        )
+        return datasets.Features({column: json_feature(of) for column, of in found.items()})
 
     def _csv_features(self, files: Sequence[tuple[str, str]], remote: bool) -> datasets.Features:
         types: dict[str, FieldType] = {}
@@ -125,13 +118,9 @@ class Tables(datasets.ArrowBasedBuilder):  # type: ignore[misc]
                 given = dict(zip(columns, zip(*rows, strict=True), strict=True))
                 yield pa.table([_fields(given.get(f.name), f, len(rows), name) for f in schema], schema=schema)
         elif kind == "json":
+            kinds = {c: JSON if isinstance(f, datasets.Json) else schema.field(c).type for c, f in features.items()}
             for chunk in text_files.json_rows(path, name):
-                arrays = [
-                    json_array(
-                        [row.get(c) for row in chunk], JSON if isinstance(f, datasets.Json) else schema.field(c).type
-                    )
-                    for c, f in features.items()
-                ]
+                arrays = [json_array([row.get(c) for row in chunk], kinds[c]) for c in features]
                 yield pa.table(arrays, schema=schema)
         else:
             for table in arrow_tables(path, kind, list(features)):
@@ -252,7 +241,7 @@ def unified(files: Sequence[tuple[str, datasets.Features]], wanted: Iterable[str
         said = " and ".join(f"{text} in '{os.path.basename(name)}'" for text, name in list(first.items())[:2])
         if column in set(wanted):
             raise UserError(f"data.path: column '{column}' is {said}; give it one type in all files")
-        logger.warning("column '%s' is left out: it is %s", column, said)
+        warn_once(f"column '{column}' is left out: it is {said}")
     return out
 
 

@@ -17,6 +17,8 @@ _REAL = rf"^[+-]?({_DIGITS})([eE][+-]?[0-9]+)?$|^[+-]?(?i:inf(inity)?)$"
 _TRUTH = r"^(true|false|True|False|TRUE|FALSE)$"
 JSON = "json"
 """Type of a JSON column whose values are of several types; `datasets.Json` holds it."""
+DIGITS = "digits"
+"""Type of a JSON column with whole numbers that no 64 bits hold: text, which loses none of them."""
 
 
 class FieldType:
@@ -70,7 +72,9 @@ def json_type(values: Sequence[Any]) -> pa.DataType | str:
 
     try:
         return pa.array(values).type
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+    except OverflowError:
+        return DIGITS
+    except (pa.ArrowException, TypeError, ValueError):
         return JSON
 
 
@@ -80,7 +84,8 @@ def common_type(types: Sequence[pa.DataType | str]) -> pa.DataType | str | None:
 
     found = [t for t in dict.fromkeys(types) if isinstance(t, str) or not pa.types.is_null(t)]
     if any(isinstance(t, str) for t in found):
-        return JSON
+        whole = all(t == DIGITS if isinstance(t, str) else pa.types.is_integer(t) for t in found)
+        return DIGITS if whole else JSON
     try:
         schemas = [pa.schema([("x", t)]) for t in found or [pa.null()]]
         return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
@@ -92,7 +97,19 @@ def json_array(values: Sequence[Any], kind: pa.DataType | str) -> pa.Array:
     """Values out of JSON as an Arrow array of the type that was found for their column."""
     import pyarrow as pa
 
-    if not isinstance(kind, str):
-        return pa.array(values, kind)
-    written = [None if value is None else json.dumps(value) for value in values]
-    return pa.ExtensionArray.from_storage(pa.json_(), pa.array(written, pa.string()))
+    if kind == JSON:
+        written = [None if value is None else json.dumps(value) for value in values]
+        return pa.ExtensionArray.from_storage(pa.json_(), pa.array(written, pa.string()))
+    if kind == DIGITS or pa.types.is_string(kind):
+        return pa.array([v if v is None or isinstance(v, str) else str(v) for v in values], pa.string())
+    return pa.array(values, kind)
+
+
+def json_feature(kind: pa.DataType | str) -> Any:
+    """The `datasets` feature of such a column."""
+    import datasets
+    import pyarrow as pa
+
+    if kind == JSON:
+        return datasets.Json()
+    return datasets.Features.from_arrow_schema(pa.schema([("x", pa.string() if kind == DIGITS else kind)]))["x"]

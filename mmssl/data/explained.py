@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,19 @@ from mmssl.errors import BadSample, RunError, UserError, one_line
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
+logger = logging.getLogger("mmssl")
+_told: set[str] = set()
+
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """OSErrors that are the machine's fault and not the data's."""
+
+
+def warn_once(message: str) -> None:
+    """A warning that a process gives once, however often it opens the data."""
+    if message not in _told:
+        _told.add(message)
+        logger.warning("%s", message)
 
 
 @contextlib.contextmanager

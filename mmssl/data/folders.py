@@ -7,7 +7,6 @@ torchcodec for sounds.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmssl.errors import UserError, one_line
 
+from .explained import explained, warn_once
 from .formats import METADATA, WORDS, folder_splits, is_noise, media_kind, split_of, table_format
 from .text_files import csv_rows, json_rows
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from .streams import Row
-
-logger = logging.getLogger("mmssl")
-_told: set[str] = set()
 
 
 @dataclass
@@ -61,7 +58,7 @@ class Found:
         if left:
             endings = Counter(os.path.splitext(path)[1].lower() or "without ending" for path in left)
             counts = ", ".join(f"{count:,} {ending}" for ending, count in endings.most_common(8))
-            _once(f"'{self.folder}': {len(chosen):,} files are read, {len(left):,} are left out ({counts}{why})")
+            warn_once(f"'{self.folder}': {len(chosen):,} files are read, {len(left):,} are left out ({counts}{why})")
 
     def split_tables(self) -> dict[str, list[str]]:
         """The tables at the top whose names say a split."""
@@ -277,8 +274,6 @@ def _file(metadata: Path, number: int, name: object) -> _File:
 
 
 def _metadata_rows(path: Path) -> list[Row]:
-    from .explained import explained
-
     with explained(f"'{path}'"):
         if path.suffix == ".parquet":
             import pyarrow.parquet as pq
@@ -337,20 +332,15 @@ def _undecoded(path: str | None) -> Row | None:
 
 def _other_column(values: Sequence[Any], typed: bool) -> tuple[Any, Any]:
     """(feature, Arrow array) of a column that holds no files; typed: fields of csv, which may be numbers."""
-    import datasets
-    import pyarrow as pa
-
-    from .column_types import FieldType, cast_fields, json_array, json_type
+    from .column_types import FieldType, cast_fields, json_array, json_feature, json_type
 
     kind = json_type(values)
     array = json_array(values, kind)
-    if typed and pa.types.is_string(array.type):
+    if typed and any(value is not None for value in values):
         guess = FieldType()
         guess.see(array)
-        array = cast_fields(array, guess.type)
-    if isinstance(kind, str):
-        return datasets.Json(), array
-    return datasets.Features.from_arrow_schema(pa.schema([("x", array.type)]))["x"], array
+        kind, array = guess.type, cast_fields(array, guess.type)
+    return json_feature(kind), array
 
 
 def _tell(found: Found, parts: Mapping[str, Sequence[str]], kept: Sequence[str], roots: object) -> None:
@@ -359,17 +349,10 @@ def _tell(found: Found, parts: Mapping[str, Sequence[str]], kept: Sequence[str],
     unlisted = len(set(kept) - used) if found.metadata else 0
     found.tell_left_out(used, f"; {unlisted:,} of them because metadata does not list them" if unlisted else "")
     if roots is None and (named := sorted({p for path in kept for p in _split_folders(found.folder, path)})):
-        _once(
+        warn_once(
             f"'{found.folder}': folders are called {', '.join(named[:6])}, but they are not all that lies at the top: "
             f"all {len(used):,} files are one split, train"
         )
-
-
-def _once(message: str) -> None:
-    """A warning that a run gives once, however often it opens the folder."""
-    if message not in _told:
-        _told.add(message)
-        logger.warning("%s", message)
 
 
 def _split_folders(folder: Path, path: str) -> list[str]:

@@ -263,7 +263,7 @@ class _Opening:
         ours = {"name", "version", "data_dir", "data_files", "description", "sep", "delimiter", "features"}
         if any(getattr(config, key) != getattr(usual, key) for key in vars(usual) if key not in ours):
             return builder
-        if getattr(config, "features", None) is not None or (hub and kind in ("parquet", "arrow")):
+        if builder.info.features is not None or (hub and kind in ("parquet", "arrow")):
             return builder
         if kind in ("parquet", "arrow"):
             kept = {str(s): [str(f) for f in of] for s, of in config.data_files.items()}

@@ -13,7 +13,6 @@ import gzip
 import io
 import itertools
 import json
-import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -21,10 +20,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from mmssl.errors import UserError, one_line
 
+from .explained import warn_once
+
 if TYPE_CHECKING:
     from .streams import Row
-
-logger = logging.getLogger("mmssl")
 
 ROWS = 10_000
 """Rows of a chunk."""
@@ -194,11 +193,9 @@ def csv_rows(path: str, name: str, separator: str | None = None) -> Iterator[tup
                 'and a quote within it is written twice ("")'
             ) from error
     if short:
-        logger.warning(
-            "'%s': %d rows have fewer fields than the header (the first in line %d): those missing are empty",
-            name,
-            short,
-            first_short,
+        warn_once(
+            f"'{name}': {short:,} rows have fewer fields than the header (the first in line {first_short}): "
+            "those missing are empty"
         )
     if rows:
         yield names, rows
@@ -254,10 +251,9 @@ def _lines(lines: Iterator[str], name: str) -> Iterator[Any]:
         if line.strip():
             try:
                 yield json.loads(line)
-            except ValueError as error:
-                raise UserError(
-                    f"data.path: cannot read '{name}': JSON parse error in line {number}: {one_line(error)}"
-                ) from error
+            except json.JSONDecodeError as error:
+                at = f"line {number}, column {error.colno}"
+                raise UserError(f"data.path: cannot read '{name}': JSON parse error in {at}: {error.msg}") from error
 
 
 def _whole(text: str, name: str) -> list[Any]:
