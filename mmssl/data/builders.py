@@ -271,11 +271,11 @@ def tables(kind: str, data_files: Mapping[str, Any], words: Iterable[str] = (), 
 
 
 def one_schema(kind: str, data_files: Mapping[str, Sequence[str]]) -> tuple[dict[str, list[str]], bool]:
-    """(the files that have rows, all where none has; whether they have the same columns)."""
-    kept = {}
+    """(the files that have rows, all of a split where none has; whether all have rows, and the same columns)."""
+    kept, full = {}, True
     for split, files in data_files.items():
-        full = [file for file in files if arrow_rows(file, kind)]
-        kept[split] = full or list(files)
+        kept[split] = [file for file in files if arrow_rows(file, kind)] or list(files)
+        full = full and bool(arrow_rows(kept[split][0], kind))
     everything = [file for files in kept.values() for file in files]
     features = [arrow_features(file, kind) for file in everything]
-    return kept, all(found == features[0] for found in features)
+    return kept, full and all(found == features[0] for found in features)

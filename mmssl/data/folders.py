@@ -135,7 +135,7 @@ def split_roots(folder: Path, files: Iterable[str]) -> dict[str, list[Path]] | N
         splits = folder_splits(names)
         if splits is not None:
             roots: dict[str, list[Path]] = {}
-            for name, split in splits.items():
+            for name, split in sorted(splits.items(), key=lambda item: list(WORDS.values()).index(item[1])):
                 roots.setdefault(split, []).append(top / name)
             return roots
         if len(names) > 1:

@@ -8,6 +8,7 @@ samples does not depend on it.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 BROKEN = (BadSample, OSError, ValueError, EOFError, SyntaxError, zlib.error, struct.error)
 """What decoders raise over broken bytes (Pillow raises SyntaxError for a broken PNG)."""
+LONG = re.compile(r"'([^']{121,})'")
+BASE64 = re.compile(r"(data:[\w/+.-]+;base64,)?[A-Za-z0-9+/_-]+={0,2}\s*")
 CHOICE = "choice"
 
 
@@ -376,7 +379,10 @@ def _reraise_ours(error: BaseException) -> None:
 
 def _reason(error: BaseException, raw: Any) -> str:
     """One line: what was raised, and the file where its name is known."""
-    said = one_line(error)
+    # a whole file in base64, say, is no reason that anybody reads
+    said = one_line(LONG.sub(lambda long: f"'{long[1][:60]}...' ({len(long[1]):,} characters)", str(error)))
+    if isinstance(raw, str) and len(raw) > 100 and BASE64.fullmatch(raw):
+        said = f"{said}; is it base64? Store the bytes themselves"
     text = said if isinstance(error, BadSample) else f"{type(error).__name__}: {said}" if said else type(error).__name__
     path = raw.get("path") if isinstance(raw, dict) else raw if isinstance(raw, str) and len(raw) < 300 else None
     return text if not isinstance(path, str) or path in text else f"{text} ({path})"

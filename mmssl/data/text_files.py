@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 from mmssl.errors import UserError, one_line
 
 from .explained import warn_once
+from .formats import table_format
 
 if TYPE_CHECKING:
     from .streams import Row
@@ -225,10 +226,11 @@ def json_rows(path: str, name: str) -> Iterator[list[Row]]:
             first = file.readline()
             if not first:
                 return
-        if _is_object(first):
-            objects = _lines(itertools.chain([first], file), name)
+        second = "" if table_format(name) != "json" else next((line for line in file if line.strip()), "")
+        if _is_object(first) and (second or table_format(name) != "json"):
+            objects = _lines(itertools.chain([first], [second] if second else [], file), name)
         else:
-            objects = iter(_whole(first + file.read(), name))
+            objects = iter(_whole(first + second + file.read(), name))
         for chunk in _chunks(objects, ROWS):
             for row in chunk:
                 if not isinstance(row, dict):
