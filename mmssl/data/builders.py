@@ -28,7 +28,7 @@ VERSION = "1"
 
 
 @dataclass
-class TablesConfig(datasets.BuilderConfig):  # type: ignore[misc]
+class TablesConfig(datasets.BuilderConfig):
     """How the files are read.
 
     Attributes:
@@ -42,7 +42,7 @@ class TablesConfig(datasets.BuilderConfig):  # type: ignore[misc]
     separator: str | None = None
 
 
-class Tables(datasets.ArrowBasedBuilder):  # type: ignore[misc]
+class Tables(datasets.ArrowBasedBuilder):
     """Files of one kind to rows."""
 
     BUILDER_CONFIG_CLASS = TablesConfig

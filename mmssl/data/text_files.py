@@ -57,12 +57,12 @@ def open_binary(path: str, name: str) -> BinaryIO:
     if ending == ".xz":
         import lzma
 
-        return lzma.open(raw)
+        return lzma.open(raw)  # type: ignore[return-value]
     if ending == ".zst":
         import pyarrow
 
-        return pyarrow.CompressedInputStream(raw, "zstd")  # type: ignore[no-any-return]
-    return raw  # type: ignore[no-any-return]
+        return pyarrow.CompressedInputStream(raw, "zstd")
+    return raw
 
 
 def open_text(path: str, name: str, newline: str | None) -> TextIO:
