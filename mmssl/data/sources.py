@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -144,7 +145,7 @@ class _Opening:
         if named or formats.table_format(path):
             siblings = os.listdir(local.parent) if local.parent.is_dir() else []
             raise UserError(f"data.path: no such file or folder: {self.what}{nearest(local.name, siblings)}")
-        return self.built(_builder(path, name, self.what), hub=True)
+        return self.named(path, name, hub=True)
 
     def folder(self, folder: Path, name: str | None) -> tuple[Source, Path | None]:
         """A folder as its README.md says, or else of media files, or of tables."""
@@ -152,7 +153,7 @@ class _Opening:
         if found.is_empty:
             raise UserError(f"data.path: the folder {self.what} is empty")
         if found.has_configs:
-            return self.built(_builder(str(folder), name, self.what))
+            return self.named(str(folder), name)
         if found.media:
             listed = found.split_tables()
             if listed:  # tables that list the media files beside them
@@ -163,7 +164,7 @@ class _Opening:
             return self.files(self.table_splits(found))
         if glob.has_magic(str(folder)):
             raise UserError(f"data.path: cannot read {self.what} under this name: rename it without any of *?[")
-        return self.built(_builder(str(folder), name, self.what))
+        return self.named(str(folder), name)
 
     def media(self, found: folders.Found) -> tuple[Source, None]:
         """Pictures, sounds and videos; as a stream every file is a shard, so that classes are not met in order."""
@@ -222,7 +223,6 @@ class _Opening:
 
     def built(self, builder: Any, hub: bool = False) -> tuple[Source, Path | None]:
         """One split of a builder."""
-        builder = self.replaced(builder, hub)
         what, split = self.what, self.split
         files: Mapping[str, Any] = builder.config.data_files or {}
         known = [str(key) for key in files or builder.info.splits or []]
@@ -251,26 +251,26 @@ class _Opening:
             base = Path(os.path.commonpath([os.path.dirname(file) for file in used]))
         return source, base
 
-    def replaced(self, builder: Any, hub: bool) -> Any:
-        """mmssl's reader in place of one of `datasets` that changes values, where a README.md sets nothing that only
-        the latter knows."""
+    def named(self, path: str, name: str | None, hub: bool = False) -> tuple[Source, Path | None]:
+        """What a README.md or the Hub says of the data, read by mmssl where it says nothing that only `datasets` knows.
+
+        Those are declared features, which are taken as they are, and options of a reader but for csv's separator.
+        """
         from . import builders
 
-        kind, config = builder.name, builder.config
-        if kind not in ("csv", "json", "text", "parquet", "arrow") or not config.data_files:
-            return builder
-        usual = type(config)()
-        ours = {"name", "version", "data_dir", "data_files", "description", "sep", "delimiter", "features"}
+        builder = _builder(path, name, self.what)
+        kind, config, usual = builder.name, builder.config, type(builder.config)()
+        ours = {"name", "version", "data_dir", "data_files", "description", "sep", "delimiter"}
+        own = kind in ("csv", "json", "text") or (kind in ("parquet", "arrow") and not hub)
+        if not own or not config.data_files or _declared(path, name, builder):
+            return self.built(builder, hub)
         if any(getattr(config, key) != getattr(usual, key) for key in vars(usual) if key not in ours):
-            return builder
-        if builder.info.features is not None or (hub and kind in ("parquet", "arrow")):
-            return builder
+            return self.built(builder, hub)
         if kind in ("parquet", "arrow"):
-            kept = {str(s): [str(f) for f in of] for s, of in config.data_files.items()}
-            _, same = builders.one_schema(kind, kept)
-            return builder if same else builders.tables(kind, kept, self.read)
+            files, same = builders.one_schema(kind, {str(s): list(of) for s, of in config.data_files.items()})
+            return self.built(builder if same else builders.tables(kind, files, self.read), hub)
         separator = config.sep if kind == "csv" and config.sep != usual.sep else None
-        return builders.tables(kind, config.data_files, self.read, separator)
+        return self.built(builders.tables(kind, config.data_files, self.read, separator), hub)
 
 
 def _with_content(data_files: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -296,3 +296,13 @@ def _builder(path: str, name: str | None, what: str) -> Any:
         raise UserError(
             f"{said}; {what} has the configurations {', '.join(known)}{nearest(name, known) if name else ''}"
         ) from error
+
+
+def _declared(path: str, name: str | None, builder: Any) -> bool:
+    """Whether the features of the data are declared, and not what an earlier reading left in the cache."""
+    import datasets
+
+    if builder.info.features is None:
+        return False
+    with tempfile.TemporaryDirectory() as empty:
+        return datasets.load_dataset_builder(path, name=name, cache_dir=empty).info.features is not None
