@@ -1,7 +1,14 @@
 """From what the user has (a folder, a file, a Hub id, `builtin:NAME`, a `datasets` object) to batches of tensors.
 
     sources.py      opens data and says in one line what is wrong with it
-    folders.py      folders of arrays that `datasets` does not know, and splits by file name
+    formats.py      what a file or folder is by its name
+    folders.py      folders of media files
+    text_files.py   csv, JSON and text files to rows, with nothing guessed
+    column_types.py which type a column of text or JSON has
+    builders.py     tables as a `datasets` builder, so that they are cached and streamed
+    selection.py    which rows: of a split, so many of them
+    values.py       undecoded media, names of files, declared number types
+    explained.py    what readers raise, in one line
     builtin.py      real data that comes with scikit-learn
     sampler.py      which samples are in which batch: a pure function of (seed, epoch)
     loading.py      rows -> preprocessors -> batches, in worker processes or not

@@ -8,7 +8,7 @@ samples does not depend on it.
 
 from __future__ import annotations
 
-import errno
+import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,10 +24,12 @@ from mmssl.draws import key_of
 from mmssl.errors import BadSample, RunError, UserError, one_line
 from mmssl.modality import Batch, Preprocessor, select
 
+from .explained import OURS, stream_rows
 from .quarantine import Bad
 from .sampler import Sampler, in_order, order
-from .sources import Columns, check_columns
+from .sources import Columns, check_columns, used_columns
 from .streams import Items, Row, stream_batches
+from .values import as_declared, typed
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
 
 BROKEN = (BadSample, OSError, ValueError, EOFError, SyntaxError, zlib.error, struct.error)
 """What decoders raise over broken bytes (Pillow raises SyntaxError for a broken PNG)."""
-OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""OSErrors that are the machine's fault and not the sample's."""
+LONG = re.compile(r"'([^']{121,})'")
+BASE64 = re.compile(r"(data:[\w/+.-]+;base64,)?[A-Za-z0-9+/_-]+={0,2}\s*")
 CHOICE = "choice"
 
 
@@ -150,7 +152,8 @@ def evaluation_batches(
     check_columns(source, {**columns, **({"keep": list(keep)} if keep else {})})
     batches: Iterable[Items]
     if _is_stream(source):
-        rows = ((0, number, row) for number, row in enumerate(source.select_columns(_read_columns(columns, keep))))
+        needed = source.select_columns(_read_columns(columns, keep))
+        rows = ((0, number, row) for number, row in enumerate(stream_rows(needed)))
         numbered = enumerate(_chunks(islice(rows, limit), batch_size))
         batches = (chunk for number, chunk in numbered if number % world == rank)
     else:
@@ -171,10 +174,13 @@ def read_rows(source: Source, columns: Columns | Iterable[str], n: int, seed: in
     check_columns(source, columns)
     chosen = source.select_columns(_read_columns(columns, ()))
     if _is_stream(chosen):
-        rows = chosen.take(n)
+        rows = islice(stream_rows(chosen), n)
     else:
         rows = chosen.__getitems__(np.sort(order(len(source), seed, 0)[:n]).tolist())
-    return [{name: _fetched_if_possible(value) for name, value in row.items()} for row in rows]
+    kinds = typed(chosen.features, chosen.column_names or ())
+    return [
+        {name: as_declared(_fetched_if_possible(value), kinds.get(name)) for name, value in row.items()} for row in rows
+    ]
 
 
 def presence(source: Source, columns: Columns) -> dict[str, int]:
@@ -191,7 +197,7 @@ def presence(source: Source, columns: Columns) -> dict[str, int]:
                 names = [wanted] if isinstance(wanted, str) else wanted
                 counts[modality] += int(np.logical_or.reduce([valid[name] for name in names]).sum())
         return counts
-    for row in chosen:
+    for row in stream_rows(chosen):
         for modality, wanted in columns.items():
             counts[modality] += not _is_null(select(row, wanted))
     return counts
@@ -225,6 +231,8 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
     ) -> None:
         # A stream's rows come with the items; the stream itself must not travel to the workers.
         self.source = None if _is_stream(source) else source.select_columns(_read_columns(columns, keep))
+        # lists of whole numbers, in training the arrays that they are declared to be
+        self.kinds = typed(source.features, used_columns(columns))
         self.preprocessors, self.columns, self.seed, self.keep = dict(preprocessors), columns, seed, keep
 
     def __getitems__(self, items: Items) -> Loaded | _Fault:
@@ -276,7 +284,7 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
         out: Row = {}
         for name, preprocessor in self.preprocessors.items():
             wanted = self.columns[name]
-            raw = select(row, wanted)
+            raw = self.declared(select(row, wanted), wanted)
             choice = 0 if self.seed is None else key_of(self.seed, epoch, index, name, CHOICE) >> 1
             try:
                 out[name] = None if _is_null(raw) else preprocessor.read(_fetched(raw), choice)
@@ -287,6 +295,12 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
         if all(sample is None for sample in out.values()):
             return Bad(index, "*", "*", "no modality present")
         return out
+
+    def declared(self, raw: Any, wanted: str | Sequence[str]) -> Any:
+        """A raw value, its lists as the arrays that their columns declare."""
+        if isinstance(wanted, str):
+            return as_declared(raw, self.kinds.get(wanted))
+        return as_declared(raw, self.kinds) if self.kinds else raw
 
 
 def _load(reader: _Reader, batches: Iterable[Items], workers: int, ahead: int = 1) -> Iterator[Loaded]:
@@ -328,8 +342,7 @@ def _is_stream(source: Source) -> TypeGuard[IterableDataset]:
 
 def _read_columns(columns: Columns, keep: Sequence[str]) -> list[str]:
     """Every column that is needed, once."""
-    wanted = [c for value in columns.values() for c in ([value] if isinstance(value, str) else value)]
-    return list(dict.fromkeys([*wanted, *keep]))
+    return list(dict.fromkeys([*used_columns(columns), *keep]))
 
 
 def _is_null(raw: Any) -> bool:
@@ -368,7 +381,10 @@ def _reraise_ours(error: BaseException) -> None:
 
 def _reason(error: BaseException, raw: Any) -> str:
     """One line: what was raised, and the file where its name is known."""
-    said = one_line(error)
+    # a whole file in base64, say, is no reason that anybody reads
+    said = one_line(LONG.sub(lambda long: f"'{long[1][:60]}...' ({len(long[1]):,} characters)", str(error)))
+    if isinstance(raw, str) and len(raw) > 100 and BASE64.fullmatch(raw):
+        said = f"{said}; is it base64? Store the bytes themselves"
     text = said if isinstance(error, BadSample) else f"{type(error).__name__}: {said}" if said else type(error).__name__
     path = raw.get("path") if isinstance(raw, dict) else raw if isinstance(raw, str) and len(raw) < 300 else None
     return text if not isinstance(path, str) or path in text else f"{text} ({path})"

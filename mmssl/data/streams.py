@@ -14,6 +14,7 @@ import numpy as np
 
 from mmssl.errors import UserError
 
+from .explained import stream_rows
 from .sampler import order, philox, slices
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _numbered(source: IterableDataset, needed: list[str], seed: int, epoch: int)
     count = chosen.num_shards
     for shard in order(count, seed, epoch).tolist():
         part = chosen.shard(num_shards=count, index=shard) if count > 1 else chosen
-        for number, row in enumerate(part):
+        for number, row in enumerate(stream_rows(part)):
             yield (shard << 32) + number, row
 
 

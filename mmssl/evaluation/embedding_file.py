@@ -18,7 +18,7 @@ import torch
 
 from ..data.loading import evaluation_batches
 from ..data.quarantine import refuse_share
-from ..data.sources import column_names, open_source
+from ..data.sources import column_names, open_source, used_columns
 from ..errors import RunError, UserError
 from ..files import whole_file
 from ..modality import Preprocessor
@@ -48,7 +48,12 @@ def embed(
 ) -> dict[str, Any]:
     """`write_embeddings` of the rows that `options` name. UserError also where the data has none of the modalities."""
     source = open_source(
-        options.path, name=options.name, split=options.split, streaming=options.streaming, limit=options.limit
+        options.path,
+        name=options.name,
+        split=options.split,
+        streaming=options.streaming,
+        limit=options.limit,
+        words=used_columns({**{name: name for name in preprocessors}, **options.columns}),
     )
     columns = find_columns(source, list(preprocessors), options.columns)
     workers, max_bad = options.workers, options.max_bad

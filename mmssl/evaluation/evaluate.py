@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from ..data.quarantine import refuse_share
+from ..data.sources import Columns
 from ..draws import key_of
 from ..errors import UserError, nearest, one_line
 from ..modality import Preprocessor
 from . import further, tasks
 from .embedding import Embedded, embed_source, embed_texts
-from .held_out import Sources, open_outside, open_sources
+from .held_out import Sources, open_outside, open_sources, read_columns
 from .rows import (
     Labels,
     check_named,
@@ -89,7 +90,8 @@ def evaluate(
     report["settings"] = {"k": config.k, "templates": list(config.templates), "seed": seed}
     if not wanted:
         return report
-    sources = open_sources(data, config, seed, train_source)
+    read = read_columns(config, data.columns if columns is None else columns, preprocessors)
+    sources = open_sources(data, config, seed, train_source, read)
     report["split"], report["notes"] = sources.split, sources.notes
     if sources.test is None:
         reason = f"the data has no split '{config.split}' to test on"
@@ -118,7 +120,8 @@ def check_evaluation(data: DataConfig, config: EvaluationConfig, train_source: S
     """
     if config.tasks == [] or data.streaming:
         return
-    sources = open_sources(data, config, 0, train_source)
+    read = read_columns(config, data.columns)
+    sources = open_sources(data, config, 0, train_source, read)
     label_column(train_source if sources.test is None else sources.test, config.label)
     if config.classes is not None and sources.test is not None:
         labels, reason = read_labels(sources.test, sources.train, config.label)
@@ -126,14 +129,17 @@ def check_evaluation(data: DataConfig, config: EvaluationConfig, train_source: S
             raise UserError(f"evaluation.classes: found names of classes, but {reason}")
         class_names(labels, sources.test, sources.train, config.classes)
     if config.ood is not None and "ood" in (config.tasks or ()):
-        open_outside(config)
+        open_outside(config, read)
 
 
 def labelled_rows(
-    data: DataConfig, config: EvaluationConfig, train_source: Source, seed: int
+    data: DataConfig, config: EvaluationConfig, train_source: Source, seed: int, columns: Columns
 ) -> tuple[Dataset, Dataset | None, Labels] | str:
-    """(test rows, training rows, their labels) for a probe, within the limits of `config`, or why there are none."""
-    sources = open_sources(data, config, seed, train_source)
+    """(test rows, training rows, their labels) for a probe, within the limits of `config`, or why there are none.
+
+    columns: modality -> the column(s) that it reads.
+    """
+    sources = open_sources(data, config, seed, train_source, read_columns(config, columns))
     if sources.test is None:
         return f"the data has no split '{config.split}' to test on"
     if sources.same_rows:
@@ -305,7 +311,8 @@ class _Evaluation:
 
     def _ood(self) -> tuple[tasks.Metrics, dict[str, str]]:
         config = self.config
-        rows, _ = subset(open_outside(config), config.limit, self.seed)
+        read = read_columns(config, {**self.columns, **self.mapping})
+        rows, _ = subset(open_outside(config, read), config.limit, self.seed)
         columns = present_columns(rows, list(self.columns), self.mapping)[0]
         if not columns:
             wanted = ", ".join(f"{name} ({column})" for name, column in self.columns.items())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..data.sources import Columns, open_source, used_columns
 from ..errors import NoSplit
 from .rows import subset
 
@@ -29,18 +30,23 @@ class Sources:
     same_rows: bool = False
 
 
-def open_sources(data: DataConfig, config: EvaluationConfig, seed: int, train_source: Source | None) -> Sources:
-    """The test rows, and the rows that probes learn from: the training split of the data that is tested on where it
-    has one, else the pretraining data (`train_source` when that is open already)."""
-    from ..data.sources import open_source
+def read_columns(config: EvaluationConfig, columns: Columns, modalities: Iterable[str] = ()) -> set[str]:
+    """The columns that modalities read, the label aside: in csv files they are words, and a label may be a number."""
+    return {*used_columns({**{name: name for name in modalities}, **columns})} - {config.label or "label"}
 
+
+def open_sources(
+    data: DataConfig, config: EvaluationConfig, seed: int, train_source: Source | None, words: set[str]
+) -> Sources:
+    """The test rows, and the rows that probes learn from: the training split of the data that is tested on where it
+    has one, else the pretraining data (`train_source` when that is open already); words: see `open_source`."""
     path = config.path or data.path
     elsewhere = config.path is not None and config.path != data.path
     name = config.name or (None if elsewhere else data.name)
     notes: list[str] = []
 
     def opened(path: str, name: str | None, split: str, limit: int | None = None) -> Source:
-        return open_source(path, name=name, split=split, streaming=data.streaming, limit=limit)
+        return open_source(path, name=name, split=split, streaming=data.streaming, limit=limit, words=words)
 
     def limited(source: Source, limit: int | None, extra: int) -> Dataset:
         rows, remark = subset(source, limit, seed + extra, data.shuffle_buffer)
@@ -82,9 +88,7 @@ def _or_none(
         raise
 
 
-def open_outside(config: EvaluationConfig) -> Source:
-    """The other data that the task `ood` tells from the held-out rows."""
-    from ..data.sources import open_source
-
+def open_outside(config: EvaluationConfig, words: set[str]) -> Source:
+    """The other data that the task `ood` tells from the held-out rows; words: see `open_source`."""
     assert config.ood is not None
-    return open_source(config.ood, split=config.ood_split)
+    return open_source(config.ood, split=config.ood_split, words=words)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.explained import stream_rows
 from ..data.sources import column_names
 from ..errors import BadSample, UserError, nearest
 from ..modality import Modality, Preprocessor
@@ -47,7 +48,7 @@ def subset(source: Source, limit: int | None, seed: int, buffer: int = 1000) -> 
         return (source if len(chosen) == len(source) else source.select(chosen)), None
     wanted = STREAM_LIMIT if limit is None else limit
     # not `shuffle().take()`: in datasets 5.2 closing a shuffled stream of parquet sleeps five seconds
-    read = list(islice(iter(source), wanted + buffer))
+    read = list(islice(stream_rows(source), wanted + buffer))
     rows = [read[i] for i in spread(len(read), wanted, seed)]
     if not rows:
         raise UserError("data: the streaming source has no rows")

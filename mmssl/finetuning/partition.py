@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data.sources import open_source
+from ..data.sources import open_source, used_columns
 from ..data.splits import strata, take_share, without
 from ..errors import NoSplit, UserError
 from ..evaluation.rows import find_columns
@@ -73,21 +73,26 @@ class Partition:
     notes: list[str] = field(default_factory=list)
 
 
-def open_split(data: Data, options: FinetuneConfig, split: str) -> Dataset:
-    """One split of the data as a source, with the `name` and `limit` of the options. UserError where there is none."""
-    return cast("Dataset", open_source(data, name=options.name, split=split, limit=options.limit))
+def open_split(data: Data, options: FinetuneConfig, split: str, modalities: Iterable[str]) -> Dataset:
+    """One split of the data as a source, with the `name` and `limit` of the options, for these modalities to read.
+
+    Raises UserError where there is none.
+    """
+    read = used_columns({**{name: name for name in modalities}, **options.columns})
+    words = set(read) - set(options.label_columns)
+    return cast("Dataset", open_source(data, name=options.name, split=split, limit=options.limit, words=words))
 
 
 def load_partition(data: Data, label: Sequence[str], modalities: Sequence[str], options: FinetuneConfig) -> Partition:
     """Open the data, read the labels, and share the rows out. label empty: rows without labels."""
-    source = open_split(data, options, options.split)
+    source = open_split(data, options, options.split, modalities)
     columns = find_columns(source, modalities, options.columns, options.modalities)
     target = make_target(source, label, options.task) if label else None
     if options.group is not None:
         read_columns(source, [options.group], "group")
     everything = _examples(source, target, options.group, np.arange(len(source)))
     notes: list[str] = []
-    train, test, name = _test(data, everything, target, options)
+    train, test, name = _test(data, everything, target, options, modalities)
     if options.group is not None and train.groups is not None and test.groups is not None:
         shared = ({str(g) for g in train.groups} & {str(g) for g in test.groups}) - {"None"}
         if shared:
@@ -95,7 +100,7 @@ def load_partition(data: Data, label: Sequence[str], modalities: Sequence[str], 
             logger.warning("%s: the test scores flatter", notes[-1])
     pool = len(train)
     labelled = _share_of_labels(train, target, options)
-    trained, validation, shown = _validation(data, labelled, target, options)
+    trained, validation, shown = _validation(data, labelled, target, options, modalities)
     train = _taken(labelled, trained)
     _enough(train, target, options)
     return Partition(
@@ -141,14 +146,14 @@ def _share(part: Examples, target: Target | None, share: float, seed: int) -> ND
 
 
 def _test(
-    data: Data, everything: Examples, target: Target | None, options: FinetuneConfig
+    data: Data, everything: Examples, target: Target | None, options: FinetuneConfig, modalities: Sequence[str]
 ) -> tuple[Examples, Examples, str]:
     """(training rows, test rows, what the latter are called)."""
     if options.test is not None:
         if options.test == options.split:
             raise UserError(f"test: found '{options.test}', the split that is trained on; expected another one")
         try:
-            source = open_split(data, options, options.test)
+            source = open_split(data, options, options.test, modalities)
         except NoSplit:
             if options.test != "test":
                 raise
@@ -177,13 +182,13 @@ def _share_of_labels(train: Examples, target: Target | None, options: FinetuneCo
 
 
 def _validation(
-    data: Data, train: Examples, target: Target | None, options: FinetuneConfig
+    data: Data, train: Examples, target: Target | None, options: FinetuneConfig, modalities: Sequence[str]
 ) -> tuple[NDArray[np.int64], Examples | None, str]:
     """(numbers of the rows of `train` that are left, rows for early stopping or None, what the latter are called)."""
     if options.validation is not None:
         if options.validation in (options.split, options.test):
             raise UserError(f"validation: found '{options.validation}', which is trained on or tested on already")
-        source = open_split(data, options, options.validation)
+        source = open_split(data, options, options.validation, modalities)
         part = _examples(source, target, options.group, np.arange(len(source)))
         if not len(part):
             raise UserError(f"validation: no row of split '{options.validation}' has a label")

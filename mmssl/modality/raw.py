@@ -35,6 +35,18 @@ def unwrap(raw: Mapping[str, object], noun: str, *others: str) -> object:
     return raw.get("path") if data is None else data
 
 
+def single(raw: object, noun: str) -> object:
+    """The one value of a list of one, such as a column `images` of the Hub holds; anything else as it is.
+
+    Lists of numbers are arrays. Raises BadSample where a list holds several values.
+    """
+    if not isinstance(raw, (list, tuple)) or not all(v is None or isinstance(v, (Mapping, bytes, str)) for v in raw):
+        return raw
+    if len(raw) > 1:
+        raise BadSample(f"a list of {len(raw)} values, expected one {noun}: give each of them a row of its own")
+    return raw[0] if raw else None
+
+
 def is_blank(raw: object) -> bool:
     """Whether a raw value is null: None, or blank where a path is expected."""
     return raw is None or (isinstance(raw, str) and not raw.strip())

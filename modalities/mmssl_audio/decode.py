@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 import torch
 
-from mmssl.errors import BadSample, UserError
-from mmssl.modality.raw import NPY_MAGIC, Array, as_array, is_blank, load_npy, unwrap
+from mmssl.errors import BadSample, UserError, one_line
+from mmssl.modality.raw import NPY_MAGIC, Array, as_array, is_blank, load_npy, single, unwrap
 
 if TYPE_CHECKING:
     from torchaudio.transforms import Resample
@@ -47,6 +47,7 @@ def read_sound(raw: object, rate: int, seconds: float | None = None, choice: int
         BadSample: the value is broken, with the reason.
         UserError: a struct of other things, or a package that decodes it is missing.
     """
+    raw = single(raw, "sound")
     if isinstance(raw, Mapping):
         raw = _unwrap(raw)
     if is_blank(raw):
@@ -60,7 +61,7 @@ def read_sound(raw: object, rate: int, seconds: float | None = None, choice: int
             with open(raw, "rb") as file:
                 wave, found = _from_file(file, rate, seconds, choice)
         except OSError as error:
-            raise BadSample(f"cannot read file '{raw}': {error.strerror or error}") from error
+            raise BadSample(f"cannot read file '{one_line(raw, 120)}': {error.strerror or error}") from error
     elif isinstance(raw, (bytes, bytearray, memoryview)):
         wave, found = _from_file(io.BytesIO(bytes(raw)), rate, seconds, choice)
     else:

@@ -149,7 +149,9 @@ def _columns(path: Path) -> dict[str, Array]:
     except ImportError as error:
         raise UserError(f"reading {path.name} needs pyarrow: pip install pyarrow") from error
     try:
-        table = parquet.read_table(path) if path.suffix == ".parquet" else csv.read_csv(path)
+        # NA is no number, but a label or an id that it is
+        words = csv.ConvertOptions(strings_can_be_null=False)
+        table = parquet.read_table(path) if path.suffix == ".parquet" else csv.read_csv(path, convert_options=words)
     except ArrowException as error:
         raise BadSample(str(error)) from error
     return {name: table[name].to_numpy() for name in table.column_names}

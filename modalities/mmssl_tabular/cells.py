@@ -23,6 +23,14 @@ BOOLEANS = ("false", "true")
 DAY = 86400.0
 _CODE = re.compile(r"[+-]?0\d")  # 007 is a code and no number
 _ISO = re.compile(r"\d{4}-\d\d")
+_WHOLE = re.compile(r"([+-]?(?:0|[1-9]\d*))\.0+")
+_GROUPED = r"(?:\d{1,3}(?:[,.' \u00a0\u202f\u2019]\d{3})+(?:[.,]\d+)?|\d+(?:[.,]\d+)?)"
+_MONEY = r"(?:[$€£¥₹]|USD|EUR|GBP|CHF|JPY|CNY|INR|CAD|AUD|SEK|NOK|DKK|PLN|CZK|BRL|kr|zł|Fr\.?)"
+_NOTED = re.compile(rf"\(?[+-]?(?:{_MONEY}\s?)?[+-]?{_GROUPED}(?:\s?{_MONEY}|\s?%|\s?°[CF]?|\s[A-Za-zµ/²³]{{1,6}})?\)?")
+_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|mai|okt|dez)[a-z]*\.?"
+_DAYS = r"\d{1,2}[/. -]\d{1,2}[/. -]\d{2,4}|\d{4}[/. ]\d{1,2}[/. ]\d{1,2}"
+_NAMED = rf"\d{{1,2}}[. -]{{0,2}}{_MONTH}[ ,-]*\d{{2,4}}|{_MONTH}\s\d{{1,2}}(?:st|nd|rd|th)?,?\s\d{{2,4}}"
+_DATED = re.compile(rf"(?:{_DAYS}|{_NAMED})(?:[ T,]+\d{{1,2}}:\d\d.*)?", re.IGNORECASE)
 
 
 def is_missing(value: object, words: Collection[str]) -> bool:
@@ -43,7 +51,7 @@ def number_of(value: object) -> float:
             raise TypeError
         found = float(value.strip()) if isinstance(value, str) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
-        raise BadSample(f"found {shown(value)}, expected a number") from None
+        raise BadSample(f"found {shown(value)}, expected a number{_as_plain(value)}") from None
     if not math.isfinite(found):
         raise BadSample(f"found {found}, expected a finite number")
     return found
@@ -74,9 +82,11 @@ def boolean_of(value: object) -> str:
 
 
 def category_of(value: object) -> str:
-    """A category's name. 3, 3.0 and "3" are one category: csv turns whole numbers with gaps into floats."""
+    """A category's name. 3, 3.0, "3" and "3.0" are one category: whole numbers with gaps become floats on the way."""
     if isinstance(value, str):
-        return value.strip()
+        name = value.strip()
+        whole = _WHOLE.fullmatch(name)
+        return name if whole is None else whole[1]
     if isinstance(value, (bool, np.bool_)):
         return BOOLEANS[bool(value)]
     if isinstance(value, (numbers.Real, np.number, Decimal)):
@@ -119,7 +129,7 @@ def infer(values: Sequence[object]) -> str:
         if {n.lower() for n in names} <= {"true", "false"}:
             return "boolean"
         if all(_is_number(n) for n in names):
-            return "boolean" if names == {"0", "1"} else "numeric"
+            return "boolean" if {float(n) for n in names} == {0, 1} else "numeric"
         return "date" if all(_is_date(n) for n in names) else "categorical"
     if all(isinstance(v, (dt.date, np.datetime64)) for v in values):
         return "date"
@@ -151,3 +161,26 @@ def _is_date(text: str) -> bool:
         return bool(_ISO.match(text)) and dt.datetime.fromisoformat(text) is not None
     except ValueError:
         return False
+
+
+def notation(values: Sequence[object]) -> tuple[str, str] | None:
+    """(a value, what it looks like) where most of these are numbers or dates in a notation that is not read.
+
+    Which of 1,379 and 1.379 is thousands, and which of 3/4/2024 the month, no value says: they are words, and the user
+    is told.
+    """
+    texts = {v.strip() for v in values if isinstance(v, str)}
+    dates = [t for t in texts if _DATED.fullmatch(t)]
+    if len(dates) > len(texts) / 2:
+        return min(dates), "a date: write dates as 2024-05-31 or 2024-05-31 12:30"
+    noted = [t for t in texts if _NOTED.fullmatch(t)]
+    odd = [t for t in noted if not _is_number(t) and not _CODE.match(t)]
+    if len(noted) > len(texts) / 2 and len(odd) > len(texts) / 10:
+        return min(
+            odd
+        ), "a number with separators or a unit: write numbers as 1234.5, and the unit into the column's name"
+    return None
+
+
+def _as_plain(value: object) -> str:
+    return " such as 1234.5" if notation([value]) is not None else ""

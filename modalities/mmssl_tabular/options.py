@@ -12,7 +12,7 @@ from mmssl.options import option, strict
 KINDS = ("numeric", "categorical", "boolean", "ordinal", "date")
 
 
-EMPTY = ["", "?", "NA", "N/A", "NaN", "nan", "NULL", "null"]
+EMPTY = ["", "?", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"]
 
 
 @strict

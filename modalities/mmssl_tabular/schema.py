@@ -179,7 +179,11 @@ def _frequent(name: str, values: Sequence[object], config: Config) -> list[str]:
             100 * share,
             "; is it an identifier or text?" if len(counts) > len(values) / 2 else "",
         )
-    if 0.5 < cells.share_of_numbers(values) < 1:
+    if (found := cells.notation(values)) is not None:
+        logger.warning(
+            "column '%s' is taken as categorical, but %s looks like %s", name, cells.shown(found[0]), found[1]
+        )
+    elif 0.5 < cells.share_of_numbers(values) < 1:
         odd = next(v for v in values if cells.share_of_numbers([v]) == 0)
         logger.warning(
             "column '%s' is taken as categorical: most values are numbers, but %s is not; set types.%s: numeric, "

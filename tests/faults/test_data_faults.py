@@ -259,12 +259,12 @@ def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_full_disk_while_copying_into_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from datasets.packaged_modules.csv.csv import Csv
+    from mmssl.data.builders import Tables
 
     def full(*args: Any, **more: Any) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Csv, "_generate_tables", full)
+    monkeypatch.setattr(Tables, "_generate_tables", full)
     (tmp_path / "x.csv").write_text(f"a,b\n{tmp_path},2\n")  # its own content: no cache of it may exist
     with pytest.raises(RunError, match="no space left on the disk"):
         open_source(tmp_path / "x.csv")

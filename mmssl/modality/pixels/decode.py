@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, TypeGuard
 import numpy as np
 import torch
 
-from ...errors import BadSample, UserError
-from ..raw import NPY_MAGIC, Array, as_array, is_blank, load_npy, unwrap
+from ...errors import BadSample, UserError, one_line
+from ..raw import NPY_MAGIC, Array, as_array, is_blank, load_npy, single, unwrap
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -73,6 +73,7 @@ def decode(raw: object, background: Sequence[int], channels: int | None = None) 
         BadSample: the value is broken, with the reason.
         UserError: a struct without bytes and path, or Pillow is missing.
     """
+    raw = single(raw, "image")
     if isinstance(raw, Mapping):
         raw = unwrap(raw, "an image")
     if is_blank(raw):
@@ -92,7 +93,7 @@ def _read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BadSample(f"cannot read file '{path}': {error.strerror or error}") from error
+        raise BadSample(f"cannot read file '{one_line(path, 120)}': {error.strerror or error}") from error
 
 
 def _from_bytes(data: bytes, background: Sequence[int], channels: int | None) -> Array:

@@ -19,14 +19,6 @@ from mmssl.data.sources import column_names
 from mmssl.errors import UserError
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What `datasets` prepares goes into a temporary folder, not into the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        yield
-
-
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """train/{cat,dog}/*.png and test/{cat,dog}/*.png."""

@@ -1,0 +1,281 @@
+"""Tables as a `datasets` builder: copied into its cache, or streamed, as its own are, but read by `text_files`.
+
+Columns of all files are put together: one that a file lacks, or has nothing in, is null there; files without rows are
+passed over.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import pyarrow as pa
+from datasets.builder import Key
+from datasets.data_files import DataFilesDict, DataFilesList
+from datasets.table import table_cast
+
+from mmssl.errors import UserError
+
+from . import text_files
+from .column_types import JSON, FieldType, cast_fields, common_type, json_array, json_feature, json_type
+from .explained import warn_once
+
+VERSION = "1"
+"""Of what stands in the cache: another one, and files are read anew."""
+
+
+@dataclass
+class TablesConfig(datasets.BuilderConfig):
+    """How the files are read.
+
+    Attributes:
+        kind: csv, json, text, parquet or arrow.
+        words: columns of csv whose fields stay the text that they are, whatever it looks like.
+        separator: of csv; None: found in the header.
+    """
+
+    kind: str = "csv"
+    words: tuple[str, ...] = ()
+    separator: str | None = None
+
+
+class Tables(datasets.ArrowBasedBuilder):
+    """Files of one kind to rows."""
+
+    BUILDER_CONFIG_CLASS = TablesConfig
+
+    def _info(self) -> Any:
+        return datasets.DatasetInfo()
+
+    def _split_generators(self, dl_manager: Any) -> list[Any]:
+        named = {str(split): [str(file) for file in files] for split, files in self.config.data_files.items()}
+        local = {split: list(dl_manager.download(files)) for split, files in named.items()}
+        pairs = [(path, name) for split in named for path, name in zip(local[split], named[split], strict=True)]
+        remote = any("://" in path for path, _ in pairs)
+        if self.info.features is None:
+            with _letters(pairs):
+                self.info.features = self._features(pairs, remote)
+            if not self.info.features:
+                raise UserError(f"data.path: '{pairs[0][1]}' holds no rows")
+        return [
+            datasets.SplitGenerator(name=split, gen_kwargs={"files": local[split], "names": named[split]})
+            for split in named
+        ]
+
+    def _features(self, files: Sequence[tuple[str, str]], remote: bool) -> datasets.Features:
+        kind = self.config.kind
+        if kind == "text":
+            return datasets.Features(text=datasets.Value("string"))
+        if kind in ("parquet", "arrow"):
+            return unified([(name, arrow_features(path, kind)) for path, name in files], self.config.words)
+        if kind == "csv":
+            return self._csv_features(files, remote)
+        types: dict[str, list[pa.DataType | str]] = {}
+        for path, name in files:
+            for chunk in text_files.json_rows(path, name):
+                for column, values in _columns_of(chunk).items():
+                    types.setdefault(column, []).append(json_type(values))
+                if remote:
+                    break
+        found = {column: common_type(of) or JSON for column, of in types.items()}
+        return datasets.Features({column: json_feature(of) for column, of in found.items()})
+
+    def _csv_features(self, files: Sequence[tuple[str, str]], remote: bool) -> datasets.Features:
+        types: dict[str, FieldType] = {}
+        for path, name in files:
+            for column in text_files.csv_header(path, name, self.config.separator)[0]:
+                types.setdefault(column, FieldType())
+            if set(types) <= set(self.config.words):
+                continue
+            for names, rows in text_files.csv_rows(path, name, self.config.separator):
+                for column, values in zip(names, zip(*rows, strict=True), strict=True):
+                    if column not in self.config.words:
+                        types[column].see(pa.array(values, pa.string()))
+                if remote:  # one chunk of each: what lies elsewhere is not fetched twice
+                    break
+        kinds = {column: pa.string() if column in self.config.words else of.type for column, of in types.items()}
+        return datasets.Features.from_arrow_schema(pa.schema(list(kinds.items())))
+
+    def _generate_shards(self, files: list[str], names: list[str]) -> Iterator[str]:
+        yield from files
+
+    def _generate_tables(self, files: list[str], names: list[str]) -> Iterator[tuple[Key, pa.Table]]:
+        for shard, (path, name) in enumerate(zip(files, names, strict=True)):
+            with _letters([(path, name)]):
+                for number, table in enumerate(self._tables(path, name)):
+                    yield Key(shard, number), table
+
+    def _tables(self, path: str, name: str) -> Iterator[pa.Table]:
+        features, schema, kind = self.info.features, self.info.features.arrow_schema, self.config.kind
+        if kind == "text":
+            for lines in text_files.text_lines(path, name):
+                yield pa.table({"text": pa.array(lines, pa.string())}, schema=schema)
+        elif kind == "csv":
+            for columns, rows in text_files.csv_rows(path, name, self.config.separator):
+                given = dict(zip(columns, zip(*rows, strict=True), strict=True))
+                yield pa.table([_fields(given.get(f.name), f, len(rows), name) for f in schema], schema=schema)
+        elif kind == "json":
+            kinds = {c: JSON if isinstance(f, datasets.Json) else schema.field(c).type for c, f in features.items()}
+            for chunk in text_files.json_rows(path, name):
+                arrays = [json_array([row.get(c) for row in chunk], kinds[c]) for c in features]
+                yield pa.table(arrays, schema=schema)
+        else:
+            for table in arrow_tables(path, kind, list(features)):
+                for field in schema:
+                    if field.name not in table.column_names:
+                        table = table.append_column(field.name, pa.nulls(len(table), field.type))
+                yield table_cast(table.select(schema.names), schema)
+
+
+def _columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _fields(values: Sequence[str | None] | None, field: pa.Field, count: int, name: str) -> pa.Array:
+    """One column of a chunk of a csv file; None: this file has no such column."""
+    if values is None:
+        return pa.nulls(count, field.type)
+    try:
+        return cast_fields(pa.array(values, pa.string()), field.type)
+    except pa.ArrowInvalid as error:
+        raise UserError(
+            f"data.path: '{name}': column '{field.name}' holds numbers in its first rows and other things further on "
+            f"({error}); data.streaming=false looks at all rows first"
+        ) from error
+
+
+class _letters:  # noqa: N801 (a context manager)
+    """Says which file is not of the encoding that it was read in."""
+
+    def __init__(self, files: Iterable[tuple[str, str]]) -> None:
+        self.names = [name for _, name in files]
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, UnicodeDecodeError):
+            raise text_files.not_utf8(self.names[0], error) from error
+
+
+# --- parquet and arrow -------------------------------------------------------------------------------------------
+
+
+def arrow_features(path: str, kind: str) -> datasets.Features:
+    """What a parquet or arrow file says of its columns."""
+    if kind == "parquet":
+        import pyarrow.parquet as pq
+
+        with text_files.open_binary(path, "") as file:
+            return datasets.Features.from_arrow_schema(pq.read_schema(file))
+    with text_files.open_binary(path, "") as file:
+        try:
+            schema = pa.ipc.open_stream(file).schema
+        except (OSError, pa.ArrowInvalid):
+            file.seek(0)
+            schema = pa.ipc.open_file(file).schema
+    return datasets.Features.from_arrow_schema(schema)
+
+
+def arrow_rows(path: str, kind: str) -> int:
+    """Rows of a parquet file; of an arrow file -1: only reading it tells."""
+    if kind != "parquet":
+        return -1
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(path).num_rows)
+
+
+def arrow_tables(path: str, kind: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """The rows of a parquet or arrow file in chunks, with those of these columns that it has."""
+    with text_files.open_binary(path, "") as file:
+        if kind == "parquet":
+            import pyarrow.parquet as pq
+
+            parquet = pq.ParquetFile(file)
+            wanted = [name for name in parquet.schema_arrow.names if name in columns]
+            for batch in parquet.iter_batches(batch_size=text_files.ROWS // 10, columns=wanted):
+                yield pa.Table.from_batches([batch])
+            return
+        try:
+            batches: Iterable[pa.RecordBatch] = pa.ipc.open_stream(file)
+        except (OSError, pa.ArrowInvalid):
+            file.seek(0)
+            reader = pa.ipc.open_file(file)
+            batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+        for batch in batches:
+            table = pa.Table.from_batches([batch])
+            yield table.select([name for name in table.column_names if name in columns])
+
+
+def unified(files: Sequence[tuple[str, datasets.Features]], wanted: Iterable[str]) -> datasets.Features:
+    """The columns of all files, each of a type that holds what every file has in it.
+
+    One that has no such type is left out, which the log says.
+
+    Raises:
+        UserError: it is one of the `wanted`.
+    """
+    out = datasets.Features()
+    for column in dict.fromkeys(name for _, features in files for name in features):
+        first: dict[str, str] = {}
+        different: dict[str, Any] = {}
+        for name, features in files:
+            if column in features and features[column] != datasets.Value("null"):
+                text = str(features[column])
+                first.setdefault(text, name)
+                different.setdefault(text, features[column])
+        if len(different) <= 1:
+            out[column] = next(iter(different.values()), datasets.Value("null"))
+            continue
+        found = common_type([datasets.Features({column: f}).arrow_schema.field(0).type for f in different.values()])
+        media = [f for f in different.values() if isinstance(f, (datasets.Image, datasets.Audio, datasets.Video))]
+        if found is not None and not isinstance(found, str):
+            plain = datasets.Features.from_arrow_schema(pa.schema([(column, found)]))[column]
+            out[column] = media[0] if media else plain
+            continue
+        said = " and ".join(f"{text} in '{os.path.basename(name)}'" for text, name in list(first.items())[:2])
+        if column in set(wanted):
+            raise UserError(f"data.path: column '{column}' is {said}; give it one type in all files")
+        warn_once(f"column '{column}' is left out: it is {said}")
+    return out
+
+
+# --- opening -----------------------------------------------------------------------------------------------------
+
+
+def files_of(data_files: Mapping[str, Sequence[str]]) -> DataFilesDict:
+    """Local files, whatever their names look like, with what tells the cache that one of them was changed."""
+    return DataFilesDict(
+        {
+            split: DataFilesList(
+                list(files), [(file, str(os.stat(file).st_mtime_ns), str(os.stat(file).st_size)) for file in files]
+            )
+            for split, files in data_files.items()
+        }
+    )
+
+
+def tables(kind: str, data_files: Mapping[str, Any], words: Iterable[str] = (), separator: str | None = None) -> Tables:
+    """The builder of these files by split: local names, or the `DataFilesDict` of another builder."""
+    if not isinstance(data_files, DataFilesDict):
+        data_files = files_of(data_files)
+    chosen = tuple(sorted(set(words))) if kind in ("csv", "parquet", "arrow") else ()
+    return Tables(
+        dataset_name=kind, hash=f"mmssl-{VERSION}", data_files=data_files, kind=kind, words=chosen, separator=separator
+    )
+
+
+def one_schema(kind: str, data_files: Mapping[str, Sequence[str]]) -> tuple[dict[str, list[str]], bool]:
+    """(the files that have rows, all of a split where none has; whether all have rows, and the same columns)."""
+    kept, full = {}, True
+    for split, files in data_files.items():
+        kept[split] = [file for file in files if arrow_rows(file, kind)] or list(files)
+        full = full and bool(arrow_rows(kept[split][0], kind))
+    everything = [file for files in kept.values() for file in files]
+    features = [arrow_features(file, kind) for file in everything]
+    return kept, full and all(found == features[0] for found in features)

@@ -1,0 +1,89 @@
+"""What `datasets`, Arrow and other readers raise over somebody's data, in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from mmssl.errors import BadSample, RunError, UserError, one_line
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+logger = logging.getLogger("mmssl")
+_told: set[str] = set()
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""OSErrors that are the machine's fault and not the data's."""
+
+
+def warn_once(message: str) -> None:
+    """A warning that a process gives once, however often it opens the data."""
+    if message not in _told:
+        _told.add(message)
+        logger.warning("%s", message)
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn what readers raise over unreadable data into one line; `what` is the data, in quotes.
+
+    Any exception counts: which ones a reader raises over broken bytes nobody lists.
+    """
+    try:
+        yield
+    except (UserError, RunError, BadSample, MemoryError):
+        raise
+    except Exception as error:
+        chain: list[BaseException] = [error]
+        while (deeper := chain[-1].__cause__ or chain[-1].__context__) is not None and deeper not in chain:
+            chain.append(deeper)
+        for link in chain:
+            if isinstance(link, (UserError, RunError)):  # ours, raised within a reader that wraps what it meets
+                raise link from None
+        if any(isinstance(e, OSError) and e.errno in NO_SPACE for e in chain):
+            raise RunError(
+                f"no space left on the disk while {what} was copied into the datasets cache "
+                f"(set HF_HOME to another disk, or data.streaming=true)"
+            ) from error
+        if any(isinstance(e, OSError) and e.errno in OURS for e in chain):
+            raise RunError(f"cannot read {what}: {one_line(error)}") from error
+        if isinstance(error, ConnectionError) or "on the Hub" in str(error):
+            raise UserError(
+                f"data.path: {what} is neither a file or folder here nor can it be read from the Hub: {one_line(error)}"
+            ) from error
+        raise UserError(f"data.path: cannot read {what}: {_said(error.__cause__ or error)}") from error
+
+
+def _said(error: BaseException) -> str:
+    if type(error).__name__ == "CastError":
+        asked = set(getattr(error, "requested_column_names", None) or ())
+        found = set(getattr(error, "table_column_names", None) or ())
+        if asked != found:
+            return (
+                "its files differ in their columns: "
+                + "; ".join(
+                    f"{where} {', '.join(sorted(names)[:8])}"
+                    for where, names in (("some have not", asked - found), ("some have also", found - asked))
+                    if names
+                )
+                + "; give them the same columns, or name one of the files"
+            )
+        return "the values of a column are of different types in its files: " + one_line(error)
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
+def stream_rows(source: IterableDataset) -> Iterator[dict[str, Any]]:
+    """The rows of a stream; what a reader raises on the way is the data's fault, in one line."""
+    rows = iter(source)
+    while True:
+        with explained("the stream"):
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+        yield row

@@ -1,0 +1,107 @@
+"""What a file or folder is by its name: a table, a picture, a sound, a video, a split."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+TABLES = {
+    "parquet": "parquet",
+    "csv": "csv",
+    "tsv": "csv",
+    "json": "json",
+    "jsonl": "json",
+    "ndjson": "json",
+    "arrow": "arrow",
+    "txt": "text",
+    "tar": "webdataset",
+}
+"""File ending -> how it is read."""
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+
+_PICTURES = """npy png apng jpg jpeg jpe jfif webp gif bmp dib tif tiff avif avifs heic heif hif jxl jp2 j2k jpc jpf
+    jpx j2c ppm pgm pbm pnm pfm tga ico icns pcx dcx dds psd sgi rgb rgba bw ras mpo xbm xpm qoi fits fit blp cur fli
+    flc im msp pcd pxr"""
+_SOUNDS = """wav wave wavex flac mp3 ogg oga opus m4a m4b aac ac3 amr aif aiff aifc au snd caf w64 rf64 wma mka voc avr
+    htk ircam nist paf pvf sd2 sds svx wve xi spx"""
+_VIDEOS = "mp4 m4v avi mkv mov webm mpg mpeg mpe wmv flv f4v 3gp 3g2 ogv ogm asf mts m2ts ts vob mxf nut"
+MEDIA = {
+    f".{ending}": kind
+    for kind, endings in {"image": _PICTURES, "audio": _SOUNDS, "video": _VIDEOS}.items()
+    for ending in endings.split()
+}
+"""File ending -> the modality that reads it, which is the name of its column."""
+ARRAYS = ".npy"
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+"""Tables beside media files, which say more of them."""
+FOREIGN = frozenset("thumbs.db desktop.ini ehthumbs.db license licence changelog citation.cff".split())
+"""Files, in small letters, that lie in folders and are no data."""
+
+WORDS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
+"""Words in names -> the split they mean, as `datasets` reads them."""
+_FOLDER = re.compile(rf"(.*?)(?<![a-z])({'|'.join(sorted(WORDS, key=len, reverse=True))})(?![a-z])(.*)", re.DOTALL)
+
+
+def table_format(path: str) -> str | None:
+    """The key of TABLES for this file name, or None."""
+    name = path.lower()
+    for ending in PACKED:
+        name = name.removesuffix(ending)
+    ending = name.rpartition(".")[2]
+    return ending if "." in name and ending in TABLES else None
+
+
+def media_kind(name: str) -> str | None:
+    """The column that a file of this name belongs into: image, audio or video; None: it is no such file."""
+    return MEDIA.get(os.path.splitext(name)[1].lower())
+
+
+def is_noise(name: str) -> bool:
+    """Whether a file or folder is hidden, or what a system or a packer leaves behind."""
+    small = name.lower()
+    return name.startswith((".", "__MACOSX", "__pycache__")) or small in FOREIGN or small.startswith("readme")
+
+
+def split_of(name: str) -> str | None:
+    """The split that a word in a table's file name says it is ("digits-test.csv" -> "test"), or None."""
+    for word in re.split(r"[^a-z0-9]+", name.lower()):
+        if word in WORDS:
+            return WORDS[word]
+    return None
+
+
+def by_split(files: Iterable[Path]) -> dict[str, list[str]]:
+    """Tables by the split in their names; all of them are "train" unless every name says its split."""
+    files = list(files)
+    named: dict[str, list[str]] = {}
+    for file in files:
+        named.setdefault(split_of(file.name) or "", []).append(str(file))
+    return {"train": [str(file) for file in files]} if "" in named else named
+
+
+def folder_splits(names: Sequence[str]) -> dict[str, str] | None:
+    """Folder name -> split, where all of these folders are named for splits; None where they are not.
+
+    A name is that of a split when it is the word alone, or when the folders differ in nothing but the word
+    ("train2017", "val2017"). "bus", "car" and "train" are classes, and so are "test tube" and "train station".
+    """
+    found = [_FOLDER.fullmatch(name.lower()) for name in names]
+    matches = [match for match in found if match is not None]
+    if not matches or len(matches) < len(found):
+        return None
+    if len({(match[1], match[3]) for match in matches}) > 1 or (len(names) == 1 and matches[0][1] + matches[0][3]):
+        return None
+    return {name: WORDS[match[2]] for name, match in zip(names, matches, strict=True)}
