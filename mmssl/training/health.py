@@ -172,6 +172,7 @@ def load_probe(
     seed: int,
     rank: int,
     world: int,
+    broken: str,
 ) -> list[Loaded]:
     """This process's rows of the probe, the same in each run.
 
@@ -184,6 +185,7 @@ def load_probe(
         seed: which ones.
         rank: of this process.
         world: number of processes.
+        broken: see `training_batches`.
     """
     rows, _ = subset(source, samples, seed, buffer=0)
     part = train.batch_size // train.accumulation
@@ -192,4 +194,4 @@ def load_probe(
         size = min(part, len(rows) // world * world - start) // world
         mine += range(start + rank * size, start + (rank + 1) * size)
     chosen = rows.select(mine)
-    return list(evaluation_batches(chosen, preprocessors, dict(columns), batch_size=part // world))
+    return list(evaluation_batches(chosen, preprocessors, dict(columns), batch_size=part // world, broken=broken))
