@@ -29,6 +29,7 @@ from ..models.locating import locate
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import open_model
 from ..models.processing_mmssl import MMSSLProcessor
+from ..models.running import in_float32
 from ..models.saving import write_model
 from ..objectives.pretraining import Pretraining
 from ..options.plainyaml import dump, parse, read
@@ -53,7 +54,7 @@ from ..training.validation import Validation
 from .card import write_card
 from .jobs import VIEW, Job, SupervisedJob, kept_head
 from .layer_decay import layered_optimizer
-from .options import WHOLE, FinetuneConfig, check_augment, fit_batch, load_options, steps_of
+from .options import WHOLE, FinetuneConfig, check_augment, fit_batch, load_options, refuse_beside, steps_of
 from .partition import load_partition
 from .retrieval import RetrievalJob
 from .supervised import pooled_width
@@ -193,9 +194,9 @@ def make_job(
     if teacher is not None or options.task == "retrieval":
         rows = load_partition(data, [], list(processor.preprocessors), options)
         if teacher is not None:
-            _refuse(options, "--teacher", {"task": "auto", "keep_head": None, "class_weights": "none"})
+            refuse_beside(options, "--teacher", {"task": "auto", "keep_head": None, "class_weights": "none"})
             return TeachingJob(encoder, processor, options, rows, teacher_path=teacher, label=tuple(label))
-        _refuse(options, "task=retrieval", {"keep_head": None, "class_weights": "none"})
+        refuse_beside(options, "task=retrieval", {"keep_head": None, "class_weights": "none"})
         if label:
             raise UserError("--label: found it with task=retrieval, which has no labels")
         return RetrievalJob(encoder, processor, options, rows)
@@ -209,15 +210,11 @@ def make_job(
     return SupervisedJob(encoder, processor, options, rows, kept)
 
 
-def _refuse(options: FinetuneConfig, where: str, defaults: dict[str, Any]) -> None:
-    for key, default in defaults.items():
-        if getattr(options, key) != default:
-            raise UserError(f"{key}: found {getattr(options, key)}, which does not go with {where}")
-
-
 def build(job: Job, options: FinetuneConfig) -> tuple[Pretraining, PeftModel | None]:
     """The encoder with its objective, trainable as `--peft` says, and PEFT's handle on the adapter (or None)."""
     encoder = job.encoder
+    if options.peft == "none":
+        in_float32(encoder, whole=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         objective = job.objective()
@@ -234,6 +231,7 @@ def build(job: Job, options: FinetuneConfig) -> tuple[Pretraining, PeftModel | N
         elif options.peft not in WHOLE:
             extra, save = job.extra_targets(), job.extra_saved()
             handle = add_adapter(encoder, options.adapter, job.towers, extra=extra, save=save)
+    in_float32(encoder, whole=False)
     views = {VIEW: options.augment} if options.augment else {}
     for name in options.augment:
         if name not in job.rows.columns:
@@ -350,6 +348,7 @@ def _feed(job: Job, options: FinetuneConfig, accelerator: Accelerator) -> Batche
             world=accelerator.num_processes,
             workers=options.workers,
             start_batch=first,
+            broken=options.broken,
         )
 
     return batches

@@ -1,7 +1,8 @@
 """Any kind of raw sound to one mono waveform, float32 in -1..1, at the rate that is asked for.
 
-WAV, FLAC, OGG, MP3 and what else libsndfile opens are read with soundfile, the sound of a video with av. Of a long
-file only the wanted stretch is read. A value that is broken raises `BadSample` with the reason; a null one is None.
+What libsndfile opens (WAV, FLAC, OGG, MP3, ...) is read with soundfile, anything else (the sound of a video, AAC,
+AMR) with av. Of a long file only the wanted stretch is read. A value that is broken raises `BadSample` with the
+reason; a null one is None.
 """
 
 from __future__ import annotations
@@ -23,13 +24,22 @@ from mmssl.errors import BadSample, UserError, one_line
 from mmssl.modality.raw import NPY_MAGIC, Array, as_array, is_blank, load_npy, single, unwrap
 
 if TYPE_CHECKING:
+    from av.container import InputContainer
     from torchaudio.transforms import Resample
 
+CODECS = ("MPEG", "VORBIS", "OPUS")  # subtypes whose numbers of samples are not exact
+PADDED = 0.1  # seconds by which such a number may be wrong
+MOST_CHANNELS = 64  # of sound: more on the shorter axis of an array, and it is none
+UNKNOWN_FORMAT = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
 OGG_PAGE = 27 + 255 + 255 * 255  # the longest page
-STREAMED = (0, 0x7FFFFFFF)  # sizes from here on are what writers put down that cannot seek back
+STREAMED = (
+    0x7FFF0000  # sizes from here on, and 0, are what writers put down that cannot seek back: sox, ffmpeg, arecord
+)
 
 
-def read_sound(raw: object, rate: int, seconds: float | None = None, choice: int = 0) -> Array | None:
+def read_sound(
+    raw: object, rate: int, seconds: float | None = None, choice: int = 0, layout: str | None = None
+) -> Array | None:
     """One raw sound to a waveform, all channels averaged.
 
     Args:
@@ -39,9 +49,10 @@ def read_sound(raw: object, rate: int, seconds: float | None = None, choice: int
         rate: samples a second of the result.
         seconds: the longest stretch wanted; None: all.
         choice: picks where that starts in a longer sound, 0 is at the beginning.
+        layout: which axis of an array of two is the channels: "channels_first" or "channels_last"; None: the shorter.
 
     Returns:
-        (S,) float32; None for a null value.
+        (S,) float32; None for a null value, and for a video without a sound track.
 
     Raises:
         BadSample: the value is broken, with the reason.
@@ -53,19 +64,22 @@ def read_sound(raw: object, rate: int, seconds: float | None = None, choice: int
     if is_blank(raw):
         return None
     found = rate
+    wave: Array | None
     if isinstance(raw, tuple) and len(raw) == 2 and np.ndim(raw[1]) == 0:
         found = _checked_rate(raw[1])
         raw = raw[0]
     if isinstance(raw, (str, Path)):
         try:
             with open(raw, "rb") as file:
-                wave, found = _from_file(file, rate, seconds, choice)
+                wave, found = _from_file(file, rate, seconds, choice, layout)
         except OSError as error:
             raise BadSample(f"cannot read file '{one_line(raw, 120)}': {error.strerror or error}") from error
     elif isinstance(raw, (bytes, bytearray, memoryview)):
-        wave, found = _from_file(io.BytesIO(bytes(raw)), rate, seconds, choice)
+        wave, found = _from_file(io.BytesIO(bytes(raw)), rate, seconds, choice, layout)
     else:
-        wave = _stretch(from_array(raw), found, seconds, choice)
+        wave = _stretch(from_array(raw, layout), found, seconds, choice)
+    if wave is None:
+        return None
     wave = wave.mean(1, dtype=np.float32)
     if not np.isfinite(wave).all():
         raise BadSample("NaN or infinite samples")
@@ -94,18 +108,21 @@ def _checked_rate(rate: object) -> int:
     return number
 
 
-def from_array(raw: object) -> Array:
-    """Numbers (S,), (S, C) or (C, S), array, tensor or list, to (S, C) float32; the shorter axis is the channels."""
+def from_array(raw: object, layout: str | None = None) -> Array:
+    """Numbers (S,), (S, C) or (C, S), array, tensor or list, to (S, C) float32.
+
+    The channels are the axis that `layout` names, else the shorter one; BadSample where that is open, or none could be.
+    """
     array = as_array(raw, "sound")
     if array.dtype.kind not in "iuf":
         raise BadSample(f"expected a sound (bytes, path or array of numbers), found {_what(raw, array)}")
-    if array.ndim == 1:
-        array = array[:, None]
-    if array.ndim != 2:
+    if array.ndim not in (1, 2):
         raise BadSample(f"expected an array (samples,) or (samples, channels), found shape {tuple(array.shape)}")
     if 0 in array.shape:
         raise BadSample("no sound: zero samples")
-    if array.shape[0] < array.shape[1]:
+    if array.ndim == 1:
+        array = array[:, None]
+    elif _channels_first(array.shape, layout):
         array = array.T
     if array.dtype.kind == "f":
         with np.errstate(over="ignore"):
@@ -117,6 +134,17 @@ def from_array(raw: object) -> Array:
     if array.dtype.itemsize > 4:
         raise BadSample("64-bit integers have no known full scale; expected floats in -1..1 or 8- to 32-bit integers")
     return (array.astype(np.float64) / (info.max + 1)).astype(np.float32)
+
+
+def _channels_first(shape: tuple[int, ...], layout: str | None) -> bool:
+    if layout is not None:
+        return layout == "channels_first"
+    if shape[0] == shape[1] > 1 or min(shape) > MOST_CHANNELS:
+        raise BadSample(
+            f"found an array of shape {tuple(shape)}: either axis could hold the channels "
+            "(option layout: channels_first or channels_last)"
+        )
+    return shape[0] < shape[1]
 
 
 def _what(raw: object, array: Array) -> str:
@@ -138,19 +166,21 @@ def _place(total: int, rate: int, seconds: float | None, choice: int) -> tuple[i
 # ------------------------------------------------------------------------------------------------------------- files
 
 
-def _from_file(file: BinaryIO, rate: int, seconds: float | None, choice: int) -> tuple[Array, int]:
-    """((S, C) float32, rate) of an open file."""
+def _from_file(
+    file: BinaryIO, rate: int, seconds: float | None, choice: int, layout: str | None
+) -> tuple[Array | None, int]:
+    """((S, C) float32, rate) of an open file; None instead of the wave of a video without a sound track.
+
+    soundfile reads it where it knows the format, else av, which reads the containers of videos and more codecs.
+    """
     head = file.read(64)
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if not size:
         raise BadSample("empty file (0 bytes)")
     if head.startswith(NPY_MAGIC):
-        return _stretch(from_array(load_npy(file)), rate, seconds, choice), rate
-    if _is_video(head):
-        wave, found = _with_av(file)
-        return _stretch(wave, found, seconds, choice), found
-    _refuse_truncated(file, head, size)
+        return _stretch(from_array(load_npy(file), layout), rate, seconds, choice), rate
+    file = _whole(file, head, size)
     soundfile = _soundfile()
     try:
         with soundfile.SoundFile(file) as sound:
@@ -160,8 +190,14 @@ def _from_file(file: BinaryIO, rate: int, seconds: float | None, choice: int) ->
             if start:
                 sound.seek(start)
             wave, found = sound.read(count, dtype="float32", always_2d=True), int(sound.samplerate)
+            if sound.subtype.startswith(CODECS):  # the header counts what a codec pads and an encoder may leave out
+                count = min(count, len(wave) + round(PADDED * found))
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise BadSample(f"cannot decode sound: {error} ({size} bytes)") from error
+        if getattr(error, "code", None) != UNKNOWN_FORMAT:
+            raise BadSample(f"cannot decode sound: {error} ({size} bytes)") from error
+        file.seek(0)
+        decoded, found = _with_av(file, size)
+        return None if decoded is None else _stretch(decoded, found, seconds, choice), found
     if len(wave) < count:
         raise BadSample(f"truncated: {len(wave)} of {count} samples could be decoded")
     return wave, found
@@ -177,17 +213,22 @@ def _soundfile() -> ModuleType:
     return soundfile
 
 
-def _refuse_truncated(file: BinaryIO, head: bytes, size: int) -> None:
-    """libsndfile plays what is left of a WAV or OGG file that was cut off; such a sample is broken."""
+def _whole(file: BinaryIO, head: bytes, size: int) -> BinaryIO:
+    """The file, at its beginning; of a WAV file whose writer did not know how long it would be, a copy that says it.
+
+    libsndfile plays what is left of a WAV or OGG file that was cut off; such a sample is broken: BadSample.
+    """
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         at = 12
         while at + 8 <= size:
             file.seek(at)
             chunk = file.read(8)
-            length = int.from_bytes(chunk[4:8], "little")
+            length, left = int.from_bytes(chunk[4:8], "little"), size - at - 8
             if chunk[:4] == b"data":
-                if STREAMED[0] < length < STREAMED[1] and at + 8 + length > size:
-                    raise BadSample(f"truncated: {size - at - 8} of {length} bytes of sound are there")
+                if 0 < length < STREAMED and length > left:
+                    raise BadSample(f"truncated: {left} of {length} bytes of sound are there")
+                if not length and left and not 8 < int.from_bytes(head[4:8], "little") < STREAMED:
+                    return _measured(file, at, left)
                 break
             at += 8 + length + length % 2
     elif head[:4] == b"OggS":
@@ -198,39 +239,66 @@ def _refuse_truncated(file: BinaryIO, head: bytes, size: int) -> None:
         if len(page) < 27 or len(segments) < page[26] or len(page) < 27 + len(segments) + sum(segments):
             raise BadSample("truncated: the last OGG page is not complete")
     file.seek(0)
+    return file
 
 
-def _is_video(head: bytes) -> bool:
-    """MP4 and its like, Matroska or WebM, AVI, MPEG: containers that libsndfile does not open."""
-    return (
-        head[4:8] == b"ftyp"
-        or head[:4] in (b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba")
-        or (head[:4] == b"RIFF" and head[8:12] == b"AVI ")
-    )
+def _measured(file: BinaryIO, at: int, length: int) -> BinaryIO:
+    """A copy of a WAV file whose "data" chunk, at byte `at`, says that it has `length` bytes."""
+    file.seek(0)
+    data = bytearray(file.read())
+    data[at + 4 : at + 8] = length.to_bytes(4, "little")
+    data[4:8] = (len(data) - 8).to_bytes(4, "little")
+    return io.BytesIO(bytes(data))
 
 
-def _with_av(file: BinaryIO) -> tuple[Array, int]:
-    """The first sound track of a video, ((S, C) float32, rate)."""
+def _with_av(file: BinaryIO, size: int) -> tuple[Array | None, int]:
+    """The first sound track of a file that soundfile does not know, ((S, C) float32, rate); None for a video without
+    one."""
     try:
         import av
     except ImportError as error:
-        raise UserError(
-            f"the sound of videos is decoded with av, which is not installed ({error}): pip install 'mmssl[video]'"
+        lacking = f"av, which is not installed ({error}): pip install 'mmssl[video]'"
+        file.seek(0)
+        if _is_container(file.read(12)):
+            raise UserError(f"the sound of videos is decoded with {lacking}") from error
+        raise BadSample(
+            f"cannot decode sound: no format that soundfile knows ({size} bytes); more are decoded with {lacking}"
         ) from error
     try:
         with av.open(file, "r") as container:
             if not container.streams.audio:
-                raise BadSample("a video without sound")
+                if _is_clip(container):
+                    return None, 0
+                raise BadSample(f"cannot decode sound: a file without any ({container.format.name}, {size} bytes)")
             stream = container.streams.audio[0]
             planar = av.AudioResampler(format="fltp")
-            parts = [out.to_ndarray() for frame in container.decode(stream) for out in planar.resample(frame)]
+            parts, packets = [], 0
+            for packet in container.demux(stream):
+                packets += packet.size > 0
+                parts += [out.to_ndarray() for frame in packet.decode() for out in planar.resample(frame)]
             parts += [out.to_ndarray() for out in planar.resample(None)]
+            if packets < stream.frames:  # 0 where the file does not list them
+                raise BadSample(f"truncated: {packets} of {stream.frames} packets of sound are there")
             rate = int(stream.rate)
+    except BadSample:
+        raise
     except (av.FFmpegError, ValueError) as error:
-        raise BadSample(f"cannot decode the sound of a video: {error}") from error
+        raise BadSample(f"cannot decode sound: neither soundfile nor av can ({error}, {size} bytes)") from error
     if not parts:
         raise BadSample("no sound: zero samples")
     return np.ascontiguousarray(np.concatenate(parts, axis=1).T), rate
+
+
+def _is_container(head: bytes) -> bool:
+    """Whether it surely is a video, so that av is what is lacking: MP4 and its like, Matroska or WebM, AVI, MPEG."""
+    starts = (b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba")
+    return head[4:8] == b"ftyp" or head.startswith(starts) or (head[:4] == b"RIFF" and head[8:12] == b"AVI ")
+
+
+def _is_clip(container: InputContainer) -> bool:
+    """Whether it is a video. A still picture or a text, which av opens, too, is a broken sound, not a missing one."""
+    name = container.format.name
+    return bool(container.streams.video) and not (name.endswith("_pipe") or name in ("image2", "tty"))
 
 
 # ---------------------------------------------------------------------------------------------------------- resampling

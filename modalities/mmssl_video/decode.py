@@ -45,6 +45,7 @@ class Wanted:
         default_fps: rate of frame folders, lists and arrays that say none.
         channels: 1 = grey, None = as the data has.
         background: 1 or 3 numbers of 0..255, behind transparent pixels.
+        layout: "channels_first" or "channels_last", of frames that are arrays; None: by their shape.
     """
 
     frames: int
@@ -53,6 +54,7 @@ class Wanted:
     default_fps: float = 25.0
     channels: int | None = None
     background: Sequence[int] = (0,)
+    layout: str | None = None
 
     def start(self, duration: float, rate: float) -> float:
         """Seconds at which the clip starts in a video of this duration and frame rate."""
@@ -144,7 +146,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _from_pictures(pictures: Sequence[object], fps: float, wanted: Wanted) -> Clip:
     def one(index: int) -> Array:
-        picture = decode(pictures[index], wanted.background, wanted.channels)
+        picture = decode(pictures[index], wanted.background, wanted.channels, wanted.layout)
         if picture is None:
             raise BadSample(f"frame {index} is empty")
         return picture
@@ -158,7 +160,11 @@ def _from_array(raw: object, fps: float, wanted: Wanted) -> Clip:
         raise BadSample(f"expected a video (bytes, path, frames or array of numbers), found {type(raw).__name__}")
     if array.ndim not in (3, 4) or 0 in array.shape:
         raise BadSample(f"expected an array (T, H, W), (T, H, W, C) or (T, C, H, W), found shape {tuple(array.shape)}")
-    return _chosen(len(array), fps, wanted, lambda index: from_array(array[index], wanted.channels))
+    if array.ndim == 3 and array.shape[2] <= 4 < array.shape[1]:
+        raise BadSample(
+            f"found an array of shape {tuple(array.shape)}, a picture; expected a video: (1, H, W, C) for one"
+        )
+    return _chosen(len(array), fps, wanted, lambda index: from_array(array[index], wanted.channels, wanted.layout))
 
 
 def _chosen(count: int, fps: float, wanted: Wanted, frame: Callable[[int], Array]) -> Clip:
@@ -203,17 +209,32 @@ def _decoded(source: Callable[[], str | BinaryIO], wanted: Wanted) -> Clip:
         raise BadSample(f"cannot decode video: {' '.join(str(error).split())}") from error
     if not clip[0]:
         raise BadSample("no picture could be decoded")
-    if end is not None and promised and end < duration - max(LOST, 0.1 * duration):
+    if end is not None and promised and end < duration - max(LOST, 0.1 * duration) and not _listed(source()):
         raise BadSample(f"truncated: the pictures end after {end:.2f} of {duration:.2f} s")
     return clip
+
+
+def _stream(container: InputContainer) -> VideoStream | None:
+    """The first stream of moving pictures: the cover of a song is none."""
+    from av.stream import Disposition
+
+    return next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+
+
+def _listed(source: str | BinaryIO) -> bool:
+    """Whether all pictures that the file's index lists are there: then its duration is wrong, or its last picture is
+    shown for long."""
+    with _av().open(source) as container:
+        stream = _stream(container)
+        return bool(stream and stream.frames) and sum(p.size > 0 for p in container.demux(stream)) >= stream.frames
 
 
 def _length(source: str | BinaryIO) -> tuple[float, float, bool]:
     """(duration in seconds, frames a second, whether the file says so of its pictures) without decoding."""
     with _av().open(source) as container:
-        if not container.streams.video:
+        stream = _stream(container)
+        if stream is None:
             raise BadSample("a file without pictures")
-        stream = container.streams.video[0]
         rate = float(stream.average_rate or stream.guessed_rate or 25)
         if stream.duration and stream.time_base:
             return float(stream.duration * stream.time_base), rate, True
@@ -232,7 +253,8 @@ def _from_time(source: Callable[[], str | BinaryIO], start: float) -> Timed:
     av = _av()
     if start > SEEK_FROM:
         with av.open(source()) as container:
-            stream = container.streams.video[0]
+            stream = _stream(container)
+            assert stream is not None and stream.time_base is not None
             try:
                 container.seek(int((_zero(stream) + start) / stream.time_base), stream=stream, backward=True)
                 seekable = True
@@ -246,7 +268,9 @@ def _from_time(source: Callable[[], str | BinaryIO], start: float) -> Timed:
                     yield from frames
                     return
     with av.open(source()) as container:
-        yield from _timed(container, container.streams.video[0])
+        stream = _stream(container)
+        assert stream is not None
+        yield from _timed(container, stream)
 
 
 def _zero(stream: VideoStream) -> float:
