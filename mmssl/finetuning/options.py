@@ -110,7 +110,8 @@ def check_augment(chosen: FinetuneConfig, types: Mapping[str, str]) -> None:
         options = view_options(types[name])
         if options is not None:
             faults += augment_faults(options, spec, where)
-        faults += crossing_faults(crossing_views(types[name]), spec, where, chosen.train.accumulation)
+        if isinstance(spec, Mapping):
+            faults += crossing_faults(crossing_views(types[name]), spec, where, chosen.train.accumulation)
     if faults:
         raise UserError("\n".join(faults))
 
