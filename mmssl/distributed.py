@@ -1,7 +1,8 @@
 """What makes two processes equal one: sums over global counts, and gathers that carry gradients.
 
 Gradients are averaged over processes by DDP, so a process contributes `local sum * world / global count`; the average
-is then the gradient of the mean over the whole batch, however samples and absent modalities are spread.
+is then the gradient of the mean over the whole batch, however samples and absent modalities are spread. A part of an
+optimiser step (`mmssl.objectives.accumulation`) contributes likewise, over the count of all its parts.
 """
 
 from __future__ import annotations
@@ -67,12 +68,14 @@ def global_sum(x: Tensor) -> Tensor:
     return x
 
 
-def global_mean(values: Tensor, counts: Tensor) -> Tensor:
+def global_mean(values: Tensor, counts: Tensor, total: Tensor | None = None) -> Tensor:
     """The mean of `values` where `counts` is set, over all processes' elements.
 
     Args:
         values: any shape; what does not count may be nan.
         counts: the same shape, bool or a weight.
+        total: (), their sum over all processes where that is known; of a part of the batch, that of the whole batch:
+            the parts' values then add up to the mean.
 
     Returns:
         (), what DDP averages to the true mean: local sum * world / global count. Zero, with a gradient path, if nothing
@@ -80,9 +83,10 @@ def global_mean(values: Tensor, counts: Tensor) -> Tensor:
     """
     weight = counts.to(values.dtype)
     # where, not the weight alone: what does not count may be nan, and 0 * nan is nan
-    total = torch.where(counts.bool(), values, 0.0).mul(weight).sum()
+    mine = torch.where(counts.bool(), values, 0.0).mul(weight).sum()
+    every = global_sum(weight.sum()) if total is None else total.to(weight.dtype)
     # DDP divides the summed gradients by the world, so each process multiplies by it beforehand
-    return total * world_size() / global_sum(weight.sum()).clamp(min=1)
+    return mine * world_size() / every.clamp(min=1)
 
 
 class _Gather(torch.autograd.Function):

@@ -100,6 +100,10 @@ class Draws:
         """The draws of this name that all views and masks of a step have in common: for views that complement."""
         return replace(self, key=key_of(self.key if self.root is None else self.root, "shared", *names))
 
+    def part(self, first: int, rows: int) -> Draws:
+        """What is drawn for `rows` of the rows, from the `first` on."""
+        return replace(self, rows=rows, first=self.first + first, total=self.total or self.rows)
+
     def bits(self, *shape: int) -> Tensor:
         """(rows, *shape) int64 tensor of uniform 32-bit integers."""
         return self._bits(self.first, self.rows, shape)

@@ -6,6 +6,7 @@ Shapes: B batch, N patches of a sample (padded), P numbers in a patch, K coordin
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -120,6 +121,25 @@ class Patches:
         hidden = torch.zeros(self.batch, self.count + 1, dtype=torch.bool, device=index.device)
         hidden.scatter_(1, index.masked_fill(index < 0, self.count), True)
         return hidden[:, :-1]
+
+
+def joined(several: Sequence[Patches]) -> Patches:
+    """The samples of all of them in one batch, padded to the longest."""
+    if len(several) == 1:
+        return several[0]
+    most = max(p.count for p in several)
+
+    def wide(x: Tensor, axis: int = 1) -> Tensor:
+        shape = [*x.shape[:axis], most - x.shape[axis], *x.shape[axis + 1 :]]
+        return torch.cat([x, x.new_zeros(shape)], axis) if shape[axis] else x
+
+    def every(field: str) -> Tensor:
+        found = [getattr(p, field) for p in several]
+        return torch.cat([wide(wide(x), 2) if field == "links" else wide(x) for x in found])
+
+    links, fixed = (every(field) if getattr(several[0], field) is not None else None for field in ("links", "fixed"))
+    full = all(p.full and p.count == most for p in several)
+    return Patches(every("values"), every("coords"), every("valid"), full, links, fixed)
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def training_batches(
             start=start_batch,
         )
         batches = ([(epoch, index, None) for epoch, index in items] for items in sampler)
-    return _load(_Reader(source, preprocessors, columns, seed), batches, workers)
+    return _load(_Reader(source, preprocessors, columns, seed), batches, workers, ahead=accumulation)
 
 
 def evaluation_batches(
@@ -289,8 +289,9 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
         return out
 
 
-def _load(reader: _Reader, batches: Iterable[Items], workers: int) -> Iterator[Loaded]:
-    """Run the reader over the batches, here or in worker processes, in order."""
+def _load(reader: _Reader, batches: Iterable[Items], workers: int, ahead: int = 1) -> Iterator[Loaded]:
+    """Run the reader over the batches, here or in worker processes, in order; these read at least `ahead` batches that
+    nobody has asked for yet: a step's, while the one before is computed."""
     results: Iterable[Loaded | _Fault]
     if workers == 0:
         results = map(reader.__getitems__, batches)
@@ -299,6 +300,7 @@ def _load(reader: _Reader, batches: Iterable[Items], workers: int) -> Iterator[L
             reader,
             batch_sampler=batches,  # its "indices" are whole lists of rows
             num_workers=workers,
+            prefetch_factor=max(2, -(-ahead // workers)),
             collate_fn=_as_is,
             generator=torch.Generator(),  # its own: the global one must not depend on the number of workers
         )

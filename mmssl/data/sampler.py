@@ -5,8 +5,8 @@ and takes its slice, so two processes can neither draw different permutations no
 (huggingface/accelerate#4234), and a resumed run goes on with the permutation it stopped in (#4195). Accelerate must
 not prepare such a loader: it is already sharded.
 
-Words: a *step* is one optimiser step of `batch_size` samples over all processes; a *micro-batch* is one of its
-`accumulation` parts; a process gets a contiguous slice of every micro-batch, as `mmssl.draws.Draws` assumes.
+Words: a *step* is one optimiser step of `batch_size` samples over all processes; a process gets a contiguous slice of
+every step, as `mmssl.draws.Draws` assumes, in `accumulation` parts, one behind the other: its *micro-batches*.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def philox(seed: int, epoch: int) -> np.random.Philox:
 
 
 def slices(batch_size: int, accumulation: int = 1, world: int = 1) -> tuple[int, int]:
-    """(samples of a micro-batch over all processes, samples of it in one process).
+    """(samples of a step in one process, samples of one of its micro-batches).
 
     Raises UserError when the batch cannot be cut into equal parts.
     """
@@ -49,7 +49,7 @@ def slices(batch_size: int, accumulation: int = 1, world: int = 1) -> tuple[int,
             f"train.batch_size is {batch_size}, which cannot be cut into accumulation x processes = "
             f"{accumulation} x {world} = {parts} equal parts; use {near}"
         )
-    return batch_size // accumulation, batch_size // parts
+    return batch_size // world, batch_size // parts
 
 
 class Sampler:
@@ -79,13 +79,14 @@ class Sampler:
         seed: int = 0,
         start: int = 0,
     ) -> None:
-        self.micro, self.local = slices(batch_size, accumulation, world)
+        self.local, self.micro = slices(batch_size, accumulation, world)
         if size < batch_size:
             raise UserError(
                 f"the training data has {size:,} samples, fewer than one batch: "
                 f"train.batch_size is {batch_size}, use {size // (accumulation * world) * accumulation * world} or less"
             )
-        self.size, self.rank, self.seed, self.start = size, rank, seed, start
+        self.size, self.batch_size, self.rank, self.seed, self.start = size, batch_size, rank, seed, start
+        self.accumulation = accumulation
         self.steps_per_epoch = size // batch_size
         self.batches_per_epoch = self.steps_per_epoch * accumulation
 
@@ -94,9 +95,10 @@ class Sampler:
         while True:
             indices = order(self.size, self.seed, epoch)
             for batch in range(first, self.batches_per_epoch):
-                # a contiguous slice of the micro-batch: so its rows are numbered, and draws follow the numbers
-                low = batch * self.micro + self.rank * self.local
-                yield [(epoch, int(index)) for index in indices[low : low + self.local]]
+                step, part = divmod(batch, self.accumulation)
+                # a contiguous slice of the step: so its rows are numbered, and draws follow the numbers
+                low = step * self.batch_size + self.rank * self.local + part * self.micro
+                yield [(epoch, int(index)) for index in indices[low : low + self.micro]]
             epoch, first = epoch + 1, 0
 
 

@@ -36,7 +36,7 @@ def stream_batches(
     start: int,
 ) -> Iterator[Items]:
     """What `Sampler` does, for rows that only come in order: every process reads them all and keeps its slice."""
-    micro, local = slices(batch_size, accumulation, world)
+    local, micro = slices(batch_size, accumulation, world)
     epoch, done = 0, 0  # done: micro-batches before this epoch
     while True:
         chunk: Items = []
@@ -44,10 +44,10 @@ def stream_batches(
         for item in _shuffled(_numbered(source, needed, seed, epoch), seed, epoch, buffer):
             chunk.append((epoch, *item))
             if len(chunk) == batch_size:
-                for low in range(0, batch_size, micro):
+                for low in range(rank * local, (rank + 1) * local, micro):
                     # a resumed run reads the epoch again, undecoded: only so does the buffer hold the same rows
                     if done + count >= start:
-                        yield chunk[low + rank * local : low + (rank + 1) * local]
+                        yield chunk[low : low + micro]
                     count += 1
                 chunk = []
         if not count:

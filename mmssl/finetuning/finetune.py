@@ -23,6 +23,7 @@ from ..data.quarantine import Quarantine
 from ..distributed import lost_peers_told
 from ..errors import RunError, UserError, one_line
 from ..files import whole_folder
+from ..modality.faults import crossing_faults
 from ..models.adapter_files import Base, base_of, write_adapter
 from ..models.adapters import add_adapter, trainable
 from ..models.locating import locate
@@ -53,7 +54,7 @@ from ..training.validation import Validation
 from .card import write_card
 from .jobs import VIEW, Job, SupervisedJob, kept_head
 from .layer_decay import layered_optimizer
-from .options import WHOLE, FinetuneConfig, check_augment, load_options, steps_of
+from .options import WHOLE, FinetuneConfig, check_augment, fit_batch, load_options, steps_of
 from .partition import load_partition
 from .retrieval import RetrievalJob
 from .supervised import pooled_width
@@ -238,6 +239,10 @@ def build(job: Job, options: FinetuneConfig) -> tuple[Pretraining, PeftModel | N
     for name in options.augment:
         if name not in job.rows.columns:
             raise UserError(f"augment.{name}: found a modality that takes no part, {', '.join(job.rows.columns)} do")
+        crossing, spec = encoder.modality(name).crossing, options.augment[name]
+        faults = crossing_faults(crossing, spec, f"augment.{name}", options.train.accumulation)
+        if faults:
+            raise UserError("\n".join(faults))
     return Pretraining(encoder, {"task": objective}, views), handle
 
 
@@ -288,9 +293,7 @@ def train(
     """
     settings, rows = options.train, job.rows
     asked = dump(to_dict(options))
-    smallest = settings.accumulation * accelerator.num_processes
-    # with few rows a batch has all of them, as far as they can be cut into equal parts
-    settings.batch_size = max(min(settings.batch_size, len(rows.train) // smallest * smallest), smallest)
+    fit_batch(settings, len(rows.train), accelerator.num_processes)
     steps = steps_of(settings, len(rows.train))
     main = accelerator.is_main_process
     # whole models as in MAE (He et al. 2022, table 9); what is new, as adapters are, has one rate

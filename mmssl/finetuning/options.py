@@ -138,6 +138,17 @@ def _check(options: FinetuneConfig, faults: Faults, given: set[str]) -> None:
             faults.append(str(error).replace("adapter.type:", "--peft:"))
 
 
+def fit_batch(train: LoopConfig, rows: int, processes: int) -> None:
+    """Where the rows fill no batch, one has all of them, as far as processes can share them equally; in place.
+
+    Its parts (`accumulation`) are then as many as divide it, which changes no number.
+    """
+    most = max(rows // processes * processes, processes)
+    if train.batch_size > most:
+        train.batch_size, share = most, most // processes
+        train.accumulation = max(n for n in range(1, min(train.accumulation, share) + 1) if share % n == 0)
+
+
 def steps_of(train: LoopConfig, rows: int) -> int:
     """Optimiser steps over so many rows: what is asked for, else 30 epochs but at least 200 steps."""
     per_epoch = max(rows // train.batch_size, 1)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..distributed import global_mean
 from ..losses.supervised import row_losses
 from ..modality import Batch
 from ..models.modeling_mmssl import MMSSLModel
@@ -101,23 +100,28 @@ class Supervised(Objective):
         self.head = TaskHead(pooled_width(model, config.towers), config.outputs, kept)
         self.register_buffer("weights", weights)
 
+    separable = True
+
+    def counts(self, step: Step) -> dict[str, Tensor]:
+        """The rows with a label and any modality, and their weights in the loss."""
+        label, c = step.batch[LABEL], self.config
+        rows = label["present"] & torch.stack([step.present(name, c.view) for name in c.towers]).any(0)
+        weighted = c.task == "classification" and self.weights is not None
+        # over the sum of the weights, not the number of rows, as torch.nn.CrossEntropyLoss does
+        return {"rows": rows, "loss": rows * self.weights[label["value"]] if weighted else rows}  # type: ignore[index]
+
     def forward(self, step: Step) -> Loss:
         """The mean loss over the global batch's rows with a label and any modality; of classes the accuracy, too."""
-        c = self.config
-        encoded = [step.encode(name, c.view) for name in c.towers]
-        features = torch.cat([e.pooled().float() for e in encoded], 1)
-        label = step.batch[LABEL]
-        counts = label["present"] & torch.stack([e.present() for e in encoded]).any(0)
+        c, counts = self.config, self.counts(step)
+        features = torch.cat([step.encode(name, c.view).pooled().float() for name in c.towers], 1)
         logits = self.head(features)
         with torch.autocast(logits.device.type, enabled=False):
-            logits, value = logits.float(), label["value"]
+            logits, value = logits.float(), step.batch[LABEL]["value"]
             losses = row_losses(c.task, logits, value, self.weights)
-            weighted = c.task == "classification" and self.weights is not None
-            # over the sum of the weights, not the number of rows, as torch.nn.CrossEntropyLoss does
-            total = global_mean(losses, counts * self.weights[value] if weighted else counts)  # type: ignore[index]
+            total = step.mean("loss", losses, counts["loss"])
         parts: dict[str, Tensor] = {}
         if c.task == "classification":
-            parts["accuracy"] = global_mean((logits.argmax(1) == value).float(), counts).detach()
+            parts["accuracy"] = step.mean("rows", (logits.argmax(1) == value).float(), counts["rows"]).detach()
         return Loss(total=total, parts=parts)
 
 

@@ -55,6 +55,13 @@ class TaskModel:
             features, present = pooled(self.model, self.towers, moved)
             return self.head(features), present
 
+    def present(self, batch: Batch) -> Tensor:
+        """(B,) bool: any modality is there, as `logits` says; without encoding anything."""
+        moved = to_device({name: batch[name] for name in self.modalities}, device_of(self.model))
+        names = [name for tower in self.towers for name in self.model.tower(tower).modalities if name in moved]
+        with torch.no_grad():
+            return torch.stack([self.model.modality(n).patchify(moved[n]).present for n in names]).any(0)
+
     def predict(self, **raw: Sequence[Any]) -> list[dict[str, Any] | None]:
         """Answers for samples as a user has them: `predict(image=["a.png", None])`.
 

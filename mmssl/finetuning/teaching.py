@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..distributed import global_mean
 from ..errors import UserError
 from ..evaluation.tasks import Metrics
-from ..modality import Preprocessor
+from ..modality import Batch, Preprocessor
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.running import device_of
 from ..objectives.base import Loss, Objective, ObjectiveConfig
@@ -65,22 +64,29 @@ class Distilled(Objective):
         self.teacher = [teacher]  # a list: not a submodule
         self.head = TaskHead(pooled_width(model, config.towers), teacher.target.outputs)
 
+    separable = True
+
+    def _theirs(self, step: Step) -> Batch:
+        return {name: step.batch[TEACHER + name] for name in self.teacher[0].modalities}
+
+    def counts(self, step: Step) -> dict[str, Tensor]:
+        """The rows that both student and teacher see."""
+        ours = torch.stack([step.present(name, self.config.view) for name in self.config.towers]).any(0)
+        return {"rows": self.teacher[0].present(self._theirs(step)).to(ours.device) & ours}
+
     def forward(self, step: Step) -> Loss:
         """The mean of `soft_losses` over the rows of the global batch that both student and teacher see."""
         c, teacher = self.config, self.teacher[0]
-        encoded = [step.encode(name, c.view) for name in c.towers]
-        logits = self.head(torch.cat([e.pooled().float() for e in encoded], 1))
-        theirs = {name: step.batch[TEACHER + name] for name in teacher.modalities}
+        logits = self.head(torch.cat([step.encode(name, c.view).pooled().float() for name in c.towers], 1))
         if device_of(teacher.head) != logits.device:
             teacher.head.to(logits.device)
             module: torch.nn.Module = teacher.model
             module.to(logits.device)
         # without gradient, in evaluation mode, on the row without augmentation
-        wanted, there = teacher.logits(theirs)
-        counts = there & torch.stack([e.present() for e in encoded]).any(0)
+        wanted, _ = teacher.logits(self._theirs(step))
         with torch.autocast(logits.device.type, enabled=False):
             losses = soft_losses(teacher.target.task, logits.float(), wanted.float(), c.temperature)
-            return Loss(total=global_mean(losses, counts), parts={})
+            return Loss(total=step.mean("rows", losses, self.counts(step)["rows"]), parts={})
 
 
 @dataclass

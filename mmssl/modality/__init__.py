@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from ..errors import BadSample
 from ..lazy import attributes
 from .lookup import (
+    crossing_views,
     installed,
     load_modality,
     modality_config,
@@ -41,6 +42,7 @@ __all__ = [
     "MaskToken",
     "Modality",
     "Preprocessor",
+    "crossing_views",
     "installed",
     "load_modality",
     "modality_config",

@@ -155,6 +155,8 @@ class Modality(nn.Module):
     alone, with the inputs as they are."""
     views: ClassVar[tuple[str, ...]] = ()
     """Options that `augment` understands (see `mmssl.modality.view`); empty = this modality has no augmented views."""
+    crossing: ClassVar[tuple[str, ...]] = ()
+    """Those of them that take from other rows of the batch (`View.crossing`)."""
     corruptible: ClassVar[bool] = False
     """True when `raster` says what boxes of a corrupted view (`mmssl.masking.corruption`) lie in."""
     coordinates: ClassVar[tuple[str, ...]] = ()

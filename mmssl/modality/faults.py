@@ -46,3 +46,25 @@ def augment_faults(options: type, spec: object, where: str) -> list[str]:
     faults: list[str] = []
     build(options, spec, where, faults)
     return faults
+
+
+def crossing_faults(crossing: Sequence[str], spec: Mapping[str, object], where: str, accumulation: int) -> list[str]:
+    """One line for each option of a view that takes from other rows, where `train.accumulation` cuts the batch.
+
+    Args:
+        crossing: `crossing_views` of the modality, or its module's `crossing`.
+        spec: the options of one view of it.
+        where: their place in the recipe.
+        accumulation: parts of a batch.
+    """
+    if accumulation == 1:
+        return []
+    found = [f"{where}.{key}" for key in crossing if spec.get(key)]
+    corruption = spec.get("corrupt")
+    if isinstance(corruption, Mapping) and "other" in (corruption.get("fill") or ()):
+        found.append(f"{where}.corrupt.fill: other")
+    return [
+        f"{place}: takes from other rows of the batch, which train.accumulation = {accumulation} cuts into parts; "
+        "leave that at 1 (train.gradient_checkpointing and an objective's cache_rows save memory, too)"
+        for place in found
+    ]

@@ -71,6 +71,13 @@ def view_kinds(name: str) -> tuple[tuple[str, ...], bool]:
     return view.names(), view.corruptible
 
 
+def crossing_views(name: str) -> tuple[str, ...]:
+    """The options of the augmented views of modality `name` that take from other rows of the batch."""
+    view = getattr(modality_package(name), "View", None)
+    found: tuple[str, ...] = load_modality(name).Modality.crossing if view is None else view.crossing
+    return found
+
+
 def _load(name: str, *parts: str) -> ModuleType:
     module_name = name if "." in name else f"mmssl_{name}"
     try:

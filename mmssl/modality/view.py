@@ -29,6 +29,8 @@ class View:
 
     corruptible: ClassVar[bool] = False
     """True when `Modality.raster` says what boxes of a corrupted view (`mmssl.masking.corruption`) lie in."""
+    crossing: ClassVar[tuple[str, ...]] = ()
+    """Names of the options that take from other rows of the batch, which must not be cut then."""
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

@@ -51,6 +51,17 @@ class Objective(nn.Module):
 
     relies_on: tuple[str, ...] = ()
 
+    @property
+    def separable(self) -> bool:
+        """True where the loss is made of `step.mean`s alone and `counts` is there, so that `train.accumulation` can ask
+        for it part by part. Else (the default) it is asked for all rows of a step at once, which is exact for every
+        loss; see `mmssl.objectives.accumulation`."""
+        return False
+
+    def counts(self, step: Step) -> dict[str, Tensor]:
+        """Name -> the `counts` that `forward` passes to `step.mean` under that name, found without any encoder."""
+        raise NotImplementedError
+
     def __init__(self, config: ObjectiveConfig, model: MMSSLModel) -> None:
         super().__init__()
         self.config: Any = config
@@ -64,7 +75,8 @@ class Objective(nn.Module):
             step: the batch with its views, masks and model. Equal forwards of several objectives are done once in it.
 
         Returns:
-            Means over the global batch (`distributed.global_mean`), so that any number of processes trains the same.
+            Means over the global batch (`step.mean`, `distributed.global_mean`), so that any number of processes trains
+            the same.
         """
         raise NotImplementedError
 

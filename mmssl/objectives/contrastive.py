@@ -10,8 +10,8 @@ More than two towers: all pairs, or with `hub_tower` every tower against one (Im
 views need no augmentations: `masks: [a, b]` makes them from one clean view by hiding different patches.
 
 Other processes' rows are gathered with gradients. A sample that lacks one side is no pair: its row asks nothing and is
-nobody's negative. Under gradient accumulation the negatives are those of a micro-batch; large batches in little memory
-are had by `chunk` (similarities) and `cache_rows` (encoders) instead, which change no number.
+nobody's negative. Large batches in little memory are had by `chunk` (similarities) and `cache_rows` or
+`train.accumulation` (encoders), which change no number.
 
 Example::
 

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..distributed import all_sum, global_mean
+from ..distributed import all_sum
 from ..errors import UserError
 from ..losses.latent import average_layers, latent_loss, normalised_latents
 from ..losses.regularisers import covariance, deviations, sigreg, variance
@@ -122,6 +122,20 @@ class JEPA(Objective):
                 "sigreg} or vicreg, or stop_gradient: true"
             )
 
+    @property
+    def separable(self) -> bool:
+        """Without a regulariser, which is a statistic of all rows."""
+        return self.config.regulariser.kind == "none"
+
+    def counts(self, step: Step) -> dict[str, Tensor]:
+        """`<number of the mask>.<modality>` -> the targets that are predicted."""
+        found: dict[str, Tensor] = {}
+        for number, mask in enumerate(self.masks):
+            seen = step.present(self.config.tower, self.config.view, mask)
+            for name, split in self._target_splits(step, mask).items():
+                found[f"{number}.{name}"] = self._there(step, name, self._sets(step, name, split), seen)
+        return found
+
     def forward(self, step: Step) -> Loss:
         """The weighted sum over modalities of the mean over masks, plus the regulariser where there is one."""
         c = self.config
@@ -129,17 +143,20 @@ class JEPA(Objective):
         losses: dict[str, list[Tensor]] = {}
         # what gets no gradient has none to get from the regulariser
         embedded = [] if self.stops else [targets]
-        for mask in self.masks:
+        for number, mask in enumerate(self.masks):
             context = step.encode(c.tower, c.view, mask, "drop")
             embedded.append(context)
             for name, split in self._target_splits(step, mask).items():
-                losses.setdefault(name, []).append(self._loss(step, name, split, mask, context, targets))
+                loss = self._loss(step, name, split, f"{number}.{name}", context, targets)
+                losses.setdefault(name, []).append(loss)
         means = {name: torch.stack(found).mean() for name, found in losses.items()}
         total = torch.stack([c.weights.get(name, 1.0) * loss for name, loss in means.items()]).sum()
         parts = {name: loss.detach() for name, loss in means.items()} if len(means) > 1 else {}
         with torch.autocast(total.device.type, enabled=False):
             with torch.no_grad():
-                parts["target_std"] = deviations(targets.pooled(), targets.present(), all_sum).mean()
+                rows = step.collected("targets", targets.pooled(), targets.present())
+                if rows is not None:
+                    parts["target_std"] = deviations(*rows, all_sum).mean()
             if c.regulariser.kind != "none":
                 found = [self._regulariser(step, rows, valid) for e in embedded for rows, valid in self._rows(e)]
                 penalty = torch.stack(found).mean()
@@ -170,23 +187,33 @@ class JEPA(Objective):
             raise UserError(f"objective jepa: its mask hides nothing of tower '{self.target_tower}'")
         return splits
 
-    def _loss(
-        self, step: Step, name: str, split: Split, mask: str | None, context: Encoded, targets: Encoded
-    ) -> Tensor:
-        """Mean loss of one modality's targets over all processes."""
+    def _whole(self, step: Step, name: str) -> Patches:
+        """The patches among which one modality's targets are."""
+        return step.patches(name, self.config.target_view if self.across else self.config.view)
+
+    def _sets(self, step: Step, name: str, split: Split) -> Split:
+        """The target sets as they are predicted: apart or as one, and not without any place."""
+        if self.config.predict == "together" and split.hide.shape[1] > 1:
+            split = united(split, self._whole(step, name))
+        return split if split.hide.shape[2] else dataclasses.replace(split, hide=F.pad(split.hide, (0, 1), value=-1))
+
+    def _there(self, step: Step, name: str, split: Split, seen: Tensor) -> Tensor:
+        """(B * M, m) the targets that count: a sample of which the context encoder saw nothing (`seen` (B,)) tells
+        nothing of its targets."""
+        index = split.hide.flatten(1)
+        there = gather(self._whole(step, name).valid, index) & (index >= 0) & seen[:, None]
+        return there.unflatten(1, (split.hide.shape[1], -1)).flatten(0, 1)
+
+    def _loss(self, step: Step, name: str, split: Split, label: str, context: Encoded, targets: Encoded) -> Tensor:
+        """Mean loss of one modality's targets over all processes; label: its name in `counts`."""
         c = self.config
-        whole = step.patches(name, c.target_view if self.across else c.view)
-        if c.predict == "together" and split.hide.shape[1] > 1:
-            split = united(split, whole)
-        hide = split.hide if split.hide.shape[2] else F.pad(split.hide, (0, 1), value=-1)
-        sets = hide.shape[1]
-        prediction = self._predict(name, hide, split.full, whole, context, split.keep)
-        # a sample of which the context encoder saw nothing tells nothing of its targets
-        there = gather(whole.valid, hide.flatten(1)) & (hide.flatten(1) >= 0) & context.present()[:, None]
+        split = self._sets(step, name, split)
+        hide, sets = split.hide, split.hide.shape[1]
+        prediction = self._predict(name, hide, split.full, self._whole(step, name), context, split.keep)
         with torch.autocast(prediction.device.type, enabled=False):
             wanted = self._latents(targets, name, hide.flatten(1)).unflatten(1, (sets, -1)).flatten(0, 1)
             score = latent_loss(prediction.float(), wanted, c.loss, c.beta)
-            return global_mean(score, there.unflatten(1, (sets, -1)).flatten(0, 1))
+            return step.mean(label, score, self._there(step, name, split, context.present()))
 
     def _predict(self, name: str, hide: Tensor, full: bool, whole: Patches, context: Encoded, keep: Tensor) -> Tensor:
         """(B * M, m, D) for target sets hide (B, M, m) of the patches `whole`."""

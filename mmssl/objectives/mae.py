@@ -31,13 +31,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..distributed import global_mean
 from ..errors import UserError
 from ..masking.replacement import Replacement
 from ..models.initialization import init_weights
 from ..models.tower import Decoder, Encoded
 from ..options import changed
-from ..patches import Patches, gather
+from ..patches import Patches, Split, gather
 from .base import Loss, Objective
 from .options.mae import Config, DecoderConfig, FusionConfig
 from .parts.fusion import Fusion
@@ -185,6 +184,16 @@ class MAE(Objective):
             if not model.modality(name).ids:
                 raise UserError(f"objective mae: replacement names modality '{name}', which has no ids to draw from")
 
+    separable = True
+
+    def counts(self, step: Step) -> dict[str, Tensor]:
+        """Modality -> the patches, or the numbers of a corrupted view, that are reconstructed."""
+        mask = self.config.mask
+        if mask is None:
+            return {name: counted for name, (_, counted) in self._overwritten(step).items()}
+        hidden = self._splits(step, mask).items()
+        return {name: self._queries(step, name, split).valid for name, split in hidden}
+
     def forward(self, step: Step) -> Loss:
         """The weighted sum over modalities of the error on what the encoder did not see; logs each of several."""
         c = self.config
@@ -198,13 +207,22 @@ class MAE(Objective):
 
     def _corrupted(self, step: Step, encoded: dict[str, Encoded]) -> dict[str, Tensor]:
         """GMML's loss: the mean absolute error over all numbers that the view overwrote; all patches were seen."""
-        c = self.config
         losses: dict[str, Tensor] = {}
+        for name, (target, counted) in self._overwritten(step).items():
+            prediction = self.decoders[name](self._tokens(name, encoded[self.tower_of[name]]))
+            with torch.autocast(prediction.device.type, enabled=False):
+                error = (prediction.float() - target.nan_to_num(0.0)).abs()
+                losses[name] = step.mean(name, error, counted)
+        return losses
+
+    def _overwritten(self, step: Step) -> dict[str, tuple[Tensor, Tensor]]:
+        """Modality -> (target (B, N, P), which of its numbers the view overwrote)."""
+        c = self.config
+        found: dict[str, tuple[Tensor, Tensor]] = {}
         for name in self.names:
             where = step.corrupted(name, c.view)
             if where is None:
                 continue
-            prediction = self.decoders[name](self._tokens(name, encoded[self.tower_of[name]]))
             target = step.target(name, c.target_view, c.target.get(name))
             if target.shape != where.shape:
                 raise UserError(
@@ -212,34 +230,39 @@ class MAE(Objective):
                     f"{target.shape[-1]} numbers a patch, expected a kind that has the {where.shape[-1]} "
                     f"that view '{c.view}' overwrites"
                 )
-            with torch.autocast(prediction.device.type, enabled=False):
-                error = (prediction.float() - target.nan_to_num(0.0)).abs()
-                losses[name] = global_mean(error, where & ~target.isnan())
-        if not losses:
+            found[name] = target, where & ~target.isnan()
+        if not found:
             raise UserError(
                 f"objective mae: no mask, and view '{c.view}' corrupts no modality of {self._where()}; "
                 f"name a mask, or a view with 'corrupt'"
             )
-        return losses
+        return found
+
+    def _splits(self, step: Step, mask: str) -> dict[str, Split]:
+        """Modality -> what the mask hides of it."""
+        splits = {name: split for t in self.towers for name, split in step.splits(t, mask, self.config.view).items()}
+        if not splits:
+            raise UserError(f"objective mae: mask '{mask}' hides nothing of {self._where()}")
+        return splits
+
+    def _queries(self, step: Step, name: str, split: Split) -> Patches:
+        """The hidden patches of one modality."""
+        return step.patches(name, self.config.view).take(split.hide.flatten(1), split.full)
 
     def _hidden(self, step: Step, encoded: dict[str, Encoded], mask: str) -> dict[str, Tensor]:
         """The loss of the patches that the mask hides, one a modality."""
         c = self.config
-        splits = {name: split for t in self.towers for name, split in step.splits(t, mask, c.view).items()}
-        if not splits:
-            raise UserError(f"objective mae: mask '{mask}' hides nothing of {self._where()}")
         losses: dict[str, Tensor] = {}
-        for name, split in splits.items():
-            whole = step.patches(name, c.view)
-            hide = split.hide.flatten(1)
-            queries = whole.take(hide, split.full)
+        for name, split in self._splits(step, mask).items():
+            whole, hide = step.patches(name, c.view), split.hide.flatten(1)
+            queries = self._queries(step, name, split)
             prediction = self._predict(name, encoded[self.tower_of[name]], whole, split.keep, hide, queries)
             kind = c.target.get(name)
             target = step.hidden_target(name, c.target_view, kind, split, queries, c.view)
             with torch.autocast(prediction.device.type, enabled=False):
                 score = step.model.modality(name).score(prediction.float(), target, queries, kind)
                 # over all hidden patches of the global batch, so that samples with more of them weigh more
-                losses[name] = global_mean(score, queries.valid)
+                losses[name] = step.mean(name, score, queries.valid)
         return losses
 
     def _tokens(self, name: str, encoded: Encoded) -> Tensor:

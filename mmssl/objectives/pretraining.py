@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from ..errors import UserError
 from ..modality import Batch
 from ..modality.faults import view_faults
 from ..models.modeling_mmssl import MMSSLModel
+from .accumulation import Joined, draws_of
 from .base import Loss, Objective
-from .step import Mask, Step, Views
+from .step import Mask, Part, Step, Views
 
 logger = logging.getLogger("mmssl")
 
@@ -80,32 +81,64 @@ class Pretraining(nn.Module):
             if faults:
                 raise UserError("\n".join(faults))
 
-    def step(self, batch: Batch, draws: Draws) -> Step:
-        """A batch as the objectives see it."""
-        return Step(batch, self.model, self.views, self.masks, draws)
+    def step(self, batch: Batch | Sequence[Batch], draws: Draws, part: Part | None = None) -> Step:
+        """A batch as the objectives see it; several as one. draws: of all its rows."""
+        if isinstance(batch, Mapping):
+            return Step(batch, self.model, self.views, self.masks, draws, part)
+        parts = zip(batch, draws_of(batch, draws), strict=True)
+        return Joined([self.step(one, own) for one, own in parts], draws, part)
 
-    def forward(self, batch: Batch, draws: Draws, shares: bool = False) -> Loss:
+    @torch.no_grad()
+    def counts(self, step: Step, names: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
+        """Objective -> name -> () float32 or float64, what `Objective.counts` of these objectives sum to."""
+
+        def total(count: torch.Tensor) -> torch.Tensor:
+            return count.sum() if count.is_floating_point() else count.sum().float()
+
+        found: Any = {name: self.objectives[name].counts(step) for name in names}  # type: ignore[operator]
+        return {name: {key: total(count) for key, count in counts.items()} for name, counts in found.items()}
+
+    def forward(
+        self, batch: Batch | Sequence[Batch], draws: Draws, shares: bool = False, part: Part | None = None
+    ) -> Loss:
         """The weighted sum of all objectives' losses and its parts, named `<objective>` and `<objective>.<part>`.
 
-        shares: measure `gradient_shares` as well.
+        Args:
+            batch: the rows of this process, or the batches that make up all of them.
+            draws: of these rows.
+            shares: measure `gradient_shares` as well.
+            part: which pass of an optimiser step this is, where it has several (`mmssl.objectives.accumulation`): the
+                losses, parts and shares of all passes then add up to those of the step.
         """
-        step = self.step(batch, draws)
+        step = self.step(batch, draws, part)
         total: torch.Tensor | None = None
         parts: dict[str, torch.Tensor] = {}
         each: dict[str, torch.Tensor] = {}
-        for name, objective in self.objectives.items():
+        for name in self.objectives if part is None else part.asked:
+            objective = self.objectives[name]
+            if part is not None:
+                part.objective = name
             loss = objective(step)
             weight: Any = objective.config.weight  # type: ignore[union-attr]
             if name in self.ramps:
                 weight = weight * self.factors[list(self.ramps).index(name)]
-                parts[f"{name}.weight"] = weight
+                if part is None or part.last:
+                    parts[f"{name}.weight"] = weight
             weighted = weight * loss.total
             total = weighted if total is None else total + weighted
             each[name] = weighted
             parts[name] = loss.total.detach()
             parts |= {f"{name}.{part}": value.detach() for part, value in (loss.parts or {}).items()}
         # before the loss leaves: what lies between here and the encodings belongs to no process group
-        return Loss(total=total, parts=parts, shares=gradient_shares(each, step) if shares else None)
+        return Loss(total=total, parts=parts, shares=self._shares(each, step) if shares else None)
+
+    def _shares(self, losses: Mapping[str, torch.Tensor], step: Step) -> dict[str, torch.Tensor] | None:
+        """`gradient_shares` of the optimiser step; None before its last pass."""
+        squares: Squares = {} if step.part is None else step.part.held.setdefault("squares", {})
+        add_squares(losses, step, squares)
+        if step.part is not None and not step.part.final:
+            return None
+        return gradient_shares(squares, list(self.objectives))
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
@@ -119,37 +152,54 @@ class Pretraining(nn.Module):
         return torch.tensor([ramp.factor(progress) for ramp in self.ramps.values()], dtype=torch.float32)
 
 
-def gradient_shares(losses: Mapping[str, torch.Tensor], step: Step) -> dict[str, torch.Tensor]:
-    """Which objective pulls how hard at the encoders: shares of the gradients' norms, over all processes' rows.
+Squares = dict[str, dict[str, torch.Tensor]]
+"""Tower -> objective -> the squared norm of the gradient that it sends into the tower's encodings of this process."""
 
-    losses: objective -> its weighted loss. `<tower>/<objective>`: |d loss / d encodings of the tower|, over the sum of
-    these norms of all objectives; `<objective>`: the same over the encodings of all towers at once. The encodings are
-    what the tower gave in this step (`Step.encodings`), whichever view and mask an objective asked it for; those of one
-    view and mask are the same tensors for all that named it. Each sums to 1, or is 0 where no objective has a gradient.
-    A tower that a single objective trains is left out, and everything where there is a single objective.
 
-    Only the graph between the losses and the encodings is run through: no parameter gets a gradient, no hook of DDP is
-    called. Gathers in it are collective, so that all processes must call it together.
+def add_squares(losses: Mapping[str, torch.Tensor], step: Step, squares: Squares) -> None:
+    """Add to `squares` what these losses, of one pass, send into the encodings that the towers gave in it.
+
+    losses: objective -> its weighted loss. Only the graph between the losses and the encodings is run through: no
+    parameter gets a gradient, no hook of DDP is called. Gathers in it are collective: all processes call it together.
     """
     encodings = step.encodings()
     flat = [tensor for tensors in encodings.values() for tensor in tensors]
-    if len(losses) < 2 or not flat:
-        return {}
-    squares = flat[0].new_zeros(len(losses), len(encodings), dtype=torch.float32)
-    for i, loss in enumerate(losses.values()):
-        if not loss.requires_grad:
-            continue
-        found = iter(torch.autograd.grad(loss, flat, retain_graph=True, allow_unused=True))
-        for j, tensors in enumerate(encodings.values()):
-            for gradient in (next(found) for _ in tensors):
+    for name, loss in losses.items() if flat else ():
+        found = iter(
+            torch.autograd.grad(loss, flat, retain_graph=True, allow_unused=True) if loss.requires_grad else ()
+        )
+        for tower, tensors in encodings.items():
+            total = squares.setdefault(tower, {}).get(name, flat[0].new_zeros((), dtype=torch.float32))
+            for encoding in tensors:
+                gradient = next(found, None)
                 if gradient is not None:
-                    squares[i, j] += gradient.detach().float().square().sum()
+                    total = total + step.square(encoding, gradient)
+            squares[tower][name] = total
+
+
+def gradient_shares(squares: Squares, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Which objective pulls how hard at the encoders: shares of the gradients' norms, over all processes' rows.
+
+    `<tower>/<objective>`: |d loss / d encodings of the tower|, over the sum of these norms of all objectives;
+    `<objective>`: the same over the encodings of all towers at once. The encodings are what the tower gave in this step
+    (`Step.encodings`), whichever view and mask an objective asked it for; those of one view and mask are the same
+    tensors for all that named it. Each sums to 1, or is 0 where no objective has a gradient. A tower that a single
+    objective trains is left out, and everything where there is a single objective.
+
+    Args:
+        squares: what `add_squares` found in the passes of the step.
+        names: of all objectives.
+    """
+    if len(names) < 2 or not squares:
+        return {}
+    zero = torch.zeros_like(next(iter(next(iter(squares.values())).values())))
+    table = torch.stack([torch.stack([found.get(name, zero) for found in squares.values()]) for name in names])
     # squared norms of the rows of all processes add up to that of the whole batch
-    squares = global_sum(squares)
+    table = global_sum(table)
     out: dict[str, torch.Tensor] = {}
-    for prefix, column in [("", squares.sum(1)), *((f"{t}/", squares[:, j]) for j, t in enumerate(encodings))]:
+    for prefix, column in [("", table.sum(1)), *((f"{t}/", table[:, j]) for j, t in enumerate(squares))]:
         norm = column.sqrt()
         share = norm / norm.sum().clamp(min=torch.finfo(norm.dtype).tiny)
         if not prefix or int((norm > 0).sum()) > 1:
-            out |= {f"{prefix}{name}": share[i] for i, name in enumerate(losses)}
+            out |= {f"{prefix}{name}": share[i] for i, name in enumerate(names)}
     return out

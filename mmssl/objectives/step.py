@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from ..distributed import global_mean
 from ..draws import Draws
 from ..masking.corruption import Corruption, corrupt
 from ..masking.replacement import Replacement, replaced
 from ..modality import Batch, Inputs
+from ..models.chunked import pool, square, token_square, tower_output
 from ..models.tower import Encoded, Tower
 from ..options.schema import load
 from ..patches import Patches, Split, gather
@@ -30,6 +33,28 @@ Mode = str | Mapping[str, str | Replacement]
 CLEAN = "clean"
 
 
+@dataclass
+class Part:
+    """One of the passes that an optimiser step is made of (`mmssl.objectives.accumulation`).
+
+    Attributes:
+        asked: names of the objectives that take part in it.
+        totals: objective -> what it divides by, by name, summed over the whole step; of those that see the step whole
+            nothing is there.
+        last: no pass with these objectives follows in this step.
+        final: no pass at all follows in this step.
+        held: what passes of one step hand on to the last of them.
+        objective: the one that is being asked.
+    """
+
+    asked: Sequence[str]
+    totals: Mapping[str, Mapping[str, Tensor]]
+    last: bool
+    final: bool
+    held: dict[Any, Any] = field(default_factory=dict)
+    objective: str = ""
+
+
 class Step:
     """What objectives see of one batch. Everything is memoised under all that it depends on.
 
@@ -39,16 +64,54 @@ class Step:
         views: view name -> modality -> options of its `augment`; what a view does not name stays clean in it.
         masks: mask name -> mask.
         draws: of the views, masks and objectives.
+        part: which part of an optimiser step this is; None: all of it.
+        rows: towers see so many rows at a time, and see them again in the backward pass; None: all at once.
     """
 
-    def __init__(self, batch: Batch, model: MMSSLModel, views: Views, masks: Mapping[str, Mask], draws: Draws) -> None:
-        self.batch, self.model, self.views, self.masks, self.draws = batch, model, views, masks, draws
+    rows: int | None = None
+
+    def __init__(
+        self,
+        batch: Batch,
+        model: MMSSLModel,
+        views: Views,
+        masks: Mapping[str, Mask],
+        draws: Draws,
+        part: Part | None = None,
+    ) -> None:
+        self.batch, self.model, self.views, self.masks, self.draws, self.part = batch, model, views, masks, draws, part
         self._memo: dict[Any, Any] = {}
+        self._squares: dict[int, Callable[[Tensor], Tensor]] = {}
+
+    def _totals(self) -> Mapping[str, Tensor] | None:
+        return None if self.part is None else self.part.totals.get(self.part.objective)
+
+    def mean(self, name: str, values: Tensor, counts: Tensor) -> Tensor:
+        """`global_mean` of values where `counts` (the same shape) is set, over all rows of the optimiser step.
+
+        Of a part of the step its share: the shares of all parts add up to the mean. `Objective.counts` says, under the
+        same name, what `counts` is.
+        """
+        totals = self._totals()
+        return global_mean(values, counts, None if totals is None else totals[name])
+
+    def collected(self, name: str, *rows: Tensor) -> tuple[Tensor, ...] | None:
+        """These tensors (rows first) of all parts of the step, one behind the other, for statistics of the log that are
+        no means; None but in the last part."""
+        if self.part is None or self._totals() is None:
+            return rows
+        held = self.part.held.setdefault((self.part.objective, name), [])
+        held.append(rows)
+        return tuple(torch.cat(each) for each in zip(*held, strict=True)) if self.part.last else None
 
     def _once(self, key: Key, make: Callable[[], T]) -> T:
         if key not in self._memo:
             self._memo[key] = make()
         return self._memo[key]
+
+    def forget(self) -> None:
+        """Drop everything that was computed; it comes out the same when it is asked for again."""
+        self._memo.clear()
 
     def _view_of(self, name: str, view: str) -> str:
         """The view as far as this modality goes: clean, where the view leaves it alone."""
@@ -162,7 +225,16 @@ class Step:
         for key, value in self._memo.items():
             if key[:-1] == seen and set(layers) <= set(key[-1]):
                 return value
-        return self._once((*seen, tuple(layers)), lambda: encoder(*self._seen(tower, view, mask, mode), layers))
+
+        def make() -> Encoded:
+            return tower_output(encoder, *self._seen(tower, view, mask, mode), layers, self.rows)
+
+        return self._once((*seen, tuple(layers)), make)
+
+    def present(self, tower: str, view: str = CLEAN, mask: str | None = None, mode: Mode = "drop") -> Tensor:
+        """(B,) bool: what `encode` would say is `present`, without encoding anything."""
+        patches, _ = self._seen(tower, view, mask, mode)
+        return torch.stack([p.present for p in patches.values()]).any(0)
 
     def pooled(
         self,
@@ -174,12 +246,22 @@ class Step:
         rows: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """(pooled (B, D), present (B,)) of `encode`, or with `rows` of `pool`, which keeps nothing else in memory."""
-        if rows is None:
+        if rows is None and self.rows is None:
             encoded = self.encode(tower, view, mask, mode, net)
             return encoded.pooled(), encoded.present()
         encoder = net if net is not None else self.model.tower(tower)
         key = ("pooled", *self._key(tower, view, mask, mode, net), rows)
-        return self._once(key, lambda: pool(encoder, *self._seen(tower, view, mask, mode), rows))
+        return self._once(key, lambda: self._pool(encoder, *self._seen(tower, view, mask, mode), rows))
+
+    def _pool(
+        self, encoder: Tower, patches: Mapping[str, Patches], hidden: Mapping[str, Tensor] | None, rows: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """`pool` of at most `self.rows` at a time, of which the objective asks for `rows` or, with None, for all."""
+        few = min(found for found in (rows, self.rows) if found is not None)
+        pooled, present = pool(encoder, patches, hidden, few)
+        if rows is None:  # who asked for no chunks has tokens in one pass, and the shares of gradients are theirs
+            self._squares[id(pooled)] = partial(token_square, encoder, patches, hidden, few)
+        return pooled, present
 
     def pooled_of(
         self, tower: str, name: Key, make: Callable[[], dict[str, Patches]], rows: int | None = None
@@ -187,10 +269,10 @@ class Step:
         """(pooled (B, D), present (B,)) of a tower on patches that are no view of the recipe, such as mixed or swapped
         inputs: what `make` returns. Computed once for the same `name`, which says what they are."""
         encoder, seen = self.model.tower(tower), (tower, name, None, (), None, torch.is_grad_enabled())
-        if rows is None:
+        if rows is None and self.rows is None:
             encoded = self._once(("encode", *seen, ()), lambda: encoder(make(), {}))
             return encoded.pooled(), encoded.present()
-        return self._once(("pooled", *seen, rows), lambda: pool(encoder, make(), None, rows))
+        return self._once(("pooled", *seen, rows), lambda: self._pool(encoder, make(), None, rows))
 
     def look(self, tower: str, view: str = CLEAN, mask: str | None = None) -> tuple[object, ...]:
         """What tells apart what a tower sees: equal for a view or a mask that leaves all its modalities alone."""
@@ -213,6 +295,10 @@ class Step:
                 tensors = [value.prefix, *value.tokens.values(), *layers]
             found.setdefault(key[1], []).extend(t for t in tensors if t.requires_grad)
         return {tower: tensors for tower, tensors in found.items() if tensors}
+
+    def square(self, encoding: Tensor, gradient: Tensor) -> Tensor:
+        """() float32: the squared norm of the gradient of one of the `encodings`."""
+        return self._squares.get(id(encoding), square)(gradient)
 
     def _modes(self, tower: str, mode: Mode) -> dict[str, str | Replacement]:
         names = self.model.tower(tower).modalities
@@ -247,39 +333,3 @@ class Step:
                     ids, draws = self.model.modality(name).pred_width(), self.draws("replacement", str(mask), name)
                     patches[name], hidden[name] = replaced(whole, hidden[name], how, ids, draws)
         return patches, hidden
-
-
-def pool(
-    encoder: Tower, patches: Mapping[str, Patches], hidden: Mapping[str, Tensor] | None, rows: int | None
-) -> tuple[Tensor, Tensor]:
-    """(pooled (B, D), present (B,)) of a tower on these patches.
-
-    With `rows` loss and gradient stay those of the whole batch (GradCache, Gao et al. 2021, arXiv 2101.06983), but for
-    the draws of dropout.
-
-    Args:
-        encoder: the tower.
-        patches: modality -> patches.
-        hidden: modality -> (B, n) bool: behind mask tokens.
-        rows: the tower sees that many samples at a time and only the pooled embeddings are kept; in the backward pass
-            one such chunk after the other is computed again, so that the activations of one chunk are in memory instead
-            of the batch's. None: all at once.
-    """
-    hidden = hidden or {}
-    if rows is None:
-        encoded = encoder(patches, hidden)
-        return encoded.pooled(), encoded.present()
-
-    def part(at: slice) -> Tensor:
-        few = {name: p.rows(at) for name, p in patches.items()}
-        pooled: Tensor = encoder(few, {name: h[at] for name, h in hidden.items()}).pooled()
-        return pooled
-
-    parts = list(patches.values())
-    pieces = [slice(start, start + rows) for start in range(0, parts[0].batch, rows)]
-    if torch.is_grad_enabled():
-        # forgets the activations of a chunk, and computes them again when its gradient comes
-        done = [checkpoint(part, at, use_reentrant=False) for at in pieces]
-    else:
-        done = [part(at) for at in pieces]
-    return torch.cat(done), torch.stack([p.present for p in parts]).any(0)

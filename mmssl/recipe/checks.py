@@ -13,8 +13,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..errors import nearest
-from ..modality import view_kinds, view_options
-from ..modality.faults import view_faults
+from ..modality import crossing_views, view_kinds, view_options
+from ..modality.faults import crossing_faults, view_faults
 from ..options.schema import BAD, Draft, Faults, Part, yaml_name
 from ..options.wording import show
 
@@ -158,7 +158,7 @@ def _check_towers(recipe: Any, faults: Faults) -> None:
 def _check_views(recipe: Any, faults: Faults) -> None:
     if recipe.views is BAD:
         return
-    modalities = _names(recipe.modalities)
+    modalities, accumulation = _names(recipe.modalities), _get(recipe.train, "accumulation")
     for view, specs in recipe.views.items():
         if view == "clean":
             faults.append("views.clean: found a view named 'clean', expected another name: it is the data as they are")
@@ -169,7 +169,10 @@ def _check_views(recipe: Any, faults: Faults) -> None:
             part = recipe.modalities.get(name)
             if not isinstance(part, Part) or spec is BAD:
                 continue
-            faults.extend(view_faults(view_kinds(part.type), recipe.views, view, name, view_options(part.type)))
+            wrong = view_faults(view_kinds(part.type), recipe.views, view, name, view_options(part.type))
+            if not wrong and accumulation is not BAD:
+                wrong = crossing_faults(crossing_views(part.type), spec, f"views.{view}.{name}", accumulation)
+            faults.extend(wrong)
 
 
 def _check_objectives(recipe: Any, faults: Faults) -> None:

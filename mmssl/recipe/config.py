@@ -127,7 +127,13 @@ class LoopConfig:
     steps: int | None = option(None, min=1, max=1_000_000_000, resumable=True, help="optimiser steps")
     epochs: float | None = option(None, above=0, max=1_000_000, resumable=True, help="passes over the data")
     batch_size: int = option(256, min=1, max=1_000_000, help="samples of one optimiser step, over all processes")
-    accumulation: int = option(1, min=1, max=1_000_000, help="micro-batches that one optimiser step is made of")
+    accumulation: int = option(
+        1,
+        min=1,
+        max=1_000_000,
+        resumable=True,
+        help="parts that a step goes through the model in: less memory, the same numbers",
+    )
     lr: float = option(1e-3, above=0, max=1_000, help="peak learning rate, after the warm-up")
     min_lr: float = option(0.0, min=0, max=1_000, help="where the cosine ends")
     warmup: float = option(0.05, min=0, max=1_000_000_000, help="below 1: share of all steps; else: steps")

@@ -212,7 +212,7 @@ def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> Sta
             "resume with the recipe it was trained with"
         )
     state = _read(path)
-    lacking = [key for key in ("seconds", "looked", "course") if key not in state]
+    lacking = [key for key in ("seconds", "looked", "course", "batch_size") if key not in state]
     if lacking:
         raise UserError(
             f"{path}: {STATE} lacks {', '.join(lacking)}: another version of mmssl wrote it; "
@@ -229,9 +229,18 @@ def tensors(path: Path, name: str) -> dict[str, torch.Tensor]:
     return load_file(file) if file.is_file() else {}
 
 
-def check_origin(path: Path, origin: Mapping[str, object]) -> None:
-    """UserError when a checkpoint is of a run that was started from something else. origin: what, by name."""
-    before = _read(path).get("origin", {})
+def check_origin(path: Path, origin: Mapping[str, object], batch_size: int) -> None:
+    """UserError when a checkpoint is of a run that was started from something else, or with other steps.
+
+    origin: what, by name. batch_size: samples of a step, in which the place in the data and the schedules count.
+    """
+    state = _read(path)
+    before, size = state.get("origin", {}), state.get("batch_size", batch_size)
+    if size != batch_size:
+        raise UserError(
+            f"--resume: found train.batch_size {batch_size}, but the run's place in the data is counted in steps of "
+            f"{size}; expected {size} (for less memory raise train.accumulation, which changes no number)"
+        )
     for key, value in origin.items():
         if before.get(key) != value:
             raise UserError(

@@ -21,7 +21,7 @@ class Course:
 
     Attributes:
         rollbacks: times the run went back to a healthy checkpoint.
-        skipped: micro-batches passed over by that: those that led there are not seen again (PaLM, Chowdhery et al.
+        skipped: steps of data passed over by that: those that led there are not seen again (PaLM, Chowdhery et al.
             2022, arXiv 2204.02311, section 5.1).
         lr_scale: factor of the learning rate.
         events: what happened, for the log and the card.
@@ -41,10 +41,10 @@ class Course:
         """Write down that something happened after `step`: why, and what was done."""
         self.events.append({"step": step, "reason": reason, "action": what})
 
-    def go_back(self, step: int, back_to: int, reason: str, *, lr_factor: float, accumulation: int) -> None:
-        """After `step` optimiser steps of `accumulation` micro-batches the run goes on from `back_to`."""
+    def go_back(self, step: int, back_to: int, reason: str, *, lr_factor: float) -> None:
+        """After `step` optimiser steps the run goes on from `back_to`."""
         self.rollbacks += 1
-        self.skipped += (step - back_to) * accumulation
+        self.skipped += step - back_to
         self.lr_scale = lr_factor**self.rollbacks
         self.note(step, reason, f"went back to step {back_to}")
 

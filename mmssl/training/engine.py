@@ -117,7 +117,9 @@ def changes(cls: type, before: Mapping[str, object], now: Mapping[str, object], 
         now: their values now.
         prefix: of the names.
     """
-    return [prefix + name for name in map(yaml_name, not_resumable(cls)) if before.get(name) != now[name]]
+    # another batch size is refused when the checkpoint is read; without one the run starts anew
+    names = [name for name in map(yaml_name, not_resumable(cls)) if name != "batch_size"]
+    return [prefix + name for name in names if before.get(name) != now[name]]
 
 
 def warn_of(changed: Sequence[str]) -> None:

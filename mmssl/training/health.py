@@ -81,7 +81,7 @@ class Health(Observer):
         self,
         accelerator: Accelerator,
         pretraining: Pretraining,
-        chunks: Sequence[Loaded],
+        chunks: Sequence[Sequence[Loaded]],
         *,
         every: int,
         seed: int,
@@ -93,7 +93,8 @@ class Health(Observer):
         Args:
             accelerator: the processes.
             pretraining: the model and its objectives.
-            chunks: this process's rows of the probe, in parts as large as a micro-batch, equally many in all processes.
+            chunks: this process's rows of the probe, as many as a step has at a time, in parts as large as a
+                micro-batch; equally many in all processes.
             every: steps between measurements; the last step is always measured.
             seed: of the draws that objectives make for their own health.
             at_saves: a checkpoint must know whether it is healthy.
@@ -101,7 +102,7 @@ class Health(Observer):
         """
         self.accelerator, self.pretraining, self.chunks = accelerator, pretraining, chunks
         self.every, self.seed, self.at_saves, self.compiled = every, seed, at_saves, compiled
-        self.samples = sum(chunk.size for chunk in chunks) * accelerator.num_processes
+        self.samples = sum(part.size for chunk in chunks for part in chunk) * accelerator.num_processes
 
     def due(self, moment: Moment) -> bool:
         """Every `every` steps and after the last; with every checkpoint where something judges those."""
@@ -119,15 +120,17 @@ class Health(Observer):
         said: dict[str, list[Tensor]] = {}
         with evaluating([self.pretraining]):
             for number, chunk in enumerate(self.chunks):
-                batch = to_device(chunk.batch, accelerator.device)
-                output = model.encode_batch(batch, alone=True)
-                for kind in ("pooled", "embeddings", "present"):
-                    for name, value in output[kind].items():
-                        rows.setdefault((kind, name), []).append(value)
-                first = accelerator.process_index * chunk.size
-                total = chunk.size * accelerator.num_processes
+                batches = [to_device(part.batch, accelerator.device) for part in chunk]
+                for batch in batches:
+                    output = model.encode_batch(batch, alone=True)
+                    for kind in ("pooled", "embeddings", "present"):
+                        for name, value in output[kind].items():
+                            rows.setdefault((kind, name), []).append(value)
+                size = sum(part.size for part in chunk)
+                total = size * accelerator.num_processes
                 key = key_of(self.seed, "health", number)
-                step = self.pretraining.step(batch, Draws(key, chunk.size, first, total, accelerator.device))
+                draws = Draws(key, size, accelerator.process_index * size, total, accelerator.device)
+                step = self.pretraining.step(batches if len(batches) > 1 else batches[0], draws)
                 for name, objective in self.pretraining.objectives.items():
                     for what, value in objective.health(step).items():  # type: ignore[operator]
                         # weighted by its rows: the last chunk may be smaller
@@ -172,24 +175,24 @@ def load_probe(
     seed: int,
     rank: int,
     world: int,
-) -> list[Loaded]:
-    """This process's rows of the probe, the same in each run.
+) -> list[list[Loaded]]:
+    """This process's rows of the probe, the same in each run: of each chunk of as many rows as a step has, its parts.
 
     Args:
         source: the training data.
         preprocessors: modality -> its preprocessor.
         columns: modality -> its column(s).
-        train: says how large a micro-batch is.
+        train: says how large a step is, and its parts.
         samples: at most so many rows, over all processes; of a stream the first ones.
         seed: which ones.
         rank: of this process.
         world: number of processes.
     """
     rows, _ = subset(source, samples, seed, buffer=0)
-    part = train.batch_size // train.accumulation
     mine: list[int] = []
-    for start in range(0, len(rows) // world * world, part):
-        size = min(part, len(rows) // world * world - start) // world
+    for start in range(0, len(rows) // world * world, train.batch_size):
+        size = min(train.batch_size, len(rows) // world * world - start) // world
         mine += range(start + rank * size, start + (rank + 1) * size)
-    chosen = rows.select(mine)
-    return list(evaluation_batches(chosen, preprocessors, dict(columns), batch_size=part // world))
+    part = train.batch_size // train.accumulation // world
+    parts = list(evaluation_batches(rows.select(mine), preprocessors, dict(columns), batch_size=part))
+    return [parts[first : first + train.accumulation] for first in range(0, len(parts), train.accumulation)]

@@ -21,6 +21,7 @@ from ..data.quarantine import Quarantine
 from ..draws import Draws, key_of
 from ..errors import RunError, UserError
 from ..models.running import to_device
+from ..objectives.accumulation import passes
 from ..objectives.pretraining import Pretraining
 from ..recipe.config import LoopConfig
 from . import checkpoints
@@ -113,7 +114,7 @@ class Loop:
 
     def _load(self, path: Path) -> checkpoints.State:
         """Weights, optimiser and observers as of a checkpoint. UserError when it is of a run from something else."""
-        checkpoints.check_origin(path, self.origin)
+        checkpoints.check_origin(path, self.origin, self.settings.batch_size)
         state = checkpoints.load(path, self.pretraining, self.optimizer.optimizer)
         if self.accelerator.scaler is not None and state.get("scaler"):
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -132,6 +133,7 @@ class Loop:
                 "healthy": healthy,
                 "looked": self.looked,
                 "course": self.course.state_dict(),
+                "batch_size": self.settings.batch_size,
             }
             extra |= self.observers.state() | ({"origin": self.origin} if self.origin else {})
             checkpoints.save(
@@ -202,7 +204,7 @@ class Loop:
 
     def _stream(self, batches: Batches, step: int) -> Iterator[Loaded]:
         """The micro-batches after `step`."""
-        return batches(step * self.settings.accumulation + self.course.skipped)
+        return batches((step + self.course.skipped) * self.settings.accumulation)
 
     def _moment(self, step: int) -> Moment:
         every = self.settings.save_every
@@ -283,8 +285,7 @@ class Loop:
         if path is None:
             self._stop(step, verdict, False)
         back, course = int(self._load(path)["step"]), self.course
-        accumulation = self.settings.accumulation
-        course.go_back(step, back, verdict.reason, lr_factor=verdict.lr_factor, accumulation=accumulation)
+        course.go_back(step, back, verdict.reason, lr_factor=verdict.lr_factor)
         said = "step %d: %s; back to step %d with the learning rate times %.3g (rollback %d of at most %d)"
         logger.warning(said, step, verdict.reason, back, course.lr_scale, course.rollbacks, verdict.rollbacks)
         self.optimizer.zero_grad()
@@ -308,37 +309,38 @@ class Loop:
     # ------------------------------------------------------------------------------------------------------- the step
 
     def _gradients(self, stream: Iterator[Loaded], step: int, meter: Meter) -> None:
-        """Forward and backward over `accumulation` micro-batches."""
-        s, accelerator = self.settings, self.accelerator
+        """Forward and backward over all rows of a step, which come in `accumulation` micro-batches."""
+        accelerator = self.accelerator
         torch.manual_seed(key_of(self.seed, step, accelerator.process_index, *self.course.salt))  # dropout
-        shares = self.shares_every is not None and (step + 1) % self.shares_every == 0
-        for micro in range(s.accumulation):
-            waiting = time.perf_counter()
-            loaded = next(stream)
-            meter.waited += time.perf_counter() - waiting
-            rows = loaded.size
-            meter.read, meter.bad = meter.read + rows, meter.bad + loaded.bad
-            # with several it is a gather that all wait for, so only where the log does so anyway (`_row`)
-            if accelerator.num_processes == 1:
-                self._quarantine(meter)
-            batch = to_device(loaded.batch, accelerator.device)
-            # the draws are those of the global micro-batch, of which this process has `rows` from its first on
-            draws = Draws(
-                key_of(self.seed, step, micro, *self.course.salt),
-                rows,
-                accelerator.process_index * rows,
-                rows * accelerator.num_processes,
-                accelerator.device,
-            )
-            last = micro + 1 == s.accumulation
-            # gradients add up locally; processes exchange them once a step, with the last micro-batch
-            with contextlib.nullcontext() if last else accelerator.no_sync(self.module):
-                loss = self.module(batch, draws, **({"shares": True} if shares and last else {}))
-                accelerator.backward(loss.total / s.accumulation)
+        more = {"shares": True} if self.shares_every is not None and (step + 1) % self.shares_every == 0 else {}
+        loaded = [self._next(stream, meter) for _ in range(self.settings.accumulation)]
+        rows, world = sum(micro.size for micro in loaded), accelerator.num_processes
+        # the draws are those of the global batch, of which this process has `rows` from its first on
+        key = key_of(self.seed, step, 0, *self.course.salt)
+        draws = Draws(key, rows, accelerator.process_index * rows, rows * world, accelerator.device)
+        move = partial(to_device, device=accelerator.device)
+        with accelerator.autocast():  # what is counted must be what is trained on
+            todo = passes(self.pretraining, [micro.batch for micro in loaded], draws, move)
+        for number, one in enumerate(todo, 1):
+            # gradients add up locally; processes exchange them once a step, with the last pass
+            with contextlib.nullcontext() if number == len(todo) else accelerator.no_sync(self.module):
+                loss = self.module(one.load(), one.draws, **more, **one.options)
+                accelerator.backward(loss.total)
             meter.shares = loss.shares or meter.shares
-            meter.add({"": loss.total} | loss.parts, 1 / s.accumulation)
-            meter.samples += rows * accelerator.num_processes
+            meter.add({"": loss.total} | loss.parts)
+        meter.samples += rows * world
         meter.steps += 1
+
+    def _next(self, stream: Iterator[Loaded], meter: Meter) -> Loaded:
+        """The next micro-batch; what is broken in it is told of."""
+        meter.waited -= time.perf_counter()
+        loaded = next(stream)
+        meter.waited += time.perf_counter()
+        meter.read, meter.bad = meter.read + loaded.size, meter.bad + loaded.bad
+        # with several processes it is a gather that all wait for, so only where the log does so anyway (`_row`)
+        if self.accelerator.num_processes == 1:
+            self._quarantine(meter)
+        return loaded
 
     def _update(self, step: int) -> Tensor | None:
         """The optimiser's step; returns the gradient's norm before clipping."""

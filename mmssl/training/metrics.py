@@ -111,11 +111,12 @@ class Meter:
     bad: list[Bad] = field(default_factory=list)
     since: float = field(default_factory=time.perf_counter)
 
-    def add(self, parts: dict[str, Tensor], share: float) -> None:
-        """Add the parts of a micro-batch, which is `share` of the step; they stay on the device, nothing waits."""
+    def add(self, parts: dict[str, Tensor]) -> None:
+        """Add the parts of a pass, a share of the step's; they stay on the device, nothing waits."""
         for name, value in parts.items():
-            value = value.detach().float() * share
-            self.parts[name] = self.parts[name] + value if name in self.parts else value
+            value = value.detach().float()
+            # a copy: what is logged may be a state that changes before it is read
+            self.parts[name] = self.parts[name] + value if name in self.parts else value.clone()
 
     def averages(self, accelerator: Accelerator) -> dict[str, float]:
         """Averages over steps and processes; all processes must call it together."""

@@ -113,7 +113,7 @@ class Modality(base.Modality):
     """A patch is a cell. Its values are the scaled number, or the category's code; NaN: the cell is empty."""
 
     targets = ("cell",)
-    views = View.names()
+    views, crossing = View.names(), View.crossing
     coordinates = ("column",)
 
     def __init__(self, width: int, columns: Sequence[Mapping[str, Any]], related: Sequence[Sequence[int]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from mmssl.errors import UserError
 from mmssl.modality.view import View as Base
@@ -39,6 +39,8 @@ class Config:
 @dataclass(kw_only=True)
 class View(Base):
     """Options of one kind of view; they are applied in this order, 0 or null leaves a step out."""
+
+    crossing: ClassVar[tuple[str, ...]] = ("resample",)
 
     noise_std: float = option(0.0, min=0, max=1_000, help="added to numbers, in standard deviations of the column")
     resample: float = option(0.0, min=0, max=1, help="share of the cells that take another row's value (SCARF)")

@@ -2,6 +2,7 @@
 in the one after it, when averaged teachers and centres have moved. In the first step each objective's loss by itself,
 too; in the second, one last bit of the parameters changes that of DCLW by up to 1e-5."""
 
+import contextlib
 import itertools
 
 import pytest
@@ -13,6 +14,7 @@ from toys import world as toy_world
 from toys.processes import joined
 
 from mmssl.draws import Draws
+from mmssl.objectives.accumulation import passes
 
 ROWS = 4
 ROUNDING = 8 * torch.finfo(torch.float32).eps
@@ -35,13 +37,41 @@ def samples(case: str) -> dict[str, list]:
     return raw
 
 
-def two_steps(module, pretraining, batch, draws) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+PARTS = 2
+CUT = {
+    "towers": WORLDS["towers"],
+    "masked": lambda: toy_world.masked(fill=["noise"]),
+    "pairs and views": toy_world.pairs_and_views,
+}
+"""Worlds that are also trained in parts (`train.accumulation`): what looks across rows comes last, or nothing does."""
+
+
+def one_pass(module, pretraining, batch, draws) -> dict[str, torch.Tensor]:
+    """Loss and parts of a step, after its backward pass."""
+    loss = module(batch, draws)
+    loss.total.backward()
+    return {"": loss.total.detach()} | loss.parts
+
+
+def in_parts(module, pretraining, batches, draws) -> dict[str, torch.Tensor]:
+    """`one_pass` of rows that come in parts: as the loop does it, gradients are exchanged with the last."""
+    found: dict[str, torch.Tensor] = {}
+    todo = passes(pretraining, batches, draws, lambda batch: batch)
+    for one in todo:
+        with contextlib.nullcontext() if one is todo[-1] else module.no_sync():
+            loss = module(one.load(), one.draws, **one.options)
+            loss.total.backward()
+        for name, value in ({"": loss.total.detach()} | loss.parts).items():
+            found[name] = found[name] + value if name in found else value
+    return found
+
+
+def two_steps(module, pretraining, batch, draws, step=one_pass) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
     """Losses (the weighted sum, then each objective's), and gradients by name, of two steps of gradient descent."""
     steps = []
     for number in range(2):
-        loss = module(batch, draws(number))
-        loss.total.backward()
-        losses = torch.stack([loss.total.detach(), *(loss.parts[name] for name in pretraining.objectives)])
+        said = step(module, pretraining, batch, draws(number))
+        losses = torch.stack([said[name] for name in ("", *pretraining.objectives)])
         trained = {n: p for n, p in pretraining.named_parameters() if p.grad is not None}
         steps.append((losses, {n: p.grad.clone() for n, p in trained.items()}))
         with torch.no_grad():
@@ -63,6 +93,19 @@ def worker(rank: int, port: int, results) -> None:
                 dist.all_reduce(losses)
                 found.append(((losses / 2).numpy(), {n: g.numpy() for n, g in grads.items()}))
             results[rank, world, case] = found
+        for world, make in CUT.items():
+            pretraining = make()
+            module = DistributedDataParallel(pretraining, find_unused_parameters=True)
+            raw = samples("mixed")
+            starts = range(rank * ROWS, (rank + 1) * ROWS, ROWS // PARTS)
+            mine = [toy_world.batch({n: v[i : i + ROWS // PARTS] for n, v in raw.items()}) for i in starts]
+            found = []
+            for losses, grads in two_steps(
+                module, pretraining, mine, Draws(9, ROWS, rank * ROWS, 2 * ROWS), step=in_parts
+            ):
+                dist.all_reduce(losses)
+                found.append(((losses / 2).numpy(), {n: g.numpy() for n, g in grads.items()}))
+            results[rank, world, "parts"] = found
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +118,16 @@ def two_processes() -> dict[tuple[int, str, str], list]:
 @pytest.mark.parametrize("case", CASES)
 def test_loss_and_gradient_equal_one_process(two_processes, world, case):
     single = WORLDS[world]()
-    expected = two_steps(single, single, toy_world.batch(samples(case)), Draws(9, 2 * ROWS))
+    assert_equal_one(two_processes, world, case, single, toy_world.batch(samples(case)))
+
+
+@pytest.mark.parametrize("world", CUT)
+def test_loss_and_gradient_of_parts_in_two_processes_equal_one_pass_of_one(two_processes, world):
+    assert_equal_one(two_processes, world, "parts", CUT[world](), toy_world.batch(samples("mixed")))
+
+
+def assert_equal_one(two_processes, world, case, single, batch) -> None:
+    expected = two_steps(single, single, batch, Draws(9, 2 * ROWS))
     for rank in range(2):
         steps = zip(two_processes[rank, world, case], expected, strict=True)
         for number, ((losses, found), (alone, grads)) in enumerate(steps):

@@ -12,6 +12,8 @@ import pytest
 
 from mmssl.cli import main
 from mmssl.errors import UserError
+from mmssl.modality import crossing_views
+from mmssl.modality.faults import crossing_faults
 from mmssl.options import plainyaml
 from mmssl.recipe.config import Recipe
 from mmssl.recipe.loading import load_recipe, recipe_names, to_yaml
@@ -245,6 +247,20 @@ CROSS = [
 def test_cross_checks(override: str, expected: str) -> None:
     first = faults(override)[0]
     assert says(first, expected), first
+
+
+def test_views_that_take_from_other_rows_are_refused_under_accumulation() -> None:
+    """All else is the same in parts; a batch that is cut has not the other rows."""
+    filled = "views.spoiled.image.corrupt.fill=[noise,other]"
+    (line,) = faults("train.accumulation=4", filled)
+    assert line.startswith("views.spoiled.image.corrupt.fill: other: takes from other rows of the batch, which ")
+    assert "train.accumulation = 4 cuts into parts; leave that at 1" in line and "cache_rows" in line
+    load_recipe(recipe(), [filled])
+    load_recipe(recipe(), ["train.accumulation=4", "views.spoiled.image.corrupt.fill=[noise]"])
+    (line,) = crossing_faults(crossing_views("tabular"), {"resample": 0.3, "drop": 0.1}, "views.a.table", 2)
+    assert line.startswith("views.a.table.resample: takes from other rows")
+    assert not crossing_faults(crossing_views("tabular"), {"resample": 0.0, "drop": 0.1}, "views.a.table", 2)
+    assert crossing_views("toys.signal") == () and crossing_views("image") == ()
 
 
 def test_all_faults_of_schema_and_between_keys_come_at_once() -> None:

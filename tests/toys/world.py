@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -156,10 +157,10 @@ def pretraining(joint: bool = False) -> Pretraining:
     return Pretraining(net, objectives, views, masks)
 
 
-def masked() -> Pretraining:
+def masked(fill: Sequence[str] = ("other", "noise", "zero")) -> Pretraining:
     """A joint budget, a decoder that looks at earlier blocks, and corrupted signals, filled from other samples too."""
     net = model()
-    spoiled = {"signal": {"corrupt": {"fill": ["other", "noise", "zero"], "view": "a"}}}
+    spoiled = {"signal": {"corrupt": {"fill": list(fill), "view": "a"}}}
     skips = mae.DecoderConfig(width=16, depth=2, heads=2, skips=[1, 2])
     gmml = {"mask": None, "view": "spoiled", "target_view": "a", "target": {"signal": "volts"}, "decoder": HEAD}
     objectives = {

@@ -44,7 +44,7 @@ MODALITY_MAY = ROOMS[: ROOMS.index("data")]
 CONTRACT_ONLY = {"training": "objectives", "recipe": "objectives", "evaluation": "objectives"}
 """room -> a room of which it knows what is shared alone, never one of its methods by name."""
 
-SHARED_OBJECTIVES = ("base", "options", "step", "pretraining", "parts")
+SHARED_OBJECTIVES = ("accumulation", "base", "options", "step", "pretraining", "parts")
 
 STOCK_CLASS = re.compile(r"(?!Auto|PreTrained)\w+(Model|For[A-Z]\w+)$")
 """Model classes of transformers, which only models/stock/ and export/ know."""

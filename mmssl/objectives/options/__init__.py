@@ -65,7 +65,7 @@ class ObjectiveConfig:
     NEEDS: ClassVar[tuple[Needs, ...]] = (needs("ramp", weight="above 0", holds=lambda c: c.weight > 0),)
 
 
-SHARED = ("base", "options", "step", "pretraining", "parts")
+SHARED = ("accumulation", "base", "options", "step", "pretraining", "parts")
 """Modules of the folder of objectives that are none."""
 
 

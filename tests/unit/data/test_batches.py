@@ -127,9 +127,12 @@ def test_two_ranks_are_one() -> None:
         return list(itertools.islice(sampler, 10))
 
     for accumulation in (1, 3):
-        one, left, right = (batches(r, w, accumulation) for r, w in ((0, 1), (0, 2), (1, 2)))
+        runs = [batches(r, w, accumulation) for r, w in ((0, 1), (0, 2), (1, 2))]
+        # a step's parts one behind the other
+        one, left, right = ([sum(run[i : i + accumulation], []) for i in range(0, 9, accumulation)] for run in runs)
         assert all(a + b == whole for a, b, whole in zip(left, right, one, strict=True))
         assert all(not set(a) & set(b) for a, b in zip(left, right, strict=True))
+        assert one == batches(0, 1, 1)[: len(one)], "the steps are those without accumulation"
 
 
 def test_sampler_faults() -> None:
@@ -173,9 +176,11 @@ def test_processes_share_one_order(digits: datasets.Dataset, streaming: bool) ->
         take(training_batches(data, both(), {}, seed=5, batch_size=24, accumulation=2, rank=r, world=w), 12)
         for r, w in ((0, 1), (0, 2), (1, 2))
     ]
-    for one, left, right in zip(*runs, strict=True):
-        assert torch.cat([left.rows, right.rows]).equal(one.rows)
-        assert glued([left, right], "text", "length").equal(one.batch["text"]["length"]), "the captions drawn differ"
+    for start in range(0, 12, 2):  # a step's two parts
+        one, left, right = (run[start : start + 2] for run in runs)
+        assert torch.cat([b.rows for b in left + right]).equal(torch.cat([b.rows for b in one]))
+        texts = [glued(parts, "text", "length") for parts in (left + right, one)]
+        assert texts[0].equal(texts[1]), "the captions drawn differ"
 
 
 @pytest.mark.parametrize("streaming", [False, True])
