@@ -328,8 +328,7 @@ class Loop:
                 accelerator.backward(loss.total)
             meter.shares = loss.shares or meter.shares
             meter.add({"": loss.total} | loss.parts)
-        meter.samples += rows * world
-        meter.steps += 1
+        meter.samples, meter.steps = meter.samples + rows * world, meter.steps + 1
 
     def _next(self, stream: Iterator[Loaded], meter: Meter) -> Loaded:
         """The next micro-batch; what is broken in it is told of."""
