@@ -23,7 +23,6 @@ from ..data.quarantine import Quarantine
 from ..distributed import lost_peers_told
 from ..errors import RunError, UserError, one_line
 from ..files import whole_folder
-from ..modality.faults import crossing_faults
 from ..models.adapter_files import Base, base_of, write_adapter
 from ..models.adapters import add_adapter, trainable
 from ..models.locating import locate
@@ -149,7 +148,7 @@ def run_finetuning(
     data = options.path if data is None else data
     start = locate(model)
     encoder, processor = open_model(start, base)
-    check_augment(options.augment, processor.types)
+    check_augment(options.augment, processor.types, options.train.accumulation)
     job = make_job(model, encoder, processor, data, options, teacher)
     accelerator = make_accelerator(options.train)
     main = accelerator.is_main_process
@@ -239,10 +238,6 @@ def build(job: Job, options: FinetuneConfig) -> tuple[Pretraining, PeftModel | N
     for name in options.augment:
         if name not in job.rows.columns:
             raise UserError(f"augment.{name}: found a modality that takes no part, {', '.join(job.rows.columns)} do")
-        crossing, spec = encoder.modality(name).crossing, options.augment[name]
-        faults = crossing_faults(crossing, spec, f"augment.{name}", options.train.accumulation)
-        if faults:
-            raise UserError("\n".join(faults))
     return Pretraining(encoder, {"task": objective}, views), handle
 
 

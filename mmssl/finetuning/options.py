@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
-from ..modality import view_options
-from ..modality.faults import augment_faults
+from ..modality import crossing_views, view_options
+from ..modality.faults import augment_faults, crossing_faults
 from ..models.options import AdapterConfig
 from ..options import option, strict
 from ..options.schema import BAD, Faults, build
@@ -96,8 +96,11 @@ def load_options(words: Sequence[str] | Mapping[str, Any], flags: Mapping[str, A
     return result
 
 
-def check_augment(augment: Mapping[str, Mapping[str, Any]], types: Mapping[str, str]) -> None:
-    """UserError, a line a fault, for augmentations that the model's modalities do not have. types: name -> type."""
+def check_augment(augment: Mapping[str, Mapping[str, Any]], types: Mapping[str, str], accumulation: int = 1) -> None:
+    """UserError, a line a fault, for augmentations that the model's modalities do not have, or not in parts of a batch.
+
+    types: name -> type.
+    """
     faults: Faults = []
     for name, spec in augment.items():
         where = f"augment.{name}"
@@ -107,6 +110,8 @@ def check_augment(augment: Mapping[str, Mapping[str, Any]], types: Mapping[str, 
         options = view_options(types[name])
         if options is not None:
             faults += augment_faults(options, spec, where)
+        if isinstance(spec, Mapping):
+            faults += crossing_faults(crossing_views(types[name]), spec, where, accumulation)
     if faults:
         raise UserError("\n".join(faults))
 

@@ -108,9 +108,7 @@ class Loop:
     @property
     def where(self) -> str:
         """What a resumed run says of itself."""
-        return (
-            f"going on after step {self.start} of {self.steps}" if self.start else "no checkpoint yet: from the start"
-        )
+        return f"going on after step {self.start} of {self.steps}" if self.start else "no checkpoint: from the start"
 
     def _load(self, path: Path) -> checkpoints.State:
         """Weights, optimiser and observers as of a checkpoint. UserError when it is of a run from something else."""
