@@ -13,42 +13,28 @@ Score = Callable[[Array, Array], float]
 """(logits or predicted numbers (n, C), truth (n,) or (n, C)) -> a number, larger is better; nan where undefined."""
 
 
-AT_ONCE = 1 << 20
-"""Scores that are ranked together: the arrays beside them take eight bytes a score each."""
-
-
 def auroc(score: Array, positive: Array) -> float:
     """The probability that a positive row scores above a negative one, ties counting half; nan without both.
 
     score (n,), positive (n,) bool.
     """
-    return float(_aurocs(score[:, None], positive[:, None])[0])
+    return aurocs(score[:, None], positive[:, None])[0]
 
 
 def aurocs(scores: Array, positive: Array) -> list[float]:
-    """The `auroc` of each column of scores (n, C), of which the rows in positive (n, C) are the positive ones."""
-    columns = max(AT_ONCE // max(len(scores), 1), 1)
-    parts = range(0, scores.shape[1], columns)
-    return [float(v) for k in parts for v in _aurocs(scores[:, k : k + columns], positive[:, k : k + columns])]
+    """The `auroc` of each column of scores (n, C), of which the rows in positive (n, C) are the positive ones.
 
+    Mann-Whitney's statistic of scipy's ranks, of all columns at once. It equals scikit-learn's `roc_auc_score`, which
+    is 25 times slower (it examines its inputs anew in every call): the intervals of one report need it 200 times an
+    encoder and class, on ten classes half a minute instead of one second.
+    """
+    from scipy.stats import rankdata
 
-def _aurocs(scores: Array, positive: Array) -> Array:
-    """(C,) Mann-Whitney's statistic of ranks counted here, for all columns at once: scikit-learn's `roc_auc_score` and
-    scipy's `rankdata`, which give the same number, examine one column anew in every call, and the intervals of one
-    report need it 200 times an encoder and class."""
-    rows, n = len(scores), positive.sum(0)
-    order = scores.argsort(0)
-    ordered, place = np.take_along_axis(scores, order, 0), np.arange(rows)[:, None]
-    first, last = np.ones((2, *scores.shape), bool)  # of the rows with equal scores
-    first[1:] = ordered[1:] != ordered[:-1]
-    last[:-1] = first[1:]
-    lowest = np.maximum.accumulate(np.where(first, place, 0), 0)
-    highest = np.minimum.accumulate(np.where(last, place, rows)[::-1], 0)[::-1]
-    ranks = (lowest + highest) / 2 + 1
-    above = np.where(np.take_along_axis(positive, order, 0), ranks, 0.0).sum(0) - n * (n + 1) / 2
-    pairs = n * (rows - n)
+    n = positive.sum(0)
+    pairs = n * (len(scores) - n)
+    above = np.where(positive, rankdata(scores, axis=0), 0.0).sum(0) - n * (n + 1) / 2
     unknown = (pairs == 0) | np.isnan(scores).any(0)
-    return np.where(unknown, np.nan, above / np.maximum(pairs, 1))
+    return [float(v) for v in np.where(unknown, np.nan, above / np.maximum(pairs, 1))]
 
 
 def accuracy(logits: Array, truth: Array) -> float:
