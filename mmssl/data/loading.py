@@ -2,8 +2,9 @@
 
 The main process decides which sample is where (a sampler, or the rows of a stream); workers only decode. So the
 number of workers changes nothing, and a sample's randomness depends on (seed, epoch, sample number) alone. A broken
-sample stays in its place in the batch, absent in every modality: batches keep their size and the order of all other
-samples does not depend on it.
+part of a sample is absent, as one that is missing: the sample keeps its others (or, where that is asked for, loses
+them) and its place in the batch, so that batches keep their size and the order of all other samples does not depend on
+it.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class Loaded:
 
     Attributes:
         batch: every modality's inputs, collated; samples that are bad or lack a modality are absent rows.
-        bad: the samples that are broken.
-        missing: modality -> good samples that lack it.
+        bad: what is broken: an entry a modality and sample.
+        missing: modality -> samples that lack it, where it is not broken.
         rows: (B,) int64 sample numbers, in the order of the batch.
         epoch: the pass over the data that they belong to.
         kept: other columns asked for (evaluation only): column -> B raw values.
@@ -82,6 +83,7 @@ def training_batches(
     workers: int = 0,
     shuffle_buffer: int = 1000,
     start_batch: int = 0,
+    broken: str = "part",
 ) -> Iterator[Loaded]:
     """Endless shuffled micro-batches of process `rank`; see `mmssl.data.sampler` for what is in which.
 
@@ -98,6 +100,7 @@ def training_batches(
         shuffle_buffer: rows that a stream is shuffled among.
         start_batch: micro-batches already done; what follows is exactly what would have followed. In constant time, but
             for a stream, whose rows are read again (not decoded) up to that place in its epoch.
+        broken: what a broken part of a row costs: that "part" alone, or the whole "row".
 
     Raises:
         UserError: a column is not there, or the batch cannot be cut into equal parts or is larger than the data.
@@ -120,7 +123,8 @@ def training_batches(
             start=start_batch,
         )
         batches = ([(epoch, index, None) for epoch, index in items] for items in sampler)
-    return _load(_Reader(source, preprocessors, columns, seed), batches, workers, ahead=accumulation)
+    reader = _Reader(source, preprocessors, columns, seed, broken=broken)
+    return _load(reader, batches, workers, ahead=accumulation)
 
 
 def evaluation_batches(
@@ -134,6 +138,7 @@ def evaluation_batches(
     keep: Sequence[str] = (),
     rank: int = 0,
     world: int = 1,
+    broken: str = "part",
 ) -> Iterator[Loaded]:
     """All samples once, in order, the last batch short; of several captions always the first.
 
@@ -147,6 +152,7 @@ def evaluation_batches(
         keep: other columns (labels) whose raw values come along in `Loaded.kept`.
         rank: of this process, which gets every world-th batch.
         world: number of processes.
+        broken: what a broken part of a row costs: that "part" alone, or the whole "row".
     """
     columns = columns_of(preprocessors, columns)
     check_columns(source, {**columns, **({"keep": list(keep)} if keep else {})})
@@ -160,7 +166,7 @@ def evaluation_batches(
         size = len(source) if limit is None else min(limit, len(source))
         items = in_order(size, batch_size, rank=rank, world=world)
         batches = ([(epoch, index, None) for epoch, index in chunk] for chunk in items)
-    return _load(_Reader(source, preprocessors, columns, None, keep), batches, workers)
+    return _load(_Reader(source, preprocessors, columns, None, keep, broken), batches, workers)
 
 
 def read_rows(source: Source, columns: Columns | Iterable[str], n: int, seed: int = 0) -> list[Row]:
@@ -228,12 +234,14 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
         columns: Columns,
         seed: int | None,
         keep: Sequence[str] = (),
+        broken: str = "part",
     ) -> None:
         # A stream's rows come with the items; the stream itself must not travel to the workers.
         self.source = None if _is_stream(source) else source.select_columns(_read_columns(columns, keep))
         # lists of whole numbers, in training the arrays that they are declared to be
         self.kinds = typed(source.features, used_columns(columns))
         self.preprocessors, self.columns, self.seed, self.keep = dict(preprocessors), columns, seed, keep
+        self.broken = broken
 
     def __getitems__(self, items: Items) -> Loaded | _Fault:
         try:
@@ -245,15 +253,12 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
         samples: dict[str, list[Any]] = {name: [] for name in self.preprocessors}
         kept: dict[str, list[Any]] = {name: [] for name in self.keep}
         missing = dict.fromkeys(self.preprocessors, 0)
-        bad = []
+        bad: list[Bad] = []
         for (epoch, index, _), row in zip(items, self.rows(items), strict=True):
-            read = row if isinstance(row, Bad) else self.read(row, epoch, index)
-            if isinstance(read, Bad):
-                bad.append(read)
-                read = {}
-            else:
-                for name, sample in read.items():
-                    missing[name] += sample is None
+            read, faults = ({}, [row]) if isinstance(row, Bad) else self.read(row, epoch, index)
+            bad += faults
+            for name, sample in read.items():
+                missing[name] += sample is None
             for name, values in samples.items():
                 values.append(read.get(name))
             for name, values in kept.items():
@@ -279,9 +284,13 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
                 out.append(Bad(index, "*", "*", _reason(error, None)))
         return out
 
-    def read(self, row: Row, epoch: int, index: int) -> Row | Bad:
-        """Every modality's decoded sample (None = absent), or what is wrong with the row."""
+    def read(self, row: Row, epoch: int, index: int) -> tuple[Row, list[Bad]]:
+        """(modality -> decoded sample, None = absent, of all that is whole; what is broken).
+
+        No modality at all where none is left, or where one is broken and that costs the row.
+        """
         out: Row = {}
+        bad: list[Bad] = []
         for name, preprocessor in self.preprocessors.items():
             wanted = self.columns[name]
             raw = self.declared(select(row, wanted), wanted)
@@ -291,10 +300,12 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
             except BROKEN as error:
                 _reraise_ours(error)
                 column = wanted if isinstance(wanted, str) else ",".join(wanted)
-                return Bad(index, name, column, _reason(error, raw))
+                bad.append(Bad(index, name, column, _reason(error, raw)))
+        if bad and (self.broken == "row" or all(sample is None for sample in out.values())):
+            return {}, bad
         if all(sample is None for sample in out.values()):
-            return Bad(index, "*", "*", "no modality present")
-        return out
+            return {}, [Bad(index, "*", "*", "no modality present")]
+        return out, bad
 
     def declared(self, raw: Any, wanted: str | Sequence[str]) -> Any:
         """A raw value, its lists as the arrays that their columns declare."""

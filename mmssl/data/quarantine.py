@@ -1,4 +1,4 @@
-"""Broken samples: skipped, counted, listed in the run folder, and the end of the run when there are too many."""
+"""Broken samples: left out, counted, listed in the run folder, and the end of the run when there are too many."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENOUGH = 50
 
 @dataclass(frozen=True)
 class Bad:
-    """A sample that was not used.
+    """What was not used of a sample.
 
     Attributes:
         index: its number in the opened data.
@@ -73,6 +73,8 @@ class Quarantine:
     def record(self, bad: Iterable[Bad], read: int) -> None:
         """Count `read` samples, of which `bad` were broken; list and report those seen for the first time.
 
+        A sample counts once, however many of its parts are broken.
+
         Raises UserError once more than `max_bad` of the samples are broken, RunError when the list cannot be written.
         """
         bad = list(bad)
@@ -83,11 +85,7 @@ class Quarantine:
                 self._listed[fault.index, fault.modality] = fault
                 self._append(fault)
                 logger.warning(
-                    "skipped broken sample %d (%s, column %s): %s",
-                    fault.index,
-                    fault.modality,
-                    fault.column,
-                    fault.reason,
+                    "broken sample %d (%s, column %s): %s", fault.index, fault.modality, fault.column, fault.reason
                 )
         where = "" if self.path is None else f"; all are listed in {self.path}"
         refuse_share(bad, self.bad, self.read, self.max_bad, "data.max_bad", where)
@@ -98,7 +96,7 @@ class Quarantine:
             return f"no broken samples among {self.read:,} read"
         rows = len({index for index, _ in self._listed})
         return (
-            f"{self.bad:,} of {self.read:,} samples read were broken and skipped "
+            f"{self.bad:,} of {self.read:,} samples read were broken, in whole or in part "
             f"({rows:,} different{'' if self.path is None else f', listed in {self.path.name}'})"
         )
 

@@ -138,6 +138,7 @@ def embed_source(
     describe: MMSSLModel | None = None,
     batch_size: int = 256,
     workers: int = 0,
+    broken: str = "part",
     progress: Progress | None = None,
     groups: Sequence[tuple[str, ...]] = (),
 ) -> Embedded:
@@ -151,16 +152,17 @@ def embed_source(
         describe: the model whose modalities compute the raw features; None leaves them out.
         batch_size: rows that are encoded at a time.
         workers: processes that decode; 0: this one does.
+        broken: what a broken part of a row costs: that "part" alone, or the whole "row".
         progress: is called with the number of rows done.
         groups: modalities of one tower to encode together as well.
 
     Returns:
-        The features; broken samples are absent rows, listed in `bad`.
+        The features; what is broken is absent, and listed in `bad`.
     """
     from ..data.loading import evaluation_batches
 
     chosen = {name: preprocessors[name] for name in columns}
-    batches = evaluation_batches(source, chosen, dict(columns), batch_size=batch_size, workers=workers)
+    batches = evaluation_batches(source, chosen, dict(columns), batch_size=batch_size, workers=workers, broken=broken)
     return embed_batches(models, batches, describe=describe, progress=progress, groups=groups)
 
 

@@ -56,8 +56,16 @@ def embed(
         words=used_columns({**{name: name for name in preprocessors}, **options.columns}),
     )
     columns = find_columns(source, list(preprocessors), options.columns)
-    workers, max_bad = options.workers, options.max_bad
-    return write_embeddings(model, preprocessors, source, columns, output_parquet, workers=workers, max_bad=max_bad)
+    return write_embeddings(
+        model,
+        preprocessors,
+        source,
+        columns,
+        output_parquet,
+        workers=options.workers,
+        broken=options.broken,
+        max_bad=options.max_bad,
+    )
 
 
 def write_embeddings(
@@ -69,6 +77,7 @@ def write_embeddings(
     *,
     batch_size: int = 256,
     workers: int = 0,
+    broken: str = "part",
     pooled: bool = False,
     part_rows: int = PART_ROWS,
     max_bad: float = 1.0,
@@ -89,6 +98,7 @@ def write_embeddings(
         output_parquet: the file.
         batch_size: rows that are encoded at a time.
         workers: processes that decode; 0: this one does.
+        broken: what a broken part of a row costs: that "part" alone, or the whole "row".
         pooled: write the pooled states instead of the normalised and projected ones.
         part_rows: rows of a part, about.
         max_bad: share of broken rows above which it stops (`max_bad`); the parts that are whole stay.
@@ -108,17 +118,17 @@ def write_embeddings(
         raise UserError(f"output: '{path}' ends in {path.suffix}, expected the name of a parquet file (.parquet)")
     folder = path.with_name(f".{path.name}.parts")
     size = max(part_rows // batch_size, 1) * batch_size
-    key = _key(model, source, columns, pooled, size)
+    key = _key(model, source, columns, pooled, size) | {"broken": broken}
     try:
         parts = _begin(folder, key)
         resumed = len(parts) * size
-        tables = _tables(model, preprocessors, source, columns, batch_size, workers, pooled, resumed)
-        broken = {one["index"] for part in parts for one in _broken(part)}
+        tables = _tables(model, preprocessors, source, columns, batch_size, workers, broken, pooled, resumed)
+        bad_rows = {one["index"] for part in parts for one in _broken(part)}
         for number, (table, bad) in enumerate(_joined(tables, size), len(parts)):
             parts.append(_write_part(folder, number, table, bad))
-            broken |= {one.index for one in bad}
+            bad_rows |= {one.index for one in bad}
             done = number * size + table.num_rows
-            refuse_share(bad, len(broken), done, max_bad, "max_bad")
+            refuse_share(bad, len(bad_rows), done, max_bad, "max_bad")
             if progress is not None:
                 progress(done)
         if not parts:
@@ -237,6 +247,7 @@ def _tables(
     columns: Mapping[str, str | list[str]],
     batch_size: int,
     workers: int,
+    broken: str,
     pooled: bool,
     skip: int,
 ) -> Iterator[tuple[pa.Table, list[Bad]]]:
@@ -253,7 +264,8 @@ def _tables(
     ids = (row["id"] for row in source.select_columns(["id"])) if has_id else None
     id_type = source.features.arrow_schema.field("id").type if has_id and source.features else None
     first = 0
-    for loaded in evaluation_batches(source, chosen, dict(columns), batch_size=batch_size, workers=workers):
+    batches = evaluation_batches(source, chosen, dict(columns), batch_size=batch_size, workers=workers, broken=broken)
+    for loaded in batches:
         # not around the loop: a generator must not hold the caller in evaluation mode between two batches
         with evaluating([model]):
             collector = Collector({"model": model}, None)

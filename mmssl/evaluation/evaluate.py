@@ -228,6 +228,7 @@ class _Evaluation:
             describe=self.model,
             batch_size=self.config.batch_size,
             workers=self.data.workers,
+            broken=self.data.broken,
             progress=None if notify is None else lambda done: notify(what, done, total),
             groups=self._groups(columns) if self.subsets else (),
         )

@@ -29,6 +29,7 @@ class EvaluateConfig(RowsConfig, EvaluationConfig):
             streaming=self.streaming,
             workers=self.workers,
             max_bad=self.max_bad,
+            broken=self.broken,
         )
 
 

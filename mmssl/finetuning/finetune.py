@@ -350,6 +350,7 @@ def _feed(job: Job, options: FinetuneConfig, accelerator: Accelerator) -> Batche
             world=accelerator.num_processes,
             workers=options.workers,
             start_batch=first,
+            broken=options.broken,
         )
 
     return batches

@@ -94,8 +94,9 @@ class Job:
     def batches(self, part: Examples, preprocessors: Mapping[str, Preprocessor]) -> Iterator[Loaded]:
         """Batches of `part` in their order, for looking and measuring: no augmentation, nothing shuffled or dropped."""
         columns = {**self.rows.columns}
+        o = self.options
         return evaluation_batches(
-            part.source, preprocessors, columns, batch_size=self.options.eval_batch_size, workers=self.options.workers
+            part.source, preprocessors, columns, batch_size=o.eval_batch_size, workers=o.workers, broken=o.broken
         )
 
 

@@ -74,6 +74,7 @@ class RetrievalJob(Job):
             describe=self.encoder if raw else None,
             batch_size=self.options.eval_batch_size,
             workers=self.options.workers,
+            broken=self.options.broken,
         )
 
     def look(self) -> tuple[float, float]:

@@ -134,7 +134,9 @@ class TeachingJob(SupervisedJob):
         from ..data.loading import evaluation_batches
 
         columns = {n: self.teacher_columns[TEACHER + n] for n in preprocessors}
-        for loaded in evaluation_batches(part.source, preprocessors, columns, batch_size=self.options.eval_batch_size):
+        o = self.options
+        batches = evaluation_batches(part.source, preprocessors, columns, batch_size=o.eval_batch_size, broken=o.broken)
+        for loaded in batches:
             logits, there = self.teacher.logits(loaded.batch)
             out.append(logits.float().cpu())
             present.append(there.cpu())

@@ -40,6 +40,7 @@ class RowsConfig:
     split: str = option("train", help=SPLIT)
     columns: dict[str, str | list[str]] = option(factory=dict, help="modality -> column(s); default: its own name")
     streaming: bool = option(False, help="read the rows in their order, without a copy in the cache first")
+    broken: str = option("part", choices=("part", "row"), help="what a broken part of a row costs: itself, or its row")
     limit: int | None = option(
         None, min=1, max=1_000_000_000, help="so many rows of the split: any, always the same; a stream's first"
     )

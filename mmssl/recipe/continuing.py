@@ -9,9 +9,16 @@ recipe, the recipe's architecture gives way.
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UserError, nearest
+
+logger = logging.getLogger("mmssl")
+
+OF_DATA = ("source_rate", "source_unit", "source_channels", "layout", "checksums", "beats")
+"""Options of modalities that say what the data are, not what the model is given."""
 
 
 def give_way(data: dict[str, Any], merged: dict[str, Any]) -> None:
@@ -41,7 +48,7 @@ def take_over(data: dict[str, Any], faults: list[str]) -> None:
         raise UserError(f"model.from: {error}") from error
     parts = {n: {"type": p["type"], **p["config"]} for n, p in processor["modalities"].items()}
     towers = {n: _tower(t) for n, t in config["towers"].items()}
-    data["modalities"] = _joined(data.get("modalities"), parts, (), "modalities", origin, faults)
+    data["modalities"] = _joined(data.get("modalities"), parts, OF_DATA, "modalities", origin, faults)
     model["towers"] = _joined(model.get("towers"), towers, FREE, "model.towers", origin, faults)
     kept = config.get("projection")
     if model.setdefault("projection", kept) != kept:
@@ -70,3 +77,34 @@ def _joined(
             elif json.loads(json.dumps(value)) != known and not (key == "modalities" and known in ([], value)):
                 faults.append(f"{where}.{name}.{key}: found {value!r}, but {origin} has {known!r}; leave it out")
     return out
+
+
+def leave_behind(data: dict[str, Any], merged: Mapping[str, Any]) -> None:
+    """Take out of a recipe what it says of its own data alone, where an override names other data.
+
+    A `source_rate` that is right for the data of a shipped recipe would be taken for that of any other arrays, without
+    a word. Data are the same where the last part of the recipe's path is a part of the other's, too.
+
+    Args:
+        data: the recipe, changed in place.
+        merged: the same with the overrides in it.
+    """
+    before, after = (part.get("data") for part in (data, merged))
+    paths = [part.get("path") if isinstance(part, Mapping) else None for part in (before, after)]
+    own, other = (str(path).replace("\\", "/").rstrip("/").split("/") if path else [] for path in paths)
+    modalities = data.get("modalities")
+    if not own or not other or own[-1] in other or not isinstance(modalities, dict):
+        return
+    for name, options in modalities.items():
+        said = [key for key in options if key in OF_DATA] if isinstance(options, dict) else []
+        if said:
+            logger.warning(
+                "modalities.%s: %s of the recipe belong to its own data (%s) and are not taken for %s; "
+                "set them where these do not say it themselves",
+                name,
+                ", ".join(said),
+                own[-1],
+                paths[1],
+            )
+        for key in said:
+            del options[key]

@@ -20,7 +20,7 @@ from ..options import plainyaml
 from ..options.schema import BAD, Faults, build, to_dict
 from ..options.wording import show
 from .config import DataConfig, EvaluationConfig, ModelConfig, Recipe, TrainConfig
-from .continuing import give_way, take_over
+from .continuing import give_way, leave_behind, take_over
 
 NAMED = ("modalities", "model.towers", "views", "masks", "objectives", "data.columns")
 """Where the user names things: an override to null there takes the thing out."""
@@ -71,7 +71,9 @@ def load_recipe(config: str | Path | Mapping[str, Any], overrides: Sequence[str]
     if not isinstance(data, dict):
         raise UserError(f"recipe '{config}': found {show(data)}, expected a mapping")
     faults: Faults = []
-    give_way(data, merge_overrides(copy.deepcopy(data), overrides, []))
+    merged = merge_overrides(copy.deepcopy(data), overrides, [])
+    give_way(data, merged)
+    leave_behind(data, merged)
     data = merge_overrides(data, overrides, faults)
     take_over(data, faults)
     return _validate(data, faults)

@@ -175,6 +175,7 @@ def load_probe(
     seed: int,
     rank: int,
     world: int,
+    broken: str,
 ) -> list[list[Loaded]]:
     """This process's rows of the probe, the same in each run: of each chunk of as many rows as a step has, its parts.
 
@@ -187,6 +188,7 @@ def load_probe(
         seed: which ones.
         rank: of this process.
         world: number of processes.
+        broken: see `training_batches`.
     """
     rows, _ = subset(source, samples, seed, buffer=0)
     mine: list[int] = []
@@ -194,5 +196,6 @@ def load_probe(
         size = min(train.batch_size, len(rows) // world * world - start) // world
         mine += range(start + rank * size, start + (rank + 1) * size)
     part = train.batch_size // train.accumulation // world
-    parts = list(evaluation_batches(rows.select(mine), preprocessors, dict(columns), batch_size=part))
+    chosen = rows.select(mine)
+    parts = list(evaluation_batches(chosen, preprocessors, dict(columns), batch_size=part, broken=broken))
     return [parts[first : first + train.accumulation] for first in range(0, len(parts), train.accumulation)]

@@ -120,6 +120,6 @@ def load_labelled(
     def read(rows: Source) -> list[Loaded]:
         there, _ = present_columns(rows, list(preprocessors), columns)
         chosen = {name: preprocessors[name] for name in there}
-        return list(evaluation_batches(rows, chosen, there, batch_size=evaluation.batch_size))
+        return list(evaluation_batches(rows, chosen, there, batch_size=evaluation.batch_size, broken=data.broken))
 
     return ProbeRows(read(learned), read(test), labels, evaluation.k, seed)

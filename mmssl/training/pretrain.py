@@ -154,6 +154,7 @@ def feed(
             workers=recipe.data.workers,
             shuffle_buffer=recipe.data.shuffle_buffer,
             start_batch=first,
+            broken=recipe.data.broken,
         )
 
     return batches
@@ -177,7 +178,8 @@ def make_observers(
     observers: list[Observer] = []
     if train.health_every:
         rank, world = accelerator.process_index, accelerator.num_processes
-        chunks = load_probe(*rows, train, samples=train.health_samples, seed=seed, rank=rank, world=world)
+        samples, broken = train.health_samples, recipe.data.broken
+        chunks = load_probe(*rows, train, samples=samples, seed=seed, rank=rank, world=world, broken=broken)
         marks = train.guard is not None and train.guard.action != "warn"
         every, compiled = train.health_every, train.compile
         health = Health(accelerator, pretraining, chunks, every=every, seed=seed, at_saves=marks, compiled=compiled)

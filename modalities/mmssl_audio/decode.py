@@ -1,7 +1,8 @@
 """Any kind of raw sound to one mono waveform, float32 in -1..1, at the rate that is asked for.
 
-WAV, FLAC, OGG, MP3 and what else libsndfile opens are read with soundfile, the sound of a video with av. Of a long
-file only the wanted stretch is read. A value that is broken raises `BadSample` with the reason; a null one is None.
+What libsndfile opens (WAV, FLAC, OGG, MP3, ...) is read with soundfile, anything else (the sound of a video, AAC,
+AMR) with av. Of a long file only the wanted stretch is read. A value that is broken raises `BadSample` with the
+reason; a null one is None.
 """
 
 from __future__ import annotations
@@ -23,10 +24,16 @@ from mmssl.errors import BadSample, UserError, one_line
 from mmssl.modality.raw import NPY_MAGIC, Array, as_array, is_blank, load_npy, single, unwrap
 
 if TYPE_CHECKING:
+    from av.container import InputContainer
     from torchaudio.transforms import Resample
 
+CODECS = ("MPEG", "VORBIS", "OPUS")  # subtypes whose numbers of samples are not exact
+PADDED = 0.1  # seconds by which such a number may be wrong
+UNKNOWN_FORMAT = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
 OGG_PAGE = 27 + 255 + 255 * 255  # the longest page
-STREAMED = (0, 0x7FFFFFFF)  # sizes from here on are what writers put down that cannot seek back
+STREAMED = (
+    0x7FFF0000  # sizes from here on, and 0, are what writers put down that cannot seek back: sox, ffmpeg, arecord
+)
 
 
 def read_sound(raw: object, rate: int, seconds: float | None = None, choice: int = 0) -> Array | None:
@@ -41,7 +48,7 @@ def read_sound(raw: object, rate: int, seconds: float | None = None, choice: int
         choice: picks where that starts in a longer sound, 0 is at the beginning.
 
     Returns:
-        (S,) float32; None for a null value.
+        (S,) float32; None for a null value, and for a video without a sound track.
 
     Raises:
         BadSample: the value is broken, with the reason.
@@ -53,6 +60,7 @@ def read_sound(raw: object, rate: int, seconds: float | None = None, choice: int
     if is_blank(raw):
         return None
     found = rate
+    wave: Array | None
     if isinstance(raw, tuple) and len(raw) == 2 and np.ndim(raw[1]) == 0:
         found = _checked_rate(raw[1])
         raw = raw[0]
@@ -66,6 +74,8 @@ def read_sound(raw: object, rate: int, seconds: float | None = None, choice: int
         wave, found = _from_file(io.BytesIO(bytes(raw)), rate, seconds, choice)
     else:
         wave = _stretch(from_array(raw), found, seconds, choice)
+    if wave is None:
+        return None
     wave = wave.mean(1, dtype=np.float32)
     if not np.isfinite(wave).all():
         raise BadSample("NaN or infinite samples")
@@ -138,8 +148,11 @@ def _place(total: int, rate: int, seconds: float | None, choice: int) -> tuple[i
 # ------------------------------------------------------------------------------------------------------------- files
 
 
-def _from_file(file: BinaryIO, rate: int, seconds: float | None, choice: int) -> tuple[Array, int]:
-    """((S, C) float32, rate) of an open file."""
+def _from_file(file: BinaryIO, rate: int, seconds: float | None, choice: int) -> tuple[Array | None, int]:
+    """((S, C) float32, rate) of an open file; None instead of the wave of a video without a sound track.
+
+    soundfile reads it where it knows the format, else av, which reads the containers of videos and more codecs.
+    """
     head = file.read(64)
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -147,10 +160,7 @@ def _from_file(file: BinaryIO, rate: int, seconds: float | None, choice: int) ->
         raise BadSample("empty file (0 bytes)")
     if head.startswith(NPY_MAGIC):
         return _stretch(from_array(load_npy(file)), rate, seconds, choice), rate
-    if _is_video(head):
-        wave, found = _with_av(file)
-        return _stretch(wave, found, seconds, choice), found
-    _refuse_truncated(file, head, size)
+    file = _whole(file, head, size)
     soundfile = _soundfile()
     try:
         with soundfile.SoundFile(file) as sound:
@@ -160,8 +170,14 @@ def _from_file(file: BinaryIO, rate: int, seconds: float | None, choice: int) ->
             if start:
                 sound.seek(start)
             wave, found = sound.read(count, dtype="float32", always_2d=True), int(sound.samplerate)
+            if sound.subtype.startswith(CODECS):  # the header counts what a codec pads and an encoder may leave out
+                count = min(count, len(wave) + round(PADDED * found))
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise BadSample(f"cannot decode sound: {error} ({size} bytes)") from error
+        if getattr(error, "code", None) != UNKNOWN_FORMAT:
+            raise BadSample(f"cannot decode sound: {error} ({size} bytes)") from error
+        file.seek(0)
+        decoded, found = _with_av(file, size)
+        return None if decoded is None else _stretch(decoded, found, seconds, choice), found
     if len(wave) < count:
         raise BadSample(f"truncated: {len(wave)} of {count} samples could be decoded")
     return wave, found
@@ -177,17 +193,22 @@ def _soundfile() -> ModuleType:
     return soundfile
 
 
-def _refuse_truncated(file: BinaryIO, head: bytes, size: int) -> None:
-    """libsndfile plays what is left of a WAV or OGG file that was cut off; such a sample is broken."""
+def _whole(file: BinaryIO, head: bytes, size: int) -> BinaryIO:
+    """The file, at its beginning; of a WAV file whose writer did not know how long it would be, a copy that says it.
+
+    libsndfile plays what is left of a WAV or OGG file that was cut off; such a sample is broken: BadSample.
+    """
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         at = 12
         while at + 8 <= size:
             file.seek(at)
             chunk = file.read(8)
-            length = int.from_bytes(chunk[4:8], "little")
+            length, left = int.from_bytes(chunk[4:8], "little"), size - at - 8
             if chunk[:4] == b"data":
-                if STREAMED[0] < length < STREAMED[1] and at + 8 + length > size:
-                    raise BadSample(f"truncated: {size - at - 8} of {length} bytes of sound are there")
+                if 0 < length < STREAMED and length > left:
+                    raise BadSample(f"truncated: {left} of {length} bytes of sound are there")
+                if not length and left and not 8 < int.from_bytes(head[4:8], "little") < STREAMED:
+                    return _measured(file, at, left)
                 break
             at += 8 + length + length % 2
     elif head[:4] == b"OggS":
@@ -198,39 +219,57 @@ def _refuse_truncated(file: BinaryIO, head: bytes, size: int) -> None:
         if len(page) < 27 or len(segments) < page[26] or len(page) < 27 + len(segments) + sum(segments):
             raise BadSample("truncated: the last OGG page is not complete")
     file.seek(0)
+    return file
 
 
-def _is_video(head: bytes) -> bool:
-    """MP4 and its like, Matroska or WebM, AVI, MPEG: containers that libsndfile does not open."""
-    return (
-        head[4:8] == b"ftyp"
-        or head[:4] in (b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba")
-        or (head[:4] == b"RIFF" and head[8:12] == b"AVI ")
-    )
+def _measured(file: BinaryIO, at: int, length: int) -> BinaryIO:
+    """A copy of a WAV file whose "data" chunk, at byte `at`, says that it has `length` bytes."""
+    file.seek(0)
+    data = bytearray(file.read())
+    data[at + 4 : at + 8] = length.to_bytes(4, "little")
+    data[4:8] = (len(data) - 8).to_bytes(4, "little")
+    return io.BytesIO(bytes(data))
 
 
-def _with_av(file: BinaryIO) -> tuple[Array, int]:
-    """The first sound track of a video, ((S, C) float32, rate)."""
+def _with_av(file: BinaryIO, size: int) -> tuple[Array | None, int]:
+    """The first sound track of a file that soundfile does not know, ((S, C) float32, rate); None for a video without
+    one."""
     try:
         import av
     except ImportError as error:
-        raise UserError(
-            f"the sound of videos is decoded with av, which is not installed ({error}): pip install 'mmssl[video]'"
+        raise BadSample(
+            f"cannot decode sound: no format that soundfile knows ({size} bytes); av, which decodes videos and more, is "
+            f"not installed ({error}): pip install 'mmssl[video]'"
         ) from error
     try:
         with av.open(file, "r") as container:
             if not container.streams.audio:
-                raise BadSample("a video without sound")
+                if _is_clip(container):
+                    return None, 0
+                raise BadSample(f"cannot decode sound: a file without any ({container.format.name}, {size} bytes)")
             stream = container.streams.audio[0]
             planar = av.AudioResampler(format="fltp")
-            parts = [out.to_ndarray() for frame in container.decode(stream) for out in planar.resample(frame)]
+            parts, packets = [], 0
+            for packet in container.demux(stream):
+                packets += packet.size > 0
+                parts += [out.to_ndarray() for frame in packet.decode() for out in planar.resample(frame)]
             parts += [out.to_ndarray() for out in planar.resample(None)]
+            if packets < stream.frames:  # 0 where the file does not list them
+                raise BadSample(f"truncated: {packets} of {stream.frames} packets of sound are there")
             rate = int(stream.rate)
+    except BadSample:
+        raise
     except (av.FFmpegError, ValueError) as error:
-        raise BadSample(f"cannot decode the sound of a video: {error}") from error
+        raise BadSample(f"cannot decode sound: neither soundfile nor av can ({error}, {size} bytes)") from error
     if not parts:
         raise BadSample("no sound: zero samples")
     return np.ascontiguousarray(np.concatenate(parts, axis=1).T), rate
+
+
+def _is_clip(container: InputContainer) -> bool:
+    """Whether it is a video. A still picture or a text, which av opens as well, is a broken sound, not a missing one."""
+    name = container.format.name
+    return bool(container.streams.video) and not (name.endswith("_pipe") or name in ("image2", "tty"))
 
 
 # ---------------------------------------------------------------------------------------------------------- resampling

@@ -1,9 +1,12 @@
-"""WFDB records (.hea with .dat, .mat or what the header names) by wfdb."""
+"""WFDB records (.hea with .dat, .mat or what the header names) by wfdb.
+
+wfdb's defaults that change values are set by intent, see docs/explanation/readers.md. Shapes: C signals, T samples.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -11,7 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmssl.errors import BadSample, UserError
-from mmssl.modality.biosignals.recording import Array, Recording, check_file
+from mmssl.modality.biosignals.processing import resampled
+from mmssl.modality.biosignals.recording import Array, Load, Recording, check_file
+
+from .leads import lead_of
+from .segments import joined
 
 if TYPE_CHECKING:
     from wfdb import Record
@@ -19,13 +26,22 @@ if TYPE_CHECKING:
 ENDINGS = (".hea", ".dat")
 CHECKED = 2_000_000
 """Samples (of all leads) up to which a record is read at once, and compared with the checksums in its header."""
-FIRST_LINE = re.compile(r"[^\s/]+ +(\d+) +\S+ +(\d+)")  # name, signals, rate, samples; a / behind the name: segments
+FIRST_LINE = re.compile(r"[^\s/]+ +(\d+) +\S+ +(\d+)")  # name, signals, rate, frames; a / behind the name: segments
 
 
-def open_wfdb(path: Path) -> Recording:
+def open_wfdb(path: Path, checksums: bool = True) -> Recording:
     """The record of a .hea or .dat file, or of their common name. Physical units as the header says.
 
-    Raises BadSample for what is truncated, damaged (its checksum differs) or no WFDB record.
+    A record of several segments is put together by the names of its signals; where it says nothing of one of them, it
+    is NaN. Of signals with several samples a frame all are read; where rates differ, all come at the highest rate that
+    a lead has.
+
+    Args:
+        path: of the header or the samples.
+        checksums: whether samples that differ from the header's checksums are refused.
+
+    Raises:
+        BadSample: it is truncated, damaged (its checksum differs) or no WFDB record.
     """
     name = path.with_suffix("") if path.suffix.lower() in ENDINGS else path
     header_file = name.with_name(name.name + ".hea")
@@ -40,24 +56,45 @@ def open_wfdb(path: Path) -> Recording:
         raise UserError("WFDB records need the package 'wfdb': pip install 'mmssl[ecg]'") from error
     record = _whole(wfdb, name, header_file)
     if record is not None:
-        return _recording(record, lambda first, last: _physical(record, name)[:, first:last])
+        many = samples_a_frame(record)
+        return _recording(
+            record, many, lambda first, last: even(_physical(record, name, checksums), record, many)[:, first:last]
+        )
     try:
-        header = wfdb.rdheader(str(name))
+        header = wfdb.rdheader(str(name), rd_segments=True)
     except Exception as error:  # wfdb raises whatever the line that it did not understand led to
         raise BadSample(f"{header_file.name} is no readable WFDB header: {type(error).__name__}: {error}") from error
+    if hasattr(header, "segments"):
+        return joined(name, header, samples_a_frame, lambda part, of, k, f, t: _read(wfdb, part, of, k, f, t))
     if not header.n_sig or not header.sig_len:
         raise BadSample(
             f"{header_file.name}: the record has {header.n_sig or 0} signals of {header.sig_len or 0} samples"
         )
-    for file in {*(getattr(header, "file_name", None) or [])} - {"~"}:
+    check_parts(header_file, [file for file in getattr(header, "file_name", None) or [] if file != "~"])
+    many = samples_a_frame(header)
+    return _recording(header, many, lambda first, last: _read(wfdb, name, header, many, first, last))
+
+
+def check_parts(header_file: Path, names: Sequence[str]) -> None:
+    """Each file that a header names lies beside it and is not empty; else BadSample."""
+    for file in dict.fromkeys(names):
+        if Path(file).name != file:
+            raise BadSample(f"{header_file.name} names '{file}', expected the name of a file beside it")
         check_file(header_file.with_name(file))
-    return _recording(header, lambda first, last: _read(wfdb, name, header, first, last))
 
 
-def _recording(header: Record, load: Callable[[int, int], Array]) -> Recording:
-    units = None if getattr(header, "units", None) is None else [unit or "mV" for unit in header.units]
-    names = None if header.sig_name is None or None in header.sig_name else list(header.sig_name)
-    return Recording(header.n_sig, header.sig_len, load, names, float(header.fs), units)
+def samples_a_frame(header: Record) -> int:
+    """How many samples a frame all signals are read at: the most that a lead has, without known leads any signal."""
+    counts = getattr(header, "samps_per_frame", None) or [1] * header.n_sig
+    names = header.sig_name or [None] * header.n_sig
+    leads = [count for count, name in zip(counts, names, strict=True) if name and lead_of(name)]
+    return int(max(leads or counts))
+
+
+def _recording(header: Record, many: int, load: Load) -> Recording:
+    units = [unit or "mV" for unit in header.units or [""] * header.n_sig]  # mV where none is written: WFDB's rule
+    names = None if not header.sig_name or not all(header.sig_name) else list(header.sig_name)
+    return Recording(header.n_sig, header.sig_len * many, load, names, float(header.fs) * many, units)
 
 
 def _whole(wfdb: ModuleType, name: Path, header_file: Path) -> Record | None:
@@ -71,44 +108,64 @@ def _whole(wfdb: ModuleType, name: Path, header_file: Path) -> Record | None:
     if found is None or not 0 < int(found[1]) * int(found[2]) <= CHECKED:
         return None
     try:
-        record = wfdb.rdrecord(str(name), physical=False)
+        record = wfdb.rdrecord(str(name), physical=False, smooth_frames=False)
     except Exception:
         return None
-    there = record.d_signal is not None and record.d_signal.shape == (int(found[2]), int(found[1]))
-    return record if there and _has_checksums(record) else None
+    if record.e_d_signal is None or len(record.e_d_signal) != int(found[1]) or not _has_checksums(record):
+        return None
+    lengths = [int(found[2]) * count for count in record.samps_per_frame]
+    return record if [len(signal) for signal in record.e_d_signal] == lengths else None
 
 
-def _physical(record: Record, name: Path) -> Array:
-    """(C, T) in the header's units, NaN where the record has no value; compared with its checksums."""
-    if record.p_signal is None:
-        _compare(record, name)
+def _physical(record: Record, name: Path, checksums: bool) -> list[Array]:
+    """One array a signal in the header's units, NaN where the record has no value; compared with its checksums."""
+    if record.e_p_signal is None:
+        if checksums:
+            _compare(record, name)
         try:
-            record.dac(return_res=64, inplace=True)
+            record.dac(expanded=True, return_res=64, inplace=True)
         except Exception as error:  # a header that wfdb read but whose gains or formats make no sense
             raise BadSample(f"{name.name}.hea makes no sense: {type(error).__name__}: {error}") from error
-    return np.asarray(record.p_signal, dtype=np.float64).T
+    return [np.asarray(signal, dtype=np.float64) for signal in record.e_p_signal]
 
 
-def _read(wfdb: ModuleType, name: Path, header: Record, first: int, last: int) -> Array:
-    """(C, last - first) in the header's units, NaN where the record has no value."""
+def _read(wfdb: ModuleType, name: Path, header: Record, many: int, first: int, last: int) -> Array:
+    """(C, last - first) of a record of one segment in the header's units, `many` samples a frame; NaN where it has no
+    value."""
+    start, stop = first // many, -(-last // many)
     try:
-        signal = np.asarray(wfdb.rdrecord(str(name), sampfrom=first, sampto=last, return_res=64).p_signal, np.float64)
+        record = wfdb.rdrecord(str(name), sampfrom=start, sampto=stop, smooth_frames=False, return_res=64)
+        signals = [np.asarray(signal, np.float64) for signal in record.e_p_signal]
     except Exception as error:  # numpy's errors over a file that is too short, wfdb's over a format
         raise BadSample(f"cannot read record {name.name} (truncated?): {type(error).__name__}: {error}") from error
-    if signal.shape != (last - first, header.n_sig):
-        raise BadSample(f"record {name.name} is truncated: {len(signal)} of {last - first} samples")
-    return signal.T
+    lengths = [(stop - start) * count for count in header.samps_per_frame or [1] * header.n_sig]
+    if [len(signal) for signal in signals] != lengths:
+        raise BadSample(f"record {name.name} is truncated: {min(map(len, signals), default=0)} of {lengths[0]} samples")
+    return even(signals, header, many)[:, first - start * many : last - start * many]
+
+
+def even(signals: Sequence[Array], header: Record, many: int) -> Array:
+    """(C, T) of signals of their own rates, all at `many` samples a frame."""
+    counts = header.samps_per_frame or [1] * len(signals)
+    rows = [
+        signal if count == many else resampled(signal[None], header.fs * count, header.fs * many)[0]
+        for signal, count in zip(signals, counts, strict=True)
+    ]
+    return np.stack(rows)
 
 
 def _has_checksums(header: Record) -> bool:
     known = getattr(header, "checksum", None)
-    single = getattr(header, "samps_per_frame", None) in (None, [1] * header.n_sig)
-    return single and known is not None and None not in known
+    return known is not None and None not in known
 
 
 def _compare(record: Record, name: Path) -> None:
-    for lead, said, found in zip(record.sig_name, record.checksum, record.calc_checksum(), strict=True):
+    if not any(record.checksum):  # what writers put down that do not compute them
+        return
+    for lead, said, signal in zip(record.sig_name, record.checksum, record.e_d_signal, strict=True):
+        found = int(np.sum(signal, dtype=np.int64)) % 65536
         if (said - found) % 65536:
             raise BadSample(
-                f"record {name.name} is damaged: the checksum of '{lead}' is {found}, its header says {said}"
+                f"record {name.name} is damaged: the checksum of '{lead}' is {found}, its header says {said} "
+                "(option checksums: false reads it all the same)"
             )

@@ -29,10 +29,16 @@ class Config(SignalConfig):
     leads: list[str] | None = option(None, help="leads of the model; null: those that the data has")
     patch: str = option("time", choices=("time", "lead"), help="a patch holds all leads of a window, or one")
     derive: bool = option(False, help="compute III, aVR, aVL, aVF from I and II where they are missing")
+    beats: list[float] = option(
+        factory=lambda: [35.0, 200.0], min=0, help="typical beats a minute, least and most, where source_rate is used"
+    )
+    checksums: bool = option(True, help="refuse WFDB records whose samples differ from their header's checksums")
     unknown: str = option("refuse", choices=("refuse", "drop"), help="what is done with a channel that is no lead")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if len(self.beats) != 2 or self.beats[0] > self.beats[1]:
+            raise UserError(f"beats: found {self.beats}, expected [least, most]")
         for where, names in (("leads", self.leads or []), ("bad", self.bad), ("aliases", self.aliases.values())):
             for name in names:
                 if lead_of(name) is None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 
-from mmssl.errors import BadSample, nearest
+from mmssl.errors import BadSample, UserError, nearest
 from mmssl.modality import Inputs
 from mmssl.modality.biosignals.preparation import Sample, SignalPreprocessor, padded_length, with_holes
 from mmssl.modality.biosignals.recording import Array, Recording
 
+from .beats import beats_a_minute
 from .files import open_wfdb
 from .leads import DERIVED, LEADS, TWELVE, in_standard_order, lead_of
 from .options import Config
+
+JUDGED = 16
+"""Recordings whose beats are counted before the rate that an option gave them is judged."""
+LEAST = 3
+"""Where a fit sees fewer, so many will do."""
 
 
 class Preprocessor(SignalPreprocessor):
@@ -30,9 +36,43 @@ class Preprocessor(SignalPreprocessor):
     channel = "lead"
     unit = "mV"
 
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._beats: list[float] | None = []  # None: judged
+
+    def fit(self, samples: Iterable[object]) -> Self:
+        """As the base; UserError also when the heart beats as no heart does, so that `source_rate` is wrong."""
+        super().fit(samples)
+        self._judge(LEAST)
+        return self
+
+    def check_rate(self, signal: Array, rate: float) -> None:
+        """Count the beats of the first recordings; UserError when half of them beat as no heart does.
+
+        Of one recording the count can be wrong, of many hardly.
+        """
+        if self._beats is None:
+            return
+        beats = beats_a_minute(signal, rate)
+        if beats is not None:
+            self._beats.append(beats)
+        self._judge(JUDGED)
+
+    def _judge(self, least: int) -> None:
+        if self._beats is None or len(self._beats) < least:
+            return
+        middle, (slowest, fastest) = float(np.median(self._beats)), self.config.beats
+        self._beats = None
+        if not slowest <= middle <= fastest:
+            raise UserError(
+                f"source_rate: at {self.config.source_rate:g} Hz the hearts of the data, which do not say their rate, "
+                f"would beat {middle:.0f} times a minute, expected {slowest:g} .. {fastest:g} (options source_rate, "
+                "beats)"
+            )
+
     def open(self, path: Path) -> Recording:
         """By wfdb."""
-        return open_wfdb(path)
+        return open_wfdb(path, self.config.checksums)
 
     def default_names(self, count: int) -> list[str]:
         """Of 12 rows without names: the standard order; of as many as `leads` has: those."""
@@ -44,7 +84,7 @@ class Preprocessor(SignalPreprocessor):
         """The lead, and -1 for one that is turned over."""
         return lead_of(self.config.aliases.get(name, name))
 
-    def unknown(self, name: str) -> str | None:
+    def unknown(self, name: str, recording: Recording) -> str | None:
         """Left out, or refused, as the recipe says."""
         if self.config.unknown == "drop":
             return None

@@ -10,6 +10,7 @@ import csv
 import functools
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,20 @@ RENAMED = {"T3": "T7", "T4": "T8", "T5": "P7", "T6": "P8"}
 """Names of the 10-20 system that the 10-10 system changed; the places are the same."""
 EARS = ("A1", "A2", "M1", "M2")
 REFERENCES = {"REF", "LE", "AR", "AVG", "CAR", "AV", "LER", "CE", "0"}
-OTHER = re.compile(
-    r"(ECG|EKG|EOG|HEOG|VEOG|LOC|ROC|E[12]|EMG|CHIN|RESP|RSP|SPO2|SAO2|OSAT|PULSE|PLETH|PR|HR|STATUS|STI|STIM|TRIG|TRIGGER"
-    r"|EVENT|EVENTS|MARKER|ANNOTATIONS?|EDF ANNOTATIONS|BDF ANNOTATIONS|PHOTIC|IBI|BURSTS|SUPPR|GSR|TEMP|DC|GYRO|ACC)"
-    r"([\s_.-]?([0-9]+|[LR]|[XYZ]|LEFT|RIGHT|UP|DOWN|H|V))*([\s_-]+\w+)?",
+ANYWHERE = re.compile(
+    r"\b\w*(EOG|ECG|EKG|EMG)\w*|\b(RESP|RSP|SPO2|SAO2|OSAT|PULSE|PLETH|PPG|STATUS|STI|STIM|TRIG|EVENT|MARKER|ANNOTATION"
+    r"|PHOTIC|IBI|BURST|SUPPR|GSR|EDA|GYRO|ACC|CHIN|SNOR|FLOW|AIRFLOW|AIR|NASAL|THOR|ABD|CHEST|BELT|POSITION|BODY"
+    r"|LIGHT|SOUND|MIC|LEG|TIB|ETCO2|CO2|CAPNO|CPAP|AUX|COUNTER|TIMESTAMP|BATTERY)(?=[A-Z]*[0-9]*\b)|\bTEMP(ERATURE)?[0-9]*\b",
     re.IGNORECASE,
 )
+"""Words that no electrode is called by, wherever they stand in a channel's name: a heart, an eye, a chin, a trigger."""
+FIRST = re.compile(r"(LOC|ROC|E[12]|PR|HR|DC|OX|POS|BPM)[\s_.-]?[0-9]*(\b|_)", re.IGNORECASE)
+"""Short ones that say so only in front, and where the file does not give the channel a place on the head."""
+
+# mne's fiducials of the template: nasion, left, right point before the ear, in metres in the template's frame
+NASION = (0.00146763, 0.08506715, -0.03483611)
+LEFT = (-0.08061612, -0.02908875, -0.04131077)
+RIGHT = (0.08436285, -0.02850276, -0.04127743)
 
 Place = tuple[float, float, float]
 
@@ -51,6 +60,11 @@ def electrode(name: str) -> str | None:
     return None if found is None else RENAMED.get(found, found)
 
 
+def _bare(name: str) -> str:
+    """A channel's name without the "EEG" in front."""
+    return re.sub(r"^\s*EEG[\s_:-]*(?=\S)", "", name.strip(), flags=re.IGNORECASE)
+
+
 @functools.lru_cache(maxsize=4096)
 def channel_of(name: str) -> str | None:
     """What a channel's name means: "C3", or "Fp1-F7" for the difference of two scalp electrodes; None if unknown.
@@ -58,7 +72,7 @@ def channel_of(name: str) -> str | None:
     Case, an "EEG" in front, dots, blanks and the name of a common reference behind ("EEG C3-REF", "Fc5..", "C3-M2")
     do not matter; T3, T4, T5, T6 are T7, T8, P7, P8.
     """
-    text = re.sub(r"^\s*EEG[\s_:-]*(?=\S)", "", name.strip(), flags=re.IGNORECASE)
+    text = _bare(name)
     whole = electrode(text)
     if whole is not None:
         return whole
@@ -84,9 +98,53 @@ def place_of(channel: str) -> Place | None:
     return x, y, z
 
 
-def is_other(name: str) -> bool:
-    """Whether the name says that a channel is no EEG: an ECG, an eye movement, a trigger, ..."""
-    return OTHER.fullmatch(name.strip()) is not None
+@functools.lru_cache(maxsize=4096)
+def is_other(name: str, placed: bool = False) -> bool:
+    """Whether the name says that a channel is no EEG: an ECG, an eye movement, a trigger, ...
+
+    Args:
+        name: as the recording has it: "Resp oro-nasal", "EEG EKG1-REF", "EOG(L)", "H.R.".
+        placed: whether the recording gives it a place on the head; then only words count that no electrode has.
+    """
+    if channel_of(name) is not None:
+        return False
+    text = _bare(name)
+    if electrode(re.split(r"\s*[-/:]\s*", text)[0]) is not None:  # an electrode against something else
+        return False
+    if ANYWHERE.search(re.sub(r"[_\W]+", " ", text)) is not None:
+        return True
+    return not placed and FIRST.match(text.replace(".", "")) is not None
+
+
+def is_net(names: Sequence[str]) -> bool:
+    """Whether E1 and E2 among these names are electrodes of a net that numbers them, and not eye movements."""
+    return sum(re.fullmatch(r"(EEG )?E\d+", name.strip()) is not None for name in names) > 2
+
+
+def others(names: Sequence[str]) -> list[str]:
+    """Those of a recording's channels that are no EEG by their name; it gives none of them a place."""
+    net = is_net(names)
+    return [name for name in names if is_other(name, net)]
+
+
+@functools.cache
+def _head() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(3, 3) rotation and (3,) origin of mne's head frame in the template's: x through the points before the ears, y
+    through the nasion."""
+    import numpy as np
+
+    nasion, left, right = (np.array(point) for point in (NASION, LEFT, RIGHT))
+    x = (right - left) / np.linalg.norm(right - left)
+    origin = left + ((nasion - left) @ x) * x
+    y = (nasion - origin) / np.linalg.norm(nasion - origin)
+    return np.stack([x, y, np.cross(x, y)], axis=1), origin
+
+
+def from_head(place: NDArray[np.float64]) -> Place:
+    """(x, y, z) in the template's frame of a place in mne's head frame, both in metres."""
+    turn, origin = _head()
+    x, y, z = (turn @ place + origin).tolist()
+    return x, y, z
 
 
 def montage() -> dict[str, NDArray[np.float64]]:

@@ -14,7 +14,7 @@ from mmssl.modality import Inputs
 from mmssl.modality.biosignals.preparation import Sample, SignalPreprocessor, padded_length, with_holes
 from mmssl.modality.biosignals.recording import Array, Recording
 
-from .electrodes import channel_of, is_other, place_of, table
+from .electrodes import channel_of, is_net, is_other, place_of, table
 from .files import open_eeg
 from .options import Config
 
@@ -44,12 +44,21 @@ class Preprocessor(SignalPreprocessor):
         found = self._name(name)
         return None if found is None else (found, 1.0)
 
-    def unknown(self, name: str) -> str | None:
-        """As the recipe says, but for an ECG, an eye movement and their like, which are left out."""
-        if is_other(name) or self.config.unknown == "drop":
+    def unknown(self, name: str, recording: Recording) -> str | None:
+        """As the recipe says, but for one that the recording gives a place, which is taken, and for an ECG, an eye
+        movement and their like, which are left out."""
+        placed = name in recording.places
+        if is_other(name, placed or is_net(recording.names or [])):
+            return None
+        if placed:
+            return name
+        if self.config.unknown == "drop":
             return None
         if self.config.unknown == "refuse":
-            raise BadSample(f"unknown channel '{name}'{nearest(name, table())} (options aliases, unknown)")
+            raise BadSample(
+                f"unknown channel '{name}'{nearest(name, table())}, and the recording does not say where it is "
+                "(options aliases, unknown)"
+            )
         return name
 
     def wanted(self) -> set[str] | None:
@@ -100,7 +109,9 @@ class Preprocessor(SignalPreprocessor):
             if sample is not None:
                 count, length = sample.signal.shape
                 signal[row, :count, :length] = sample.signal
-                places[row, :count] = [place_of(name) or (0.0, 0.0, 0.0) for name in sample.names]
+                places[row, :count] = [
+                    place_of(name) or sample.places.get(name, (0.0, 0.0, 0.0)) for name in sample.names
+                ]
                 channel[row, :count] = [numbers.get(name, -1) for name in sample.names]
         inputs = {"signal": signal, "electrodes": places, "channel": channel}
         return with_holes({name: torch.from_numpy(array) for name, array in inputs.items()}, samples)

@@ -23,8 +23,9 @@ def windows(
     """Rows for `datasets.Dataset.from_list`, one for each whole window of a recording.
 
     Args:
-        source: a file (rows hold `path` and `start`, and the file is read again at each: no copy of the data), or a
-            table with one row a sample: column -> T numbers (rows hold the windows themselves and `rate`).
+        source: a file (rows hold `path` and `start`, and the file is read again at each: no copy of the data; a window
+            in which nothing was measured is left out), or a table with one row a sample: column -> T numbers (rows
+            hold the windows themselves and `rate`).
         seconds: length of a window.
         step: seconds between beginnings, default `seconds`.
         rate: rows a second of a table.
@@ -37,8 +38,10 @@ def windows(
     if isinstance(source, (str, Path)):
         recording = open_eeg(Path(source))
         assert recording.rate is not None
+        spans = recording.spans or [(0, recording.length)]
         for first in _starts(recording.length, recording.rate, seconds, step):
-            yield {"path": str(source), "start": first / recording.rate}
+            if any(low < first + seconds * recording.rate and first < high for low, high in spans):  # not in a gap
+                yield {"path": str(source), "start": first / recording.rate}
         return
     if rate is None:
         raise UserError("rate: a table does not say how many rows are a second")

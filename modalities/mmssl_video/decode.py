@@ -81,7 +81,7 @@ def read_clip(raw: object, wanted: Wanted) -> Clip | None:
         wanted: which clip.
 
     Returns:
-        None for a null value.
+        None for a null value, and for a file of sound without pictures.
 
     Raises:
         BadSample: the value is broken, with the reason.
@@ -188,11 +188,14 @@ def _av() -> ModuleType:
     return av
 
 
-def _decoded(source: Callable[[], str | BinaryIO], wanted: Wanted) -> Clip:
-    """A clip of a file; source() is its path, or a new file object on its bytes."""
+def _decoded(source: Callable[[], str | BinaryIO], wanted: Wanted) -> Clip | None:
+    """A clip of a file; source() is its path, or a new file object on its bytes. None for sound without pictures."""
     av = _av()
     try:
-        duration, rate, promised = _length(source())
+        found = _length(source())
+        if found is None:
+            return None
+        duration, rate, promised = found
         start = wanted.start(duration, rate)
         timed = _from_time(source, start)
         if wanted.fps is None:
@@ -203,17 +206,37 @@ def _decoded(source: Callable[[], str | BinaryIO], wanted: Wanted) -> Clip:
         raise BadSample(f"cannot decode video: {' '.join(str(error).split())}") from error
     if not clip[0]:
         raise BadSample("no picture could be decoded")
-    if end is not None and promised and end < duration - max(LOST, 0.1 * duration):
+    if end is not None and promised and end < duration - max(LOST, 0.1 * duration) and not _listed(source()):
         raise BadSample(f"truncated: the pictures end after {end:.2f} of {duration:.2f} s")
     return clip
 
 
-def _length(source: str | BinaryIO) -> tuple[float, float, bool]:
-    """(duration in seconds, frames a second, whether the file says so of its pictures) without decoding."""
+def _stream(container: InputContainer) -> VideoStream | None:
+    """The first stream of moving pictures: the cover of a song is none."""
+    from av.stream import Disposition
+
+    return next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+
+
+def _listed(source: str | BinaryIO) -> bool:
+    """Whether all pictures that the file's index lists are there: then its duration is wrong, or its last picture is
+    shown for long."""
     with _av().open(source) as container:
-        if not container.streams.video:
+        stream = _stream(container)
+        return bool(stream and stream.frames) and sum(p.size > 0 for p in container.demux(stream)) >= stream.frames
+
+
+def _length(source: str | BinaryIO) -> tuple[float, float, bool] | None:
+    """(duration in seconds, frames a second, whether the file says so of its pictures) without decoding.
+
+    None where there is sound and no picture; BadSample where there is neither.
+    """
+    with _av().open(source) as container:
+        stream = _stream(container)
+        if stream is None:
+            if container.streams.audio:
+                return None
             raise BadSample("a file without pictures")
-        stream = container.streams.video[0]
         rate = float(stream.average_rate or stream.guessed_rate or 25)
         if stream.duration and stream.time_base:
             return float(stream.duration * stream.time_base), rate, True
@@ -232,7 +255,8 @@ def _from_time(source: Callable[[], str | BinaryIO], start: float) -> Timed:
     av = _av()
     if start > SEEK_FROM:
         with av.open(source()) as container:
-            stream = container.streams.video[0]
+            stream = _stream(container)
+            assert stream is not None and stream.time_base is not None
             try:
                 container.seek(int((_zero(stream) + start) / stream.time_base), stream=stream, backward=True)
                 seekable = True
@@ -246,7 +270,9 @@ def _from_time(source: Callable[[], str | BinaryIO], start: float) -> Timed:
                     yield from frames
                     return
     with av.open(source()) as container:
-        yield from _timed(container, container.streams.video[0])
+        stream = _stream(container)
+        assert stream is not None
+        yield from _timed(container, stream)
 
 
 def _zero(stream: VideoStream) -> float:

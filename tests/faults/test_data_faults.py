@@ -86,14 +86,15 @@ def first(data: Any, size: int, **more: Any) -> Loaded:
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("streaming", [False, True])
-def test_broken_samples_become_absent_rows(emoji: datasets.Dataset, streaming: bool, workers: int) -> None:
-    loaded = first(open_source(emoji, streaming=streaming), 12, workers=workers)
+@pytest.mark.parametrize("broken", ["part", "row"])
+def test_broken_parts_are_absent(emoji: datasets.Dataset, streaming: bool, workers: int, broken: str) -> None:
+    loaded = first(open_source(emoji, streaming=streaming), 12, workers=workers, broken=broken)
     order = loaded.rows.argsort()
     assert loaded.rows[order].tolist() == list(range(12)), "a broken sample keeps its place"
     present = {name: inputs["present"][order].tolist() for name, inputs in loaded.batch.items()}
     assert [i for i in range(12) if not present["image"][i]] == [3, 5, 7, 9, 10]
-    assert [i for i in range(12) if not present["text"][i]] == [3, 5, 7, 8, 9]
-    assert loaded.missing == {"image": 1, "text": 1}, "null values of good samples are missing, not bad"
+    assert [i for i in range(12) if not present["text"][i]] == [8, 9] if broken == "part" else [3, 5, 7, 8, 9]
+    assert loaded.missing == {"image": 1, "text": 1}, "null values are missing, not bad"
     reasons = {bad.index: bad for bad in loaded.bad}
     assert sorted(reasons) == [3, 5, 7, 9]
     assert (reasons[3].modality, reasons[3].column) == ("image", "image")
@@ -143,10 +144,13 @@ def test_quarantine_lists_counts_and_warns_once(tmp_path: Path, caplog: pytest.L
         ledger.record(faults, 10)
         ledger.record(faults[:1], 10)
     assert [r.message for r in caplog.records if r.name == "mmssl"] == [
-        "skipped broken sample 3 (image, column img): OSError: cut \udcff\u2028off",
-        "skipped broken sample 7 (*, column *): no modality present",
+        "broken sample 3 (image, column img): OSError: cut \udcff\u2028off",
+        "broken sample 7 (*, column *): no modality present",
     ]
-    assert ledger.summary() == "3 of 20 samples read were broken and skipped (2 different, listed in quarantine.jsonl)"
+    assert (
+        ledger.summary()
+        == "3 of 20 samples read were broken, in whole or in part (2 different, listed in quarantine.jsonl)"
+    )
     lines = (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()
     assert json.loads(lines[1]) == {"index": 7, "modality": "*", "column": "*", "reason": "no modality present"}
     # a resumed run lists none of them again, even when it was killed in the middle of a line
@@ -181,7 +185,7 @@ def test_max_bad(tmp_path: Path) -> None:
     Quarantine(tmp_path / "any", max_bad=1.0).record(bad(*range(60)), 60)
     counting = Quarantine(None, max_bad=1.0)
     counting.record(bad(1), 2)
-    assert counting.summary() == "1 of 2 samples read were broken and skipped (1 different)"
+    assert counting.summary() == "1 of 2 samples read were broken, in whole or in part (1 different)"
 
 
 def test_quarantine_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,9 +35,9 @@ def test_a_truncated_image_is_quarantined_and_the_run_goes_on(tmp_path, capsys, 
     listed = [json.loads(line) for line in (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()]
     assert [(row["modality"], row["column"]) for row in listed] == [("image", "image")]  # seen twice, listed once
     assert "000.png" in listed[0]["reason"]
-    assert len([r for r in caplog.records if "skipped broken sample" in r.getMessage()]) == 1
+    assert len([r for r in caplog.records if "broken sample" in r.getMessage()]) == 1
     card = (tmp_path / "run" / "model" / "README.md").read_text()
-    assert "2 of 80 samples read were broken and skipped (1 different" in card
+    assert "2 of 80 samples read were broken, in whole or in part (1 different" in card
     assert all(loss == loss for loss in runs.losses(tmp_path / "run").values())
 
 

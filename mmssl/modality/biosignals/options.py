@@ -10,6 +10,9 @@ from ...options import option, strict
 from ..view import View as Base
 from ..view import check_bounds
 
+LAYOUTS = ("channels_first", "channels_last")
+"""Which axis of an array of two holds the channels."""
+
 
 @strict
 @dataclass(kw_only=True)
@@ -27,7 +30,8 @@ class SignalConfig:
         None, above=0, max=1_000_000, help="rate of recordings that do not say their own"
     )
     source_unit: str = option("mV", choices=("V", "mV", "uV", "nV"), help="unit of those that do not say their own")
-    source_channels: list[str] | None = option(None, help="channels, in order, of arrays that do not name theirs")
+    source_channels: list[str] | None = option(None, help="channels, in order, of those that do not name theirs")
+    layout: str | None = option(None, choices=LAYOUTS, help="of arrays; null: by their shape, refused where it is open")
     aliases: dict[str, str] = option(factory=dict, help="name of a channel in the data -> the name it has here")
     bad: list[str] = option(factory=list, help="channels to leave out, beside those that a file marks as bad")
     highpass: float | None = option(None, above=0, max=1_000_000, help="Hz; null: none")

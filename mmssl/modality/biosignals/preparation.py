@@ -7,10 +7,11 @@ is cut off. Channels that do not vary become absent. Shapes: C channels, T sampl
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -22,8 +23,10 @@ from ...errors import BadSample
 from ..contract import Inputs, Preprocessor, with_present
 from .options import SignalConfig
 from .processing import centred, filtered, flat, resampled, rms, typical
-from .recording import Array, Recording, parse, volts
+from .recording import Array, Place, Recording, Unsaid, parse, volts
 from .spectrum import spectrum_moments
+
+logger = logging.getLogger("mmssl")
 
 MARGIN = 2.0
 """Seconds read before and after a window, so that filters have settled inside it."""
@@ -40,10 +43,12 @@ class Sample:
     Attributes:
         signal: (C, T) float32, NaN where nothing was measured.
         names: of the C channels.
+        places: channel -> where its recording says that it is, in metres.
     """
 
     signal: NDArray[np.float32]
     names: list[str]
+    places: Mapping[str, Place] = field(default_factory=dict)
 
 
 class SignalPreprocessor(Preprocessor[Sample]):
@@ -54,6 +59,7 @@ class SignalPreprocessor(Preprocessor[Sample]):
     """
 
     config: SignalConfig
+    _told: bool = False
     channel: ClassVar[str] = "channel"
     """What a channel is called, for messages."""
     unit: ClassVar[str]
@@ -73,19 +79,15 @@ class SignalPreprocessor(Preprocessor[Sample]):
         """The name that a channel of this name has here, and a factor for its voltages; None for an unknown name."""
 
     @abstractmethod
-    def unknown(self, name: str) -> str | None:
+    def unknown(self, name: str, recording: Recording) -> str | None:
         """The name under which an unknown channel is taken; None: it is left out. BadSample: it is refused."""
 
     @abstractmethod
     def wanted(self) -> set[str] | None:
         """Names of the channels that are read; None: all."""
 
-    def choose(self, names: Sequence[str], bads: Sequence[str]) -> tuple[list[int], list[str], list[float]]:
-        """Which channels are taken.
-
-        Args:
-            names: of all channels of a recording, as it has them.
-            bads: those that it marks as unusable.
+    def choose(self, recording: Recording) -> tuple[list[int], list[str], list[float]]:
+        """Which channels of a recording, whose names are known, are taken.
 
         Returns:
             The rows of those taken, the names they have here, and a factor for each.
@@ -93,14 +95,15 @@ class SignalPreprocessor(Preprocessor[Sample]):
         Raises:
             BadSample: one is refused or there twice, or none is left.
         """
-        bad = {(self.known(name) or (name, 1.0))[0] for name in [*bads, *self.config.bad]}
+        names = recording.names or []
+        bad = {(self.known(name) or (name, 1.0))[0] for name in [*recording.bads, *self.config.bad]}
         wanted = self.wanted()
         rows: list[int] = []
         taken: list[str] = []
         factors: list[float] = []
         for row, given in enumerate(names):
             found = self.known(given)
-            name, factor = (self.unknown(given), 1.0) if found is None else found
+            name, factor = (self.unknown(given, recording), 1.0) if found is None else found
             if name is None or name in bad or (wanted is not None and name not in wanted):
                 continue
             if name in taken:
@@ -131,21 +134,22 @@ class SignalPreprocessor(Preprocessor[Sample]):
         Raises:
             BadSample: it cannot be read, is too short, does not vary, or has an amplitude that no such signal has.
         """
-        recording = parse(raw, self.open, self.config.source_channels)
+        recording = parse(raw, self.open, Unsaid(self.config.source_channels, self.config.layout))
         if recording is None:
             return None
         if recording.names is None:
             recording.names = self.default_names(recording.count)
-        rate = recording.rate or self.config.source_rate
-        if rate is None:
-            raise BadSample("nothing says the sampling rate: give it with the signal, or set source_rate")
-        rows, names, factors = self.choose(recording.names, recording.bads)
-        units = [(recording.units or [self.config.source_unit] * recording.count)[row] for row in rows]
+        rate = self._rate(recording)
+        rows, names, factors = self.choose(recording)
+        said = [(recording.units or [None] * recording.count)[row] for row in rows]
         first, last = self._window(recording, rate, choice)
         lead = min(first, round(MARGIN * rate))
         signal = recording.load(first - lead, min(last + round(MARGIN * rate), recording.length))[rows]
+        units = [unit or self.config.source_unit for unit in said]
         scale = np.array([f * volts(u) / volts(self.unit) for f, u in zip(factors, units, strict=True)])
-        signal = self._checked(signal * scale[:, None], names)
+        signal = self._checked(signal * scale[:, None], names, None in said)
+        if recording.rate is None:
+            self.check_rate(signal, rate)
         signal, names = self.complete(signal, names)
         signal = filtered(signal, rate, self.config.highpass, self.config.lowpass, self.config.notch)
         signal = resampled(signal, rate, self.config.rate)
@@ -158,7 +162,27 @@ class SignalPreprocessor(Preprocessor[Sample]):
             raise BadSample(
                 f"{signal.shape[1] / self.config.rate:g} s is less than half a window of {self.config.window:g} s"
             )
-        return Sample(signal.astype(np.float32), names)
+        places = {name: place for name, place in recording.places.items() if name in names}
+        return Sample(signal.astype(np.float32), names, places)
+
+    def _rate(self, recording: Recording) -> float:
+        """Samples a second: what the recording says, else the option; BadSample where nothing does."""
+        option = self.config.source_rate
+        if recording.rate is None:
+            if option is None:
+                raise BadSample("nothing says the sampling rate: give it with the signal, or set source_rate")
+            return option
+        if option is not None and option != recording.rate and not self._told:
+            self._told = True
+            logger.warning(
+                "the data say that they have %g Hz, source_rate that they have %g Hz: what they say is taken",
+                recording.rate,
+                option,
+            )
+        return recording.rate
+
+    def check_rate(self, signal: Array, rate: float) -> None:
+        """A hook: BadSample where the signal (C, T), in `unit`, cannot have the rate that the options give it."""
 
     def default_names(self, count: int) -> list[str]:
         """Names of `count` channels that come without; BadSample where there are none to give."""
@@ -173,12 +197,18 @@ class SignalPreprocessor(Preprocessor[Sample]):
             if first >= total:
                 raise BadSample(f"start: found {recording.start:g} s, but the recording ends at {total / rate:g} s")
             return first, min(first + count, total)
+        if recording.spans:
+            first = min(_in_span(recording.spans, count, choice), total - count)
+            return first, first + count
         free = total - count
         first = free // 2 if choice == 0 else choice % (free + 1)
         return first, first + count
 
-    def _checked(self, signal: Array, names: Sequence[str]) -> Array:
-        """The signal centred; BadSample when it is constant, or of an amplitude that no such signal has."""
+    def _checked(self, signal: Array, names: Sequence[str], by_option: bool) -> Array:
+        """The signal centred; BadSample when it is constant, or of an amplitude that no such signal has.
+
+        by_option: whether `source_unit` had a part in it.
+        """
         if np.isnan(signal).all():
             raise BadSample("all samples are NaN")
         dead = flat(signal)
@@ -188,9 +218,10 @@ class SignalPreprocessor(Preprocessor[Sample]):
         signal[dead] = np.nan
         amplitude, (least, most) = typical(signal), self.config.plausible
         if not least <= amplitude <= most:
+            options = "options source_unit, plausible" if by_option else "the data say their unit; option plausible"
             raise BadSample(
                 f"a typical amplitude of {amplitude:.3g} {self.unit} is not in {least:g} .. {most:g} {self.unit}: is "
-                f"the unit right? (options source_unit, plausible)"
+                f"the unit right? ({options})"
             )
         return signal
 
@@ -212,7 +243,7 @@ class SignalPreprocessor(Preprocessor[Sample]):
             signal = signal / divisor
         if self.config.clip is not None:
             signal = np.clip(signal, -self.config.clip, self.config.clip)
-        return Sample(signal, sample.names)
+        return Sample(signal, sample.names, sample.places)
 
     # -------------------------------------------------------------------------------------------------- many samples
 
@@ -243,6 +274,22 @@ class SignalPreprocessor(Preprocessor[Sample]):
     @abstractmethod
     def learn(self, seen: dict[str, int]) -> dict[str, Any]:
         """What else goes into the state, from how often each channel was seen, in the order of first sight."""
+
+
+def _in_span(spans: Sequence[tuple[int, int]], count: int, choice: int) -> int:
+    """First sample of a window of `count` in one of the measured stretches: drawn by their length, 0: in the longest.
+
+    A window that is longer than its stretch begins with it.
+    """
+    if choice == 0:
+        low, high = max(spans, key=lambda span: span[1] - span[0])
+        return low + max(high - low - count, 0) // 2
+    place = choice % sum(high - low for low, high in spans)
+    for low, high in spans:
+        if place < high - low:
+            return low + place % (max(high - low - count, 0) + 1)
+        place -= high - low
+    raise AssertionError("the place lies in one of the stretches")
 
 
 def padded_length(lengths: Iterable[int], window: int) -> int:

@@ -17,12 +17,24 @@ from numpy.typing import NDArray
 
 from ...errors import BadSample
 from ..raw import load_npy
+from .options import LAYOUTS
 
 Array = NDArray[np.float64]
 Load = Callable[[int, int], Array]
+Place = tuple[float, float, float]
 
 SIGNAL = ("signal", "signals", "data", "array", "values")
-RATE = ("rate", "sampling_rate", "sampling_rate_hz", "sfreq", "fs")
+RATE = (
+    "rate",
+    "sampling_rate",
+    "sampling_rate_hz",
+    "sampling_frequency",
+    "sample_rate",
+    "samplerate",
+    "sfreq",
+    "srate",
+    "fs",
+)
 NAMES = ("channels", "ch_names", "leads", "sig_name", "names")
 UNIT = ("unit", "units")
 START = ("start",)
@@ -57,9 +69,11 @@ class Recording:
         load: (first, last sample) -> (C, last - first) float64, NaN where nothing was measured.
         names: of the C channels, None where nothing says them.
         rate: samples a second.
-        units: one a channel.
+        units: one a channel; None for one whose unit nothing says.
         bads: channels that are marked as unusable.
         start: where the wanted window begins, in seconds.
+        spans: (first, last sample) of the stretches in which something was measured; None: all of it, as far as known.
+        places: channel -> where the recording says that its electrode is, in metres.
     """
 
     count: int
@@ -67,9 +81,11 @@ class Recording:
     load: Load
     names: list[str] | None = None
     rate: float | None = None
-    units: list[str] | None = None
+    units: Sequence[str | None] | None = None
     bads: list[str] = field(default_factory=list)
     start: float | None = None
+    spans: list[tuple[int, int]] | None = None
+    places: Mapping[str, Place] = field(default_factory=dict)
 
     @classmethod
     def of(cls, signal: Array, names: list[str] | None) -> Recording:
@@ -80,6 +96,14 @@ class Recording:
 Open = Callable[[Path], Recording]
 
 
+@dataclass(frozen=True)
+class Unsaid:
+    """What is taken where a raw value does not say it: names of its channels, and which axis of arrays they are."""
+
+    names: Sequence[str] | None = None
+    layout: str | None = None
+
+
 def volts(unit: str) -> float:
     """How many volts one `unit` is; BadSample for what is no voltage."""
     factor = VOLTS.get(unit.strip().lower())
@@ -88,14 +112,14 @@ def volts(unit: str) -> float:
     return factor
 
 
-def parse(raw: object, open_file: Open, names: Sequence[str] | None = None) -> Recording | None:
+def parse(raw: object, open_file: Open, unsaid: Unsaid = Unsaid()) -> Recording | None:
     """One raw value to a recording.
 
     Args:
-        raw: a path, {"bytes", "path"}, an array (C, T) or (T, C), a mapping of an array and what is known of it, or
-            one of an array a channel.
+        raw: a path, {"bytes", "path"}, an array (C, T) or (T, C), a mapping of an array or a file and what is known of
+            it, or one of an array a channel.
         open_file: opens this modality's formats.
-        names: of the channels of arrays that come without.
+        unsaid: what is taken where it does not say so itself.
 
     Returns:
         None when it is null.
@@ -106,23 +130,29 @@ def parse(raw: object, open_file: Open, names: Sequence[str] | None = None) -> R
     if raw is None:
         return None
     if isinstance(raw, (str, os.PathLike)):
-        return _from_file(Path(raw), open_file, names)
+        return _named(_from_file(Path(raw), open_file, unsaid), unsaid.names)
     if isinstance(raw, Mapping):
-        return _from_mapping(raw, open_file, names)
+        found = _from_mapping(raw, open_file, unsaid)
+        return None if found is None else _named(found, unsaid.names)
     if isinstance(raw, (bytes, bytearray)):
         raise BadSample("found bytes without the name of their file: give {'bytes': ..., 'path': 'name.edf'} or a path")
-    return _unnamed(raw, names)
+    return _named(Recording.of(numbers(raw, unsaid), None), unsaid.names)
 
 
-def _unnamed(value: object, names: Sequence[str] | None) -> Recording:
-    return Recording.of(numbers(value, names), None if names is None else list(names))
+def _named(recording: Recording, names: Sequence[str] | None) -> Recording:
+    """The recording, with `names` where it has none itself; BadSample where their number is another."""
+    if recording.names is None and names is not None:
+        if len(names) != recording.count:
+            raise BadSample(f"found {recording.count} channels, expected {len(names)}: {_few(names)}")
+        recording.names = list(names)
+    return recording
 
 
-def _from_file(path: Path, open_file: Open, names: Sequence[str] | None) -> Recording:
+def _from_file(path: Path, open_file: Open, unsaid: Unsaid) -> Recording:
     if path.suffix.lower() != ".npy":
         return open_file(path)
     check_file(path)
-    return _unnamed(load_npy(path.read_bytes()), names)
+    return Recording.of(numbers(load_npy(path.read_bytes()), unsaid), None)
 
 
 def check_file(path: Path) -> Path:
@@ -134,17 +164,16 @@ def check_file(path: Path) -> Path:
     return path
 
 
-def _from_mapping(raw: Mapping[str, object], open_file: Open, names: Sequence[str] | None) -> Recording | None:
+def _from_mapping(raw: Mapping[str, object], open_file: Open, unsaid: Unsaid) -> Recording | None:
     if all(value is None for value in raw.values()):
         return None
-    start = _number(_get(raw, START), "start")
+    names = _strings(_get(raw, NAMES))
+    known_names = Unsaid(names or unsaid.names, unsaid.layout)
+    signal = _get(raw, SIGNAL)
     if any(raw.get(key) is not None for key in FILE):
-        recording = _from_file_mapping(raw, open_file, names)
-        recording.start = start
-        return recording
-    signal, units = _get(raw, SIGNAL), _get(raw, UNIT)
-    if signal is not None:
-        found = _unnamed(signal, _strings(_get(raw, NAMES)) or names)
+        found = _from_file_mapping(raw, open_file, known_names)
+    elif signal is not None:
+        found = Recording.of(numbers(signal, known_names), None)
     else:
         known = {key for keys in (SIGNAL, RATE, NAMES, UNIT, START, BADS) for key in keys}
         rest = {str(name): value for name, value in raw.items() if value is not None}
@@ -152,25 +181,33 @@ def _from_mapping(raw: Mapping[str, object], open_file: Open, names: Sequence[st
         if not channels:
             raise BadSample(f"no signal among {', '.join(map(str, raw))}: expected 'signal', or one array a channel")
         found = Recording.of(_columns(channels), list(channels))
-    found.rate, found.start = _number(_get(raw, RATE), "rate"), start
-    found.bads, found.units = _strings(_get(raw, BADS)) or [], _units(units, found.count)
-    return found
+    rate, units = _number(_get(raw, RATE), "rate"), _units(_get(raw, UNIT), found.count)
+    if found.rate is not None and rate is not None and found.rate != rate:
+        raise BadSample(f"the row says {rate:g} Hz, its file {found.rate:g} Hz")
+    # what a file says of itself comes first, then what its row does
+    found.rate = found.rate or rate
+    found.start = _number(_get(raw, START), "start")
+    found.bads = [*found.bads, *(_strings(_get(raw, BADS)) or [])]
+    if units is not None:
+        said = found.units or [None] * found.count
+        found.units = [of or unit for of, unit in zip(said, units, strict=True)]
+    return _named(found, names)
 
 
-def _from_file_mapping(raw: Mapping[str, object], open_file: Open, names: Sequence[str] | None) -> Recording:
+def _from_file_mapping(raw: Mapping[str, object], open_file: Open, unsaid: Unsaid) -> Recording:
     name = raw.get("path") or raw.get("file")
     content = raw.get("bytes")
     if name is None:
         raise BadSample("found bytes without 'path': the ending of the name says what they are")
     path = Path(str(name))
     if not isinstance(content, (bytes, bytearray, memoryview)) or path.is_file():
-        return _from_file(path, open_file, names)
+        return _from_file(path, open_file, unsaid)
     if not content:
         raise BadSample(f"the file is empty (0 bytes): {path.name}")
     with tempfile.TemporaryDirectory() as folder:  # the readers of these formats take names of files only
         copy = Path(folder) / path.name
         copy.write_bytes(content)
-        recording = _from_file(copy, open_file, names)
+        recording = _from_file(copy, open_file, unsaid)
         signal = recording.load(0, recording.length)  # while the file is there
     recording.load = lambda first, last: signal[:, first:last]
     return recording
@@ -193,10 +230,11 @@ def _columns(channels: Mapping[str, object]) -> Array:
     return np.stack(list(rows.values()))
 
 
-def numbers(value: object, names: Sequence[str] | None = None) -> Array:
+def numbers(value: object, unsaid: Unsaid = Unsaid()) -> Array:
     """Anything like an array to (C, T) float64; None inside lists is NaN.
 
-    Of two axes the one as long as `names` holds the channels; without names the shorter one.
+    Of two axes the one as long as there are names holds the channels; without names the shorter one. BadSample where
+    that leaves both open and no layout is set.
     """
     try:
         array = np.asarray(value)
@@ -212,16 +250,28 @@ def numbers(value: object, names: Sequence[str] | None = None) -> Array:
         raise BadSample(f"expected channels x samples, found an array of shape {array.shape}")
     if not array.size:
         raise BadSample("the signal is empty (no samples)")
-    if names is not None:
-        if len(names) not in array.shape:
-            raise BadSample(f"found an array of shape {array.shape}, expected {len(names)} channels: {_few(names)}")
-        flip = array.shape[0] != len(names)
-    else:
-        flip = array.shape[0] > array.shape[1]
-    array = (array.T if flip else array).astype(np.float64)
+    array = (array.T if _channels_last(array.shape, unsaid) else array).astype(np.float64)
     if np.isinf(array).any():
         raise BadSample("the signal holds infinite values")
     return array
+
+
+def _channels_last(shape: tuple[int, ...], unsaid: Unsaid) -> bool:
+    """Whether the second axis holds the channels."""
+    names = unsaid.names
+    if names is not None and len(names) not in shape:
+        raise BadSample(f"found an array of shape {shape}, expected {len(names)} channels: {_few(names)}")
+    if unsaid.layout is not None and shape[0] != 1:  # one row is what one channel becomes
+        last = unsaid.layout == "channels_last"
+        if names is not None and shape[last] != len(names):
+            raise BadSample(f"layout: found an array of shape {shape}, {unsaid.layout}, expected {len(names)} channels")
+        return last
+    if shape[0] == shape[1] > 1:
+        raise BadSample(
+            f"found an array of shape {shape}: either axis could hold the channels "
+            f"(option layout: {' or '.join(LAYOUTS)})"
+        )
+    return shape[0] != len(names) if names is not None else shape[0] > shape[1]
 
 
 def _few(names: Sequence[str]) -> str:

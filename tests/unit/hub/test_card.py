@@ -74,7 +74,7 @@ def test_card_has_what_a_reader_needs(tmp_path: Path) -> None:
         "presence": {"image": 1437, "text": 1400},
         "steps": 100,
         "parameters": 12345,
-        "broken_samples": "3 of 1,437 samples read were broken and skipped",
+        "broken_samples": "3 of 1,437 samples read were broken, in whole or in part",
     }
     path = write_card(tmp_path / "model", recipe(), REPORT, facts)
     assert path == tmp_path / "model" / "README.md" and [p.name for p in path.parent.iterdir()] == ["README.md"]

@@ -393,5 +393,5 @@ def test_the_sound_of_videos(shared_data: Path) -> None:
         sound = p.read(str(clip))
         assert sound is not None and np.array_equal(sound, p.read({"bytes": clip.read_bytes(), "path": None}))
         assert len(sound) / 16000 == pytest.approx(3.0, abs=0.15) and 0.001 < sound.std() < 0.5
-    with pytest.raises(BadSample, match="without sound"):
-        p.read(str(next((shared_data / "weizmann4" / "test").glob("*.mp4"))))
+    silent = next((shared_data / "weizmann4" / "test").glob("*.mp4"))
+    assert p.read(str(silent)) is None, "a video without a sound track lacks it, it is not broken"

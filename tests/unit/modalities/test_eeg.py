@@ -273,7 +273,7 @@ def test_broken_rows_are_quarantined_with_their_reason(tmp_path: Path) -> None:
     good = wave()
     holed = good.copy()
     holed[:, 50:60] = np.nan
-    signals = [good, np.zeros_like(good), np.full_like(good, np.nan), good * 1e9, holed, good[:, :3]]
+    signals = [good, np.zeros_like(good), np.full_like(good, np.nan), good * 1e9, holed, good[:, :5]]
     parquet.write_table(arrow.table({"signal": [s.tolist() for s in signals] + [None]}), tmp_path / "train.parquet")
     pre = prepared(source_channels=NAMES, source_rate=128)
     source = open_source(str(tmp_path / "train.parquet"))
