@@ -29,6 +29,7 @@ from ..models.locating import locate
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import open_model
 from ..models.processing_mmssl import MMSSLProcessor
+from ..models.running import in_float32
 from ..models.saving import write_model
 from ..objectives.pretraining import Pretraining
 from ..options.plainyaml import dump, parse, read
@@ -218,6 +219,8 @@ def _refuse(options: FinetuneConfig, where: str, defaults: dict[str, Any]) -> No
 def build(job: Job, options: FinetuneConfig) -> tuple[Pretraining, PeftModel | None]:
     """The encoder with its objective, trainable as `--peft` says, and PEFT's handle on the adapter (or None)."""
     encoder = job.encoder
+    if options.peft == "none":
+        in_float32(encoder, whole=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         objective = job.objective()
@@ -234,6 +237,7 @@ def build(job: Job, options: FinetuneConfig) -> tuple[Pretraining, PeftModel | N
         elif options.peft not in WHOLE:
             extra, save = job.extra_targets(), job.extra_saved()
             handle = add_adapter(encoder, options.adapter, job.towers, extra=extra, save=save)
+    in_float32(encoder, whole=False)
     views = {VIEW: options.augment} if options.augment else {}
     for name in options.augment:
         if name not in job.rows.columns:

@@ -69,4 +69,11 @@ def load_npy(source: bytes | BinaryIO) -> Array:
         array: Array = np.load(io.BytesIO(source) if isinstance(source, bytes) else source, allow_pickle=False)
         return array
     except (ValueError, OSError, EOFError, SyntaxError, MemoryError) as error:
-        raise BadSample(f"cannot read .npy: {error}") from error
+        raise BadSample(f"cannot read .npy: {numpy_said(error)}") from error
+
+
+def numpy_said(error: Exception) -> str:
+    """What numpy says of an array that it cannot read; not its advice to run whatever a file holds (allow_pickle)."""
+    if "pickle" in str(error):
+        return "it holds objects of Python and no plain array; save it as an array of numbers"
+    return str(error)

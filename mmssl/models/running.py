@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,6 +12,8 @@ from torch import nn
 
 from ..modality import Batch
 from .modeling_mmssl import MMSSLModel
+
+logger = logging.getLogger("mmssl")
 
 
 @contextmanager
@@ -43,3 +46,29 @@ def untrained_twin(model: MMSSLModel) -> MMSSLModel:
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on a device; from pinned memory without waiting for the copy."""
     return {n: {k: v.to(device, non_blocking=True) for k, v in inputs.items()} for n, inputs in batch.items()}
+
+
+def in_float32(model: nn.Module, whole: bool) -> None:
+    """Make float32 of the weights that are trained, in place; float32 ones stay what they are, bit for bit.
+
+    transformers loads weights in the type that they are stored in. A step of 1e-4 of a bfloat16 weight is rounded away:
+    most of them would stay where they are. Says so in one line where it changes any.
+
+    Args:
+        model: with `requires_grad` set.
+        whole: all of them, as a tower needs one type throughout; else those alone that are trained.
+    """
+    odd = {
+        str(p.dtype).removeprefix("torch.")
+        for p in model.parameters()
+        if p.is_floating_point() and p.dtype != torch.float32 and (whole or p.requires_grad)
+    }
+    if not odd:
+        return
+    if whole:
+        model.float()
+    else:
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.is_floating_point():
+                parameter.data = parameter.data.float()
+    logger.warning("weights that are stored as %s are trained in float32", ", ".join(sorted(odd)))

@@ -19,6 +19,7 @@ from ..models.locating import locate
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import open_model, saved_parts
 from ..models.processing_mmssl import MMSSLProcessor
+from ..models.running import in_float32
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -92,6 +93,7 @@ def put_adapters(model: MMSSLModel, recipe: Recipe) -> Adapter | None:
 def load_start(model: MMSSLModel, origin: str) -> None:
     """Copy the weights of the saved model `origin` into `model`. UserError when they do not fit."""
     started = open_model(origin)[0]
+    in_float32(started, whole=True)
     theirs, mine = started.state_dict(), model.state_dict()
     odd = sorted(set(theirs) ^ set(mine)) or sorted(k for k in mine if mine[k].shape != theirs[k].shape)
     if odd:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 CODECS = ("MPEG", "VORBIS", "OPUS")  # subtypes whose numbers of samples are not exact
 PADDED = 0.1  # seconds by which such a number may be wrong
+MOST_CHANNELS = 64  # of sound: more on the shorter axis of an array, and it is none
 UNKNOWN_FORMAT = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
 OGG_PAGE = 27 + 255 + 255 * 255  # the longest page
 STREAMED = (
@@ -36,7 +37,9 @@ STREAMED = (
 )
 
 
-def read_sound(raw: object, rate: int, seconds: float | None = None, choice: int = 0) -> Array | None:
+def read_sound(
+    raw: object, rate: int, seconds: float | None = None, choice: int = 0, layout: str | None = None
+) -> Array | None:
     """One raw sound to a waveform, all channels averaged.
 
     Args:
@@ -46,6 +49,7 @@ def read_sound(raw: object, rate: int, seconds: float | None = None, choice: int
         rate: samples a second of the result.
         seconds: the longest stretch wanted; None: all.
         choice: picks where that starts in a longer sound, 0 is at the beginning.
+        layout: which axis of an array of two is the channels: "channels_first" or "channels_last"; None: the shorter.
 
     Returns:
         (S,) float32; None for a null value, and for a video without a sound track.
@@ -67,13 +71,13 @@ def read_sound(raw: object, rate: int, seconds: float | None = None, choice: int
     if isinstance(raw, (str, Path)):
         try:
             with open(raw, "rb") as file:
-                wave, found = _from_file(file, rate, seconds, choice)
+                wave, found = _from_file(file, rate, seconds, choice, layout)
         except OSError as error:
             raise BadSample(f"cannot read file '{one_line(raw, 120)}': {error.strerror or error}") from error
     elif isinstance(raw, (bytes, bytearray, memoryview)):
-        wave, found = _from_file(io.BytesIO(bytes(raw)), rate, seconds, choice)
+        wave, found = _from_file(io.BytesIO(bytes(raw)), rate, seconds, choice, layout)
     else:
-        wave = _stretch(from_array(raw), found, seconds, choice)
+        wave = _stretch(from_array(raw, layout), found, seconds, choice)
     if wave is None:
         return None
     wave = wave.mean(1, dtype=np.float32)
@@ -104,18 +108,21 @@ def _checked_rate(rate: object) -> int:
     return number
 
 
-def from_array(raw: object) -> Array:
-    """Numbers (S,), (S, C) or (C, S), array, tensor or list, to (S, C) float32; the shorter axis is the channels."""
+def from_array(raw: object, layout: str | None = None) -> Array:
+    """Numbers (S,), (S, C) or (C, S), array, tensor or list, to (S, C) float32.
+
+    The channels are the axis that `layout` names, else the shorter one; BadSample where that is open, or none could be.
+    """
     array = as_array(raw, "sound")
     if array.dtype.kind not in "iuf":
         raise BadSample(f"expected a sound (bytes, path or array of numbers), found {_what(raw, array)}")
-    if array.ndim == 1:
-        array = array[:, None]
-    if array.ndim != 2:
+    if array.ndim not in (1, 2):
         raise BadSample(f"expected an array (samples,) or (samples, channels), found shape {tuple(array.shape)}")
     if 0 in array.shape:
         raise BadSample("no sound: zero samples")
-    if array.shape[0] < array.shape[1]:
+    if array.ndim == 1:
+        array = array[:, None]
+    elif _channels_first(array.shape, layout):
         array = array.T
     if array.dtype.kind == "f":
         with np.errstate(over="ignore"):
@@ -127,6 +134,17 @@ def from_array(raw: object) -> Array:
     if array.dtype.itemsize > 4:
         raise BadSample("64-bit integers have no known full scale; expected floats in -1..1 or 8- to 32-bit integers")
     return (array.astype(np.float64) / (info.max + 1)).astype(np.float32)
+
+
+def _channels_first(shape: tuple[int, ...], layout: str | None) -> bool:
+    if layout is not None:
+        return layout == "channels_first"
+    if shape[0] == shape[1] > 1 or min(shape) > MOST_CHANNELS:
+        raise BadSample(
+            f"found an array of shape {tuple(shape)}: either axis could hold the channels "
+            "(option layout: channels_first or channels_last)"
+        )
+    return shape[0] < shape[1]
 
 
 def _what(raw: object, array: Array) -> str:
@@ -148,7 +166,9 @@ def _place(total: int, rate: int, seconds: float | None, choice: int) -> tuple[i
 # ------------------------------------------------------------------------------------------------------------- files
 
 
-def _from_file(file: BinaryIO, rate: int, seconds: float | None, choice: int) -> tuple[Array | None, int]:
+def _from_file(
+    file: BinaryIO, rate: int, seconds: float | None, choice: int, layout: str | None
+) -> tuple[Array | None, int]:
     """((S, C) float32, rate) of an open file; None instead of the wave of a video without a sound track.
 
     soundfile reads it where it knows the format, else av, which reads the containers of videos and more codecs.
@@ -159,7 +179,7 @@ def _from_file(file: BinaryIO, rate: int, seconds: float | None, choice: int) ->
     if not size:
         raise BadSample("empty file (0 bytes)")
     if head.startswith(NPY_MAGIC):
-        return _stretch(from_array(load_npy(file)), rate, seconds, choice), rate
+        return _stretch(from_array(load_npy(file), layout), rate, seconds, choice), rate
     file = _whole(file, head, size)
     soundfile = _soundfile()
     try:
@@ -238,8 +258,8 @@ def _with_av(file: BinaryIO, size: int) -> tuple[Array | None, int]:
         import av
     except ImportError as error:
         raise BadSample(
-            f"cannot decode sound: no format that soundfile knows ({size} bytes); av, which decodes videos and more, is "
-            f"not installed ({error}): pip install 'mmssl[video]'"
+            f"cannot decode sound: no format that soundfile knows ({size} bytes); av, which decodes videos and more, "
+            f"is not installed ({error}): pip install 'mmssl[video]'"
         ) from error
     try:
         with av.open(file, "r") as container:
@@ -267,7 +287,7 @@ def _with_av(file: BinaryIO, size: int) -> tuple[Array | None, int]:
 
 
 def _is_clip(container: InputContainer) -> bool:
-    """Whether it is a video. A still picture or a text, which av opens as well, is a broken sound, not a missing one."""
+    """Whether it is a video. A still picture or a text, which av opens, too, is a broken sound, not a missing one."""
     name = container.format.name
     return bool(container.streams.video) and not (name.endswith("_pipe") or name in ("image2", "tty"))
 

@@ -35,6 +35,11 @@ class Config:
     positions: str = option(
         "sincos", choices=("sincos", "learned"), help="learned: a table over the patches of `seconds`, as in AST"
     )
+    layout: str | None = option(
+        None,
+        choices=("channels_first", "channels_last"),
+        help="of arrays; null: by their shape, refused where it is open",
+    )
     mean: float | None = option(
         None, min=-1_000_000, max=1_000_000, help="of the features, subtracted; null: measured on the data"
     )

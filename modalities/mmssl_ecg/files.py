@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from mmssl.modality.biosignals.processing import resampled
 from mmssl.modality.biosignals.recording import Array, Load, Recording, check_file
 
 from .leads import lead_of
-from .segments import joined
+from .segments import joined, part_header
 
 if TYPE_CHECKING:
     from wfdb import Record
@@ -60,12 +60,10 @@ def open_wfdb(path: Path, checksums: bool = True) -> Recording:
         return _recording(
             record, many, lambda first, last: even(_physical(record, name, checksums), record, many)[:, first:last]
         )
-    try:
-        header = wfdb.rdheader(str(name), rd_segments=True)
-    except Exception as error:  # wfdb raises whatever the line that it did not understand led to
-        raise BadSample(f"{header_file.name} is no readable WFDB header: {type(error).__name__}: {error}") from error
-    if hasattr(header, "segments"):
-        return joined(name, header, samples_a_frame, lambda part, of, k, f, t: _read(wfdb, part, of, k, f, t))
+    header = _header(wfdb, name)
+    if hasattr(header, "seg_name"):
+        parts = [part_header(name, header, title, lambda path: _header(wfdb, path)) for title in header.seg_name]
+        return joined(name, header, parts, samples_a_frame, lambda *of: _read(wfdb, *of))
     if not header.n_sig or not header.sig_len:
         raise BadSample(
             f"{header_file.name}: the record has {header.n_sig or 0} signals of {header.sig_len or 0} samples"
@@ -73,6 +71,16 @@ def open_wfdb(path: Path, checksums: bool = True) -> Recording:
     check_parts(header_file, [file for file in getattr(header, "file_name", None) or [] if file != "~"])
     many = samples_a_frame(header)
     return _recording(header, many, lambda first, last: _read(wfdb, name, header, many, first, last))
+
+
+def _header(wfdb: ModuleType, name: Path) -> Any:
+    """wfdb's `Record` or `MultiRecord` without samples. (It would read the headers of segments by itself, and fail over
+    those whose signals have no names.)"""
+    check_file(name.with_name(f"{name.name}.hea"))
+    try:
+        return wfdb.rdheader(str(name))
+    except Exception as error:  # wfdb raises whatever the line that it did not understand led to
+        raise BadSample(f"{name.name}.hea is no readable WFDB header: {type(error).__name__}: {error}") from error
 
 
 def check_parts(header_file: Path, names: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from .options import Config
 
 JUDGED = 16
 """Recordings whose beats are counted before the rate that an option gave them is judged."""
-LEAST = 3
+LEAST = 4
 """Where a fit sees fewer, so many will do."""
 
 

@@ -6,10 +6,10 @@ wfdb itself takes the order of signals, and their units, from the first segment.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,27 +46,56 @@ class Segment:
     end: int
 
 
-def joined(name: Path, header: MultiRecord, samples_a_frame: Callable[[Record], int], read: Read) -> Recording:
+def part_header(name: Path, header: MultiRecord, title: str, read: Callable[[Path], Any]) -> Record | None:
+    """The header of a segment, None of a gap; BadSample when it is not there, of another rate, or has segments itself.
+
+    Args:
+        name: of the whole record's header, without the ending.
+        header: the whole record's.
+        title: the segment's name.
+        read: reads a header.
+    """
+    if title == GAP:
+        return None
+    if Path(title).name != title:
+        raise BadSample(f"{name.name}.hea names the segment '{title}', expected the name of a record beside it")
+    part = read(name.with_name(title))
+    if hasattr(part, "seg_name"):
+        raise BadSample(f"{name.name}.hea: its segment '{title}' has segments itself")
+    if float(part.fs) != float(header.fs):
+        raise BadSample(f"{name.name}.hea: its segment '{title}' has {part.fs:g} frames a second, not {header.fs:g}")
+    found: Record = part
+    return found
+
+
+def joined(
+    name: Path,
+    header: MultiRecord,
+    parts: Sequence[Record | None],
+    samples_a_frame: Callable[[Record], int],
+    read: Read,
+) -> Recording:
     """The recording of a record of several segments, of fixed or of variable layout.
 
     Args:
         name: of its header, without the ending.
-        header: as wfdb reads it, with those of its segments.
+        header: as wfdb reads it.
+        parts: the headers of its segments, see `part_header`.
         samples_a_frame: of a segment's header.
         read: (segment, its header, samples a frame, first, last sample of the segment) -> (C, last - first).
 
     Raises:
         BadSample: segments do not fit each other.
     """
-    there = [part for part in header.segments if part is not None]
+    there = [part for part in parts if part is not None]
     if not there or not header.seg_len:
         raise BadSample(f"{name.name}.hea: none of its segments holds anything")
     many = max((samples_a_frame(part) for part in there if part.n_sig), default=1)
     segments: list[Segment] = []
     begin = 0
-    for title, length, part in zip(header.seg_name, header.seg_len, header.segments, strict=True):
+    for title, length, part in zip(header.seg_name, header.seg_len, parts, strict=True):
         end = begin + int(length) * many
-        segments.append(_segment(name, header, title, part, begin, end))
+        segments.append(_segment(name.with_name(title), part, begin, end))
         begin = end
     if header.sig_len and header.sig_len * many != begin:
         raise BadSample(f"{name.name}.hea: its segments have {begin // many} samples, expected {header.sig_len}")
@@ -95,17 +124,10 @@ def joined(name: Path, header: MultiRecord, samples_a_frame: Callable[[Record], 
     return recording
 
 
-def _segment(name: Path, header: MultiRecord, title: str, part: Record | None, begin: int, end: int) -> Segment:
-    """One segment; BadSample when it is not there, of another rate, or itself one of several."""
-    if title == GAP or part is None:
-        return Segment(name, None, [], begin, end)
-    if Path(title).name != title:
-        raise BadSample(f"{name.name}.hea names the segment '{title}', expected the name of a record beside it")
-    if hasattr(part, "segments"):
-        raise BadSample(f"{name.name}.hea: its segment '{title}' has segments itself")
-    if float(part.fs) != float(header.fs):
-        raise BadSample(f"{name.name}.hea: its segment '{title}' has {part.fs:g} frames a second, not {header.fs:g}")
-    path = name.with_name(title)
+def _segment(path: Path, part: Record | None, begin: int, end: int) -> Segment:
+    """One segment; BadSample when a file of it is not there."""
+    if part is None:
+        return Segment(path, None, [], begin, end)
     seen: Counter[str] = Counter()
     keys: list[Key] = []
     for number, given in enumerate(part.sig_name or [None] * part.n_sig):
@@ -116,7 +138,7 @@ def _segment(name: Path, header: MultiRecord, title: str, part: Record | None, b
         return Segment(path, None, keys, begin, end)
     for file in dict.fromkeys(part.file_name or []):
         if Path(file).name != file:
-            raise BadSample(f"{title}.hea names '{file}', expected the name of a file beside it")
+            raise BadSample(f"{path.name}.hea names '{file}', expected the name of a file beside it")
         check_file(path.with_name(file))
     return Segment(path, part, keys, begin, end)
 

@@ -14,6 +14,8 @@ import numpy as np
 
 from mmssl.errors import BadSample, nearest
 
+from .options import LAYOUTS
+
 Array = np.ndarray
 
 KEYS = ("edge_index", "edge_weight", "x", "node_labels", "num_nodes", "centre")
@@ -126,6 +128,7 @@ def build(
     labels: object = None,
     centre: int | None = None,
     directed: bool = False,
+    layout: str | None = None,
 ) -> Graph:
     """A checked graph.
 
@@ -140,13 +143,14 @@ def build(
         labels: (n,) a type for each node.
         centre: the node that the sample is about.
         directed: False: every edge counts in both directions.
+        layout: "ends_first": edges are (2, E), "ends_last": (E, 2); None: by their shape.
 
     Raises:
         BadSample: says what is wrong.
     """
     features = None if x is None else _features(x)
     kinds = None if labels is None else np.asarray(labels).ravel()
-    pairs = _edges(edges)
+    pairs = _edges(edges, layout)
     known = [len(v) for v in (features, kinds) if v is not None] + ([] if nodes is None else [int(nodes)])
     if len(set(known)) > 1:
         raise BadSample(f"features, labels and num_nodes differ in the number of nodes: {known}")
@@ -159,6 +163,11 @@ def build(
     if outside.any():
         a, b = pairs[:, outside.any(0)][:, 0]
         raise BadSample(f"edge {a} -> {b}: the graph has the nodes 0..{count - 1}")
+    if layout is None and pairs.shape == (2, 2) and not np.array_equal(pairs, pairs.T):
+        raise BadSample(
+            "edge_index has shape (2, 2): either axis could hold the two ends of an edge "
+            f"(option layout: {' or '.join(LAYOUTS)})"
+        )
     weights = _weights(weight, pairs.shape[1])
     if centre is not None and not 0 <= centre < count:
         raise BadSample(f"centre {centre}: the graph has the nodes 0..{count - 1}")
@@ -174,7 +183,7 @@ def build(
     return Graph(start, code % count, weights[last].astype(np.float32), features, kinds, centre)
 
 
-def _edges(edges: object) -> Array:
+def _edges(edges: object, layout: str | None) -> Array:
     try:
         pairs = np.asarray(edges)
     except ValueError as error:
@@ -185,7 +194,10 @@ def _edges(edges: object) -> Array:
         raise BadSample(f"edge_index has shape {pairs.shape}, expected (2, E) or (E, 2)")
     if not np.issubdtype(pairs.dtype, np.number) or not np.array_equal(pairs, np.rint(pairs)):
         raise BadSample(f"edge_index holds {pairs.dtype}, expected whole numbers of nodes")
-    return (pairs if pairs.shape[0] == 2 else pairs.T).astype(np.int64)
+    if layout is not None and pairs.shape[LAYOUTS.index(layout)] != 2:
+        raise BadSample(f"edge_index has shape {pairs.shape}, layout says {layout}")
+    ends_first = pairs.shape[0] == 2 if layout is None else layout == "ends_first"
+    return (pairs if ends_first else pairs.T).astype(np.int64)
 
 
 def _weights(weight: object, count: int) -> Array:
@@ -216,13 +228,14 @@ def _features(x: object) -> Array | Rows:
     return values
 
 
-def from_raw(raw: object, directed: bool) -> Graph:
+def from_raw(raw: object, directed: bool, layout: str | None = None) -> Graph:
     """A raw value as a graph.
 
     Args:
         raw: a torch_geometric `Data`, or a mapping with the same names: edge_index, and as known edge_weight, x or
             node_labels, num_nodes, centre.
         directed: False: every edge counts in both directions.
+        layout: of edge_index, see `build`; that of torch_geometric is (2, E).
 
     Raises:
         BadSample: says what is wrong.
@@ -232,6 +245,7 @@ def from_raw(raw: object, directed: bool) -> Graph:
             raise BadSample(
                 f"found {type(raw).__name__}, expected a graph: a torch_geometric Data or a dict with edge_index"
             )
+        layout = "ends_first"
         keys = getattr(raw, "keys", None)
         names = keys() if callable(keys) else KEYS
         raw = {name: getattr(raw, name, None) for name in names} | {"num_nodes": getattr(raw, "num_nodes", None)}
@@ -244,7 +258,7 @@ def from_raw(raw: object, directed: bool) -> Graph:
     if raw.get("edge_index") is None:
         raise BadSample("the graph has no edge_index")
     edges, weight, x, labels, nodes, centre = (_plain(raw.get(key)) for key in KEYS)
-    return build(edges, nodes, weight, x, labels, centre, directed)
+    return build(edges, nodes, weight, x, labels, centre, directed, layout)
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mmssl.modality.view import View as Base
 from mmssl.options import option, strict
 
+LAYOUTS = ("ends_first", "ends_last")
 SOURCES = ("x", "labels", "degree")
 
 
@@ -17,6 +18,9 @@ class Config:
 
     features: str | None = option(None, choices=SOURCES, help="what nodes are known by; null: the first that there is")
     scale: str | None = option(None, choices=("none", "standard", "row"), help="null: none for 0/1, else standard")
+    layout: str | None = option(
+        None, choices=LAYOUTS, help="edge_index is (2, E) or (E, 2); null: by its shape, refused where it is open"
+    )
     directed: bool = option(False, help="false: every edge counts in both directions")
     sample: str = option("walk", choices=("walk", "ego"), help="how a subgraph is taken around a centre")
     nodes: int = option(32, min=1, max=65_536, help="most nodes of a sampled subgraph")

@@ -96,9 +96,9 @@ class Preprocessor(base.Preprocessor[Sample]):
         if isinstance(raw, (str, Path)):
             raw = {"path": str(raw)}
         if not (isinstance(raw, Mapping) and raw.get("path") is not None):
-            return from_raw(raw, self.config.directed)
+            return from_raw(raw, self.config.directed, self.config.layout)
         try:
-            store = load_store(raw["path"], self.config.directed)
+            store = load_store(raw["path"], self.config.directed, self.config.layout)
         except UserError as error:
             raise BadSample(str(error)) from error
         for key, many in (("node", False), ("graph", True)):

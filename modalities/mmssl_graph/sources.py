@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmssl.errors import BadSample, UserError, nearest
+from mmssl.modality.raw import numpy_said
 
 from .graph import Array, Graph, Rows, build
+from .networkx_files import ENDINGS, read_networkx
 from .tudataset import read_tu, tu_files
 
 if TYPE_CHECKING:
@@ -63,23 +65,27 @@ class Store:
         return self.graph.part(np.arange(first[number], first[number + 1]), None)
 
 
-def load_store(path: str | Path, directed: bool) -> Store:
-    """The content of an .npz file, of a folder with `edges` and `nodes` as parquet or csv, or of a TUDataset's folder;
-    kept in memory.
+def load_store(path: str | Path, directed: bool, layout: str | None = None) -> Store:
+    """The content of an .npz, .graphml or .gml file, of a folder with `edges` and `nodes` as parquet or csv, or of a
+    TUDataset's folder; kept in memory. layout: of the edge_index of an .npz file, see `mmssl_graph.graph.build`.
 
     Raises BadSample when it cannot be read as a graph, OSError when it is not there.
     """
     path = Path(path)
     files = (tu_files(path) or list(_tables(path).values())) if path.is_dir() else [path]
     changed = tuple(file.stat().st_mtime_ns for file in files)
-    return _load(str(path), changed, directed)
+    return _load(str(path), changed, directed, layout)
 
 
 @lru_cache(maxsize=8)
-def _load(path: str, changed: tuple[int, ...], directed: bool) -> Store:
+def _load(path: str, changed: tuple[int, ...], directed: bool, layout: str | None) -> Store:
     where = Path(path)
     try:
-        return _store(_read_folder(where) if where.is_dir() else _read_npz(where), directed)
+        if where.is_dir():
+            return _store(_read_folder(where), directed, "ends_first")
+        if where.suffix.lower() in ENDINGS:
+            return _store(read_networkx(where), directed, "ends_first")
+        return _store(_read_npz(where), directed, layout)
     except (BadSample, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, KeyError) as error:
         raise BadSample(f"{where.name}: {' '.join(str(error).split())}") from error
 
@@ -89,10 +95,19 @@ def _read_folder(folder: Path) -> dict[str, Array]:
 
 
 def _read_npz(path: Path) -> dict[str, Array]:
+    if not zipfile.is_zipfile(path):
+        raise BadSample(
+            f"expected an .npz file with edge_index, {', '.join(ENDINGS)}, or a folder with the files edges and nodes "
+            "(parquet or csv); save the graphs of other libraries as one of these"
+        )
     with np.load(path, allow_pickle=False) as file:
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise BadSample("a single array, expected an .npz file with edge_index")
-        return {name: file[name] for name in file.files}
+        found = {}
+        for name in file.files:
+            try:
+                found[name] = file[name]
+            except ValueError as error:
+                raise BadSample(f"its array '{name}' cannot be read: {numpy_said(error)}") from error
+        return found
 
 
 def _tables(folder: Path) -> dict[str, Path]:
@@ -157,7 +172,7 @@ def _columns(path: Path) -> dict[str, Array]:
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
-def _store(arrays: dict[str, Array], directed: bool) -> Store:
+def _store(arrays: dict[str, Array], directed: bool, layout: str | None) -> Store:
     if "edge_index" not in arrays:
         raise BadSample(f"no array 'edge_index', found {', '.join(arrays)}{nearest('edge_index', arrays)}")
     x: Any = arrays.get("x")
@@ -172,7 +187,7 @@ def _store(arrays: dict[str, Array], directed: bool) -> Store:
         if (np.diff(of) < 0).any() or of[0] != 0:
             raise BadSample("graph_id must number each node's graph from 0 on, nodes sorted by graph")
     labels = arrays.get("node_labels")
-    graph = build(arrays["edge_index"], count, arrays.get("edge_weight"), x, labels, None, directed)
+    graph = build(arrays["edge_index"], count, arrays.get("edge_weight"), x, labels, None, directed, layout)
     store = Store(graph, of)
     known = {"edge_index", "edge_weight", "x", "num_nodes", "graph_id", "batch", "node_labels", "split", *PARTS}
     for name, values in arrays.items():
@@ -219,7 +234,7 @@ def open_rows(path: str, split: str) -> Dataset:
         siblings = [p.name for p in where.parent.iterdir()] if where.parent.is_dir() else []
         raise UserError(f"data.path: no such file or folder: '{path}'{nearest(where.name, siblings)}")
     try:
-        store = load_store(where, directed=True)
+        store = load_store(where, directed=True, layout="ends_first")  # of its nodes alone
     except BadSample as error:
         raise UserError(f"data.path: cannot read '{path}' as a graph: {error}") from error
     parts = np.full(store.items, "train", object) if store.split is None else store.split

@@ -57,7 +57,7 @@ class Preprocessor(base.Preprocessor[Array]):
 
     def _decode(self, raw: object) -> Array | None:
         """Raw to (H, W, C) uint8 or float32 of the model's size; C is that of the image unless it is configured."""
-        image = decode(raw, self.background, self.config.channels)
+        image = decode(raw, self.background, self.config.channels, self.config.layout)
         if image is None:
             return None
         if self.config.channels is not None:

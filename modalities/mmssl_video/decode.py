@@ -45,6 +45,7 @@ class Wanted:
         default_fps: rate of frame folders, lists and arrays that say none.
         channels: 1 = grey, None = as the data has.
         background: 1 or 3 numbers of 0..255, behind transparent pixels.
+        layout: "channels_first" or "channels_last", of frames that are arrays; None: by their shape.
     """
 
     frames: int
@@ -53,6 +54,7 @@ class Wanted:
     default_fps: float = 25.0
     channels: int | None = None
     background: Sequence[int] = (0,)
+    layout: str | None = None
 
     def start(self, duration: float, rate: float) -> float:
         """Seconds at which the clip starts in a video of this duration and frame rate."""
@@ -81,7 +83,7 @@ def read_clip(raw: object, wanted: Wanted) -> Clip | None:
         wanted: which clip.
 
     Returns:
-        None for a null value, and for a file of sound without pictures.
+        None for a null value.
 
     Raises:
         BadSample: the value is broken, with the reason.
@@ -144,7 +146,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _from_pictures(pictures: Sequence[object], fps: float, wanted: Wanted) -> Clip:
     def one(index: int) -> Array:
-        picture = decode(pictures[index], wanted.background, wanted.channels)
+        picture = decode(pictures[index], wanted.background, wanted.channels, wanted.layout)
         if picture is None:
             raise BadSample(f"frame {index} is empty")
         return picture
@@ -158,7 +160,11 @@ def _from_array(raw: object, fps: float, wanted: Wanted) -> Clip:
         raise BadSample(f"expected a video (bytes, path, frames or array of numbers), found {type(raw).__name__}")
     if array.ndim not in (3, 4) or 0 in array.shape:
         raise BadSample(f"expected an array (T, H, W), (T, H, W, C) or (T, C, H, W), found shape {tuple(array.shape)}")
-    return _chosen(len(array), fps, wanted, lambda index: from_array(array[index], wanted.channels))
+    if array.ndim == 3 and array.shape[2] <= 4 < array.shape[1]:
+        raise BadSample(
+            f"found an array of shape {tuple(array.shape)}, a picture; expected a video: (1, H, W, C) for one"
+        )
+    return _chosen(len(array), fps, wanted, lambda index: from_array(array[index], wanted.channels, wanted.layout))
 
 
 def _chosen(count: int, fps: float, wanted: Wanted, frame: Callable[[int], Array]) -> Clip:
@@ -188,14 +194,11 @@ def _av() -> ModuleType:
     return av
 
 
-def _decoded(source: Callable[[], str | BinaryIO], wanted: Wanted) -> Clip | None:
-    """A clip of a file; source() is its path, or a new file object on its bytes. None for sound without pictures."""
+def _decoded(source: Callable[[], str | BinaryIO], wanted: Wanted) -> Clip:
+    """A clip of a file; source() is its path, or a new file object on its bytes."""
     av = _av()
     try:
-        found = _length(source())
-        if found is None:
-            return None
-        duration, rate, promised = found
+        duration, rate, promised = _length(source())
         start = wanted.start(duration, rate)
         timed = _from_time(source, start)
         if wanted.fps is None:
@@ -226,16 +229,11 @@ def _listed(source: str | BinaryIO) -> bool:
         return bool(stream and stream.frames) and sum(p.size > 0 for p in container.demux(stream)) >= stream.frames
 
 
-def _length(source: str | BinaryIO) -> tuple[float, float, bool] | None:
-    """(duration in seconds, frames a second, whether the file says so of its pictures) without decoding.
-
-    None where there is sound and no picture; BadSample where there is neither.
-    """
+def _length(source: str | BinaryIO) -> tuple[float, float, bool]:
+    """(duration in seconds, frames a second, whether the file says so of its pictures) without decoding."""
     with _av().open(source) as container:
         stream = _stream(container)
         if stream is None:
-            if container.streams.audio:
-                return None
             raise BadSample("a file without pictures")
         rate = float(stream.average_rate or stream.guessed_rate or 25)
         if stream.duration and stream.time_base:

@@ -44,7 +44,9 @@ class Preprocessor(base.Preprocessor[Sample]):
         super().__init__(config)
         self.size, self.background = pair(config.size), config.behind
         self.cover = (int(self.size[0] * config.margin + 1e-6), int(self.size[1] * config.margin + 1e-6))
-        self.wanted = Wanted(config.frames, config.fps, 0, config.default_fps, config.channels, tuple(self.background))
+        self.wanted = Wanted(
+            config.frames, config.fps, 0, config.default_fps, config.channels, tuple(self.background), config.layout
+        )
         known = configured(config)
         if known is not None and config.fps:
             self.state = {**known, "fps": float(config.fps)}

@@ -57,7 +57,9 @@ def pillow() -> ModuleType:
     return Image
 
 
-def decode(raw: object, background: Sequence[int], channels: int | None = None) -> Array | None:
+def decode(
+    raw: object, background: Sequence[int], channels: int | None = None, layout: str | None = None
+) -> Array | None:
     """One raw image to (H, W, C) uint8, uint16 or float32, C as the image has it.
 
     Args:
@@ -65,6 +67,7 @@ def decode(raw: object, background: Sequence[int], channels: int | None = None) 
             (C, H, W), nested lists of numbers.
         background: 1 or 3 numbers of 0..255 that transparent pixels are composited over.
         channels: the channel count that the user configured; tells (C, H, W) from (H, W, C) where both are possible.
+        layout: "channels_first" or "channels_last", of arrays; None: by their shape.
 
     Returns:
         None for a null value.
@@ -81,9 +84,9 @@ def decode(raw: object, background: Sequence[int], channels: int | None = None) 
     if isinstance(raw, (str, Path)):
         raw = _read_file(Path(raw))
     if isinstance(raw, (bytes, bytearray, memoryview)):
-        return _from_bytes(bytes(raw), background, channels)
+        return _from_bytes(bytes(raw), background, channels, layout)
     if isinstance(raw, (torch.Tensor, np.ndarray, list, tuple)):
-        return from_array(as_array(raw, "image"), channels)
+        return from_array(as_array(raw, "image"), channels, layout)
     if _is_pillow(raw):
         return _guarded(lambda: _from_pillow(raw, background))
     raise BadSample(f"expected an image (bytes, path, PIL image or array), found {type(raw).__name__}")
@@ -96,11 +99,11 @@ def _read_file(path: Path) -> bytes:
         raise BadSample(f"cannot read file '{one_line(path, 120)}': {error.strerror or error}") from error
 
 
-def _from_bytes(data: bytes, background: Sequence[int], channels: int | None) -> Array:
+def _from_bytes(data: bytes, background: Sequence[int], channels: int | None, layout: str | None) -> Array:
     if not data:
         raise BadSample("empty image (0 bytes)")
     if data.startswith(NPY_MAGIC):
-        return from_array(load_npy(data), channels)
+        return from_array(load_npy(data), channels, layout)
     return _guarded(lambda: _open_with_pillow(data, background))
 
 
@@ -222,22 +225,31 @@ def _orient(array: Array, orientation: int) -> Array:
 # ------------------------------------------------------------------------------------------------------------ arrays
 
 
-def from_array(array: Array, channels: int | None = None) -> Array:
+def from_array(array: Array, channels: int | None = None, layout: str | None = None) -> Array:
     """An array (H, W), (H, W, C) or (C, H, W) of numbers to (H, W, C) uint8, uint16 or float32.
 
-    Which of three axes the channels are: the one that has the configured count, last before first; otherwise the
-    smaller of first and last. NaN says that a pixel does not exist.
+    Which of three axes the channels are: the one that `layout` says; else the one that has the configured count;
+    otherwise the smaller of first and last. BadSample where that leaves both. NaN says that a pixel does not exist.
     """
     if array.dtype.kind not in "buif":
         raise BadSample(f"expected an array of numbers, found dtype {array.dtype}")
-    if array.ndim == 2:
-        array = array[..., None]
+    if array.ndim == 2 and array.size:
+        return _checked(array[..., None])
     if array.ndim != 3 or 0 in array.shape:
         raise BadSample(f"expected an array (H, W), (H, W, C) or (C, H, W), found shape {tuple(array.shape)}")
-    first, last = array.shape[0], array.shape[2]
-    if last != channels and (first == channels or first < last):
-        array = array.transpose(1, 2, 0)
-    return _checked(array)
+    return _checked(array.transpose(1, 2, 0) if _channels_first(array.shape, channels, layout) else array)
+
+
+def _channels_first(shape: tuple[int, ...], channels: int | None, layout: str | None) -> bool:
+    first, last = shape[0], shape[2]
+    if layout is not None:
+        return layout == "channels_first"
+    if first == last:
+        raise BadSample(
+            f"found an array of shape {tuple(shape)}: first or last axis could hold the channels "
+            "(option layout: channels_first or channels_last)"
+        )
+    return last != channels and (first == channels or first < last)
 
 
 def _checked(array: Array) -> Array:

@@ -20,6 +20,11 @@ class PixelConfig:
     size: int | list[int] = option(224, min=1, max=65_536, help="height and width of the model's input in pixels")
     patch: int | list[int] = option(16, min=1, max=65_536, help="height and width of a patch in pixels")
     channels: int | None = option(None, min=1, max=65_536, help="channels of the model's input; null: as the data has")
+    layout: str | None = option(
+        None,
+        choices=("channels_first", "channels_last"),
+        help="of arrays; null: by their shape, refused where it is open",
+    )
     mean: list[float] | None = option(
         None, min=-1_000_000, max=1_000_000, help="subtracted from each channel; null: measured on the data"
     )

@@ -1,0 +1,75 @@
+"""GraphML and GML files, read with networkx: one graph a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmssl.errors import BadSample, UserError, one_line
+
+from .graph import Array
+
+if TYPE_CHECKING:
+    from networkx import Graph
+
+ENDINGS = (".graphml", ".gml")
+NAMES = {"label": "y", "y": "y", "split": "split", "node_label": "node_labels"}
+"""Attribute of nodes -> array; all other numbers are features."""
+
+
+def read_networkx(path: Path) -> dict[str, Array]:
+    """Arrays of one graph, named as in an .npz file: edge_index, edge_weight, x, y, node_labels, split, num_nodes.
+
+    Nodes are numbered in the file's order. Attributes of nodes that are numbers in all of them are features, in the
+    order of their first sight; `label`, `split` and `node_label` are what they are in a table of nodes; the attribute
+    `weight` of edges is their weight. Other attributes, and whether edges have a direction (`directed` says it), are
+    not read. Raises BadSample for a file that is no such graph.
+    """
+    try:
+        import networkx
+    except ImportError as error:
+        raise UserError(f"reading {path.name} needs networkx: pip install networkx") from error
+    readers: dict[str, Callable[[Path], Graph]] = {".graphml": networkx.read_graphml, ".gml": _gml}
+    try:
+        graph = readers[path.suffix.lower()](path)
+    except OSError:
+        raise
+    except (
+        Exception
+    ) as error:  # networkx and the XML parser raise whatever the text that they did not understand led to
+        raise BadSample(f"it cannot be read as {path.suffix[1:]}: {type(error).__name__}: {one_line(error)}") from error
+    return _arrays(graph)
+
+
+def _gml(path: Path) -> Graph:
+    """networkx's own default takes the attribute `label` for a node's name: it would be lost, and had to be unique."""
+    import networkx
+
+    return networkx.read_gml(path, label="id")
+
+
+def _arrays(graph: Graph) -> dict[str, Array]:
+    number = {node: row for row, node in enumerate(graph.nodes)}
+    ends = [(number[a], number[b]) for a, b in graph.edges()]
+    arrays: dict[str, Array] = {
+        "edge_index": np.array(ends, np.int64).reshape(-1, 2).T,
+        "num_nodes": np.array(len(number)),
+    }
+    weights = [data.get("weight") for _, _, data in graph.edges(data=True)]
+    if weights and all(isinstance(weight, (int, float)) for weight in weights):
+        arrays["edge_weight"] = np.array(weights, np.float64)
+    rows = [data for _, data in graph.nodes(data=True)]
+    features: list[Array] = []
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values: list[Any] = [row.get(name) for row in rows]
+        whole = None not in values
+        if name in NAMES and whole:
+            arrays[NAMES[name]] = np.array(values)
+        elif whole and all(isinstance(value, (int, float)) for value in values):
+            features.append(np.array(values, np.float32))
+    if features:
+        arrays["x"] = np.stack(features, 1)
+    return arrays
