@@ -28,7 +28,7 @@ class Header:
 
     Attributes:
         labels: of all signals, annotations among them.
-        units: of each as written.
+        units: of each as written, read as Latin-1, as mne does.
         counts: samples of each in a record.
         begin: byte at which the first record begins.
         records: how many there are; negative: unknown.
@@ -51,6 +51,7 @@ class Header:
         text = self.units[signal]
         if text in BY_MNE:
             return "V"
+        text = _as_utf8(text)
         return text if text.lower() in VOLTS else None if UNSAID.fullmatch(text) else text
 
 
@@ -68,7 +69,7 @@ def read_header(path: Path) -> Header:
             seconds = float(head[244:252])
             labels = [file.read(16).strip().decode("latin-1") for _ in range(signals)]
             file.seek(256 + 96 * signals)
-            units = [_text(file.read(8).strip()) for _ in range(signals)]
+            units = [file.read(8).strip().decode("latin-1") for _ in range(signals)]
             file.seek(256 + 216 * signals)
             counts = [int(file.read(8)) for _ in range(signals)]
         except ValueError as error:
@@ -80,11 +81,12 @@ def read_header(path: Path) -> Header:
     return Header(labels, units, counts, begin, records, seconds, wide, parted)
 
 
-def _text(raw: bytes) -> str:
+def _as_utf8(text: str) -> str:
+    """What was written in UTF-8, against the standard, and read as Latin-1."""
     try:
-        return raw.decode()
+        return text.encode("latin-1").decode()
     except UnicodeDecodeError:
-        return raw.decode("latin-1")
+        return text
 
 
 def onsets(path: Path, header: Header) -> list[float]:

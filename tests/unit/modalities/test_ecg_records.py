@@ -84,7 +84,9 @@ def test_segments_of_other_leads_order_and_units_and_a_gap(tmp_path: Path) -> No
     np.testing.assert_allclose(values[0, :2000], x, atol=6e-4)
     np.testing.assert_allclose(values[0, 3000:], x, atol=6e-4)  # in uV there
     np.testing.assert_allclose(values[2, 3000:], 3000 * x, atol=0.6)
-    assert np.isnan(values[:, 2000:3000]).all() and np.isnan(values[1, 3000:]).all() and np.isnan(values[2, :2000]).all()
+    assert (
+        np.isnan(values[:, 2000:3000]).all() and np.isnan(values[1, 3000:]).all() and np.isnan(values[2, :2000]).all()
+    )
     assert recording.spans == [(0, 2000), (3000, 5000)]
     # a window lies where something was measured, whatever is drawn
     pre = prepared(seconds=4.0, rate=500.0, window=0.2)
@@ -138,7 +140,7 @@ def test_segments_that_do_not_fit(tmp_path: Path, text: str, said: str) -> None:
         prepared().prepare(str(tmp_path / "ms.hea"))
 
 
-# ------------------------------------------------------------------------------------------------------ whose rate it is
+# ----------------------------------------------------------------------------------------------------- whose rate it is
 
 
 @pytest.mark.parametrize("key", ["rate", "fs", "sampling_rate", "sfreq", "sample_rate", "srate", "sampling_frequency"])

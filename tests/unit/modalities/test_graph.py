@@ -235,7 +235,7 @@ def test_walks_prefer_what_is_near_and_are_a_function_of_the_choice() -> None:
     assert ego[0] == 10 and set(ego[1:3].tolist()) == {9, 11} and ego[3] in (8, 12)
     lone = graphs.from_raw({"edge_index": [[0], [1]], "num_nodes": 3}, False)
     assert graphs.walk_sample(lone, 2, 8, 0.15, 0).tolist() == [2] == graphs.ego_sample(lone, 2, 8, 2, 0).tolist()
-    heavy = graphs.from_raw({"edge_index": [[0, 0], [1, 2]], "edge_weight": [1e-6, 1.0]}, False)
+    heavy = graphs.from_raw({"edge_index": [[0, 0], [1, 2]], "edge_weight": [1e-6, 1.0]}, False, "ends_first")
     assert graphs.walk_sample(heavy, 0, 2, 0.15, 0).tolist() == [0, 2]
     one_way = graphs.from_raw({"edge_index": [[0, 1], [1, 2]]}, True)
     assert sorted(graphs.walk_sample(one_way, 0, 3, 0.15, 0).tolist()) == [0, 1, 2]

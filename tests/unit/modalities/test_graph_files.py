@@ -1,0 +1,99 @@
+"""Graphs as other programs write them: GraphML, GML, and what is refused with an advice that is true."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toys.refusals import refused
+
+import mmssl_graph
+from mmssl.data.sources import open_source
+
+nx = pytest.importorskip("networkx", reason="networkx is not installed")
+
+
+def edges(graph: nx.Graph) -> set[tuple[int, int]]:
+    number = {node: row for row, node in enumerate(graph.nodes)}
+    pairs = {(number[a], number[b]) for a, b in graph.edges() if a != b}
+    return pairs | ({(b, a) for a, b in pairs} if not graph.is_directed() else set())
+
+
+def named() -> nx.Graph:
+    """Nodes by name, with features, labels and parts; weighted edges, a loop and one edge twice."""
+    graph = nx.MultiGraph()
+    for row, name in enumerate(("ann", "bob", "cy", "dee")):
+        graph.add_node(name, size=row + 0.5, age=row, label=row % 2, split=("train", "test")[row % 2], town="Ulm")
+    graph.add_edge("ann", "bob", weight=2.0)
+    graph.add_edge("ann", "bob", weight=1.0)
+    graph.add_edge("bob", "cy", weight=0.5)
+    graph.add_edge("dee", "dee", weight=1.0)
+    return graph
+
+
+@pytest.mark.parametrize("ending", ["graphml", "gml"])
+def test_graphs_of_networkx(tmp_path: Path, ending: str) -> None:
+    write = {"graphml": nx.write_graphml, "gml": nx.write_gml}[ending]
+    graph = nx.karate_club_graph() if ending == "graphml" else nx.les_miserables_graph()
+    path = tmp_path / f"k.{ending}"
+    write(graph, path)
+    rows = open_source(f"graph:{path}", split="all")
+    assert len(rows) == len(graph)
+    pre = mmssl_graph.Preprocessor(mmssl_graph.Config(nodes=8)).fit(rows["graph"][:])
+    whole = pre._graph({"path": str(path)})
+    assert {(int(a), int(b)) for a, b in zip(whole.source, whole.target, strict=True)} == edges(graph)
+    assert pre([rows["graph"][0]])["x"].isfinite().all()
+
+
+@pytest.mark.parametrize("ending", ["graphml", "gml"])
+def test_attributes_become_what_their_names_say(tmp_path: Path, ending: str) -> None:
+    graph = named()
+    if ending == "gml":  # the writer wants the label for the name
+        graph = nx.relabel_nodes(graph, {name: number for number, name in enumerate(graph)})
+        for _, data in graph.nodes(data=True):
+            data["y"] = data.pop("label")
+        nx.write_gml(graph, tmp_path / "n.gml", stringizer=str)
+    else:
+        nx.write_graphml(graph, tmp_path / "n.graphml")
+    path = tmp_path / f"n.{ending}"
+    train, test = (open_source(f"graph:{path}", split=split) for split in ("train", "test"))
+    assert len(train) == len(test) == 2
+    store = mmssl_graph.Preprocessor(mmssl_graph.Config())._graph({"path": str(path)})
+    if ending == "graphml":
+        assert [train["label"][:], test["label"][:]] == [[0, 0], [1, 1]]
+        np.testing.assert_array_equal(store.x, [[row + 0.5, row] for row in range(4)])
+        assert store.links().tolist() == [[0, 2, 0, 0], [2, 0, 0.5, 0], [0, 0.5, 0, 0], [0, 0, 0, 0]]
+
+
+def test_a_graph_without_edges_or_with_a_direction(tmp_path: Path) -> None:
+    lone = nx.empty_graph(3)
+    nx.write_graphml(lone, tmp_path / "lone.graphml")
+    assert mmssl_graph.Preprocessor(mmssl_graph.Config())._graph(str(tmp_path / "lone.graphml")).nodes == 3
+    nx.write_graphml(nx.DiGraph([(0, 1), (1, 2)]), tmp_path / "d.graphml")
+    for directed, count in ((False, 4), (True, 2)):
+        pre = mmssl_graph.Preprocessor(mmssl_graph.Config(directed=directed))
+        assert len(pre._graph(str(tmp_path / "d.graphml")).target) == count
+
+
+@pytest.mark.parametrize("name", ["k.pt", "k.pkl", "k.gpickle", "k.json", "k.adjlist", "k.npy", "k.net", "k"])
+def test_other_files_are_refused_with_a_true_advice(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "k.npy":
+        np.save(path, np.zeros((2, 3)))
+    else:
+        path.write_bytes(b"\x80\x04}q\x00." if "p" in name[2:] else b"0 1\n1 2\n")
+    with refused(".npz", ".graphml", ".gml", "parquet") as caught:
+        open_source(f"graph:{path}")
+    assert "allow_pickle" not in str(caught.value) and "unsafe" not in str(caught.value)
+
+
+def test_files_that_are_not_what_they_are_called(tmp_path: Path) -> None:
+    for ending in ("graphml", "gml"):
+        (tmp_path / f"b.{ending}").write_text("this is no graph <")
+        with refused(f"b.{ending}", f"cannot be read as {ending}"):
+            open_source(f"graph:{tmp_path / f'b.{ending}'}")
+    np.savez(tmp_path / "o.npz", edge_index=np.array([{}], dtype=object))
+    with refused("edge_index", "array of numbers") as caught:
+        open_source(f"graph:{tmp_path / 'o.npz'}")
+    assert "allow_pickle" not in str(caught.value)
