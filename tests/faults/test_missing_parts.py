@@ -132,28 +132,54 @@ def test_a_broken_part_costs_itself_or_its_row(halves: Path, tmp_path: Path, bro
     assert there["image"] == [row not in BROKEN for row in range(ROWS)]
     lost = {5} if broken == "part" else {5, *BROKEN}
     assert there["text"] == [row not in lost for row in range(ROWS)]
-    # parts of the other kind are not gone on from
-    assert embedded(tmp_path / "run", halves, tmp_path / "f.parquet", columns)["text"] == [n != 5 for n in range(ROWS)]
 
 
-def test_the_kept_parts_are_trained_on_and_a_resumed_run_is_exact(halves: Path, tmp_path: Path) -> None:
-    from mmssl.models.saving import load_model, weights_hash
+def test_batches_do_not_depend_on_how_they_are_read(halves: Path) -> None:
+    """Workers, processes, a later start: broken parts are absent in the same places, and nothing else moves."""
+    import torch
 
-    def weights(run: Path) -> str:
-        return weights_hash(load_model(run / "model")[0].state_dict().items())
+    from mmssl.data import open_source, training_batches
+    from mmssl.modality import load_modality
 
-    for name, words in (("whole", []), ("row", ["data.broken=row"]), ("workers", ["data.workers=2"])):
-        assert runs.cli(tmp_path, *words, content=content(halves), output=name) == 0
-    assert runs.losses(tmp_path / "whole")[1] != runs.losses(tmp_path / "row")[1], (
-        "the captions of broken pictures count"
-    )
-    assert weights(tmp_path / "whole") == weights(tmp_path / "workers")
-    assert runs.cli(tmp_path, "train.steps=3", content=content(halves), output="cut") == 0
+    source = open_source(halves)
+    image, text = load_modality("image"), load_modality("text")
+    pre = {
+        "image": image.Preprocessor(image.Config(size=8, patch=4)),
+        "text": text.Preprocessor(text.Config(vocab_size=300)),
+    }
+    pre["image"].fit([row["image"] for row in source][:3])
+    pre["text"].fit([row["text"] for row in source if row["text"]])
+
+    def batches(count: int, **more: Any) -> list[Any]:
+        stream = training_batches(source, pre, {}, seed=3, batch_size=8, **more)
+        return [next(stream) for _ in range(count)]
+
+    straight = batches(6)
+    assert {bad.index for loaded in straight for bad in loaded.bad} == BROKEN
+    lost = {int(row) for loaded in straight for row in loaded.rows[~there(loaded, "text")]}
+    assert lost == {5}, "the captions of broken pictures are there"
+    for other, same in ((batches(6, workers=1), straight), (batches(3, start_batch=3), straight[3:])):
+        for ours, theirs in zip(other, same, strict=True):
+            assert torch.equal(ours.rows, theirs.rows) and ours.bad == theirs.bad and ours.missing == theirs.missing
+            for name, inputs in theirs.batch.items():
+                assert all(torch.equal(ours.batch[name][key], value) for key, value in inputs.items())
+    ranks = [batches(6, rank=rank, world=2) for rank in (0, 1)]
+    for first, second, whole in zip(*ranks, straight, strict=True):
+        assert torch.equal(torch.cat([first.rows, second.rows]), whole.rows)
+        for name in pre:
+            assert torch.equal(torch.cat([there(first, name), there(second, name)]), there(whole, name))
+    dropped = batches(6, broken="row")
+    assert {int(row) for loaded in dropped for row in loaded.rows[~there(loaded, "text")]} == {5, *BROKEN}
 
 
-def test_max_bad_counts_samples_and_not_parts(halves: Path, tmp_path: Path, capsys: Any) -> None:
-    """Two of 24 samples are broken in one of two parts: a twelfth, whatever else of them is whole."""
-    assert runs.cli(tmp_path, content=content(halves, max_bad=0.085) | {"seed": 0}, output="a") in (0, 2)
+def there(loaded: Any, name: str) -> Any:
+    import torch
+
+    inputs = loaded.batch[name]
+    return inputs.get("present", torch.ones(len(loaded.rows), dtype=torch.bool))
+
+
+def test_max_bad_counts_samples_and_not_parts() -> None:
     from mmssl.data import Bad, Quarantine
     from mmssl.errors import UserError
 
