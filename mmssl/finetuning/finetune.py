@@ -54,7 +54,7 @@ from ..training.validation import Validation
 from .card import write_card
 from .jobs import VIEW, Job, SupervisedJob, kept_head
 from .layer_decay import layered_optimizer
-from .options import WHOLE, FinetuneConfig, check_augment, fit_batch, load_options, steps_of
+from .options import WHOLE, FinetuneConfig, check_augment, fit_batch, load_options, refuse_beside, steps_of
 from .partition import load_partition
 from .retrieval import RetrievalJob
 from .supervised import pooled_width
@@ -194,9 +194,9 @@ def make_job(
     if teacher is not None or options.task == "retrieval":
         rows = load_partition(data, [], list(processor.preprocessors), options)
         if teacher is not None:
-            _refuse(options, "--teacher", {"task": "auto", "keep_head": None, "class_weights": "none"})
+            refuse_beside(options, "--teacher", {"task": "auto", "keep_head": None, "class_weights": "none"})
             return TeachingJob(encoder, processor, options, rows, teacher_path=teacher, label=tuple(label))
-        _refuse(options, "task=retrieval", {"keep_head": None, "class_weights": "none"})
+        refuse_beside(options, "task=retrieval", {"keep_head": None, "class_weights": "none"})
         if label:
             raise UserError("--label: found it with task=retrieval, which has no labels")
         return RetrievalJob(encoder, processor, options, rows)
@@ -208,12 +208,6 @@ def make_job(
         job = SupervisedJob(encoder, processor, options, rows)
         kept = kept_head(path, options.keep_head, job.towers, pooled_width(encoder, job.towers))
     return SupervisedJob(encoder, processor, options, rows, kept)
-
-
-def _refuse(options: FinetuneConfig, where: str, defaults: dict[str, Any]) -> None:
-    for key, default in defaults.items():
-        if getattr(options, key) != default:
-            raise UserError(f"{key}: found {getattr(options, key)}, which does not go with {where}")
 
 
 def build(job: Job, options: FinetuneConfig) -> tuple[Pretraining, PeftModel | None]:

@@ -161,3 +161,10 @@ def steps_of(train: LoopConfig, rows: int) -> int:
     if train.epochs is not None:
         return max(int(train.epochs * per_epoch), 1)
     return max(EPOCHS * per_epoch, LEAST_STEPS)
+
+
+def refuse_beside(options: FinetuneConfig, where: str, defaults: Mapping[str, Any]) -> None:
+    """UserError when an option is not its default, which it must be beside `where` (`--teacher`, a task)."""
+    for key, default in defaults.items():
+        if getattr(options, key) != default:
+            raise UserError(f"{key}: found {getattr(options, key)}, which does not go with {where}")

@@ -257,9 +257,12 @@ def _with_av(file: BinaryIO, size: int) -> tuple[Array | None, int]:
     try:
         import av
     except ImportError as error:
+        lacking = f"av, which is not installed ({error}): pip install 'mmssl[video]'"
+        file.seek(0)
+        if _is_container(file.read(12)):
+            raise UserError(f"the sound of videos is decoded with {lacking}") from error
         raise BadSample(
-            f"cannot decode sound: no format that soundfile knows ({size} bytes); av, which decodes videos and more, "
-            f"is not installed ({error}): pip install 'mmssl[video]'"
+            f"cannot decode sound: no format that soundfile knows ({size} bytes); more are decoded with {lacking}"
         ) from error
     try:
         with av.open(file, "r") as container:
@@ -284,6 +287,12 @@ def _with_av(file: BinaryIO, size: int) -> tuple[Array | None, int]:
     if not parts:
         raise BadSample("no sound: zero samples")
     return np.ascontiguousarray(np.concatenate(parts, axis=1).T), rate
+
+
+def _is_container(head: bytes) -> bool:
+    """Whether it surely is a video, so that av is what is lacking: MP4 and its like, Matroska or WebM, AVI, MPEG."""
+    starts = (b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba")
+    return head[4:8] == b"ftyp" or head.startswith(starts) or (head[:4] == b"RIFF" and head[8:12] == b"AVI ")
 
 
 def _is_clip(container: InputContainer) -> bool:

@@ -30,7 +30,10 @@ class Config(SignalConfig):
     patch: str = option("time", choices=("time", "lead"), help="a patch holds all leads of a window, or one")
     derive: bool = option(False, help="compute III, aVR, aVL, aVF from I and II where they are missing")
     beats: list[float] = option(
-        factory=lambda: [35.0, 200.0], min=0, help="typical beats a minute, least and most, where source_rate is used"
+        factory=lambda: [35.0, 200.0],
+        min=0,
+        max=100_000,
+        help="typical beats a minute, least and most, where source_rate is used",
     )
     checksums: bool = option(True, help="refuse WFDB records whose samples differ from their header's checksums")
     unknown: str = option("refuse", choices=("refuse", "drop"), help="what is done with a channel that is no lead")
