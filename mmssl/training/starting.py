@@ -83,7 +83,10 @@ def put_adapters(model: MMSSLModel, recipe: Recipe) -> Adapter | None:
     assert config is not None
     started = recipe.model.from_
     origins = {} if started else {n: t.from_ for n, t in recipe.model.towers.items() if t.from_ is not None}
-    base = base_of(model, None if started is None else locate(started).place, origins)
+    place, stored = None if started is None else locate(started).place, model
+    if started is not None and saved_parts(started)[0].get("dtype") not in (None, "float32"):
+        stored = open_model(started)[0]  # an adapter names the weights as they lie there, not as they are trained on
+    base = base_of(stored, place, origins)
     # projections that nobody has trained are trained whole
     save = [] if started else [f"projections.{name}" for name in model.projections]
     handle = add_adapter(model, config, towers, where=f"model.towers.{towers[0]}.adapter", save=save)

@@ -226,7 +226,9 @@ def _listed(source: str | BinaryIO) -> bool:
     shown for long."""
     with _av().open(source) as container:
         stream = _stream(container)
-        return bool(stream and stream.frames) and sum(p.size > 0 for p in container.demux(stream)) >= stream.frames
+        if stream is None or not stream.frames:
+            return False
+        return sum(packet.size > 0 for packet in container.demux(stream)) >= stream.frames
 
 
 def _length(source: str | BinaryIO) -> tuple[float, float, bool]:

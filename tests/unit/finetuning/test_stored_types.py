@@ -57,6 +57,14 @@ def test_pretraining_goes_on_in_float32(
     assert (f"stored as {name}" in caplog.text) == (name != "float32")
 
 
+def test_an_adapter_of_a_stored_half_comes_back(stored: dict[str, Path], tmp_path: Path) -> None:
+    words = [f"model.from={stored['bfloat16']}", "train.steps=2", "model.towers.image.adapter.type=lora"]
+    assert runs.cli(tmp_path, *words) == 0
+    weights = load_file(tmp_path / "run" / "model" / "adapter_model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    open_model(tmp_path / "run")
+
+
 def test_float32_stays_bit_for_bit(caplog: pytest.LogCaptureFixture) -> None:
     net = torch.nn.Linear(3, 3)
     kept = net.weight.detach().clone()
