@@ -123,8 +123,7 @@ def training_batches(
             start=start_batch,
         )
         batches = ([(epoch, index, None) for epoch, index in items] for items in sampler)
-    reader = _Reader(source, preprocessors, columns, seed, broken=broken)
-    return _load(reader, batches, workers, ahead=accumulation)
+    return _load(_Reader(source, preprocessors, columns, seed, broken=broken), batches, workers, accumulation)
 
 
 def evaluation_batches(
