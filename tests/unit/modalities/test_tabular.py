@@ -269,3 +269,70 @@ def test_letter_recognition(shared_data: Path) -> None:
     assert x.shape == (2000, 32) and len(set(letters)) == 26
     cell = p(rows)["cells"][:, :, 0]
     torch.testing.assert_close(cell.std(0, correction=0), torch.ones(16), rtol=0, atol=1e-3)
+
+
+def test_missing_alone_says_what_is_missing_in_a_csv(tmp_path: Path) -> None:
+    from mmssl.data.loading import read_rows
+    from mmssl.data.sources import open_source
+
+    lines = [
+        f"{['NA', 'DE', 'FR'][i % 3]},{i % 7:05d},{i}.0,{i % 2}.0,{['None', '1.5', '2'][i % 3]}" for i in range(30)
+    ]
+    (tmp_path / "t.csv").write_text("country,zip,n,flag,x\n" + "\n".join(lines) + "\n")
+    names = ["country", "zip", "n", "flag", "x"]
+    for streaming in (False, True):
+        rows = read_rows(open_source(tmp_path / "t.csv", columns={"tabular": names}, streaming=streaming), names, 30)
+        p = fitted(rows, missing=[])
+        assert [column.kind for column in p.columns] == [
+            "categorical",
+            "categorical",
+            "numeric",
+            "boolean",
+            "categorical",
+        ]
+        assert p.columns[0].categories == ["DE", "FR", "NA"] and p.columns[0].missing == 0
+        assert p.columns[1].categories == [f"{i:05d}" for i in range(7)]
+        q = fitted(rows, missing=["NA", "None"])
+        assert q.columns[0].missing == pytest.approx(1 / 3) and q.columns[4].kind == "numeric"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (["1,379", "2,001", "12"], "a number with separators"),
+        (["1.379,5", "2,5", "3"], "a number with separators"),
+        (["1 379", "2 001", "3 555"], "a number with separators"),
+        (["1'379.50", "2'001.00"], "a number with separators"),
+        (["$5.00", "$1,200", "$3"], "a number with separators or a unit"),
+        (["5 €", "7,50 €"], "a number with separators or a unit"),
+        (["12 %", "5%"], "a number with separators or a unit"),
+        (["(1,200)", "35"], "a number with separators"),
+        (["10 kg", "12.5 kg"], "a number with separators or a unit"),
+        (["31/05/2024", "01/06/2024"], "a date"),
+        (["31.5.2024 12:30", "1.6.2024 9:05"], "a date"),
+        (["May 31, 2024", "Jun 1, 2024"], "a date"),
+        (["2024/05/31", "2024/06/01"], "a date"),
+    ],
+)
+def test_numbers_and_dates_of_another_notation_are_warned_of(
+    values: list[str], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    p = fitted([{"x": value} for value in values])
+    assert p.columns[0].kind == "categorical"
+    (record,) = caplog.records
+    assert f"column 'x' is taken as categorical, but '{min(values)}' looks like {said}" in record.message or (
+        "column 'x' is taken as categorical, but " in record.message and said in record.message
+    )
+    if said != "a date":
+        with pytest.raises(BadSample, match="expected a number such as 1234.5"):
+            cells.number_of(next(v for v in values if not v.isdigit()))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [["red", "blue"], ["001", "002"], ["A12", "B13"], ["1-2", "3-4"], ["192.168.1.1", "10.0.0.1"], ["M", "F"]]
+    + [["New York", "LA"], ["1st", "2nd"], ["<=50K", ">50K"], ["v1.2.3", "v1.2.4"]],
+)
+def test_words_are_no_numbers_of_another_notation(values: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    assert fitted([{"x": value} for value in values]).columns[0].kind == "categorical"
+    assert not caplog.records
