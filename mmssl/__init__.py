@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .models.configuration_mmssl import MMSSLConfig
     from .models.modeling_mmssl import MMSSLModel
     from .models.processing_mmssl import MMSSLProcessor
+    from .provenance import trust
     from .recipe.loading import load_recipe
     from .training.pretrain import pretrain
 
@@ -35,6 +36,7 @@ __all__ = [
     "load_recipe",
     "load_task",
     "pretrain",
+    "trust",
 ]
 
 _WHERE = {
@@ -45,6 +47,7 @@ _WHERE = {
     "load_recipe": "mmssl.recipe.loading",
     "load_task": "mmssl.finetuning.task",
     "pretrain": "mmssl.training.pretrain",
+    "trust": "mmssl.provenance",
 }
 
 

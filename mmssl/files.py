@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import RunError
+from .boundary import kind_of
+from .errors import RunError, UserError
 
 
 def shipped_folder(name: str) -> Path:
@@ -20,17 +22,40 @@ def shipped_folder(name: str) -> Path:
     raise RunError(f"this installation of mmssl lacks its folder '{name}': pip install --force-reinstall mmssl")
 
 
+def replaceable(path: Path) -> Path:
+    """`path`, where nothing is or a regular file, which a new one may take the place of.
+
+    UserError for everything else: a device (`/dev/null` would be gone for the whole machine), a pipe, a folder; and a
+    link, of which it is not clear whether it or what it leads to is meant, and which may lead anywhere.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return path
+    if not stat.S_ISREG(mode):
+        raise UserError(f"output: '{path}' is {kind_of(mode)}, expected a regular file to replace, or nothing")
+    return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all. OSError when it cannot be written, UserError as of `replaceable`."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A new file to write into that takes the place of `path` at the end; whole or not at all.
 
-    What was there before stays until then. The folder is made where it is missing. OSError when it cannot be written.
+    What was there before stays until then. The folder is made where it is missing. OSError when it cannot be written,
+    UserError where what is there is no regular file.
     """
+    replaceable(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
-        os.replace(partial, path)
+        os.replace(partial, replaceable(path))
     finally:
         partial.unlink(missing_ok=True)
 
@@ -39,8 +64,13 @@ def whole_file(path: Path) -> Iterator[Path]:
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A new folder to write into that takes the place of `folder` at the end; whole or not at all.
 
-    What was there before stays until then. OSError when it cannot be written.
+    What was there before stays until then. OSError when it cannot be written, UserError where what is there is a file
+    or a link.
     """
+    if folder.is_symlink() or folder.exists() and not folder.is_dir():
+        raise UserError(
+            f"output: '{folder}' is {kind_of(folder.lstat().st_mode)}, expected a folder to replace, or nothing"
+        )
     from safetensors import SafetensorError
 
     partial, old = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "old"))

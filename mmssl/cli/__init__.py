@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import RunError, UserError, nearest, one_line, out_of_memory, unknown
+from ..provenance import trust
 from .telling import add_commands
 
 MODEL = "a folder (of a model, a run, an adapter, a fine-tuning, or one that transformers loads), or an id on the Hub"
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
         args = parse(list(sys.argv[1:] if argv is None else argv))
+        trust(*getattr(args, "trust", ()))
         return args.call(args)
     except UserError as error:
         _complain(error)
@@ -159,8 +161,15 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     sub.add_argument("--adapter", action="store_true", help=help)
     sub.add_argument("--base", metavar="MODEL", help=BASE)
 
+    for name in ("pretrain", "evaluate", "embed", "push", "reproduce", "finetune", "export"):
+        _add_trust(commands.choices[name])
     add_commands(command, commands.choices)
     return parser, dict(commands.choices)
+
+
+def _add_trust(sub: argparse.ArgumentParser) -> None:
+    help = "a module that the folder of a MODEL names, whose code may be run: mylab.lidar; may be repeated"
+    sub.add_argument("--trust", metavar="MODULE", action="append", default=[], help=help)
 
 
 def _add_model_and_data(sub: argparse.ArgumentParser) -> None:
@@ -259,10 +268,12 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _embed(args: argparse.Namespace) -> int:
     from ..evaluation.embedding_file import embed
     from ..evaluation.options import EmbedConfig
+    from ..files import replaceable
     from ..models.opening import open_model
     from ..recipe.loading import command_options
 
     options = command_options(EmbedConfig, args.overrides, _flags(args))
+    replaceable(args.output)  # said now, not after the model is loaded
     model, processor = open_model(args.model, args.base)
     summary = embed(model, processor.preprocessors, options, args.output)
     if summary["resumed"]:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from mmssl.boundary import MACHINE
 from mmssl.errors import BadSample, RunError, UserError, one_line
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ logger = logging.getLogger("mmssl")
 _told: set[str] = set()
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""OSErrors that are the machine's fault and not the data's."""
 
 
 def warn_once(message: str) -> None:
@@ -50,7 +49,7 @@ def explained(what: str) -> Iterator[None]:
                 f"no space left on the disk while {what} was copied into the datasets cache "
                 f"(set HF_HOME to another disk, or data.streaming=true)"
             ) from error
-        if any(isinstance(e, OSError) and e.errno in OURS for e in chain):
+        if any(isinstance(e, OSError) and e.errno in MACHINE for e in chain):
             raise RunError(f"cannot read {what}: {one_line(error)}") from error
         if isinstance(error, ConnectionError) or "on the Hub" in str(error):
             raise UserError(

@@ -10,8 +10,6 @@ it.
 from __future__ import annotations
 
 import re
-import struct
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,11 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmssl.boundary import only_below, reading_sample
 from mmssl.draws import key_of
 from mmssl.errors import BadSample, RunError, UserError, one_line
+from mmssl.limits import current, within
 from mmssl.modality import Batch, Preprocessor, select
+from mmssl.models.privacy import without_secrets
 
-from .explained import OURS, stream_rows
+from .explained import stream_rows
+from .origins import fetched, origins, places
 from .quarantine import Bad
 from .sampler import Sampler, in_order, order
 from .sources import Columns, check_columns, used_columns
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
 
     from .sources import Source
 
-BROKEN = (BadSample, OSError, ValueError, EOFError, SyntaxError, zlib.error, struct.error)
-"""What decoders raise over broken bytes (Pillow raises SyntaxError for a broken PNG)."""
 LONG = re.compile(r"'([^']{121,})'")
 BASE64 = re.compile(r"(data:[\w/+.-]+;base64,)?[A-Za-z0-9+/_-]+={0,2}\s*")
 CHOICE = "choice"
@@ -182,9 +182,10 @@ def read_rows(source: Source, columns: Columns | Iterable[str], n: int, seed: in
         rows = islice(stream_rows(chosen), n)
     else:
         rows = chosen.__getitems__(np.sort(order(len(source), seed, 0)[:n]).tolist())
-    kinds = typed(chosen.features, chosen.column_names or ())
+    kinds, allowed = typed(chosen.features, chosen.column_names or ()), origins(source)
     return [
-        {name: as_declared(_fetched_if_possible(value), kinds.get(name)) for name, value in row.items()} for row in rows
+        {name: as_declared(_fetched_if_possible(value, allowed), kinds.get(name)) for name, value in row.items()}
+        for row in rows
     ]
 
 
@@ -241,10 +242,12 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
         self.kinds = typed(source.features, used_columns(columns))
         self.preprocessors, self.columns, self.seed, self.keep = dict(preprocessors), columns, seed, keep
         self.broken = broken
+        self.origins, self.places, self.limits = origins(source), places(source), current()
 
     def __getitems__(self, items: Items) -> Loaded | _Fault:
         try:
-            return self.load(items)
+            with only_below(self.places), within(self.limits):
+                return self.load(items)
         except (UserError, RunError) as error:
             return _Fault(error)
 
@@ -271,15 +274,16 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
         if self.source is None:
             return [row or {} for _, _, row in items]
         try:
-            return list(self.source.__getitems__([index for _, index, _ in items]))
-        except BROKEN as error:
-            _reraise_ours(error)
+            with reading_sample():
+                return list(self.source.__getitems__([index for _, index, _ in items]))
+        except BadSample:
+            pass
         out: list[Row | Bad] = []
         for _, index, _ in items:
             try:
-                out.append(self.source[index])
-            except BROKEN as error:
-                _reraise_ours(error)
+                with reading_sample():
+                    out.append(self.source[index])
+            except BadSample as error:
                 out.append(Bad(index, "*", "*", _reason(error, None)))
         return out
 
@@ -295,9 +299,9 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
             raw = self.declared(select(row, wanted), wanted)
             choice = 0 if self.seed is None else key_of(self.seed, epoch, index, name, CHOICE) >> 1
             try:
-                out[name] = None if _is_null(raw) else preprocessor.read(_fetched(raw), choice)
-            except BROKEN as error:
-                _reraise_ours(error)
+                with reading_sample():  # around the fetching; `read` stands behind the boundary by itself
+                    out[name] = None if _is_null(raw) else preprocessor.read(fetched(raw, self.origins), choice)
+            except BadSample as error:
                 column = wanted if isinstance(wanted, str) else ",".join(wanted)
                 bad.append(Bad(index, name, column, _reason(error, raw)))
         if bad and (self.broken == "row" or all(sample is None for sample in out.values())):
@@ -362,39 +366,20 @@ def _is_null(raw: Any) -> bool:
     return raw is None
 
 
-def _fetched(raw: Any) -> Any:
-    """The bytes of a file that is not on this disk (in an archive, on the Hub); anything else as it is."""
-    if isinstance(raw, dict) and raw.get("bytes") is None and "://" in (raw.get("path") or ""):
-        from datasets.utils.file_utils import xopen
-
-        with xopen(raw["path"], "rb") as file:
-            return {**raw, "bytes": file.read()}
-    return raw
-
-
-def _fetched_if_possible(raw: Any) -> Any:
-    """As `_fetched`, null structs as None. What cannot be fetched stays as it is, for `read` to call broken."""
+def _fetched_if_possible(raw: Any, allowed: frozenset[str]) -> Any:
+    """As `fetched`, null structs as None. What cannot be fetched stays as it is, for `read` to call broken."""
     try:
-        return None if _is_null(raw) else _fetched(raw)
-    except BROKEN as error:
-        _reraise_ours(error)
+        with reading_sample():
+            return None if _is_null(raw) else fetched(raw, allowed)
+    except BadSample:
         return raw
 
 
-def _reraise_ours(error: BaseException) -> None:
-    """Errors that are not the sample's fault end the run."""
-    if isinstance(error, (UserError, RunError)):
-        raise error
-    if isinstance(error, OSError) and error.errno in OURS:
-        raise RunError(f"cannot read the data: {error.strerror}") from error
-
-
-def _reason(error: BaseException, raw: Any) -> str:
-    """One line: what was raised, and the file where its name is known."""
+def _reason(error: BadSample, raw: Any) -> str:
+    """One line: what was raised, and the file where its name is known; an address without what gives access to it."""
     # a whole file in base64, say, is no reason that anybody reads
-    said = one_line(LONG.sub(lambda long: f"'{long[1][:60]}...' ({len(long[1]):,} characters)", str(error)))
+    text = one_line(LONG.sub(lambda long: f"'{long[1][:60]}...' ({len(long[1]):,} characters)", str(error)))
     if isinstance(raw, str) and len(raw) > 100 and BASE64.fullmatch(raw):
-        said = f"{said}; is it base64? Store the bytes themselves"
-    text = said if isinstance(error, BadSample) else f"{type(error).__name__}: {said}" if said else type(error).__name__
+        text = f"{text}; is it base64? Store the bytes themselves"
     path = raw.get("path") if isinstance(raw, dict) else raw if isinstance(raw, str) and len(raw) < 300 else None
-    return text if not isinstance(path, str) or path in text else f"{text} ({path})"
+    return without_secrets(text if not isinstance(path, str) or path in text else f"{text} ({path:.300})")

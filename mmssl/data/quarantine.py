@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmssl.errors import RunError, UserError
+from mmssl.files import replaceable
 
 logger = logging.getLogger("mmssl")
 
@@ -105,7 +106,7 @@ class Quarantine:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
+            with replaceable(self.path).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(dataclasses.asdict(fault)) + "\n")
         except OSError as error:
             raise RunError(f"cannot write {self.path}: {error.strerror or error}") from error
@@ -119,7 +120,7 @@ class Quarantine:
             whole = text[: text.rfind(b"\n") + 1]
             if len(whole) < len(text):
                 logger.warning("%s ended in the middle of a line, which was cut off", self.path)
-                self.path.write_bytes(whole)
+                replaceable(self.path).write_bytes(whole)
         except OSError as error:
             raise RunError(f"cannot read {self.path}: {error.strerror or error}") from error
         listed = {}

@@ -19,7 +19,9 @@ from mmssl.errors import UserError, nearest
 
 from . import folders, formats
 from .explained import explained
+from .origins import note_origins, refuse_elsewhere
 from .packages import open_prefixed
+from .packed import PACKED, check_saved, refuse_bombs
 from .selection import column_names, is_empty, limited, no_split, pick, rows_of_split, without_blank_lines
 from .values import undecoded, with_full_paths
 
@@ -41,6 +43,7 @@ def open_source(
     limit: int | None = None,
     columns: Columns | None = None,
     words: Iterable[str] = (),
+    fetch: Sequence[str] = (),
 ) -> Source:
     """Open data for reading, undecoded.
 
@@ -57,6 +60,7 @@ def open_source(
             listing become full paths. None: no check, and all columns of strings may name files.
         words: further columns that modalities read, where they are there. Of csv files these, and those of `columns`,
             are the text of their fields; all other columns are numbers where every field is one.
+        fetch: addresses that rows may name files at, beside where the data come from (`mmssl.data.origins`).
 
     Raises:
         UserError: the data or the split is not there, cannot be read, has no rows or lacks a column.
@@ -79,6 +83,7 @@ def open_source(
             source, base = _Opening(what, split, streaming, read).path(str(path), name)
         if streaming and isinstance(source, datasets.Dataset):
             source = source.to_iterable_dataset()
+        note_origins(source, _hub_id(path), fetch)
         source = undecoded(source)
         if columns is not None:
             check_columns(source, columns, what)
@@ -88,6 +93,13 @@ def open_source(
         if is_empty(source):
             raise UserError(f"{what} has no rows in split '{split}'")
     return source
+
+
+def _hub_id(path: Data) -> str | None:
+    """The id on the Hub that data are named by; None for what lies here, and for a `datasets` object."""
+    if not isinstance(path, str) or Path(path).expanduser().exists() or glob.has_magic(path) or ":" in path:
+        return None
+    return path
 
 
 def used_columns(columns: Columns) -> list[str]:
@@ -124,6 +136,7 @@ class _Opening:
         if local.is_dir():
             local = local.resolve()
             if (local / "dataset_dict.json").exists() or (local / "state.json").exists():
+                check_saved(local)
                 stored = datasets.load_from_disk(str(local))
                 if isinstance(stored, datasets.DatasetDict):
                     return pick(dict(stored), self.split, self.what), None
@@ -152,7 +165,9 @@ class _Opening:
         found = folders.scan(folder)
         if found.is_empty:
             raise UserError(f"data.path: the folder {self.what} is empty")
+        refuse_bombs(path for path in folder.rglob("*") if path.suffix.lower() in PACKED)
         if found.has_configs:
+            refuse_elsewhere(folder, self.what)
             return self.named(str(folder), name)
         if found.media:
             listed = found.split_tables()
@@ -194,6 +209,7 @@ class _Opening:
         from . import builders
 
         everything = [file for files in data_files.values() for file in files]
+        refuse_bombs(everything)
         endings = {formats.table_format(file) for file in everything}
         kinds = {formats.TABLES[ending] for ending in endings if ending}
         if len(kinds) != 1 or None in endings:

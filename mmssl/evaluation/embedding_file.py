@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .. import limits
 from ..data.loading import evaluation_batches
 from ..data.quarantine import refuse_share
 from ..data.sources import column_names, open_source, used_columns
 from ..errors import RunError, UserError
-from ..files import whole_file
+from ..files import replaceable, whole_file
 from ..modality import Preprocessor
 from ..models.running import evaluating
 from ..models.saving import weights_hash
@@ -47,6 +48,7 @@ def embed(
     model: MMSSLModel, preprocessors: Mapping[str, Preprocessor], options: EmbedConfig, output_parquet: str | Path
 ) -> dict[str, Any]:
     """`write_embeddings` of the rows that `options` name. UserError also where the data has none of the modalities."""
+    limits.apply(options.limits)
     source = open_source(
         options.path,
         name=options.name,
@@ -54,6 +56,7 @@ def embed(
         streaming=options.streaming,
         limit=options.limit,
         words=used_columns({**{name: name for name in preprocessors}, **options.columns}),
+        fetch=options.fetch,
     )
     columns = find_columns(source, list(preprocessors), options.columns)
     return write_embeddings(
@@ -116,6 +119,7 @@ def write_embeddings(
         raise UserError(f"output: '{path}' is a folder, expected the name of a parquet file to write")
     if path.suffix.lower() in OTHERS:
         raise UserError(f"output: '{path}' ends in {path.suffix}, expected the name of a parquet file (.parquet)")
+    replaceable(path)
     folder = path.with_name(f".{path.name}.parts")
     size = max(part_rows // batch_size, 1) * batch_size
     key = _key(model, source, columns, pooled, size) | {"broken": broken}

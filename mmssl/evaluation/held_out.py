@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from .. import limits
 from ..data.sources import Columns, open_source, used_columns
 from ..errors import NoSplit
 from .rows import subset
@@ -40,13 +41,16 @@ def open_sources(
 ) -> Sources:
     """The test rows, and the rows that probes learn from: the training split of the data that is tested on where it
     has one, else the pretraining data (`train_source` when that is open already); words: see `open_source`."""
+    limits.apply(data.limits)
     path = config.path or data.path
     elsewhere = config.path is not None and config.path != data.path
     name = config.name or (None if elsewhere else data.name)
     notes: list[str] = []
 
     def opened(path: str, name: str | None, split: str, limit: int | None = None) -> Source:
-        return open_source(path, name=name, split=split, streaming=data.streaming, limit=limit, words=words)
+        return open_source(
+            path, name=name, split=split, streaming=data.streaming, limit=limit, words=words, fetch=data.fetch
+        )
 
     def limited(source: Source, limit: int | None, extra: int) -> Dataset:
         rows, remark = subset(source, limit, seed + extra, data.shuffle_buffer)

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..boundary import read_json_object, reading_of
 from ..errors import UserError
 from ..models.locating import PEFT_CONFIG, PEFT_WEIGHTS
 
@@ -121,11 +121,9 @@ def _listed(value: Any, pattern: str, name: str) -> bool:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        config = json.loads((folder / PEFT_CONFIG).read_text())
+    with reading_of(f"{folder}: no adapter can be read"):
+        config = read_json_object(folder / PEFT_CONFIG, f"{folder}: its {PEFT_CONFIG}")
         return config, load_file(folder / PEFT_WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{folder}: no adapter can be read ({error})") from error
 
 
 def _split(key: str) -> tuple[str, str]:

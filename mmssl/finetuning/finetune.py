@@ -22,7 +22,7 @@ from ..data.loading import Loaded, training_batches
 from ..data.quarantine import Quarantine
 from ..distributed import lost_peers_told
 from ..errors import RunError, UserError, one_line
-from ..files import whole_folder
+from ..files import whole_folder, write_whole
 from ..models.adapter_files import Base, base_of, write_adapter
 from ..models.adapters import add_adapter, trainable
 from ..models.locating import locate
@@ -257,7 +257,7 @@ def _start_folder(accelerator: Accelerator, folder: Path, options: FinetuneConfi
 
 def _write_options(folder: Path, text: str) -> None:
     try:
-        (folder / "config.yaml").write_text(text)
+        write_whole(folder / "config.yaml", text)
     except OSError as error:
         raise UserError(f"--output {folder}: cannot be written ({error.strerror})") from None
 
@@ -389,7 +389,7 @@ def finish(
         "parameters": {"trained": trained, "all": every, "bytes": files},
     }
     try:
-        (folder / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+        write_whole(folder / "evaluation.json", json.dumps(report, indent=2) + "\n")
         called = data if isinstance(data, str) else "a datasets object"
         write_card(target, job, None if handle is None else base, report, called)
     except OSError as error:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .. import limits
 from ..data.sources import open_source, used_columns
 from ..data.splits import strata, take_share, without
 from ..errors import NoSplit, UserError
@@ -78,9 +79,11 @@ def open_split(data: Data, options: FinetuneConfig, split: str, modalities: Iter
 
     Raises UserError where there is none.
     """
+    limits.apply(options.limits)
     read = used_columns({**{name: name for name in modalities}, **options.columns})
     words = set(read) - set(options.label_columns)
-    return cast("Dataset", open_source(data, name=options.name, split=split, limit=options.limit, words=words))
+    opened = open_source(data, name=options.name, split=split, limit=options.limit, words=words, fetch=options.fetch)
+    return cast("Dataset", opened)
 
 
 def load_partition(data: Data, label: Sequence[str], modalities: Sequence[str], options: FinetuneConfig) -> Partition:

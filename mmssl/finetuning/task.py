@@ -6,17 +6,17 @@ The head lies in `head.safetensors`, what it means in `mmssl_task.json`, beside 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..errors import UserError, one_line
+from ..boundary import read_json_object, reading_of
+from ..errors import UserError
 from ..modality import Batch
 from ..models.locating import HEAD, TASK, WORDS, locate
 from ..models.modeling_mmssl import MMSSLModel
@@ -121,14 +121,11 @@ def load_task(path: str | Path, base: str | None = None) -> TaskModel:
         raise UserError(f"{path}: {WORDS[found.kind]} without {TASK}, expected what `mmssl finetune` wrote")
     model, processor = open_model(found, base)
     folder = found.folder()
-    try:
-        spec: Mapping[str, Any] = json.loads((folder / TASK).read_text())
+    with reading_of(f"{folder}: the task cannot be loaded"):
+        spec = read_json_object(folder / TASK, f"{folder}: its {TASK}")
         target, towers, kept = Target(**spec["target"]), list(spec["towers"]), spec["kept"]
         width = pooled_width(model, towers)
         head = TaskHead(width, target.outputs, None if kept is None else Kept(width, kept["hidden"], kept["norm"]))
         head.load_state_dict(load_file(folder / HEAD))
         modalities = list(spec["modalities"])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        line = one_line(error)
-        raise UserError(f"{folder}: the task cannot be loaded ({type(error).__name__}: {line})") from error
     return TaskModel(model, processor, head.eval(), target, towers, modalities)

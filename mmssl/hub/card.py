@@ -14,10 +14,10 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RunError
+from ..errors import RunError, UserError
 from ..evaluation.table import markdown_table, remarks
 from ..files import whole_file
-from ..models.privacy import public, public_path
+from ..models.privacy import public, public_path, without_secrets
 
 if TYPE_CHECKING:
     from ..evaluation.evaluate import Report
@@ -95,17 +95,20 @@ def hub_dataset(path: str) -> str | None:
 
 def declared_license(path: str) -> str | None:
     """The licence that the README.md in a data folder declares, as data sets on the Hub do, or None."""
-    from huggingface_hub.repocard import metadata_load
+    from ..options import plainyaml
 
     place = Path(path.partition(":")[2] or path)
     readme = (place if place.is_dir() else place.parent) / "README.md"
     if path.startswith("builtin:") or not readme.is_file() or not (place.is_dir() or place.is_file()):
         return None
+    head = re.match(r"---\s*\n(.*?)\n---", readme.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
     try:
-        declared = (metadata_load(readme) or {}).get("license")
-    except ValueError:  # its header is no YAML: it declares nothing
+        said = plainyaml.parse(head[1], str(readme)) if head else None
+    except UserError:  # its header is no YAML: it declares nothing
         return None
-    return ", ".join(map(str, declared)) if isinstance(declared, list) else None if declared is None else str(declared)
+    declared = said.get("license") if isinstance(said, dict) else None
+    text = ", ".join(map(str, declared)) if isinstance(declared, list) else None if declared is None else str(declared)
+    return text if text is None else " ".join(text.split())[:200]  # one line of our own card
 
 
 def write_card(folder: str | Path, recipe: Recipe, report: Report | None, facts: Facts | Mapping[str, Any]) -> Path:
@@ -140,8 +143,8 @@ def card_text(recipe: Recipe, report: Report | None, facts: Facts) -> str:
     template = Template((shipped_folder("hub_cards") / "model_card.md").read_text(encoding="utf-8"))
     names = list(recipe.modalities)
     body = template.substitute(
-        title=recipe.name or "mmssl model",
-        description=recipe.description.strip() or "No description was given.",
+        title=without_secrets(recipe.name) or "mmssl model",
+        description=without_secrets(recipe.description.strip()) or "No description was given.",
         modalities=" and ".join(names),
         usage=_usage(names),
         data=_data(recipe, facts),
@@ -217,8 +220,8 @@ def _data(recipe: Recipe, facts: Facts) -> str:
     return _bullets(
         [
             ("Data", f"`{public_path(data.path)}`{name}, split `{data.split}`"),
-            ("Source", data.source),
-            ("Licence of the data", data.license or declared_license(data.path) or "not stated"),
+            ("Source", None if data.source is None else without_secrets(data.source)),
+            ("Licence of the data", without_secrets(data.license or declared_license(data.path) or "not stated")),
             ("Samples", None if facts.samples is None else f"{facts.samples:,}"),
             ("Samples that have each modality", presence),
             ("Columns", columns),

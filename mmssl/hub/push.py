@@ -1,9 +1,10 @@
 """`mmssl push`: a model or adapter folder to the Hub, in one commit, after a look at what would be published.
 
-Only what belongs to a model is sent: configuration, safetensors, processor and tokenizer files, the card and its
-pictures, the few-line loader. Weights in pickles, raw data, tokens and absolute paths of this machine are refused, each
-by name. A push that fails half-way has changed nothing on the Hub, and the same command again goes on: files that the
-Hub holds already are not sent twice.
+Only what belongs to a folder of its kind is sent (`mmssl.hub.contents`): configuration, safetensors, processor and
+tokenizer files, the card and its pictures, the few-line loader as mmssl writes it. Weights in pickles, data, tokens and
+paths that name people (`mmssl.hub.secrets`) are refused, each by name, and so is a folder that is no whole model. A
+push that fails half-way has changed nothing on the Hub, and the same command again goes on: files that the Hub holds
+already are not sent twice.
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..boundary import kind_of
 from ..errors import RunError, UserError, one_line
 from ..models.locating import ADAPTER, PEFT_CONFIG, locate
+from .contents import lacks, may_hold
+from .secrets import findings, text_of
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
@@ -35,6 +40,7 @@ KINDS = {
     ".model": None,
     ".txt": None,
     ".bpe": None,  # vocabularies
+    ".data": None,  # of a large ONNX file
     ".png": None,
     ".svg": None,  # the card's pictures
     ".py": ("mmssl_loader.py",),
@@ -42,15 +48,6 @@ KINDS = {
 """Suffix -> names allowed with it (None: all). Everything else does not belong to a published model."""
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npz", ".npy")
-SECRETS = {
-    "a Hugging Face token": rb"\bhf_[A-Za-z0-9]{30,}",
-    "a GitHub token": rb"\bgh[pousr]_[A-Za-z0-9]{36,}",
-    "an AWS key": rb"\bAKIA[0-9A-Z]{16}\b",
-    "an API key": rb"\bsk-[A-Za-z0-9_-]{32,}",
-    "a Weights & Biases key": rb"WANDB_API_KEY\W{1,4}[0-9a-f]{40}",
-    "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-}
-HOMES = rb"(?<![\w./-])(?:/(?:home|Users)/[\w.-]+|/root|[A-Za-z]:\\{1,2}Users\\{1,2}[\w.-]+)(?=[/\\\"'\s,]|$)"
 
 
 @dataclass(frozen=True)
@@ -218,12 +215,14 @@ def check_repo_id(repo_id: str) -> None:
 
 def publishable(folder: Path) -> list[str]:
     """Paths of all files below `folder`, relative to it; UserError, a line a fault, for what must not be published."""
-    faults, files = [], []
+    faults, files = lacks(folder), []
     for path in sorted(p for p in folder.rglob("*") if not p.is_dir()):
         name = path.relative_to(folder).as_posix()
         if ".cache" in path.relative_to(folder).parts[:-1]:
             continue  # the Hub client's own notes
-        fault = _kind_fault(path, name) or next(_content_faults(path), None)
+        fault = _kind_fault(path) or next(_content_faults(path), None)
+        if fault is None and not may_hold(folder, name):
+            fault = "does not belong to a folder of this kind (data, or a leftover?); take it out of the folder"
         if fault:
             faults.append(f"push: {name}: {fault}")
         files.append(name)
@@ -234,9 +233,10 @@ def publishable(folder: Path) -> list[str]:
     return files
 
 
-def _kind_fault(path: Path, name: str) -> str | None:
-    if path.is_symlink():
-        return "a link, expected a file of its own"
+def _kind_fault(path: Path) -> str | None:
+    mode = path.lstat().st_mode
+    if not stat.S_ISREG(mode):
+        return f"{kind_of(mode)}, expected a file of its own"
     suffix = path.suffix.lower() if not path.name.startswith(".") else ""
     if suffix in PICKLES:
         return f"found a {suffix} file, expected weights as safetensors and no data; take it out of the folder"
@@ -247,19 +247,13 @@ def _kind_fault(path: Path, name: str) -> str | None:
 
 
 def _content_faults(path: Path) -> Iterator[str]:
-    if path.suffix == ".safetensors":
-        content = _header(path)
-    elif path.suffix in (".png", ".onnx"):
+    content = _header(path) if path.suffix == ".safetensors" else path.read_bytes()
+    try:
+        text = text_of(path, content)
+    except ValueError as error:
+        yield str(error)
         return
-    else:
-        content = path.read_bytes()
-    for what, pattern in SECRETS.items():
-        if re.search(pattern, content):
-            yield f"holds {what}; take it out"
-    for pattern in _own_paths():
-        found = re.search(pattern, content)
-        if found:
-            yield f"holds a path of this machine ('{found[0].decode(errors='replace')}...'); take it out"
+    yield from findings(text)
 
 
 def _header(path: Path) -> bytes:
@@ -274,11 +268,3 @@ def _header(path: Path) -> bytes:
     except ValueError as error:
         raise UserError(f"push: {path.name}: no safetensors file ({error})") from None
     return header
-
-
-def _own_paths() -> Iterator[bytes]:
-    """Patterns of absolute paths of users' machines, this one's own folders first."""
-    for place in (Path.home(), Path.cwd(), Path(tempfile.gettempdir())):
-        if len(place.parts) > 2 or place == Path.home() and len(place.parts) > 1:
-            yield re.escape(str(place).encode()) + rb"(?=[/\\\"'\s,]|$)"
-    yield HOMES

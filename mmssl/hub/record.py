@@ -147,4 +147,21 @@ def read_record(model: str | Path) -> dict[str, Any]:
     if missing or record["version"] != VERSION:
         lacks = f"lacks {', '.join(sorted(missing))}" if missing else f"is of version {record['version']}"
         raise UserError(f"{model}: its {FILE} {lacks}, expected version {VERSION} as mmssl pretrain writes it")
+    if not isinstance(record["data"], dict) or not {"rows", "sha256"} <= set(record["data"]):
+        raise UserError(f"{model}: its {FILE} is damaged: data: expected rows and sha256")
+    if not isinstance(record["data"]["rows"], int | None) or not isinstance(record["data"]["sha256"], str):
+        raise UserError(f"{model}: its {FILE} is damaged: data: expected a count of rows and a hash")
+    if not isinstance(record["recipe"], dict) or not isinstance(record["versions"], dict):
+        raise UserError(f"{model}: its {FILE} is damaged: expected objects as recipe and versions")
+    scores = record["scores"]
+    if not isinstance(scores, dict) or not all(_is_score(score) for score in scores.values()):
+        raise UserError(f"{model}: its {FILE} is damaged: scores: expected a value, and an interval of two, of each")
     return record
+
+
+def _is_score(score: Any) -> bool:
+    if not isinstance(score, dict) or not isinstance(score.get("value"), int | float):
+        return False
+    interval = score.get("interval")
+    numbers = isinstance(interval, list) and len(interval) == 2 and all(isinstance(x, int | float) for x in interval)
+    return interval is None or numbers

@@ -7,15 +7,17 @@ Locally they hold a folder, relative to the adapter's. That helps nobody elsewhe
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+from ..boundary import read_json_object
 from ..errors import UserError
 from ..models.adapter_files import read_spec
 from ..models.foreign import OPEN_CLIP
 from ..models.locating import ADAPTER, PEFT_CONFIG
 from ..models.opening import load_base
+from ..options import plainyaml
 
 
 def stage_adapter(folder: Path, scratch: Path, base: str | None) -> tuple[Path, list[str]]:
@@ -28,10 +30,7 @@ def stage_adapter(folder: Path, scratch: Path, base: str | None) -> tuple[Path, 
     spec = read_spec(folder)
     target = scratch / folder.resolve().name
     shutil.copytree(folder, target, symlinks=True, ignore=shutil.ignore_patterns(".cache"))
-    try:
-        config: dict[str, Any] = json.loads((target / PEFT_CONFIG).read_text())
-    except ValueError as error:
-        raise UserError(f"push: {PEFT_CONFIG} is damaged ({error})") from None
+    config = read_json_object(target / PEFT_CONFIG, f"push: {PEFT_CONFIG}")
     notes: list[str] = []
     if base is not None:
         load_base(folder, spec, base)
@@ -77,6 +76,9 @@ def _name_in_card(card: Path, base: str) -> None:
 
     if not card.is_file():
         return
+    head = re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    if head is not None:
+        plainyaml.parse(head[1], "push: README.md")  # it is no bomb of aliases
     try:
         data = metadata_load(card) or {}
     except (ValueError, YAMLError) as error:

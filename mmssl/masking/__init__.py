@@ -12,7 +12,6 @@ New masks go into a module of this package (or anybody's) and, when mmssl ships 
 
 from __future__ import annotations
 
-import importlib
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from ..draws import Draws
 from ..errors import UserError, unknown
 from ..options import option, strict
 from ..patches import Patches, Split
+from ..provenance import by_user
 from .boxes import MultiBlock
 from .budget import Budget
 from .groups import Channel, Temporal, Tube, Whole
@@ -106,7 +106,7 @@ def load_mask(name: str) -> type:
     if "." in name:
         module, _, attribute = name.rpartition(".")
         try:
-            return getattr(importlib.import_module(module), attribute)
+            return getattr(by_user(module), attribute)
         except (ImportError, AttributeError) as error:
             raise UserError(f"mask '{name}': {error}") from None
     for candidate in SHIPPED:

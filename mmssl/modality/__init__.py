@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import BadSample
 from ..lazy import attributes
+from .faults import name_fault
 from .lookup import (
     crossing_views,
     installed,
@@ -48,6 +49,7 @@ __all__ = [
     "modality_config",
     "modality_names",
     "modality_package",
+    "name_fault",
     "select",
     "view_kinds",
     "view_options",

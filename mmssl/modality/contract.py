@@ -7,6 +7,7 @@ Shapes: B batch, N patches, n patches at hand, P numbers a patch, K coordinates,
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar, overload
@@ -14,6 +15,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 import torch
 from torch import Tensor, nn
 
+from ..boundary import reading_sample
 from ..draws import Draws
 from ..errors import BadSample, UserError, nearest
 from ..patches import Patches
@@ -46,6 +48,20 @@ class Preprocessor(Generic[Decoded]):
         self.config = config
         self.state: dict[str, Any] = {}
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Put every subclass's `read` behind the boundary, so that no decoder has to know what else it may raise."""
+        super().__init_subclass__(**kwargs)
+        own = cls.__dict__.get("read")
+        if own is None:
+            return
+
+        @functools.wraps(own)
+        def read(self: Any, raw: Any, choice: int = 0) -> Any:
+            with reading_sample():
+                return own(self, raw, choice)
+
+        cls.read = read  # type: ignore[method-assign]
+
     def fit(self, samples: Iterable[object]) -> Self:
         """Learn schema, vocabulary or statistics from raw samples, before the model exists. May stop early.
 
@@ -74,8 +90,9 @@ class Preprocessor(Generic[Decoded]):
         for raw in samples:
             tried += 1
             try:
-                value = None if raw is None else look(raw)
-            except (BadSample, OSError) as error:
+                with reading_sample():
+                    value = None if raw is None else look(raw)
+            except BadSample as error:
                 reason = reason or str(error)
                 continue
             if value is not None:
@@ -102,7 +119,8 @@ class Preprocessor(Generic[Decoded]):
             None when the value is absent (null).
 
         Raises:
-            BadSample: the value is broken, with the reason.
+            BadSample: the value is broken, with the reason; also for whatever else a subclass's own `read` raises,
+                but for what is no fault of the sample's (`mmssl.boundary`).
         """
         raise NotImplementedError
 
@@ -123,6 +141,17 @@ class Preprocessor(Generic[Decoded]):
 
     def load_files(self, folder: Path) -> None:
         """Read back what `save_files` wrote."""
+
+    def restore(self, state: dict[str, Any], folder: Path | None) -> None:
+        """Take back what a saved model has of this preprocessor.
+
+        Args:
+            state: what `fit` had learned.
+            folder: where the files of `save_files` lie; None where the model lists none.
+        """
+        self.state = state
+        if folder is not None:
+            self.load_files(folder)
 
     def files(self) -> list[str]:
         """Names of the files that `save_files` writes, relative to its folder (to fetch them from the Hub)."""

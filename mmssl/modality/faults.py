@@ -1,12 +1,40 @@
-"""What is wrong with a view of a recipe: one check for who reads the recipe and for who builds the model."""
+"""What is wrong with a name or a view of a recipe: one check for who reads the recipe and for who builds the model."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from ..errors import nearest
 from ..masking.corruption import corruption_faults
 from ..options.schema import build
+
+TAKEN = frozenset(
+    (
+        "T_destination add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double "
+        "dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu "
+        "items keys load_state_dict modules mtia named_buffers named_children named_modules named_parameters "
+        "parameters pop register_backward_hook register_buffer register_forward_hook register_forward_pre_hook "
+        "register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook "
+        "register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook "
+        "register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory state_dict to "
+        "to_empty train training type update values xpu zero_grad"
+    ).split()
+)
+"""Attributes of torch's `ModuleDict`, which therefore can hold no module of such a name; without importing torch."""
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
+
+
+def name_fault(name: object, module: bool = True) -> str | None:
+    """What is wrong with the name of a part: it becomes a file's name, a log's key, and a module's (`module`)."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        shown = repr(name)
+        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+        return f"found the name {shown}, expected letters, digits, '_' and '-', at most 100"
+    if module and name in TAKEN:
+        return f"found the name '{name}', expected one that torch does not use itself"
+    return None
 
 
 def view_faults(

@@ -19,13 +19,14 @@ Recipes are read, listed and shown from `Config`, `View`, `READS` and `NEEDS` al
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-import pkgutil
 import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from .. import provenance
 from ..errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -33,25 +34,32 @@ if TYPE_CHECKING:
 
 
 def modality_names() -> list[str]:
-    """Names of all installed modality packages (`mmssl_<name>`)."""
-    return sorted(m.name.removeprefix("mmssl_") for m in pkgutil.iter_modules() if m.name.startswith("mmssl_"))
+    """Names of all installed modality packages (`mmssl_<name>`); none is imported."""
+    return provenance.installed_names()
 
 
-def load_modality(name: str) -> ModuleType:
+def load_modality(name: str, place: str | Path | None = None) -> ModuleType:
     """The package of modality `name`, with all of its parts: `image` -> `mmssl_image`; a dotted path as it is.
 
-    Raises UserError when there is none, when it lacks a part, or when a package that it needs is not installed.
+    For names out of a model folder, which may be a stranger's: only an installed package is imported, or what the user
+    named in this process (see `mmssl.provenance`). place: that folder.
+
+    Raises UserError when there is none, when it lacks a part, when it is not to be trusted, or when a package that it
+    needs is not installed.
     """
-    return _load(name, "Config", "Preprocessor", "Modality")
+    where = f"modality '{name}'"
+    parts = ("Config", "Preprocessor", "Modality")
+    return _load(name, parts, lambda module: provenance.by_stranger(module, where, place))
 
 
 def modality_package(name: str) -> ModuleType:
-    """The same of which no more is sure, and imported, than what describes it: `Config` and its facts."""
-    return _load(name, "Config")
+    """The same of a name that the user gives, of which no more is sure, and imported, than what describes it: `Config`
+    and its facts. A dotted path may be any module: it is the user's own."""
+    return _load(name, ("Config",), provenance.by_user)
 
 
 def modality_config(name: str) -> type:
-    """The options of modality `name`."""
+    """The options of modality `name`, which the user gives."""
     config: type = modality_package(name).Config
     return config
 
@@ -78,10 +86,10 @@ def crossing_views(name: str) -> tuple[str, ...]:
     return found
 
 
-def _load(name: str, *parts: str) -> ModuleType:
+def _load(name: str, parts: Sequence[str], find: Callable[[str], ModuleType]) -> ModuleType:
     module_name = name if "." in name else f"mmssl_{name}"
     try:
-        module = importlib.import_module(module_name)
+        module = find(module_name)
         lacking = [part for part in parts if not hasattr(module, part)]  # imports those that come when asked for
     except ModuleNotFoundError as error:
         if error.name and module_name.startswith(error.name):

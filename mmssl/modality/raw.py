@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import ast
 import io
+import math
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
-from ..errors import BadSample, UserError
+from ..boundary import is_ours, reason
+from ..errors import BadSample, UserError, one_line
+from ..limits import check
 
 Array = np.ndarray[Any, Any]
 
 NPY_MAGIC = b"\x93NUMPY"
+FFMPEG = {
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,nut,mxf,ivf,"
+    "gif,apng,h264,hevc,av1,obu,m4v,mjpeg,dv,yuv4mpegpipe,rm,wtv,wav,mp3,flac,aac,aiff",
+    "protocol_whitelist": "file",
+}
+"""Options for `av.open`: containers that hold what they play. Playlists, session descriptions and lists of files name
+other files and addresses, which FFmpeg would open."""
+NPY_HEADER = 10_000  # bytes, as NumPy has it
 
 
 def unwrap(raw: Mapping[str, object], noun: str, *others: str) -> object:
@@ -64,16 +76,50 @@ def as_array(raw: object, noun: str) -> Array:
 
 
 def load_npy(source: bytes | BinaryIO) -> Array:
-    """The array of a .npy file, never unpickled; BadSample where it cannot be read."""
+    """The array of a .npy file, never unpickled; BadSample where it cannot be read, or is too large."""
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    check_npy(file)
     try:
-        array: Array = np.load(io.BytesIO(source) if isinstance(source, bytes) else source, allow_pickle=False)
-        return array
-    except (ValueError, OSError, EOFError, SyntaxError, MemoryError) as error:
+        array: Array = np.lib.format.read_array(file, allow_pickle=False)
+    except Exception as error:
+        if is_ours(error):
+            raise
         raise BadSample(f"cannot read .npy: {numpy_said(error)}") from error
+    return array
 
 
 def numpy_said(error: Exception) -> str:
     """What numpy says of an array that it cannot read; not its advice to run whatever a file holds (allow_pickle)."""
     if "pickle" in str(error):
         return "it holds objects of Python and no plain array; save it as an array of numbers"
-    return str(error)
+    return one_line(error)
+
+
+def check_npy(file: BinaryIO, name: str = "") -> tuple[int, ...]:
+    """The shape that the header of a .npy file says, before memory is taken for it; the file is at its beginning then.
+
+    Args:
+        file: at its beginning.
+        name: of the array, for the message.
+
+    Raises:
+        BadSample: the header is damaged, the array is too large or holds Python objects.
+    """
+    what = f"array '{name}'" if name else ".npy"
+    try:
+        major, _ = np.lib.format.read_magic(file)
+        length = int.from_bytes(file.read(2 if major == 1 else 4), "little")
+        if not 0 < length <= NPY_HEADER:
+            raise ValueError(f"a header of {length:,} bytes, expected at most {NPY_HEADER:,}")
+        said = ast.literal_eval(file.read(length).decode("utf-8" if major == 3 else "latin-1"))
+        shape, dtype = tuple(map(int, said["shape"])), np.lib.format.descr_to_dtype(said["descr"])
+    except (Exception, MemoryError) as error:  # a dict as Python writes it: its parser raises whatever it meets
+        raise BadSample(f"cannot read {what}: {reason(error)}") from error
+    if dtype.hasobject:
+        raise BadSample(
+            f"cannot read {what}: it holds objects of Python and no plain array; save it as an array of numbers"
+        )
+    check("values", math.prod(shape), f"numbers in {what}")
+    check("bytes", math.prod(shape) * dtype.itemsize, f"bytes in {what}")
+    file.seek(0)
+    return shape

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from ..boundary import check_folder, read_json_object
 from ..errors import UserError
 from .foreign import OPEN_CLIP, public_origin
 from .locating import ADAPTER, PEFT_CONFIG, PEFT_WEIGHTS, locate
 from .modeling_mmssl import MMSSLModel
+from .peft_config import check_peft_config
 from .privacy import public
 from .processing_mmssl import MMSSLProcessor
 from .saving import weights_hash
@@ -111,14 +113,22 @@ def read_spec(folder: Path) -> AdapterSpec:
     """`mmssl_adapter.json`. UserError when the folder is an adapter of another library, damaged or incomplete."""
     if not (folder / ADAPTER).is_file():
         raise UserError(f"{folder}: an adapter without {ADAPTER}, so not one that mmssl wrote; load it with PEFT")
-    try:
-        spec = json.loads((folder / ADAPTER).read_text())
-        if not {"base", "base_path", "weights_sha256", "architecture", "origins"} <= set(spec):
-            raise ValueError("keys are missing")
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{folder}: {ADAPTER} is damaged ({error})") from error
+    check_folder(folder)
+    spec: Any = read_json_object(folder / ADAPTER, f"{folder}: {ADAPTER}")
+    kinds = {"base": str | None, "base_path": str | None, "weights_sha256": str, "architecture": dict, "origins": dict}
+    for key, kind in kinds.items():
+        if key not in spec:
+            raise UserError(f"{folder}: {ADAPTER} is damaged (keys are missing: {key})")
+        if not isinstance(spec[key], kind):
+            raise UserError(f"{folder}: {ADAPTER} is damaged ({key}: found {spec[key]!r:.60})")
+    architecture = spec["architecture"]
+    if any(not isinstance(architecture.get(key), dict) for key in ("modalities", "towers")):
+        raise UserError(f"{folder}: {ADAPTER} is damaged (architecture: expected modalities and towers)")
+    if any(not isinstance(origin, str) for origin in spec["origins"].values()):
+        raise UserError(f"{folder}: {ADAPTER} is damaged (origins: expected where towers came from)")
     for name in (PEFT_CONFIG, PEFT_WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"{folder}: the adapter lacks {name}")
+    check_peft_config(folder, PEFT_CONFIG)
     result: AdapterSpec = spec
     return result

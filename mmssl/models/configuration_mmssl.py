@@ -6,7 +6,9 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from ..errors import UserError
 from .auto import bring_model
+from .untrusted import refuse_elsewhere
 
 
 class MMSSLConfig(PreTrainedConfig):
@@ -34,13 +36,22 @@ class MMSSLConfig(PreTrainedConfig):
     initializer_seed: int = 0
 
     @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers' own, of a file that leads nowhere out of its folder (UserError)."""
+        refuse_elsewhere(config_dict, "config.json")
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
         """Nothing: see `MMSSLModel.register_for_auto_class`."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         bring_model()
-        self.modalities = dict(self.modalities or {})
-        self.towers = dict(self.towers or {})
+        for key in ("modalities", "towers"):
+            value = getattr(self, key) or {}
+            if not isinstance(value, dict):
+                raise UserError(f"config.json: {key}: found {value!r:.60}, expected names with their options")
+            setattr(self, key, dict(value))
         super().__post_init__(**kwargs)
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -17,16 +17,19 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ..errors import UserError, nearest, one_line
+from ..boundary import reading_of
+from ..errors import UserError, nearest
 from ..modality import MaskToken, Modality
 from ..patches import Patches
 from .options import TowerConfig
 from .tower import Encoded, Tower
+from .untrusted import inner_config
 
 OPEN_CLIP = "open_clip:"
+OPEN_CLIP_WEIGHTS = ("open_clip_model", "open_clip_pytorch_model")
+"""What open_clip reads before it looks for pickled weights, which are not read here."""
 POOLERS = ("clip_vision_model", "clip_text_model", "siglip_vision_model", "siglip_text_model")
 """Halves of pairs: what they pool to is no token of theirs. With `pooling: cls` that is the summary."""
 
@@ -44,11 +47,8 @@ def describe_foreign(origin: str) -> Foreign:
         return {"library": "open_clip", "config": _open_clip_config(origin.removeprefix(OPEN_CLIP))}
     from transformers import AutoConfig
 
-    try:
+    with reading_of(f"model.towers: from '{origin}': no transformers model"):
         config = AutoConfig.from_pretrained(origin, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"model.towers: from '{origin}': no transformers model ({reason})") from error
     return {"library": "transformers", "config": without_origin(config.to_dict())}
 
 
@@ -71,13 +71,9 @@ def _open_clip_config(name: str) -> dict[str, Any]:
     import open_clip
 
     if Path(name).is_dir() or name.startswith(("/", ".", "~")):
-        try:
+        what = f"model.towers: from '{OPEN_CLIP}{name}': expected a folder with a readable open_clip_config.json"
+        with reading_of(what):
             config: dict[str, Any] = json.loads((Path(name) / "open_clip_config.json").read_text())["model_cfg"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"model.towers: from '{OPEN_CLIP}{name}': expected a folder with a readable open_clip_config.json "
-                f"({type(error).__name__}: {error})"
-            ) from error
         return config
     architecture = name.partition("/")[0]
     found = open_clip.get_model_config(architecture)
@@ -94,17 +90,17 @@ def build_foreign(options: TowerConfig, modalities: Mapping[str, Modality], fore
     if len(modalities) != 1:
         raise UserError(f"model.towers: a pretrained tower has one modality, found {', '.join(modalities)}")
     kinds = {"transformers": TransformersTower, "open_clip": OpenClipTower}
-    return kinds[foreign["library"]](options, modalities, foreign["config"])
+    library = foreign.get("library")
+    if library not in kinds or not isinstance(foreign.get("config"), Mapping):
+        raise UserError(f"model.towers: found a tower of {library!r:.60}, expected one of {', '.join(kinds)}")
+    return kinds[library](options, modalities, inner_config(foreign["config"], "model.towers: foreign"))
 
 
 def load_foreign(tower: nn.Module, origin: str) -> None:
     """Copy the pretrained weights of `origin` into the tower."""
     assert isinstance(tower, ForeignTower)
-    try:
+    with reading_of(f"model.towers: from '{origin}': its weights cannot be read"):
         weights = tower.pretrained(origin).state_dict()
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        reason = one_line(error)
-        raise UserError(f"model.towers: from '{origin}': its weights cannot be read ({reason})") from error
     tower.net.load_state_dict(weights)
 
 
@@ -194,9 +190,12 @@ class TransformersTower(ForeignTower):
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
         fields = {k: v for k, v in config.items() if k not in ("architectures", "dtype", "transformers_version")}
-        built = CONFIG_MAPPING[fields.pop("model_type")].from_dict(fields)
+        kind = fields.pop("model_type", None)
+        if kind not in CONFIG_MAPPING:
+            raise UserError(f"model.towers: found a model of type {kind!r:.60}, expected one of transformers")
+        built = CONFIG_MAPPING[kind].from_dict(fields)
         ids = next(iter(modalities.values())).ids
-        net = _half(AutoModel.from_config(built), ids)
+        net = _half(AutoModel.from_config(built, trust_remote_code=False), ids)
         encoder: Any = net["encoder"]
         width: Any = net["projection"].out_features if "projection" in net else encoder.config.hidden_size
         super().__init__(options, modalities, net, width)
@@ -298,6 +297,8 @@ class OpenClipTower(ForeignTower):
 
         name = origin.removeprefix(OPEN_CLIP)
         if Path(name).is_dir():
+            if not any((Path(name) / f"{stem}.safetensors").is_file() for stem in OPEN_CLIP_WEIGHTS):
+                raise UserError(f"model.towers: from '{origin}': found no {OPEN_CLIP_WEIGHTS[0]}.safetensors in it")
             pair = open_clip.create_model(f"local-dir:{name}", force_custom_text=True, require_pretrained=True)
         else:
             architecture, _, weights = name.partition("/")

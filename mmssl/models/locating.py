@@ -7,11 +7,11 @@ Nothing is loaded here but small files; `mmssl.models.opening.open_model` loads 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..boundary import check_folder, inside, own_file, read_json_object, reading_of
 from ..errors import UserError, one_line
 
 CONFIG, PROCESSOR = "config.json", "processor_config.json"
@@ -79,7 +79,8 @@ class Located:
     def text(self, name: str) -> str:
         """What a file of it says; empty where it has none of that name."""
         path = self.file(name)
-        return "" if path is None else path.read_text(encoding="utf-8")
+        with reading_of(f"{self.name}: its {name} is damaged"):
+            return "" if path is None else path.read_text(encoding="utf-8")
 
     def folder(self) -> Path:
         """Its folder; a repository on the Hub is fetched, all but weights in pickles."""
@@ -108,6 +109,7 @@ def locate(name: str | Path) -> Located:
         for folder in (path, path / "model", path / "adapter"):
             kind = _kind(str(folder))
             if kind is not None:
+                check_folder(folder)
                 return Located(str(name), str(folder), kind, (folder / TASK).is_file())
         known = next((what for file, what in ELSEWHERE.items() if any(path.glob(file))), None)
         raise UserError(f"{name}: found {known}" if known else f"{name}: no {CONFIG}, expected the folder of a model")
@@ -151,13 +153,18 @@ def _kind(folder: str) -> Kind | None:
 
 
 def _kind_by_config(place: str, config: Path) -> Kind:
-    return "mmssl" if _object(place, config).get("model_type") == "mmssl" else "stock"
+    data = read_json_object(config, f"{place}: its {config.name}")
+    return "mmssl" if data.get("model_type") == "mmssl" else "stock"
 
 
 def fetched(place: str, name: str) -> Path | None:
-    """The file `name` of a folder, or of a repository on the Hub; None where it has none, or cannot be reached."""
+    """The file `name` of a folder, or of a repository on the Hub; None where it has none, or cannot be reached.
+
+    UserError where the name, or a link of that name, leads out of the folder.
+    """
+    file = inside(Path(place), name, place)
     if Path(place).is_dir():
-        file = Path(place) / name
+        own_file(Path(place), file)
         return file if file.is_file() else None
     from huggingface_hub.errors import HFValidationError
 
@@ -188,14 +195,4 @@ def read_json(place: str, name: str) -> dict[str, Any]:
     file = fetched(place, name)
     if file is None:
         raise UserError(f"{place}: it has no {name}")
-    return _object(place, file)
-
-
-def _object(place: str, file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise ValueError(f"found {type(data).__name__}, expected an object")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{place}: its {file.name} is damaged ({one_line(error)})") from error
-    return data
+    return read_json_object(file, f"{place}: its {name}")

@@ -7,8 +7,10 @@ states and embeddings per modality.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,15 +19,21 @@ from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from ..boundary import own_file
 from ..errors import UserError, nearest
-from ..modality import Batch, Modality, load_modality
+from ..modality import Batch, Modality, load_modality, name_fault
 from .configuration_mmssl import MMSSLConfig
 from .initialization import init_module
+from .loader import LOADER, write_loader
 from .options import TowerConfig
 from .tower import Encoded, Tower
 
 if TYPE_CHECKING:
     from .foreign import Foreign
+
+
+HUB = ("push_to_hub", "repo_id", "token", "private", "revision", "commit_message", "create_pr")
+"""What `save_pretrained` takes for `push_to_hub`."""
 
 
 @dataclass
@@ -64,6 +72,18 @@ def tower_spec(config: TowerConfig) -> dict[str, Any]:
     return fields
 
 
+def check_parts(config: MMSSLConfig) -> None:
+    """UserError where a `config.json` names a part by what is no name, or is not made of parts at all."""
+    for section, parts in (("modalities", config.modalities), ("towers", config.towers)):
+        for name, part in (parts or {}).items():
+            fault = name_fault(name) or (None if isinstance(part, dict) else f"found {part!r:.60}, expected options")
+            kind = part.get("type", name) if isinstance(part, dict) else name
+            if fault is None and not isinstance(kind, str):
+                fault = f"type: found {kind!r:.60}, expected the name of a modality"
+            if fault:
+                raise UserError(f"config.json: {section}.{name!r:.60}: {fault}")
+
+
 class MMSSLModel(PreTrainedModel):
     """Towers over modalities, with a projection of each tower into a shared embedding where the recipe asks for one."""
 
@@ -77,6 +97,7 @@ class MMSSLModel(PreTrainedModel):
     def __init__(self, config: MMSSLConfig) -> None:
         super().__init__(config)
         assert config.modalities is not None and config.towers is not None
+        check_parts(config)
         self.towers = nn.ModuleDict()
         self._tower_of: dict[str, str] = {}
         for name, spec in config.towers.items():
@@ -100,6 +121,33 @@ class MMSSLModel(PreTrainedModel):
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
         """Nothing: the class is the package's own, and a saved folder must not get a copy of its source file."""
 
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """As transformers' own, with the loader that the `auto_map` in config.json names, and without the weights of an
+        earlier save under other names, which would be loaded in place of these.
+
+        Args:
+            save_directory: made where it does not exist.
+            *args: as transformers has them.
+            **kwargs: as transformers has them; with `push_to_hub` all of it is uploaded, also the loader.
+        """
+        folder = Path(save_directory)
+        hub = {key: kwargs.pop(key) for key in HUB if key in kwargs}
+        for file in folder.glob("*") if folder.is_dir() else ():
+            own_file(folder, file)
+        self.config.auto_map = {"AutoConfig": f"{LOADER}.MMSSLConfig", "AutoModel": f"{LOADER}.MMSSLModel"}
+        # set by transformers when a model was loaded with trust_remote_code; it would copy our sources into the folder
+        type(self)._auto_class = None
+        type(self.config)._auto_class = None
+        started = {file: file.stat().st_mtime_ns for file in folder.glob("model*.safetensors*")}
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            for file, before in started.items():
+                if file.exists() and file.stat().st_mtime_ns == before:
+                    file.unlink()
+            write_loader(folder)
+        if hub.pop("push_to_hub", False):
+            self.push_to_hub(hub.pop("repo_id", None) or folder.name, **hub)
+
     @staticmethod
     def _build_modality(name: str, config: MMSSLConfig, width: int) -> Modality:
         assert config.modalities is not None
@@ -107,7 +155,7 @@ class MMSSLModel(PreTrainedModel):
             known = list(config.modalities)
             raise UserError(f"model.towers: unknown modality '{name}', expected one of {known}{nearest(name, known)}")
         options = dict(config.modalities[name])
-        return load_modality(options.pop("type", name)).Modality(width, **options)
+        return load_modality(options.pop("type", name), config.name_or_path).Modality(width, **options)
 
     @staticmethod
     def _build_tower(options: TowerConfig, modalities: Mapping[str, Modality], foreign: Foreign | None) -> Tower:

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 
-from ..errors import UserError, one_line
+from ..boundary import reading_of
+from ..errors import UserError
+from ..modality import load_modality
 from .adapter_files import AdapterSpec, absolute, base_of, read_spec
 from .configuration_mmssl import MMSSLConfig
 from .foreign import OPEN_CLIP
 from .locating import CONFIG, PROCESSOR, WORDS, Located, locate, read_json
 from .modeling_mmssl import MMSSLModel, tower_config
 from .privacy import public
-from .processing_mmssl import MMSSLProcessor
+from .processing_mmssl import MMSSLProcessor, saved_modalities
 from .saving import load_model, no_progress_bars
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ def open_model(model: str | Path | Located, base: str | None = None) -> tuple[MM
         UserError: in one line, when it is not there, damaged, of no kind that can be opened, or needs no base.
     """
     found = model if isinstance(model, Located) else locate(model)
+    with reading_of(f"{found.name}: it cannot be opened"):
+        return _opened(found, base)
+
+
+def _opened(found: Located, base: str | None) -> tuple[MMSSLModel, MMSSLProcessor]:
     if found.kind in ("adapter", "peft"):
         with no_progress_bars():
             handle = load_adapter(found, base)
@@ -68,8 +74,11 @@ def saved_parts(model: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     else:
         config = adapter_spec(found)[1]["architecture"]
     processors = read_json(found.place, PROCESSOR)
-    if not isinstance(config.get("towers"), dict) or not isinstance(processors.get("modalities"), dict):
-        raise UserError(f"{found.name}: its {CONFIG} or {PROCESSOR} lacks what mmssl writes there")
+    for part in saved_modalities(processors, found.name).values():
+        load_modality(part["type"], found.place)  # a recipe may be made of it, in which a type would be the user's word
+    towers = config.get("towers")
+    if not isinstance(towers, dict) or not all(isinstance(tower, dict) for tower in towers.values()):
+        raise UserError(f"{found.name}: its {CONFIG} lacks the towers that mmssl writes there")
     return config, processors
 
 
@@ -150,12 +159,8 @@ def load_adapter(model: str | Path | Located, base: str | None = None) -> PeftMo
 
     folder, spec = adapter_spec(model if isinstance(model, Located) else locate(model))
     opened = load_base(folder, spec, base)
-    try:
+    with reading_of(f"{folder}: the adapter cannot be loaded"):
         return PeftModel.from_pretrained(opened, str(folder))
-    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder}: the adapter cannot be loaded ({type(error).__name__}: {one_line(error)})"
-        ) from error
 
 
 def merged(handle: PeftModel, folder: str | Path) -> MMSSLModel:

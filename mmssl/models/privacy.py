@@ -8,6 +8,49 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 from urllib.parse import urlsplit
 
+TOKENS = {
+    "a Hugging Face token": r"\b(?:hf_|api_org_)[A-Za-z0-9]{30,}",
+    "a GitHub token": r"\bgh[pousr]_[A-Za-z0-9]{36,}|\bgithub_pat_[A-Za-z0-9_]{22,}",
+    "a GitLab token": r"\bgl(?:pat|dt|rt|cbt|ptt|ft|soat|agent|imt)-[A-Za-z0-9_-]{20,}",
+    "a Google key": r"\bAIza[0-9A-Za-z_-]{35}|\bya29\.[0-9A-Za-z_-]{20,}|\bGOCSPX-[0-9A-Za-z_-]{20,}",
+    "a Slack token": r"\bxox[abeoprs]-[0-9A-Za-z-]{10,}|hooks\.slack\.com/services/T\w+/B\w+/\w+",
+    "an AWS key": r"\b(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}\b",
+    "an API key": r"\bsk-[A-Za-z0-9_-]{32,}",
+    "a Weights & Biases key": r"WANDB_API_KEY\W{1,4}[0-9a-f]{40}",
+    "a web token (JWT)": r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",
+    "a bearer token": r"(?i)\bauthorization\W{1,4}(?:bearer|basic|token)\s+[A-Za-z0-9._~+/=-]{8,}",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+}
+"""What it is -> how it looks: tokens that are known by their form."""
+SECRET_KEY = r"(?:token|secret|passw(?:or)?d|pwd|api[_-]?key|apikey|auth|credential|signature|sig|key)"
+URL_SECRET = (
+    r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/@:\"'<>]*:[^\s/@\"'<>]+@"
+    rf"|[?&;#](?i:[\w.-]*{SECRET_KEY}[\w.-]*)=[^\s&\"'<>]{{4,}}"
+)
+"""A user's password, or the value of a key that sounds like a secret, in an address."""
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>`]+")
+
+
+def without_secrets(text: str) -> str:
+    """A text as it may be shown: addresses in it without user, password, query and fragment, no tokens."""
+    text = _URL.sub(lambda found: _bare(found[0]), text)
+    for pattern in TOKENS.values():
+        text = re.sub(pattern, "(taken out)", text)
+    return text
+
+
+def _bare(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:  # a port that is no number, a bracket too many
+        return url.partition("://")[0] + "://(taken out)"
+    if not parts.hostname:
+        return url.partition("?")[0].partition("#")[0]
+    end = re.search(r"[.,;:)\]]*$", url)
+    rest = "" if end is None or not (parts.query or parts.fragment) else end[0]
+    return f"{parts.scheme}://{parts.hostname}{port}{parts.path}{rest}"
+
 
 def public_path(path: str) -> str:
     """What may be shown of a path: nothing above its last part; of a URL neither user nor query.
@@ -16,9 +59,7 @@ def public_path(path: str) -> str:
     """
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", path)
     if scheme and scheme[1] != "file":
-        parts = urlsplit(path)
-        host = parts.hostname or ""
-        return f"{parts.scheme}://{host}{parts.path}"
+        return _bare(path)
     if scheme:
         path = path[len("file://") :]
     prefix = re.match(r"[a-z][a-z0-9_]+:(?=.)", path)  # a modality's own kind of file: graph:FILE
@@ -39,8 +80,8 @@ def public(value: Any) -> Any:
         return {key: public(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [public(item) for item in value]
-    if isinstance(value, str) and _is_path(value):
-        return public_path(value)
+    if isinstance(value, str):
+        return without_secrets(public_path(value) if _is_path(value) else value)
     return value
 
 

@@ -7,19 +7,29 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from transformers.utils import cached_file
 
-from ..errors import UserError, nearest
-from ..modality import Batch, Preprocessor, load_modality
+from ..boundary import inside, own_file, read_json_object, reading_of
+from ..errors import UserError, nearest, one_line
+from ..modality import Batch, Preprocessor, load_modality, name_fault
 from . import privacy
 from .configuration_mmssl import MMSSLConfig
+from .loader import LOADER, write_loader
 from .modeling_mmssl import flatten
 
 PROCESSOR_FILE = "processor_config.json"
-LOADER = "mmssl_loader"
+
+
+class SavedModality(TypedDict):
+    """A modality in `processor_config.json`: its type, the options and the state of its preprocessor, its files."""
+
+    type: str
+    config: dict[str, Any]
+    state: dict[str, Any]
+    files: list[str]
 
 
 class MMSSLProcessor(ProcessorMixin):
@@ -94,11 +104,14 @@ class MMSSLProcessor(ProcessorMixin):
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         for name, preprocessor in self.preprocessors.items():
+            for written in (name, PROCESSOR_FILE, f"{LOADER}.py"):
+                own_file(folder, folder / written)
             if preprocessor.files():
                 (folder / name).mkdir(exist_ok=True)
                 preprocessor.save_files(folder / name)
         target = folder / PROCESSOR_FILE
         target.write_text(json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n")
+        write_loader(folder)
         return [str(target)]
 
     @classmethod
@@ -108,28 +121,55 @@ class MMSSLProcessor(ProcessorMixin):
         hub = {k: kwargs[k] for k in known if kwargs.get(k) is not None}
         path = str(pretrained_model_name_or_path)
         try:
+            if Path(path).is_dir():
+                own_file(Path(path), Path(path) / PROCESSOR_FILE)
             main = cached_file(path, PROCESSOR_FILE, **hub)
-            spec = json.loads(Path(str(main)).read_text())
-            modalities = spec["modalities"]
-        except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: no {PROCESSOR_FILE} of mmssl could be read ({error})") from error
+        except OSError as error:
+            raise UserError(f"{path}: no {PROCESSOR_FILE} of mmssl could be read ({one_line(error)})") from error
+        parts = saved_modalities(read_json_object(Path(str(main)), f"{path}: its {PROCESSOR_FILE}"), path)
         preprocessors: dict[str, Preprocessor] = {}
-        for name, part in modalities.items():
-            package = load_modality(part["type"])
-            preprocessor = package.Preprocessor(package.Config(**part["config"]))
-            preprocessor.state = part["state"]
-            files = [cached_file(path, file, **hub) for file in part["files"]]
-            if files:
-                preprocessor.load_files(_common_folder(files, part["files"], name))
-            preprocessors[name] = preprocessor
-        return cls(preprocessors, {name: part["type"] for name, part in modalities.items()})
+        for name, part in parts.items():
+            with reading_of(f"{path}: modality '{name}' in its {PROCESSOR_FILE} cannot be read"):
+                package = load_modality(part["type"], path)
+                preprocessor = package.Preprocessor(package.Config(**part["config"]))
+                found = [_fetched(path, file, hub) for file in part["files"]]
+                depth = len(part["files"][0].split("/")) - 1 if found else 0
+                preprocessor.restore(part["state"], found[0].parents[depth - 1] if found else None)
+                preprocessor.collate([None])  # a state that is no such modality's shows here, not at the first sample
+                preprocessors[name] = preprocessor
+        return cls(preprocessors, {name: part["type"] for name, part in parts.items()})
 
 
-def _common_folder(found: Sequence[str | None], asked: Sequence[str], name: str) -> Path:
-    """The folder `<root>/<name>` in which all fetched files lie."""
-    first = Path(str(found[0]))
-    depth = len(Path(asked[0]).relative_to(name).parts)
-    return first.parents[depth - 1]
+def saved_modalities(spec: Mapping[str, Any], place: str) -> dict[str, SavedModality]:
+    """What `processor_config.json` says of each modality, checked as a recipe's names are.
+
+    UserError naming `place`: a part is missing or of another kind, or a name leads out of the folder.
+    """
+    modalities = spec.get("modalities")
+    where = f"{place}: its {PROCESSOR_FILE}"
+    if not isinstance(modalities, dict) or not modalities:
+        raise UserError(f"{where} names no modalities, expected what mmssl writes there")
+    for name, part in modalities.items():
+        fault = name_fault(name)
+        if fault:
+            raise UserError(f"{where}: modalities: {fault}")
+        kinds = {"type": str, "config": dict, "state": dict, "files": list}
+        for key, kind in kinds.items():
+            value = part.get(key) if isinstance(part, dict) else None
+            if not isinstance(value, kind):
+                raise UserError(f"{where}: modalities.{name}.{key}: found {value!r:.80}, expected a {kind.__name__}")
+        for file in part["files"]:
+            inside(Path(), file, f"{where}: modalities.{name}.files")
+            if not file.startswith(f"{name}/"):
+                raise UserError(f"{where}: modalities.{name}.files: found '{file}', expected names below '{name}/'")
+    return modalities
+
+
+def _fetched(place: str, name: str, hub: Mapping[str, Any]) -> Path:
+    """One file of a folder, which must lie in it, or of a repository on the Hub."""
+    if Path(place).is_dir():
+        own_file(Path(place), Path(place) / name)
+    return Path(str(cached_file(place, name, **hub)))
 
 
 AutoProcessor.register(MMSSLConfig, MMSSLProcessor, exist_ok=True)

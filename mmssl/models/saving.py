@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from ..errors import RunError, UserError, one_line
+from ..boundary import check_folder, reading_of
+from ..errors import UserError
 from ..files import whole_folder
+from .configuration_mmssl import MMSSLConfig
 from .modeling_mmssl import MMSSLModel
-from .processing_mmssl import LOADER, MMSSLProcessor
-
-LOADER_SOURCE = '''"""Lets transformers find mmssl's classes: AutoModel.from_pretrained(..., trust_remote_code=True)."""
-
-try:
-    from mmssl.models.configuration_mmssl import MMSSLConfig
-    from mmssl.models.modeling_mmssl import MMSSLModel
-    from mmssl.models.processing_mmssl import MMSSLProcessor
-except ImportError as error:
-    raise ImportError("this checkpoint needs mmssl: pip install mmssl") from error
-
-__all__ = ["MMSSLConfig", "MMSSLModel", "MMSSLProcessor"]
-'''
+from .processing_mmssl import MMSSLProcessor
 
 
 def save_model(model: MMSSLModel, processor: MMSSLProcessor, folder: Path) -> None:
@@ -37,14 +27,9 @@ def save_model(model: MMSSLModel, processor: MMSSLProcessor, folder: Path) -> No
 
 def write_model(model: MMSSLModel, processor: MMSSLProcessor, folder: Path) -> None:
     """The files of `save_model` into a folder that exists."""
-    model.config.auto_map = {"AutoConfig": f"{LOADER}.MMSSLConfig", "AutoModel": f"{LOADER}.MMSSLModel"}
-    # set by transformers when a model was loaded with trust_remote_code; it would copy our sources into the folder
-    type(model)._auto_class = None
-    type(model.config)._auto_class = None
     with no_progress_bars():
         model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    (folder / f"{LOADER}.py").write_text(LOADER_SOURCE)
 
 
 @contextlib.contextmanager
@@ -74,33 +59,63 @@ def weights_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
+def refuse_two_weights(folder: Path) -> None:
+    """UserError where weights lie in one file and in several: transformers takes the one, which may be of long ago."""
+    one, several = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if one.exists() and several.exists():
+        raise UserError(
+            f"{folder}: found {one.name} and {several.name} with its shards, expected one of them: one is left from "
+            f"before; take it out"
+        )
+
+
+def check_agreement(config: MMSSLConfig, processor: MMSSLProcessor, place: str) -> None:
+    """UserError where `config.json` and `processor_config.json` of a model are not of the same modalities and sizes.
+
+    A width or size that was damaged, or made up, is met here, before memory is taken for it.
+    """
+    for name, preprocessor in processor.preprocessors.items():
+        wanted = {"type": processor.types[name], **preprocessor.sizes()}
+        wanted = json.loads(json.dumps(wanted))
+        found = (config.modalities or {}).get(name)
+        if not isinstance(found, dict):
+            raise UserError(f"{place}: its config.json has no modality '{name}', its processor_config.json has")
+        for key in {**wanted, **found}:
+            if key == "type" and key not in found and wanted[key] == name:
+                continue
+            if key not in found or key not in wanted or found[key] != wanted[key]:
+                raise UserError(
+                    f"{place}: its config.json has modalities.{name}.{key} {found.get(key)!r:.60}, its "
+                    f"processor_config.json {wanted.get(key)!r:.60}; they are not of one model"
+                )
+
+
 def load_model(path: str | Path) -> tuple[MMSSLModel, MMSSLProcessor]:
     """Model (in eval mode) and processor of a folder or Hub id, through the Auto classes.
 
     UserError, in one line, when it is not there, not of mmssl, damaged, or lacks weights.
     """
-    from transformers import AutoModel, AutoProcessor
+    from transformers import AutoConfig, AutoModel, AutoProcessor
 
     folder = Path(path)
     if folder.exists() and not (folder / "config.json").is_file():
         inner = folder / "model"
         hint = f"; did you mean {inner}?" if (inner / "config.json").is_file() else ""
         raise UserError(f"{path}: no config.json, expected a model folder{hint}")
-    try:
-        with no_progress_bars():
-            model, info = AutoModel.from_pretrained(
-                str(path), output_loading_info=True, use_safetensors=True, trust_remote_code=False
-            )
-        if not isinstance(model, MMSSLModel):
-            raise UserError(f"{path}: holds a {type(model).__name__}, expected a model trained by mmssl")
+    if folder.exists():
+        check_folder(folder)
+        refuse_two_weights(folder)
+    with reading_of(f"{path}: the model cannot be loaded"), no_progress_bars():
+        config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+        if not isinstance(config, MMSSLConfig):
+            raise UserError(f"{path}: holds a model of type '{config.model_type}', expected a model trained by mmssl")
         processor = AutoProcessor.from_pretrained(str(path), trust_remote_code=False)
-    except (UserError, RunError):
-        raise
-    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        first = one_line(error)
-        raise UserError(f"{path}: the model cannot be loaded ({type(error).__name__}: {first})") from error
-    if not isinstance(processor, MMSSLProcessor):
-        raise UserError(f"{path}: holds a {type(processor).__name__}, expected the processor of an mmssl model")
+        if not isinstance(processor, MMSSLProcessor):
+            raise UserError(f"{path}: holds a {type(processor).__name__}, expected the processor of an mmssl model")
+        check_agreement(config, processor, str(path))
+        model, info = AutoModel.from_pretrained(
+            str(path), output_loading_info=True, use_safetensors=True, trust_remote_code=False
+        )
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise UserError(f"{path}: the weights lack {len(missing)} tensors of those the config asks for: '{missing[0]}'")

@@ -16,6 +16,10 @@ import yaml
 
 from ..errors import UserError
 
+LONGEST = 1 << 19
+"""Characters of a recipe: the longest that mmssl ships has 6,000."""
+MOST_NODES = 100_000
+
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader with the table of implicit scalars below, and without repeated keys."""
@@ -73,8 +77,19 @@ _Dumper.add_representer(str, _represent_text)
 
 def parse(text: str, source: str) -> Any:
     """The value of a YAML text. UserError naming `source`, line and column when it is no YAML."""
+    if len(text) > LONGEST:
+        raise UserError(f"{source}: found {len(text):,} characters, expected a recipe: at most {LONGEST:,}")
     try:
-        return _unshared(yaml.load(text, Loader=_Loader))  # a SafeLoader
+        loader = _Loader(text)  # a SafeLoader
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            if _size(node, {}) > MOST_NODES:
+                raise UserError(f"{source}: not valid YAML: its aliases (*name) stand for over {MOST_NODES:,} values")
+            return _unshared(loader.construct_document(node))
+        finally:
+            loader.dispose()
     except RecursionError:
         raise UserError(f"{source}: not valid YAML: an anchor (&) that holds itself, or too many levels") from None
     except yaml.YAMLError as error:
@@ -82,8 +97,23 @@ def parse(text: str, source: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
         raise UserError(f"{source}{where}: not valid YAML: {problem}") from None
+    except UserError:
+        raise
     except ValueError as error:  # a tag that does not fit its value, e.g. `!!int x`
         raise UserError(f"{source}: not valid YAML: {error}") from None
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node is, each alias counted as what it stands for: a page of them can stand for billions."""
+    if id(node) in known:
+        if not known[id(node)]:
+            raise RecursionError  # it holds itself
+        return known[id(node)]
+    known[id(node)] = 0
+    below = node.value if isinstance(node, yaml.CollectionNode) else []
+    parts = [part for item in below for part in (item if isinstance(item, tuple) else (item,))]
+    known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _unshared(value: Any) -> Any:
@@ -96,6 +126,8 @@ def _unshared(value: Any) -> Any:
 def read(path: Path) -> Any:
     """The value in a YAML file. UserError when it cannot be read or is no YAML."""
     try:
+        if path.stat().st_size > 4 * LONGEST:
+            raise UserError(f"{path}: found {path.stat().st_size:,} bytes, expected a recipe: at most {4 * LONGEST:,}")
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         found = f"byte {error.object[error.start]:#x} at {error.start}"

@@ -13,26 +13,13 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..errors import nearest
-from ..modality import crossing_views, view_kinds, view_options
+from ..modality import crossing_views, name_fault, view_kinds, view_options
 from ..modality.faults import crossing_faults, view_faults
 from ..options.schema import BAD, Draft, Faults, Part, yaml_name
 from ..options.wording import show
 
-TAKEN = frozenset(
-    (
-        "T_destination add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double "
-        "dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu "
-        "items keys load_state_dict modules mtia named_buffers named_children named_modules named_parameters "
-        "parameters pop register_backward_hook register_buffer register_forward_hook register_forward_pre_hook "
-        "register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook "
-        "register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook "
-        "register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory state_dict to "
-        "to_empty train training type update values xpu zero_grad"
-    ).split()
-)
-"""Attributes of torch's `ModuleDict`, which therefore can hold no module of such a name; without importing torch."""
-
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_LONGEST = 200
+"""Characters of a recipe's name, of which the file system allows 255 bytes."""
 _REFERENCE = re.compile(r"(?:.*_)?(tower|mask|view)s?")
 
 
@@ -69,6 +56,8 @@ def _reference(name: Any, known: Collection[str], what: str, where: str, faults:
 
 def _check_names(recipe: Any, faults: Faults) -> None:
     """Names become module names, log keys and file names."""
+    if recipe.name is not BAD and not _is_folder_name(recipe.name):
+        faults.append(f"name: found {show(recipe.name)}, expected one that a folder can have: it names runs/NAME")
     towers = _get(recipe.model, "towers")
     sections = {"modalities": recipe.modalities, "model.towers": towers, "views": recipe.views}
     sections |= {"masks": recipe.masks, "objectives": recipe.objectives}
@@ -79,10 +68,14 @@ def _check_names(recipe: Any, faults: Faults) -> None:
         if not names and section in ("modalities", "model.towers", "objectives"):
             faults.append(f"{section}: found none, expected at least one")
         for name in names:
-            if not _NAME.fullmatch(name):
-                faults.append(f"{section}.{name}: found the name {show(name)}, expected letters, digits, '_' and '-'")
-            elif section not in ("views", "masks") and name in TAKEN:
-                faults.append(f"{section}.{name}: found the name '{name}', expected one that torch does not use itself")
+            fault = name_fault(name, module=section not in ("views", "masks"))
+            if fault:
+                faults.append(f"{section}.{name}: {fault}")
+
+
+def _is_folder_name(name: str) -> bool:
+    odd = any(ord(c) < 32 or c in "/\\" for c in name) or name.startswith("~") or name.strip() in (".", "..")
+    return not odd and len(name) <= _LONGEST
 
 
 def _check_train(train: Any, faults: Faults) -> None:

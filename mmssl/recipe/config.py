@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from ..limits import Limits
 from ..masking import load_mask, mask_names
 from ..modality import modality_config, modality_names
 from ..models.options import TowerConfig
@@ -46,6 +47,10 @@ class RowsConfig:
     )
     workers: int = option(0, min=0, max=1_024, resumable=True, local=True, help="processes that read and decode")
     max_bad: float = option(0.05, min=0, max=1, resumable=True, help=MAX_BAD)
+    fetch: list[str] = option(
+        factory=list, resumable=True, local=True, help="addresses (https://HOST) that rows may name files at, too"
+    )
+    limits: Limits = option(factory=Limits, resumable=True, help="the largest sample that is decoded")
 
 
 @strict

@@ -46,6 +46,7 @@ def take_over(data: dict[str, Any], faults: list[str]) -> None:
         config, processor = saved_parts(origin)
     except UserError as error:  # without them nothing else can be judged
         raise UserError(f"model.from: {error}") from error
+    # `saved_parts` has made sure of what they name: the recipe is the user's, the folder may be somebody else's
     parts = {n: {"type": p["type"], **p["config"]} for n, p in processor["modalities"].items()}
     towers = {n: _tower(t) for n, t in config["towers"].items()}
     data["modalities"] = _joined(data.get("modalities"), parts, OF_DATA, "modalities", origin, faults)

@@ -14,6 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .. import provenance
 from ..errors import UserError, nearest
 from ..files import shipped_folder
 from ..options import plainyaml
@@ -53,13 +54,16 @@ def recipe_path(name: str | Path) -> Path:
     return shipped_folder("configs") / f"{name}.yaml"
 
 
-def load_recipe(config: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+def load_recipe(
+    config: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = (), *, own: bool = True
+) -> Recipe:
     """A validated recipe from a file, the name of a shipped one, or a dict.
 
     overrides: `["train.steps=500", ...]` with values in YAML, or `{"train.steps": 500, "data": {"path": "x"}}`. They
     are merged before anything is checked: mappings key by key, but one that gives a `type` replaces what was there.
-    Null takes out a named thing (`objectives.mae=null`, see `NAMED`); elsewhere it is the value null. Raises one
-    UserError with a line a fault.
+    Null takes out a named thing (`objectives.mae=null`, see `NAMED`); elsewhere it is the value null.
+    own: the user gives it, and its dotted types are imported; False: it comes with a model's folder, and they are only
+    where the user has named them (`mmssl.provenance`). Raises one UserError with a line a fault.
     """
     if isinstance(config, Mapping):
         data: Any = copy.deepcopy(dict(config))
@@ -75,6 +79,8 @@ def load_recipe(config: str | Path | Mapping[str, Any], overrides: Sequence[str]
     give_way(data, merged)
     leave_behind(data, merged)
     data = merge_overrides(data, overrides, faults)
+    if not own:
+        refuse_strange_types(data)
     take_over(data, faults)
     return _validate(data, faults)
 
@@ -99,6 +105,25 @@ def _validate(data: Mapping[str, Any], faults: Faults) -> Recipe:
     if faults:
         raise UserError("\n".join(faults))
     return recipe
+
+
+def refuse_strange_types(data: Mapping[str, Any]) -> None:
+    """UserError where a recipe out of a model's folder names a type by a module that the user has not named.
+
+    An unknown name without a dot is found, and named, when the recipe is checked: it is looked for among what is
+    installed alone.
+    """
+    for section, word in (("modalities", "modality"), ("masks", "mask"), ("objectives", "objective")):
+        parts = data.get(section)
+        for name, part in parts.items() if isinstance(parts, Mapping) else ():
+            kind = part.get("type", name) if isinstance(part, Mapping) else name
+            if not isinstance(kind, str):
+                continue
+            where = f"{section}.{name}.type: {word} '{kind}'"
+            if "." in kind:
+                provenance.check(kind.rpartition(".")[0] if section == "masks" else kind, where)
+            elif section == "modalities" and kind not in provenance.installed_names():
+                provenance.check(f"mmssl_{kind}", where)
 
 
 def _section_of(key: str) -> str | None:

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.checkpoint import checkpoint
 
+from .. import limits
 from ..data.loading import read_rows
 from ..data.sources import open_source
 from ..errors import RunError, UserError, one_line
@@ -41,8 +42,15 @@ Columns = dict[str, str | list[str]]
 def open_training_data(data: DataConfig, modalities: Iterable[str]) -> tuple[Source, Columns]:
     """The training source and, for each modality, the column(s) it is read from."""
     columns = {name: data.columns.get(name, name) for name in modalities}
+    limits.apply(data.limits)
     source = open_source(
-        data.path, name=data.name, split=data.split, streaming=data.streaming, limit=data.limit, columns=columns
+        data.path,
+        name=data.name,
+        split=data.split,
+        streaming=data.streaming,
+        limit=data.limit,
+        columns=columns,
+        fetch=data.fetch,
     )
     return source, columns
 
@@ -157,7 +165,7 @@ def start_of(found: Located, processor: MMSSLProcessor, base: str | None = None)
     of_run = place.name == "model" and config.is_file()
     if found.kind != "mmssl" or found.task or not of_run:
         return None
-    recipe = load_recipe(config)
+    recipe = load_recipe(config, own=False)
     return build_model(recipe, processor).eval() if recipe.model.starts else None
 
 

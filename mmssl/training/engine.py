@@ -72,7 +72,7 @@ def prepare_folder(recipe: Recipe, output: str | Path | None, resume: bool, lock
     lock.acquire(folder)
     kept = folder / "config.yaml"
     if resume and kept.is_file():
-        before, now = (to_dict(r) for r in (load_recipe(kept), recipe))
+        before, now = (to_dict(r) for r in (load_recipe(kept, own=False), recipe))
         changed = changes(DataConfig, before["data"], now["data"], "data.")
         changed += changes(TrainConfig, before["train"], now["train"], "train.")
         whole = ("seed", "modalities", "model", "views", "masks", "objectives")

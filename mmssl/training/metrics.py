@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from ..data.quarantine import Bad
-from ..files import whole_file
+from ..files import replaceable, whole_file
 
 logger = logging.getLogger("mmssl")
 
@@ -59,7 +59,7 @@ class MetricsFile:
         line = (json.dumps(row) + "\n").encode()
         try:
             if self._file is None:
-                self._file = self.path.open("ab", buffering=0)  # a line is on its way when this returns
+                self._file = replaceable(self.path).open("ab", buffering=0)  # a line is on its way when this returns
             size = os.fstat(self._file.fileno()).st_size
             try:
                 if self._file.write(line) != len(line):

@@ -17,6 +17,7 @@ from ..data.quarantine import Quarantine
 from ..distributed import lost_peers_told
 from ..errors import RunError, UserError, one_line
 from ..evaluation.evaluate import Report, check_evaluation, evaluate
+from ..files import write_whole
 from ..hub.card import Facts, write_card
 from ..hub.picture import PICTURE, draw_training
 from ..hub.record import write_record
@@ -320,6 +321,6 @@ def _device_name(device: torch.device) -> str:
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text)
+        write_whole(path, text)
     except OSError as error:
         raise RunError(f"{path} could not be written: {error.strerror or error}") from error

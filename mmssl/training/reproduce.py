@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError, nearest
 from ..hub.record import FILE, Comparison, compare, read_record
+from ..models.privacy import public
 from ..options.schema import local_options
 from ..recipe.config import Recipe
 
@@ -30,7 +32,7 @@ def reproduce(model: str | Path, overrides: Sequence[str] = (), *, output: str |
 
     record = read_record(model)
     check_overrides(overrides)
-    recipe = load_recipe(record["recipe"], list(overrides))
+    recipe = load_recipe(own_places(record["recipe"], overrides), list(overrides), own=False)
     source, columns = open_training_data(recipe.data, recipe.modalities)
     used = [c for value in columns.values() for c in ([value] if isinstance(value, str) else value)]
     found = fingerprint(source, used)
@@ -43,6 +45,41 @@ def reproduce(model: str | Path, overrides: Sequence[str] = (), *, output: str |
     run = pretrain(recipe, output=output)
     now = json.loads((run.model_folder / FILE).read_text(encoding="utf-8"))
     return compare(record, now, run.folder)
+
+
+TRACKERS = ("tensorboard",)
+"""The trackers that write files here and send nothing anywhere."""
+
+
+def own_places(recipe: Mapping[str, Any], overrides: Sequence[str]) -> Mapping[str, Any]:
+    """A card's recipe, of which no more than names is left where it says where something is.
+
+    UserError where it names a place on this machine, an address or a tracker that sends the run away, and the user does
+    not name another one.
+    """
+    given = {text.partition("=")[0].strip() for text in overrides}
+    for key, value in _leaves(recipe):
+        named = [option for option in local_options(Recipe) if _is(key, option)]
+        if not named or key in given:
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            if key == "train.trackers" and one is not None and one not in TRACKERS:
+                raise UserError(f"{key}: the card has the tracker {one!r:.60}, which sends the run elsewhere: {key}=[]")
+            if isinstance(one, str) and key != "data.source" and ("://" in one or public(one) != one):
+                raise UserError(
+                    f"{key}: the card has {one!r:.80}, a place or address of its author's; name it: {key}=..."
+                )
+    return recipe
+
+
+def _leaves(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in nested mappings that is none itself."""
+    for key, item in value.items():
+        where = f"{path}.{key}".lstrip(".")
+        if isinstance(item, Mapping):
+            yield from _leaves(item, where)
+        else:
+            yield where, item
 
 
 def check_overrides(overrides: Sequence[str]) -> None:

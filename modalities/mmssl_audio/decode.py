@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 import torch
 
+from mmssl.boundary import is_ours, regular_file
 from mmssl.errors import BadSample, UserError, one_line
-from mmssl.modality.raw import NPY_MAGIC, Array, as_array, is_blank, load_npy, single, unwrap
+from mmssl.limits import check
+from mmssl.modality.raw import FFMPEG, NPY_MAGIC, Array, as_array, is_blank, load_npy, single, unwrap
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -69,10 +71,13 @@ def read_sound(
         found = _checked_rate(raw[1])
         raw = raw[0]
     if isinstance(raw, (str, Path)):
+        path = regular_file(raw)
         try:
-            with open(raw, "rb") as file:
+            with open(path, "rb") as file:
                 wave, found = _from_file(file, rate, seconds, choice, layout)
         except OSError as error:
+            if is_ours(error):
+                raise
             raise BadSample(f"cannot read file '{one_line(raw, 120)}': {error.strerror or error}") from error
     elif isinstance(raw, (bytes, bytearray, memoryview)):
         wave, found = _from_file(io.BytesIO(bytes(raw)), rate, seconds, choice, layout)
@@ -186,7 +191,9 @@ def _from_file(
         with soundfile.SoundFile(file) as sound:
             if not sound.frames:
                 raise BadSample("no sound: zero samples")
+            check("seconds", sound.frames / max(sound.samplerate, 1), "seconds of sound")
             start, count = _place(sound.frames, sound.samplerate, seconds, choice)
+            check("values", count * sound.channels, "samples of sound")
             if start:
                 sound.seek(start)
             wave, found = sound.read(count, dtype="float32", always_2d=True), int(sound.samplerate)
@@ -265,17 +272,19 @@ def _with_av(file: BinaryIO, size: int) -> tuple[Array | None, int]:
             f"cannot decode sound: no format that soundfile knows ({size} bytes); more are decoded with {lacking}"
         ) from error
     try:
-        with av.open(file, "r") as container:
+        with av.open(file, "r", options=dict(FFMPEG)) as container:
             if not container.streams.audio:
                 if _is_clip(container):
                     return None, 0
                 raise BadSample(f"cannot decode sound: a file without any ({container.format.name}, {size} bytes)")
             stream = container.streams.audio[0]
             planar = av.AudioResampler(format="fltp")
-            parts, packets = [], 0
+            parts, packets, count = [], 0, 0
             for packet in container.demux(stream):
                 packets += packet.size > 0
                 parts += [out.to_ndarray() for frame in packet.decode() for out in planar.resample(frame)]
+                count += sum(part.size for part in parts[-1:])
+                check("values", count, "samples of sound")
             parts += [out.to_ndarray() for out in planar.resample(None)]
             if packets < stream.frames:  # 0 where the file does not list them
                 raise BadSample(f"truncated: {packets} of {stream.frames} packets of sound are there")

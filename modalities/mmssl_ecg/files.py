@@ -17,6 +17,7 @@ from mmssl.errors import BadSample, UserError
 from mmssl.modality.biosignals.processing import resampled
 from mmssl.modality.biosignals.recording import Array, Load, Recording, check_file
 
+from .companions import check_companions
 from .leads import lead_of
 from .segments import joined, part_header
 
@@ -49,7 +50,7 @@ def open_wfdb(path: Path, checksums: bool = True) -> Recording:
         raise BadSample(f"{path.name}: expected a WFDB record (.hea, .dat) or an array (.npy)")
     if not header_file.is_file() and path.suffix.lower() == ".dat" and path.is_file():
         raise BadSample(f"{path.name} has no header: expected {header_file.name} beside it")
-    check_file(header_file)
+    check_companions(check_file(header_file))
     try:
         import wfdb
     except ModuleNotFoundError as error:

@@ -11,6 +11,7 @@ import numpy as np
 from mmssl.errors import BadSample, UserError, one_line
 from mmssl.modality.biosignals.recording import Array, Place, Recording, check_file
 
+from .companions import check_beside, check_named
 from .edf import ANNOTATIONS, Header, read_header, runs
 from .electrodes import from_head, others
 
@@ -39,6 +40,7 @@ def open_eeg(path: Path) -> Recording:
         raise BadSample(f"{path.name}: expected a file of one of the formats {', '.join(ENDINGS)}, .npy")
     check_file(path) if ending != ".mff" else None
     header = read_header(path) if ending in (".edf", ".bdf") else None
+    check_named(path)
     try:
         import mne  # noqa: F401
     except ModuleNotFoundError as error:
@@ -49,6 +51,7 @@ def open_eeg(path: Path) -> Recording:
     except Exception as error:  # mne raises whatever the bytes that it did not understand led to
         said = one_line(error)
         raise BadSample(f"{path.name} cannot be read as {ending[1:]}: {type(error).__name__}: {said}") from error
+    check_beside(path, getattr(raw, "filenames", ()))
     picks = [row for row, kind in enumerate(raw.get_channel_types()) if kind == "eeg"]
     if not picks:
         raise BadSample(f"{path.name} has no EEG channel, only {', '.join(sorted(set(raw.get_channel_types())))}")

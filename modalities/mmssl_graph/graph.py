@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmssl.errors import BadSample, nearest
+from mmssl.limits import check
 
 from .options import LAYOUTS
 
@@ -159,6 +160,8 @@ def build(
     count = known[0] if known else int(pairs.max()) + 1
     if count < 1:
         raise BadSample("the graph has no nodes")
+    check("nodes", count, "nodes")
+    check("edges", pairs.shape[1], "edges")
     outside = (pairs < 0) | (pairs >= count)
     if outside.any():
         a, b = pairs[:, outside.any(0)][:, 0]

@@ -7,7 +7,6 @@ the preprocessor, which keeps the file in memory, samples the subgraph.
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -16,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmssl.boundary import is_ours, reason, regular_file, within_places
 from mmssl.errors import BadSample, UserError, nearest
-from mmssl.modality.raw import numpy_said
+from mmssl.limits import check
+from mmssl.modality.raw import check_npy
 
 from .graph import Array, Graph, Rows, build
 from .networkx_files import ENDINGS, read_networkx
@@ -72,6 +73,9 @@ def load_store(path: str | Path, directed: bool, layout: str | None = None) -> S
     Raises BadSample when it cannot be read as a graph, OSError when it is not there.
     """
     path = Path(path)
+    within_places(path)
+    if not path.exists():
+        raise BadSample(f"no such file or folder: {path}")
     files = (tu_files(path) or list(_tables(path).values())) if path.is_dir() else [path]
     changed = tuple(file.stat().st_mtime_ns for file in files)
     return _load(str(path), changed, directed, layout)
@@ -84,10 +88,14 @@ def _load(path: str, changed: tuple[int, ...], directed: bool, layout: str | Non
         if where.is_dir():
             return _store(_read_folder(where), directed, "ends_first")
         if where.suffix.lower() in ENDINGS:
-            return _store(read_networkx(where), directed, "ends_first")
+            return _store(read_networkx(regular_file(where)), directed, "ends_first")
         return _store(_read_npz(where), directed, layout)
-    except (BadSample, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, KeyError) as error:
-        raise BadSample(f"{where.name}: {' '.join(str(error).split())}") from error
+    except UserError:
+        raise
+    except Exception as error:
+        if is_ours(error):
+            raise
+        raise BadSample(f"{where.name}: {reason(error)}") from error
 
 
 def _read_folder(folder: Path) -> dict[str, Array]:
@@ -95,19 +103,21 @@ def _read_folder(folder: Path) -> dict[str, Array]:
 
 
 def _read_npz(path: Path) -> dict[str, Array]:
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(regular_file(path)):
         raise BadSample(
             f"expected an .npz file with edge_index, {', '.join(ENDINGS)}, or a folder with the files edges and nodes "
             "(parquet or csv); save the graphs of other libraries as one of these"
         )
-    with np.load(path, allow_pickle=False) as file:
-        found = {}
-        for name in file.files:
-            try:
-                found[name] = file[name]
-            except ValueError as error:
-                raise BadSample(f"its array '{name}' cannot be read: {numpy_said(error)}") from error
-        return found
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        check("bytes", sum(member.file_size for member in archive.infolist()), "bytes unpacked")
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            with archive.open(member) as packed:
+                check_npy(packed, name)  # type: ignore[arg-type]
+            with archive.open(member) as packed:
+                found[name] = np.lib.format.read_array(packed, allow_pickle=False)
+    return found
 
 
 def _tables(folder: Path) -> dict[str, Path]:
@@ -183,9 +193,10 @@ def _store(arrays: dict[str, Array], directed: bool, layout: str | None) -> Stor
     count = int(arrays["num_nodes"]) if "num_nodes" in arrays else None
     of = arrays.get("graph_id", arrays.get("batch"))
     if of is not None:
-        count = len(of)
-        if (np.diff(of) < 0).any() or of[0] != 0:
+        count = len(of) if of.ndim == 1 else 0
+        if not count or of.dtype.kind not in "iu" or (np.diff(of) < 0).any() or of[0] != 0:
             raise BadSample("graph_id must number each node's graph from 0 on, nodes sorted by graph")
+        check("nodes", int(of[-1]) + 1, "graphs")
     labels = arrays.get("node_labels")
     graph = build(arrays["edge_index"], count, arrays.get("edge_weight"), x, labels, None, directed, layout)
     store = Store(graph, of)

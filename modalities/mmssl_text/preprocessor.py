@@ -148,6 +148,15 @@ class Preprocessor(base.Preprocessor[Tokens]):
         else:
             self._tokenizer = Pretrained(folder, self.config.special_tokens)
 
+    def restore(self, state: dict[str, object], folder: Path | None) -> None:
+        """As `base.Preprocessor.restore`; a tokenizer comes with the model's files alone, never from where it once was.
+
+        Raises UserError when the model lists no files.
+        """
+        if folder is None:
+            raise UserError("found no files of its tokenizer, expected those that were saved with it")
+        super().restore(state, folder)
+
     def files(self) -> list[str]:
         """Names of the tokenizer's files."""
         if not self.state and self.config.tokenizer is not None:

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from mmssl.boundary import regular_file, within_places
 from mmssl.errors import BadSample, UserError
-from mmssl.modality.pixels.decode import decode, from_array
-from mmssl.modality.raw import NPY_MAGIC, Array, as_array, is_blank, load_npy, unwrap
+from mmssl.limits import check
+from mmssl.modality.pixels.decode import decode, from_array, read_file
+from mmssl.modality.raw import FFMPEG, NPY_MAGIC, Array, as_array, is_blank, load_npy, unwrap
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -97,15 +99,16 @@ def read_clip(raw: object, wanted: Wanted) -> Clip | None:
     if isinstance(raw, (str, Path)):
         path = Path(raw)
         if path.is_dir():
+            within_places(path)
             return _from_pictures(_pictures(path), fps, wanted)
-        if not path.is_file():
+        if not path.exists():
             raise BadSample(f"cannot read file '{path}': no such file or folder")
-        if path.suffix.lower() == ".npy":
-            raw = path.read_bytes()
+        if regular_file(path).suffix.lower() == ".npy":
+            raw = read_file(path)
         elif not path.stat().st_size:
             raise BadSample("empty file (0 bytes)")
         else:
-            return _decoded(lambda: str(path), wanted)
+            return _decoded(lambda: str(path.absolute()), wanted)
     if isinstance(raw, (bytes, bytearray, memoryview)):
         data = bytes(raw)
         if not data:
@@ -233,11 +236,15 @@ def _listed(source: str | BinaryIO) -> bool:
 
 def _length(source: str | BinaryIO) -> tuple[float, float, bool]:
     """(duration in seconds, frames a second, whether the file says so of its pictures) without decoding."""
-    with _av().open(source) as container:
+    with _av().open(source, options=dict(FFMPEG)) as container:
         stream = _stream(container)
         if stream is None:
             raise BadSample("a file without pictures")
         rate = float(stream.average_rate or stream.guessed_rate or 25)
+        check("pixels", stream.width * stream.height, f"pixels a picture ({stream.width} x {stream.height})")
+        check("frames", stream.frames, "pictures")
+        if stream.duration and stream.time_base:
+            check("seconds", float(stream.duration * stream.time_base), "seconds of pictures")
         if stream.duration and stream.time_base:
             return float(stream.duration * stream.time_base), rate, True
         first, last, count = None, 0.0, 0
@@ -254,7 +261,7 @@ def _from_time(source: Callable[[], str | BinaryIO], start: float) -> Timed:
     """(seconds from the video's first picture, frame), from the picture shown at `start` or from an earlier one."""
     av = _av()
     if start > SEEK_FROM:
-        with av.open(source()) as container:
+        with av.open(source(), options=dict(FFMPEG)) as container:
             stream = _stream(container)
             assert stream is not None and stream.time_base is not None
             try:
@@ -269,7 +276,7 @@ def _from_time(source: Callable[[], str | BinaryIO], start: float) -> Timed:
                     yield head
                     yield from frames
                     return
-    with av.open(source()) as container:
+    with av.open(source(), options=dict(FFMPEG)) as container:
         stream = _stream(container)
         assert stream is not None
         yield from _timed(container, stream)
@@ -338,7 +345,13 @@ def _converter(channels: int | None) -> Callable[[VideoFrame], Array]:
     reformatter = VideoReformatter()
     kind = "gray" if channels == 1 else "rgb24"
 
+    taken = 0
+
     def convert(frame: VideoFrame) -> Array:
+        nonlocal taken
+        taken += frame.width * frame.height * (1 if channels == 1 else 3)
+        check("pixels", frame.width * frame.height, f"pixels a picture ({frame.width} x {frame.height})")
+        check("bytes", taken, "bytes of pictures")
         picture: Array = reformatter.reformat(frame, format=kind).to_ndarray()
         picture = picture[..., None] if picture.ndim == 2 else picture
         turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4

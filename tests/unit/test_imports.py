@@ -13,12 +13,15 @@ REPO = Path(__file__).resolve().parents[2]
 
 ROOMS = (
     "errors",
+    "provenance",
+    "boundary",
     "lazy",
     "files",
     "draws",
     "distributed",
     "patches",
     "options",
+    "limits",
     "losses",
     "masking",
     "modality",

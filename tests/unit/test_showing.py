@@ -19,12 +19,12 @@ from mmssl.cli import showing
 from mmssl.cli.completion import SCRIPTS, candidates
 from mmssl.errors import UserError
 from mmssl.modality import load_modality, modality_names, view_kinds
+from mmssl.modality.faults import TAKEN
 from mmssl.models.stock.formats import described, load_format
 from mmssl.objectives.base import load_objective
 from mmssl.objectives.options import objective_config, objective_names
 from mmssl.options import needs, option, plainyaml, strict
 from mmssl.options.describing import REQUIRED, options_of
-from mmssl.recipe.checks import TAKEN
 from mmssl.recipe.loading import load_recipe, recipe_names, recipe_path
 
 TOPICS = list(showing.all_options())

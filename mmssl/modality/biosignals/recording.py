@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ...boundary import regular_file
 from ...errors import BadSample
+from ...limits import check
 from ..raw import load_npy
 from .options import LAYOUTS
 
@@ -151,14 +153,15 @@ def _named(recording: Recording, names: Sequence[str] | None) -> Recording:
 def _from_file(path: Path, open_file: Open, unsaid: Unsaid) -> Recording:
     if path.suffix.lower() != ".npy":
         return open_file(path)
-    check_file(path)
-    return Recording.of(numbers(load_npy(path.read_bytes()), unsaid), None)
+    with check_file(path).open("rb") as file:
+        return Recording.of(numbers(load_npy(file), unsaid), None)
 
 
 def check_file(path: Path) -> Path:
     """`path`, which is a file that is not empty; else BadSample."""
-    if not path.is_file():
+    if not path.exists():
         raise BadSample(f"no such file: {path}")
+    regular_file(path)
     if not path.stat().st_size:
         raise BadSample(f"the file is empty (0 bytes): {path.name}")
     return path
@@ -208,6 +211,7 @@ def _from_file_mapping(raw: Mapping[str, object], open_file: Open, unsaid: Unsai
         copy = Path(folder) / path.name
         copy.write_bytes(content)
         recording = _from_file(copy, open_file, unsaid)
+        check("values", recording.count * recording.length, "samples of all channels")
         signal = recording.load(0, recording.length)  # while the file is there
     recording.load = lambda first, last: signal[:, first:last]
     return recording

@@ -7,10 +7,9 @@ orientation is applied, palettes are looked up, alpha is composited over a backg
 
 from __future__ import annotations
 
+import functools
 import io
-import struct
 import sys
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +18,9 @@ from typing import TYPE_CHECKING, TypeGuard
 import numpy as np
 import torch
 
+from ...boundary import is_ours, regular_file
 from ...errors import BadSample, UserError, one_line
+from ...limits import check
 from ..raw import NPY_MAGIC, Array, as_array, is_blank, load_npy, single, unwrap
 
 if TYPE_CHECKING:
@@ -32,18 +33,14 @@ EXIF_ORIENTATION = 0x0112
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """ITU-R 601 weights, as Pillow's convert("L") has them."""
 
-# What Pillow's decoders are known to raise on damaged files, besides OSError.
-DECODER_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    LookupError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
+FORMATS = frozenset(
+    "AVIF BLP BMP CUR DCX DDS DIB FITS FLI FTEX GIF ICNS ICO IM JPEG JPEG2000 MSP PCD PCX PIXAR PNG PPM PSD QOI SGI "
+    "SPIDER SUN TGA TIFF WEBP XBM XPM".split()
 )
+"""Pillow's formats that hold pixels. Not those that it hands to other programs (EPS to Ghostscript), and no films,
+archives or formats that it only knows the names of."""
+STRIP = 1 << 22
+"""Pixels that are composited at a time: of a picture of 80 million all at once would take gigabytes."""
 
 
 def pillow() -> ModuleType:
@@ -55,6 +52,14 @@ def pillow() -> ModuleType:
             f"images are decoded with Pillow, which is not installed ({error}): pip install pillow"
         ) from error
     return Image
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow has."""
+    module = pillow()
+    module.init()
+    return tuple(name for name in module.OPEN if name in FORMATS)
 
 
 def decode(
@@ -82,7 +87,7 @@ def decode(
     if is_blank(raw):
         return None
     if isinstance(raw, (str, Path)):
-        raw = _read_file(Path(raw))
+        raw = read_file(Path(raw))
     if isinstance(raw, (bytes, bytearray, memoryview)):
         return _from_bytes(bytes(raw), background, channels, layout)
     if isinstance(raw, (torch.Tensor, np.ndarray, list, tuple)):
@@ -92,10 +97,15 @@ def decode(
     raise BadSample(f"expected an image (bytes, path, PIL image or array), found {type(raw).__name__}")
 
 
-def _read_file(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """The content of a file that a sample names; BadSample where it is none, or too large."""
+    file = regular_file(path)
+    check("bytes", file.stat().st_size, "bytes")
     try:
-        return path.read_bytes()
+        return file.read_bytes()
     except OSError as error:
+        if is_ours(error):
+            raise
         raise BadSample(f"cannot read file '{one_line(path, 120)}': {error.strerror or error}") from error
 
 
@@ -109,15 +119,18 @@ def _from_bytes(data: bytes, background: Sequence[int], channels: int | None, la
 
 def _guarded(decoder: Callable[[], Array]) -> Array:
     """Run a Pillow decoder; whatever it raises on damaged data becomes BadSample with the reason kept."""
-    image_module = pillow()
+    module = pillow()
+    theirs, module.MAX_IMAGE_PIXELS = module.MAX_IMAGE_PIXELS, None  # large pictures have their own limit here
     try:
         return decoder()
     except BadSample:
         raise
-    except image_module.DecompressionBombError as error:
-        raise BadSample(str(error)) from error
-    except DECODER_ERRORS as error:
-        raise BadSample(f"cannot decode image: {error or type(error).__name__}") from error
+    except Exception as error:
+        if is_ours(error):
+            raise
+        raise BadSample(f"cannot decode image: {one_line(error)}") from error
+    finally:
+        module.MAX_IMAGE_PIXELS = theirs
 
 
 # ----------------------------------------------------------------------------------------------------------- Pillow
@@ -126,9 +139,10 @@ def _guarded(decoder: Callable[[], Array]) -> Array:
 def _open_with_pillow(data: bytes, background: Sequence[int]) -> Array:
     image_module = pillow()
     try:
-        image = image_module.open(io.BytesIO(data))
+        image = image_module.open(io.BytesIO(data), formats=_formats())
     except image_module.UnidentifiedImageError as error:
         raise BadSample(f"not an image file that Pillow knows ({len(data)} bytes)") from error
+    check("pixels", image.width * image.height, f"pixels ({image.width} x {image.height})")
     if _is_deep_colour(image, data):
         return _finish(_decode_deep_colour(data), background)
     return _from_pillow(image, background)
@@ -142,8 +156,10 @@ def _from_pillow(image: Image, background: Sequence[int]) -> Array:
     from PIL import ImageOps
 
     from_netpbm = image.format == "PPM"  # exif_transpose makes a copy without a format
+    check("pixels", image.width * image.height, f"pixels ({image.width} x {image.height})")
     image.load()
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(EXIF_ORIENTATION, 1) != 1:  # which makes a copy in any case
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         array = np.asarray(image)
         return _finish(array.astype(np.uint16), background)
@@ -158,7 +174,22 @@ def _from_pillow(image: Image, background: Sequence[int]) -> Array:
         image = image.convert("L")
     elif image.mode not in ("L", "RGB"):  # palette, CMYK, YCbCr, HSV, RGBX
         image = image.convert("RGB")
+    if image.mode in ("LA", "RGBA") and image.width * image.height > STRIP:
+        return _in_strips(image, background)
     return _finish(np.asarray(image), background)
+
+
+def _in_strips(image: Image, background: Sequence[int]) -> Array:
+    """`_finish` of a large picture with alpha, some rows at a time."""
+    rows = max(1, STRIP // image.width)
+    out: Array | None = None
+    for top in range(0, image.height, rows):
+        part = _finish(np.asarray(image.crop((0, top, image.width, min(top + rows, image.height)))), background)
+        if out is None:
+            out = np.empty((image.height, *part.shape[1:]), part.dtype)
+        out[top : top + len(part)] = part
+    assert out is not None  # a picture has a row
+    return out
 
 
 # ------------------------------------------------------------------------------------------------- 16 bits a channel
@@ -180,14 +211,16 @@ def _decode_deep_colour(data: bytes) -> Array:
     Pillow keeps the high byte of each number; told that the byte order is the other one, it keeps the low byte. Two
     readings give all 16 bits. Grey + alpha is read once, as if its four bytes were RGBA.
     """
-    image = pillow().open(io.BytesIO(data))
+    image = pillow().open(io.BytesIO(data), formats=_formats())
     modes = {_raw_mode(tile) for tile in image.tile}
     if modes == {"LA;16B"}:
         bytes_ = np.asarray(_as_if(image, lambda mode: "RGBA")).astype(np.uint16)
         array = (bytes_[..., 0::2] << 8) | bytes_[..., 1::2]
     elif all(mode in ("RGB;16B", "RGBA;16B", "RGB;16L", "RGBA;16L", "RGB;16N", "RGBA;16N") for mode in modes):
         other = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}  # "N": the machine's own order
-        low = np.asarray(_as_if(pillow().open(io.BytesIO(data)), lambda mode: mode[:-1] + other[mode[-1]]))
+        low = np.asarray(
+            _as_if(pillow().open(io.BytesIO(data), formats=_formats()), lambda mode: mode[:-1] + other[mode[-1]])
+        )
         array = (np.asarray(image).astype(np.uint16) << 8) | low
     else:
         found = ", ".join(sorted(modes))
@@ -278,9 +311,14 @@ def _composite(array: Array, background: Sequence[int]) -> Array:
     Grey over a coloured background becomes colour.
     """
     top = float(np.iinfo(array.dtype).max)
-    alpha = array[..., -1:].astype(np.float64) / top
     behind = np.asarray(background if len(set(background)) > 1 else background[:1], dtype=np.float64) * (top / 255)
-    out: Array = np.rint(array[..., :-1] * alpha + behind * (1 - alpha)).astype(array.dtype)
+    height, width, channels = array.shape
+    out = np.empty((height, width, max(channels - 1, len(behind))), array.dtype)
+    rows = max(1, STRIP // width)
+    for first in range(0, height, rows):
+        part = array[first : first + rows]
+        alpha = part[..., -1:].astype(np.float64) / top
+        out[first : first + rows] = np.rint(part[..., :-1] * alpha + behind * (1 - alpha))
     return out
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ...boundary import inside
 from ...errors import UserError
 from ...modality import load_modality
 from ...options.schema import build
@@ -41,7 +42,8 @@ def open_stock(path: str) -> tuple[MMSSLModel, MMSSLProcessor]:
     """The model and processor of a stock folder or id. UserError when it is of no kind that mmssl has a modality for,
     or lacks what prepares its samples."""
     modules = _modules(path)
-    origin = path if not modules else str(Path(path) / modules[0]["path"])
+    first = modules[0]["path"] if modules else ""
+    origin = str(inside(Path(path), first, f"{path}: its modules.json")) if first else path
     config = stock_config(origin)
     if config is None:
         raise UserError(f"{path}: its config.json cannot be read as one of transformers")
@@ -178,6 +180,8 @@ def _modules(path: str) -> list[dict[str, Any]]:
             module["options"] = json.loads(options.read_text()) if options is not None else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: its modules.json cannot be read ({error})") from error
+    if not found:
+        raise UserError(f"{path}: its modules.json names no module, expected Transformer first")
     for module in found:
         options = module["options"]
         identity = str(options.get("activation_function", "Identity")).endswith("Identity")

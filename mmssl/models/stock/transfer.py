@@ -13,10 +13,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ...errors import UserError, one_line
+from ...boundary import reading_of
+from ...errors import UserError
 from ..saving import no_progress_bars
 from ..trunk import Block
 
@@ -159,13 +159,9 @@ def pretrained(cls: Any, origin: str, ignore: Sequence[str], **options: Any) -> 
 
     ignore: beginnings of what may be missing: heads that we do not take.
     """
-    try:
-        with no_progress_bars(), _quiet():
-            options |= {"dtype": torch.float32, "use_safetensors": True}
-            model, info = cls.from_pretrained(origin, output_loading_info=True, **options)
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        reason = one_line(error)
-        raise UserError(f"model.towers: from '{origin}': its weights cannot be read ({reason})") from error
+    with reading_of(f"model.towers: from '{origin}': its weights cannot be read"), no_progress_bars(), _quiet():
+        options |= {"dtype": torch.float32, "use_safetensors": True}
+        model, info = cls.from_pretrained(origin, output_loading_info=True, **options)
     missing = sorted(k for k in info["missing_keys"] if not k.startswith(tuple(ignore) or ("\0",)))
     if missing:
         raise UserError(

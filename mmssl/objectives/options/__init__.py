@@ -16,6 +16,7 @@ from typing import ClassVar
 
 from ...errors import UserError, unknown
 from ...options import Needs, needs, option, strict
+from ...provenance import by_user
 
 
 @strict
@@ -90,7 +91,7 @@ def objective_config(name: str) -> type[ObjectiveConfig]:
     if "." not in name:
         module_name = f"{__name__}.{name}"
     try:
-        return importlib.import_module(module_name).Config
+        return (by_user(module_name) if "." in name else importlib.import_module(module_name)).Config
     except ModuleNotFoundError as error:
         raise UserError(f"objective '{name}': {error}") from None
     except AttributeError:

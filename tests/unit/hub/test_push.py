@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from toys.hub_server import Hub
 from mmssl.cli import main
 from mmssl.errors import UserError
 from mmssl.hub.push import check_repo_id, local_folder, publishable
+from mmssl.models.loader import LOADER_SOURCE, write_loader
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import load_model, save_model
 
@@ -132,8 +134,11 @@ def test_not_a_model_folder(tmp_path: Path) -> None:
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mmssl"}))
+    part = {"type": "text", "config": {}, "state": {}, "files": ["text/spiece.model"]}
+    (tmp_path / "processor_config.json").write_text(json.dumps({"modalities": {"text": part}}))
     save_file({"w": torch.zeros(2)}, tmp_path / "model.safetensors")
-    (tmp_path / "README.md").write_text("# a card\n")
+    (tmp_path / "README.md").write_text("# a card\n\n![loss](training.png)\n")
+    write_loader(tmp_path)
     return tmp_path
 
 
@@ -142,7 +147,162 @@ def test_what_is_published(small: Path) -> None:
     (small / ".cache" / "huggingface" / "x.lock").write_text("")
     (small / "text").mkdir()
     (small / "text" / "spiece.model").write_bytes(b"\x00pieces")
-    assert publishable(small) == ["README.md", "config.json", "model.safetensors", "text/spiece.model"]
+    (small / "training.png").write_bytes(picture(b"Software", b"Matplotlib"))
+    assert publishable(small) == [
+        "README.md",
+        "config.json",
+        "mmssl_loader.py",
+        "model.safetensors",
+        "processor_config.json",
+        "text/spiece.model",
+        "training.png",
+    ]
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+def picture(key: bytes, text: bytes, kind: bytes = b"tEXt", behind: bytes = b"") -> bytes:
+    """A PNG of one pixel with a text in it."""
+    head = chunk(b"IHDR", b"\0\0\0\1\0\0\0\1\x08\0\0\0\0") + chunk(b"IDAT", zlib.compress(b"\0\0"))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(kind, key + b"\0" + text) + chunk(b"IEND", b"") + behind
+
+
+TOKEN = b"hf_" + b"a" * 34
+SECRETS = {
+    "Hugging Face": TOKEN.decode(),
+    "GitHub": "github_pat_" + "1A" * 20,
+    "GitHub, older": "ghp_" + "aB3" * 12,
+    "Google": "AIza" + "Sy1_" * 8 + "abc",
+    "Slack": "xoxb-" + "123456789012-" + "abcdefGHIJ",
+    "GitLab": "glpat-" + "aB1_" * 5,
+    "AWS": "AKIA" + "ABCD1234" * 2,
+    "AWS, for a time": "ASIA" + "ABCD1234" * 2,
+    "JWT": "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0In0." + "c2lnbmF0dXJlLXg",
+    "address": "https://jo:" + "pass1word@host.example/data",
+    "query": "https://host.example/x?access_" + "token=0123456789",
+    "key": "-----BEGIN RSA " + "PRIVATE KEY-----",
+    "PyPI": "pypi-" + "AgEIcHlwaS5vcmc" + "A" * 80,
+    "Stripe": "sk_live_" + "a1" * 12,
+    "npm": "//registry.npmjs.org/:_authToken=npm_" + "a1B2" * 9,
+}
+PLACES = {
+    "home": OTHER + "/patients",
+    "scratch": "/scratch/" + "somebody/x",
+    "wsl": "/mnt/c/Users/" + "somebody/x",
+    "data disk": "/data1/home/" + "somebody/x",
+    "mac": "/Users/" + "somebody/x",
+    "windows": "C:\\Users\\" + "somebody\\x",
+    "address": "file:///home/" + "somebody/x",
+    "root": "/root/" + ".cache",
+}
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize("place", ["README.md", "config.json", "text/spiece.model", "training.png", "packed.png"])
+def test_secrets_are_found_in_every_kind_of_file(small: Path, name: str, place: str) -> None:
+    text = SECRETS[name].encode()
+    file = small / place.replace("packed", "training")
+    file.parent.mkdir(exist_ok=True)
+    contents = {
+        "README.md": b"# a card\n![loss](training.png)\nsee " + text + b" for more\n",
+        "config.json": json.dumps({"model_type": "mmssl", "x": text.decode()}).encode(),
+        "text/spiece.model": b"\x00\x01" + text + b"\x00",
+        "training.png": picture(b"Comment", text),
+        "packed.png": picture(b"Comment", b"\0" + zlib.compress(text), b"zTXt"),
+    }
+    file.write_bytes(contents[place])
+    with pytest.raises(UserError, match=f"push: {file.relative_to(small)}: holds") as caught:
+        publishable(small)
+    assert text.decode() not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_places_that_name_people_are_found(small: Path, name: str) -> None:
+    (small / "README.md").write_text(f"trained on {PLACES[name]} with care")
+    with pytest.raises(UserError, match=r"README.md: holds a path of this machine"):
+        publishable(small)
+
+
+def test_what_is_no_secret_and_no_place(small: Path) -> None:
+    (small / "README.md").write_text(
+        "see https://host.example/home/page and https://huggingface.co/me/x?library=mmssl, a ratio of 3:4@2, "
+        "the file data/home/x, token=null, sk-learn, /usr/share/x\n"
+    )
+    assert "README.md" in publishable(small)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (picture(b"a", b"b", b"eXIf"), "holds the chunk eXIf"),
+        (picture(b"a", b"b", behind=b"PK rows"), "holds 7 bytes behind its end"),
+        (picture(b"a", b"\0" + zlib.compress(b"0" * (2 << 20)), b"zTXt"), "holds a text of more than a megabyte"),
+        (b"id,name\n1,jo\n", "is no PNG picture"),
+    ],
+)
+def test_a_picture_is_no_more_than_that(small: Path, content: bytes, words: str) -> None:
+    (small / "training.png").write_bytes(content)
+    with pytest.raises(UserError, match=f"training.png: {words}"):
+        publishable(small)
+
+
+@pytest.mark.parametrize(
+    "name", ["rows.json", "text/rows.json", "notes.txt", "patients.png", "text/notes.txt", "config.yaml", "more.onnx"]
+)
+def test_what_no_folder_of_the_kind_holds(small: Path, name: str) -> None:
+    (small / "text").mkdir(exist_ok=True)
+    (small / name).write_bytes(picture(b"a", b"b") if name.endswith("png") else b"[1]")
+    with pytest.raises(UserError, match=f"push: {name}: does not belong"):
+        publishable(small)
+
+
+@pytest.mark.parametrize("name", ["README.md", "processor_config.json", "mmssl_loader.py"])
+def test_a_folder_that_is_no_whole_model(small: Path, name: str) -> None:
+    (small / name).unlink()
+    with pytest.raises(UserError, match=f"has no {name}, expected a whole model"):
+        publishable(small)
+
+
+def test_a_loader_that_is_not_ours(small: Path) -> None:
+    with (small / "mmssl_loader.py").open("a") as file:
+        file.write("\n")
+    with pytest.raises(UserError, match=r"mmssl_loader.py: it is not mmssl's own"):
+        publishable(small)
+
+
+def test_weights_of_two_saves(small: Path) -> None:
+    save_file({"w": torch.zeros(2)}, small / "model-00001-of-00002.safetensors")
+    index = {"weight_map": {"w": "model-00002-of-00002.safetensors"}}
+    (small / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError) as caught:
+        publishable(small)
+    said = str(caught.value)
+    assert "model.safetensors: it lies beside the shards" in said
+    assert "model-00002-of-00002.safetensors: model.safetensors.index.json names it, but it is not there" in said
+    assert "model-00001-of-00002.safetensors: model.safetensors.index.json does not name it" in said
+
+
+def test_saved_again_in_shards_and_back(folder: Path, tmp_path: Path) -> None:
+    model, processor = load_model(folder)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    target = tmp_path / "again"
+    for size, whole in (("1GB", True), ("5KB", False), ("1GB", True)):
+        for value in model.parameters():
+            value.data.add_(1)
+        model.save_pretrained(target, max_shard_size=size)
+        processor.save_pretrained(target)
+        assert (target / "model.safetensors").is_file() is whole
+        assert bool(list(target.glob("model-*.safetensors"))) is not whole
+        assert (target / "mmssl_loader.py").read_text() == LOADER_SOURCE
+        found = load_model(target)[0].state_dict()
+        assert all(torch.equal(found[name], value) for name, value in model.state_dict().items())
+    assert any(not torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    save_file({"w": torch.zeros(2)}, target / "model-00001-of-00001.safetensors")
+    (target / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(UserError, match="one is left from before"):
+        load_model(target)
 
 
 @pytest.mark.parametrize(
@@ -155,11 +315,11 @@ def test_what_is_published(small: Path) -> None:
         ("train.py", b"print()", "does not belong to a model"),
         ("optimizer.pt", b"", "expected weights as safetensors"),
         (".env", b"HF_TOKEN=x", "does not belong to a model"),
-        ("notes.md", b"login with hf_" + b"a" * 34, "holds a Hugging Face token"),
-        ("notes.txt", b"-----BEGIN RSA PRIVATE KEY-----", "holds a private key"),
-        ("other.json", json.dumps({"data": OTHER + "/patients"}).encode(), "holds a path of this machine"),
-        ("other.yaml", b"path: C:\\Users\\jo\\data", "holds a path of this machine"),
-        ("other.safetensors", b"\xff" * 20, "no safetensors file"),
+        ("README.md", b"login with hf_" + b"a" * 34, "holds a Hugging Face token"),
+        ("LICENSE.txt", b"-----BEGIN RSA PRIVATE KEY-----", "holds a private key"),
+        ("reproduction.json", json.dumps({"data": OTHER + "/patients"}).encode(), "holds a path of this machine"),
+        ("NOTICE", b"path: C:\\Users\\jo\\data", "holds a path of this machine"),
+        ("head.safetensors", b"\xff" * 20, "no safetensors file"),
     ],
 )
 def test_what_is_refused_by_name(small: Path, name: str, content: bytes, words: str) -> None:
@@ -184,6 +344,6 @@ def test_no_weights(small: Path) -> None:
 
 
 def test_a_link_is_refused(small: Path) -> None:
-    (small / "more.json").symlink_to(small / "config.json")
+    (small / "LICENSE").symlink_to(small / "config.json")
     with pytest.raises(UserError, match="a link"):
         publishable(small)

@@ -49,6 +49,8 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     tuned.image_base(folder / "base" / "model")
     tuned.image_base(folder / "other" / "model", seed=5)
+    for name in ("base", "other"):
+        (folder / name / "model" / "README.md").write_text("# a toy\n")
     train = {"steps": 6, "batch_size": 16, "lr": 0.05}
     finetune(
         folder / "base",
@@ -149,6 +151,6 @@ def test_damaged_files_are_said_in_one_line(
     shutil.copytree(adapter, folder)
     (folder / name).write_text("---\nlicense: [mit\n---\n")
     monkeypatch.setattr("mmssl.hub.staging.load_base", lambda *_: None)
-    with pytest.raises(UserError, match=f"push: {name}") as caught:
+    with pytest.raises(UserError, match=name) as caught:
         stage_adapter(folder, tmp_path / "copy", "me/base")
     assert "\n" not in str(caught.value)

@@ -233,5 +233,5 @@ def test_a_stock_model_is_named(tmp_path):
 
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     BertModel(BertConfig(vocab_size=8, **sizes)).save_pretrained(tmp_path)
-    with pytest.raises(mmssl.errors.UserError, match="holds a BertModel, expected a model trained by mmssl"):
+    with pytest.raises(mmssl.errors.UserError, match="holds a model of type 'bert', expected a model trained by mmssl"):
         load_model(tmp_path)

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ....errors import UserError, one_line
+from ....boundary import reading_of
+from ....errors import UserError
 from .. import images, transfer
 from ..contract import Format, Options, Reader
 from ..exportable import Branch, Exportable
@@ -162,11 +163,10 @@ def _model(origin: str) -> Any:
     name = origin.partition(":")[2]
     if not Path(name).is_dir():
         raise UserError(f"model.towers: from '{origin}': expected timm: and a folder with config.json and weights")
-    try:
+    if not (Path(name) / "model.safetensors").is_file():  # timm would go on to pickled weights
+        raise UserError(f"model.towers: from '{origin}': found no model.safetensors in it")
+    with reading_of(f"model.towers: from '{origin}': timm cannot load it"):
         model = timm.create_model(f"local-dir:{name}", pretrained=True)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        reason = one_line(error)
-        raise UserError(f"model.towers: from '{origin}': timm cannot load it ({reason})") from error
     if type(model) is not VisionTransformer or not hasattr(model, "pos_embed"):
         raise UserError(f"model.towers: from '{origin}': found a {type(model).__name__}, expected a VisionTransformer")
     return model
