@@ -116,7 +116,7 @@ def load(part: Branch, origin: str) -> None:
     import transformers
     from transformers import AutoConfig
 
-    registers = AutoConfig.from_pretrained(origin).model_type == "dinov2_with_registers"
+    registers = AutoConfig.from_pretrained(origin, trust_remote_code=False).model_type == "dinov2_with_registers"
     cls = transformers.Dinov2WithRegistersModel if registers else transformers.Dinov2Model
     fill(part, transfer.pretrained(cls, origin, ignore=()), out=False)
 
