@@ -25,7 +25,7 @@ def test_write_embeddings(tmp_path: Path, streaming: bool) -> None:
     path = tmp_path / "new" / "out.parquet"
     columns = {"point": "point", "text": "text"}
     summary = write_embeddings(ByHand(True), READERS, data, columns, path, batch_size=3)
-    assert summary["rows"] == 4 and summary["present"] == {"point": 2, "text": 2} and len(summary["bad"]) == 1
+    assert summary["rows"] == 4 and summary["present"] == {"point": 2, "text": 3} and len(summary["bad"]) == 1
     out = pq.read_table(path)
     assert out.column_names == ["row", "id", "point_embedding", "point_present", "text_embedding", "text_present"]
     assert out.schema.field("point_embedding").type == pa.list_(pa.float32(), 4)
@@ -34,6 +34,10 @@ def test_write_embeddings(tmp_path: Path, streaming: bool) -> None:
     assert rows[0]["point_embedding"] == pytest.approx([0.2, 0.4, 0.4, 0.8])
     assert [r["point_present"] for r in rows] == [True, False, False, True] and rows[1]["point_embedding"] is None
     assert rows[3]["point_embedding"] == [0, 0, 0, 1] and rows[3]["text_embedding"] is None
+    assert rows[2]["text_embedding"] is not None, "a broken point costs itself"
+    whole = write_embeddings(ByHand(True), READERS, data, columns, path, batch_size=3, broken="row")
+    assert whole["present"] == {"point": 2, "text": 2} and len(whole["bad"]) == 1
+    assert [r["text_present"] for r in pq.read_table(path).to_pylist()] == [True, True, False, False]
     write_embeddings(ByHand(True), READERS, data, {"point": "point"}, path, pooled=True)
     assert pq.read_table(path)["point_embedding"][0].as_py() == points[0]
 
