@@ -144,7 +144,7 @@ def test_the_plain_save_pretrained_copies_no_sources_either(run, tmp_path, monke
         monkeypatch.setattr(cls, "_auto_class", None)
         cls.register_for_auto_class()  # what loading with trust_remote_code does
     run.model.save_pretrained(tmp_path)
-    assert files(tmp_path) == {"config.json", "model.safetensors"}
+    assert files(tmp_path) == {"config.json", "model.safetensors", "mmssl_loader.py"}
 
 
 # -------------------------------------------------------------------------------------------------------- processor
