@@ -20,7 +20,8 @@ Array = np.ndarray[Any, Any]
 NPY_MAGIC = b"\x93NUMPY"
 FFMPEG = {
     "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,asf,ogg,nut,mxf,ivf,"
-    "gif,apng,h264,hevc,av1,obu,m4v,mjpeg,dv,yuv4mpegpipe,rm,wtv,wav,mp3,flac,aac,aiff",
+    "gif,apng,h264,hevc,av1,obu,m4v,mjpeg,dv,yuv4mpegpipe,rm,wtv,wav,mp3,flac,aac,aiff,ac3,eac3,amr,tta,wv,ape,"
+    "caf,w64,au,voc,dts,truehd,oma,tak,mpc,mpc8,dsf",
     "protocol_whitelist": "file",
 }
 """Options for `av.open`: containers that hold what they play. Playlists, session descriptions and lists of files name

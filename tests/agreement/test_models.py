@@ -40,6 +40,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     processor = {"image_mean": [0.5], "image_std": [0.5], "size": {"height": 8, "width": 8}, "do_resize": True}
     processor |= {"image_processor_type": "ViTImageProcessor", "resample": 2, "do_rescale": True, "do_normalize": True}
     (place / "stock" / "preprocessor_config.json").write_text(json.dumps(processor))
+    for folder in (model, place / "stock"):  # nothing without a card is published
+        (folder / "README.md").write_text("# A toy\n")
     out = {name: place / name for name in ("run", "adapter", "task", "export", "stock")}
     return {"model": model, "run-model": run / "model", **out}
 

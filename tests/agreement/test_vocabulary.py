@@ -84,7 +84,7 @@ def test_what_two_commands_have_in_common_is_said_in_the_same_words() -> None:
     assert not {name: words for name, words in said.items() if len(words) > 1}
 
 
-@pytest.mark.parametrize("word", ["shuffle_buffer=9", "max_bad=1", "fit_samples=9", "source=me", "license=mit"])
+@pytest.mark.parametrize("word", ["shuffle_buffer=9", "fit_samples=9", "source=me", "license=mit"])
 def test_embed_refuses_what_it_does_nothing_with(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["embed", "m", "--data", "d", "--output", "o", word]) == 2
     said = runs.errors(capsys.readouterr().err)

@@ -98,7 +98,7 @@ def _ecg(rng: np.random.Generator) -> list[Any]:
 
 def _graphs(rng: np.random.Generator) -> list[Any]:
     out = []
-    for nodes, edges in ((7, 9), (1, 0), (12, 30), (4, 2), (5, 4)):
+    for nodes, edges in ((7, 9), (1, 0), (12, 30), (4, 3), (5, 4)):
         ends = rng.integers(0, nodes, (2, edges))
         out.append({"edge_index": ends.tolist(), "x": rng.normal(size=(nodes, 3)).tolist(), "num_nodes": nodes})
     return out

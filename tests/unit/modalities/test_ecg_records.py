@@ -126,7 +126,7 @@ def test_checksums_that_are_not_right(tmp_path: Path, said: list[int]) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("ms/2 2 500 10000\na 5000\n../b 5000\n", "no readable WFDB header"),
+        ("ms/2 2 500 10000\na 5000\n../b 5000\n", "names the file '../b', expected one beside it"),
         ("ms/2 2 250 10000\na 5000\na 5000\n", "500 frames a second, not 250"),
         ("ms/2 2 500 9000\na 5000\na 5000\n", "10000 samples, expected 9000"),
         ("ms/2 2 500 10000\na 5000\ngone 5000\n", "no such file"),
