@@ -8,12 +8,13 @@ import lzma
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from mmssl.boundary import inside, read_json_object, reading_of
 from mmssl.errors import UserError
 from mmssl.limits import current
 
-OPEN = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+OPEN: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 PACKED = (*OPEN, ".zip")
 MOST_RATIO = 100
 """Tables of text get 5 to 20 times larger when they are unpacked, bombs a thousand times."""

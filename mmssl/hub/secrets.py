@@ -35,8 +35,8 @@ MOST_TEXT = 1 << 20
 
 def findings(text: str) -> Iterator[str]:
     """What of a text must not be published, in words; each kind once."""
-    for what, pattern in TOKENS.items():
-        if re.search(pattern, text):
+    for what, form in TOKENS.items():
+        if re.search(form, text):
             yield f"holds {what}; take it out"
     if re.search(URL_SECRET, text):
         yield "holds a password or a token in an address; take it out"
@@ -46,10 +46,11 @@ def findings(text: str) -> Iterator[str]:
             if detector.secret_type not in told and any(detector.analyze_string(line)):
                 told.add(detector.secret_type)
                 yield f"holds what looks like a secret ({detector.secret_type}); take it out"
-    for pattern in (*_own_paths(), PERSONAL):
-        found = re.search(pattern, text)
-        if found:
-            yield f"holds a path of this machine ('{found[0]:.60}...'); take it out"
+    patterns: list[Any] = [*_own_paths(), PERSONAL]
+    for pattern in patterns:
+        place = re.search(pattern, text)
+        if place:
+            yield f"holds a path of this machine ('{place[0]:.60}...'); take it out"
             break
 
 
@@ -57,7 +58,7 @@ def findings(text: str) -> Iterator[str]:
 def _detectors() -> tuple[Any, ...]:
     from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
 
-    classes = get_mapping_from_secret_type_to_class().values()
+    classes: Any = get_mapping_from_secret_type_to_class().values()
     return tuple(cls() for cls in classes if cls.__name__ not in GUESSING)
 
 

@@ -36,7 +36,12 @@ def main() -> int:
     scratch = Path(tempfile.mkdtemp(prefix="mmssl-fuzz-"))
     try:
         started = time.monotonic()
-        counts, faults = run(chunks, scratch, args.processes)
+
+        def report(counts: dict[str, Any]) -> None:
+            if args.table is not None:
+                args.table.write_text(table(counts, time.monotonic() - started) + "\n")
+
+        counts, faults = run(chunks, scratch, args.processes, report)
         text = table(counts, time.monotonic() - started)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

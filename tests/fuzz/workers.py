@@ -9,13 +9,14 @@ import shutil
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .running import Outcome, quiet, try_variant
 
-PATIENCE = 90.0
-"""Seconds without an answer after which a process is ended: those in which it starts among them."""
+PATIENCE, START = 90.0, 900.0
+"""Seconds without an answer after which a process is ended, and those that it has to start in."""
 
 
 def work(tasks: Any, answers: Any, folder: str) -> None:
@@ -27,6 +28,7 @@ def work(tasks: Any, answers: Any, folder: str) -> None:
 
     torch.set_num_threads(1)
     quiet()
+    answers.put(("ready",))
     while (task := tasks.get()) is not None:
         format, first, count = task
         for seed in range(first, first + count):
@@ -46,6 +48,8 @@ class Worker:
         folder.mkdir(parents=True)
         self.process = context.Process(target=work, args=(self.tasks, self.answers, str(folder)), daemon=True)
         self.process.start()
+        self.task: Any = None
+        self.patience = START
         self.at: tuple[str, int, int] | None = None
         self.heard, self.idle = time.monotonic(), True
 
@@ -54,8 +58,10 @@ class Worker:
         self.process.join()
 
 
-def run(chunks: list[Any], scratch: Path, processes: int) -> tuple[dict[str, Any], list[Any]]:
-    """(format -> counts, faults) of all variants."""
+def run(
+    chunks: list[Any], scratch: Path, processes: int, report: Callable[[dict[str, Any]], None]
+) -> tuple[dict[str, Any], list[Any]]:
+    """(format -> counts, faults) of all variants; `report` gets the counts so far."""
     counts: dict[str, Any] = defaultdict(lambda: {"read": 0, "refused": 0, "fault": 0, "slowest": 0.0})
     faults: list[Any] = []
     waiting = list(reversed(chunks))
@@ -70,25 +76,30 @@ def run(chunks: list[Any], scratch: Path, processes: int) -> tuple[dict[str, Any
     while waiting or any(not worker.idle for worker in workers):
         for number, worker in enumerate(workers):
             if worker.idle and waiting:
-                worker.tasks.put(waiting.pop())
+                worker.task = waiting.pop()
+                worker.tasks.put(worker.task)
                 worker.idle, worker.heard = False, time.monotonic()
             try:
                 while True:
                     kind, *rest = worker.answers.get(timeout=0.02)
                     worker.heard = time.monotonic()
+                    worker.patience = PATIENCE
                     if kind == "begin":
                         worker.at = (rest[0], rest[1], rest[2])
                     elif kind == "end":
                         note(rest[0])
                         worker.at = None
-                    else:
+                    elif kind == "chunk":
                         worker.idle = True
+                        report(counts)
             except queue.Empty:
                 pass
-            lost = not worker.idle and time.monotonic() - worker.heard > PATIENCE
+            lost = not worker.idle and time.monotonic() - worker.heard > worker.patience
             if not worker.idle and (lost or not worker.process.is_alive()):
                 worker.end()
-                if worker.at is not None:
+                if worker.at is None:  # it had not begun
+                    waiting.append(worker.task)
+                else:
                     format, seed, end = worker.at
                     note(Outcome(format, seed, "fault", "no answer" if lost else f"died ({worker.process.exitcode})"))
                     if seed + 1 < end:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import torch
@@ -119,7 +119,7 @@ def _from_bytes(data: bytes, background: Sequence[int], channels: int | None, la
 
 def _guarded(decoder: Callable[[], Array]) -> Array:
     """Run a Pillow decoder; whatever it raises on damaged data becomes BadSample with the reason kept."""
-    module = pillow()
+    module: Any = pillow()
     theirs, module.MAX_IMAGE_PIXELS = module.MAX_IMAGE_PIXELS, None  # large pictures have their own limit here
     try:
         return decoder()
