@@ -23,6 +23,7 @@ TUNED = (
     rf"adapter_config\.json|adapter_model\.safetensors|{ADAPTER}|processor_config\.json|reproduction\.json|{TASK}|"
     rf"{HEAD}|{LOADER}\.py"
 )
+PEFT = r"adapter_config\.json|adapter_model\.safetensors"
 STOCK = (
     rf"{WEIGHTS}|{TOKENIZER}|config\.json|processor_config\.json|preprocessor_config\.json|generation_config\.json|"
     r"video_preprocessor_config\.json|mmssl_export\.json|[\w-]+\.onnx|[\w-]+\.onnx\.data|open_clip_config\.json|"
@@ -33,9 +34,12 @@ PICTURES = (".png", ".svg")
 
 
 def kind_of_folder(folder: Path) -> str:
-    """What it holds: "model" or "adapter" (of mmssl's), or "other": what stock classes and other libraries load."""
-    if (folder / ADAPTER).is_file() or (folder / PEFT_CONFIG).is_file():
+    """What it holds: "model" or "adapter" (of mmssl's), "peft" (an adapter for a stock class), or "other": what stock
+    classes and other libraries load."""
+    if (folder / ADAPTER).is_file():
         return "adapter"
+    if (folder / PEFT_CONFIG).is_file():
+        return "peft"
     if not (folder / CONFIG).is_file():
         return "other"
     config = read_json_object(folder / CONFIG, f"push: {CONFIG}")
@@ -51,9 +55,9 @@ def may_hold(folder: Path, name: str) -> bool:
         card = folder / CARD
         return card.is_file() and f"]({name})" in card.read_text(encoding="utf-8", errors="replace")
     kind = kind_of_folder(folder)
-    if re.fullmatch({"model": OURS, "adapter": TUNED, "other": STOCK}[kind], name):
+    if re.fullmatch({"model": OURS, "adapter": TUNED, "peft": PEFT, "other": STOCK}[kind], name):
         return True
-    return kind != "other" and name in _listed(folder)
+    return kind in ("model", "adapter") and name in _listed(folder)
 
 
 def _listed(folder: Path) -> set[str]:
@@ -70,8 +74,8 @@ def lacks(folder: Path) -> list[str]:
     """A line for each thing that makes a folder no whole model, for others who load it."""
     faults = []
     kind = kind_of_folder(folder)
-    needed = [CARD] if kind == "other" else [CARD, PROCESSOR, LOADER_FILE]
-    needed += [PEFT_WEIGHTS] if kind == "adapter" else []
+    needed = [CARD, PROCESSOR, LOADER_FILE] if kind in ("model", "adapter") else [CARD]
+    needed += [PEFT_WEIGHTS] if kind in ("adapter", "peft") else []
     hints = {
         CARD: "write down what it is, what it was trained on and its limits",
         PROCESSOR: "processor.save_pretrained(FOLDER) writes it",

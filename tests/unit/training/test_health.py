@@ -140,7 +140,10 @@ def test_health_at_the_end_by_default_and_in_the_card(tmp_path, capsys):
     ("words", "said"),
     [
         (["train.probe_every=2", "evaluation.label=nonsense"], "nonsense"),
-        (["train.probe_every=2", "evaluation.split=train"], "train.probe_every: the test rows are the training rows"),
+        (
+            ["train.probe_every=2", "evaluation.label=label", "evaluation.split=train"],
+            "train.probe_every: the test rows are the training rows",
+        ),
         (["train.guard.action=stop", "train.health_every=null"], "train.health_every: found null"),
         (["train.guard.action=rollback", "train.save_every=null"], "train.save_every: found null"),
     ],

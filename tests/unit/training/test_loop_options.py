@@ -14,14 +14,24 @@ from mmssl.options import not_resumable
 from mmssl.recipe.config import DataConfig, LoopConfig, TrainConfig
 
 RESUMABLE = {
-    DataConfig: {"workers", "max_bad", "fit_samples", "source", "license"},
-    LoopConfig: {"steps", "epochs", "log_every", "save_every", "keep", "trackers"},
+    DataConfig: {"workers", "max_bad", "fit_samples", "source", "license", "limits", "fetch"},
+    LoopConfig: {"steps", "epochs", "log_every", "save_every", "keep", "trackers", "accumulation"},
     TrainConfig: {
-        *("steps", "epochs", "log_every", "save_every", "keep", "trackers", "compile", "gradient_checkpointing"),
+        *(
+            "steps",
+            "epochs",
+            "accumulation",
+            "log_every",
+            "save_every",
+            "keep",
+            "trackers",
+            "compile",
+            "gradient_checkpointing",
+        ),
         *("gradient_share_every", "health_every", "health_samples", "guard"),
         *("probe_every", "probe_tasks", "probe_samples"),
     },
-    FinetuneConfig: {"patience", "eval_batch_size", "workers", "max_bad"},
+    FinetuneConfig: {"patience", "eval_batch_size", "workers", "max_bad", "limits", "fetch"},
 }
 OWN = ("gradient_checkpointing", "compile", "gradient_share_every", "health_every", "health_samples", "guard")
 OWN += ("probe_every", "probe_tasks", "probe_samples")
@@ -39,9 +49,9 @@ def test_a_resumed_run_is_told_of_the_others_only(tmp_path, caplog):
     quiet = ["data.workers=1", "train.keep=1", "train.health_every=null", "train.guard=null", "train.log_every=1"]
     assert runs.cli(tmp_path, *quiet, "train.steps=7", "--resume") == 0
     assert "changed" not in caplog.text
-    assert runs.cli(tmp_path, *quiet, "train.clip=null", "data.limit=99", "train.steps=8", "--resume") == 0
+    assert runs.cli(tmp_path, *quiet, "train.clip=null", "train.weight_decay=0.1", "train.steps=8", "--resume") == 0
     (said,) = [r.getMessage() for r in caplog.records if "changed" in r.getMessage()]
-    assert said == "--resume: data.limit, train.clip changed since the run was started"
+    assert said == "--resume: train.weight_decay, train.clip changed since the run was started"
 
 
 def test_pretraining_has_the_common_options_and_its_own():
