@@ -25,6 +25,9 @@ MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT,
 JSON_BYTES = 64 << 20
 """The longest JSON file of a model that is read: a vocabulary of a million words has 30 MB."""
 
+LONGEST = 1000
+"""Characters of a reason: a decoder may quote all that it has read."""
+
 _PLACES: ContextVar[tuple[Path, ...] | None] = ContextVar("places", default=None)
 """The folders that samples may name files in; None: any of this machine."""
 
@@ -74,7 +77,9 @@ def reading_sample() -> Iterator[None]:
         yield
     except Exception as error:
         if isinstance(error, BadSample):
-            raise
+            if one_line(error, LONGEST) == str(error):
+                raise
+            raise BadSample(one_line(error, LONGEST)) from error
         if is_ours(error):
             raise_ours(error, "cannot read the data")
         raise BadSample(reason(error)) from error

@@ -65,7 +65,7 @@ def table(counts: dict[str, Any], seconds: float) -> str:
 
 def _line(name: str, row: dict[str, Any]) -> str:
     variants = row["read"] + row["refused"] + row["fault"]
-    return f"| {name} | {variants:,} | {row['read']:,} | {row['refused']:,} | {row['fault']:,} | {row['slowest']:.1f} |"
+    return f"| {name} | {variants:,} | {row['read']:,} | {row['refused']:,} | {row['fault']:,} | {row['slowest']:.2f} |"
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from .running import Outcome, quiet, try_variant
+from .targets import targets
 
-PATIENCE, START = 90.0, 900.0
+PATIENCE, START = 120.0, 900.0
 """Seconds without an answer after which a process is ended, and those that it has to start in."""
 
 
@@ -28,6 +29,7 @@ def work(tasks: Any, answers: Any, folder: str) -> None:
 
     torch.set_num_threads(1)
     quiet()
+    targets()  # made here: on a busy machine this takes as long as many variants
     answers.put(("ready",))
     while (task := tasks.get()) is not None:
         format, first, count = task
