@@ -121,7 +121,7 @@ class MMSSLModel(PreTrainedModel):
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
         """Nothing: the class is the package's own, and a saved folder must not get a copy of its source file."""
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """As transformers' own, with the loader that the `auto_map` in config.json names, and without the weights of an
         earlier save under other names, which would be loaded in place of these.
 
@@ -139,14 +139,14 @@ class MMSSLModel(PreTrainedModel):
         type(self)._auto_class = None
         type(self.config)._auto_class = None
         started = {file: file.stat().st_mtime_ns for file in folder.glob("model*.safetensors*")}
-        super().save_pretrained(save_directory, *args, **kwargs)
+        PreTrainedModel.save_pretrained(self, save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True):
             for file, before in started.items():
                 if file.exists() and file.stat().st_mtime_ns == before:
                     file.unlink()
             write_loader(folder)
         if hub.pop("push_to_hub", False):
-            self.push_to_hub(hub.pop("repo_id", None) or folder.name, **hub)
+            PreTrainedModel.push_to_hub(self, hub.pop("repo_id", None) or folder.name, **hub)
 
     @staticmethod
     def _build_modality(name: str, config: MMSSLConfig, width: int) -> Modality:

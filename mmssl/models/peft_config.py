@@ -12,7 +12,7 @@ from .adapters import type_names
 
 PEFT_ELSEWHERE = ("megatron_config", "megatron_core", "loftq_config", "layer_replication")
 """Keys of `adapter_config.json` by which PEFT imports a module or builds other layers than the base has."""
-PEFT_DEFAULTS = ("megatron.core", {}, None, False)
+PEFT_DEFAULTS: tuple[object, ...] = ("megatron.core", {}, None, False)
 PATTERNS = ("target_modules", "exclude_modules", "layers_pattern")
 MOST_RANK = 1 << 14
 MOST_REPEATS = 3
@@ -29,8 +29,8 @@ def check_peft_config(folder: Path, file: str) -> None:
         if config.get(key) not in PEFT_DEFAULTS:
             raise UserError(f"{where}: found {key} {config[key]!r:.60}, expected none in an adapter of mmssl")
     rank = config.get("r", 1)
-    if isinstance(rank, int) and not 0 < rank <= MOST_RANK:
-        raise UserError(f"{where}: found the rank {rank}, expected 1 to {MOST_RANK}")
+    if isinstance(rank, int) and not 0 <= rank <= MOST_RANK:
+        raise UserError(f"{where}: found the rank {rank}, expected 0 to {MOST_RANK}")
     patterns = [config[key] for key in PATTERNS if isinstance(config.get(key), str)]
     for key in ("rank_pattern", "alpha_pattern"):
         patterns += list(config[key]) if isinstance(config.get(key), dict) else []
@@ -42,7 +42,7 @@ def check_peft_config(folder: Path, file: str) -> None:
 def is_tame(pattern: str) -> bool:
     """Whether a regular expression takes no time on names of modules: few repeats without an end, none within another
     one, and none over alternatives."""
-    import re._parser as parser  # type: ignore[import-untyped, import-not-found]
+    import re._parser as parser
 
     repeats = 0
 

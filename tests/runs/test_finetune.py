@@ -46,6 +46,7 @@ def test_lora_end_to_end(base, tmp_path, capsys):
         "adapter_model.safetensors",
         "head.safetensors",
         "mmssl_adapter.json",
+        "mmssl_loader.py",
         "mmssl_task.json",
         "processor_config.json",
     ]

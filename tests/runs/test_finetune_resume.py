@@ -147,8 +147,8 @@ def test_a_longer_run_goes_on_from_a_finished_one(base, finished, tmp_path, caps
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["--label", "text", "--resume"], "started with other label columns (['label'], now ['text'])"),
-        (["--label", "label", "limit=80", "--resume"], "started with other training rows"),
+        (["--label", "text", "--resume"], "the columns are image, text, they were image, label"),
+        (["--label", "label", "limit=80", "--resume"], "there are 64 rows, there were 77"),
         (["--label", "label", "--peft", "dora", "--resume"], "does not fit this recipe"),
         (["--label", "label", "train.steps=4", "--resume"], "the run has done 8 steps, more than the 4 asked for"),
         (["--label", "label"], "add --resume"),
