@@ -40,7 +40,7 @@ def test_a_matlab_file_that_ended_the_process_is_refused(tmp_path: Path) -> None
         assert try_variant("eeglab .set", seed, tmp_path / "variant").kind in ("read", "refused")
 
 
-@pytest.mark.parametrize("name", [name for name in targets() if name != "graphml"])
+@pytest.mark.parametrize("name", targets())
 def test_the_files_are_right_before_they_are_damaged(name: str, tmp_path: Path) -> None:
     target = targets()[name]
     for other, data in target.files.items():
