@@ -9,9 +9,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 2000
+"""Characters of a line."""
+
 
 class UserError(ValueError):
     """The user's input is wrong: one line (or one line a fault) to print, exit code 2."""
+
+    def __str__(self) -> str:
+        """The lines, none longer than anybody reads: a value of somebody else's may be quoted in them."""
+        return "\n".join(
+            line if len(line) <= LONGEST else f"{line[:LONGEST]}..." for line in super().__str__().split("\n")
+        )
 
 
 class NoSplit(UserError):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mmssl.boundary import regular_file
 from mmssl.errors import BadSample
+from mmssl.modality.biosignals.matlab import check_matlab
 
 DEEPEST = 2
 """A record of several segments, and its segments: WFDB has no more levels."""
@@ -31,6 +32,8 @@ def check_companions(header: Path, depth: int = 0) -> None:
         if not path.exists():
             continue  # for who reads it to say
         regular_file(path)
+        if path.suffix.lower() == ".mat":
+            check_matlab(path)
         if segments:
             if depth + 1 >= DEEPEST:
                 raise BadSample(f"{header.name}: its segments have segments themselves")

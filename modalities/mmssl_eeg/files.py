@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmssl.errors import BadSample, UserError, one_line
+from mmssl.modality.biosignals.matlab import check_matlab
 from mmssl.modality.biosignals.recording import Array, Place, Recording, check_file
 
 from .companions import check_beside, check_named
@@ -41,6 +42,8 @@ def open_eeg(path: Path) -> Recording:
     check_file(path) if ending != ".mff" else None
     header = read_header(path) if ending in (".edf", ".bdf") else None
     check_named(path)
+    if ending == ".set":
+        check_matlab(path)
     try:
         import mne  # noqa: F401
     except ModuleNotFoundError as error:

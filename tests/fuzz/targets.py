@@ -209,6 +209,17 @@ def _npz() -> bytes:
     return out.getvalue()
 
 
+def _graphml() -> bytes:
+    import networkx
+
+    graph = networkx.cycle_graph(4)
+    for node in graph:
+        graph.nodes[node].update(a=1.0, b=0.0, c=2.0)
+    out = io.BytesIO()
+    networkx.write_graphml(graph, out)
+    return out.getvalue()
+
+
 def _read_npz(folder: Path, name: str) -> object:
     import mmssl_graph
 
@@ -260,7 +271,7 @@ def graphs_and_tables() -> dict[str, Target]:
     return {
         "graph npz": Target({"x.npz": _npz()}, damaged, _read_npz, 4),
         "graph json": Target({"x.json": json.dumps(_graph()).encode()}, damaged_json, _read_graph, 6),
-        "graphml": Target({"x.graphml": b"<graphml><graph><node id='0'/></graph></graphml>"}, damaged, _read_npz, 1),
+        "graphml": Target({"x.graphml": _graphml()}, damaged, _read_npz, 1),
         "csv": Target({"x.csv": _table("csv")}, damaged, _read_table, 2),
         "parquet": Target({"x.parquet": _table("parquet")}, damaged, _read_table, 2),
         "jsonl": Target({"x.jsonl": _table("jsonl")}, damaged, _read_table, 2),
