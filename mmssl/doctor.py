@@ -51,6 +51,7 @@ OPTIONAL = {
     "mne": ("reads EEG files", "mmssl[eeg]"),
     "wfdb": ("reads ECG records", "mmssl[ecg]"),
     "torch_geometric": ("reads TUDatasets", "mmssl[graph]"),
+    "networkx": ("reads GraphML and GML", "mmssl[graph]"),
     "onnx": ("writes ONNX files: mmssl export --to onnx", "mmssl[onnx]"),
     "onnxscript": ("needed for that as well", "mmssl[onnx]"),
     "onnxruntime": ("runs ONNX files, and so proves them", "mmssl[onnx]"),

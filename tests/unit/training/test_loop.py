@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file
 from toys import runs
 
@@ -20,6 +19,7 @@ from mmssl.data.loading import training_batches
 from mmssl.data.quarantine import Quarantine
 from mmssl.recipe.loading import load_recipe
 from mmssl.training.building import build_pretraining, fitted_processor, open_training_data
+from mmssl.training.engine import make_accelerator
 from mmssl.training.loop import Loop
 from mmssl.training.metrics import Meter
 from mmssl.training.optimizer import learning_rate, make_optimizer, no_decay_names
@@ -42,7 +42,7 @@ def loop_of(folder: Path, content: dict[str, Any]) -> tuple[Loop, Any]:
     """A loop that has not run, and its micro-batches."""
     recipe = load_recipe(content)
     source, columns = open_training_data(recipe.data, recipe.modalities)
-    accelerator = Accelerator(mixed_precision=recipe.train.mixed_precision)
+    accelerator = make_accelerator(recipe.train)  # without what an earlier run in this process has left
     processor = fitted_processor(recipe.modalities, source, columns, folder, accelerator, samples=2000)
     assert recipe.train.steps is not None
     pretraining = build_pretraining(recipe, processor)
