@@ -30,7 +30,7 @@ def replaceable(path: Path) -> Path:
     """
     try:
         mode = path.lstat().st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # of the latter whoever makes the folder says why
         return path
     if not stat.S_ISREG(mode):
         raise UserError(f"output: '{path}' is {kind_of(mode)}, expected a regular file to replace, or nothing")

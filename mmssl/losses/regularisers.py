@@ -75,7 +75,7 @@ def sigreg(
     weight = rows.new_ones(len(rows)) if valid is None else valid.to(rows.dtype)
     rows = rows if valid is None else torch.where(valid[:, None], rows, 0.0)
     count = total(weight.sum().detach())
-    projected = rows @ directions  # (n, S)
+    projected = rows @ directions.to(rows.dtype)  # (n, S)
     normal = torch.tensor([math.exp(-0.5 * (bound * i / half) ** 2) for i in range(half + 1)]).to(rows)
     # one sum over processes for all knots: (2, half + 1, S)
     waves = projected[None] * torch.linspace(0, bound, half + 1, dtype=rows.dtype, device=rows.device)[:, None, None]

@@ -154,7 +154,7 @@ def content_hash(patches: Patches) -> Tensor:
 
 def _hashed(x: Tensor, there: Tensor) -> Tensor:
     """(B,) int64 sum over the places `there` of x (B, N, P), each times an odd number of its own; it may wrap."""
-    numbers = x if x.dtype == torch.int64 else x.float().nan_to_num(7.0).view(torch.int32).long()
+    numbers = x if x.dtype == torch.int64 else x.to(torch.float32).nan_to_num(7.0).view(torch.int32).long()
     row, column = (torch.arange(size, device=x.device) for size in x.shape[1:])
     row = mix(row ^ 0x2545F491)[:, None]
     factors = (mix(mix(column) ^ row) << 31) ^ (mix((row + column) & 0xFFFFFFFF) << 1) | 1

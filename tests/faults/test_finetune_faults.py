@@ -34,7 +34,7 @@ CASES = [
     (["--label", "label", "--column", "sound=x"], "the model has no 'sound'"),
     (["--label", "label", "--column", "image=picture"], "no column 'picture'"),
     (["--label", "label", "keep_head=simclr"], "has no checkpoint"),
-    (["--label", "label", "augment.text.x=1"], "found a modality that takes no part"),
+    (["--label", "label", "augment.text.x=1"], "augment.text: found no such modality of the model"),
     (["--label", "label", "--base", "x"], "only an adapter has a base"),
     (["--label", "text", "task=regression"], "expected numbers for regression"),
 ]

@@ -170,12 +170,16 @@ def test_missing_and_broken_values_are_left_out(tmp_path: Path) -> None:
     def holes(points: list[Any]) -> list[Any]:
         return [None if i % 10 == 0 else p[:2] if i % 10 == 1 else p for i, p in enumerate(points)]
 
-    data = DataConfig(path=str(write_data(tmp_path / "d", point=holes)))
-    report = evaluate(ByHand(True), READERS, data, EvaluationConfig(tasks=["knn", "retrieval", "rankme"]))
-    assert report["bad"] == {"test": 24, "train": 24} and report["n_test"] == 240
-    assert report["tasks"]["knn"]["point/accuracy"]["n"] == 192
-    assert report["tasks"]["knn"]["text/accuracy"]["n"] == 216, "a broken sample is absent in all modalities"
-    assert report["tasks"]["retrieval"]["point->text/median rank"]["n"] == 192
+    path = str(write_data(tmp_path / "d", point=holes))
+    config = EvaluationConfig(tasks=["knn", "retrieval", "rankme"])
+    for broken, texts in (("part", 240), ("row", 216)):  # with "row" a broken sample is absent in all modalities
+        report = evaluate(ByHand(True), READERS, DataConfig(path=path, max_bad=0.1, broken=broken), config)
+        assert report["bad"] == {"test": 24, "train": 24} and report["n_test"] == 240
+        assert report["tasks"]["knn"]["point/accuracy"]["n"] == 192
+        assert report["tasks"]["knn"]["text/accuracy"]["n"] == texts
+        assert report["tasks"]["retrieval"]["point->text/median rank"]["n"] == 192
+    with refused("24 of 240 samples read are broken (10%), more than max_bad = 0.05 allows"):
+        evaluate(ByHand(True), READERS, DataConfig(path=path), config)
 
 
 def test_a_missing_test_split(tmp_path: Path) -> None:
