@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,25 @@ def open_eeg(path: Path) -> Recording:
     return recording
 
 
+def check_tags(path: Path) -> None:
+    """BadSample where a tag of a FIF file leads back: mne follows it round for ever.
+
+    A tag begins with four big-endian int32: its kind, its type, the bytes that follow, and where the next one lies (0:
+    behind these bytes, -1: nowhere), as in the FIFF specification (section 2).
+    """
+    place = 0
+    with path.open("rb") as file:
+        while len(head := file.read(16)) == 16:
+            _, _, size, following = struct.unpack(">4i", head)
+            if following < 0:
+                return
+            after = following or place + 16 + size
+            if after <= place:
+                raise BadSample(f"FIF: the tag at byte {place} leads back to byte {after}")
+            place = after
+            file.seek(place)
+
+
 def _open(path: Path, *_version: int) -> BaseRaw:
     """mne's object for the file, which holds the header and no samples."""
     import mne
@@ -90,6 +110,7 @@ def _open(path: Path, *_version: int) -> BaseRaw:
     ending = path.suffix.lower()
     with mne.utils.use_log_level("ERROR"):  # once: each call that is told `verbose` by itself takes a while over it
         if ending == ".fif":
+            check_tags(path)
             return mne.io.read_raw_fif(path, preload=False)
         if ending not in (".edf", ".bdf"):
             return mne.io.read_raw(path, preload=False)
