@@ -66,8 +66,11 @@ def _place(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def reading_sample() -> Iterator[None]:
+def reading_sample(what: str = "") -> Iterator[None]:
     """Whatever is raised within over a sample's bytes becomes a `BadSample` with type and place, unless it is ours.
+
+    Args:
+        what: in front of the reason, where a decoder knows more than the exception: "a.edf cannot be read as edf".
 
     Raises:
         BadSample: it is the sample's fault.
@@ -82,7 +85,7 @@ def reading_sample() -> Iterator[None]:
             raise BadSample(one_line(error, LONGEST)) from error
         if is_ours(error):
             raise_ours(error, "cannot read the data")
-        raise BadSample(reason(error)) from error
+        raise BadSample(f"{what}: {reason(error)}" if what else reason(error)) from error
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ passed over.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,8 +57,7 @@ class Tables(datasets.ArrowBasedBuilder):
         pairs = [(path, name) for split in named for path, name in zip(local[split], named[split], strict=True)]
         remote = any("://" in path for path, _ in pairs)
         if self.info.features is None:
-            with _letters(pairs):
-                self.info.features = self._features(pairs, remote)
+            self.info.features = self._features(pairs, remote)
             if not self.info.features:
                 raise UserError(f"data.path: '{pairs[0][1]}' holds no rows")
         return [
@@ -75,36 +75,42 @@ class Tables(datasets.ArrowBasedBuilder):
             return self._csv_features(files, remote)
         types: dict[str, list[pa.DataType | str]] = {}
         for path, name in files:
-            for chunk in text_files.json_rows(path, name):
-                for column, values in _columns_of(chunk).items():
-                    types.setdefault(column, []).append(json_type(values))
-                if remote:
-                    break
+            with _letters(name):
+                for chunk in text_files.json_rows(path, name):
+                    for column, values in _columns_of(chunk).items():
+                        types.setdefault(column, []).append(json_type(values))
+                    if remote:
+                        break
         found = {column: common_type(of) or JSON for column, of in types.items()}
         return datasets.Features({column: json_feature(of) for column, of in found.items()})
 
     def _csv_features(self, files: Sequence[tuple[str, str]], remote: bool) -> datasets.Features:
         types: dict[str, FieldType] = {}
         for path, name in files:
-            for column in text_files.csv_header(path, name, self.config.separator)[0]:
-                types.setdefault(column, FieldType())
-            if set(types) <= set(self.config.words):
-                continue
-            for names, rows in text_files.csv_rows(path, name, self.config.separator):
-                for column, values in zip(names, zip(*rows, strict=True), strict=True):
-                    if column not in self.config.words:
-                        types[column].see(pa.array(values, pa.string()))
-                if remote:  # one chunk of each: what lies elsewhere is not fetched twice
-                    break
+            with _letters(name):
+                self._see_csv(path, name, remote, types)
         kinds = {column: pa.string() if column in self.config.words else of.type for column, of in types.items()}
         return datasets.Features.from_arrow_schema(pa.schema(list(kinds.items())))
+
+    def _see_csv(self, path: str, name: str, remote: bool, types: dict[str, FieldType]) -> None:
+        """Look at all fields of a csv file whose type is not known yet."""
+        for column in text_files.csv_header(path, name, self.config.separator)[0]:
+            types.setdefault(column, FieldType())
+        if set(types) <= set(self.config.words):
+            return
+        for names, rows in text_files.csv_rows(path, name, self.config.separator):
+            for column, values in zip(names, zip(*rows, strict=True), strict=True):
+                if column not in self.config.words:
+                    types[column].see(pa.array(values, pa.string()))
+            if remote:  # one chunk of each: what lies elsewhere is not fetched twice
+                break
 
     def _generate_shards(self, files: list[str], names: list[str]) -> Iterator[str]:
         yield from files
 
     def _generate_tables(self, files: list[str], names: list[str]) -> Iterator[tuple[Key, pa.Table]]:
         for shard, (path, name) in enumerate(zip(files, names, strict=True)):
-            with _letters([(path, name)]):
+            with _letters(name):
                 for number, table in enumerate(self._tables(path, name)):
                     yield Key(shard, number), table
 
@@ -148,18 +154,13 @@ def _fields(values: Sequence[str | None] | None, field: pa.Field, count: int, na
         ) from error
 
 
-class _letters:  # noqa: N801 (a context manager)
+@contextlib.contextmanager
+def _letters(name: str) -> Iterator[None]:
     """Says which file is not of the encoding that it was read in."""
-
-    def __init__(self, files: Iterable[tuple[str, str]]) -> None:
-        self.names = [name for _, name in files]
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, UnicodeDecodeError):
-            raise text_files.not_utf8(self.names[0], error) from error
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise text_files.not_utf8(name, error) from error
 
 
 # --- parquet and arrow -------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from ..boundary import is_ours, reason
+from ..boundary import reading_sample, reason
 from ..errors import BadSample, UserError, one_line
 from ..limits import check
 
@@ -80,12 +80,11 @@ def load_npy(source: bytes | BinaryIO) -> Array:
     """The array of a .npy file, never unpickled; BadSample where it cannot be read, or is too large."""
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     check_npy(file)
-    try:
-        array: Array = np.lib.format.read_array(file, allow_pickle=False)
-    except Exception as error:
-        if is_ours(error):
-            raise
-        raise BadSample(f"cannot read .npy: {numpy_said(error)}") from error
+    with reading_sample("cannot read .npy"):
+        try:
+            array: Array = np.lib.format.read_array(file, allow_pickle=False)
+        except ValueError as error:
+            raise BadSample(f"cannot read .npy: {numpy_said(error)}") from error
     return array
 
 

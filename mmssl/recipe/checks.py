@@ -32,6 +32,7 @@ def check_recipe(recipe: Any, faults: Faults) -> None:
     _check_objectives(recipe, faults)
     _check_shares(recipe, faults)
     _check_probe(recipe, faults)
+    _check_masks(recipe, faults)
     modalities = _names(recipe.modalities)
     columns = _get(recipe.data, "columns")
     if modalities is not None and isinstance(columns, dict):
@@ -103,6 +104,15 @@ def _check_guard(train: Any, faults: Faults) -> None:
     for key in needed:
         if _get(train, key) is None:
             faults.append(f"train.{key}: found null, expected a number: train.guard.action is '{guard.action}'")
+
+
+def _check_masks(recipe: Any, faults: Faults) -> None:
+    """A mask hides something: what is to be filled in would be nothing, with a loss of 0 for ever."""
+    for name, part in (recipe.masks if isinstance(recipe.masks, Mapping) else {}).items():
+        ratio = getattr(part.config, "ratio", None) if isinstance(part, Part) else None
+        shares = list(ratio.values()) if isinstance(ratio, Mapping) else [ratio]
+        if shares and all(share == 0 for share in shares):
+            faults.append(f"masks.{name}.ratio: found {show(ratio)}, which hides nothing, expected a share above 0")
 
 
 def _check_probe(recipe: Any, faults: Faults) -> None:

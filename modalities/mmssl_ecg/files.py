@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmssl.boundary import is_ours, reading_sample
 from mmssl.errors import BadSample, UserError
 from mmssl.modality.biosignals.processing import resampled
 from mmssl.modality.biosignals.recording import Array, Load, Recording, check_file
@@ -78,10 +79,8 @@ def _header(wfdb: ModuleType, name: Path) -> Any:
     """wfdb's `Record` or `MultiRecord` without samples. (It would read the headers of segments by itself, and fail over
     those whose signals have no names.)"""
     check_file(name.with_name(f"{name.name}.hea"))
-    try:
+    with reading_sample(f"{name.name}.hea is no readable WFDB header"):
         return wfdb.rdheader(str(name))
-    except Exception as error:  # wfdb raises whatever the line that it did not understand led to
-        raise BadSample(f"{name.name}.hea is no readable WFDB header: {type(error).__name__}: {error}") from error
 
 
 def check_parts(header_file: Path, names: Sequence[str]) -> None:
@@ -118,7 +117,9 @@ def _whole(wfdb: ModuleType, name: Path, header_file: Path) -> Record | None:
         return None
     try:
         record = wfdb.rdrecord(str(name), physical=False, smooth_frames=False)
-    except Exception:
+    except Exception as error:
+        if is_ours(error):
+            raise
         return None
     if record.e_d_signal is None or len(record.e_d_signal) != int(found[1]) or not _has_checksums(record):
         return None
@@ -131,10 +132,8 @@ def _physical(record: Record, name: Path, checksums: bool) -> list[Array]:
     if record.e_p_signal is None:
         if checksums:
             _compare(record, name)
-        try:
+        with reading_sample(f"{name.name}.hea makes no sense"):  # wfdb read it, but not its gains or formats
             record.dac(expanded=True, return_res=64, inplace=True)
-        except Exception as error:  # a header that wfdb read but whose gains or formats make no sense
-            raise BadSample(f"{name.name}.hea makes no sense: {type(error).__name__}: {error}") from error
     return [np.asarray(signal, dtype=np.float64) for signal in record.e_p_signal]
 
 
@@ -142,11 +141,9 @@ def _read(wfdb: ModuleType, name: Path, header: Record, many: int, first: int, l
     """(C, last - first) of a record of one segment in the header's units, `many` samples a frame; NaN where it has no
     value."""
     start, stop = first // many, -(-last // many)
-    try:
+    with reading_sample(f"cannot read record {name.name} (truncated?)"):
         record = wfdb.rdrecord(str(name), sampfrom=start, sampto=stop, smooth_frames=False, return_res=64)
         signals = [np.asarray(signal, np.float64) for signal in record.e_p_signal]
-    except Exception as error:  # numpy's errors over a file that is too short, wfdb's over a format
-        raise BadSample(f"cannot read record {name.name} (truncated?): {type(error).__name__}: {error}") from error
     lengths = [(stop - start) * count for count in header.samps_per_frame or [1] * header.n_sig]
     if [len(signal) for signal in signals] != lengths:
         raise BadSample(f"record {name.name} is truncated: {min(map(len, signals), default=0)} of {lengths[0]} samples")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmssl.errors import BadSample, UserError, one_line
+from mmssl.boundary import reading_sample
+from mmssl.errors import BadSample, UserError
 from mmssl.modality.biosignals.matlab import check_matlab
 from mmssl.modality.biosignals.recording import Array, Place, Recording, check_file
 
@@ -18,6 +20,8 @@ from .edf import ANNOTATIONS, Header, read_header, runs
 from .electrodes import from_head, others
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mne.io import BaseRaw
 
 ENDINGS = (".edf", ".bdf", ".gdf", ".fif", ".fif.gz", ".set", ".vhdr", ".cnt", ".mff", ".nxe")
@@ -49,12 +53,9 @@ def open_eeg(path: Path) -> Recording:
         import mne  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError("EEG files need the package 'mne': pip install 'mmssl[eeg]'") from error
-    try:
+    with reading_sample(f"{path.name} cannot be read as {ending[1:]}"):
         raw = _opened(path, *_version(path)) if ending in KEPT else _open(path)
         notes = _notes(path, raw, header)
-    except Exception as error:  # mne raises whatever the bytes that it did not understand led to
-        said = one_line(error)
-        raise BadSample(f"{path.name} cannot be read as {ending[1:]}: {type(error).__name__}: {said}") from error
     check_beside(path, getattr(raw, "filenames", ()))
     picks = [row for row, kind in enumerate(raw.get_channel_types()) if kind == "eeg"]
     if not picks:
@@ -91,7 +92,7 @@ def check_tags(path: Path) -> None:
     behind these bytes, -1: nowhere), as in the FIFF specification (section 2).
     """
     place = 0
-    with path.open("rb") as file:
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
         while len(head := file.read(16)) == 16:
             _, _, size, following = struct.unpack(">4i", head)
             if following < 0:
@@ -109,8 +110,9 @@ def _open(path: Path, *_version: int) -> BaseRaw:
 
     ending = path.suffix.lower()
     with mne.utils.use_log_level("ERROR"):  # once: each call that is told `verbose` by itself takes a while over it
-        if ending == ".fif":
+        if path.name.lower().endswith((".fif", ".fif.gz")):
             check_tags(path)
+        if ending == ".fif":
             return mne.io.read_raw_fif(path, preload=False)
         if ending not in (".edf", ".bdf"):
             return mne.io.read_raw(path, preload=False)
@@ -119,12 +121,17 @@ def _open(path: Path, *_version: int) -> BaseRaw:
         # left out before mne brings all channels to the highest rate that one has: an ECG would set that of the EEG
         other = others(labels)
         exclude = other if len(other) < len(labels) else []
-        try:
-            return read(path, preload=False, exclude=exclude)
-        except Exception as error:
-            if "latin1" not in str(error):
-                raise
-            return read(path, preload=False, exclude=exclude, encoding="latin1")
+        return _in_either(lambda encoding: read(path, preload=False, exclude=exclude, encoding=encoding))
+
+
+def _in_either(read: Callable[[str], Any]) -> Any:
+    """What a reader of mne's makes of texts in UTF-8, or in Latin-1 where it says that they are none of UTF-8."""
+    try:
+        return read("utf8")
+    except Exception as error:  # of one reader it has no class of its own
+        if not isinstance(error, UnicodeDecodeError) and "latin1" not in str(error):
+            raise
+        return read("latin1")
 
 
 _opened = functools.lru_cache(maxsize=64)(_open)
@@ -138,11 +145,8 @@ def _version(path: Path) -> tuple[int, int, int]:
 
 def _read(raw: BaseRaw, picks: list[int], first: int, last: int, name: str) -> Array:
     """(C, last - first) of consecutive samples of the file."""
-    try:
+    with reading_sample(f"cannot read {name} (truncated?)"):
         signal = np.asarray(raw[picks, first:last][0], dtype=np.float64)
-    except Exception as error:
-        said = one_line(error)
-        raise BadSample(f"cannot read {name} (truncated?): {type(error).__name__}: {said}") from error
     if signal.shape[1] != last - first:
         raise BadSample(f"{name} is truncated: {signal.shape[1]} of {last - first} samples")
     return signal
@@ -162,7 +166,7 @@ def _notes(path: Path, raw: BaseRaw, header: Header | None) -> list[Note]:
         import mne
 
         # mne lets go of those behind the end of the samples, which the gaps put off
-        found, zero = mne.read_annotations(path, encoding=_encoding(path)), 0.0
+        found, zero = _in_either(lambda encoding: mne.read_annotations(path, encoding=encoding)), 0.0
     else:
         found, zero = raw.annotations, raw.first_time
     return [
@@ -174,16 +178,6 @@ def _notes(path: Path, raw: BaseRaw, header: Header | None) -> list[Note]:
         )
         for note in found
     ]
-
-
-def _encoding(path: Path) -> str:
-    import mne
-
-    try:
-        mne.read_annotations(path)
-    except Exception:
-        return "latin1"
-    return "utf8"
 
 
 def _holes(notes: list[Note], names: list[str], rate: float, length: int) -> list[tuple[Any, int, int]]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmssl.errors import BadSample, UserError, one_line
+from mmssl.boundary import reading_sample
+from mmssl.errors import UserError
 
 from .graph import Array
 
@@ -31,16 +32,10 @@ def read_networkx(path: Path) -> dict[str, Array]:
     try:
         import networkx
     except ImportError as error:
-        raise UserError(f"reading {path.name} needs networkx: pip install networkx") from error
+        raise UserError(f"reading {path.name} needs networkx: pip install 'mmssl[graph]'") from error
     readers: dict[str, Callable[[Path], Graph]] = {".graphml": networkx.read_graphml, ".gml": _gml}
-    try:
+    with reading_sample(f"it cannot be read as {path.suffix[1:]}"):
         graph = readers[path.suffix.lower()](path)
-    except OSError:
-        raise
-    except (
-        Exception
-    ) as error:  # networkx and the XML parser raise whatever the text that they did not understand led to
-        raise BadSample(f"it cannot be read as {path.suffix[1:]}: {type(error).__name__}: {one_line(error)}") from error
     return _arrays(graph)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmssl.boundary import is_ours, reason, regular_file, within_places
+from mmssl.boundary import reading_sample, regular_file, within_places
 from mmssl.errors import BadSample, UserError, nearest
 from mmssl.limits import check
 from mmssl.modality.raw import check_npy
@@ -85,17 +85,14 @@ def load_store(path: str | Path, directed: bool, layout: str | None = None) -> S
 def _load(path: str, changed: tuple[int, ...], directed: bool, layout: str | None) -> Store:
     where = Path(path)
     try:
-        if where.is_dir():
-            return _store(_read_folder(where), directed, "ends_first")
-        if where.suffix.lower() in ENDINGS:
-            return _store(read_networkx(regular_file(where)), directed, "ends_first")
-        return _store(_read_npz(where), directed, layout)
-    except UserError:
-        raise
-    except Exception as error:
-        if is_ours(error):
-            raise
-        raise BadSample(f"{where.name}: {reason(error)}") from error
+        with reading_sample():
+            if where.is_dir():
+                return _store(_read_folder(where), directed, "ends_first")
+            if where.suffix.lower() in ENDINGS:
+                return _store(read_networkx(regular_file(where)), directed, "ends_first")
+            return _store(_read_npz(where), directed, layout)
+    except BadSample as error:
+        raise BadSample(f"{where.name}: {error}") from error
 
 
 def _read_folder(folder: Path) -> dict[str, Array]:

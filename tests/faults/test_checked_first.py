@@ -54,6 +54,13 @@ def test_a_probe_without_labels_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert "train.probe_every: found 2, but evaluation.label is null" in refused(capsys)
 
 
+@pytest.mark.parametrize("ratio", ["0", "0.0", "{image: 0}"])
+def test_a_mask_that_hides_nothing_is_refused(ratio: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert runs.cli(tmp_path, f"masks.half.ratio={ratio}") == 2
+    line = refused(capsys)
+    assert line.startswith("error: masks.half.ratio: found ") and "which hides nothing" in line
+
+
 def test_one_task_that_fails_leaves_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

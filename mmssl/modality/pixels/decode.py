@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 import torch
 
-from ...boundary import is_ours, regular_file
+from ...boundary import is_ours, reading_sample, regular_file
 from ...errors import BadSample, UserError, one_line
 from ...limits import check
 from ..raw import NPY_MAGIC, Array, as_array, is_blank, load_npy, single, unwrap
@@ -122,13 +122,8 @@ def _guarded(decoder: Callable[[], Array]) -> Array:
     module: Any = pillow()
     theirs, module.MAX_IMAGE_PIXELS = module.MAX_IMAGE_PIXELS, None  # large pictures have their own limit here
     try:
-        return decoder()
-    except BadSample:
-        raise
-    except Exception as error:
-        if is_ours(error):
-            raise
-        raise BadSample(f"cannot decode image: {one_line(error)}") from error
+        with reading_sample("cannot decode image"):
+            return decoder()
     finally:
         module.MAX_IMAGE_PIXELS = theirs
 

@@ -161,6 +161,16 @@ def test_what_is_wrong_with_a_csv(tmp_path: Path, content: str | bytes, said: st
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_of_several_files_the_one_of_another_encoding_is_named(tmp_path: Path, ending: str, streaming: bool) -> None:
+    good, bad = ("n,text\n1,tea\n", "n,text\n2,café\n") if ending == "csv" else ('{"n": "tea"}\n', '{"n": "café"}\n')
+    written(tmp_path / f"a.{ending}", good)
+    written(tmp_path / f"b.{ending}", bad.encode("latin-1"))
+    with pytest.raises(UserError, match=rf"b\.{ending}' is not UTF-8"):
+        rows(tmp_path / f"*.{ending}", streaming=streaming)
+
+
 def test_a_card_may_say_how_a_csv_is_read(tmp_path: Path) -> None:
     written(tmp_path / "a.csv", "t:n\nNA:1\n")
     written(tmp_path / "README.md", '---\nconfigs:\n- config_name: x\n  data_files: a.csv\n  sep: ":"\n---\n')

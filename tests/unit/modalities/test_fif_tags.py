@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 from pathlib import Path
 
@@ -27,3 +28,9 @@ def test_tags_that_lead_back(headers: list[tuple[int, int]], tmp_path: Path) -> 
     (tmp_path / "a.fif").write_bytes(tags(*headers))
     with pytest.raises(BadSample, match="leads back to byte"):
         check_tags(tmp_path / "a.fif")
+
+
+def test_packed_files_are_looked_through_as_well(tmp_path: Path) -> None:
+    (tmp_path / "a.fif.gz").write_bytes(gzip.compress(tags((4, 0), (4, 20))))
+    with pytest.raises(BadSample, match="the tag at byte 20 leads back to byte 20"):
+        check_tags(tmp_path / "a.fif.gz")
