@@ -125,7 +125,7 @@ def probe(seeds: int, steps: int, kind: str) -> dict[str, Any]:
             quiet = {"evaluation.tasks": [], "train.trackers": []}
             small = {"image": {"width": 96, "depth": 4, "heads": 4}}
             pretrain(
-                "image_mae",
+                "examples/image_mae",
                 output=start,
                 **{
                     "data.path": path,

@@ -40,7 +40,7 @@ CLIP_ONLY: dict[str, Any] = {
 }
 SETS: dict[str, tuple[str, dict[str, Any]]] = {
     "emoji": (
-        "image_text_clip",
+        "examples/image_text_clip",
         {
             **CLIP_ONLY,
             "data": {"name": "twemoji"},
@@ -49,7 +49,7 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "flickr8k_mini": (
-        "image_text_clip",
+        "examples/image_text_clip",
         {
             **CLIP_ONLY,
             "data": {"columns": {"text": "captions"}},
@@ -57,13 +57,13 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
             "train": {"steps": 300, "batch_size": 64, "lr": 1e-3},
         },
     ),
-    "grid_s1_av": ("video_audio_text_clip", {}),
-    "ptbxl_500": ("ecg_text_tabular_clip", {}),
-    "clothing_reviews": ("text_tabular_clip", {}),
-    "spoken_written_digits": ("audio_image_clip", {}),
-    "grid_s1_av/hicmae": ("video_audio_hicmae", {}),
+    "grid_s1_av": ("examples/video_audio_text_clip", {}),
+    "ptbxl_500": ("examples/ecg_text_tabular_clip", {}),
+    "clothing_reviews": ("examples/text_tabular_clip", {}),
+    "spoken_written_digits": ("examples/audio_image_clip", {}),
+    "grid_s1_av/hicmae": ("examples/video_audio_hicmae", {}),
     "emoji/m3ae": (
-        "image_text_m3ae",
+        "examples/image_text_m3ae",
         {
             "data": {"name": "twemoji"},
             "evaluation": {"label": "label"},
@@ -182,7 +182,7 @@ def scorecard(results: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         f"### {first['data']}",
         "",
-        f"`{first['recipe']}`{changed(first['changes'])}: {first['steps']} steps of {first['batch_size']}, "
+        f"`{SETS[first['data']][0]}`{changed(first['changes'])}: {first['steps']} steps of {first['batch_size']}, "
         f"{first['parameters'] / 1e6:.2f} M parameters, seeds {seeds}, {spent:.0f} s of one processor's time each; "
         f"loss {loss}; {first['n_train']:,} training and {first['n_test']:,} test rows"
         + (f"; classes: `{first['label']}`." if first["label"] else "."),
@@ -204,7 +204,7 @@ def short_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         for way in SHOWN[name]:
             n = results[0]["subsets"][key_of(way)]["n"]
             what = f"{way.replace('->', ' to ')}, R@10 of {n}" if "->" in way else f"{way}, kNN accuracy on {n}"
-            rows.append((name, f"`{results[0]['recipe']}`", what, *row(results, key_of(way)), str(len(results))))
+            rows.append((name, f"`{SETS[results[0]['data']][0]}`", what, *row(results, key_of(way)), str(len(results))))
     header = ("data", "recipe", "measure", "pretrained", "untrained", "raw features", "chance", "seeds")
     return "\n".join(markdown(header, rows, 3))
 

@@ -34,11 +34,14 @@ DATA = Path(os.environ.get("MMSSL_SHARED_DATA", HERE.parents[1] / "shared" / "da
 FOLDS = 4
 SMALL = {"width": 64, "depth": 2, "heads": 4}
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
-    "ecg": ("ecg_contrastive", {"data.path": str(DATA / "ptbxl_500"), "train.steps": 200}),
-    "adult": ("tabular_mae", {"data.path": str(DATA / "adult/adult.csv"), "data.limit": 20000, "train.steps": 400}),
+    "ecg": ("examples/ecg_contrastive", {"data.path": str(DATA / "ptbxl_500"), "train.steps": 200}),
+    "adult": (
+        "examples/tabular_mae",
+        {"data.path": str(DATA / "adult/adult.csv"), "data.limit": 20000, "train.steps": 400},
+    ),
     # contrastive alone, two small towers, as in benchmarks/crossmodal.py
     "emoji": (
-        "image_text_clip",
+        "examples/image_text_clip",
         {
             "data.path": str(DATA / "emoji"),
             "data.name": "twemoji",

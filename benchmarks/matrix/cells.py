@@ -46,7 +46,7 @@ class Cell:
 
     @property
     def recipe(self) -> str:
-        return f"{self.modality}_{self.objective}"
+        return f"examples/{self.modality}_{self.objective}"
 
     def shipped(self) -> bool:
         """Whether its recipe exists."""

@@ -110,6 +110,8 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     sub.add_argument("overrides", metavar="key.path=value", nargs="*", help="change the recipe, e.g. train.steps=500")
     sub.add_argument("--output", metavar="DIR", type=Path, help="folder of the run (default: runs/NAME_OF_RECIPE)")
     sub.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint")
+    help = "size of a shipped recipe: demo (minutes on a CPU), small, base; default: by data and device, and said"
+    sub.add_argument("--preset", metavar="NAME", help=help)
 
     sub = command("evaluate", _evaluate, "Measure a model on data, beside its untrained twin and the raw features.")
     _add_model_and_data(sub)
@@ -191,12 +193,14 @@ def _add_label(sub: argparse.ArgumentParser) -> None:
 def _pretrain(args: argparse.Namespace) -> int:
     from ..recipe.loading import load_recipe
 
-    recipe = load_recipe(args.config, args.overrides)  # before the loop's imports: a fault shows seconds earlier
-    from ..training.pretrain import pretrain
+    load_recipe(args.config, args.overrides, preset=args.preset)  # before the loop's imports: seconds earlier
+    from ..training.choosing import Asked
+    from ..training.pretrain import run_pretraining
     from ..training.process import prepare_process
 
     prepare_process()
-    run = pretrain(recipe, output=args.output, resume=args.resume)
+    asked = Asked(args.config, args.overrides, args.preset)
+    run = run_pretraining(asked, output=args.output, resume=args.resume)
     if os.environ.get("RANK", "0") == "0":
         _show_run(run)
     return 0

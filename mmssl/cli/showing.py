@@ -23,7 +23,8 @@ from ..options.describing import REQUIRED, Described, about, default_of, docstri
 from ..options.json_schema import DRAFT, Schema, Schemas
 from ..options.schema import Part, field_names, to_dict
 from ..recipe.config import DataConfig, EvaluationConfig, GuardConfig, ModelConfig, Recipe, TrainConfig
-from ..recipe.loading import load_recipe, recipe_names, to_yaml
+from ..recipe.loading import load_recipe, plain_recipe, recipe_names, to_yaml
+from ..recipe.presets import DEMO, presets_of
 
 SECTIONS: dict[str, type] = {
     "recipe": Recipe,
@@ -104,18 +105,20 @@ def _options_of_kind(kind: str, name: str) -> type | None:
 # ------------------------------------------------------------------------------------------------------------- text
 
 
-def show(name: str, overrides: list[str], defaults: bool = False) -> str:
+def show(name: str, overrides: list[str], defaults: bool = False, preset: str | None = None) -> str:
     """The text of `mmssl show NAME`: a topic's options, or a recipe as YAML.
 
     Args:
         name: a topic, the name of a shipped recipe, or a .yaml file.
         overrides: changes of the recipe, `key.path=value`.
         defaults: with every option of the recipe, not only those that differ from their defaults.
+        preset: a size of the recipe; None: its body.
     """
     kind, _, inner = name.partition(".")
     if name in SECTIONS or (kind in KINDS and inner and not Path(name).is_file()):
-        if overrides:
-            raise UserError(f"show: found {overrides[0]}, expected no overrides: '{name}' is no recipe")
+        if overrides or preset:
+            found = overrides[0] if overrides else "--preset"
+            raise UserError(f"show: found {found}, expected no overrides and no preset: '{name}' is no recipe")
         return topic_text(topic(name))
     if name in KINDS:
         raise UserError(f"show: found '{name}', expected one of them, {name}.NAME, e.g. {name}.{KINDS[name][0]()[0]}")
@@ -126,8 +129,10 @@ def show(name: str, overrides: list[str], defaults: bool = False) -> str:
             f"show: unknown '{name}', expected a recipe (see `mmssl list recipes`), one of {', '.join(SECTIONS)}, or "
             f"{', '.join(f'{kind}.NAME' for kind in KINDS)}{hint}"
         )
-    recipe = load_recipe(name, overrides)
-    return (to_yaml(recipe) if defaults else brief_yaml(recipe)).rstrip("\n")
+    recipe, known = load_recipe(name, overrides, preset=preset), presets_of(plain_recipe(name))
+    shown = (to_yaml(recipe) if defaults else brief_yaml(recipe)).rstrip("\n")
+    said = f"# preset {preset or DEMO} of {', '.join(known)} (--preset); what data and device call for is not in yet\n"
+    return f"{said if known else ''}{shown}"
 
 
 def topic_text(shown: Topic) -> str:
@@ -183,6 +188,8 @@ def recipe_schema() -> Schema:
     model["required"].remove("towers")
     model["anyOf"] = [{"required": ["towers"]}, {"required": ["from"]}]
     views = [_views(schemas, name) for name in modality_names() if _options_of_kind("views", name) is not None]
+    changes = {"type": "object", "additionalProperties": {"type": "object"}}
+    root["properties"]["presets"] = {"description": "name -> changes of the recipe, see --preset", **changes}
     root["allOf"] = [{"anyOf": [{"required": ["modalities"]}, goes_on]}, *views]
     return {"$schema": DRAFT, "title": "mmssl recipe", **root, "$defs": dict(sorted(schemas.defs.items()))}
 

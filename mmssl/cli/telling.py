@@ -32,6 +32,7 @@ def add_commands(command: Command, parsers: Mapping[str, argparse.ArgumentParser
     sub.add_argument("what", metavar="RECIPE|OPTIONS", nargs="?", help=help)
     sub.add_argument("overrides", metavar="key.path=value", nargs="*", help="change the recipe that is shown")
     sub.add_argument("--defaults", action="store_true", help="of a recipe: all options, also those at their defaults")
+    sub.add_argument("--preset", metavar="NAME", help="of a recipe: this size of it, see `mmssl pretrain --help`")
     sub.add_argument("--schema", action="store_true", help="the JSON schema of a recipe, for editors")
 
     sub = command("completion", lambda args: _completion(args, parsers), "Print the completion script of a shell.")
@@ -91,7 +92,7 @@ def _show(args: argparse.Namespace) -> int:
     elif args.what is None:
         raise UserError("show: found nothing to show, expected a recipe, options (see `mmssl show --help`) or --schema")
     else:
-        _say(showing.show(args.what, args.overrides, args.defaults))
+        _say(showing.show(args.what, args.overrides, args.defaults, args.preset))
     return 0
 
 

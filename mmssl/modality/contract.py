@@ -69,6 +69,14 @@ class Preprocessor(Generic[Decoded]):
         """
         return self
 
+    def suggest(self, samples: Iterable[object]) -> tuple[dict[str, Any], str]:
+        """Options that fit these raw samples better than the recipe's, which are the most that is wanted, and why.
+
+        Asked of an unfitted preprocessor where a recipe has presets; what the user sets himself stays. Broken samples
+        are among them.
+        """
+        return {}, ""
+
     @overload
     def readable(self, samples: Iterable[object]) -> Iterator[Decoded]: ...
     @overload

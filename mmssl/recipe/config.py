@@ -168,6 +168,14 @@ class LoopConfig:
         local=True,
         help="steps between checkpoints; null: only at the end",
     )
+    save_minutes: float | None = option(
+        None,
+        above=0,
+        max=100_000,
+        resumable=True,
+        local=True,
+        help="minutes between checkpoints, besides; written at the next line of the log",
+    )
     keep: int = option(2, min=1, max=1_000_000_000, resumable=True, local=True, help="how many checkpoints stay")
     trackers: list[str] | None = option(
         None, resumable=True, local=True, help="Accelerate's trackers; null: tensorboard where it is installed"

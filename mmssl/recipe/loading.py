@@ -22,6 +22,7 @@ from ..options.schema import BAD, Faults, build, to_dict
 from ..options.wording import show
 from .config import DataConfig, EvaluationConfig, ModelConfig, Recipe, TrainConfig
 from .continuing import give_way, leave_behind, take_over
+from .presets import take_preset
 
 NAMED = ("modalities", "model.towers", "views", "masks", "objectives", "data.columns")
 """Where the user names things: an override to null there takes the thing out."""
@@ -32,8 +33,10 @@ T = TypeVar("T")
 
 
 def recipe_names() -> list[str]:
-    """Names of the shipped recipes."""
-    return sorted(path.stem for path in shipped_folder("configs").glob("*.yaml"))
+    """Names of the shipped recipes; `examples/NAME` are settings for one public data set each."""
+    folder = shipped_folder("configs")
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("**/*.yaml")]
+    return sorted(names, key=lambda name: ("/" in name, name))
 
 
 def recipe_path(name: str | Path) -> Path:
@@ -43,19 +46,24 @@ def recipe_path(name: str | Path) -> Path:
         return path
     if path.is_dir():
         raise UserError(f"recipe '{name}': found a folder, expected a .yaml file or the name of a shipped recipe")
+    known = recipe_names()
+    if name in known:
+        return shipped_folder("configs") / f"{name}.yaml"
     if isinstance(name, Path) or path.suffix in (".yaml", ".yml") or os.sep in name:
         there = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        raise UserError(f"recipe '{name}': no such file{nearest(path.name, there)}")
-    known = recipe_names()
-    if name not in known:
-        raise UserError(
-            f"unknown recipe '{name}', expected a .yaml file or one of {', '.join(known)}{nearest(name, known)}"
-        )
-    return shipped_folder("configs") / f"{name}.yaml"
+        raise UserError(f"recipe '{name}': no such file{nearest(path.name, there) or nearest(str(name), known)}")
+    raise UserError(
+        f"unknown recipe '{name}', expected a .yaml file or one of {', '.join(known)}{nearest(str(name), known)}"
+    )
 
 
 def load_recipe(
-    config: str | Path | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = (), *, own: bool = True
+    config: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    *,
+    own: bool = True,
+    preset: str | None = None,
+    choices: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """A validated recipe from a file, the name of a shipped one, or a dict.
 
@@ -63,18 +71,14 @@ def load_recipe(
     are merged before anything is checked: mappings key by key, but one that gives a `type` replaces what was there.
     Null takes out a named thing (`objectives.mae=null`, see `NAMED`); elsewhere it is the value null.
     own: the user gives it, and its dotted types are imported; False: it comes with a model's folder, and they are only
-    where the user has named them (`mmssl.provenance`). Raises one UserError with a line a fault.
+    where the user has named them (`mmssl.provenance`).
+    preset: the name of one of the recipe's presets; None: its body. choices: what was chosen for data and device,
+    behind the preset and before the overrides. Raises one UserError with a line a fault.
     """
-    if isinstance(config, Mapping):
-        data: Any = copy.deepcopy(dict(config))
-    else:
-        path = recipe_path(config)
-        data = plainyaml.read(path)
-        if isinstance(data, dict):
-            data.setdefault("name", path.stem)
-    if not isinstance(data, dict):
-        raise UserError(f"recipe '{config}': found {show(data)}, expected a mapping")
+    data = plain_recipe(config)
     faults: Faults = []
+    data = merge_overrides(data, take_preset(data, preset, faults), faults)
+    data = merge_overrides(data, choices or {}, faults)
     merged = merge_overrides(copy.deepcopy(data), overrides, [])
     give_way(data, merged)
     leave_behind(data, merged)
@@ -83,6 +87,18 @@ def load_recipe(
         refuse_strange_types(data)
     take_over(data, faults)
     return _validate(data, faults)
+
+
+def plain_recipe(config: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as it is written, unchecked; UserError where it is no mapping."""
+    if isinstance(config, Mapping):
+        return copy.deepcopy(dict(config))
+    path = recipe_path(config)
+    data = plainyaml.read(path)
+    if not isinstance(data, dict):
+        raise UserError(f"recipe '{config}': found {show(data)}, expected a mapping")
+    data.setdefault("name", path.stem)
+    return data
 
 
 def _validate(data: Mapping[str, Any], faults: Faults) -> Recipe:

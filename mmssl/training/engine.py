@@ -62,14 +62,19 @@ def run_folder(name: str, output: str | Path | None, resume: bool) -> Path:
     return folder
 
 
-def prepare_folder(recipe: Recipe, output: str | Path | None, resume: bool, lock: RunLock) -> Path:
-    """The folder of the run, made and locked, after a look at what a resumed one was started with."""
-    folder = run_folder(recipe.name, output, resume)
+def prepare_folder(name: str, output: str | Path | None, resume: bool, lock: RunLock) -> Path:
+    """The folder of the run of this name, made and locked."""
+    folder = run_folder(name, output, resume)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {folder}: cannot be made ({error.strerror})") from None
     lock.acquire(folder)
+    return folder
+
+
+def warn_of_changes(recipe: Recipe, folder: Path, resume: bool) -> None:
+    """Say in which options a resumed run is another than that which was started."""
     kept = folder / "config.yaml"
     if resume and kept.is_file():
         before, now = (to_dict(r) for r in (load_recipe(kept, own=False), recipe))
@@ -77,7 +82,6 @@ def prepare_folder(recipe: Recipe, output: str | Path | None, resume: bool, lock
         changed += changes(TrainConfig, before["train"], now["train"], "train.")
         whole = ("seed", "modalities", "model", "views", "masks", "objectives")
         warn_of(changed + [name for name in whole if before[name] != now[name]])
-    return folder
 
 
 def check_rows(folder: Path, source: Source, columns: Iterable[str], resume: bool) -> None:

@@ -84,6 +84,7 @@ class Loop:
         self.start, self.seconds = 0, 0.0
         self.looked = -1  # the last step that the observers were asked after
         self._saved: int | None = None
+        self._saved_at = time.monotonic()
         self.shares_every: int | None = None  # steps between measurements of who pulls the encoders
         self._tracking = True
         self._metrics: MetricsFile | None = None
@@ -144,7 +145,7 @@ class Loop:
                 self.settings.keep,
                 self.observers.tensors(),
             )
-        self._saved = step
+        self._saved, self._saved_at = step, time.monotonic()
 
     def run(self, batches: Batches, per_epoch: float) -> RunError | None:
         """Train.
@@ -206,9 +207,16 @@ class Loop:
         return batches((step + self.course.skipped) * self.settings.accumulation)
 
     def _moment(self, step: int) -> Moment:
-        every = self.settings.save_every
-        saves = every is not None and step < self.steps and step % every == 0
-        return Moment(step, self.steps, saves, logs=step % self.settings.log_every == 0 or step == self.steps)
+        every, logs = self.settings.save_every, step % self.settings.log_every == 0 or step == self.steps
+        saves = every is not None and step % every == 0 or logs and self._long_unsaved()
+        return Moment(step, self.steps, saves and step < self.steps, logs)
+
+    def _long_unsaved(self) -> bool:
+        """Whether the last checkpoint is `save_minutes` old; the same in all processes, which call it together."""
+        if self.settings.save_minutes is None:
+            return False
+        seconds = torch.tensor(time.monotonic() - self._saved_at, device=self.accelerator.device)
+        return float(self.accelerator.reduce(seconds, "mean")) >= 60 * self.settings.save_minutes
 
     def _first_look(self, interrupts: Interrupts) -> None:
         """Look at the start, or make up for a look that was interrupted."""

@@ -28,8 +28,20 @@ from ..models.running import untrained_twin
 from ..models.saving import save_model
 from ..objectives.pretraining import Pretraining
 from ..recipe.config import LoopConfig, Recipe
-from ..recipe.loading import load_recipe, to_yaml
+from ..recipe.loading import to_yaml
 from .building import Columns, build_model, build_pretraining, fitted_processor, flat, open_training_data
+from .choosing import (
+    Asked,
+    Choice,
+    Device,
+    choose,
+    fast_precision,
+    keep,
+    kept_choice,
+    refuse_placeholder,
+    this_device,
+    told,
+)
 from .engine import (
     check_rows,
     choose_trackers,
@@ -38,6 +50,7 @@ from .engine import (
     on_first,
     prepare_folder,
     start_trackers,
+    warn_of_changes,
 )
 from .guard import Guard
 from .health import Health, load_probe
@@ -46,6 +59,7 @@ from .loop import Batches, Loop
 from .metrics import last_health, last_losses
 from .observers import Observer
 from .online_probe import OnlineProbe, load_labelled
+from .pace import Pace
 from .starting import check_adapters
 
 if TYPE_CHECKING:
@@ -75,6 +89,7 @@ def pretrain(
     *,
     output: str | Path | None = None,
     resume: bool = False,
+    preset: str | None = None,
     **overrides: Any,
 ) -> Run:
     """Pretrain as the recipe says; what `mmssl pretrain` does.
@@ -86,6 +101,7 @@ def pretrain(
         recipe: a Recipe, a path, the name of a shipped recipe, or a dict.
         output: the run's folder (default `runs/<name>`, numbered when taken).
         resume: go on from its last checkpoint.
+        preset: the size of a recipe that has several (`demo`, `small`, `base`); None: chosen and said.
         **overrides: e.g. `train={"steps": 100}`.
 
     Returns:
@@ -96,17 +112,33 @@ def pretrain(
         RunError: a full disk, a loss that is not finite, in one clear line.
     """
     if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, overrides)
-    elif overrides:
-        raise UserError("overrides go with a recipe's name, path or dict, not with a Recipe object")
+        return run_pretraining(Asked(recipe, overrides, preset), output=output, resume=resume)
+    if overrides or preset:
+        raise UserError("overrides and presets go with a recipe's name, path or dict, not with a Recipe object")
+    return run_pretraining(recipe, output=output, resume=resume)
+
+
+def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, resume: bool = False) -> Run:
+    """`pretrain`, of a recipe or of what somebody asks for, some of which may have to be chosen first."""
+    recipe = asked if isinstance(asked, Recipe) else asked.recipe()
+    refuse_placeholder(recipe)
     check_adapters(recipe)
+    device = this_device()
+    if isinstance(asked, Asked):
+        recipe = replace(
+            recipe, train=replace(recipe.train, mixed_precision=fast_precision(asked, recipe.train, device))
+        )
     accelerator = make_accelerator(recipe.train)
-    recipe = replace(recipe, train=choose_trackers(recipe.train))
     with RunLock() as lock, lost_peers_told():
-        folder = on_first(accelerator, lambda: prepare_folder(recipe, output, resume, lock))
-        start_trackers(accelerator, recipe.train.trackers, recipe.name, folder)
+        folder = on_first(accelerator, lambda: prepare_folder(recipe.name, output, resume, lock))
+        trackers = choose_trackers(recipe.train).trackers
+        start_trackers(accelerator, trackers, recipe.name, folder)
         main = accelerator.is_main_process
         source, columns = open_training_data(recipe.data, recipe.modalities)
+        if isinstance(asked, Asked) and asked.presets:
+            recipe = chosen_recipe(asked, source, columns, folder, accelerator, device, resume)
+        recipe = replace(recipe, train=replace(recipe.train, trackers=trackers))
+        on_first(accelerator, lambda: warn_of_changes(recipe, folder, resume))
         on_first(accelerator, lambda: check_evaluation(recipe.data, recipe.evaluation, source))
         on_first(accelerator, lambda: check_rows(folder, source, flat(columns.values()), resume))
         samples, started = recipe.data.fit_samples, recipe.model.from_
@@ -135,6 +167,23 @@ def pretrain(
 
 
 # ------------------------------------------------------------------------------------------------------------- setup
+
+
+def chosen_recipe(
+    asked: Asked, source: Source, columns: Columns, folder: Path, accelerator: Accelerator, device: Device, resume: bool
+) -> Recipe:
+    """The recipe with what the first process chose for all, or what the run to be gone on with was started with."""
+
+    def settle() -> Choice:
+        kept = kept_choice(folder) if resume else None
+        choice = kept or choose(asked, source, columns, device, accelerator.num_processes)
+        if kept is None:
+            keep(choice, folder)
+        count = len(source) if hasattr(source, "__len__") else None
+        print("\n".join(told(choice, asked.recipe(choice), count)), flush=True)
+        return choice
+
+    return asked.recipe(on_first(accelerator, settle))
 
 
 def feed(
@@ -176,7 +225,7 @@ def make_observers(
     """
     train, seed = recipe.train, recipe.seed
     rows = (source, processor.preprocessors, columns)
-    observers: list[Observer] = []
+    observers: list[Observer] = [Pace()] if accelerator.is_main_process else []
     if train.health_every:
         rank, world = accelerator.process_index, accelerator.num_processes
         samples, broken = train.health_samples, recipe.data.broken

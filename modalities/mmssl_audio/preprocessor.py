@@ -57,6 +57,18 @@ class Preprocessor(base.Preprocessor[Array]):
         self.state = {"mean": mean, "std": std}
         return self
 
+    def suggest(self, samples: Iterable[object]) -> tuple[dict[str, float], str]:
+        """`seconds` of sounds that are all shorter than the recipe's: the longest of them, in whole patches."""
+        config = self.config
+        if config.seconds is None:
+            return {}, ""
+        longest = max(len(wave) for wave in self.readable(samples)) / config.rate
+        step = config.sides[0] * (config.shift_ms / 1000 if config.features == "mel" else 1 / config.rate)
+        seconds = round((math.ceil(1.1 * longest / step) + 1) * step, 4)
+        if seconds >= config.seconds:
+            return {}, ""
+        return {"seconds": seconds}, f"the longest of some sounds has {longest:.3g} s"
+
     def read(self, raw: object, choice: int = 0) -> Array | None:
         """One raw sound to (S,) float32 at the model's rate.
 

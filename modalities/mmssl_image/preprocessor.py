@@ -13,7 +13,7 @@ from mmssl import modality as base
 from mmssl.modality import Inputs, with_present
 from mmssl.modality.pixels.decode import adapt_channels, decode
 from mmssl.modality.pixels.moments import Survey, configured
-from mmssl.modality.pixels.options import pair
+from mmssl.modality.pixels.options import pair, smaller
 from mmssl.modality.pixels.resample import fit_size
 from mmssl.modality.raw import Array
 
@@ -55,9 +55,18 @@ class Preprocessor(base.Preprocessor[Array]):
         self.state = dict(survey.state(self.config, "images", grey_joins_colour=True))
         return self
 
+    def suggest(self, samples: Iterable[object]) -> tuple[dict[str, int], str]:
+        """`size` and `patch` of pictures that are smaller than the recipe's: enlarged, they would cost more and say no
+        more."""
+        sides = [min(image.shape[:2]) for image in self.readable(samples, self._whole)]
+        return smaller(self.config, sides, "pictures")
+
+    def _whole(self, raw: object) -> Array | None:
+        return decode(raw, self.background, self.config.channels, self.config.layout)
+
     def _decode(self, raw: object) -> Array | None:
         """Raw to (H, W, C) uint8 or float32 of the model's size; C is that of the image unless it is configured."""
-        image = decode(raw, self.background, self.config.channels, self.config.layout)
+        image = self._whole(raw)
         if image is None:
             return None
         if self.config.channels is not None:

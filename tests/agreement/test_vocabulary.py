@@ -191,7 +191,7 @@ def test_a_configuration_is_the_same_rows_in_every_command(
     words = [str(base), "--data", str(data), "--column", "image=picture", "name=bold"]
     train, test = SIZES["bold"]
 
-    recipe = load_recipe("image_mae", [f"data.path={data}", "data.name=bold", "data.columns.image=picture"])
+    recipe = load_recipe("examples/image_mae", [f"data.path={data}", "data.name=bold", "data.columns.image=picture"])
     source, columns = open_training_data(recipe.data, recipe.modalities)
     assert columns["image"] == "picture" and source["id"][:] == [f"bold/train/{i}" for i in range(train)]
 

@@ -150,11 +150,11 @@ def test_a_stock_encoder_goes_on_by_an_adapter(tmp_path):
 
 def test_a_shipped_recipes_architecture_gives_way(base):
     words = [f"model.from={base}", "model.towers.image.adapter.type=lora", "data.path=builtin:digits"]
-    chosen = load_recipe("image_mae", words)
+    chosen = load_recipe("examples/image_mae", words)
     assert chosen.model.towers["image"].width == 16 and chosen.modalities["image"].config.patch == 4
     assert chosen.model.towers["image"].adapter.type == "lora"
     with pytest.raises(UserError, match="model.towers.image.width: found 32"):
-        load_recipe("image_mae", [*words, "model.towers.image.width=32"])
+        load_recipe("examples/image_mae", [*words, "model.towers.image.width=32"])
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,16 @@ class SignalPreprocessor(Preprocessor[Sample]):
         """A hook: reference, derived channels. Takes and returns (C, T) in `unit`, and the names."""
         return signal, names
 
+    def suggest(self, samples: Iterable[object]) -> tuple[dict[str, float], str]:
+        """The `rate` of recordings that have fewer samples a second than the recipe's, and room for its window."""
+        unsaid = Unsaid(self.config.source_channels, self.config.layout)
+        rates = [self._rate(one) for one in self.readable(samples, lambda raw: parse(raw, self.open, unsaid))]
+        fastest = max(rates)
+        whole = self.config.window * fastest
+        if fastest >= self.config.rate or whole < 2 or abs(whole - round(whole)) > 1e-6:
+            return {}, ""
+        return {"rate": fastest}, f"the fastest of some recordings has {fastest:g} samples a second"
+
     # ----------------------------------------------------------------------------------------------------- one sample
 
     def prepare(self, raw: object, choice: int = 0) -> Sample | None:

@@ -65,6 +65,31 @@ def pair(value: int | Sequence[int]) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
+PATCHES = ((12, 2), (48, 4), (96, 8))
+"""Pictures of at most so many pixels a side -> the patch that is usual for them; larger ones have the recipe's."""
+
+
+def smaller(config: PixelConfig, sides: Sequence[int], what: str) -> tuple[dict[str, int], str]:
+    """Options for pixels that come in less than the recipe's `size`.
+
+    Args:
+        config: of the recipe.
+        sides: the shorter side of each sample in pixels.
+        what: they are called.
+
+    Returns:
+        `size` and `patch`, none where the recipe's size is reached by half of the samples; and why.
+    """
+    if not isinstance(config.size, int) or not isinstance(config.patch, int) or not sides:
+        return {}, ""
+    median = sorted(sides)[len(sides) // 2]
+    if median >= config.size:
+        return {}, ""
+    patch = min(next((patch for most, patch in PATCHES if median <= most), config.patch), config.patch)
+    size = max(median // patch, 2) * patch
+    return {"size": size, "patch": patch}, f"these {what} have {median} pixels a side"
+
+
 @strict
 @dataclass(kw_only=True)
 class View(Base):

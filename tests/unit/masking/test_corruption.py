@@ -166,7 +166,7 @@ def test_what_cannot_be_is_refused_with_the_reason():
 def test_a_recipe_with_a_corrupted_view_is_checked_as_a_whole():
     gmml = {"views.spoiled": {"image": {"corrupt": {"fill": ["noise"]}}}, "objectives.mae": {"view": "spoiled"}}
     faults: list[str] = []
-    check_recipe(load_recipe("image_mae", gmml), faults)
+    check_recipe(load_recipe("examples/image_mae", gmml), faults)
     assert not faults
     with pytest.raises(UserError, match=r"views.spoiled.image.corrupt.fill: found 'nose' .text., expected .*'noise'"):
-        load_recipe("image_mae", {"views.spoiled": {"image": {"corrupt": {"fill": ["nose"]}}}})
+        load_recipe("examples/image_mae", {"views.spoiled": {"image": {"corrupt": {"fill": ["nose"]}}}})

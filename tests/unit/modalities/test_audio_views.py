@@ -141,7 +141,7 @@ def test_mixing_is_by_the_global_permutation_and_refused_across_processes() -> N
         m.augment(inputs, Draws(4, 3, 0, 6), mix=1.0)
 
 
-@pytest.mark.parametrize("name", ["audio_mae", "audio_contrastive"])
+@pytest.mark.parametrize("name", ["examples/audio_mae", "examples/audio_contrastive"])
 def test_recipes_are_valid(name: str) -> None:
     from mmssl.recipe.loading import load_recipe
 

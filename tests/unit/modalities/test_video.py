@@ -371,7 +371,7 @@ def test_real_clips(shared_data: Path, tmp_path: Path) -> None:
     assert modality(p).raw_features(inputs).shape == (6, 2 * 3 * 16 * 16)
 
 
-@pytest.mark.parametrize("name", ["video_mae"])
+@pytest.mark.parametrize("name", ["examples/video_mae"])
 def test_recipes_are_valid(name: str) -> None:
     from mmssl.recipe.loading import load_recipe
 

@@ -172,7 +172,7 @@ def test_recipe_and_model_refuse_a_view_in_the_same_words(options: dict) -> None
     lines = view_faults(view_kinds("image"), views, "a", "image")
     assert lines and all(line.startswith("views.a.image.") for line in lines)
     with pytest.raises(UserError) as from_recipe:
-        load_recipe("image_mae", {"views": views})
+        load_recipe("examples/image_mae", {"views": views})
     assert str(from_recipe.value).splitlines() == lines
     model = nn.Module()
     model.modality = lambda name: load_modality("image").Modality  # type: ignore[assignment]

@@ -83,7 +83,7 @@ def test_a_checkpoint_has_the_factor_and_one_without_ramps_has_nothing_new():
 
 def test_recipes_and_refusals():
     ramp = "objectives.clip.ramp"
-    recipe = load_recipe("image_text_clip", [f"{ramp}={{end: 0.3, shape: cosine}}"])
+    recipe = load_recipe("examples/image_text_clip", [f"{ramp}={{end: 0.3, shape: cosine}}"])
     assert recipe.objectives["clip"].config.ramp == RampConfig(end=0.3, shape="cosine")
     for override, line in (
         (["objectives.clip.ramp={begin: 0.5, end: 0.3}"], "ramp: begin: found 0.5, expected less than end = 0.3"),
@@ -92,5 +92,5 @@ def test_recipes_and_refusals():
         (["objectives.clip.ramp={shape: step}"], "ramp.shape: found 'step'"),
     ):
         with pytest.raises(UserError, match=line):
-            load_recipe("image_text_clip", override)
+            load_recipe("examples/image_text_clip", override)
     assert torch.is_tensor(ramped().factors)

@@ -1,0 +1,44 @@
+"""How long a run will take, said once it has done its first steps."""
+
+from __future__ import annotations
+
+import time
+
+from .observers import Measured, Moment, Observer, Verdict
+
+FIRST, LAST = 2, 6
+"""Steps of this process between which it is timed: the first one is slow, caches and kernels are made in it."""
+
+
+class Pace(Observer):
+    """Times a few steps and prints what they make of the whole. Measures nothing that is kept."""
+
+    name = "pace"
+    logged = False
+
+    def __init__(self) -> None:
+        self.steps, self.began = 0, 0.0
+
+    def due(self, moment: Moment) -> bool:
+        """After each of the first steps."""
+        return moment.step > 0 and self.steps < LAST
+
+    def note(self, moment: Moment, found: Measured) -> Verdict | None:
+        """Count, and say it at the last of them."""
+        self.steps += 1
+        now = time.perf_counter()
+        if self.steps == FIRST:
+            self.began = now
+        elif self.steps == LAST and not moment.last:
+            each = (now - self.began) / (LAST - FIRST)
+            left = (moment.steps - moment.step) * each
+            print(f"a step takes {each:.2g} s: about {duration(left)} for the {moment.steps - moment.step:,} to come")
+        return None
+
+
+def duration(seconds: float) -> str:
+    """ "40 s", "12 min", "3.5 h", "2 days"."""
+    for unit, length, until in (("s", 1, 90), ("min", 60, 90 * 60), ("h", 3600, 36 * 3600)):
+        if seconds < until:
+            return f"{seconds / length:.2g} {unit}"
+    return f"{seconds / 86400:.2g} days"
