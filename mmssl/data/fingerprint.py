@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable
@@ -85,6 +86,10 @@ def _content(value: Any, read: Callable[[Path], bytes] = Path.read_bytes) -> byt
         return b"\x00"
     if isinstance(value, bytes):
         return value
+    if isinstance(value, dict) and set(value) == {"bytes", "path", "start", "stop"}:  # a window: of a long file
+        place = json.dumps([value["start"], value["stop"]]).encode()
+        content = value["bytes"] if value["bytes"] is not None else _hashed(str(value["path"]), read)
+        return content if value["start"] is None else content + place
     if isinstance(value, dict) and set(value) == {"bytes", "path"}:
         return value["bytes"] if value["bytes"] is not None else _file(str(value["path"]), read)
     if isinstance(value, dict):
@@ -96,6 +101,12 @@ def _content(value: Any, read: Callable[[Path], bytes] = Path.read_bytes) -> byt
     if isinstance(value, (list, tuple)):
         return b"[" + b"\x1e".join(_content(v, read) for v in value) + b"]"
     return json.dumps(value, default=str).encode()
+
+
+@functools.lru_cache(maxsize=1024)
+def _hashed(path: str, read: Callable[[Path], bytes]) -> bytes:
+    """The hash of a file's contents, which many rows share."""
+    return hashlib.sha256(_file(path, read)).digest()
 
 
 def _ends(path: Path) -> bytes:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from mmssl.modality.endings import PICTURES, SOUNDS, VIDEOS
+
 TABLES = {
     "parquet": "parquet",
     "csv": "csv",
@@ -21,16 +23,10 @@ TABLES = {
 """File ending -> how it is read."""
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 
-_PICTURES = """npy png apng jpg jpeg jpe jfif webp gif bmp dib tif tiff avif avifs heic heif hif jxl jp2 j2k jpc jpf
-    jpx j2c ppm pgm pbm pnm pfm tga ico icns pcx dcx dds psd sgi rgb rgba bw ras mpo xbm xpm qoi fits fit blp cur fli
-    flc im msp pcd pxr"""
-_SOUNDS = """wav wave wavex flac mp3 ogg oga opus m4a m4b aac ac3 amr aif aiff aifc au snd caf w64 rf64 wma mka voc avr
-    htk ircam nist paf pvf sd2 sds svx wve xi spx"""
-_VIDEOS = "mp4 m4v avi mkv mov webm mpg mpeg mpe wmv flv f4v 3gp 3g2 ogv ogm asf mts m2ts ts vob mxf nut"
 MEDIA = {
-    f".{ending}": kind
-    for kind, endings in {"image": _PICTURES, "audio": _SOUNDS, "video": _VIDEOS}.items()
-    for ending in endings.split()
+    ending: kind
+    for kind, endings in {"image": PICTURES, "audio": SOUNDS, "video": VIDEOS}.items()
+    for ending in endings
 }
 """File ending -> the modality that reads it, which is the name of its column."""
 ARRAYS = ".npy"

@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mmssl.errors import UserError, nearest
 
-from . import folders, formats
+from . import folders, formats, listing
 from .explained import explained
+from .kinds import Columns, Reading, by_ending, nothing_to_read
 from .origins import note_origins, refuse_elsewhere
 from .packages import open_prefixed
 from .packed import PACKED, check_saved, refuse_bombs
 from .selection import column_names, is_empty, limited, no_split, pick, rows_of_split, without_blank_lines
 from .values import undecoded, with_full_paths
+from .windows import Windows
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
     Source: TypeAlias = Dataset | IterableDataset
     Data: TypeAlias = str | Path | Source | Mapping[str, Source]
-
-Columns = Mapping[str, str | Sequence[str]]
 
 
 def open_source(
@@ -44,13 +44,14 @@ def open_source(
     columns: Columns | None = None,
     words: Iterable[str] = (),
     fetch: Sequence[str] = (),
+    reading: Reading | None = None,
 ) -> Source:
     """Open data for reading, undecoded.
 
     Args:
-        path: "builtin:NAME" | "graph:FILE" (a modality's own kind of file) | a folder (of images, sounds, videos,
-            arrays or tables, or written by `save_to_disk`) | a file or glob of parquet, csv, tsv, json, jsonl, arrow,
-            txt or tar (WebDataset) | a Hub id | a `datasets` object.
+        path: "builtin:NAME" | "graph:FILE" (a modality's own kind of file) | a folder, file or glob of what modalities
+            read, or of tables: parquet, csv, tsv, json, jsonl, arrow, txt or tar (WebDataset) | a folder written by
+            `save_to_disk` | a Hub id | a `datasets` object.
         name: the configuration, where the data has several; ignored where it has none.
         split: a named split ("train[:10%]" works for files and the Hub); a lone file or folder is all "train". Where
             there is no such split but a column called `split`, the rows that say so.
@@ -61,6 +62,8 @@ def open_source(
         words: further columns that modalities read, where they are there. Of csv files these, and those of `columns`,
             are the text of their fields; all other columns are numbers where every field is one.
         fetch: addresses that rows may name files at, beside where the data come from (`mmssl.data.origins`).
+        reading: which files of a folder are samples, and how long recordings of them are cut. None: pictures, sounds
+            and videos, by their endings, and none is cut.
 
     Raises:
         UserError: the data or the split is not there, cannot be read, has no rows or lacks a column.
@@ -80,7 +83,8 @@ def open_source(
         elif (rows := open_prefixed(str(path), split)) is not None:
             source = rows
         else:
-            source, base = _Opening(what, split, streaming, read).path(str(path), name)
+            opening = _Opening(what, split, streaming, read, reading)
+            source, base = opening.path(str(path), name)
         if streaming and isinstance(source, datasets.Dataset):
             source = source.to_iterable_dataset()
         note_origins(source, _hub_id(path), fetch)
@@ -125,8 +129,14 @@ def check_columns(source: Source, columns: Columns, what: str = "the data") -> N
 class _Opening:
     """Where a path leads. Every method returns a split's rows and the folder that file names in them belong to."""
 
-    def __init__(self, what: str, split: str, streaming: bool, read: frozenset[str]) -> None:
+    def __init__(
+        self, what: str, split: str, streaming: bool, read: frozenset[str], reading: Reading | None = None
+    ) -> None:
         self.what, self.split, self.streaming, self.read = what, split, streaming, read
+        self.windows = Windows(False) if reading is None else reading.windows
+        usual = by_ending()
+        wanted = tuple(kind for kind in usual if kind.column in read)
+        self.kinds = (wanted or usual) if reading is None else reading.kinds
 
     def path(self, path: str, name: str | None) -> tuple[Source, Path | None]:
         """A file, glob, folder or Hub data set."""
@@ -143,6 +153,9 @@ class _Opening:
                 return rows_of_split(stored, self.split, self.what), None
             return self.folder(local, name)
         if local.is_file():
+            rows = self.own_rows(local.resolve()) or self.listed(local.resolve().parent, [str(local.resolve())])
+            if rows is not None:
+                return rows
             # An explicitly named file is the data, whatever it is called: "train" and the split of its name mean it.
             data_files = {"train": [str(local.resolve())]}
             own = formats.split_of(local.name)
@@ -151,6 +164,10 @@ class _Opening:
             return self.files(data_files)
         matches = sorted(m for m in glob.glob(str(local), recursive=True) if os.path.isfile(m))
         if matches:
+            resolved = [str(Path(m).resolve()) for m in matches]
+            rows = self.listed(Path(os.path.commonpath([os.path.dirname(m) for m in resolved])), resolved)
+            if rows is not None:
+                return rows
             return self.files(formats.by_split([Path(m).resolve() for m in matches]))
         if glob.has_magic(path):
             raise UserError(f"data.path: no file matches {self.what}")
@@ -161,29 +178,48 @@ class _Opening:
         return self.named(path, name, hub=True)
 
     def folder(self, folder: Path, name: str | None) -> tuple[Source, Path | None]:
-        """A folder as its README.md says, or else of media files, or of tables."""
-        found = folders.scan(folder)
+        """A folder as its README.md says, or else of files that are samples, or of tables."""
+        found = folders.scan(folder, self.kinds)
         if found.is_empty:
             raise UserError(f"data.path: the folder {self.what} is empty")
         refuse_bombs(path for path in folder.rglob("*") if path.suffix.lower() in PACKED)
         if found.has_configs:
             refuse_elsewhere(folder, self.what)
             return self.named(str(folder), name)
-        if found.media:
-            listed = found.split_tables()
-            if listed:  # tables that list the media files beside them
-                return self.files(listed)
-            if len(found.media) >= len(found.tables):
-                return self.media(found)
+        if (rows := self.own_rows(folder)) is not None:
+            return rows
+        files = listing.list_files(folder, found.every, self.kinds)
+        tables = [path for path in found.tables if path not in set(files.used)]
+        listed = found.split_tables()
+        if files.rows and not (listed and tables) and len(files.rows) >= len(tables):
+            return self.media(found, files)
+        if listed and files.rows:  # tables that list the files beside them
+            return self.files(listed)
         if found.tables:
             return self.files(self.table_splits(found))
-        if glob.has_magic(str(folder)):
-            raise UserError(f"data.path: cannot read {self.what} under this name: rename it without any of *?[")
-        return self.named(str(folder), name)
+        raise nothing_to_read(self.what, found.every, self.kinds)
 
-    def media(self, found: folders.Found) -> tuple[Source, None]:
-        """Pictures, sounds and videos; as a stream every file is a shard, so that classes are not met in order."""
-        source = pick(folders.open_media(found, self.read), self.split, self.what)
+    def own_rows(self, path: Path) -> tuple[Source, None] | None:
+        """The rows of what is a data set in a modality's own way."""
+        for kind in self.kinds:
+            rows = None if kind.reader is None else kind.reader.open_rows(path, self.split)
+            if rows is not None:
+                first = rows.column_names[0]
+                return (rows if first == kind.column else rows.rename_column(first, kind.column)), None
+        return None
+
+    def listed(self, folder: Path, files: Sequence[str]) -> tuple[Source, None] | None:
+        """The rows of single files that are samples; None where they are none, or no reader says so."""
+        if not any(kind.readers for kind in self.kinds):
+            return None
+        found = folders.Found(folder, files=list(files))
+        rows = listing.list_files(folder, found.files, self.kinds)
+        return self.media(found, rows) if rows.rows else None
+
+    def media(self, found: folders.Found, files: listing.Listed) -> tuple[Source, None]:
+        """Files that are samples; as a stream every file is a shard, so that classes are not met in order."""
+        splits = listing.open_files(found, files, self.windows, self.read)
+        source = pick(splits, self.split, self.what)
         if self.streaming:
             return source.to_iterable_dataset(num_shards=1 if found.metadata else max(len(source), 1)), None
         return source, None

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import limits
+from ..data.kinds import Reading
 from ..data.loading import evaluation_batches
 from ..data.quarantine import refuse_share
 from ..data.sources import column_names, open_source, used_columns
+from ..data.windows import Windows
 from ..errors import RunError, UserError
 from ..files import replaceable, whole_file
 from ..modality import Preprocessor
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 PART_ROWS = 8192
 OTHERS = frozenset({".csv", ".tsv", ".json", ".jsonl", ".npy", ".npz", ".txt", ".pt", ".h5", ".arrow", ".feather"})
 """Endings that promise another format."""
+IDS = ("id", "file", "start")
+"""Columns of the data that tell rows apart: of a folder the file, and the second at which its window begins."""
 STATE = "state.json"
 BAD = b"mmssl_bad"
 """Key of a part's metadata: the broken values that were left out, as JSON."""
@@ -57,6 +61,7 @@ def embed(
         limit=options.limit,
         words=used_columns({**{name: name for name in preprocessors}, **options.columns}),
         fetch=options.fetch,
+        reading=Reading(preprocessors, options.columns, Windows(options.windows, options.stride)),
     )
     columns = find_columns(source, list(preprocessors), options.columns)
     return write_embeddings(
@@ -88,7 +93,7 @@ def write_embeddings(
 ) -> dict[str, Any]:
     """Embed all rows of `source` into a parquet file.
 
-    Columns: `row` (int64, from 0), `id` where the data has a column of that name, and for every modality of `columns`
+    Columns: `row` (int64, from 0), those of `IDS` that the data has, and for every modality of `columns`
     `<modality>_embedding` (a list of float32 of fixed size; null where absent) and `<modality>_present` (bool). The
     file appears under its name only when it is whole; until then finished parts lie in `.NAME.parts/`, from where the
     same call goes on.
@@ -263,10 +268,10 @@ def _tables(
         if hasattr(source, "__len__") and skip >= len(source):
             return
         source = source.skip(skip)
-    # a second, cheap reading of the one column: it also works where rows cannot be looked up by number
-    has_id = "id" in column_names(source)
-    ids = (row["id"] for row in source.select_columns(["id"])) if has_id else None
-    id_type = source.features.arrow_schema.field("id").type if has_id and source.features else None
+    # a second, cheap reading of these columns: it also works where rows cannot be looked up by number
+    named = [name for name in IDS if name in column_names(source)]
+    ids = iter(source.select_columns(named)) if named else iter(())
+    types = {name: source.features.arrow_schema.field(name).type for name in named} if source.features else {}
     first = 0
     batches = evaluation_batches(source, chosen, dict(columns), batch_size=batch_size, workers=workers, broken=broken)
     for loaded in batches:
@@ -279,8 +284,9 @@ def _tables(
         if not torch.equal(loaded.rows.cpu(), torch.arange(first, first + count)):
             raise AssertionError("evaluation batches must come in the order of the source")
         data: dict[str, pa.Array] = {"row": pa.array(range(skip + first, skip + first + count), pa.int64())}
-        if ids is not None:
-            data["id"] = pa.array([next(ids) for _ in range(count)], id_type)
+        rows = [next(ids) for _ in range(count)] if named else []
+        for name in named:
+            data[name] = pa.array([row[name] for row in rows], types.get(name))
         for name in columns:
             values = (part.pooled if pooled else part.embeddings)["model"][name]
             present = part.present[name]

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..data.kinds import Reading
 from ..data.quarantine import refuse_share
 from ..data.sources import Columns
+from ..data.windows import Windows
 from ..draws import key_of
 from ..errors import UserError, nearest, one_line
 from ..modality import Preprocessor
@@ -91,7 +93,7 @@ def evaluate(
     if not wanted:
         return report
     read = read_columns(config, data.columns if columns is None else columns, preprocessors)
-    sources = open_sources(data, config, seed, train_source, read)
+    sources = open_sources(data, config, seed, train_source, read, reading_of(data, preprocessors, columns))
     report["split"], report["notes"] = sources.split, sources.notes
     if sources.test is None:
         reason = f"the data has no split '{config.split}' to test on"
@@ -112,16 +114,26 @@ def evaluate(
     return report
 
 
-def check_evaluation(data: DataConfig, config: EvaluationConfig, train_source: Source) -> None:
+def reading_of(
+    data: DataConfig, readers: Mapping[str, Preprocessor], columns: Mapping[str, str | list[str]] | None = None
+) -> Reading:
+    """How folders are read by these preprocessors, as the options of the data say."""
+    return Reading(readers, data.columns if columns is None else columns, Windows(data.windows, data.stride))
+
+
+def check_evaluation(
+    data: DataConfig, config: EvaluationConfig, train_source: Source, readers: Mapping[str, Preprocessor]
+) -> None:
     """Raise before training what `evaluate` would raise after it: data, a split or a label column that does not exist,
     class names that do not fit the labels, other data for `ood` that are not there.
 
-    Streams are not looked into, which would read from them.
+    Streams are not looked into, which would read from them. readers: modality -> what reads it.
     """
     if config.tasks == [] or data.streaming:
         return
     read = read_columns(config, data.columns)
-    sources = open_sources(data, config, 0, train_source, read)
+    reading = reading_of(data, readers)
+    sources = open_sources(data, config, 0, train_source, read, reading)
     label_column(train_source if sources.test is None else sources.test, config.label)
     if config.classes is not None and sources.test is not None:
         labels, reason = read_labels(sources.test, sources.train, config.label)
@@ -129,17 +141,23 @@ def check_evaluation(data: DataConfig, config: EvaluationConfig, train_source: S
             raise UserError(f"evaluation.classes: found names of classes, but {reason}")
         class_names(labels, sources.test, sources.train, config.classes)
     if config.ood is not None and "ood" in (config.tasks or ()):
-        open_outside(config, read)
+        open_outside(config, read, reading)
 
 
 def labelled_rows(
-    data: DataConfig, config: EvaluationConfig, train_source: Source, seed: int, columns: Columns
+    data: DataConfig,
+    config: EvaluationConfig,
+    train_source: Source,
+    seed: int,
+    columns: Columns,
+    readers: Mapping[str, Preprocessor],
 ) -> tuple[Dataset, Dataset | None, Labels] | str:
     """(test rows, training rows, their labels) for a probe, within the limits of `config`, or why there are none.
 
-    columns: modality -> the column(s) that it reads.
+    columns: modality -> the column(s) that it reads; readers: modality -> what reads it.
     """
-    sources = open_sources(data, config, seed, train_source, read_columns(config, columns))
+    reading = Reading(readers, columns, Windows(data.windows, data.stride))
+    sources = open_sources(data, config, seed, train_source, read_columns(config, columns), reading)
     if sources.test is None:
         return f"the data has no split '{config.split}' to test on"
     if sources.same_rows:
@@ -313,7 +331,9 @@ class _Evaluation:
     def _ood(self) -> tuple[tasks.Metrics, dict[str, str]]:
         config = self.config
         read = read_columns(config, {**self.columns, **self.mapping})
-        rows, _ = subset(open_outside(config, read), config.limit, self.seed)
+        rows, _ = subset(
+            open_outside(config, read, reading_of(self.data, self.preprocessors, self.mapping)), config.limit, self.seed
+        )
         columns = present_columns(rows, list(self.columns), self.mapping)[0]
         if not columns:
             wanted = ", ".join(f"{name} ({column})" for name, column in self.columns.items())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .. import limits
+from ..data.kinds import Reading
 from ..data.sources import Columns, open_source, used_columns
 from ..errors import NoSplit
 from .rows import subset
@@ -37,10 +38,15 @@ def read_columns(config: EvaluationConfig, columns: Columns, modalities: Iterabl
 
 
 def open_sources(
-    data: DataConfig, config: EvaluationConfig, seed: int, train_source: Source | None, words: set[str]
+    data: DataConfig,
+    config: EvaluationConfig,
+    seed: int,
+    train_source: Source | None,
+    words: set[str],
+    reading: Reading,
 ) -> Sources:
     """The test rows, and the rows that probes learn from: the training split of the data that is tested on where it
-    has one, else the pretraining data (`train_source` when that is open already); words: see `open_source`."""
+    has one, else the pretraining data (`train_source` when that is open already); words, reading: see `open_source`."""
     limits.apply(data.limits)
     path = config.path or data.path
     elsewhere = config.path is not None and config.path != data.path
@@ -49,7 +55,14 @@ def open_sources(
 
     def opened(path: str, name: str | None, split: str, limit: int | None = None) -> Source:
         return open_source(
-            path, name=name, split=split, streaming=data.streaming, limit=limit, words=words, fetch=data.fetch
+            path,
+            name=name,
+            split=split,
+            streaming=data.streaming,
+            limit=limit,
+            words=words,
+            fetch=data.fetch,
+            reading=reading,
         )
 
     def limited(source: Source, limit: int | None, extra: int) -> Dataset:
@@ -92,7 +105,7 @@ def _or_none(
         raise
 
 
-def open_outside(config: EvaluationConfig, words: set[str]) -> Source:
-    """The other data that the task `ood` tells from the held-out rows; words: see `open_source`."""
+def open_outside(config: EvaluationConfig, words: set[str], reading: Reading) -> Source:
+    """The other data that the task `ood` tells from the held-out rows; words, reading: see `open_source`."""
     assert config.ood is not None
-    return open_source(config.ood, split=config.ood_split, words=words)
+    return open_source(config.ood, split=config.ood_split, words=words, reading=reading)

@@ -26,6 +26,8 @@ class EvaluateConfig(RowsConfig, EvaluationConfig):
             path=self.path,
             name=self.name,
             columns=self.columns,
+            windows=self.windows,
+            stride=self.stride,
             streaming=self.streaming,
             workers=self.workers,
             max_bad=self.max_bad,

@@ -192,7 +192,7 @@ def make_job(
     """The job that options and data ask for, its rows shared out. UserError for whatever does not fit."""
     label = options.label_columns
     if teacher is not None or options.task == "retrieval":
-        rows = load_partition(data, [], list(processor.preprocessors), options)
+        rows = load_partition(data, [], processor.preprocessors, options)
         if teacher is not None:
             refuse_beside(options, "--teacher", {"task": "auto", "keep_head": None, "class_weights": "none"})
             return TeachingJob(encoder, processor, options, rows, teacher_path=teacher, label=tuple(label))
@@ -202,7 +202,7 @@ def make_job(
         return RetrievalJob(encoder, processor, options, rows)
     if not label:
         raise UserError("--label: found none, expected the column(s) of the labels")
-    rows = load_partition(data, label, list(processor.preprocessors), options)
+    rows = load_partition(data, label, processor.preprocessors, options)
     kept = None
     if options.keep_head is not None:
         job = SupervisedJob(encoder, processor, options, rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import limits
+from ..data.kinds import Reading
 from ..data.sources import open_source, used_columns
 from ..data.splits import strata, take_share, without
+from ..data.windows import Windows
 from ..errors import NoSplit, UserError
 from ..evaluation.rows import find_columns
 from .labels import Encoded, Target, encode_all, make_target, read_columns, stack
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from ..data.sources import Data
+    from ..modality import Preprocessor
 
 logger = logging.getLogger("mmssl")
 
@@ -74,7 +77,7 @@ class Partition:
     notes: list[str] = field(default_factory=list)
 
 
-def open_split(data: Data, options: FinetuneConfig, split: str, modalities: Iterable[str]) -> Dataset:
+def open_split(data: Data, options: FinetuneConfig, split: str, modalities: Mapping[str, Preprocessor]) -> Dataset:
     """One split of the data as a source, with the `name` and `limit` of the options, for these modalities to read.
 
     Raises UserError where there is none.
@@ -82,14 +85,24 @@ def open_split(data: Data, options: FinetuneConfig, split: str, modalities: Iter
     limits.apply(options.limits)
     read = used_columns({**{name: name for name in modalities}, **options.columns})
     words = set(read) - set(options.label_columns)
-    opened = open_source(data, name=options.name, split=split, limit=options.limit, words=words, fetch=options.fetch)
+    opened = open_source(
+        data,
+        name=options.name,
+        split=split,
+        limit=options.limit,
+        words=words,
+        fetch=options.fetch,
+        reading=Reading(modalities, options.columns, Windows(options.windows, options.stride)),
+    )
     return cast("Dataset", opened)
 
 
-def load_partition(data: Data, label: Sequence[str], modalities: Sequence[str], options: FinetuneConfig) -> Partition:
+def load_partition(
+    data: Data, label: Sequence[str], modalities: Mapping[str, Preprocessor], options: FinetuneConfig
+) -> Partition:
     """Open the data, read the labels, and share the rows out. label empty: rows without labels."""
     source = open_split(data, options, options.split, modalities)
-    columns = find_columns(source, modalities, options.columns, options.modalities)
+    columns = find_columns(source, list(modalities), options.columns, options.modalities)
     target = make_target(source, label, options.task) if label else None
     if options.group is not None:
         read_columns(source, [options.group], "group")
@@ -149,7 +162,11 @@ def _share(part: Examples, target: Target | None, share: float, seed: int) -> ND
 
 
 def _test(
-    data: Data, everything: Examples, target: Target | None, options: FinetuneConfig, modalities: Sequence[str]
+    data: Data,
+    everything: Examples,
+    target: Target | None,
+    options: FinetuneConfig,
+    modalities: Mapping[str, Preprocessor],
 ) -> tuple[Examples, Examples, str]:
     """(training rows, test rows, what the latter are called)."""
     if options.test is not None:
@@ -185,7 +202,7 @@ def _share_of_labels(train: Examples, target: Target | None, options: FinetuneCo
 
 
 def _validation(
-    data: Data, train: Examples, target: Target | None, options: FinetuneConfig, modalities: Sequence[str]
+    data: Data, train: Examples, target: Target | None, options: FinetuneConfig, modalities: Mapping[str, Preprocessor]
 ) -> tuple[NDArray[np.int64], Examples | None, str]:
     """(numbers of the rows of `train` that are left, rows for early stopping or None, what the latter are called)."""
     if options.validation is not None:

@@ -43,6 +43,14 @@ class Preprocessor(Generic[Decoded]):
     """What one raw value is, for messages: "an image", "sound"."""
     fitted_by: ClassVar[str] = "call fit(samples)"
     """What a user does who meets an unfitted preprocessor, for the message."""
+    reads: ClassVar[tuple[str, ...]] = ()
+    """Endings, in small letters, of the files that are a sample each: what `data.path=FOLDER` looks for. The package
+    says them as `ENDINGS`, too, where that is to be known without torch."""
+    reads_else: ClassVar[tuple[str, ...]] = ()
+    """Endings of files that may be samples (the sound of videos, arrays, tables of numbers), which are looked for where
+    a folder holds none of `reads`."""
+    reads_beside: ClassVar[tuple[str, ...]] = ()
+    """Endings of files that are samples where they lie beside another modality's file of the same stem (captions)."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -61,6 +69,45 @@ class Preprocessor(Generic[Decoded]):
                 return own(self, raw, choice)
 
         cls.read = read  # type: ignore[method-assign]
+
+    # ---------------------------------------------------------------------------------------- folders of its own files
+
+    @property
+    def seconds(self) -> float | None:
+        """How long a sample is of a longer recording; None: nothing that is read here takes time, or all of it is
+        taken. Longer recordings are cut into windows (`mmssl.data.windows`), which `read` is given as
+        {"bytes": None, "path", "start", "stop"}, the last two in seconds."""
+        return None
+
+    def stretches(self, path: Path) -> Sequence[tuple[float, float]] | None:
+        """(begin, end) in seconds of what was recorded in a file, by its header alone: one, or several with gaps
+        between them; None where nothing says how long it is.
+
+        Raises BadSample for a file that cannot be read.
+        """
+        return None
+
+    def parts(self, path: Path) -> Iterable[Path]:
+        """Further files of the sample in the file `path`: no samples of their own, and not left out either."""
+        return ()
+
+    def holds(self, path: Path) -> bool:
+        """Whether a file of `reads_else` is a sample, by a look at its beginning."""
+        return True
+
+    def value(self, path: str) -> Any:
+        """What a row holds of the file `path`; all rows of a column hold the same kind of value."""
+        return {"bytes": None, "path": path}
+
+    def open_rows(self, path: Path, split: str) -> Any:
+        """The rows (a `datasets.Dataset`) of a file or folder that is a data set in this modality's own way; None where
+        it is none. The modality's column comes first.
+
+        Raises UserError for one that cannot be read, or has no such split.
+        """
+        return None
+
+    # ---------------------------------------------------------------------------------------------------------- samples
 
     def fit(self, samples: Iterable[object]) -> Self:
         """Learn schema, vocabulary or statistics from raw samples, before the model exists. May stop early.

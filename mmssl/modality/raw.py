@@ -48,6 +48,17 @@ def unwrap(raw: Mapping[str, object], noun: str, *others: str) -> object:
     return raw.get("path") if data is None else data
 
 
+def stretch_of(raw: object) -> tuple[float, float | None]:
+    """(start, stop) in seconds of the stretch that a struct names; of anything else all."""
+    if not isinstance(raw, Mapping) or raw.get("start") is None:
+        return 0.0, None
+    start, stop = raw["start"], raw.get("stop")
+    good = isinstance(start, (int, float)) and start >= 0 and (stop is None or isinstance(stop, (int, float)))
+    if not good or (stop is not None and not stop > start):
+        raise BadSample(f"start {start!r} and stop {stop!r}, expected seconds, in this order")
+    return float(start), None if stop is None else float(stop)
+
+
 def single(raw: object, noun: str) -> object:
     """The one value of a list of one, such as a column `images` of the Hub holds; anything else as it is.
 

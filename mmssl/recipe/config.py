@@ -20,9 +20,15 @@ MODALITY = Variant("modality", modality_config, modality_names, default=lambda k
 OBJECTIVE = Variant("objective", objective_config, objective_names, default=lambda key: key)
 MASK = Variant("mask", lambda name: load_mask(name), mask_names, default=lambda key: "random")
 
-PATH = "builtin:NAME, a folder, a file or glob (parquet, csv, tsv, json, jsonl, arrow), a Hub id"
+PATH = "builtin:NAME, a folder or file of what the modalities read, a file or glob of a table, a Hub id"
 SPLIT = "which rows of the data: one of its splits"
 MAX_BAD = "share of broken samples above which the run stops"
+
+
+def check_windows(windows: float | bool | None) -> None:
+    """ValueError for `true`, which does not say how long they are."""
+    if windows is True:
+        raise ValueError("found true, expected seconds, null (a sample's length) or false (recordings stay whole)")
 
 
 @strict
@@ -50,7 +56,19 @@ class RowsConfig:
     fetch: list[str] = option(
         factory=list, resumable=True, local=True, help="addresses (https://HOST) that rows may name files at, too"
     )
+    windows: float | bool | None = option(
+        None,
+        above=0,
+        max=1_000_000,
+        check=check_windows,
+        help="seconds of a row of long recordings; null: a sample's length; false: none",
+    )
+    stride: float | None = option(
+        None, above=0, max=1_000_000, help="seconds from the beginning of a window to the next; null: its length"
+    )
     limits: Limits = option(factory=Limits, resumable=True, help="the largest sample that is decoded")
+
+    NEEDS = (needs("stride", holds=lambda config: config.windows is not False, windows="seconds, or null"),)
 
 
 @strict

@@ -12,8 +12,10 @@ from accelerate import Accelerator
 from torch.utils.checkpoint import checkpoint
 
 from .. import limits
+from ..data.kinds import Reading
 from ..data.loading import read_rows
 from ..data.sources import open_source
+from ..data.windows import Windows
 from ..errors import RunError, UserError, one_line
 from ..files import whole_folder
 from ..modality import Preprocessor, load_modality, select
@@ -39,7 +41,17 @@ Columns = dict[str, str | list[str]]
 """Modality -> its column(s)."""
 
 
-def open_training_data(data: DataConfig, modalities: Iterable[str]) -> tuple[Source, Columns]:
+def readers_of(modalities: Mapping[str, Part]) -> dict[str, Preprocessor]:
+    """A recipe's preprocessors, not fitted: what says which files they read."""
+    return {name: load_modality(part.type).Preprocessor(part.config) for name, part in modalities.items()}
+
+
+def sample_seconds(modalities: Mapping[str, Part]) -> dict[str, float | None]:
+    """Modality -> the length of its samples in seconds, which long recordings are cut by."""
+    return {name: reader.seconds for name, reader in readers_of(modalities).items()}
+
+
+def open_training_data(data: DataConfig, modalities: Mapping[str, Part]) -> tuple[Source, Columns]:
     """The training source and, for each modality, the column(s) it is read from."""
     columns = {name: data.columns.get(name, name) for name in modalities}
     limits.apply(data.limits)
@@ -51,6 +63,7 @@ def open_training_data(data: DataConfig, modalities: Iterable[str]) -> tuple[Sou
         limit=data.limit,
         columns=columns,
         fetch=data.fetch,
+        reading=Reading(readers_of(modalities), columns, Windows(data.windows, data.stride)),
     )
     return source, columns
 

@@ -112,7 +112,9 @@ def load_labelled(
         UserError: there are no labels or no held-out rows, with the reason.
     """
     learn, test_on = min(samples, evaluation.train_limit or samples), min(samples // 2, evaluation.limit or samples)
-    found = labelled_rows(data, replace(evaluation, train_limit=learn, limit=test_on), source, seed, columns)
+    found = labelled_rows(
+        data, replace(evaluation, train_limit=learn, limit=test_on), source, seed, columns, preprocessors
+    )
     if isinstance(found, str):
         raise UserError(f"train.probe_every: {found}; name the labels with evaluation.label or set it to null")
     test, learned, labels = found

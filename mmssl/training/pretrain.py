@@ -29,7 +29,16 @@ from ..models.saving import save_model
 from ..objectives.pretraining import Pretraining
 from ..recipe.config import LoopConfig, Recipe
 from ..recipe.loading import to_yaml
-from .building import Columns, build_model, build_pretraining, fitted_processor, flat, open_training_data
+from .building import (
+    Columns,
+    build_model,
+    build_pretraining,
+    fitted_processor,
+    flat,
+    open_training_data,
+    readers_of,
+    sample_seconds,
+)
 from .choosing import (
     Asked,
     Choice,
@@ -136,10 +145,17 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
         main = accelerator.is_main_process
         source, columns = open_training_data(recipe.data, recipe.modalities)
         if isinstance(asked, Asked) and asked.presets:
+            first = recipe
             recipe = chosen_recipe(asked, source, columns, folder, accelerator, device, resume)
+            if sample_seconds(recipe.modalities) != sample_seconds(
+                first.modalities
+            ):  # other windows of long recordings
+                source, columns = open_training_data(recipe.data, recipe.modalities)
         recipe = replace(recipe, train=replace(recipe.train, trackers=trackers))
         on_first(accelerator, lambda: warn_of_changes(recipe, folder, resume))
-        on_first(accelerator, lambda: check_evaluation(recipe.data, recipe.evaluation, source))
+        on_first(
+            accelerator, lambda: check_evaluation(recipe.data, recipe.evaluation, source, readers_of(recipe.modalities))
+        )
         on_first(accelerator, lambda: check_rows(folder, source, flat(columns.values()), resume))
         samples, started = recipe.data.fit_samples, recipe.model.from_
         processor = fitted_processor(

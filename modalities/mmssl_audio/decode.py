@@ -12,6 +12,7 @@ import io
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -23,14 +24,17 @@ import torch
 from mmssl.boundary import is_ours, regular_file
 from mmssl.errors import BadSample, UserError, one_line
 from mmssl.limits import check
-from mmssl.modality.raw import FFMPEG, NPY_MAGIC, Array, as_array, is_blank, load_npy, single, unwrap
+from mmssl.modality.raw import FFMPEG, NPY_MAGIC, Array, as_array, is_blank, load_npy, single, stretch_of, unwrap
 
 if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
     from av.container import InputContainer
     from torchaudio.transforms import Resample
 
 CODECS = ("MPEG", "VORBIS", "OPUS")  # subtypes whose numbers of samples are not exact
 PADDED = 0.1  # seconds by which such a number may be wrong
+SEEK_FROM = 5.0  # seconds before which decoding from the start is no slower than seeking
+PREROLL = 0.2  # seconds decoded before a window: codecs need the frames before
 MOST_CHANNELS = 64  # of sound: more on the shorter axis of an array, and it is none
 UNKNOWN_FORMAT = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
 OGG_PAGE = 27 + 255 + 255 * 255  # the longest page
@@ -45,9 +49,9 @@ def read_sound(
     """One raw sound to a waveform, all channels averaged.
 
     Args:
-        raw: encoded bytes, {"bytes", "path"}, a path, {"array", "sampling_rate"}, (array, rate), or an array (S,),
-            (S, C) or (C, S) that has the wanted rate. Integers are divided by the largest of their type, floats are
-            taken as they are.
+        raw: encoded bytes, {"bytes", "path"} with or without "start" and "stop" in seconds, a path,
+            {"array", "sampling_rate"}, (array, rate), or an array (S,), (S, C) or (C, S) that has the wanted rate.
+            Integers are divided by the largest of their type, floats are taken as they are.
         rate: samples a second of the result.
         seconds: the longest stretch wanted; None: all.
         choice: picks where that starts in a longer sound, 0 is at the beginning.
@@ -60,13 +64,14 @@ def read_sound(
         BadSample: the value is broken, with the reason.
         UserError: a struct of other things, or a package that decodes it is missing.
     """
-    raw = single(raw, "sound")
+    raw = original = single(raw, "sound")
     if isinstance(raw, Mapping):
         raw = _unwrap(raw)
     if is_blank(raw):
         return None
     found = rate
     wave: Array | None
+    part = stretch_of(original)
     if isinstance(raw, tuple) and len(raw) == 2 and np.ndim(raw[1]) == 0:
         found = _checked_rate(raw[1])
         raw = raw[0]
@@ -74,15 +79,15 @@ def read_sound(
         path = regular_file(raw)
         try:
             with open(path, "rb") as file:
-                wave, found = _from_file(file, rate, seconds, choice, layout)
+                wave, found = _from_file(file, rate, Wanted(seconds, choice, *part), layout)
         except OSError as error:
             if is_ours(error):
                 raise
             raise BadSample(f"cannot read file '{one_line(raw, 120)}': {error.strerror or error}") from error
     elif isinstance(raw, (bytes, bytearray, memoryview)):
-        wave, found = _from_file(io.BytesIO(bytes(raw)), rate, seconds, choice, layout)
+        wave, found = _from_file(io.BytesIO(bytes(raw)), rate, Wanted(seconds, choice, *part), layout)
     else:
-        wave = _stretch(from_array(raw, layout), found, seconds, choice)
+        wave = Wanted(seconds, choice, *part).of(from_array(raw, layout), found)
     if wave is None:
         return None
     wave = wave.mean(1, dtype=np.float32)
@@ -156,24 +161,62 @@ def _what(raw: object, array: Array) -> str:
     return f"dtype {array.dtype}" if isinstance(raw, (np.ndarray, list, torch.Tensor)) else type(raw).__name__
 
 
-def _stretch(wave: Array, rate: int, seconds: float | None, choice: int) -> Array:
-    start, count = _place(len(wave), rate, seconds, choice)
-    return wave[start : start + count]
+@dataclass(frozen=True)
+class Wanted:
+    """Which stretch is wanted of a sound.
+
+    Attributes:
+        seconds: the longest; None: all.
+        choice: picks where it begins, 0 at the beginning.
+        start: seconds before which nothing is taken.
+        stop: seconds from which on nothing is; None: the end.
+    """
+
+    seconds: float | None
+    choice: int
+    start: float = 0.0
+    stop: float | None = None
+
+    def of(self, wave: Array, rate: int) -> Array:
+        """The wanted samples of (S, C)."""
+        start, count = self.place(len(wave), rate)
+        return wave[start : start + count]
+
+    def place(self, total: int, rate: int) -> tuple[int, int]:
+        """(first, count) of the samples wanted of `total`."""
+        low = round(self.start * rate)
+        if low and low >= total:
+            raise BadSample(f"start: found {self.start:g} s, but the sound ends at {total / rate:g} s")
+        # one more than asked for, so that resampling does not fall short of it
+        end = total if self.stop is None else min(total, math.ceil(self.stop * rate) + 1)
+        count = end - low if self.seconds is None else min(end - low, math.ceil(self.seconds * rate) + 1)
+        return low + self.choice % (end - low - count + 1), count
 
 
-def _place(total: int, rate: int, seconds: float | None, choice: int) -> tuple[int, int]:
-    """(first, count) of the samples wanted of `total`."""
-    # one more than asked for, so that resampling does not fall short of it
-    count = total if seconds is None else min(total, math.ceil(seconds * rate) + 1)
-    return choice % (total - count + 1), count
+def sound_seconds(path: Path) -> float | None:
+    """How long a sound is by its file's header; None where that does not say it, or the file holds no sound."""
+    try:
+        found = _soundfile().info(str(regular_file(path)))
+        return float(found.frames) / max(found.samplerate, 1)
+    except RuntimeError:  # none of soundfile's formats
+        pass
+    try:
+        import av
+    except ImportError:  # whoever reads the file says so
+        return None
+    with av.open(str(path), options=dict(FFMPEG)) as container:
+        if not container.streams.audio:
+            return None
+        stream = container.streams.audio[0]
+        if stream.duration and stream.time_base:
+            return float(stream.duration * stream.time_base)
+        return None if container.duration is None else container.duration / av.time_base
 
 
 # ------------------------------------------------------------------------------------------------------------- files
 
 
-def _from_file(
-    file: BinaryIO, rate: int, seconds: float | None, choice: int, layout: str | None
-) -> tuple[Array | None, int]:
+def _from_file(file: BinaryIO, rate: int, wanted: Wanted, layout: str | None) -> tuple[Array | None, int]:
     """((S, C) float32, rate) of an open file; None instead of the wave of a video without a sound track.
 
     soundfile reads it where it knows the format, else av, which reads the containers of videos and more codecs.
@@ -184,7 +227,7 @@ def _from_file(
     if not size:
         raise BadSample("empty file (0 bytes)")
     if head.startswith(NPY_MAGIC):
-        return _stretch(from_array(load_npy(file), layout), rate, seconds, choice), rate
+        return wanted.of(from_array(load_npy(file), layout), rate), rate
     file = _whole(file, head, size)
     soundfile = _soundfile()
     try:
@@ -192,7 +235,7 @@ def _from_file(
             if not sound.frames:
                 raise BadSample("no sound: zero samples")
             check("seconds", sound.frames / max(sound.samplerate, 1), "seconds of sound")
-            start, count = _place(sound.frames, sound.samplerate, seconds, choice)
+            start, count = wanted.place(sound.frames, sound.samplerate)
             check("values", count * sound.channels, "samples of sound")
             if start:
                 sound.seek(start)
@@ -203,8 +246,7 @@ def _from_file(
         if getattr(error, "code", None) != UNKNOWN_FORMAT:
             raise BadSample(f"cannot decode sound: {error} ({size} bytes)") from error
         file.seek(0)
-        decoded, found = _with_av(file, size)
-        return None if decoded is None else _stretch(decoded, found, seconds, choice), found
+        return _with_av(file, size, wanted)
     if len(wave) < count:
         raise BadSample(f"truncated: {len(wave)} of {count} samples could be decoded")
     return wave, found
@@ -258,9 +300,9 @@ def _measured(file: BinaryIO, at: int, length: int) -> BinaryIO:
     return io.BytesIO(bytes(data))
 
 
-def _with_av(file: BinaryIO, size: int) -> tuple[Array | None, int]:
-    """The first sound track of a file that soundfile does not know, ((S, C) float32, rate); None for a video without
-    one."""
+def _with_av(file: BinaryIO, size: int, wanted: Wanted) -> tuple[Array | None, int]:
+    """What is wanted of the first sound track of a file that soundfile does not know, ((S, C) float32, rate); None for
+    a video without one."""
     try:
         import av
     except ImportError as error:
@@ -278,6 +320,12 @@ def _with_av(file: BinaryIO, size: int) -> tuple[Array | None, int]:
                     return None, 0
                 raise BadSample(f"cannot decode sound: a file without any ({container.format.name}, {size} bytes)")
             stream = container.streams.audio[0]
+            rate = int(stream.rate)
+            if wanted.start > SEEK_FROM and wanted.stop is not None and stream.time_base is not None:
+                part = _sought(container, stream, wanted, rate)
+                if part is not None:
+                    return part, rate
+                container.seek(0)
             planar = av.AudioResampler(format="fltp")
             parts, packets, count = [], 0, 0
             for packet in container.demux(stream):
@@ -288,14 +336,38 @@ def _with_av(file: BinaryIO, size: int) -> tuple[Array | None, int]:
             parts += [out.to_ndarray() for out in planar.resample(None)]
             if packets < stream.frames:  # 0 where the file does not list them
                 raise BadSample(f"truncated: {packets} of {stream.frames} packets of sound are there")
-            rate = int(stream.rate)
     except BadSample:
         raise
     except (av.FFmpegError, ValueError) as error:
         raise BadSample(f"cannot decode sound: neither soundfile nor av can ({error}, {size} bytes)") from error
     if not parts:
         raise BadSample("no sound: zero samples")
-    return np.ascontiguousarray(np.concatenate(parts, axis=1).T), rate
+    return wanted.of(np.ascontiguousarray(np.concatenate(parts, axis=1).T), rate), rate
+
+
+def _sought(container: InputContainer, stream: AudioStream, wanted: Wanted, rate: int) -> Array | None:
+    """The window of a long track, without decoding what lies before it; None where the file cannot be sought in."""
+    import av
+
+    assert stream.time_base is not None and wanted.stop is not None
+    zero = float((stream.start_time or 0) * stream.time_base)
+    try:
+        container.seek(int((wanted.start - PREROLL + zero) / stream.time_base), stream=stream, backward=True)
+    except av.FFmpegError:
+        return None
+    planar, parts, begin = av.AudioResampler(format="fltp"), [], None
+    for frame in container.decode(stream):
+        if frame.pts is None or frame.time_base is None:
+            return None
+        time = float(frame.pts * frame.time_base) - zero
+        begin = time if begin is None else begin
+        parts += [out.to_ndarray() for out in planar.resample(frame)]
+        if time > wanted.stop + 1:
+            break
+    if begin is None or begin > wanted.start or not parts:
+        return None
+    wave = np.ascontiguousarray(np.concatenate(parts, axis=1).T)
+    return replace(wanted, start=wanted.start - begin, stop=wanted.stop - begin).of(wave, rate)
 
 
 def _is_container(head: bytes) -> bool:

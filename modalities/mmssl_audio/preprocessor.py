@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -11,9 +12,10 @@ import torch
 from mmssl import modality as base
 from mmssl.errors import BadSample
 from mmssl.modality import Inputs
+from mmssl.modality.endings import SOUNDS, VIDEOS
 from mmssl.modality.raw import Array
 
-from .decode import read_sound
+from .decode import read_sound, sound_seconds
 from .mel import LogMel
 from .options import Config
 
@@ -28,6 +30,8 @@ class Preprocessor(base.Preprocessor[Array]):
     the modality, so that views work on the sound itself. state: mean and std of the features.
     """
 
+    reads = SOUNDS
+    reads_else = (*VIDEOS, ".npy")
     noun = "sound"
     fitted_by = "call fit(samples), or set mean and std"
     config: Config
@@ -36,6 +40,16 @@ class Preprocessor(base.Preprocessor[Array]):
         super().__init__(config)
         if config.mean is not None and config.std is not None:
             self.state = {"mean": float(config.mean), "std": float(config.std)}
+
+    @property
+    def seconds(self) -> float | None:
+        """The longest stretch taken of a sound."""
+        return self.config.seconds
+
+    def stretches(self, path: Path) -> list[tuple[float, float]] | None:
+        """All of it, by the header."""
+        found = sound_seconds(path)
+        return None if found is None else [(0.0, found)]
 
     def fit(self, samples: Iterable[object]) -> Self:
         """Measure mean and standard deviation of the features. UserError when no sample can be read."""

@@ -19,5 +19,8 @@ else:
 
 __all__ = ["NEEDS", "READS", "Config", "Modality", "Preprocessor", "View"]
 
-READS = "WFDB records (.hea, .dat), arrays with their leads, rate and unit, .npy"
-NEEDS: dict[str, str] = {"wfdb": "mmssl[ecg]"}
+READS = (
+    "WFDB records (.hea, .dat), EDF, BDF, GDF, FIF, EEGLAB and BrainVision files, .mat"
+    ", .npy, a csv a recording, arrays with their leads, rate and unit"
+)
+NEEDS: dict[str, str] = {"wfdb": "mmssl[ecg]", "mne": "mmssl[eeg]"}

@@ -11,11 +11,11 @@ import torch
 
 from mmssl.errors import BadSample, UserError, nearest
 from mmssl.modality import Inputs
+from mmssl.modality.biosignals.files import Channels, open_file
 from mmssl.modality.biosignals.preparation import Sample, SignalPreprocessor, padded_length, with_holes
 from mmssl.modality.biosignals.recording import Array, Recording
 
 from .beats import beats_a_minute
-from .files import open_wfdb
 from .leads import DERIVED, LEADS, TWELVE, in_standard_order, lead_of
 from .options import Config
 
@@ -71,8 +71,11 @@ class Preprocessor(SignalPreprocessor):
             )
 
     def open(self, path: Path) -> Recording:
-        """By wfdb."""
-        return open_wfdb(path, self.config.checksums)
+        """WFDB records by wfdb, EDF and its like by mne."""
+        # what is refused where it is no lead has to be seen for that
+        drop = self.config.unknown == "drop"
+        channels = Channels("ecg", lambda names: [n for n in names if drop and self.known(n) is None])
+        return open_file(path, channels, lambda name: self.known(name) is not None, self.config.checksums)
 
     def default_names(self, count: int) -> list[str]:
         """Of 12 rows without names: the standard order; of as many as `leads` has: those."""

@@ -20,5 +20,8 @@ else:
 
 __all__ = ["NEEDS", "READS", "Config", "Modality", "Preprocessor", "View", "windows"]
 
-READS = "EDF, BDF, GDF, FIF, EEGLAB and BrainVision files, arrays with their channels, rate and unit, .npy"
-NEEDS: dict[str, str] = {"mne": "mmssl[eeg]"}
+READS = (
+    "EDF, BDF, GDF, FIF, EEGLAB and BrainVision files, WFDB records, .mat"
+    ", .npy, a csv a recording, arrays with their channels, rate and unit"
+)
+NEEDS: dict[str, str] = {"mne": "mmssl[eeg]", "wfdb": "mmssl[ecg]"}

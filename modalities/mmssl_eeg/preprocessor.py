@@ -11,12 +11,14 @@ import torch
 
 from mmssl.errors import BadSample, nearest
 from mmssl.modality import Inputs
+from mmssl.modality.biosignals.files import Channels, open_file
 from mmssl.modality.biosignals.preparation import Sample, SignalPreprocessor, padded_length, with_holes
 from mmssl.modality.biosignals.recording import Array, Recording
 
-from .electrodes import channel_of, is_net, is_other, place_of, table
-from .files import open_eeg
+from .electrodes import channel_of, from_head, is_net, is_other, others, place_of, table
 from .options import Config
+
+CHANNELS = Channels("eeg", others, from_head)
 
 
 class Preprocessor(SignalPreprocessor):
@@ -33,8 +35,8 @@ class Preprocessor(SignalPreprocessor):
     unit = "uV"
 
     def open(self, path: Path) -> Recording:
-        """By mne."""
-        return open_eeg(path)
+        """EDF and its like by mne, WFDB records by wfdb."""
+        return open_file(path, CHANNELS, lambda name: channel_of(name) is not None, usual=".edf")
 
     def _name(self, name: str) -> str | None:
         return channel_of(self.config.aliases.get(name, name))

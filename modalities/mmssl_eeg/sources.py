@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from mmssl.errors import UserError
+from mmssl.modality.biosignals.mne_files import Channels, open_mne
 
-from .files import open_eeg
+from .electrodes import from_head, others
 
 
 def windows(
@@ -36,7 +37,7 @@ def windows(
         UserError: a table without `rate`, or without one of the columns.
     """
     if isinstance(source, (str, Path)):
-        recording = open_eeg(Path(source))
+        recording = open_mne(Path(source), Channels("eeg", others, from_head))
         assert recording.rate is not None
         spans = recording.spans or [(0, recording.length)]
         for first in _starts(recording.length, recording.rate, seconds, step):

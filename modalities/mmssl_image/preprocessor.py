@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmssl import modality as base
 from mmssl.modality import Inputs, with_present
+from mmssl.modality.endings import PICTURES
 from mmssl.modality.pixels.decode import adapt_channels, decode
 from mmssl.modality.pixels.moments import Survey, configured
 from mmssl.modality.pixels.options import pair, smaller
@@ -29,6 +30,7 @@ class Preprocessor(base.Preprocessor[Array]):
     state: `PixelState`.
     """
 
+    reads = PICTURES
     noun = "an image"
     fitted_by = "call fit(samples), or set channels, mean and std"
     config: Config

@@ -29,12 +29,17 @@ class Preprocessor(base.Preprocessor[Tokens]):
     multiple of 8, at most max_length.
     """
 
+    reads_beside = (".txt",)
     noun = "text"
     config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._tokenizer: Tokenizer | None = None
+
+    def value(self, path: str) -> str:
+        """The text of a file."""
+        return Path(path).read_text(encoding="utf-8-sig", errors="replace").strip()
 
     @property
     def tokenizer(self) -> Tokenizer:

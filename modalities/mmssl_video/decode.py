@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
@@ -20,7 +20,7 @@ from mmssl.boundary import regular_file, within_places
 from mmssl.errors import BadSample, UserError
 from mmssl.limits import check
 from mmssl.modality.pixels.decode import decode, from_array, read_file
-from mmssl.modality.raw import FFMPEG, NPY_MAGIC, Array, as_array, is_blank, load_npy, unwrap
+from mmssl.modality.raw import FFMPEG, NPY_MAGIC, Array, as_array, is_blank, load_npy, stretch_of, unwrap
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -48,6 +48,8 @@ class Wanted:
         channels: 1 = grey, None = as the data has.
         background: 1 or 3 numbers of 0..255, behind transparent pixels.
         layout: "channels_first" or "channels_last", of frames that are arrays; None: by their shape.
+        begin: seconds before which no clip starts.
+        stop: seconds at which it ends at the latest; None: with the video.
     """
 
     frames: int
@@ -57,17 +59,24 @@ class Wanted:
     channels: int | None = None
     background: Sequence[int] = (0,)
     layout: str | None = None
+    begin: float = 0.0
+    stop: float | None = None
 
     def start(self, duration: float, rate: float) -> float:
         """Seconds at which the clip starts in a video of this duration and frame rate."""
-        room = max(duration - self.frames / (self.fps or rate), 0.0)
-        return room * (self.choice % (1 << 20)) / (1 << 20)
+        if self.begin and self.begin >= duration:
+            raise BadSample(f"start: found {self.begin:g} s, but the video ends at {duration:g} s")
+        room = max(self._end(duration) - self.begin - self.frames / (self.fps or rate), 0.0)
+        return self.begin + room * (self.choice % (1 << 20)) / (1 << 20)
+
+    def _end(self, duration: float) -> float:
+        return duration if self.stop is None else min(self.stop, duration)
 
     def times(self, start: float, duration: float) -> list[float]:
         """The asked times, those before the video's end."""
         assert self.fps is not None
         asked = [start + k / self.fps for k in range(self.frames)]
-        return [t for k, t in enumerate(asked) if t < duration - TOLERANCE or k == 0]
+        return [t for k, t in enumerate(asked) if t < self._end(duration) - TOLERANCE or k == 0]
 
 
 Timed = Iterator[tuple[float, "VideoFrame"]]
@@ -80,8 +89,9 @@ def read_clip(raw: object, wanted: Wanted) -> Clip | None:
     """One clip of a raw video.
 
     Args:
-        raw: encoded bytes, {"bytes", "path"}, a path of a file or of a folder of pictures (in natural order), a list of
-            pictures, {"frames", "fps"}, or an array (T, H, W), (T, H, W, C) or (T, C, H, W).
+        raw: encoded bytes, {"bytes", "path"} with or without "start" and "stop" in seconds, a path of a file or of a
+            folder of pictures (in natural order), a list of pictures, {"frames", "fps"}, or an array (T, H, W),
+            (T, H, W, C) or (T, C, H, W).
         wanted: which clip.
 
     Returns:
@@ -93,6 +103,8 @@ def read_clip(raw: object, wanted: Wanted) -> Clip | None:
     """
     fps = wanted.default_fps
     if isinstance(raw, Mapping):
+        begin, stop = stretch_of(raw)
+        wanted = replace(wanted, begin=begin, stop=stop)
         raw, fps = _unwrap(raw, fps)
     if is_blank(raw):
         return None
@@ -255,6 +267,19 @@ def _length(source: str | BinaryIO) -> tuple[float, float, bool]:
                 first = time if first is None else min(first, time)
                 last = max(last, time + (float(packet.duration * packet.time_base) if packet.duration else 1 / rate))
         return (count / rate if first is None else last - first), rate, False
+
+
+def video_seconds(path: Path) -> float | None:
+    """How long a video is by its file's header; None where that does not say it."""
+    if path.suffix.lower() in (".npy", ".gif"):
+        return None
+    with _av().open(str(regular_file(path)), options=dict(FFMPEG)) as container:
+        stream = _stream(container)
+        if stream is None:
+            return None
+        if stream.duration and stream.time_base:
+            return float(stream.duration * stream.time_base)
+        return None if container.duration is None else container.duration / _av().time_base
 
 
 def _from_time(source: Callable[[], str | BinaryIO], start: float) -> Timed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -13,13 +14,14 @@ import torch
 from mmssl import modality as base
 from mmssl.errors import BadSample
 from mmssl.modality import Inputs
+from mmssl.modality.endings import VIDEOS
 from mmssl.modality.pixels.decode import adapt_channels
 from mmssl.modality.pixels.moments import Survey, configured
 from mmssl.modality.pixels.options import pair
 from mmssl.modality.pixels.resample import fit_size
 from mmssl.modality.raw import Array
 
-from .decode import Wanted, read_clip
+from .decode import Wanted, read_clip, video_seconds
 from .options import Config
 
 ENOUGH = 200
@@ -36,6 +38,8 @@ class Preprocessor(base.Preprocessor[Sample]):
     state: `PixelState`, and fps: the frame rate.
     """
 
+    reads = VIDEOS
+    reads_else = (".gif", ".npy")
     noun = "a video"
     fitted_by = "call fit(samples), or set channels, mean and std"
     config: Config
@@ -50,6 +54,16 @@ class Preprocessor(base.Preprocessor[Sample]):
         known = configured(config)
         if known is not None and config.fps:
             self.state = {**known, "fps": float(config.fps)}
+
+    @property
+    def seconds(self) -> float | None:
+        """How long a clip is; where frames are taken as they come, at the usual rate."""
+        return self.config.frames / (self.config.fps or self.config.default_fps)
+
+    def stretches(self, path: Path) -> list[tuple[float, float]] | None:
+        """All of it, by the header."""
+        found = video_seconds(path)
+        return None if found is None else [(0.0, found)]
 
     def fit(self, samples: Iterable[object]) -> Self:
         """Find the channel count, the frame rate, and mean and standard deviation of each channel after resizing.

@@ -49,13 +49,13 @@ def test_decoders_let_them_through(kind: str, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(wfdb, "rdrecord", fail)
     monkeypatch.setattr(networkx, "read_gml", fail)
     if kind == "eeg":
-        from mmssl_eeg.files import open_eeg as read
+        from mmssl.modality.biosignals.mne_files import open_mne as read
 
         (tmp_path / "a.fif").write_bytes(b"")
         path = tmp_path / "a.fif"
         path.write_bytes(bytes(64))
     elif kind == "ecg":
-        from mmssl_ecg.files import open_wfdb as read
+        from mmssl.modality.biosignals.wfdb_records import open_wfdb as read
 
         path = tmp_path / "a.hea"
         path.write_text("a 1 500 10\na.dat 16 200 16 0 0 0 0 I\n")

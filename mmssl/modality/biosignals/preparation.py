@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ...errors import BadSample
 from ..contract import Inputs, Preprocessor, with_present
+from . import files
 from .options import SignalConfig
 from .processing import centred, filtered, flat, resampled, rms, typical
 from .recording import Array, Place, Recording, Unsaid, parse, volts
@@ -60,6 +61,8 @@ class SignalPreprocessor(Preprocessor[Sample]):
 
     config: SignalConfig
     _told: bool = False
+    reads = files.HEADERS
+    reads_else = files.ARRAYS
     channel: ClassVar[str] = "channel"
     """What a channel is called, for messages."""
     unit: ClassVar[str]
@@ -70,9 +73,30 @@ class SignalPreprocessor(Preprocessor[Sample]):
         """Samples in a patch."""
         return round(self.config.window * self.config.rate)
 
+    @property
+    def seconds(self) -> float | None:
+        """The longest window taken of a recording."""
+        return self.config.seconds
+
     @abstractmethod
     def open(self, path: Path) -> Recording:
         """Open a file of this modality's formats; BadSample with what is wrong with it."""
+
+    def stretches(self, path: Path) -> list[tuple[float, float]] | None:
+        """Of what was measured, by the header."""
+        found = files.seconds_of(path)
+        if found is not None:
+            return [(0.0, found)]
+        recording = parse(str(path), self.open, Unsaid(layout=self.config.layout))
+        return None if recording is None else files.stretches(recording, self.config.source_rate)
+
+    def parts(self, path: Path) -> list[Path]:
+        """What a header names: samples, markers, segments."""
+        return files.parts_of(path)
+
+    def holds(self, path: Path) -> bool:
+        """Of text files those of rows of numbers."""
+        return files.is_recording(path)
 
     @abstractmethod
     def known(self, name: str) -> tuple[str, float] | None:
@@ -206,7 +230,12 @@ class SignalPreprocessor(Preprocessor[Sample]):
             first = round(recording.start * rate)
             if first >= total:
                 raise BadSample(f"start: found {recording.start:g} s, but the recording ends at {total / rate:g} s")
-            return first, min(first + count, total)
+            if recording.stop is None:
+                return first, min(first + count, total)
+            end = min(max(round(recording.stop * rate), first + 1), total)
+            free = max(end - first - count, 0)
+            first += free // 2 if choice == 0 else choice % (free + 1)
+            return first, min(first + count, end)
         if recording.spans:
             first = min(_in_span(recording.spans, count, choice), total - count)
             return first, first + count

@@ -40,6 +40,7 @@ RATE = (
 NAMES = ("channels", "ch_names", "leads", "sig_name", "names")
 UNIT = ("unit", "units")
 START = ("start",)
+STOP = ("stop",)
 BADS = ("bads", "bad_channels")
 FILE = ("bytes", "path", "file")
 
@@ -74,6 +75,7 @@ class Recording:
         units: one a channel; None for one whose unit nothing says.
         bads: channels that are marked as unusable.
         start: where the wanted window begins, in seconds.
+        stop: where the stretch ends that a window is taken from, in seconds; None: with the recording.
         spans: (first, last sample) of the stretches in which something was measured; None: all of it, as far as known.
         places: channel -> where the recording says that its electrode is, in metres.
     """
@@ -86,6 +88,7 @@ class Recording:
     units: Sequence[str | None] | None = None
     bads: list[str] = field(default_factory=list)
     start: float | None = None
+    stop: float | None = None
     spans: list[tuple[int, int]] | None = None
     places: Mapping[str, Place] = field(default_factory=dict)
 
@@ -178,7 +181,7 @@ def _from_mapping(raw: Mapping[str, object], open_file: Open, unsaid: Unsaid) ->
     elif signal is not None:
         found = Recording.of(numbers(signal, known_names), None)
     else:
-        known = {key for keys in (SIGNAL, RATE, NAMES, UNIT, START, BADS) for key in keys}
+        known = {key for keys in (SIGNAL, RATE, NAMES, UNIT, START, STOP, BADS) for key in keys}
         rest = {str(name): value for name, value in raw.items() if value is not None}
         channels = {name: value for name, value in rest.items() if name.lower() not in known}
         if not channels:
@@ -189,7 +192,7 @@ def _from_mapping(raw: Mapping[str, object], open_file: Open, unsaid: Unsaid) ->
         raise BadSample(f"the row says {rate:g} Hz, its file {found.rate:g} Hz")
     # what a file says of itself comes first, then what its row does
     found.rate = found.rate or rate
-    found.start = _number(_get(raw, START), "start")
+    found.start, found.stop = _number(_get(raw, START), "start"), _number(_get(raw, STOP), "stop")
     found.bads = [*found.bads, *(_strings(_get(raw, BADS)) or [])]
     if units is not None:
         said = found.units or [None] * found.count

@@ -42,7 +42,7 @@ def test_large_records_are_read_in_frames_too(tmp_path: Path, monkeypatch: pytes
     x = heart()
     path = write_wfdb(tmp_path, "m", [x, 2 * x[::4]], ["II", "V1"], rate=125)
     whole = mmssl_ecg.Preprocessor(mmssl_ecg.Config()).open(path)
-    monkeypatch.setattr("mmssl_ecg.files.CHECKED", 0)
+    monkeypatch.setattr("mmssl.modality.biosignals.wfdb_records.CHECKED", 0)
     parts = mmssl_ecg.Preprocessor(mmssl_ecg.Config()).open(path)
     assert (parts.length, parts.rate) == (whole.length, whole.rate) == (len(x), 500.0)
     np.testing.assert_allclose(parts.load(0, parts.length), whole.load(0, whole.length))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmssl.errors import BadSample
-from mmssl_eeg.files import check_tags
+from mmssl.modality.biosignals.mne_files import check_tags
 
 
 def tags(*headers: tuple[int, int]) -> bytes:

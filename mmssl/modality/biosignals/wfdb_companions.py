@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mmssl.boundary import regular_file
-from mmssl.errors import BadSample
-from mmssl.modality.biosignals.matlab import check_matlab
+from ...boundary import regular_file
+from ...errors import BadSample
+from .matlab import check_matlab
 
 DEEPEST = 2
 """A record of several segments, and its segments: WFDB has no more levels."""

@@ -6,21 +6,19 @@ wfdb's defaults that change values are set by intent, see docs/explanation/reade
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmssl.boundary import is_ours, reading_sample
-from mmssl.errors import BadSample, UserError
-from mmssl.modality.biosignals.processing import resampled
-from mmssl.modality.biosignals.recording import Array, Load, Recording, check_file
-
-from .companions import check_companions
-from .leads import lead_of
-from .segments import joined, part_header
+from ...boundary import is_ours, reading_sample
+from ...errors import BadSample, UserError
+from .processing import resampled
+from .recording import Array, Load, Recording, check_file
+from .wfdb_companions import check_companions
+from .wfdb_segments import joined, part_header
 
 if TYPE_CHECKING:
     from wfdb import Record
@@ -28,19 +26,22 @@ if TYPE_CHECKING:
 ENDINGS = (".hea", ".dat")
 CHECKED = 2_000_000
 """Samples (of all leads) up to which a record is read at once, and compared with the checksums in its header."""
+Known = Callable[[str], bool]
+"""Whether a signal of this name is one of the modality's channels."""
 FIRST_LINE = re.compile(r"[^\s/]+ +(\d+) +\S+ +(\d+)")  # name, signals, rate, frames; a / behind the name: segments
 
 
-def open_wfdb(path: Path, checksums: bool = True) -> Recording:
+def open_wfdb(path: Path, checksums: bool = True, known: Known = bool) -> Recording:
     """The record of a .hea or .dat file, or of their common name. Physical units as the header says.
 
     A record of several segments is put together by the names of its signals; where it says nothing of one of them, it
     is NaN. Of signals with several samples a frame all are read; where rates differ, all come at the highest rate that
-    a lead has.
+    a known one has.
 
     Args:
         path: of the header or the samples.
         checksums: whether samples that differ from the header's checksums are refused.
+        known: which signals are the modality's.
 
     Raises:
         BadSample: it is truncated, damaged (its checksum differs) or no WFDB record.
@@ -58,20 +59,20 @@ def open_wfdb(path: Path, checksums: bool = True) -> Recording:
         raise UserError("WFDB records need the package 'wfdb': pip install 'mmssl[ecg]'") from error
     record = _whole(wfdb, name, header_file)
     if record is not None:
-        many = samples_a_frame(record)
+        many = samples_a_frame(record, known)
         return _recording(
             record, many, lambda first, last: even(_physical(record, name, checksums), record, many)[:, first:last]
         )
     header = _header(wfdb, name)
     if hasattr(header, "seg_name"):
         parts = [part_header(name, header, title, lambda path: _header(wfdb, path)) for title in header.seg_name]
-        return joined(name, header, parts, samples_a_frame, lambda *of: _read(wfdb, *of))
+        return joined(name, header, parts, lambda part: samples_a_frame(part, known), lambda *of: _read(wfdb, *of))
     if not header.n_sig or not header.sig_len:
         raise BadSample(
             f"{header_file.name}: the record has {header.n_sig or 0} signals of {header.sig_len or 0} samples"
         )
     check_parts(header_file, [file for file in getattr(header, "file_name", None) or [] if file != "~"])
-    many = samples_a_frame(header)
+    many = samples_a_frame(header, known)
     return _recording(header, many, lambda first, last: _read(wfdb, name, header, many, first, last))
 
 
@@ -91,11 +92,11 @@ def check_parts(header_file: Path, names: Sequence[str]) -> None:
         check_file(header_file.with_name(file))
 
 
-def samples_a_frame(header: Record) -> int:
-    """How many samples a frame all signals are read at: the most that a lead has, without known leads any signal."""
+def samples_a_frame(header: Record, known: Known) -> int:
+    """How many samples a frame all signals are read at: the most that a known one has, without any, any signal."""
     counts = getattr(header, "samps_per_frame", None) or [1] * header.n_sig
     names = header.sig_name or [None] * header.n_sig
-    leads = [count for count, name in zip(counts, names, strict=True) if name and lead_of(name)]
+    leads = [count for count, name in zip(counts, names, strict=True) if name and known(name)]
     return int(max(leads or counts))
 
 
@@ -175,3 +176,29 @@ def _compare(record: Record, name: Path) -> None:
                 f"record {name.name} is damaged: the checksum of '{lead}' is {found}, its header says {said} "
                 "(option checksums: false reads it all the same)"
             )
+
+
+def wfdb_seconds(path: Path) -> float | None:
+    """How long a record is by the first line of its header; None where that does not say it."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        words = next((line.split() for line in file if line.strip() and not line.startswith("#")), [])
+    if len(words) < 4:
+        return None
+    rate = re.match(r"[0-9.]+(e[+-]?\d+)?", words[2], re.IGNORECASE)
+    frames = int(words[3]) if words[3].isdigit() else 0
+    return frames / float(rate[0]) if rate and frames and float(rate[0]) > 0 else None
+
+
+def wfdb_parts(path: Path) -> list[Path]:
+    """The files that a header names: of samples, or of segments with theirs."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        said = [line.split() for line in file if line.strip() and not line.lstrip().startswith("#")]
+    if not said:
+        return []
+    names = [words[0] for words in said[1:] if words[0] != "~" and Path(words[0]).name == words[0]]
+    if "/" not in said[0][0]:
+        return [path.with_name(name) for name in dict.fromkeys(names)]
+    segments = [path.with_name(f"{name}.hea") for name in dict.fromkeys(names)]
+    return segments + [
+        part for segment in segments if segment.is_file() and segment != path for part in wfdb_parts(segment)
+    ]

@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmssl.errors import BadSample
-from mmssl.modality.biosignals.recording import VOLTS
+from ...errors import BadSample
+from .recording import VOLTS
 
 ANNOTATIONS = ("EDF Annotations", "BDF Annotations")
 """Labels of what holds no samples, but notes and the times of the records."""

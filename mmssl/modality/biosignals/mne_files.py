@@ -1,27 +1,26 @@
-"""EEG files by mne: EDF, BDF, FIF, EEGLAB (.set), BrainVision (.vhdr), and what else it opens."""
+"""Files of biosignals by mne: EDF, BDF, FIF, EEGLAB (.set), BrainVision (.vhdr), and what else it opens."""
 
 from __future__ import annotations
 
 import functools
+import glob
 import gzip
 import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmssl.boundary import reading_sample
-from mmssl.errors import BadSample, UserError
-from mmssl.modality.biosignals.matlab import check_matlab
-from mmssl.modality.biosignals.recording import Array, Place, Recording, check_file
-
-from .companions import check_beside, check_named
+from ...boundary import reading_sample
+from ...errors import BadSample, UserError
 from .edf import ANNOTATIONS, Header, read_header, runs
-from .electrodes import from_head, others
+from .matlab import check_matlab
+from .mne_companions import check_beside, check_named, named_in
+from .recording import Array, Place, Recording, check_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mne.io import BaseRaw
 
 ENDINGS = (".edf", ".bdf", ".gdf", ".fif", ".fif.gz", ".set", ".vhdr", ".cnt", ".mff", ".nxe")
@@ -33,8 +32,24 @@ UNUSED = ("BAD", "EDGE BOUNDARY GAP")
 COMPANIONS = {".eeg": ".vhdr", ".vmrk": ".vhdr", ".fdt": ".set"}
 
 
-def open_eeg(path: Path) -> Recording:
-    """The EEG channels of a file; those of other kinds, as far as the file or their names tell them, are left out.
+@dataclass(frozen=True)
+class Channels:
+    """Which channels of a file are a modality's.
+
+    Attributes:
+        kind: how mne calls them; where a file has none of this kind, what mne takes for EEG, as it does all of which a
+            file does not say it.
+        others: those of a file's names that surely are none.
+        place: from mne's head frame to the modality's own; None: places are of no use.
+    """
+
+    kind: str = "eeg"
+    others: Callable[[Sequence[str]], list[str]] = lambda names: []
+    place: Callable[[Any], Place] | None = None
+
+
+def open_mne(path: Path, channels: Channels = Channels()) -> Recording:  # noqa: B008 - frozen
+    """The channels of a modality in a file; others, as far as the file or their names tell them, are left out.
 
     Samples are in volts where the file says their unit. What it marks as bad (`BAD...`), as skipped, or what lies
     between the records of an EDF+D file, is NaN. Raises BadSample for what is truncated or not what its ending says.
@@ -52,14 +67,16 @@ def open_eeg(path: Path) -> Recording:
     try:
         import mne  # noqa: F401
     except ModuleNotFoundError as error:
-        raise UserError("EEG files need the package 'mne': pip install 'mmssl[eeg]'") from error
+        raise UserError(f"{ending} files need the package 'mne': pip install 'mmssl[eeg]'") from error
+    exclude = () if header is None else _excluded(header, channels)
     with reading_sample(f"{path.name} cannot be read as {ending[1:]}"):
-        raw = _opened(path, *_version(path)) if ending in KEPT else _open(path)
+        raw = _opened(path, exclude, *_version(path)) if ending in KEPT else _open(path, exclude)
         notes = _notes(path, raw, header)
     check_beside(path, getattr(raw, "filenames", ()))
-    picks = [row for row, kind in enumerate(raw.get_channel_types()) if kind == "eeg"]
+    kinds = raw.get_channel_types()
+    picks = [row for row, kind in enumerate(kinds) if kind == (channels.kind if channels.kind in kinds else "eeg")]
     if not picks:
-        raise BadSample(f"{path.name} has no EEG channel, only {', '.join(sorted(set(raw.get_channel_types())))}")
+        raise BadSample(f"{path.name} has no {channels.kind.upper()} channel, only {', '.join(sorted(set(kinds)))}")
     names = [raw.ch_names[row] for row in picks]
     rate = float(raw.info["sfreq"])
     pieces = [(0, 0, int(raw.n_times))]
@@ -79,8 +96,10 @@ def open_eeg(path: Path) -> Recording:
             out[rows, max(low - first, 0) : max(high - first, 0)] = np.nan
         return out
 
-    recording = Recording(len(picks), length, load, names, rate, _units(raw, header, picks), list(raw.info["bads"]))
-    recording.places = _places(raw, picks)
+    recording = Recording(
+        len(picks), length, load, names, rate, _units(raw, header, picks, exclude), list(raw.info["bads"])
+    )
+    recording.places = {} if channels.place is None else _places(raw, picks, channels.place)
     recording.spans = _spans(pieces, [(low, high) for rows, low, high in holes if rows == slice(None)])
     return recording
 
@@ -104,7 +123,15 @@ def check_tags(path: Path) -> None:
             file.seek(place)
 
 
-def _open(path: Path, *_version: int) -> BaseRaw:
+def _excluded(header: Header, channels: Channels) -> tuple[str, ...]:
+    """Channels that are left out before mne brings all to the highest rate that one has: an ECG would set that of the
+    EEG. None where nothing would be left."""
+    labels = [label for label in header.labels if label not in ANNOTATIONS]
+    other = channels.others(labels)
+    return tuple(other) if len(other) < len(labels) else ()
+
+
+def _open(path: Path, exclude: tuple[str, ...], *_version: int) -> BaseRaw:
     """mne's object for the file, which holds the header and no samples."""
     import mne
 
@@ -117,11 +144,7 @@ def _open(path: Path, *_version: int) -> BaseRaw:
         if ending not in (".edf", ".bdf"):
             return mne.io.read_raw(path, preload=False)
         read = mne.io.read_raw_bdf if ending == ".bdf" else mne.io.read_raw_edf
-        labels = [label for label in read_header(path).labels if label not in ANNOTATIONS]
-        # left out before mne brings all channels to the highest rate that one has: an ECG would set that of the EEG
-        other = others(labels)
-        exclude = other if len(other) < len(labels) else []
-        return _in_either(lambda encoding: read(path, preload=False, exclude=exclude, encoding=encoding))
+        return _in_either(lambda encoding: read(path, preload=False, exclude=list(exclude), encoding=encoding))
 
 
 def _in_either(read: Callable[[str], Any]) -> Any:
@@ -204,15 +227,11 @@ def _spans(pieces: list[tuple[int, int, int]], holes: list[tuple[int, int]]) -> 
 # --------------------------------------------------------------------------------------------------- units and places
 
 
-def _units(raw: BaseRaw, header: Header | None, picks: list[int]) -> list[str | None]:
+def _units(raw: BaseRaw, header: Header | None, picks: list[int], exclude: tuple[str, ...]) -> list[str | None]:
     """The unit of the samples that mne gives of each channel; None where the file does not say it."""
     if header is not None:
-        kept = set(range(len(header.labels)))
-        kept -= {row for row, label in enumerate(header.labels) if label in ANNOTATIONS}
-        if len(kept) != len(raw.ch_names):
-            other = others([header.labels[row] for row in sorted(kept)])
-            kept -= {row for row in kept if header.labels[row] in other}
-        rows = sorted(kept)
+        kept = {row for row, label in enumerate(header.labels) if label not in ANNOTATIONS}
+        rows = sorted(row for row in kept if header.labels[row] not in exclude)
         return [header.unit(rows[pick]) for pick in picks]
     factors = raw._raw_extras[0].get("units") if str(raw.filenames[0]).lower().endswith(".gdf") else None
     if factors is not None:  # mne takes numbers without a unit for volts
@@ -220,8 +239,8 @@ def _units(raw: BaseRaw, header: Header | None, picks: list[int]) -> list[str | 
     return ["V"] * len(picks)
 
 
-def _places(raw: BaseRaw, picks: list[int]) -> dict[str, Place]:
-    """Channel -> the place that the file gives its electrode, in the frame of `standard_1005`."""
+def _places(raw: BaseRaw, picks: list[int], convert: Callable[[Any], Place]) -> dict[str, Place]:
+    """Channel -> the place that the file gives its electrode, in the modality's frame."""
     from mne.io.constants import FIFF
 
     found = {}
@@ -229,5 +248,28 @@ def _places(raw: BaseRaw, picks: list[int]) -> dict[str, Place]:
         channel = raw.info["chs"][pick]
         place = np.asarray(channel["loc"][:3], dtype=np.float64)
         if channel["coord_frame"] == FIFF.FIFFV_COORD_HEAD and np.isfinite(place).all() and place.any():
-            found[raw.ch_names[pick]] = from_head(place)
+            found[raw.ch_names[pick]] = convert(place)
     return found
+
+
+# ---------------------------------------------------------------------------------------------------------- folders
+
+
+def mne_seconds(path: Path) -> float | None:
+    """How long an EDF or BDF file without gaps is by its header; None: it has to be opened."""
+    if path.suffix.lower() not in (".edf", ".bdf"):
+        return None
+    header = read_header(path)
+    return None if header.parted or header.records <= 0 else header.records * header.seconds
+
+
+def mne_parts(path: Path) -> list[Path]:
+    """The files that belong to a recording: named in a BrainVision header, beside a `.set`, further parts of a FIF."""
+    ending = path.suffix.lower()
+    if ending == ".vhdr":
+        return [path.with_name(name) for name in named_in(path)]
+    if ending == ".set":
+        return [path.with_suffix(".fdt"), path.with_suffix(".FDT")]
+    if ending == ".fif":
+        return sorted(path.parent.glob(f"{glob.escape(path.stem)}-[0-9]*.fif"))
+    return []

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from mmssl.boundary import regular_file
-from mmssl.errors import BadSample
+from ...boundary import regular_file
+from ...errors import BadSample
 
 _NAMED = re.compile(r"^\s*(?:DataFile|MarkerFile)\s*=\s*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
 
@@ -17,9 +17,14 @@ def check_named(header: Path) -> None:
     """BadSample where a BrainVision header names a file outside its own folder, or one that is no regular file."""
     if header.suffix.lower() != ".vhdr":
         return
-    for name in _NAMED.findall(header.read_text(encoding="latin-1")):
-        if name:
-            check_beside(header, [name.replace("$b", header.stem)])
+    for name in named_in(header):
+        check_beside(header, [name])
+
+
+def named_in(header: Path) -> list[str]:
+    """The files that a BrainVision header names."""
+    found = _NAMED.findall(header.read_text(encoding="latin-1"))
+    return [name.replace("$b", header.stem) for name in found if name]
 
 
 def check_beside(header: Path, files: Iterable[object]) -> None:

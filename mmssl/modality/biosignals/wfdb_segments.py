@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmssl.errors import BadSample
-from mmssl.modality.biosignals.recording import Array, Recording, check_file, volts
+from ...errors import BadSample
+from .recording import Array, Recording, check_file, volts
 
 if TYPE_CHECKING:
     from wfdb import MultiRecord, Record

@@ -1,0 +1,384 @@
+"""Rows of files: every file is a row, or every pair of one stem, with what a metadata file says of it.
+
+Built in Arrow, because `datasets` encodes sounds with torchcodec; no file is opened, but for the headers of long
+recordings (`mmssl.data.windows`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from mmssl.errors import UserError, one_line
+
+from .explained import explained, warn_once
+from .folders import Found, below, split_folders, split_roots
+from .formats import WORDS, media_kind
+from .kinds import Chosen, Kind
+from .text_files import csv_rows, json_rows
+from .windows import File, Windows, cut
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from .streams import Row
+
+FILE, START = "file", "start"
+"""Columns: a row's file, relative to the folder, and where its window begins, in seconds."""
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass
+class Listed:
+    """The files of a folder as columns.
+
+    Attributes:
+        chosen: what each kind takes, in the order of the kinds.
+        rows: column -> `File`, a row a sample.
+        kinds: column -> its kind.
+    """
+
+    chosen: list[tuple[Kind, Chosen]]
+    rows: list[dict[str, File]]
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """Column -> its kind."""
+        return {kind.column: kind for kind, _ in self.chosen}
+
+    @property
+    def used(self) -> list[str]:
+        """The files of the rows, and those that belong to them."""
+        parts = [part for _, chosen in self.chosen for part in chosen.parts]
+        return [*dict.fromkeys([file.path for row in self.rows for file in row.values()] + parts)]
+
+
+def list_files(folder: Path, files: Sequence[str], kinds: Iterable[Kind]) -> Listed:
+    """The files that these kinds read, each a row, and a row of several columns where they have one stem."""
+    kinds = tuple(kinds)
+    chosen = [(kind, kind.choose(files)) for kind in kinds]
+    if any(of.files and of.sure for _, of in chosen):  # what may be a sample is one beside those that are
+        for _, of in chosen:
+            if not of.sure:
+                of.files, of.beside = [], [*of.files, *of.beside]
+    else:
+        for _, of in chosen:
+            of.beside = of.beside if any(other.files for _, other in chosen) else []
+    together = any(kind.readers for kind in kinds)
+    rows = _paired(chosen) if together else _apart(chosen)
+    if together and (pairs := Counter(" + ".join(row) for row in rows if len(row) > 1)):
+        counts = ", ".join(f"{count:,} of {names}" for names, count in pairs.items())
+        alone = len(rows) - pairs.total()
+        warn_once(f"'{folder}': files of one stem are one row: {counts}{f', {alone:,} of one alone' if alone else ''}")
+    return Listed(chosen, rows)
+
+
+def _apart(chosen: Sequence[tuple[Kind, Chosen]]) -> list[dict[str, File]]:
+    """A row a file, in the order of their names."""
+    found = sorted((path, kind.column) for kind, of in chosen for path in of.files)
+    return [{column: File(path)} for path, column in found]
+
+
+def _paired(chosen: Sequence[tuple[Kind, Chosen]]) -> list[dict[str, File]]:
+    """A row a stem: of one folder, or, where the kinds lie in folders of their own, of any."""
+    groups = _groups(chosen, lambda path: os.path.splitext(path)[0])
+    if not any(len(row) > 1 for row in groups.values()):
+        flat = _groups(chosen, lambda path: os.path.splitext(os.path.basename(path))[0])
+        if len(flat) < len(groups) and all(
+            len({os.path.splitext(os.path.basename(f))[0] for f in of.files}) == len(of.files) for _, of in chosen
+        ):
+            groups = flat
+    sure = {path for _, of in chosen for path in of.files}
+    rows = [row for row in groups.values() if any(file.path in sure for file in row.values())]
+    return sorted(rows, key=lambda row: next(iter(row.values())).path)
+
+
+def _groups(chosen: Sequence[tuple[Kind, Chosen]], stem: Any) -> dict[str, dict[str, File]]:
+    groups: dict[str, dict[str, File]] = {}
+    for kind, of in chosen:
+        for path in [*of.files, *of.beside]:
+            key = stem(path)
+            while kind.column in groups.get(key, {}):  # another file of this stem and kind: a row of its own
+                key += "\0"
+            groups.setdefault(key, {})[kind.column] = File(path)
+    return groups
+
+
+# --- a folder ----------------------------------------------------------------------------------------------------
+
+
+def open_files(found: Found, listed: Listed, windows: Windows, words: Collection[str] = ()) -> Mapping[str, Dataset]:
+    """The splits of a folder of files.
+
+    Columns: one of each kind that files are of ({bytes: None, path}, or what its reader makes of a file), null in the
+    rows without one; `file`, relative to the folder; `start` where recordings are cut into windows; with metadata its
+    columns, and only the files that it lists; without it `label` from the names of the folders, where there are at
+    least two, all equally deep, which are not splits.
+
+    Args:
+        found: what `scan` gave.
+        listed: its files as rows.
+        windows: how long recordings are cut.
+        words: columns of metadata that are read as text.
+
+    Raises:
+        UserError: a metadata file that cannot be read, or does not say which file a row belongs to.
+    """
+    kept = [_first(row) for row in listed.rows]
+    everything = [path for row in listed.rows for path in (file.path for file in row.values())]
+    roots = split_roots(found.folder, everything)
+    splits = roots or {"train": [found.folder]}
+    rows: dict[str, Rows]
+    labels: list[str] | None = None
+    if not found.metadata:
+        rows = {
+            split: [dict(row) for row, path in zip(listed.rows, kept, strict=True) if any(below(path, r) for r in of)]
+            for split, of in splits.items()
+        }
+        labels = _labels({split: [_first(row) for row in of] for split, of in rows.items()}, splits)
+        number = {name: i for i, name in enumerate(labels or ())}
+        for row in (row for of in rows.values() for row in of if number):
+            row["label"] = number[os.path.basename(os.path.dirname(_first(row)))]
+    else:
+        given = {path: _metadata(Path(path), listed) for path in found.metadata}
+        rows = {
+            s: [row for path, of in given.items() if any(below(path, r) for r in pl) for row in of]
+            for s, pl in splits.items()
+        }
+        if roots and not any(rows.values()):  # one list above the splits' folders
+            every = [row for of in given.values() for row in of]
+            rows = {s: [r for r in every if any(below(_first(r), p) for p in places)] for s, places in roots.items()}
+        rows = {split: of for split, of in rows.items() if of}
+    _tell(found, listed, rows, roots)
+    if not rows:
+        raise UserError(f"data.path: '{found.metadata[0]}' lists no file")
+    typed = bool(found.metadata) and all(path.endswith(".csv") for path in found.metadata)
+    return {
+        split: _split(found.folder, of, listed, windows, labels=labels, words=set(words) if typed else None)
+        for split, of in rows.items()
+    }
+
+
+def _split(
+    folder: Path, rows: Rows, listed: Listed, windows: Windows, *, labels: list[str] | None, words: set[str] | None
+) -> Dataset:
+    """The rows of one split, long recordings cut."""
+    readers = {column: kind.readers for column, kind in listed.kinds.items() if kind.readers}
+    cut_rows, starts = cut(rows, readers, windows)
+    own = set().union(*rows) if rows else set()
+    windowed = len(cut_rows) > len(rows)
+    for row, start in zip(cut_rows, starts, strict=True):
+        if FILE not in own and (path := _first(row)):
+            row[FILE] = _Word(PurePosixPath(os.path.relpath(path, folder)).as_posix())
+        if windowed and START not in own:
+            row[START] = start
+    return file_table(cut_rows, listed.kinds, labels=labels, words=words)
+
+
+class _Word(str):
+    """Text that stays text, also where it looks like a number."""
+
+
+def _labels(parts: Mapping[str, Sequence[str]], roots: Mapping[str, Sequence[Path]]) -> list[str] | None:
+    """The classes, where the folders of the files are some."""
+    names: set[str] = set()
+    depths = set()
+    for split, files in parts.items():
+        for path in files:
+            root = next(root for root in roots[split] if below(path, root))
+            depths.add(path.count(os.sep) - str(root).count(os.sep))
+            names.add(os.path.basename(os.path.dirname(path)))
+    if len(depths) != 1 or depths == {1} or len(names) < 2 or {name.lower() for name in names} <= set(WORDS):
+        return None
+    return sorted(names)
+
+
+def _first(row: Mapping[str, Any]) -> str:
+    """The file of a row."""
+    return next((value.path for value in row.values() if isinstance(value, File)), "")
+
+
+def _metadata(path: Path, listed: Listed) -> Rows:
+    """Rows of a metadata file, the files that they name as `File`, and the others of their stem.
+
+    `file_name` becomes the column of the file's kind, `X_file_name` the column X, and `file_names` lists of them.
+    """
+    row_of = {file.path: row for row in listed.rows for file in row.values()}
+    column_of = {file.path: column for row in listed.rows for column, file in row.items()}
+
+    rows = _metadata_rows(path)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    naming = [c for c in columns if re.fullmatch(r"(.+_)?file_names?", c)]
+    if not naming:
+        raise UserError(f"'{path}' needs a column 'file_name', its columns are {', '.join(columns)}")
+    usual = min(set(column_of.values()) or {kind.column for kind, _ in listed.chosen} or {"image"})
+
+    def column_for(file: File) -> str:
+        reads = [kind.column for kind, _ in listed.chosen if kind.may_read(file.path)]
+        return column_of.get(file.path) or next(iter(reads), None) or media_kind(file.path) or usual
+
+    out = []
+    for number, row in enumerate(rows, 1):
+        made: dict[str, Any] = {}
+        for column in columns:
+            value = row.get(column)
+            if column not in naming:
+                made[column] = value
+                continue
+            if value is None and column == "file_name":
+                raise UserError(f"'{path}' row {number} names no file (column 'file_name')")
+            stem = re.sub(r"_?file_names?$", "", column)
+            several = column.endswith("s")
+            if several:
+                made[stem or f"{usual}s"] = None if value is None else [_file(path, number, one) for one in value]
+            else:
+                file = None if value is None else _file(path, number, value)
+                made[stem or (column_for(file) if file else usual)] = file
+                if file is not None and column == "file_name":
+                    made = {**row_of.get(file.path, {}), **made}
+        out.append(made)
+    return out
+
+
+def _file(metadata: Path, number: int, name: object) -> File:
+    """The full path of a file that a metadata file names; it lies below it."""
+    plain = PurePosixPath(str(name).replace("\\", "/"))
+    normal = os.path.normpath(str(plain))
+    if not isinstance(name, str) or "://" in name or plain.is_absolute() or normal.split("/")[0] == ".." or not name:
+        raise UserError(
+            f"'{metadata}' row {number}: file_name {one_line(repr(name), 100)}, expected the name of a file in its "
+            "folder or below it"
+        )
+    return File(os.path.join(metadata.parent, normal))
+
+
+def _metadata_rows(path: Path) -> Rows:
+    with explained(f"'{path}'"):
+        if path.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            rows: Rows = pq.read_table(path).to_pylist()
+        elif path.suffix == ".csv":
+            rows = [dict(zip(names, row, strict=True)) for names, of in csv_rows(str(path), path.name) for row in of]
+        else:
+            rows = [row for chunk in json_rows(str(path), path.name) for row in chunk]
+    return rows
+
+
+def file_table(
+    rows: Sequence[Mapping[str, Any]],
+    kinds: Mapping[str, Kind],
+    *,
+    labels: Sequence[str] | None = None,
+    words: set[str] | None = None,
+) -> Dataset:
+    """Rows as a `Dataset`, the files undecoded.
+
+    Args:
+        rows: column -> value; files are `File`.
+        kinds: column -> whose files it holds.
+        labels: names of the classes that the column `label` counts.
+        words: the rows come from csv; these columns stay the text that they are. None: from elsewhere, all do.
+    """
+    import datasets
+    import pyarrow as pa
+
+    features, arrays = datasets.Features(), []
+    for column in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(column) for row in rows]
+        some = next((v for v in values if v is not None), None)
+        if isinstance(some, File):
+            feature, array = _file_column(values, kinds.get(column))
+        elif isinstance(some, list) and some and isinstance(some[0], File):
+            plain = _feature(some[0], False)
+            listed = [None if v is None else [_undecoded(one) for one in v] for v in values]
+            feature, array = datasets.List(plain), pa.array(listed, pa.list_(_struct()))
+        elif labels is not None and column == "label":
+            feature, array = datasets.ClassLabel(names=list(labels)), pa.array(values, pa.int64())
+        else:
+            text = words is None or column in words or isinstance(some, _Word)
+            feature, array = _other_column(values, not text)
+        features[column] = feature
+        arrays.append(array)
+    table = datasets.table.InMemoryTable(pa.table(arrays, schema=features.arrow_schema))
+    return datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
+
+
+def _file_column(values: Sequence[File | None], kind: Kind | None) -> tuple[Any, Any]:
+    """(feature, Arrow array) of a column of files: structs, or what the reader makes of a file."""
+    import pyarrow as pa
+
+    first = next(value for value in values if value is not None)
+    if kind is not None and kind.reader is not None and not isinstance(kind.value(first.path), dict):
+        return _other_column([None if value is None else kind.value(value.path) for value in values], False)
+    windowed = any(value is not None and value.start is not None for value in values)
+    structs = [_undecoded(value, windowed) for value in values]
+    return _feature(first, windowed), pa.array(structs, _struct(windowed))
+
+
+def _struct(windowed: bool = False) -> Any:
+    """The Arrow type of an undecoded file."""
+    import pyarrow as pa
+
+    fields = {"bytes": pa.binary(), "path": pa.string()}
+    return pa.struct(fields | ({"start": pa.float64(), "stop": pa.float64()} if windowed else {}))
+
+
+def _feature(file: File, windowed: bool) -> Any:
+    """The feature of such structs: `datasets`' own of pictures, sounds and videos that are read whole."""
+    import datasets
+
+    media = {"image": datasets.Image, "audio": datasets.Audio, "video": datasets.Video}
+    kind = media_kind(file.path)
+    if kind is not None and not windowed:
+        return media[kind](decode=False)
+    return datasets.Features.from_arrow_schema(_schema(_struct(windowed)))["file"]
+
+
+def _schema(kind: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.schema([("file", kind)])
+
+
+def _undecoded(file: File | None, windowed: bool = False) -> Row | None:
+    if file is None:
+        return None
+    plain: Row = {"bytes": None, "path": file.path}
+    return plain | {"start": file.start, "stop": file.stop} if windowed else plain
+
+
+def _other_column(values: Sequence[Any], typed: bool) -> tuple[Any, Any]:
+    """(feature, Arrow array) of a column that holds no files; typed: fields of csv, which may be numbers."""
+    from .column_types import FieldType, cast_fields, json_array, json_feature, json_type
+
+    kind = json_type(values)
+    array = json_array(values, kind)
+    if typed and any(value is not None for value in values):
+        guess = FieldType()
+        guess.see(array)
+        kind, array = guess.type, cast_fields(array, guess.type)
+    return json_feature(kind), array
+
+
+def _tell(found: Found, listed: Listed, rows: Mapping[str, Rows], roots: object) -> None:
+    """What of the folder is no row, and splits that are not taken as such."""
+    given = [value.path for of in rows.values() for row in of for value in row.values() if isinstance(value, File)]
+    lists = [value for of in rows.values() for row in of for value in row.values() if isinstance(value, list)]
+    given += [one.path for value in lists for one in value if isinstance(one, File)]
+    parts = {part for _, chosen in listed.chosen for part in chosen.parts}
+    kept = {file.path for row in listed.rows for file in row.values()}
+    used = {*given, *parts}
+    unlisted = len(kept - used) if found.metadata else 0
+    found.tell_left_out(used, f"; {unlisted:,} of them because metadata does not list them" if unlisted else "")
+    if roots is None and (named := sorted({p for path in kept for p in split_folders(found.folder, path)})):
+        warn_once(
+            f"'{found.folder}': folders are called {', '.join(named[:6])}, but they are not all that lies at the top: "
+            f"all {len(kept):,} files are one split, train"
+        )
