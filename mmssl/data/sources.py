@@ -195,7 +195,8 @@ class _Opening:
             return self.media(found, files)
         if listed and files.rows:  # tables that list the files beside them
             return self.files(listed)
-        if found.tables:
+        texts = {formats.table_format(path) for path in found.tables} == {"txt"}
+        if found.tables and not (texts and self.kinds and "text" not in self.read):
             return self.files(self.table_splits(found))
         raise nothing_to_read(self.what, found.every, self.kinds)
 

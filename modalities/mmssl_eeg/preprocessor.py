@@ -59,7 +59,7 @@ class Preprocessor(SignalPreprocessor):
         if self.config.unknown == "refuse":
             raise BadSample(
                 f"unknown channel '{name}'{nearest(name, table())}, and the recording does not say where it is "
-                "(options aliases, unknown)"
+                "(options aliases, unknown: keep or drop)"
             )
         return name
 

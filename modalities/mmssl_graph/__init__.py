@@ -20,5 +20,8 @@ else:
 
 __all__ = ["NEEDS", "READS", "Config", "Modality", "Preprocessor", "View", "open_rows"]
 
-READS = "torch_geometric's Data, dicts of edges and features, .npz, parquet and json, folders of csv tables, TUDatasets"
+READS = (
+    "TUDatasets, GraphML, GML, JSON, .npz, .pt (not unpickled), tables of edges, torch_geometric's Data, "
+    "dicts of edges and features"
+)
 NEEDS: dict[str, str] = {"torch_geometric": "mmssl[graph]"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -16,9 +16,14 @@ from mmssl.errors import BadSample, UserError
 from mmssl.modality import Inputs, with_present
 
 from .encodings import encodings
+from .folders import READS, READS_ELSE, rows_of
 from .graph import Array, Graph, Rows, ego_sample, from_raw, propagated, propagated_at, walk_sample
+from .json_files import is_graph
 from .options import SOURCES, Config
 from .sources import load_store
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 SOME = 200  # graphs or nodes that features are measured on
 
@@ -47,8 +52,18 @@ class Preprocessor(base.Preprocessor[Sample]):
     state: what nodes are known by (`source`), its width, and mean and std or the labels.
     """
 
+    reads = READS
+    reads_else = READS_ELSE
     noun = "a graph"
     config: Config
+
+    def open_rows(self, path: Path, split: str) -> Dataset | None:
+        """TUDatasets, tables of edges, files of many graphs or of one large one."""
+        return rows_of(path, split)
+
+    def holds(self, path: Path) -> bool:
+        """JSON files of graphs."""
+        return is_graph(path)
 
     def fit(self, samples: Iterable[object]) -> Self:
         """Learn what nodes are known by: width and scale of the features, or which labels there are.

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmssl.boundary import reading_sample, regular_file, within_places
-from mmssl.errors import BadSample, UserError, nearest
+from mmssl.errors import BadSample, NoSplit, UserError, nearest
 from mmssl.limits import check
 from mmssl.modality.raw import check_npy
 
 from .graph import Array, Graph, Rows, build
+from .json_files import read_json
 from .networkx_files import ENDINGS, read_networkx
+from .torch_files import read_torch
 from .tudataset import read_tu, tu_files
 
 if TYPE_CHECKING:
@@ -67,8 +69,8 @@ class Store:
 
 
 def load_store(path: str | Path, directed: bool, layout: str | None = None) -> Store:
-    """The content of an .npz, .graphml or .gml file, of a folder with `edges` and `nodes` as parquet or csv, or of a
-    TUDataset's folder; kept in memory. layout: of the edge_index of an .npz file, see `mmssl_graph.graph.build`.
+    """The content of an .npz, .graphml, .gml, .json or .pt file, of a folder with `edges` and `nodes` as parquet or
+    csv, or of a TUDataset's folder; kept in memory. layout: of the edge_index of an .npz file, see `mmssl_graph.graph.build`.
 
     Raises BadSample when it cannot be read as a graph, OSError when it is not there.
     """
@@ -90,6 +92,10 @@ def _load(path: str, changed: tuple[int, ...], directed: bool, layout: str | Non
                 return _store(_read_folder(where), directed, "ends_first")
             if where.suffix.lower() in ENDINGS:
                 return _store(read_networkx(regular_file(where)), directed, "ends_first")
+            if where.suffix.lower() == ".json":
+                return _store(read_json(regular_file(where)), directed, "ends_first")
+            if where.suffix.lower() in (".pt", ".pth"):
+                return _store(read_torch(regular_file(where)), directed, "ends_first")
             return _store(_read_npz(where), directed, layout)
     except BadSample as error:
         raise BadSample(f"{where.name}: {error}") from error
@@ -102,8 +108,8 @@ def _read_folder(folder: Path) -> dict[str, Array]:
 def _read_npz(path: Path) -> dict[str, Array]:
     if not zipfile.is_zipfile(regular_file(path)):
         raise BadSample(
-            f"expected an .npz file with edge_index, {', '.join(ENDINGS)}, or a folder with the files edges and nodes "
-            "(parquet or csv); save the graphs of other libraries as one of these"
+            f"expected an .npz file with edge_index, {', '.join(ENDINGS)}, .json, .pt, or a folder with the files edges and "
+            "nodes (parquet or csv); save the graphs of other libraries as one of these"
         )
     found = {}
     with zipfile.ZipFile(path) as archive:
@@ -221,7 +227,7 @@ def _split_of(arrays: Mapping[str, Array], store: Store) -> Array | None:
 
 
 def open_rows(path: str, split: str) -> Dataset:
-    """The rows of a graph file for `data.path: graph:FILE`: one a node, or one a graph where the file has many.
+    """The rows of a graph file for `data.path: FILE`, or `graph:FILE`: one a node, or one a graph where it has many.
 
     Args:
         path: the file or folder.
@@ -250,7 +256,7 @@ def open_rows(path: str, split: str) -> Dataset:
     part = SAME.get(split, split)
     if part != "all" and part not in known:
         known.append("all")
-        raise UserError(
+        raise NoSplit(
             f"data.split: '{path}' has no split '{split}', its splits are {', '.join(known)}{nearest(split, known)}"
         )
     rows = np.arange(store.items) if part == "all" else np.flatnonzero(parts == part)
