@@ -147,9 +147,7 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
         if isinstance(asked, Asked) and asked.presets:
             first = recipe
             recipe = chosen_recipe(asked, source, columns, folder, accelerator, device, resume)
-            if sample_seconds(recipe.modalities) != sample_seconds(
-                first.modalities
-            ):  # other windows of long recordings
+            if sample_seconds(recipe.modalities) != sample_seconds(first.modalities):  # other windows
                 source, columns = open_training_data(recipe.data, recipe.modalities)
         recipe = replace(recipe, train=replace(recipe.train, trackers=trackers))
         on_first(accelerator, lambda: warn_of_changes(recipe, folder, resume))

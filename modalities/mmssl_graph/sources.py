@@ -70,7 +70,8 @@ class Store:
 
 def load_store(path: str | Path, directed: bool, layout: str | None = None) -> Store:
     """The content of an .npz, .graphml, .gml, .json or .pt file, of a folder with `edges` and `nodes` as parquet or
-    csv, or of a TUDataset's folder; kept in memory. layout: of the edge_index of an .npz file, see `mmssl_graph.graph.build`.
+    csv, or of a TUDataset's folder; kept in memory. layout: of the edge_index of an .npz file, see
+    `mmssl_graph.graph.build`.
 
     Raises BadSample when it cannot be read as a graph, OSError when it is not there.
     """
@@ -108,8 +109,8 @@ def _read_folder(folder: Path) -> dict[str, Array]:
 def _read_npz(path: Path) -> dict[str, Array]:
     if not zipfile.is_zipfile(regular_file(path)):
         raise BadSample(
-            f"expected an .npz file with edge_index, {', '.join(ENDINGS)}, .json, .pt, or a folder with the files edges and "
-            "nodes (parquet or csv); save the graphs of other libraries as one of these"
+            f"expected an .npz file with edge_index, {', '.join(ENDINGS)}, .json, .pt, or a folder with the "
+            "files edges and nodes (parquet or csv); save the graphs of other libraries as one of these"
         )
     found = {}
     with zipfile.ZipFile(path) as archive:
