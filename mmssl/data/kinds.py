@@ -119,9 +119,10 @@ def kinds_of(readers: Mapping[str, Preprocessor], columns: Columns) -> tuple[Kin
     for column, of in by_column.items():
         known = [set(reader.reads) | set(reader.reads_else) for reader in of]
         shared = set.intersection(*known)
-        first = tuple(sorted(e for e in shared if any(e in reader.reads for reader in of)))
+        every = list(dict.fromkeys([*(e for r in of for e in r.reads), *(e for r in of for e in r.reads_else)]))
+        first = tuple(e for e in every if e in shared and any(e in reader.reads for reader in of))
         beside = tuple(of[0].reads_beside) if len(of) == 1 else ()
-        found.append(Kind(column, first, tuple(sorted(shared - set(first))), beside, tuple(of)))
+        found.append(Kind(column, first, tuple(e for e in every if e in shared and e not in first), beside, tuple(of)))
     return tuple(found)
 
 
@@ -154,11 +155,13 @@ def endings_of(files: Iterable[str], most: int = 8) -> str:
     )
 
 
+def _some(endings: Sequence[str], most: int = 16) -> str:
+    return " ".join(endings[:most]) + (f" and {len(endings) - most} more" if len(endings) > most else "")
+
+
 def nothing_to_read(what: str, files: Sequence[str], kinds: Iterable[Kind]) -> UserError:
     """The error of a folder in which nobody reads anything."""
-    reads = "; ".join(
-        f"{kind.column}: {' '.join([*kind.first, *kind.second])}" for kind in kinds if kind.first or kind.second
-    )
+    reads = "; ".join(f"{kind.column}: {_some(kind.first + kind.second)}" for kind in kinds if kind.first + kind.second)
     found = endings_of(files) or "no file"
     return UserError(
         f"data.path: nothing in {what} is read: found {found}, expected {reads or 'tables (parquet, csv, json)'}"

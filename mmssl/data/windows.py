@@ -65,7 +65,7 @@ def starts_of(stretches: Sequence[tuple[float, float]], length: float, stride: f
     """
     end = max((stop for _, stop in stretches), default=0.0)
     count = max(math.floor((end - length + SLACK) / stride) + 1, 0)
-    grid = [number * stride for number in range(count)]
+    grid = [float(number * stride) for number in range(count)]
     if len(stretches) == 1 and stretches[0][0] <= 0:
         return grid
     return [at for at in grid if any(low < at + length - SLACK and at + SLACK < high for low, high in stretches)]

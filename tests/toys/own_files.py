@@ -28,6 +28,8 @@ def wav(path: Path, seconds: float = 0.5, rate: int = 8000, seed: int = 0) -> Pa
 
 def encoded(path: Path, seconds: float = 0.5, rate: int = 8000, seed: int = 0) -> Path:
     """The same in the format of the ending, by libsndfile, or by FFmpeg what that does not write."""
+    if path.suffix == ".wav":
+        return wav(path, seconds, rate, seed)
     source = wav(path.with_name(f"{path.name}.tmp.wav"), seconds, rate, seed)
     if path.suffix in (".flac", ".ogg", ".mp3", ".aiff"):
         import soundfile

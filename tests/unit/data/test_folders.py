@@ -76,7 +76,7 @@ def test_which_folders_are_splits() -> None:
 def test_splits_of_folders(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "a", ["train/0.png", "train/1.png", "test/2.png"])
     data = open_source(folder)
-    assert data.column_names == ["image"], "train and test are no classes"
+    assert data.column_names == ["image", "file"], "train and test are no classes"
     assert len(data) == 2 and len(open_source(folder, split="test")) == 1
     with refused("train, test", meant="train"):
         open_source(folder, split="trian")
@@ -117,7 +117,8 @@ def test_hidden_and_foreign_files(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     folder = pictures(tmp_path, ["0.png", "._0.png", ".thumbs/0.png", "__MACOSX/0.png"])
     for name in (".DS_Store", "Thumbs.db", "desktop.ini", "README.txt", "LICENSE"):
         (folder / name).write_bytes(b"?")
-    assert names(folder) == ["0.png"] and not caplog.records
+    assert names(folder) == ["0.png"]
+    assert "1 files are read, 3 are left out (3 hidden)" in caplog.text
 
 
 def test_what_is_left_out_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -164,7 +165,13 @@ def test_pictures_sounds_and_videos_in_one_folder(tmp_path: Path, caplog: pytest
     sound(tmp_path / "2.wav")
     (tmp_path / "3.mp4").write_bytes(b"?")
     rows = list(open_source(tmp_path))
-    assert [[k for k, v in row.items() if v] for row in rows] == [["image"], ["image"], ["audio"], ["video"]]
+    assert [[k for k, v in row.items() if v and k != "file"] for row in rows] == [
+        ["image"],
+        ["image"],
+        ["audio"],
+        ["video"],
+    ]
+    assert [row["file"] for row in rows] == ["0.png", "1.png", "2.wav", "3.mp4"]
     assert len(open_source(tmp_path, columns={"image": "image", "video": "video"})) == 3
     assert "3 files are read, 1 are left out (1 .wav)" in caplog.text
 
