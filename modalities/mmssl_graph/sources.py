@@ -7,7 +7,7 @@ the preprocessor, which keeps the file in memory, samples the subgraph.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -29,6 +29,7 @@ from .tudataset import read_tu, tu_files
 if TYPE_CHECKING:
     from datasets import Dataset
 
+FILES = ".npz with edge_index, .graphml, .gml, .json, .pt, folders with edges and nodes (parquet or csv)"
 LABELS = ("y", "label", "labels")
 TABLES = (".parquet", ".csv")
 PARTS = {"train_mask": "train", "val_mask": "validation", "test_mask": "test"}
@@ -94,9 +95,9 @@ def _load(path: str, changed: tuple[int, ...], directed: bool, layout: str | Non
             if where.suffix.lower() in ENDINGS:
                 return _store(read_networkx(regular_file(where)), directed, "ends_first")
             if where.suffix.lower() == ".json":
-                return _store(read_json(regular_file(where)), directed, "ends_first")
+                return _store(_other(read_json, where), directed, "ends_first")
             if where.suffix.lower() in (".pt", ".pth"):
-                return _store(read_torch(regular_file(where)), directed, "ends_first")
+                return _store(_other(read_torch, where), directed, "ends_first")
             return _store(_read_npz(where), directed, layout)
     except BadSample as error:
         raise BadSample(f"{where.name}: {error}") from error
@@ -106,12 +107,17 @@ def _read_folder(folder: Path) -> dict[str, Array]:
     return read_tu(folder) if tu_files(folder) else _read_tables(_tables(folder))
 
 
+def _other(read: Callable[[Path], dict[str, Array]], path: Path) -> dict[str, Array]:
+    """The content of a file whose ending is also that of other things; what would be read stands in the reason."""
+    try:
+        return read(regular_file(path))
+    except BadSample as error:
+        raise BadSample(f"{error}; read are also {FILES}") from error
+
+
 def _read_npz(path: Path) -> dict[str, Array]:
     if not zipfile.is_zipfile(regular_file(path)):
-        raise BadSample(
-            f"expected an .npz file with edge_index, {', '.join(ENDINGS)}, .json, .pt, or a folder with the "
-            "files edges and nodes (parquet or csv); save the graphs of other libraries as one of these"
-        )
+        raise BadSample(f"expected a graph in one of {FILES}; save the graphs of other libraries as one of these")
     found = {}
     with zipfile.ZipFile(path) as archive:
         check("bytes", sum(member.file_size for member in archive.infolist()), "bytes unpacked")

@@ -20,6 +20,8 @@ FILES = {
     ("audio", "av"): ("x.mp4", b"\x00\x00\x00\x18ftypmp42\x00\x00\x00\x00"),
     ("video", "av"): ("x.mp4", b"\x00\x00\x00\x18ftypmp42\x00\x00\x00\x00"),
     ("eeg", "mne"): ("x.fif", b"not empty"),
+    ("ecg", "mne"): ("x.fif", b"not empty"),
+    ("eeg", "wfdb"): ("x.hea", b"x 1 100 1000\nx.dat 16 200 12 0 0 0 0 C3\n"),
     ("graph", "torch_geometric"): ("x_A.txt", b"1, 2\n"),
     ("ecg", "wfdb"): ("x.hea", b"x 1 100 1000\nx.dat 16 200 12 0 0 0 0 I\n"),
 }
