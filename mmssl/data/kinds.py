@@ -76,7 +76,8 @@ class Kind:
         return Chosen(chosen.files, chosen.parts, sure, [file for file in beside if file not in chosen.files])
 
     def _samples(self, files: Iterable[str]) -> Chosen:
-        listed, parts = list(files), set()
+        listed = list(files)
+        parts: set[str] = set()
         for file in listed:
             for reader in self.readers:
                 try:

@@ -125,7 +125,7 @@ def _node_link(nodes: Sequence[Any], links: Sequence[Any], graph: object) -> dic
             arrays[NAMES[name]] = np.array(values)
         elif all(isinstance(value, (int, float)) for value in values):
             features.append(np.array(values, np.float32)[:, None])
-        elif all(isinstance(value, list) for value in values) and len({len(value) for value in values}) == 1:
+        elif all(isinstance(v, list) for v in values) and len({len(v) for v in values if v is not None}) == 1:
             features.append(np.array(values, np.float32))
     if features:
         arrays["x"] = np.concatenate(features, 1)
