@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mmssl.errors import UserError, nearest
+from mmssl.names import asking_the_hub, refuse_misspelt
 
 from . import folders, formats
 from .explained import explained
@@ -154,11 +155,11 @@ class _Opening:
             return self.files(formats.by_split([Path(m).resolve() for m in matches]))
         if glob.has_magic(path):
             raise UserError(f"data.path: no file matches {self.what}")
-        named = path.startswith((".", "~", "/", "\\")) or path.count("/") > 1 or "\\" in path
-        if named or formats.table_format(path):
-            siblings = os.listdir(local.parent) if local.parent.is_dir() else []
-            raise UserError(f"data.path: no such file or folder: {self.what}{nearest(local.name, siblings)}")
-        return self.named(path, name, hub=True)
+        if formats.table_format(path) and len(Path(path).parts) == 1:
+            path = f"./{path}"  # a file, whatever lies beside it
+        refuse_misspelt(path, "data.path: no such file or folder")
+        with asking_the_hub():
+            return self.named(path, name, hub=True)
 
     def folder(self, folder: Path, name: str | None) -> tuple[Source, Path | None]:
         """A folder as its README.md says, or else of media files, or of tables."""

@@ -17,6 +17,7 @@ ROOMS = (
     "boundary",
     "lazy",
     "files",
+    "names",
     "draws",
     "distributed",
     "patches",
