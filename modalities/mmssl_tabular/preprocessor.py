@@ -33,7 +33,6 @@ class Preprocessor(base.Preprocessor[Cells]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._missing = frozenset(config.missing)
         self._columns: tuple[dict[str, Any] | None, list[schema.Column]] = (None, [])
 
     @property
@@ -64,20 +63,24 @@ class Preprocessor(base.Preprocessor[Cells]):
         """
         rows = list(self.readable(samples, self._row))
         names = list(rows[0])
-        for option_name in ("types", "orders"):
+        for option_name in ("types", "orders", "dates"):
             for name in getattr(self.config, option_name):
                 if name not in names:
                     raise UserError(
                         f"{option_name}.{name}: no such column, they are {', '.join(names)}{nearest(name, names)}"
                     )
         fitted, raw = [], []
+        try:
+            values = {name: [row[name] for row in rows] for name in names}
+        except KeyError as error:
+            raise UserError(f"rows differ in their columns: some have {error}, some have not") from None
+        config = self.config
+        types = {**dict.fromkeys(config.dates, "date"), **config.types}
+        decimal = schema.decimal_of(list(values.values()), config)
         for name in names:
-            try:
-                values = [None if cells.is_missing(row[name], self._missing) else row[name] for row in rows]
-            except KeyError:
-                raise UserError(f"rows differ in their columns: some have '{name}', some have not") from None
-            order = self.config.orders.get(name)
-            column, read = schema.fit_column(name, values, self.config.types.get(name), order, self.config)
+            column, read = schema.fit_column(
+                name, values[name], types.get(name), config.orders.get(name), config, decimal
+            )
             fitted.append(column)
             raw.append(read)
         self.state = schema.to_state(fitted, schema.related(fitted, np.stack(raw, 1)))
@@ -114,7 +117,7 @@ class Preprocessor(base.Preprocessor[Cells]):
         out = np.full(len(columns), np.nan)
         for i, column in enumerate(columns):
             value = row[column.name]
-            if not cells.is_missing(value, self._missing):
+            if not cells.is_missing(value, schema.no_value(self.config, column.kind)):
                 out[i] = column.read(value)
         return None if np.isnan(out).all() else out
 
