@@ -13,10 +13,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-NO_NUMBER = ("NA", "N/A", "n/a", "na", "n.a.", "#N/A", "<NA>", "NaN", "nan", "-nan", "-NaN", "NULL", "null", "None")
-NO_NUMBER = (*NO_NUMBER, "none", "?", "-", "--", ".", "#DIV/0!", "#VALUE!", "#REF!")
-"""What stands for no value in a column that else holds only numbers, dates or truth values. Among words these are words:
-NA is also a country."""
+NO_NUMBER = tuple(
+    "NA N/A n/a na n.a. #N/A <NA> NaN nan -nan -NaN NULL null None none ? - -- . #DIV/0! #VALUE! #REF!".split()
+)
+"""What stands for no value in a column that else holds only numbers, dates or truth values. Among words these are
+words: NA is also a country."""
 
 _SPACES = re.compile("[\u00a0\u202f\u2009]")
 _CURRENCY = r"[$€£¥₹₽₩]|US\$|USD|EUR|GBP|CHF|JPY|CNY|INR|CAD|AUD|SEK|NOK|DKK|PLN|CZK|BRL|R\$|Fr\.|kr\.?"
@@ -154,8 +155,11 @@ _TIME = (
 _YMD = re.compile(rf"(?P<a>\d{{4}})(?P<sep>[-/.])(?P<b>\d{{1,2}})(?:(?P=sep)(?P<c>\d{{1,2}}))?{_TIME}", re.I)
 _XXY = re.compile(rf"(?P<a>\d{{1,2}})(?P<sep>[-/.]|\. )(?P<b>\d{{1,2}})(?P=sep)(?P<c>\d{{4}}|\d{{2}}){_TIME}", re.I)
 _DAY = r"(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,? )?"
+_TH = r"(?:st|nd|rd|th|\.)?"
 _NAMED = (
-    re.compile(rf"{_DAY}(?P<day>\d{{1,2}})(?:st|nd|rd|th|\.)?[ -]?{_MONTH}[ ,-]*(?P<year>\d{{4}}|\d{{2}}){_TIME}", re.I),
+    re.compile(
+        rf"{_DAY}(?P<day>\d{{1,2}})(?:st|nd|rd|th|\.)?[ -]?{_MONTH}[ ,-]*(?P<year>\d{{4}}|\d{{2}}){_TIME}", re.I
+    ),
     re.compile(rf"{_DAY}{_MONTH} (?P<day>\d{{1,2}})(?:st|nd|rd|th)?,? (?P<year>\d{{4}}){_TIME}", re.I),
 )
 ORDERS = ("iso", "year_first", "day_first", "month_first", "named")

@@ -57,6 +57,7 @@ def embed(
         limit=options.limit,
         words=used_columns({**{name: name for name in preprocessors}, **options.columns}),
         fetch=options.fetch,
+        reading=options.reading,
     )
     columns = find_columns(source, list(preprocessors), options.columns)
     return write_embeddings(

@@ -49,7 +49,14 @@ def open_sources(
 
     def opened(path: str, name: str | None, split: str, limit: int | None = None) -> Source:
         return open_source(
-            path, name=name, split=split, streaming=data.streaming, limit=limit, words=words, fetch=data.fetch
+            path,
+            name=name,
+            split=split,
+            streaming=data.streaming,
+            limit=limit,
+            words=words,
+            fetch=data.fetch,
+            reading=data.reading,
         )
 
     def limited(source: Source, limit: int | None, extra: int) -> Dataset:

@@ -82,7 +82,15 @@ def open_split(data: Data, options: FinetuneConfig, split: str, modalities: Iter
     limits.apply(options.limits)
     read = used_columns({**{name: name for name in modalities}, **options.columns})
     words = set(read) - set(options.label_columns)
-    opened = open_source(data, name=options.name, split=split, limit=options.limit, words=words, fetch=options.fetch)
+    opened = open_source(
+        data,
+        name=options.name,
+        split=split,
+        limit=options.limit,
+        words=words,
+        fetch=options.fetch,
+        reading=options.reading,
+    )
     return cast("Dataset", opened)
 
 

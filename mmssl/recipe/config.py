@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from ..limits import Limits
 from ..masking import load_mask, mask_names
@@ -13,6 +13,7 @@ from ..models.options import TowerConfig
 from ..objectives.options import objective_config, objective_names
 from ..options import SET, needs, option, strict
 from ..options.schema import Part, Variant
+from ..reading import UNITS, Reading, check_encoding
 
 TASKS = ("knn", "linear", "zero-shot", "retrieval", "rankme", "labels", "separability", "ood", "subsets")
 
@@ -51,6 +52,18 @@ class RowsConfig:
         factory=list, resumable=True, local=True, help="addresses (https://HOST) that rows may name files at, too"
     )
     limits: Limits = option(factory=Limits, resumable=True, help="the largest sample that is decoded")
+    header: bool | Literal["auto"] = option(
+        "auto", help="whether the first row of a csv file holds the names of its columns; auto: found, and said"
+    )
+    encoding: str | None = option(
+        None, check=check_encoding, help="of text files, e.g. cp1252 or shift-jis; null: UTF-8, or found and said"
+    )
+    texts: str = option("auto", choices=UNITS, help="what of text files is a sample; auto: by looking, and said")
+
+    @property
+    def reading(self) -> Reading:
+        """What is said of text files."""
+        return Reading(self.header, self.encoding, self.texts)
 
 
 @strict

@@ -51,6 +51,7 @@ def open_training_data(data: DataConfig, modalities: Iterable[str]) -> tuple[Sou
         limit=data.limit,
         columns=columns,
         fetch=data.fetch,
+        reading=data.reading,
     )
     return source, columns
 

@@ -225,7 +225,14 @@ def _find_notation(column: Column, values: Sequence[object], config: Config, dec
     example = min(texts, key=lambda text: (found.value(text) == _as_float(text), text))
     doubt = "; no value says it for sure: set modalities.tabular.decimal where that is wrong" if is_open else ""
     say = logger.warning if is_open else logger.info
-    say("column '%s': %s is read as %g (%s%s)", column.name, cells.shown(example), found.value(example), found.text, doubt)
+    say(
+        "column '%s': %s is read as %g (%s%s)",
+        column.name,
+        cells.shown(example),
+        found.value(example),
+        found.text,
+        doubt,
+    )
 
 
 def _as_float(text: str) -> float | None:

@@ -399,7 +399,6 @@ def test_a_placeholder_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert "column 'x': -999 stands there 2 times" in caplog.text and "column 'y'" not in caplog.text
 
 
-
 @pytest.mark.parametrize(
     "values",
     [["red", "blue"], ["001", "002"], ["A12", "B13"], ["1-2", "3-4"], ["192.168.1.1", "10.0.0.1"], ["M", "F"]]
