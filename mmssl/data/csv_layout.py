@@ -86,7 +86,8 @@ def csv_layout(path: str, name: str, reading: Reading = AS_FOUND, separator: str
             some = ", ".join(field[:20] for field in rows[0][:4])
             said.append(
                 f"its first row ({some}{' ...' if len(rows[0]) > 4 else ''}) holds values as the others do, so it has "
-                f"no header, and the columns are called column_1 to column_{len(names)}; data.header=true makes them names"
+                f"no header, and the columns are called column_1 to column_{len(names)}; "
+                "data.header=true makes it names"
             )
     return Layout(tuple(names), separator, header, skip + lines, spaced, tuple(said))
 

@@ -55,11 +55,13 @@ def embed(
         split=options.split,
         streaming=options.streaming,
         limit=options.limit,
-        words=used_columns({**{name: name for name in preprocessors}, **options.columns}),
+        words=words_of(preprocessors, options.columns),
         fetch=options.fetch,
         reading=options.reading,
     )
-    columns = find_columns(source, list(preprocessors), options.columns)
+    columns, said = find_columns(source, preprocessors, options.columns)
+    for line in said:
+        print(line, flush=True)
     return write_embeddings(
         model,
         preprocessors,
@@ -70,6 +72,12 @@ def embed(
         broken=options.broken,
         max_bad=options.max_bad,
     )
+
+
+def words_of(preprocessors: Mapping[str, Preprocessor], columns: Mapping[str, str | list[str]]) -> list[str]:
+    """The columns that a model may read: those that are named, of its modalities' names, and that it was fitted on."""
+    own = {name: of for name, p in preprocessors.items() if (of := p.own_columns()) is not None and name not in columns}
+    return used_columns({**{name: name for name in preprocessors}, **columns}) + used_columns(own)
 
 
 def write_embeddings(

@@ -85,7 +85,7 @@ class DataConfig(RowsConfig):
 
     REFUSED = {
         "label": "found a column of labels, but pretraining learns without; evaluation.label says what is measured by",
-        "group": "found a column of groups, but pretraining holds no rows out; groups are for `mmssl finetune`",
+        "group": "found a column of groups, but what rows are held out by stands in evaluation.group",
     }
 
 
@@ -258,6 +258,12 @@ class EvaluationConfig:
     name: str | None = option(None, help="its configuration; default: data.name")
     split: str = option("test", help=SPLIT)
     label: str | None = option(None, help="column of the class labels")
+    group: str | None = option(
+        None, help="column (patient, speaker) whose rows stay together where rows are held out to measure on"
+    )
+    test_share: float = option(
+        0.2, min=0, below=1, help="share of the rows that is held out where the data have no split to test on; 0: none"
+    )
     tasks: list[str] | None = option(None, choices=TASKS, help="null: all that data and model allow; []: none")
     classes: list[str] | None = option(
         None, check=check_classes, help="class names for zero-shot, in the order of the labels"
@@ -281,8 +287,6 @@ class EvaluationConfig:
         "workers": "found workers, but a recipe's evaluation has those of data.workers",
         "max_bad": "found max_bad, but a recipe's evaluation has that of data.max_bad",
         "streaming": "found streaming, but a recipe's evaluation reads as data.streaming says",
-        "group": "found a column of groups, but the rows to measure on are a split that is there already; groups are "
-        "for `mmssl finetune`, which shares the rows out",
     }
 
 

@@ -12,12 +12,22 @@ from numpy.typing import NDArray
 from mmssl import modality as base
 from mmssl.errors import UserError, nearest
 from mmssl.modality import Inputs, with_present
+from mmssl.modality.table import Column, Table
 
 from . import cells, schema
 from .options import Config
 
 Cells = NDArray[np.float64]
 """(N,) one row: numbers and codes before scaling, NaN where missing."""
+
+
+def _no_cell(column: Column) -> str | None:
+    """Why a column is no column of cells."""
+    if not column.values:
+        return "empty"
+    if not column.is_plain:
+        return "no plain values"
+    return "running text" if column.is_running_text else column.identifier
 
 
 class Preprocessor(base.Preprocessor[Cells]):
@@ -29,19 +39,20 @@ class Preprocessor(base.Preprocessor[Cells]):
 
     noun = "a row"
     fitted_by = "call fit(rows)"
+    takes_the_rest = True
     config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._columns: tuple[dict[str, Any] | None, list[schema.Column]] = (None, [])
+        self._schema: tuple[dict[str, Any] | None, list[schema.Column]] = (None, [])
 
     @property
     def columns(self) -> list[schema.Column]:
         """The schema. Raises UserError before `fit`."""
         state = self.fitted()
-        if self._columns[0] is not state:
-            self._columns = (state, schema.from_state(state))
-        return self._columns[1]
+        if self._schema[0] is not state:
+            self._schema = (state, schema.from_state(state))
+        return self._schema[1]
 
     def __call__(self, raw: Sequence[object]) -> Inputs:
         """Rows as dicts or pandas Series (None = absent), a pandas DataFrame, an Arrow table, or a list of these."""
@@ -54,6 +65,21 @@ class Preprocessor(base.Preprocessor[Cells]):
             else:
                 rows.append(value)
         return super().__call__(rows)
+
+    def own_columns(self) -> list[str] | None:
+        """Those of the schema."""
+        return [column.name for column in self.columns] if self.state else None
+
+    def default_columns(self, table: Table) -> list[str] | None:
+        """All columns with plain values but identifiers, running text, and what has been taken."""
+        chosen = []
+        for name, column in table.columns.items():
+            why = table.taken.get(name) or _no_cell(column)
+            if why is None:
+                chosen.append(name)
+            else:
+                table.left_out[name] = why
+        return chosen or None
 
     def fit(self, samples: Iterable[object]) -> Self:
         """Find each column's type, categories and scale, and which columns tell of each other.
