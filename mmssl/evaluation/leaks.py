@@ -71,7 +71,7 @@ def telling_columns(source: Dataset, columns: Mapping[str, str | list[str]], lab
 
 
 def _accuracy(levels: Sequence[Hashable], labels: Sequence[int]) -> float:
-    """Share of the second half of the rows whose label is the most frequent one that the first half has at its level."""
+    """Share of the second half of the rows whose label is the usual one at its level in the first half."""
     half = len(levels) // 2
     met: dict[Hashable, Counter[int]] = defaultdict(Counter)
     for level, label in zip(levels[:half], labels[:half], strict=True):

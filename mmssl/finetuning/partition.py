@@ -117,7 +117,7 @@ def load_partition(
         label: columns of the labels; empty: rows without labels.
         modalities: the model's, with their preprocessors.
         options: which rows, and how they are shared out.
-        rule: how the model's training held rows out, as its config has it: these stay held out where the data are those.
+        rule: how the model's training held rows out, as its config has it: they stay so where the data are those.
     """
     source = open_split(data, options, options.split, modalities)
     without_these = no_inputs(label, options.group, source)

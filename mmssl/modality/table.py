@@ -17,7 +17,6 @@ ID_NAME = re.compile(
     r"|index|idx|unnamed: 0|file|file_?name|filepath|file_path",
     re.IGNORECASE,
 )
-_CAMEL = re.compile(r"[A-Za-z]*[a-z](?:Id|ID|UUID)")
 MARKS = (
     (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP|BM|II\*\0|MM\0\*", "image"),
     (rb"RIFF....WAVE|fLaC|OggS|ID3|\xff[\xf2\xf3\xfb]", "audio"),
@@ -59,7 +58,7 @@ class Column:
         )
 
     def holds(self, kind: str) -> bool:
-        """Whether the values are files of a kind of media (image, audio, video): declared, by name, or by their bytes."""
+        """Whether the values are files of a kind (image, audio, video): declared, by name, or by their bytes."""
         if self.media is not None or not self.values:
             return self.media == kind
         return all(_media_of(value) == kind for value in self.values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -19,6 +20,7 @@ from .options import Config
 from .tokenizers import MODEL_FILE, NO_WORD, Pretrained, SentencePiece, Tokenizer, Tokens
 
 NOTHING = Tokens([], [], [])
+logger = logging.getLogger("mmssl")
 FAR_LONGER = 2.5
 """How many times more words a column has than others that it is chosen among."""
 ROUND_UP_TO = 8  # lengths are multiples of it: fewer shapes, and what matrix units like
@@ -82,6 +84,12 @@ class Preprocessor(base.Preprocessor[Tokens]):
         config = self.config
         model = SentencePiece.train(texts, config.vocab_size, config.model_type, config.special_tokens)
         self._keep(model, [MODEL_FILE])
+        if config.vocab_size is None:
+            logger.warning(
+                "a vocabulary of %d pieces was trained on %d texts (modalities.text.vocab_size says another size)",
+                model.vocab_size,
+                len(texts),
+            )
         return self
 
     def _variants(self, raw: object) -> list[str]:
