@@ -7,6 +7,7 @@ This module imports nothing heavy, so that `mmssl doctor` runs where torch or tr
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -211,12 +212,17 @@ def _show_run(run: Any) -> None:
     from ..recipe.loading import load_recipe
 
     recipe = load_recipe(run.folder / "config.yaml")
-    where = [str(run.model_folder), "--data", recipe.data.path]
-    for name, column in recipe.data.columns.items():
-        where += ["--column", f"{name}={column if isinstance(column, str) else ','.join(column)}"]
-    where += [f"name={recipe.data.name}"] if recipe.data.name else []
+    data = recipe.data
+    where = [str(run.model_folder), "--data", data.path]
+    for name, column in data.columns.items():
+        own = run.processor.preprocessors[name].own_columns()
+        if column != own:  # a model knows the columns that it was fitted on
+            where += _named("--column", f"{name}=", f"columns.{name}", column)
+    for key in ("name", "header", "encoding"):
+        value = getattr(data, key)
+        where += [] if value in (None, "auto") else [f"{key}={_yaml(value)}"]
     label = recipe.evaluation.label
-    probe = ["--task", "linear", "--label", label] if label else ["--task", "rankme"]
+    probe = ["--task", "linear", *_named("--label", "", "label", label)] if label else ["--task", "rankme"]
     if run.report:
         _print_report(run.report)
     print(f"\nthe model, with its card: {run.model_folder}\n\nnext:")
@@ -228,6 +234,19 @@ def _show_run(run: Any) -> None:
         commands.append(["tensorboard", "--logdir", str(run.folder / "tensorboard")])
     for words in commands:
         print("  " + shlex.join(words))
+
+
+def _named(option: str, prefix: str, key: str, columns: str | list[str]) -> list[str]:
+    """Words of a command that name columns; a comma in a name parts names there, and is then said in YAML."""
+    listed = [columns] if isinstance(columns, str) else columns
+    if any("," in name for name in listed):
+        return [f"{key}={_yaml(columns)}"]
+    return [option, prefix + ",".join(listed)]
+
+
+def _yaml(value: object) -> str:
+    """A value as an override is read: 2024 as text stands in quotes."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _print_report(report: dict[str, Any]) -> None:

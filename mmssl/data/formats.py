@@ -10,6 +10,8 @@ from pathlib import Path
 TABLES = {
     "parquet": "parquet",
     "csv": "csv",
+    "data": "csv",
+    "tab": "csv",
     "tsv": "csv",
     "json": "json",
     "jsonl": "json",

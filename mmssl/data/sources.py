@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mmssl.errors import UserError, nearest
 from mmssl.names import asking_the_hub, refuse_misspelt
+from mmssl.reading import AS_FOUND, Reading
 
 from . import folders, formats
 from .explained import explained
@@ -45,6 +46,7 @@ def open_source(
     columns: Columns | None = None,
     words: Iterable[str] = (),
     fetch: Sequence[str] = (),
+    reading: Reading = AS_FOUND,
 ) -> Source:
     """Open data for reading, undecoded.
 
@@ -62,6 +64,7 @@ def open_source(
         words: further columns that modalities read, where they are there. Of csv files these, and those of `columns`,
             are the text of their fields; all other columns are numbers where every field is one.
         fetch: addresses that rows may name files at, beside where the data come from (`mmssl.data.origins`).
+        reading: what the user says of text files: their header, encoding, samples.
 
     Raises:
         UserError: the data or the split is not there, cannot be read, has no rows or lacks a column.
@@ -81,7 +84,7 @@ def open_source(
         elif (rows := open_prefixed(str(path), split)) is not None:
             source = rows
         else:
-            source, base = _Opening(what, split, streaming, read).path(str(path), name)
+            source, base = _Opening(what, split, streaming, read, reading).path(str(path), name)
         if streaming and isinstance(source, datasets.Dataset):
             source = source.to_iterable_dataset()
         note_origins(source, _hub_id(path), fetch)
@@ -126,8 +129,9 @@ def check_columns(source: Source, columns: Columns, what: str = "the data") -> N
 class _Opening:
     """Where a path leads. Every method returns a split's rows and the folder that file names in them belong to."""
 
-    def __init__(self, what: str, split: str, streaming: bool, read: frozenset[str]) -> None:
+    def __init__(self, what: str, split: str, streaming: bool, read: frozenset[str], reading: Reading) -> None:
         self.what, self.split, self.streaming, self.read = what, split, streaming, read
+        self.reading = reading
 
     def path(self, path: str, name: str | None) -> tuple[Source, Path | None]:
         """A file, glob, folder or Hub data set."""
@@ -236,7 +240,9 @@ class _Opening:
             if same:
                 return datasets.load_dataset_builder(kind, data_files=builders.files_of(data_files))
         separator = "\t" if all(formats.table_format(f) == "tsv" for of in data_files.values() for f in of) else None
-        return builders.tables(kind, data_files, self.read, separator)
+        if kind == "csv":
+            builders.tell_layouts(data_files, separator, self.reading)
+        return builders.tables(kind, data_files, self.read, separator, self.reading)
 
     def built(self, builder: Any, hub: bool = False) -> tuple[Source, Path | None]:
         """One split of a builder."""
@@ -285,9 +291,9 @@ class _Opening:
             return self.built(builder, hub)
         if kind in ("parquet", "arrow"):
             files, same = builders.one_schema(kind, {str(s): list(of) for s, of in config.data_files.items()})
-            return self.built(builder if same else builders.tables(kind, files, self.read), hub)
+            return self.built(builder if same else builders.tables(kind, files, self.read, reading=self.reading), hub)
         separator = config.sep if kind == "csv" and config.sep != usual.sep else None
-        return self.built(builders.tables(kind, config.data_files, self.read, separator), hub)
+        return self.built(builders.tables(kind, config.data_files, self.read, separator, self.reading), hub)
 
 
 def _with_content(data_files: dict[str, list[str]]) -> dict[str, list[str]]:

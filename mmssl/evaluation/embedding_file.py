@@ -23,6 +23,7 @@ from ..data.sources import column_names, open_source, used_columns
 from ..errors import RunError, UserError
 from ..files import replaceable, whole_file
 from ..modality import Preprocessor
+from ..modality.table import ID_NAME
 from ..models.running import evaluating
 from ..models.saving import weights_hash
 from .embedding import Collector, Progress
@@ -55,10 +56,13 @@ def embed(
         split=options.split,
         streaming=options.streaming,
         limit=options.limit,
-        words=used_columns({**{name: name for name in preprocessors}, **options.columns}),
+        words=words_of(preprocessors, options.columns),
         fetch=options.fetch,
+        reading=options.reading,
     )
-    columns = find_columns(source, list(preprocessors), options.columns)
+    columns, said = find_columns(source, preprocessors, options.columns)
+    for line in said:
+        print(line, flush=True)
     return write_embeddings(
         model,
         preprocessors,
@@ -69,6 +73,12 @@ def embed(
         broken=options.broken,
         max_bad=options.max_bad,
     )
+
+
+def words_of(preprocessors: Mapping[str, Preprocessor], columns: Mapping[str, str | list[str]]) -> list[str]:
+    """The columns that a model may read: those that are named, of its modalities' names, and that it was fitted on."""
+    own = {name: of for name, p in preprocessors.items() if (of := p.own_columns()) is not None and name not in columns}
+    return used_columns({**{name: name for name in preprocessors}, **columns}) + used_columns(own)
 
 
 def write_embeddings(
@@ -88,7 +98,7 @@ def write_embeddings(
 ) -> dict[str, Any]:
     """Embed all rows of `source` into a parquet file.
 
-    Columns: `row` (int64, from 0), `id` where the data has a column of that name, and for every modality of `columns`
+    Columns: `row` (int64, from 0), those that tell the rows apart (`id_columns`), and for every modality of `columns`
     `<modality>_embedding` (a list of float32 of fixed size; null where absent) and `<modality>_present` (bool). The
     file appears under its name only when it is whole; until then finished parts lie in `.NAME.parts/`, from where the
     same call goes on.
@@ -244,6 +254,15 @@ def _join(parts: list[Path], path: Path, names: list[str]) -> dict[str, Any]:
     return summary
 
 
+def id_columns(source: Source) -> list[str]:
+    """The columns whose names say that they tell rows apart (id, uuid, file, row numbers), with plain values."""
+    import datasets
+
+    features = source.features or {}
+    found = [name for name in column_names(source) if ID_NAME.fullmatch(name) and name != "row"]
+    return [name for name in found if isinstance(features.get(name, datasets.Value("string")), datasets.Value)]
+
+
 def _tables(
     model: MMSSLModel,
     preprocessors: Mapping[str, Preprocessor],
@@ -263,10 +282,10 @@ def _tables(
         if hasattr(source, "__len__") and skip >= len(source):
             return
         source = source.skip(skip)
-    # a second, cheap reading of the one column: it also works where rows cannot be looked up by number
-    has_id = "id" in column_names(source)
-    ids = (row["id"] for row in source.select_columns(["id"])) if has_id else None
-    id_type = source.features.arrow_schema.field("id").type if has_id and source.features else None
+    # a second, cheap reading of these columns: it also works where rows cannot be looked up by number
+    names = id_columns(source)
+    ids = iter(source.select_columns(names)) if names else None
+    types = {name: source.features.arrow_schema.field(name).type if source.features else None for name in names}
     first = 0
     batches = evaluation_batches(source, chosen, dict(columns), batch_size=batch_size, workers=workers, broken=broken)
     for loaded in batches:
@@ -280,7 +299,8 @@ def _tables(
             raise AssertionError("evaluation batches must come in the order of the source")
         data: dict[str, pa.Array] = {"row": pa.array(range(skip + first, skip + first + count), pa.int64())}
         if ids is not None:
-            data["id"] = pa.array([next(ids) for _ in range(count)], id_type)
+            told = [next(ids) for _ in range(count)]
+            data |= {name: pa.array([row[name] for row in told], types[name]) for name in names}
         for name in columns:
             values = (part.pooled if pooled else part.embeddings)["model"][name]
             present = part.present[name]

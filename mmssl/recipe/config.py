@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from ..limits import Limits
 from ..masking import load_mask, mask_names
@@ -13,6 +13,7 @@ from ..models.options import TowerConfig
 from ..objectives.options import objective_config, objective_names
 from ..options import SET, needs, option, strict
 from ..options.schema import Part, Variant
+from ..reading import UNITS, Reading, check_encoding
 
 TASKS = ("knn", "linear", "zero-shot", "retrieval", "rankme", "labels", "separability", "ood", "subsets")
 
@@ -51,6 +52,18 @@ class RowsConfig:
         factory=list, resumable=True, local=True, help="addresses (https://HOST) that rows may name files at, too"
     )
     limits: Limits = option(factory=Limits, resumable=True, help="the largest sample that is decoded")
+    header: bool | Literal["auto"] = option(
+        "auto", help="whether the first row of a csv file holds the names of its columns; auto: found, and said"
+    )
+    encoding: str | None = option(
+        None, check=check_encoding, help="of text files, e.g. cp1252 or shift-jis; null: UTF-8, or found and said"
+    )
+    texts: str = option("auto", choices=UNITS, help="what of text files is a sample; auto: by looking, and said")
+
+    @property
+    def reading(self) -> Reading:
+        """What is said of text files."""
+        return Reading(self.header, self.encoding, self.texts)
 
 
 @strict
@@ -72,7 +85,7 @@ class DataConfig(RowsConfig):
 
     REFUSED = {
         "label": "found a column of labels, but pretraining learns without; evaluation.label says what is measured by",
-        "group": "found a column of groups, but pretraining holds no rows out; groups are for `mmssl finetune`",
+        "group": "found a column of groups, but what rows are held out by stands in evaluation.group",
     }
 
 
@@ -245,6 +258,12 @@ class EvaluationConfig:
     name: str | None = option(None, help="its configuration; default: data.name")
     split: str = option("test", help=SPLIT)
     label: str | None = option(None, help="column of the class labels")
+    group: str | None = option(
+        None, help="column (patient, speaker) whose rows stay together where rows are held out to measure on"
+    )
+    test_share: float = option(
+        0.2, min=0, below=1, help="share of the rows that is held out where the data have no split to test on; 0: none"
+    )
     tasks: list[str] | None = option(None, choices=TASKS, help="null: all that data and model allow; []: none")
     classes: list[str] | None = option(
         None, check=check_classes, help="class names for zero-shot, in the order of the labels"
@@ -268,8 +287,6 @@ class EvaluationConfig:
         "workers": "found workers, but a recipe's evaluation has those of data.workers",
         "max_bad": "found max_bad, but a recipe's evaluation has that of data.max_bad",
         "streaming": "found streaming, but a recipe's evaluation reads as data.streaming says",
-        "group": "found a column of groups, but the rows to measure on are a split that is there already; groups are "
-        "for `mmssl finetune`, which shares the rows out",
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,10 +134,17 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
         trackers = choose_trackers(recipe.train).trackers
         start_trackers(accelerator, trackers, recipe.name, folder)
         main = accelerator.is_main_process
-        source, columns = open_training_data(recipe.data, recipe.modalities)
+        opened = open_training_data(recipe)
+        source, columns = opened.source, opened.columns
+        if main:
+            print("\n".join(opened.said), end="\n" if opened.said else "", flush=True)
         if isinstance(asked, Asked) and asked.presets:
             recipe = chosen_recipe(asked, source, columns, folder, accelerator, device, resume)
-        recipe = replace(recipe, train=replace(recipe.train, trackers=trackers))
+        recipe = replace(
+            recipe,
+            train=replace(recipe.train, trackers=trackers),
+            data=replace(recipe.data, columns={**recipe.data.columns, **opened.chosen}),
+        )
         on_first(accelerator, lambda: warn_of_changes(recipe, folder, resume))
         on_first(accelerator, lambda: check_evaluation(recipe.data, recipe.evaluation, source))
         on_first(accelerator, lambda: check_rows(folder, source, flat(columns.values()), resume))
@@ -146,6 +153,8 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
             recipe.modalities, source, columns, folder, accelerator, samples=samples, started=started, resume=resume
         )
         pretraining = build_pretraining(recipe, processor)
+        if opened.held is not None:
+            pretraining.model.config.held_out = asdict(opened.held.rule)
         steps, per_epoch = count_steps(recipe.train, source)
         quarantine = Quarantine(folder if main else None, recipe.data.max_bad)
         observers = make_observers(recipe, pretraining, processor, source, columns, accelerator)

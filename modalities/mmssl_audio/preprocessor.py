@@ -12,6 +12,7 @@ from mmssl import modality as base
 from mmssl.errors import BadSample
 from mmssl.modality import Inputs
 from mmssl.modality.raw import Array
+from mmssl.modality.table import Column
 
 from .decode import read_sound
 from .mel import LogMel
@@ -36,6 +37,10 @@ class Preprocessor(base.Preprocessor[Array]):
         super().__init__(config)
         if config.mean is not None and config.std is not None:
             self.state = {"mean": float(config.mean), "std": float(config.std)}
+
+    def fits(self, column: Column) -> bool:
+        """Files of the kind."""
+        return column.holds("audio")
 
     def fit(self, samples: Iterable[object]) -> Self:
         """Measure mean and standard deviation of the features. UserError when no sample can be read."""

@@ -16,6 +16,7 @@ from mmssl.modality.pixels.moments import Survey, configured
 from mmssl.modality.pixels.options import pair, smaller
 from mmssl.modality.pixels.resample import fit_size
 from mmssl.modality.raw import Array
+from mmssl.modality.table import Column
 
 from .options import Config
 
@@ -37,6 +38,10 @@ class Preprocessor(base.Preprocessor[Array]):
         super().__init__(config)
         self.size, self.background = pair(config.size), config.behind
         self.state = dict(configured(config) or {})
+
+    def fits(self, column: Column) -> bool:
+        """Files of the kind."""
+        return column.holds("image")
 
     def fit(self, samples: Iterable[object]) -> Self:
         """Find the channel count, and mean and standard deviation of each channel after resizing.

@@ -18,6 +18,7 @@ from mmssl.modality.pixels.moments import Survey, configured
 from mmssl.modality.pixels.options import pair
 from mmssl.modality.pixels.resample import fit_size
 from mmssl.modality.raw import Array
+from mmssl.modality.table import Column
 
 from .decode import Wanted, read_clip
 from .options import Config
@@ -50,6 +51,10 @@ class Preprocessor(base.Preprocessor[Sample]):
         known = configured(config)
         if known is not None and config.fps:
             self.state = {**known, "fps": float(config.fps)}
+
+    def fits(self, column: Column) -> bool:
+        """Files of the kind."""
+        return column.holds("video")
 
     def fit(self, samples: Iterable[object]) -> Self:
         """Find the channel count, the frame rate, and mean and standard deviation of each channel after resizing.
