@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmssl.export.writing import Exported, export_several
+from mmssl.exporting.writing import Exported, export_several
 
 from . import pages
 

@@ -53,7 +53,7 @@ def shared_data() -> Path:
 def forked_proofs() -> Iterator[None]:
     """The process that proves an export is forked from one that has imported torch and transformers, and mmssl as
     little. That it is a fresh one when a user exports is for `tests/export/test_stock_formats.py`, for every format."""
-    from mmssl.export import proof
+    from mmssl.exporting import proof
 
     def run(command: list[str], capture_output: bool, text: bool, check: bool, **options: Any) -> Any:
         assert capture_output and text and not check and command[1] == "-I"

@@ -261,44 +261,24 @@ def _print_report(report: dict[str, Any]) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from ..evaluation.evaluate import evaluate
     from ..evaluation.options import EvaluateConfig
-    from ..evaluation.table import as_finetuned
-    from ..models.locating import locate
-    from ..models.opening import open_model
-    from ..models.running import untrained_twin
     from ..recipe.loading import command_options
-    from ..training.building import start_of
 
     options = command_options(EvaluateConfig, args.overrides, _flags(args))
-    found = locate(args.model)
-    model, processor = open_model(found, args.base)
-    start, notes = None, []
-    try:
-        start = start_of(found, processor, args.base)
-    except UserError as error:  # what the run went on from was moved or deleted since; the model itself is here
-        notes = [f"start: left out, {' '.join(str(error).split())}"]
-    report = evaluate(
-        model, processor.preprocessors, options.data, options, untrained=untrained_twin(model), start=start
-    )
-    report["notes"] += notes
-    if found.task:
-        report["tasks"] = {task: as_finetuned(metrics) for task, metrics in report["tasks"].items()}
-    _print_report(report)
+    from ..api import evaluate_as
+
+    _print_report(evaluate_as(args.model, options, args.base))
     return 0
 
 
 def _embed(args: argparse.Namespace) -> int:
-    from ..evaluation.embedding_file import embed
     from ..evaluation.options import EmbedConfig
-    from ..files import replaceable
-    from ..models.opening import open_model
     from ..recipe.loading import command_options
 
     options = command_options(EmbedConfig, args.overrides, _flags(args))
-    replaceable(args.output)  # said now, not after the model is loaded
-    model, processor = open_model(args.model, args.base)
-    summary = embed(model, processor.preprocessors, options, args.output)
+    from ..api import embed_as
+
+    summary = embed_as(args.model, options, args.output, args.base)
     if summary["resumed"]:
         print(f"went on after {summary['resumed']} rows that an interrupted run had embedded")
     counts = ", ".join(f"{n} with {name}" for name, n in summary["present"].items())
@@ -341,11 +321,11 @@ def _export(args: argparse.Namespace) -> int:
     from ..models.stock.formats import load_format
 
     load_format(args.to)  # a wrong name shows before the model is loaded
-    from ..export.card import proof_text
-    from ..export.writing import export_model
+    from ..exporting.card import proof_text
+    from ..exporting.writing import export_model
 
     if args.adapter:
-        from ..export.adapting import export_adapter
+        from ..exporting.adapting import export_adapter
 
         done = export_adapter(args.model, args.to, args.output, args.tower, args.base)
     else:

@@ -12,7 +12,7 @@ from toys import export, runs
 
 from mmssl.cli import main
 from mmssl.errors import UserError
-from mmssl.export.adapting import TOLERANCE, export_adapter
+from mmssl.exporting.adapting import TOLERANCE, export_adapter
 from mmssl.models.adapter_files import base_of, write_adapter
 from mmssl.models.adapters import add_adapter
 from mmssl.models.options import AdapterConfig
@@ -87,7 +87,7 @@ def test_the_command_and_what_it_leaves(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_a_changed_adapter_fails_the_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mmssl.errors import RunError
-    from mmssl.export import adapting
+    from mmssl.exporting import adapting
 
     real = adapting.convert_adapter
 

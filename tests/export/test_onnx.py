@@ -13,7 +13,7 @@ from toys.export import IMAGE, model_of, preprocessor, wrapped_model
 from toys.samples import TINY, made, modality_of
 
 from mmssl.errors import UserError
-from mmssl.export.writing import Exported, export_model, export_several
+from mmssl.exporting.writing import Exported, export_model, export_several
 from mmssl.modality import load_modality
 from mmssl.models.modeling_mmssl import MMSSLModel
 from mmssl.models.processing_mmssl import MMSSLProcessor

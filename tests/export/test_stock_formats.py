@@ -9,7 +9,7 @@ import pytest
 from toys.export import CASES
 
 from benchmarks.export_table import TABLE
-from mmssl.export.writing import Exported, export_several
+from mmssl.exporting.writing import Exported, export_several
 from mmssl.models.stock.formats import format_names
 
 CLASSES = {

@@ -10,7 +10,7 @@ from transformers import AutoModel, ViTConfig, ViTModel
 from benchmarks.stock_weights import copy_vit
 from mmssl.cli import main
 from mmssl.errors import UserError
-from mmssl.export.adapter_weights import adapted_modules, block_modules, convert_adapter
+from mmssl.exporting.adapter_weights import adapted_modules, block_modules, convert_adapter
 from mmssl.finetuning.finetune import finetune
 from mmssl.finetuning.task import load_task
 from mmssl.finetuning.teaching import soft_losses
