@@ -99,6 +99,9 @@ class ModelConfig:
     from_: str | None = option(
         None, local=True, help="go on from a model that mmssl trained: a model folder, a run or a Hub id"
     )
+    license: str | None = option(
+        None, local=True, help="of the model, for the card's header, as the Hub writes it: apache-2.0, cc-by-4.0, other"
+    )
     compatible_with: str | None = option(
         None, help="a format of `mmssl export` (see `mmssl list formats`): sets what it asks for, refuses the rest"
     )
