@@ -19,6 +19,7 @@ from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.table import table_cast
 
 from mmssl.errors import UserError
+from mmssl.limits import check_table
 from mmssl.reading import AS_FOUND, Reading
 
 from . import text_files
@@ -26,6 +27,7 @@ from .column_types import JSON, FieldType, cast_fields, common_type, json_array,
 from .csv_layout import csv_layout, tell
 from .explained import warn_once
 from .letters import not_in_encoding, open_binary
+from .packed import check_parquet
 
 FEW_FILES = 5
 """Fewer text files than this are corpora, whose lines are samples."""
@@ -96,8 +98,9 @@ class Tables(datasets.ArrowBasedBuilder):
         for path, name in files:
             with _letters(name):
                 for chunk in text_files.json_rows(path, name, self.config.reading):
-                    for column, values in _columns_of(chunk).items():
+                    for column, values in _columns_of(chunk, name):
                         types.setdefault(column, []).append(json_type(values))
+                    check_table("columns", len(types), "columns", name)
                     if remote:
                         break
         found = {column: common_type(of) or JSON for column, of in types.items()}
@@ -198,9 +201,12 @@ def text_unit(files: Sequence[str]) -> str:
     return "paragraph" if blank > 0.05 and full > 0.4 else "line"
 
 
-def _columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def _columns_of(rows: Sequence[Mapping[str, Any]], file: str) -> Iterator[tuple[str, list[Any]]]:
     names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
+    check_table("columns", len(names), "columns", file)
+    check_table("values", len(names) * len(rows), f"values in {len(rows):,} rows", file)
+    for name in names:
+        yield name, [row.get(name) for row in rows]
 
 
 def _fields(values: Sequence[str | None] | None, field: pa.Field, count: int, name: str) -> pa.Array:
@@ -233,9 +239,9 @@ def arrow_features(path: str, kind: str) -> datasets.Features:
     if kind == "parquet":
         import pyarrow.parquet as pq
 
-        with open_binary(path, "") as file:
+        with open_binary(path) as file:
             return datasets.Features.from_arrow_schema(pq.read_schema(file))
-    with open_binary(path, "") as file:
+    with open_binary(path) as file:
         try:
             schema = pa.ipc.open_stream(file).schema
         except (OSError, pa.ArrowInvalid):
@@ -246,16 +252,12 @@ def arrow_features(path: str, kind: str) -> datasets.Features:
 
 def arrow_rows(path: str, kind: str) -> int:
     """Rows of a parquet file; of an arrow file -1: only reading it tells."""
-    if kind != "parquet":
-        return -1
-    import pyarrow.parquet as pq
-
-    return int(pq.read_metadata(path).num_rows)
+    return check_parquet(path, path) if kind == "parquet" else -1
 
 
 def arrow_tables(path: str, kind: str, columns: Sequence[str]) -> Iterator[pa.Table]:
     """The rows of a parquet or arrow file in chunks, with those of these columns that it has."""
-    with open_binary(path, "") as file:
+    with open_binary(path) as file:
         if kind == "parquet":
             import pyarrow.parquet as pq
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmssl.errors import UserError
+from mmssl.limits import check_table, current
 from mmssl.reading import AS_FOUND, Reading
 
 from .explained import warn_once
@@ -20,7 +21,6 @@ SEPARATORS = (",", ";", "\t", "|")
 LOOKED_AT = 1 << 20
 """Characters that the layout is found in."""
 ROWS_LOOKED_AT = 200
-MAX_FIELD = 1 << 30  # of csv: its default of 131,072 characters is less than a long text has
 STEPS = (1, 2, 5, 10)
 """Between numbers that are names of columns: years, mostly."""
 
@@ -55,10 +55,15 @@ def csv_layout(path: str, name: str, reading: Reading = AS_FOUND, separator: str
         reading: what the user says of it.
         separator: where it is known.
     """
-    csv.field_size_limit(MAX_FIELD)
+    csv.field_size_limit(current().line)  # the default of 131,072 characters is less than a long text has
     with open_text(path, name, "", reading.encoding) as file:
         sample = file.read(LOOKED_AT)
-    cut = len(sample) == LOOKED_AT
+        cut = len(sample) == LOOKED_AT
+        if cut and "\n" not in sample and "\r" not in sample:  # a row of very many columns
+            sample += file.readline()
+            cut = False
+    # before they are taken apart
+    check_table("columns", 1 + max(map(sample.partition("\n")[0].count, SEPARATORS)), "columns", name)
     skip, said = 0, []
     if (told := re.match(r"sep=(.)\r?\n", sample)) is not None:  # what Excel writes into a first line
         separator, skip, sample = told[1], 1, sample[told.end() :]
@@ -72,6 +77,7 @@ def csv_layout(path: str, name: str, reading: Reading = AS_FOUND, separator: str
         rows = _rows(sample, separator, cut, spaced=True)
     if not rows:
         raise UserError(f"data.path: '{name}' has no header, expected the names of its columns in the first line")
+    check_table("columns", len(rows[0]), "columns", name)
     header = has_names(rows) if reading.header == "auto" else bool(reading.header)
     if header:
         first = [rows[0][0].lstrip("# ") if rows[0][0].startswith("#") else rows[0][0], *rows[0][1:]]
@@ -204,16 +210,18 @@ def _steps(alike: Sequence[tuple[str, Sequence[str]]]) -> bool:
 
 def _names(header: Sequence[str]) -> tuple[list[str], list[str]]:
     """(each column's name, those changed because they stand there twice); one without is `Unnamed: NUMBER`."""
-    names: list[str] = []
+    names: dict[str, None] = {}
+    last: dict[str, int] = {}
     twice: list[str] = []
     given = {found.strip() for found in header}
     for number, found in enumerate(header):
         plain = found.strip() or f"Unnamed: {number}"
-        name, again = plain, 1
+        name, again = plain, last.get(plain, 1)
         while name in names or (again > 1 and name in given):
             again += 1
             name = f"{plain}_{again}"
+        last[plain] = again
         if name != plain:
             twice.append(name)
-        names.append(name)
-    return names, twice
+        names[name] = None
+    return list(names), twice

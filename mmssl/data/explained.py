@@ -61,6 +61,8 @@ def explained(what: str) -> Iterator[None]:
 
 
 def _said(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "its values are nested too deeply"
     if type(error).__name__ == "CastError":
         asked = set(getattr(error, "requested_column_names", None) or ())
         found = set(getattr(error, "table_column_names", None) or ())

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import codecs
 import functools
-import gzip
 import io
 import os
 import re
-from typing import Any, BinaryIO, TextIO
+from typing import BinaryIO, TextIO, cast
 
 from mmssl.errors import UserError
 
 from .explained import warn_once
+from .packed import bounded
 
 BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"))
 BOMS_16 = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -23,37 +23,21 @@ WESTERN = frozenset(
 """What stands in western European text beside ASCII."""
 
 
-def open_binary(path: str, name: str) -> BinaryIO:
-    """A file of this disk or behind a URL, unpacked as its `name` says (.gz, .bz2, .xz, .zst)."""
+def open_binary(path: str) -> BinaryIO:
+    """A file of this disk or behind a URL, as it is."""
     if "://" in path:
         from datasets.utils.file_utils import xopen
 
-        raw: Any = xopen(path, "rb")
-    else:
-        raw = open(path, "rb")  # noqa: SIM115 (whoever asked for it closes it)
-    ending = os.path.splitext(name)[1].lower()
-    if ending == ".gz":
-        return gzip.open(raw)  # type: ignore[return-value]
-    if ending == ".bz2":
-        import bz2
-
-        return bz2.open(raw)  # type: ignore[return-value]
-    if ending == ".xz":
-        import lzma
-
-        return lzma.open(raw)  # type: ignore[return-value]
-    if ending == ".zst":
-        import pyarrow
-
-        return pyarrow.CompressedInputStream(raw, "zstd")
-    return raw
+        return cast(BinaryIO, xopen(path, "rb"))
+    return open(path, "rb")
 
 
 def open_text(path: str, name: str, newline: str | None, encoding: str | None = None) -> TextIO:
-    """As letters, in the encoding that is asked for or that `encoding_of` finds. Strict: no byte is passed over."""
+    """As letters, unpacked as its `name` says (.gz, .bz2, .xz, .zst), in the encoding that is asked for or that
+    `encoding_of` finds. Strict: no byte is passed over.
+    """
     found = encoding or encoding_of(path, name)
-    binary = io.BufferedReader(_Raw(open_binary(path, name)))
-    return io.TextIOWrapper(binary, encoding=found, errors="strict", newline=newline)
+    return io.TextIOWrapper(bounded(open_binary(path), name), encoding=found, errors="strict", newline=newline)
 
 
 def encoding_of(path: str, name: str) -> str:
@@ -70,7 +54,7 @@ def encoding_of(path: str, name: str) -> str:
 @functools.lru_cache(4096)
 def _found(path: str, name: str, changed: int, size: int) -> str:
     """As `encoding_of`; changed, size: of the file, so that another one under its name is looked at again."""
-    with open_binary(path, name) as file:
+    with bounded(open_binary(path), name) as file:
         head = file.read(CHUNK)
         marked = next((found for mark, found in (*BOMS, *BOMS_16) if head.startswith(mark)), None)
         if marked is not None:
@@ -119,25 +103,6 @@ def _is_western(chunk: bytes) -> bool:
     high = [letter for letter in text if ord(letter) > 127]
     runs = sum(len(run) for run in re.findall(rb"[\x80-\xff]{3,}", chunk))
     return all(letter in WESTERN for letter in set(high)) and runs < 0.2 * len(high)
-
-
-class _Raw(io.RawIOBase):
-    """Any file that has `read`, as TextIOWrapper wants it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        self.file.close()
-        super().close()
 
 
 def not_in_encoding(name: str, error: UnicodeDecodeError) -> UserError:

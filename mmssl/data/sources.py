@@ -23,7 +23,7 @@ from . import folders, formats
 from .explained import explained
 from .origins import note_origins, refuse_elsewhere
 from .packages import open_prefixed
-from .packed import PACKED, check_saved, refuse_bombs
+from .packed import check_saved
 from .selection import column_names, is_empty, limited, no_split, pick, rows_of_split, without_blank_lines
 from .values import undecoded, with_full_paths
 
@@ -170,7 +170,6 @@ class _Opening:
         found = folders.scan(folder)
         if found.is_empty:
             raise UserError(f"data.path: the folder {self.what} is empty")
-        refuse_bombs(path for path in folder.rglob("*") if path.suffix.lower() in PACKED)
         if found.has_configs:
             refuse_elsewhere(folder, self.what)
             return self.named(str(folder), name)
@@ -214,7 +213,6 @@ class _Opening:
         from . import builders
 
         everything = [file for files in data_files.values() for file in files]
-        refuse_bombs(everything)
         endings = {formats.table_format(file) for file in everything}
         kinds = {formats.TABLES[ending] for ending in endings if ending}
         if len(kinds) != 1 or None in endings:
@@ -246,6 +244,9 @@ class _Opening:
 
     def built(self, builder: Any, hub: bool = False) -> tuple[Source, Path | None]:
         """One split of a builder."""
+        from .undecoded import keep_undecoded, prepare
+
+        keep_undecoded(builder)
         what, split = self.what, self.split
         files: Mapping[str, Any] = builder.config.data_files or {}
         known = [str(key) for key in files or builder.info.splits or []]
@@ -259,7 +260,7 @@ class _Opening:
         if self.streaming:
             source = builder.as_streaming_dataset(split=opened)
         else:
-            builder.download_and_prepare()
+            prepare(builder)
             splits = builder.info.splits or {}
             if opened in splits and not splits[opened].num_examples:
                 raise UserError(f"{what} has no rows in split '{opened}'")

@@ -13,21 +13,25 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mmssl.errors import UserError, one_line
+from mmssl.limits import check_table
 from mmssl.reading import AS_FOUND, Reading
 
 from .csv_layout import SEPARATORS, Layout, csv_layout
 from .explained import warn_once
 from .formats import table_format
 from .letters import open_text
+from .packed import PIECE
 
 if TYPE_CHECKING:
     from .streams import Row
 
 ROWS = 10_000
 """Rows of a chunk."""
+CELLS = 1 << 22
+"""Fields of a chunk, where its rows are wide."""
 
 
 # --- text --------------------------------------------------------------------------------------------------------
@@ -37,12 +41,12 @@ def text_samples(path: str, name: str, unit: str, encoding: str | None = None) -
     """The samples of a text file in chunks: its lines that are not blank, its paragraphs, or all of it."""
     with open_text(path, name, None, encoding) as file:
         if unit == "file":
-            whole = file.read()
+            whole = _rest(file, "", name)
             yield [whole] if whole.strip() else []
             return
         lines = (line.rstrip("\n") for line in file)
         found = _paragraphs(lines) if unit == "paragraph" else (line for line in lines if line.strip())
-        yield from _chunks(found, ROWS)
+        yield from _chunks(found, name)
 
 
 def _paragraphs(lines: Iterator[str]) -> Iterator[str]:
@@ -58,9 +62,26 @@ def _paragraphs(lines: Iterator[str]) -> Iterator[str]:
         yield " ".join(part)
 
 
-def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while chunk := list(itertools.islice(items, size)):
+def _chunks(items: Iterator[Any], name: str) -> Iterator[list[Any]]:
+    """ROWS items at a time. UserError where they are more than `data.limits.rows`."""
+    count = 0
+    while chunk := list(itertools.islice(items, ROWS)):
+        count += len(chunk)
+        check_table("rows", count, "rows", name)
         yield chunk
+
+
+def _rest(file: TextIO, begun: str, name: str, values: bool = False) -> str:
+    """The text of a file that is read whole, of which some is read already; values: it is JSON, which are counted."""
+    parts, found, size = [begun, file.read(PIECE)], begun.count(","), len(begun)
+    while part := parts[-1]:
+        size += len(part)
+        found += part.count(",") + part.count("[") + part.count("{")
+        check_table("bytes", size, "characters that are read at once", name)
+        if values:
+            check_table("values", found, "values that are read at once", name)
+        parts.append(file.read(PIECE))
+    return "".join(parts)
 
 
 # --- csv ---------------------------------------------------------------------------------------------------------
@@ -85,10 +106,13 @@ def csv_rows(
             file.readline()
         reader = csv.reader(file, delimiter=layout.separator, strict=True, skipinitialspace=layout.spaced)
         rows: list[list[str | None]] = []
+        most, count = min(ROWS, max(CELLS // len(names), 1)), 0
         try:
             for row in _records(reader, layout, name, passed):
                 rows.append([field or None for field in row])
-                if len(rows) == ROWS:
+                if len(rows) == most:
+                    count += most
+                    check_table("rows", count, "rows", name)
                     yield names, rows
                     rows = []
         except csv.Error as error:
@@ -98,6 +122,7 @@ def csv_rows(
                 'and a quote within it is written twice ("")'
             ) from error
     passed.tell(name)
+    check_table("rows", count + len(rows), "rows", name)
     if rows:
         yield names, rows
 
@@ -173,8 +198,8 @@ def json_rows(path: str, name: str, reading: Reading = AS_FOUND) -> Iterator[lis
         if _is_object(first) and (second or table_format(name) != "json"):
             objects = _lines(itertools.chain([first], [second] if second else [], file), name)
         else:
-            objects = iter(_whole(first + second + file.read(), name))
-        for chunk in _chunks(objects, ROWS):
+            objects = iter(_whole(_rest(file, first + second, name, values=True), name))
+        for chunk in _chunks(objects, name):
             for row in chunk:
                 if not isinstance(row, dict):
                     raise UserError(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 CODECS = ("MPEG", "VORBIS", "OPUS")  # subtypes whose numbers of samples are not exact
 PADDED = 0.1  # seconds by which such a number may be wrong
 MOST_CHANNELS = 64  # of sound: more on the shorter axis of an array, and it is none
+RATES = ("sampling_rate", "sample_rate", "samplerate", "rate", "sr", "fs")  # keys of what an array comes with
 UNKNOWN_FORMAT = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
 OGG_PAGE = 27 + 255 + 255 * 255  # the longest page
 STREAMED = (
@@ -40,18 +41,23 @@ STREAMED = (
 
 
 def read_sound(
-    raw: object, rate: int, seconds: float | None = None, choice: int = 0, layout: str | None = None
+    raw: object,
+    rate: int,
+    seconds: float | None = None,
+    choice: int = 0,
+    layout: str | None = None,
+    source_rate: float | None = None,
 ) -> Array | None:
     """One raw sound to a waveform, all channels averaged.
 
     Args:
         raw: encoded bytes, {"bytes", "path"}, a path, {"array", "sampling_rate"}, (array, rate), or an array (S,),
-            (S, C) or (C, S) that has the wanted rate. Integers are divided by the largest of their type, floats are
-            taken as they are.
+            (S, C) or (C, S). Integers are divided by the largest of their type, floats are taken as they are.
         rate: samples a second of the result.
         seconds: the longest stretch wanted; None: all.
         choice: picks where that starts in a longer sound, 0 is at the beginning.
         layout: which axis of an array of two is the channels: "channels_first" or "channels_last"; None: the shorter.
+        source_rate: samples a second of arrays that do not say theirs; None: these are refused.
 
     Returns:
         (S,) float32; None for a null value, and for a video without a sound track.
@@ -65,24 +71,26 @@ def read_sound(
         raw = _unwrap(raw)
     if is_blank(raw):
         return None
-    found = rate
+    found: int | None = None
     wave: Array | None
     if isinstance(raw, tuple) and len(raw) == 2 and np.ndim(raw[1]) == 0:
-        found = _checked_rate(raw[1])
-        raw = raw[0]
+        raw, said = raw
+        found = None if said is None else _checked_rate(said)
     if isinstance(raw, (str, Path)):
         path = regular_file(raw)
         try:
             with open(path, "rb") as file:
-                wave, found = _from_file(file, rate, seconds, choice, layout)
+                wave, found = _from_file(file, found or source_rate, seconds, choice, layout)
         except OSError as error:
             if is_ours(error):
                 raise
             raise BadSample(f"cannot read file '{one_line(raw, 120)}': {error.strerror or error}") from error
     elif isinstance(raw, (bytes, bytearray, memoryview)):
-        wave, found = _from_file(io.BytesIO(bytes(raw)), rate, seconds, choice, layout)
+        wave, found = _from_file(io.BytesIO(bytes(raw)), found or source_rate, seconds, choice, layout)
     else:
-        wave = _stretch(from_array(raw, layout), found, seconds, choice)
+        array = from_array(raw, layout)
+        found = _rate(found or source_rate)
+        wave = _stretch(array, found, seconds, choice)
     if wave is None:
         return None
     wave = wave.mean(1, dtype=np.float32)
@@ -98,9 +106,17 @@ def _unwrap(raw: Mapping[str, object]) -> object:
         return unwrap(raw, "a sound", "array and sampling_rate")
     if raw["array"] is None:
         return None
-    if raw.get("sampling_rate") is None:
-        raise BadSample("an array without its sampling_rate")
-    return raw["array"], raw["sampling_rate"]
+    return raw["array"], next((raw[key] for key in RATES if raw.get(key) is not None), None)
+
+
+def _rate(found: float | None) -> int:
+    """Samples a second of an array: what it says, else the option; BadSample where nothing does."""
+    if found is None:
+        raise BadSample(
+            "nothing says the sampling rate of an array: give {array, sampling_rate}, or set source_rate "
+            "(modalities.NAME.source_rate)"
+        )
+    return _checked_rate(found)
 
 
 def _checked_rate(rate: object) -> int:
@@ -172,7 +188,7 @@ def _place(total: int, rate: int, seconds: float | None, choice: int) -> tuple[i
 
 
 def _from_file(
-    file: BinaryIO, rate: int, seconds: float | None, choice: int, layout: str | None
+    file: BinaryIO, source_rate: float | None, seconds: float | None, choice: int, layout: str | None
 ) -> tuple[Array | None, int]:
     """((S, C) float32, rate) of an open file; None instead of the wave of a video without a sound track.
 
@@ -184,7 +200,8 @@ def _from_file(
     if not size:
         raise BadSample("empty file (0 bytes)")
     if head.startswith(NPY_MAGIC):
-        return _stretch(from_array(load_npy(file), layout), rate, seconds, choice), rate
+        array, rate = from_array(load_npy(file), layout), _rate(source_rate)
+        return _stretch(array, rate, seconds, choice), rate
     file = _whole(file, head, size)
     soundfile = _soundfile()
     try:

@@ -88,7 +88,7 @@ class Preprocessor(base.Preprocessor[Array]):
             BadSample: it cannot be decoded, or is shorter than one frame.
         """
         config = self.config
-        wave = read_sound(raw, config.rate, config.seconds, choice, config.layout)
+        wave = read_sound(raw, config.rate, config.seconds, choice, config.layout, config.source_rate)
         if wave is not None and len(wave) < config.least:
             raise BadSample(
                 f"{len(wave) / config.rate:.4f} s of sound, shorter than one frame of {config.least / config.rate:g} s"

@@ -74,9 +74,11 @@ class Preprocessor(base.Preprocessor[Array]):
         image = self._whole(raw)
         if image is None:
             return None
-        if self.config.channels is not None:
-            image = adapt_channels(image, self.config.channels)
-        return fit_size(image, self.size, self.config.resize, self.config.interpolation, self.background)
+        wanted = self.config.channels or image.shape[2]
+        if image.shape[2] != 1 or (self.config.resize == "pad" and len(set(self.background)) > 1):
+            image = adapt_channels(image, wanted)
+        image = fit_size(image, self.size, self.config.resize, self.config.interpolation, self.background)
+        return adapt_channels(image, wanted)  # grey to colour: a third of the memory when it is done last
 
     def read(self, raw: object, choice: int = 0) -> Array | None:
         """One raw image to (H, W, C) uint8, or float32 where it was no 8-bit image, of the model's size.

@@ -106,7 +106,7 @@ def vjepa2_model(video: dict[str, Any] | None = None, **tower: Any) -> tuple[MMS
 
 
 def audio_model(**tower: Any) -> tuple[MMSSLModel, MMSSLProcessor]:
-    part = preprocessor("audio", seconds=0.5, mel_bins=32, mean=-4.0, std=4.0)
+    part = preprocessor("audio", source_rate=16000.0, seconds=0.5, mel_bins=32, mean=-4.0, std=4.0)
     return model_of({"audio": part}, {"audio": {"prefix": 2, **tower}})
 
 
