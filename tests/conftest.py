@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import types
@@ -30,6 +31,18 @@ MOST_WORKERS = 8  # each holds torch, transformers and its tests' models: up to 
 def pytest_xdist_auto_num_workers() -> int:
     """How many processes `-n auto` starts: two at least, since much of a test is waiting for files."""
     return max(2, min(MOST_WORKERS, os.cpu_count() or 1))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Collecting imports everything, and what is imported stays. Python looks it all through for garbage again
+    and again, a quarter of the computing time of it, and each later look of a test would begin with them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
