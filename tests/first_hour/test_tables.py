@@ -44,14 +44,11 @@ def pretrain(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: py
 def some_rows(source: Path, target: Path, rows: int = 400, header: bool = True, **changes: Any) -> Path:
     """The first rows of a csv file, without its column `split`; header: with the names."""
     with source.open(newline="") as file, target.open("w", newline="") as out:
-        writer = csv.writer(out, **changes)
-        for number, row in enumerate(islice(csv.reader(file), rows + 1)):
-            keep = [i for i, name in enumerate(names) if name != "split"] if number else None
-            if keep is None:
-                names = row
-                keep = [i for i, name in enumerate(names) if name != "split"]
-            if number or header:
-                writer.writerow([row[i] for i in keep])
+        reader, writer = csv.reader(file), csv.writer(out, **changes)
+        names = next(reader)
+        keep = [i for i, name in enumerate(names) if name != "split"]
+        for row in [*([names] if header else []), *islice(reader, rows)]:
+            writer.writerow([row[i] for i in keep])
     return target
 
 
