@@ -72,9 +72,7 @@ def test_what_is_named_or_called_so_comes_first() -> None:
 
 def test_several_that_would_do_are_named() -> None:
     two = mixed(other=[f"x{i}.jpg" for i in range(N)])
-    with pytest.raises(
-        UserError, match="data.columns.image: several .* an image: picture, other; say which"
-    ):
+    with pytest.raises(UserError, match="data.columns.image: several .* an image: picture, other; say which"):
         choose_columns(readers("image"), {}, two, {})
     assert choose_columns(readers("audio"), {}, mixed(), {})[0] == {}
 
