@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from mmssl.errors import UserError
 from mmssl.modality.table import LABELS, Column, Table, joined
 
 from .explained import stream_rows
+from .formats import media_kind
 from .sampler import order
 from .selection import SPLIT_NAMES, column_names
 from .values import undecoded
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
 
 ROWS, HEAVY_ROWS = 1000, 8
 """Rows that are looked at; of columns that hold files or arrays only so many."""
+MARKS = (
+    (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP|BM|II\*\0|MM\0\*", "image"),
+    (rb"RIFF....WAVE|fLaC|OggS|ID3|\xff[\xf2\xf3\xfb]", "audio"),
+    (rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI |\0\0\x01\xba", "video"),
+)
+"""How files of a kind begin."""
 Chosen = dict[str, "str | list[str]"]
 
 
@@ -114,7 +122,19 @@ def _column(name: str, values: Sequence[Any], numbers: Sequence[int], feature: A
     kinds = {datasets.Image: "image", datasets.Audio: "audio", datasets.Video: "video"}
     media = next((kind for cls, kind in kinds.items() if isinstance(feature, cls)), None)
     there = [(value, number) for value, number in zip(values, numbers, strict=False) if not _is_null(value)]
+    if media is None and there:
+        found = {_media_of(value) for value, _ in there}
+        media = found.pop() if len(found) == 1 else None
     return Column(name, [value for value, _ in there], [number for _, number in there], media)
+
+
+def _media_of(value: Any) -> str | None:
+    if isinstance(value, dict):
+        found = None if not value.get("path") else media_kind(str(value["path"]))
+        return found if found is not None or not value.get("bytes") else _media_of(value["bytes"])
+    if isinstance(value, str):
+        return media_kind(value)
+    return next((kind for mark, kind in MARKS if re.match(mark, value)), None) if isinstance(value, bytes) else None
 
 
 def _is_null(value: Any) -> bool:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .notation import NO_NUMBER
+from mmssl.modality.notation import NO_NUMBER
 
 if TYPE_CHECKING:
     import pyarrow as pa

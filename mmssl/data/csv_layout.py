@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from mmssl.errors import UserError
 from mmssl.limits import check_table, current
+from mmssl.modality.notation import NO_NUMBER, dates_of, is_plain, numbers_of
 from mmssl.reading import AS_FOUND, Reading
 
 from .explained import warn_once
 from .letters import open_text
-from .notation import NO_NUMBER, dates_of, is_plain, numbers_of
 
 SEPARATORS = (",", ";", "\t", "|")
 LOOKED_AT = 1 << 20

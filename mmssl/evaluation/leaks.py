@@ -56,7 +56,8 @@ def telling_columns(source: Dataset, columns: Mapping[str, str | list[str]], lab
     plain = source.with_format(None).select_columns([c for c in listed if c in source.column_names])[rows]
     said = []
     for name, values in plain.items():
-        column = Column(name, [v for v in values if v is not None], rows)
+        there = [(v, row) for v, row in zip(values, rows, strict=True) if v is not None]
+        column = Column(name, [v for v, _ in there], [row for _, row in there])
         if not column.values or not column.is_plain:
             continue
         if (why := column.identifier) is not None:
@@ -88,7 +89,7 @@ def _levels(values: Sequence[Any]) -> list[Hashable]:
     known = np.array([n for n in numbers if n is not None])
     if len(known) < 0.9 * len(values) or len(np.unique(known)) <= BINS:
         return [str(value) for value in values]
-    edges = np.quantile(known, np.linspace(0, 1, BINS + 1)[1:-1])
+    edges = np.quantile(known, np.linspace(0, 1, min(BINS, max(len(values) // 20, 4)) + 1)[1:-1])
     return [None if n is None else int(np.searchsorted(edges, n)) for n in numbers]
 
 

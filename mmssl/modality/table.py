@@ -17,12 +17,6 @@ ID_NAME = re.compile(
     r"|index|idx|unnamed: 0|file|file_?name|filepath|file_path",
     re.IGNORECASE,
 )
-MARKS = (
-    (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP|BM|II\*\0|MM\0\*", "image"),
-    (rb"RIFF....WAVE|fLaC|OggS|ID3|\xff[\xf2\xf3\xfb]", "audio"),
-    (rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI |\0\0\x01\xba", "video"),
-)
-"""How files of a kind begin."""
 FEW = 20
 """Different values of a column that is called an id and is a category all the same."""
 SURE = 20
@@ -37,7 +31,7 @@ class Column:
         name: its name.
         values: of the rows looked at, those that are not null, as the data have them, undecoded.
         rows: the numbers of these rows in the data.
-        media: image, audio or video, where the data declare it.
+        media: image, audio or video, where the values are files of this kind: declared, by name, or by their bytes.
     """
 
     name: str
@@ -53,15 +47,7 @@ class Column:
     @property
     def is_plain(self) -> bool:
         """Whether the values are what a cell may hold: no lists, structs, bytes or arrays."""
-        return self.media is None and not any(
-            isinstance(v, (bytes, list, tuple, dict, set, np.ndarray)) for v in self.values
-        )
-
-    def holds(self, kind: str) -> bool:
-        """Whether the values are files of a kind (image, audio, video): declared, by name, or by their bytes."""
-        if self.media is not None or not self.values:
-            return self.media == kind
-        return all(_media_of(value) == kind for value in self.values)
+        return not any(isinstance(v, (bytes, list, tuple, dict, set, np.ndarray)) for v in self.values)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -129,17 +115,6 @@ class Table:
     def free(self) -> Iterator[Column]:
         """The columns that nothing has."""
         return (column for name, column in self.columns.items() if name not in self.taken)
-
-
-def _media_of(value: Any) -> str | None:
-    from ..data.formats import media_kind
-
-    if isinstance(value, dict):
-        found = None if not value.get("path") else media_kind(str(value["path"]))
-        return found if found is not None or not value.get("bytes") else _media_of(value["bytes"])
-    if isinstance(value, str):
-        return media_kind(value)
-    return next((kind for mark, kind in MARKS if re.match(mark, value)), None) if isinstance(value, bytes) else None
 
 
 def joined(names: Collection[str], most: int = 12) -> str:

@@ -40,7 +40,7 @@ class Preprocessor(base.Preprocessor[Array]):
 
     def fits(self, column: Column) -> bool:
         """Files of the kind."""
-        return column.holds("audio")
+        return column.media == "audio"
 
     def fit(self, samples: Iterable[object]) -> Self:
         """Measure mean and standard deviation of the features. UserError when no sample can be read."""

@@ -41,7 +41,7 @@ class Preprocessor(base.Preprocessor[Array]):
 
     def fits(self, column: Column) -> bool:
         """Files of the kind."""
-        return column.holds("image")
+        return column.media == "image"
 
     def fit(self, samples: Iterable[object]) -> Self:
         """Find the channel count, and mean and standard deviation of each channel after resizing.

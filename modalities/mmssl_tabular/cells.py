@@ -15,8 +15,8 @@ from decimal import Decimal
 
 import numpy as np
 
-from mmssl.data.notation import NO_NUMBER, Numbers, date_value, dates_of, is_plain, numbers_of
 from mmssl.errors import BadSample
+from mmssl.modality.notation import NO_NUMBER, Numbers, date_value, dates_of, is_plain, numbers_of
 
 PLAIN = Numbers()
 DATES = {
@@ -76,7 +76,7 @@ def number_of(value: object, written: Numbers = PLAIN) -> float:
 def seconds_of(value: object, order: str = "iso") -> float:
     """A cell of a date column as seconds since 1970; without a time zone it counts as UTC. Raises BadSample.
 
-    order: the notation of its text, one of `mmssl.data.notation.ORDERS`.
+    order: the notation of its text, one of `mmssl.modality.notation.ORDERS`.
     """
     try:
         found = value.astype("datetime64[us]").astype(object) if isinstance(value, np.datetime64) else value

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmssl.data.notation import Numbers, dates_of, numbers_of
 from mmssl.errors import BadSample, UserError
+from mmssl.modality.notation import Numbers, dates_of, numbers_of
 
 from . import cells
 
@@ -45,8 +45,8 @@ class Column:
         knots: of scale "quantile": raw numbers, between them linear.
         scaled: what the knots map to.
         clock: dates with a time of the day.
-        decimal, group, unit: how numbers are written in text (`mmssl.data.notation.Numbers`).
-        order: how dates are (`mmssl.data.notation.ORDERS`).
+        decimal, group, unit: how numbers are written in text (`mmssl.modality.notation.Numbers`).
+        order: how dates are (`mmssl.modality.notation.ORDERS`).
     """
 
     name: str

@@ -54,7 +54,7 @@ class Preprocessor(base.Preprocessor[Sample]):
 
     def fits(self, column: Column) -> bool:
         """Files of the kind."""
-        return column.holds("video")
+        return column.media == "video"
 
     def fit(self, samples: Iterable[object]) -> Self:
         """Find the channel count, the frame rate, and mean and standard deviation of each channel after resizing.

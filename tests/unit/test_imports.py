@@ -23,6 +23,7 @@ ROOMS = (
     "patches",
     "options",
     "limits",
+    "reading",
     "losses",
     "masking",
     "modality",
