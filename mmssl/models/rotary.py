@@ -20,8 +20,9 @@ BASES = {"rotary": 10000.0, "vjepa2": 10000.0, "dinov3": 100.0}
 """rotary: each pair of neighbouring channels turns by one angle, so that attention depends on differences of
 coordinates alone. vjepa2: as transformers' `VJEPA2Model` computes it, where the angles of an axis are laid out twice in
 a row, so that the two channels of a pair mostly have different ones; its trained weights need that. dinov3: as
-`DINOv3ViTModel` computes it: by where in the whole input a patch's middle lies, from -1 to 1, so that a picture in twice
-the size turns its patches as before; the pairs are channels i and i + d / 2. Each with the base of its frequencies."""
+`DINOv3ViTModel` computes it: by where in the whole input a patch's middle lies, from -1 to 1, so that a picture in
+twice the size turns its patches as before; the pairs are channels i and i + d / 2. Each with the base of its
+frequencies."""
 
 
 class Rotation(NamedTuple):

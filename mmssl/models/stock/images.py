@@ -101,11 +101,13 @@ def positions(
     with_bias: bool = False,
     count: int | None = None,
     grid: tuple[int, int] | None = None,
+    resize: dict[str, Any] | None = None,
 ) -> None:
     """Position table (.., P + N, D) of theirs, and their prefix tokens.
 
     count: P, entries for prefix tokens, 0 or 1 by the table's length when not given; grid: rows and columns of N, a
-    square when not given; with_bias: the patch map's bias goes into the table. Ours has no position for its prefix:
+    square when not given; with_bias: the patch map's bias goes into the table; resize: how the class interpolates it,
+    where not as ViT does (`LearnedGrid.resize`). Ours has no position for its prefix:
     theirs become zero, and are added to ours when read.
     """
     theirs = theirs.view(-1, theirs.shape[-1])
@@ -123,7 +125,7 @@ def positions(
     side = round((len(theirs) - count) ** 0.5)
     old = LearnedGrid(theirs.shape[1], grid or (side, side))
     old.table.copy_(theirs[count:])
-    old.resize(part.modality.position.sizes)
+    old.resize(part.modality.position.sizes, **(resize or {}))
     part.modality.position.table.copy_(old.table)
     for i, token in enumerate(prefix):
         assert tokens is not None

@@ -64,8 +64,8 @@ def find(module: nn.Module, path: str) -> Any:
 
 @torch.no_grad()
 def linear(ours: Any, theirs: Sequence[Any], out: bool) -> None:
-    """One linear map of ours and one of theirs, or several that are stacked in ours: queries, keys and values, or a gate
-    and what it gates.
+    """One linear map of ours and one of theirs, or several that are stacked in ours: queries, keys and values, or a
+    gate and what it gates.
 
     A convolution whose kernel is its stride is a linear map of the flattened patch. Where they have no bias, ours must
     be zero; but a bias of the keys adds the same to all scores of a query, which the softmax does not see.
