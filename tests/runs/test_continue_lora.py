@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from toys import runs
-from transformers import DINOv3ViTConfig, DINOv3ViTImageProcessor, DINOv3ViTModel
+from transformers import DINOv3ViTConfig, DINOv3ViTImageProcessor, DINOv3ViTModel, SiglipVisionConfig, SiglipVisionModel
 
 from mmssl.cli import main
 from mmssl.models.opening import open_model
@@ -56,6 +56,14 @@ def test_the_other_objectives_are_one_override(dinov3: Path) -> None:
         assert recipe.objectives["learn"].type == kind
         assert recipe.modalities["image"].config.size == 32 and recipe.model.towers["image"].positions == "dinov3"
         assert recipe.model.towers["image"].adapter is not None
+
+
+def test_the_image_half_of_a_pair(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    SiglipVisionModel(SiglipVisionConfig(image_size=16, patch_size=4, **sizes)).save_pretrained(tmp_path)
+    start = ["model.from=null", f"model.towers.image.from={tmp_path}", "model.towers.image.convert=true"]
+    recipe = load_recipe("continue_lora", [*start, "data.path=builtin:digits"])
+    assert recipe.modalities["image"].config.size == 16 and recipe.model.towers["image"].adapter is not None
 
 
 @pytest.mark.parametrize("word", [MAE, DINO])

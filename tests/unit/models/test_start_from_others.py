@@ -5,11 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from toys import runs, stock
-from transformers import ModernBertConfig, ModernBertModel, Siglip2VisionConfig, Siglip2VisionModel
+from transformers import (
+    ModernBertConfig,
+    ModernBertModel,
+    Siglip2Config,
+    Siglip2Model,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
+)
 
 from mmssl.errors import UserError
 from mmssl.export.writing import export_model
@@ -83,11 +91,31 @@ def test_siglip2_of_any_shape(tmp_path, size):
     torch.testing.assert_close(found.pooler_output, expected.pooler_output.float(), rtol=0, atol=1e-5)
 
 
+def test_a_whole_siglip2_is_opened(tmp_path):
+    torch.manual_seed(3)
+    text = {**LAYERS, "vocab_size": stock.VOCABULARY, "max_position_embeddings": 16, "pad_token_id": 0}
+    vision = {**LAYERS, "patch_size": 8, "num_patches": 16}
+    original = moved(Siglip2Model(Siglip2Config(text_config=text, vision_config=vision)), tmp_path).float()
+    transformers.Siglip2ImageProcessor(patch_size=8, max_num_patches=16).save_pretrained(tmp_path)
+    stock.tokenizer(tmp_path)
+    model, processor = open_model(tmp_path)
+    assert isinstance(model.towers["text"], ForeignTower) and model.tower("image").drops
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    theirs = transformers.Siglip2ImageProcessor.from_pretrained(tmp_path)(picture, return_tensors="pt")
+    inputs = processor(image=[picture], text=["the digit seven"])
+    with torch.no_grad():
+        expected = original.vision_model(**theirs).pooler_output
+        words = original.text_model(input_ids=inputs["text_input_ids"]).pooler_output
+        found = model(**inputs)
+    torch.testing.assert_close(found.pooled["image"], expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.pooled["text"], words, rtol=0, atol=1e-5)
+
+
 def test_siglip2_cannot_be_wrapped(tmp_path):
     siglip2(tmp_path)
     line = "from a Siglip2VisionModel, which asks for pixel_attention_mask, spatial_shapes beside pixel_values"
     with pytest.raises(UserError, match=f"{line} and cannot be wrapped; set convert: true"):
-        built(recipe(tmp_path, "image", {"size": 32, "patch": 8}), "image")
+        built(recipe(tmp_path, "image", {"size": 32, "patch": 8, "channels": 3, "mean": [0.5], "std": [0.5]}), "image")
 
 
 # ---------------------------------------------------------------------------------------------------------- ModernBERT
