@@ -93,7 +93,8 @@ def test_siglip2_of_any_shape(tmp_path, size):
 
 def test_a_whole_siglip2_is_opened(tmp_path):
     torch.manual_seed(3)
-    text = {**LAYERS, "vocab_size": stock.VOCABULARY, "max_position_embeddings": 16, "pad_token_id": 0}
+    text = {**LAYERS, "vocab_size": stock.VOCABULARY + 8, "max_position_embeddings": 16}  # its tokenizer adds some
+    text |= {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": stock.END}
     vision = {**LAYERS, "patch_size": 8, "num_patches": 16}
     original = moved(Siglip2Model(Siglip2Config(text_config=text, vision_config=vision)), tmp_path).float()
     transformers.Siglip2ImageProcessor(patch_size=8, max_num_patches=16).save_pretrained(tmp_path)
