@@ -14,7 +14,7 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTRopePositionEmbedding
 
 from mmssl.errors import UserError
-from mmssl.export.writing import export_model
+from mmssl.exporting.writing import export_model
 from mmssl.modality import load_modality
 from mmssl.models.foreign import ForeignTower
 from mmssl.models.modeling_mmssl import MMSSLModel

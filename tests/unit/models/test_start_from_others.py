@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from mmssl.errors import UserError
-from mmssl.export.writing import export_model
+from mmssl.exporting.writing import export_model
 from mmssl.modality import load_modality
 from mmssl.models.foreign import ForeignTower
 from mmssl.models.modeling_mmssl import MMSSLModel
@@ -106,7 +106,8 @@ def test_a_whole_siglip2_is_opened(tmp_path):
     inputs = processor(image=[picture], text=["the digit seven"])
     with torch.no_grad():
         expected = original.vision_model(**theirs).pooler_output
-        words = original.text_model(input_ids=inputs["text_input_ids"]).pooler_output
+        texts = {key: inputs[f"text_{key}"] for key in ("input_ids", "attention_mask")}
+        words = original.text_model(**texts).pooler_output
         found = model(**inputs)
     torch.testing.assert_close(found.pooled["image"], expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(found.pooled["text"], words, rtol=0, atol=1e-5)
