@@ -19,6 +19,7 @@ TABLE = (
     "ast",
     "clip",
     "dinov2",
+    "dinov3_vit",
     "ijepa",
     "onnx",
     "open_clip",

@@ -229,6 +229,8 @@ class Modality(nn.Module):
     """True when `raster` says what boxes of a corrupted view (`mmssl.masking.corruption`) lie in."""
     coordinates: ClassVar[tuple[str, ...]] = ()
     """What the K coordinates are, with units, e.g. ("row [patches]", "column [patches]")."""
+    bounded: ClassVar[bool] = False
+    """True when its patches say how far the whole input reaches (`Patches.extent`), as `positions: dinov3` needs."""
 
     def patchify(self, inputs: Inputs) -> Patches:
         """Cut into patches. No parameters, no loss of what `unpatchify` needs.

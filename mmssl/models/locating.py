@@ -184,14 +184,36 @@ def _hub_file(repo: str, name: str, cached: bool = False) -> Path | None:
     OSError or HFValidationError where there is no such repository or it cannot be reached.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(repo, name, local_files_only=cached))
+    except GatedRepoError as error:
+        raise UserError(f"{repo}: {gated(error, repo)}") from error
     except LocalEntryNotFoundError as error:  # one of the other kind, but it says that nobody could be asked
         raise OSError(one_line(error)) from error
     except EntryNotFoundError:
         return None
+
+
+def gated(error: BaseException | None, repo: str) -> str | None:
+    """What to do about a repository that the Hub gives to nobody who has not accepted its terms; None: it is not that.
+
+    Args:
+        error: what was raised on the way to it, the Hub's own answer among its causes.
+        repo: its id.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError
+
+    while error is not None:
+        if isinstance(error, GatedRepoError):
+            return (
+                f"it is gated: accept its terms at {constants.ENDPOINT}/{repo} and log in (hf auth login, or "
+                f"HF_TOKEN), or download it elsewhere and name its folder instead"
+            )
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def read_json(place: str, name: str) -> dict[str, Any]:

@@ -43,6 +43,7 @@ CASES = {
     "vit_mae": (export.CASES["vit_mae"][1], "ia3", []),
     "ijepa": (export.CASES["ijepa"][1], "dora", []),
     "dinov2": (export.CASES["dinov2-registers"][1], "lora", []),
+    "dinov3_vit": (export.CASES["dinov3_vit-gated"][1], "lora", []),
     "clip": (export.clip_model, "lora", ["projections.image", "projections.text"]),
     "siglip": (export.siglip_model, "rslora", []),
     "videomae": (export.video_model, "lora", []),

@@ -23,7 +23,7 @@ from mmssl.models.stock.formats import onnx as format_onnx
 pytestmark = pytest.mark.usefixtures("forked_proofs")
 
 TOWERS: dict[str, dict[str, Any]] = {
-    "image": {"prefix": 3, "layer_scale": 0.3},
+    "image": {"prefix": 3, "layer_scale": 0.3, "positions": "dinov3", "activation": "geglu"},
     "text": {"prefix": 0, "causal": True, "pooling": "last"},
     "audio": {"pooling": "attention"},
     "audio-waveform": {"positions": "rotary"},
