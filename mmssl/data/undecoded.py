@@ -65,7 +65,7 @@ class Audio(datasets.Audio):
         return super().encode_example(value) if stored is None else stored
 
 
-OURS = {datasets.Image: Image, datasets.Audio: Audio, datasets.Video: Video}
+OURS: dict[type[Any], Any] = {datasets.Image: Image, datasets.Audio: Audio, datasets.Video: Video}
 
 
 def plain(feature: Any) -> Any:

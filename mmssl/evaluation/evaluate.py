@@ -192,9 +192,10 @@ class _Evaluation:
         self.labels, self.no_labels = read_labels(self.test, sources.train, config.label)
         if self.labels is not None:
             refuse_label(config.label, self.columns)
-            where = [name for name, of in self.columns.items() if self.labels.column in _listed(of)]
+            label = self.labels.column
+            where = [name for name, of in self.columns.items() if label in _listed(of)]
             if where:
-                self.labels, self.no_labels = None, f"the label '{self.labels.column}' is also an input of {where[0]}"
+                self.labels, self.no_labels = None, f"the label '{label}' is also an input of {where[0]}"
 
     def run(self, wanted: Sequence[str]) -> None:
         """Embed what the tasks need, then run them in turn."""

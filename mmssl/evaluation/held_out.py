@@ -161,7 +161,7 @@ def open_sources(
     measured = None if test is None else limited(test, config.limit, 0)
     return Sources(
         measured,
-        limited(test if train is None else train, config.train_limit, 1),  # type: ignore[arg-type]
+        limited(test if train is None else train, config.train_limit, 1),
         {"test": split if measured is not None else None, "train": data.split},
         notes,
         same,

@@ -277,7 +277,7 @@ class MMSSLModel(PreTrainedModel):
             raise ValueError(f"samples: found one {type(samples).__name__}, expected a list of them")
         if processor is None and not self.name_or_path:
             raise ValueError("processor: found none, expected one: this model was not loaded from a folder")
-        processor = processor or self._own_processor(self.name_or_path)
+        processor = processor or self._own_processor(str(self.name_or_path))
         was_training = self.training
         self.eval()
         out = np.zeros((len(samples), self.embedding_width(self.tower_of(name))), np.float32)
@@ -285,7 +285,9 @@ class MMSSLModel(PreTrainedModel):
             for first in range(0, len(samples), batch_size):
                 inputs = processor.preprocessors[name](list(samples[first : first + batch_size]))
                 batch = {name: {key: value.to(self.device) for key, value in inputs.items()}}
-                out[first : first + batch_size] = self.encode_batch(batch).embeddings[name].float().cpu().numpy()
+                out[first : first + batch_size] = (
+                    (self.encode_batch(batch).embeddings or {})[name].float().cpu().numpy()
+                )
         finally:
             self.train(was_training)
         return out

@@ -62,7 +62,7 @@ def config_of(part: Branch) -> dict[str, Any]:
     biases = dict.fromkeys(("query_bias", "key_bias", "value_bias"), False)
     if options.qkv_bias:
         for block in part.tower.trunk.blocks:
-            thirds: tuple[Tensor, ...] = block.attention.qkv.bias.chunk(3)  # type: ignore[union-attr]
+            thirds: tuple[Tensor, ...] = block.attention.qkv.bias.chunk(3)  # type: ignore[union-attr, operator]
             biases = {name: was or bool(b.any()) for (name, was), b in zip(biases.items(), thirds, strict=True)}
     return {
         **transfer.stock_options(options),
