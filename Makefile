@@ -1,5 +1,5 @@
 # make quickstart   from nothing to a trained, evaluated model (installs into .venv first)
-# make test         lint, then all fast tests         make test-slow   the slow ones
+# make test         lint beside all fast tests        make test-slow   the slow ones
 # make matrix       every modality x objective on real data that has no result yet, then RESULTS.md (hours)
 # make docs         the site of docs/, with every command and option, in site/
 # make docs-check   the numbers of README, RESULTS.md and docs/ against stored results and new exports
@@ -19,12 +19,16 @@ CORE := $(VENV)/.installed-core
 DEV := $(VENV)/.installed-dev
 DOCS := $(VENV)/.installed-docs
 
-.PHONY: quickstart test test-slow docs docs-check matrix fuzz lint clean
+.PHONY: quickstart test fast test-slow docs docs-check matrix fuzz lint clean
 
 quickstart: $(CORE)
 	$(BIN)/mmssl pretrain quickstart
 
-test: lint
+# Beside each other, once both have what they need: what fails in either fails this.
+test: $(DEV)
+	@$(MAKE) --no-print-directory --jobs=2 lint fast
+
+fast: $(DEV)
 	$(BIN)/python -m pytest -m "not slow and not docs" -n auto --dist worksteal
 
 test-slow: $(DEV)

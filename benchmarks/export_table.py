@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmssl.export.writing import Exported, export_several
+from mmssl.exporting.writing import Exported, export_several
 
 from . import pages
 
@@ -19,6 +19,7 @@ TABLE = (
     "ast",
     "clip",
     "dinov2",
+    "dinov3_vit",
     "ijepa",
     "onnx",
     "open_clip",

@@ -18,6 +18,7 @@ from .models.auto import watch as _watch_auto_classes
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .api import embed, evaluate, export, pretrain, push
     from .finetuning.finetune import finetune
     from .finetuning.task import load_task
     from .models.configuration_mmssl import MMSSLConfig
@@ -25,17 +26,20 @@ if TYPE_CHECKING:
     from .models.processing_mmssl import MMSSLProcessor
     from .provenance import trust
     from .recipe.loading import load_recipe
-    from .training.pretrain import pretrain
 
 __all__ = [
     "MMSSLConfig",
     "MMSSLModel",
     "MMSSLProcessor",
     "__version__",
+    "embed",
+    "evaluate",
+    "export",
     "finetune",
     "load_recipe",
     "load_task",
     "pretrain",
+    "push",
     "trust",
 ]
 
@@ -43,10 +47,14 @@ _WHERE = {
     "MMSSLConfig": "mmssl.models.configuration_mmssl",
     "MMSSLModel": "mmssl.models.modeling_mmssl",
     "MMSSLProcessor": "mmssl.models.processing_mmssl",
+    "embed": "mmssl.api",
+    "evaluate": "mmssl.api",
+    "export": "mmssl.api",
     "finetune": "mmssl.finetuning.finetune",
     "load_recipe": "mmssl.recipe.loading",
     "load_task": "mmssl.finetuning.task",
-    "pretrain": "mmssl.training.pretrain",
+    "pretrain": "mmssl.api",
+    "push": "mmssl.api",
     "trust": "mmssl.provenance",
 }
 
@@ -64,7 +72,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)
 
 
 _watch_auto_classes()

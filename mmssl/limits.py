@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from .errors import BadSample
+from .errors import BadSample, UserError
 from .options import option, strict
 
 
@@ -27,6 +27,9 @@ class Limits:
     frames: int = option(10_000_000, min=1, max=1 << 40, help="of a video as its file says")
     nodes: int = option(1 << 25, min=1, max=1 << 40, help="of a file of graphs")
     edges: int = option(1 << 27, min=1, max=1 << 40, help="of a file of graphs")
+    rows: int = option(1 << 30, min=1, max=1 << 45, help="of a table in a file")
+    columns: int = option(1 << 16, min=1, max=1 << 24, help="of a table in a file")
+    line: int = option(1 << 26, min=1, max=1 << 31, help="bytes of a line, characters of a field, of a table of text")
 
 
 DEFAULT = Limits()
@@ -58,7 +61,19 @@ def check(name: str, found: float, what: str) -> None:
 
     what: of which it is `found`, for the message: "pixels", "samples of sound".
     """
+    if said := _beyond(name, found, what):
+        raise BadSample(said)
+
+
+def check_table(name: str, found: float, what: str, table: str) -> None:
+    """As `check`, of a file of rows: UserError "data.path: 'TABLE' has ..."."""
+    if said := _beyond(name, found, what):
+        raise UserError(f"data.path: '{table}' has {said}")
+
+
+def _beyond(name: str, found: float, what: str) -> str:
     most = getattr(current(), name)
-    if not found <= most:  # also for what is not a number
-        shown = f"{found:,.0f}" if abs(found) < 1e18 else f"{found:.3g}"
-        raise BadSample(f"{shown} {what}, expected at most {most:,.0f} (data.limits.{name})")
+    if found <= most:  # not so for what is no number
+        return ""
+    shown = f"{found:,.0f}" if abs(found) < 1e18 else f"{found:.3g}"
+    return f"{shown} {what}, expected at most {most:,.0f} (data.limits.{name})"

@@ -6,7 +6,7 @@ Shapes: B batch, N patches of a sample (padded), P numbers in a patch, K coordin
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,8 @@ class Patches:
         full: true when the host knows that `valid` has no False (a data-dependent test would break the graph).
         links: (B, N, N) what lies between patches (edges); None where nothing does. Follows `take`.
         fixed: (B, N) bool, patches that no mask may hide (a tokenizer's special tokens); None = none.
+        extent: (B, K) float32, how far the whole input reaches along each coordinate, in its units, whatever was taken
+            out of it since; None where the modality does not say.
     """
 
     values: Tensor
@@ -45,6 +47,7 @@ class Patches:
     full: bool = False
     links: Tensor | None = None
     fixed: Tensor | None = None
+    extent: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.values.dtype not in (torch.float32, torch.float64, torch.int64):
@@ -94,21 +97,22 @@ class Patches:
                 links = links.masked_fill(~(there[:, :, None] & there[:, None, :]), 0)
             if fixed is not None:
                 fixed = fixed & there
-        return Patches(values, coords, valid, full, links, fixed)
+        return Patches(values, coords, valid, full, links, fixed, self.extent)
 
     def repeated(self, times: int) -> Patches:
         """Every sample `times` times in a row: (B * times, N)."""
         if times == 1:
             return self
-        fields = (self.values, self.coords, self.valid, self.links, self.fixed)
-        values, coords, valid, links, fixed = (None if x is None else x.repeat_interleave(times, 0) for x in fields)
-        assert values is not None and coords is not None and valid is not None
-        return Patches(values, coords, valid, self.full, links, fixed)
+        return self._each(lambda x: x.repeat_interleave(times, 0))
 
     def rows(self, at: slice) -> Patches:
         """The patches of some of the samples."""
-        links, fixed = (None if x is None else x[at] for x in (self.links, self.fixed))
-        return Patches(self.values[at], self.coords[at], self.valid[at], self.full, links, fixed)
+        return self._each(lambda x: x[at])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Patches:
+        """With `change` made to every tensor: the same samples of each."""
+        further = (None if x is None else change(x) for x in (self.links, self.fixed, self.extent))
+        return Patches(change(self.values), change(self.coords), change(self.valid), self.full, *further)
 
     def replace(self, **changes: object) -> Patches:
         """A copy with some fields changed; their shapes are the caller's business."""
@@ -139,7 +143,9 @@ def joined(several: Sequence[Patches]) -> Patches:
 
     links, fixed = (every(field) if getattr(several[0], field) is not None else None for field in ("links", "fixed"))
     full = all(p.full and p.count == most for p in several)
-    return Patches(every("values"), every("coords"), every("valid"), full, links, fixed)
+    reaches = [p.extent for p in several if p.extent is not None]
+    extent = torch.cat(reaches) if len(reaches) == len(several) else None
+    return Patches(every("values"), every("coords"), every("valid"), full, links, fixed, extent)
 
 
 @dataclass(frozen=True)

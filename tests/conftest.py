@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import types
@@ -33,6 +34,18 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Collecting imports everything, and what is imported stays. Python looks it all through for garbage again
+    and again, a quarter of the computing time of it, and each later look of a test would begin with them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """What a test printed and logged, as the processes can send it to each other: file names are not always UTF-8."""
     report = yield
@@ -53,7 +66,7 @@ def shared_data() -> Path:
 def forked_proofs() -> Iterator[None]:
     """The process that proves an export is forked from one that has imported torch and transformers, and mmssl as
     little. That it is a fresh one when a user exports is for `tests/export/test_stock_formats.py`, for every format."""
-    from mmssl.export import proof
+    from mmssl.exporting import proof
 
     def run(command: list[str], capture_output: bool, text: bool, check: bool, **options: Any) -> Any:
         assert capture_output and text and not check and command[1] == "-I"

@@ -7,6 +7,7 @@ This module imports nothing heavy, so that `mmssl doctor` runs where torch or tr
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -211,12 +212,17 @@ def _show_run(run: Any) -> None:
     from ..recipe.loading import load_recipe
 
     recipe = load_recipe(run.folder / "config.yaml")
-    where = [str(run.model_folder), "--data", recipe.data.path]
-    for name, column in recipe.data.columns.items():
-        where += ["--column", f"{name}={column if isinstance(column, str) else ','.join(column)}"]
-    where += [f"name={recipe.data.name}"] if recipe.data.name else []
+    data = recipe.data
+    where = [str(run.model_folder), "--data", data.path]
+    for name, column in data.columns.items():
+        own = run.processor.preprocessors[name].own_columns()
+        if column != own:  # a model knows the columns that it was fitted on
+            where += _named("--column", f"{name}=", f"columns.{name}", column)
+    for key in ("name", "header", "encoding"):
+        value = getattr(data, key)
+        where += [] if value in (None, "auto") else [f"{key}={_yaml(value)}"]
     label = recipe.evaluation.label
-    probe = ["--task", "linear", "--label", label] if label else ["--task", "rankme"]
+    probe = ["--task", "linear", *_named("--label", "", "label", label)] if label else ["--task", "rankme"]
     if run.report:
         _print_report(run.report)
     print(f"\nthe model, with its card: {run.model_folder}\n\nnext:")
@@ -228,6 +234,19 @@ def _show_run(run: Any) -> None:
         commands.append(["tensorboard", "--logdir", str(run.folder / "tensorboard")])
     for words in commands:
         print("  " + shlex.join(words))
+
+
+def _named(option: str, prefix: str, key: str, columns: str | list[str]) -> list[str]:
+    """Words of a command that name columns; a comma in a name parts names there, and is then said in YAML."""
+    listed = [columns] if isinstance(columns, str) else columns
+    if any("," in name for name in listed):
+        return [f"{key}={_yaml(columns)}"]
+    return [option, prefix + ",".join(listed)]
+
+
+def _yaml(value: object) -> str:
+    """A value as an override is read: 2024 as text stands in quotes."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _print_report(report: dict[str, Any]) -> None:
@@ -242,44 +261,24 @@ def _print_report(report: dict[str, Any]) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from ..evaluation.evaluate import evaluate
     from ..evaluation.options import EvaluateConfig
-    from ..evaluation.table import as_finetuned
-    from ..models.locating import locate
-    from ..models.opening import open_model
-    from ..models.running import untrained_twin
     from ..recipe.loading import command_options
-    from ..training.building import start_of
 
     options = command_options(EvaluateConfig, args.overrides, _flags(args))
-    found = locate(args.model)
-    model, processor = open_model(found, args.base)
-    start, notes = None, []
-    try:
-        start = start_of(found, processor, args.base)
-    except UserError as error:  # what the run went on from was moved or deleted since; the model itself is here
-        notes = [f"start: left out, {' '.join(str(error).split())}"]
-    report = evaluate(
-        model, processor.preprocessors, options.data, options, untrained=untrained_twin(model), start=start
-    )
-    report["notes"] += notes
-    if found.task:
-        report["tasks"] = {task: as_finetuned(metrics) for task, metrics in report["tasks"].items()}
-    _print_report(report)
+    from ..api import evaluate_as
+
+    _print_report(evaluate_as(args.model, options, args.base))
     return 0
 
 
 def _embed(args: argparse.Namespace) -> int:
-    from ..evaluation.embedding_file import embed
     from ..evaluation.options import EmbedConfig
-    from ..files import replaceable
-    from ..models.opening import open_model
     from ..recipe.loading import command_options
 
     options = command_options(EmbedConfig, args.overrides, _flags(args))
-    replaceable(args.output)  # said now, not after the model is loaded
-    model, processor = open_model(args.model, args.base)
-    summary = embed(model, processor.preprocessors, options, args.output)
+    from ..api import embed_as
+
+    summary = embed_as(args.model, options, args.output, args.base)
     if summary["resumed"]:
         print(f"went on after {summary['resumed']} rows that an interrupted run had embedded")
     counts = ", ".join(f"{n} with {name}" for name, n in summary["present"].items())
@@ -322,11 +321,11 @@ def _export(args: argparse.Namespace) -> int:
     from ..models.stock.formats import load_format
 
     load_format(args.to)  # a wrong name shows before the model is loaded
-    from ..export.card import proof_text
-    from ..export.writing import export_model
+    from ..exporting.card import proof_text
+    from ..exporting.writing import export_model
 
     if args.adapter:
-        from ..export.adapting import export_adapter
+        from ..exporting.adapting import export_adapter
 
         done = export_adapter(args.model, args.to, args.output, args.tower, args.base)
     else:

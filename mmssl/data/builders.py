@@ -19,12 +19,23 @@ from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.table import table_cast
 
 from mmssl.errors import UserError
+from mmssl.limits import check_table
+from mmssl.reading import AS_FOUND, Reading
 
 from . import text_files
 from .column_types import JSON, FieldType, cast_fields, common_type, json_array, json_feature, json_type
+from .csv_layout import csv_layout, tell
 from .explained import warn_once
+from .letters import not_in_encoding, open_binary
+from .packed import check_parquet
 
-VERSION = "1"
+FEW_FILES = 5
+"""Fewer text files than this are corpora, whose lines are samples."""
+SHORT_FILE = 20_000
+"""Bytes; many text files that are mostly shorter are a sample each."""
+TOLD = 20
+"""Files whose layout is looked at to be told."""
+VERSION = "2"
 """Of what stands in the cache: another one, and files are read anew."""
 
 
@@ -36,11 +47,21 @@ class TablesConfig(datasets.BuilderConfig):
         kind: csv, json, text, parquet or arrow.
         words: columns of csv whose fields stay the text that they are, whatever it looks like.
         separator: of csv; None: found in the header.
+        header, encoding: as `mmssl.reading.Reading` has them.
+        texts: what of a text file is a sample: line, paragraph or file.
     """
 
     kind: str = "csv"
     words: tuple[str, ...] = ()
     separator: str | None = None
+    header: bool | str = "auto"
+    encoding: str | None = None
+    texts: str = "line"
+
+    @property
+    def reading(self) -> Reading:
+        """What the user says of the files."""
+        return Reading(self.header, self.encoding, self.texts)
 
 
 class Tables(datasets.ArrowBasedBuilder):
@@ -68,7 +89,7 @@ class Tables(datasets.ArrowBasedBuilder):
     def _features(self, files: Sequence[tuple[str, str]], remote: bool) -> datasets.Features:
         kind = self.config.kind
         if kind == "text":
-            return datasets.Features(text=datasets.Value("string"))
+            return _text_features([name for _, name in files], self.config.texts)
         if kind in ("parquet", "arrow"):
             return unified([(name, arrow_features(path, kind)) for path, name in files], self.config.words)
         if kind == "csv":
@@ -76,9 +97,10 @@ class Tables(datasets.ArrowBasedBuilder):
         types: dict[str, list[pa.DataType | str]] = {}
         for path, name in files:
             with _letters(name):
-                for chunk in text_files.json_rows(path, name):
-                    for column, values in _columns_of(chunk).items():
+                for chunk in text_files.json_rows(path, name, self.config.reading):
+                    for column, values in _columns_of(chunk, name):
                         types.setdefault(column, []).append(json_type(values))
+                    check_table("columns", len(types), "columns", name)
                     if remote:
                         break
         found = {column: common_type(of) or JSON for column, of in types.items()}
@@ -86,20 +108,26 @@ class Tables(datasets.ArrowBasedBuilder):
 
     def _csv_features(self, files: Sequence[tuple[str, str]], remote: bool) -> datasets.Features:
         types: dict[str, FieldType] = {}
+        layouts = {}
         for path, name in files:
             with _letters(name):
-                self._see_csv(path, name, remote, types)
+                layouts[path] = csv_layout(path, name, self.config.reading, self.config.separator)
+        # those with a header first: what they call the columns holds for the others
+        for path, name in sorted(files, key=lambda file: not layouts[file[0]].header):
+            with _letters(name):
+                self._see_csv(path, name, remote, types, layouts[path].names)
         kinds = {column: pa.string() if column in self.config.words else of.type for column, of in types.items()}
         return datasets.Features.from_arrow_schema(pa.schema(list(kinds.items())))
 
-    def _see_csv(self, path: str, name: str, remote: bool, types: dict[str, FieldType]) -> None:
+    def _see_csv(self, path: str, name: str, remote: bool, types: dict[str, FieldType], columns: Sequence[str]) -> None:
         """Look at all fields of a csv file whose type is not known yet."""
-        for column in text_files.csv_header(path, name, self.config.separator)[0]:
+        columns = _aligned(columns, list(types))
+        for column in columns:
             types.setdefault(column, FieldType())
         if set(types) <= set(self.config.words):
             return
-        for names, rows in text_files.csv_rows(path, name, self.config.separator):
-            for column, values in zip(names, zip(*rows, strict=True), strict=True):
+        for _, rows in text_files.csv_rows(path, name, self.config.reading, self.config.separator):
+            for column, values in zip(columns, zip(*rows, strict=True), strict=True):
                 if column not in self.config.words:
                     types[column].see(pa.array(values, pa.string()))
             if remote:  # one chunk of each: what lies elsewhere is not fetched twice
@@ -117,15 +145,18 @@ class Tables(datasets.ArrowBasedBuilder):
     def _tables(self, path: str, name: str) -> Iterator[pa.Table]:
         features, schema, kind = self.info.features, self.info.features.arrow_schema, self.config.kind
         if kind == "text":
-            for lines in text_files.text_lines(path, name):
-                yield pa.table({"text": pa.array(lines, pa.string())}, schema=schema)
+            for texts in text_files.text_samples(path, name, self.config.texts, self.config.encoding):
+                said = {"text": texts, "file": [name] * len(texts), "label": [_folder(name)] * len(texts)}
+                features = {column: pa.array(said[column], pa.string()) for column in schema.names}
+                yield pa.table(features, schema=schema)
         elif kind == "csv":
-            for columns, rows in text_files.csv_rows(path, name, self.config.separator):
+            for found, rows in text_files.csv_rows(path, name, self.config.reading, self.config.separator):
+                columns = _aligned(found, schema.names)
                 given = dict(zip(columns, zip(*rows, strict=True), strict=True))
                 yield pa.table([_fields(given.get(f.name), f, len(rows), name) for f in schema], schema=schema)
         elif kind == "json":
             kinds = {c: JSON if isinstance(f, datasets.Json) else schema.field(c).type for c, f in features.items()}
-            for chunk in text_files.json_rows(path, name):
+            for chunk in text_files.json_rows(path, name, self.config.reading):
                 arrays = [json_array([row.get(c) for row in chunk], kinds[c]) for c in features]
                 yield pa.table(arrays, schema=schema)
         else:
@@ -136,9 +167,46 @@ class Tables(datasets.ArrowBasedBuilder):
                 yield table_cast(table.select(schema.names), schema)
 
 
-def _columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def _aligned(columns: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The names of a csv file's columns; of one without a header those of the other files, where it is as wide."""
+    nameless = list(columns) == [f"column_{number}" for number in range(1, len(columns) + 1)]
+    return list(known if nameless and len(known) == len(columns) else columns)
+
+
+def _folder(name: str) -> str:
+    """The folder that a file lies in, by its name alone."""
+    return os.path.basename(os.path.dirname(name))
+
+
+def _text_features(names: Sequence[str], unit: str) -> datasets.Features:
+    """Columns of text files: the text, and where a file is a sample its name and, of several, its folder."""
+    columns = ["text"]
+    if unit == "file":
+        columns += ["file"] + (["label"] if len({_folder(name) for name in names}) > 1 else [])
+    return datasets.Features({column: datasets.Value("string") for column in columns})
+
+
+def text_unit(files: Sequence[str]) -> str:
+    """What of these local text files is a sample, by looking at them: of many short files each one, of long ones that
+    are wrapped into lines each paragraph, else each line."""
+    if len(files) < FEW_FILES:
+        return "line"
+    sizes = sorted(os.path.getsize(file) for file in files)
+    if sizes[len(sizes) // 2] < SHORT_FILE:
+        return "file"
+    with text_files.open_text(files[0], files[0], None) as file:
+        lines = file.read(1 << 16).split("\n")
+    blank = sum(not line.strip() for line in lines) / len(lines)
+    full = sum(50 < len(line) < 100 for line in lines) / len(lines)
+    return "paragraph" if blank > 0.05 and full > 0.4 else "line"
+
+
+def _columns_of(rows: Sequence[Mapping[str, Any]], file: str) -> Iterator[tuple[str, list[Any]]]:
     names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
+    check_table("columns", len(names), "columns", file)
+    check_table("values", len(names) * len(rows), f"values in {len(rows):,} rows", file)
+    for name in names:
+        yield name, [row.get(name) for row in rows]
 
 
 def _fields(values: Sequence[str | None] | None, field: pa.Field, count: int, name: str) -> pa.Array:
@@ -160,7 +228,7 @@ def _letters(name: str) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        raise text_files.not_utf8(name, error) from error
+        raise not_in_encoding(name, error) from error
 
 
 # --- parquet and arrow -------------------------------------------------------------------------------------------
@@ -171,9 +239,9 @@ def arrow_features(path: str, kind: str) -> datasets.Features:
     if kind == "parquet":
         import pyarrow.parquet as pq
 
-        with text_files.open_binary(path, "") as file:
+        with open_binary(path) as file:
             return datasets.Features.from_arrow_schema(pq.read_schema(file))
-    with text_files.open_binary(path, "") as file:
+    with open_binary(path) as file:
         try:
             schema = pa.ipc.open_stream(file).schema
         except (OSError, pa.ArrowInvalid):
@@ -184,16 +252,12 @@ def arrow_features(path: str, kind: str) -> datasets.Features:
 
 def arrow_rows(path: str, kind: str) -> int:
     """Rows of a parquet file; of an arrow file -1: only reading it tells."""
-    if kind != "parquet":
-        return -1
-    import pyarrow.parquet as pq
-
-    return int(pq.read_metadata(path).num_rows)
+    return check_parquet(path, path) if kind == "parquet" else -1
 
 
 def arrow_tables(path: str, kind: str, columns: Sequence[str]) -> Iterator[pa.Table]:
     """The rows of a parquet or arrow file in chunks, with those of these columns that it has."""
-    with text_files.open_binary(path, "") as file:
+    with open_binary(path) as file:
         if kind == "parquet":
             import pyarrow.parquet as pq
 
@@ -261,14 +325,51 @@ def files_of(data_files: Mapping[str, Sequence[str]]) -> DataFilesDict:
     )
 
 
-def tables(kind: str, data_files: Mapping[str, Any], words: Iterable[str] = (), separator: str | None = None) -> Tables:
-    """The builder of these files by split: local names, or the `DataFilesDict` of another builder."""
+def tables(
+    kind: str,
+    data_files: Mapping[str, Any],
+    words: Iterable[str] = (),
+    separator: str | None = None,
+    reading: Reading = AS_FOUND,
+) -> Tables:
+    """The builder of these files by split: local names, or the `DataFilesDict` of another builder.
+
+    Args:
+        kind: csv, json, text, parquet or arrow.
+        data_files: split -> files.
+        words: columns whose fields stay text.
+        separator: of csv, where it is known.
+        reading: what the user says of the files.
+    """
     if not isinstance(data_files, DataFilesDict):
         data_files = files_of(data_files)
+    files = [str(file) for of in data_files.values() for file in of]
     chosen = tuple(sorted(set(words))) if kind in ("csv", "parquet", "arrow") else ()
+    said: dict[str, Any] = {"encoding": reading.encoding} if kind in ("csv", "json", "text") else {}
+    if kind == "csv":
+        said["header"] = reading.header
+    if kind == "text":
+        here = not any("://" in file for file in files)
+        said["texts"] = (text_unit(files) if here else "line") if reading.texts == "auto" else reading.texts
+        if reading.texts == "auto" and said["texts"] != "line":
+            warn_once(f"each {said['texts']} of the {len(files):,} text files is a sample (data.texts=line: each line)")
     return Tables(
-        dataset_name=kind, hash=f"mmssl-{VERSION}", data_files=data_files, kind=kind, words=chosen, separator=separator
+        dataset_name=kind,
+        hash=f"mmssl-{VERSION}",
+        data_files=data_files,
+        kind=kind,
+        words=chosen,
+        separator=separator,
+        **said,
     )
+
+
+def tell_layouts(data_files: Mapping[str, Any], separator: str | None, reading: Reading) -> None:
+    """Say how the first csv files are laid out, also where their rows are in the cache already."""
+    for file in [str(file) for of in data_files.values() for file in of][:TOLD]:
+        if "://" not in file:
+            with _letters(file):
+                tell(os.path.basename(file), csv_layout(file, file, reading, separator))
 
 
 def one_schema(kind: str, data_files: Mapping[str, Sequence[str]]) -> tuple[dict[str, list[str]], bool]:

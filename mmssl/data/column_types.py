@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mmssl.modality.notation import NO_NUMBER
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MISSING_NUMBERS = ("NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "-nan", "-NaN", "NULL", "null", "None")
-"""What stands for no number in a column that else holds only numbers. In a column of words these are words."""
 _WHOLE = r"^[+-]?(0|[1-9][0-9]{0,17})$"
 _DIGITS = r"(0|[1-9][0-9]{0,17})(\.[0-9]*)?|[1-9][0-9]*\.[0-9]*|\.[0-9]+"
 _REAL = rf"^[+-]?({_DIGITS})([eE][+-]?[0-9]+)?$|^[+-]?(?i:inf(inity)?)$"
@@ -37,7 +37,7 @@ class FieldType:
         import pyarrow.compute as pc
 
         found = pc.utf8_trim_whitespace(values.drop_null())
-        found = found.filter(pc.invert(pc.is_in(found, pa.array(MISSING_NUMBERS))))
+        found = found.filter(pc.invert(pc.is_in(found, pa.array(NO_NUMBER))))
         self.there += len(found)
         for pattern, fits in self.fits.items():
             if fits and len(found):
@@ -60,7 +60,7 @@ def cast_fields(values: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_string(kind):
         return values
     found = pc.utf8_trim_whitespace(values)
-    found = pc.if_else(pc.is_in(found, pa.array(MISSING_NUMBERS)), None, found)
+    found = pc.if_else(pc.is_in(found, pa.array(NO_NUMBER)), None, found)
     if pa.types.is_boolean(kind):
         return pc.equal(pc.utf8_lower(found), "true")
     return pc.cast(pc.replace_substring_regex(found, r"^\+", ""), kind)

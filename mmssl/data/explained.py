@@ -52,13 +52,17 @@ def explained(what: str) -> Iterator[None]:
         if any(isinstance(e, OSError) and e.errno in MACHINE for e in chain):
             raise RunError(f"cannot read {what}: {one_line(error)}") from error
         if isinstance(error, ConnectionError) or "on the Hub" in str(error):
+            offline = "OfflineModeIsEnabled" in str(error)
+            why = "it cannot be reached, and is not in the cache" if offline else one_line(error)
             raise UserError(
-                f"data.path: {what} is neither a file or folder here nor can it be read from the Hub: {one_line(error)}"
+                f"data.path: {what} is neither a file or folder here nor can it be read from the Hub: {why}"
             ) from error
         raise UserError(f"data.path: cannot read {what}: {_said(error.__cause__ or error)}") from error
 
 
 def _said(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "its values are nested too deeply"
     if type(error).__name__ == "CastError":
         asked = set(getattr(error, "requested_column_names", None) or ())
         found = set(getattr(error, "table_column_names", None) or ())

@@ -12,6 +12,8 @@ from mmssl.modality.endings import PICTURES, SOUNDS, VIDEOS
 TABLES = {
     "parquet": "parquet",
     "csv": "csv",
+    "data": "csv",
+    "tab": "csv",
     "tsv": "csv",
     "json": "json",
     "jsonl": "json",

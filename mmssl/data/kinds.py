@@ -128,7 +128,7 @@ def kinds_of(readers: Mapping[str, Preprocessor], columns: Columns) -> tuple[Kin
 
 
 @dataclass(frozen=True)
-class Reading:
+class Files:
     """How files become rows: what a model or a recipe reads of a folder.
 
     Attributes:

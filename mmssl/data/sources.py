@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mmssl.errors import UserError, nearest
+from mmssl.names import asking_the_hub, refuse_misspelt
+from mmssl.reading import AS_FOUND, Reading
 
 from . import folders, formats, listing
 from .explained import explained
-from .kinds import Columns, Reading, by_ending, nothing_to_read
+from .kinds import Columns, Files, by_ending, nothing_to_read
 from .origins import note_origins, refuse_elsewhere
 from .packages import open_prefixed
-from .packed import PACKED, check_saved, refuse_bombs
+from .packed import check_saved
 from .selection import column_names, is_empty, limited, no_split, pick, rows_of_split, without_blank_lines
 from .values import undecoded, with_full_paths
 from .windows import Windows
@@ -44,7 +46,8 @@ def open_source(
     columns: Columns | None = None,
     words: Iterable[str] = (),
     fetch: Sequence[str] = (),
-    reading: Reading | None = None,
+    reading: Reading = AS_FOUND,
+    files: Files | None = None,
 ) -> Source:
     """Open data for reading, undecoded.
 
@@ -62,8 +65,9 @@ def open_source(
         words: further columns that modalities read, where they are there. Of csv files these, and those of `columns`,
             are the text of their fields; all other columns are numbers where every field is one.
         fetch: addresses that rows may name files at, beside where the data come from (`mmssl.data.origins`).
-        reading: which files of a folder are samples, and how long recordings of them are cut. None: pictures, sounds
-            and videos, by their endings, and none is cut.
+        reading: what the user says of text files: their header, encoding, samples.
+        files: which files of a folder are samples, and how long recordings of them are cut. None: pictures, sounds and
+            videos, by their endings, and none is cut.
 
     Raises:
         UserError: the data or the split is not there, cannot be read, has no rows or lacks a column.
@@ -83,8 +87,7 @@ def open_source(
         elif (rows := open_prefixed(str(path), split)) is not None:
             source = rows
         else:
-            opening = _Opening(what, split, streaming, read, reading)
-            source, base = opening.path(str(path), name)
+            source, base = _Opening(what, split, streaming, read, reading, files).path(str(path), name)
         if streaming and isinstance(source, datasets.Dataset):
             source = source.to_iterable_dataset()
         note_origins(source, _hub_id(path), fetch)
@@ -130,13 +133,14 @@ class _Opening:
     """Where a path leads. Every method returns a split's rows and the folder that file names in them belong to."""
 
     def __init__(
-        self, what: str, split: str, streaming: bool, read: frozenset[str], reading: Reading | None = None
+        self, what: str, split: str, streaming: bool, read: frozenset[str], reading: Reading, files: Files | None
     ) -> None:
         self.what, self.split, self.streaming, self.read = what, split, streaming, read
-        self.windows = Windows(False) if reading is None else reading.windows
+        self.reading = reading
+        self.windows = Windows(False) if files is None else files.windows
         usual = by_ending()
         wanted = tuple(kind for kind in usual if kind.column in read)
-        self.kinds = (wanted or usual) if reading is None else reading.kinds
+        self.kinds = (wanted or usual) if files is None else files.kinds
 
     def path(self, path: str, name: str | None) -> tuple[Source, Path | None]:
         """A file, glob, folder or Hub data set."""
@@ -171,18 +175,17 @@ class _Opening:
             return self.files(formats.by_split([Path(m).resolve() for m in matches]))
         if glob.has_magic(path):
             raise UserError(f"data.path: no file matches {self.what}")
-        named = path.startswith((".", "~", "/", "\\")) or path.count("/") > 1 or "\\" in path
-        if named or formats.table_format(path):
-            siblings = os.listdir(local.parent) if local.parent.is_dir() else []
-            raise UserError(f"data.path: no such file or folder: {self.what}{nearest(local.name, siblings)}")
-        return self.named(path, name, hub=True)
+        if formats.table_format(path) and len(Path(path).parts) == 1:
+            path = f"./{path}"  # a file, whatever lies beside it
+        refuse_misspelt(path, "data.path: no such file or folder")
+        with asking_the_hub():
+            return self.named(path, name, hub=True)
 
     def folder(self, folder: Path, name: str | None) -> tuple[Source, Path | None]:
         """A folder as its README.md says, or else of files that are samples, or of tables."""
         found = folders.scan(folder, self.kinds)
         if found.is_empty:
             raise UserError(f"data.path: the folder {self.what} is empty")
-        refuse_bombs(path for path in folder.rglob("*") if path.suffix.lower() in PACKED)
         if found.has_configs:
             refuse_elsewhere(folder, self.what)
             return self.named(str(folder), name)
@@ -246,7 +249,6 @@ class _Opening:
         from . import builders
 
         everything = [file for files in data_files.values() for file in files]
-        refuse_bombs(everything)
         endings = {formats.table_format(file) for file in everything}
         kinds = {formats.TABLES[ending] for ending in endings if ending}
         if len(kinds) != 1 or None in endings:
@@ -272,10 +274,15 @@ class _Opening:
             if same:
                 return datasets.load_dataset_builder(kind, data_files=builders.files_of(data_files))
         separator = "\t" if all(formats.table_format(f) == "tsv" for of in data_files.values() for f in of) else None
-        return builders.tables(kind, data_files, self.read, separator)
+        if kind == "csv":
+            builders.tell_layouts(data_files, separator, self.reading)
+        return builders.tables(kind, data_files, self.read, separator, self.reading)
 
     def built(self, builder: Any, hub: bool = False) -> tuple[Source, Path | None]:
         """One split of a builder."""
+        from .undecoded import keep_undecoded, prepare
+
+        keep_undecoded(builder)
         what, split = self.what, self.split
         files: Mapping[str, Any] = builder.config.data_files or {}
         known = [str(key) for key in files or builder.info.splits or []]
@@ -289,7 +296,7 @@ class _Opening:
         if self.streaming:
             source = builder.as_streaming_dataset(split=opened)
         else:
-            builder.download_and_prepare()
+            prepare(builder)
             splits = builder.info.splits or {}
             if opened in splits and not splits[opened].num_examples:
                 raise UserError(f"{what} has no rows in split '{opened}'")
@@ -321,9 +328,9 @@ class _Opening:
             return self.built(builder, hub)
         if kind in ("parquet", "arrow"):
             files, same = builders.one_schema(kind, {str(s): list(of) for s, of in config.data_files.items()})
-            return self.built(builder if same else builders.tables(kind, files, self.read), hub)
+            return self.built(builder if same else builders.tables(kind, files, self.read, reading=self.reading), hub)
         separator = config.sep if kind == "csv" and config.sep != usual.sep else None
-        return self.built(builders.tables(kind, config.data_files, self.read, separator), hub)
+        return self.built(builders.tables(kind, config.data_files, self.read, separator, self.reading), hub)
 
 
 def _with_content(data_files: dict[str, list[str]]) -> dict[str, list[str]]:

@@ -7,199 +7,167 @@ Arrow's JSON makes times of text that looks like one.
 
 from __future__ import annotations
 
-import codecs
 import csv
-import gzip
-import io
 import itertools
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mmssl.errors import UserError, one_line
+from mmssl.limits import check_table
+from mmssl.reading import AS_FOUND, Reading
 
+from .csv_layout import SEPARATORS, Layout, csv_layout
 from .explained import warn_once
 from .formats import table_format
+from .letters import open_text
+from .packed import PIECE
 
 if TYPE_CHECKING:
     from .streams import Row
 
 ROWS = 10_000
 """Rows of a chunk."""
-SEPARATORS = (",", ";", "\t", "|")
-LOOKED_AT = 1 << 20
-"""Characters that the separator is found in."""
-BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"))
-BOMS_16 = ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-MAX_FIELD = 1 << 30  # of csv: its default of 131,072 characters is less than a long text has
+CELLS = 1 << 22
+"""Fields of a chunk, where its rows are wide."""
 
 
-# --- letters -----------------------------------------------------------------------------------------------------
+# --- text --------------------------------------------------------------------------------------------------------
 
 
-def open_binary(path: str, name: str) -> BinaryIO:
-    """A file of this disk or behind a URL, unpacked as its `name` says (.gz, .bz2, .xz, .zst)."""
-    if "://" in path:
-        from datasets.utils.file_utils import xopen
-
-        raw: Any = xopen(path, "rb")
-    else:
-        raw = open(path, "rb")  # noqa: SIM115 (whoever asked for it closes it)
-    ending = os.path.splitext(name)[1].lower()
-    if ending == ".gz":
-        return gzip.open(raw)  # type: ignore[return-value]
-    if ending == ".bz2":
-        import bz2
-
-        return bz2.open(raw)  # type: ignore[return-value]
-    if ending == ".xz":
-        import lzma
-
-        return lzma.open(raw)  # type: ignore[return-value]
-    if ending == ".zst":
-        import pyarrow
-
-        return pyarrow.CompressedInputStream(raw, "zstd")
-    return raw
-
-
-def open_text(path: str, name: str, newline: str | None) -> TextIO:
-    """As letters: UTF-8, or what a byte order mark says. Nothing else can be known, and nothing is guessed."""
-    with open_binary(path, name) as file:
-        head = file.read(4)
-    encoding = next((found for mark, found in (*BOMS, *BOMS_16) if head.startswith(mark)), "utf-8")
-    if encoding == "utf-8" and b"\0" in head and len(head) == 4:
-        raise UserError(f"data.path: '{name}' is no text: save it as UTF-8, or give it the ending of what it is")
-    binary = io.BufferedReader(_Raw(open_binary(path, name)))
-    return io.TextIOWrapper(binary, encoding=encoding, errors="strict", newline=newline)
-
-
-class _Raw(io.RawIOBase):
-    """Any file that has `read`, as TextIOWrapper wants it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        self.file.close()
-        super().close()
-
-
-def not_utf8(name: str, error: UnicodeDecodeError) -> UserError:
-    """What to do about a file in another encoding."""
-    byte = f"the byte 0x{error.object[error.start]:02x}" if error.start < len(error.object) else "its end"
-    return UserError(
-        f"data.path: '{name}' is not {error.encoding.upper()} ({byte} fits no letter): convert it, for example with "
-        f"`iconv -f latin1 -t utf-8 OLD > NEW` (instead of latin1: cp1252 of Windows, shift-jis, gb18030 ...)"
-    )
-
-
-def text_lines(path: str, name: str) -> Iterator[list[str]]:
-    """The lines of a text file that are not blank, in chunks."""
-    with open_text(path, name, None) as file:
+def text_samples(path: str, name: str, unit: str, encoding: str | None = None) -> Iterator[list[str]]:
+    """The samples of a text file in chunks: its lines that are not blank, its paragraphs, or all of it."""
+    with open_text(path, name, None, encoding) as file:
+        if unit == "file":
+            whole = _rest(file, "", name)
+            yield [whole] if whole.strip() else []
+            return
         lines = (line.rstrip("\n") for line in file)
-        yield from _chunks((line for line in lines if line.strip()), ROWS)
+        found = _paragraphs(lines) if unit == "paragraph" else (line for line in lines if line.strip())
+        yield from _chunks(found, name)
 
 
-def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while chunk := list(itertools.islice(items, size)):
+def _paragraphs(lines: Iterator[str]) -> Iterator[str]:
+    """Lines between two blank ones, as one."""
+    part: list[str] = []
+    for line in lines:
+        if line.strip():
+            part.append(line.strip())
+        elif part:
+            yield " ".join(part)
+            part = []
+    if part:
+        yield " ".join(part)
+
+
+def _chunks(items: Iterator[Any], name: str) -> Iterator[list[Any]]:
+    """ROWS items at a time. UserError where they are more than `data.limits.rows`."""
+    count = 0
+    while chunk := list(itertools.islice(items, ROWS)):
+        count += len(chunk)
+        check_table("rows", count, "rows", name)
         yield chunk
+
+
+def _rest(file: TextIO, begun: str, name: str, values: bool = False) -> str:
+    """The text of a file that is read whole, of which some is read already; values: it is JSON, which are counted."""
+    parts, found, size = [begun, file.read(PIECE)], begun.count(","), len(begun)
+    while part := parts[-1]:
+        size += len(part)
+        found += part.count(",") + part.count("[") + part.count("{")
+        check_table("bytes", size, "characters that are read at once", name)
+        if values:
+            check_table("values", found, "values that are read at once", name)
+        parts.append(file.read(PIECE))
+    return "".join(parts)
 
 
 # --- csv ---------------------------------------------------------------------------------------------------------
 
 
-def csv_header(path: str, name: str, separator: str | None = None) -> tuple[list[str], str]:
-    """(names of the columns, separator) of a csv file. Raises UserError where it has no header."""
-    csv.field_size_limit(MAX_FIELD)
-    with open_text(path, name, "") as file:
-        sample = file.read(LOOKED_AT)
-    if (told := re.match(r"sep=(.)\r?\n", sample)) is not None:  # what Excel writes into a first line
-        separator, sample = told[1], sample[told.end() :]
-    separator = separator or _separator(sample)
-    header = next((row for row in csv.reader(io.StringIO(sample, newline=""), delimiter=separator) if row), None)
-    if header is None:
-        raise UserError(f"data.path: '{name}' has no header, expected the names of its columns in the first line")
-    return _names(header), separator
-
-
-def _separator(sample: str) -> str:
-    """The separator that the header holds; where that is no comma, the next rows have to agree."""
-    for separator in SEPARATORS:
-        reader = csv.reader(io.StringIO(sample, newline=""), delimiter=separator)
-        rows = list(itertools.islice((row for row in reader if row), 50))
-        if len(sample) == LOOKED_AT:
-            rows = rows[:-1] or rows  # the last one may be cut off
-        if rows and len(rows[0]) > 1 and (separator == "," or len({len(row) for row in rows}) == 1):
-            return separator
-    return ","
-
-
-def _names(header: Sequence[str]) -> list[str]:
-    """Each column's name; one without is `Unnamed: NUMBER`, the second of a name `NAME.1`, as pandas has it."""
-    names: list[str] = []
-    for number, found in enumerate(header):
-        plain = found if found.strip() else f"Unnamed: {number}"
-        name, again = plain, 0
-        while name in names:
-            again += 1
-            name = f"{plain}.{again}"
-        names.append(name)
-    return names
-
-
-def csv_rows(path: str, name: str, separator: str | None = None) -> Iterator[tuple[list[str], list[list[str | None]]]]:
+def csv_rows(
+    path: str, name: str, reading: Reading = AS_FOUND, separator: str | None = None
+) -> Iterator[tuple[list[str], list[list[str | None]]]]:
     """Chunks of (names of the columns, rows) of a csv file: every field the text that it is, None where it is empty.
 
-    A row with fewer fields than the header has None for the others, and the log says so.
+    A row with fewer fields than the columns has None for the others, comments and a repeated header are passed over,
+    and the log says so.
 
     Raises:
-        UserError: a row has more fields than the header, a quote is never closed, or the file is not UTF-8.
+        UserError: a row has more fields than there are columns, a quote is never closed, or the file is of another
+            encoding.
     """
-    names, separator = csv_header(path, name, separator)
-    width, short, first_short = len(names), 0, 0
-    with open_text(path, name, "") as file:
-        reader = csv.reader(file, delimiter=separator, strict=True)
-        records = (row for row in reader if row)
+    layout = csv_layout(path, name, reading, separator)
+    names, passed = list(layout.names), _Passed()
+    with open_text(path, name, "", reading.encoding) as file:
+        for _ in range(layout.skip):
+            file.readline()
+        reader = csv.reader(file, delimiter=layout.separator, strict=True, skipinitialspace=layout.spaced)
         rows: list[list[str | None]] = []
+        most, count = min(ROWS, max(CELLS // len(names), 1)), 0
         try:
-            header = next(records)
-            if header == ["sep=", ""]:
-                next(records)
-            for row in records:
-                if len(row) != width:
-                    if any(row[width:]):
-                        raise _ragged(name, reader.line_num, row, names, separator)
-                    if len(row) < width:
-                        short, first_short = short + 1, first_short or reader.line_num
-                    row = [*row[:width], *[""] * (width - len(row))]
+            for row in _records(reader, layout, name, passed):
                 rows.append([field or None for field in row])
-                if len(rows) == ROWS:
+                if len(rows) == most:
+                    count += most
+                    check_table("rows", count, "rows", name)
                     yield names, rows
                     rows = []
         except csv.Error as error:
-            line = reader.line_num
+            line = reader.line_num + layout.skip
             raise UserError(
                 f"data.path: '{name}' line {line}: {error}; a field in quotes ends with a quote before the separator, "
                 'and a quote within it is written twice ("")'
             ) from error
-    if short:
-        warn_once(
-            f"'{name}': {short:,} rows have fewer fields than the header (the first in line {first_short}): "
-            "those missing are empty"
-        )
+    passed.tell(name)
+    check_table("rows", count + len(rows), "rows", name)
     if rows:
         yield names, rows
+
+
+@dataclass
+class _Passed:
+    """What of a csv file was not taken as it stands."""
+
+    short: int = 0
+    first_short: int = 0
+    comments: int = 0
+    headers: int = 0
+
+    def tell(self, name: str) -> None:
+        if self.short:
+            warn_once(
+                f"'{name}': {self.short:,} rows have fewer fields than the header (the first in line "
+                f"{self.first_short}): those missing are empty"
+            )
+        if self.comments:
+            warn_once(f"'{name}': {self.comments:,} lines within it are comments (#) and passed over")
+        if self.headers:
+            warn_once(f"'{name}': its header stands there {self.headers + 1:,} times and is taken once")
+
+
+def _records(reader: Any, layout: Layout, name: str, passed: _Passed) -> Iterator[list[str]]:
+    """The rows of values, each as wide as there are columns."""
+    records = (row for row in reader if row)
+    header = next(records) if layout.header else None
+    width = len(layout.names)
+    for row in records:
+        if len(row) != width:
+            if row[0].lstrip().startswith("#"):
+                passed.comments += 1
+                continue
+            line = reader.line_num + layout.skip
+            if any(field.strip() for field in row[width:]):
+                raise _ragged(name, line, row, layout.names, layout.separator)
+            if len(row) < width:
+                passed.short, passed.first_short = passed.short + 1, passed.first_short or line
+            row = [*row[:width], *[""] * (width - len(row))]
+        elif width > 1 and row == header:
+            passed.headers += 1
+            continue
+        yield row
 
 
 def _ragged(name: str, line: int, row: Sequence[str], names: Sequence[str], separator: str) -> UserError:
@@ -215,12 +183,12 @@ def _ragged(name: str, line: int, row: Sequence[str], names: Sequence[str], sepa
 # --- JSON --------------------------------------------------------------------------------------------------------
 
 
-def json_rows(path: str, name: str) -> Iterator[list[Row]]:
+def json_rows(path: str, name: str, reading: Reading = AS_FOUND) -> Iterator[list[Row]]:
     """Chunks of the objects of a JSON file: one a line, one after the other, a list of them, or one that holds a list.
 
     Values are those of the file: text stays text. Raises UserError with the line where it is no JSON.
     """
-    with open_text(path, name, None) as file:
+    with open_text(path, name, None, reading.encoding) as file:
         first = ""
         while not first.strip():
             first = file.readline()
@@ -230,8 +198,8 @@ def json_rows(path: str, name: str) -> Iterator[list[Row]]:
         if _is_object(first) and (second or table_format(name) != "json"):
             objects = _lines(itertools.chain([first], [second] if second else [], file), name)
         else:
-            objects = iter(_whole(first + second + file.read(), name))
-        for chunk in _chunks(objects, ROWS):
+            objects = iter(_whole(_rest(file, first + second, name, values=True), name))
+        for chunk in _chunks(objects, name):
             for row in chunk:
                 if not isinstance(row, dict):
                     raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,24 +23,13 @@ LOOKED_AT = 64
 
 def undecoded(source: Source) -> Source:
     """The same data with every Image, Audio and Video column as {"bytes", "path"}."""
+    from .undecoded import plain
+
     for column, feature in (source.features or {}).items():
-        plain = _plain(feature)
-        if plain != feature:
-            source = source.cast_column(column, plain)
+        as_stored = plain(feature)
+        if as_stored is not feature and (as_stored != feature or type(as_stored) is not type(feature)):
+            source = source.cast_column(column, as_stored)
     return source
-
-
-def _plain(feature: Any) -> Any:
-    import datasets
-
-    if isinstance(feature, dict):
-        return {key: _plain(value) for key, value in feature.items()}
-    # not all that has `decode`: datasets.Json without it gives its values in JSON's quotes
-    if isinstance(feature, (datasets.Image, datasets.Audio, datasets.Video)):
-        return dataclasses.replace(feature, decode=False) if feature.decode else feature
-    if dataclasses.is_dataclass(feature) and hasattr(feature, "feature"):
-        return dataclasses.replace(feature, feature=_plain(feature.feature))  # type: ignore[type-var]
-    return feature
 
 
 # --- numbers -----------------------------------------------------------------------------------------------------

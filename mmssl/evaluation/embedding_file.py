@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import limits
-from ..data.kinds import Reading
+from ..data.kinds import Files
+from ..data.listing import FILE, START
 from ..data.loading import evaluation_batches
 from ..data.quarantine import refuse_share
 from ..data.sources import column_names, open_source, used_columns
@@ -25,6 +26,7 @@ from ..data.windows import Windows
 from ..errors import RunError, UserError
 from ..files import replaceable, whole_file
 from ..modality import Preprocessor
+from ..modality.table import ID_NAME
 from ..models.running import evaluating
 from ..models.saving import weights_hash
 from .embedding import Collector, Progress
@@ -41,8 +43,6 @@ if TYPE_CHECKING:
 PART_ROWS = 8192
 OTHERS = frozenset({".csv", ".tsv", ".json", ".jsonl", ".npy", ".npz", ".txt", ".pt", ".h5", ".arrow", ".feather"})
 """Endings that promise another format."""
-IDS = ("id", "file", "start")
-"""Columns of the data that tell rows apart: of a folder the file, and the second at which its window begins."""
 STATE = "state.json"
 BAD = b"mmssl_bad"
 """Key of a part's metadata: the broken values that were left out, as JSON."""
@@ -59,11 +59,14 @@ def embed(
         split=options.split,
         streaming=options.streaming,
         limit=options.limit,
-        words=used_columns({**{name: name for name in preprocessors}, **options.columns}),
+        words=words_of(preprocessors, options.columns),
         fetch=options.fetch,
-        reading=Reading(preprocessors, options.columns, Windows(options.windows, options.stride)),
+        reading=options.reading,
+        files=Files(preprocessors, options.columns, Windows(options.windows, options.stride)),
     )
-    columns = find_columns(source, list(preprocessors), options.columns)
+    columns, said = find_columns(source, preprocessors, options.columns)
+    for line in said:
+        print(line, flush=True)
     return write_embeddings(
         model,
         preprocessors,
@@ -74,6 +77,12 @@ def embed(
         broken=options.broken,
         max_bad=options.max_bad,
     )
+
+
+def words_of(preprocessors: Mapping[str, Preprocessor], columns: Mapping[str, str | list[str]]) -> list[str]:
+    """The columns that a model may read: those that are named, of its modalities' names, and that it was fitted on."""
+    own = {name: of for name, p in preprocessors.items() if (of := p.own_columns()) is not None and name not in columns}
+    return used_columns({**{name: name for name in preprocessors}, **columns}) + used_columns(own)
 
 
 def write_embeddings(
@@ -93,7 +102,7 @@ def write_embeddings(
 ) -> dict[str, Any]:
     """Embed all rows of `source` into a parquet file.
 
-    Columns: `row` (int64, from 0), those of `IDS` that the data has, and for every modality of `columns`
+    Columns: `row` (int64, from 0), those that tell the rows apart (`id_columns`), and for every modality of `columns`
     `<modality>_embedding` (a list of float32 of fixed size; null where absent) and `<modality>_present` (bool). The
     file appears under its name only when it is whole; until then finished parts lie in `.NAME.parts/`, from where the
     same call goes on.
@@ -249,6 +258,17 @@ def _join(parts: list[Path], path: Path, names: list[str]) -> dict[str, Any]:
     return summary
 
 
+def id_columns(source: Source) -> list[str]:
+    """The columns whose names say that they tell rows apart (id, uuid, file, row numbers), with plain values."""
+    import datasets
+
+    features = source.features or {}
+    known = column_names(source)
+    found = [name for name in known if ID_NAME.fullmatch(name) and name != "row"]
+    found += [START] if {FILE, START} <= set(known) and START not in found else []  # of a window
+    return [name for name in found if isinstance(features.get(name, datasets.Value("string")), datasets.Value)]
+
+
 def _tables(
     model: MMSSLModel,
     preprocessors: Mapping[str, Preprocessor],
@@ -269,9 +289,9 @@ def _tables(
             return
         source = source.skip(skip)
     # a second, cheap reading of these columns: it also works where rows cannot be looked up by number
-    named = [name for name in IDS if name in column_names(source)]
-    ids = iter(source.select_columns(named)) if named else iter(())
-    types = {name: source.features.arrow_schema.field(name).type for name in named} if source.features else {}
+    names = id_columns(source)
+    ids = iter(source.select_columns(names)) if names else None
+    types = {name: source.features.arrow_schema.field(name).type if source.features else None for name in names}
     first = 0
     batches = evaluation_batches(source, chosen, dict(columns), batch_size=batch_size, workers=workers, broken=broken)
     for loaded in batches:
@@ -284,9 +304,9 @@ def _tables(
         if not torch.equal(loaded.rows.cpu(), torch.arange(first, first + count)):
             raise AssertionError("evaluation batches must come in the order of the source")
         data: dict[str, pa.Array] = {"row": pa.array(range(skip + first, skip + first + count), pa.int64())}
-        rows = [next(ids) for _ in range(count)] if named else []
-        for name in named:
-            data[name] = pa.array([row[name] for row in rows], types.get(name))
+        if ids is not None:
+            told = [next(ids) for _ in range(count)]
+            data |= {name: pa.array([row[name] for row in told], types[name]) for name in names}
         for name in columns:
             values = (part.pooled if pooled else part.embeddings)["model"][name]
             present = part.present[name]

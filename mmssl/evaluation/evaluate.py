@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..data.kinds import Reading
+from ..data.choosing import choose_columns, no_inputs
 from ..data.quarantine import refuse_share
 from ..data.sources import Columns
-from ..data.windows import Windows
 from ..draws import key_of
 from ..errors import UserError, nearest, one_line
 from ..modality import Preprocessor
 from . import further, tasks
 from .embedding import Embedded, embed_source, embed_texts
-from .held_out import Sources, open_outside, open_sources, read_columns
+from .held_out import Sources, files_of, open_outside, open_sources, read_columns
+from .leaks import refuse_label, telling_columns
 from .rows import (
     Labels,
     check_named,
@@ -93,7 +93,9 @@ def evaluate(
     if not wanted:
         return report
     read = read_columns(config, data.columns if columns is None else columns, preprocessors)
-    sources = open_sources(data, config, seed, train_source, read, reading_of(data, preprocessors, columns))
+    read |= {c for own in preprocessors.values() for c in _listed(own.own_columns())} - {config.label or "label"}
+    files = files_of(data, preprocessors, columns)
+    sources = open_sources(data, config, seed, train_source, read, getattr(model.config, "held_out", None), files)
     report["split"], report["notes"] = sources.split, sources.notes
     if sources.test is None:
         reason = f"the data has no split '{config.split}' to test on"
@@ -105,20 +107,17 @@ def evaluate(
         sources.test = sources.train  # RankMe needs no held-out rows
         sources.split["test"] = sources.split["train"]
         report["notes"].append(f"rankme: measured on rows of the training split, because {reason}")
+    mapping = data.columns if columns is None else columns
     if columns is None:
         check_named(sources.test, list(preprocessors), data.columns)
+        group = no_inputs(config.label, config.group, sources.test)
+        chosen, said = choose_columns(preprocessors, data.columns, sources.test, group)
+        mapping = {**data.columns, **chosen}
+        report["notes"] += said
     given = {"model": model, "start": start, "untrained": untrained}
     encoders = {name: encoder for name, encoder in given.items() if encoder is not None}
-    mapping = data.columns if columns is None else columns
     _Evaluation(encoders, preprocessors, mapping, data, config, seed, sources, report, notify).run(wanted)
     return report
-
-
-def reading_of(
-    data: DataConfig, readers: Mapping[str, Preprocessor], columns: Mapping[str, str | list[str]] | None = None
-) -> Reading:
-    """How folders are read by these preprocessors, as the options of the data say."""
-    return Reading(readers, data.columns if columns is None else columns, Windows(data.windows, data.stride))
 
 
 def check_evaluation(
@@ -132,8 +131,8 @@ def check_evaluation(
     if config.tasks == [] or data.streaming:
         return
     read = read_columns(config, data.columns)
-    reading = reading_of(data, readers)
-    sources = open_sources(data, config, 0, train_source, read, reading)
+    files = files_of(data, readers)
+    sources = open_sources(data, config, 0, train_source, read, files=files)
     label_column(train_source if sources.test is None else sources.test, config.label)
     if config.classes is not None and sources.test is not None:
         labels, reason = read_labels(sources.test, sources.train, config.label)
@@ -141,7 +140,7 @@ def check_evaluation(
             raise UserError(f"evaluation.classes: found names of classes, but {reason}")
         class_names(labels, sources.test, sources.train, config.classes)
     if config.ood is not None and "ood" in (config.tasks or ()):
-        open_outside(config, read, reading)
+        open_outside(data, config, read, files)
 
 
 def labelled_rows(
@@ -156,8 +155,8 @@ def labelled_rows(
 
     columns: modality -> the column(s) that it reads; readers: modality -> what reads it.
     """
-    reading = Reading(readers, columns, Windows(data.windows, data.stride))
-    sources = open_sources(data, config, seed, train_source, read_columns(config, columns), reading)
+    files = files_of(data, readers, columns)
+    sources = open_sources(data, config, seed, train_source, read_columns(config, columns), files=files)
     if sources.test is None:
         return f"the data has no split '{config.split}' to test on"
     if sources.same_rows:
@@ -168,6 +167,10 @@ def labelled_rows(
     if labels.train is None:
         return f"the training rows have no column '{labels.column}'"
     return sources.test, sources.train, labels
+
+
+def _listed(columns: str | Sequence[str] | None) -> list[str]:
+    return [] if columns is None else [columns] if isinstance(columns, str) else list(columns)
 
 
 class _Evaluation:
@@ -197,6 +200,12 @@ class _Evaluation:
             raise UserError(f"data.columns: the data to evaluate on has none of the model's modalities ({reasons})")
         report["notes"] += [f"{name}: not evaluated, {why}" for name, why in lacking.items()]
         self.labels, self.no_labels = read_labels(self.test, sources.train, config.label)
+        if self.labels is not None:
+            refuse_label(config.label, self.columns)
+            label = self.labels.column
+            where = [name for name, of in self.columns.items() if label in _listed(of)]
+            if where:
+                self.labels, self.no_labels = None, f"the label '{label}' is also an input of {where[0]}"
 
     def run(self, wanted: Sequence[str]) -> None:
         """Embed what the tasks need, then run them in turn."""
@@ -214,6 +223,8 @@ class _Evaluation:
             # between modalities only the raw features' ridge map learns from these rows
             train = self._embed(self.sources.train, columns, "train", self.encoders if probes else {})
         labels = self.labels
+        if labels is not None and labels.train is not None and self.sources.train is not None:
+            self.report["notes"] += telling_columns(self.sources.train, columns, labels.train.tolist())
         self.features = tasks.Features(
             test,
             train,
@@ -331,9 +342,8 @@ class _Evaluation:
     def _ood(self) -> tuple[tasks.Metrics, dict[str, str]]:
         config = self.config
         read = read_columns(config, {**self.columns, **self.mapping})
-        rows, _ = subset(
-            open_outside(config, read, reading_of(self.data, self.preprocessors, self.mapping)), config.limit, self.seed
-        )
+        files = files_of(self.data, self.preprocessors, self.mapping)
+        rows, _ = subset(open_outside(self.data, config, read, files), config.limit, self.seed)
         columns = present_columns(rows, list(self.columns), self.mapping)[0]
         if not columns:
             wanted = ", ".join(f"{name} ({column})" for name, column in self.columns.items())

@@ -32,6 +32,9 @@ class EvaluateConfig(RowsConfig, EvaluationConfig):
             workers=self.workers,
             max_bad=self.max_bad,
             broken=self.broken,
+            header=self.header,
+            encoding=self.encoding,
+            texts=self.texts,
         )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.choosing import choose_columns
 from ..data.explained import stream_rows
 from ..data.sources import column_names
 from ..errors import BadSample, UserError, nearest
@@ -87,27 +88,33 @@ def check_named(source: Source, modalities: Sequence[str], columns: Mapping[str,
 
 def find_columns(
     source: Source,
-    modalities: Sequence[str],
+    preprocessors: Mapping[str, Preprocessor],
     columns: Mapping[str, str | list[str]],
     wanted: Sequence[str] | None = None,
-) -> dict[str, str | list[str]]:
-    """modality -> column(s) of those that take part.
+    without: Mapping[str, str] | None = None,
+) -> tuple[dict[str, str | list[str]], list[str]]:
+    """(modality -> column(s) of those that take part, what to say of those that nobody named).
 
     Args:
         source: the data.
-        modalities: those of the model.
+        preprocessors: those of the model.
         columns: modality -> column(s), where they are not called alike.
         wanted: the modalities that must take part; None: those that the data has columns for.
+        without: columns that are no inputs -> why.
 
     Raises:
         UserError: one that was named is not there, or none is.
     """
+    modalities = list(preprocessors)
     check_named(source, modalities, columns)
     for name in wanted or ():
         if name not in modalities:
             known = ", ".join(modalities)
             raise UserError(f"modalities: the model has no '{name}', it has {known}{nearest(name, modalities)}")
-    found, lacking = present_columns(source, wanted or modalities, columns)
+    chosen, said = choose_columns(
+        {name: preprocessors[name] for name in wanted or modalities}, columns, source, without or {}
+    )
+    found, lacking = present_columns(source, wanted or modalities, {**columns, **chosen})
     for name in wanted or ():
         if name in lacking:
             raise UserError(f"columns.{name}: {lacking[name]}")
@@ -116,7 +123,7 @@ def find_columns(
             f"--column: the model takes {', '.join(modalities)}, the data has the columns "
             f"{', '.join(column_names(source))}; name the column with --column {modalities[0]}=COLUMN"
         )
-    return found
+    return found, said
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from .evaluate import Report
     from .tasks import Metric, Metrics
+
+
+class Scores(dict[str, Any]):
+    """A report of an evaluation: a dict as `evaluation.json` has it, which shows itself as a table."""
+
+    def __repr__(self) -> str:
+        return plain_table(self) if self.get("tasks") else f"Scores({dict(self)})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from html import escape
+
+        def row(cells: tuple[str, ...], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{escape(text)}</{tag}>" for text in cells) + "</tr>"
+
+        lines = [row(header(self), "th"), *(row(cells, "td") for cells in table_rows(self))]
+        notes = "".join(f"<li>{escape(text)}</li>" for text in remarks(self))
+        return f"<table>{''.join(lines)}</table>" + (f"<ul>{notes}</ul>" if notes else "")
+
 
 COLUMNS = (
     ("finetuned", "finetuned"),

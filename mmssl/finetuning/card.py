@@ -50,7 +50,7 @@ def write_card(folder: Path, job: Job, base: Base | None, report: Report, data: 
 
 def _usage(job: Job, base: Base | None) -> str:
     call = ", ".join(f"{name}=[...]" for name in job.rows.columns)
-    lines = ["import mmssl  # pip install mmssl", ""]
+    lines = ["import mmssl  # which teaches transformers and PEFT its classes", ""]
     if job.rows.target is not None:
         lines += ['task = mmssl.load_task("PATH")  # this folder', f"task.predict({call})"]
     if base is not None and base.plain:

@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -190,9 +190,9 @@ def make_job(
     teacher: str | None = None,
 ) -> Job:
     """The job that options and data ask for, its rows shared out. UserError for whatever does not fit."""
-    label = options.label_columns
+    label, rule = options.label_columns, getattr(encoder.config, "held_out", None)
     if teacher is not None or options.task == "retrieval":
-        rows = load_partition(data, [], processor.preprocessors, options)
+        rows = load_partition(data, [], processor.preprocessors, options, rule)
         if teacher is not None:
             refuse_beside(options, "--teacher", {"task": "auto", "keep_head": None, "class_weights": "none"})
             return TeachingJob(encoder, processor, options, rows, teacher_path=teacher, label=tuple(label))
@@ -202,7 +202,7 @@ def make_job(
         return RetrievalJob(encoder, processor, options, rows)
     if not label:
         raise UserError("--label: found none, expected the column(s) of the labels")
-    rows = load_partition(data, label, processor.preprocessors, options)
+    rows = load_partition(data, label, processor.preprocessors, options, rule)
     kept = None
     if options.keep_head is not None:
         job = SupervisedJob(encoder, processor, options, rows)
@@ -323,6 +323,8 @@ def _describe(job: Job, options: FinetuneConfig, loop: Loop) -> None:
     """The line a run starts with."""
     trained, parameters = trainable(loop.pretraining)
     rows, accelerator = job.rows, loop.accelerator
+    for line in rows.notes:
+        print(line)
     print(
         f"mmssl finetune: {job.title}; {len(rows.train):,} training rows, "
         f"{len(rows.validation) if rows.validation else 0:,} to stop by, {len(rows.test):,} test rows; "
@@ -359,6 +361,8 @@ def finish(
 ) -> FinetuneRun:
     """Write `model/`, reload it as a user would, measure that, write evaluation.json and the card."""
     target = folder / "model"
+    if job.rows.held is not None:
+        job.encoder.config.held_out = asdict(job.rows.held)
     trained, every = trainable(loop.pretraining)
     try:
         with whole_folder(target) as partial:

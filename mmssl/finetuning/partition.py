@@ -5,19 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import limits
-from ..data.kinds import Reading
-from ..data.sources import open_source, used_columns
+from ..data.choosing import no_inputs
+from ..data.holding import Rule, held_rows
+from ..data.kinds import Files
+from ..data.listing import FILE, START
+from ..data.sampler import order
+from ..data.sources import open_source
 from ..data.splits import strata, take_share, without
 from ..data.windows import Windows
 from ..errors import NoSplit, UserError
+from ..evaluation.embedding_file import words_of
+from ..evaluation.leaks import refuse_label, telling_columns
 from ..evaluation.rows import find_columns
+from ..modality import Preprocessor
 from .labels import Encoded, Target, encode_all, make_target, read_columns, stack
 from .options import FinetuneConfig
 
@@ -28,6 +35,8 @@ if TYPE_CHECKING:
     from ..modality import Preprocessor
 
 logger = logging.getLogger("mmssl")
+Modalities: TypeAlias = Mapping[str, Preprocessor]
+"""Name -> preprocessor of the model's modalities."""
 
 
 @dataclass
@@ -63,6 +72,7 @@ class Partition:
         target: what the label is; None without one.
         split: what the parts are called.
         notes: what a reader must know.
+        held: how the test rows were held out; None: they are a split.
     """
 
     train: Examples
@@ -75,40 +85,56 @@ class Partition:
     target: Target | None
     split: dict[str, str]
     notes: list[str] = field(default_factory=list)
+    held: Rule | None = None
 
 
-def open_split(data: Data, options: FinetuneConfig, split: str, modalities: Mapping[str, Preprocessor]) -> Dataset:
+def open_split(data: Data, options: FinetuneConfig, split: str, modalities: Modalities, whole: bool = False) -> Dataset:
     """One split of the data as a source, with the `name` and `limit` of the options, for these modalities to read.
 
     Raises UserError where there is none.
     """
     limits.apply(options.limits)
-    read = used_columns({**{name: name for name in modalities}, **options.columns})
-    words = set(read) - set(options.label_columns)
+    words = set(words_of(modalities, options.columns)) - set(options.label_columns)
     opened = open_source(
         data,
         name=options.name,
         split=split,
-        limit=options.limit,
+        limit=None if whole else options.limit,
         words=words,
         fetch=options.fetch,
-        reading=Reading(modalities, options.columns, Windows(options.windows, options.stride)),
+        reading=options.reading,
+        files=Files(modalities, options.columns, Windows(options.windows, options.stride)),
     )
     return cast("Dataset", opened)
 
 
 def load_partition(
-    data: Data, label: Sequence[str], modalities: Mapping[str, Preprocessor], options: FinetuneConfig
+    data: Data,
+    label: Sequence[str],
+    modalities: Modalities,
+    options: FinetuneConfig,
+    rule: Mapping[str, Any] | None = None,
 ) -> Partition:
-    """Open the data, read the labels, and share the rows out. label empty: rows without labels."""
+    """Open the data, read the labels, and share the rows out.
+
+    Args:
+        data: where the rows are.
+        label: columns of the labels; empty: rows without labels.
+        modalities: the model's, with their preprocessors.
+        options: which rows, and how they are shared out.
+        rule: how the model's training held rows out, as its config has it: they stay so where the data are those.
+    """
     source = open_split(data, options, options.split, modalities)
-    columns = find_columns(source, list(modalities), options.columns, options.modalities)
+    without_these = no_inputs(label, options.group, source)
+    columns, said = find_columns(source, modalities, options.columns, options.modalities, without_these)
+    for one in label:
+        refuse_label(one, columns, "--label")
     target = make_target(source, label, options.task) if label else None
     if options.group is not None:
         read_columns(source, [options.group], "group")
     everything = _examples(source, target, options.group, np.arange(len(source)))
-    notes: list[str] = []
-    train, test, name = _test(data, everything, target, options, modalities)
+    train, test, name, held = _test(data, everything, target, options, modalities, rule)
+    notes = [*said, *([] if held is None else [f"the data has no split to test on: held out are {held.text}"])]
     if options.group is not None and train.groups is not None and test.groups is not None:
         shared = ({str(g) for g in train.groups} & {str(g) for g in test.groups}) - {"None"}
         if shared:
@@ -116,6 +142,8 @@ def load_partition(
             logger.warning("%s: the test scores flatter", notes[-1])
     pool = len(train)
     labelled = _share_of_labels(train, target, options)
+    if target is not None and target.task == "classification" and labelled.labels is not None:
+        notes += telling_columns(labelled.source, columns, labelled.labels.tolist())
     trained, validation, shown = _validation(data, labelled, target, options, modalities)
     train = _taken(labelled, trained)
     _enough(train, target, options)
@@ -130,6 +158,7 @@ def load_partition(
         target,
         {"train": options.split, "validation": shown, "test": name},
         notes,
+        held,
     )
 
 
@@ -166,9 +195,10 @@ def _test(
     everything: Examples,
     target: Target | None,
     options: FinetuneConfig,
-    modalities: Mapping[str, Preprocessor],
-) -> tuple[Examples, Examples, str]:
-    """(training rows, test rows, what the latter are called)."""
+    modalities: Modalities,
+    rule: Mapping[str, Any] | None,
+) -> tuple[Examples, Examples, str, Rule | None]:
+    """(training rows, test rows, what the latter are called, how they were held out where they are no split)."""
     if options.test is not None:
         if options.test == options.split:
             raise UserError(f"test: found '{options.test}', the split that is trained on; expected another one")
@@ -181,15 +211,26 @@ def _test(
             part = _examples(source, target, options.group, np.arange(len(source)))
             if not len(part):
                 raise UserError(f"test: no row of split '{options.test}' has a label that the training rows have")
-            return everything, part, options.test
-    held = _share(everything, target, options.test_share, 0)  # the same rows whatever the seed
-    if not len(held) or len(held) == len(everything):
+            return everything, part, options.test, None
+    # drawn from all rows, whatever the limit: the same ones that pretraining and evaluation hold out
+    rows = open_split(data, options, options.split, modalities, whole=True)
+    windows = FILE if {FILE, START} <= set(rows.column_names) else None  # those of one file stay together
+    chosen = Rule(tuple(options.label_columns), options.group or windows, options.test_share)
+    kept = None if rule is None else Rule(**{**rule, "label": tuple(rule["label"])})
+    if kept is not None and kept.of(rows) and options.group in (None, kept.group):
+        chosen = kept
+    held = held_rows(rows, chosen)
+    rest = without(len(rows), held)
+    if options.limit is not None and options.limit < len(held):
+        held = held[np.sort(order(len(held), 0, 0)[: options.limit])]
+    test = _examples(rows, target, options.group, held) if len(held) else everything
+    if options.limit is not None and options.limit < len(rest):
+        rest = rest[np.sort(order(len(rest), 0, 0)[: options.limit])]
+    train = _examples(rows, target, options.group, rest)
+    if not len(held) or not len(test) or not len(train):
         raise UserError(f"test_share: {len(everything)} rows are too few to hold out a part; name a split with test=")
-    return (
-        _taken(everything, without(len(everything), held)),
-        _taken(everything, held),
-        (f"{options.test_share:g} of {options.split}"),
-    )
+    used = Rule(chosen.label, chosen.group, chosen.share, len(rows))
+    return train, test, f"{used.share:g} of {options.split}", used
 
 
 def _share_of_labels(train: Examples, target: Target | None, options: FinetuneConfig) -> Examples:
@@ -202,7 +243,7 @@ def _share_of_labels(train: Examples, target: Target | None, options: FinetuneCo
 
 
 def _validation(
-    data: Data, train: Examples, target: Target | None, options: FinetuneConfig, modalities: Mapping[str, Preprocessor]
+    data: Data, train: Examples, target: Target | None, options: FinetuneConfig, modalities: Modalities
 ) -> tuple[NDArray[np.int64], Examples | None, str]:
     """(numbers of the rows of `train` that are left, rows for early stopping or None, what the latter are called)."""
     if options.validation is not None:

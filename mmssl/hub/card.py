@@ -14,6 +14,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from .. import __version__
 from ..errors import RunError, UserError
 from ..evaluation.table import markdown_table, remarks
 from ..files import whole_file
@@ -146,6 +147,7 @@ def card_text(recipe: Recipe, report: Report | None, facts: Facts) -> str:
         title=without_secrets(recipe.name) or "mmssl model",
         description=without_secrets(recipe.description.strip()) or "No description was given.",
         modalities=" and ".join(names),
+        version=__version__,
         usage=_usage(names),
         data=_data(recipe, facts),
         training=_training(recipe, facts),
@@ -183,7 +185,7 @@ def metadata(recipe: Recipe, report: Report | None) -> str:
     bases = [origin for origin in origins if hub_dataset(origin)]
     data = ModelCardData(
         library_name="mmssl",
-        pipeline_tag="feature-extraction",
+        license=None if recipe.model.license is None else without_secrets(recipe.model.license),
         tags=["mmssl", "self-supervised-learning", *types, *objectives],
         datasets=[dataset] if dataset else None,
         base_model=bases or None,
@@ -197,7 +199,7 @@ def _usage(names: list[str]) -> str:
     arguments = ", ".join(f"{name}=[...]" for name in names)
     return "\n".join(
         [
-            "import mmssl  # pip install mmssl",
+            "import mmssl  # which teaches transformers this class",
             "from transformers import AutoModel, AutoProcessor",
             "",
             'model = AutoModel.from_pretrained("PATH_OR_ID")  # this folder, or its id on the Hub',

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..boundary import kind_of
 from ..errors import RunError, UserError, one_line
 from ..models.locating import ADAPTER, PEFT_CONFIG, locate
+from ..names import refuse_misspelt
 from .contents import lacks, may_hold
 from .secrets import findings, text_of
 
@@ -188,6 +189,7 @@ _AGAIN = "no commit was made; run the same command again, it sends only what is 
 def local_folder(path: str | Path) -> Path:
     """The folder to publish: that of the model, adapter or export at `path`, or of the run there."""
     if not Path(path).is_dir():
+        refuse_misspelt(str(path), "push: no such folder", (".", "runs"))
         raise UserError(f"push: '{path}' is no folder, expected that of a model, an adapter or a run")
     return Path(locate(path).place)
 

@@ -19,6 +19,7 @@ from ..boundary import reading_sample
 from ..draws import Draws
 from ..errors import BadSample, UserError, nearest
 from ..patches import Patches
+from .table import Column, Table, joined
 
 Inputs = dict[str, Tensor]
 """One modality's tensors, collated and padded; optional "present" (B,) bool says which samples have it."""
@@ -51,10 +52,14 @@ class Preprocessor(Generic[Decoded]):
     a folder holds none of `reads`."""
     reads_beside: ClassVar[tuple[str, ...]] = ()
     """Endings of files that are samples where they lie beside another modality's file of the same stem (captions)."""
+    takes_the_rest: ClassVar[bool] = False
+    """True where `default_columns` takes what no other modality has: it is asked last."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
         self.state: dict[str, Any] = {}
+        self.read_from: str | list[str] | None = None
+        """The column(s) that it was fitted on."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Put every subclass's `read` behind the boundary, so that no decoder has to know what else it may raise."""
@@ -108,6 +113,32 @@ class Preprocessor(Generic[Decoded]):
         return None
 
     # ---------------------------------------------------------------------------------------------------------- samples
+
+    def fits(self, column: Column) -> bool:
+        """Whether a column's values look like this modality's. By default none does: the user names it."""
+        return False
+
+    def default_columns(self, table: Table) -> str | list[str] | None:
+        """The column(s) to read where nobody named any, and none is called like the modality: the only one that `fits`.
+
+        Args:
+            table: the data, with what has been taken. Whoever takes many columns notes in `table.left_out` why others
+                are not among them.
+
+        Returns:
+            None where there is nothing to choose.
+
+        Raises:
+            UserError: several would do.
+        """
+        found = [column.name for column in table.free() if self.fits(column)]
+        if len(found) > 1:
+            raise UserError(f"several columns may hold {self.noun or 'it'}: {joined(found)}")
+        return found[0] if found else None
+
+    def own_columns(self) -> str | list[str] | None:
+        """The column(s) that a fitted preprocessor reads when nobody names any; None where it remembers none."""
+        return self.read_from
 
     def fit(self, samples: Iterable[object]) -> Self:
         """Learn schema, vocabulary or statistics from raw samples, before the model exists. May stop early.
@@ -245,6 +276,8 @@ class Modality(nn.Module):
     """True when `raster` says what boxes of a corrupted view (`mmssl.masking.corruption`) lie in."""
     coordinates: ClassVar[tuple[str, ...]] = ()
     """What the K coordinates are, with units, e.g. ("row [patches]", "column [patches]")."""
+    bounded: ClassVar[bool] = False
+    """True when its patches say how far the whole input reaches (`Patches.extent`), as `positions: dinov3` needs."""
 
     def patchify(self, inputs: Inputs) -> Patches:
         """Cut into patches. No parameters, no loss of what `unpatchify` needs.

@@ -30,7 +30,7 @@ from .untrusted import inner_config
 OPEN_CLIP = "open_clip:"
 OPEN_CLIP_WEIGHTS = ("open_clip_model", "open_clip_pytorch_model")
 """What open_clip reads before it looks for pickled weights, which are not read here."""
-POOLERS = ("clip_vision_model", "clip_text_model", "siglip_vision_model", "siglip_text_model")
+POOLERS = ("clip_vision_model", "clip_text_model", "siglip_vision_model", "siglip_text_model", "siglip2_text_model")
 """Halves of pairs: what they pool to is no token of theirs. With `pooling: cls` that is the summary."""
 
 
@@ -197,6 +197,7 @@ class TransformersTower(ForeignTower):
         ids = next(iter(modalities.values())).ids
         net = _half(AutoModel.from_config(built, trust_remote_code=False), ids)
         encoder: Any = net["encoder"]
+        _check_inputs(encoder, "input_ids" if ids else "pixel_values")
         width: Any = net["projection"].out_features if "projection" in net else encoder.config.hidden_size
         super().__init__(options, modalities, net, width)
         self.pools = "projection" not in net and encoder.config.model_type in POOLERS
@@ -255,6 +256,25 @@ class TransformersTower(ForeignTower):
             projection = self.net["projection"]  # type: ignore[index]
             prefix, tokens = projection(output.pooler_output)[:, None], projection(tokens)
         return prefix, tokens
+
+
+def _check_inputs(encoder: nn.Module, wanted: str) -> None:
+    """UserError unless an encoder takes what a wrapped one is given, and asks for nothing else."""
+    takes = inspect.signature(encoder.forward).parameters
+    name = type(encoder).__name__
+    if wanted not in takes:
+        raise UserError(
+            f"model.towers: from a {name}, which takes {encoder.main_input_name}: only encoders of pixel_values and of "
+            f"input_ids can be wrapped, here one of {wanted}"
+        )
+    further = [
+        n for n, p in takes.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and n != wanted
+    ]
+    if further:
+        raise UserError(
+            f"model.towers: from a {name}, which asks for {', '.join(further)} beside {wanted} and cannot be wrapped; "
+            f"set convert: true where its format can be read"
+        )
 
 
 def _half(model: nn.Module, ids: bool) -> nn.ModuleDict:

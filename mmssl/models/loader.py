@@ -13,7 +13,7 @@ try:
     from mmssl.models.modeling_mmssl import MMSSLModel
     from mmssl.models.processing_mmssl import MMSSLProcessor
 except ImportError as error:
-    raise ImportError("this checkpoint needs mmssl: pip install mmssl") from error
+    raise ImportError("this checkpoint needs the package mmssl, which is not installed here") from error
 
 __all__ = ["MMSSLConfig", "MMSSLModel", "MMSSLProcessor"]
 '''

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ..boundary import check_folder, inside, own_file, read_json_object, reading_of
 from ..errors import UserError, one_line
+from ..names import asking_the_hub, refuse_misspelt
 
 CONFIG, PROCESSOR = "config.json", "processor_config.json"
 ADAPTER, PEFT_CONFIG, PEFT_WEIGHTS = "mmssl_adapter.json", "adapter_config.json", "adapter_model.safetensors"
@@ -107,7 +108,7 @@ def locate(name: str | Path) -> Located:
     if path.is_dir():
         # a run's `model/`; `adapter/` of an export with --adapter
         for folder in (path, path / "model", path / "adapter"):
-            kind = _kind(str(folder))
+            kind = _kind(str(folder)) if folder.is_dir() else None  # else it would be taken for an id on the Hub
             if kind is not None:
                 check_folder(folder)
                 return Located(str(name), str(folder), kind, (folder / TASK).is_file())
@@ -115,7 +116,9 @@ def locate(name: str | Path) -> Located:
         raise UserError(f"{name}: found {known}" if known else f"{name}: no {CONFIG}, expected the folder of a model")
     if path.exists():
         raise UserError(f"{name}: this is a file, expected the folder of a model, or an id on the Hub")
-    return _on_hub(str(name))
+    refuse_misspelt(str(name), "MODEL: no such folder", (".", "runs"))
+    with asking_the_hub():
+        return _on_hub(str(name))
 
 
 def _on_hub(repo: str) -> Located:
@@ -123,6 +126,7 @@ def _on_hub(repo: str) -> Located:
 
     The client tries five times to reach the Hub, for 23 s: after the first failure only its cache is looked into.
     """
+    from huggingface_hub.constants import is_offline_mode
     from huggingface_hub.errors import HFValidationError
 
     files: dict[str, Path] = {}
@@ -131,7 +135,7 @@ def _on_hub(repo: str) -> Located:
         try:
             file = _hub_file(repo, name, cached=bool(why))
         except (OSError, HFValidationError) as error:
-            why = why or one_line(error)
+            why = why or ("it cannot be reached, and its cache has none" if is_offline_mode() else one_line(error))
             continue
         if file is not None:
             files[name] = file
@@ -180,14 +184,36 @@ def _hub_file(repo: str, name: str, cached: bool = False) -> Path | None:
     OSError or HFValidationError where there is no such repository or it cannot be reached.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(repo, name, local_files_only=cached))
+    except GatedRepoError as error:
+        raise UserError(f"{repo}: {gated(error, repo)}") from error
     except LocalEntryNotFoundError as error:  # one of the other kind, but it says that nobody could be asked
         raise OSError(one_line(error)) from error
     except EntryNotFoundError:
         return None
+
+
+def gated(error: BaseException | None, repo: str) -> str | None:
+    """What to do about a repository that the Hub gives to nobody who has not accepted its terms; None: it is not that.
+
+    Args:
+        error: what was raised on the way to it, the Hub's own answer among its causes.
+        repo: its id.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError
+
+    while error is not None:
+        if isinstance(error, GatedRepoError):
+            return (
+                f"it is gated: accept its terms at {constants.ENDPOINT}/{repo} and log in (hf auth login, or "
+                f"HF_TOKEN), or download it elsewhere and name its folder instead"
+            )
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def read_json(place: str, name: str) -> dict[str, Any]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel
@@ -236,6 +238,59 @@ class MMSSLModel(PreTrainedModel):
             last = torch.cat([single.prefix, *single.tokens.values()], 1)
             pooler = single.pooled()
         return MMSSLOutput(last_hidden_state=last, pooler_output=pooler, **output)
+
+    def _own_processor(self, place: str) -> Any:
+        """The processor beside the weights, opened once."""
+        known: tuple[str, Any] | None = self.__dict__.get("_opened")
+        if known is None or known[0] != place:
+            from transformers import AutoProcessor  # its module asks for ours, which asks for this one
+
+            known = self.__dict__["_opened"] = (place, AutoProcessor.from_pretrained(place))
+        return known[1]
+
+    @torch.inference_mode()
+    def encode(
+        self, samples: Sequence[Any], modality: str | None = None, *, batch_size: int = 32, processor: Any = None
+    ) -> NDArray[np.float32]:
+        """Embeddings of raw samples, as `mmssl embed` writes them.
+
+        Args:
+            samples: what the modality reads: paths, PIL images, arrays, texts, ...; None: absent, a row of zeros.
+            modality: which one, where the model has several.
+            batch_size: samples at a time.
+            processor: default: the one in the folder, or on the Hub, that the model was loaded from.
+
+        Returns:
+            (len(samples), E), normalised.
+
+        Raises:
+            ValueError: the model has several modalities, or was loaded from nowhere and no processor is given.
+            BadSample: a sample is broken.
+        """
+        names = self.modality_names
+        if modality is None and len(names) > 1:
+            raise ValueError(f"modality: found none, expected one of {', '.join(names)}")
+        name = modality or names[0]
+        if name not in names:
+            raise ValueError(f"modality: found '{name}', expected one of {', '.join(names)}{nearest(name, names)}")
+        if isinstance(samples, (str, bytes)):
+            raise ValueError(f"samples: found one {type(samples).__name__}, expected a list of them")
+        if processor is None and not self.name_or_path:
+            raise ValueError("processor: found none, expected one: this model was not loaded from a folder")
+        processor = processor or self._own_processor(str(self.name_or_path))
+        was_training = self.training
+        self.eval()
+        out = np.zeros((len(samples), self.embedding_width(self.tower_of(name))), np.float32)
+        try:
+            for first in range(0, len(samples), batch_size):
+                inputs = processor.preprocessors[name](list(samples[first : first + batch_size]))
+                batch = {name: {key: value.to(self.device) for key, value in inputs.items()}}
+                out[first : first + batch_size] = (
+                    (self.encode_batch(batch).embeddings or {})[name].float().cpu().numpy()
+                )
+        finally:
+            self.train(was_training)
+        return out
 
     def forward(self, **inputs: Any) -> MMSSLOutput | tuple[Any, ...]:
         """Flat inputs `<modality>_<key>`, as the processor returns them. See `MMSSLOutput`."""

@@ -51,17 +51,22 @@ class TowerConfig:
     qkv_bias: bool = option(True, help="a bias in the maps to queries, keys and values")
     activation: str = option(
         "gelu",
-        choices=("gelu", "gelu_tanh", "quick_gelu"),
-        help="of a block's perceptron; gelu_tanh: its approximation, quick_gelu: CLIP's",
+        choices=("gelu", "gelu_tanh", "quick_gelu", "silu", "geglu", "swiglu"),
+        help="of a block's perceptron; gelu_tanh: its approximation, quick_gelu: CLIP's; geglu and swiglu: gated, a "
+        "second map of the same width times the gelu or silu of the first",
     )
     layer_scale: float | None = option(
         None, above=0, max=1_000, help="initial value of a learned scale per block; null: none"
     )
     positions: str = option(
         "additive",
-        choices=("additive", "rotary", "vjepa2"),
+        choices=("additive", "rotary", "vjepa2", "dinov3"),
         help="added to the tokens, as the modality has them; rotary: queries and keys are turned by the coordinates; "
-        "vjepa2: rotary exactly as V-JEPA 2 computes it. Decoders and predictors keep additive ones",
+        "vjepa2: rotary exactly as V-JEPA 2 computes it; dinov3: as DINOv3, by the place within the whole picture. "
+        "Decoders and predictors keep additive ones",
+    )
+    rotary_base: float | None = option(
+        None, above=1, max=1e12, help="base of the frequencies of rotary positions; null: 10000, of dinov3 100"
     )
     causal: bool = option(False, help="a token sees only those before it, as in CLIP's text encoder")
     embed_norm: bool = option(False, help="a norm before the first block, as in CLIP's image encoder")

@@ -126,8 +126,11 @@ class LearnedGrid(nn.Module):
         return self.table[index]
 
     @torch.no_grad()
-    def resize(self, sizes: Sequence[int], antialias: bool = False) -> None:
-        """Interpolate a 1-D or 2-D table to a new grid: linear, or bicubic, as stock ViT without antialiasing."""
+    def resize(self, sizes: Sequence[int], antialias: bool = False, mode: str = "bicubic") -> None:
+        """Interpolate a 1-D or 2-D table to a new grid: linear, or bicubic, as stock ViT without antialiasing.
+
+        mode: of a 2-D table, as torch's `interpolate` has it.
+        """
         if tuple(sizes) == self.sizes:
             return
         grid = self.table.reshape(1, *self.sizes, self.width)
@@ -138,7 +141,7 @@ class LearnedGrid(nn.Module):
         else:
             moved = grid.permute(0, 3, 1, 2)
             new = nn.functional.interpolate(
-                moved, size=tuple(sizes), mode="bicubic", align_corners=False, antialias=antialias
+                moved, size=tuple(sizes), mode=mode, align_corners=False, antialias=antialias
             )
             table = new.permute(0, 2, 3, 1)
         self.sizes = tuple(sizes)

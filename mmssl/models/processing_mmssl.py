@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypedDict
+from typing import Any, NotRequired, Self, TypedDict
 
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from transformers.utils import cached_file
@@ -24,12 +24,14 @@ PROCESSOR_FILE = "processor_config.json"
 
 
 class SavedModality(TypedDict):
-    """A modality in `processor_config.json`: its type, the options and the state of its preprocessor, its files."""
+    """A modality in `processor_config.json`: its type, the options and the state of its preprocessor, its files, and
+    the column(s) it was fitted on, where these are known."""
 
     type: str
     config: dict[str, Any]
     state: dict[str, Any]
     files: list[str]
+    columns: NotRequired[str | list[str] | None]
 
 
 class MMSSLProcessor(ProcessorMixin):
@@ -77,6 +79,7 @@ class MMSSLProcessor(ProcessorMixin):
                 "config": cut(dataclasses.asdict(p.config)),
                 "state": p.state,
                 "files": [f"{name}/{file}" for file in p.files()],
+                "columns": p.read_from,
             }
             for name, p in self.preprocessors.items()
         }
@@ -136,6 +139,7 @@ class MMSSLProcessor(ProcessorMixin):
                 depth = len(part["files"][0].split("/")) - 1 if found else 0
                 preprocessor.restore(part["state"], found[0].parents[depth - 1] if found else None)
                 preprocessor.collate([None])  # a state that is no such modality's shows here, not at the first sample
+                preprocessor.read_from = part.get("columns")
                 preprocessors[name] = preprocessor
         return cls(preprocessors, {name: part["type"] for name, part in parts.items()})
 
@@ -158,6 +162,11 @@ def saved_modalities(spec: Mapping[str, Any], place: str) -> dict[str, SavedModa
             value = part.get(key) if isinstance(part, dict) else None
             if not isinstance(value, kind):
                 raise UserError(f"{where}: modalities.{name}.{key}: found {value!r:.80}, expected a {kind.__name__}")
+        columns = part.get("columns")
+        if columns is not None and not all(
+            isinstance(c, str) for c in ([columns] if isinstance(columns, str) else columns)
+        ):
+            raise UserError(f"{where}: modalities.{name}.columns: found {columns!r:.80}, expected names of columns")
         for file in part["files"]:
             inside(Path(), file, f"{where}: modalities.{name}.files")
             if not file.startswith(f"{name}/"):

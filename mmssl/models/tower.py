@@ -144,7 +144,12 @@ def rotary_of(config: TowerConfig, modalities: Mapping[str, Modality]) -> nn.Mod
                 f"model.towers: found positions: {config.positions}, but modality '{name}' has no "
                 f"coordinates that rotary positions can turn by; expected positions: additive"
             )
-        found[name] = Rotary(config.width // config.heads, axes, config.positions)
+        if config.positions == "dinov3" and not modality.bounded:
+            raise UserError(
+                f"model.towers: found positions: dinov3, but the patches of modality '{name}' do not say how far the "
+                f"input reaches, which their places are measured by; expected positions: rotary or additive"
+            )
+        found[name] = Rotary(config.width // config.heads, axes, config.positions, config.rotary_base)
         modality.position = Unplaced()
     return found
 
@@ -241,7 +246,7 @@ class Tower(nn.Module):
         """Of all tokens, the prefix in front unturned; None without rotary positions."""
         if not self.rotary:
             return None
-        found = [self.rotary[name](patches[name].coords) for name in names]
+        found = [self.rotary[name](patches[name]) for name in names]
         return joined([unturned(found[0], self.prefix_count), *found])
 
     @staticmethod

@@ -27,7 +27,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "quick_gelu": quick_gelu,
+    "silu": F.silu,
 }
+GATED = {"geglu": "gelu", "swiglu": "silu"}
+"""Gated perceptrons (Shazeer 2020, arXiv 2002.05202) -> the activation of the gate."""
 
 
 class Attention(nn.Module):
@@ -97,17 +100,22 @@ class CrossAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear maps with the activation between."""
+    """Two linear maps with the activation between; where it is gated, the first holds the gate and what it gates."""
 
     def __init__(self, width: int, hidden: int, activation: str = "gelu") -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
+        self.gated = activation in GATED
+        self.fc1 = nn.Linear(width, hidden * (2 if self.gated else 1))
         self.fc2 = nn.Linear(hidden, width)
-        self.activation = ACTIVATIONS[activation]
+        self.activation = ACTIVATIONS[GATED.get(activation, activation)]
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., D) -> (..., D)."""
-        return self.fc2(self.activation(self.fc1(x)))
+        x = self.fc1(x)
+        if self.gated:
+            gate, x = x.chunk(2, -1)
+            return self.fc2(self.activation(gate) * x)
+        return self.fc2(self.activation(x))
 
 
 class LayerScale(nn.Module):

@@ -170,4 +170,5 @@ def rows_of(patches: Patches, rows: Tensor) -> Patches:
         links = gather_rows(F.pad(links, (0, short, 0, short)))[rows]
     if fixed is not None:
         fixed = gather_padded(fixed)[rows]
-    return Patches(values, coords, valid, False, links, fixed)
+    extent = None if patches.extent is None else gather_rows(patches.extent)[rows]
+    return Patches(values, coords, valid, False, links, fixed, extent)

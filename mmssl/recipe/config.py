@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from ..limits import Limits
 from ..masking import load_mask, mask_names
@@ -13,6 +13,7 @@ from ..models.options import TowerConfig
 from ..objectives.options import objective_config, objective_names
 from ..options import SET, needs, option, strict
 from ..options.schema import Part, Variant
+from ..reading import UNITS, Reading, check_encoding
 
 TASKS = ("knn", "linear", "zero-shot", "retrieval", "rankme", "labels", "separability", "ood", "subsets")
 
@@ -67,6 +68,18 @@ class RowsConfig:
         None, above=0, max=1_000_000, help="seconds from the beginning of a window to the next; null: its length"
     )
     limits: Limits = option(factory=Limits, resumable=True, help="the largest sample that is decoded")
+    header: bool | Literal["auto"] = option(
+        "auto", help="whether the first row of a csv file holds the names of its columns; auto: found, and said"
+    )
+    encoding: str | None = option(
+        None, check=check_encoding, help="of text files, e.g. cp1252 or shift-jis; null: UTF-8, or found and said"
+    )
+    texts: str = option("auto", choices=UNITS, help="what of text files is a sample; auto: by looking, and said")
+
+    @property
+    def reading(self) -> Reading:
+        """What is said of text files."""
+        return Reading(self.header, self.encoding, self.texts)
 
     NEEDS = (needs("stride", holds=lambda config: config.windows is not False, windows="seconds, or null"),)
 
@@ -90,7 +103,7 @@ class DataConfig(RowsConfig):
 
     REFUSED = {
         "label": "found a column of labels, but pretraining learns without; evaluation.label says what is measured by",
-        "group": "found a column of groups, but pretraining holds no rows out; groups are for `mmssl finetune`",
+        "group": "found a column of groups, but what rows are held out by stands in evaluation.group",
     }
 
 
@@ -103,6 +116,9 @@ class ModelConfig:
     projection: int | None = option(None, min=1, max=65_536, help="width of the shared embedding; null: no projection")
     from_: str | None = option(
         None, local=True, help="go on from a model that mmssl trained: a model folder, a run or a Hub id"
+    )
+    license: str | None = option(
+        None, local=True, help="of the model, for the card's header, as the Hub writes it: apache-2.0, cc-by-4.0, other"
     )
     compatible_with: str | None = option(
         None, help="a format of `mmssl export` (see `mmssl list formats`): sets what it asks for, refuses the rest"
@@ -263,6 +279,12 @@ class EvaluationConfig:
     name: str | None = option(None, help="its configuration; default: data.name")
     split: str = option("test", help=SPLIT)
     label: str | None = option(None, help="column of the class labels")
+    group: str | None = option(
+        None, help="column (patient, speaker) whose rows stay together where rows are held out to measure on"
+    )
+    test_share: float = option(
+        0.2, min=0, below=1, help="share of the rows that is held out where the data have no split to test on; 0: none"
+    )
     tasks: list[str] | None = option(None, choices=TASKS, help="null: all that data and model allow; []: none")
     classes: list[str] | None = option(
         None, check=check_classes, help="class names for zero-shot, in the order of the labels"
@@ -286,8 +308,6 @@ class EvaluationConfig:
         "workers": "found workers, but a recipe's evaluation has those of data.workers",
         "max_bad": "found max_bad, but a recipe's evaluation has that of data.max_bad",
         "streaming": "found streaming, but a recipe's evaluation reads as data.streaming says",
-        "group": "found a column of groups, but the rows to measure on are a split that is there already; groups are "
-        "for `mmssl finetune`, which shares the rows out",
     }
 
 

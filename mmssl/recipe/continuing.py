@@ -17,8 +17,20 @@ from ..errors import UserError, nearest
 
 logger = logging.getLogger("mmssl")
 
+YOURS = "YOUR_MODEL"
+"""`model.from` of a shipped recipe that goes on from whatever model the user has."""
+
 OF_DATA = ("source_rate", "source_unit", "source_channels", "layout", "checksums", "beats")
 """Options of modalities that say what the data are, not what the model is given."""
+
+
+def refuse_placeholder(origin: str | None, name: str) -> None:
+    """UserError where the `model.from` of the recipe `name` still waits for the user's model."""
+    if origin == YOURS:
+        raise UserError(
+            f"model.from: found none, expected the encoder to go on from: mmssl pretrain {name} model.from=MODEL "
+            f"data.path=DATA (a folder of transformers or of mmssl, a run, or a Hub id)"
+        )
 
 
 def give_way(data: dict[str, Any], merged: dict[str, Any]) -> None:
@@ -38,7 +50,7 @@ def take_over(data: dict[str, Any], faults: list[str]) -> None:
     """Fill the recipe `data` from the model that its `model.from` names, in place; nothing where it names none."""
     model = data.get("model")
     origin = model.get("from") if isinstance(model, dict) else None
-    if not isinstance(model, dict) or not isinstance(origin, str):
+    if not isinstance(model, dict) or not isinstance(origin, str) or origin == YOURS:
         return
     from ..models.opening import FREE, saved_parts
 

@@ -166,8 +166,8 @@ def merge_flags(data: dict[str, Any], flags: Mapping[str, Any], faults: Faults) 
         data[key] = value
 
 
-def command_options(cls: type[T], words: Sequence[str], flags: Mapping[str, Any]) -> T:
-    """The options of a command, from its `key=value` words and its own options (see `FLAGS`).
+def command_options(cls: type[T], words: Sequence[str] | Mapping[str, Any], flags: Mapping[str, Any]) -> T:
+    """The options of a command, from its `key=value` words (or a mapping) and its own options (see `FLAGS`).
 
     Raises one UserError with a line a fault.
     """

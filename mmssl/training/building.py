@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +13,13 @@ from accelerate import Accelerator
 from torch.utils.checkpoint import checkpoint
 
 from .. import limits
-from ..data.kinds import Reading
+from ..data.choosing import choose_columns, no_inputs
 from ..data.loading import read_rows
-from ..data.sources import open_source
-from ..data.windows import Windows
+from ..data.selection import limited
+from ..data.sources import open_source, used_columns
 from ..errors import RunError, UserError, one_line
+from ..evaluation.held_out import Held, files_of, hold_out, opened_rows, said_of
+from ..evaluation.leaks import refuse_label
 from ..files import whole_folder
 from ..modality import Preprocessor, load_modality, select
 from ..models.configuration_mmssl import MMSSLConfig
@@ -29,7 +32,7 @@ from ..models.trunk import Trunk
 from ..objectives.base import load_objective
 from ..objectives.pretraining import Pretraining
 from ..options.schema import Part
-from ..recipe.config import DataConfig, Recipe
+from ..recipe.config import Recipe
 from ..recipe.loading import load_recipe
 from .engine import on_first
 from .starting import foreign_of, load_start, put_adapters
@@ -51,21 +54,67 @@ def sample_seconds(modalities: Mapping[str, Part]) -> dict[str, float | None]:
     return {name: reader.seconds for name, reader in readers_of(modalities).items()}
 
 
-def open_training_data(data: DataConfig, modalities: Mapping[str, Part]) -> tuple[Source, Columns]:
-    """The training source and, for each modality, the column(s) it is read from."""
-    columns = {name: data.columns.get(name, name) for name in modalities}
+@dataclass
+class TrainingData:
+    """What is trained on.
+
+    Attributes:
+        source: the rows, without those that are held out.
+        columns: modality -> its column(s).
+        chosen: those of them that nobody named, found by looking.
+        held: the rows that are held out; None where the data have a split to test on, or nothing is measured.
+        said: what the user should know of both.
+    """
+
+    source: Source
+    columns: Columns
+    chosen: Columns = field(default_factory=dict)
+    held: Held | None = None
+    said: list[str] = field(default_factory=list)
+
+
+def open_training_data(recipe: Recipe) -> TrainingData:
+    """The rows that a recipe trains on, and the columns that its modalities read.
+
+    Raises UserError also where a label or group is among the columns that are read.
+    """
+    data, evaluation = recipe.data, recipe.evaluation
     limits.apply(data.limits)
+    readers = readers_of(recipe.modalities)
+    words = {*used_columns({**{name: name for name in recipe.modalities}, **data.columns})}
+    chosen, said = _chosen(recipe, words)
+    columns = {name: data.columns.get(name) or chosen.get(name, name) for name in recipe.modalities}
+    refuse_label(evaluation.label, columns)
+    held = (
+        None
+        if evaluation.tasks == []
+        else hold_out(data, evaluation, words - {evaluation.label or "label"}, files=files_of(data, readers, columns))
+    )
     source = open_source(
         data.path,
         name=data.name,
         split=data.split,
         streaming=data.streaming,
-        limit=data.limit,
+        limit=data.limit if held is None else None,
         columns=columns,
         fetch=data.fetch,
-        reading=Reading(readers_of(modalities), columns, Windows(data.windows, data.stride)),
+        reading=data.reading,
+        files=files_of(data, readers, columns),
     )
-    return source, columns
+    if held is not None:
+        source = limited(source.select(held.rest), data.limit)
+        said.append(said_of(held, evaluation.split))
+    return TrainingData(source, columns, chosen, held, said)
+
+
+def _chosen(recipe: Recipe, words: set[str]) -> tuple[Columns, list[str]]:
+    """The columns of the modalities that the recipe names none for, where the data have none of that name."""
+    data, evaluation = recipe.data, recipe.evaluation
+    if set(recipe.modalities) <= set(data.columns):
+        return {}, []
+    readers = readers_of(recipe.modalities)
+    source = opened_rows(data, data.path, data.name, data.split, words, files_of(data, readers))
+    return choose_columns(readers, data.columns, source, no_inputs(evaluation.label, evaluation.group, source))
 
 
 def fitted_processor(
@@ -109,6 +158,7 @@ def fitted_processor(
             if not values:
                 raise UserError(f"data.columns.{name}: column {columns[name]!r} is empty in the first {len(rows)} rows")
             preprocessors[name] = load_modality(part.type).Preprocessor(part.config).fit(values)
+            preprocessors[name].read_from = columns[name]
         keep(MMSSLProcessor(preprocessors, {name: part.type for name, part in modalities.items()}))
 
     def keep(processor: MMSSLProcessor) -> None:

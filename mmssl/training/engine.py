@@ -78,6 +78,8 @@ def warn_of_changes(recipe: Recipe, folder: Path, resume: bool) -> None:
     kept = folder / "config.yaml"
     if resume and kept.is_file():
         before, now = (to_dict(r) for r in (load_recipe(kept, own=False), recipe))
+        # those that nobody named were chosen by looking, and will be again
+        now["data"]["columns"] = {**before["data"]["columns"], **now["data"]["columns"]}
         changed = changes(DataConfig, before["data"], now["data"], "data.")
         changed += changes(TrainConfig, before["train"], now["train"], "train.")
         whole = ("seed", "modalities", "model", "views", "masks", "objectives")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from ..data.quarantine import Quarantine
 from ..distributed import lost_peers_told
 from ..errors import RunError, UserError, one_line
 from ..evaluation.evaluate import Report, check_evaluation, evaluate
+from ..evaluation.table import Scores
 from ..files import write_whole
 from ..hub.card import Facts, write_card
 from ..hub.picture import PICTURE, draw_training
@@ -26,6 +27,7 @@ from ..models.opening import open_model
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.running import untrained_twin
 from ..models.saving import save_model
+from ..models.stock.targets import said_of_targets
 from ..objectives.pretraining import Pretraining
 from ..recipe.config import LoopConfig, Recipe
 from ..recipe.loading import to_yaml
@@ -75,7 +77,7 @@ if TYPE_CHECKING:
     from ..data.loading import Source
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """What `pretrain` returns.
 
@@ -92,6 +94,14 @@ class Run:
     processor: MMSSLProcessor
     report: Report = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}){chr(10) + repr(self.report) if self.report else ''}"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        html = getattr(self.report, "_repr_html_", str)()
+        return f"<p><code>{self.folder}</code></p>{html if self.report else ''}"
+
 
 def pretrain(
     recipe: Recipe | str | Path | dict[str, Any],
@@ -101,25 +111,7 @@ def pretrain(
     preset: str | None = None,
     **overrides: Any,
 ) -> Run:
-    """Pretrain as the recipe says; what `mmssl pretrain` does.
-
-    It leaves the process as it found it. The command first calls `mmssl.training.process.prepare_process()`, which on
-    some CPUs makes steps faster and the last bits of float32 products others; call it for the same speed and bits.
-
-    Args:
-        recipe: a Recipe, a path, the name of a shipped recipe, or a dict.
-        output: the run's folder (default `runs/<name>`, numbered when taken).
-        resume: go on from its last checkpoint.
-        preset: the size of a recipe that has several (`demo`, `small`, `base`); None: chosen and said.
-        **overrides: e.g. `train={"steps": 100}`.
-
-    Returns:
-        The run; in all processes but the first without its report.
-
-    Raises:
-        UserError: wrong input, in one clear line.
-        RunError: a full disk, a loss that is not finite, in one clear line.
-    """
+    """See `mmssl.api.pretrain`, which offers it."""
     if not isinstance(recipe, Recipe):
         return run_pretraining(Asked(recipe, overrides, preset), output=output, resume=resume)
     if overrides or preset:
@@ -143,13 +135,21 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
         trackers = choose_trackers(recipe.train).trackers
         start_trackers(accelerator, trackers, recipe.name, folder)
         main = accelerator.is_main_process
-        source, columns = open_training_data(recipe.data, recipe.modalities)
+        opened = open_training_data(recipe)
+        source, columns = opened.source, opened.columns
+        if main:
+            print("\n".join(opened.said), end="\n" if opened.said else "", flush=True)
         if isinstance(asked, Asked) and asked.presets:
             first = recipe
             recipe = chosen_recipe(asked, source, columns, folder, accelerator, device, resume)
             if sample_seconds(recipe.modalities) != sample_seconds(first.modalities):  # other windows
-                source, columns = open_training_data(recipe.data, recipe.modalities)
-        recipe = replace(recipe, train=replace(recipe.train, trackers=trackers))
+                opened = open_training_data(recipe)
+                source, columns = opened.source, opened.columns
+        recipe = replace(
+            recipe,
+            train=replace(recipe.train, trackers=trackers),
+            data=replace(recipe.data, columns={**recipe.data.columns, **opened.chosen}),
+        )
         on_first(accelerator, lambda: warn_of_changes(recipe, folder, resume))
         on_first(
             accelerator, lambda: check_evaluation(recipe.data, recipe.evaluation, source, readers_of(recipe.modalities))
@@ -160,6 +160,8 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
             recipe.modalities, source, columns, folder, accelerator, samples=samples, started=started, resume=resume
         )
         pretraining = build_pretraining(recipe, processor)
+        if opened.held is not None:
+            pretraining.model.config.held_out = asdict(opened.held.rule)
         steps, per_epoch = count_steps(recipe.train, source)
         quarantine = Quarantine(folder if main else None, recipe.data.max_bad)
         observers = make_observers(recipe, pretraining, processor, source, columns, accelerator)
@@ -169,6 +171,8 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
             loop.resume()
         if main:
             describe(recipe, loop, source, resume)
+            if not recipe.model.starts or pretraining.adapter is None:
+                print(said_of_targets(pretraining.model, processor), flush=True)
             _write(folder / "config.yaml", to_yaml(recipe))
         fault = loop.run(feed(recipe, source, columns, processor, accelerator), per_epoch)
         end_training(accelerator)
@@ -347,7 +351,7 @@ def finish(
             ) from error
         _write(folder / "evaluation.json", json.dumps(report, indent=2) + "\n")
         describe_model(report)
-    return Run(folder, target, reloaded, reprocessor, report)
+    return Run(folder, target, reloaded, reprocessor, Scores(report))
 
 
 def facts_of(loop: Loop, source: Source, columns: Columns) -> Facts:

@@ -33,9 +33,9 @@ def reproduce(model: str | Path, overrides: Sequence[str] = (), *, output: str |
     record = read_record(model)
     check_overrides(overrides)
     recipe = load_recipe(own_places(record["recipe"], overrides), list(overrides), own=False)
-    source, columns = open_training_data(recipe.data, recipe.modalities)
-    used = [c for value in columns.values() for c in ([value] if isinstance(value, str) else value)]
-    found = fingerprint(source, used)
+    opened = open_training_data(recipe)
+    used = [c for value in opened.columns.values() for c in ([value] if isinstance(value, str) else value)]
+    found = fingerprint(opened.source, used)
     if found != record["data"]:
         was = record["data"]
         raise UserError(

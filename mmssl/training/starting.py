@@ -20,6 +20,7 @@ from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import open_model, saved_parts
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.running import in_float32
+from ..recipe.continuing import refuse_placeholder
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -48,6 +49,7 @@ class Adapter:
 
 def check_adapters(recipe: Recipe) -> None:
     """UserError for adapters that cannot be, before anything is written."""
+    refuse_placeholder(recipe.model.from_, recipe.name)
     towers = recipe.model.towers
     having = {name: tower.adapter for name, tower in towers.items() if tower.adapter is not None}
     first = next(iter(having), None)

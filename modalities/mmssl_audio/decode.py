@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import functools
 import io
-import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -24,18 +21,17 @@ import torch
 from mmssl.boundary import is_ours, regular_file
 from mmssl.errors import BadSample, UserError, one_line
 from mmssl.limits import check
-from mmssl.modality.raw import FFMPEG, NPY_MAGIC, Array, as_array, is_blank, load_npy, single, stretch_of, unwrap
+from mmssl.modality.raw import NPY_MAGIC, Array, as_array, is_blank, load_npy, single, stretch_of, unwrap
+
+from .stretches import SEEK_FROM, Wanted, sound_library, window_of_mpeg, with_av
 
 if TYPE_CHECKING:
-    from av.audio.stream import AudioStream
-    from av.container import InputContainer
     from torchaudio.transforms import Resample
 
 CODECS = ("MPEG", "VORBIS", "OPUS")  # subtypes whose numbers of samples are not exact
 PADDED = 0.1  # seconds by which such a number may be wrong
-SEEK_FROM = 5.0  # seconds before which decoding from the start is no slower than seeking
-PREROLL = 0.2  # seconds decoded before a window: codecs need the frames before
 MOST_CHANNELS = 64  # of sound: more on the shorter axis of an array, and it is none
+RATES = ("sampling_rate", "sample_rate", "samplerate", "rate", "sr", "fs")  # keys of what an array comes with
 UNKNOWN_FORMAT = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
 OGG_PAGE = 27 + 255 + 255 * 255  # the longest page
 STREAMED = (
@@ -44,18 +40,24 @@ STREAMED = (
 
 
 def read_sound(
-    raw: object, rate: int, seconds: float | None = None, choice: int = 0, layout: str | None = None
+    raw: object,
+    rate: int,
+    seconds: float | None = None,
+    choice: int = 0,
+    layout: str | None = None,
+    source_rate: float | None = None,
 ) -> Array | None:
     """One raw sound to a waveform, all channels averaged.
 
     Args:
         raw: encoded bytes, {"bytes", "path"} with or without "start" and "stop" in seconds, a path,
-            {"array", "sampling_rate"}, (array, rate), or an array (S,), (S, C) or (C, S) that has the wanted rate.
-            Integers are divided by the largest of their type, floats are taken as they are.
+            {"array", "sampling_rate"}, (array, rate), or an array (S,), (S, C) or (C, S). Integers are divided by the
+            largest of their type, floats are taken as they are.
         rate: samples a second of the result.
         seconds: the longest stretch wanted; None: all.
         choice: picks where that starts in a longer sound, 0 is at the beginning.
         layout: which axis of an array of two is the channels: "channels_first" or "channels_last"; None: the shorter.
+        source_rate: samples a second of arrays that do not say theirs; None: these are refused.
 
     Returns:
         (S,) float32; None for a null value, and for a video without a sound track.
@@ -69,25 +71,27 @@ def read_sound(
         raw = _unwrap(raw)
     if is_blank(raw):
         return None
-    found = rate
+    found: int | None = None
     wave: Array | None
     part = stretch_of(original)
     if isinstance(raw, tuple) and len(raw) == 2 and np.ndim(raw[1]) == 0:
-        found = _checked_rate(raw[1])
-        raw = raw[0]
+        raw, said = raw
+        found = None if said is None else _checked_rate(said)
     if isinstance(raw, (str, Path)):
         path = regular_file(raw)
         try:
             with open(path, "rb") as file:
-                wave, found = _from_file(file, rate, Wanted(seconds, choice, *part), layout)
+                wave, found = _from_file(file, found or source_rate, Wanted(seconds, choice, *part), layout)
         except OSError as error:
             if is_ours(error):
                 raise
             raise BadSample(f"cannot read file '{one_line(raw, 120)}': {error.strerror or error}") from error
     elif isinstance(raw, (bytes, bytearray, memoryview)):
-        wave, found = _from_file(io.BytesIO(bytes(raw)), rate, Wanted(seconds, choice, *part), layout)
+        wave, found = _from_file(io.BytesIO(bytes(raw)), found or source_rate, Wanted(seconds, choice, *part), layout)
     else:
-        wave = Wanted(seconds, choice, *part).of(from_array(raw, layout), found)
+        array = from_array(raw, layout)
+        found = _rate(found or source_rate)
+        wave = Wanted(seconds, choice, *part).of(array, found)
     if wave is None:
         return None
     wave = wave.mean(1, dtype=np.float32)
@@ -103,9 +107,17 @@ def _unwrap(raw: Mapping[str, object]) -> object:
         return unwrap(raw, "a sound", "array and sampling_rate")
     if raw["array"] is None:
         return None
-    if raw.get("sampling_rate") is None:
-        raise BadSample("an array without its sampling_rate")
-    return raw["array"], raw["sampling_rate"]
+    return raw["array"], next((raw[key] for key in RATES if raw.get(key) is not None), None)
+
+
+def _rate(found: float | None) -> int:
+    """Samples a second of an array: what it says, else the option; BadSample where nothing does."""
+    if found is None:
+        raise BadSample(
+            "nothing says the sampling rate of an array: give {array, sampling_rate}, or set source_rate "
+            "(modalities.NAME.source_rate)"
+        )
+    return _checked_rate(found)
 
 
 def _checked_rate(rate: object) -> int:
@@ -161,62 +173,12 @@ def _what(raw: object, array: Array) -> str:
     return f"dtype {array.dtype}" if isinstance(raw, (np.ndarray, list, torch.Tensor)) else type(raw).__name__
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Which stretch is wanted of a sound.
-
-    Attributes:
-        seconds: the longest; None: all.
-        choice: picks where it begins, 0 at the beginning.
-        start: seconds before which nothing is taken.
-        stop: seconds from which on nothing is; None: the end.
-    """
-
-    seconds: float | None
-    choice: int
-    start: float = 0.0
-    stop: float | None = None
-
-    def of(self, wave: Array, rate: int) -> Array:
-        """The wanted samples of (S, C)."""
-        start, count = self.place(len(wave), rate)
-        return wave[start : start + count]
-
-    def place(self, total: int, rate: int) -> tuple[int, int]:
-        """(first, count) of the samples wanted of `total`."""
-        low = round(self.start * rate)
-        if low and low >= total:
-            raise BadSample(f"start: found {self.start:g} s, but the sound ends at {total / rate:g} s")
-        # one more than asked for, so that resampling does not fall short of it
-        end = total if self.stop is None else min(total, math.ceil(self.stop * rate) + 1)
-        count = end - low if self.seconds is None else min(end - low, math.ceil(self.seconds * rate) + 1)
-        return low + self.choice % (end - low - count + 1), count
-
-
-def sound_seconds(path: Path) -> float | None:
-    """How long a sound is by its file's header; None where that does not say it, or the file holds no sound."""
-    try:
-        found = _soundfile().info(str(regular_file(path)))
-        return float(found.frames) / max(found.samplerate, 1)
-    except RuntimeError:  # none of soundfile's formats
-        pass
-    try:
-        import av
-    except ImportError:  # whoever reads the file says so
-        return None
-    with av.open(str(path), options=dict(FFMPEG)) as container:
-        if not container.streams.audio:
-            return None
-        stream = container.streams.audio[0]
-        if stream.duration and stream.time_base:
-            return float(stream.duration * stream.time_base)
-        return None if container.duration is None else container.duration / av.time_base
-
-
 # ------------------------------------------------------------------------------------------------------------- files
 
 
-def _from_file(file: BinaryIO, rate: int, wanted: Wanted, layout: str | None) -> tuple[Array | None, int]:
+def _from_file(
+    file: BinaryIO, source_rate: float | None, wanted: Wanted, layout: str | None
+) -> tuple[Array | None, int]:
     """((S, C) float32, rate) of an open file; None instead of the wave of a video without a sound track.
 
     soundfile reads it where it knows the format, else av, which reads the containers of videos and more codecs.
@@ -227,62 +189,36 @@ def _from_file(file: BinaryIO, rate: int, wanted: Wanted, layout: str | None) ->
     if not size:
         raise BadSample("empty file (0 bytes)")
     if head.startswith(NPY_MAGIC):
-        return wanted.of(from_array(load_npy(file), layout), rate), rate
+        array, rate = from_array(load_npy(file), layout), _rate(source_rate)
+        return wanted.of(array, rate), rate
     file = _whole(file, head, size)
-    soundfile = _soundfile()
+    library = sound_library()
     try:
-        with soundfile.SoundFile(file) as sound:
+        with library.SoundFile(file) as sound:
             if not sound.frames:
                 raise BadSample("no sound: zero samples")
             check("seconds", sound.frames / max(sound.samplerate, 1), "seconds of sound")
             start, count = wanted.place(sound.frames, sound.samplerate)
             check("values", count * sound.channels, "samples of sound")
             if wanted.start > SEEK_FROM and sound.subtype.startswith("MPEG"):
-                part = _window_of_mpeg(file, wanted, int(sound.samplerate))
+                place = file.tell()
+                part = window_of_mpeg(file, wanted, int(sound.samplerate))
                 if part is not None:
                     return part, int(sound.samplerate)
-                file.seek(0)
+                file.seek(place)  # where libsndfile left it
             if start:
                 sound.seek(start)
             wave, found = sound.read(count, dtype="float32", always_2d=True), int(sound.samplerate)
             if sound.subtype.startswith(CODECS):  # the header counts what a codec pads and an encoder may leave out
                 count = min(count, len(wave) + round(PADDED * found))
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+    except (library.LibsndfileError, RuntimeError) as error:
         if getattr(error, "code", None) != UNKNOWN_FORMAT:
             raise BadSample(f"cannot decode sound: {error} ({size} bytes)") from error
         file.seek(0)
-        return _with_av(file, size, wanted)
+        return with_av(file, size, wanted)
     if len(wave) < count:
         raise BadSample(f"truncated: {len(wave)} of {count} samples could be decoded")
     return wave, found
-
-
-def _window_of_mpeg(file: BinaryIO, wanted: Wanted, rate: int) -> Array | None:
-    """A window of an MP3 by av, where it is installed: libsndfile's decoder begins in the middle of what a frame takes
-    from those before it, and says so on the terminal. None where av cannot find it."""
-    try:
-        import av
-    except ImportError:
-        return None
-    file.seek(0)
-    try:
-        with av.open(file, "r", options=dict(FFMPEG)) as container:
-            stream = container.streams.audio[0]
-            found = wanted if wanted.stop is not None else replace(wanted, stop=wanted.start + (wanted.seconds or 0))
-            same = int(stream.rate) == rate and found.stop is not None and found.stop > found.start
-            return _sought(container, stream, found, rate) if same else None
-    except (av.FFmpegError, IndexError, ValueError):
-        return None
-
-
-def _soundfile() -> ModuleType:
-    try:
-        import soundfile
-    except (ImportError, OSError) as error:  # OSError: its libsndfile cannot be loaded
-        raise UserError(
-            f"sound files are decoded with soundfile, which cannot be used ({error}): pip install 'mmssl[audio]'"
-        ) from error
-    return soundfile
 
 
 def _whole(file: BinaryIO, head: bytes, size: int) -> BinaryIO:
@@ -321,88 +257,6 @@ def _measured(file: BinaryIO, at: int, length: int) -> BinaryIO:
     data[at + 4 : at + 8] = length.to_bytes(4, "little")
     data[4:8] = (len(data) - 8).to_bytes(4, "little")
     return io.BytesIO(bytes(data))
-
-
-def _with_av(file: BinaryIO, size: int, wanted: Wanted) -> tuple[Array | None, int]:
-    """What is wanted of the first sound track of a file that soundfile does not know, ((S, C) float32, rate); None for
-    a video without one."""
-    try:
-        import av
-    except ImportError as error:
-        lacking = f"av, which is not installed ({error}): pip install 'mmssl[video]'"
-        file.seek(0)
-        if _is_container(file.read(12)):
-            raise UserError(f"the sound of videos is decoded with {lacking}") from error
-        raise BadSample(
-            f"cannot decode sound: no format that soundfile knows ({size} bytes); more are decoded with {lacking}"
-        ) from error
-    try:
-        with av.open(file, "r", options=dict(FFMPEG)) as container:
-            if not container.streams.audio:
-                if _is_clip(container):
-                    return None, 0
-                raise BadSample(f"cannot decode sound: a file without any ({container.format.name}, {size} bytes)")
-            stream = container.streams.audio[0]
-            rate = int(stream.rate)
-            if wanted.start > SEEK_FROM and wanted.stop is not None and stream.time_base is not None:
-                part = _sought(container, stream, wanted, rate)
-                if part is not None:
-                    return part, rate
-                container.seek(0)
-            planar = av.AudioResampler(format="fltp")
-            parts, packets, count = [], 0, 0
-            for packet in container.demux(stream):
-                packets += packet.size > 0
-                parts += [out.to_ndarray() for frame in packet.decode() for out in planar.resample(frame)]
-                count += sum(part.size for part in parts[-1:])
-                check("values", count, "samples of sound")
-            parts += [out.to_ndarray() for out in planar.resample(None)]
-            if packets < stream.frames:  # 0 where the file does not list them
-                raise BadSample(f"truncated: {packets} of {stream.frames} packets of sound are there")
-    except BadSample:
-        raise
-    except (av.FFmpegError, ValueError) as error:
-        raise BadSample(f"cannot decode sound: neither soundfile nor av can ({error}, {size} bytes)") from error
-    if not parts:
-        raise BadSample("no sound: zero samples")
-    return wanted.of(np.ascontiguousarray(np.concatenate(parts, axis=1).T), rate), rate
-
-
-def _sought(container: InputContainer, stream: AudioStream, wanted: Wanted, rate: int) -> Array | None:
-    """The window of a long track, without decoding what lies before it; None where the file cannot be sought in."""
-    import av
-
-    assert stream.time_base is not None and wanted.stop is not None
-    zero = float((stream.start_time or 0) * stream.time_base)
-    try:
-        container.seek(int((wanted.start - PREROLL + zero) / stream.time_base), stream=stream, backward=True)
-    except av.FFmpegError:
-        return None
-    planar, parts, begin = av.AudioResampler(format="fltp"), [], None
-    for frame in container.decode(stream):
-        if frame.pts is None or frame.time_base is None:
-            return None
-        time = float(frame.pts * frame.time_base) - zero
-        begin = time if begin is None else begin
-        parts += [out.to_ndarray() for out in planar.resample(frame)]
-        if time > wanted.stop + 1:
-            break
-    if begin is None or begin > wanted.start or not parts:
-        return None
-    wave = np.ascontiguousarray(np.concatenate(parts, axis=1).T)
-    return replace(wanted, start=wanted.start - begin, stop=wanted.stop - begin).of(wave, rate)
-
-
-def _is_container(head: bytes) -> bool:
-    """Whether it surely is a video, so that av is what is lacking: MP4 and its like, Matroska or WebM, AVI, MPEG."""
-    starts = (b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba")
-    return head[4:8] == b"ftyp" or head.startswith(starts) or (head[:4] == b"RIFF" and head[8:12] == b"AVI ")
-
-
-def _is_clip(container: InputContainer) -> bool:
-    """Whether it is a video. A still picture or a text, which av opens, too, is a broken sound, not a missing one."""
-    name = container.format.name
-    return bool(container.streams.video) and not (name.endswith("_pipe") or name in ("image2", "tty"))
 
 
 # ---------------------------------------------------------------------------------------------------------- resampling

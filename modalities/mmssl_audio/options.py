@@ -35,6 +35,9 @@ class Config:
     positions: str = option(
         "sincos", choices=("sincos", "learned"), help="learned: a table over the patches of `seconds`, as in AST"
     )
+    source_rate: float | None = option(
+        None, above=0, max=1_000_000, help="rate of arrays that do not say their own; null: they are refused"
+    )
     layout: str | None = option(
         None,
         choices=("channels_first", "channels_last"),

@@ -14,10 +14,12 @@ from mmssl.errors import BadSample
 from mmssl.modality import Inputs
 from mmssl.modality.endings import SOUNDS, VIDEOS
 from mmssl.modality.raw import Array
+from mmssl.modality.table import Column
 
-from .decode import read_sound, sound_seconds
+from .decode import read_sound
 from .mel import LogMel
 from .options import Config
+from .stretches import sound_seconds
 
 ENOUGH_SECONDS = 1800.0
 """Sound that mean and standard deviation are measured on, at most."""
@@ -50,6 +52,10 @@ class Preprocessor(base.Preprocessor[Array]):
         """All of it, by the header."""
         found = sound_seconds(path)
         return None if found is None else [(0.0, found)]
+
+    def fits(self, column: Column) -> bool:
+        """Files of the kind."""
+        return column.media == "audio"
 
     def fit(self, samples: Iterable[object]) -> Self:
         """Measure mean and standard deviation of the features. UserError when no sample can be read."""
@@ -97,7 +103,7 @@ class Preprocessor(base.Preprocessor[Array]):
             BadSample: it cannot be decoded, or is shorter than one frame.
         """
         config = self.config
-        wave = read_sound(raw, config.rate, config.seconds, choice, config.layout)
+        wave = read_sound(raw, config.rate, config.seconds, choice, config.layout, config.source_rate)
         if wave is not None and len(wave) < config.least:
             raise BadSample(
                 f"{len(wave) / config.rate:.4f} s of sound, shorter than one frame of {config.least / config.rate:g} s"

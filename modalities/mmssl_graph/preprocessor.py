@@ -14,6 +14,7 @@ from torch import Tensor
 from mmssl import modality as base
 from mmssl.errors import BadSample, UserError
 from mmssl.modality import Inputs, with_present
+from mmssl.modality.table import Column
 
 from .encodings import encodings
 from .folders import READS, READS_ELSE, rows_of
@@ -64,6 +65,10 @@ class Preprocessor(base.Preprocessor[Sample]):
     def holds(self, path: Path) -> bool:
         """JSON files of graphs."""
         return is_graph(path)
+
+    def fits(self, column: Column) -> bool:
+        """Mappings with edges."""
+        return bool(column.values) and all(isinstance(v, Mapping) and "edge_index" in v for v in column.values)
 
     def fit(self, samples: Iterable[object]) -> Self:
         """Learn what nodes are known by: width and scale of the features, or which labels there are.

@@ -29,6 +29,7 @@ class Modality(PixelModality):
     targets = ("normalised", "pixels")
     views = View.names()
     coordinates = ("row [patches]", "column [patches]")
+    bounded = True
 
     def __init__(
         self,
@@ -75,11 +76,13 @@ class Modality(PixelModality):
         values = values.flatten(1, 2).to(torch.float32)
         row, column = grid_coords(rows, columns, pixels.device)
         coords = torch.stack(torch.broadcast_tensors(row, column), -1).flatten(0, 1).expand(batch, -1, -1)
+        # from the coordinates, not from Python's numbers: a program that is traced stays open in both
+        extent = (torch.stack([row[-1, 0], column[-1]]) + 1).expand(batch, -1)
         present = inputs.get("present")
         if present is None:
             valid = torch.ones(batch, rows * columns, dtype=torch.bool, device=pixels.device)
-            return Patches(values, coords, valid, full=True)
-        return Patches(values, coords, present[:, None].expand(-1, rows * columns))
+            return Patches(values, coords, valid, full=True, extent=extent)
+        return Patches(values, coords, present[:, None].expand(-1, rows * columns), extent=extent)
 
     def unpatchify(self, values: Tensor, like: Inputs) -> Inputs:
         """values (B, N, P) to {"pixel_values": (B, C, H, W)} (and "present") of the size of `like`."""

@@ -16,61 +16,79 @@ from decimal import Decimal
 import numpy as np
 
 from mmssl.errors import BadSample
+from mmssl.modality.notation import NO_NUMBER, Numbers, date_value, dates_of, is_plain, numbers_of
 
-TRUE = {"true", "t", "yes", "y", "1"}
-FALSE = {"false", "f", "no", "n", "0"}
+PLAIN = Numbers()
+DATES = {
+    "iso": "2024-05-31 or 2024-05-31 12:30",
+    "year_first": "2024/5/31",
+    "day_first": "31/5/2024",
+    "month_first": "5/31/2024",
+    "named": "31 May 2024",
+}
+"""How a date of each notation looks, for messages."""
+
+TRUE = {"true", "t", "yes", "y", "1", "on", "ja", "j", "oui", "si", "sí", "sim", "wahr", "vrai"}
+FALSE = {"false", "f", "no", "n", "0", "off", "nein", "nee", "non", "não", "falsch", "faux"}
 BOOLEANS = ("false", "true")
 DAY = 86400.0
-_CODE = re.compile(r"[+-]?0\d")  # 007 is a code and no number
-_ISO = re.compile(r"\d{4}-\d\d")
+EMPTY = frozenset(["", "?"])
+"""Text that is no value in any column."""
+NO_VALUE = EMPTY | frozenset(NO_NUMBER)
+"""Text that is no value where the others are numbers, dates or truth values."""
 _WHOLE = re.compile(r"([+-]?(?:0|[1-9]\d*))\.0+")
-_GROUPED = r"(?:\d{1,3}(?:[,.' \u00a0\u202f\u2019]\d{3})+(?:[.,]\d+)?|\d+(?:[.,]\d+)?)"
-_MONEY = r"(?:[$€£¥₹]|USD|EUR|GBP|CHF|JPY|CNY|INR|CAD|AUD|SEK|NOK|DKK|PLN|CZK|BRL|kr|zł|Fr\.?)"
-_NOTED = re.compile(rf"\(?[+-]?(?:{_MONEY}\s?)?[+-]?{_GROUPED}(?:\s?{_MONEY}|\s?%|\s?°[CF]?|\s[A-Za-zµ/²³]{{1,6}})?\)?")
-_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|mai|okt|dez)[a-z]*\.?"
-_DAYS = r"\d{1,2}[/. -]\d{1,2}[/. -]\d{2,4}|\d{4}[/. ]\d{1,2}[/. ]\d{1,2}"
-_NAMED = rf"\d{{1,2}}[. -]{{0,2}}{_MONTH}[ ,-]*\d{{2,4}}|{_MONTH}\s\d{{1,2}}(?:st|nd|rd|th)?,?\s\d{{2,4}}"
-_DATED = re.compile(rf"(?:{_DAYS}|{_NAMED})(?:[ T,]+\d{{1,2}}:\d\d.*)?", re.IGNORECASE)
 
 
 def is_missing(value: object, words: Collection[str]) -> bool:
-    """Null in any spelling: None, NaN, NaT, pandas' NA, or text that is one of `words` (spaces trimmed)."""
+    """Null in any spelling: None, NaN, NaT, pandas' NA, or what is one of `words`: text (spaces trimmed), or a number
+    that is written so (-999 and -999.0 are "-999")."""
     if value is None or type(value).__name__ == "NAType":
         return True
     if isinstance(value, str):
         return value.strip() in words
-    return isinstance(value, (float, np.floating, Decimal, np.datetime64, dt.datetime)) and bool(value != value)
+    if isinstance(value, (float, np.floating, Decimal, np.datetime64, dt.datetime)) and bool(value != value):
+        return True
+    if words is EMPTY or words is NO_VALUE or isinstance(value, bool):  # none of these is written as a number
+        return False
+    return isinstance(value, (int, float, np.number, Decimal)) and category_of(value) in words
 
 
-def number_of(value: object) -> float:
-    """A cell of a numeric column. Raises BadSample for what is no finite number."""
+def number_of(value: object, written: Numbers = PLAIN) -> float:
+    """A cell of a numeric column; text as its column is written. Raises BadSample for what is no finite number."""
     try:
         if isinstance(value, dt.timedelta):
             return value.total_seconds()
         if not isinstance(value, (str, bool, numbers.Number, np.number, np.bool_)) or isinstance(value, complex):
             raise TypeError
+        if isinstance(value, str) and written != PLAIN:
+            noted = written.value(value)
+            if noted is None:
+                raise TypeError
+            return noted
         found = float(value.strip()) if isinstance(value, str) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
-        raise BadSample(f"found {shown(value)}, expected a number{_as_plain(value)}") from None
+        raise BadSample(f"found {shown(value)}, expected a number{_as_written(written)}") from None
     if not math.isfinite(found):
         raise BadSample(f"found {found}, expected a finite number")
     return found
 
 
-def seconds_of(value: object) -> float:
-    """A cell of a date column as seconds since 1970; without a time zone it counts as UTC. Raises BadSample."""
+def seconds_of(value: object, order: str = "iso") -> float:
+    """A cell of a date column as seconds since 1970; without a time zone it counts as UTC. Raises BadSample.
+
+    order: the notation of its text, one of `mmssl.modality.notation.ORDERS`.
+    """
     try:
-        if isinstance(value, np.datetime64):
-            value = value.astype("datetime64[us]").astype(object)
-        if isinstance(value, str):
-            value = dt.datetime.fromisoformat(value.strip())
-        if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
-            value = dt.datetime(value.year, value.month, value.day)
-        if not isinstance(value, dt.datetime):
+        found = value.astype("datetime64[us]").astype(object) if isinstance(value, np.datetime64) else value
+        if isinstance(found, str):
+            found = date_value(found, order)
+        if isinstance(found, dt.date) and not isinstance(found, dt.datetime):
+            found = dt.datetime(found.year, found.month, found.day)
+        if not isinstance(found, dt.datetime):
             raise TypeError
-        return float((value if value.tzinfo else value.replace(tzinfo=dt.timezone.utc)).timestamp())  # noqa: UP017
+        return float((found if found.tzinfo else found.replace(tzinfo=dt.timezone.utc)).timestamp())  # noqa: UP017
     except (TypeError, ValueError, OverflowError):
-        raise BadSample(f"found {shown(value)}, expected a date such as 2024-05-31 or 2024-05-31 12:30") from None
+        raise BadSample(f"found {shown(value)}, expected a date such as {DATES[order]}") from None
 
 
 def boolean_of(value: object) -> str:
@@ -116,8 +134,9 @@ def calendar(seconds: np.ndarray) -> np.ndarray:
 def infer(values: Sequence[object]) -> str:
     """The kind of a column from its values that are not missing.
 
-    Booleans, and 0/1 columns: boolean. Numbers and text that is all numbers (but for codes with leading zeros):
-    numeric. Dates and ISO text: date. Everything else is categorical; ordinal only the user can say.
+    Booleans in any writing, and 0/1 columns: boolean. Numbers and text that is all numbers in one notation (but for
+    codes with leading zeros): numeric. Dates and text that is all dates in one notation: date. Everything else is
+    categorical; ordinal only the user can say.
     """
     if not values:
         return "categorical"
@@ -126,11 +145,13 @@ def infer(values: Sequence[object]) -> str:
     texts = [v for v in values if isinstance(v, str)]
     if len(texts) == len(values):
         names = {text.strip() for text in texts}
-        if {n.lower() for n in names} <= {"true", "false"}:
+        if are_truths(names):
             return "boolean"
-        if all(_is_number(n) for n in names):
+        if all(is_plain(n) for n in names):
             return "boolean" if {float(n) for n in names} == {0, 1} else "numeric"
-        return "date" if all(_is_date(n) for n in names) else "categorical"
+        if dates_of(names)[0] is not None:
+            return "date"
+        return "categorical" if numbers_of(names)[0] is None else "numeric"
     if all(isinstance(v, (dt.date, np.datetime64)) for v in values):
         return "date"
     plain = (numbers.Real, np.number, Decimal, dt.timedelta)
@@ -144,43 +165,16 @@ def infer(values: Sequence[object]) -> str:
     return "categorical"
 
 
-def _is_number(text: str) -> bool:
-    try:
-        return not _CODE.match(text) and math.isfinite(float(text)) and "_" not in text
-    except ValueError:
-        return False
+def are_truths(names: Collection[str]) -> bool:
+    """Whether these texts say yes and no; one of both alone is a word, but for true and false themselves."""
+    small = {name.lower() for name in names}
+    return small <= {"true", "false"} or (small <= TRUE | FALSE and bool(small & TRUE) and bool(small & FALSE))
 
 
 def share_of_numbers(values: Sequence[object]) -> float:
     """How many of these values read as numbers, to warn of a column where a few do not."""
-    return sum(not isinstance(v, str) or _is_number(v.strip()) for v in values) / max(len(values), 1)
+    return sum(not isinstance(v, str) or is_plain(v.strip()) for v in values) / max(len(values), 1)
 
 
-def _is_date(text: str) -> bool:
-    try:
-        return bool(_ISO.match(text)) and dt.datetime.fromisoformat(text) is not None
-    except ValueError:
-        return False
-
-
-def notation(values: Sequence[object]) -> tuple[str, str] | None:
-    """(a value, what it looks like) where most of these are numbers or dates in a notation that is not read.
-
-    Which of 1,379 and 1.379 is thousands, and which of 3/4/2024 the month, no value says: they are words, and the user
-    is told.
-    """
-    texts = {v.strip() for v in values if isinstance(v, str)}
-    dates = [t for t in texts if _DATED.fullmatch(t)]
-    if len(dates) > len(texts) / 2:
-        return min(dates), "a date: write dates as 2024-05-31 or 2024-05-31 12:30"
-    noted = [t for t in texts if _NOTED.fullmatch(t)]
-    odd = [t for t in noted if not _is_number(t) and not _CODE.match(t)]
-    if len(noted) > len(texts) / 2 and len(odd) > len(texts) / 10:
-        return min(
-            odd
-        ), "a number with separators or a unit: write numbers as 1234.5, and the unit into the column's name"
-    return None
-
-
-def _as_plain(value: object) -> str:
-    return " such as 1234.5" if notation([value]) is not None else ""
+def _as_written(written: Numbers) -> str:
+    return "" if written == PLAIN else f" ({written.text})"

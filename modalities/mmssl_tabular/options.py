@@ -12,9 +12,6 @@ from mmssl.options import option, strict
 KINDS = ("numeric", "categorical", "boolean", "ordinal", "date")
 
 
-EMPTY = ["", "?", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"]
-
-
 @strict
 @dataclass(kw_only=True)
 class Config:
@@ -27,7 +24,13 @@ class Config:
         256, min=1, max=1_000_000, help="the most frequent ones of a column; the others become one"
     )
     min_count: int = option(1, min=1, max=1_000_000_000, help="rarer categories become one called other")
-    missing: list[str] = option(factory=lambda: list(EMPTY), help="text that means an empty cell")
+    missing: list[str] | None = option(
+        None, help="what means an empty cell; null: no text and ?, and in numbers and dates also NA, NaN, null, - ..."
+    )
+    decimal: str | None = option(None, choices=(".", ","), help="sign before fractions; null: found, column by column")
+    dates: dict[str, str] = option(
+        factory=dict, choices=("day_first", "month_first"), help="column -> which of 3/4/2024, where no value says it"
+    )
 
     def __post_init__(self) -> None:
         for name in self.orders:

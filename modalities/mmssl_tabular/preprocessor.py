@@ -12,12 +12,22 @@ from numpy.typing import NDArray
 from mmssl import modality as base
 from mmssl.errors import UserError, nearest
 from mmssl.modality import Inputs, with_present
+from mmssl.modality.table import Column, Table
 
 from . import cells, schema
 from .options import Config
 
 Cells = NDArray[np.float64]
 """(N,) one row: numbers and codes before scaling, NaN where missing."""
+
+
+def _no_cell(column: Column) -> str | None:
+    """Why a column is no column of cells."""
+    if not column.values:
+        return "empty"
+    if not column.is_plain:
+        return "no plain values"
+    return "running text" if column.is_running_text else column.identifier
 
 
 class Preprocessor(base.Preprocessor[Cells]):
@@ -29,20 +39,20 @@ class Preprocessor(base.Preprocessor[Cells]):
 
     noun = "a row"
     fitted_by = "call fit(rows)"
+    takes_the_rest = True
     config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._missing = frozenset(config.missing)
-        self._columns: tuple[dict[str, Any] | None, list[schema.Column]] = (None, [])
+        self._schema: tuple[dict[str, Any] | None, list[schema.Column]] = (None, [])
 
     @property
     def columns(self) -> list[schema.Column]:
         """The schema. Raises UserError before `fit`."""
         state = self.fitted()
-        if self._columns[0] is not state:
-            self._columns = (state, schema.from_state(state))
-        return self._columns[1]
+        if self._schema[0] is not state:
+            self._schema = (state, schema.from_state(state))
+        return self._schema[1]
 
     def __call__(self, raw: Sequence[object]) -> Inputs:
         """Rows as dicts or pandas Series (None = absent), a pandas DataFrame, an Arrow table, or a list of these."""
@@ -56,6 +66,21 @@ class Preprocessor(base.Preprocessor[Cells]):
                 rows.append(value)
         return super().__call__(rows)
 
+    def own_columns(self) -> list[str] | None:
+        """Those of the schema."""
+        return [column.name for column in self.columns] if self.state else None
+
+    def default_columns(self, table: Table) -> list[str] | None:
+        """All columns with plain values but identifiers, running text, and what has been taken."""
+        chosen = []
+        for name, column in table.columns.items():
+            why = table.taken.get(name) or _no_cell(column)
+            if why is None:
+                chosen.append(name)
+            else:
+                table.left_out[name] = why
+        return chosen or None
+
     def fit(self, samples: Iterable[object]) -> Self:
         """Find each column's type, categories and scale, and which columns tell of each other.
 
@@ -64,20 +89,24 @@ class Preprocessor(base.Preprocessor[Cells]):
         """
         rows = list(self.readable(samples, self._row))
         names = list(rows[0])
-        for option_name in ("types", "orders"):
+        for option_name in ("types", "orders", "dates"):
             for name in getattr(self.config, option_name):
                 if name not in names:
                     raise UserError(
                         f"{option_name}.{name}: no such column, they are {', '.join(names)}{nearest(name, names)}"
                     )
         fitted, raw = [], []
+        try:
+            values = {name: [row[name] for row in rows] for name in names}
+        except KeyError as error:
+            raise UserError(f"rows differ in their columns: some have {error}, some have not") from None
+        config = self.config
+        types = {**dict.fromkeys(config.dates, "date"), **config.types}
+        decimal = schema.decimal_of(list(values.values()), config)
         for name in names:
-            try:
-                values = [None if cells.is_missing(row[name], self._missing) else row[name] for row in rows]
-            except KeyError:
-                raise UserError(f"rows differ in their columns: some have '{name}', some have not") from None
-            order = self.config.orders.get(name)
-            column, read = schema.fit_column(name, values, self.config.types.get(name), order, self.config)
+            column, read = schema.fit_column(
+                name, values[name], types.get(name), config.orders.get(name), config, decimal
+            )
             fitted.append(column)
             raw.append(read)
         self.state = schema.to_state(fitted, schema.related(fitted, np.stack(raw, 1)))
@@ -114,7 +143,7 @@ class Preprocessor(base.Preprocessor[Cells]):
         out = np.full(len(columns), np.nan)
         for i, column in enumerate(columns):
             value = row[column.name]
-            if not cells.is_missing(value, self._missing):
+            if not cells.is_missing(value, schema.no_value(self.config, column.kind)):
                 out[i] = column.read(value)
         return None if np.isnan(out).all() else out
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmssl.errors import BadSample, UserError
+from mmssl.modality.notation import Numbers, dates_of, numbers_of
 
 from . import cells
 
@@ -44,6 +45,8 @@ class Column:
         knots: of scale "quantile": raw numbers, between them linear.
         scaled: what the knots map to.
         clock: dates with a time of the day.
+        decimal, group, unit: how numbers are written in text (`mmssl.modality.notation.Numbers`).
+        order: how dates are (`mmssl.modality.notation.ORDERS`).
     """
 
     name: str
@@ -55,8 +58,13 @@ class Column:
     knots: list[float] = field(default_factory=list)
     scaled: list[float] = field(default_factory=list)
     clock: bool = False
+    decimal: str = "."
+    group: str = ""
+    unit: str = ""
+    order: str = "iso"
 
     def __post_init__(self) -> None:
+        self.written = Numbers(self.decimal, self.group, self.unit)
         self.codes = {name: code for code, name in enumerate(self.categories, 1)}
 
     @property
@@ -73,9 +81,9 @@ class Column:
         """A cell that is not missing, before scaling. Raises BadSample that names the column."""
         try:
             if self.kind == "numeric":
-                return cells.number_of(value)
+                return cells.number_of(value, self.written)
             if self.kind == "date":
-                return cells.seconds_of(value)
+                return cells.seconds_of(value, self.order)
             name = cells.boolean_of(value) if self.kind == "boolean" else cells.category_of(value)
             if self.kind == "ordinal" and name not in self.codes:
                 raise BadSample(f"found {cells.shown(value)}, expected one of {', '.join(self.categories)}")
@@ -100,30 +108,44 @@ class Column:
 
 
 def fit_column(
-    name: str, values: Sequence[object], kind: str | None, order: Sequence[object] | None, config: Config
+    name: str,
+    values: Sequence[object],
+    kind: str | None,
+    levels: Sequence[object] | None,
+    config: Config,
+    decimal: str | None = None,
 ) -> tuple[Column, np.ndarray]:
-    """The column as its `values` (None = missing) say, and what they read as (NaN: missing or broken).
+    """The column as its `values` say, and what they read as (NaN: missing or broken).
 
     Args:
         name: the column's.
-        values: its cells, None where one is missing.
+        values: its cells.
         kind: the type that the recipe says; None: it is found.
-        order: the categories of an ordinal column that the recipe says, lowest first.
+        levels: the categories of an ordinal column that the recipe says, lowest first.
         config: the modality's options.
+        decimal: the sign before fractions, where the recipe or other columns say it.
 
     Raises:
         UserError: no value can be read as the kind that was asked for.
     """
+    kind = kind or ("ordinal" if levels else None)
+    if kind is None:
+        kind = cells.infer(present(values, no_value(config, "numeric")))
+        if kind == "categorical":  # what is no number has words of its own: NA is also a country
+            kind = cells.infer(present(values, no_value(config, "categorical")))
+    missing = no_value(config, kind)
+    values = [None if cells.is_missing(value, missing) else value for value in values]
     there = [value for value in values if value is not None]
     _refuse_nested(name, there)
-    kind = kind or ("ordinal" if order else cells.infer(there))
     column = Column(name, kind, 1 - len(there) / max(len(values), 1))
     if kind == "ordinal":
-        column.categories = _levels(name, there, order)
+        column.categories = _levels(name, there, levels)
     elif kind == "boolean":
         column.categories = list(cells.BOOLEANS)
     elif kind == "categorical":
         column.categories = _frequent(name, there, config)
+    else:
+        _find_notation(column, there, config, decimal)
     column.__post_init__()
     raw = np.full(len(values), np.nan)
     reason = ""
@@ -138,7 +160,86 @@ def fit_column(
         raise UserError(f"types.{name}: no value of the column is {kind} ({reason})")
     if not column.is_category:
         _fit_scale(column, known, config.scale)
+        _say_placeholder(column, known)
     return column, raw
+
+
+def _say_placeholder(column: Column, known: np.ndarray) -> None:
+    """Numbers such as -999, far below all others and met again and again, mostly stand for an empty cell."""
+    if column.kind == "numeric" and len(known) and float(known.min()) in (-9.0, -99.0, -999.0, -9999.0, -99999.0):
+        lowest = float(known.min())
+        often = int((known == lowest).sum())
+        if often > 1 and (known[known != lowest] >= 0).all():
+            logger.warning(
+                "column '%s': %g stands there %d times, below all other numbers; if it means an empty cell, set "
+                "modalities.tabular.missing: ['', '?', 'NA', '%g']",
+                column.name,
+                lowest,
+                often,
+                lowest,
+            )
+
+
+def no_value(config: Config, kind: str) -> frozenset[str]:
+    """What means an empty cell in a column of this kind."""
+    if config.missing is not None:
+        return frozenset(config.missing)
+    return cells.NO_VALUE if kind in ("numeric", "date", "boolean") else cells.EMPTY
+
+
+def present(values: Sequence[object], missing: frozenset[str]) -> list[object]:
+    """The values that are no empty cells."""
+    return [value for value in values if not cells.is_missing(value, missing)]
+
+
+def decimal_of(columns: Sequence[Sequence[object]], config: Config) -> str | None:
+    """The sign before fractions that the columns of a table agree on, where their texts say one."""
+    if config.decimal is not None:
+        return config.decimal
+    found = set()
+    for values in columns:
+        there = present(values, no_value(config, "numeric"))
+        texts = {value.strip() for value in there if isinstance(value, str)}
+        if not texts or len(texts) < len(set(map(str, there))):
+            continue
+        for decimal in (".", ","):
+            other = "," if decimal == "." else "."
+            if numbers_of(texts, decimal)[0] is not None and numbers_of(texts, other)[0] is None:
+                found.add(decimal)
+    return found.pop() if len(found) == 1 else None
+
+
+def _find_notation(column: Column, values: Sequence[object], config: Config, decimal: str | None) -> None:
+    """How the numbers or dates of a column are written, where they are text; what is not plain is said."""
+    texts = {value.strip() for value in values if isinstance(value, str)}
+    if not texts:
+        return
+    if column.kind == "date":
+        order, _ = dates_of(texts)
+        column.order = config.dates.get(column.name) or order or "iso"
+        return
+    found, is_open = numbers_of(texts, decimal)
+    if found is None or (found.decimal == "." and not found.group and not found.unit):
+        return
+    column.decimal, column.group, column.unit = found.decimal, found.group, found.unit
+    example = min(texts, key=lambda text: (found.value(text) == _as_float(text), text))
+    doubt = "; no value says it for sure: set modalities.tabular.decimal where that is wrong" if is_open else ""
+    say = logger.warning if is_open else logger.info
+    say(
+        "column '%s': %s is read as %g (%s%s)",
+        column.name,
+        cells.shown(example),
+        found.value(example),
+        found.text,
+        doubt,
+    )
+
+
+def _as_float(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _fit_scale(column: Column, known: np.ndarray, scale: str) -> None:
@@ -179,9 +280,14 @@ def _frequent(name: str, values: Sequence[object], config: Config) -> list[str]:
             100 * share,
             "; is it an identifier or text?" if len(counts) > len(values) / 2 else "",
         )
-    if (found := cells.notation(values)) is not None:
+    if dates_of(v for v in values if isinstance(v, str))[1]:
+        example = min(v for v in values if isinstance(v, str))
         logger.warning(
-            "column '%s' is taken as categorical, but %s looks like %s", name, cells.shown(found[0]), found[1]
+            "column '%s': %s is a date, but no value says whether day or month comes first: the column is taken as "
+            "words; set modalities.tabular.dates.%s: day_first or month_first",
+            name,
+            cells.shown(example),
+            name,
         )
     elif 0.5 < cells.share_of_numbers(values) < 1:
         odd = next(v for v in values if cells.share_of_numbers([v]) == 0)

@@ -14,8 +14,11 @@ class Config:
     """What a recipe may set for text."""
 
     tokenizer: str | None = option(None, help="folder or Hub id of a tokenizer; null: train SentencePiece on the data")
-    vocab_size: int = option(
-        4000, min=260, max=1_000_000, help="pieces to train, 256 bytes among them (without tokenizer)"
+    vocab_size: int | None = option(
+        None,
+        min=260,
+        max=1_000_000,
+        help="pieces to train at most, 256 bytes among them; null: as many as the corpus has, about 4000 at most",
     )
     model_type: str = option("bpe", choices=("bpe", "unigram", "word", "char"), help="kind of SentencePiece model")
     max_length: int = option(64, min=1, max=1_000_000, help="tokens of a text; what is longer is cut off")

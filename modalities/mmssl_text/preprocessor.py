@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -13,11 +14,15 @@ from torch import Tensor
 from mmssl import modality as base
 from mmssl.errors import BadSample, UserError
 from mmssl.modality import Inputs, with_present
+from mmssl.modality.table import Table, joined
 
 from .options import Config
 from .tokenizers import MODEL_FILE, NO_WORD, Pretrained, SentencePiece, Tokenizer, Tokens
 
 NOTHING = Tokens([], [], [])
+logger = logging.getLogger("mmssl")
+FAR_LONGER = 2.5
+"""How many times more words a column has than others that it is chosen among."""
 ROUND_UP_TO = 8  # lengths are multiples of it: fewer shapes, and what matrix units like
 
 
@@ -57,6 +62,18 @@ class Preprocessor(base.Preprocessor[Tokens]):
         self._tokenizer = tokenizer
         self.state = {"vocab_size": tokenizer.vocab_size, "files": files}
 
+    def default_columns(self, table: Table) -> str | None:
+        """The column of running text; of several the one with by far the longest texts; else the only one of words.
+
+        Raises UserError where several are about as long.
+        """
+        free = [column for column in table.free() if column.is_running_text]
+        free = free or [column for column in table.free() if column.texts is not None and column.identifier is None]
+        free.sort(key=lambda column: -column.words)
+        if len(free) > 1 and free[0].words < FAR_LONGER * free[1].words:
+            raise UserError(f"several columns may hold text: {joined([column.name for column in free])}")
+        return free[0].name if free else None
+
     def fit(self, samples: Iterable[object]) -> Self:
         """Load the configured tokenizer, or train one on all texts (of a list of captions: on each).
 
@@ -72,6 +89,12 @@ class Preprocessor(base.Preprocessor[Tokens]):
         config = self.config
         model = SentencePiece.train(texts, config.vocab_size, config.model_type, config.special_tokens)
         self._keep(model, [MODEL_FILE])
+        if config.vocab_size is None:
+            logger.warning(
+                "a vocabulary of %d pieces was trained on %d texts (modalities.text.vocab_size says another size)",
+                model.vocab_size,
+                len(texts),
+            )
         return self
 
     def _variants(self, raw: object) -> list[str]:

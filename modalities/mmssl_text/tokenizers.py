@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +22,8 @@ MODEL_FILE = "spiece.model"
 WORD_MARK = "\u2581"  # SentencePiece's sign for "a word begins here"
 LONGEST_SENTENCE = 4000  # bytes; SentencePiece's trainer skips what is longer than 4,192
 NO_WORD = -1
+PIECES = 4000
+"""Of a vocabulary whose size nobody says, at most, but where there are more characters."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class SentencePiece:
 
     @classmethod
     def train(
-        cls, texts: Iterable[str], vocab_size: int, model_type: str, special_tokens: bool = False
+        cls, texts: Sequence[str], vocab_size: int | None, model_type: str, special_tokens: bool = False
     ) -> SentencePiece:
         """A model of the corpus, the same for the same texts.
 
@@ -87,7 +89,8 @@ class SentencePiece:
 
         Args:
             texts: the corpus.
-            vocab_size: pieces at most; fewer when the corpus has not enough.
+            vocab_size: pieces at most; fewer when the corpus has not enough. None: `PIECES`, more where the corpus has
+                more characters than that.
             model_type: "bpe", "unigram", "word" or "char".
             special_tokens: with tokens for the beginning and the end.
 
@@ -97,7 +100,7 @@ class SentencePiece:
         trainer = _sentencepiece().SentencePieceTrainer
         model = io.BytesIO()
         options = {
-            "vocab_size": vocab_size,
+            "vocab_size": PIECES if vocab_size is None else vocab_size,
             "model_type": model_type,
             "byte_fallback": True,
             "hard_vocab_limit": False,
@@ -114,9 +117,12 @@ class SentencePiece:
         except RuntimeError as error:
             reason = one_line(error)
             needed = re.search(r"smaller than required_chars\. \d+ vs (\d+)", reason)
+            if needed and vocab_size is None:
+                return cls.train(texts, int(needed[1]) + PIECES // 4, model_type, special_tokens)
             if needed:
                 raise UserError(
-                    f"vocab_size: found {vocab_size}, this corpus needs at least {needed[1]} (characters, bytes)"
+                    f"vocab_size: found {vocab_size}, this corpus needs at least {needed[1]} (characters, bytes); null "
+                    "takes as many as it has"
                 ) from error
             raise UserError(f"SentencePiece could not be trained: {reason}") from error
         return cls(model.getvalue(), special_tokens)

@@ -20,6 +20,7 @@ from mmssl.modality.pixels.moments import Survey, configured
 from mmssl.modality.pixels.options import pair
 from mmssl.modality.pixels.resample import fit_size
 from mmssl.modality.raw import Array
+from mmssl.modality.table import Column
 
 from .decode import Wanted, read_clip, video_seconds
 from .options import Config
@@ -64,6 +65,10 @@ class Preprocessor(base.Preprocessor[Sample]):
         """All of it, by the header."""
         found = video_seconds(path)
         return None if found is None else [(0.0, found)]
+
+    def fits(self, column: Column) -> bool:
+        """Files of the kind."""
+        return column.media == "video"
 
     def fit(self, samples: Iterable[object]) -> Self:
         """Find the channel count, the frame rate, and mean and standard deviation of each channel after resizing.

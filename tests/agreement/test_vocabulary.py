@@ -192,7 +192,8 @@ def test_a_configuration_is_the_same_rows_in_every_command(
     train, test = SIZES["bold"]
 
     recipe = load_recipe("examples/image_mae", [f"data.path={data}", "data.name=bold", "data.columns.image=picture"])
-    source, columns = open_training_data(recipe.data, recipe.modalities)
+    opened = open_training_data(recipe)
+    source, columns = opened.source, opened.columns
     assert columns["image"] == "picture" and source["id"][:] == [f"bold/train/{i}" for i in range(train)]
 
     assert main(["embed", *words, "split=test", "streaming=true", "--output", "e.parquet"]) == 0

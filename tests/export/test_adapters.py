@@ -12,7 +12,7 @@ from toys import export, runs
 
 from mmssl.cli import main
 from mmssl.errors import UserError
-from mmssl.export.adapting import TOLERANCE, export_adapter
+from mmssl.exporting.adapting import TOLERANCE, export_adapter
 from mmssl.models.adapter_files import base_of, write_adapter
 from mmssl.models.adapters import add_adapter
 from mmssl.models.options import AdapterConfig
@@ -43,6 +43,7 @@ CASES = {
     "vit_mae": (export.CASES["vit_mae"][1], "ia3", []),
     "ijepa": (export.CASES["ijepa"][1], "dora", []),
     "dinov2": (export.CASES["dinov2-registers"][1], "lora", []),
+    "dinov3_vit": (export.CASES["dinov3_vit-gated"][1], "lora", []),
     "clip": (export.clip_model, "lora", ["projections.image", "projections.text"]),
     "siglip": (export.siglip_model, "rslora", []),
     "videomae": (export.video_model, "lora", []),
@@ -87,7 +88,7 @@ def test_the_command_and_what_it_leaves(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_a_changed_adapter_fails_the_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mmssl.errors import RunError
-    from mmssl.export import adapting
+    from mmssl.exporting import adapting
 
     real = adapting.convert_adapter
 

@@ -17,7 +17,7 @@ from toys.stock import LAYERS, bert, vit
 
 import mmssl
 from mmssl.errors import UserError
-from mmssl.export.writing import export_model, export_several
+from mmssl.exporting.writing import export_model, export_several
 from mmssl.modality import load_modality
 from mmssl.models.foreign import ForeignTower
 from mmssl.models.processing_mmssl import MMSSLProcessor

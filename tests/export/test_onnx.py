@@ -13,7 +13,7 @@ from toys.export import IMAGE, model_of, preprocessor, wrapped_model
 from toys.samples import TINY, made, modality_of
 
 from mmssl.errors import UserError
-from mmssl.export.writing import Exported, export_model, export_several
+from mmssl.exporting.writing import Exported, export_model, export_several
 from mmssl.modality import load_modality
 from mmssl.models.modeling_mmssl import MMSSLModel
 from mmssl.models.processing_mmssl import MMSSLProcessor
@@ -23,7 +23,7 @@ from mmssl.models.stock.formats import onnx as format_onnx
 pytestmark = pytest.mark.usefixtures("forked_proofs")
 
 TOWERS: dict[str, dict[str, Any]] = {
-    "image": {"prefix": 3, "layer_scale": 0.3},
+    "image": {"prefix": 3, "layer_scale": 0.3, "positions": "dinov3", "activation": "geglu"},
     "text": {"prefix": 0, "causal": True, "pooling": "last"},
     "audio": {"pooling": "attention"},
     "audio-waveform": {"positions": "rotary"},

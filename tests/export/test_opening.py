@@ -36,7 +36,7 @@ SAMPLES: dict[str, list[Any]] = {
     "image": PICTURES,
     "text": TEXTS,
     "video": [RNG.integers(0, 256, (n, 20, 24, 3), dtype=np.uint8) for n in (4, 9, 6)],
-    "audio": [RNG.normal(0, 0.1, n).astype(np.float32) for n in (5000, 7000, 6200)],
+    "audio": [(RNG.normal(0, 0.1, n).astype(np.float32), 16000) for n in (5000, 7000, 6200)],
 }
 CASES: dict[str, Any] = {
     **{

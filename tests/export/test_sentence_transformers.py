@@ -25,8 +25,8 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from mmssl.cli import main
 from mmssl.errors import RunError, UserError
-from mmssl.export import writing
-from mmssl.export.writing import export_model, export_several
+from mmssl.exporting import writing
+from mmssl.exporting.writing import export_model, export_several
 from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.foreign import describe_foreign, load_foreign
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec

@@ -9,7 +9,7 @@ import pytest
 from toys.export import CASES
 
 from benchmarks.export_table import TABLE
-from mmssl.export.writing import Exported, export_several
+from mmssl.exporting.writing import Exported, export_several
 from mmssl.models.stock.formats import format_names
 
 CLASSES = {
@@ -18,6 +18,7 @@ CLASSES = {
     "ijepa": "IJepaModel",
     "dinov2": "Dinov2Model",
     "dinov2-registers": "Dinov2WithRegistersModel",
+    "dinov3_vit": "DINOv3ViTModel",
     "vjepa2": "VJEPA2Model",
     "stock": "ViTModel",
     "vision-text-dual-encoder": "VisionTextDualEncoderModel",
@@ -47,9 +48,10 @@ def test_the_stock_class_gives_our_numbers(exported, name):
 FEATURES = "image-feature-extraction"
 PIPELINES = {
     **dict.fromkeys(
-        ("vit", "vit-grey", "vit_mae", "ijepa", "dinov2", "dinov2-registers", "clip-vision", "siglip-vision", "stock"),
+        ("vit", "vit-grey", "vit_mae", "ijepa", "dinov2", "dinov2-registers", "dinov3_vit", "dinov3_vit-gated"),
         FEATURES,
     ),
+    **dict.fromkeys(("clip-vision", "siglip-vision", "stock"), FEATURES),
     **dict.fromkeys(("clip-text",), "feature-extraction"),
     **dict.fromkeys(
         ("clip", "siglip", "vision-text-dual-encoder", "vision-text-dual-encoder-grey"),
@@ -65,7 +67,10 @@ def test_the_pipeline_gives_our_numbers_from_the_raw_sample(exported, name):
     assert proof.pipeline_difference is not None and proof.pipeline_difference < 1e-5
 
 
-@pytest.mark.parametrize("name", ["vit", "vit-grey", "vit_mae", "ijepa", "dinov2", "dinov2-registers", "timm", "stock"])
+SIZED = ("vit", "vit-grey", "vit_mae", "ijepa", "dinov2", "dinov2-registers", "dinov3_vit", "dinov3_vit-gated", "timm")
+
+
+@pytest.mark.parametrize("name", [*SIZED, "stock"])
 def test_two_image_sizes(exported, name):
     assert {row.trial for row in exported[name].proof.rows} == {"32 x 32", "40 x 56"}
 

@@ -12,7 +12,7 @@ from toys import runs
 from toys.export import vjepa2_model
 from transformers import AutoVideoProcessor, VJEPA2Model
 
-from mmssl.export.writing import Exported, export_several
+from mmssl.exporting.writing import Exported, export_several
 from mmssl.modality import load_modality
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.stock.exportable import Exportable

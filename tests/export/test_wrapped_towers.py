@@ -17,7 +17,7 @@ from transformers import AutoModel, AutoTokenizer, CLIPModel
 import mmssl
 from mmssl.cli import main
 from mmssl.errors import UserError
-from mmssl.export.writing import export_model, export_several
+from mmssl.exporting.writing import export_model, export_several
 from mmssl.models.saving import load_model
 
 pytestmark = pytest.mark.usefixtures("forked_proofs")

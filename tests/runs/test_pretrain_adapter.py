@@ -10,7 +10,7 @@ from toys import runs, tuned
 from transformers import AutoModel, ViTConfig, ViTModel
 
 from mmssl.errors import UserError
-from mmssl.export.writing import open_source_model
+from mmssl.exporting.writing import open_source_model
 from mmssl.models.opening import open_model
 from mmssl.models.saving import load_model
 from mmssl.recipe.loading import load_recipe

@@ -106,7 +106,7 @@ def vjepa2_model(video: dict[str, Any] | None = None, **tower: Any) -> tuple[MMS
 
 
 def audio_model(**tower: Any) -> tuple[MMSSLModel, MMSSLProcessor]:
-    part = preprocessor("audio", seconds=0.5, mel_bins=32, mean=-4.0, std=4.0)
+    part = preprocessor("audio", source_rate=16000.0, seconds=0.5, mel_bins=32, mean=-4.0, std=4.0)
     return model_of({"audio": part}, {"audio": {"prefix": 2, **tower}})
 
 
@@ -133,6 +133,11 @@ CASES: dict[str, tuple[str, Models]] = {
     "ijepa": ("ijepa", lambda: image_model({"positions": "learned"}, prefix=0, qkv_bias=False)),
     "dinov2": ("dinov2", lambda: image_model(pooling="cls", mlp_ratio=2.0)),
     "dinov2-registers": ("dinov2", lambda: image_model(pooling="cls", prefix=4, layer_scale=0.5)),
+    "dinov3_vit": ("dinov3_vit", lambda: image_model(positions="dinov3", pooling="cls", prefix=5, layer_scale=0.5)),
+    "dinov3_vit-gated": (
+        "dinov3_vit",
+        lambda: image_model({"channels": 1}, positions="dinov3", activation="swiglu", rotary_base=50.0, mlp_ratio=2.7),
+    ),
     "clip": ("clip", clip_model),
     "clip-vision": ("clip", lambda: image_model({"channels": 1, "resize": "squash"}, **CLIP_IMAGE)),
     "clip-text": ("clip", lambda: text_model(CLIP_TEXT, model_type="unigram", lowercase=True)),

@@ -17,11 +17,13 @@ ROOMS = (
     "boundary",
     "lazy",
     "files",
+    "names",
     "draws",
     "distributed",
     "patches",
     "options",
     "limits",
+    "reading",
     "losses",
     "masking",
     "modality",
@@ -32,8 +34,9 @@ ROOMS = (
     "evaluation",
     "hub",
     "training",
-    "export",
+    "exporting",
     "finetuning",
+    "api",
     "doctor",
     "cli",
     "__main__",
@@ -51,7 +54,7 @@ SHARED_OBJECTIVES = ("accumulation", "base", "options", "step", "pretraining", "
 
 STOCK_CLASS = re.compile(r"(?!Auto|PreTrained)\w+(Model|For[A-Z]\w+)$")
 """Model classes of transformers, which only models/stock/ and export/ know."""
-KNOW_STOCK = ("mmssl.models.stock", "mmssl.export")
+KNOW_STOCK = ("mmssl.models.stock", "mmssl.exporting")
 
 
 def arrows(source: str, package: str) -> Iterator[tuple[int, str]]:

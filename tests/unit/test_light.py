@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 HEAVY = (
     "torch",
@@ -82,16 +84,20 @@ def test_import_of_mmssl_is_light_and_its_names_come_when_asked_for() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_what_stands_for_a_module_gives_its_place_to_it() -> None:
-    """A module that `later` declared is the module itself after its first use, in all that declared it."""
+def test_what_stands_for_a_module_gives_its_place_to_it(tmp_path: Path) -> None:
+    """A module that `later` declared is the module itself after its first use, in all that declared it. Any module of
+    the name will do, and torch itself takes seconds."""
+    (tmp_path / "torch.py").write_text("arange = range\n")
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
     lines = """
 import sys
 from mmssl import draws, patches
 from mmssl.masking import patchwise, splits
 assert "torch" not in sys.modules and patches.torch is not splits.torch
-splits.torch.arange
+assert splits.torch.arange is range
 import torch
 assert all(module.torch is torch for module in (draws, patches, patchwise, splits))
 """
-    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=False)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run([sys.executable, "-c", lines], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

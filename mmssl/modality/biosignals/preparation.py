@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ...errors import BadSample
 from ..contract import Inputs, Preprocessor, with_present
+from ..table import Column
 from . import files
 from .options import SignalConfig
 from .processing import centred, filtered, flat, resampled, rms, typical
@@ -52,6 +53,10 @@ class Sample:
     places: Mapping[str, Place] = field(default_factory=dict)
 
 
+LEAST_SAMPLES = 32
+"""Of an array that is taken for a signal by its looks."""
+
+
 class SignalPreprocessor(Preprocessor[Sample]):
     """What EEG and ECG preprocessors share: a subclass says which files and channels there are.
 
@@ -77,6 +82,10 @@ class SignalPreprocessor(Preprocessor[Sample]):
     def seconds(self) -> float | None:
         """The longest window taken of a recording."""
         return self.config.seconds
+
+    def fits(self, column: Column) -> bool:
+        """Arrays of numbers, one signal or several channels, that are long in one direction."""
+        return len(column.shape) in (1, 2) and max(column.shape) >= LEAST_SAMPLES
 
     @abstractmethod
     def open(self, path: Path) -> Recording:

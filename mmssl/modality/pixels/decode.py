@@ -156,26 +156,24 @@ def _from_pillow(image: Image, background: Sequence[int]) -> Array:
     if image.getexif().get(EXIF_ORIENTATION, 1) != 1:  # which makes a copy in any case
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
-        array = np.asarray(image)
-        return _finish(array.astype(np.uint16), background)
+        return _finish(np.asarray(image).astype(np.uint16, copy=False), background)
     if image.mode == "I" and from_netpbm:  # Pillow scales a 16-bit PGM to 0..65535 in 32-bit numbers
         return _finish(np.asarray(image).astype(np.uint16), background)
     if image.mode in ("I", "F"):
         return from_array(np.asarray(image, dtype=np.float32))
     if image.has_transparency_data:
-        grey = image.mode in ("1", "L", "LA", "La")
-        image = image.convert("LA" if grey else "RGBA")
-    elif image.mode == "1":
-        image = image.convert("L")
-    elif image.mode not in ("L", "RGB"):  # palette, CMYK, YCbCr, HSV, RGBX
-        image = image.convert("RGB")
-    if image.mode in ("LA", "RGBA") and image.width * image.height > STRIP:
+        mode = "LA" if image.mode in ("1", "L", "LA", "La") else "RGBA"
+    else:  # of palette, CMYK, YCbCr, HSV, RGBX: colour
+        mode = "L" if image.mode in ("1", "L") else "RGB"
+    if image.mode != mode:  # else it would be copied
+        image = image.convert(mode)
+    if image.width * image.height > STRIP:
         return _in_strips(image, background)
     return _finish(np.asarray(image), background)
 
 
 def _in_strips(image: Image, background: Sequence[int]) -> Array:
-    """`_finish` of a large picture with alpha, some rows at a time."""
+    """`_finish` of a large picture, some rows at a time: Pillow hands out an array of all by way of two copies."""
     rows = max(1, STRIP // image.width)
     out: Array | None = None
     for top in range(0, image.height, rows):

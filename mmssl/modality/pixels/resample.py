@@ -35,7 +35,6 @@ def fit_size(
     if array.dtype != np.float32:
         padding = _per_channel(background, array.shape[2])
     if array.dtype == np.uint16:
-        array = array.astype(np.float32) / np.float32(65535)
         padding = [p / 255 for p in padding]
     h, w = array.shape[:2]
     height, width = size
@@ -48,7 +47,7 @@ def fit_size(
         raise ValueError(f"unknown way to resize '{how}'")
     scale = min(height / h, width / w)
     inner = (max(1, min(height, round(h * scale))), max(1, min(width, round(w * scale))))
-    out = np.empty((height, width, array.shape[2]), dtype=array.dtype)
+    out = np.empty((height, width, array.shape[2]), dtype=np.uint8 if array.dtype == np.uint8 else np.float32)
     out[:] = padding
     y, x = (height - inner[0]) // 2, (width - inner[1]) // 2
     out[y : y + inner[0], x : x + inner[1]] = _resize(array, inner, whole, interpolation)
@@ -79,10 +78,10 @@ def _per_channel(background: Sequence[int], channels: int) -> Sequence[float]:
 
 
 def _resize(array: Array, size: tuple[int, int], box: Box, interpolation: str) -> Array:
-    """The box (left, top, right, bottom) of (h, w, C), in pixels, resampled to size (H, W)."""
+    """The box (left, top, right, bottom) of (h, w, C), in pixels, resampled to size (H, W); uint16 becomes float32."""
     h, w, channels = array.shape
     if (h, w) == size and box == (0.0, 0.0, float(w), float(h)):
-        return array
+        return _in_units(array)
     image_module = pillow()
     resample = image_module.Resampling[interpolation.upper()]
     target = (size[1], size[0])
@@ -90,11 +89,17 @@ def _resize(array: Array, size: tuple[int, int], box: Box, interpolation: str) -
         image = image_module.fromarray(np.ascontiguousarray(array))
         return np.asarray(image.resize(target, resample, box=box))
     planes = [
-        np.asarray(image_module.fromarray(np.ascontiguousarray(array[..., c])).resize(target, resample, box=box))
-        for c in range(channels)
+        np.asarray(image_module.fromarray(np.ascontiguousarray(_in_units(part))).resize(target, resample, box=box))
+        for part in (array[..., c] for c in range(channels))  # one at a time, for floats of a large picture take room
     ]
     out = np.stack(planes, axis=-1)
     if array.dtype != np.uint8 and interpolation == "bicubic":
         # cubic weights overshoot at edges; 8-bit images are clipped to their range by Pillow, the others here
-        out = np.clip(out, np.nanmin(array), np.nanmax(array))
+        least, most = (_in_units(np.asarray(end)) for end in (np.nanmin(array), np.nanmax(array)))
+        out = np.clip(out, least, most)
     return out
+
+
+def _in_units(array: Array) -> Array:
+    """uint16 as float32 in 0..1, anything else as it is."""
+    return array.astype(np.float32) / np.float32(65535) if array.dtype == np.uint16 else array

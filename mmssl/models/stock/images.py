@@ -78,6 +78,14 @@ def native(part: Branch) -> dict[str, Tensor]:
     return {"pixel_values": torch.zeros(1, part.modality.channels, *part.modality.size)}
 
 
+def fold_type(part: Branch) -> None:
+    """What a tower of several modalities adds to its tokens goes into the bias of the patch map."""
+    if part.tower.types is not None:
+        with torch.no_grad():
+            part.modality.proj.bias.add_(part.type_vector())
+            part.tower.types.weight.zero_()
+
+
 def table_of(part: Branch, with_bias: bool = False) -> Tensor:
     """(N, D) our positions, for a class that holds them in a table; with the patch map's bias where it has none."""
     table = part.positions(native(part))
@@ -93,11 +101,13 @@ def positions(
     with_bias: bool = False,
     count: int | None = None,
     grid: tuple[int, int] | None = None,
+    resize: dict[str, Any] | None = None,
 ) -> None:
     """Position table (.., P + N, D) of theirs, and their prefix tokens.
 
     count: P, entries for prefix tokens, 0 or 1 by the table's length when not given; grid: rows and columns of N, a
-    square when not given; with_bias: the patch map's bias goes into the table. Ours has no position for its prefix:
+    square when not given; with_bias: the patch map's bias goes into the table; resize: how the class interpolates it,
+    where not as ViT does (`LearnedGrid.resize`). Ours has no position for its prefix:
     theirs become zero, and are added to ours when read.
     """
     theirs = theirs.view(-1, theirs.shape[-1])
@@ -115,7 +125,7 @@ def positions(
     side = round((len(theirs) - count) ** 0.5)
     old = LearnedGrid(theirs.shape[1], grid or (side, side))
     old.table.copy_(theirs[count:])
-    old.resize(part.modality.position.sizes)
+    old.resize(part.modality.position.sizes, **(resize or {}))
     part.modality.position.table.copy_(old.table)
     for i, token in enumerate(prefix):
         assert tokens is not None
@@ -166,8 +176,8 @@ def _expecting(
     part: Branch, ours: Ours, pixels: Tensor, grid: tuple[int, int], to: tuple[int, int], antialias: bool
 ) -> Callable[[torch.dtype], dict[str, Tensor]]:
     def expect(dtype: torch.dtype) -> dict[str, Tensor]:
-        if dtype == torch.float32 and to == grid:
-            used = part.changed(dtype)  # the model as it is
+        if part.tower.rotary or (dtype == torch.float32 and to == grid):
+            used = part.changed(dtype)  # the model as it is: rotary positions are defined at any size
         else:
             table = part.positions(native(part))
             used = part.changed(dtype, table, grid, antialias, to)
@@ -276,7 +286,7 @@ def notes(part: Branch) -> list[str]:
             "The model was trained on grey images. It takes colour ones, as pipelines give, and turns them into "
             "grey by luma within its first layer."
         )
-    if part.modality.position_kind == "sincos":
+    if part.modality.position_kind == "sincos" and not part.tower.rotary:
         out.append(
             "Its positions are a table here. At other sizes the stock class interpolates that table, while the "
             "model in mmssl computes its sine-cosine positions anew; the proof interpolates on both sides."

@@ -46,8 +46,13 @@ def square(part: str, key: str, why: str) -> Need:
 
 ADDITIVE = need("tower", "positions", "additive", why="its positions are added to the tokens")
 
+UNGATED = need(
+    "tower", "activation", "gelu", "gelu_tanh", "quick_gelu", "silu", why="its perceptrons are two maps without a gate"
+)
+
 STOCK_TOWER = (
     ADDITIVE,
+    UNGATED,
     need("tower", "causal", False, why="its attention looks both ways"),
     need("tower", "embed_norm", False, why="it has no norm before its first block"),
 )

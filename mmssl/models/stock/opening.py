@@ -27,6 +27,7 @@ from ..options import TowerConfig
 from ..processing_mmssl import MMSSLProcessor
 from ..saving import no_progress_bars
 from . import transfer
+from .formats.siglip import NAFLEX
 from .reading import apply_origins, stock_config
 from .record import read_record
 from .towers import load_origin, tower_specs
@@ -55,6 +56,8 @@ def open_stock(path: str) -> tuple[MMSSLModel, MMSSLProcessor]:
         same = not _pools(config) or record["format"] == "stock"  # else it is the class that pools
         pooling = _pooling(modules, kinds) or (same and kept.get("pooling")) or _usual(config, kind)
         data["model"]["towers"][kind] = {"from": origin, "pooling": pooling}
+        if kind == "image" and config.model_type in NAFLEX:  # it cannot be wrapped: it takes patches, not pictures
+            data["model"]["towers"][kind] |= {"convert": True, "pooling": kept.get("pooling") or "attention"}
         data["modalities"][kind] = {**kept.get("options", {}), **(_text(origin, config) if kind == "text" else {})}
     faults: list[str] = []
     apply_origins(data, faults)
@@ -127,7 +130,7 @@ def _kinds(path: str, config: Any) -> list[str]:
         return ["video"]
     if config.model_type in AUDIO:
         return ["audio"]
-    if getattr(config, "image_size", None) and getattr(config, "patch_size", None):
+    if getattr(config, "patch_size", None) and getattr(config, "image_size", config.model_type in NAFLEX):
         return ["image"]
     if getattr(config, "vocab_size", None) and getattr(config, "max_position_embeddings", None):
         return ["text"]

@@ -23,7 +23,7 @@ BLOCK = transfer.BlockNames(
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "self_attn.out_proj",
     "layer_norm2",
-    "mlp.fc1",
+    ("mlp.fc1",),
     "mlp.fc2",
 )
 

@@ -20,6 +20,7 @@ from ...errors import UserError, one_line
 from ...options.schema import Faults
 from ...options.wording import show
 from ..foreign import OPEN_CLIP
+from ..locating import gated
 from .contract import Options, Reader
 from .formats import format_names, load_format
 from .images import RESAMPLE
@@ -39,14 +40,20 @@ READ = {number: name for name, number in RESAMPLE.items()}
 
 
 def stock_config(origin: str) -> Any:
-    """The stock configuration of a checkpoint, None when it cannot be read (whoever loads it says why)."""
+    """The stock configuration of a checkpoint, None when it cannot be read (whoever loads it says why).
+
+    UserError, with what to do, where its repository is gated.
+    """
     if origin.startswith((OPEN_CLIP, TIMM)):
         return None
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(origin, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        closed = gated(error, origin)
+        if closed:
+            raise UserError(f"model.towers: from '{origin}': {closed}") from error
         return None
 
 
@@ -124,8 +131,8 @@ def apply_origins(data: Any, faults: Faults) -> None:
 
 
 def _fill(origin: str, spec: dict[str, Any], options: dict[str, Any], kind: str, where: str, faults: Faults) -> None:
-    config = stock_config(origin)
     try:
+        config = stock_config(origin)
         chosen = converter(origin, config, spec.get("convert"), kind)
     except UserError as error:
         faults.append(str(error))

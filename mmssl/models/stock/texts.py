@@ -19,10 +19,11 @@ from ...errors import RunError
 from . import transfer
 from .exportable import Branch
 from .job import Pipeline
-from .needs import ADDITIVE, Need, need
+from .needs import ADDITIVE, UNGATED, Need, need
 
 NEEDS: tuple[Need, ...] = (
     ADDITIVE,
+    UNGATED,
     need("tower", "embed_norm", False, why="it has no norm before its first block"),
     need("tower", "final_norm", True, why="it has a norm behind its last block"),
     need("tower", "prefix", 0, why="its text encoder has no tokens of its own in front"),

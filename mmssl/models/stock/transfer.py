@@ -18,18 +18,19 @@ from torch import Tensor, nn
 from ...boundary import reading_of
 from ...errors import UserError
 from ..saving import no_progress_bars
-from ..trunk import Block
+from ..trunk import GATED, Block
 
-ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu"}
+ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu", "silu": "silu"}
 """Our names of activations -> those of transformers. Their `gelu_new` and `gelu_fast` are the tanh form as well."""
 
-READ_ACTIVATIONS = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"gelu_new": "gelu_tanh"}
+READ_ACTIVATIONS = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"gelu_new": "gelu_tanh", "swish": "silu"}
 
 
 @dataclass(frozen=True)
 class BlockNames:
     """Where the parts of a stock pre-norm block lie in it. qkv: three linear maps, or one that is all of them.
 
+    fc1: the first map of the perceptron; of a gated one that of the gate, and that of what it gates.
     scale1, scale2: parameters of a layer scale, None where the class has none.
     """
 
@@ -37,7 +38,7 @@ class BlockNames:
     qkv: tuple[str, ...]
     proj: str
     norm2: str
-    fc1: str
+    fc1: tuple[str, ...]
     fc2: str
     scale1: str | None = None
     scale2: str | None = None
@@ -48,7 +49,7 @@ VIT_BLOCK = BlockNames(
     ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
     "attention.o_proj",
     "layernorm_after",
-    "mlp.fc1",
+    ("mlp.fc1",),
     "mlp.fc2",
 )
 
@@ -63,7 +64,8 @@ def find(module: nn.Module, path: str) -> Any:
 
 @torch.no_grad()
 def linear(ours: Any, theirs: Sequence[Any], out: bool) -> None:
-    """One linear map of ours and one of theirs, or three that are stacked in ours as queries, keys and values.
+    """One linear map of ours and one of theirs, or several that are stacked in ours: queries, keys and values, or a
+    gate and what it gates.
 
     A convolution whose kernel is its stride is a linear map of the flattened patch. Where they have no bias, ours must
     be zero; but a bias of the keys adds the same to all scores of a query, which the softmax does not see.
@@ -108,7 +110,7 @@ def block(ours: Block, theirs: nn.Module, names: BlockNames, out: bool) -> None:
     linear(ours.attention.qkv, [find(theirs, n) for n in names.qkv], out)
     linear(ours.attention.proj, [find(theirs, names.proj)], out)
     norm(ours.norm2, find(theirs, names.norm2), out)
-    linear(ours.mlp.fc1, [find(theirs, names.fc1)], out)
+    linear(ours.mlp.fc1, [find(theirs, n) for n in names.fc1], out)
     linear(ours.mlp.fc2, [find(theirs, names.fc2)], out)
     branches = ((ours.residual1, names.scale1, names.proj), (ours.residual2, names.scale2, names.fc2))
     for residual, path, before in branches:
@@ -180,16 +182,22 @@ def trunk_options(config: Any, **fields: str) -> dict[str, Any]:
     """Options of `TowerConfig` from a stock configuration; `fields` says which of its fields hold them."""
     width = int(getattr(config, fields.get("width", "hidden_size")))
     ratio_field = fields.get("mlp_ratio")
-    ratio = getattr(config, ratio_field) if ratio_field else config.intermediate_size / width
+    ratio = getattr(config, ratio_field) if ratio_field else 0.0
     return {
         "width": width,
         "depth": int(getattr(config, fields.get("depth", "num_hidden_layers"))),
         "heads": int(getattr(config, fields.get("heads", "num_attention_heads"))),
-        "mlp_ratio": float(ratio),
+        "mlp_ratio": float(ratio) if ratio_field else ratio_of(width, int(config.intermediate_size)),
         "norm_eps": float(config.layer_norm_eps),
         "activation": activation(config.hidden_act),
         "positions": "additive",
     }
+
+
+def ratio_of(width: int, hidden: int) -> float:
+    """A ratio of which `int(width * ratio)` makes `hidden`."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
 
 
 def stock_options(options: Any, mapping: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -200,6 +208,6 @@ def stock_options(options: Any, mapping: Mapping[str, str] | None = None) -> dic
         "num_attention_heads": options.heads,
         "intermediate_size": int(options.width * options.mlp_ratio),
         "layer_norm_eps": float(options.norm_eps),
-        "hidden_act": ACTIVATIONS[options.activation],
+        "hidden_act": ACTIVATIONS[GATED.get(options.activation, options.activation)],
     }
     return {(mapping or {}).get(key, key): value for key, value in out.items()}

@@ -187,6 +187,9 @@ def test_a_missing_test_split(tmp_path: Path) -> None:
     (folder / "test.parquet").unlink()
     data = DataConfig(path=str(folder))
     report = evaluate(ByHand(True), READERS, data, EvaluationConfig())
+    assert report["n_test"] == 48 and report["n_train"] == 192 and "rows are held out (20%" in report["notes"][0]
+    assert set(report["tasks"]) == {"knn", "rankme", "retrieval"}
+    report = evaluate(ByHand(True), READERS, data, EvaluationConfig(test_share=0))
     assert set(report["tasks"]) == {"rankme"} and set(report["skipped"]) == {"knn", "zero-shot", "retrieval"}
     assert report["split"] == {"test": "train", "train": "train"} and "training split" in report["notes"][0]
     with refused("split 'validation'"):

@@ -10,7 +10,7 @@ from transformers import AutoModel, ViTConfig, ViTModel
 from benchmarks.stock_weights import copy_vit
 from mmssl.cli import main
 from mmssl.errors import UserError
-from mmssl.export.adapter_weights import adapted_modules, block_modules, convert_adapter
+from mmssl.exporting.adapter_weights import adapted_modules, block_modules, convert_adapter
 from mmssl.finetuning.finetune import finetune
 from mmssl.finetuning.task import load_task
 from mmssl.finetuning.teaching import soft_losses
@@ -206,7 +206,7 @@ def test_an_adapter_on_the_stock_model_gives_the_same(vit, tmp_path, kind):
     before = stock(pixels).last_hidden_state
     model = written(model, kind, tmp_path / "ours")
     expected = model(image_pixel_values=pixels).last_hidden_state
-    modules = block_modules("image", DEPTH, "layers", QKV, "attention.o_proj", "mlp.fc1", "mlp.fc2")
+    modules = block_modules("image", DEPTH, "layers", QKV, "attention.o_proj", ["mlp.fc1"], "mlp.fc2")
     names = convert_adapter(tmp_path / "ours", tmp_path / "stock", modules, "vit")
     assert {"layers.0.attention.q_proj", "layers.2.attention.v_proj", "layers.1.mlp.fc2"} <= set(names)
     theirs = PeftModel.from_pretrained(stock, tmp_path / "stock")
@@ -219,7 +219,7 @@ def test_an_adapter_on_the_stock_model_gives_the_same(vit, tmp_path, kind):
 def test_what_a_stock_model_cannot_take_is_refused(vit, tmp_path):
     _, model = vit
     written(model, "lora", tmp_path / "ours")
-    modules = block_modules("image", DEPTH - 1, "layers", QKV, "attention.o_proj", "mlp.fc1", "mlp.fc2")
+    modules = block_modules("image", DEPTH - 1, "layers", QKV, "attention.o_proj", ["mlp.fc1"], "mlp.fc2")
     assert len(adapted_modules(tmp_path / "ours")) == 4 * DEPTH
     with pytest.raises(UserError, match=r"changes 'towers.image.trunk.blocks.2.*which the stock model does not have"):
         convert_adapter(tmp_path / "ours", tmp_path / "stock", modules)

@@ -29,7 +29,8 @@ def noise(*lengths: int, scale: float = 0.1) -> list[np.ndarray]:
 
 
 def preprocessor(**options: object) -> mmssl_audio.Preprocessor:
-    return mmssl_audio.Preprocessor(mmssl_audio.Config(**{**SMALL, **options}))  # type: ignore[arg-type]
+    rate = float({**SMALL, **options}["rate"])  # type: ignore[arg-type]
+    return mmssl_audio.Preprocessor(mmssl_audio.Config(**{**SMALL, "source_rate": rate, **options}))  # type: ignore[arg-type]
 
 
 def modality(p: mmssl_audio.Preprocessor, width: int = 16) -> mmssl_audio.Modality:
@@ -69,7 +70,7 @@ def peak(x: torch.Tensor, rate: int) -> float:
 def test_mel_equals_the_stock_feature_extractor(length: int) -> None:
     from transformers import ASTFeatureExtractor
 
-    p = mmssl_audio.Preprocessor(mmssl_audio.Config(mean=-4.2677393, std=2 * 4.5689974))
+    p = mmssl_audio.Preprocessor(mmssl_audio.Config(source_rate=16000.0, mean=-4.2677393, std=2 * 4.5689974))
     own, longer = noise(length, 16000)
     mel, frames = modality(p).spectrum(p([own, longer]))
     assert frames is not None or length == 16000
@@ -207,7 +208,9 @@ def test_permuted_patches_give_permuted_outputs() -> None:
 
 
 def test_saved_and_reloaded(tmp_path: Path) -> None:
-    p = mmssl_audio.Preprocessor(mmssl_audio.Config(rate=8000, mel_bins=32, patch=[4, 8])).fit(noise(1600, 900))
+    p = mmssl_audio.Preprocessor(mmssl_audio.Config(rate=8000, source_rate=8000.0, mel_bins=32, patch=[4, 8])).fit(
+        noise(1600, 900)
+    )
     model = model_of(p)
     samples = [*noise(1700, 800), None]
     save_model(model, MMSSLProcessor({"audio": p}), tmp_path)
@@ -267,12 +270,36 @@ def test_arrays_with_and_without_a_rate() -> None:
         out = read_sound(raw, 8000)
         assert out is not None and len(out) == 8000
         assert peak(torch.tensor(out[1000:7000]), 8000) == pytest.approx(300, abs=2)
-    assert np.array_equal(read_sound(x, 16000), x)
+    assert np.array_equal(read_sound((x, 16000), 16000), x)
     stereo = np.stack([x, 0 * x])
-    assert np.allclose(read_sound(stereo, 16000), x / 2) and np.allclose(read_sound(stereo.T, 16000), x / 2)
-    assert np.allclose(read_sound((x * 32768).astype(np.int16), 16000), x, atol=1e-4)
-    assert np.allclose(read_sound(np.full(10, 128, np.uint8), 8000), 0)
+    assert all(np.allclose(read_sound((s, 16000), 16000), x / 2) for s in (stereo, stereo.T))
+    assert np.allclose(read_sound(((x * 32768).astype(np.int16), 16000), 16000), x, atol=1e-4)
+    assert np.allclose(read_sound((np.full(10, 128, np.uint8), 8000), 8000), 0)
     assert read_sound(None, 8000) is None and read_sound({"bytes": None, "path": None}, 8000) is None
+
+
+def npy(x: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    np.save(out, x)
+    return out.getvalue()
+
+
+def test_the_rate_of_an_array_is_asked_for_and_not_taken_for_the_models() -> None:
+    x = tone(300, 16000)
+    without = (x, x.tolist(), torch.tensor(x), npy(x), {"array": x}, {"array": x, "sampling_rate": None}, (x, None))
+    for raw in without:
+        with pytest.raises(BadSample, match=r"sampling rate of an array.*source_rate"):
+            read_sound(raw, 8000)
+        out = read_sound(raw, 8000, source_rate=16000)
+        assert out is not None and len(out) == 8000
+    p = preprocessor(source_rate=16000.0)
+    for raw in (
+        {"array": x, "sampling_rate": 8000},
+        {"array": x, "sr": 8000},
+        (x, 8000),
+        wav((x * 32767).astype("<i2")),
+    ):
+        assert len(p.read(raw)) == 16000  # type: ignore[arg-type]
 
 
 def test_resampling_removes_what_the_rate_cannot_hold() -> None:
@@ -312,14 +339,14 @@ def test_broken_sounds_are_named(tmp_path: Path) -> None:
         "zero samples": wav(x[:0]),
         "shorter than one frame": wav(x[:150]),
         "No such file": str(tmp_path / "nothing.wav"),
-        "NaN": np.array([0.0, np.nan] * 200, np.float32),
+        "NaN": (np.array([0.0, np.nan] * 200, np.float32), 8000),
         "dtype": np.array(["a"] * 10),
         "sampling rate": (np.zeros(500, np.float32), 0),
-        "without its sampling_rate": {"array": np.zeros(500), "sampling_rate": None},
+        "nothing says the sampling rate": {"array": np.zeros(500), "sampling_rate": None},
         "full scale": list(range(500)),
         "shape": np.zeros((2, 3, 4), np.float32),
     }
-    p = preprocessor()
+    p = preprocessor(source_rate=None)
     for reason, raw in cases.items():
         with pytest.raises(BadSample, match=reason):
             p.read(raw)
@@ -333,7 +360,8 @@ def test_broken_sounds_are_named(tmp_path: Path) -> None:
 
 
 def test_silence_is_a_sample() -> None:
-    p = mmssl_audio.Preprocessor(mmssl_audio.Config(rate=8000, mel_bins=32, patch=[4, 8])).fit([np.zeros(2000, "f4")])
+    config = mmssl_audio.Config(rate=8000, source_rate=8000.0, mel_bins=32, patch=[4, 8])
+    p = mmssl_audio.Preprocessor(config).fit([np.zeros(2000, "f4")])
     m = modality(p)
     inputs = p([np.zeros(2000, np.float32), noise(1500)[0]])
     patches = m.patchify(inputs)

@@ -20,7 +20,8 @@ def noise(*lengths: int, scale: float = 0.1) -> list[np.ndarray]:
 
 
 def preprocessor(**options: object) -> mmssl_audio.Preprocessor:
-    return mmssl_audio.Preprocessor(mmssl_audio.Config(**{**SMALL, **options}))  # type: ignore[arg-type]
+    rate = float({**SMALL, **options}["rate"])  # type: ignore[arg-type]
+    return mmssl_audio.Preprocessor(mmssl_audio.Config(**{**SMALL, "source_rate": rate, **options}))  # type: ignore[arg-type]
 
 
 def modality(p: mmssl_audio.Preprocessor, width: int = 16) -> mmssl_audio.Modality:
@@ -147,6 +148,8 @@ def test_recipes_are_valid(name: str) -> None:
 
     recipe = load_recipe(name)
     config = recipe.modalities["audio"].config
-    m = mmssl_audio.Modality(16, **mmssl_audio.Preprocessor(config).fit(noise(4000)).sizes())
+    m = mmssl_audio.Modality(
+        16, **mmssl_audio.Preprocessor(config).fit([(x, config.rate) for x in noise(4000)]).sizes()
+    )
     for view in recipe.views.values():
         assert "mel" in m.augment({"waveform": torch.tensor(noise(4000)[0])[None]}, Draws(0, 1), **view["audio"])

@@ -49,7 +49,7 @@ def test_types_are_found(values: list[Any], kind: str) -> None:
 
 @pytest.mark.parametrize("value", [None, math.nan, np.float32("nan"), np.datetime64("NaT"), "", " ? ", "NA"])
 def test_what_is_missing(value: Any) -> None:
-    assert cells.is_missing(value, frozenset(mmssl_tabular.Config().missing))
+    assert cells.is_missing(value, cells.NO_VALUE)
     assert not any(cells.is_missing(v, frozenset(["?"])) for v in (0, False, "no", "", np.datetime64("2024-01-01")))
 
 
@@ -297,35 +297,106 @@ def test_missing_alone_says_what_is_missing_in_a_csv(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "read"),
     [
-        (["1,379", "2,001", "12"], "a number with separators"),
-        (["1.379,5", "2,5", "3"], "a number with separators"),
-        (["1 379", "2 001", "3 555"], "a number with separators"),
-        (["1'379.50", "2'001.00"], "a number with separators"),
-        (["$5.00", "$1,200", "$3"], "a number with separators or a unit"),
-        (["5 €", "7,50 €"], "a number with separators or a unit"),
-        (["12 %", "5%"], "a number with separators or a unit"),
-        (["(1,200)", "35"], "a number with separators"),
-        (["10 kg", "12.5 kg"], "a number with separators or a unit"),
-        (["31/05/2024", "01/06/2024"], "a date"),
-        (["31.5.2024 12:30", "1.6.2024 9:05"], "a date"),
-        (["May 31, 2024", "Jun 1, 2024"], "a date"),
-        (["2024/05/31", "2024/06/01"], "a date"),
+        (["1,379", "2,001", "12", "3.5"], [1379, 2001, 12, 3.5]),
+        (["1.379,5", "2,5", "3"], [1379.5, 2.5, 3]),
+        (["1 379", "2\u202f001", "3\u00a0555"], [1379, 2001, 3555]),
+        (["1'379.50", "2\u2019001.00"], [1379.5, 2001]),
+        (["$5.00", "$1,200", "$3", "NA"], [5, 1200, 3, None]),
+        (["5 €", "7,50 €", "-"], [5, 7.5, None]),
+        (["12 %", "5%"], [12, 5]),
+        (["(1,200.0)", "35", "\u22125"], [-1200, 35, -5]),
+        (["10 kg", "12.5 kg", "?"], [10, 12.5, None]),
+        (["1 year", "5 years"], [1, 5]),
+        (["0,5", "0,25", ""], [0.5, 0.25, None]),
     ],
 )
-def test_numbers_and_dates_of_another_notation_are_warned_of(
-    values: list[str], said: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    p = fitted([{"x": value} for value in values])
-    assert p.columns[0].kind == "categorical"
-    (record,) = caplog.records
-    assert f"column 'x' is taken as categorical, but '{min(values)}' looks like {said}" in record.message or (
-        "column 'x' is taken as categorical, but " in record.message and said in record.message
-    )
-    if said != "a date":
-        with pytest.raises(BadSample, match="expected a number such as 1234.5"):
-            cells.number_of(next(v for v in values if not v.isdigit()))
+def test_numbers_as_people_write_them(values: list[str], read: list[float | None]) -> None:
+    p = fitted([{"x": value, "y": i} for i, value in enumerate(values)])
+    kept = mmssl_tabular.Preprocessor(p.config)
+    kept.restore(json.loads(json.dumps(p.state)), None)  # embed reads the field as training did
+    assert p.columns[0].kind == "numeric"
+    found = [kept.read({"x": value, "y": 0})[0] for value in values]  # type: ignore[index]
+    assert [None if math.isnan(v) else v for v in found] == read
+    with pytest.raises(BadSample, match="column 'x': found 'much', expected a number"):
+        kept.read({"x": "much", "y": 0})
+
+
+@pytest.mark.parametrize(
+    "values", [["12", "12a"], ["5 kg", "5 g"], ["T1", "T2"], ["1.2.3", "1.3.0"], ["007", "1,5"], ["10-20", "20-30"]]
+)
+def test_codes_and_several_units_stay_words(values: list[str]) -> None:
+    assert cells.infer(values) == "categorical"
+
+
+def test_what_the_column_leaves_open_is_decided_by_the_table_or_said(caplog: pytest.LogCaptureFixture) -> None:
+    alone = fitted([{"x": v} for v in ("1,379", "2,001")])
+    assert alone.read({"x": "1,379"})[0] == 1379  # type: ignore[index]
+    assert "column 'x': '1,379' is read as 1379" in caplog.text and "set modalities.tabular.decimal" in caplog.text
+    told = fitted([{"x": v} for v in ("1,379", "2,001")], decimal=",")
+    assert told.read({"x": "1,379"})[0] == 1.379  # type: ignore[index]
+    beside = fitted([{"x": v, "y": w} for v, w in (("1,379", "2,5"), ("2,001", "3,25"))])
+    assert beside.read({"x": "1,379", "y": "0"})[0] == 1.379  # type: ignore[index]
+    points = fitted([{"x": v, "y": w} for v, w in (("1.379", "2,5"), ("2.001", "3,25"))])
+    assert points.read({"x": "1.379", "y": "0"})[0] == 1379  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("values", "second"),
+    [
+        (["31/05/2024", "01/06/2024"], "2024-06-01"),
+        (["5/31/2024", "6/1/2024"], "2024-06-01"),
+        (["31.5.2024 12:30", "1.6.2024 9:05"], "2024-06-01T09:05"),
+        (["05/31/2024 1:00 AM", "06/01/2024 2:30 PM"], "2024-06-01T14:30"),
+        (["May 31, 2024", "June 1, 2024"], "2024-06-01"),
+        (["31-May-24", "01-Jun-24"], "2024-06-01"),
+        (["31. Mai 2024", "1. Juni 2024"], "2024-06-01"),
+        (["2024/05/31", "2024/06/01"], "2024-06-01"),
+        (["1/4/2024", "1/5/2024", "1/6/2024"], "2024-05-01"),
+        (["2024-05", "2024-06", "NA"], "2024-06-01"),
+    ],
+)
+def test_dates_as_people_write_them(values: list[str], second: str) -> None:
+    p = fitted([{"x": value, "y": i} for i, value in enumerate(values)])
+    assert p.columns[0].kind == "date"
+    assert p.read({"x": values[1], "y": 0})[0] == cells.seconds_of(second)  # type: ignore[index]
+    with pytest.raises(BadSample, match="column 'x': found 'soon', expected a date such as"):
+        p.read({"x": "soon", "y": 0})
+
+
+def test_day_or_month_is_not_guessed(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"x": value} for value in ("3/4/2024", "5/6/2024")]
+    assert fitted(rows).columns[0].kind == "categorical"
+    assert "no value says whether day or month comes first" in caplog.text and "dates.x: day_first or" in caplog.text
+    told = fitted(rows, dates={"x": "month_first"})
+    assert told.read(rows[0])[0] == cells.seconds_of("2024-03-04")  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "pair", ["yes no", "Y N", "T F", "TRUE False", "1 0", "ja nein", "on off", "Oui non", "wahr falsch"]
+)
+def test_truth_values_in_every_writing(pair: str) -> None:
+    yes, no = pair.split()
+    p = fitted([{"x": value} for value in (yes, no, "NA", "", yes)])
+    assert p.columns[0].kind == "boolean" and p.columns[0].missing == pytest.approx(0.4)
+    assert [p.read({"x": value})[0] for value in (yes, no)] == [2, 1]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("words", [["F", "M"], ["no", "se", "dk"], ["y"], ["N", "NA"]])
+def test_words_that_look_like_truth_values_stay_words(words: list[str]) -> None:
+    p = fitted([{"x": value} for value in words])
+    assert p.columns[0].kind == "categorical" and p.columns[0].categories == sorted(words)
+
+
+def test_a_number_that_means_nothing_can_be_named() -> None:
+    p = fitted([{"x": value} for value in (1, 2, -999, 3.5, -999.0)], missing=["-999"])
+    assert p.columns[0].missing == pytest.approx(0.4) and p.read({"x": -999}) is None
+
+
+def test_a_placeholder_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    fitted([{"x": value, "y": -1 - value} for value in (1, 2, -999, 3.5, -999.0)])
+    assert "column 'x': -999 stands there 2 times" in caplog.text and "column 'y'" not in caplog.text
 
 
 @pytest.mark.parametrize(

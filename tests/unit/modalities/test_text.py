@@ -114,6 +114,9 @@ def test_too_small_a_vocabulary_is_the_users_fault() -> None:
     characters = ["".join(chr(0x4E00 + n) for n in range(first, first + 30)) for first in range(0, 300, 3)]
     with pytest.raises(UserError, match=r"vocab_size: found 260, this corpus needs at least \d+"):
         fitted(characters, vocab_size=260)
+    assert 550 < fitted(characters).sizes()["vocab_size"] <= 4000, "the size follows the corpus where nobody says it"
+    many = ["".join(chr(0x4E00 + n) for n in range(first, first + 100)) for first in range(0, 5000, 50)]
+    assert fitted(many).sizes()["vocab_size"] > 5000 + 256
     with pytest.raises(Exception, match="vocab_size"):
         mmssl_text.Config(vocab_size=100)
     with pytest.raises(UserError, match="no tokenizer yet"):

@@ -80,7 +80,7 @@ def test_sounds_whose_channels_are_open(shape: tuple[int, int], tmp_path: Path) 
     for raw in (x, x.tolist(), {"array": x, "sampling_rate": 16000}, str(tmp_path / "a.npy")):
         with refused("layout", FIRST, LAST, error=BadSample):
             decoded("audio", raw, features="waveform", patch=1)
-    options: dict[str, Any] = {"features": "waveform", "patch": 1, "seconds": None}
+    options: dict[str, Any] = {"features": "waveform", "patch": 1, "seconds": None, "source_rate": 16000.0}
     np.testing.assert_allclose(decoded("audio", x, layout=LAST, **options), x.mean(1), atol=1e-6)
     np.testing.assert_allclose(decoded("audio", x, layout=FIRST, **options), x.mean(0), atol=1e-6)
 
@@ -88,7 +88,7 @@ def test_sounds_whose_channels_are_open(shape: tuple[int, int], tmp_path: Path) 
 def test_sounds_whose_channels_are_clear() -> None:
     x = RNG.normal(size=(900, 2)).astype(np.float32)
     for raw in (x, x.T, x[:, :1], x[:, :1].T, x[:, 0]):
-        wave = decoded("audio", raw, features="waveform", patch=1)
+        wave = decoded("audio", raw, features="waveform", patch=1, source_rate=16000.0)
         np.testing.assert_allclose(wave, x.mean(1) if raw.ndim == 2 and 2 in raw.shape else x[:, 0], atol=1e-6)
 
 

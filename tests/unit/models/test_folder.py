@@ -128,7 +128,7 @@ def test_without_mmssl_the_error_says_what_to_install(run):
     )
     done = python(code, str(run.model_folder))
     assert done.returncode == 1
-    assert "this checkpoint needs mmssl: pip install mmssl" in done.stderr.splitlines()[-1]
+    assert "this checkpoint needs the package mmssl, which is not installed here" in done.stderr.splitlines()[-1]
 
 
 def test_saving_again_in_this_process_copies_no_sources(run, tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ Fetch = Callable[..., str]
 def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fetch], list[tuple[str, bool]]]:
     """Let `fetch` answer for the Hub's client; what was asked for, and whether the cache alone was."""
     calls: list[tuple[str, bool]] = []
+    monkeypatch.setattr("mmssl.names.reachable", lambda: True)
 
     def use(fetch: Fetch) -> list[tuple[str, bool]]:
         def client(repo: str, name: str, local_files_only: bool = False) -> str:

@@ -17,6 +17,7 @@ from mmssl.models.options import TowerConfig
 from mmssl.models.rotary import Rotary, joined, turn, unturned
 from mmssl.models.tower import Tower
 from mmssl.models.trunk import Trunk
+from mmssl.patches import Patches
 
 
 def by_hand(x: np.ndarray, coords: np.ndarray, axes: tuple[float, ...], kind: str) -> np.ndarray:
@@ -33,12 +34,19 @@ def by_hand(x: np.ndarray, coords: np.ndarray, axes: tuple[float, ...], kind: st
     return out
 
 
+def at(coords: torch.Tensor, extent: torch.Tensor | None = None) -> Patches:
+    """Patches without content at coordinates (B, n, K)."""
+    batch, count = coords.shape[:2]
+    valid = torch.ones(batch, count, dtype=torch.bool)
+    return Patches(torch.zeros(batch, count, 1), coords, valid, full=True, extent=extent)
+
+
 @pytest.mark.parametrize("kind", ["rotary", "vjepa2"])
 @pytest.mark.parametrize(("head", "axes"), [(16, (2.0, 1.0, 1.0)), (12, (0.5, 1.0)), (9, (1.0,)), (8, (1.0,) * 4)])
 def test_the_formula(kind, head, axes):
     torch.manual_seed(0)
     x, coords = torch.randn(2, 3, 5, head), torch.rand(2, 5, len(axes) + 1) * 30  # a coordinate more than is used
-    found = turn(x, Rotary(head, axes, kind)(coords))
+    found = turn(x, Rotary(head, axes, kind)(at(coords)))
     for b, h, n in np.ndindex(2, 3, 5):
         expected = by_hand(x[b, h, n].double().numpy(), coords[b, n].double().numpy(), axes, kind)
         np.testing.assert_allclose(found[b, h, n].numpy(), expected, atol=1e-5)
@@ -50,16 +58,16 @@ def test_attention_depends_on_differences_alone():
     rotary = Rotary(16, (1.0, 1.0))
 
     def scores(shift: float) -> torch.Tensor:
-        rotation = rotary(coords + shift)
+        rotation = rotary(at(coords + shift))
         return turn(q, rotation) @ turn(k, rotation).transpose(-1, -2)
 
     torch.testing.assert_close(scores(0.0), scores(37.0), rtol=0, atol=1e-4)
     assert (scores(0.0) - q @ k.transpose(-1, -2)).abs().max() > 0.5
-    torch.testing.assert_close(turn(q, rotary(coords)).norm(dim=-1), q.norm(dim=-1))
+    torch.testing.assert_close(turn(q, rotary(at(coords))).norm(dim=-1), q.norm(dim=-1))
 
 
 def test_tokens_without_a_place_are_not_turned():
-    rotation = Rotary(8, (1.0,))(torch.rand(2, 3, 1) * 9)
+    rotation = Rotary(8, (1.0,))(at(torch.rand(2, 3, 1) * 9))
     both = joined([unturned(rotation, 2), rotation])
     x = torch.randn(2, 4, 5, 8)
     turned = turn(x, both)
@@ -70,7 +78,7 @@ def test_tokens_without_a_place_are_not_turned():
 def test_only_some_tokens_ask():
     torch.manual_seed(0)
     trunk, x = Trunk(16, 2, 2), torch.randn(2, 7, 16)
-    rotation = Rotary(8, (1.0,))(torch.rand(2, 7, 1) * 9)
+    rotation = Rotary(8, (1.0,))(at(torch.rand(2, 7, 1) * 9))
     whole, _ = trunk(x, rotation=rotation)
     some, _ = trunk(x, first_query=4, rotation=rotation)
     torch.testing.assert_close(some, whole[:, 4:])
@@ -81,7 +89,7 @@ def test_only_some_tokens_ask():
 def test_angles_stay_exact_in_half_precision(dtype):
     """At coordinate 1,000 an angle in bfloat16 would be off by up to 2."""
     torch.manual_seed(0)
-    rotation = Rotary(16, (1.0,))(torch.full((1, 4, 1), 1000.0) + torch.arange(4.0)[:, None])
+    rotation = Rotary(16, (1.0,))(at(torch.full((1, 4, 1), 1000.0) + torch.arange(4.0)[:, None]))
     x = torch.randn(1, 2, 4, 16)
     found = turn(x.to(dtype), rotation)
     assert found.dtype == dtype

@@ -14,7 +14,7 @@ from toys.refusals import refused
 
 import mmssl
 from mmssl.errors import UserError
-from mmssl.export.writing import export_model
+from mmssl.exporting.writing import export_model
 from mmssl.modality import load_modality
 from mmssl.models.foreign import ForeignTower
 from mmssl.models.modeling_mmssl import MMSSLModel

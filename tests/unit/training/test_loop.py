@@ -41,7 +41,8 @@ def assert_same(run: Path, other: Path) -> None:
 def loop_of(folder: Path, content: dict[str, Any]) -> tuple[Loop, Any]:
     """A loop that has not run, and its micro-batches."""
     recipe = load_recipe(content)
-    source, columns = open_training_data(recipe.data, recipe.modalities)
+    opened = open_training_data(recipe)
+    source, columns = opened.source, opened.columns
     accelerator = make_accelerator(recipe.train)  # without what an earlier run in this process has left
     processor = fitted_processor(recipe.modalities, source, columns, folder, accelerator, samples=2000)
     assert recipe.train.steps is not None

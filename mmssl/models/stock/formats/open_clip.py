@@ -29,12 +29,14 @@ NEEDS = {
     ),
     "text": clip.NEEDS["text"],
 }
-BLOCK = transfer.BlockNames("ln_1", ("attn",), "attn.out_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
+BLOCK = transfer.BlockNames("ln_1", ("attn",), "attn.out_proj", "ln_2", ("mlp.c_fc",), "mlp.c_proj")
 
 
 def check(source: Exportable) -> list[str]:
     """What lies between the two towers."""
     image, text = source.part("image").options, source.part("text").options
+    if "silu" in (image.activation, text.activation):
+        return ["model.towers: found the activation silu, expected gelu, gelu_tanh or quick_gelu (open_clip has these)"]
     if image.activation != text.activation and "quick_gelu" in (image.activation, text.activation):
         return [
             f"model.towers: found the activations {image.activation} and {text.activation}, expected quick_gelu "

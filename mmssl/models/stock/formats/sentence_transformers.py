@@ -47,7 +47,7 @@ ESM_BLOCK = transfer.BlockNames(
     ("attention.self.query", "attention.self.key", "attention.self.value"),
     "attention.output.dense",
     "LayerNorm",
-    "intermediate.dense",
+    ("intermediate.dense",),
     "output.dense",
 )
 POOLING = {"mean": "mean", "cls": "cls", "last": "lasttoken"}

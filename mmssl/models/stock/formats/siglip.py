@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -34,14 +36,31 @@ NEEDS = {
         need("modality", "attend_padding", True, why="SigLIP fills texts up and attends to the padding"),
     ),
 }
+NAFLEX = ("siglip2", "siglip2_vision_model")
+"""Types of models that are given patches of pictures of any shape; SigLIP 2 of one size is a `siglip`."""
 ADAPTED = {"image": (pairs.BLOCK,), "text": (pairs.BLOCK,)}
 
 
 def fill_vision(part: Branch, stock: Any, out: bool) -> None:
     """Weights between our tower and a `SiglipVisionModel`; its head is our learned query, where the tower has one."""
-    tower, embeddings = part.tower, stock.embeddings
-    images.patch_map(part, embeddings.patch_embedding, out)
-    images.positions(part, embeddings.position_embedding.weight, [], out)
+    images.patch_map(part, stock.embeddings.patch_embedding, out)
+    images.positions(part, stock.embeddings.position_embedding.weight, [], out)
+    _fill_trunk(part, stock, out)
+
+
+def take_naflex(part: Branch, stock: Any) -> None:
+    """Our tower from a `Siglip2VisionModel`, which is given patches: numbers by row, column and channel. It resizes its
+    positions as `interpolate` does it linearly with antialiasing."""
+    theirs, (height, width) = stock.embeddings.patch_embedding, part.modality.patch
+    by_channel = theirs.weight.view(-1, height, width, part.modality.channels).permute(0, 3, 1, 2)
+    transfer.linear(part.modality.proj, [SimpleNamespace(weight=by_channel, bias=theirs.bias)], out=False)
+    linear = {"mode": "bilinear", "antialias": True}
+    images.positions(part, stock.embeddings.position_embedding.weight, [], out=False, count=0, resize=linear)
+    _fill_trunk(part, stock, out=False)
+
+
+def _fill_trunk(part: Branch, stock: Any, out: bool) -> None:
+    tower = part.tower
     transfer.blocks(tower.trunk.blocks, stock.encoder.layers, pairs.BLOCK, out)
     transfer.norm(tower.trunk.norm, stock.post_layernorm, out)
     pool: Any = tower.pool
@@ -160,21 +179,28 @@ def _pipelines(pair: pairs.Pair, scratch: Path) -> list[Any]:
 
 
 def reads(config: dict[str, Any]) -> bool:
-    """Whether a configuration describes SigLIP."""
-    return config.get("model_type") in ("siglip", "siglip_vision_model")
+    """Whether a configuration describes SigLIP, or SigLIP 2 of any picture shape (NaFlex; the others are SigLIPs)."""
+    return config.get("model_type") in ("siglip", "siglip_vision_model", *NAFLEX)
 
 
 def read(config: Any) -> Options:
     """The architecture and preprocessing of SigLIP's image half from its configuration."""
     config = getattr(config, "vision_config", config)
     tower = transfer.trunk_options(config) | {"prefix": 0, "qkv_bias": True}
-    return {"tower": tower, "modality": images.read_config(config)}
+    if config.model_type not in NAFLEX:
+        return {"tower": tower, "modality": images.read_config(config)}
+    patch, channels = int(config.patch_size), int(config.num_channels)
+    size = math.isqrt(int(config.num_patches)) * patch
+    return {"tower": tower, "modality": {"size": size, "patch": patch, "channels": channels, "positions": "learned"}}
 
 
 def load(part: Branch, origin: str) -> None:
     """Fill a tower with the weights of the checkpoint at a path or id. UserError when it lacks some."""
-    from transformers import SiglipVisionModel
+    from transformers import AutoConfig, Siglip2VisionModel, SiglipVisionModel
 
+    if AutoConfig.from_pretrained(origin, trust_remote_code=False).model_type in NAFLEX:
+        take_naflex(part, transfer.pretrained(Siglip2VisionModel, origin, ignore=("head.",)))
+        return
     fill_vision(part, transfer.pretrained(SiglipVisionModel, origin, ignore=("head.",)), out=False)
 
 

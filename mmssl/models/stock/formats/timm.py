@@ -30,10 +30,10 @@ NEEDS = {
         need("tower", "pooling", "mean", "cls", why="timm pools by the class token or the mean"),
     )
 }
-BLOCK = transfer.BlockNames("norm1", ("attn.qkv",), "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+BLOCK = transfer.BlockNames("norm1", ("attn.qkv",), "attn.proj", "norm2", ("mlp.fc1",), "mlp.fc2")
 SCALED = dataclasses.replace(BLOCK, scale1="ls1.gamma", scale2="ls2.gamma")
 ADAPTED = {"image": (SCALED, BLOCK)}
-ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
+ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_gelu", "silu": "silu"}
 BASE = "vit_base_patch16_224"
 
 
@@ -193,7 +193,7 @@ def read(origin: str) -> Options:
     model = _model(origin)
     _refuse(origin, model)
     block = model.blocks[0]
-    names = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "GELU_": "gelu"}
+    names = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "GELU_": "gelu", "SiLU": "silu"}
     kind = type(block.mlp.act).__name__
     if kind not in names:
         raise UserError(f"model.towers: from '{origin}': its activation {kind} is none of mmssl's")

@@ -32,7 +32,7 @@ BLOCK = transfer.BlockNames(
     ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
     "attention.output.dense",
     "layernorm_after",
-    "intermediate.dense",
+    ("intermediate.dense",),
     "output.dense",
 )
 ADAPTED = {"video": (BLOCK,)}
@@ -72,7 +72,7 @@ def write(source: Exportable, folder: Path) -> Job:
             use_mean_pooling=not options.final_norm,
         )
     )
-    fold_type(part, stock)
+    images.fold_type(part)
     fill(part, stock, out=True)
     stock.save_pretrained(folder)
     write_processor(part, folder)
@@ -101,14 +101,6 @@ def write(source: Exportable, folder: Path) -> Job:
         ],
         pipeline_tag="feature-extraction",
     )
-
-
-def fold_type(part: Branch, stock: Any) -> None:
-    """What a tower of several modalities adds to its tokens goes into the bias of the patch map."""
-    if part.tower.types is not None:
-        with torch.no_grad():
-            part.modality.proj.bias.add_(part.type_vector())
-            part.tower.types.weight.zero_()
 
 
 def write_processor(part: Branch, folder: Path) -> None:

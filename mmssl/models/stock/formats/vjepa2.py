@@ -16,7 +16,7 @@ from ..exportable import Branch, Exportable
 from ..job import Job, Trial
 from ..needs import STOCK_TOWER, Need, need, square
 from ..reading import MARGINS
-from .videomae import clip_of, fold_type
+from .videomae import clip_of
 
 TITLE = "transformers.VJEPA2Model"
 REQUIRED = ("video",)
@@ -27,6 +27,7 @@ NEEDS = {
     "video": (
         *[n for n in STOCK_TOWER if n.key != "positions"],
         need("tower", "positions", "vjepa2", why="it turns queries and keys by frame, row and column"),
+        need("tower", "rotary_base", None, 10000.0, why="its frequencies have that base"),
         need("tower", "final_norm", True, why="it has a norm behind its last block"),
         need("tower", "prefix", 0, why="V-JEPA 2 has neither a class token nor registers"),
         need("tower", "pooling", "mean", why="without a class token there is the mean of the tokens"),
@@ -44,7 +45,7 @@ NEEDS = {
     )
 }
 BLOCK = transfer.BlockNames(
-    "norm1", ("attention.query", "attention.key", "attention.value"), "attention.proj", "norm2", "mlp.fc1", "mlp.fc2"
+    "norm1", ("attention.query", "attention.key", "attention.value"), "attention.proj", "norm2", ("mlp.fc1",), "mlp.fc2"
 )
 ADAPTED = {"video": (BLOCK,)}
 
@@ -75,7 +76,7 @@ def write(source: Exportable, folder: Path) -> Job:
     stock = VJEPA2Model(
         VJEPA2Config(
             **stock_options,
-            mlp_ratio=_ratio(options.width, hidden),
+            mlp_ratio=transfer.ratio_of(options.width, hidden),
             qkv_bias=options.qkv_bias,
             patch_size=int(modality.patch[0]),
             crop_size=int(modality.size[0]),
@@ -91,7 +92,7 @@ def write(source: Exportable, folder: Path) -> Job:
     with torch.no_grad():
         for parameter in stock.predictor.parameters():
             parameter.zero_()
-    fold_type(part, stock)
+    images.fold_type(part)
     fill(part, stock, out=True)
     stock.save_pretrained(folder)
     write_processor(part, folder)
@@ -118,12 +119,6 @@ def write(source: Exportable, folder: Path) -> Job:
         ],
         pipeline_tag="feature-extraction",
     )
-
-
-def _ratio(width: int, hidden: int) -> float:
-    """A ratio of which the class's `int(width * ratio)` makes `hidden`."""
-    ratio = hidden / width
-    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
 
 
 def _probes(part: Branch, frames: int) -> list[Trial]:

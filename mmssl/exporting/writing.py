@@ -16,10 +16,11 @@ from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import open_model
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.saving import no_progress_bars
-from ..models.stock.exportable import Exportable, refuse
+from ..models.stock.exportable import Exportable
 from ..models.stock.formats import load_format
 from ..models.stock.job import Job
 from ..models.stock.record import write_record
+from ..models.stock.targets import refuse_with_ways
 from .card import card_text
 from .proof import Proof, prove
 
@@ -71,7 +72,7 @@ def export_several(wanted: Sequence[tuple[Any, str, Path, str | None]], base: st
             jobs, sources, partials = [], [], []
             for i, ((model, to, output, tower), chosen) in enumerate(zip(wanted, formats, strict=True)):
                 source = open_source_model(model, Path(scratch) / str(i), tower, base)
-                refuse(source, to, chosen)
+                refuse_with_ways(source, to, chosen)
                 partials.append(folders.enter_context(whole_folder(output)))
                 with no_progress_bars():
                     jobs.append(chosen.write(source, partials[-1]))

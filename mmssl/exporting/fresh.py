@@ -1,6 +1,6 @@
 """Loads exported folders in a process that cannot import mmssl, and says what they compute.
 
-Run as a script by `mmssl.export.proof`, never imported: `python -I fresh.py JOBS.json`. For each job it loads the
+Run as a script by `mmssl.exporting.proof`, never imported: `python -I fresh.py JOBS.json`. For each job it loads the
 folder in each dtype, runs the trials, writes their outputs to safetensors, and tries the pipeline. What fails is
 reported in the result of that job, by the error's own words.
 """

@@ -26,7 +26,8 @@ def card_text(source: Exportable, name: str, title: str, job: Job, proof: Proof)
         library_name={"open_clip": "open_clip", "sentence_transformers": "sentence-transformers"}.get(
             job.library, job.library
         ),
-        pipeline_tag=job.pipeline_tag,
+        # only where it was tried on this folder; sentence-transformers is its own library
+        pipeline_tag=job.pipeline_tag if job.pipelines or job.library == "sentence_transformers" else None,
         tags=["mmssl", "self-supervised-learning", *job.tags],
     )
     body = template.substitute(

@@ -165,7 +165,7 @@ def find_blocks(stock: nn.Module, part: Branch, alternatives: Sequence[BlockName
         for path, module in stock.named_modules()
         if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) == depth > 0
         for names in alternatives
-        if all(_has(module[0], n) for n in (*names.qkv, names.proj, names.fc1, names.fc2))
+        if all(_has(module[0], n) for n in (*names.qkv, names.proj, *names.fc1, names.fc2))
         and (names.scale1 is None or any(n == names.scale1 for n, _ in module[0].named_parameters()))
     ]
     half = {"image": "vision", "text": "text"}.get(part.type, part.type)

@@ -29,7 +29,7 @@ Modules = Mapping[str, Sequence[str]]
 
 
 def block_modules(
-    tower: str, depth: int, layers: str, qkv: Sequence[str], proj: str, fc1: str, fc2: str
+    tower: str, depth: int, layers: str, qkv: Sequence[str], proj: str, fc1: Sequence[str], fc2: str
 ) -> dict[str, list[str]]:
     """`Modules` of a tower's blocks. layers: path of the list of blocks in the stock model; the rest: paths in a block
     (`mmssl.models.stock.transfer.BlockNames` has them for every format)."""
@@ -38,7 +38,7 @@ def block_modules(
         ours, theirs = f"towers.{tower}.trunk.blocks.{i}", f"{layers}.{i}"
         out[f"{ours}.attention.qkv"] = [f"{theirs}.{name}" for name in qkv]
         out[f"{ours}.attention.proj"] = [f"{theirs}.{proj}"]
-        out[f"{ours}.mlp.fc1"] = [f"{theirs}.{fc1}"]
+        out[f"{ours}.mlp.fc1"] = [f"{theirs}.{name}" for name in fc1]
         out[f"{ours}.mlp.fc2"] = [f"{theirs}.{fc2}"]
     return out
 

@@ -14,8 +14,8 @@ from toys.refusals import refused
 
 from mmssl.cli import main
 from mmssl.errors import RunError, UserError
-from mmssl.export import proof
-from mmssl.export.writing import export_model
+from mmssl.exporting import proof
+from mmssl.exporting.writing import export_model
 from mmssl.models.saving import save_model
 from mmssl.models.stock.formats import format_names, load_format
 from mmssl.recipe import listing

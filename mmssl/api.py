@@ -1,0 +1,218 @@
+"""What the commands do, from Python: `evaluate`, `embed`, `export` and `push` beside `pretrain` and `finetune`.
+
+Options are those of the commands, under the same names (`mmssl show evaluate`, `mmssl show embed`). Wrong input raises
+`UserError`, a full disk and the like `RunError`, in one clear line each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+from .evaluation.embedding_file import embed as embed_rows
+from .evaluation.evaluate import evaluate as measure
+from .evaluation.options import EmbedConfig, EvaluateConfig
+from .evaluation.table import Scores, as_finetuned
+from .exporting.writing import Exported, export_model
+from .files import replaceable
+from .hub.push import Pushed
+from .hub.push import push as send
+from .models.locating import locate
+from .models.opening import open_model
+from .models.running import untrained_twin
+from .recipe.config import Recipe
+from .recipe.loading import command_options, load_recipe
+from .training import pretrain as trained
+from .training.building import start_of
+
+Columns = Mapping[str, str | Sequence[str]]
+"""Modality -> its column(s)."""
+
+
+@dataclass(repr=False)
+class Run(trained.Run):
+    """A finished run, and what can be done with its model. See `mmssl.training.pretrain.Run`."""
+
+    def evaluate(self, data: str | Path | None = None, **options: Any) -> Scores:
+        """`mmssl.evaluate` of its model, by default on its own data."""
+        return evaluate(self.model_folder, **self._rows(data), **options)
+
+    def embed(self, output: str | Path | None = None, data: str | Path | None = None, **options: Any) -> dict[str, Any]:
+        """`mmssl.embed` with its model, by default of its own data into `embeddings.parquet` of the run."""
+        return embed(
+            self.model_folder, **self._rows(data), output=output or self.folder / "embeddings.parquet", **options
+        )
+
+    def export(self, to: str, output: str | Path | None = None, **options: Any) -> Exported:
+        """`mmssl.export` of its model, by default into `exported/FORMAT` of the run."""
+        return export(self.model_folder, to, output or self.folder / "exported" / to, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> Pushed:
+        """`mmssl.push` of its model."""
+        return push(self.model_folder, repo_id, **options)
+
+    def _rows(self, data: str | Path | None) -> dict[str, Any]:
+        """What says the rows: `data`, or those that the run learned from."""
+        if data is not None:
+            return {"data": data}
+        said = load_recipe(self.folder / "config.yaml").data
+        named = {key: getattr(said, key) for key in ("name", "header", "encoding", "texts")}
+        given = {key: value for key, value in named.items() if value not in (None, "auto")}
+        return {"data": said.path, "columns": said.columns or None, **given}
+
+
+def pretrain(
+    recipe: Recipe | str | Path | dict[str, Any],
+    *,
+    output: str | Path | None = None,
+    resume: bool = False,
+    preset: str | None = None,
+    **overrides: Any,
+) -> Run:
+    """Pretrain as the recipe says; what `mmssl pretrain` does.
+
+    It leaves the process as it found it. The command first calls `mmssl.training.process.prepare_process()`, which on
+    some CPUs makes steps faster and the last bits of float32 products others; call it for the same speed and bits.
+
+    Args:
+        recipe: a Recipe, a path, the name of a shipped recipe, or a dict.
+        output: the run's folder (default `runs/<name>`, numbered when taken).
+        resume: go on from its last checkpoint.
+        preset: the size of a recipe that has several (`demo`, `small`, `base`); None: chosen and said.
+        **overrides: e.g. `train={"steps": 100}`.
+
+    Returns:
+        The run; in all processes but the first without its report.
+
+    Raises:
+        UserError: wrong input, in one clear line.
+        RunError: a full disk, a loss that is not finite, in one clear line.
+    """
+    done = trained.pretrain(recipe, output=output, resume=resume, preset=preset, **overrides)
+    return Run(**vars(done))
+
+
+def evaluate(
+    model: str | Path,
+    data: str | Path,
+    *,
+    label: str | None = None,
+    tasks: Sequence[str] | None = None,
+    columns: Columns | None = None,
+    base: str | None = None,
+    **options: Any,
+) -> Scores:
+    """Measure a model on data, beside its untrained twin and the raw features; what `mmssl evaluate` does.
+
+    Args:
+        model: a model, a run, an adapter, a stock folder, a Hub id (see `mmssl.models.locating`).
+        data: a folder, file, glob, Hub id or builtin:NAME.
+        label: column of the labels.
+        tasks: "knn", "linear", "zero-shot", "retrieval", "rankme", ...; None: all that model and data allow.
+        columns: modality -> its column(s), where the model does not know them.
+        base: the model that an adapter belongs on, where it has moved.
+        **options: e.g. `split="validation"`, `limit=1000`, `k=10`.
+
+    Returns:
+        The report, a dict that shows itself as a table.
+    """
+    asked = command_options(EvaluateConfig, options, _flags(data, columns, label=label, tasks=tasks))
+    return evaluate_as(model, asked, base)
+
+
+def evaluate_as(model: str | Path, asked: EvaluateConfig, base: str | None = None) -> Scores:
+    """`evaluate`, with its options read."""
+    found = locate(model)
+    opened, processor = open_model(found, base)
+    start, notes = None, []
+    try:
+        start = start_of(found, processor, base)
+    except UserError as error:  # what the run went on from was moved or deleted since; the model itself is here
+        notes = [f"start: left out, {' '.join(str(error).split())}"]
+    report = measure(opened, processor.preprocessors, asked.data, asked, untrained=untrained_twin(opened), start=start)
+    report["notes"] += notes
+    if found.task:
+        report["tasks"] = {task: as_finetuned(metrics) for task, metrics in report["tasks"].items()}
+    return Scores(report)
+
+
+def embed(
+    model: str | Path,
+    data: str | Path,
+    output: str | Path,
+    *,
+    columns: Columns | None = None,
+    base: str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Write the embeddings of every sample to a parquet file; what `mmssl embed` does.
+
+    Args:
+        model: as for `evaluate`.
+        data: as for `evaluate`.
+        output: the parquet file. One that an interrupted call left is gone on with.
+        columns: modality -> its column(s), where the model does not know them.
+        base: the model that an adapter belongs on, where it has moved.
+        **options: e.g. `split="test"`, `limit=1000`.
+
+    Returns:
+        "rows", "present" (modality -> rows that have it), "bad" (what was broken), "resumed" (rows that were there).
+    """
+    return embed_as(model, command_options(EmbedConfig, options, _flags(data, columns)), output, base)
+
+
+def embed_as(model: str | Path, asked: EmbedConfig, output: str | Path, base: str | None = None) -> dict[str, Any]:
+    """`embed`, with its options read."""
+    replaceable(Path(output))  # said now, not after the model is loaded
+    opened, processor = open_model(model, base)
+    return embed_rows(opened, processor.preprocessors, asked, output)
+
+
+def export(
+    model: str | Path, to: str, output: str | Path, *, tower: str | None = None, base: str | None = None
+) -> Exported:
+    """Write a model as a stock class that needs no mmssl, and prove it equal; what `mmssl export` does.
+
+    Args:
+        model: as for `evaluate`.
+        to: a format, see `mmssl list formats`.
+        output: a folder that is not there yet.
+        tower: which one, where the model has several that would do.
+        base: the model that an adapter belongs on, where it has moved; the two are merged.
+    """
+    return export_model(model, to, output, tower, base)
+
+
+def push(
+    model: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    base: str | None = None,
+    dry_run: bool = False,
+) -> Pushed:
+    """Publish a model or adapter folder on the Hub; what `mmssl push` does.
+
+    Args:
+        model: a folder of a model, an adapter, an export or a run.
+        repo_id: NAME or OWNER/NAME.
+        private: make the repository private.
+        revision: push to this branch; it is made where there is none.
+        message: of the commit.
+        base: an id on the Hub by which others find the base of an adapter.
+        dry_run: look at everything, send nothing.
+    """
+    return send(model, repo_id, private=private, revision=revision, message=message, dry_run=dry_run, base=base)
+
+
+def _flags(data: str | Path, columns: Columns | None, **given: Any) -> dict[str, Any]:
+    """What the commands have options of their own for, where it is given."""
+    named = None if columns is None else {k: v if isinstance(v, str) else list(v) for k, v in columns.items()}
+    found = {"path": str(data), "columns": named, **given}
+    found = {key: list(value) if key == "tasks" and value is not None else value for key, value in found.items()}
+    return {key: value for key, value in found.items() if value is not None}

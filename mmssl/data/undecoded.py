@@ -1,0 +1,120 @@
+"""What `datasets`' own builders are used with: features of pictures, sounds and videos that leave files as they are
+stored ({"bytes", "path"}), and a look through what they unpack.
+
+Those of `datasets` itself change values also without decoding: every sound goes through torchcodec, which nothing here
+needs, and the bytes of a file give way to a file of the working directory that happens to have the same name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from .packed import refuse_bombs
+
+
+def _as_stored(value: Any) -> dict[str, Any] | None:
+    """A file as its bytes, or as its name; None: the value is something else."""
+    if isinstance(value, (str, Path)):
+        return {"bytes": None, "path": str(value)}
+    if isinstance(value, (bytes, bytearray)):
+        return {"bytes": bytes(value), "path": None}
+    if isinstance(value, Mapping) and (value.get("bytes") is not None or value.get("path") is not None):
+        return {"bytes": value.get("bytes"), "path": value.get("path")}
+    return None
+
+
+class Image(datasets.Image):
+    """`datasets.Image`, whose rows are files as they are stored."""
+
+    def encode_example(self, value: Any) -> Any:
+        """{"bytes", "path"} of a picture."""
+        stored = _as_stored(value)
+        return super().encode_example(value) if stored is None else stored
+
+
+class Video(datasets.Video):
+    """`datasets.Video`, whose rows are files as they are stored."""
+
+    def encode_example(self, value: Any) -> Any:
+        """{"bytes", "path"} of a video."""
+        stored = _as_stored(value)
+        return super().encode_example(value) if stored is None else stored
+
+
+class Audio(datasets.Audio):
+    """`datasets.Audio`, whose rows are files as they are stored; numbers become a WAV file of float32."""
+
+    def encode_example(self, value: Any) -> Any:
+        """{"bytes", "path"} of a sound."""
+        if isinstance(value, Mapping) and value.get("array") is not None:
+            import soundfile
+
+            out = io.BytesIO()
+            soundfile.write(
+                out, np.asarray(value["array"], np.float32).T, value["sampling_rate"], "FLOAT", format="WAV"
+            )
+            return {"bytes": out.getvalue(), "path": None}
+        stored = _as_stored(value)
+        return super().encode_example(value) if stored is None else stored
+
+
+OURS: dict[type[Any], Any] = {datasets.Image: Image, datasets.Audio: Audio, datasets.Video: Video}
+
+
+def plain(feature: Any) -> Any:
+    """A feature with those of media files in it, at any depth, undecoded.
+
+    Not all that has `decode`: `datasets.Json` without it gives its values in JSON's quotes.
+    """
+    if isinstance(feature, dict):
+        return type(feature)({key: plain(value) for key, value in feature.items()})
+    for theirs, ours in OURS.items():
+        if isinstance(feature, theirs):
+            fields = {f.name: getattr(feature, f.name) for f in dataclasses.fields(feature) if f.init}
+            return feature if type(feature) is ours and not feature.decode else ours(**{**fields, "decode": False})
+    if dataclasses.is_dataclass(feature) and hasattr(feature, "feature"):
+        return dataclasses.replace(feature, feature=plain(feature.feature))  # type: ignore[type-var]
+    return feature
+
+
+def keep_undecoded(builder: datasets.DatasetBuilder) -> None:
+    """Let a builder of `datasets` write media files as they are stored."""
+    split_generators = builder._split_generators
+
+    def undecoded(*given: Any, **named: Any) -> Any:
+        found = split_generators(*given, **named)
+        if builder.info.features is not None:
+            builder.info.features = plain(builder.info.features)
+        return found
+
+    builder._split_generators = undecoded
+
+
+class _LookedThrough(datasets.DownloadManager):
+    """Gives files that are no bombs."""
+
+    def download(self, url_or_urls: Any) -> Any:
+        """The files, on this disk. Raises UserError where one gets too large when it is unpacked."""
+        found = super().download(url_or_urls)
+        refuse_bombs({str(name): str(path) for name, path in self.downloaded_paths.items()})
+        return found
+
+
+def prepare(builder: datasets.DatasetBuilder) -> None:
+    """As `download_and_prepare`, which copies rows into the cache, but what it unpacks is looked through before."""
+    config = datasets.DownloadConfig(
+        cache_dir=builder._cache_downloaded_dir,
+        use_etag=False,
+        token=builder.token,
+        storage_options=builder.storage_options,
+    )
+    base = builder.base_path
+    manager = _LookedThrough(builder.dataset_name, builder.config.data_dir, config, base, record_checksums=False)
+    builder.download_and_prepare(dl_manager=manager)
