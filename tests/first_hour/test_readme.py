@@ -1,0 +1,191 @@
+"""The README's section on own data, run as it is printed; and the commands that a run prints at its end."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from toys.own_files import encoded, tudataset, wfdb_record
+
+from mmssl.cli import main
+from mmssl.recipe.loading import load_recipe, plain_recipe, recipe_names
+from mmssl.recipe.presets import presets_of
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+SECTION = re.compile(r"<!-- own data[^\n]*-->\n```\n(.*?)```\n<!-- /own data -->", re.DOTALL)
+WORDS = "the old river ran past a quiet mill and many small boats lay there in winter".split()
+
+
+def pictures(folder: Path, count: int = 12) -> None:
+    """Pictures of two classes, each in the folder of its class."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        place = folder / ("cats", "dogs")[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (24, 30, 3), np.uint8)).save(place / f"{number}.png")
+
+
+def sentences(count: int) -> list[str]:
+    """So many short texts, no two the same."""
+    rng = np.random.default_rng(1)
+    return [f"{' '.join(rng.choice(WORDS, 7))} {number}" for number in range(count)]
+
+
+def table(path: Path, header: list[str], rows: list[list[object]]) -> None:
+    """A csv file."""
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def recordings(folder: Path) -> None:
+    """Sounds of two lengths."""
+    for number in range(8):
+        encoded(folder / f"{number}.wav", seconds=0.4 + 0.1 * (number % 2), seed=number)
+
+
+def records(folder: Path) -> None:
+    """Electrocardiograms as WFDB records."""
+    for number in range(6):
+        wfdb_record(folder, f"r{number}")
+
+
+def patients(path: Path) -> None:
+    """A table with an identifier, numbers, words and a missing cell."""
+    rng = np.random.default_rng(2)
+    rows: list[list[object]] = [
+        [
+            f"P{n:04}",
+            int(rng.integers(20, 80)),
+            f"{rng.normal():.3f}",
+            "yes" if n % 3 else "no",
+            "" if n == 5 else n % 4,
+        ]
+        for n in range(40)
+    ]
+    table(path, ["patient_id", "age", "2024", "smoker", "ward"], rows)
+
+
+def texts(path: Path) -> None:
+    """A text a line."""
+    path.write_text("\n".join(sentences(60)) + "\n")
+
+
+def pairs(path: Path) -> None:
+    """A table of pictures and captions."""
+    pictures(path.parent / "shown")
+    files = sorted((path.parent / "shown").rglob("*.png"))
+    rows: list[list[object]] = [
+        [str(file.relative_to(path.parent)), line] for file, line in zip(files, sentences(12), strict=True)
+    ]
+    table(path, ["file", "caption"], rows)
+
+
+OWN: dict[str, Callable[[Path], object]] = {
+    "pictures/": pictures,
+    "recordings/": recordings,
+    "records/": records,
+    "table.csv": patients,
+    "texts.txt": texts,
+    "graphs/": tudataset,
+    "pairs.csv": pairs,
+}
+"""What the README calls the user's data -> what writes some."""
+
+
+def printed() -> list[list[str]]:
+    """The commands of the section, without their comments."""
+    found = SECTION.search(README.read_text())
+    assert found is not None, "the README's section on own data is marked"
+    return [shlex.split(line, comments=True) for line in found[1].splitlines() if line.strip()]
+
+
+def tiny(recipe: str) -> list[str]:
+    """What makes a run of a recipe one of seconds, without touching what it reads."""
+    plain = plain_recipe(recipe)
+    small = "{width: 16, depth: 2, heads: 2}"
+    words = [
+        f"model.towers.{name}.{key}" for name in plain["model"]["towers"] for key in ("width=16", "depth=1", "heads=2")
+    ]
+    for name, part in plain["objectives"].items():
+        words += [f"objectives.{name}.{key}={small}" for key in ("predictor",) if key in part]
+        words += [
+            f"objectives.{name}.decoder.{k}" for k in ("width=16", "heads=2") if "width" in part.get("decoder", {})
+        ]
+    return [*words, "train.steps=2", "train.batch_size=4", "train.health_every=null", "train.trackers=[]"]
+
+
+def next_commands(said: str) -> list[list[str]]:
+    """The commands of mmssl that a run prints behind `next:`."""
+    lines = said.partition("\nnext:\n")[2].splitlines()
+    return [words for line in lines if (words := shlex.split(line)) and words[0] == "mmssl"]
+
+
+def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that was printed; what it said."""
+    code = main(words[1:])
+    said = capsys.readouterr()
+    assert code == 0, (words, said.err)
+    return said.out
+
+
+def test_the_section_speaks_of_what_is_written_here() -> None:
+    named = [word.partition("=")[2] for words in printed() for word in words if word.startswith("data.path=")]
+    assert named == list(OWN)
+
+
+@pytest.mark.parametrize("words", printed(), ids=lambda words: words[2])
+def test_own_data_as_printed(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = next(word.partition("=")[2] for word in words if word.startswith("data.path="))
+    OWN[path](tmp_path / path)
+    said = run([*words, *tiny(words[2])], capsys)
+    assert "chosen: preset demo" in said and "exports to: " in said and "rows are held out" in said
+    assert "rankme" in said, "one file is enough to be measured"
+    commands = next_commands(said)
+    assert [command[1] for command in commands] == ["evaluate", "embed"]
+    for command in commands:
+        run(command, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in recipe_names() if presets_of(plain_recipe(name))])
+def test_what_every_recipe_prints_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On data of all its modalities, in one table of files."""
+    from toys.own_files import edf, video
+
+    monkeypatch.chdir(tmp_path)
+    kinds = list(load_recipe(name).modalities)
+    count = 12
+    written: dict[str, Callable[[int], Path]] = {
+        "audio": lambda n: encoded(tmp_path / "a" / f"{n}.wav", seconds=0.5, seed=n),
+        "video": lambda n: video(tmp_path / "v" / f"{n}.mp4", seed=n),
+        "eeg": lambda n: edf(tmp_path / "e" / f"{n}.edf", seed=n),
+        "ecg": lambda n: wfdb_record(tmp_path / "h", f"r{n}"),
+    }
+    path = "table.csv"
+    if kinds == ["graph"]:
+        tudataset(tmp_path / "graphs")
+        path = "graphs"
+    elif "image" in kinds:
+        pictures(tmp_path / "shown")
+        written["image"] = lambda n: sorted((tmp_path / "shown").rglob("*.png"))[n]
+    if path == "table.csv":
+        names = [kind for kind in kinds if kind in written] + (["text"] if "text" in kinds else [])
+        rows: list[list[object]] = []
+        for n, line in enumerate(sentences(count)):
+            cells: list[object] = [str(written[k](n).relative_to(tmp_path)) if k in written else line for k in names]
+            rows.append([*cells, *([n % 5, "ab"[n % 2], n / 7] if "tabular" in kinds else [])])
+        table(tmp_path / path, [*names, *(["ward", "group_of", "score"] if "tabular" in kinds else [])], rows)
+    said = run(["mmssl", "pretrain", name, f"data.path={path}", *tiny(name)], capsys)
+    for command in next_commands(said):
+        run(command, capsys)
