@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from mmssl.boundary import reading_sample
 from mmssl.errors import BadSample, UserError
 
+from .csv_layout import csv_layout
 from .formats import MEDIA, table_format
-from .text_files import csv_header
 from .windows import Windows
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Kind:
         """Whether a file of `second` is a sample: not a table that has this very column."""
         try:
             with reading_sample():
-                if table_format(file.name) == "csv" and self.column in csv_header(str(file), file.name)[0]:
+                if table_format(file.name) == "csv" and self.column in csv_layout(str(file), file.name).names:
                     return False
                 return all(reader.holds(file) for reader in self.readers)
         except (BadSample, UserError):

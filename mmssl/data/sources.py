@@ -199,7 +199,8 @@ class _Opening:
         if listed and files.rows:  # tables that list the files beside them
             return self.files(listed)
         texts = {formats.table_format(path) for path in found.tables} == {"txt"}
-        if found.tables and not (texts and self.kinds and "text" not in self.read):
+        strange = texts and any(k.readers for k in self.kinds) and not any(k.beside for k in self.kinds)
+        if found.tables and not strange:
             return self.files(self.table_splits(found))
         raise nothing_to_read(self.what, found.every, self.kinds)
 

@@ -14,7 +14,7 @@ from toys.refusals import refused
 from mmssl.cli import main
 from mmssl.data import evaluation_batches, open_source
 from mmssl.data.fingerprint import fingerprint
-from mmssl.data.kinds import Reading
+from mmssl.data.kinds import Files
 from mmssl.data.windows import LEAST, Windows, starts_of
 from mmssl.errors import UserError
 from mmssl.modality import load_modality
@@ -27,7 +27,7 @@ def opened(path: Path, windows: Windows | None = None, split: str = "train", **o
     """The rows of a folder for these modalities: name -> options."""
     packages = {name: load_modality(name) for name in options}
     readers = {name: package.Preprocessor(package.Config(**options[name])) for name, package in packages.items()}
-    return open_source(path, split=split, reading=Reading(readers, {}, windows or Windows())), readers
+    return open_source(path, split=split, files=Files(readers, {}, windows or Windows())), readers
 
 
 def read_all(source: Any, readers: Any) -> list[Any]:
