@@ -45,8 +45,7 @@ class Preprocessor(Generic[Decoded]):
     fitted_by: ClassVar[str] = "call fit(samples)"
     """What a user does who meets an unfitted preprocessor, for the message."""
     reads: ClassVar[tuple[str, ...]] = ()
-    """Endings, in small letters, of the files that are a sample each: what `data.path=FOLDER` looks for. The package
-    says them as `ENDINGS`, too, where that is to be known without torch."""
+    """Endings, in small letters, of the files that are a sample each: what `data.path=FOLDER` looks for."""
     reads_else: ClassVar[tuple[str, ...]] = ()
     """Endings of files that may be samples (the sound of videos, arrays, tables of numbers), which are looked for where
     a folder holds none of `reads`."""
@@ -74,8 +73,6 @@ class Preprocessor(Generic[Decoded]):
                 return own(self, raw, choice)
 
         cls.read = read  # type: ignore[method-assign]
-
-    # ---------------------------------------------------------------------------------------- folders of its own files
 
     @property
     def seconds(self) -> float | None:
@@ -111,8 +108,6 @@ class Preprocessor(Generic[Decoded]):
         Raises UserError for one that cannot be read, or has no such split.
         """
         return None
-
-    # ---------------------------------------------------------------------------------------------------------- samples
 
     def fits(self, column: Column) -> bool:
         """Whether a column's values look like this modality's. By default none does: the user names it."""
