@@ -45,13 +45,13 @@ def table(path: Path, header: list[str], rows: list[list[object]]) -> None:
 
 def recordings(folder: Path) -> None:
     """Sounds of two lengths."""
-    for number in range(8):
+    for number in range(24):
         encoded(folder / f"{number}.wav", seconds=0.4 + 0.1 * (number % 2), seed=number)
 
 
 def records(folder: Path) -> None:
     """Electrocardiograms as WFDB records."""
-    for number in range(6):
+    for number in range(24):
         wfdb_record(folder, f"r{number}")
 
 
@@ -109,9 +109,7 @@ def tiny(recipe: str) -> list[str]:
     """What makes a run of a recipe one of seconds, without touching what it reads."""
     plain = plain_recipe(recipe)
     small = "{width: 16, depth: 2, heads: 2}"
-    words = [
-        f"model.towers.{name}.{key}" for name in plain["model"]["towers"] for key in ("width=16", "depth=1", "heads=2")
-    ]
+    words = [f"model.towers.{name}.{key}" for name in plain["model"]["towers"] for key in ("width=16", "heads=2")]
     for name, part in plain["objectives"].items():
         words += [f"objectives.{name}.{key}={small}" for key in ("predictor",) if key in part]
         words += [
