@@ -50,6 +50,7 @@ class MMSSLOutput(ModelOutput):
         pooled: modality -> (B, D) float32.
         embeddings: modality -> (B, E) float32, projected and L2-normalised.
         present: modality -> (B,) bool, False for samples without it (their rows are zero).
+        hidden_states: with `output_hidden_states`, modality -> a (B, n, D) for each block, before the last norm.
     """
 
     last_hidden_state: Tensor | None = None
@@ -59,6 +60,7 @@ class MMSSLOutput(ModelOutput):
     pooled: dict[str, Tensor] | None = None
     embeddings: dict[str, Tensor] | None = None
     present: dict[str, Tensor] | None = None
+    hidden_states: dict[str, tuple[Tensor, ...]] | None = None
 
 
 def tower_config(spec: Mapping[str, Any]) -> TowerConfig:
@@ -94,6 +96,7 @@ class MMSSLModel(PreTrainedModel):
     base_model_prefix = "mmssl"
     main_input_name = "inputs"
     supports_gradient_checkpointing = True
+    _supports_sdpa = True  # what `mmssl.models.dispatch` computes attention by, where nothing faster does
     _no_split_modules = ["Block"]
 
     def __init__(self, config: MMSSLConfig) -> None:
@@ -206,14 +209,16 @@ class MMSSLModel(PreTrainedModel):
         projection = self.projections[tower]
         return projection(pooled.to(projection.weight.dtype))  # type: ignore[arg-type]
 
-    def encode_batch(self, batch: Batch, alone: bool = False) -> MMSSLOutput:
+    def encode_batch(self, batch: Batch, alone: bool = False, states: bool = False) -> MMSSLOutput:
         """Encode nested inputs.
 
         Args:
             batch: modality -> tensors; modalities that are not in it are left out.
             alone: each modality goes through its tower by itself, so that in a joint tower nothing of one modality gets
                 into the embedding of another (as retrieval and probes need).
+            states: keep what each block of mmssl's own towers makes.
         """
+        hidden: dict[str, tuple[Tensor, ...]] = {}
         output: dict[str, dict[str, Tensor]] = {k: {} for k in ("tokens", "valid", "pooled", "embeddings", "present")}
         single: Encoded | None = None
         for tower_name in self.towers:
@@ -222,7 +227,9 @@ class MMSSLModel(PreTrainedModel):
             patches = {n: self.modality(n).patchify(batch[n]) for n in names}
             # alone: the tower runs once a modality; else once for all that came, which see each other
             for group in [[n] for n in names] if alone else [names] if names else []:
-                encoded = tower({n: patches[n] for n in group})
+                blocks = range(1, tower.depth + 1) if states and type(tower) is Tower else ()
+                encoded = tower({n: patches[n] for n in group}, layers=blocks)
+                hidden |= {n: tuple(encoded.layers[b][n] for b in blocks) for n in group if blocks}
                 single = encoded
                 for name in group:
                     pooled = encoded.pooled(name)
@@ -237,7 +244,8 @@ class MMSSLModel(PreTrainedModel):
         if len(self.towers) == 1 and single is not None and not alone:
             last = torch.cat([single.prefix, *single.tokens.values()], 1)
             pooler = single.pooled()
-        return MMSSLOutput(last_hidden_state=last, pooler_output=pooler, **output)
+        kept = {"hidden_states": hidden} if states else {}
+        return MMSSLOutput(last_hidden_state=last, pooler_output=pooler, **output, **kept)
 
     def _own_processor(self, place: str) -> Any:
         """The processor beside the weights, opened once."""
@@ -293,13 +301,21 @@ class MMSSLModel(PreTrainedModel):
         return out
 
     def forward(self, **inputs: Any) -> MMSSLOutput | tuple[Any, ...]:
-        """Flat inputs `<modality>_<key>`, as the processor returns them. See `MMSSLOutput`."""
-        return_dict = inputs.pop("return_dict", None)
-        inputs = {k: v for k, v in inputs.items() if v is not None and k not in ("output_hidden_states",)}
+        """Flat inputs `<modality>_<key>`, as the processor returns them. See `MMSSLOutput`.
+
+        `output_hidden_states` and `return_dict` as everywhere in transformers.
+
+        Raises:
+            ValueError: no inputs, or unknown ones; `output_attentions`: the kernels keep no weights of attention.
+        """
+        return_dict, states = inputs.pop("return_dict", None), bool(inputs.pop("output_hidden_states", False))
+        if inputs.pop("output_attentions", False):
+            raise ValueError("output_attentions: found True, but attention is computed without keeping its weights")
+        inputs = {k: v for k, v in inputs.items() if v is not None}
         batch = unflatten(inputs, self._tower_of)
         if not batch:
             raise ValueError(f"no inputs: pass the processor's output, of modalities {', '.join(self._tower_of)}")
-        output = self.encode_batch(batch)
+        output = self.encode_batch(batch, states=states)
         return output.to_tuple() if return_dict is False else output
 
 

@@ -23,6 +23,10 @@ from .modeling_mmssl import flatten
 PROCESSOR_FILE = "processor_config.json"
 
 
+USUAL = {"images": "image", "image": "image", "text": "text", "texts": "text", "audio": "audio", "videos": "video"}
+"""Keyword of a transformers processor -> the type of modality that it means."""
+
+
 class SavedModality(TypedDict):
     """A modality in `processor_config.json`: its type, the options and the state of its preprocessor, its files, and
     the column(s) it was fitted on, where these are known."""
@@ -52,7 +56,12 @@ class MMSSLProcessor(ProcessorMixin):
         """The modalities: what a call takes; the model's inputs are `<modality>_<key>`."""
         return list(self.preprocessors)
 
-    def __call__(self, return_tensors: str | None = "pt", **raw: Any) -> BatchFeature:
+    def __call__(self, *samples: Any, return_tensors: str | None = "pt", **raw: Any) -> BatchFeature:
+        if len(samples) > 1 or (samples and len(self.preprocessors) > 1):
+            raise ValueError(f"expected samples by name: {', '.join(f'{name}=[...]' for name in self.preprocessors)}")
+        if samples:
+            raw[next(iter(self.preprocessors))] = samples[0]
+        raw = {self._known_as(name): value for name, value in raw.items()}
         if return_tensors not in (None, "pt"):
             raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}")
         samples = {name: self._listed(name, value) for name, value in raw.items() if value is not None}
@@ -63,6 +72,12 @@ class MMSSLProcessor(ProcessorMixin):
             raise ValueError(f"modalities differ in the number of samples: {lengths}; use None for absent ones")
         batch: Batch = {name: self.preprocessors[name](values) for name, values in samples.items()}
         return BatchFeature(data=flatten(batch))
+
+    def _known_as(self, name: str) -> str:
+        """The modality that a keyword of transformers' processors means: `images` the one that reads images."""
+        kind = USUAL.get(name)
+        found = [own for own, of in self.types.items() if of == kind]
+        return found[0] if name not in self.preprocessors and len(found) == 1 else name
 
     def _listed(self, name: str, value: Any) -> Sequence[Any]:
         if name not in self.preprocessors:

@@ -114,3 +114,45 @@ def test_a_run_says_what_it_exports_to(run: Run, capsys: pytest.CaptureFixture[s
     able, _, unable = line.partition("; not to: ")
     assert "ijepa" in able and "onnx" in able and "vit_mae (model.towers.image.prefix: found 0, expected 1" in unable
     assert "clip (" in unable and "ast (" not in line, "formats of other modalities are not spoken of"
+
+
+def test_as_any_model_of_transformers(run: Run) -> None:
+    """The keywords that people's code passes: they work, or are one line."""
+    import torch
+    from transformers import AutoModel, AutoProcessor
+
+    model = AutoModel.from_pretrained(run.model_folder, attn_implementation="sdpa").eval()
+    processor = AutoProcessor.from_pretrained(run.model_folder)
+    pictures = [np.full((8, 8), n, np.uint8) for n in range(3)]
+    inputs = processor(images=pictures, return_tensors="pt")
+    for same in (processor(pictures), processor(image=pictures)):
+        assert all(torch.equal(same[key], inputs[key]) for key in inputs)
+    plain = model(**inputs, output_attentions=False, output_hidden_states=False)
+    assert plain.hidden_states is None
+    states = model(**inputs, output_hidden_states=True).hidden_states["image"]
+    assert len(states) == TINY["depth"] and states[0].shape == (3, plain.last_hidden_state.shape[1] - 1, 16)
+    torch.testing.assert_close(model.towers["image"].trunk.norm(states[-1]), plain.last_hidden_state[:, 1:])
+    with pytest.raises(ValueError, match="output_attentions: found True"):
+        model(**inputs, output_attentions=True)
+    with pytest.raises(ValueError, match="unknown modality 'videos', this model has image"):
+        processor(videos=pictures)
+    with pytest.raises(ValueError, match="expected samples by name: image="):
+        processor(pictures, pictures)
+
+
+def test_a_merged_peft_model_and_ours_leave_the_same_folder(run: Run, tmp_path: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModel, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(run.model_folder)
+    merged = get_peft_model(AutoModel.from_pretrained(run.model_folder), LoraConfig(target_modules=["qkv"]))
+    merged = merged.merge_and_unload().eval()
+    for name, model in (("merged", merged), ("ours", AutoModel.from_pretrained(run.model_folder).eval())):
+        model.save_pretrained(tmp_path / name)
+        processor.save_pretrained(tmp_path / name)
+    there = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("merged", "ours")]
+    assert there[0] == there[1] and "mmssl_loader.py" in there[0]
+    inputs = processor(image=[np.zeros((8, 8), np.uint8)])
+    again = AutoModel.from_pretrained(tmp_path / "merged").eval()
+    torch.testing.assert_close(again(**inputs).pooler_output, merged(**inputs).pooler_output)
