@@ -98,6 +98,25 @@ OWN: dict[str, Callable[[Path], object]] = {
 """What the README calls the user's data -> what writes some."""
 
 
+EXPORTS = {
+    "image_mae": "vit_mae",
+    "image_jepa": "ijepa",
+    "image_contrastive": "vit",
+    "image_dino": "dinov2",
+    "image_text_clip": "clip",
+    "audio_mae": "ast",
+    "audio_jepa": "ast",
+    "audio_contrastive": "ast",
+    "text_mae": "sentence-transformers",
+    "text_jepa": "sentence-transformers",
+    "text_contrastive": "sentence-transformers",
+    "video_mae": "videomae",
+    "video_jepa": "vjepa2",
+    "video_contrastive": "vjepa2",
+}
+"""Recipe -> a stock class that its model exports to, without anything set; all others to ONNX at least."""
+
+
 def printed() -> list[list[str]]:
     """The commands of the section, without their comments."""
     found = SECTION.search(README.read_text())
@@ -147,6 +166,8 @@ def test_own_data_as_printed(
     said = run([*words, *tiny(words[2])], capsys)
     assert "chosen: preset demo" in said and "exports to: " in said and "rows are held out" in said
     assert "rankme" in said, "one file is enough to be measured"
+    exports = next(line for line in said.splitlines() if line.startswith("exports to: ")).partition("; not to: ")[0]
+    assert EXPORTS.get(words[2], "onnx") in exports.removeprefix("exports to: ").split(", ")
     commands = next_commands(said)
     assert [command[1] for command in commands] == ["evaluate", "embed"]
     for command in commands:
@@ -185,5 +206,6 @@ def test_what_every_recipe_prints_runs(
             rows.append([*cells, *([n % 5, "ab"[n % 2], n / 7] if "tabular" in kinds else [])])
         table(tmp_path / path, [*names, *(["ward", "group_of", "score"] if "tabular" in kinds else [])], rows)
     said = run(["mmssl", "pretrain", name, f"data.path={path}", *tiny(name)], capsys)
+    run(["mmssl", "export", f"runs/{name}", "--to", EXPORTS.get(name, "onnx"), "--output", "exported"], capsys)
     for command in next_commands(said):
         run(command, capsys)
