@@ -64,7 +64,9 @@ class Quarantine:
     but write no list (a process that is not the main one).
     """
 
-    def __init__(self, folder: str | Path | None, max_bad: float = 0.05) -> None:
+    def __init__(self, folder: str | Path | None, max_bad: float = 0.05, numbers: Sequence[int] | None = None) -> None:
+        """numbers: of each sample, the number of its row in the data, where not all rows are read; None: the same."""
+        self.numbers = numbers
         self.path = None if folder is None else Path(folder) / "quarantine.jsonl"
         self.max_bad = max_bad
         self.read = 0
@@ -78,7 +80,7 @@ class Quarantine:
 
         Raises UserError once more than `max_bad` of the samples are broken, RunError when the list cannot be written.
         """
-        bad = list(bad)
+        bad = [dataclasses.replace(one, index=self._row(one.index)) for one in bad]
         self.read += read
         self.bad += len({fault.index for fault in bad})
         for fault in bad:
@@ -90,6 +92,9 @@ class Quarantine:
                 )
         where = "" if self.path is None else f"; all are listed in {self.path}"
         refuse_share(bad, self.bad, self.read, self.max_bad, "data.max_bad", where)
+
+    def _row(self, index: int) -> int:
+        return index if self.numbers is None else int(self.numbers[index])
 
     def summary(self) -> str:
         """One line for the run's end."""

@@ -103,6 +103,12 @@ def limited(source: Source, limit: int | None) -> Source:
     return source.select(np.sort(order(len(source), 0, 0)[:limit])) if limit < len(source) else source
 
 
+def row_numbers(source: Source) -> Sequence[int] | None:
+    """Of each row of a selection, its number in the data that were selected from; None where all rows are there."""
+    chosen = getattr(source, "_indices", None)  # `datasets` has no public way to ask
+    return None if chosen is None else chosen.column(0).to_numpy()  # type: ignore[no-any-return]
+
+
 def is_empty(source: Source) -> bool:
     """Whether there is no row; of a stream the first one is read."""
     import datasets

@@ -42,7 +42,7 @@ class FinetuneConfig(RowsConfig):
     validation: str | None = option(None, help="a split for early stopping; null: a part of the training rows")
     validation_share: float = option(0.2, min=0, below=1, help="that part; 0: no early stopping")
     test: str | None = option("test", help="a split to measure on; null, or none there: a part of all rows")
-    test_share: float = option(0.2, above=0, below=1, help="that part")
+    test_share: float = option(0.2, above=0, below=1, help="share of the rows, where the data have no split to test on")
     group: str | None = option(None, help="column (patient, speaker) whose rows stay on one side of every split")
     fraction: float | None = option(None, above=0, max=1, help="share of the labels to use, stratified")
     labels: int | None = option(

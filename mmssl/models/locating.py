@@ -116,7 +116,7 @@ def locate(name: str | Path) -> Located:
         raise UserError(f"{name}: found {known}" if known else f"{name}: no {CONFIG}, expected the folder of a model")
     if path.exists():
         raise UserError(f"{name}: this is a file, expected the folder of a model, or an id on the Hub")
-    refuse_misspelt(str(name), "MODEL: no such folder", (".", "runs"))
+    refuse_misspelt(str(name), "no such folder here", (".", "runs"))
     with asking_the_hub():
         return _on_hub(str(name))
 

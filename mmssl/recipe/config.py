@@ -279,12 +279,8 @@ class EvaluationConfig:
     name: str | None = option(None, help="its configuration; default: data.name")
     split: str = option("test", help=SPLIT)
     label: str | None = option(None, help="column of the class labels")
-    group: str | None = option(
-        None, help="column (patient, speaker) whose rows stay together where rows are held out to measure on"
-    )
-    test_share: float = option(
-        0.2, min=0, below=1, help="share of the rows that is held out where the data have no split to test on; 0: none"
-    )
+    group: str | None = option(None, help="column (patient, speaker) whose rows stay on one side of every split")
+    test_share: float = option(0.2, min=0, below=1, help="share of the rows, where the data have no split to test on")
     tasks: list[str] | None = option(None, choices=TASKS, help="null: all that data and model allow; []: none")
     classes: list[str] | None = option(
         None, check=check_classes, help="class names for zero-shot, in the order of the labels"

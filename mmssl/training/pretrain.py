@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from ..data.fingerprint import fingerprint
 from ..data.loading import Loaded, presence, training_batches
 from ..data.quarantine import Quarantine
+from ..data.selection import row_numbers
 from ..distributed import lost_peers_told
 from ..errors import RunError, UserError, one_line
 from ..evaluation.evaluate import Report, check_evaluation, evaluate
@@ -163,7 +164,7 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
         if opened.held is not None:
             pretraining.model.config.held_out = asdict(opened.held.rule)
         steps, per_epoch = count_steps(recipe.train, source)
-        quarantine = Quarantine(folder if main else None, recipe.data.max_bad)
+        quarantine = Quarantine(folder if main else None, recipe.data.max_bad, row_numbers(source))
         observers = make_observers(recipe, pretraining, processor, source, columns, accelerator)
         loop = Loop(accelerator, pretraining, recipe.train, steps, folder, recipe.seed, quarantine, observers=observers)
         loop.shares_every = recipe.train.gradient_share_every

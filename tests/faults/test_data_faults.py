@@ -228,7 +228,7 @@ def test_paths_that_are_wrong(tmp_path: Path) -> None:
         "broken.parquet": "cannot read '.*broken.parquet': Arrow",
         "broken.jsonl": "cannot read '.*broken.jsonl': .*JSON parse error",
         "what.xyz": "must be of one of the formats parquet, csv, .* found .xyz",
-        "odd": "cannot read '.*odd': .*No .*data files found",
+        "odd": "nothing in '.*odd' is read: found 1 .xyz, expected image: .png",
         "*.png": "no file matches '.*png'",
     }.items():
         for streaming in (False, True):

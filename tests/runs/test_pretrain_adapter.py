@@ -167,7 +167,7 @@ def test_a_shipped_recipes_architecture_gives_way(base):
         ({"model.towers.image.adapter.type": "lorra"}, "did you mean 'lora'"),
         ({"model.towers.image.adapter.target_modules": ["query"]}, "is called 'query'"),
         ({"model.towers.image.frozen": True}, "found true beside an adapter"),
-        ({"model.from": "nowhere/at/all"}, "model.from: nowhere/at/all: no such folder here, and no model"),
+        ({"model.from": "nowhere/at/all"}, "model.from: no such folder here: 'nowhere/at/all'"),
     ],
 )
 def test_what_does_not_fit_is_refused(base, tmp_path, change, says):

@@ -52,7 +52,7 @@ def test_data_that_are_not_there(here: Path, name: str, line: str) -> None:
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("image_ma", "MODEL: no such folder: 'image_ma'; did you mean 'image_mae'?"),
+        ("image_ma", "no such folder here: 'image_ma'; did you mean 'image_mae'?"),
         ("runs/image_ma", "'runs/image_ma'; did you mean 'image_mae'?"),
         ("runs/other/model", "(there is no folder 'runs/other')"),
         ("pictures", "pictures: no config.json, expected the folder of a model"),

@@ -45,7 +45,9 @@ def test_bold_only_where_every_seed_beats_its_twin() -> None:
 def test_a_scorecard_names_what_was_run() -> None:
     changes = {"train": {"steps": 5}, "masks": {"words": None}}
     text = crossmodal.scorecard([{**result(0, 0.5, 0.1), "changes": changes}])
-    assert "`audio_image_clip` with `train.steps=5` `masks.words=null`: 5 steps of 4, 1.00 M parameters" in text
+    assert (
+        "`examples/audio_image_clip` with `train.steps=5` `masks.words=null`: 5 steps of 4, 1.00 M parameters" in text
+    )
     assert "| audio to image | R@10 | 0.500 | 0.100 | - | 0.100 | 100 |" in text
 
 

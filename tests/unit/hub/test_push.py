@@ -125,7 +125,7 @@ def test_malformed_id(name: str) -> None:
 
 
 def test_not_a_model_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="no such folder"):
         local_folder(tmp_path / "nothing")
     with pytest.raises(UserError, match="no config.json, expected the folder of a model"):
         local_folder(tmp_path)

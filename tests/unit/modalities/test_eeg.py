@@ -241,7 +241,7 @@ def test_filters_and_normalisation() -> None:
         (named(["ECG", "EOG"]), "none of the channels ECG, EOG"),
         (dict.fromkeys(NAMES, 1.0) | {"rate": 128}, "one row a sample"),
         ("somewhere.edf", "no such file"),
-        ("somewhere.txt", "expected a file of one of the formats"),
+        ("somewhere.txt", "no such file: somewhere.txt"),
         ("part.eeg", "give the .vhdr file"),
     ],
 )

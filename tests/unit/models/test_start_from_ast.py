@@ -105,7 +105,7 @@ def test_from_sound_with_the_extractors_statistics(tmp_path):
     extractor = transformers.ASTFeatureExtractor.from_pretrained(tmp_path / "stock")
     mel = extractor(waves, sampling_rate=16000, return_tensors="pt").input_values
     with torch.no_grad():
-        found = model(**processor(audio=waves)).last_hidden_state
+        found = model(**processor(audio=[(wave, 16000) for wave in waves])).last_hidden_state
     torch.testing.assert_close(found, theirs(original, mel), rtol=0, atol=2e-4)  # spectra equal to 1e-4
     _, processor = built(recipe(tmp_path / "stock", {"mean": 1.0}))  # what the recipe says holds
     assert processor.preprocessors["audio"].state == {"mean": 1.0, "std": 5.0}
@@ -127,7 +127,7 @@ def test_a_shorter_sound_has_the_first_positions_and_other_sizes_are_interpolate
             expected = torch.nn.functional.interpolate(moved, size=sizes, mode="bicubic")[0].permute(1, 2, 0)
             torch.testing.assert_close(table, expected, rtol=0, atol=1e-6)
         wave = np.random.default_rng(0).normal(size=20000).astype(np.float32)
-        assert model(**processor(audio=[wave])).tokens["audio"].shape[1] == sizes[0] * sizes[1]
+        assert model(**processor(audio=[(wave, 16000)])).tokens["audio"].shape[1] == sizes[0] * sizes[1]
 
 
 def test_it_trains_on_real_speech_and_goes_out_as_an_ast_again(tmp_path, shared_data):

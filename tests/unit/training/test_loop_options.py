@@ -15,7 +15,7 @@ from mmssl.recipe.config import DataConfig, LoopConfig, TrainConfig
 
 RESUMABLE = {
     DataConfig: {"workers", "max_bad", "fit_samples", "source", "license", "limits", "fetch"},
-    LoopConfig: {"steps", "epochs", "log_every", "save_every", "keep", "trackers", "accumulation"},
+    LoopConfig: {"steps", "epochs", "log_every", "save_every", "save_minutes", "keep", "trackers", "accumulation"},
     TrainConfig: {
         *(
             "steps",
@@ -23,6 +23,7 @@ RESUMABLE = {
             "accumulation",
             "log_every",
             "save_every",
+            "save_minutes",
             "keep",
             "trackers",
             "compile",
