@@ -106,7 +106,7 @@ def limited(source: Source, limit: int | None) -> Source:
 def row_numbers(source: Source) -> Sequence[int] | None:
     """Of each row of a selection, its number in the data that were selected from; None where all rows are there."""
     chosen = getattr(source, "_indices", None)  # `datasets` has no public way to ask
-    return None if chosen is None else chosen.column(0).to_numpy()  # type: ignore[no-any-return]
+    return None if chosen is None else chosen.column(0).to_numpy()
 
 
 def is_empty(source: Source) -> bool:

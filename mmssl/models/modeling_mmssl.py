@@ -244,8 +244,8 @@ class MMSSLModel(PreTrainedModel):
         if len(self.towers) == 1 and single is not None and not alone:
             last = torch.cat([single.prefix, *single.tokens.values()], 1)
             pooler = single.pooled()
-        kept = {"hidden_states": hidden} if states else {}
-        return MMSSLOutput(last_hidden_state=last, pooler_output=pooler, **output, **kept)
+        kept = hidden if states else None
+        return MMSSLOutput(last_hidden_state=last, pooler_output=pooler, hidden_states=kept, **output)
 
     def _own_processor(self, place: str) -> Any:
         """The processor beside the weights, opened once."""

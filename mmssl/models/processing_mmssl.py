@@ -56,11 +56,11 @@ class MMSSLProcessor(ProcessorMixin):
         """The modalities: what a call takes; the model's inputs are `<modality>_<key>`."""
         return list(self.preprocessors)
 
-    def __call__(self, *samples: Any, return_tensors: str | None = "pt", **raw: Any) -> BatchFeature:
-        if len(samples) > 1 or (samples and len(self.preprocessors) > 1):
+    def __call__(self, *given: Any, return_tensors: str | None = "pt", **raw: Any) -> BatchFeature:
+        if len(given) > 1 or (given and len(self.preprocessors) > 1):
             raise ValueError(f"expected samples by name: {', '.join(f'{name}=[...]' for name in self.preprocessors)}")
-        if samples:
-            raw[next(iter(self.preprocessors))] = samples[0]
+        if given:
+            raw[next(iter(self.preprocessors))] = given[0]
         raw = {self._known_as(name): value for name, value in raw.items()}
         if return_tensors not in (None, "pt"):
             raise ValueError(f"return_tensors must be 'pt', got {return_tensors!r}")

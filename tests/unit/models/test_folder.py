@@ -174,8 +174,8 @@ def test_one_modality_one_sample_and_none_at_all(run, samples):
 
 
 def test_what_is_unknown_is_named(run, samples):
-    with pytest.raises(ValueError, match="unknown modality 'images', this model has image, text; did you mean 'image'"):
-        run.processor(images=samples["image"])
+    with pytest.raises(ValueError, match="unknown modality 'imag', this model has image, text; did you mean 'image'"):
+        run.processor(imag=samples["image"])
     with pytest.raises(ValueError, match="differ in the number of samples"):
         run.processor(image=samples["image"][:2], text=samples["text"][:3])
     with pytest.raises(ValueError, match="return_tensors must be 'pt', got 'np'"):
