@@ -206,7 +206,10 @@ def _fit_modality(
     part = recipe.modalities[name]
     rows = read_rows(source, [column] if isinstance(column, str) else column, LOOKED_AT, recipe.seed)
     values = [value for row in rows if (value := select(row, column)) is not None]
-    found, why = load_modality(part.type).Preprocessor(part.config).suggest(values) if values else ({}, "")
+    try:
+        found, why = load_modality(part.type).Preprocessor(part.config).suggest(values) if values else ({}, "")
+    except UserError as error:
+        raise UserError(f"modalities.{name}: {error}") from error
     if any(is_set(f"modalities.{name}.{key}", given) for key in found):
         return
     for key, value in found.items():

@@ -155,8 +155,12 @@ class SignalPreprocessor(Preprocessor[Sample]):
     def suggest(self, samples: Iterable[object]) -> tuple[dict[str, float], str]:
         """The `rate` of recordings that have fewer samples a second than the recipe's, and room for its window."""
         unsaid = Unsaid(self.config.source_channels, self.config.layout)
-        rates = [self._rate(one) for one in self.readable(samples, lambda raw: parse(raw, self.open, unsaid))]
-        fastest = max(rates)
+
+        def rate(raw: object) -> float | None:
+            recording = parse(raw, self.open, unsaid)
+            return None if recording is None else self._rate(recording)
+
+        fastest = max(self.readable(samples, rate))
         whole = self.config.window * fastest
         if fastest >= self.config.rate or whole < 2 or abs(whole - round(whole)) > 1e-6:
             return {}, ""

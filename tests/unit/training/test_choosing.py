@@ -95,6 +95,19 @@ def test_how_often_samples_are_seen_is_said() -> None:
     assert all(line.startswith("chosen: ") for line in lines[:-1])
 
 
+def test_a_rate_that_nothing_says_is_asked_for() -> None:
+    rows = datasets.Dataset.from_dict({"eeg": [np.zeros((2, 400)).tolist()] * 8})
+    words = ["data.path=x", "modalities.eeg.source_channels=[C3, C4]"]
+    with pytest.raises(
+        UserError, match="modalities.eeg: none of 8 samples could be read: nothing says the sampling rate.*source_rate"
+    ):
+        choose(Asked("eeg_mae", words), rows, {"eeg": "eeg"}, CPU)
+    said = choose(Asked("eeg_mae", [*words, "modalities.eeg.source_rate=100"]), rows, {"eeg": "eeg"}, CPU)
+    assert said.values["modalities.eeg.rate"] == 100
+    same = choose(Asked("eeg_mae", [*words, "modalities.eeg.source_rate=500"]), rows, {"eeg": "eeg"}, CPU)
+    assert "modalities.eeg.rate" not in same.values
+
+
 def test_durations() -> None:
     assert [duration(s) for s in (3, 89, 100, 7200, 1e6)] == ["3 s", "89 s", "1.7 min", "2 h", "12 days"]
 
