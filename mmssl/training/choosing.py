@@ -196,7 +196,7 @@ def fitting_batch(wanted: int, count: int, parts: int = 1) -> int:
     batch = parts
     while batch * 2 <= wanted and batch * 8 <= count:
         batch *= 2
-    return min(max(batch, min(2 * parts, count)), wanted)
+    return min(max(batch, 2 * parts if count >= 2 * parts else parts), wanted)
 
 
 def _fit_modality(
@@ -237,7 +237,9 @@ def kept_choice(folder: Path) -> Choice | None:
     try:
         return Choice(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"--resume: {path} is damaged ({one_line(error)}); say the preset with --preset") from error
+        raise UserError(
+            f"--resume: {path} is damaged ({one_line(error)}); without it the choice is made anew"
+        ) from error
 
 
 def keep(choice: Choice, folder: Path) -> None:

@@ -195,6 +195,8 @@ def chosen_recipe(
 
     def settle() -> Choice:
         kept = kept_choice(folder) if resume else None
+        if kept is not None and asked.preset not in (None, kept.preset):
+            raise UserError(f"--preset: found {asked.preset}, but the run was started with {kept.preset}; leave it out")
         choice = kept or choose(asked, source, columns, device, accelerator.num_processes)
         if kept is None:
             keep(choice, folder)

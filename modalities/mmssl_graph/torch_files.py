@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmssl.boundary import is_ours
+from mmssl.boundary import reading_sample
 from mmssl.errors import BadSample
 from mmssl.limits import check
 
@@ -27,10 +28,10 @@ def read_torch(path: Path) -> dict[str, Array]:
     """
     check("bytes", path.stat().st_size, "bytes")
     try:
-        with torch.serialization.safe_globals(_known()):
+        with reading_sample("torch cannot read it"), torch.serialization.safe_globals(_known()):
             said = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        if is_ours(error):
+    except BadSample as error:
+        if not isinstance(error.__cause__, pickle.UnpicklingError):
             raise
         raise BadSample(f"it holds objects of Python, which are not unpickled; {WAY_OUT}") from error
     if isinstance(said, tuple) and len(said) >= 2 and isinstance(said[1], Mapping):

@@ -82,7 +82,7 @@ def test_precision_is_known_before_anything_else() -> None:
 @pytest.mark.parametrize(
     ("wanted", "count", "parts", "batch"),
     [(128, 512, 1, 128), (128, 511, 1, 64), (128, 44, 1, 8), (64, 3, 1, 2), (64, 1, 1, 1), (256, 100, 6, 24)]
-    + [(256, 40, 8, 16), (100, 399, 1, 64)],
+    + [(256, 40, 8, 16), (256, 7, 6, 6), (100, 399, 1, 64)],
 )
 def test_batches_that_fit(wanted: int, count: int, parts: int, batch: int) -> None:
     assert fitting_batch(wanted, count, parts) == batch
@@ -132,6 +132,23 @@ def test_a_run_says_what_it_chose_and_goes_on_with_it(tmp_path: Path, capsys: py
     assert kept_choice(tmp_path / "run") == Choice(**kept)
     assert main(["pretrain", "image_mae", *words, "train.steps=3", "--resume", *out]) == 0
     assert "going on after step 2 of 3" in capsys.readouterr().out
+    assert (
+        main(
+            [
+                "pretrain",
+                "image_mae",
+                *words,
+                "model.towers.image.heads=2",
+                "objectives.mae.decoder.heads=2",
+                "--resume",
+                "--preset",
+                "small",
+                *out,
+            ]
+        )
+        == 2
+    )
+    assert "--preset: found small, but the run was started with demo" in capsys.readouterr().err
     (tmp_path / "run" / "chosen.json").write_text("{")
     with pytest.raises(UserError, match="chosen.json is damaged"):
         kept_choice(tmp_path / "run")
