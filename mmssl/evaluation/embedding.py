@@ -34,8 +34,8 @@ class Embedded:
     Attributes:
         present: modality -> (n,) bool.
         raw: modality -> (n, F) raw features, where the modality has any.
-        pooled: encoder -> modality -> (n, D) pooled states.
-        embeddings: encoder -> modality -> (n, E) normalised (projected) states.
+        pooled: encoder -> modality -> (n, V) summaries of the tower's tokens (`TowerConfig.readout`).
+        embeddings: encoder -> modality -> (n, E) normalised: projected, or the summary where there is no projection.
         joint: encoder -> "a+b" -> (n, E) projected state of modalities that one tower was given together.
         bad: one entry for every broken value that was left out.
     """
@@ -70,8 +70,7 @@ def encode_together(model: MMSSLModel, batch: Batch, group: tuple[str, ...]) -> 
     """(B, E) projected embedding, not normalised, of several modalities that share a tower and see each other in it."""
     tower = model.tower_of(group[0])
     encoded = model.tower(tower)({name: model.modality(name).patchify(batch[name]) for name in group})
-    projected: Tensor = model.project(tower, encoded.pooled())
-    return projected.float()
+    return model.embed(tower, encoded).float()
 
 
 class Collector:

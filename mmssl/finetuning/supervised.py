@@ -71,18 +71,18 @@ class TaskHead(nn.Module):
 
 
 def pooled_width(model: MMSSLModel, towers: Sequence[str]) -> int:
-    """D of `pooled`: the widths of these towers together."""
-    return sum(model.tower(name).width for name in towers)
+    """D of `pooled`: the widths of these towers' summaries together."""
+    return sum(model.tower(name).summary_width for name in towers)
 
 
 def pooled(model: MMSSLModel, towers: Sequence[str], batch: Batch) -> tuple[Tensor, Tensor]:
-    """(B, D) float32 pooled outputs side by side, zero where absent, and (B,) bool: anything is there."""
+    """(B, D) float32 summaries side by side, zero where absent, and (B,) bool: anything is there."""
     parts, present = [], []
     for name in towers:
         tower = model.tower(name)
         patches = {n: model.modality(n).patchify(batch[n]) for n in tower.modalities if n in batch}
         encoded = tower(patches)
-        parts.append(encoded.pooled().float())
+        parts.append(encoded.summary().float())
         present.append(encoded.present())
     return torch.cat(parts, 1), torch.stack(present).any(0)
 
@@ -113,7 +113,7 @@ class Supervised(Objective):
     def forward(self, step: Step) -> Loss:
         """The mean loss over the global batch's rows with a label and any modality; of classes the accuracy, too."""
         c, counts = self.config, self.counts(step)
-        features = torch.cat([step.encode(name, c.view).pooled().float() for name in c.towers], 1)
+        features = torch.cat([step.encode(name, c.view).summary().float() for name in c.towers], 1)
         logits = self.head(features)
         with torch.autocast(logits.device.type, enabled=False):
             logits, value = logits.float(), step.batch[LABEL]["value"]

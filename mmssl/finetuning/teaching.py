@@ -77,7 +77,7 @@ class Distilled(Objective):
     def forward(self, step: Step) -> Loss:
         """The mean of `soft_losses` over the rows of the global batch that both student and teacher see."""
         c, teacher = self.config, self.teacher[0]
-        logits = self.head(torch.cat([step.encode(name, c.view).pooled().float() for name in c.towers], 1))
+        logits = self.head(torch.cat([step.encode(name, c.view).summary().float() for name in c.towers], 1))
         if device_of(teacher.head) != logits.device:
             teacher.head.to(logits.device)
             module: torch.nn.Module = teacher.model

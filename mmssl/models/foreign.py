@@ -114,14 +114,21 @@ class ForeignTower(Tower):
         self.modalities = nn.ModuleDict(modalities).requires_grad_(False)  # the wrapped model embeds by itself
         self.name = next(iter(modalities))
         self.ids = modalities[self.name].ids
-        self.net, self.width, self.pooling, self.frozen = net, width, options.pooling, options.frozen
+        self.net, self.width, self.frozen = net, width, options.frozen
         self.depth = 0
         self.mask: MaskToken | None = None
+        self.pool = None
+        self.set_pooling(options)
 
     @property
     def prefix_count(self) -> int:
         """0: there is no prefix of ours; what the wrapped model puts in front is its own."""
         return 0
+
+    @property
+    def classes(self) -> bool:
+        """True: whether the wrapped model has a class token shows when it runs."""
+        return True
 
     def check(self, theirs: Mapping[str, Any]) -> None:
         """UserError unless the modality fits the wrapped model; None in `theirs`: it takes any.
@@ -169,7 +176,7 @@ class ForeignTower(Tower):
         if not p.full:
             # what the wrapped model makes of padding is for nobody
             tokens = tokens * p.valid[..., None]
-        return Encoded({self.name: tokens}, {self.name: p}, prefix, {}, self.pooling)
+        return Encoded({self.name: tokens}, {self.name: p}, prefix, self.pooling, self.readout)
 
     def pixels(self, patches: Patches, hidden: Tensor | None) -> Tensor:
         """The picture (B, C, H, W) back from its patches; hidden ones are mean grey, the zero of normalised pixels."""

@@ -28,6 +28,7 @@ from .configuration_mmssl import MMSSLConfig
 from .initialization import init_module
 from .loader import LOADER, write_loader
 from .options import TowerConfig
+from .pooling import usual_readout
 from .tower import Encoded, Tower
 
 if TYPE_CHECKING:
@@ -44,11 +45,11 @@ class MMSSLOutput(ModelOutput):
 
     Attributes:
         last_hidden_state: (B, n, D), of a model with a single tower, else None.
-        pooler_output: (B, D), likewise.
+        pooler_output: (B, V), likewise: its summary.
         tokens: modality -> (B, n, D).
         valid: modality -> (B, n) bool, False where tokens are padding.
-        pooled: modality -> (B, D) float32.
-        embeddings: modality -> (B, E) float32, projected and L2-normalised.
+        pooled: modality -> (B, V) float32, the tower's summary (`TowerConfig.readout`).
+        embeddings: modality -> (B, E) float32, L2-normalised: projected, or the summary where there is no projection.
         present: modality -> (B,) bool, False for samples without it (their rows are zero).
         hidden_states: with `output_hidden_states`, modality -> a (B, n, D) for each block, before the last norm.
     """
@@ -119,7 +120,7 @@ class MMSSLModel(PreTrainedModel):
         self.projections = nn.ModuleDict()
         if config.projection:
             for name in self.towers:
-                self.projections[name] = nn.Linear(self.tower(name).width, config.projection, bias=False)
+                self.projections[name] = nn.Linear(self.tower(name).pooled_width, config.projection, bias=False)
         self.post_init()
 
     @classmethod
@@ -193,17 +194,47 @@ class MMSSLModel(PreTrainedModel):
             raise UserError(f"unknown modality '{name}', this model has {', '.join(known)}{nearest(name, known)}")
         return self._tower_of[name]
 
+    def settle_readouts(self) -> None:
+        """Write into the configuration how each tower is read out, where its options leave that to the modality.
+
+        Towers of several modalities, pretrained ones, and those that are compared without a projection are read out as
+        they pool.
+        """
+        assert self.config.towers is not None
+        for name, spec in self.config.towers.items():
+            tower, options = self.tower(name), tower_config(spec)
+            own = options.readout is None and options.from_ is None and len(tower.modalities) == 1
+            if own and (len(self.towers) == 1 or self.projections):
+                spec["readout"] = usual_readout(options, next(iter(tower.modalities.values())))  # type: ignore[arg-type]
+                tower.set_pooling(tower_config(spec))
+
     @property
     def modality_names(self) -> list[str]:
         """All modalities, tower after tower, in the order of the configuration."""
         return list(self._tower_of)
 
     def embedding_width(self, tower: str) -> int:
-        """Width of what `project` returns."""
-        return self.config.projection or self.tower(tower).width
+        """E of `embed`."""
+        return self.config.projection or self.tower(tower).summary_width
+
+    def embed(self, tower: str, encoded: Encoded, name: str | None = None) -> Tensor:
+        """(B, E) embedding of a tower's output, not normalised: projected, or the summary without a projection.
+
+        Args:
+            tower: its name.
+            encoded: its output.
+            name: of the modality to embed; None: all that it was given.
+        """
+        if tower in self.projections:
+            return self.project(tower, encoded.pooled(name))
+        return encoded.summary(name)
+
+    def projected_width(self, tower: str) -> int:
+        """P of `project`."""
+        return self.config.projection or self.tower(tower).pooled_width
 
     def project(self, tower: str, pooled: Tensor) -> Tensor:
-        """pooled (B, D) of a tower -> (B, E) in the shared embedding, not normalised."""
+        """pooled (B, W) of a tower -> (B, P) in the shared embedding, not normalised; as it is without a projection."""
         if tower not in self.projections:
             return pooled
         projection = self.projections[tower]
@@ -232,18 +263,17 @@ class MMSSLModel(PreTrainedModel):
                 hidden |= {n: tuple(encoded.layers[b][n] for b in blocks) for n in group if blocks}
                 single = encoded
                 for name in group:
-                    pooled = encoded.pooled(name)
                     present = encoded.present(name)
-                    projected = F.normalize(self.project(tower_name, pooled).float(), dim=-1)
+                    projected = F.normalize(self.embed(tower_name, encoded, name).float(), dim=-1)
                     output["tokens"][name] = encoded.tokens[name]
                     output["valid"][name] = encoded.patches[name].valid
-                    output["pooled"][name] = pooled
+                    output["pooled"][name] = encoded.summary(name)
                     output["embeddings"][name] = projected * present[:, None]
                     output["present"][name] = present
         last = pooler = None
         if len(self.towers) == 1 and single is not None and not alone:
             last = torch.cat([single.prefix, *single.tokens.values()], 1)
-            pooler = single.pooled()
+            pooler = single.summary()
         kept = hidden if states else None
         return MMSSLOutput(last_hidden_state=last, pooler_output=pooler, hidden_states=kept, **output)
 

@@ -7,6 +7,34 @@ from typing import Any
 
 from ..options import option, strict
 
+STATISTICS = ("mean", "std", "max", "sum", "cls", "last")
+CELLS = ("grid", "axis", "flat")
+"""Poolings that keep which patch is which; what cells there are is the modality's business (`Modality.cells`)."""
+
+
+def pooling_parts(how: str) -> list[str]:
+    """The names of a pooling like "mean+std"."""
+    return how.split("+")
+
+
+def check_pooling(how: str | None) -> None:
+    """ValueError where that is no pooling."""
+    if how is None or how == "attention":
+        return
+    parts = pooling_parts(how)
+    if len(set(parts)) < len(parts) or not set(parts) <= {*STATISTICS, *CELLS}:
+        raise ValueError(
+            f"expected attention, or some of {', '.join((*STATISTICS, *CELLS))} joined by +, each once, got {how!r}"
+        )
+
+
+POOLINGS = (
+    "mean, std, max, sum: of the tokens; cls: the first prefix token; last: the last token (CLIP's EOS); grid: means "
+    "of the halves of each axis side by side (2x2 of a picture); axis: means over time side by side (leads, "
+    "electrodes, mel bands, places of a video); flat: all tokens of inputs of a fixed size side by side (columns of a "
+    "table); several joined by + (mean+std); attention: a learned query (SigLIP)"
+)
+
 
 @strict
 @dataclass(kw_only=True)
@@ -43,10 +71,16 @@ class TowerConfig:
         1, min=0, max=1_024, help="learned tokens in front: the first is CLS, further ones are registers"
     )
     pooling: str = option(
-        "mean",
-        choices=("mean", "cls", "last", "attention"),
-        help="mean of the tokens, the first prefix token, the last token (CLIP's EOS), or a learned query (SigLIP)",
+        "mean", check=check_pooling, help=f"what objectives and projections learn through. {POOLINGS}"
     )
+    readout: str | None = option(
+        None,
+        check=check_pooling,
+        help="what embed, evaluate and finetune take of a tower without projection, in pooling's words; null: the "
+        "modality's own where pooling is mean, else as pooling",
+    )
+    readout_layers: int = option(1, min=1, max=1_024, help="that many last blocks are read out side by side")
+    readout_norm: bool = option(True, help="the tower's last norm over each block that is read out, as in DINO")
     norm_eps: float = option(1e-6, above=0, max=1, help="added to the variance in layer norms")
     qkv_bias: bool = option(True, help="a bias in the maps to queries, keys and values")
     activation: str = option(

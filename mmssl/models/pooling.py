@@ -1,12 +1,148 @@
-"""Pooling by a learned query. Shapes: B batch, n tokens, D width, H heads."""
+"""Many tokens to one vector. Shapes: B batch, n tokens, D width, R prefix tokens, H heads, S cells."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
 from .dispatch import attention
+from .options import CELLS, TowerConfig, pooling_parts
 from .trunk import MLP
+
+if TYPE_CHECKING:
+    from ..modality import Modality
+    from ..patches import Patches
+
+
+def masked_mean(x: Tensor, valid: Tensor) -> Tensor:
+    """Mean of x (B, n, D) over valid (B, n), float32; zeros where nothing is valid."""
+    weight = valid.to(torch.float32)[..., None]
+    return (x.float() * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def masked_std(x: Tensor, valid: Tensor) -> Tensor:
+    """Standard deviation (of the population) of x (B, n, D) over valid (B, n), float32; zeros where nothing is valid.
+
+    Its gradient is finite where all tokens are equal.
+    """
+    weight = valid.to(torch.float32)[..., None]
+    apart = (x.float() - masked_mean(x, valid)[:, None]) * weight
+    return (apart.square().sum(1) / weight.sum(1).clamp(min=1)).clamp(min=1e-12).sqrt() * valid.any(1, keepdim=True)
+
+
+def masked_max(x: Tensor, valid: Tensor) -> Tensor:
+    """Greatest value of x (B, n, D) over valid (B, n), float32; zeros where nothing is valid."""
+    most = x.float().masked_fill(~valid[..., None], -torch.inf).amax(1)
+    return most.masked_fill(~valid.any(1, keepdim=True), 0.0)
+
+
+def last_token(x: Tensor, valid: Tensor, order: Tensor) -> Tensor:
+    """(B, D) float32 the valid token of x (B, n, D) with the greatest order (B, n), wherever in the row it lies."""
+    last = order.masked_fill(~valid, -torch.inf).argmax(1)[:, None, None].expand(-1, 1, x.shape[2])
+    return x.gather(1, last)[:, 0].float() * valid.any(1, keepdim=True)
+
+
+def cell_means(x: Tensor, valid: Tensor, cell: Tensor, cells: int) -> Tensor:
+    """(B, S * D) float32: mean of x (B, n, D) over the valid tokens of each cell (B, n) int64; an empty one is zero."""
+    member = (cell[..., None] == torch.arange(cells, device=cell.device)) & valid[..., None]
+    weight = member.to(torch.float32)
+    means = weight.transpose(1, 2) @ x.float() / weight.sum(1).clamp(min=1)[..., None]
+    return means.flatten(1)
+
+
+WIDEST = 4096
+"""Numbers of a vector that a default readout has at most: a linear probe of it must still be quick."""
+
+
+def usual_readout(options: TowerConfig, modality: Modality) -> str:
+    """How a tower is read out whose options do not say: the first of the modality's own ways that is not too wide;
+    or as it pools, where that is not the mean."""
+    if options.pooling != "mean":
+        return options.pooling
+    width = options.width * options.readout_layers
+    fitting = [how for how in modality.readouts if 0 < Pooling(how, {"": modality}).times() * width <= WIDEST]
+    return fitting[0] if fitting else "mean"
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How tokens become one vector: the parts of `how` side by side (see `TowerConfig.pooling`).
+
+    Attributes:
+        how: names joined by "+", or "attention".
+        modalities: those of the tower; they say which cells their patches lie in.
+        learned: the learned query of "attention", (B, n, D) and valid (B, n) -> (B, D).
+    """
+
+    how: str
+    modalities: Mapping[str, Modality]
+    learned: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def check(self, where: str, classes: bool) -> None:
+        """UserError where the tower's modalities have no such cells, or it has no class token.
+
+        Args:
+            where: the option's place, for the message.
+            classes: the tower has a class token.
+        """
+        for part in pooling_parts(self.how):
+            if part == "cls" and not classes:
+                raise UserError(f"{where}: found {self.how}, but the tower has no class token; expected prefix: 1")
+            if part in CELLS:
+                if len(self.modalities) > 1:
+                    raise UserError(
+                        f"{where}: found {self.how}, expected {part} in towers of one modality only, "
+                        f"this one has {', '.join(self.modalities)}"
+                    )
+                lacking = [name for name, modality in self.modalities.items() if not modality.cells(part)]
+                if lacking:
+                    offered = [kind for kind in CELLS if self.modalities[lacking[0]].cells(kind)]
+                    raise UserError(
+                        f"{where}: found {self.how}, but patches of modality '{lacking[0]}' lie in no cells of "
+                        f"'{part}'; expected {', '.join(offered) if offered else 'mean, std, max, sum or last'}"
+                    )
+
+    def times(self) -> int:
+        """How many times as wide as a token the vector is."""
+        cells = next(iter(self.modalities.values())).cells
+        return sum(cells(part) if part in CELLS else 1 for part in pooling_parts(self.how))
+
+    def __call__(
+        self, tokens: Mapping[str, Tensor], patches: Mapping[str, Patches], prefix: Tensor, names: Sequence[str]
+    ) -> Tensor:
+        """(B, times * D) float32 of the tokens (B, n, D) of these modalities; zeros where no patch is valid.
+
+        Args:
+            tokens: modality -> (B, n, D).
+            patches: modality -> what they came from.
+            prefix: (B, R, D).
+            names: of the modalities that are summed up.
+        """
+        valid = torch.cat([patches[n].valid for n in names], 1)
+        if self.how == "cls":
+            return prefix[:, 0].float() * valid.any(1, keepdim=True)
+        x = torch.cat([tokens[n] for n in names], 1)
+        if self.learned is not None:
+            return self.learned(x, valid).float() * valid.any(1, keepdim=True)
+        out = []
+        for part in pooling_parts(self.how):
+            if part == "cls":
+                out.append(prefix[:, 0].float() * valid.any(1, keepdim=True))
+            elif part == "last":
+                out.append(last_token(x, valid, torch.cat([patches[n].coords[..., 0] for n in names], 1)))
+            elif part in CELLS:
+                modality = self.modalities[names[0]]
+                out.append(cell_means(x, valid, modality.cell(part, patches[names[0]]), modality.cells(part)))
+            elif part == "sum":
+                out.append((x.float() * valid[..., None]).sum(1))
+            else:
+                out.append({"mean": masked_mean, "std": masked_std, "max": masked_max}[part](x, valid))
+        return out[0] if len(out) == 1 else torch.cat(out, 1)
 
 
 class AttentionPool(nn.Module):

@@ -5,9 +5,10 @@ Shapes: B batch, R prefix tokens, n tokens of a modality, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +17,9 @@ from ..errors import UserError
 from ..modality import Modality
 from ..patches import Patches
 from .options import TowerConfig
-from .pooling import AttentionPool
+from .pooling import AttentionPool, Pooling
 from .rotary import Rotary, Rotation, Unplaced, joined, unturned
 from .trunk import CrossAttention, Trunk
-
-
-def masked_mean(x: Tensor, valid: Tensor) -> Tensor:
-    """Mean of x (B, n, D) over valid (B, n), float32; zeros where nothing is valid."""
-    weight = valid.to(torch.float32)[..., None]
-    return (x.float() * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 @dataclass
@@ -35,33 +30,30 @@ class Encoded:
         tokens: (B, n, D) per modality, zero where invalid.
         patches: what they came from.
         prefix: (B, R, D).
+        pooling: how `pooled` sums up: what objectives and projections learn through.
+        readout: how `summary` does: what is taken of the frozen tower.
         layers: un-normed tokens after the asked blocks: block -> modality -> (B, n, D).
-        pooling: how `pooled` sums up (see `TowerConfig`).
-        pool: the learned query of "attention", (B, n, D) and valid (B, n) -> (B, D).
+        deep: (prefix, tokens) of the blocks that are read out beside the last, first to last.
     """
 
     tokens: dict[str, Tensor]
     patches: dict[str, Patches]
     prefix: Tensor
+    pooling: Pooling
+    readout: Pooling
     layers: dict[int, dict[str, Tensor]] = field(default_factory=dict)
-    pooling: str = "mean"
-    pool: Callable[[Tensor, Tensor], Tensor] | None = None
+    deep: list[tuple[Tensor, dict[str, Tensor]]] = field(default_factory=list)
 
     def pooled(self, name: str | None = None) -> Tensor:
-        """(B, D) float32 summary of one modality, or of all; zeros for a sample without any valid patch."""
+        """(B, W) float32 of one modality, or of all, by `pooling`; zeros for a sample without any valid patch."""
+        return self.pooling(self.tokens, self.patches, self.prefix, [name] if name else list(self.tokens))
+
+    def summary(self, name: str | None = None) -> Tensor:
+        """(B, V) float32 of one modality, or of all, by `readout`; zeros for a sample without any valid patch."""
         names = [name] if name else list(self.tokens)
-        valid = torch.cat([self.patches[n].valid for n in names], 1)
-        if self.pooling == "cls":
-            return self.prefix[:, 0].float() * valid.any(1, keepdim=True)
-        tokens = torch.cat([self.tokens[n] for n in names], 1)
-        if self.pooling == "last":
-            # the last by its coordinate, wherever in the row the padding lies
-            order = torch.cat([self.patches[n].coords[..., 0] for n in names], 1).masked_fill(~valid, -torch.inf)
-            last = order.argmax(1)[:, None, None].expand(-1, 1, tokens.shape[2])
-            return tokens.gather(1, last)[:, 0].float() * valid.any(1, keepdim=True)
-        if self.pool is not None:
-            return self.pool(tokens, valid).float() * valid.any(1, keepdim=True)
-        return masked_mean(tokens, valid)
+        parts = [self.readout(tokens, self.patches, prefix, names) for prefix, tokens in self.deep]
+        parts.append(self.readout(self.tokens, self.patches, self.prefix, names))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def present(self, name: str | None = None) -> Tensor:
         """(B,) bool: the sample has at least one valid patch of this modality (of any)."""
@@ -164,7 +156,7 @@ class Tower(nn.Module):
 
     def __init__(self, config: TowerConfig, modalities: Mapping[str, Modality]) -> None:
         super().__init__()
-        self.width, self.depth, self.pooling, self.frozen = config.width, config.depth, config.pooling, config.frozen
+        self.width, self.depth, self.frozen = config.width, config.depth, config.frozen
         self.modalities = nn.ModuleDict(modalities)
         self.rotary = rotary_of(config, modalities)
         self.prefix = Prefix(config.prefix, config.width) if config.prefix else None
@@ -192,6 +184,39 @@ class Tower(nn.Module):
             if config.pooling == "attention"
             else None
         )
+        self.set_pooling(config)
+
+    def set_pooling(self, config: TowerConfig) -> None:
+        """How tokens are summed up, once all parameters are there. UserError where they cannot be in that way."""
+        modalities: Any = dict(self.modalities.items())
+        # what is read out is what was learned through, where a tower asks for nothing else
+        readout = config.readout or config.pooling
+        if readout == "attention" != config.pooling:
+            raise UserError(
+                f"model.towers: readout: found attention, but pooling: {config.pooling} leaves the query untrained; "
+                "expected pooling: attention"
+            )
+        self.pooling, self.readout = (
+            Pooling(how, modalities, self.pool if how == "attention" else None) for how in (config.pooling, readout)
+        )
+        self.readout_layers, self.readout_norm = config.readout_layers, config.readout_norm
+        for where, chosen in (("pooling", self.pooling), ("readout", self.readout)):
+            chosen.check(f"model.towers: {where}", self.classes)
+        if self.readout_layers > max(self.depth, 1):
+            raise UserError(
+                f"model.towers: readout_layers: found {self.readout_layers}, expected at most the tower's "
+                f"{self.depth} blocks"
+            )
+
+    @property
+    def pooled_width(self) -> int:
+        """W of `Encoded.pooled`."""
+        return self.width * self.pooling.times()
+
+    @property
+    def summary_width(self) -> int:
+        """V of `Encoded.summary`."""
+        return self.width * self.readout.times() * self.readout_layers
 
     def train(self, mode: bool = True) -> Tower:
         """A frozen tower stays in eval mode: its dropout and statistics are part of what it learned."""
@@ -201,6 +226,11 @@ class Tower(nn.Module):
     def prefix_count(self) -> int:
         """How many learned tokens stand in front of the patches' own: CLS and registers."""
         return 0 if self.prefix is None else len(self.prefix.tokens)
+
+    @property
+    def classes(self) -> bool:
+        """Whether there is a class token in front."""
+        return self.prefix_count > 0
 
     def forward(
         self, patches: Mapping[str, Patches], hidden: Mapping[str, Tensor] | None = None, layers: Sequence[int] = ()
@@ -233,14 +263,22 @@ class Tower(nn.Module):
         if self.embed_norm is not None:
             x = self.embed_norm(x)
         bias = with_relations(mask, [None, *spans], [r, *counts])
-        x, kept = self.trunk(x, bias, layers, rotation=self._rotation(patches, names))
+        deep = range(self.depth - self.readout_layers + 1, self.depth)
+        x, kept = self.trunk(x, bias, [*layers, *deep], rotation=self._rotation(patches, names))
         prefix, *tokens_of = x.split([r, *counts], 1)
         layered = {
             n: dict(zip(names, self._clear(y.split([r, *counts], 1)[1:], patches, names), strict=True))
             for n, y in kept.items()
+            if n in layers
         }
         tokens = dict(zip(names, self._clear(tokens_of, patches, names), strict=True))
-        return Encoded(tokens, {name: patches[name] for name in names}, prefix, layered, self.pooling, self.pool)
+        read = []
+        for block in deep:
+            y = self.trunk.norm(kept[block]) if self.readout_norm else kept[block]
+            first, *rest = y.split([r, *counts], 1)
+            read.append((first, dict(zip(names, self._clear(rest, patches, names), strict=True))))
+        of = {name: patches[name] for name in names}
+        return Encoded(tokens, of, prefix, self.pooling, self.readout, layered, read)
 
     def _rotation(self, patches: Mapping[str, Patches], names: Sequence[str]) -> Rotation | None:
         """Of all tokens, the prefix in front unturned; None without rotary positions."""

@@ -84,6 +84,15 @@ class Objective(nn.Module):
         """Learned numbers that belong to the model's embeddings; they are kept in `MMSSLConfig` under these names."""
         return {}
 
+    teaches: tuple[str, ...] = ()
+    """Names of the towers that it keeps an averaged teacher of, whose weights the model may get at the end."""
+
+    def begin(self, steps: int) -> None:
+        """Called before the first step of a run, also of a resumed one. steps: of the whole run."""
+
+    def hand_over(self, model: MMSSLModel, tower: str) -> None:
+        """Give a tower that it `teaches` its teacher's weights. Called behind the last checkpoint of a run."""
+
     @torch.no_grad()
     def after_step(self, model: MMSSLModel, progress: float) -> None:
         """Called after every optimiser step with progress in (0, 1]: EMA, centres. State never changes in forward."""

@@ -32,7 +32,7 @@ from .base import Loss, Objective
 from .options.bootstrap import Config
 from .parts.heads import Head
 from .parts.sides import Side, Sides
-from .parts.teacher import Teacher, momentum_at
+from .parts.teacher import Momentum, Teacher, take_over
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
@@ -102,13 +102,15 @@ class Bootstrap(Objective):
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)
         self.sides = Sides(config, model, "bootstrap")
-        self.heads = nn.ModuleDict({name: Head.of(model.tower(name).width, config) for name in config.towers})
+        self.heads = nn.ModuleDict({name: Head.of(model.tower(name).pooled_width, config) for name in config.towers})
         self.predictors = nn.ModuleDict({name: self._predictor(head.width) for name, head in self.heads.items()})
         init_weights(self.heads)
         init_weights(self.predictors)
         self.teacher: Teacher[Any] | None = None
         if config.target == "teacher":
             self.teacher = Teacher(self._student(model))
+        self.momentum = Momentum.of(config, None)
+        self.teaches = tuple(config.towers) if self.teacher is not None and config.export != "student" else ()
 
     def _predictor(self, width: Any) -> nn.Module:
         c = self.config
@@ -156,12 +158,20 @@ class Bootstrap(Objective):
         with torch.autocast(guess.device.type, enabled=False):
             return global_mean(loss(guess.float(), target.float()), both)
 
+    def begin(self, steps: int) -> None:
+        """Set the teacher's momentum by the length of the run."""
+        self.momentum = Momentum.of(self.config, steps)
+
+    def hand_over(self, model: MMSSLModel, tower: str) -> None:
+        """The tower's weights become the teacher's."""
+        assert self.teacher is not None
+        take_over(model.tower(tower), self.teacher.net["towers"][tower])
+
     @torch.no_grad()
     def after_step(self, model: MMSSLModel, progress: float) -> None:
         """Move the teacher towards the student, and DirectPred's predictors to what their inputs were."""
         if self.teacher is not None:
-            momentum = momentum_at(progress, self.config.momentum, self.config.end_momentum)
-            self.teacher.update(self._student(model), momentum)
+            self.teacher.update(self._student(model), self.momentum.at(progress))
         for predictor in self.predictors.values():
             if isinstance(predictor, DirectPredictor):
                 predictor.update()

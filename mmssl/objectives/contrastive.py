@@ -36,7 +36,7 @@ from ..distributed import gather_rows, global_mean, rank, world_size
 from ..errors import UserError
 from ..losses.contrastive import dcl, dclw_weight, info_nce, info_nce_both, sigmoid_pairs, softmax_rows
 from ..models.initialization import init_weights
-from ..models.tower import masked_mean
+from ..models.pooling import masked_mean
 from .base import Loss, Objective
 from .options.contrastive import Config
 from .parts.heads import Head
@@ -63,7 +63,8 @@ class Contrastive(Objective):
         self.start = config.temperature or (0.07 if config.loss == "infonce" else 0.1)
         self.least = 0.0 if config.loss == "sigmoid" else 1.0  # of a learned 1 / temperature, as in CLIP
         self._refuse(config, model)
-        self.heads = nn.ModuleDict({name: Head.of(model.tower(name).width, config) for name in self.sides.within})
+        widths = {name: model.tower(name).pooled_width for name in self.sides.within}
+        self.heads = nn.ModuleDict({name: Head.of(width, config) for name, width in widths.items()})
         init_weights(self.heads)
         if self.learned:
             self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / self.start)))
@@ -83,7 +84,7 @@ class Contrastive(Objective):
                 f"objective contrastive: temperature: found {self.start:g}, but a learned 1 / temperature is kept "
                 f"between {self.least:g} and max_scale = {config.max_scale:g}"
             )
-        widths = {name: model.embedding_width(name) for name in self.sides.across}
+        widths = {name: model.projected_width(name) for name in self.sides.across}
         if len(set(widths.values())) > 1:
             raise UserError(f"objective contrastive: embeddings differ in width {widths}; set model.projection")
 

@@ -37,7 +37,7 @@ from ..patches import gather
 from .base import Loss, Objective
 from .options.distillation import Config, GramConfig, HeadConfig
 from .parts.prototypes import PrototypeHead
-from .parts.teacher import Teacher, momentum_at
+from .parts.teacher import Momentum, Teacher, take_over
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
@@ -63,12 +63,14 @@ class Distillation(Objective):
         own = config.patch_head if masks and config.patch_weight else None
         self.heads = nn.ModuleDict()
         if config.class_weight or own is None:
-            self.heads["class"] = _head(config.head, tower.width)
+            self.heads["class"] = _head(config.head, tower.pooled_width)
         if own is not None:
             self.heads["patch"] = _head(own, tower.width)
         init_weights(self.heads)
         self.teacher = Teacher(tower)
         self.teacher_heads = Teacher(self.heads)
+        self.momentum = Momentum.of(config, None)
+        self.teaches = (config.tower,) if config.export != "student" else ()
         self.gram_teacher = Teacher(tower) if config.gram is not None else None
         self.register_buffer("progress", torch.zeros(()))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
@@ -124,11 +126,19 @@ class Distillation(Objective):
         low, high = c.teacher_temperature
         return high if progress >= c.temperature_warmup else low + (high - low) * progress / c.temperature_warmup
 
+    def begin(self, steps: int) -> None:
+        """Set the teacher's momentum by the length of the run."""
+        self.momentum = Momentum.of(self.config, steps)
+
+    def hand_over(self, model: MMSSLModel, tower: str) -> None:
+        """The tower's weights become the teacher's."""
+        take_over(model.tower(tower), self.teacher.net)
+
     @torch.no_grad()
     def after_step(self, model: MMSSLModel, progress: float) -> None:
         """Move teachers towards students, centres towards the step's outputs, the Gram teacher when it is due."""
         c = self.config
-        momentum = momentum_at(progress, *c.momentum)
+        momentum = self.momentum.at(progress)
         self.teacher.update(model.tower(c.tower), momentum)
         self.teacher_heads.update(self.heads, momentum)
         for name, (rows, count) in self._sums.items():

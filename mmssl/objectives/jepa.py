@@ -42,7 +42,7 @@ from ..options import changed
 from ..patches import Patches, Split, gather
 from .base import Loss, Objective
 from .options.jepa import Config, PredictorConfig, RegulariserConfig
-from .parts.teacher import Teacher, momentum_at
+from .parts.teacher import Momentum, Teacher, take_over
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
@@ -82,6 +82,8 @@ class JEPA(Objective):
         self.layers = tuple(last) if c.average_layers > 1 else ()
         learns = c.teacher == "ema" and not target.frozen
         self.teacher = Teacher(target) if learns else None
+        self.momentum = Momentum.of(c, None)
+        self.teaches = (self.target_tower,) if learns and c.export != "student" else ()
         # a frozen tower is a teacher that stands still
         self.stops = learns or target.frozen or c.stop_gradient
 
@@ -100,9 +102,7 @@ class JEPA(Objective):
                 f"objective jepa: average_layers is {c.average_layers}, but tower "
                 f"'{self.target_tower}' has {target.depth} blocks to average"
             )
-        if len(c.momentum) != 2:
-            raise UserError(f"objective jepa: momentum: found {c.momentum}, expected two numbers: first and last")
-        for name in ("momentum", "schedule"):
+        for name in ("momentum", "forget", "schedule", "export"):
             if target.frozen and changed(c, name):
                 raise UserError(
                     f"objective jepa: {name}: found {getattr(c, name)}, which has no effect: tower "
@@ -267,10 +267,17 @@ class JEPA(Objective):
     @torch.no_grad()
     def after_step(self, model: MMSSLModel, progress: float) -> None:
         """Move the teacher towards the target tower."""
-        c = self.config
         if self.teacher is not None:
-            momentum = momentum_at(progress, c.momentum[0], c.momentum[1], c.schedule)
-            self.teacher.update(model.tower(self.target_tower), momentum)
+            self.teacher.update(model.tower(self.target_tower), self.momentum.at(progress))
+
+    def begin(self, steps: int) -> None:
+        """Set the teacher's momentum by the length of the run."""
+        self.momentum = Momentum.of(self.config, steps)
+
+    def hand_over(self, model: MMSSLModel, tower: str) -> None:
+        """The target tower's weights become the teacher's."""
+        assert self.teacher is not None
+        take_over(model.tower(tower), self.teacher.net)
 
 
 def _everything(patches: Patches) -> Split:

@@ -60,7 +60,7 @@ class Matching(Objective):
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)
         self.swapped = self._swapped(config, model)
-        self.head = Classifier([model.tower(name).width for name in config.towers], config.hidden)
+        self.head = Classifier([model.tower(name).pooled_width for name in config.towers], config.hidden)
         init_weights(self.head)
 
     @staticmethod

@@ -48,6 +48,7 @@ class Pretraining(nn.Module):
         self.objectives = nn.ModuleDict(objectives)
         self.views, self.masks = dict(views or {}), dict(masks or {})
         self._check_views()
+        self.kept = self._kept_teachers()
         self._warn_of_untrained()
         self.ramps = {n: o.config.ramp for n, o in objectives.items() if getattr(o.config, "ramp", None) is not None}
         if self.ramps:  # of the weights, in the order of `ramps`; a buffer, so that a checkpoint has them
@@ -55,6 +56,25 @@ class Pretraining(nn.Module):
         for tower in model.towers.values():
             if tower.frozen:
                 tower.requires_grad_(False)
+
+    def _kept_teachers(self) -> dict[str, str]:
+        """Tower -> the objective whose teacher's weights it gets at the end; UserError where two shall give theirs."""
+        teaching: dict[str, dict[str, str | None]] = {}
+        for name, module in self.objectives.items():
+            objective: Any = module
+            for tower in objective.teaches:
+                teaching.setdefault(tower, {})[name] = objective.config.export
+        kept = {}
+        for tower, asked in teaching.items():
+            sure = [name for name, export in asked.items() if export == "teacher"]
+            if len(sure) > 1:
+                raise UserError(
+                    f"objectives.{sure[1]}.export: found teacher, but tower '{tower}' gets the weights of the teacher "
+                    f"of objective '{sure[0]}'; expected student in one of them"
+                )
+            if sure or len(asked) == 1:
+                kept[tower] = sure[0] if sure else next(iter(asked))
+        return kept
 
     def _warn_of_untrained(self) -> None:
         """Say which towers give targets that nothing trains: fine when they are pretrained, noise when they are not."""
@@ -139,6 +159,19 @@ class Pretraining(nn.Module):
         if step.part is not None and not step.part.final:
             return None
         return gradient_shares(squares, list(self.objectives))
+
+    def begin(self, steps: int) -> None:
+        """Tell every objective how many steps the run has."""
+        for objective in self.objectives.values():
+            objective.begin(steps)  # type: ignore[operator]
+
+    def finish(self) -> None:
+        """Make the model what is kept of it: the weights of teachers, the constants of objectives."""
+        for tower, owner in self.kept.items():
+            self.objectives[owner].hand_over(self.model, tower)  # type: ignore[operator]
+        for objective in self.objectives.values():
+            for name, value in objective.constants().items():  # type: ignore[operator]
+                setattr(self.model.config, name, value)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:

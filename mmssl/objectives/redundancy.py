@@ -48,7 +48,7 @@ class Redundancy(Objective):
         self.sides = Sides(config, model, "redundancy")
         if config.loss == "mixed_barlow":
             self._refuse(config, model)
-        self.heads = nn.ModuleDict({name: Head.of(model.tower(name).width, config) for name in config.towers})
+        self.heads = nn.ModuleDict({name: Head.of(model.tower(name).pooled_width, config) for name in config.towers})
         init_weights(self.heads)
 
     def _refuse(self, config: Config, model: MMSSLModel) -> None:

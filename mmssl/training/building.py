@@ -200,6 +200,8 @@ def build_model(recipe: Recipe, processor: MMSSLProcessor) -> MMSSLModel:
                 load_origin(model, processor, name, tower)
     if started is not None:
         load_start(model, started)
+    else:
+        model.settle_readouts()
     if recipe.model.compatible_with is not None:
         refuse_incompatible(model, processor, recipe.model.compatible_with)
     return model

@@ -80,6 +80,7 @@ class Loop:
         self.pretraining = pretraining.to(accelerator.device)
         self.module: nn.Module
         self.module, self.optimizer = accelerator.prepare(pretraining, optimizer(self.pretraining, settings))
+        self.pretraining.begin(steps)
         self.course = Course()
         self.start, self.seconds = 0, 0.0
         self.looked = -1  # the last step that the observers were asked after

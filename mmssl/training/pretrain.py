@@ -29,6 +29,7 @@ from ..models.processing_mmssl import MMSSLProcessor
 from ..models.running import untrained_twin
 from ..models.saving import save_model
 from ..models.stock.targets import said_of_targets
+from ..objectives.parts.teacher import LEFT
 from ..objectives.pretraining import Pretraining
 from ..recipe.config import LoopConfig, Recipe
 from ..recipe.loading import to_yaml
@@ -294,6 +295,18 @@ def describe(recipe: Recipe, loop: Loop, source: Source, resumed: bool) -> None:
         f"{loop.accelerator.num_processes} x {loop.accelerator.device}, {precision}",
         flush=True,
     )
+    if not recipe.model.starts:  # a teacher that starts from something may keep of it what it wants
+        for name, objective in loop.pretraining.objectives.items():
+            if getattr(objective, "teacher", None) is None:
+                continue
+            momentum: Any = objective.momentum
+            left = momentum.left(loop.steps)
+            if left > LEFT:
+                course = f"momentum {momentum.first:g} to {momentum.last:g}"
+                print(
+                    f"objectives.{name}: {left:.0%} of its teacher will still be its random start after {loop.steps} "
+                    f"steps: {course} is for longer runs; leave it out, or lower it"
+                )
     if resumed:
         print(loop.where)
 
@@ -311,9 +324,7 @@ def finish(
     model, folder = loop.pretraining.model, loop.folder
     target = folder / "model"
     adapter = loop.pretraining.adapter
-    for objective in loop.pretraining.objectives.values():
-        for name, value in objective.constants().items():  # type: ignore[operator]
-            setattr(model.config, name, value)
+    loop.pretraining.finish()
     try:
         if adapter is None:
             save_model(model, processor, target)

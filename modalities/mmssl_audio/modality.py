@@ -175,6 +175,16 @@ class Modality(LinearPatches):
             return (self.rate / right,)
         return (self.rate / (self.log_mel.shift * right), 1 / up)
 
+    def cells(self, kind: str) -> int:
+        """Halves of time and of the mel bins; or every band of mel bins, averaged over time."""
+        return self.grid(0)[1] if kind == "axis" and self.features == "mel" else super().cells(kind)
+
+    def cell(self, kind: str, patches: Patches) -> Tensor:
+        """By time and mel bin."""
+        if kind == "axis":
+            return (patches.coords[..., 1] / self.stride[1]).round().long()
+        return super().cell(kind, patches)
+
     def positions(self, width: int) -> nn.Module:
         """Sine-cosine of time and mel bin, counted in patches; or a table over them."""
         if self.position_kind == "learned":

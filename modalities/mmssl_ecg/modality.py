@@ -96,6 +96,17 @@ class Modality(SignalModality):
         window = self.rate / self.window
         return (window,) if self.patch == "time" else (window, 1.0)
 
+    def cells(self, kind: str) -> int:
+        """Halves of time; or every lead, averaged over time, where a patch is one lead."""
+        return len(self.leads) if kind == "axis" and self.patch == "lead" else super().cells(kind)
+
+    def cell(self, kind: str, patches: Patches) -> Tensor:
+        """By time, or by lead."""
+        if kind != "axis":
+            return super().cell(kind, patches)
+        order = torch.tensor(self.order, device=patches.coords.device)
+        return (patches.coords[..., 1:] - order).abs().argmin(-1)
+
     def positions(self, width: int) -> nn.Module:
         """Sine-cosine of the window's number, and of the lead's."""
         return SinCos(width, len(self.axes()), scale=self.axes())

@@ -5,7 +5,7 @@ Shapes: B batch, C channels, T samples, n windows of a channel, w samples of a w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,13 @@ class Modality(SignalModality):
     coordinates = ("time [s]", "x [m, to the right]", "y [m, to the front]", "z [m, up]")
 
     def __init__(
-        self, width: int, rate: float, window: int, channels: int = 0, spectrum: Mapping[str, list[float]] | None = None
+        self,
+        width: int,
+        rate: float,
+        window: int,
+        channels: int = 0,
+        spectrum: Mapping[str, list[float]] | None = None,
+        places: Sequence[Sequence[float]] = (),
     ) -> None:
         """Make the parameters.
 
@@ -43,9 +49,10 @@ class Modality(SignalModality):
             window: w, samples of a patch.
             channels: how many different ones the data had, which only the raw features use.
             spectrum: mean and std of each bin of a window's log spectrum, for targets.
+            places: of the electrodes of the data it was fitted on, metres, for `cells`.
         """
         super().__init__(rate, window, 1, spectrum)
-        self.channels = channels
+        self.channels, self.places = channels, [list(place) for place in places]
         self.make_tokens(width)
 
     def patchify(self, inputs: Inputs) -> Patches:
@@ -65,6 +72,17 @@ class Modality(SignalModality):
     def axes(self) -> tuple[float, ...]:
         """Time is counted in windows, places in centimetres."""
         return (self.rate / self.window, 1 / STEP, 1 / STEP, 1 / STEP)
+
+    def cells(self, kind: str) -> int:
+        """Halves of time; or every electrode that the data had at first, averaged over time."""
+        return len(self.places) if kind == "axis" else super().cells(kind)
+
+    def cell(self, kind: str, patches: Patches) -> Tensor:
+        """By time; or by the nearest of the electrodes."""
+        if kind != "axis":
+            return super().cell(kind, patches)
+        places = torch.tensor(self.places, device=patches.coords.device)
+        return (patches.coords[..., None, 1:] - places).square().sum(-1).argmin(-1)
 
     def positions(self, width: int) -> nn.Module:
         """Sine-cosine of the window's number and of the place in centimetres."""

@@ -125,4 +125,5 @@ class Preprocessor(SignalPreprocessor):
             "window": self.window,
             "channels": len(self.fitted()["channels"]),
             "spectrum": self.fitted().get("spectrum"),
+            "places": [list(place_of(name) or (0.0, 0.0, 0.0)) for name in self.fitted()["channels"]],
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -101,6 +102,14 @@ class Modality(PixelModality):
         if self.position_kind == "sincos":
             return SinCos(width, 2, order=(1, 0))
         return LearnedGrid(width, self.configured_grid)
+
+    def cells(self, kind: str) -> int:
+        """Quarters of the picture; or all patches of the configured size."""
+        return math.prod(self.configured_grid) if kind == "flat" else super().cells(kind)
+
+    def cell(self, kind: str, patches: Patches) -> Tensor:
+        """A patch of a picture of another size lies in the cell of the configured grid that it lies over."""
+        return self.placed(patches.coords, patches.extent) if kind == "flat" else super().cell(kind, patches)
 
     def augment(self, inputs: Inputs, draws: Draws, **spec: object) -> Inputs:
         """One view of the batch.

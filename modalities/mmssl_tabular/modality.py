@@ -115,6 +115,7 @@ class Modality(base.Modality):
     targets = ("cell",)
     views, crossing = View.names(), View.crossing
     coordinates = ("column",)
+    readouts = ("flat", "mean+std")
 
     def __init__(self, width: int, columns: Sequence[Mapping[str, Any]], related: Sequence[Sequence[int]]) -> None:
         """Make the parameters.
@@ -156,6 +157,14 @@ class Modality(base.Modality):
     def positions(self, width: int) -> nn.Module:
         """A learned vector a column: columns have no order."""
         return LearnedGrid(width, (self.columns.count,))
+
+    def cells(self, kind: str) -> int:
+        """Every column."""
+        return self.columns.count if kind in ("axis", "flat") else 0
+
+    def cell(self, kind: str, patches: Patches) -> Tensor:
+        """The column's number."""
+        return patches.coords[..., 0].long()
 
     def embed(self, patches: Patches, hidden: Tensor | None = None) -> Tensor:
         """Numbers by their column's linear map, categories by their vector, empty cells by their column's token."""

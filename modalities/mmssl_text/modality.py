@@ -23,6 +23,7 @@ class Modality(base.Modality):
     ids = True
     targets = ("ids",)
     views = View.names()
+    readouts = ("mean",)
     coordinates = ("token [tokens]", "word [words], -1 for special tokens")
 
     def __init__(self, width: int, vocab_size: int, max_length: int, positions: str = "sincos") -> None:

@@ -5,6 +5,7 @@ Shapes: B batch, T frames, C channels, H, W pixels, N patches, P numbers in a pa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -114,6 +115,14 @@ class Modality(PixelModality):
     def axes(self) -> tuple[float, ...]:
         """Time is counted in tubelets of the usual frame rate, rows and columns in patches."""
         return (self.fps / self.tubelet, 1.0, 1.0)
+
+    def cells(self, kind: str) -> int:
+        """Halves of time, rows and columns; or every place, averaged over time."""
+        return math.prod(self.configured_grid) if kind == "axis" else super().cells(kind)
+
+    def cell(self, kind: str, patches: Patches) -> Tensor:
+        """By row and column, and for "grid" by time."""
+        return self.placed(patches.coords[..., 1:]) if kind == "axis" else super().cell(kind, patches)
 
     def positions(self, width: int) -> nn.Module:
         """Sine-cosine of time (counted in tubelets of the usual frame rate), row and column; or of the number that a

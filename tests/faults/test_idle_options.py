@@ -48,8 +48,8 @@ def read(objective: dict[str, Any], **train: Any) -> None:
         ("contrastive", PAIR | {"mode": "replace"}, "mode", "mask: null"),
         ("contrastive", ONE | {"head_layers": 0, "head_width": 3}, "head_width", "head_layers: 0"),
         ("contrastive", ONE | {"head_layers": 1, "head_norm": "batch"}, "head_norm", "head_layers: 1"),
-        ("bootstrap", ONE | {"target": "online", "momentum": 0.9}, "momentum", "target: online"),
-        ("bootstrap", ONE | {"target": "online", "end_momentum": 0.9}, "end_momentum", "target: online"),
+        ("bootstrap", ONE | {"target": "online", "momentum": [0.9, 1]}, "momentum", "target: online"),
+        ("bootstrap", ONE | {"target": "online", "forget": 0.9}, "forget", "target: online"),
         ("bootstrap", ONE | {"direct_eps": 0.3}, "direct_eps", "predictor: mlp"),
         (
             "bootstrap",
@@ -116,7 +116,7 @@ def test_idle_options_of_the_loop(train: dict[str, Any], line: str) -> None:
         ("contrastive", PAIR | {"pairs": "both", "masks": ["a", "b"], "head_width": 64, "within_weight": 0.2}),
         ("contrastive", ONE | {"loss": "dclw", "sigma": 0.3, "temperature": 0.2, "head_hidden": 8}),
         ("contrastive", PAIR | {"loss": "sigmoid", "max_scale": 30.0}),
-        ("bootstrap", ONE | {"predictor": "direct", "direct_eps": 0.3, "momentum": 0.9}),
+        ("bootstrap", ONE | {"predictor": "direct", "direct_eps": 0.3, "momentum": [0.9, 1]}),
         ("bootstrap", ONE | {"head_layers": 1, "head_norm": "layer"}),  # the predictor's
         ("redundancy", ONE | {"loss": "vicreg", "invariance": 1.0}),
         ("jepa", MAE | {"teacher": "none", "regulariser": {"kind": "sigreg", "slices": 9, "weight": 0.1}}),

@@ -29,6 +29,7 @@ class SignalModality(LinearPatches):
     targets = ("normalised", "voltage", "spectrum")
     views = View.names()
     corruptible = View.corruptible
+    halved = (0,)
 
     def __init__(
         self, rate: float, window: int, rows: int = 1, spectrum: Mapping[str, list[float]] | None = None

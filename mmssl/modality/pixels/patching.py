@@ -52,6 +52,17 @@ class PixelModality(LinearPatches):
         """(rows, columns) of patches of the configured size."""
         return self.size[0] // self.patch[0], self.size[1] // self.patch[1]
 
+    def placed(self, coords: Tensor, extent: Tensor | None = None) -> Tensor:
+        """(B, n) int64 which patch of the configured grid, row by row, lies at (row, column) = coords (B, n, 2).
+
+        extent: (B, 2) rows and columns of the input; None: of the configured size.
+        """
+        rows, columns = self.configured_grid
+        grid = torch.tensor([rows, columns], device=coords.device, dtype=coords.dtype)
+        own = coords if extent is None else (coords + 0.5) * (grid / extent[:, None])
+        row, column = own.floor().clamp(min=0).minimum(grid - 1).long().unbind(-1)
+        return row * columns + column
+
     def rows_and_columns(self, channels: int, height: int, width: int) -> tuple[int, int]:
         """(rows, columns) of patches in such pixels; UserError when they do not divide into this model's patches."""
         if channels != self.channels:

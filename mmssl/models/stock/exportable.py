@@ -19,7 +19,7 @@ from ...errors import UserError, nearest
 from ...modality import Inputs, Preprocessor
 from ..foreign import ForeignTower, TransformersTower
 from ..modeling_mmssl import MMSSLModel, tower_config
-from ..options import TowerConfig
+from ..options import TowerConfig, pooling_parts
 from ..positions import LearnedGrid
 from ..processing_mmssl import MMSSLProcessor
 from ..tower import Encoded, Tower
@@ -91,6 +91,36 @@ class Branch:
         """Where the options of `values` stand in a recipe."""
         return {"tower": f"model.towers.{self.tower_name}", "modality": f"modalities.{self.name}", "model": "model"}
 
+    @property
+    def readout(self) -> str:
+        """How the embedding sums up tokens: as the projection learned to, or as the tower is read out without one."""
+        options = self.options
+        return options.pooling if self.projection is not None else options.readout or options.pooling
+
+    def said_of_embedding(self, first: str, tokens: str, mean: str | None = None) -> str:
+        """How mmssl's embedding is had, before the norm, from what a stock class gives: a clause for its README.
+
+        Args:
+            first: Python of the class token.
+            tokens: Python of the patches' tokens.
+            mean: of their mean, in words, where it is not `tokens.mean(1)`.
+        """
+        ways = {
+            "cls": f"`{first}`",
+            "mean": mean or f"`{tokens}.mean(1)`",
+            "std": f"`{tokens}.std(1, correction=0)`",
+            "max": f"`{tokens}.amax(1)`",
+            "sum": f"`{tokens}.sum(1)`",
+            "flat": f"`{tokens}.flatten(1)`",
+            "last": f"`{tokens}[:, -1]`",
+            "attention": "what its learned query gives",
+        }
+        parts = [ways.get(p, f"the means of `{tokens}` in each cell of '{p}'") for p in pooling_parts(self.readout)]
+        layers = self.options.readout_layers
+        blocks = f", of each of the last {layers} blocks" if layers > 1 and self.projection is None else ""
+        beside = " side by side" if len(parts) > 1 else ""
+        return f"The embedding that mmssl uses (readout: {self.readout}) is {' and '.join(parts)}{beside}{blocks}"
+
     def type_vector(self) -> Tensor | float:
         """(D,) what a tower of several modalities adds to the tokens of this one."""
         if self.tower.types is None:
@@ -111,14 +141,19 @@ class Branch:
             return self.tower({self.name: self.modality.patchify(inputs)})
 
     def pooled(self, encoded: Encoded) -> Tensor:
-        """(B, D) float32."""
+        """(B, W) float32, what a projection maps."""
         with torch.no_grad():
             return encoded.pooled(self.name)
+
+    def summary(self, encoded: Encoded) -> Tensor:
+        """(B, V) float32, what is taken of a tower without projection."""
+        with torch.no_grad():
+            return encoded.summary(self.name)
 
     def embed(self, encoded: Encoded) -> Tensor:
         """(B, E) float32, projected and normalised."""
         with torch.no_grad():
-            return F.normalize(self.model.project(self.tower_name, self.pooled(encoded)).float(), dim=-1)
+            return F.normalize(self.model.embed(self.tower_name, encoded, self.name).float(), dim=-1)
 
     def states(self, encoded: Encoded) -> Tensor:
         """(B, R + n, D) prefix and tokens."""

@@ -305,6 +305,5 @@ def embedding_note(part: Branch, first: str) -> str:
     """How mmssl's own embedding is had from the last hidden state, R prefix tokens in front."""
     r = part.tower.prefix_count
     tokens = f"{first}[:, {r}:]" if r else first
-    how = f"{first}[:, 0]" if part.options.pooling == "cls" else f"{tokens}.mean(1)"
     more = "; the projection into the shared embedding is not part of this class" if part.projection is not None else ""
-    return f"The embedding that mmssl uses (pooling: {part.options.pooling}) is `{how}`{more}."
+    return f"{part.said_of_embedding(f'{first}[:, 0]', tokens)}{more}."

@@ -56,6 +56,8 @@ def open_stock(path: str) -> tuple[MMSSLModel, MMSSLProcessor]:
         same = not _pools(config) or record["format"] == "stock"  # else it is the class that pools
         pooling = _pooling(modules, kinds) or (same and kept.get("pooling")) or _usual(config, kind)
         data["model"]["towers"][kind] = {"from": origin, "pooling": pooling}
+        if pooling == kept.get("pooling"):
+            data["model"]["towers"][kind]["readout"] = kept.get("readout")
         if kind == "image" and config.model_type in NAFLEX:  # it cannot be wrapped: it takes patches, not pictures
             data["model"]["towers"][kind] |= {"convert": True, "pooling": kept.get("pooling") or "attention"}
         data["modalities"][kind] = {**kept.get("options", {}), **(_text(origin, config) if kind == "text" else {})}

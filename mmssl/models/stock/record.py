@@ -25,12 +25,12 @@ def write_record(source: Exportable, name: str, kinds: list[str], folder: Path) 
             options = {key: getattr(part.preprocessor.config, key) for key in KEPT.get(kind, ())}
             if kind == "video" and "fps" in part.preprocessor.state:
                 options["fps"] = part.preprocessor.state["fps"]
-            parts[kind] = {"pooling": part.options.pooling, "options": public(options)}
+            parts[kind] = {"pooling": part.options.pooling, "readout": part.readout, "options": public(options)}
     (folder / RECORD).write_text(json.dumps({"format": name, "parts": parts}, indent=2, sort_keys=True) + "\n")
 
 
 def read_record(path: str) -> dict[str, Any]:
-    """{"format", "parts": modality -> {"pooling", "options"}}, empty where there is no such file."""
+    """{"format", "parts": modality -> {"pooling", "readout", "options"}}, empty where there is no such file."""
     file = fetched(path, RECORD)
     if file is None:
         return {"format": None, "parts": {}}

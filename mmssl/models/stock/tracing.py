@@ -47,7 +47,7 @@ def signature(part: Branch) -> Signature:
 class Encoder(nn.Module):
     """Inputs in the order of the signature -> last_hidden_state (B, R + N, D), [mask (B, N) bool,] embedding (B, E).
 
-    The embedding is projected and normalised where the model projects, else the pooled state.
+    The embedding is projected and normalised where the model projects, else the summary.
     """
 
     def __init__(self, part: Branch, names: list[str], masked: bool) -> None:
@@ -64,10 +64,11 @@ class Encoder(nn.Module):
             named = self.spectrum(named["waveform"], named["length"])
         encoded = self.tower({part.name: part.modality.patchify(to_ours(part, named))})
         states = torch.cat([encoded.prefix, encoded.tokens[part.name]], 1)
-        pooled = encoded.pooled(part.name)
-        if self.projection is not None:
-            pooled = nn.functional.normalize(self.projection(pooled), dim=-1)
-        return (states, encoded.patches[part.name].valid, pooled) if self.masked else (states, pooled)
+        if self.projection is None:
+            embedding = encoded.summary(part.name)
+        else:
+            embedding = nn.functional.normalize(self.projection(encoded.pooled(part.name)), dim=-1)
+        return (states, encoded.patches[part.name].valid, embedding) if self.masked else (states, embedding)
 
 
 def to_ours(part: Branch, named: Inputs) -> Inputs:

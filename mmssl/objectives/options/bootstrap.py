@@ -8,11 +8,12 @@ from ...options import needs, option, strict
 from . import ObjectiveConfig
 from .heads import HeadOptions
 from .sides import SideOptions
+from .teacher import TeacherOptions
 
 
 @strict
 @dataclass(kw_only=True)
-class Config(HeadOptions, SideOptions, ObjectiveConfig):
+class Config(TeacherOptions, HeadOptions, SideOptions, ObjectiveConfig):
     """Options of BYOL, SimSiam and DirectPred."""
 
     papers = (
@@ -23,8 +24,9 @@ class Config(HeadOptions, SideOptions, ObjectiveConfig):
     suits = "one modality with good augmentations, where samples are alike (medical images, ECG, EEG)"
 
     target: str = option("teacher", choices=("teacher", "online"), help="BYOL's averaged teacher, or SimSiam's itself")
-    momentum: float = option(0.996, min=0, max=1, help="of the teacher, at the start")
-    end_momentum: float = option(1.0, min=0, max=1, help="of the teacher, at the end")
+    export: str | None = option(
+        "student", choices=("teacher", "student"), help="whose weights the model has at the end; BYOL judges its own"
+    )
     predictor: str = option(
         "mlp", choices=("mlp", "direct"), help="trained, or set from the eigenvalues of its inputs (DirectPred)"
     )
@@ -40,7 +42,7 @@ class Config(HeadOptions, SideOptions, ObjectiveConfig):
     )
 
     NEEDS = (
-        needs("momentum", "end_momentum", target="teacher"),
+        needs("momentum", "forget", "schedule", "export", target="teacher"),
         needs("predictor_hidden", predictor="mlp"),
         needs("direct_eps", "direct_momentum", "direct_every", "direct_relative", "direct_centre", predictor="direct"),
     )

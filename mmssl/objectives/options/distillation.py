@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ...errors import UserError
 from ...options import SET, needs, option, strict
 from . import ObjectiveConfig
+from .teacher import TeacherOptions
 
 
 @strict
@@ -36,7 +37,7 @@ class GramConfig:
 
 @strict
 @dataclass(kw_only=True)
-class Config(ObjectiveConfig):
+class Config(TeacherOptions, ObjectiveConfig):
     """Options of DINO, iBOT, DINOv2 and DINOv3."""
 
     papers = (
@@ -68,7 +69,6 @@ class Config(ObjectiveConfig):
         factory=lambda: [0.04, 0.07], above=0, max=1_000, help="at the start, and later"
     )
     temperature_warmup: float = option(0.3, min=0, max=1, help="share of the run in which it rises")
-    momentum: list[float] = option(factory=lambda: [0.996, 1.0], min=0, max=1, help="of the teacher, start and end")
     centre_momentum: float = option(0.9, min=0, below=1, help="what the centre keeps of the last one")
     freeze_prototypes: float = option(0.0, min=0, max=1, help="share of the run, from its start")
 
@@ -82,9 +82,9 @@ class Config(ObjectiveConfig):
     )
 
     def __post_init__(self) -> None:
-        for name in ("teacher_temperature", "momentum"):
-            if len(getattr(self, name)) != 2:
-                raise UserError(f"{name}: found {getattr(self, name)}, expected [start, end]")
+        super().__post_init__()
+        if len(self.teacher_temperature) != 2:
+            raise UserError(f"teacher_temperature: found {self.teacher_temperature}, expected [start, end]")
         if not self.global_views:
             raise UserError("global_views: found none, expected at least one")
         if len(self.masks) not in (0, 1, len(self.global_views)):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ...losses.latent import LATENT_LOSSES
 from ...options import needs, option, strict
 from . import ObjectiveConfig
+from .teacher import TeacherOptions
 
 
 @strict
@@ -52,7 +53,7 @@ class RegulariserConfig:
 
 @strict
 @dataclass(kw_only=True)
-class Config(ObjectiveConfig):
+class Config(TeacherOptions, ObjectiveConfig):
     """Options of joint-embedding prediction."""
 
     papers = (
@@ -80,7 +81,6 @@ class Config(ObjectiveConfig):
         choices=("ema", "none"),
         help="targets are made by a moving average of the encoder, or by the encoder itself",
     )
-    momentum: list[float] = option(factory=lambda: [0.996, 1.0], min=0, max=1, help="of the teacher: first, last")
     schedule: str = option("linear", choices=("linear", "cosine"), help="how the momentum goes from first to last")
     stop_gradient: bool = option(False, help="without a teacher: no gradient through the targets")
     regulariser: RegulariserConfig = option(
@@ -97,7 +97,7 @@ class Config(ObjectiveConfig):
     )
 
     NEEDS = (
-        needs("momentum", "schedule", teacher="ema"),
+        needs("momentum", "forget", "schedule", "export", teacher="ema"),
         needs("stop_gradient", teacher="none"),
         needs("beta", loss="smooth_l1"),
     )

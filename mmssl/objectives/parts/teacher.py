@@ -8,6 +8,7 @@ costs the adapters alone.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -19,6 +20,7 @@ from ...distributed import global_mean, global_sum
 from ...models.tower import Tower
 
 if TYPE_CHECKING:
+    from ..options.teacher import TeacherOptions
     from ..step import Step
 
 M = TypeVar("M", bound=nn.Module)
@@ -70,6 +72,62 @@ class Teacher(nn.Module, Generic[M]):
             if name in self._shared:
                 state_dict.setdefault(f"{prefix}net.{name}", parameter.detach())
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+USUAL = (0.996, 1.0)
+"""First and last momentum of I-JEPA, V-JEPA, DINO and BYOL, whose runs have 10^5 steps and more."""
+LEFT = 0.05
+"""How much of its start a teacher may keep."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Momentum:
+    """How a teacher's momentum goes over a run.
+
+    Attributes:
+        first: momentum of the first step.
+        last: of the last.
+        shape: "linear" or "cosine".
+    """
+
+    first: float
+    last: float
+    shape: str
+
+    @classmethod
+    def of(cls, config: TeacherOptions, steps: int | None) -> Momentum:
+        """As the options say. Without a momentum of theirs it is the usual one, lowered where the run is so short that
+        more than `LEFT` of the start would be left after the share `forget` of it.
+
+        steps: of the run; None where they are not known: then it is the usual one.
+        """
+        if config.momentum is not None:
+            return cls(config.momentum[0], config.momentum[1], config.schedule)
+        first, last = USUAL
+        if steps is not None:
+            # what is left after the share s of T steps is exp(-(1 - first) T a): a is the ramp's mean height times s
+            s = config.forget
+            area = s - s * s / 2 if config.schedule == "linear" else s / 2 + math.sin(math.pi * s) / (2 * math.pi)
+            first = max(min(first, 1 + math.log(LEFT) / (steps * area)), 0.0)
+        return cls(first, last, config.schedule)
+
+    def at(self, progress: float) -> float:
+        """The momentum at that share of the run."""
+        return momentum_at(progress, self.first, self.last, self.shape)
+
+    def left(self, steps: int) -> float:
+        """How much of the teacher at the end of so many steps is its start."""
+        return math.prod(self.at((step + 1) / steps) for step in range(steps))
+
+
+@torch.no_grad()
+def take_over(student: nn.Module, teacher: nn.Module) -> None:
+    """Give the student the teacher's weights and running statistics, where they are not one tensor anyway."""
+    theirs = dict(teacher.named_parameters())
+    for name, parameter in student.named_parameters():
+        parameter.copy_(theirs[name])
+    for mine, other in zip(student.buffers(), teacher.buffers(), strict=True):
+        mine.copy_(other)
 
 
 def momentum_at(progress: float, start: float, end: float, shape: str = "cosine") -> float:

@@ -226,7 +226,7 @@ def test_only_what_is_used_is_built():
         ({"gram": GramConfig(first=1, tokens="masked")}, "there are no masks"),
         ({"global_views": []}, "global_views: found none"),
         ({"masks": ["half"] * 3}, "masks: found 3, expected none, one, or one for each of the 2"),
-        ({"momentum": [0.9]}, r"momentum: found \[0.9\], expected \[start, end\]"),
+        ({"momentum": [0.9]}, r"momentum: found \[0.9\], expected two numbers"),
     ],
 )
 def test_impossible_options_are_refused_with_the_reason(options, line):

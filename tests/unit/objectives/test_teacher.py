@@ -1,13 +1,18 @@
 """The EMA teacher: its arithmetic, what it shares with a frozen student, and its place in a checkpoint."""
 
 import copy
+import math
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from toys import world as toy_world
 
-from mmssl.objectives.parts.teacher import Teacher, momentum_at
+from mmssl.errors import UserError
+from mmssl.objectives.jepa import JEPA, Config
+from mmssl.objectives.parts.teacher import Momentum, Teacher, momentum_at
+from mmssl.objectives.pretraining import Pretraining
 
 
 def net() -> nn.Sequential:
@@ -85,3 +90,48 @@ def test_a_frozen_tower_is_not_copied_before_its_gradient_is_off_either(frozen):
     torch.testing.assert_close(theirs["head.weight"], before["head.weight"] + 0.5)
     for name in shared:
         torch.testing.assert_close(theirs[name], before[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("steps", [200, 1000])
+def test_a_short_run_forgets_its_start_in_the_share_that_was_asked_for(steps, schedule):
+    momentum = Momentum.of(Config(tower="signal", schedule=schedule, forget=0.2), steps)
+    assert momentum.first < 0.996
+    left = math.prod(momentum.at((step + 1) / steps) for step in range(steps // 5))
+    assert left == pytest.approx(0.05, rel=0.15)
+    assert momentum.left(steps) < left
+
+
+def test_a_long_run_has_the_usual_momentum_and_one_that_is_given_is_kept():
+    assert Momentum.of(Config(tower="signal"), 10**6) == Momentum.of(Config(tower="signal"), None)
+    assert Momentum.of(Config(tower="signal"), None).first == 0.996
+    given = Momentum.of(Config(tower="signal", momentum=[0.9, 0.95]), 100)
+    assert (given.first, given.last) == (0.9, 0.95)
+    assert given.left(100) == pytest.approx(math.prod(given.at((s + 1) / 100) for s in range(100)))
+
+
+@pytest.mark.parametrize(("exports", "kept"), [((None,), "a"), (("student",), None), ((None, None), None)])
+def test_the_model_gets_the_teacher_of_the_only_objective_that_has_one(exports, kept):
+    model, pretraining = taught(exports)
+    assert pretraining.kept == ({"signal": kept} if kept else {})
+    before = {name: p.clone() for name, p in model.tower("signal").named_parameters()}
+    for name, objective in pretraining.objectives.items():
+        with torch.no_grad():
+            for p in objective.teacher.net.parameters():
+                p.fill_(3.0 if name == "a" else 4.0)
+    pretraining.finish()
+    for name, p in model.tower("signal").named_parameters():
+        torch.testing.assert_close(p, torch.full_like(p, 3.0) if kept else before[name])
+
+
+def test_two_teachers_cannot_both_be_kept_and_the_one_that_asks_is():
+    assert taught(("teacher", None))[1].kept == {"signal": "a"}
+    with pytest.raises(UserError, match=r"objectives.b.export: found teacher, but tower 'signal' gets the weights"):
+        taught(("teacher", "teacher"))
+
+
+def taught(exports: tuple[str | None, ...]) -> tuple[Any, Pretraining]:
+    model = toy_world.model()
+    configs = [Config(tower="signal", mask="half", predictor=toy_world.PREDICTOR, export=e) for e in exports]
+    objectives = {name: JEPA(c, model) for name, c in zip("ab", configs, strict=False)}
+    return model, Pretraining(model, objectives)

@@ -245,7 +245,7 @@ def test_direct_predictor_moves_after_the_step_only_and_stays_symmetric():
 
 def test_the_teacher_follows_and_targets_get_no_gradient():
     net = toy_world.model()
-    objective = build(bootstrap, {"towers": ["signal"], "views": ["a", "b"], "momentum": 0.9, **SMALL}, net)
+    objective = build(bootstrap, {"towers": ["signal"], "views": ["a", "b"], "momentum": [0.9, 1.0], **SMALL}, net)
     _, gradient = result(objective, net)
     assert not any("teacher" in name for name in gradient)
     before = {n: p.clone() for n, p in objective.teacher.net.named_parameters()}

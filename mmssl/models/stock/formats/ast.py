@@ -112,12 +112,9 @@ def write(source: Exportable, folder: Path) -> Job:
             "interpolate its positions, so it was compared at one length.",
             "A shorter sound is padded by its feature extractor and attended to; in mmssl padding is not seen. Their "
             "outputs are equal for sounds of the whole length.",
-            "`pooler_output` is the mean of its two first tokens. The embedding that mmssl uses is "
-            + (
-                "`output.last_hidden_state[:, 0]`."
-                if part.options.pooling == "cls"
-                else "`output.last_hidden_state[:, 2:].mean(1)`."
-            ),
+            "`pooler_output` is the mean of its two first tokens. "
+            + part.said_of_embedding("output.last_hidden_state[:, 0]", "output.last_hidden_state[:, 2:]")
+            + ".",
         ],
         pipeline_tag="feature-extraction",
     )

@@ -131,7 +131,7 @@ def _probes(part: Branch, called: Signature, file: str) -> list[Trial]:
 
         def expect(dtype: torch.dtype, inputs: dict[str, Tensor] = inputs) -> dict[str, Tensor]:
             encoded = part.encode(to_ours(part, inputs))
-            embedding = part.embed(encoded) if part.projection is not None else part.pooled(encoded)
+            embedding = part.embed(encoded) if part.projection is not None else part.summary(encoded)
             if part.projection is not None:
                 embedding = embedding * encoded.present(part.name)[:, None]
             every = {

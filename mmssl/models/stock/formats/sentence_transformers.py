@@ -25,18 +25,23 @@ from . import clip
 TITLE = "sentence_transformers.SentenceTransformer"
 REQUIRED = ("text",)
 MASKED = need("modality", "attend_padding", False, why="its encoders do not look at padding")
+READOUT = need(
+    "tower", "readout", None, "mean", "cls", "last", why="it is read out by the mean, the first or the last token"
+)
 NEEDS = {
     "image": clip.NEEDS["image"],
     "text": (
         *[n for n in texts.NEEDS if n.key != "embed_norm"],
         MASKED,
         need("tower", "pooling", "mean", "last", why="it pools by the mean or the last token"),
+        READOUT,
     ),
 }
 WRAPPED = (
     MASKED,
     need("modality", "special_tokens", True, why="stock tokenizers put special tokens around a text"),
     need("tower", "pooling", "mean", "cls", "last", why="it pools by the mean, the first or the last token"),
+    READOUT,
 )
 BOTH_WAYS = (
     need("tower", "activation", "gelu", why="EsmModel, which expresses attention that looks both ways, has GELU"),
@@ -112,7 +117,7 @@ def write(source: Exportable, folder: Path) -> Job:
         images.write_processor(pair.image, inner)
     modules: list[nn.Module] = [Transformer(str(inner))]
     if pair.image is None:
-        modules.append(Pooling(text.tower.width, POOLING[text.options.pooling]))
+        modules.append(Pooling(text.tower.width, POOLING[text.readout]))
         if text.projection is not None:
             modules.append(_dense(Dense, text.projection))
     model = SentenceTransformer(modules=[*modules, Normalize()], device="cpu", similarity_fn_name="cosine")

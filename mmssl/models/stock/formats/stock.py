@@ -159,11 +159,8 @@ def _single_job(parts: Sequence[Branch], cls: str, scratch: Path) -> Job:
     projected = "projection" in part.tower.net  # type: ignore[operator]
     states = "output.last_hidden_state"
     pooled = "output.pooler_output" if part.tower.pools else f"{states}[:, 0]"
-    how = (
-        (output if projected else pooled)
-        if part.options.pooling == "cls"
-        else (f"the mean of {states} over " + ("what is no padding" if part.type == "text" else "its patches"))
-    )
+    mean = f"the mean of {states} over " + ("what is no padding" if part.type == "text" else "its patches")
+    note = part.said_of_embedding(output if projected else pooled, states, mean)
     more = ", of its projected tokens" if projected and part.options.pooling != "cls" else ""
     return Job(
         "transformers",
@@ -173,7 +170,7 @@ def _single_job(parts: Sequence[Branch], cls: str, scratch: Path) -> Job:
         pipelines=pipelines,
         without_pipeline="" if pipelines else images.NO_PIPELINE,
         pipeline_tag=tag,
-        notes=[f"The embedding that mmssl uses (pooling: {part.options.pooling}) is {how}{more}."],
+        notes=[f"{note}{more}."],
     )
 
 
