@@ -27,6 +27,7 @@ from mmssl.modality import Batch, Preprocessor, select
 from mmssl.models.privacy import without_secrets
 
 from .explained import stream_rows
+from .memory import Memory, Watched
 from .origins import fetched, origins, places
 from .quarantine import Bad
 from .sampler import Sampler, in_order, order
@@ -84,6 +85,7 @@ def training_batches(
     shuffle_buffer: int = 1000,
     start_batch: int = 0,
     broken: str = "part",
+    memory: float = 0.0,
 ) -> Iterator[Loaded]:
     """Endless shuffled micro-batches of process `rank`; see `mmssl.data.sampler` for what is in which.
 
@@ -101,6 +103,7 @@ def training_batches(
         start_batch: micro-batches already done; what follows is exactly what would have followed. In constant time, but
             for a stream, whose rows are read again (not decoded) up to that place in its epoch.
         broken: what a broken part of a row costs: that "part" alone, or the whole "row".
+        memory: GB of decoded samples that are kept (see `mmssl.data.memory`), by all workers together.
 
     Raises:
         UserError: a column is not there, or the batch cannot be cut into equal parts or is larger than the data.
@@ -123,7 +126,9 @@ def training_batches(
             start=start_batch,
         )
         batches = ([(epoch, index, None) for epoch, index in items] for items in sampler)
-    return _load(_Reader(source, preprocessors, columns, seed, broken=broken), batches, workers, ahead=accumulation)
+    kept = Memory(int(memory * 1e9) // max(workers, 1))
+    reader = _Reader(source, preprocessors, columns, seed, broken=broken, memory=kept)
+    return _load(reader, batches, workers, ahead=accumulation)
 
 
 def evaluation_batches(
@@ -235,13 +240,14 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
         seed: int | None,
         keep: Sequence[str] = (),
         broken: str = "part",
+        memory: Memory | None = None,
     ) -> None:
         # A stream's rows come with the items; the stream itself must not travel to the workers.
         self.source = None if _is_stream(source) else source.select_columns(_read_columns(columns, keep))
         # lists of whole numbers, in training the arrays that they are declared to be
         self.kinds = typed(source.features, used_columns(columns))
         self.preprocessors, self.columns, self.seed, self.keep = dict(preprocessors), columns, seed, keep
-        self.broken = broken
+        self.broken, self.memory = broken, memory or Memory(0)
         self.origins, self.places, self.limits = origins(source), places(source), current()
 
     def __getitems__(self, items: Items) -> Loaded | _Fault:
@@ -256,8 +262,15 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
         kept: dict[str, list[Any]] = {name: [] for name in self.keep}
         missing = dict.fromkeys(self.preprocessors, 0)
         bad: list[Bad] = []
-        for (epoch, index, _), row in zip(items, self.rows(items), strict=True):
-            read, faults = ({}, [row]) if isinstance(row, Bad) else self.read(row, epoch, index)
+        known = {index: self.memory.get(index) for _, index, _ in items} if self.memory.rows else {}
+        rows = iter(self.rows([item for item in items if known.get(item[1]) is None]))
+        for epoch, index, _ in items:
+            kept_samples = known.get(index)
+            row: Row | Bad = {} if kept_samples is not None else next(rows)
+            if kept_samples is not None:
+                read, faults = kept_samples, []
+            else:
+                read, faults = ({}, [row]) if isinstance(row, Bad) else self.read(row, epoch, index)
             bad += faults
             for name, sample in read.items():
                 missing[name] += sample is None
@@ -294,20 +307,24 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
         """
         out: Row = {}
         bad: list[Bad] = []
+        drawn = False
         for name, preprocessor in self.preprocessors.items():
             wanted = self.columns[name]
             raw = self.declared(select(row, wanted), wanted)
-            choice = 0 if self.seed is None else key_of(self.seed, epoch, index, name, CHOICE) >> 1
+            choice = Watched(0 if self.seed is None else key_of(self.seed, epoch, index, name, CHOICE) >> 1)
             try:
                 with reading_sample():  # around the fetching; `read` stands behind the boundary by itself
                     out[name] = None if _is_null(raw) else preprocessor.read(fetched(raw, self.origins), choice)
             except BadSample as error:
                 column = wanted if isinstance(wanted, str) else ",".join(wanted)
                 bad.append(Bad(index, name, column, _reason(error, raw)))
+            drawn |= choice.used
         if bad and (self.broken == "row" or all(sample is None for sample in out.values())):
             return {}, bad
         if all(sample is None for sample in out.values()):
             return {}, [Bad(index, "*", "*", "no modality present")]
+        if not (bad or drawn or self.source is None):
+            self.memory.put(index, out)
         return out, bad
 
     def declared(self, raw: Any, wanted: str | Sequence[str]) -> Any:

@@ -351,6 +351,7 @@ def _feed(job: Job, options: FinetuneConfig, accelerator: Accelerator) -> Batche
             workers=options.workers,
             start_batch=first,
             broken=options.broken,
+            memory=options.train.memory,
         )
 
     return batches

@@ -211,6 +211,14 @@ class LoopConfig:
         help="minutes between checkpoints, besides; written at the next line of the log",
     )
     keep: int = option(2, min=1, max=1_000_000_000, resumable=True, local=True, help="how many checkpoints stay")
+    memory: float = option(
+        1.0,
+        min=0,
+        max=1_000_000,
+        resumable=True,
+        local=True,
+        help="GB of decoded samples that each process keeps instead of decoding them in every epoch; the same numbers",
+    )
     trackers: list[str] | None = option(
         None, resumable=True, local=True, help="Accelerate's trackers; null: tensorboard where it is installed"
     )

@@ -227,6 +227,7 @@ def feed(
             shuffle_buffer=recipe.data.shuffle_buffer,
             start_batch=first,
             broken=recipe.data.broken,
+            memory=recipe.train.memory,
         )
 
     return batches

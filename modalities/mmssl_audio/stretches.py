@@ -52,7 +52,8 @@ class Wanted:
         # one more than asked for, so that resampling does not fall short of it
         end = total if self.stop is None else min(total, math.ceil(self.stop * rate) + 1)
         count = end - low if self.seconds is None else min(end - low, math.ceil(self.seconds * rate) + 1)
-        return low + self.choice % (end - low - count + 1), count
+        free = end - low - count
+        return low + (self.choice % (free + 1) if free else 0), count
 
 
 def sound_seconds(path: Path) -> float | None:

@@ -130,7 +130,9 @@ class Preprocessor(base.Preprocessor[Tokens]):
         texts = self._variants(raw)
         if not texts:
             return None
-        tokens = self.tokenizer(texts[choice % len(texts)], self.config.max_length)
+        # of one text nothing is drawn: it may be kept (`mmssl.data.memory`)
+        text = texts[0] if len(texts) == 1 else texts[choice % len(texts)]
+        tokens = self.tokenizer(text, self.config.max_length)
         if all(tokens.special):  # also without any token: nothing but characters that the tokenizer drops
             raise BadSample("text has no tokens but special ones")
         return tokens

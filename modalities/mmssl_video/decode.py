@@ -67,7 +67,7 @@ class Wanted:
         if self.begin and self.begin >= duration:
             raise BadSample(f"start: found {self.begin:g} s, but the video ends at {duration:g} s")
         room = max(self._end(duration) - self.begin - self.frames / (self.fps or rate), 0.0)
-        return self.begin + room * (self.choice % (1 << 20)) / (1 << 20)
+        return self.begin + (room * (self.choice % (1 << 20)) / (1 << 20) if room else 0.0)
 
     def _end(self, duration: float) -> float:
         return duration if self.stop is None else min(self.stop, duration)

@@ -247,13 +247,13 @@ class SignalPreprocessor(Preprocessor[Sample]):
                 return first, min(first + count, total)
             end = min(max(round(recording.stop * rate), first + 1), total)
             free = max(end - first - count, 0)
-            first += free // 2 if choice == 0 else choice % (free + 1)
+            first += _place(free, choice)
             return first, min(first + count, end)
         if recording.spans:
             first = min(_in_span(recording.spans, count, choice), total - count)
             return first, first + count
         free = total - count
-        first = free // 2 if choice == 0 else choice % (free + 1)
+        first = _place(free, choice)
         return first, first + count
 
     def _checked(self, signal: Array, names: Sequence[str], by_option: bool) -> Array:
@@ -328,13 +328,23 @@ class SignalPreprocessor(Preprocessor[Sample]):
         """What else goes into the state, from how often each channel was seen, in the order of first sight."""
 
 
+def _place(free: int, choice: int) -> int:
+    """Where a window begins that `free` samples are free beside, 0: in the middle. Without room nothing is drawn, so
+    that the sample is the same in every epoch and may be kept (`mmssl.data.memory`)."""
+    if not free:
+        return 0
+    return free // 2 if choice == 0 else choice % (free + 1)
+
+
 def _in_span(spans: Sequence[tuple[int, int]], count: int, choice: int) -> int:
     """First sample of a window of `count` in one of the measured stretches: drawn by their length, 0: in the longest.
 
     A window that is longer than its stretch begins with it.
     """
+    low, high = max(spans, key=lambda span: span[1] - span[0])
+    if len(spans) == 1 and high - low <= count:
+        return low
     if choice == 0:
-        low, high = max(spans, key=lambda span: span[1] - span[0])
         return low + max(high - low - count, 0) // 2
     place = choice % sum(high - low for low, high in spans)
     for low, high in spans:
