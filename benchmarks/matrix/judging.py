@@ -10,9 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier
 
 from mmssl.data.splits import Fold, folds
+from mmssl.evaluation.knn import knn_votes, standardised
 from mmssl.evaluation.linear import Protocol, fit_probe
 from mmssl.evaluation.scoring import Score, accuracy, balanced_accuracy, class_auroc
 
@@ -26,6 +29,8 @@ RAW_SCALES = ("each", "common")
 """Raw features may also be left on their common scale: spectra and SGC are worse baselines otherwise."""
 RAW_UNSCALED = ("graph",)
 """Modalities whose raw features always enter at their common scale, as SGC does in its field."""
+RESAMPLES = 300
+"""Of the test rows, for the interval of a difference."""
 MANY = 600
 """With more training rows than this, C is chosen on one held-out fifth instead of by three-fold cross-validation."""
 
@@ -73,10 +78,10 @@ def chance(metric: str, y: Array, parts: Sequence[Fold]) -> float:
     return float(np.mean([(y[test] == np.bincount(y[train]).argmax()).mean() for train, test in parts]))
 
 
-def probe_fold(
+def probed(
     x: Array, y: Array, groups: Array | None, fold: Fold, metric: str, scales: Sequence[str] = ("each",)
-) -> float:
-    """Score of the probe on one fold. x: (n, D) features, groups: (n,) or None.
+) -> Array:
+    """(m, C) logits of the probe for the test rows of one fold. x: (n, D) features, groups: (n,) or None.
 
     scales: how features may be scaled (see `Protocol`), chosen together with C.
     """
@@ -96,13 +101,68 @@ def probe_fold(
     ]
     # of equal scores the first scale wins
     best = max(fitted, key=lambda probe: -np.inf if np.isnan(probe.chosen_at) else probe.chosen_at)
-    return SCORES[metric](best(x[test]), y[test])
+    return best(x[test])
+
+
+def neighbours(x: Array, y: Array, fold: Fold) -> Array:
+    """(m, C) votes of the nearest training rows by the cosine of standardised features (`mmssl.evaluation.knn`)."""
+    train, test = fold
+    shown = [torch.from_numpy(part) for part in standardised(x[train], x[test])]
+    votes = knn_votes(shown[0], torch.from_numpy(y[train]), shown[1], classes=int(y.max()) + 1)
+    return votes.double().numpy()
+
+
+def boosted(x: Array, y: Array, fold: Fold) -> Array:
+    """(m, C) chances by scikit-learn's gradient boosting with its own settings, which needs no scale."""
+    train, test = fold
+    fitted = HistGradientBoostingClassifier(random_state=0).fit(x[train], y[train])
+    chances = np.zeros((len(test), int(y.max()) + 1))
+    chances[:, fitted.classes_] = fitted.predict_proba(x[test])
+    return chances
+
+
+def mean_score(outputs: Sequence[Array], y: Array, parts: Sequence[Fold], metric: str) -> float:
+    """Mean over the folds of the score of their outputs (m, C)."""
+    return float(np.mean([SCORES[metric](out, y[test]) for out, (_, test) in zip(outputs, parts, strict=True)]))
+
+
+def difference(
+    ours: Sequence[Array], theirs: Sequence[Array], y: Array, parts: Sequence[Fold], groups: Array | None, metric: str
+) -> list[float]:
+    """[mean, low, high]: how much better one arm's outputs are than another's on the same test rows.
+
+    low, high: the 95 % percentile interval over resamples of the test rows (of the groups, where rows of one belong
+    together), drawn for both arms and all folds alike.
+    """
+    rows = np.unique(np.concatenate([test for _, test in parts]))
+    names, unit = np.unique(rows if groups is None else groups[rows], return_inverse=True)
+    place = np.full(int(rows.max()) + 1, -1)
+    place[rows] = unit
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(RESAMPLES):
+        times = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))
+        one = []
+        for a, b, (_, test) in zip(ours, theirs, parts, strict=True):
+            drawn = np.repeat(np.arange(len(test)), times[place[test]])
+            truth = y[test][drawn]
+            if len(np.unique(truth)) > 1 or metric == "accuracy":
+                one.append(SCORES[metric](a[drawn], truth) - SCORES[metric](b[drawn], truth) if len(drawn) else np.nan)
+        found.append(np.nanmean(one))
+    low, high = np.nanquantile(found, [0.025, 0.975])
+    return [mean_score(ours, y, parts, metric) - mean_score(theirs, y, parts, metric), float(low), float(high)]
 
 
 def _inner(target: Array, groups: Array | None, train: Array) -> int:
     """Three parts, or as many as there are groups, or rows of the rarest class."""
     most = len(np.unique(groups[train])) if groups is not None else int(np.unique(target, return_counts=True)[1].min())
     return max(min(3, most), 2)
+
+
+def varying(x: Array) -> Array:
+    """float64 features without those that are the same in every row."""
+    x = x.astype(np.float64)
+    return x[:, x.std(0) > 0]
 
 
 def judge(
@@ -113,13 +173,13 @@ def judge(
     metric: str,
     tell: Callable[[str], None] = lambda text: None,
     raw_scales: Sequence[str] = RAW_SCALES,
-) -> dict[str, float]:
-    """Mean score over the folds of every arm (name -> features (n, D)). The arm "raw" has one more choice."""
+) -> dict[str, list[Array]]:
+    """Outputs (m, C) of the probe in every fold, of every arm (name -> features (n, D)). The arm "raw" has one more
+    choice."""
     out = {}
     for name, x in arms.items():
-        x = x.astype(np.float64)
-        x = x[:, x.std(0) > 0]
         scales = raw_scales if name == "raw" else ("each",)
-        out[name] = float(np.mean([probe_fold(x, y, groups, fold, metric, scales) for fold in parts]))
-        tell(f"{name} {out[name]:.3f}")
+        kept = varying(x)
+        out[name] = [probed(kept, y, groups, fold, metric, scales) for fold in parts]
+        tell(f"{name}: {mean_score(out[name], y, parts, metric):.4f}")
     return out

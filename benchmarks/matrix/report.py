@@ -19,10 +19,16 @@ HEADER = (
     "pretrained",
     "untrained",
     "raw features",
-    "gain",
+    "raw, boosted",
+    "over untrained",
     "better in",
+    "over raw",
+    "better in",
+    "kNN",
+    "untrained kNN",
     "RankMe",
     "untrained RankMe",
+    "readout",
     "steps",
     "CPU s",
 )
@@ -38,16 +44,19 @@ Written by `python -m benchmarks.matrix --report` from `benchmarks/matrix/result
 benchmarks.matrix` runs what is missing. Each cell is a shipped recipe on a small public data set: small models and
 short runs on one processor thread, so that the numbers compare arms and are no records.
 
-**Three arms, one probe.** The *pretrained* encoder, the *untrained* one (same architecture, same initial weights) and
-the modality's *raw features* without any encoder: pixels, mean frame and mean change, log spectrogram, one-hot cells,
-band powers (EEG, ECG), SGC (graphs), word counts. All three are judged by the same logistic regression on standardised
-frozen features; its regularisation is chosen on training rows only, by the reported metric. Raw features may instead
-keep their common scale, chosen likewise; those of graphs (SGC) always do. Labels are used by the probe alone.
+**Arms.** The *pretrained* encoder, the *untrained* one (same architecture, same initial weights, read out in the same
+way) and the modality's *raw features* without any encoder: pixels, mean frame and mean change, log spectrogram, one-hot
+cells, band powers (EEG, ECG), SGC (graphs), word counts. All three are judged by the same logistic regression on
+standardised frozen features; its regularisation is chosen on training rows only, by the reported metric. Raw features
+may instead keep their common scale, chosen likewise; those of graphs (SGC) always do. *raw, boosted*: scikit-learn's
+gradient boosting on them. *kNN*: 20 nearest neighbours by the cosine of standardised features. Labels are used by these
+judges alone. The readout of a cell was chosen by the probe's score inside the training rows.
 
 Values are means over seeds (of initialisation, data order, masks and views) ± their standard deviation; folds and
-draws are the same for every seed and arm. *gain* is pretrained less untrained, paired by seed; *better in* counts the
-seeds in which it is above zero. RankMe (Garrido et al. 2023) is the effective rank of the frozen features on the
-judged rows. CPU s is one pretraining run, data and start included.
+draws are the same for every seed and arm. *over untrained* and *over raw* are differences on the same test rows;
+*better in* counts the seeds in which the 95 % interval of the difference (bootstrap over test rows, or over their
+groups) lies above zero, and behind it those in which the difference does. RankMe (Garrido et al. 2023) is the effective
+rank of the frozen features on the judged rows. CPU s is one pretraining run, data and start included.
 """
 
 
@@ -69,9 +78,15 @@ def shown(values: Sequence[float], digits: int = 3, sign: bool = False) -> str:
     return text if deviation is None else f"{text} ± {deviation:.{digits}f}"
 
 
-def gains(results: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Pretrained less untrained of each seed."""
-    return [r["scores"]["pretrained"] - r["scores"]["untrained"] for r in results]
+def gains(results: Sequence[Mapping[str, Any]], over: str = "untrained") -> list[float]:
+    """Pretrained less another arm, of each seed."""
+    return [r["scores"]["pretrained"] - r["scores"][over] for r in results]
+
+
+def clear(results: Sequence[Mapping[str, Any]], over: str) -> str:
+    """`2 (3) of 3`: in how many seeds the difference's interval lies above zero, and in how many the difference."""
+    sure = sum(r["differences"][over][1] > 0 for r in results)
+    return f"{sure} ({sum(gain > 0 for gain in gains(results, over))}) of {len(results)}"
 
 
 def of_cell(results: Results, cell: Cell) -> list[dict[str, Any]]:
@@ -85,26 +100,29 @@ def state(cell: Cell, results: Sequence[Mapping[str, Any]]) -> str:
     return " (recipe changed since)" if any(r["fingerprint"] != cell.fingerprint() for r in results) else ""
 
 
-def better(results: Sequence[Mapping[str, Any]]) -> bool:
+def better(results: Sequence[Mapping[str, Any]], over: str = "untrained") -> bool:
     """Whether the pretrained encoder is the better one in every seed, of at least two."""
-    return len(results) > 1 and all(gain > 0 for gain in gains(results))
+    return len(results) > 1 and all(gain > 0 for gain in gains(results, over))
 
 
 def row(cell: Cell, results: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """The cells of one line of the table."""
-    gain = gains(results)
-    arms = [shown([r["scores"][arm] for r in results]) for arm in ("pretrained", "untrained", "raw")]
+    arms = [shown([r["scores"][arm] for r in results]) for arm in ("pretrained", "untrained", "raw", "boosting")]
+    over = [
+        text for arm in ("untrained", "raw") for text in (shown(gains(results, arm), sign=True), clear(results, arm))
+    ]
+    near = [shown([r["knn"][arm] for r in results]) for arm in ("pretrained", "untrained")]
     ranks = [shown([r["rankme"][arm] for r in results], 1) for arm in ("pretrained", "untrained")]
-    count = f"{sum(g > 0 for g in gain)} of {len(gain)}"
     objective = cell.objective + state(cell, results)
     return (
         cell.data,
         objective,
         METRICS[cell.metric],
         *arms,
-        shown(gain, sign=True),
-        count,
+        *over,
+        *near,
         *ranks,
+        results[0]["readout"],
         str(results[0]["steps"]),
         f"{statistics.fmean(r['cpu_seconds'] for r in results):.0f}",
     )
@@ -187,9 +205,12 @@ def summary(cells: Sequence[Cell], results: Results, unclear: Sequence[Cell], mi
     if unclear:
         names = ", ".join(f"`{cell.name}`" for cell in unclear)
         lines.append(f"Not in {names}: see below what was tried. Those recipes are starting points.")
-    raw = [c for c in have if all(r["scores"]["pretrained"] > r["scores"]["raw"] for r in of_cell(results, c))]
-    names = f": {', '.join(f'`{cell.name}`' for cell in raw)}" if raw else ""
-    lines.append(f"In {len(raw)} it is better than the raw features in every seed{names}.")
+    for arm, words in (("raw", "the linear probe of the raw features"), ("boosting", "boosting on the raw features")):
+        won = [cell for cell in have if better(of_cell(results, cell), arm)]
+        names = f": {', '.join(f'`{cell.name}`' for cell in won)}" if won else ""
+        lines.append(f"In {len(won)} it is better than {words} in every seed{names}.")
+    near = [c for c in have if all(r["knn_differences"]["untrained"][0] > 0 for r in of_cell(results, c))]
+    lines.append(f"By nearest neighbours it beats its twin in every seed in {len(near)}.")
     if missing:
         lines.append(f"Not run: {', '.join(f'`{cell.name}`' for cell in missing)}.")
     return [*lines, ""]
@@ -206,16 +227,17 @@ def tried_lines(cells: Sequence[Cell], tried: Mapping[str, Sequence[str]]) -> li
 
 def readme_table(cells: Sequence[Cell], results: Results) -> str:
     """The short table of the README: one line a data set, means over seeds, the untrained twin's in brackets; bold
-    where the pretrained encoder is better in every seed (of several)."""
+    where the pretrained encoder is better than its twin in every seed (of several), and underlined where it is better
+    than the linear probe of the raw features, too."""
     lines = []
     for data in dict.fromkeys(cell.data for cell in cells):
         of = [(cell, of_cell(results, cell)) for cell in cells if cell.data == data]
         first = next(((cell, have) for cell, have in of if have), None)
         if first is not None:
-            raw = statistics.fmean(r["scores"]["raw"] for r in first[1])
+            raw, trees = (f"{statistics.fmean(r['scores'][a] for r in first[1]):.3f}" for a in ("raw", "boosting"))
             what = f"{data} ({first[0].modality})"
-            lines.append((what, METRICS[first[0].metric], *(_short(have) for _, have in of), f"{raw:.3f}"))
-    return "\n".join(table(("data", "measure", *OBJECTIVES, "raw features"), lines, 2))
+            lines.append((what, METRICS[first[0].metric], *(_short(have) for _, have in of), raw, trees))
+    return "\n".join(table(("data", "measure", *OBJECTIVES, "raw features", "raw, boosted"), lines, 2))
 
 
 def _short(results: Sequence[Mapping[str, Any]]) -> str:
@@ -223,7 +245,8 @@ def _short(results: Sequence[Mapping[str, Any]]) -> str:
         return "-"
     ours, theirs = (statistics.fmean(r["scores"][arm] for r in results) for arm in ("pretrained", "untrained"))
     mark = "**" if better(results) else ""
-    return f"{mark}{ours:.3f}{mark} ({theirs:.3f})"
+    over = f"<u>{ours:.3f}</u>" if better(results, "raw") else f"{ours:.3f}"
+    return f"{mark}{over}{mark} ({theirs:.3f})"
 
 
 def read_tried(path: Path = HERE / "tried.yaml") -> dict[str, list[str]]:

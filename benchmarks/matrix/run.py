@@ -25,9 +25,21 @@ from mmssl.training.building import build_model
 from mmssl.training.pretrain import Run, pretrain
 
 from .cells import Cell, local, result_path
-from .judging import RAW_SCALES, RAW_UNSCALED, chance, judge, make_folds
+from .judging import (
+    RAW_SCALES,
+    RAW_UNSCALED,
+    boosted,
+    chance,
+    difference,
+    judge,
+    make_folds,
+    mean_score,
+    neighbours,
+    varying,
+)
 
-ARMS = ("pretrained", "untrained", "raw")
+ENCODERS = ("pretrained", "untrained")
+ARMS = (*ENCODERS, "raw")
 RANK_ROWS = 2000
 
 
@@ -54,13 +66,19 @@ def run_cell(cell: Cell, seed: int, results: Path) -> dict[str, Any]:
         rows = read_rows(cell, recipe, run)
     folds = make_folds(rows.y, rows.split, rows.columns, cell.protocol)
     groups = rows.columns[cell.protocol["group"]] if "group" in cell.protocol else None
-    arms, key = dict(rows.arms), _raw_key(cell, rows, folds)
-    known = _known_raw(key, results)
-    if known is not None:  # it does not depend on seed and objective
-        del arms["raw"]
-    scores = judge(arms, rows.y, groups, folds, cell.metric, _tell, _raw_scales(cell))
-    if known is not None:
-        scores["raw"] = known
+    key = _raw_key(cell, rows, folds)
+    encoders = {arm: rows.arms[arm] for arm in ENCODERS}
+    outputs = judge(encoders, rows.y, groups, folds, cell.metric, _tell)
+    outputs |= _raw_outputs(cell, rows, groups, folds, results.parent / "cache" / f"{key}.npz")
+    near = {arm: [neighbours(varying(rows.arms[arm]), rows.y, fold) for fold in folds] for arm in (*ENCODERS, "raw")}
+
+    def means(of: Mapping[str, Sequence[Any]]) -> dict[str, float]:
+        return {arm: round(mean_score(found, rows.y, folds, cell.metric), 5) for arm, found in of.items()}
+
+    def against(other: str, of: Mapping[str, Sequence[Any]]) -> list[float]:
+        found = difference(of["pretrained"], of[other], rows.y, folds, groups, cell.metric)
+        return [round(value, 5) for value in found]
+
     model = run.model
     return {
         "cell": cell.name,
@@ -68,7 +86,11 @@ def run_cell(cell: Cell, seed: int, results: Path) -> dict[str, Any]:
         "seed": seed,
         "fingerprint": cell.fingerprint(),
         "metric": cell.metric,
-        "scores": {name: round(value, 5) for name, value in scores.items()},
+        "scores": means(outputs),
+        "differences": {arm: against(arm, outputs) for arm in outputs if arm != "pretrained"},
+        "knn": means(near),
+        "knn_differences": {arm: against(arm, near) for arm in near if arm != "pretrained"},
+        "readout": model.config.towers[next(iter(model.config.towers))]["readout"],  # type: ignore[index]
         "chance": round(chance(cell.metric, rows.y, folds), 5),
         "rankme": {name: round(_rank(rows, name), 3) for name in ("pretrained", "untrained")},
         "width": int(rows.arms["pretrained"].shape[1]),
@@ -104,12 +126,21 @@ def _raw_key(cell: Cell, rows: Rows, folds: Sequence[Fold]) -> str:
     return digest.hexdigest()[:12]
 
 
-def _known_raw(key: str, results: Path) -> float | None:
-    for path in sorted(results.glob("*.json")):
-        result = json.loads(path.read_text())
-        if result.get("raw_key") == key:
-            return float(result["scores"]["raw"])
-    return None
+def _raw_outputs(
+    cell: Cell, rows: Rows, groups: np.ndarray | None, folds: Sequence[Fold], kept: Path
+) -> dict[str, list[np.ndarray]]:
+    """Outputs of the probe and of boosting on raw features, which depend on no seed and objective: kept in a file."""
+    names = ("raw", "boosting")
+    if kept.is_file():
+        with np.load(kept) as stored:
+            return {name: [stored[f"{name}{number}"] for number in range(len(folds))] for name in names}
+    found = judge({"raw": rows.arms["raw"]}, rows.y, groups, folds, cell.metric, _tell, _raw_scales(cell))
+    found["boosting"] = [boosted(varying(rows.arms["raw"]), rows.y, fold) for fold in folds]
+    _tell(f"boosting: {mean_score(found['boosting'], rows.y, folds, cell.metric):.4f}")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    flat = {f"{name}{number}": out for name in names for number, out in enumerate(found[name])}
+    np.savez_compressed(kept, **flat)  # type: ignore[arg-type]
+    return found
 
 
 def read_rows(cell: Cell, recipe: Recipe, run: Run) -> Rows:

@@ -6,9 +6,25 @@ section 3.4, with the settings of DINO (Caron et al. 2021, arXiv 2104.14294): k 
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
+
+
+def standardised(train: NDArray[Any], test: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Both (n, D) and (m, D) less the training rows' mean, over their standard deviation, float32.
+
+    Without it a few dimensions of large spread decide every cosine, and features read out in several ways (mean beside
+    standard deviation) are not comparable. A constant dimension is left at zero.
+    """
+    from sklearn.preprocessing import StandardScaler
+
+    fitted = StandardScaler().fit(train)
+    return fitted.transform(train).astype(np.float32), fitted.transform(test).astype(np.float32)
 
 
 def knn_votes(

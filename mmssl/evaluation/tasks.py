@@ -17,7 +17,7 @@ from .baselines import Ridge, Space, majority, wilson
 from .calibration import bootstrap, expected_calibration_error
 from .embedding import Embedded
 from .frechet import angles, frechet_predict, probabilities
-from .knn import knn_predict
+from .knn import knn_predict, standardised
 from .linear import fit_probe
 from .rank import rankme
 from .retrieval import chance_median_rank, chance_recall, median_rank, recall_at, retrieval_ranks
@@ -135,8 +135,13 @@ def _calibration(sure: Mapping[str, tuple[Tensor, Tensor]], n: int) -> Metric:
 
 
 def knn(features: Features, k: int) -> tuple[Metrics, dict[str, str]]:
-    """Accuracy of the weighted kNN classifier of `knn_predict`, per modality."""
-    return probed(features, lambda x, y, x_test, classes: (knn_predict(x, y, x_test, classes=classes, k=k), None))
+    """Accuracy of the weighted kNN classifier of `knn_predict` on standardised features, per modality."""
+
+    def nearest(x: Tensor, y: Tensor, x_test: Tensor, classes: int) -> tuple[Tensor, None]:
+        train, test = (torch.from_numpy(part) for part in standardised(x.numpy(), x_test.numpy()))
+        return knn_predict(train, y, test, classes=classes, k=k), None
+
+    return probed(features, nearest)
 
 
 def linear(features: Features, seed: int) -> tuple[Metrics, dict[str, str]]:

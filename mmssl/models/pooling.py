@@ -65,8 +65,11 @@ def usual_readout(options: TowerConfig, modality: Modality) -> str:
     if options.pooling != "mean":
         return options.pooling
     width = options.width * options.readout_layers
-    fitting = [how for how in modality.readouts if 0 < Pooling(how, {"": modality}).times() * width <= WIDEST]
-    return fitting[0] if fitting else "mean"
+    for how in modality.readouts:
+        offered = all(modality.cells(part) for part in pooling_parts(how) if part in CELLS)
+        if offered and Pooling(how, {"": modality}).times() * width <= WIDEST:
+            return how
+    return "mean"
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class Modality(LinearPatches):
     """
 
     views = View.names()
+    readouts = ("axis+std", "grid+std", "mean+std")
     corruptible = View.corruptible
     coordinates = ("time [s]", "mel bin")
 

@@ -33,6 +33,7 @@ class Modality(SignalModality):
     whatever leads the model has.
     """
 
+    readouts = ("axis+std", "mean+std")
     coordinates = ("time [s]", "lead [standard order; where a patch is one lead]")
 
     def __init__(

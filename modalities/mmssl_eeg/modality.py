@@ -30,6 +30,7 @@ class Modality(SignalModality):
     Seconds are those of the window's beginning; x, y, z are metres as in mne's `standard_1005`.
     """
 
+    readouts = ("axis+std", "mean+std")
     coordinates = ("time [s]", "x [m, to the right]", "y [m, to the front]", "z [m, up]")
 
     def __init__(

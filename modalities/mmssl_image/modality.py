@@ -29,6 +29,7 @@ class Modality(PixelModality):
 
     targets = ("normalised", "pixels")
     views = View.names()
+    readouts = ("grid+std", "mean+std")
     coordinates = ("row [patches]", "column [patches]")
     bounded = True
 

@@ -14,7 +14,17 @@ from benchmarks import pages
 from benchmarks.matrix import __main__ as command
 from benchmarks.matrix import report as reporting
 from benchmarks.matrix.cells import HERE, SEEDS, Cell, choose, local, read_cells, read_result, result_path
-from benchmarks.matrix.judging import SCORES, chance, judge, make_folds, probe_fold
+from benchmarks.matrix.judging import (
+    SCORES,
+    boosted,
+    chance,
+    difference,
+    judge,
+    make_folds,
+    mean_score,
+    neighbours,
+    probed,
+)
 from benchmarks.matrix.run import numbered, write_result
 from mmssl.recipe.loading import load_recipe
 
@@ -28,7 +38,14 @@ def result(cell: Cell, seed: int, pretrained: float, untrained: float, raw: floa
         "seed": seed,
         "fingerprint": "f",
         "metric": cell.metric,
-        "scores": {"pretrained": pretrained, "untrained": untrained, "raw": raw},
+        "scores": {"pretrained": pretrained, "untrained": untrained, "raw": raw, "boosting": 0.6},
+        "differences": {
+            arm: [pretrained - other, pretrained - other - 0.06, pretrained - other + 0.06]
+            for arm, other in (("untrained", untrained), ("raw", raw), ("boosting", 0.6))
+        },
+        "knn": {"pretrained": 0.6, "untrained": 0.4, "raw": 0.5},
+        "knn_differences": {"untrained": [0.2, 0.1, 0.3], "raw": [0.1, 0.0, 0.2]},
+        "readout": "mean+std",
         "chance": 0.1,
         "rankme": {"pretrained": 10.0 + seed, "untrained": 3.0},
         "width": 64,
@@ -116,14 +133,41 @@ def test_the_probe_never_looks_at_test_labels_and_learns_what_is_there() -> None
     x = rng.normal(size=(200, 5))
     x[:, 2] += 3 * y
     fold = (np.arange(120), np.arange(120, 200))
-    assert probe_fold(x, y, None, fold, "accuracy") > 0.85
+    assert score(x, y, fold) > 0.85
     shuffled = y.copy()
     shuffled[120:] = 1 - y[120:]
     # the same predictions against turned labels: exactly the complement
-    both = [probe_fold(x, labels, None, fold, "accuracy") for labels in (y, shuffled)]
+    both = [score(x, labels, fold) for labels in (y, shuffled)]
     assert sum(both) == pytest.approx(1)
     out = judge({"good": x, "noise": rng.normal(size=(200, 5))}, y, None, [fold], "auc")
-    assert out["good"] > 0.9 and out["noise"] < 0.7
+    assert mean_score(out["good"], y, [fold], "auc") > 0.9 > 0.7 > mean_score(out["noise"], y, [fold], "auc")
+    for judged in (neighbours, boosted):
+        assert mean_score([judged(x, y, fold)], y, [fold], "auc") > 0.85
+        turned = judged(x, shuffled, fold)
+        assert (turned == judged(x, y, fold)).all(), "test labels change nothing"
+
+
+def score(x: Any, y: Any, fold: Any, scales: Any = ("each",)) -> float:
+    return mean_score([probed(x, y, None, fold, "accuracy", scales)], y, [fold], "accuracy")
+
+
+def test_a_difference_is_paired_and_its_interval_follows_rows_or_groups() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 400)
+    parts = [(np.arange(0), np.arange(k, 400, 2)) for k in (0, 1)]
+    base = np.where(rng.random(400) < 0.7, y, 1 - y)  # right in 70 % of the rows
+    better = np.where(rng.random(400) < 0.3, y, base)  # and never wrong where that is right
+
+    def outputs(said: Any) -> list[Any]:
+        return [np.eye(2)[said[test]] for _, test in parts]
+
+    same = difference(outputs(base), outputs(base), y, parts, None, "accuracy")
+    assert same == [0, 0, 0]
+    mean, low, high = difference(outputs(better), outputs(base), y, parts, None, "accuracy")
+    assert mean == pytest.approx((better == y).mean() - (base == y).mean())
+    assert 0 < low < mean < high < 0.2, "far tighter than two intervals of accuracies of 0.7"
+    whole = difference(outputs(better), outputs(base), y, parts, np.arange(400) // 100, "accuracy")
+    assert whole[0] == mean and whole[2] - whole[1] != high - low
 
 
 def test_raw_features_may_keep_their_common_scale() -> None:
@@ -132,9 +176,13 @@ def test_raw_features_may_keep_their_common_scale() -> None:
     x = rng.normal(size=(160, 400)) * 0.01  # rare and small: as large as the rest once each is standardised
     x[:, 0] = y + 0.4 * rng.normal(size=160)
     fold = (np.arange(80), np.arange(80, 160))
-    each, both = (probe_fold(x, y, None, fold, "accuracy", scales) for scales in (("each",), ("each", "common")))
+    each, both = (score(x, y, fold, scales) for scales in (("each",), ("each", "common")))
     assert both > 0.8 and both > each + 0.05
-    assert judge({"raw": x, "other": x}, y, None, [fold], "accuracy") == {"raw": both, "other": each}
+    out = judge({"raw": x, "other": x}, y, None, [fold], "accuracy")
+    assert {name: mean_score(found, y, [fold], "accuracy") for name, found in out.items()} == {
+        "raw": both,
+        "other": each,
+    }
 
 
 def test_labels_are_numbered_in_order() -> None:
@@ -156,7 +204,8 @@ def test_gain_is_paired_and_cells_that_do_not_gain_are_named() -> None:
     results = {(CELL.name, 0): result(CELL, 0, 0.9, 0.8), (CELL.name, 1): result(CELL, 1, 0.7, 0.75)}
     text = reporting.report([CELL], results, {CELL.name: ["longer: the same", "wider:\n  no"]})
     line = next(line for line in text.splitlines() if line.startswith("| set"))
-    assert "| 0.800 ± 0.141 | 0.775 ± 0.035 | 0.500 ± 0.000 | +0.025 ± 0.106 | 1 of 2 | 10.5 ± 0.7 |" in line
+    assert "| 0.800 ± 0.141 | 0.775 ± 0.035 | 0.500 ± 0.000 | 0.600 ± 0.000 | +0.025 ± 0.106 | 1 (1) of 2 |" in line
+    assert "| +0.300 ± 0.141 | 2 (2) of 2 | 0.600 ± 0.000 | 0.400 ± 0.000 | 10.5 ± 0.7 |" in line
     assert "In 0 of 1 cells" in text and "Not in `set/mae`" in text
     assert "- longer: the same\n- wider: no" in text
     assert "recipe changed since" in line, "its fingerprint is not that of the recipe"
@@ -171,7 +220,7 @@ def test_the_readmes_table() -> None:
     results = {(CELL.name, 0): result(CELL, 0, 0.9, 0.8), (CELL.name, 1): result(CELL, 1, 0.8, 0.7)}
     other = Cell("set", "jepa", "image", {}, ("train", "test"), "label", {"kind": "standard"}, "accuracy")
     text = reporting.readme_table([CELL, other], results)
-    assert "| set (image) | accuracy | **0.850** (0.750) | - | 0.500 |" in text
+    assert "| set (image) | accuracy | **<u>0.850</u>** (0.750) | - | 0.500 | 0.600 |" in text
 
 
 def test_a_table_goes_between_the_marks_of_its_page() -> None:
@@ -243,10 +292,13 @@ def test_one_cell_end_to_end(shared_data: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("MMSSL_SHARED_DATA", str(shared_data))
     cell = next(c for c in read_cells() if c.name == "mutag/mae")
     short = replace(cell, set={**cell.set, "train": {"steps": 3, "batch_size": 16}})
-    out = run_cell(short, 1, tmp_path)
+    out = run_cell(short, 1, tmp_path / "results")
     assert out["rows"] == 188 and out["folds"] == 10 and out["tested_on"] == 188
-    assert set(out["scores"]) == {"pretrained", "untrained", "raw"}
+    assert set(out["scores"]) == {"pretrained", "untrained", "raw", "boosting"}
+    assert set(out["differences"]) == {"untrained", "raw", "boosting"} and out["readout"] == "mean+std"
+    assert out["differences"]["raw"][0] == pytest.approx(out["scores"]["pretrained"] - out["scores"]["raw"], abs=1e-4)
     assert all(0 < value <= 1 for value in out["scores"].values())
-    write_result(short, 1, out | {"scores": out["scores"] | {"raw": 0.123}}, tmp_path)
-    again = run_cell(short, 1, tmp_path)
-    assert again["scores"] == out["scores"] | {"raw": 0.123}, "raw features are not measured anew"
+    (kept,) = (tmp_path / "cache").iterdir()
+    before = kept.stat().st_mtime_ns
+    again = run_cell(short, 1, tmp_path / "results")
+    assert again["scores"] == out["scores"] and kept.stat().st_mtime_ns == before, "raw features are not judged anew"

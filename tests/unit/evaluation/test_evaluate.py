@@ -142,8 +142,10 @@ def test_scores_equal_those_computed_by_hand(tmp_path: Path) -> None:
     rows = spread(240, 60, 1)
     judge = KNeighborsClassifier(5, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07))
     weight = ByHand(False).point.detach().numpy()
-    judge.fit(np.stack(train.point)[rows] @ weight, train.label[rows])
-    expected = (judge.predict(np.stack(test.point) @ weight) == test.label).mean()
+    known = np.stack(train.point)[rows] @ weight
+    shift, scale = known.mean(0), known.std(0)
+    judge.fit((known - shift) / scale, train.label[rows])
+    expected = (judge.predict((np.stack(test.point) @ weight - shift) / scale) == test.label).mean()
     metric = report["tasks"]["knn"]["point/accuracy"]
     assert metric["model"] == pytest.approx(expected, abs=1e-9)
     assert metric["untrained"] is None and metric["chance"] == 0.25
@@ -293,7 +295,7 @@ def test_the_raw_baseline_between_modalities_is_strong_on_real_digits() -> None:
     report = evaluate(NoSkill(), readers, DataConfig(path="builtin:digits"), config)
     found = report["tasks"]
     assert found["zero-shot"]["image/accuracy"]["raw"] > 0.8 > 0.2 > found["zero-shot"]["image/accuracy"]["model"]
-    assert found["knn"]["image/accuracy"]["raw"] > 0.97
+    assert found["knn"]["image/accuracy"]["raw"] > 0.95
     first = found["retrieval"]["image->text/R@1"]
     assert first["raw"] > 0.8 and first["model"] == 0.0, "equal embeddings must not be ranked first"
     assert found["retrieval"]["image->text/median rank"]["model"] > 30
