@@ -65,17 +65,29 @@ class Cell:
             raise UserError(f"cells.yaml: {self.name}: " + "; ".join(faults))
         return merged
 
-    def fingerprint(self) -> str:
-        """A hash of all that the result depends on but the seed and the code: what has another one is out of date.
-
-        Taken of the recipe as it is written, so that an option added to mmssl changes nothing.
-        """
+    def _trained(self) -> dict[str, Any]:
+        """What of the recipe is trained, as it is written: an option added to mmssl changes nothing."""
         recipe = {key: value for key, value in self.recipe_data().items() if key in RUN_PARTS}
-        train = {key: value for key, value in recipe["train"].items() if key not in ("log_every", "save_every", "keep")}
+        quiet = ("log_every", "save_every", "keep")
+        return {**recipe, "train": {key: value for key, value in recipe["train"].items() if key not in quiet}}
+
+    def fingerprint(self) -> str:
+        """A hash of all that the result depends on but the seed and the code: what has another one is out of date."""
         judged: dict[str, Any] = {"splits": self.splits, "label": self.label, "protocol": self.protocol}
         judged |= {"metric": self.metric, "probe": STRENGTHS}
-        text = json.dumps({**recipe, "train": train, "judged": judged}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return _hash({**self._trained(), "judged": judged})
+
+    def training(self) -> str:
+        """A hash of what the trained weights depend on but the seed and the code: how a tower is read out is not in
+        it."""
+        recipe = copy.deepcopy(self._trained())
+        for tower in recipe["model"]["towers"].values():
+            tower.pop("readout", None)
+        return _hash(recipe)
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _overrides(entry: Mapping[str, Any], objective: str) -> dict[str, Any]:

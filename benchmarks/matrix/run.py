@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -19,10 +20,13 @@ from mmssl.data.splits import Fold
 from mmssl.evaluation.embedding import embed_source
 from mmssl.evaluation.linear import STRENGTHS
 from mmssl.evaluation.rank import rankme
+from mmssl.models.modeling_mmssl import MMSSLModel, tower_config
+from mmssl.models.opening import open_model
+from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.recipe.config import Recipe
 from mmssl.recipe.loading import load_recipe
 from mmssl.training.building import build_model
-from mmssl.training.pretrain import Run, pretrain
+from mmssl.training.pretrain import pretrain
 
 from .cells import Cell, local, result_path
 from .judging import (
@@ -41,6 +45,8 @@ from .judging import (
 ENCODERS = ("pretrained", "untrained")
 ARMS = (*ENCODERS, "raw")
 RANK_ROWS = 2000
+SPENT = "spent.json"
+"""Beside a kept model: the first and last loss, and the time of its run."""
 
 
 @dataclass
@@ -55,21 +61,22 @@ class Rows:
 
 
 def run_cell(cell: Cell, seed: int, results: Path) -> dict[str, Any]:
-    """Pretrain and judge; returns the result. results: the folder of what was measured before."""
+    """Pretrain and judge; returns the result.
+
+    results: the folder of what was measured before; beside it `cache/` keeps models and the baselines' outputs, so that
+    another way to judge trains nothing anew.
+    """
     quiet = {"seed": seed, "evaluation": {"tasks": []}, "train": {"trackers": []}}
     recipe = load_recipe(local(cell.recipe_data()), quiet)
-    with tempfile.TemporaryDirectory(prefix="mmssl-matrix-") as folder:
-        began, spent = time.perf_counter(), time.process_time()
-        run = pretrain(recipe, output=Path(folder) / "run")
-        seconds, cpu = time.perf_counter() - began, time.process_time() - spent
-        losses = [json.loads(line)["loss"] for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-        rows = read_rows(cell, recipe, run)
+    cache = results.parent / "cache"
+    model, processor, spent = _trained(recipe, cache / f"{cell.data}.{cell.objective}.{seed}.{cell.training()}")
+    rows = read_rows(cell, recipe, model, processor)
     folds = make_folds(rows.y, rows.split, rows.columns, cell.protocol)
     groups = rows.columns[cell.protocol["group"]] if "group" in cell.protocol else None
     key = _raw_key(cell, rows, folds)
     encoders = {arm: rows.arms[arm] for arm in ENCODERS}
     outputs = judge(encoders, rows.y, groups, folds, cell.metric, _tell)
-    outputs |= _raw_outputs(cell, rows, groups, folds, results.parent / "cache" / f"{key}.npz")
+    outputs |= _raw_outputs(cell, rows, groups, folds, cache / f"{key}.npz")
     near = {arm: [neighbours(varying(rows.arms[arm]), rows.y, fold) for fold in folds] for arm in (*ENCODERS, "raw")}
 
     def means(of: Mapping[str, Sequence[Any]]) -> dict[str, float]:
@@ -79,7 +86,6 @@ def run_cell(cell: Cell, seed: int, results: Path) -> dict[str, Any]:
         found = difference(of["pretrained"], of[other], rows.y, folds, groups, cell.metric)
         return [round(value, 5) for value in found]
 
-    model = run.model
     return {
         "cell": cell.name,
         "recipe": cell.recipe,
@@ -103,11 +109,32 @@ def run_cell(cell: Cell, seed: int, results: Path) -> dict[str, Any]:
         "parameters": int(sum(p.numel() for p in model.parameters())),
         "steps": recipe.train.steps,
         "batch_size": recipe.train.batch_size,
-        "loss": [round(losses[0], 4), round(losses[-1], 4)],
-        "seconds": round(seconds, 1),
-        "cpu_seconds": round(cpu, 1),
+        **spent,
         "threads": torch.get_num_threads(),
     }
+
+
+def _trained(recipe: Recipe, kept: Path) -> tuple[MMSSLModel, MMSSLProcessor, dict[str, Any]]:
+    """(model, processor, losses and time of its run), which `kept` holds, or will; read out as the recipe says."""
+    if not (kept / SPENT).is_file():
+        with tempfile.TemporaryDirectory(prefix="mmssl-matrix-") as folder:
+            began, spent = time.perf_counter(), time.process_time()
+            run = pretrain(recipe, output=Path(folder) / "run")
+            seconds, cpu = time.perf_counter() - began, time.process_time() - spent
+            losses = [json.loads(line)["loss"] for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+            shutil.rmtree(kept, ignore_errors=True)
+            shutil.copytree(run.model_folder, kept / "model")
+        told = {"loss": [round(losses[0], 4), round(losses[-1], 4)]}
+        told |= {"seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}  # type: ignore[dict-item]
+        (kept / SPENT).write_text(json.dumps(told) + "\n")
+    model, processor = open_model(kept / "model")
+    assert model.config.towers is not None
+    for name, tower in recipe.model.towers.items():
+        model.config.towers[name]["readout"] = tower.readout
+    model.settle_readouts()
+    for name, spec in model.config.towers.items():
+        model.tower(name).set_pooling(tower_config(spec))
+    return model, processor, json.loads((kept / SPENT).read_text())
 
 
 def _tell(text: str) -> None:
@@ -143,13 +170,13 @@ def _raw_outputs(
     return found
 
 
-def read_rows(cell: Cell, recipe: Recipe, run: Run) -> Rows:
+def read_rows(cell: Cell, recipe: Recipe, model: MMSSLModel, processor: MMSSLProcessor) -> Rows:
     """Every judged row with its labels and its features in the three arms."""
     from mmssl.data.sources import open_source
 
     name = next(iter(recipe.modalities))
     columns = {name: recipe.data.columns.get(name, name)}
-    models = {"pretrained": run.model, "untrained": build_model(recipe, run.processor)}
+    models = {"pretrained": model, "untrained": build_model(recipe, processor)}
     labels: list[Any] = []
     split: list[int] = []
     further: dict[str, list[Any]] = {key: [] for key in (cell.protocol.get(k) for k in ("group", "column")) if key}
@@ -157,7 +184,7 @@ def read_rows(cell: Cell, recipe: Recipe, run: Run) -> Rows:
     for number, part in enumerate(cell.splits):
         source = open_source(recipe.data.path, name=recipe.data.name, split=part, columns=columns)
         source = _limited(source, cell.protocol, number, len(cell.splits))
-        embedded = embed_source(models, run.processor.preprocessors, source, columns, describe=run.model, batch_size=64)
+        embedded = embed_source(models, processor.preprocessors, source, columns, describe=model, batch_size=64)
         plain = source.with_format(None)
         present = embedded.present[name].tolist()
         labels += [label if there else None for label, there in zip(plain[cell.label], present, strict=True)]

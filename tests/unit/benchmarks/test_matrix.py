@@ -298,7 +298,14 @@ def test_one_cell_end_to_end(shared_data: Path, monkeypatch: pytest.MonkeyPatch,
     assert set(out["differences"]) == {"untrained", "raw", "boosting"} and out["readout"] == "mean+std"
     assert out["differences"]["raw"][0] == pytest.approx(out["scores"]["pretrained"] - out["scores"]["raw"], abs=1e-4)
     assert all(0 < value <= 1 for value in out["scores"].values())
-    (kept,) = (tmp_path / "cache").iterdir()
+    (kept,) = (tmp_path / "cache").glob("*.npz")
+    (trained,) = (tmp_path / "cache").glob("mutag.mae.1.*")
     before = kept.stat().st_mtime_ns
+    written = (trained / "model" / "model.safetensors").stat().st_mtime_ns
     again = run_cell(short, 1, tmp_path / "results")
     assert again["scores"] == out["scores"] and kept.stat().st_mtime_ns == before, "raw features are not judged anew"
+    other = replace(short, set={**short.set, "model": {"towers": {"graph": {"readout": "max"}}}})
+    assert other.fingerprint() != short.fingerprint() and other.training() == short.training()
+    read = run_cell(other, 1, tmp_path / "results")
+    assert read["readout"] == "max" and read["scores"]["pretrained"] != out["scores"]["pretrained"]
+    assert (trained / "model" / "model.safetensors").stat().st_mtime_ns == written, "another readout trains nothing"
