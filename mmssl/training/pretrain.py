@@ -285,6 +285,10 @@ def count_steps(train: LoopConfig, source: Source) -> tuple[int, float]:
     return max(int(train.epochs * per_epoch), 1), per_epoch
 
 
+FEW = 2.0
+"""Passes over the data below which a run says that it is short."""
+
+
 def describe(recipe: Recipe, loop: Loop, source: Source, resumed: bool) -> None:
     """The line a run starts with; the first process says it."""
     size = f"{len(source):,} samples" if hasattr(source, "__len__") else "streamed samples"
@@ -296,6 +300,12 @@ def describe(recipe: Recipe, loop: Loop, source: Source, resumed: bool) -> None:
         f"{loop.accelerator.num_processes} x {loop.accelerator.device}, {precision}",
         flush=True,
     )
+    seen = loop.steps * recipe.train.batch_size / len(source) if hasattr(source, "__len__") else FEW
+    if seen < FEW:
+        print(
+            f"{loop.steps} steps see each sample {seen:.1f} times; encoders are rarely worth having below 10: "
+            "train.epochs=10 (train.steps=null)"
+        )
     if not recipe.model.starts:  # a teacher that starts from something may keep of it what it wants
         for name, objective in loop.pretraining.objectives.items():
             if getattr(objective, "teacher", None) is None:

@@ -105,6 +105,22 @@ def test_faults_are_user_errors() -> None:
         mmssl.embed("./nowhere", "y", "e.parquet")
 
 
+def test_a_run_says_that_it_is_short_and_what_is_left_of_its_teacher_s_start(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["data.path=builtin:digits", "data.limit=32", "train.steps=3", "train.batch_size=8", "evaluation.tasks=[]"]
+    words += ["train.trackers=[]", "objectives.jepa.predictor={width: 16, depth: 1, heads: 2}"]
+    words += ["model.towers.image={width: 16, depth: 1, heads: 2}"]
+    slow = "objectives.jepa.momentum=[0.9, 1.0]"
+    assert main(["pretrain", "image_jepa", *words, slow, "--output", str(tmp_path / "slow")]) == 0
+    said = capsys.readouterr().out
+    assert "3 steps see each sample 0.8 times" in said and "train.epochs=10" in said
+    assert "objectives.jepa: 90% of its teacher will still be its random start after 3 steps" in said
+    assert main(["pretrain", "image_jepa", *words, "train.steps=8", "--output", str(tmp_path / "enough")]) == 0
+    said = capsys.readouterr().out
+    assert "steps see each sample" not in said and "random start" not in said
+
+
 def test_a_run_says_what_it_exports_to(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["data.path=builtin:digits", "data.limit=32", "train.steps=1", "train.batch_size=8", "evaluation.tasks=[]"]
     tower = "model.towers.image={width: 16, depth: 1, heads: 2, prefix: 0}"
