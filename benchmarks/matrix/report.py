@@ -85,8 +85,16 @@ def gains(results: Sequence[Mapping[str, Any]], over: str = "untrained") -> list
 
 def clear(results: Sequence[Mapping[str, Any]], over: str) -> str:
     """`2 (3) of 3`: in how many seeds the difference's interval lies above zero, and in how many the difference."""
-    sure = sum(r["differences"][over][1] > 0 for r in results)
-    return f"{sure} ({sum(gain > 0 for gain in gains(results, over))}) of {len(results)}"
+    higher = f"({sum(gain > 0 for gain in gains(results, over))}) of {len(results)}"
+    if not all("differences" in r for r in results):
+        return f"? {higher}"
+    return f"{sum(r['differences'][over][1] > 0 for r in results)} {higher}"
+
+
+def listed(results: Sequence[Mapping[str, Any]], key: str, arm: str, digits: int = 3) -> str:
+    """`shown` of one arm of all results; "-" where results of an earlier way to judge have none."""
+    found = [r[key][arm] for r in results if arm in r.get(key, ())]
+    return shown(found, digits) if len(found) == len(results) else "-"
 
 
 def of_cell(results: Results, cell: Cell) -> list[dict[str, Any]]:
@@ -102,17 +110,18 @@ def state(cell: Cell, results: Sequence[Mapping[str, Any]]) -> str:
 
 def better(results: Sequence[Mapping[str, Any]], over: str = "untrained") -> bool:
     """Whether the pretrained encoder is the better one in every seed, of at least two."""
-    return len(results) > 1 and all(gain > 0 for gain in gains(results, over))
+    known = all(over in r["scores"] for r in results)
+    return known and len(results) > 1 and all(gain > 0 for gain in gains(results, over))
 
 
 def row(cell: Cell, results: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """The cells of one line of the table."""
-    arms = [shown([r["scores"][arm] for r in results]) for arm in ("pretrained", "untrained", "raw", "boosting")]
+    arms = [listed(results, "scores", arm) for arm in ("pretrained", "untrained", "raw", "boosting")]
     over = [
         text for arm in ("untrained", "raw") for text in (shown(gains(results, arm), sign=True), clear(results, arm))
     ]
-    near = [shown([r["knn"][arm] for r in results]) for arm in ("pretrained", "untrained")]
-    ranks = [shown([r["rankme"][arm] for r in results], 1) for arm in ("pretrained", "untrained")]
+    near = [listed(results, "knn", arm) for arm in ("pretrained", "untrained")]
+    ranks = [listed(results, "rankme", arm, 1) for arm in ("pretrained", "untrained")]
     objective = cell.objective + state(cell, results)
     return (
         cell.data,
@@ -122,7 +131,7 @@ def row(cell: Cell, results: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         *over,
         *near,
         *ranks,
-        results[0]["readout"],
+        results[0].get("readout", "mean"),
         str(results[0]["steps"]),
         f"{statistics.fmean(r['cpu_seconds'] for r in results):.0f}",
     )
@@ -209,8 +218,12 @@ def summary(cells: Sequence[Cell], results: Results, unclear: Sequence[Cell], mi
         won = [cell for cell in have if better(of_cell(results, cell), arm)]
         names = f": {', '.join(f'`{cell.name}`' for cell in won)}" if won else ""
         lines.append(f"In {len(won)} it is better than {words} in every seed{names}.")
-    near = [c for c in have if all(r["knn_differences"]["untrained"][0] > 0 for r in of_cell(results, c))]
-    lines.append(f"By nearest neighbours it beats its twin in every seed in {len(near)}.")
+    judged = [cell for cell in have if all("knn_differences" in r for r in of_cell(results, cell))]
+    near = [c for c in judged if all(r["knn_differences"]["untrained"][0] > 0 for r in of_cell(results, c))]
+    lines.append(f"By nearest neighbours it beats its twin in every seed in {len(near)} of {len(judged)}.")
+    if len(judged) < len(have):
+        names = ", ".join(f"`{cell.name}`" for cell in have if cell not in judged)
+        lines.append(f"Of the short runs and the mean of tokens as before, not run again yet: {names}.")
     if missing:
         lines.append(f"Not run: {', '.join(f'`{cell.name}`' for cell in missing)}.")
     return [*lines, ""]
@@ -234,7 +247,9 @@ def readme_table(cells: Sequence[Cell], results: Results) -> str:
         of = [(cell, of_cell(results, cell)) for cell in cells if cell.data == data]
         first = next(((cell, have) for cell, have in of if have), None)
         if first is not None:
-            raw, trees = (f"{statistics.fmean(r['scores'][a] for r in first[1]):.3f}" for a in ("raw", "boosting"))
+            raw = f"{statistics.fmean(r['scores']['raw'] for r in first[1]):.3f}"
+            judged = [r["scores"]["boosting"] for _, have in of for r in have if "boosting" in r["scores"]]
+            trees = f"{statistics.fmean(judged):.3f}" if judged else "-"
             what = f"{data} ({first[0].modality})"
             lines.append((what, METRICS[first[0].metric], *(_short(have) for _, have in of), raw, trees))
     return "\n".join(table(("data", "measure", *OBJECTIVES, "raw features", "raw, boosted"), lines, 2))

@@ -29,7 +29,7 @@ from ..models.processing_mmssl import MMSSLProcessor
 from ..models.running import untrained_twin
 from ..models.saving import save_model
 from ..models.stock.targets import said_of_targets
-from ..objectives.parts.teacher import LEFT
+from ..objectives.parts.teacher import LEFT, Momentum
 from ..objectives.pretraining import Pretraining
 from ..recipe.config import LoopConfig, Recipe
 from ..recipe.loading import to_yaml
@@ -308,9 +308,9 @@ def describe(recipe: Recipe, loop: Loop, source: Source, resumed: bool) -> None:
         )
     if not recipe.model.starts:  # a teacher that starts from something may keep of it what it wants
         for name, objective in loop.pretraining.objectives.items():
-            if getattr(objective, "teacher", None) is None:
+            momentum = getattr(objective, "momentum", None)
+            if getattr(objective, "teacher", None) is None or not isinstance(momentum, Momentum):
                 continue
-            momentum: Any = objective.momentum
             left = momentum.left(loop.steps)
             if left > LEFT:
                 course = f"momentum {momentum.first:g} to {momentum.last:g}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,24 +110,48 @@ def run(case: str, folder: Path, rank: int) -> dict[str, Any]:
     return {"code": code, "after": after}
 
 
-def worker(rank: int, ports: list[int], folder: Path, results: Any) -> None:
+QUICK = ("watched", "nan")
+"""The others run for 30 steps in three processes: they are marked as slow."""
+LONG = tuple(case for case in CASES if case not in QUICK)
+EVERY = [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+
+
+def worker(rank: int, ports: dict[str, int], folder: Path, results: Any) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "CUDA_VISIBLE_DEVICES": ""}
-    for case, port in zip(CASES, ports, strict=True):
+    for case, port in ports.items():
         os.environ["MASTER_PORT"] = str(port)
         results[case, rank] = run(case, folder, rank)
         if dist.is_initialized():  # of a run that ended with an error: a launcher would end the process
             dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[tuple[str, int], dict[str, Any]]]:
-    """(folder of the runs with one process, of those with two, (case, rank) -> what was seen; rank -1: one process)."""
-    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    found = processes(worker, free_ports(len(CASES)), two)
-    found |= {(case, -1): run(case, one, 0) for case in CASES}
+Ran = tuple[Path, Path, dict[tuple[str, int], dict[str, Any]]]
+"""(folder of the runs with one process, of those with two, (case, rank) -> what was seen; rank -1: one process)."""
+
+
+def run_all(cases: Sequence[str], folders: pytest.TempPathFactory) -> Ran:
+    one, two = folders.mktemp("one"), folders.mktemp("two")
+    found = processes(worker, dict(zip(cases, free_ports(len(cases)), strict=True)), two)
+    found |= {(case, -1): run(case, one, 0) for case in cases}
     return one, two, found
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    return run_all(QUICK, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    return run_all(LONG, tmp_path_factory)
+
+
+@pytest.fixture
+def ran(request: pytest.FixtureRequest, case: str) -> Ran:
+    found: Ran = request.getfixturevalue("quick" if case in QUICK else "long")
+    return found
 
 
 def rows(folder: Path, case: str) -> list[dict[str, Any]]:
@@ -136,13 +161,13 @@ def rows(folder: Path, case: str) -> list[dict[str, Any]]:
 SPEEDS = ("samples_per_second", "data_wait")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EVERY)
 def test_both_end_as_one_does(ran, case):
     _, _, found = ran
     assert [found[case, rank]["code"] for rank in (-1, 0, 1)] == [CASES[case][1]] * 3
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EVERY)
 def test_every_number_of_the_log_is_that_of_one_process(ran, case):
     one, two, _ = ran
     expected, found = runs.metrics(one / case), runs.metrics(two / case)
@@ -153,8 +178,8 @@ def test_every_number_of_the_log_is_that_of_one_process(ran, case):
             assert ours[key] == pytest.approx(theirs[key], rel=1e-5, abs=1e-5), (key, ours["step"])
 
 
-def test_what_was_watched_is_in_the_log(ran):
-    _, two, _ = ran
+def test_what_was_watched_is_in_the_log(quick):
+    _, two, _ = quick
     kinds = {
         "health/image/rankme",
         "health/image-text/gap",
@@ -166,7 +191,7 @@ def test_what_was_watched_is_in_the_log(ran):
     assert kinds <= {key for row in runs.metrics(two / "watched") for key in row}
 
 
-@pytest.mark.parametrize("case", ["rollback", "nan"])
+@pytest.mark.parametrize("case", [pytest.param("rollback", marks=pytest.mark.slow), "nan"])
 def test_a_rollback_leaves_both_in_the_state_that_one_process_goes_back_to(ran, case):
     _, _, found = ran
     expected, first, second = (found[case, rank]["after"] for rank in (-1, 0, 1))

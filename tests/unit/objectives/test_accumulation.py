@@ -120,7 +120,7 @@ def with_shares() -> tuple[Log, dict[str, torch.Tensor]]:
     return trained(small, 1, shares=True)
 
 
-@pytest.mark.parametrize("parts", [2, 8, 32])
+@pytest.mark.parametrize("parts", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (8, 32))])
 def test_a_stranger_s_objective_and_the_gradient_shares(parts):
     """An objective that says nothing of accumulation is asked for all rows at once; who pulls the encoders comes out
     the same though its towers kept no tokens."""
