@@ -133,8 +133,12 @@ def row(cell: Cell, results: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         *ranks,
         results[0].get("readout", "mean"),
         str(results[0]["steps"]),
-        f"{statistics.fmean(r['cpu_seconds'] for r in results):.0f}",
+        _mean([r["cpu_seconds"] for r in results if r["cpu_seconds"] is not None]),
     )
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{statistics.fmean(values):.0f}" if values else "-"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int) -> list[str]:
