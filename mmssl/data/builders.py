@@ -23,11 +23,11 @@ from mmssl.limits import check_table
 from mmssl.reading import AS_FOUND, Reading
 
 from . import text_files
+from .arrow_files import arrow_features, arrow_rows, arrow_tables
 from .column_types import JSON, FieldType, cast_fields, common_type, json_array, json_feature, json_type
 from .csv_layout import csv_layout, tell
 from .explained import warn_once
-from .letters import not_in_encoding, open_binary
-from .packed import check_parquet
+from .letters import not_in_encoding
 
 FEW_FILES = 5
 """Fewer text files than this are corpora, whose lines are samples."""
@@ -160,7 +160,7 @@ class Tables(datasets.ArrowBasedBuilder):
                 arrays = [json_array([row.get(c) for row in chunk], kinds[c]) for c in features]
                 yield pa.table(arrays, schema=schema)
         else:
-            for table in arrow_tables(path, kind, list(features)):
+            for table in arrow_tables(path, name, kind, list(features)):
                 for field in schema:
                     if field.name not in table.column_names:
                         table = table.append_column(field.name, pa.nulls(len(table), field.type))
@@ -232,49 +232,6 @@ def _letters(name: str) -> Iterator[None]:
 
 
 # --- parquet and arrow -------------------------------------------------------------------------------------------
-
-
-def arrow_features(path: str, kind: str) -> datasets.Features:
-    """What a parquet or arrow file says of its columns."""
-    if kind == "parquet":
-        import pyarrow.parquet as pq
-
-        with open_binary(path) as file:
-            return datasets.Features.from_arrow_schema(pq.read_schema(file))
-    with open_binary(path) as file:
-        try:
-            schema = pa.ipc.open_stream(file).schema
-        except (OSError, pa.ArrowInvalid):
-            file.seek(0)
-            schema = pa.ipc.open_file(file).schema
-    return datasets.Features.from_arrow_schema(schema)
-
-
-def arrow_rows(path: str, kind: str) -> int:
-    """Rows of a parquet file; of an arrow file -1: only reading it tells."""
-    return check_parquet(path, path) if kind == "parquet" else -1
-
-
-def arrow_tables(path: str, kind: str, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """The rows of a parquet or arrow file in chunks, with those of these columns that it has."""
-    with open_binary(path) as file:
-        if kind == "parquet":
-            import pyarrow.parquet as pq
-
-            parquet = pq.ParquetFile(file)
-            wanted = [name for name in parquet.schema_arrow.names if name in columns]
-            for batch in parquet.iter_batches(batch_size=text_files.ROWS // 10, columns=wanted):
-                yield pa.Table.from_batches([batch])
-            return
-        try:
-            batches: Iterable[pa.RecordBatch] = pa.ipc.open_stream(file)
-        except (OSError, pa.ArrowInvalid):
-            file.seek(0)
-            reader = pa.ipc.open_file(file)
-            batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
-        for batch in batches:
-            table = pa.Table.from_batches([batch])
-            yield table.select([name for name in table.column_names if name in columns])
 
 
 def unified(files: Sequence[tuple[str, datasets.Features]], wanted: Iterable[str]) -> datasets.Features:

@@ -20,6 +20,7 @@ from .explained import explained, warn_once
 from .folders import Found, below, split_folders, split_roots
 from .formats import WORDS, media_kind
 from .kinds import Chosen, Kind
+from .packed import check_parquet
 from .text_files import csv_rows, json_rows
 from .windows import File, Windows, cut
 
@@ -261,9 +262,10 @@ def _file(metadata: Path, number: int, name: object) -> File:
 def _metadata_rows(path: Path) -> Rows:
     with explained(f"'{path}'"):
         if path.suffix == ".parquet":
-            import pyarrow.parquet as pq
+            from .arrow_files import arrow_tables
 
-            rows: Rows = pq.read_table(path).to_pylist()
+            check_parquet(path, path)
+            rows: Rows = [row for table in arrow_tables(str(path), str(path), "parquet") for row in table.to_pylist()]
         elif path.suffix == ".csv":
             rows = [dict(zip(names, row, strict=True)) for names, of in csv_rows(str(path), path.name) for row in of]
         else:

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from mmssl.boundary import regular_file
 from mmssl.errors import BadSample, UserError
-from mmssl.limits import check
+from mmssl.limits import check, current
 from mmssl.options import plainyaml
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def fetched(raw: Any, allowed: frozenset[str]) -> Any:
     from datasets.utils.file_utils import xopen
 
     with xopen("::".join([*inner, outer]), "rb") as file:
-        content = file.read()
+        content = file.read(current().bytes + 1)
     check("bytes", len(content), "bytes")
     return {**raw, "bytes": content}
 

@@ -40,10 +40,14 @@ FURTHEST = {"gzip": 1_100, "lz4": 300, "xz": 8_000, "zstd": 40_000, "bz2": 1_000
 PIECE, BUFFER = 1 << 22, 1 << 16
 
 
+def is_bomb(packed: int, unpacked: int) -> bool:
+    """Whether a file has got larger than `data.limits.bytes` and over a hundred times its size."""
+    return unpacked > current().bytes and unpacked > MOST_RATIO * packed
+
+
 def bomb(name: str | Path, packed: int, unpacked: int) -> None:
-    """UserError where a file has got larger than `data.limits.bytes` and over a hundred times its size."""
-    most = current().bytes
-    if unpacked > most and unpacked > MOST_RATIO * packed:
+    """UserError where `is_bomb`."""
+    if is_bomb(packed, unpacked):
         raise UserError(
             f"data.path: '{name}' unpacks from {packed:,} to {unpacked:,} bytes and more (data.limits.bytes)"
         )
@@ -170,11 +174,14 @@ def check_parquet(file: Any, name: str | Path) -> int:
 
 
 def check_saved(folder: Path) -> None:
-    """UserError where data that `save_to_disk` wrote name files outside of their own folder."""
+    """UserError where data that `save_to_disk` wrote name files outside of their own folder, or unpack to too much."""
+    from .arrow_files import check_messages
+
     for state in (folder / "state.json", *folder.glob("*/state.json")):
         if not state.is_file():
             continue
         said = read_json_object(state, f"data.path: '{state}'")
         for key in ("_data_files", "_indices_data_files"):
             for item in said.get(key) or ():
-                inside(state.parent, item.get("filename") if isinstance(item, dict) else item, f"'{state}': {key}")
+                name = item.get("filename") if isinstance(item, dict) else item
+                check_messages(str(inside(state.parent, name, f"'{state}': {key}")))

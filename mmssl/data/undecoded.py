@@ -8,14 +8,16 @@ needs, and the bytes of a file give way to a file of the working directory that 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 
+from .explained import warn_once
 from .packed import refuse_bombs
 
 
@@ -95,6 +97,39 @@ def keep_undecoded(builder: datasets.DatasetBuilder) -> None:
         return found
 
     builder._split_generators = undecoded
+    if builder.name in ("parquet", "arrow"):
+        builder._generate_tables = functools.partial(_bounded_tables, builder)
+
+
+def _bounded_tables(
+    builder: Any, files: Sequence[str], row_groups_list: Sequence[Sequence[int] | None] | None = None
+) -> Iterator[tuple[Any, Any]]:
+    """What the builders of parquet and arrow files generate, read by `arrow_tables`: they decode a row group or a batch
+    whole, whatever it gets to.
+    """
+    import pyarrow as pa
+    from datasets.builder import Key
+
+    from .arrow_files import arrow_tables
+
+    config = builder.config
+    columns, filters = getattr(config, "columns", None), getattr(config, "filters", None)
+    if isinstance(filters, list):
+        import pyarrow.parquet as pq
+
+        filters = pq.filters_to_expression(filters)
+    for number, file in enumerate(files):
+        groups = None if row_groups_list is None else row_groups_list[number]
+        try:
+            read = columns if filters is None else None
+            for part, table in enumerate(arrow_tables(file, file, builder.name, read, groups)):
+                if filters is not None:
+                    table = table.filter(filters).select(columns or table.column_names)
+                yield Key(number, part), builder._cast_table(table)
+        except (pa.ArrowInvalid, ValueError) as error:
+            if getattr(config, "on_bad_files", "error") == "error":
+                raise
+            warn_once(f"'{file}' is passed over, as the README.md of the data says of damaged files: {error}")
 
 
 class _LookedThrough(datasets.DownloadManager):

@@ -180,16 +180,28 @@ def _read_tables(files: Mapping[str, Path]) -> dict[str, Array]:
 
 def _columns(path: Path) -> dict[str, Array]:
     try:
-        from pyarrow import ArrowException, csv, parquet
+        from pyarrow import ArrowException, csv
     except ImportError as error:
         raise UserError(f"reading {path.name} needs pyarrow: pip install pyarrow") from error
     try:
         # NA is no number, but a label or an id that it is
         words = csv.ConvertOptions(strings_can_be_null=False)
-        table = parquet.read_table(path) if path.suffix == ".parquet" else csv.read_csv(path, convert_options=words)
+        table = _parquet(path) if path.suffix == ".parquet" else csv.read_csv(path, convert_options=words)
     except ArrowException as error:
         raise BadSample(str(error)) from error
     return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def _parquet(path: Path) -> Any:
+    from pyarrow import concat_tables
+    from pyarrow.parquet import read_schema
+
+    from mmssl.data.arrow_files import arrow_tables
+
+    try:
+        return concat_tables([read_schema(path).empty_table(), *arrow_tables(str(path), path.name, "parquet")])
+    except UserError as error:
+        raise BadSample(str(error).removeprefix("data.path: ")) from error
 
 
 def _store(arrays: dict[str, Array], directed: bool, layout: str | None) -> Store:

@@ -18,8 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 from toys.refusals import refused
 
+from mmssl.data.arrow_files import arrow_tables
+from mmssl.data.explained import explained
 from mmssl.data.packed import refuse_bombs
+from mmssl.data.parquet_pages import check_group, chunk_range, pages
 from mmssl.data.sources import open_source
+from mmssl.errors import BadSample, UserError
 from mmssl.limits import Limits, within
 
 SMALL = Limits(bytes=1 << 20, line=1 << 18, rows=30_000, columns=50, values=20_000)
@@ -150,3 +154,136 @@ def test_a_packed_file_that_a_readme_lists(tmp_path: Path) -> None:
     (tmp_path / "a.7z").write_bytes(b"7z\xbc\xaf\x27\x1c\x00\x04" + bytes(40))
     with refused("a.7z", "unpack it yourself"):
         refuse_bombs({"a.7z": tmp_path / "a.7z"})
+
+
+# ------------------------------------------------------------------- parquet and Arrow whose parts decode to far more
+
+
+def repeated(text: str, count: int) -> pa.Array:
+    """The same text many times, as a dictionary of one."""
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([text]))
+
+
+def in_lists(values: pa.Array) -> pa.Array:
+    return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
+
+
+DELTA = {"use_dictionary": False, "column_encoding": {"text": "DELTA_BYTE_ARRAY"}}
+MANY = "z" * 2_000
+GROWN: dict[str, tuple[pa.Array, dict[str, object], str]] = {
+    "texts": (repeated("x" * 100_000, 20_000), {"store_schema": False}, "bytes"),
+    "texts_in_lists": (in_lists(repeated("x" * 100_000, 20_000)), {"store_schema": False}, "bytes"),
+    "texts_in_structs": (pa.StructArray.from_arrays([repeated("x" * 100_000, 20_000)], ["a"]), {}, "bytes"),
+    "binary_of_one_width": (pa.array([b"y" * 1_000] * 5_000, pa.binary(1_000)), {}, "bytes"),
+    "shared_beginnings": (pa.array([f"{MANY}{i}" for i in range(5_000)]), DELTA, "bytes"),
+    "shared_beginnings_2": (
+        pa.array([f"{MANY}{i}" for i in range(5_000)]),
+        {**DELTA, "data_page_version": "2.0"},
+        "bytes",
+    ),
+    "numbers_in_lists": (in_lists(pa.array(np.zeros(50_000, np.int8))), {}, "values"),
+}
+
+
+@pytest.mark.parametrize("kind", GROWN)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_parquet_whose_parts_decode_to_too_much(kind: str, streaming: bool, tmp_path: Path) -> None:
+    values, options, said = GROWN[kind]
+    if "texts" in kind:
+        options = {**options, "dictionary_pagesize_limit": 1 << 30}
+    pq.write_table(pa.table({"text": values}), tmp_path / "a.parquet", compression="zstd", **options)
+    assert (tmp_path / "a.parquet").stat().st_size < 20_000
+    with refused("a.parquet", f"data.limits.{said}"):
+        opened(tmp_path / "a.parquet", streaming)
+
+
+def test_parts_of_other_schemas_and_metadata_are_bounded_too(tmp_path: Path) -> None:
+    values, options, _ = GROWN["texts"]
+    pq.write_table(pa.table({"text": values}), tmp_path / "a1.parquet", dictionary_pagesize_limit=1 << 30, **options)
+    pq.write_table(pa.table({"text": ["a"], "n": [1]}), tmp_path / "a0.parquet")
+    with refused("a1.parquet", "data.limits.bytes"):
+        opened(tmp_path / "a?.parquet")
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"1")
+    names = repeated("a.png", 20_000)
+    pq.write_table(pa.table({"file_name": names, "text": values}), folder / "metadata.parquet", **options)
+    with refused("metadata.parquet", "data.limits.bytes"):
+        opened(folder)
+
+
+@pytest.mark.parametrize("kind", ["stream", "file"])
+def test_arrow_files_that_unpack_to_too_much(kind: str, tmp_path: Path) -> None:
+    zeros, nulls = pa.array(np.zeros(400_000, np.int64)), pa.nulls(30_001)
+    for values, said in ((repeated("x" * 100_000, 20_000), "bytes"), (zeros, "bytes"), (nulls, "rows")):
+        path = tmp_path / f"{said}{len(values)}.arrow"
+        write_arrow(path, pa.record_batch({"text": values}), kind)
+        for streaming in (False, True):
+            with refused(path.name, f"data.limits.{said}"):
+                opened(path, streaming)
+
+
+def write_arrow(path: Path, batch: pa.RecordBatch, kind: str, compression: str | None = "zstd") -> None:
+    writer = pa.ipc.new_file if kind == "file" else pa.ipc.new_stream
+    with writer(path, batch.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as out:
+        out.write_batch(batch)
+
+
+def test_saved_data_that_unpack_to_too_much(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_dict({"text": [0]}).save_to_disk(str(tmp_path / "a"))
+    (file,) = (tmp_path / "a").glob("*.arrow")
+    write_arrow(file, pa.record_batch({"text": np.zeros(400_000, np.int64)}), "stream")
+    with refused(file.name, "data.limits.bytes"):
+        opened(tmp_path / "a")
+
+
+@pytest.mark.parametrize("change", [b"\0" * 4, b"\xff" * 4, b"\x7f" * 8, b"\x00\x00\x00\x40"])
+def test_arrow_files_that_are_damaged_take_no_memory(change: bytes, tmp_path: Path) -> None:
+    write_arrow(tmp_path / "fair.arrow", pa.record_batch({"text": ["a", "b"]}), "stream")
+    fair = (tmp_path / "fair.arrow").read_bytes()
+    for place in range(0, len(fair) - len(change), 4):
+        (tmp_path / "a.arrow").write_bytes(fair[:place] + change + fair[place + len(change) :])
+        try:
+            with explained("'a.arrow'"):
+                rows = [table.to_pylist() for table in arrow_tables(str(tmp_path / "a.arrow"), "a.arrow", "arrow")]
+        except (UserError, BadSample) as error:
+            assert "\n" not in str(error)
+        else:
+            assert len(rows) < 10
+
+
+LABELS = ["ab", None, "c" * 300, "é" * 4_000]
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("compression", ["none", "snappy", "gzip", "lz4", "zstd", "brotli"])
+@pytest.mark.parametrize("encoding", ["dictionary", "DELTA_BYTE_ARRAY"])
+def test_texts_are_counted_as_they_are(version: str, compression: str, encoding: str, tmp_path: Path) -> None:
+    """Where each text might be as long as all that it is taken from, the true lengths are counted."""
+    texts = [LABELS[(i * i) % 7 % 4] if i % 9 else f"http://host/{i}" for i in range(4_000)]
+    chosen: dict[str, object] = {"use_dictionary": True}
+    if encoding != "dictionary":
+        chosen = {"use_dictionary": False, "column_encoding": {"text.list.element": encoding}}
+    rows = [texts[i : i + 3] for i in range(0, len(texts), 3)]
+    pq.write_table(
+        pa.table({"text": rows}), tmp_path / "a.parquet", compression=compression, data_page_version=version, **chosen
+    )
+    true = sum(len(text.encode()) for text in texts if text is not None)
+    metadata = pq.read_metadata(tmp_path / "a.parquet")
+    with open(tmp_path / "a.parquet", "rb") as file, within(Limits(bytes=1)):
+        column = metadata.row_group(0).column(0)
+        found = list(pages(file, *chunk_range(column), column.num_values))
+        flat = 8 * len(texts) + sum(page.unpacked for page in found)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("mmssl.data.parquet_pages.MOST_RATIO", 0)
+            patch.setattr("mmssl.data.parquet_pages.is_bomb", lambda *_: True)
+            patch.setattr("mmssl.data.parquet_pages.bomb", lambda *_: None)
+            patch.setattr("mmssl.data.parquet_pages.check_table", lambda *_: None)
+            counted = check_group(file, metadata, 0, [0], "a") - flat
+    if encoding == "dictionary":
+        assert true <= counted <= true + 8 * 8_000  # runs are filled up to eight
+    else:
+        assert true - sum(page.unpacked for page in found) <= counted <= true
+    assert [row["text"] for row in opened(tmp_path / "a.parquet")] == rows

@@ -1,0 +1,159 @@
+"""Parquet and Arrow files to tables, of which no part is decoded before it is known how large it gets."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+import pyarrow as pa
+
+from mmssl.limits import check_table
+
+from .arrow_messages import Checked, messages
+from .arrow_sizes import decoded_size
+from .letters import open_binary
+from .packed import bomb, check_parquet
+from .parquet_pages import check_group, chunk_range
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow.parquet as pq
+
+DECODED = 1 << 28
+"""Bytes that are decoded at once, where the rows are not larger."""
+
+
+def arrow_features(path: str, kind: str) -> datasets.Features:
+    """What a parquet or arrow file says of its columns."""
+    import datasets
+
+    if kind == "parquet":
+        import pyarrow.parquet as pq
+
+        with open_binary(path) as file:
+            return datasets.Features.from_arrow_schema(pq.read_schema(file))
+    with open_binary(path) as file, pa.ipc.open_stream(Checked(file, path)) as stream:
+        return datasets.Features.from_arrow_schema(stream.schema)
+
+
+def arrow_rows(path: str, kind: str) -> int:
+    """Rows of a parquet file; of an arrow file -1: only reading it tells."""
+    return check_parquet(path, path) if kind == "parquet" else -1
+
+
+def arrow_tables(
+    path: str, name: str, kind: str, columns: Sequence[str] | None = None, groups: Sequence[int] | None = None
+) -> Iterator[pa.Table]:
+    """The rows of a parquet or arrow file in chunks.
+
+    Args:
+        path: the file, here or behind a URL.
+        name: of the file, for messages.
+        kind: parquet or arrow.
+        columns: those of these that it has; None: all.
+        groups: numbers of the row groups of a parquet file; None: all.
+
+    Raises:
+        UserError: a part gets larger than `data.limits.bytes` and a hundred times its size, or the file has too many
+            rows.
+    """
+    if kind == "parquet":
+        yield from _parquet_tables(path, name, columns, groups)
+        return
+    with open_binary(path) as file:
+        for batch in pa.ipc.open_stream(Checked(file, name)):
+            batch.validate(full=True)
+            chosen = [n for n in batch.schema.names if columns is None or n in columns]
+            batch = batch.select(chosen)
+            bomb(name, batch.nbytes, sum(decoded_size(array) for array in batch.columns))
+            yield pa.Table.from_batches([batch])
+
+
+def check_messages(path: str) -> None:
+    """UserError where an arrow file of this disk unpacks to too much, or has too many rows."""
+    with open(path, "rb") as file:
+        for _ in messages(file, path, whole=False):
+            pass
+
+
+def _parquet_tables(
+    path: str, name: str, columns: Sequence[str] | None, groups: Sequence[int] | None
+) -> Iterator[pa.Table]:
+    import pyarrow.parquet as pq
+
+    with contextlib.ExitStack() as opened:
+        file = opened.enter_context(open_binary(path))
+        kept = _Kept(file) if "://" in path else None
+        parquet = opened.enter_context(pq.ParquetFile(kept or path))
+        check_table("rows", parquet.metadata.num_rows, "rows", name)
+        wanted = [n for n in parquet.schema_arrow.names if columns is None or n in columns]
+        leaves = _leaves(parquet, wanted)
+        decoded = packed = 0
+        for group in range(parquet.num_row_groups) if groups is None else groups:
+            said = parquet.metadata.row_group(group)
+            ranges = [chunk_range(said.column(leaf)) for leaf in leaves]
+            packed += sum(size for _, size in ranges)
+            if kept is not None:
+                kept.keep(ranges)
+            size = check_group(cast(BinaryIO, kept or file), parquet.metadata, group, leaves, name)
+            rows = max(said.num_rows * DECODED // max(size, DECODED), 1)
+            for batch in parquet.iter_batches(rows, [group], wanted):
+                decoded += batch.nbytes
+                bomb(name, packed, decoded)
+                yield pa.Table.from_batches([batch])
+
+
+def _leaves(parquet: pq.ParquetFile, columns: Sequence[str]) -> list[int]:
+    """The numbers of the columns that hold the values of these, which may be lists and structs."""
+    schema = parquet.metadata.schema
+    paths = [schema.column(number).path for number in range(parquet.metadata.num_columns)]
+    return [i for i, path in enumerate(paths) if any(path == c or path.startswith(f"{c}.") for c in columns)]
+
+
+class _Kept(io.RawIOBase):
+    """A file behind a URL, of which a row group is fetched once: it is looked at, and then read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.at = file, 0
+        self.size = file.seek(0, io.SEEK_END)
+        self.parts: list[tuple[int, bytes]] = []
+
+    def keep(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Fetch these parts, in place of those before: (first byte, number of bytes)."""
+        self.parts = []
+        for start, size in sorted(ranges):
+            self.file.seek(max(start, 0))
+            self.parts.append((start, self.file.read(max(min(size, self.size - start), 0))))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.size}[whence]
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def read(self, size: int = -1) -> bytes:
+        """Bytes from here on; of a kept part without fetching."""
+        size = max(self.size - self.at, 0) if size is None or size < 0 else size
+        for start, data in self.parts:
+            if start <= self.at and self.at + size <= start + len(data):
+                found = data[self.at - start : self.at - start + size]
+                break
+        else:
+            self.file.seek(self.at)
+            found = self.file.read(size)
+        self.at += len(found)
+        return found
+
+    def close(self) -> None:
+        """The file behind is closed by who opened it."""
+        self.parts = []
+        super().close()
