@@ -82,6 +82,9 @@ def _said(error: BaseException) -> str:
 
 def stream_rows(source: IterableDataset) -> Iterator[dict[str, Any]]:
     """The rows of a stream; what a reader raises on the way is the data's fault, in one line."""
+    from .archives import bound_fsspec
+
+    bound_fsspec()
     rows = iter(source)
     while True:
         with explained("the stream"):

@@ -10,7 +10,6 @@ import bz2
 import gzip
 import io
 import lzma
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,7 +36,7 @@ MOST_RATIO = 100
 """Tables of text get 5 to 20 times larger when they are unpacked, bombs a thousand times."""
 FURTHEST = {"gzip": 1_100, "lz4": 300, "xz": 8_000, "zstd": 40_000, "bz2": 1_000_000}
 """How many times its size a file can get."""
-PIECE, BUFFER = 1 << 22, 1 << 16
+PIECE, BUFFER, HEAD = 1 << 22, 1 << 16, 8
 
 
 def is_bomb(packed: int, unpacked: int) -> bool:
@@ -53,7 +52,7 @@ def bomb(name: str | Path, packed: int, unpacked: int) -> None:
         )
 
 
-class _Counted(io.RawIOBase):
+class Counted(io.RawIOBase):
     """A packed file that counts the bytes which are read of it."""
 
     def __init__(self, file: Any) -> None:
@@ -62,6 +61,15 @@ class _Counted(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    def seekable(self) -> bool:
+        return bool(self.file.seekable())
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self.file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self.file.tell())
+
     def readinto(self, buffer: Any) -> int:
         data = self.file.read(len(buffer))
         buffer[: len(data)] = data
@@ -73,8 +81,8 @@ class _Counted(io.RawIOBase):
         super().close()
 
 
-class _Bounded(io.RawIOBase):
-    """The bytes of a text for a reader, which end with a UserError where they are too many.
+class Unpacked(Counted):
+    """The bytes of a packed file, which end with a UserError where they are too many.
 
     Args:
         file: of the bytes themselves.
@@ -82,41 +90,47 @@ class _Bounded(io.RawIOBase):
         packed: the file that they are unpacked from; None: they were not packed.
     """
 
-    def __init__(self, file: Any, name: str, packed: _Counted | None) -> None:
-        self.file, self.name, self.packed = file, name, packed
-        self.count = self.line = 0
-
-    def readable(self) -> bool:
-        return True
+    def __init__(self, file: Any, name: str, packed: Counted | None) -> None:
+        super().__init__(file)
+        self.name, self.packed = name, packed
 
     def readinto(self, buffer: Any) -> int:
-        data = self.file.read(len(buffer))
-        buffer[: len(data)] = data
-        self.count += len(data)
+        size = super().readinto(buffer)
         if self.packed is not None:
             bomb(self.name, self.packed.count, self.count)
-        end = max(data.rfind(b"\n"), data.rfind(b"\r"))
-        self.line = len(data) - end - 1 if end >= 0 else self.line + len(data)
-        check_table("line", self.line, "bytes in a line", self.name)
-        return len(data)
+        return size
 
     def close(self) -> None:
-        self.file.close()
+        super().close()
         if self.packed is not None:
             self.packed.close()
-        super().close()
+
+
+class _Lines(Unpacked):
+    """As `Unpacked`, of a text none of whose lines is too long."""
+
+    line = 0
+
+    def readinto(self, buffer: Any) -> int:
+        size = super().readinto(buffer)
+        data = bytes(buffer[:size])
+        end = max(data.rfind(b"\n"), data.rfind(b"\r"))
+        self.line = size - end - 1 if end >= 0 else self.line + size
+        check_table("line", self.line, "bytes in a line", self.name)
+        return size
 
 
 def bounded(raw: BinaryIO, name: str) -> BinaryIO:
     """The bytes of a file of text, unpacked as its name says, never without end: neither in all nor in a line."""
     how = ENDINGS.get(Path(name).suffix.lower())
     if how is None:
-        return io.BufferedReader(_Bounded(raw, name, None), BUFFER)
-    counted = _Counted(raw)
-    return io.BufferedReader(_Bounded(_unpacked(counted, how), name, counted), BUFFER)
+        return io.BufferedReader(_Lines(raw, name, None), BUFFER)
+    counted = Counted(raw)
+    return io.BufferedReader(_Lines(unpacked(counted, how), name, counted), BUFFER)
 
 
-def _unpacked(file: Any, how: str) -> Any:
+def unpacked(file: Any, how: str) -> Any:
+    """The bytes of a file that is packed in a way of `ENDINGS`."""
     if how in ("gzip", "bz2", "xz"):
         openers: dict[str, Any] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
         return openers[how](io.BufferedReader(file))
@@ -125,32 +139,41 @@ def _unpacked(file: Any, how: str) -> Any:
     return pyarrow.CompressedInputStream(pyarrow.PythonFile(file, mode="r"), how)
 
 
+def how_packed(head: bytes) -> str | None:
+    """How a file is packed by its first bytes, at least `HEAD` of them; None: it is not."""
+    return next((how for start, how in STARTS.items() if head.startswith(start)), None)
+
+
 def refuse_bombs(files: Mapping[str, str | Path]) -> None:
     """UserError where a file of this disk gets too large when `datasets` unpacks or decodes it.
 
     files: name, for the message -> where it lies. What cannot be looked through (7z, rar) is refused.
     """
+    from .archives import check_tar, check_zip
+
     for name, file in files.items():
         with reading_of(f"data.path: '{name}' cannot be unpacked"):
             with open(file, "rb") as opened:
-                head = opened.read(8)
+                how = how_packed(opened.read(HEAD))
             packed = Path(file).stat().st_size
-            how = next((how for start, how in STARTS.items() if head.startswith(start)), None)
             if how in ("7z", "rar"):
                 raise UserError(
                     f"data.path: '{name}' is a {how} archive: unpack it yourself, or pack it as .tar or .zip"
                 )
             if how == "parquet":
                 check_parquet(file, name)
-            elif how == "zip":
-                with zipfile.ZipFile(file) as archive:
-                    bomb(name, packed, sum(member.file_size for member in archive.infolist()))
-            elif how is not None and packed * FURTHEST[how] > current().bytes:
+                continue
+            if how == "zip":
                 with open(file, "rb") as opened:
-                    unpacked, inner = 0, _unpacked(_Counted(opened), how)
+                    check_zip(opened, str(name))
+                continue
+            if how is not None and packed * FURTHEST[how] > current().bytes:
+                with open(file, "rb") as opened:
+                    size, inner = 0, unpacked(Counted(opened), how)
                     while piece := inner.read(PIECE):
-                        unpacked += len(piece)
-                        bomb(name, packed, unpacked)
+                        size += len(piece)
+                        bomb(name, packed, size)
+            check_tar(file, str(name))
 
 
 def check_parquet(file: Any, name: str | Path) -> int:

@@ -90,8 +90,9 @@ def keep_undecoded(builder: datasets.DatasetBuilder) -> None:
     """Let a builder of `datasets` write media files as they are stored."""
     split_generators = builder._split_generators
 
-    def undecoded(*given: Any, **named: Any) -> Any:
-        found = split_generators(*given, **named)
+    def undecoded(manager: Any, *given: Any, **named: Any) -> Any:
+        _bound(manager)
+        found = split_generators(manager, *given, **named)
         if builder.info.features is not None:
             builder.info.features = plain(builder.info.features)
         return found
@@ -99,6 +100,36 @@ def keep_undecoded(builder: datasets.DatasetBuilder) -> None:
     builder._split_generators = undecoded
     if builder.name in ("parquet", "arrow"):
         builder._generate_tables = functools.partial(_bounded_tables, builder)
+
+
+def _bound(manager: Any) -> None:
+    """Let what a builder opens files with go through archives that are looked at before."""
+    from datasets.utils.file_utils import xopen
+    from datasets.utils.py_utils import map_nested
+
+    from .archives import Members, bound_fsspec, check_zip
+
+    bound_fsspec()
+    config = manager.download_config
+
+    def iter_archive(path: Any) -> Any:
+        return Members.from_buf(path) if hasattr(path, "read") else Members.from_urlpath(path, download_config=config)
+
+    manager.iter_archive = iter_archive
+    if not manager.is_streaming:
+        return  # `_LookedThrough`
+    extract = manager.extract
+
+    def looked_through(urls: Any) -> Any:
+        found = extract(urls)
+        archives: set[str] = set()
+        map_nested(lambda path: archives.add(str(path).partition("::")[2]) if "zip://" in str(path) else None, found)
+        for path in sorted(archives):
+            with xopen(path, "rb", download_config=config) as file:
+                check_zip(file, path)
+        return found
+
+    manager.extract = looked_through
 
 
 def _bounded_tables(

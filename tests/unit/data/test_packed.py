@@ -287,3 +287,97 @@ def test_texts_are_counted_as_they_are(version: str, compression: str, encoding:
     else:
         assert true - sum(page.unpacked for page in found) <= counted <= true
     assert [row["text"] for row in opened(tmp_path / "a.parquet")] == rows
+
+
+# ---------------------------------------------------------------------------------------------------------- archives
+
+
+def header(name: str, size: int, kind: bytes, form: int = tarfile.GNU_FORMAT, **pax: str) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.pax_headers = size, kind, pax
+    return info.tobuf(form)
+
+
+def gnu_sparse(size: int) -> bytes:
+    """A member of so many bytes, all of them a hole, as GNU tar writes it."""
+    head = bytearray(header("0.txt", 0, tarfile.GNUTYPE_SPARSE))
+    head[483:495] = b"%011o\0" % min(size, 8**11 - 1)
+    head[148:156] = b"%06o\0 " % (256 + sum(head[:148]) + sum(head[156:512]))
+    return bytes(head)
+
+
+def pax_sparse(version: str) -> bytes:
+    """The same in the headers of PAX: 0.1 has the map of what is there in a header, 1.0 in front of the data."""
+    size = str(1 << 40)
+    if version == "0.1":
+        said = {"GNU.sparse.size": size, "GNU.sparse.map": f"{size},0", "GNU.sparse.name": "0.txt"}
+        return header("0.txt", 0, tarfile.REGTYPE, tarfile.PAX_FORMAT, **said)
+    said = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": size, "GNU.sparse.name": "0.txt"}
+    return header("0.txt", 512, tarfile.REGTYPE, tarfile.PAX_FORMAT, **said) + b"1\n%d\n0\n" % (1 << 40)
+
+
+SPARSE = {"gnu": gnu_sparse(8**11 - 1), "pax 0.1": pax_sparse("0.1"), "pax 1.0": pax_sparse("1.0")}
+
+
+@pytest.mark.parametrize("kind", SPARSE)
+@pytest.mark.parametrize("how", ["tar", "tar.gz"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_members_with_holes_are_refused(kind: str, how: str, streaming: bool, tmp_path: Path) -> None:
+    data = SPARSE[kind]
+    data += bytes(-len(data) % 512) + bytes(1024)
+    path = tmp_path / f"train.{how}"
+    path.write_bytes(gzip.compress(data) if how == "tar.gz" else data)
+    with refused(path.name, "sparse"):
+        opened(path, streaming)
+    if not streaming:  # what is unpacked to the disk
+        with refused("sparse"):
+            refuse_bombs({path.name: path})
+
+
+@pytest.mark.parametrize("size", [4_000, 1 << 40, -1])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_members_that_are_not_as_large_as_they_say(size: int, streaming: bool, tmp_path: Path) -> None:
+    head = header("0.txt", size, tarfile.REGTYPE) if size > 0 else bytearray(header("0.txt", 0, tarfile.REGTYPE))
+    if size < 0:
+        head[124:136] = b"\xff" * 12
+        head[148:156] = b"%06o\0 " % (256 + sum(head[:148]) + sum(head[156:512]))
+    (tmp_path / "train.tar").write_bytes(bytes(head) + b"a" * 512)
+    with refused("train.tar"):
+        opened(tmp_path / "train.tar", streaming)
+
+
+@pytest.mark.parametrize("inner", ["txt.gz", "txt.xz", "txt.bz2", "json.zst", "npy", "npy.gz"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_what_is_packed_in_an_archive_is_bounded(inner: str, streaming: bool, tmp_path: Path) -> None:
+    out = io.BytesIO()
+    np.lib.format.write_array_header_1_0(out, {"descr": "<i8", "fortran_order": False, "shape": (1 << 40,)})
+    content = out.getvalue() if inner.startswith("npy") else b'"' + b"a" * (3 << 20) + b'"'
+    packer = PACKERS.get(inner.rpartition(".")[2])
+    with tarfile.open(tmp_path / "train.tar", "w") as packed:
+        data = content if packer is None else packer(content)
+        info = tarfile.TarInfo(f"0.{inner}")
+        info.size = len(data)
+        packed.addfile(info, io.BytesIO(data))
+    with refused("train.tar", "data.limits.values" if inner.startswith("npy") else "data.limits.bytes"):
+        opened(tmp_path / "train.tar", streaming)
+
+
+@pytest.mark.parametrize("how", ["tar", "tar.gz", "tar.xz", "tar.bz2"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_archives_are_read_as_before(how: str, streaming: bool, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / f"train.{how}", f"w:{how[4:]}") as packed:
+        for name, data in (
+            ("0.txt", b"zero"),
+            (".0.txt", b"hidden"),
+            ("0.json.gz", gzip.compress(b"[1, 2]")),
+            ("1.txt", b""),
+            ("1.json.gz", gzip.compress(b"[]")),
+        ):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            packed.addfile(info, io.BytesIO(data))
+        folder = tarfile.TarInfo("folder")
+        folder.type = tarfile.DIRTYPE
+        packed.addfile(folder)
+    rows = opened(tmp_path / f"train.{how}", streaming)
+    assert [(row["txt"], row["json.gz"]) for row in rows] == [("zero", [1, 2]), ("", [])]
