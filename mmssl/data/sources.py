@@ -323,13 +323,15 @@ class _Opening:
         kind, config, usual = builder.name, builder.config, type(builder.config)()
         ours = {"name", "version", "data_dir", "data_files", "description", "sep", "delimiter"}
         own = kind in ("csv", "json", "text") or (kind in ("parquet", "arrow") and not hub)
-        if not own or not config.data_files or _declared(path, name, builder):
+        files = [str(file) for of in (config.data_files or {}).values() for file in of]
+        own = own and all(formats.table_format(file) for file in files)  # in archives they are read by `datasets`
+        if not own or not files or _declared(path, name, builder):
             return self.built(builder, hub)
         if any(getattr(config, key) != getattr(usual, key) for key in vars(usual) if key not in ours):
             return self.built(builder, hub)
         if kind in ("parquet", "arrow"):
-            files, same = builders.one_schema(kind, {str(s): list(of) for s, of in config.data_files.items()})
-            return self.built(builder if same else builders.tables(kind, files, self.read, reading=self.reading), hub)
+            kept, same = builders.one_schema(kind, {str(s): list(of) for s, of in config.data_files.items()})
+            return self.built(builder if same else builders.tables(kind, kept, self.read, reading=self.reading), hub)
         separator = config.sep if kind == "csv" and config.sep != usual.sep else None
         return self.built(builders.tables(kind, config.data_files, self.read, separator, self.reading), hub)
 

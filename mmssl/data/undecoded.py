@@ -123,7 +123,7 @@ def _bound(manager: Any) -> None:
     def looked_through(urls: Any) -> Any:
         found = extract(urls)
         archives: set[str] = set()
-        map_nested(lambda path: archives.add(str(path).partition("::")[2]) if "zip://" in str(path) else None, found)
+        map_nested(lambda path: archives.add(path.partition("::")[2]) if path.startswith("zip://") else None, found)
         for path in sorted(archives):
             with xopen(path, "rb", download_config=config) as file:
                 check_zip(file, path)
