@@ -11,13 +11,16 @@ FIRST, LAST = 2, 6
 
 
 class Pace(Observer):
-    """Times a few steps and prints what they make of the whole. Measures nothing that is kept."""
+    """Times a few steps and prints what they make of the whole. Measures nothing that is kept.
+
+    speaks: whether this process prints it. It is asked in all: where one looks the others wait for each other, too.
+    """
 
     name = "pace"
     logged = False
 
-    def __init__(self) -> None:
-        self.steps, self.began = 0, 0.0
+    def __init__(self, speaks: bool = True) -> None:
+        self.speaks, self.steps, self.began = speaks, 0, 0.0
 
     def due(self, moment: Moment) -> bool:
         """After each of the first steps."""
@@ -29,7 +32,7 @@ class Pace(Observer):
         now = time.perf_counter()
         if self.steps == FIRST:
             self.began = now
-        elif self.steps == LAST and not moment.last:
+        elif self.steps == LAST and self.speaks and not moment.last:
             each = (now - self.began) / (LAST - FIRST)
             left = (moment.steps - moment.step) * each
             print(f"a step takes {each:.2g} s: about {duration(left)} for the {moment.steps - moment.step:,} to come")

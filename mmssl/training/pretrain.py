@@ -248,7 +248,7 @@ def make_observers(
     """
     train, seed = recipe.train, recipe.seed
     rows = (source, processor.preprocessors, columns)
-    observers: list[Observer] = [Pace()] if accelerator.is_main_process else []
+    observers: list[Observer] = [Pace(accelerator.is_main_process)]
     if train.health_every:
         rank, world = accelerator.process_index, accelerator.num_processes
         samples, broken = train.health_samples, recipe.data.broken

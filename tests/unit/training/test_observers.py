@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,8 @@ from mmssl.training import pretrain as pretrain_module
 from mmssl.training.health import Health
 from mmssl.training.loop import Loop
 from mmssl.training.metrics import MetricsFile
-from mmssl.training.observers import Measured, Moment, Observer, Verdict
+from mmssl.training.observers import Measured, Moment, Observer, Observers, Verdict
+from mmssl.training.pretrain import make_observers
 
 TIMED = ("samples_per_second", "data_wait")
 TUNE = ["--data", "builtin:digits", "--label", "label", "train.lr=0.05", "limit=96", "train.batch_size=16"]
@@ -266,3 +268,20 @@ def test_a_checkpoint_of_another_version_is_refused_in_one_line(tmp_path, capsys
     assert runs.cli(tmp_path, "--resume", "train.steps=8") == 2
     (line,) = runs.errors(capsys.readouterr().err)
     assert "lacks course" in line and "another version of mmssl" in line
+
+
+def test_all_processes_look_at_the_same_steps(capsys):
+    """What is `due` decides where they wait for each other: one that has an observer more waits for ever."""
+    recipe = SimpleNamespace(seed=0, train=SimpleNamespace(health_every=None, probe_every=None, guard=None))
+    due = []
+    for number in range(2):
+        place = SimpleNamespace(is_main_process=number == 0, process_index=number, num_processes=2)
+        observers = Observers(make_observers(recipe, None, SimpleNamespace(preprocessors={}), None, {}, place))
+        due.append([])
+        for step in range(10):
+            moment = Moment(step, 40)
+            found = observers.look(moment)
+            due[-1].append([observer.name for observer, _ in found])
+            observers.note(moment, found, None)
+        assert ("a step takes" in capsys.readouterr().out) == (number == 0)
+    assert due[0] == due[1] and any(due[0])
