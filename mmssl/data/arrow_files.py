@@ -15,7 +15,7 @@ from .arrow_messages import Checked, messages
 from .arrow_sizes import decoded_size
 from .letters import open_binary
 from .packed import bomb, check_parquet
-from .parquet_pages import check_group, chunk_range
+from .parquet_pages import check_group, chunks
 
 if TYPE_CHECKING:
     import datasets
@@ -90,14 +90,16 @@ def _parquet_tables(
         check_table("rows", parquet.metadata.num_rows, "rows", name)
         wanted = [n for n in parquet.schema_arrow.names if columns is None or n in columns]
         leaves = _leaves(parquet, wanted)
+        looked_at = cast(BinaryIO, kept or file)
+        columns_of = chunks(looked_at, name)
         decoded = packed = 0
         for group in range(parquet.num_row_groups) if groups is None else groups:
             said = parquet.metadata.row_group(group)
-            ranges = [chunk_range(said.column(leaf)) for leaf in leaves]
-            packed += sum(size for _, size in ranges)
+            read = {leaf: columns_of[group][leaf] for leaf in leaves}
+            packed += sum(chunk.size for chunk in read.values())
             if kept is not None:
-                kept.keep(ranges)
-            size = check_group(cast(BinaryIO, kept or file), parquet.metadata, group, leaves, name)
+                kept.keep([(chunk.start, chunk.size) for chunk in read.values()])
+            size = check_group(looked_at, parquet.metadata.schema, read, name)
             rows = max(said.num_rows * DECODED // max(size, DECODED), 1)
             for batch in parquet.iter_batches(rows, [group], wanted):
                 decoded += batch.nbytes

@@ -183,12 +183,14 @@ def check_parquet(file: Any, name: str | Path) -> int:
     """
     import pyarrow.parquet as pq
 
+    from .parquet_pages import chunks
+
     said = pq.read_metadata(file)
     check_table("rows", said.num_rows, "rows", str(name))
     check_table("columns", said.num_columns, "columns", str(name))
-    groups = [said.row_group(i) for i in range(said.num_row_groups)]
-    packed = sum(g.column(i).total_compressed_size for g in groups for i in range(g.num_columns))
-    for group in groups:
+    with open(file, "rb") as opened:
+        packed = sum(chunk.size for group in chunks(opened, str(name)) for chunk in group)
+    for group in (said.row_group(i) for i in range(said.num_row_groups)):
         bomb(name, packed, group.total_byte_size)
         cells = group.num_rows * group.num_columns
         if cells > MOST_RATIO * max(packed, 1):

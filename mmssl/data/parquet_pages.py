@@ -7,28 +7,28 @@ Layout of the pages: https://parquet.apache.org/docs/file-format/.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
-from mmssl.errors import UserError
+from mmssl.errors import UserError, one_line
 from mmssl.limits import check_table
 
 from .packed import MOST_RATIO, bomb, is_bomb
-
-if TYPE_CHECKING:
-    import pyarrow.parquet as pq
+from .thrift import CutOffError, signed, structure, varint, whole
 
 WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}
 """Physical type -> bytes of a value in Arrow; of texts those of their place."""
 DICTIONARY_PAGE, DATA_PAGES = 2, (0, 3)
 IN_DICTIONARY, DELTA_BYTES = (2, 8), 7
 """Encodings whose values are larger than their pages: numbers of values in a dictionary; texts by what they share."""
-HEADER, LONGEST_HEADER, DEEPEST = 1 << 9, 1 << 24, 16
+HEADER, LONGEST_HEADER = 1 << 9, 1 << 24
+CODECS = ("uncompressed", "snappy", "gzip", "lzo", "brotli", "lz4_raw", "zstd", "lz4_raw")
+MAGIC = b"PAR1"
 EIGHTS, LARGEST_BLOCK = 1 << 13, 1 << 16
 
 
@@ -61,16 +61,16 @@ def pages(file: BinaryIO, start: int, size: int, values: int) -> Iterator[Page]:
     at, seen, end = start, 0, start + size
     while seen < values:
         said, at = _header(file, at, end)
-        kind, unpacked, packed = (_whole(said, key) for key in (1, 2, 3))
+        kind, unpacked, packed = (whole(said, key) for key in (1, 2, 3))
         one = said.get({0: 5, DICTIONARY_PAGE: 7, 3: 8}.get(kind, -1), {})
         if packed < 0 or unpacked < 0 or at + packed > end or not isinstance(one, dict):
             raise ValueError("pages that lie outside of their column")
-        count = _whole(one, 1) if one else 0
+        count = whole(one, 1) if one else 0
         if count < 0:
             raise ValueError("a page of less than no values")
         second = kind == 3
-        levels = max(_whole(one, 5), 0) + max(_whole(one, 6), 0) if second else None
-        encoding = _whole(one, 4 if second else 2)
+        levels = max(whole(one, 5), 0) + max(whole(one, 6), 0) if second else None
+        encoding = whole(one, 4 if second else 2)
         yield Page(kind, encoding, count, packed, unpacked, at, levels, not second or one.get(7, True) is True)
         at += packed
         seen += count if kind in DATA_PAGES else 0
@@ -78,36 +78,74 @@ def pages(file: BinaryIO, start: int, size: int, values: int) -> Iterator[Page]:
             return
 
 
-def chunk_range(column: Any) -> tuple[int, int]:
-    """(first byte, number of bytes) of a column in a row group: from its dictionary on, where that comes first."""
-    start = column.data_page_offset
-    if column.has_dictionary_page and 0 < (column.dictionary_page_offset or 0) < start:
-        start = column.dictionary_page_offset
-    return start, column.total_compressed_size
+def _header(file: BinaryIO, at: int, end: int) -> tuple[dict[int, Any], int]:
+    """(what the header of a page says, number of its field -> value; where the page begins)."""
+    size = HEADER
+    while True:
+        file.seek(at)
+        data = file.read(min(size, end - at))
+        try:
+            said, used = structure(memoryview(data), 0, 0)
+            return said, at + used
+        except CutOffError:
+            if len(data) < size or size >= LONGEST_HEADER:
+                raise ValueError("the header of a page that is cut off") from None
+            size *= 8
 
 
-def check_group(file: BinaryIO, metadata: pq.FileMetaData, group: int, columns: Sequence[int], name: str) -> int:
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A column in a row group, as the footer says: where its bytes lie, how many values it has, how it is packed."""
+
+    start: int
+    size: int
+    values: int
+    codec: str
+
+
+def chunks(file: BinaryIO, name: str) -> list[list[Chunk]]:
+    """The columns of each row group of a parquet file. UserError where its footer is damaged."""
+    try:
+        end = file.seek(0, io.SEEK_END) - 8
+        file.seek(max(end, 0))
+        tail = file.read(8)
+        size = int.from_bytes(tail[:4], "little")
+        if tail[4:] != MAGIC or size > end:
+            raise ValueError("no footer")
+        file.seek(end - size)
+        said, _ = structure(memoryview(file.read(size)), 0, 0)
+        return [[_chunk(column[3]) for column in group[1]] for group in said[4]]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise UserError(f"data.path: '{name}' cannot be read: its footer is damaged ({one_line(error)})") from error
+
+
+def _chunk(said: dict[int, Any]) -> Chunk:
+    start, dictionary = whole(said, 9), whole(said, 11)
+    return Chunk(
+        dictionary if 0 < dictionary < start else start, whole(said, 7), whole(said, 5), CODECS[whole(said, 4)]
+    )
+
+
+def check_group(file: BinaryIO, schema: Any, columns: Mapping[int, Chunk], name: str) -> int:
     """The bytes that a row group decodes to, at most. UserError where they are too many.
 
     Args:
         file: the parquet file.
-        metadata: what its footer says.
-        group: number of the row group.
-        columns: numbers of the columns that are read of it.
+        schema: of its columns, `ParquetFile.metadata.schema`.
+        columns: number -> column of the row group, of those that are read.
         name: of the file, for the message.
     """
-    said = metadata.row_group(group)
     held, most, packed, values = 0, 0, 0, 0
     doubtful: list[tuple[int, list[Page]]] = []
-    for number in columns:
-        column, schema = said.column(number), metadata.schema.column(number)
+    for number, chunk in columns.items():
+        column = schema.column(number)
         try:
-            found = list(pages(file, *chunk_range(column), column.num_values))
-        except (ValueError, IndexError, struct.error, OverflowError) as error:
-            raise UserError(f"data.path: '{name}' cannot be read: column {schema.path} has {error}") from error
+            found = list(pages(file, chunk.start, chunk.size, chunk.values))
+        except (ValueError, IndexError, OverflowError) as error:
+            raise UserError(f"data.path: '{name}' cannot be read: column {column.path} has {error}") from error
         count = sum(page.values for page in found if page.type in DATA_PAGES)
-        width = schema.length if column.physical_type == "FIXED_LEN_BYTE_ARRAY" else WIDTHS[column.physical_type]
-        flat = count * (width + (4 if schema.max_repetition_level else 0)) + sum(page.unpacked for page in found)
+        width = column.length if column.physical_type == "FIXED_LEN_BYTE_ARRAY" else WIDTHS[column.physical_type]
+        flat = count * (width + (4 if column.max_repetition_level else 0)) + sum(page.unpacked for page in found)
         texts = _texts(found) if column.physical_type == "BYTE_ARRAY" else 0
         held, most = held + flat, most + flat + texts
         packed, values = packed + sum(page.packed for page in found), values + count
@@ -119,11 +157,11 @@ def check_group(file: BinaryIO, metadata: pq.FileMetaData, group: int, columns: 
     if not is_bomb(packed, most):
         return most
     for number, found in doubtful:  # each text as long as all that it may be taken from: count them as they are
-        schema, codec = metadata.schema.column(number), said.column(number).compression
+        column, codec = schema.column(number), columns[number].codec
         lengths = np.zeros(0, np.int64)
         for page in found:
             try:
-                data = _content(file, page, codec, schema)
+                data = _content(file, page, codec, column)
                 if page.type == DICTIONARY_PAGE:
                     lengths = _plain_lengths(data, page.values)
                 elif page.encoding == DELTA_BYTES:
@@ -150,16 +188,16 @@ def _texts(found: Sequence[Page]) -> int:
 # --- texts, counted without being made ---------------------------------------------------------------------------
 
 
-def _content(file: BinaryIO, page: Page, codec: str, schema: Any) -> memoryview:
+def _content(file: BinaryIO, page: Page, codec: str, column: Any) -> memoryview:
     """The values of a page as they are encoded."""
     file.seek(page.at)
     data = file.read(page.packed)
     levels = page.levels or 0
-    if codec != "UNCOMPRESSED" and page.packed_values:
-        packer = pa.Codec("lz4_raw" if codec == "LZ4" else codec.lower())
+    if codec != CODECS[0] and page.packed_values:
+        packer = pa.Codec(codec)
         data = data[:levels] + packer.decompress(data[levels:], page.unpacked - levels).to_pybytes()
     if page.levels is None and page.type != DICTIONARY_PAGE:  # a length in front of each kind of level
-        for most in (schema.max_repetition_level, schema.max_definition_level):
+        for most in (column.max_repetition_level, column.max_definition_level):
             levels += 4 + int.from_bytes(data[levels : levels + 4], "little") if most else 0
     return memoryview(data)[levels:]
 
@@ -177,7 +215,7 @@ def _sum_of_named(data: memoryview, values: int, lengths: np.ndarray) -> int:
     """The sum of the lengths that numbers name, which are in parquet's RLE: runs of one number, and of packed ones."""
     width, at, left, added = data[0], 1, values, 0
     while left > 0 and at < len(data):
-        head, at = _varint(data, at)
+        head, at = varint(data, at)
         if not head & 1:
             count, size = min(head >> 1, left), (width + 7) // 8
             added += count * int(lengths[int.from_bytes(data[at : at + size], "little")])
@@ -203,15 +241,15 @@ def _unpacked(data: memoryview, width: int) -> np.ndarray:
 
 def _sum_of_deltas(data: memoryview, values: int) -> int:
     """The sum of whole numbers in parquet's DELTA_BINARY_PACKED. Raises ValueError where they are none."""
-    block, at = _varint(data, 0)
-    parts, at = _varint(data, at)
-    total, at = _varint(data, at)
-    first, at = _signed(data, at)
+    block, at = varint(data, 0)
+    parts, at = varint(data, at)
+    total, at = varint(data, at)
+    first, at = signed(data, at)
     if not 0 < parts <= block <= LARGEST_BLOCK or total > values:
         raise ValueError("blocks of lengths that do not fit their page")
     each, left, last, added = block // parts, total - 1, first, max(first, 0)
     while left > 0:
-        least, at = _signed(data, at)
+        least, at = signed(data, at)
         widths, at = bytes(data[at : at + parts]), at + parts
         for width in widths[: -(-left // each)]:
             size, count = each * width // 8, min(each, left)
@@ -222,96 +260,3 @@ def _sum_of_deltas(data: memoryview, values: int) -> int:
             last, added = int(lengths[-1]), added + int(np.maximum(lengths, 0).sum())
             at, left = at + size, left - count
     return added
-
-
-# --- headers of pages: Thrift's compact protocol -----------------------------------------------------------------
-
-
-class _CutOffError(ValueError):
-    """More bytes are needed."""
-
-
-def _header(file: BinaryIO, at: int, end: int) -> tuple[dict[int, Any], int]:
-    """(what the header of a page says, number of its field -> value; where the page begins)."""
-    size = HEADER
-    while True:
-        file.seek(at)
-        data = file.read(min(size, end - at))
-        try:
-            said, used = _struct(memoryview(data), 0, 0)
-            return said, at + used
-        except _CutOffError:
-            if len(data) < size or size >= LONGEST_HEADER:
-                raise ValueError("the header of a page that is cut off") from None
-            size *= 8
-
-
-def _whole(said: dict[int, Any], key: int) -> int:
-    value = said.get(key, 0)
-    if not isinstance(value, int):
-        raise ValueError("the header of a page that is none")
-    return int(value)
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if at >= len(data):
-            raise _CutOffError
-        byte, at = data[at], at + 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number that is too long")
-
-
-def _signed(data: memoryview, at: int) -> tuple[int, int]:
-    value, at = _varint(data, at)
-    return (value >> 1) ^ -(value & 1), at
-
-
-def _struct(data: memoryview, at: int, depth: int) -> tuple[dict[int, Any], int]:
-    said: dict[int, Any] = {}
-    field = 0
-    while True:
-        if at >= len(data):
-            raise _CutOffError
-        head, at = data[at], at + 1
-        if not head:
-            return said, at
-        step, kind = head >> 4, head & 15
-        if step:
-            field += step
-        else:
-            field, at = _signed(data, at)
-        said[field], at = (kind == 1, at) if kind in (1, 2) else _value(data, at, kind, depth)
-
-
-def _value(data: memoryview, at: int, kind: int, depth: int) -> tuple[Any, int]:
-    """(a value of a kind, None of those that are not needed; where the next begins)."""
-    if depth > DEEPEST:
-        raise ValueError("the header of a page that is nested too deeply")
-    if kind in (4, 5, 6):
-        return _signed(data, at)
-    if kind == 12:
-        return _struct(data, at, depth + 1)
-    if kind in (1, 2, 3, 7):
-        at += 8 if kind == 7 else 1
-    elif kind == 8:
-        size, at = _varint(data, at)
-        at += size
-    elif kind in (9, 10):
-        if at >= len(data):
-            raise _CutOffError
-        count, inner, at = data[at] >> 4, data[at] & 15, at + 1
-        if count == 15:
-            count, at = _varint(data, at)
-        for _ in range(count):
-            _, at = _value(data, at, inner, depth + 1)
-    else:
-        raise ValueError("the header of a page that is none")
-    if at > len(data):
-        raise _CutOffError
-    return None, at

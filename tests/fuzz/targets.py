@@ -6,6 +6,7 @@ import io
 import json
 import random
 import shutil
+import tarfile
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -250,8 +251,21 @@ def _table(kind: str) -> bytes:
         }
     )
     out = io.BytesIO()
-    if kind == "parquet":
-        parquet.write_table(table, out)
+    if kind == "parquet":  # of texts in a dictionary, and texts by what they share
+        delta = {"day": "DELTA_BYTE_ARRAY"}
+        parquet.write_table(table, out, use_dictionary=["colour"], column_encoding=delta)
+    elif kind == "arrow":
+        table = table.set_column(0, "colour", table["colour"].dictionary_encode()).combine_chunks()
+        with pa.ipc.new_stream(out, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as stream:
+            stream.write_table(table)
+    elif kind == "tar":
+        with tarfile.open(fileobj=out, mode="w") as archive:
+            for number, row in enumerate(table.to_pylist()):
+                for name, value in row.items():
+                    content = str(value).encode()
+                    info = tarfile.TarInfo(f"{number}.{name}.txt")
+                    info.size = len(content)
+                    archive.addfile(info, io.BytesIO(content))
     elif kind == "csv":
         csv.write_csv(table, out)
     else:
@@ -262,7 +276,7 @@ def _table(kind: str) -> bytes:
 def _read_table(folder: Path, name: str) -> object:
     source = open_source(str(folder / name), streaming=True)
     p = preprocessor("tabular")
-    columns = {"tabular": ["colour", "size", "old", "day"]}
+    columns = {"tabular": [f"{c}.txt" if name.endswith(".tar") else c for c in ("colour", "size", "old", "day")]}
     batches = evaluation_batches(source, {"tabular": p}, columns, batch_size=6)
     return [loaded.size for loaded in batches]
 
@@ -274,6 +288,8 @@ def graphs_and_tables() -> dict[str, Target]:
         "graphml": Target({"x.graphml": _graphml()}, damaged, _read_npz, 1),
         "csv": Target({"x.csv": _table("csv")}, damaged, _read_table, 2),
         "parquet": Target({"x.parquet": _table("parquet")}, damaged, _read_table, 2),
+        "arrow": Target({"x.arrow": _table("arrow")}, damaged, _read_table, 2),
+        "tar": Target({"x.tar": _table("tar")}, damaged, _read_table, 2),
         "jsonl": Target({"x.jsonl": _table("jsonl")}, damaged, _read_table, 2),
     }
 

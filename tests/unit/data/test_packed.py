@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 from toys.refusals import refused
 
-from mmssl.data.arrow_files import arrow_tables
+from mmssl.data.arrow_files import arrow_rows, arrow_tables
 from mmssl.data.explained import explained
 from mmssl.data.packed import refuse_bombs
-from mmssl.data.parquet_pages import check_group, chunk_range, pages
+from mmssl.data.parquet_pages import check_group, chunks, pages
 from mmssl.data.sources import open_source
 from mmssl.errors import BadSample, UserError
 from mmssl.limits import Limits, within
@@ -273,15 +273,15 @@ def test_texts_are_counted_as_they_are(version: str, compression: str, encoding:
     true = sum(len(text.encode()) for text in texts if text is not None)
     metadata = pq.read_metadata(tmp_path / "a.parquet")
     with open(tmp_path / "a.parquet", "rb") as file, within(Limits(bytes=1)):
-        column = metadata.row_group(0).column(0)
-        found = list(pages(file, *chunk_range(column), column.num_values))
+        ((chunk,),) = chunks(file, "a")
+        found = list(pages(file, chunk.start, chunk.size, chunk.values))
         flat = 8 * len(texts) + sum(page.unpacked for page in found)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("mmssl.data.parquet_pages.MOST_RATIO", 0)
             patch.setattr("mmssl.data.parquet_pages.is_bomb", lambda *_: True)
             patch.setattr("mmssl.data.parquet_pages.bomb", lambda *_: None)
             patch.setattr("mmssl.data.parquet_pages.check_table", lambda *_: None)
-            counted = check_group(file, metadata, 0, [0], "a") - flat
+            counted = check_group(file, metadata.schema, {0: chunk}, "a") - flat
     if encoding == "dictionary":
         assert true <= counted <= true + 8 * 8_000  # runs are filled up to eight
     else:
@@ -381,3 +381,20 @@ def test_archives_are_read_as_before(how: str, streaming: bool, tmp_path: Path) 
         packed.addfile(folder)
     rows = opened(tmp_path / f"train.{how}", streaming)
     assert [(row["txt"], row["json.gz"]) for row in rows] == [("zero", [1, 2]), ("", [])]
+
+
+def test_a_footer_that_ended_the_process_is_refused(tmp_path: Path) -> None:
+    """Arrow's look at a column whose sizes are those of another kind ended the process."""
+    pq.write_table(pa.table({"text": ["a"], "n": [1]}), tmp_path / "a.parquet")
+    fair = (tmp_path / "a.parquet").read_bytes()
+    for at in range(len(fair) - 200, len(fair)):
+        for value in (0, 2, 6, 12, 22, 0x15, 0x19, 255):
+            (tmp_path / "b.parquet").write_bytes(fair[:at] + bytes([value]) + fair[at + 1 :])
+            try:
+                with explained("'b.parquet'"):
+                    arrow_rows(str(tmp_path / "b.parquet"), "parquet")
+                    rows = [t.num_rows for t in arrow_tables(str(tmp_path / "b.parquet"), "b.parquet", "parquet")]
+            except (UserError, BadSample) as error:
+                assert "\n" not in str(error)
+            else:
+                assert sum(rows) < 10
