@@ -33,6 +33,8 @@ class Limits:
 
 
 DEFAULT = Limits()
+MOST_RATIO = 100
+"""Tables of text get 5 to 20 times larger when they are unpacked, bombs a thousand times."""
 _CURRENT: ContextVar[Limits | None] = ContextVar("limits", default=None)
 
 
@@ -69,6 +71,19 @@ def check_table(name: str, found: float, what: str, table: str) -> None:
     """As `check`, of a file of rows: UserError "data.path: 'TABLE' has ..."."""
     if said := _beyond(name, found, what):
         raise UserError(f"data.path: '{table}' has {said}")
+
+
+def is_bomb(packed: int, unpacked: int) -> bool:
+    """Whether a file has got larger than `data.limits.bytes` and over a hundred times its size."""
+    return unpacked > current().bytes and unpacked > MOST_RATIO * packed
+
+
+def bomb(name: object, packed: int, unpacked: int) -> None:
+    """UserError where `is_bomb`."""
+    if is_bomb(packed, unpacked):
+        raise UserError(
+            f"data.path: '{name}' unpacks from {packed:,} to {unpacked:,} bytes and more (data.limits.bytes)"
+        )
 
 
 def _beyond(name: str, found: float, what: str) -> str:

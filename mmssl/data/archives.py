@@ -6,19 +6,19 @@ import contextlib
 import io
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from datasets.utils.file_utils import ArchiveIterable, _get_extraction_protocol, xopen
-from fsspec.compression import compr
 
 from mmssl.boundary import reading_of
 from mmssl.errors import UserError
-from mmssl.limits import check_table
+from mmssl.limits import bomb, check_table, current
 from mmssl.modality.raw import check_npy
 
-from .packed import ENDINGS, HEAD, PIECE, Counted, Unpacked, bomb, how_packed, unpacked
+from .arrow_files import check_parquet
+from .packed import ENDINGS, FURTHEST, HEAD, PIECE, Counted, Unpacked, how_packed, unpacked
 
 
 class Members(ArchiveIterable):
@@ -49,7 +49,8 @@ def check_tar(path: str | Path, name: str) -> None:
     with open(path, "rb") as file:
         how = how_packed(file.read(HEAD))
     with open(path, "rb") as file:
-        head = (unpacked(file, how) if how in ENDINGS.values() else file).read(tarfile.BLOCKSIZE)
+        packed = how is not None and how in ENDINGS.values()
+        head = (unpacked(file, str(how)) if packed else file).read(tarfile.BLOCKSIZE)
     with contextlib.suppress(tarfile.HeaderError):
         tarfile.TarInfo.frombuf(head, tarfile.ENCODING, "surrogateescape")
         with open(path, "rb") as file:
@@ -62,10 +63,12 @@ def _members(file: Any, name: str) -> Iterator[tuple[tarfile.TarFile, tarfile.Ta
     counted = Counted(file)
     opened = io.BufferedReader(counted)
     how = how_packed(opened.peek(HEAD)[:HEAD])
-    if how in ENDINGS.values():
-        opened = io.BufferedReader(Unpacked(unpacked(opened, how), name, counted))
+    packed = how is not None and how in ENDINGS.values()
+    if packed:
+        opened = io.BufferedReader(Unpacked(unpacked(opened, str(how)), name, counted))
     total = 0
-    with tarfile.open(fileobj=opened, mode="r|") as stream:
+    with tarfile.open(fileobj=opened, mode="r|") as archive:
+        stream: Any = archive
         for member in stream:
             if member.issparse():
                 raise UserError(
@@ -75,7 +78,7 @@ def _members(file: Any, name: str) -> Iterator[tuple[tarfile.TarFile, tarfile.Ta
             total += member.size
             if member.size < 0:
                 raise UserError(f"data.path: '{name}': '{member.name:.100}' says that it has {member.size:,} bytes")
-            if how in ENDINGS.values():
+            if packed:
                 bomb(name, counted.count, total)
             yield stream, member
             _pass_over(stream, member, name)
@@ -125,28 +128,31 @@ def _check_content(data: bytes, name: str, place: str) -> None:
             check_npy(inner, place)
 
 
-# --- streams of packed files ---------------------------------------------------------------------------------------
+def refuse_bombs(files: Mapping[str, str | Path]) -> None:
+    """UserError where a file of this disk gets too large when `datasets` unpacks or decodes it.
 
-
-def bound_fsspec() -> None:
-    """Let what fsspec unpacks for `datasets`' streams end with a UserError where it is too much.
-
-    Of all that this process opens with fsspec: there is no place in between.
+    files: name, for the message -> where it lies. What cannot be looked through (7z, rar) is refused.
     """
-    for how, opener in list(compr.items()):
-        if how in ENDINGS.values() and not isinstance(opener, _Bounded):
-            compr[how] = _Bounded(opener)
-
-
-class _Bounded:
-    """An opener of packed files, as fsspec has them, whose files are `Unpacked`."""
-
-    def __init__(self, opener: Callable[..., Any]) -> None:
-        self.opener = opener
-
-    def __call__(self, file: Any, mode: str = "rb", **options: Any) -> Any:
-        if not mode.startswith("r"):
-            return self.opener(file, mode=mode, **options)
-        counted = Counted(file)
-        name = str(getattr(file, "path", "") or getattr(file, "name", "the packed file"))
-        return io.BufferedReader(Unpacked(self.opener(counted, mode=mode, **options), name, counted))
+    for name, file in files.items():
+        with reading_of(f"data.path: '{name}' cannot be unpacked"):
+            with open(file, "rb") as opened:
+                how = how_packed(opened.read(HEAD))
+            packed = Path(file).stat().st_size
+            if how in ("7z", "rar"):
+                raise UserError(
+                    f"data.path: '{name}' is a {how} archive: unpack it yourself, or pack it as .tar or .zip"
+                )
+            if how == "parquet":
+                check_parquet(file, name)
+                continue
+            if how == "zip":
+                with open(file, "rb") as opened:
+                    check_zip(opened, str(name))
+                continue
+            if how is not None and packed * FURTHEST[how] > current().bytes:
+                with open(file, "rb") as opened:
+                    size, inner = 0, unpacked(Counted(opened), how)
+                    while piece := inner.read(PIECE):
+                        size += len(piece)
+                        bomb(name, packed, size)
+            check_tar(file, str(name))

@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, BinaryIO, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import pyarrow as pa
 
-from mmssl.limits import check_table
+from mmssl.boundary import inside, read_json_object
+from mmssl.limits import MOST_RATIO, bomb, check_table
+from mmssl.modality.parquet_pages import check_group, chunks
 
 from .arrow_messages import Checked, messages
 from .arrow_sizes import decoded_size
 from .letters import open_binary
-from .packed import bomb, check_parquet
-from .parquet_pages import check_group, chunks
 
 if TYPE_CHECKING:
     import datasets
@@ -76,6 +77,38 @@ def check_messages(path: str) -> None:
     with open(path, "rb") as file:
         for _ in messages(file, path, whole=False):
             pass
+
+
+def check_parquet(file: Any, name: str | Path) -> int:
+    """The rows of a parquet file, as its footer says. UserError where it, or what it unpacks to, is too large.
+
+    A value that is repeated takes next to nothing in the file, but its place in memory.
+    """
+    import pyarrow.parquet as pq
+
+    said = pq.read_metadata(file)
+    check_table("rows", said.num_rows, "rows", str(name))
+    check_table("columns", said.num_columns, "columns", str(name))
+    with open(file, "rb") as opened:
+        packed = sum(chunk.size for group in chunks(opened, str(name)) for chunk in group)
+    for group in (said.row_group(i) for i in range(said.num_row_groups)):
+        bomb(name, packed, group.total_byte_size)
+        cells = group.num_rows * group.num_columns
+        if cells > MOST_RATIO * max(packed, 1):
+            check_table("values", cells, "values in a row group", str(name))
+    return int(said.num_rows)
+
+
+def check_saved(folder: Path) -> None:
+    """UserError where data that `save_to_disk` wrote name files outside of their own folder, or unpack to too much."""
+    for state in (folder / "state.json", *folder.glob("*/state.json")):
+        if not state.is_file():
+            continue
+        said = read_json_object(state, f"data.path: '{state}'")
+        for key in ("_data_files", "_indices_data_files"):
+            for item in said.get(key) or ():
+                name = item.get("filename") if isinstance(item, dict) else item
+                check_messages(str(inside(state.parent, name, f"'{state}': {key}")))
 
 
 def _parquet_tables(

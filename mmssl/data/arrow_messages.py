@@ -13,9 +13,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from mmssl.errors import UserError
-from mmssl.limits import check_table
-
-from .packed import bomb
+from mmssl.limits import bomb, check_table
 
 MAGIC = b"ARROW1"
 """An Arrow file with a footer is a stream between 8 bytes and the footer."""

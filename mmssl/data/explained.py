@@ -82,7 +82,7 @@ def _said(error: BaseException) -> str:
 
 def stream_rows(source: IterableDataset) -> Iterator[dict[str, Any]]:
     """The rows of a stream; what a reader raises on the way is the data's fault, in one line."""
-    from .archives import bound_fsspec
+    from .packed import bound_fsspec
 
     bound_fsspec()
     rows = iter(source)

@@ -20,7 +20,6 @@ from .explained import explained, warn_once
 from .folders import Found, below, split_folders, split_roots
 from .formats import WORDS, media_kind
 from .kinds import Chosen, Kind
-from .packed import check_parquet
 from .text_files import csv_rows, json_rows
 from .windows import File, Windows, cut
 
@@ -262,7 +261,7 @@ def _file(metadata: Path, number: int, name: object) -> File:
 def _metadata_rows(path: Path) -> Rows:
     with explained(f"'{path}'"):
         if path.suffix == ".parquet":
-            from .arrow_files import arrow_tables
+            from .arrow_files import arrow_tables, check_parquet
 
             check_parquet(path, path)
             rows: Rows = [row for table in arrow_tables(str(path), str(path), "parquet") for row in table.to_pylist()]

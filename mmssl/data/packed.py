@@ -10,13 +10,11 @@ import bz2
 import gzip
 import io
 import lzma
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mmssl.boundary import inside, read_json_object, reading_of
-from mmssl.errors import UserError
-from mmssl.limits import check_table, current
+from mmssl.limits import bomb, check_table
 
 ENDINGS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 """File ending -> how it is packed."""
@@ -32,24 +30,9 @@ STARTS = {
     b"PAR1": "parquet",
 }
 """First bytes of a file -> how it is packed: `datasets` goes by them, whatever the file is called."""
-MOST_RATIO = 100
-"""Tables of text get 5 to 20 times larger when they are unpacked, bombs a thousand times."""
 FURTHEST = {"gzip": 1_100, "lz4": 300, "xz": 8_000, "zstd": 40_000, "bz2": 1_000_000}
 """How many times its size a file can get."""
 PIECE, BUFFER, HEAD = 1 << 22, 1 << 16, 8
-
-
-def is_bomb(packed: int, unpacked: int) -> bool:
-    """Whether a file has got larger than `data.limits.bytes` and over a hundred times its size."""
-    return unpacked > current().bytes and unpacked > MOST_RATIO * packed
-
-
-def bomb(name: str | Path, packed: int, unpacked: int) -> None:
-    """UserError where `is_bomb`."""
-    if is_bomb(packed, unpacked):
-        raise UserError(
-            f"data.path: '{name}' unpacks from {packed:,} to {unpacked:,} bytes and more (data.limits.bytes)"
-        )
 
 
 class Counted(io.RawIOBase):
@@ -144,69 +127,30 @@ def how_packed(head: bytes) -> str | None:
     return next((how for start, how in STARTS.items() if head.startswith(start)), None)
 
 
-def refuse_bombs(files: Mapping[str, str | Path]) -> None:
-    """UserError where a file of this disk gets too large when `datasets` unpacks or decodes it.
+# --- streams of packed files ---------------------------------------------------------------------------------------
 
-    files: name, for the message -> where it lies. What cannot be looked through (7z, rar) is refused.
+
+def bound_fsspec() -> None:
+    """Let what fsspec unpacks for `datasets`' streams end with a UserError where it is too much.
+
+    Of all that this process opens with fsspec: there is no place in between.
     """
-    from .archives import check_tar, check_zip
+    from fsspec.compression import compr
 
-    for name, file in files.items():
-        with reading_of(f"data.path: '{name}' cannot be unpacked"):
-            with open(file, "rb") as opened:
-                how = how_packed(opened.read(HEAD))
-            packed = Path(file).stat().st_size
-            if how in ("7z", "rar"):
-                raise UserError(
-                    f"data.path: '{name}' is a {how} archive: unpack it yourself, or pack it as .tar or .zip"
-                )
-            if how == "parquet":
-                check_parquet(file, name)
-                continue
-            if how == "zip":
-                with open(file, "rb") as opened:
-                    check_zip(opened, str(name))
-                continue
-            if how is not None and packed * FURTHEST[how] > current().bytes:
-                with open(file, "rb") as opened:
-                    size, inner = 0, unpacked(Counted(opened), how)
-                    while piece := inner.read(PIECE):
-                        size += len(piece)
-                        bomb(name, packed, size)
-            check_tar(file, str(name))
+    for how, opener in list(compr.items()):
+        if how in ENDINGS.values() and not isinstance(opener, _Bounded):
+            compr[how] = _Bounded(opener)
 
 
-def check_parquet(file: Any, name: str | Path) -> int:
-    """The rows of a parquet file, as its footer says. UserError where it, or what it unpacks to, is too large.
+class _Bounded:
+    """An opener of packed files, as fsspec has them, whose files are `Unpacked`."""
 
-    A value that is repeated takes next to nothing in the file, but its place in memory.
-    """
-    import pyarrow.parquet as pq
+    def __init__(self, opener: Callable[..., Any]) -> None:
+        self.opener = opener
 
-    from .parquet_pages import chunks
-
-    said = pq.read_metadata(file)
-    check_table("rows", said.num_rows, "rows", str(name))
-    check_table("columns", said.num_columns, "columns", str(name))
-    with open(file, "rb") as opened:
-        packed = sum(chunk.size for group in chunks(opened, str(name)) for chunk in group)
-    for group in (said.row_group(i) for i in range(said.num_row_groups)):
-        bomb(name, packed, group.total_byte_size)
-        cells = group.num_rows * group.num_columns
-        if cells > MOST_RATIO * max(packed, 1):
-            check_table("values", cells, "values in a row group", str(name))
-    return int(said.num_rows)
-
-
-def check_saved(folder: Path) -> None:
-    """UserError where data that `save_to_disk` wrote name files outside of their own folder, or unpack to too much."""
-    from .arrow_files import check_messages
-
-    for state in (folder / "state.json", *folder.glob("*/state.json")):
-        if not state.is_file():
-            continue
-        said = read_json_object(state, f"data.path: '{state}'")
-        for key in ("_data_files", "_indices_data_files"):
-            for item in said.get(key) or ():
-                name = item.get("filename") if isinstance(item, dict) else item
-                check_messages(str(inside(state.parent, name, f"'{state}': {key}")))
+    def __call__(self, file: Any, mode: str = "rb", **options: Any) -> Any:
+        if not mode.startswith("r"):
+            return self.opener(file, mode=mode, **options)
+        counted = Counted(file)
+        name = str(getattr(file, "path", "") or getattr(file, "name", "the packed file"))
+        return io.BufferedReader(Unpacked(self.opener(counted, mode=mode, **options), name, counted))

@@ -24,7 +24,6 @@ from .explained import explained
 from .kinds import Columns, Files, by_ending, nothing_to_read
 from .origins import note_origins, refuse_elsewhere
 from .packages import open_prefixed
-from .packed import check_saved
 from .selection import column_names, is_empty, limited, no_split, pick, rows_of_split, without_blank_lines
 from .values import undecoded, with_full_paths
 from .windows import Windows
@@ -150,6 +149,8 @@ class _Opening:
         if local.is_dir():
             local = local.resolve()
             if (local / "dataset_dict.json").exists() or (local / "state.json").exists():
+                from .arrow_files import check_saved
+
                 check_saved(local)
                 stored = datasets.load_from_disk(str(local))
                 if isinstance(stored, datasets.DatasetDict):

@@ -17,8 +17,9 @@ from typing import Any
 import datasets
 import numpy as np
 
+from .archives import Members, check_zip, refuse_bombs
 from .explained import warn_once
-from .packed import refuse_bombs
+from .packed import bound_fsspec
 
 
 def _as_stored(value: Any) -> dict[str, Any] | None:
@@ -106,8 +107,6 @@ def _bound(manager: Any) -> None:
     """Let what a builder opens files with go through archives that are looked at before."""
     from datasets.utils.file_utils import xopen
     from datasets.utils.py_utils import map_nested
-
-    from .archives import Members, bound_fsspec, check_zip
 
     bound_fsspec()
     config = manager.download_config

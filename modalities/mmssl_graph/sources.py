@@ -18,6 +18,7 @@ import numpy as np
 from mmssl.boundary import reading_sample, regular_file, within_places
 from mmssl.errors import BadSample, NoSplit, UserError, nearest
 from mmssl.limits import check
+from mmssl.modality.parquet_pages import check_group, chunks
 from mmssl.modality.raw import check_npy
 
 from .graph import Array, Graph, Rows, build
@@ -193,15 +194,16 @@ def _columns(path: Path) -> dict[str, Array]:
 
 
 def _parquet(path: Path) -> Any:
-    from pyarrow import concat_tables
-    from pyarrow.parquet import read_schema
+    """A table, whose parts are looked at before they are decoded."""
+    from pyarrow.parquet import ParquetFile
 
-    from mmssl.data.arrow_files import arrow_tables
-
-    try:
-        return concat_tables([read_schema(path).empty_table(), *arrow_tables(str(path), path.name, "parquet")])
-    except UserError as error:
-        raise BadSample(str(error).removeprefix("data.path: ")) from error
+    with open(path, "rb") as file, ParquetFile(path) as parquet:
+        try:
+            for columns in chunks(file, path.name):
+                check_group(file, parquet.metadata.schema, dict(enumerate(columns)), path.name)
+        except UserError as error:
+            raise BadSample(str(error).removeprefix("data.path: ")) from error
+        return parquet.read()
 
 
 def _store(arrays: dict[str, Array], directed: bool, layout: str | None) -> Store:

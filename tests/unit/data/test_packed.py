@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 from toys.refusals import refused
 
+from mmssl.data.archives import refuse_bombs
 from mmssl.data.arrow_files import arrow_rows, arrow_tables
 from mmssl.data.explained import explained
-from mmssl.data.packed import refuse_bombs
-from mmssl.data.parquet_pages import check_group, chunks, pages
 from mmssl.data.sources import open_source
 from mmssl.errors import BadSample, UserError
 from mmssl.limits import Limits, within
+from mmssl.modality.parquet_pages import check_group, chunks, pages
 
 SMALL = Limits(bytes=1 << 20, line=1 << 18, rows=30_000, columns=50, values=20_000)
 
@@ -277,10 +277,10 @@ def test_texts_are_counted_as_they_are(version: str, compression: str, encoding:
         found = list(pages(file, chunk.start, chunk.size, chunk.values))
         flat = 8 * len(texts) + sum(page.unpacked for page in found)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("mmssl.data.parquet_pages.MOST_RATIO", 0)
-            patch.setattr("mmssl.data.parquet_pages.is_bomb", lambda *_: True)
-            patch.setattr("mmssl.data.parquet_pages.bomb", lambda *_: None)
-            patch.setattr("mmssl.data.parquet_pages.check_table", lambda *_: None)
+            patch.setattr("mmssl.modality.parquet_pages.MOST_RATIO", 0)
+            patch.setattr("mmssl.modality.parquet_pages.is_bomb", lambda *_: True)
+            patch.setattr("mmssl.modality.parquet_pages.bomb", lambda *_: None)
+            patch.setattr("mmssl.modality.parquet_pages.check_table", lambda *_: None)
             counted = check_group(file, metadata.schema, {0: chunk}, "a") - flat
     if encoding == "dictionary":
         assert true <= counted <= true + 8 * 8_000  # runs are filled up to eight

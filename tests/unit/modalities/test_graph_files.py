@@ -10,6 +10,9 @@ from toys.refusals import refused
 
 import mmssl_graph
 from mmssl.data.sources import open_source
+from mmssl.errors import BadSample
+from mmssl.limits import Limits, within
+from mmssl_graph.sources import load_store
 
 nx = pytest.importorskip("networkx", reason="networkx is not installed")
 
@@ -97,3 +100,15 @@ def test_files_that_are_not_what_they_are_called(tmp_path: Path) -> None:
     with refused("edge_index", "array of numbers") as caught:
         open_source(f"graph:{tmp_path / 'o.npz'}")
     assert "allow_pickle" not in str(caught.value)
+
+
+def test_tables_of_a_folder_are_looked_at_before_they_are_decoded(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"source": [0, 1], "target": [1, 2]}), tmp_path / "edges.parquet")
+    assert load_store(tmp_path, directed=False).graph.nodes == 3
+    labels = pa.DictionaryArray.from_arrays(pa.array(np.zeros(20_000, np.int32)), pa.array(["x" * 100_000]))
+    pq.write_table(pa.table({"label": labels}), tmp_path / "nodes.parquet", store_schema=False)
+    with within(Limits(bytes=1 << 20)), refused("nodes.parquet", "data.limits.bytes", error=BadSample):
+        load_store(tmp_path, directed=False)

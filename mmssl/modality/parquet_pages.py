@@ -16,9 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from mmssl.errors import UserError, one_line
-from mmssl.limits import check_table
+from mmssl.limits import MOST_RATIO, bomb, check_table, is_bomb
 
-from .packed import MOST_RATIO, bomb, is_bomb
 from .thrift import CutOffError, signed, structure, varint, whole
 
 WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}
