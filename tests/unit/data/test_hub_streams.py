@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from toys import forking
 from toys.data_hub import DataHub
 
@@ -89,6 +90,7 @@ def repositories(text: str, repeated: pa.Array | list[str]) -> dict[str, dict[st
     return found
 
 
+@pytest.mark.slow
 def test_packed_files_of_the_hub_are_read_or_refused(tmp_path: Path) -> None:
     bombs = repositories(
         BIG, pa.DictionaryArray.from_arrays(pa.array(np.zeros(20_000, np.int32)), pa.array(["x" * 999]))

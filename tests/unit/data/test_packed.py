@@ -388,7 +388,7 @@ def test_a_footer_that_ended_the_process_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"], "n": [1]}), tmp_path / "a.parquet")
     fair = (tmp_path / "a.parquet").read_bytes()
     for at in range(len(fair) - 200, len(fair)):
-        for value in (0, 2, 6, 12, 22, 0x15, 0x19, 255):
+        for value in (0, 12, 0x19):
             (tmp_path / "b.parquet").write_bytes(fair[:at] + bytes([value]) + fair[at + 1 :])
             try:
                 with explained("'b.parquet'"):
