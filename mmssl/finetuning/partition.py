@@ -248,8 +248,11 @@ def _validation(
         if not len(part):
             raise UserError(f"validation: no row of split '{options.validation}' has a label")
         return np.arange(len(train)), part, options.validation
+    # windows of one file are alike, and a model that has seen some is not stopped by the others
+    windows = {FILE, START} <= set(train.source.column_names)
+    alike = list(train.source.with_format(None)[FILE]) if windows and train.groups is None else train.groups
     # another seed than that of `fraction`, whose draw this one must not repeat
-    held = _share(train, target, options.validation_share, options.seed + 1)
+    held = take_share(_counts(train, target), options.validation_share, alike, options.seed + 1)
     if not len(held) or len(held) == len(train):
         return np.arange(len(train)), None, "none"
     return without(len(train), held), _taken(train, held), f"{options.validation_share:g} of the training rows"

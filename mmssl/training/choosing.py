@@ -255,5 +255,5 @@ def told(choice: Choice, recipe: Recipe, count: int | None) -> Iterator[str]:
     yield from (f"chosen: {reason}" for reason in choice.reasons)
     if count and recipe.train.steps is not None:
         epochs = recipe.train.steps * recipe.train.batch_size / count
-        short = "" if epochs >= 2 else "; train.steps=null train.epochs=10 would see them more often"
+        short = "" if epochs >= 2 else "; train.epochs=10 would see them more often"
         yield f"{recipe.train.steps:,} steps of {recipe.train.batch_size} see each sample {epochs:.3g} times{short}"
