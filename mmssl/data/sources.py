@@ -27,6 +27,7 @@ from .origins import note_origins, refuse_elsewhere
 from .packages import open_prefixed
 from .packed import check_saved
 from .selection import column_names, is_empty, limited, no_split, pick, rows_of_split, without_blank_lines
+from .table_windows import cut_table
 from .values import undecoded, with_full_paths
 from .windows import Windows
 
@@ -96,6 +97,8 @@ def open_source(
         source = undecoded(source)
         if columns is not None:
             check_columns(source, columns, what)
+        if files is not None and isinstance(source, datasets.Dataset):
+            source = cut_table(source, base, files)
         if base is not None:
             source = with_full_paths(source, base, columns)
         source = limited(source, limit)
