@@ -96,8 +96,11 @@ def pretrain(
         UserError: wrong input, in one clear line.
         RunError: a full disk, a loss that is not finite, in one clear line.
     """
-    said = isinstance(data, Mapping) and ("path" in data or not is_rows(data))
-    options: dict[str, Any] = dict(data) if said else {} if data is None else {"path": data}
+    options: dict[str, Any] = {}
+    if isinstance(data, Mapping) and ("path" in data or not is_rows(data)):
+        options = {str(key): value for key, value in data.items()}
+    elif data is not None:
+        options = {"path": data}
     rows = options.get("path")
     with given(rows) as path:
         if path is not None:

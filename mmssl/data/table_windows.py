@@ -55,9 +55,7 @@ def cut_table(source: Dataset, base: Path | None, files: Files) -> Dataset:
         return source
     chosen: list[int] = [piece[""] for piece in pieces]  # type: ignore[misc]
     columns: dict[str, Any] = {}
-    kind = pa.struct(
-        {"bytes": pa.binary(), "path": pa.string(), "start": pa.float64(), "stop": pa.float64()}  # type: ignore[arg-type]
-    )
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string(), "start": pa.float64(), "stop": pa.float64()})
     for column, values in named.items():
         cells = [_cell(values[number], piece.get(column)) for number, piece in zip(chosen, pieces, strict=True)]
         columns[column] = pa.array(cells, kind)

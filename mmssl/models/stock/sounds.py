@@ -37,7 +37,7 @@ def as_it_came(part: Branch) -> Iterator[None]:
     if not isinstance(tower, WaveTower):
         yield
         return
-    config: Any = tower.net["encoder"].config  # type: ignore[union-attr, index]
+    config: Any = tower.net["encoder"].config  # type: ignore[index]
     here = {key: getattr(config, key) for key in tower.usual}
     try:
         config.update(tower.usual)
