@@ -74,14 +74,15 @@ class WaveTower(TransformersTower):
             raise UserError(f"{where}.features: expected waveform, which is what the {cls} of this tower takes")
         if tuple(modality.patch) != (self.hop, 1) or tuple(modality.stride) != (self.hop, 1):
             raise UserError(f"{where}.patch: found {modality.patch[0]}, but the {cls} takes {self.hop} samples")
-        if self.pooling not in ("mean", "last"):
-            raise UserError(
-                f"model.towers: pooling: found {self.pooling}, expected mean or last: a {cls} has no class token"
-            )
         if getattr(encoder.config, "add_adapter", False):
             raise UserError(
                 f"model.towers: from a {cls} with add_adapter, which shortens its output; expected one without"
             )
+
+    @property
+    def classes(self) -> bool:
+        """False: such a model has no class token."""
+        return False
 
     def tokens_in(self, samples: int) -> int:
         """How many tokens the model makes of a sound; one of a sound that is shorter than a stretch."""
@@ -107,7 +108,7 @@ class WaveTower(TransformersTower):
         valid = torch.arange(kept, device=tokens.device) < torch.tensor(counts, device=tokens.device)[:, None]
         seen = Patches(p.values[:, :kept], p.coords[:, :kept], valid, full=min(counts, default=0) == kept)
         prefix = tokens[:, :0]
-        return Encoded({self.name: tokens}, {self.name: seen}, prefix, {}, self.pooling)
+        return Encoded({self.name: tokens}, {self.name: seen}, prefix, self.pooling, self.readout)
 
     def heard(self, waves: Tensor, lengths: Sequence[int], count: int) -> Tensor:
         """(B, n, D) tokens of sounds (B, S) of so many samples each, zero where there is none; n: `count`."""

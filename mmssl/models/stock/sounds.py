@@ -13,6 +13,7 @@ from ..waves import INPUT, WaveTower
 from .exportable import Branch
 from .job import Job, Trial
 
+STATES = "output.last_hidden_state"
 LENGTHS = (1.0, 2.37)
 """Sounds that are compared, in stretches of ten tokens."""
 
@@ -83,9 +84,9 @@ def job(part: Branch, cls: str) -> Job:
         ),
         without_pipeline="transformers has no pipeline for the features of a sound",
         notes=[
-            f"It was compared on {together}. The embedding that mmssl uses (pooling: {part.options.pooling}) is "
-            + ("the mean" if part.options.pooling == "mean" else "the last")
-            + " of `output.last_hidden_state` over what is no padding.",
+            f"It was compared on {together}. "
+            + part.said_of_embedding(f"{STATES}[:, 0]", STATES, f"the mean of `{STATES}` over what is no padding")
+            + ".",
             *(
                 []
                 if tower.masks
