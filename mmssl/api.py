@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .data.given import given, is_rows
 from .errors import UserError
 from .evaluation.embedding_file import embed as embed_rows
 from .evaluation.evaluate import evaluate as measure
+from .evaluation.leaks import LabelRead
 from .evaluation.options import EmbedConfig, EvaluateConfig
+from .evaluation.own_run import with_rows, with_way_out
 from .evaluation.table import Scores, as_finetuned
 from .exporting.writing import Exported, export_model
 from .files import replaceable
@@ -24,9 +27,12 @@ from .models.locating import locate
 from .models.opening import open_model
 from .models.running import untrained_twin
 from .recipe.config import Recipe
-from .recipe.loading import command_options, load_recipe
+from .recipe.loading import command_options
 from .training import pretrain as trained
 from .training.building import start_of
+
+if TYPE_CHECKING:
+    from .data.given import Data
 
 Columns = Mapping[str, str | Sequence[str]]
 """Modality -> its column(s)."""
@@ -34,17 +40,22 @@ Columns = Mapping[str, str | Sequence[str]]
 
 @dataclass(repr=False)
 class Run(trained.Run):
-    """A finished run, and what can be done with its model. See `mmssl.training.pretrain.Run`."""
+    """A finished run, and what can be done with its model. See `mmssl.training.pretrain.Run`.
 
-    def evaluate(self, data: str | Path | None = None, **options: Any) -> Scores:
+    Attributes:
+        data: what it learned from, where that is an object in Python.
+    """
+
+    data: Data | None = None
+
+    def evaluate(self, data: Data | None = None, **options: Any) -> Scores:
         """`mmssl.evaluate` of its model, by default on its own data."""
-        return evaluate(self.model_folder, **self._rows(data), **options)
+        return evaluate(self.model_folder, self.data if data is None else data, **options)
 
-    def embed(self, output: str | Path | None = None, data: str | Path | None = None, **options: Any) -> dict[str, Any]:
+    def embed(self, output: str | Path | None = None, data: Data | None = None, **options: Any) -> dict[str, Any]:
         """`mmssl.embed` with its model, by default of its own data into `embeddings.parquet` of the run."""
-        return embed(
-            self.model_folder, **self._rows(data), output=output or self.folder / "embeddings.parquet", **options
-        )
+        target = output or self.folder / "embeddings.parquet"
+        return embed(self.model_folder, self.data if data is None else data, target, **options)
 
     def export(self, to: str, output: str | Path | None = None, **options: Any) -> Exported:
         """`mmssl.export` of its model, by default into `exported/FORMAT` of the run."""
@@ -54,15 +65,6 @@ class Run(trained.Run):
         """`mmssl.push` of its model."""
         return push(self.model_folder, repo_id, **options)
 
-    def _rows(self, data: str | Path | None) -> dict[str, Any]:
-        """What says the rows: `data`, or those that the run learned from."""
-        if data is not None:
-            return {"data": data}
-        said = load_recipe(self.folder / "config.yaml").data
-        named = {key: getattr(said, key) for key in ("name", "header", "encoding", "texts")}
-        given = {key: value for key, value in named.items() if value not in (None, "auto")}
-        return {"data": said.path, "columns": said.columns or None, **given}
-
 
 def pretrain(
     recipe: Recipe | str | Path | dict[str, Any],
@@ -70,6 +72,7 @@ def pretrain(
     output: str | Path | None = None,
     resume: bool = False,
     preset: str | None = None,
+    data: Data | Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> Run:
     """Pretrain as the recipe says; what `mmssl pretrain` does.
@@ -82,6 +85,8 @@ def pretrain(
         output: the run's folder (default `runs/<name>`, numbered when taken).
         resume: go on from its last checkpoint.
         preset: the size of a recipe that has several (`demo`, `small`, `base`); None: chosen and said.
+        data: where the samples come from: a path, a Hub id, a `datasets` object, a DataFrame, a list of dicts, a dict
+            of these by split; or the recipe's options for data, of which `path` may be any of these.
         **overrides: e.g. `train={"steps": 100}`.
 
     Returns:
@@ -91,13 +96,24 @@ def pretrain(
         UserError: wrong input, in one clear line.
         RunError: a full disk, a loss that is not finite, in one clear line.
     """
-    done = trained.pretrain(recipe, output=output, resume=resume, preset=preset, **overrides)
-    return Run(**vars(done))
+    options: dict[str, Any] = {}
+    if isinstance(data, Mapping) and ("path" in data or not is_rows(data)):
+        options = {str(key): value for key, value in data.items()}
+    elif data is not None:
+        options = {"path": data}
+    rows = options.get("path")
+    with given(rows) as path:
+        if path is not None:
+            options["path"] = path
+        if options:
+            overrides = {**overrides, "data": options}
+        done = trained.pretrain(recipe, output=output, resume=resume, preset=preset, **overrides)
+    return Run(**vars(done), data=None if rows is None or isinstance(rows, str | Path) else rows)
 
 
 def evaluate(
     model: str | Path,
-    data: str | Path,
+    data: Data | None = None,
     *,
     label: str | None = None,
     tasks: Sequence[str] | None = None,
@@ -109,7 +125,8 @@ def evaluate(
 
     Args:
         model: a model, a run, an adapter, a stock folder, a Hub id (see `mmssl.models.locating`).
-        data: a folder, file, glob, Hub id or builtin:NAME.
+        data: a folder, file, glob, Hub id, builtin:NAME, a `datasets` object, a DataFrame, a list of dicts, or a dict
+            of these by split; None: what the model's run learned from.
         label: column of the labels.
         tasks: "knn", "linear", "zero-shot", "retrieval", "rankme", ...; None: all that model and data allow.
         columns: modality -> its column(s), where the model does not know them.
@@ -119,20 +136,26 @@ def evaluate(
     Returns:
         The report, a dict that shows itself as a table.
     """
-    asked = command_options(EvaluateConfig, options, _flags(data, columns, label=label, tasks=tasks))
-    return evaluate_as(model, asked, base)
+    with given(data) as path:
+        asked = command_options(EvaluateConfig, options, _flags(path, columns, label=label, tasks=tasks))
+        return evaluate_as(model, asked, base)
 
 
 def evaluate_as(model: str | Path, asked: EvaluateConfig, base: str | None = None) -> Scores:
     """`evaluate`, with its options read."""
     found = locate(model)
+    asked = with_rows(asked, found)
     opened, processor = open_model(found, base)
     start, notes = None, []
     try:
         start = start_of(found, processor, base)
     except UserError as error:  # what the run went on from was moved or deleted since; the model itself is here
         notes = [f"start: left out, {' '.join(str(error).split())}"]
-    report = measure(opened, processor.preprocessors, asked.data, asked, untrained=untrained_twin(opened), start=start)
+    twin, readers = untrained_twin(opened), processor.preprocessors
+    try:
+        report = measure(opened, readers, asked.data, asked, untrained=twin, start=start)
+    except LabelRead as error:
+        raise with_way_out(error, found) from None
     report["notes"] += notes
     if found.task:
         report["tasks"] = {task: as_finetuned(metrics) for task, metrics in report["tasks"].items()}
@@ -141,7 +164,7 @@ def evaluate_as(model: str | Path, asked: EvaluateConfig, base: str | None = Non
 
 def embed(
     model: str | Path,
-    data: str | Path,
+    data: Data | None,
     output: str | Path,
     *,
     columns: Columns | None = None,
@@ -161,13 +184,16 @@ def embed(
     Returns:
         "rows", "present" (modality -> rows that have it), "bad" (what was broken), "resumed" (rows that were there).
     """
-    return embed_as(model, command_options(EmbedConfig, options, _flags(data, columns)), output, base)
+    with given(data) as path:
+        return embed_as(model, command_options(EmbedConfig, options, _flags(path, columns)), output, base)
 
 
 def embed_as(model: str | Path, asked: EmbedConfig, output: str | Path, base: str | None = None) -> dict[str, Any]:
     """`embed`, with its options read."""
     replaceable(Path(output))  # said now, not after the model is loaded
-    opened, processor = open_model(model, base)
+    found = locate(model)
+    asked = with_rows(asked, found)
+    opened, processor = open_model(found, base)
     return embed_rows(opened, processor.preprocessors, asked, output)
 
 
@@ -210,9 +236,9 @@ def push(
     return send(model, repo_id, private=private, revision=revision, message=message, dry_run=dry_run, base=base)
 
 
-def _flags(data: str | Path, columns: Columns | None, **given: Any) -> dict[str, Any]:
+def _flags(path: str | None, columns: Columns | None, **given: Any) -> dict[str, Any]:
     """What the commands have options of their own for, where it is given."""
     named = None if columns is None else {k: v if isinstance(v, str) else list(v) for k, v in columns.items()}
-    found = {"path": str(data), "columns": named, **given}
+    found = {"path": path, "columns": named, **given}
     found = {key: list(value) if key == "tasks" and value is not None else value for key, value in found.items()}
     return {key: value for key, value in found.items() if value is not None}

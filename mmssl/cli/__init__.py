@@ -22,6 +22,7 @@ from .telling import add_commands
 
 MODEL = "a folder (of a model, a run, an adapter, a fine-tuning, or one that transformers loads), or an id on the Hub"
 BASE = "the model that an adapter belongs on, where it is not at the place that the adapter remembers"
+DATA = "a folder, file, glob, Hub id or builtin:NAME; default: what the run of MODEL learned from"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -178,7 +179,7 @@ def _add_trust(sub: argparse.ArgumentParser) -> None:
 def _add_model_and_data(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help=MODEL)
     sub.add_argument("--base", metavar="MODEL", help=BASE)
-    sub.add_argument("--data", metavar="DATA", required=True, help="a folder, file, glob, Hub id or builtin:NAME")
+    sub.add_argument("--data", metavar="DATA", help=DATA)
     help = "column(s) that hold a modality, e.g. image=img; may be repeated"
     sub.add_argument("--column", metavar="MODALITY=COLUMN[,COLUMN]", action="append", default=[], help=help)
 

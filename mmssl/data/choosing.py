@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mmssl.errors import UserError
-from mmssl.modality.table import LABELS, Column, Table, joined
+from mmssl.modality.table import LABELS, PERHAPS_LABELS, Column, Table, joined, label_name
 
 from .explained import stream_rows
 from .formats import media_kind
@@ -75,6 +75,36 @@ def choose_columns(
         table.taken |= dict.fromkeys(listed, name)
         said += _said(name, columns, table)
     return chosen, said
+
+
+def possible_label(
+    chosen: Mapping[str, str | list[str]], source: Source, label: str | None, option: str = "evaluation.label"
+) -> str | None:
+    """What to say where cells that nobody named hold what somebody may want to predict; None where nothing looks so.
+
+    That is a column with such a name, or else the last one; of data with a label there is nothing to say.
+
+    Args:
+        chosen: modality -> column(s) that were found by looking.
+        source: the data.
+        label: the column of the labels, where the user says one.
+        option: what says it.
+    """
+    known = column_names(source)
+    if label is not None or label_name(known) is not None:
+        return None
+    for name, columns in chosen.items():
+        if isinstance(columns, str) or len(columns) < 2:
+            continue
+        called = [column for column in columns if PERHAPS_LABELS.fullmatch(column)]
+        last = [column for column in columns if column == known[-1]]
+        for column in (called or last)[-1:]:
+            why = "by its name" if called else "the last one"
+            return (
+                f"{name} reads '{column}' as an input; if that is what you want to predict ({why}), "
+                f"{option}={column} leaves it out, and measures by it"
+            )
+    return None
 
 
 def _said(name: str, columns: str | list[str], table: Table) -> list[str]:

@@ -21,10 +21,12 @@ from mmssl.reading import AS_FOUND, Reading
 
 from . import folders, formats, listing
 from .explained import explained
+from .given import is_object, named_object
 from .kinds import Columns, Files, by_ending, nothing_to_read
 from .origins import note_origins, refuse_elsewhere
 from .packages import open_prefixed
 from .selection import column_names, is_empty, limited, no_split, pick, rows_of_split, without_blank_lines
+from .table_windows import cut_table
 from .values import undecoded, with_full_paths
 from .windows import Windows
 
@@ -32,11 +34,11 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
     Source: TypeAlias = Dataset | IterableDataset
-    Data: TypeAlias = str | Path | Source | Mapping[str, Source]
+    Opened: TypeAlias = str | Path | Source | Mapping[str, Source]
 
 
 def open_source(
-    path: Data,
+    path: Opened,
     *,
     name: str | None = None,
     split: str = "train",
@@ -51,9 +53,9 @@ def open_source(
     """Open data for reading, undecoded.
 
     Args:
-        path: "builtin:NAME" | "graph:FILE" (a modality's own kind of file) | a folder, file or glob of what modalities
-            read, or of tables: parquet, csv, tsv, json, jsonl, arrow, txt or tar (WebDataset) | a folder written by
-            `save_to_disk` | a Hub id | a `datasets` object.
+        path: "builtin:NAME" | "object:NAME" (see `given`) | "graph:FILE" (a modality's own kind of file) | a folder,
+            file or glob of what modalities read, or of tables: parquet, csv, tsv, json, jsonl, arrow, txt or tar
+            (WebDataset) | a folder written by `save_to_disk` | a Hub id | a `datasets` object.
         name: the configuration, where the data has several; ignored where it has none.
         split: a named split ("train[:10%]" works for files and the Hub); a lone file or folder is all "train". Where
             there is no such split but a column called `split`, the rows that say so.
@@ -73,6 +75,7 @@ def open_source(
     """
     import datasets
 
+    path = named_object(path) if isinstance(path, str) and is_object(path) else path
     what = f"'{path}'" if isinstance(path, (str, Path)) else f"the {type(path).__name__}"
     base: Path | None = None
     read = frozenset([*words, *used_columns(columns or {})])
@@ -93,6 +96,8 @@ def open_source(
         source = undecoded(source)
         if columns is not None:
             check_columns(source, columns, what)
+        if files is not None and isinstance(source, datasets.Dataset):
+            source = cut_table(source, base, files)
         if base is not None:
             source = with_full_paths(source, base, columns)
         source = limited(source, limit)
@@ -101,7 +106,7 @@ def open_source(
     return source
 
 
-def _hub_id(path: Data) -> str | None:
+def _hub_id(path: Opened) -> str | None:
     """The id on the Hub that data are named by; None for what lies here, and for a `datasets` object."""
     if not isinstance(path, str) or Path(path).expanduser().exists() or glob.has_magic(path) or ":" in path:
         return None

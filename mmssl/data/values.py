@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     Source: TypeAlias = Dataset | IterableDataset
 
+LONGEST = 4096
+"""Characters that no path has."""
 LOOKED_AT = 64
 """Rows that are looked at to learn which columns hold the names of files."""
 
@@ -106,9 +108,22 @@ class _FullPaths:
 
     def names_file(self, value: str) -> bool:
         try:
-            return 0 < len(value) < 4096 and not os.path.isabs(value) and (self.base / value).is_file()
+            return 0 < len(value) < LONGEST and not os.path.isabs(value) and (self.base / value).is_file()
         except (OSError, ValueError):  # a caption that is no possible file name: too long a part, a null character
             return False
+
+
+def full_paths(base: Path | None) -> Callable[[str | None], str | None]:
+    """A function from a name in a row to the full path of the file; None where it names no file that is here."""
+    folder = base or Path()
+
+    def full(name: str | None) -> str | None:
+        if name is None or len(name) >= LONGEST or "\0" in name or "://" in name:
+            return None
+        path = os.path.abspath(folder / name)
+        return path if os.path.isfile(path) else None
+
+    return full
 
 
 def with_full_paths(source: Source, base: Path, columns: Mapping[str, str | Sequence[str]] | None) -> Source:

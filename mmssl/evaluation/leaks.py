@@ -25,15 +25,29 @@ BINS = 64
 """Numbers of many values are cut into so many of equal count."""
 
 
+class LabelRead(UserError):
+    """A label that a modality reads as an input.
+
+    Attributes:
+        found: what was found, without the way out.
+        label: the column.
+        modality: what reads it.
+    """
+
+    def __init__(self, found: str, label: str, modality: str) -> None:
+        self.found, self.label, self.modality = found, label, modality
+        super().__init__(
+            f"{found}; leave it out of data.columns.{modality} when the model is pretrained (with no columns named, "
+            f"evaluation.label={label} does that)"
+        )
+
+
 def refuse_label(label: str | None, columns: Mapping[str, str | list[str]], option: str = "evaluation.label") -> None:
-    """UserError where the label is among the columns that a modality reads."""
+    """LabelRead where the label is among the columns that a modality reads."""
     for name, of in columns.items():
         if label is not None and label in ([of] if isinstance(of, str) else of):
-            raise UserError(
-                f"{option}: found '{label}', which the modality '{name}' reads as an input: no score of it would say "
-                f"anything; leave it out of data.columns.{name} when the model is pretrained (with no columns named, "
-                f"evaluation.label={label} does that)"
-            )
+            found = f"{option}: found '{label}', which the modality '{name}' reads as an input: no score of it would"
+            raise LabelRead(f"{found} say anything", label, name)
 
 
 def telling_columns(source: Dataset, columns: Mapping[str, str | list[str]], labels: Sequence[int]) -> list[str]:

@@ -31,6 +31,8 @@ class EvaluateConfig(RowsConfig, EvaluationConfig):
             streaming=self.streaming,
             workers=self.workers,
             max_bad=self.max_bad,
+            fetch=self.fetch,
+            limits=self.limits,
             broken=self.broken,
             header=self.header,
             encoding=self.encoding,

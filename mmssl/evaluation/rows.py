@@ -17,6 +17,7 @@ from ..data.explained import stream_rows
 from ..data.sources import column_names
 from ..errors import BadSample, UserError, nearest
 from ..modality import Modality, Preprocessor
+from ..modality.table import label_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -156,8 +157,8 @@ def label_column(source: Source, wanted: str | None) -> tuple[str | None, str]:
             hint = nearest(wanted, known)
             raise UserError(f"evaluation.label: the data has no column '{wanted}', it has {have}{hint}")
         return wanted, ""
-    if "label" in known:
-        return "label", ""
+    if (named := label_name(known)) is not None:
+        return named, ""
     classes = [name for name, feature in source.features.items() if isinstance(feature, datasets.ClassLabel)]
     if len(classes) == 1:
         return classes[0], ""

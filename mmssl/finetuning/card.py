@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from .jobs import Job
 
 
-def write_card(folder: Path, job: Job, base: Base | None, report: Report, data: str) -> None:
+def write_card(folder: Path, job: Job, base: Base | None, report: Report) -> None:
     """`README.md` of the model folder. OSError when it cannot be written."""
     from ..options.plainyaml import dump
     from ..options.schema import to_dict
 
-    adapter = base is not None
+    adapter, data = base is not None, str(job.options.path)
     modalities = " and ".join(job.rows.columns)
     name = public_origin(called(base.name)) if base is not None and base.name else None
     what = f"A {job.options.peft} adapter" if adapter else "A model"

@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator
 
+from ..data.given import given
 from ..data.loading import Loaded, training_batches
 from ..data.quarantine import Quarantine
 from ..distributed import lost_peers_told
 from ..errors import RunError, UserError, one_line
+from ..evaluation.leaks import LabelRead
+from ..evaluation.own_run import with_rows, with_way_out
 from ..files import whole_folder, write_whole
 from ..models.adapter_files import Base, base_of, write_adapter
 from ..models.adapters import add_adapter, trainable
@@ -64,7 +67,7 @@ from .teaching import TeachingJob
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from ..data.sources import Data
+    from ..data.given import Data
     from ..evaluation.evaluate import Report
 
 logger = logging.getLogger("mmssl")
@@ -93,7 +96,7 @@ class FinetuneRun:
 
 def finetune(
     model: str | Path,
-    data: Data,
+    data: Data | None,
     label: str | Sequence[str] | None = None,
     *,
     peft: str = "lora",
@@ -110,7 +113,7 @@ def finetune(
 
     Args:
         model: a model, a run, an adapter, a stock folder, a Hub id (see `mmssl.models.locating`).
-        data: as for `mmssl pretrain`, or a `datasets` object.
+        data: as for `mmssl.pretrain`; None: what the model's run learned from.
         label: column(s) with the labels; None for pairs and for a teacher.
         peft: "none" (everything is trained), "linear" (nothing of the towers), or the type of an adapter.
         output: folder of the run; default: the next free one in runs/.
@@ -127,30 +130,31 @@ def finetune(
         UserError: wrong input, in one clear line, before anything is written.
         RunError: a full disk, a loss that is not finite, in one clear line.
     """
-    named = isinstance(data, str | Path)
     columns = list(label) if label is not None and not isinstance(label, str) else label
-    config = load_options(options, {"path": str(data) if named else None, "label": columns, "peft": peft})
     taught = None if teacher is None else str(teacher)
-    rows = None if named else data
-    return run_finetuning(str(model), config, data=rows, output=output, base=base, teacher=taught, resume=resume)
+    with given(data) as path:
+        config = load_options(options, {"path": path, "label": columns, "peft": peft})
+        return run_finetuning(str(model), config, output=output, base=base, teacher=taught, resume=resume)
 
 
 def run_finetuning(
     model: str,
     options: FinetuneConfig,
     *,
-    data: Data | None = None,
     output: str | Path | None = None,
     base: str | None = None,
     teacher: str | None = None,
     resume: bool = False,
 ) -> FinetuneRun:
-    """`finetune` with options that were built already. data: a `datasets` object, where `options.path` is null."""
-    data = options.path if data is None else data
+    """`finetune` with options that were built already."""
     start = locate(model)
+    options = with_rows(options, start)
     encoder, processor = open_model(start, base)
     check_augment(options, processor.types)
-    job = make_job(model, encoder, processor, data, options, teacher)
+    try:
+        job = make_job(model, encoder, processor, options, teacher)
+    except LabelRead as error:
+        raise with_way_out(error, start) from None
     accelerator = make_accelerator(options.train)
     main = accelerator.is_main_process
     options = replace(options, train=choose_trackers(options.train))
@@ -171,7 +175,7 @@ def run_finetuning(
             end_training(accelerator)
             if not main:
                 return FinetuneRun(folder, folder / "model")
-            run = finish(job, loop, folder, known, handle, data, step)
+            run = finish(job, loop, folder, known, handle, step)
         except UserError:
             if main and not existed and not found(folder / "checkpoints"):
                 shutil.rmtree(folder, ignore_errors=True)  # nothing half-written stays of input that was wrong
@@ -182,17 +186,12 @@ def run_finetuning(
 
 
 def make_job(
-    path: str,
-    encoder: MMSSLModel,
-    processor: MMSSLProcessor,
-    data: Data,
-    options: FinetuneConfig,
-    teacher: str | None = None,
+    path: str, encoder: MMSSLModel, processor: MMSSLProcessor, options: FinetuneConfig, teacher: str | None = None
 ) -> Job:
     """The job that options and data ask for, its rows shared out. UserError for whatever does not fit."""
     label, rule = options.label_columns, getattr(encoder.config, "held_out", None)
     if teacher is not None or options.task == "retrieval":
-        rows = load_partition(data, [], processor.preprocessors, options, rule)
+        rows = load_partition([], processor.preprocessors, options, rule)
         if teacher is not None:
             refuse_beside(options, "--teacher", {"task": "auto", "keep_head": None, "class_weights": "none"})
             return TeachingJob(encoder, processor, options, rows, teacher_path=teacher, label=tuple(label))
@@ -202,7 +201,7 @@ def make_job(
         return RetrievalJob(encoder, processor, options, rows)
     if not label:
         raise UserError("--label: found none, expected the column(s) of the labels")
-    rows = load_partition(data, label, processor.preprocessors, options, rule)
+    rows = load_partition(label, processor.preprocessors, options, rule)
     kept = None
     if options.keep_head is not None:
         job = SupervisedJob(encoder, processor, options, rows)
@@ -357,9 +356,7 @@ def _feed(job: Job, options: FinetuneConfig, accelerator: Accelerator) -> Batche
     return batches
 
 
-def finish(
-    job: Job, loop: Loop, folder: Path, base: Base, handle: PeftModel | None, data: Data, step: int
-) -> FinetuneRun:
+def finish(job: Job, loop: Loop, folder: Path, base: Base, handle: PeftModel | None, step: int) -> FinetuneRun:
     """Write `model/`, reload it as a user would, measure that, write evaluation.json and the card."""
     target = folder / "model"
     if job.rows.held is not None:
@@ -395,8 +392,7 @@ def finish(
     }
     try:
         write_whole(folder / "evaluation.json", json.dumps(report, indent=2) + "\n")
-        called = data if isinstance(data, str) else "a datasets object"
-        write_card(target, job, None if handle is None else base, report, called)
+        write_card(target, job, None if handle is None else base, report)
     except OSError as error:
         raise RunError(f"{folder / 'evaluation.json'} could not be written: {one_line(error)}") from error
     return FinetuneRun(folder, target, report)

@@ -30,7 +30,7 @@ class FinetuneConfig(RowsConfig):
     """What is trained on which rows, and how long.
 
     The rows are those of `split`, of which some are held out where the data has no splits for it; `limit` is of each.
-    `path` is null where the data are an object in Python.
+    `path` null: those that the model's run learned from.
     """
 
     label: str | list[str] | None = option(None, help="column of the labels, or several")

@@ -31,7 +31,6 @@ from .options import FinetuneConfig
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from ..data.sources import Data
     from ..modality import Preprocessor
 
 logger = logging.getLogger("mmssl")
@@ -88,15 +87,16 @@ class Partition:
     held: Rule | None = None
 
 
-def open_split(data: Data, options: FinetuneConfig, split: str, modalities: Modalities, whole: bool = False) -> Dataset:
-    """One split of the data as a source, with the `name` and `limit` of the options, for these modalities to read.
+def open_split(options: FinetuneConfig, split: str, modalities: Modalities, whole: bool = False) -> Dataset:
+    """One split of the data of the options as a source, with their `limit`, for these modalities to read.
 
     Raises UserError where there is none.
     """
     limits.apply(options.limits)
     words = set(words_of(modalities, options.columns)) - set(options.label_columns)
+    assert options.path is not None, "the run's own, where none was named"
     opened = open_source(
-        data,
+        options.path,
         name=options.name,
         split=split,
         limit=None if whole else options.limit,
@@ -109,22 +109,17 @@ def open_split(data: Data, options: FinetuneConfig, split: str, modalities: Moda
 
 
 def load_partition(
-    data: Data,
-    label: Sequence[str],
-    modalities: Modalities,
-    options: FinetuneConfig,
-    rule: Mapping[str, Any] | None = None,
+    label: Sequence[str], modalities: Modalities, options: FinetuneConfig, rule: Mapping[str, Any] | None = None
 ) -> Partition:
     """Open the data, read the labels, and share the rows out.
 
     Args:
-        data: where the rows are.
         label: columns of the labels; empty: rows without labels.
         modalities: the model's, with their preprocessors.
         options: which rows, and how they are shared out.
         rule: how the model's training held rows out, as its config has it: they stay so where the data are those.
     """
-    source = open_split(data, options, options.split, modalities)
+    source = open_split(options, options.split, modalities)
     without_these = no_inputs(label, options.group, source)
     columns, said = find_columns(source, modalities, options.columns, options.modalities, without_these)
     for one in label:
@@ -133,7 +128,7 @@ def load_partition(
     if options.group is not None:
         read_columns(source, [options.group], "group")
     everything = _examples(source, target, options.group, np.arange(len(source)))
-    train, test, name, held = _test(data, everything, target, options, modalities, rule)
+    train, test, name, held = _test(everything, target, options, modalities, rule)
     notes = [*said, *([] if held is None else [f"the data has no split to test on: held out are {held.text}"])]
     if options.group is not None and train.groups is not None and test.groups is not None:
         shared = ({str(g) for g in train.groups} & {str(g) for g in test.groups}) - {"None"}
@@ -144,7 +139,7 @@ def load_partition(
     labelled = _share_of_labels(train, target, options)
     if target is not None and target.task == "classification" and labelled.labels is not None:
         notes += telling_columns(labelled.source, columns, labelled.labels.tolist())
-    trained, validation, shown = _validation(data, labelled, target, options, modalities)
+    trained, validation, shown = _validation(labelled, target, options, modalities)
     train = _taken(labelled, trained)
     _enough(train, target, options)
     return Partition(
@@ -191,7 +186,6 @@ def _share(part: Examples, target: Target | None, share: float, seed: int) -> ND
 
 
 def _test(
-    data: Data,
     everything: Examples,
     target: Target | None,
     options: FinetuneConfig,
@@ -203,7 +197,7 @@ def _test(
         if options.test == options.split:
             raise UserError(f"test: found '{options.test}', the split that is trained on; expected another one")
         try:
-            source = open_split(data, options, options.test, modalities)
+            source = open_split(options, options.test, modalities)
         except NoSplit:
             if options.test != "test":
                 raise
@@ -213,7 +207,7 @@ def _test(
                 raise UserError(f"test: no row of split '{options.test}' has a label that the training rows have")
             return everything, part, options.test, None
     # drawn from all rows, whatever the limit: the same ones that pretraining and evaluation hold out
-    rows = open_split(data, options, options.split, modalities, whole=True)
+    rows = open_split(options, options.split, modalities, whole=True)
     windows = FILE if {FILE, START} <= set(rows.column_names) else None  # those of one file stay together
     chosen = Rule(tuple(options.label_columns), options.group or windows, options.test_share)
     kept = None if rule is None else Rule(**{**rule, "label": tuple(rule["label"])})
@@ -243,19 +237,22 @@ def _share_of_labels(train: Examples, target: Target | None, options: FinetuneCo
 
 
 def _validation(
-    data: Data, train: Examples, target: Target | None, options: FinetuneConfig, modalities: Modalities
+    train: Examples, target: Target | None, options: FinetuneConfig, modalities: Modalities
 ) -> tuple[NDArray[np.int64], Examples | None, str]:
     """(numbers of the rows of `train` that are left, rows for early stopping or None, what the latter are called)."""
     if options.validation is not None:
         if options.validation in (options.split, options.test):
             raise UserError(f"validation: found '{options.validation}', which is trained on or tested on already")
-        source = open_split(data, options, options.validation, modalities)
+        source = open_split(options, options.validation, modalities)
         part = _examples(source, target, options.group, np.arange(len(source)))
         if not len(part):
             raise UserError(f"validation: no row of split '{options.validation}' has a label")
         return np.arange(len(train)), part, options.validation
+    # windows of one file are alike, and a model that has seen some is not stopped by the others
+    windows = {FILE, START} <= set(train.source.column_names)
+    alike = list(train.source.with_format(None)[FILE]) if windows and train.groups is None else train.groups
     # another seed than that of `fraction`, whose draw this one must not repeat
-    held = _share(train, target, options.validation_share, options.seed + 1)
+    held = take_share(_counts(train, target), options.validation_share, alike, options.seed + 1)
     if not len(held) or len(held) == len(train):
         return np.arange(len(train)), None, "none"
     return without(len(train), held), _taken(train, held), f"{options.validation_share:g} of the training rows"

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-LABELS = frozenset({"label", "labels", "target", "targets"})
+LABELS = frozenset({"label", "labels", "target", "targets", "class"})
 """Columns that are the label wherever nobody says another."""
+PERHAPS_LABELS = re.compile(
+    r"(?:.*[_\s.-])?(?:label|target|class|classes|outcome|diagnosis)|y|response|result|category|status|quality"
+    r"|churn(?:ed)?|default(?:ed)?|survived|income|price|grade|risk|species",
+    re.IGNORECASE,
+)
+"""Names of columns that are often what somebody wants to predict, and often not."""
 ID_NAME = re.compile(
     r"(?:.*[_\s.-])?(?:id|ids|uuid|guid|uid)|[A-Za-z]*[a-z](?:Id|ID|UUID)|(?:row|record)[_ ]?(?:id|no|nr|number|index)?"
     r"|index|idx|unnamed: 0|file|file_?name|filepath|file_path",
@@ -115,6 +121,12 @@ class Table:
     def free(self) -> Iterator[Column]:
         """The columns that nothing has."""
         return (column for name, column in self.columns.items() if name not in self.taken)
+
+
+def label_name(names: Iterable[str]) -> str | None:
+    """Which of these columns is the label where nobody says one: `label`, else the only one with a label's name."""
+    found = [name for name in names if name.lower() in LABELS]
+    return "label" if "label" in found else found[0] if len(found) == 1 else None
 
 
 def joined(names: Collection[str], most: int = 12) -> str:

@@ -1,11 +1,12 @@
 """A tower taken from a pretrained model: `model.towers.X.from`, frozen or trained on.
 
 `from: PATH_OR_ID` is any transformers encoder that takes `pixel_values` or `input_ids` (ViT, DINOv2, BERT, the vision
-or text half of CLIP and SigLIP, ...); `from: open_clip:NAME[/PRETRAINED]` or `open_clip:FOLDER` is one half of an
-open_clip model. Which half is decided by whether the tower's modality has ids or numbers. With `pooling: cls` a pair's
-half embeds as it was trained to (its pooled, projected output); `mean` averages its tokens. The model sees all its
-patches (`drops = False`). What is needed to rebuild it is kept in `config.json`, so that the saved model loads without
-its origin. This is the one place outside export and fine-tuning that uses transformers' model classes.
+or text half of CLIP and SigLIP, ...), or raw sound (`mmssl.models.waves`); `from: open_clip:NAME[/PRETRAINED]` or
+`open_clip:FOLDER` is one half of an open_clip model. Which half is decided by whether the tower's modality has ids or
+numbers. With `pooling: cls` a pair's half embeds as it was trained to (its pooled, projected output); `mean` averages
+its tokens. The model sees all its patches (`drops = False`). What is needed to rebuild it is kept in `config.json`, so
+that the saved model loads without its origin. This is the one place outside export and fine-tuning that uses
+transformers' model classes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from ..modality import MaskToken, Modality
 from ..patches import Patches
 from .options import TowerConfig
 from .tower import Encoded, Tower
-from .untrusted import inner_config
 
 OPEN_CLIP = "open_clip:"
 OPEN_CLIP_WEIGHTS = ("open_clip_model", "open_clip_pytorch_model")
@@ -83,17 +83,6 @@ def _open_clip_config(name: str) -> dict[str, Any]:
             f"{nearest(architecture, open_clip.list_models())}"
         )
     return dict(found)
-
-
-def build_foreign(options: TowerConfig, modalities: Mapping[str, Modality], foreign: Foreign) -> Tower:
-    """The tower of a description, with random weights. `load_foreign` fills in the pretrained ones."""
-    if len(modalities) != 1:
-        raise UserError(f"model.towers: a pretrained tower has one modality, found {', '.join(modalities)}")
-    kinds = {"transformers": TransformersTower, "open_clip": OpenClipTower}
-    library = foreign.get("library")
-    if library not in kinds or not isinstance(foreign.get("config"), Mapping):
-        raise UserError(f"model.towers: found a tower of {library!r:.60}, expected one of {', '.join(kinds)}")
-    return kinds[library](options, modalities, inner_config(foreign["config"], "model.towers: foreign"))
 
 
 def load_foreign(tower: nn.Module, origin: str) -> None:
@@ -193,18 +182,10 @@ class TransformersTower(ForeignTower):
     """A transformers encoder; for CLIP-like pairs one half with its projection."""
 
     def __init__(self, options: TowerConfig, modalities: Mapping[str, Modality], config: Mapping[str, Any]) -> None:
-        from transformers import AutoModel
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-        fields = {k: v for k, v in config.items() if k not in ("architectures", "dtype", "transformers_version")}
-        kind = fields.pop("model_type", None)
-        if kind not in CONFIG_MAPPING:
-            raise UserError(f"model.towers: found a model of type {kind!r:.60}, expected one of transformers")
-        built = CONFIG_MAPPING[kind].from_dict(fields)
         ids = next(iter(modalities.values())).ids
-        net = _half(AutoModel.from_config(built, trust_remote_code=False), ids)
+        net = _half(untrained(config), ids)
         encoder: Any = net["encoder"]
-        _check_inputs(encoder, "input_ids" if ids else "pixel_values")
+        check_inputs(encoder, "input_ids" if ids else "pixel_values")
         width: Any = net["projection"].out_features if "projection" in net else encoder.config.hidden_size
         super().__init__(options, modalities, net, width)
         self.pools = "projection" not in net and encoder.config.model_type in POOLERS
@@ -265,14 +246,28 @@ class TransformersTower(ForeignTower):
         return prefix, tokens
 
 
-def _check_inputs(encoder: nn.Module, wanted: str) -> None:
+def untrained(config: Mapping[str, Any]) -> nn.Module:
+    """The model of a configuration of transformers, with random weights. UserError where it is none."""
+    from transformers import AutoModel
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    fields = {k: v for k, v in config.items() if k not in ("architectures", "dtype", "transformers_version")}
+    kind = fields.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:
+        raise UserError(f"model.towers: found a model of type {kind!r:.60}, expected one of transformers")
+    built = CONFIG_MAPPING[kind].from_dict(fields)
+    model: nn.Module = AutoModel.from_config(built, trust_remote_code=False)
+    return model
+
+
+def check_inputs(encoder: nn.Module, wanted: str) -> None:
     """UserError unless an encoder takes what a wrapped one is given, and asks for nothing else."""
     takes = inspect.signature(encoder.forward).parameters
     name = type(encoder).__name__
     if wanted not in takes:
         raise UserError(
-            f"model.towers: from a {name}, which takes {encoder.main_input_name}: only encoders of pixel_values and of "
-            f"input_ids can be wrapped, here one of {wanted}"
+            f"model.towers: from a {name}, which takes {encoder.main_input_name}: only encoders of pixel_values, of "
+            f"input_ids and, of raw sound, of input_values can be wrapped, here one of {wanted}"
         )
     further = [
         n for n, p in takes.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and n != wanted

@@ -8,6 +8,8 @@ resolved.
 from __future__ import annotations
 
 import copy
+import functools
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -24,6 +26,7 @@ from .config import DataConfig, EvaluationConfig, ModelConfig, Recipe, TrainConf
 from .continuing import give_way, leave_behind, take_over
 from .presets import take_preset
 
+logger = logging.getLogger("mmssl")
 NAMED = ("modalities", "model.towers", "views", "masks", "objectives", "data.columns")
 """Where the user names things: an override to null there takes the thing out."""
 
@@ -82,11 +85,30 @@ def load_recipe(
     merged = merge_overrides(copy.deepcopy(data), overrides, [])
     give_way(data, merged)
     leave_behind(data, merged)
+    take_length(data, overrides)
     data = merge_overrides(data, overrides, faults)
     if not own:
         refuse_strange_types(data)
     take_over(data, faults)
     return _validate(data, faults)
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    """A warning that a process gives once, however often it reads the recipe."""
+    logger.warning("%s", line)
+
+
+def take_length(data: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any]) -> None:
+    """Where overrides say how long is trained in steps, the recipe's epochs give way, and the other way round."""
+    train, given = data.get("train"), merge_overrides({}, overrides, []).get("train")
+    if not isinstance(train, dict) or not isinstance(given, Mapping):
+        return
+    for asked, other in (("steps", "epochs"), ("epochs", "steps")):
+        if given.get(asked) is None or other in given or train.get(other) is None:
+            continue
+        say_once(f"train.{asked}={given[asked]} is taken in place of the recipe's train.{other}={train[other]}")
+        train[other] = None
 
 
 def plain_recipe(config: str | Path | Mapping[str, Any]) -> dict[str, Any]:

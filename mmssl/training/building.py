@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch.utils.checkpoint import checkpoint
 
 from .. import limits
-from ..data.choosing import choose_columns, no_inputs
+from ..data.choosing import choose_columns, no_inputs, possible_label
 from ..data.loading import read_rows
 from ..data.selection import limited
 from ..data.sources import open_source, used_columns
@@ -114,7 +114,9 @@ def _chosen(recipe: Recipe, words: set[str]) -> tuple[Columns, list[str]]:
         return {}, []
     readers = readers_of(recipe.modalities)
     source = opened_rows(data, data.path, data.name, data.split, words, files_of(data, readers))
-    return choose_columns(readers, data.columns, source, no_inputs(evaluation.label, evaluation.group, source))
+    chosen, said = choose_columns(readers, data.columns, source, no_inputs(evaluation.label, evaluation.group, source))
+    hint = possible_label(chosen, source, evaluation.label)
+    return chosen, said if hint is None else [*said, hint]
 
 
 def fitted_processor(

@@ -20,10 +20,11 @@ from ..data.loading import read_rows
 from ..errors import RunError, UserError, one_line
 from ..files import whole_file
 from ..modality import load_modality, select
+from ..modality.table import label_name
 from ..recipe.config import Recipe, TrainConfig
 from ..recipe.loading import load_recipe, plain_recipe
 from ..recipe.presets import DEMO, YOURS, is_set, presets_of, set_by
-from .building import Columns
+from .building import Columns, flat
 
 if TYPE_CHECKING:
     from ..data.loading import Source
@@ -153,16 +154,14 @@ def choose(asked: Asked, source: Source, columns: Columns, device: Device, world
         batch = fitting_batch(recipe.train.batch_size, count, world * recipe.train.accumulation)
         if batch != recipe.train.batch_size:
             choice.add("train.batch_size", batch, f"of {count:,} samples, so that an epoch has several steps")
-    if recipe.evaluation.label is None and not is_set("evaluation.label", given) and "label" in _columns(source):
-        choice.add("evaluation.label", "label", "the data has this column; the encoder is judged by it, not trained")
+    if recipe.evaluation.label is None and not is_set("evaluation.label", given):
+        label = label_name(source.column_names or ())
+        if label is not None and label not in flat(columns.values()):
+            choice.add("evaluation.label", label, "the data has this column; the encoder is judged by it, not trained")
     if recipe.model.from_ is None:  # else the preprocessing is the model's
         for name in recipe.modalities:
             _fit_modality(choice, recipe, name, columns[name], source, given)
     return choice
-
-
-def _columns(source: Source) -> Sequence[str]:
-    return source.column_names or ()
 
 
 def _preset(wanted: str | None, known: Sequence[str], count: int | None, device: Device) -> tuple[str, str]:
@@ -256,5 +255,5 @@ def told(choice: Choice, recipe: Recipe, count: int | None) -> Iterator[str]:
     yield from (f"chosen: {reason}" for reason in choice.reasons)
     if count and recipe.train.steps is not None:
         epochs = recipe.train.steps * recipe.train.batch_size / count
-        short = "" if epochs >= 2 else "; train.steps=null train.epochs=10 would see them more often"
+        short = "" if epochs >= 2 else "; train.epochs=10 would see them more often"
         yield f"{recipe.train.steps:,} steps of {recipe.train.batch_size} see each sample {epochs:.3g} times{short}"

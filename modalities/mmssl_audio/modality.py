@@ -24,7 +24,20 @@ from .options import View
 
 RAW_TIMES, RAW_BANDS = 24, 16
 """Raw features: a log spectrogram of so many times, over the sound's own length, and bands."""
+OWN_EPS = 1e-7
 AST_MEAN, AST_STD = -4.2677393, 4.5689974
+
+
+def own_scale(inputs: Inputs) -> Tensor:
+    """(B, S) waveforms of mean 0 and variance 1 each, as transformers' `Wav2Vec2FeatureExtractor` makes them; what lies
+    behind the end of a sound is 0."""
+    wave, length = inputs["waveform"].float(), inputs.get("length")
+    if length is None:
+        return (wave - wave.mean(1, keepdim=True)) / (wave.var(1, correction=0, keepdim=True) + OWN_EPS).sqrt()
+    there = torch.arange(wave.shape[1], device=wave.device) < length[:, None]
+    count = length[:, None].clamp(min=1)
+    centred = (wave - (wave * there).sum(1, keepdim=True) / count) * there
+    return centred / (centred.square().sum(1, keepdim=True) / count + OWN_EPS).sqrt()
 
 
 class Modality(LinearPatches):
@@ -53,6 +66,7 @@ class Modality(LinearPatches):
         stride: Sequence[int] | None = None,
         positions: str = "sincos",
         seconds: float | None = None,
+        normalise: str = "data",
     ) -> None:
         """Make the parameters.
 
@@ -69,13 +83,14 @@ class Modality(LinearPatches):
             stride: from one patch to the next; None: the patch's own sides. Smaller ones overlap, and share numbers.
             positions: "sincos", or "learned": a table over the patches of `seconds`.
             seconds: the longest sound, for learned positions.
+            normalise: "sound": each waveform by its own mean and deviation, before `mean` and `std`.
         """
         super().__init__()
         self.rate, self.features, self.mel_bins = rate, features, mel_bins
         self.patch, self.mean, self.std = (patch[0], patch[1]), mean, std
         self.stride = self.patch if stride is None else (stride[0], stride[1])
         self.log_mel = LogMel(rate, mel_bins, window, shift)
-        self.position_kind, self.seconds = positions, seconds
+        self.position_kind, self.seconds, self.normalise = positions, seconds, normalise
         self.make_tokens(width)
 
     @property
@@ -104,7 +119,8 @@ class Modality(LinearPatches):
     def patchify(self, inputs: Inputs) -> Patches:
         """The last patch of a sound may reach over its end; what is not there is NaN. Times count from the start."""
         if self.features == "waveform":
-            x = ((inputs["waveform"].float() - self.mean) / self.std)[..., None]
+            wave = own_scale(inputs) if self.normalise == "sound" else inputs["waveform"].float()
+            x = ((wave - self.mean) / self.std)[..., None]
             there, step = inputs.get("length"), 1 / self.rate
         else:
             x, there = self.spectrum(inputs)

@@ -43,6 +43,9 @@ class Config:
         choices=("channels_first", "channels_last"),
         help="of arrays; null: by their shape, refused where it is open",
     )
+    normalise: str = option(
+        "data", choices=("data", "sound"), help="sound: each waveform has mean 0 and variance 1, as of wav2vec 2.0"
+    )
     mean: float | None = option(
         None, min=-1_000_000, max=1_000_000, help="of the features, subtracted; null: measured on the data"
     )
@@ -62,6 +65,11 @@ class Config:
             raise UserError(f"stride: found {list(self.steps)}, expected at most the patch, {list(self.sides)}")
         elif self.mel_bins < self.sides[1] or (self.steps[1] == self.sides[1] and self.mel_bins % self.sides[1]):
             raise UserError(f"mel_bins: found {self.mel_bins}, expected a multiple of the patch's {self.sides[1]}")
+        if self.normalise == "sound":
+            if self.features != "waveform":
+                raise UserError("normalise: found sound, expected data with features: mel")
+            if (self.mean or 0.0, self.std or 1.0) != (0.0, 1.0):
+                raise UserError("mean, std: found them beside normalise: sound, which takes each sound's own")
         if self.features == "waveform" and self.stride is not None:
             raise UserError(f"stride: found {self.stride}, expected null with features: waveform")
         if self.positions == "learned" and self.seconds is None:

@@ -40,7 +40,9 @@ class Preprocessor(base.Preprocessor[Array]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        if config.mean is not None and config.std is not None:
+        if config.normalise == "sound":
+            self.state = {"mean": 0.0, "std": 1.0}
+        elif config.mean is not None and config.std is not None:
             self.state = {"mean": float(config.mean), "std": float(config.std)}
 
     @property
@@ -60,6 +62,8 @@ class Preprocessor(base.Preprocessor[Array]):
     def fit(self, samples: Iterable[object]) -> Self:
         """Measure mean and standard deviation of the features. UserError when no sample can be read."""
         config = self.config
+        if config.normalise == "sound":
+            return self
         log_mel = LogMel(config.rate, config.mel_bins, config.window, config.shift)
         count, total, squares, heard = 0, 0.0, 0.0, 0.0
         for wave in self.readable(samples):
@@ -134,5 +138,6 @@ class Preprocessor(base.Preprocessor[Array]):
             "stride": list(config.steps),
             "positions": config.positions,
             "seconds": config.seconds,
+            "normalise": config.normalise,
             **self.fitted(),
         }

@@ -189,7 +189,10 @@ def test_a_file_gives_the_recipe_its_name(file: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ cross checks
 
 CROSS = [
-    ("train.epochs=1", "train.steps: found both train.steps and train.epochs, expected exactly one of them"),
+    (
+        "train={steps: 3, epochs: 1}",
+        "train.steps: found both train.steps and train.epochs, expected exactly one of them",
+    ),
     ("train.steps=null", "train.steps: found neither train.steps nor train.epochs, expected exactly one of them"),
     ("train.accumulation=5", "train.batch_size: found 32, expected a multiple of train.accumulation = 5"),
     ("train.min_lr=1", "train.min_lr: found 1.0, expected at most train.lr = 0.0001"),

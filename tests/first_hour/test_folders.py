@@ -6,17 +6,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
-from toys.own_files import by_mne, edf, encoded, person, tudataset, video, wav, wfdb_record
+from toys.own_files import by_mne, edf, encoded, gdf, person, tudataset, video, wav, wfdb_record
 from toys.refusals import refused
 
 from mmssl.cli import main
 from mmssl.data import evaluation_batches, open_source
 from mmssl.data.fingerprint import fingerprint
+from mmssl.data.holding import Rule, held_rows
 from mmssl.data.kinds import Files
 from mmssl.data.windows import LEAST, Windows, starts_of
-from mmssl.errors import UserError
+from mmssl.errors import BadSample, UserError
 from mmssl.modality import load_modality
 
 Log = pytest.LogCaptureFixture
@@ -73,10 +75,10 @@ def test_wfdb_records_in_folders(tmp_path: Path, caplog: Log, kind: str) -> None
     assert not read_all(source, readers)
 
 
-@pytest.mark.parametrize("ending", ["edf", "bdf", "fif", "vhdr", "set"])
+@pytest.mark.parametrize("ending", ["edf", "bdf", "gdf", "fif", "vhdr", "set"])
 def test_files_of_eeg(tmp_path: Path, caplog: Log, ending: str) -> None:
     for i in range(2):
-        (edf if ending in ("edf", "bdf") else by_mne)(tmp_path / "sub" / f"s{i}_raw.{ending}", seed=i)
+        {"edf": edf, "bdf": edf, "gdf": gdf}.get(ending, by_mne)(tmp_path / "sub" / f"s{i}_raw.{ending}", seed=i)
     source, readers = opened(tmp_path, eeg={"seconds": 4.0})
     assert source["file"][:] == [f"sub/s{i}_raw.{ending}" for i in range(2)]
     assert "left out" not in caplog.text, "what a header names belongs to it"
@@ -288,6 +290,52 @@ def test_windows_of_sounds_and_videos_hold_what_is_there(tmp_path: Path) -> None
     assert source["start"][:] == [2.0 * i for i in range(12)] and not read_all(source, readers)
     early, late = (readers["video"].read(source[i]["video"])[0] for i in (0, 5))
     assert not np.array_equal(early, late)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "object"])
+def test_tables_of_paths_are_windows_too(tmp_path: Path, kind: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for name, seconds in (("a", 24), ("b", 3), ("c", 30)):
+        wav(tmp_path / "sounds" / f"{name}.wav", seconds)
+    table = {"recording": [f"sounds/{n}.wav" for n in "abc"] + ["gone.wav"], "who": [1, 2, 3, 4]}
+    path: Any = tmp_path / f"t.{kind}"
+    if kind == "csv":
+        path.write_text("\n".join(["recording,who", *(f"{r},{w}" for r, w in zip(*table.values(), strict=True))]))
+    elif kind == "parquet":
+        pq.write_table(pa.table(table), path)
+    else:
+        table["recording"] = [str(tmp_path / name) for name in table["recording"]]
+        path = datasets.Dataset.from_dict(table)
+    package = load_modality("audio")
+    readers = {"audio": package.Preprocessor(package.Config(rate=8000, seconds=2.0))}
+    source = open_source(path, files=Files(readers, {"audio": "recording"}, Windows()))
+    assert source["who"][:] == [1] * 12 + [2] + [3] * 15 + [4]
+    assert source["start"][:] == [2.0 * i for i in range(12)] + [0.0] + [2.0 * i for i in range(15)] + [0.0]
+    assert len(set(source["file"][:12])) == 1 and source["file"][0].endswith("sounds/a.wav")
+    one, two = (readers["audio"].read(source[i]["recording"]) for i in (1, 27))
+    assert one is not None and two is not None and len(one) == len(two) == 16000
+    whole = readers["audio"].read(str(tmp_path / "sounds" / "a.wav"))
+    assert not np.array_equal(whole, one) and len(readers["audio"].read(source[12]["recording"])) == 16000
+    with pytest.raises(BadSample):
+        readers["audio"].read(source[28]["recording"])
+    readers["audio"].read_from = "recording"  # a model knows its column
+    assert len(open_source(path, files=Files(readers, {}, Windows()))) == len(source) == 29
+    assert len(open_source(path, files=Files(readers, {}, Windows(False)))) == 4
+    assert len(open_source(path, files=Files(readers, {}, Windows(10.0)))) == 2 + 1 + 3 + 1
+    held = held_rows(source, Rule(group="file", share=0.5))
+    parts = [set(source.select(rows)["file"]) for rows in (held, np.setdiff1d(np.arange(29), held))]
+    assert not parts[0] & parts[1] and all(parts)
+
+
+def test_tables_that_are_cut_already_stay_as_they_are(tmp_path: Path) -> None:
+    wav(tmp_path / "a.wav", 24)
+    package = load_modality("audio")
+    readers = {"audio": package.Preprocessor(package.Config(rate=8000, seconds=2.0))}
+    for name, more in (("audio", {"start": [3.0]}), ("file", {})):
+        source = datasets.Dataset.from_dict({name: [str(tmp_path / "a.wav")], **more})
+        assert len(open_source(source, files=Files(readers, {"audio": name}, Windows()))) == 1
 
 
 def test_where_windows_begin() -> None:

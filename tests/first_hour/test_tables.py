@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -138,16 +139,39 @@ def test_a_label_that_is_an_input_is_refused(
 ) -> None:
     data = some_rows(shared_data / "wine_quality" / "wine_quality.csv", tmp_path / "t.csv", 100)
     pretrain("tabular_mae", data, "evaluation.tasks=[]")
-    assert main(["evaluate", "run", "--data", str(data), "--label", "color"]) == 2
-    assert "found 'color', which the modality 'tabular' reads as an input" in capsys.readouterr().err
     assert main(["finetune", "run", "--data", str(data), "--label", "color", "--output", "tuned"]) == 2
     assert "--label: found 'color', which the modality 'tabular' reads" in capsys.readouterr().err
+    assert main(["evaluate", "run", "label=color"]) == 2  # of the run's own rows
+    (error,) = capsys.readouterr().err.splitlines()[-1:]
+    assert "found 'color', which the modality 'tabular' reads as an input" in error
+    words = shlex.split(error.partition("pretrain without it: ")[2])
+    assert words[:3] == ["mmssl", "pretrain", "run/config.yaml"] and words[-1] == "evaluation.label=color"
+    assert main([*words[1:], "evaluation.tasks=[knn]", "--output", "again"]) == 0
+    knn = capsys.readouterr().out
+    assert columns_of(tmp_path / "again") == [name for name in columns_of(tmp_path / "run") if name != "color"]
+    assert main(["evaluate", "again", "label=color", "--task", "knn"]) == 0
+    assert capsys.readouterr().out.strip() in knn, "the same rows, the same numbers, without a word about the data"
     said = pretrain("tabular_mae", data, "evaluation.label=color", "data.columns.tabular=[color,ph]", output="x", rc=2)
     assert "evaluation.label: found 'color', which the modality 'tabular' reads" in said
 
 
+@pytest.mark.parametrize(("called", "values"), [("class", "xyz"), ("outcome", "ab")])
+def test_what_may_be_the_label_is_said(tmp_path: Path, pretrain: Pretrain, called: str, values: str) -> None:
+    data = tmp_path / "t.csv"
+    rows = [f"{i * 7 % 50},{i * 13 % 91 / 10},{values[i % len(values)]}" for i in range(100)]
+    data.write_text("\n".join([f"one,two,{called}", *rows]) + "\n")
+    said = pretrain("tabular_mae", data)
+    if called == "class":
+        assert columns_of(tmp_path / "run") == ["one", "two"] and f"tabular leaves out {called}: label" in said
+        assert f"chosen: evaluation.label={called}" in said and f"by {called})" in said and "knn " in said
+        assert "if that is what you want to predict" not in said
+        assert main(["evaluate", "run", "--task", "knn"]) == 0, "it is the label for every command"
+        return
+    assert "tabular reads 'outcome' as an input; if that is what you want to predict (by its name)" in said
+    assert "evaluation.label=outcome leaves it out" in said
+
+
 def test_odd_names_of_columns_go_through_the_printed_command(tmp_path: Path, pretrain: Pretrain) -> None:
-    import shlex
 
     data = tmp_path / "odd names.csv"
     names = ["2019", "a, b", "it's", "no", "Größe (m)"]

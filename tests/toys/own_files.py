@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import wave
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,6 +92,26 @@ def edf(path: Path, seconds: int = 8, rate: int = 128, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = zip(ELECTRODES, brain(seconds, rate, seed), strict=True)
     return write_edf(path, [(name, "uV", rate, row, (-500, 500)) for name, row in rows], seconds)
+
+
+def gdf(path: Path, seconds: int = 8, rate: int = 128, seed: int = 0) -> Path:
+    """A GDF 1.25 file of whole numbers, a record a second, without events."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digital = (brain(seconds, rate, seed) * 10).round().astype("<i2")
+    n = len(ELECTRODES)
+
+    def text(word: str, size: int) -> bytes:
+        return word.encode().ljust(size)
+
+    head = text("GDF 1.25", 8) + text("X X", 80) + text("toy", 80) + text("2024010112000000", 16)
+    head += struct.pack("<q24x20xqIII", 256 * (n + 1), seconds, 1, 1, n)
+    head += b"".join(text(name, 16) for name in ELECTRODES) + b" " * 80 * n + text("uV", 8) * n
+    for value, kind in ((-3276.8, "d"), (3276.7, "d"), (-32768, "q"), (32767, "q")):
+        head += struct.pack(f"<{n}{kind}", *[value] * n)
+    head += b" " * 80 * n + struct.pack(f"<{2 * n}i", *[rate] * n, *[3] * n) + bytes(32 * n)
+    records = digital.reshape(n, seconds, rate).transpose(1, 0, 2)
+    path.write_bytes(head + records.tobytes() + bytes(8))
+    return path
 
 
 def by_mne(path: Path, seconds: int = 8, rate: int = 128, seed: int = 0) -> Path:

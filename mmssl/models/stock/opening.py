@@ -26,6 +26,7 @@ from ..modeling_mmssl import MMSSLModel
 from ..options import TowerConfig
 from ..processing_mmssl import MMSSLProcessor
 from ..saving import no_progress_bars
+from ..waves import takes_waves
 from . import transfer
 from .formats.siglip import NAFLEX
 from .reading import apply_origins, stock_config
@@ -130,7 +131,7 @@ def _kinds(path: str, config: Any) -> list[str]:
         return ["image", "text"]
     if config.model_type in VIDEO:
         return ["video"]
-    if config.model_type in AUDIO:
+    if config.model_type in AUDIO or takes_waves(config):
         return ["audio"]
     if getattr(config, "patch_size", None) and getattr(config, "image_size", config.model_type in NAFLEX):
         return ["image"]
@@ -138,7 +139,7 @@ def _kinds(path: str, config: Any) -> list[str]:
         return ["text"]
     raise UserError(
         f"{path}: found a model of type '{config.model_type}', expected an encoder of pictures in patches, "
-        f"of text, a VideoMAE, V-JEPA 2 or Audio Spectrogram Transformer, or a pair such as CLIP"
+        f"of text or of raw sound, a VideoMAE, V-JEPA 2 or Audio Spectrogram Transformer, or a pair such as CLIP"
     )
 
 
@@ -150,7 +151,7 @@ def _pools(config: Any) -> bool:
 def _usual(config: Any, kind: str) -> str:
     if _pools(config):
         return "cls"  # what such a class pools to
-    return "mean" if kind == "text" or config.model_type in MEAN else "cls"
+    return "mean" if kind == "text" or takes_waves(config) or config.model_type in MEAN else "cls"
 
 
 def _text(origin: str, config: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ...options.schema import Faults
 from ...options.wording import show
 from ..foreign import OPEN_CLIP
 from ..locating import gated
+from ..waves import hop_of, takes_waves
 from .contract import Options, Reader
 from .formats import format_names, load_format
 from .images import RESAMPLE
@@ -137,6 +138,7 @@ def _fill(origin: str, spec: dict[str, Any], options: dict[str, Any], kind: str,
     except UserError as error:
         faults.append(str(error))
         return
+    fixed: set[str] = set()
     if chosen is not None:
         try:
             theirs = architecture(chosen, origin, config)["modality"]
@@ -150,12 +152,16 @@ def _fill(origin: str, spec: dict[str, Any], options: dict[str, Any], kind: str,
                 faults.append(f"{where}.{key}: found {show(options[key])}, but '{origin}' has {value}")
     else:
         theirs = _wrapped_options(origin, config, kind)
+        fixed |= {"features", "patch", "rate", "normalise"} if kind == "audio" else set()
     try:
         if config is not None and kind in PREPROCESSING:
             theirs = {**theirs, **_preprocessing(origin, kind, chosen)}
     except UserError as error:
         faults.append(str(error))
     for key, value in theirs.items():
+        if key in fixed and _same(options.get(key, value)) != _same(value):
+            faults.append(f"{where}.{key}: found {show(options[key])}, but '{origin}' has {value}")
+            options[key] = value  # what follows from it is no fault of its own
         options.setdefault(key, value)
 
 
@@ -171,6 +177,8 @@ def _wrapped_options(origin: str, config: Any, kind: str) -> dict[str, Any]:
     if kind == "text":
         has_tokenizer = any((Path(origin) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
         return {"tokenizer": origin, "special_tokens": True} if has_tokenizer or not Path(origin).is_dir() else {}
+    if kind == "audio" and takes_waves(config):
+        return {"features": "waveform", "patch": hop_of(config)}
     if kind != "image":
         return {}
     config = getattr(config, "vision_config", config)
@@ -200,6 +208,10 @@ def _preprocessing(origin: str, kind: str, chosen: Reader | None) -> dict[str, A
         except (OSError, ValueError) as error:  # going on with other statistics would spoil what the tower has learned
             reason = one_line(error)
             raise UserError(f"model.towers: from '{origin}': its {name} cannot be read ({reason})") from error
+    if kind == "audio" and chosen is None:
+        rate = {"rate": int(found["sampling_rate"])} if "sampling_rate" in found else {}
+        own = found.get("do_normalize", True)
+        return rate | ({"normalise": "sound"} if own else {"mean": 0.0, "std": 1.0}) if found else {}
     if kind == "audio":
         return chosen.preprocessing(found) if chosen is not None and chosen.preprocessing and found else {}
     out: dict[str, Any] = {}

@@ -25,6 +25,8 @@ def write_record(source: Exportable, name: str, kinds: list[str], folder: Path) 
             options = {key: getattr(part.preprocessor.config, key) for key in KEPT.get(kind, ())}
             if kind == "video" and "fps" in part.preprocessor.state:
                 options["fps"] = part.preprocessor.state["fps"]
+            if kind == "audio" and part.foreign:
+                options["seconds"] = part.preprocessor.config.seconds  # no class of raw sound has a length
             parts[kind] = {"pooling": part.options.pooling, "readout": part.readout, "options": public(options)}
     (folder / RECORD).write_text(json.dumps({"format": name, "parts": parts}, indent=2, sort_keys=True) + "\n")
 

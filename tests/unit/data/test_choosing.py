@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import datasets
 import pytest
 
-from mmssl.data.choosing import choose_columns, no_inputs
+from mmssl.data.choosing import choose_columns, no_inputs, possible_label
 from mmssl.errors import UserError
 from mmssl.modality import load_modality
 
@@ -51,6 +52,25 @@ def test_a_table_takes_what_cells_may_hold() -> None:
     assert "key, account" in text and "identifier, all different" in text
     assert "comment: running text" in text and "nothing: empty" in text and "wave: no plain values" in text
     assert "target: label" in text and "split: split" in text and "age: group" in text
+
+
+@pytest.mark.parametrize(
+    ("names", "label", "expected"),
+    [
+        (["a", "outcome", "b"], None, "'outcome' .* \\(by its name\\), evaluation.label=outcome leaves it out"),
+        (["a", "is_target", "y"], None, "'y'"),
+        (["a", "b", "kind"], None, "'kind' .* \\(the last one\\)"),
+        (["a", "outcome", "b"], "b", None),
+        (["a", "outcome", "class"], None, None),
+        (["a"], None, None),
+    ],
+)
+def test_a_column_that_may_be_the_label(names: list[str], label: str | None, expected: str | None) -> None:
+    source = datasets.Dataset.from_dict({name: [1, 2, 3] for name in names})
+    chosen: dict[str, Any] = {"tabular": [name for name in names if name not in ("class", label)], "text": "a"}
+    said = possible_label(chosen, source, label)
+    assert said is None if expected is None else said is not None and re.search(expected, said)
+    assert possible_label({"tabular": "a"}, source, label) is None
 
 
 def test_every_modality_takes_its_own() -> None:

@@ -8,11 +8,15 @@ from peft import PeftModel
 from toys import world
 from transformers import AutoModel
 
+from mmssl.data.given import given
 from mmssl.errors import UserError
 from mmssl.finetuning.labels import LabelPreprocessor, encode_all, make_target
 from mmssl.finetuning.layer_decay import layer_scale
+from mmssl.finetuning.options import load_options
+from mmssl.finetuning.partition import load_partition
 from mmssl.finetuning.scores import measure
 from mmssl.losses.supervised import class_weights, row_losses
+from mmssl.modality import load_modality
 from mmssl.models.adapter_files import base_of, write_adapter
 from mmssl.models.adapters import add_adapter, check_adapter, trainable
 from mmssl.models.opening import load_adapter, open_model
@@ -54,6 +58,22 @@ def test_numbered_classes_keep_their_names_and_hide_minus_one():
     target = make_target(data, ["y"], "auto")
     assert target.classes == [0, 2] and target.names == ["cat", "eel"]
     assert encode_all(data, target) == [0, 1, None]
+
+
+def test_windows_of_a_file_are_on_one_side_of_every_split():
+    rows = [
+        {"a": file + window / 7, "b": window, "label": file % 2, "file": f"{file}.wav", "start": 10.0 * window}
+        for file in range(20)
+        for window in range(6)
+    ]
+    cells = load_modality("tabular")
+    reader = cells.Preprocessor(cells.Config()).fit([{"a": row["a"], "b": row["b"]} for row in rows])
+    reader.read_from = ["a", "b"]
+    with given(rows) as path:
+        part = load_partition(["label"], {"tabular": reader}, load_options({}, {"path": path, "label": "label"}))
+    files = [set(examples.source["file"]) for examples in (part.train, part.validation, part.test)]
+    assert sum(map(len, files)) == len(set.union(*files)) == 20 and all(files)
+    assert len(part.validation) % 6 == 0 and len(part.train) + len(part.validation) + len(part.test) == 120
 
 
 def test_labels_in_a_batch_know_who_has_none():

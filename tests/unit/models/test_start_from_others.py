@@ -1,4 +1,4 @@
-"""`from` a SigLIP 2 of any picture shape, converted; a ModernBERT, wrapped; and what can be neither."""
+"""`from` a SigLIP 2 of any picture shape, converted; a ModernBERT, wrapped."""
 
 from __future__ import annotations
 
@@ -163,19 +163,3 @@ def test_modernbert_goes_out_as_itself(tmp_path):
     opened = open_model(tmp_path / "stock")
     done = export_model(opened, "stock", tmp_path / "out")
     assert done.job.cls == "ModernBertModel" and done.proof.failures == [] and done.proof.largest("float32") < 1e-5
-
-
-# ----------------------------------------------------------------------------------------------------------- neither
-
-
-@pytest.mark.parametrize("name", ["Wav2Vec2", "Hubert"])
-def test_encoders_of_raw_waves_are_refused_in_one_line(tmp_path, name):
-    convolutions = {"conv_dim": (8, 8), "conv_stride": (5, 2), "conv_kernel": (10, 3), "num_conv_pos_embeddings": 4}
-    config = getattr(transformers, f"{name}Config")(**LAYERS, **convolutions, num_conv_pos_embedding_groups=2)
-    getattr(transformers, f"{name}Model")(config).save_pretrained(tmp_path)
-    line = f"from a {name}Model, which takes input_values: only encoders of pixel_values and of input_ids"
-    with pytest.raises(UserError, match=line) as caught:
-        built(recipe(tmp_path, "audio", {"mean": 0.0, "std": 1.0}), "audio")
-    assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=rf"found a model of type '{name.lower()}', expected an encoder of"):
-        open_model(tmp_path)

@@ -10,7 +10,7 @@ import pytest
 from mmssl.cli import main, showing
 from mmssl.errors import UserError
 from mmssl.options import plainyaml
-from mmssl.recipe.loading import load_recipe, plain_recipe, recipe_names
+from mmssl.recipe.loading import load_recipe, plain_recipe, recipe_names, say_once
 from mmssl.recipe.presets import is_set, presets_of, set_by
 
 GENERAL = [name for name in recipe_names() if presets_of(plain_recipe(name))]
@@ -44,6 +44,18 @@ def test_a_preset_lies_between_the_body_and_the_overrides() -> None:
     assert load_recipe("image_mae", preset="demo") == load_recipe("image_mae")
     chosen = load_recipe("image_mae", ["train.batch_size=7"], choices={"train.batch_size": 3, "train.lr": 0.5})
     assert (chosen.train.batch_size, chosen.train.lr) == (7, 0.5)
+
+
+def test_the_length_that_somebody_says_is_taken(caplog: pytest.LogCaptureFixture) -> None:
+    say_once.cache_clear()
+    for words in (["train.steps=7"], {"train": {"steps": 7}}):
+        small = load_recipe("image_mae", words, preset="small")
+        assert (small.train.steps, small.train.epochs) == (7, None)
+    assert caplog.text.count("train.steps=7 is taken in place of the recipe's train.epochs=400") == 1
+    demo = load_recipe("image_mae", ["train.epochs=2"])
+    assert (demo.train.steps, demo.train.epochs) == (None, 2)
+    with pytest.raises(UserError, match="found both train.steps and train.epochs"):
+        load_recipe("image_mae", ["train.epochs=2", "train.steps=7"], preset="small")
 
 
 def changed(**presets: Any) -> dict[str, Any]:

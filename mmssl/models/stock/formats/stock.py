@@ -1,7 +1,7 @@
 """A wrapped tower (`model.towers.X.from`) as the stock class that it wraps: a BERT goes out as a `BertModel` again.
 
 One half of a CLIP goes out with its projection, both halves as a whole `CLIPModel`, with the temperature that training
-ended with. Image processor or tokenizer are written beside it.
+ended with. Image processor, feature extractor or tokenizer are written beside it.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch import Tensor
 
 from ....errors import UserError
 from ...foreign import TransformersTower
-from .. import images, pairs, texts
+from .. import images, pairs, sounds, texts
 from ..compatibility import obstacles
 from ..contract import Format
 from ..exportable import Branch, Exportable
 from ..job import Job, Pipeline, Trial
 from ..needs import need
 
-TITLE = "the class that a wrapped tower wraps (BertModel, ViTModel, CLIPModel, ...)"
+TITLE = "the class that a wrapped tower wraps (BertModel, ViTModel, CLIPModel, Wav2Vec2Model, ...)"
 REQUIRED = ()
-NEEDS: dict[str, tuple[Any, ...]] = {"image": (), "text": ()}
+NEEDS: dict[str, tuple[Any, ...]] = {"image": (), "text": (), "audio": ()}
 IMAGE = (need("modality", "resize", "crop", "squash", why="stock image processors do not pad with a background"),)
 ADAPTED: dict[str, tuple[Any, ...]] = {}
 HALVES = ("CLIPVisionModel", "CLIPTextModel")
@@ -67,6 +67,8 @@ def check(source: Exportable) -> list[str]:
                 f"{where}: it wraps one half of a pair with a projection ({part.wrapped}), for which there is "
                 f"no stock class but that of CLIP's halves"
             )
+        if part.type == "audio":
+            found += sounds.obstacles(part)
         if part.type == "image":
             found += obstacles(part.values(), IMAGE, part.paths())
     return found
@@ -76,10 +78,13 @@ def write(source: Exportable, folder: Path) -> Job:
     """Write the folder through the wrapped model's own class, and say how to prove it."""
     parts = chosen(source)
     stock = _pair(parts) if len(parts) == 2 else _single(parts[0])
-    stock.save_pretrained(folder)
+    with sounds.as_it_came(parts[0]):
+        stock.save_pretrained(folder)
     for part in parts:
         if part.type == "image":
             processor(part).save_pretrained(folder)
+        elif part.type == "audio":
+            sounds.extractor(part).save_pretrained(folder)
         else:
             texts.write_tokenizer(part, folder)
     job = _pair_job if len(parts) == 2 else _single_job
@@ -149,6 +154,8 @@ def processor(part: Branch) -> Any:
 
 def _single_job(parts: Sequence[Branch], cls: str, scratch: Path) -> Job:
     part = parts[0]
+    if part.type == "audio":
+        return sounds.job(part, cls)
     if part.type == "text":
         trials, pipelines = _text_probes(part, _text_outputs(part)), _text_pipelines(part)
         usage, tag = pairs.usage(cls, pairs.Pair(None, part)), "feature-extraction"
