@@ -124,7 +124,7 @@ def test_each_sound_is_as_the_stock_class_gives_it(tmp_path: Path, name: str) ->
 
 
 @pytest.mark.usefixtures("forked_proofs")
-@pytest.mark.parametrize("name", ["wav2vec2-base", "hubert-large"])
+@pytest.mark.parametrize("name", [pytest.param("wav2vec2-base", marks=pytest.mark.slow), "hubert-large"])
 def test_it_goes_out_as_itself(tmp_path: Path, name: str) -> None:
     original = stock(tmp_path / "stock", name)
     opened = open_model(tmp_path / "stock")
@@ -144,6 +144,7 @@ def test_it_goes_out_as_itself(tmp_path: Path, name: str) -> None:
     np.testing.assert_allclose(one, two, atol=1e-6)  # whatever lies in a batch with it
 
 
+@pytest.mark.slow
 def test_pretrained_on_and_finetuned_through_lora(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import datasets
 
