@@ -268,7 +268,7 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
             kept_samples = known.get(index)
             row: Row | Bad = {} if kept_samples is not None else next(rows)
             if kept_samples is not None:
-                read, faults = kept_samples, []
+                read, faults = kept_samples, list[Bad]()
             else:
                 read, faults = ({}, [row]) if isinstance(row, Bad) else self.read(row, epoch, index)
             bad += faults
