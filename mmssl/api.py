@@ -21,6 +21,9 @@ from .evaluation.own_run import with_rows, with_way_out
 from .evaluation.table import Scores, as_finetuned
 from .exporting.writing import Exported, export_model
 from .files import replaceable
+from .finetuning.compare import Comparison
+from .finetuning.finetune import finetune as tune
+from .finetuning.finishing import FinetuneRun
 from .hub.push import Pushed
 from .hub.push import push as send
 from .models.locating import locate
@@ -64,6 +67,14 @@ class Run(trained.Run):
     def push_to_hub(self, repo_id: str, **options: Any) -> Pushed:
         """`mmssl.push` of its model."""
         return push(self.model_folder, repo_id, **options)
+
+    def finetune(
+        self, label: str | Sequence[str], data: Data | None = None, **options: Any
+    ) -> FinetuneRun | Comparison:
+        """`mmssl.finetune` of its model, by default on its own data; with `compare=True` beside what else there is."""
+        rows = self.data if data is None else data
+        found: FinetuneRun | Comparison = tune(self.model_folder, rows, label, **options)
+        return found
 
 
 def pretrain(

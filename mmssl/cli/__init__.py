@@ -149,7 +149,15 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     _add_label(sub)
     help = "a result of `mmssl finetune` to be distilled into MODEL, without labels (those of --label only measure it)"
     sub.add_argument("--teacher", metavar="RESULT", help=help)
-    help = "lora (default), dora, ia3 or another of PEFT's types; none: train everything; linear: the head alone"
+    help = (
+        "measure the reason to pretrain: fine-tuned from MODEL and from scratch, linear probes, boosting and linear on "
+        "raw features, all from the same labels=[20,100,1000] or fraction=[0.01,0.1,1], over draws=5; one table"
+    )
+    sub.add_argument("--compare", action="store_true", help=help)
+    help = (
+        "lora (default), dora, ia3 or another of PEFT's types; none: train everything (default with --compare); "
+        "linear: the head alone"
+    )
     sub.add_argument("--peft", metavar="TYPE", help=help)
     sub.add_argument("--output", metavar="DIR", type=Path, help="folder of the result (default: runs/finetune)")
     sub.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint")
@@ -341,7 +349,7 @@ def _export(args: argparse.Namespace) -> int:
 def _flags(args: argparse.Namespace) -> dict[str, Any]:
     """key -> value of those options of a command that stand for a key (`FLAGS`), where they were given."""
     flags = {"path": args.data, "columns": _columns(args.column), "label": _listed(getattr(args, "label", None))}
-    flags |= {"tasks": getattr(args, "task", None), "peft": getattr(args, "peft", None)}
+    flags |= {key: getattr(args, name, None) for key, name in (("tasks", "task"), ("peft", "peft"), ("compare",) * 2)}
     return {key: value for key, value in flags.items() if value}
 
 
@@ -369,6 +377,10 @@ def _finetune(args: argparse.Namespace) -> int:
     from ..training.process import prepare_process
 
     options = load_options(args.overrides, _flags(args))
+    if options.compare:
+        from .comparing import compare
+
+        return compare(args, options)
     from ..finetuning.finetune import run_finetuning
 
     prepare_process()

@@ -7,7 +7,8 @@ a row it is the idea of Sechidis et al., "On the Stratification of Multi-Label D
 
 What is wanted differs: `take_share` an exact number of rows (labels that somebody pays for, rows to stop by),
 `hold_out` a share of every label that never empties one (rows to choose by), `few_of_each` a share of every label
-that never loses one. `folds` shares all rows out into parts.
+that never loses one. `folds` shares all rows out into parts, `nested` puts them into the order in which labels are
+bought.
 """
 
 from __future__ import annotations
@@ -91,6 +92,35 @@ def folds(y: NDArray[Any], parts: int, groups: Groups | None = None, seed: int =
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # fewer rows of a class than folds
         return list(StratifiedGroupKFold(parts, shuffle=True, random_state=seed).split(y, y, groups))
+
+
+def nested(counts: Counts, size: int, seed: int = 0, least: int = 2) -> Rows:
+    """Numbers of the `size` rows that are labelled first, in the order in which they are.
+
+    The first k of them are a stratified draw of k rows whatever `size` is, so that 20 labels are among the 100 of the
+    same seed. First every label gets a row, the commonest first, then each a second one, up to `least`; from there on
+    comes the row that brings the counts nearest to the labels' shares.
+    """
+    n = len(counts)
+    rng = np.random.default_rng([seed, n])
+    kinds, kind_of = np.unique(counts, axis=0, return_inverse=True)  # rows of one kind stand for each other
+    waiting = [rng.permutation(np.flatnonzero(kind_of.reshape(-1) == kind)).tolist() for kind in range(len(kinds))]
+    lots = rng.permutation(len(kinds))  # of equal kinds none is always first
+    total, have, taken = counts.sum(0), np.zeros(counts.shape[1]), []
+    there, square = np.array([bool(rows) for rows in waiting]), np.square(kinds).sum(1)
+    for number in range(1, min(size, n) + 1):
+        candidates = there
+        for level in range(1, least + 1):
+            lacking = have < np.minimum(level, total) - 1e-9
+            if lacking.any():
+                candidates = there & (kinds[:, lacking] > 0).any(1)
+                break
+        nearness = 2 * kinds @ (total / n * number - have) - square  # of |wanted - have| before and after, squared
+        best = int(lots[np.where(candidates, nearness, -np.inf)[lots].argmax()])
+        taken.append(waiting[best].pop())
+        there[best] = bool(waiting[best])
+        have += kinds[best]
+    return np.array(taken, np.int64)
 
 
 def without(n: int, taken: Rows) -> Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -115,24 +116,32 @@ def rich_table(report: Report) -> Table:
 
 def plain_table(report: Report) -> str:
     """The report as plain text with aligned columns, then its remarks; for logs and pipes."""
-    rows = [header(report), *table_rows(report)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(row[i].ljust(width) if i < 2 else row[i].rjust(width) for i, width in enumerate(widths))
-        for row in rows
-    ]
-    lines.insert(1, "  ".join("-" * w for w in widths))
-    return "\n".join(line.rstrip() for line in [*lines, *remarks(report)])
+    return "\n".join([*aligned([header(report), *table_rows(report)]), *remarks(report)])
 
 
 def markdown_table(report: Report) -> str:
     """The report as a Markdown table, then its remarks as a list."""
+    left_out = remarks(report)
+    lines = markdown([header(report), *table_rows(report)])
+    return "\n".join([*lines, *([""] if left_out else []), *(f"- {text}" for text in left_out)])
 
-    def line(cells: tuple[str, ...]) -> str:
+
+def aligned(rows: Sequence[Sequence[str]], left: int = 2) -> list[str]:
+    """Lines of plain text; the first row is the titles, the first `left` columns are aligned to the left."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(row[i].ljust(width) if i < left else row[i].rjust(width) for i, width in enumerate(widths))
+        for row in rows
+    ]
+    lines.insert(1, "  ".join("-" * w for w in widths))
+    return [line.rstrip() for line in lines]
+
+
+def markdown(rows: Sequence[Sequence[str]], left: int = 2) -> list[str]:
+    """Lines of a Markdown table; the first row is the titles, the first `left` columns are aligned to the left."""
+
+    def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
 
-    titles = header(report)
-    rule = "|" + "|".join("---" if i < 2 else "---:" for i in range(len(titles))) + "|"
-    lines = [line(titles), rule, *map(line, table_rows(report))]
-    left_out = remarks(report)
-    return "\n".join([*lines, *([""] if left_out else []), *(f"- {text}" for text in left_out)])
+    rule = "|" + "|".join("---" if i < left else "---:" for i in range(len(rows[0]))) + "|"
+    return [line(rows[0]), rule, *map(line, rows[1:])]

@@ -1,8 +1,11 @@
 """What people do with the encoder afterwards: task heads, full, linear or with a PEFT adapter; and adapters alone.
 
 finetune.py     MODEL + data + label column -> a folder that predicts
+fitting.py      the objective on the encoder, in the one training loop; finishing.py, folder.py: what is left
 options.py      its options
 partition.py    which rows are trained on, looked at and measured on
+compare.py      is there a reason to pretrain: several ways to learn from the same few labels
+arms.py         these ways; comparison.py: their report and tables
 labels.py       label columns -> targets; splits.py: stratified, grouped, of a share of the labels
 supervised.py   the objective that the one training loop runs; teaching.py: the label-free one
 adapters.py     PEFT on an `MMSSLModel`; folder.py: adapter folders, written and read

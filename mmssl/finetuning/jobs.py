@@ -149,27 +149,38 @@ class SupervisedJob(Job):
         self._start()
         return self._task
 
+    @property
+    def task(self) -> Supervised:
+        """What is trained; `objective` builds it."""
+        assert self._task is not None
+        return self._task
+
     def _start(self) -> None:
         """Probes of the frozen encoder, its untrained twin and the raw features; the head starts from one, too.
 
         The probes of the report are those of `mmssl evaluate`: fitted on all labelled rows that the run was given,
         the ones to stop by among them. The head's start has not seen those, or stopping would be told that it is done.
         """
-        rows, task = self.rows, self._task
-        assert task is not None
+        rows = self.rows
         encoders = {"model": self.encoder, "untrained": untrained_twin(self.encoder)}
         labelled, test = self.features(rows.labelled, encoders), self.features(rows.test, encoders)
         everything = np.arange(len(rows.labelled))
         for name, x in labelled.of.items():
-            probe = self._probe(x, labelled.present, everything)
+            probe = self.probe(x, labelled.present, everything)
             self._probes[name] = torch.from_numpy(probe(test.of[name][test.present].numpy()))
+        self.start_head(labelled.of["model"], labelled.present)
+
+    def start_head(self, x: Tensor, present: Tensor) -> None:
+        """The head begins as the probe of the features x (n, D) of the labelled rows, where that is asked for."""
+        task = self._task
+        assert task is not None
         if self.options.head_start == "probe":
             with torch.no_grad():
-                probe = self._probe(task.head.hidden(labelled.of["model"]), labelled.present, rows.trained)
+                probe = self.probe(task.head.hidden(x), present, self.rows.trained)
                 task.head.linear.weight.copy_(torch.from_numpy(probe.weight))
                 task.head.linear.bias.copy_(torch.from_numpy(probe.bias))
 
-    def _probe(self, x: Tensor, present: Tensor, rows: NDArray[np.int64]) -> Probe:
+    def probe(self, x: Tensor, present: Tensor, rows: NDArray[np.int64]) -> Probe:
         """The probe of features x (n, D) of `rows.labelled`, fitted on those of its `rows` that are present (n,)."""
         part, target, options = self.rows.labelled, self.target, self.options
         assert part.labels is not None
@@ -205,8 +216,8 @@ class SupervisedJob(Job):
                     parts.setdefault("raw", []).append(torch.cat(raw, 1))
         return Features({name: torch.cat(p) for name, p in parts.items()}, torch.cat(present))
 
-    def _logits(self, part: Examples, model: MMSSLModel, head: nn.Module) -> tuple[Tensor, Tensor]:
-        """(n, C) and (n,) present."""
+    def logits(self, part: Examples, model: MMSSLModel, head: nn.Module) -> tuple[Tensor, Tensor]:
+        """(n, C) answers of encoder and head for the rows of `part`, and (n,) which of them have any modality."""
         out, present = [], []
         with evaluating([model, head]):
             for loaded in self.batches(part, Job.inputs(self)[0]):
@@ -219,7 +230,7 @@ class SupervisedJob(Job):
         """(mean loss, the task's first score) on the validation rows that are present."""
         part, task = self.rows.validation, self._task
         assert part is not None and part.labels is not None and task is not None
-        logits, present = self._logits(part, self.encoder, task.head)
+        logits, present = self.logits(part, self.encoder, task.head)
         # what could not be read has no features to judge
         logits, labels = logits[present], part.labels[present]
         weights = None if task.weights is None else task.weights.cpu()
@@ -246,7 +257,7 @@ class SupervisedJob(Job):
         device = device_of(self.encoder)
         encoder: nn.Module = task.model
         encoder.to(device)
-        logits, present = self._logits(test, task.model, task.head.to(device))
+        logits, present = self.logits(test, task.model, task.head.to(device))
         if not bool(present.any()):
             raise UserError("test: no row could be read")
         labels, train = test.labels, self.rows.train.labels

@@ -21,6 +21,12 @@ WHOLE = ("none", "linear")
 PEAK = {"none": 2e-4, "linear": 1e-2}
 """Peak learning rates; adapters take `PEAK_ADAPTER`."""
 PEAK_ADAPTER = 1e-3
+STEEPER = 5.0
+"""The second rate that a comparison tries is so many times the first: random weights stand, and ask for, more."""
+ARMS = ("pretrained", "scratch", "start", "probe", "start_probe", "untrained_probe", "raw_linear", "raw_boosting")
+"""What `--compare` compares; see `mmssl.finetuning.arms`."""
+BUDGETS = (20, 100, 1000)
+"""Labels that a comparison has when nobody says how many."""
 LEAST_STEPS, EPOCHS = 200, 30
 
 
@@ -44,9 +50,29 @@ class FinetuneConfig(RowsConfig):
     test: str | None = option("test", help="a split to measure on; null, or none there: a part of all rows")
     test_share: float = option(0.2, above=0, below=1, help="share of the rows, where the data have no split to test on")
     group: str | None = option(None, help="column (patient, speaker) whose rows stay on one side of every split")
-    fraction: float | None = option(None, above=0, max=1, help="share of the labels to use, stratified")
-    labels: int | None = option(
-        None, min=2, max=1_000_000_000, help="number of labels to use, stratified, instead of a share"
+    fraction: float | list[float] | None = option(
+        None, above=0, max=1, help="share of the labels to use, stratified; with --compare several"
+    )
+    labels: int | list[int] | None = option(
+        None,
+        min=2,
+        max=1_000_000_000,
+        help="number of labels to use, stratified, instead of a share; with --compare several, null: 20, 100, 1000",
+    )
+    compare: bool = option(False, help="measure the reason to pretrain: several ways to learn from the same labels")
+    draws: int = option(5, min=1, max=1_000, resumable=True, help="draws of the labelled rows (--compare)")
+    arms: list[str] | None = option(
+        None, choices=ARMS, resumable=True, help="what is compared, with the first one; null: all (--compare)"
+    )
+    rates: list[float] | None = option(
+        None,
+        above=0,
+        max=1_000,
+        help="peak learning rates of what is fine-tuned, chosen among on each draw's rows to stop by; null: train.lr, "
+        "or 2e-4 and 1e-3 (1e-3 and 5e-3 of an adapter) (--compare)",
+    )
+    score: str | None = option(
+        None, resumable=True, help="which score the tables show; null: the first of the task (--compare)"
     )
     augment: dict[str, dict[str, Any]] = option(factory=dict, help="modality -> augmentation of the training rows")
     class_weights: str = option(
@@ -74,6 +100,9 @@ class FinetuneConfig(RowsConfig):
         return [self.label] if isinstance(self.label, str) else list(self.label or [])
 
 
+DEFAULTS = FinetuneConfig()
+
+
 def load_options(words: Sequence[str] | Mapping[str, Any], flags: Mapping[str, Any] | None = None) -> FinetuneConfig:
     """Options from `key=value` words or a mapping; `flags` are those that the command line has an option for.
 
@@ -83,9 +112,15 @@ def load_options(words: Sequence[str] | Mapping[str, Any], flags: Mapping[str, A
     data: dict[str, Any] = {"train": {"batch_size": 32, "betas": [0.9, 0.999], "trackers": [], "warmup": 0.1}}
     data = merge_overrides(data, words, faults)
     merge_flags(data, flags or {}, faults)
+    if data.get("compare") is True:
+        data.setdefault("peft", "none")  # as what starts from random weights is trained
     peft = data.get("peft", "lora")
     train = data["train"]
     if isinstance(train, dict):
+        if data.get("compare") is True and "lr" in train:
+            if data.get("rates") is not None:
+                faults.append("rates: found both rates and train.lr, expected one of them")
+            data["rates"] = [train["lr"]]
         train.setdefault("lr", PEAK.get(peft, PEAK_ADAPTER) if isinstance(peft, str) else PEAK_ADAPTER)
     options = build(FinetuneConfig, data, "", faults)
     if not faults and options is not BAD:
@@ -127,6 +162,17 @@ def _check(options: FinetuneConfig, faults: Faults, given: set[str]) -> None:
         faults.append("train.epochs: found both epochs and steps, expected one of them")
     if options.fraction is not None and options.labels is not None:
         faults.append("labels: found both fraction and labels, expected one of them")
+    if not options.compare:
+        faults += [
+            f"{key}: found {getattr(options, key)}, which is of a comparison; expected it with --compare"
+            for key in ("draws", "arms", "rates", "score")
+            if getattr(options, key) != getattr(DEFAULTS, key)
+        ]
+        faults += [
+            f"{key}: found several, {getattr(options, key)}; expected one of them, or --compare"
+            for key in ("labels", "fraction")
+            if isinstance(getattr(options, key), list)
+        ]
     if train.accumulation > train.batch_size:
         faults.append(f"train.accumulation: found {train.accumulation}, expected at most train.batch_size")
     if "type" in given:
@@ -169,3 +215,9 @@ def refuse_beside(options: FinetuneConfig, where: str, defaults: Mapping[str, An
     for key, default in defaults.items():
         if getattr(options, key) != default:
             raise UserError(f"{key}: found {getattr(options, key)}, which does not go with {where}")
+
+
+def refuse_teacher(teacher: str | None) -> None:
+    """UserError where a comparison is to learn from a teacher's answers, which are no labels."""
+    if teacher is not None:
+        raise UserError("--teacher: found it with --compare, which learns from labels")

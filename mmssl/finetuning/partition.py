@@ -108,10 +108,53 @@ def open_split(options: FinetuneConfig, split: str, modalities: Modalities, whol
     return cast("Dataset", opened)
 
 
+@dataclass
+class Pool:
+    """The rows with a known label, of which those to measure on are held out.
+
+    Attributes:
+        train: what labels are taken from.
+        test: what is measured on.
+        columns: modality -> column(s).
+        target: what the label is; None without one.
+        test_name: what the test rows are called.
+        notes: what a reader must know.
+        held: how the test rows were held out; None: they are a split.
+    """
+
+    train: Examples
+    test: Examples
+    columns: dict[str, str | list[str]]
+    target: Target | None
+    test_name: str
+    notes: list[str]
+    held: Rule | None
+
+    def telling(self, part: Examples) -> list[str]:
+        """What is to be said of columns that tell the label of these rows."""
+        if self.target is None or self.target.task != "classification" or part.labels is None:
+            return []
+        return telling_columns(part.source, self.columns, part.labels.tolist())
+
+    def strata(self) -> NDArray[np.float64]:
+        """(n, C) how much of each label a row of `train` has."""
+        return _counts(self.train, self.target)
+
+
 def load_partition(
     label: Sequence[str], modalities: Modalities, options: FinetuneConfig, rule: Mapping[str, Any] | None = None
 ) -> Partition:
-    """Open the data, read the labels, and share the rows out.
+    """Open the data, read the labels, and share the rows out; the arguments are those of `open_pool`."""
+    pool = open_pool(label, modalities, options, rule)
+    labelled = _share_of_labels(pool.train, pool.target, options)
+    pool.notes += pool.telling(labelled)
+    return share_out(pool, labelled, modalities, options)
+
+
+def open_pool(
+    label: Sequence[str], modalities: Modalities, options: FinetuneConfig, rule: Mapping[str, Any] | None = None
+) -> Pool:
+    """Open the data, read the labels, and hold out the test rows.
 
     Args:
         label: columns of the labels; empty: rows without labels.
@@ -135,25 +178,26 @@ def load_partition(
         if shared:
             notes.append(f"group: {len(shared)} values of '{options.group}' are in training and test rows alike")
             logger.warning("%s: the test scores flatter", notes[-1])
-    pool = len(train)
-    labelled = _share_of_labels(train, target, options)
-    if target is not None and target.task == "classification" and labelled.labels is not None:
-        notes += telling_columns(labelled.source, columns, labelled.labels.tolist())
-    trained, validation, shown = _validation(labelled, target, options, modalities)
-    train = _taken(labelled, trained)
-    _enough(train, target, options)
+    return Pool(train, test, columns, target, name, notes, held)
+
+
+def share_out(pool: Pool, labelled: Examples, modalities: Modalities, options: FinetuneConfig) -> Partition:
+    """Rows to stop by, taken from the labelled ones (or a split of their own), and the rest to train on."""
+    trained, validation, shown = _validation(labelled, pool.target, options, modalities)
+    train = taken(labelled, trained)
+    _enough(train, pool.target, options)
     return Partition(
         train,
         validation,
-        test,
+        pool.test,
         labelled,
         trained,
-        pool,
-        columns,
-        target,
-        {"train": options.split, "validation": shown, "test": name},
-        notes,
-        held,
+        len(pool.train),
+        pool.columns,
+        pool.target,
+        {"train": options.split, "validation": shown, "test": pool.test_name},
+        pool.notes,
+        pool.held,
     )
 
 
@@ -168,7 +212,8 @@ def _examples(source: Dataset, target: Target | None, group: str | None, rows: N
     return Examples(chosen, labels, None if groups is None else [groups[r] for r in rows])
 
 
-def _taken(part: Examples, rows: NDArray[np.int64]) -> Examples:
+def taken(part: Examples, rows: NDArray[np.int64]) -> Examples:
+    """These rows of it, in this order; all of them are the part as it is."""
     if len(rows) == len(part):
         return part
     labels = None if part.labels is None else part.labels[rows.tolist()]
@@ -229,11 +274,12 @@ def _test(
 
 def _share_of_labels(train: Examples, target: Target | None, options: FinetuneConfig) -> Examples:
     share = options.fraction
+    assert not isinstance(share, list) and not isinstance(options.labels, list), "several are of a comparison"
     if options.labels is not None:
         if options.labels > len(train):
             raise UserError(f"labels: found {options.labels}, but only {len(train)} training rows have a label")
         share = options.labels / len(train)
-    return train if share is None or share >= 1 else _taken(train, _share(train, target, share, options.seed))
+    return train if share is None or share >= 1 else taken(train, _share(train, target, share, options.seed))
 
 
 def _validation(
@@ -255,7 +301,7 @@ def _validation(
     held = take_share(_counts(train, target), options.validation_share, alike, options.seed + 1)
     if not len(held) or len(held) == len(train):
         return np.arange(len(train)), None, "none"
-    return without(len(train), held), _taken(train, held), f"{options.validation_share:g} of the training rows"
+    return without(len(train), held), taken(train, held), f"{options.validation_share:g} of the training rows"
 
 
 def _enough(train: Examples, target: Target | None, options: FinetuneConfig) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from ..evaluation.baselines import wilson
+from ..evaluation.differences import resamples
 from ..evaluation.scoring import Array, Score, r2, scores_of
 from ..evaluation.tasks import ENCODERS, Metrics, metric
 from .labels import Target
@@ -29,15 +30,8 @@ def intervals(
     functions: dict[str, Score], logits: Array, truth: Array, groups: Sequence[Hashable] | None, seed: int = 0
 ) -> dict[str, list[float]]:
     """Metric -> [low, high]: percentiles of `RESAMPLES` bootstrap draws; Wilson's for accuracy without groups."""
-    rng = np.random.default_rng(seed)
-    names = np.arange(len(truth)) if groups is None else np.unique([str(g) for g in groups], return_inverse=True)[1]
-    members = [np.flatnonzero(names == k) for k in range(int(names.max()) + 1)] if groups is not None else None
     drawn: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(RESAMPLES):
-        if members is None:
-            rows = rng.integers(len(truth), size=len(truth))
-        else:
-            rows = np.concatenate([members[k] for k in rng.integers(len(members), size=len(members))])
+    for rows in resamples(len(truth), groups, seed, RESAMPLES):
         for name, function in functions.items():
             drawn[name].append(function(logits[rows], truth[rows]))
     out = {}
@@ -47,6 +41,10 @@ def intervals(
         elif not all(v != v for v in values):
             out[name] = [float(v) for v in np.nanpercentile(values, [2.5, 97.5])]
     return out
+
+
+LOWER = ("mae",)
+"""Scores of which the smaller is the better."""
 
 
 def chance(target: Target, train: Array, truth: Array) -> dict[str, float]:

@@ -128,7 +128,7 @@ class TeachingJob(SupervisedJob):
 
     def both(self, part: Examples, model: MMSSLModel, head: TaskHead) -> tuple[Tensor, Tensor, Tensor]:
         """(student's (n, C), teacher's (n, C), (n,) both saw the row)."""
-        student, seen = self._logits(part, model, head)
+        student, seen = self.logits(part, model, head)
         out, present = [], []
         preprocessors = {n: self.teacher.processor.preprocessors[n] for n in self.teacher.modalities}
         from ..data.loading import evaluation_batches

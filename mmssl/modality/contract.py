@@ -396,6 +396,15 @@ class Modality(nn.Module):
         """(B, F) float32: the field's honest raw-feature baseline (pixels, word counts, spectrum, ...)."""
         raise NotImplementedError
 
+    def tree_features(self, inputs: Inputs) -> tuple[Tensor, tuple[bool, ...]]:
+        """Raw features as decision trees take them, for boosting; by default `raw_features`, none of them a category.
+
+        Returns:
+            (B, F) float32, NaN where nothing is, and which of the F are codes of categories (0 to 254).
+        """
+        features = self.raw_features(inputs)
+        return features, (False,) * features.shape[1]
+
     def kind(self, kind: str | None) -> str:
         """The kind of target asked for, or the default one; UserError for one this modality does not have."""
         if kind is None:

@@ -30,7 +30,14 @@ logger = logging.getLogger("mmssl")
 NAMED = ("modalities", "model.towers", "views", "masks", "objectives", "data.columns")
 """Where the user names things: an override to null there takes the thing out."""
 
-FLAGS = {"path": "--data", "columns": "--column", "label": "--label", "tasks": "--task", "peft": "--peft"}
+FLAGS = {
+    "path": "--data",
+    "columns": "--column",
+    "label": "--label",
+    "tasks": "--task",
+    "peft": "--peft",
+    "compare": "--compare",
+}
 """The keys for which commands have an option of their own."""
 T = TypeVar("T")
 

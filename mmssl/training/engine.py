@@ -45,7 +45,7 @@ def run_folder(name: str, output: str | Path | None, resume: bool) -> Path:
         folder = Path(output)
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--output {folder}: this is a file, expected a folder")
-        if not resume and any((folder / name).exists() for name in ("metrics.jsonl", "checkpoints", "model")):
+        if not resume and any((folder / name).exists() for name in ("metrics.jsonl", "checkpoints", "model", "cells")):
             raise UserError(f"--output {folder}: holds a run already; add --resume to go on with it, or name another")
         if resume and not folder.is_dir():
             raise UserError(f"--resume: there is no run in {folder}")

@@ -22,6 +22,9 @@ from mmssl.patches import Patches
 from .augment import augment
 from .options import View
 
+CATEGORIES = 255
+"""scikit-learn's trees tell so many categories apart, "other" among them."""
+
 
 class Columns(nn.Module):
     """What the columns are, as tables to look up by column number. Buffers, so that they follow the model's device.
@@ -254,3 +257,18 @@ class Modality(base.Modality):
                 parts += [values, empty[:, None].to(torch.float32)]
         features = torch.cat(parts, 1)
         return features * inputs["present"][:, None] if "present" in inputs else features
+
+    def tree_features(self, inputs: Inputs) -> tuple[Tensor, tuple[bool, ...]]:
+        """(B, F) the cells, NaN where empty: scaled numbers, which keep their order, and codes of categories."""
+        cells = inputs["cells"].to(torch.float32)
+        if "present" in inputs:
+            cells = torch.where(inputs["present"][:, None, None], cells, torch.nan)
+        parts, categories = [], []
+        for i, (is_category, count) in enumerate(
+            zip(self.columns.is_category.tolist(), self.columns.categories.tolist(), strict=True)
+        ):
+            values = cells[:, i, :1] if is_category else cells[:, i]
+            parts.append(values)
+            # of more categories than scikit-learn takes the codes are numbers
+            categories += [is_category and count < CATEGORIES] * values.shape[1]
+        return torch.cat(parts, 1), tuple(categories)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks import adapter_continue, crossmodal, finetune, pages
+from benchmarks import adapter_continue, compare, crossmodal, finetune, pages
 from benchmarks.matrix import __main__ as matrix
 from benchmarks.matrix import report
 from benchmarks.matrix.cells import read_cells
@@ -31,6 +31,11 @@ def test_across_modalities() -> None:
 def test_fine_tuning() -> None:
     page = pages.FINE_TUNING.read_text()
     assert pages.between(page, finetune.MARKS) == finetune.table(), "run python -m benchmarks.finetune table"
+
+
+def test_what_pretraining_is_worth() -> None:
+    page = pages.FINE_TUNING.read_text()
+    assert pages.between(page, compare.MARKS) == compare.table(), "run python -m benchmarks.compare table"
 
 
 def test_self_supervision_through_an_adapter() -> None:

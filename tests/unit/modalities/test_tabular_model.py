@@ -117,6 +117,16 @@ def test_raw_features_are_numbers_and_one_hot_categories() -> None:
     assert features.tolist() == expected
 
 
+def test_trees_take_cells_as_they_are() -> None:
+    p = fitted([{"n": float(v), "c": c} for v, c in zip([1, 2, 3], "aba", strict=True)], scale="standard")
+    rows = [{"n": 2.0, "c": "b"}, {"n": None, "c": "a"}, {"n": 2.0, "c": None}, {"n": 2.0, "c": "z"}, None]
+    features, categories = module(p).tree_features(p(rows))
+    nan = float("nan")
+    expected = torch.tensor([[0, 2], [nan, 1], [0, nan], [0, 0], [nan, nan]])
+    torch.testing.assert_close(features, expected, equal_nan=True)
+    assert categories == (False, True)
+
+
 def test_cells_of_another_table_are_refused() -> None:
     p = whole()
     with pytest.raises(UserError, match="cells are 2 columns of 1 elements, this model has 6 of 7 .age, pay"):

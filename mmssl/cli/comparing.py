@@ -1,0 +1,31 @@
+"""`mmssl finetune --compare`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..finetuning.options import FinetuneConfig
+
+
+def compare(args: argparse.Namespace, options: FinetuneConfig) -> int:
+    """Run it, and print its tables."""
+    from ..finetuning.options import refuse_teacher
+
+    refuse_teacher(args.teacher)
+    from ..finetuning.compare import run_comparison
+    from ..finetuning.comparison import plain, rich_tables
+    from ..training.process import prepare_process
+
+    prepare_process()
+    found = run_comparison(args.model, options, output=args.output, base=args.base, resume=args.resume)
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(rich_tables(found.report))
+    else:
+        print(plain(found.report))
+    print(f"\nthe comparison, with every draw: {found.folder}")
+    return 0

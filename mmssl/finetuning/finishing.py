@@ -1,0 +1,84 @@
+"""What a fine-tuning leaves: the model or adapter with its head, its scores and its card."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import RunError, one_line
+from ..files import whole_folder, write_whole
+from ..models.adapter_files import Base, write_adapter
+from ..models.adapters import trainable
+from ..models.saving import write_model
+from ..training.loop import Loop
+from .card import write_card
+from .jobs import Job
+from .task import TaskModel, load_task
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from ..evaluation.evaluate import Report
+
+
+@dataclass
+class FinetuneRun:
+    """What a fine-tuning left.
+
+    Attributes:
+        folder: of the run.
+        model_folder: the model or adapter in it.
+        report: its evaluation.json.
+    """
+
+    folder: Path
+    model_folder: Path
+    report: Report = field(default_factory=dict)
+
+    def load(self) -> TaskModel:
+        """What was saved, ready to predict."""
+        return load_task(self.model_folder)
+
+
+def finish(job: Job, loop: Loop, folder: Path, base: Base, handle: PeftModel | None, step: int) -> FinetuneRun:
+    """Write `model/`, reload it as a user would, measure that, write evaluation.json and the card."""
+    target = folder / "model"
+    if job.rows.held is not None:
+        job.encoder.config.held_out = asdict(job.rows.held)
+    trained, every = trainable(loop.pretraining)
+    try:
+        with whole_folder(target) as partial:
+            if handle is None:
+                write_model(job.encoder, job.processor, partial)
+            else:
+                write_adapter(handle, base, job.processor, partial, target)
+            job.write(partial)
+    except OSError as error:
+        raise RunError(f"the model could not be written to {target}: {one_line(error)}") from error
+    files = {p.name: p.stat().st_size for p in target.rglob("*") if p.suffix == ".safetensors"}
+    report: Report = {
+        "tasks": job.report(target),
+        "notes": list(job.rows.notes),
+        "skipped": {},
+        "split": job.rows.split,
+        "n_train": len(job.rows.train),
+        "n_validation": 0 if job.rows.validation is None else len(job.rows.validation),
+        "n_test": len(job.rows.test),
+        "pool": job.rows.pool,
+        "settings": {
+            "peft": job.options.peft,
+            "seed": job.options.seed,
+            "best_step": step,
+            "steps": loop.steps,
+            "seconds": round(loop.seconds, 1),
+        },
+        "parameters": {"trained": trained, "all": every, "bytes": files},
+    }
+    try:
+        write_whole(folder / "evaluation.json", json.dumps(report, indent=2) + "\n")
+        write_card(target, job, None if handle is None else base, report)
+    except OSError as error:
+        raise RunError(f"{folder / 'evaluation.json'} could not be written: {one_line(error)}") from error
+    return FinetuneRun(folder, target, report)

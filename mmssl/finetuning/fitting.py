@@ -1,0 +1,147 @@
+"""A job's objective on its encoder, trained by the one loop: what a fine-tuning and every arm of a comparison do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+
+from ..data.loading import Loaded, training_batches
+from ..data.quarantine import Quarantine
+from ..errors import RunError, UserError
+from ..models.adapters import add_adapter, trainable
+from ..models.running import in_float32
+from ..objectives.pretraining import Pretraining
+from ..options.plainyaml import dump
+from ..options.schema import to_dict
+from ..training.engine import on_first
+from ..training.loop import Batches, Loop
+from ..training.validation import Validation
+from .folder import write_options
+from .jobs import VIEW, Job
+from .layer_decay import layered_optimizer
+from .options import WHOLE, FinetuneConfig, fit_batch, steps_of
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+def build(job: Job, options: FinetuneConfig) -> tuple[Pretraining, PeftModel | None]:
+    """The encoder with its objective, trainable as `--peft` says, and PEFT's handle on the adapter (or None)."""
+    encoder = job.encoder
+    if options.peft == "none":
+        in_float32(encoder, whole=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        objective = job.objective()
+        handle = None
+        for name in encoder.towers:
+            tower = encoder.tower(name)
+            tower.frozen = options.peft == "linear" or name not in job.towers
+            if not tower.frozen:
+                tower.requires_grad_(True)
+        encoder.projections.requires_grad_(options.peft == "none")
+        if options.peft == "linear":
+            for module in job.trained_when_linear():
+                module.requires_grad_(True)
+        elif options.peft not in WHOLE:
+            extra, save = job.extra_targets(), job.extra_saved()
+            handle = add_adapter(encoder, options.adapter, job.towers, extra=extra, save=save)
+    in_float32(encoder, whole=False)
+    views = {VIEW: options.augment} if options.augment else {}
+    for name in options.augment:
+        if name not in job.rows.columns:
+            raise UserError(f"augment.{name}: found a modality that takes no part, {', '.join(job.rows.columns)} do")
+    return Pretraining(encoder, {"task": objective}, views), handle
+
+
+def train(
+    accelerator: Accelerator,
+    pretraining: Pretraining,
+    job: Job,
+    options: FinetuneConfig,
+    folder: Path,
+    origin: dict[str, Any],
+    resume: bool,
+) -> tuple[Loop, Validation | None, RunError | None]:
+    """Run the loop.
+
+    Returns:
+        The loop; what looked at the validation rows and kept the best weights, where there are such rows; why the last
+        checkpoint could not be written, or None.
+    """
+    settings, rows = options.train, job.rows
+    asked = dump(to_dict(options))
+    fit_batch(settings, len(rows.train), accelerator.num_processes)
+    steps = steps_of(settings, len(rows.train))
+    main = accelerator.is_main_process
+    # whole models as in MAE (He et al. 2022, table 9); what is new, as adapters are, has one rate
+    decay = options.layer_decay if options.layer_decay is not None else 0.75 if options.peft == "none" else 1.0
+    validation = None
+    if rows.validation is not None:
+        every, monitor = options.eval_every or max(steps // 20, 1), options.monitor
+        validation = Validation(
+            accelerator, pretraining, job.look, every=every, patience=options.patience, monitor=monitor
+        )
+    loop = Loop(
+        accelerator,
+        pretraining,
+        settings,
+        steps,
+        folder,
+        options.seed,
+        Quarantine(folder if main else None, options.max_bad),
+        observers=[validation] if validation is not None else [],
+        optimizer=partial(layered_optimizer, decay=decay),
+        origin=origin,
+    )
+    if resume:
+        loop.resume()
+        on_first(accelerator, lambda: write_options(folder, asked))
+    if main:
+        _describe(job, options, loop)
+        if resume:
+            print(loop.where)
+    return loop, validation, loop.run(_feed(job, options, accelerator), max(len(rows.train) // settings.batch_size, 1))
+
+
+def _describe(job: Job, options: FinetuneConfig, loop: Loop) -> None:
+    """The line a run starts with."""
+    trained, parameters = trainable(loop.pretraining)
+    rows, accelerator = job.rows, loop.accelerator
+    for line in rows.notes:
+        print(line)
+    print(
+        f"mmssl finetune: {job.title}; {len(rows.train):,} training rows, "
+        f"{len(rows.validation) if rows.validation else 0:,} to stop by, {len(rows.test):,} test rows; "
+        f"{trained:,} of {parameters:,} parameters trained ({options.peft}); at most {loop.steps} steps of "
+        f"{loop.settings.batch_size}; {accelerator.num_processes} x {accelerator.device}",
+        flush=True,
+    )
+
+
+def _feed(job: Job, options: FinetuneConfig, accelerator: Accelerator) -> Batches:
+    """This process's micro-batches of the training rows, from any one on."""
+    preprocessors, columns = job.inputs()
+
+    def batches(first: int) -> Iterator[Loaded]:
+        return training_batches(
+            job.rows.train.source,
+            preprocessors,
+            columns,
+            seed=options.seed,
+            batch_size=options.train.batch_size,
+            accumulation=options.train.accumulation,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            workers=options.workers,
+            start_batch=first,
+            broken=options.broken,
+            memory=options.train.memory,
+        )
+
+    return batches

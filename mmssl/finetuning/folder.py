@@ -1,0 +1,50 @@
+"""The folder of a fine-tuning: its options, and what of them changed where it is gone on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from ..errors import UserError
+from ..files import write_whole
+from ..options.plainyaml import dump, parse, read
+from ..options.schema import to_dict
+from ..recipe.config import LoopConfig
+from ..training.engine import changes, on_first, warn_of
+from ..training.lock import RunLock
+from .options import FinetuneConfig
+
+
+def start_folder(accelerator: Accelerator, folder: Path, options: FinetuneConfig, resume: bool, lock: RunLock) -> None:
+    """Make and lock it by the first process, and keep the options in `config.yaml`; where it is gone on with, warn."""
+
+    def start() -> None:
+        kept = folder / "config.yaml"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(folder)
+            if resume and kept.is_file():  # written anew once the checkpoint is found to fit
+                _warn_of_changes(read(kept), to_dict(options))
+                return
+        except OSError as error:
+            raise UserError(f"--output {folder}: cannot be written ({error.strerror})") from None
+        write_options(folder, dump(to_dict(options)))
+
+    on_first(accelerator, start)
+
+
+def write_options(folder: Path, text: str) -> None:
+    """Write `config.yaml`. UserError where it cannot be written."""
+    try:
+        write_whole(folder / "config.yaml", text)
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be written ({error.strerror})") from None
+
+
+def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Options that make the resumed run another one than that which was started."""
+    now = parse(dump(now), "config.yaml")  # as what was written is read
+    changed = [name for name in changes(FinetuneConfig, before, now) if name != "train"]
+    warn_of(changed + changes(LoopConfig, before.get("train", {}), now["train"], "train."))
