@@ -201,5 +201,5 @@ def make_job(
     kept = None
     if options.keep_head is not None:
         job = SupervisedJob(encoder, processor, options, rows)
-        kept = kept_head(path, options.keep_head, job.towers, pooled_width(encoder, job.towers))
+        kept = kept_head(path, options.keep_head, job.towers, pooled_width(encoder, job.towers, True))
     return SupervisedJob(encoder, processor, options, rows, kept)

@@ -20,7 +20,7 @@ from ..evaluation.embedding import has_raw
 from ..evaluation.linear import Probe, fit_probe
 from ..evaluation.tasks import Metrics
 from ..losses.supervised import class_weights, row_losses
-from ..modality import Preprocessor
+from ..modality import Batch, Preprocessor
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.running import device_of, evaluating, to_device, untrained_twin
@@ -207,7 +207,7 @@ class SupervisedJob(Job):
         with evaluating(list(encoders.values())):
             for loaded in self.batches(part, preprocessors):
                 for name, model in encoders.items():
-                    x, there = pooled(model, self.towers, to_device(loaded.batch, device_of(model)))
+                    x, there = self._pooled(model, loaded.batch)
                     parts.setdefault(name, []).append(x.cpu())
                     if name == "model":
                         present.append(there.cpu())
@@ -216,12 +216,15 @@ class SupervisedJob(Job):
                     parts.setdefault("raw", []).append(torch.cat(raw, 1))
         return Features({name: torch.cat(p) for name, p in parts.items()}, torch.cat(present))
 
+    def _pooled(self, model: MMSSLModel, batch: Batch) -> tuple[Tensor, Tensor]:
+        return pooled(model, self.towers, to_device(batch, device_of(model)), self.kept is not None)
+
     def logits(self, part: Examples, model: MMSSLModel, head: nn.Module) -> tuple[Tensor, Tensor]:
         """(n, C) answers of encoder and head for the rows of `part`, and (n,) which of them have any modality."""
         out, present = [], []
         with evaluating([model, head]):
             for loaded in self.batches(part, Job.inputs(self)[0]):
-                x, there = pooled(model, self.towers, to_device(loaded.batch, device_of(model)))
+                x, there = self._pooled(model, loaded.batch)
                 out.append(head(x).float().cpu())
                 present.append(there.cpu())
         return torch.cat(out), torch.cat(present)

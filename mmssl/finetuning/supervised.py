@@ -70,19 +70,23 @@ class TaskHead(nn.Module):
         return self.linear(self.hidden(pooled))
 
 
-def pooled_width(model: MMSSLModel, towers: Sequence[str]) -> int:
+def pooled_width(model: MMSSLModel, towers: Sequence[str], learned: bool = False) -> int:
     """D of `pooled`: the widths of these towers' summaries together."""
-    return sum(model.tower(name).summary_width for name in towers)
+    found = [model.tower(name) for name in towers]
+    return sum(tower.pooled_width if learned else tower.summary_width for tower in found)
 
 
-def pooled(model: MMSSLModel, towers: Sequence[str], batch: Batch) -> tuple[Tensor, Tensor]:
-    """(B, D) float32 summaries side by side, zero where absent, and (B,) bool: anything is there."""
+def pooled(model: MMSSLModel, towers: Sequence[str], batch: Batch, learned: bool = False) -> tuple[Tensor, Tensor]:
+    """(B, D) float32 summaries side by side, zero where absent, and (B,) bool: anything is there.
+
+    learned: by the towers' `pooling` in place of their `readout`: what the kept part of an objective's head learned on.
+    """
     parts, present = [], []
     for name in towers:
         tower = model.tower(name)
         patches = {n: model.modality(n).patchify(batch[n]) for n in tower.modalities if n in batch}
         encoded = tower(patches)
-        parts.append(encoded.summary().float())
+        parts.append((encoded.pooled() if learned else encoded.summary()).float())
         present.append(encoded.present())
     return torch.cat(parts, 1), torch.stack(present).any(0)
 
@@ -97,7 +101,7 @@ class Supervised(Objective):
     ) -> None:
         """weights: (C,) of `class_weights`."""
         super().__init__(config, model)
-        self.head = TaskHead(pooled_width(model, config.towers), config.outputs, kept)
+        self.head = TaskHead(pooled_width(model, config.towers, kept is not None), config.outputs, kept)
         self.register_buffer("weights", weights)
 
     separable = True
@@ -113,7 +117,9 @@ class Supervised(Objective):
     def forward(self, step: Step) -> Loss:
         """The mean loss over the global batch's rows with a label and any modality; of classes the accuracy, too."""
         c, counts = self.config, self.counts(step)
-        features = torch.cat([step.encode(name, c.view).summary().float() for name in c.towers], 1)
+        encoded = [step.encode(name, c.view) for name in c.towers]
+        learned = self.head.kept is not None
+        features = torch.cat([(e.pooled() if learned else e.summary()).float() for e in encoded], 1)
         logits = self.head(features)
         with torch.autocast(logits.device.type, enabled=False):
             logits, value = logits.float(), step.batch[LABEL]["value"]

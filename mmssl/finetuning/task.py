@@ -52,7 +52,7 @@ class TaskModel:
         device = device_of(self.model)
         moved = to_device({name: batch[name] for name in self.modalities}, device)
         with evaluating([self.model, self.head]):
-            features, present = pooled(self.model, self.towers, moved)
+            features, present = pooled(self.model, self.towers, moved, self.head.kept is not None)
             return self.head(features), present
 
     def present(self, batch: Batch) -> Tensor:
@@ -124,7 +124,7 @@ def load_task(path: str | Path, base: str | None = None) -> TaskModel:
     with reading_of(f"{folder}: the task cannot be loaded"):
         spec = read_json_object(folder / TASK, f"{folder}: its {TASK}")
         target, towers, kept = Target(**spec["target"]), list(spec["towers"]), spec["kept"]
-        width = pooled_width(model, towers)
+        width = pooled_width(model, towers, kept is not None)
         head = TaskHead(width, target.outputs, None if kept is None else Kept(width, kept["hidden"], kept["norm"]))
         head.load_state_dict(load_file(folder / HEAD))
         modalities = list(spec["modalities"])

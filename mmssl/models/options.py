@@ -28,6 +28,8 @@ def check_pooling(how: str | None) -> None:
         )
 
 
+_PART = f"({'|'.join((*STATISTICS, *CELLS))})"
+POOLING = rf"^(attention|{_PART}(\+{_PART})*)$"
 POOLINGS = (
     "mean, std, max, sum: of the tokens; cls: the first prefix token; last: the last token (CLIP's EOS); grid: means "
     "of the halves of each axis side by side (2x2 of a picture); axis: means over time side by side (leads, "
@@ -71,11 +73,12 @@ class TowerConfig:
         1, min=0, max=1_024, help="learned tokens in front: the first is CLS, further ones are registers"
     )
     pooling: str = option(
-        "mean", check=check_pooling, help=f"what objectives and projections learn through. {POOLINGS}"
+        "mean", check=check_pooling, pattern=POOLING, help=f"what objectives and projections learn through. {POOLINGS}"
     )
     readout: str | None = option(
         None,
         check=check_pooling,
+        pattern=POOLING,
         help="what embed, evaluate and finetune take of a tower without projection, in pooling's words; null: the "
         "modality's own where pooling is mean, else as pooling",
     )

@@ -64,6 +64,7 @@ def option(
     resumable: bool = False,
     local: bool = False,
     check: Callable[[Any], None] | None = None,
+    pattern: str | None = None,
     help: str = "",
 ) -> Any:
     """A dataclass field with a declared range.
@@ -72,6 +73,7 @@ def option(
     for every number inside a tuple, list or dict of numbers. `None` passes when the field's type allows it.
     resumable: with another value, a resumed run is still the same run, or a longer one (`not_resumable`).
     check: a further condition; raises ValueError with what was found and what was expected.
+    pattern: of texts, for editors: the regular expression that stands in the JSON schema for `check`.
     local: says where something is on this machine or what is written, not what is computed: with another value the
     result is the same, and `mmssl reproduce` takes it (`mmssl.options.schema.local_options`).
     """
@@ -118,6 +120,7 @@ def option(
     metadata: dict[str, Any] = {"help": help, "expected": expected, "choices": choices, "bounds": bounds}
     metadata["resumable"] = resumable
     metadata["local"] = local
+    metadata["pattern"] = pattern
     validators: list[Callable[[Any], None]] = [*([validator] if parts else []), *([check] if check else [])]
     if validators:
         metadata["validator"] = validators

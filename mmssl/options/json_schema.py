@@ -145,4 +145,6 @@ def _limits(kind: Any, meta: Any) -> Schema:
     if choices is not None and kind is not type(None):
         fitting = [choice for choice in choices if type(choice) is kind]
         out |= {"enum": fitting} if fitting else {}
+    if kind is str and meta.get("pattern"):
+        out["pattern"] = meta["pattern"]
     return out

@@ -64,10 +64,10 @@ def test_embed_and_encode_agree(run: Run, tmp_path: Path) -> None:
     pictures = open_source("builtin:digits", split="test", limit=5)["image"]
     model = mmssl.MMSSLModel.from_pretrained(run.model_folder)
     found = model.encode(pictures, batch_size=2)
-    assert found.dtype == np.float32 and found.shape == (5, 16)
+    assert found.dtype == np.float32 and found.shape == (5, 80)
     np.testing.assert_allclose(found, np.array(rows["image_embedding"]), atol=1e-6)
-    np.testing.assert_allclose(model.encode([None, pictures[0]]), [np.zeros(16), found[0]], atol=1e-6)
-    assert model.encode([]).shape == (0, 16)
+    np.testing.assert_allclose(model.encode([None, pictures[0]]), [np.zeros(80), found[0]], atol=1e-6)
+    assert model.encode([]).shape == (0, 80)
     run.embed(limit=3)
     assert pq.read_metadata(run.folder / "embeddings.parquet").num_rows == 3
 

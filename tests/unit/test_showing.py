@@ -164,7 +164,7 @@ FAULTS: dict[str, Any] = {
     "train.batch_size": 0,
     "train.mixed_precision": "bf17",
     "model.towers.image.depht": 2,
-    "model.towers.image.pooling": "max",
+    "model.towers.image.pooling": "middle",
     "modalities.image.pathc": 2,
     "modalities.other": {},
     "modalities.other.type": "imgae",
