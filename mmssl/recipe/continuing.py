@@ -42,7 +42,7 @@ def give_way(data: dict[str, Any], merged: dict[str, Any]) -> None:
         return
     if isinstance(overridden.get("from"), str) and "from" not in model:
         data.pop("modalities", None)
-        for key in ("towers", "projection"):
+        for key in ("towers", "projection", "projection_hidden", "projection_dropout"):
             model.pop(key, None)
 
 
@@ -63,9 +63,10 @@ def take_over(data: dict[str, Any], faults: list[str]) -> None:
     towers = {n: _tower(t) for n, t in config["towers"].items()}
     data["modalities"] = _joined(data.get("modalities"), parts, OF_DATA, "modalities", origin, faults)
     model["towers"] = _joined(model.get("towers"), towers, FREE, "model.towers", origin, faults)
-    kept = config.get("projection")
-    if model.setdefault("projection", kept) != kept:
-        faults.append(f"model.projection: found {model['projection']}, but {origin} has {kept}; leave it out")
+    for key in ("projection", "projection_hidden"):
+        kept = config.get(key)
+        if model.setdefault(key, kept) != kept:
+            faults.append(f"model.{key}: found {model[key]}, but {origin} has {kept}; leave it out")
 
 
 def _tower(spec: dict[str, Any]) -> dict[str, Any]:
