@@ -18,14 +18,22 @@ from ..errors import UserError, nearest
 logger = logging.getLogger("mmssl")
 
 YOURS = "YOUR_MODEL"
-"""`model.from` of a shipped recipe that goes on from whatever model the user has."""
+"""`model.from`, or a tower's `from`, of a shipped recipe that goes on from whatever model the user has."""
 
 OF_DATA = ("source_rate", "source_unit", "source_channels", "layout", "checksums", "beats")
 """Options of modalities that say what the data are, not what the model is given."""
 
 
-def refuse_placeholder(origin: str | None, name: str) -> None:
-    """UserError where the `model.from` of the recipe `name` still waits for the user's model."""
+def refuse_placeholder(origin: str | None, towers: Mapping[str, str | None], name: str) -> None:
+    """UserError where the recipe `name` still waits for a model of the user's: as its `model.from`, or as the `from` of
+    some of its towers."""
+    waiting = [f"model.towers.{tower}.from" for tower, start in towers.items() if start == YOURS]
+    if waiting:
+        words = " ".join(f"{key}=MODEL" for key in waiting)
+        raise UserError(
+            f"{waiting[0]}: found none, expected the encoder to start from: mmssl pretrain {name} {words} "
+            f"data.path=DATA (a folder of transformers, timm:FOLDER, open_clip:NAME, or a Hub id)"
+        )
     if origin == YOURS:
         raise UserError(
             f"model.from: found none, expected the encoder to go on from: mmssl pretrain {name} model.from=MODEL "

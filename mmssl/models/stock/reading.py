@@ -19,6 +19,7 @@ from typing import Any
 from ...errors import UserError, one_line
 from ...options.schema import Faults
 from ...options.wording import show
+from ...recipe.continuing import YOURS
 from ..foreign import OPEN_CLIP, TIMM
 from ..locating import gated
 from ..waves import hop_of, takes_waves
@@ -121,7 +122,7 @@ def apply_origins(data: Any, faults: Faults) -> None:
         return
     for tower, spec in towers.items():
         origin = spec.get("from") if isinstance(spec, dict) else None
-        if not isinstance(origin, str) or origin.startswith(OPEN_CLIP):
+        if not isinstance(origin, str) or origin.startswith(OPEN_CLIP) or origin == YOURS:
             continue
         names = spec.get("modalities") or [tower]
         for name in names if isinstance(names, list) else []:
