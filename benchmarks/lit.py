@@ -1,6 +1,7 @@
 """Small heads on two frozen stock encoders (`examples/image_text_lit`) beside ridge regression between the encoders.
 
-    python -m benchmarks.stock_encoders ../encoders && python -m benchmarks.lit --data ../shared/data --encoders ../encoders
+    python -m benchmarks.stock_encoders ../encoders
+    python -m benchmarks.lit --data ../shared/data --encoders ../encoders
 
 Recall at 10 among the test rows, both ways, by the protocol of `benchmarks.crossmodal`; settings were chosen on
 held-out training pairs (`--held`: the last fifth of them is judged in place of the test rows). What the encoders make
