@@ -22,6 +22,7 @@ class _Variants(Reader):
     """Reads a row's variants one by one: an item's epoch is the number of the variant."""
 
     def choice(self, epoch: int, index: int, name: str) -> int:
+        """The number of the variant."""
         return epoch
 
 
