@@ -28,6 +28,7 @@ from mmssl import load_recipe
 from mmssl.data.quarantine import Quarantine
 from mmssl.data.stored import Outputs
 from mmssl.evaluation.retrieval import recall_at, retrieval_ranks
+from mmssl.models.projection import Standard
 from mmssl.training.building import build_pretraining, fitted_processor, open_training_data
 from mmssl.training.engine import make_accelerator
 from mmssl.training.loop import Loop
@@ -132,6 +133,10 @@ def measure(name: str, data: Path, encoders: Path, seeds: Sequence[int], held: b
         began = time.process_time()
         recipe.seed = seed
         pretraining = build_pretraining(recipe, processor)
+        for tower, seen in (("image", train.image), ("text", train.text)):
+            norm: Any = getattr(pretraining.model.projections[tower], "norm", None)
+            if isinstance(norm, Standard):  # held-out rows are not among these
+                norm.fit(seen)
         steps, per_epoch = count_steps(recipe.train, rows)
         folder = cache / name / f"seed-{seed}"
         quarantine = Quarantine(None, recipe.data.max_bad, None)

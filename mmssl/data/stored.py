@@ -51,6 +51,11 @@ class Outputs:
         """W."""
         return int(self._opened()[0].shape[1])
 
+    def rows(self) -> NDArray[np.float32]:
+        """(k, W) those of the m samples that are there, in memory."""
+        pooled, present, _, _ = self._opened()
+        return np.asarray(pooled)[np.asarray(present)]
+
     def read(self, index: int, choice: int = 0) -> NDArray[np.float32] | None:
         """(W,) of row `index`, of one of its samples by `choice`; None where it is absent. BadSample: it was broken."""
         pooled, present, starts, faults = self._opened()

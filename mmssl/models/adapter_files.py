@@ -62,7 +62,7 @@ class Base:
 
 def base_of(model: MMSSLModel, name: str | None, origins: dict[str, str] | None = None) -> Base:
     """Take this down before the adapter is put in."""
-    keys = ("modalities", "towers", "projection", "projection_hidden", "initializer_seed")
+    keys = ("modalities", "towers", "projection", "projection_hidden", "projection_standard", "initializer_seed")
     # through JSON: what is read back must compare equal
     architecture = json.loads(json.dumps({key: getattr(model.config, key) for key in keys}))
     return Base(name, weights_hash(model.state_dict().items()), architecture, dict(origins or {}))

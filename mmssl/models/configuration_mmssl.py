@@ -21,6 +21,7 @@ class MMSSLConfig(PreTrainedConfig):
             model: what is needed to rebuild it without its origin.
         projection: width of the shared embedding, or None for none.
         projection_hidden: width of the layer between a pooled output and the shared embedding; None: a linear map.
+        projection_standard: what comes into the projection is standardised number by number over the training rows.
         projection_dropout: of what comes into the projection and its hidden layer, in training.
         logit_scale: of contrastive training across towers, log(1 / temperature): with `logit_bias` what turns products
             of embeddings into probabilities; None where there was no such training.
@@ -35,6 +36,7 @@ class MMSSLConfig(PreTrainedConfig):
     projection: int | None = None
     projection_hidden: int | None = None
     projection_dropout: float | int = 0.0
+    projection_standard: bool = False
     logit_scale: float | None = None
     logit_bias: float | None = None
     initializer_seed: int = 0

@@ -126,6 +126,7 @@ class MMSSLModel(PreTrainedModel):
                     config.projection,
                     config.projection_hidden,
                     config.projection_dropout,
+                    config.projection_standard,
                 )
         self.post_init()
 

@@ -101,7 +101,7 @@ def load_base(folder: Path, spec: AdapterSpec, base: str | None) -> MMSSLModel:
     model = open_model(base)[0] if base is not None else _rebuilt(folder, spec)
     theirs = base_of(model, None)
     wanted = spec["architecture"]
-    for key in ("modalities", "towers", "projection", "projection_hidden"):
+    for key in ("modalities", "towers", "projection", "projection_hidden", "projection_standard"):
         mine, other = (_lasting(a.get(key)) for a in (public(theirs.architecture), wanted))
         if mine != other:
             where = _first_difference(mine, other, key)

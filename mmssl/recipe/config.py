@@ -120,6 +120,10 @@ class ModelConfig:
     projection_dropout: float = option(
         0.0, min=0, below=1, help="of what comes into the projection and its hidden layer, in training"
     )
+    projection_standard: bool = option(
+        False,
+        help="standardise what comes into it, number by number, over the rows; of frozen towers with stored outputs",
+    )
     from_: str | None = option(
         None, local=True, help="go on from a model that mmssl trained: a model folder, a run or a Hub id"
     )
@@ -135,7 +139,7 @@ class ModelConfig:
         """Whether a run goes on from something, in place of random weights alone."""
         return self.from_ is not None or any(tower.from_ is not None for tower in self.towers.values())
 
-    NEEDS = (needs("projection_hidden", "projection_dropout", projection=SET),)
+    NEEDS = (needs("projection_hidden", "projection_dropout", "projection_standard", projection=SET),)
 
 
 @strict

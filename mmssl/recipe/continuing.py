@@ -50,7 +50,7 @@ def give_way(data: dict[str, Any], merged: dict[str, Any]) -> None:
         return
     if isinstance(overridden.get("from"), str) and "from" not in model:
         data.pop("modalities", None)
-        for key in ("towers", "projection", "projection_hidden", "projection_dropout"):
+        for key in ("towers", "projection", "projection_hidden", "projection_dropout", "projection_standard"):
             model.pop(key, None)
 
 
@@ -71,8 +71,8 @@ def take_over(data: dict[str, Any], faults: list[str]) -> None:
     towers = {n: _tower(t) for n, t in config["towers"].items()}
     data["modalities"] = _joined(data.get("modalities"), parts, OF_DATA, "modalities", origin, faults)
     model["towers"] = _joined(model.get("towers"), towers, FREE, "model.towers", origin, faults)
-    for key in ("projection", "projection_hidden"):
-        kept = config.get(key)
+    for key in ("projection", "projection_hidden", "projection_standard"):
+        kept = config.get(key, False if key == "projection_standard" else None)
         if model.setdefault(key, kept) != kept:
             faults.append(f"model.{key}: found {model[key]}, but {origin} has {kept}; leave it out")
 

@@ -194,6 +194,7 @@ def build_model(recipe: Recipe, processor: MMSSLProcessor) -> MMSSLModel:
         projection=recipe.model.projection,
         projection_hidden=recipe.model.projection_hidden,
         projection_dropout=recipe.model.projection_dropout,
+        projection_standard=recipe.model.projection_standard,
         initializer_seed=recipe.seed,
     )
     with torch.random.fork_rng(devices=[]):

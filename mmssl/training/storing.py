@@ -20,7 +20,8 @@ from accelerate.utils import gather_object
 from ..data.fingerprint import fingerprint
 from ..data.stored import Outputs
 from ..data.variants import counted_samples, variant_batches
-from ..errors import RunError, one_line
+from ..errors import RunError, UserError, one_line
+from ..models.projection import Standard
 from ..models.running import evaluating, to_device
 from ..models.saving import weights_hash
 from .engine import on_first
@@ -91,6 +92,17 @@ def store_outputs(
                 flush=True,
             )
         stored[name] = outputs
+        projection: Any = pretraining.model.projections[tower] if tower in pretraining.model.projections else None
+        if isinstance(getattr(projection, "norm", None), Standard):
+            projection.norm.fit(torch.from_numpy(outputs.rows()))
+    if recipe.model.projection_standard:
+        model = pretraining.model
+        lacking = [name for name in model.towers if not set(stored) & set(model.tower(name).modalities)]
+        if lacking:
+            raise UserError(
+                f"model.projection_standard: found true, but outputs of tower '{lacking[0]}' are not stored: expected "
+                "towers that are frozen, of views that do not change, and train.store_frozen: true"
+            )
     return stored
 
 

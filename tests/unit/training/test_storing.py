@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from toys import runs
 
 from mmssl import pretrain
+from mmssl.errors import UserError
 from mmssl.models.tower import Tower
 
 
@@ -90,6 +92,20 @@ def test_a_resumed_run_finds_them_and_another_tower_does_not(tmp_path, seen):
     settings["train"]["steps"] = 5
     pretrain(settings, output=tmp_path / "run", resume=True)
     assert seen["image"] == 2 * rows
+
+
+def test_projections_standardise_by_what_is_stored(tmp_path):
+    settings = content(steps=1)
+    settings["model"] |= {"projection_standard": True, "projection_hidden": None}
+    settings["model"]["towers"]["text"]["frozen"] = True
+    run = pretrain(settings, output=tmp_path / "run")
+    pooled = np.load(run.folder / "stored" / "image.pooled.npy")
+    norm: Any = run.model.projections["image"].norm  # of the folder that was saved
+    np.testing.assert_allclose(norm(torch.from_numpy(pooled)).mean(0).numpy(), 0, atol=1e-4)
+    np.testing.assert_allclose(norm.deviation.numpy(), pooled.std(0), rtol=1e-4)
+    settings["model"]["towers"]["text"]["frozen"] = False
+    with pytest.raises(UserError, match="outputs of tower 'text' are not stored"):
+        pretrain(settings, output=tmp_path / "other")
 
 
 @pytest.mark.parametrize("what", ["view", "objective", "trained"])
