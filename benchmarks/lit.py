@@ -139,6 +139,7 @@ def measure(name: str, data: Path, encoders: Path, seeds: Sequence[int], held: b
                 norm.fit(seen)
         steps, per_epoch = count_steps(recipe.train, rows)
         folder = cache / name / f"seed-{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
         quarantine = Quarantine(None, recipe.data.max_bad, None)
         loop = Loop(accelerator, pretraining, recipe.train, steps, folder, seed, quarantine)
         loop.run(feed(recipe, rows, columns, processor, accelerator, stored), per_epoch)
