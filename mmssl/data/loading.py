@@ -32,6 +32,7 @@ from .origins import fetched, origins, places
 from .quarantine import Bad
 from .sampler import Sampler, in_order, order
 from .sources import Columns, check_columns, used_columns
+from .stored import Outputs
 from .streams import Items, Row, stream_batches
 from .values import as_declared, typed
 
@@ -86,6 +87,7 @@ def training_batches(
     start_batch: int = 0,
     broken: str = "part",
     memory: float = 0.0,
+    stored: Mapping[str, Outputs] | None = None,
 ) -> Iterator[Loaded]:
     """Endless shuffled micro-batches of process `rank`; see `mmssl.data.sampler` for what is in which.
 
@@ -104,6 +106,7 @@ def training_batches(
             for a stream, whose rows are read again (not decoded) up to that place in its epoch.
         broken: what a broken part of a row costs: that "part" alone, or the whole "row".
         memory: GB of decoded samples that are kept (see `mmssl.data.memory`), by all workers together.
+        stored: modality -> outputs of its frozen tower, which are read in place of its column.
 
     Raises:
         UserError: a column is not there, or the batch cannot be cut into equal parts or is larger than the data.
@@ -111,7 +114,7 @@ def training_batches(
     columns = columns_of(preprocessors, columns)
     check_columns(source, columns)
     batches: Iterable[Items]
-    if _is_stream(source):
+    if is_stream(source):
         batches = stream_batches(
             source, _read_columns(columns, ()), seed, shuffle_buffer, batch_size, accumulation, rank, world, start_batch
         )
@@ -127,8 +130,8 @@ def training_batches(
         )
         batches = ([(epoch, index, None) for epoch, index in items] for items in sampler)
     kept = Memory(int(memory * 1e9) // max(workers, 1))
-    reader = _Reader(source, preprocessors, columns, seed, broken=broken, memory=kept)
-    return _load(reader, batches, workers, ahead=accumulation)
+    reader = Reader(source, preprocessors, columns, seed, broken=broken, memory=kept, stored=stored)
+    return read_batches(reader, batches, workers, ahead=accumulation)
 
 
 def evaluation_batches(
@@ -161,7 +164,7 @@ def evaluation_batches(
     columns = columns_of(preprocessors, columns)
     check_columns(source, {**columns, **({"keep": list(keep)} if keep else {})})
     batches: Iterable[Items]
-    if _is_stream(source):
+    if is_stream(source):
         needed = source.select_columns(_read_columns(columns, keep))
         rows = ((0, number, row) for number, row in enumerate(stream_rows(needed)))
         numbered = enumerate(_chunks(islice(rows, limit), batch_size))
@@ -170,7 +173,7 @@ def evaluation_batches(
         size = len(source) if limit is None else min(limit, len(source))
         items = in_order(size, batch_size, rank=rank, world=world)
         batches = ([(epoch, index, None) for epoch, index in chunk] for chunk in items)
-    return _load(_Reader(source, preprocessors, columns, None, keep, broken), batches, workers)
+    return read_batches(Reader(source, preprocessors, columns, None, keep, broken), batches, workers)
 
 
 def read_rows(source: Source, columns: Columns | Iterable[str], n: int, seed: int = 0) -> list[Row]:
@@ -183,7 +186,7 @@ def read_rows(source: Source, columns: Columns | Iterable[str], n: int, seed: in
     columns = columns if isinstance(columns, Mapping) else {name: name for name in columns}
     check_columns(source, columns)
     chosen = source.select_columns(_read_columns(columns, ()))
-    if _is_stream(chosen):
+    if is_stream(chosen):
         rows = islice(stream_rows(chosen), n)
     else:
         rows = chosen.__getitems__(np.sort(order(len(source), seed, 0)[:n]).tolist())
@@ -200,7 +203,7 @@ def presence(source: Source, columns: Columns) -> dict[str, int]:
     counts = dict.fromkeys(columns, 0)
     needed = _read_columns(columns, ())
     chosen = source.select_columns(needed)
-    if not _is_stream(source):
+    if not is_stream(source):
         chosen = chosen.with_format("arrow")
         for table in chosen.iter(batch_size=1000):
             valid = {name: np.asarray(table[name].is_valid()) for name in needed}
@@ -229,7 +232,7 @@ class _Fault:
     error: UserError | RunError
 
 
-class _Reader(torch.utils.data.Dataset[Loaded]):
+class Reader(torch.utils.data.Dataset[Loaded]):
     """Loads one list of rows: what runs in workers. seed None: evaluation, variants are not drawn."""
 
     def __init__(
@@ -241,9 +244,12 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
         keep: Sequence[str] = (),
         broken: str = "part",
         memory: Memory | None = None,
+        stored: Mapping[str, Outputs] | None = None,
     ) -> None:
+        self.stored = dict(stored or {})
+        needed = _read_columns({name: wanted for name, wanted in columns.items() if name not in self.stored}, keep)
         # A stream's rows come with the items; the stream itself must not travel to the workers.
-        self.source = None if _is_stream(source) else source.select_columns(_read_columns(columns, keep))
+        self.source = None if is_stream(source) or not needed else source.select_columns(needed)
         # lists of whole numbers, in training the arrays that they are declared to be
         self.kinds = typed(source.features, used_columns(columns))
         self.preprocessors, self.columns, self.seed, self.keep = dict(preprocessors), columns, seed, keep
@@ -278,7 +284,7 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
                 values.append(read.get(name))
             for name, values in kept.items():
                 values.append(None if isinstance(row, Bad) else row[name])
-        batch = {name: self.preprocessors[name].collate(values) for name, values in samples.items()}
+        batch = {n: (self.stored.get(n) or self.preprocessors[n]).collate(values) for n, values in samples.items()}
         numbers = torch.tensor([index for _, index, _ in items], dtype=torch.int64)
         return Loaded(batch, bad, missing, numbers, items[0][0], kept)
 
@@ -309,12 +315,15 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
         bad: list[Bad] = []
         drawn = False
         for name, preprocessor in self.preprocessors.items():
-            wanted = self.columns[name]
-            raw = self.declared(select(row, wanted), wanted)
-            choice = Watched(0 if self.seed is None else key_of(self.seed, epoch, index, name, CHOICE) >> 1)
+            wanted, kept = self.columns[name], self.stored.get(name)
+            choice = Watched(self.choice(epoch, index, name))
+            raw = None if kept is not None else self.declared(select(row, wanted), wanted)
             try:
                 with reading_sample():  # around the fetching; `read` stands behind the boundary by itself
-                    out[name] = None if _is_null(raw) else preprocessor.read(fetched(raw, self.origins), choice)
+                    if kept is not None:
+                        out[name] = kept.read(index, choice)
+                    else:
+                        out[name] = None if _is_null(raw) else preprocessor.read(fetched(raw, self.origins), choice)
             except BadSample as error:
                 column = wanted if isinstance(wanted, str) else ",".join(wanted)
                 bad.append(Bad(index, name, column, _reason(error, raw)))
@@ -327,6 +336,10 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
             self.memory.put(index, out)
         return out, bad
 
+    def choice(self, epoch: int, index: int, name: str) -> int:
+        """What a preprocessor chooses a variant by."""
+        return 0 if self.seed is None else key_of(self.seed, epoch, index, name, CHOICE) >> 1
+
     def declared(self, raw: Any, wanted: str | Sequence[str]) -> Any:
         """A raw value, its lists as the arrays that their columns declare."""
         if isinstance(wanted, str):
@@ -334,7 +347,7 @@ class _Reader(torch.utils.data.Dataset[Loaded]):
         return as_declared(raw, self.kinds) if self.kinds else raw
 
 
-def _load(reader: _Reader, batches: Iterable[Items], workers: int, ahead: int = 1) -> Iterator[Loaded]:
+def read_batches(reader: Reader, batches: Iterable[Items], workers: int, ahead: int = 1) -> Iterator[Loaded]:
     """Run the reader over the batches, here or in worker processes, in order; these read at least `ahead` batches that
     nobody has asked for yet: a step's, while the one before is computed."""
     results: Iterable[Loaded | _Fault]
@@ -365,7 +378,7 @@ def _as_is(loaded: Any) -> Any:
     return loaded
 
 
-def _is_stream(source: Source) -> TypeGuard[IterableDataset]:
+def is_stream(source: Source) -> TypeGuard[IterableDataset]:
     import datasets
 
     return isinstance(source, datasets.IterableDataset)

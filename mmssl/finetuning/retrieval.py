@@ -96,11 +96,13 @@ class RetrievalJob(Job):
         return sum(losses) / len(losses), sum(scores) / len(scores)
 
     def extra_targets(self) -> list[str]:
-        """The projections of the towers: they make the shared embedding."""
-        return [f"projections.{name}" for name in self.towers if name in self.encoder.projections]
+        """The linear maps of the towers' projections: they make the shared embedding."""
+        own = [f"projections.{name}" for name in self.towers if name in self.encoder.projections]
+        named = self.encoder.named_modules()
+        return [n for n, m in named if isinstance(m, nn.Linear) and any(n == o or n.startswith(f"{o}.") for o in own)]
 
     def trained_when_linear(self) -> list[nn.Module]:
-        """The projections of the towers, which are linear maps of frozen pooled outputs."""
+        """The projections of the towers, which are maps of frozen pooled outputs."""
         return [self.encoder.projections[name] for name in self.towers if name in self.encoder.projections]
 
     def report(self, folder: Path) -> dict[str, Metrics]:

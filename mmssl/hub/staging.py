@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from ..boundary import read_json_object
 from ..errors import UserError
 from ..models.adapter_files import read_spec
-from ..models.foreign import OPEN_CLIP
+from ..models.foreign import split_origin
 from ..models.locating import ADAPTER, PEFT_CONFIG
 from ..models.opening import load_base
 from ..options import plainyaml
@@ -64,8 +64,7 @@ def _beside(name: str) -> str:
 
 
 def _origin(folder: Path, origin: str) -> str:
-    prefix = OPEN_CLIP if origin.startswith(OPEN_CLIP) else ""
-    path = origin.removeprefix(prefix)
+    prefix, path = split_origin(origin)
     return prefix + _beside(path) if _is_local(folder, path) else origin
 
 

@@ -27,13 +27,15 @@ def softmax_rows(
     weight: Tensor | None = None,
     valid: Tensor | None = None,
     chunk: int | None = None,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """log sum_j exp(scale q.k_j) - weight scale q.k_positive: (n,). What all losses with a softmax are made of.
 
     own: (n,) the key that is the query itself, left out of the sum; decoupled: the positive is left out as well;
-    weight: (n,) factor of the attraction; valid: (m,) bool, keys that count. A row without any key in its sum is 0.
+    weight: (n,) factor of the attraction; valid: (m,) bool, keys that count; smoothing: see `smoothed`. A row without
+    any key in its sum is 0.
     """
-    attraction = scale * (query * keys[positive]).sum(-1)
+    attraction = scale * (query * smoothed(keys, keys[positive], valid, smoothing)).sum(-1)
     if weight is not None:
         attraction = weight * attraction
     left_out = [index for index in (own, positive if decoupled else None) if index is not None]
@@ -60,26 +62,44 @@ def info_nce(
     scale: Tensor | float,
     valid: Tensor | None = None,
     chunk: int | None = None,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Cross-entropy of each query's similarity to its positive key among all keys: (n,).
 
     The mean over both directions is CLIP's loss (Radford et al. 2021; `open_clip.loss.ClipLoss`).
 
     query: (n, D), keys: (m, D), both L2-normalised; positive: (n,) int64 key of each query; scale: 1 / temperature;
-    valid: (m,) bool, keys that count (a row's own positive must, for its loss to mean something).
+    valid: (m,) bool, keys that count (a row's own positive must, for its loss to mean something); smoothing: as torch's
+    `cross_entropy` has it.
     """
-    return softmax_rows(query, keys, positive, scale, valid=valid, chunk=chunk)
+    return softmax_rows(query, keys, positive, scale, valid=valid, chunk=chunk, smoothing=smoothing)
+
+
+def smoothed(keys: Tensor, positive: Tensor, valid: Tensor | None, smoothing: float) -> Tensor:
+    """What a query is drawn to with label smoothing: its positive's row of `positive` (n, D) to the share
+    1 - smoothing, and all keys (m, D) that are valid (m,) to equal parts of the rest: (n, D).
+
+    Logits are linear in the key, so that the smoothed label's cross-entropy needs no further n x m products.
+    """
+    if not smoothing:
+        return positive
+    if valid is None:
+        return (1 - smoothing) * positive + smoothing * keys.mean(0)
+    weight = valid.to(keys.dtype)[:, None]
+    return (1 - smoothing) * positive + smoothing * (keys * weight).sum(0) / weight.sum().clamp(min=1)
 
 
 def info_nce_both(
-    x: Tensor, y: Tensor, scale: Tensor | float, valid: Tensor | None = None, chunk: int = 512
+    x: Tensor, y: Tensor, scale: Tensor | float, valid: Tensor | None = None, chunk: int = 512, smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """`info_nce` of x among y and of y among x, each (n,), where row i of x (n, D) belongs to row i of y: the same
     numbers from one pass over the similarities instead of two. valid: (n,) bool, pairs that count; others get 0."""
-    attraction = scale * (x * y).sum(-1)
+    there = back = scale * (x * y).sum(-1)
+    if smoothing:
+        there, back = (scale * (a * smoothed(b, b, valid, smoothing)).sum(-1) for a, b in ((x, y), (y, x)))
     rows, columns = chunked.log_sum_exp_both(x, y, scale, valid, chunk=chunk)
-    forth = torch.where(rows != -torch.inf, rows - attraction, 0.0)
-    return forth, torch.where(columns != -torch.inf, columns - attraction, 0.0)
+    forth = torch.where(rows != -torch.inf, rows - there, 0.0)
+    return forth, torch.where(columns != -torch.inf, columns - back, 0.0)
 
 
 def sigmoid_pairs(

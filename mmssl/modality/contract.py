@@ -205,6 +205,11 @@ class Preprocessor(Generic[Decoded]):
         """
         raise NotImplementedError
 
+    def variants(self, raw: Any) -> int | None:
+        """How many different samples `read` makes of a raw value: by `choice` modulo that number. None: any number (a
+        stretch of a long recording), so that what a frozen tower makes of them cannot be stored."""
+        return None
+
     def collate(self, samples: Sequence[Decoded | None]) -> Inputs:
         """Decoded samples (None = absent) to padded tensors. Owns the padding; see `with_present`."""
         raise NotImplementedError

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..boundary import check_folder, read_json_object
 from ..errors import UserError
-from .foreign import OPEN_CLIP, public_origin
+from .foreign import public_origin, split_origin
 from .locating import ADAPTER, PEFT_CONFIG, PEFT_WEIGHTS, locate
 from .modeling_mmssl import MMSSLModel
 from .peft_config import check_peft_config
@@ -62,7 +62,7 @@ class Base:
 
 def base_of(model: MMSSLModel, name: str | None, origins: dict[str, str] | None = None) -> Base:
     """Take this down before the adapter is put in."""
-    keys = ("modalities", "towers", "projection", "initializer_seed")
+    keys = ("modalities", "towers", "projection", "projection_hidden", "projection_standard", "initializer_seed")
     # through JSON: what is read back must compare equal
     architecture = json.loads(json.dumps({key: getattr(model.config, key) for key in keys}))
     return Base(name, weights_hash(model.state_dict().items()), architecture, dict(origins or {}))
@@ -94,15 +94,14 @@ def called(name: str) -> str:
 
 def _relative(name: str, folder: Path) -> str:
     """A folder relative to the adapter's, a Hub id as it is."""
-    prefix = OPEN_CLIP if name.startswith(OPEN_CLIP) else ""
-    path = name.removeprefix(prefix)
+    prefix, path = split_origin(name)
     return prefix + os.path.relpath(path, folder) if Path(path).exists() else name
 
 
 def absolute(name: str, folder: Path) -> str:
     """The inverse of `_relative`: a path from the working directory where it exists, else the Hub id as it is."""
-    prefix = OPEN_CLIP if name.startswith(OPEN_CLIP) else ""
-    path = folder / name.removeprefix(prefix)
+    prefix, rest = split_origin(name)
+    path = folder / rest
     return prefix + os.path.normpath(path) if path.exists() else name
 
 

@@ -130,9 +130,17 @@ def default_targets(model: MMSSLModel, towers: Sequence[str], kind: str) -> Targ
     listed = [
         name
         for name, module in _of(model, foreign)
-        if isinstance(module, nn.Linear) and name not in hidden and re.search(r"\.\d+\.", name) is not None
+        if (isinstance(module, nn.Linear) or _pointwise(module))
+        and name not in hidden
+        and re.search(r"\.\d+\.", name) is not None
     ]
     return listed + ([n for n, _ in model.named_modules() if re.fullmatch(pattern, n)] if own else [])
+
+
+def _pointwise(module: nn.Module) -> bool:
+    """A convolution of one cell, which is a linear map of its channels: what most of a convolutional net's weights are
+    in. Those of one channel at a time (depthwise) have no rank to lower."""
+    return isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
 
 
 def _of(model: MMSSLModel, towers: Iterable[str]) -> list[tuple[str, nn.Module]]:

@@ -20,6 +20,9 @@ class MMSSLConfig(PreTrainedConfig):
         towers: name -> the fields of `TowerConfig` (options.py; as YAML writes them), plus `foreign` for a wrapped
             model: what is needed to rebuild it without its origin.
         projection: width of the shared embedding, or None for none.
+        projection_hidden: width of the layer between a pooled output and the shared embedding; None: a linear map.
+        projection_standard: what comes into the projection is standardised number by number over the training rows.
+        projection_dropout: of what comes into the projection and its hidden layer, in training.
         logit_scale: of contrastive training across towers, log(1 / temperature): with `logit_bias` what turns products
             of embeddings into probabilities; None where there was no such training.
         logit_bias: SigLIP's bias.
@@ -31,6 +34,9 @@ class MMSSLConfig(PreTrainedConfig):
     modalities: dict[str, Any] | None = None
     towers: dict[str, Any] | None = None
     projection: int | None = None
+    projection_hidden: int | None = None
+    projection_dropout: float | int = 0.0
+    projection_standard: bool = False
     logit_scale: float | None = None
     logit_bias: float | None = None
     initializer_seed: int = 0

@@ -1,5 +1,6 @@
 """A tower taken from a pretrained model: `model.towers.X.from`, frozen or trained on.
 
+`from: timm:FOLDER` and `timm:NAME` are models of timm (`mmssl.models.timm_tower`).
 `from: PATH_OR_ID` is any transformers encoder that takes `pixel_values` or `input_ids` (ViT, DINOv2, BERT, the vision
 or text half of CLIP and SigLIP, ...), or raw sound (`mmssl.models.waves`); `from: open_clip:NAME[/PRETRAINED]` or
 `open_clip:FOLDER` is one half of an open_clip model. Which half is decided by whether the tower's modality has ids or
@@ -27,7 +28,7 @@ from ..patches import Patches
 from .options import TowerConfig
 from .tower import Encoded, Tower
 
-OPEN_CLIP = "open_clip:"
+OPEN_CLIP, TIMM = "open_clip:", "timm:"
 OPEN_CLIP_WEIGHTS = ("open_clip_model", "open_clip_pytorch_model")
 """What open_clip reads before it looks for pickled weights, which are not read here."""
 POOLERS = ("clip_vision_model", "clip_text_model", "siglip_vision_model", "siglip_text_model", "siglip2_text_model")
@@ -35,7 +36,7 @@ POOLERS = ("clip_vision_model", "clip_text_model", "siglip_vision_model", "sigli
 
 
 class Foreign(TypedDict):
-    """What `config.json` keeps of a wrapped model: `library` ("transformers" or "open_clip") and its own `config`."""
+    """What `config.json` keeps of a wrapped model: `library` (transformers, open_clip, timm) and its own `config`."""
 
     library: str
     config: dict[str, Any]
@@ -45,6 +46,10 @@ def describe_foreign(origin: str) -> Foreign:
     """What rebuilds the architecture of `origin`. UserError when it cannot be read."""
     if origin.startswith(OPEN_CLIP):
         return {"library": "open_clip", "config": _open_clip_config(origin.removeprefix(OPEN_CLIP))}
+    if origin.startswith(TIMM):
+        from .timm_tower import timm_config
+
+        return {"library": "timm", "config": timm_config(origin)}
     from transformers import AutoConfig
 
     with reading_of(f"model.towers: from '{origin}': no transformers model"):
@@ -63,8 +68,14 @@ def public_origin(origin: str) -> str:
     """The origin as a saved model may show it: of a folder on the user's machine the last part only."""
     from .privacy import public
 
-    name = origin.removeprefix(OPEN_CLIP)
-    return origin[: len(origin) - len(name)] + str(public(name))
+    library, name = split_origin(origin)
+    return library + str(public(name))
+
+
+def split_origin(origin: str) -> tuple[str, str]:
+    """("open_clip:", "timm:" or "", what stands behind it)."""
+    library = next((prefix for prefix in (OPEN_CLIP, TIMM) if origin.startswith(prefix)), "")
+    return library, origin.removeprefix(library)
 
 
 def _open_clip_config(name: str) -> dict[str, Any]:
@@ -89,7 +100,7 @@ def load_foreign(tower: nn.Module, origin: str) -> None:
     """Copy the pretrained weights of `origin` into the tower."""
     assert isinstance(tower, ForeignTower)
     with reading_of(f"model.towers: from '{origin}': its weights cannot be read"):
-        weights = tower.pretrained(origin).state_dict()
+        weights = tower.pretrained(origin)
     tower.net.load_state_dict(weights)
 
 
@@ -146,12 +157,12 @@ class ForeignTower(Tower):
                 f"{theirs['length']} tokens"
             )
 
-    def pretrained(self, origin: str) -> nn.Module:
-        """The module at `origin` that corresponds to `net`, with its weights."""
+    def pretrained(self, origin: str) -> Mapping[str, Tensor]:
+        """The weights at `origin` as `net` names them."""
         raise NotImplementedError
 
-    def run(self, patches: Patches, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(prefix (B, R, D), tokens (B, N, D))."""
+    def run(self, patches: Patches, hidden: Tensor | None) -> tuple[Tensor, Tensor, Patches]:
+        """(prefix (B, R, D), tokens (B, N, D), the patches that these stand for)."""
         raise NotImplementedError
 
     def forward(
@@ -161,7 +172,7 @@ class ForeignTower(Tower):
         p = patches[self.name]
         # frozen: no graph is kept for what gets no gradient
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            prefix, tokens = self.run(p, (hidden or {}).get(self.name))
+            prefix, tokens, p = self.run(p, (hidden or {}).get(self.name))
         if not p.full:
             # what the wrapped model makes of padding is for nobody
             tokens = tokens * p.valid[..., None]
@@ -208,14 +219,14 @@ class TransformersTower(ForeignTower):
                 }
             )
 
-    def pretrained(self, origin: str) -> nn.Module:
+    def pretrained(self, origin: str) -> Mapping[str, Tensor]:
         """As `ForeignTower.pretrained`; from safetensors alone: nothing of the origin is executed."""
         from transformers import AutoModel
 
         safe = {"use_safetensors": True, "trust_remote_code": False}
-        return _half(AutoModel.from_pretrained(origin, dtype=torch.float32, **safe), self.ids)
+        return _half(AutoModel.from_pretrained(origin, dtype=torch.float32, **safe), self.ids).state_dict()
 
-    def run(self, patches: Patches, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+    def run(self, patches: Patches, hidden: Tensor | None) -> tuple[Tensor, Tensor, Patches]:
         """As `ForeignTower.run`; the prefix is what the model pools to, or its tokens in front of the patches."""
         encoder = self.net["encoder"]  # type: ignore[index]
         if self.ids:
@@ -243,7 +254,7 @@ class TransformersTower(ForeignTower):
         if "projection" in self.net:  # type: ignore[operator]
             projection = self.net["projection"]  # type: ignore[index]
             prefix, tokens = projection(output.pooler_output)[:, None], projection(tokens)
-        return prefix, tokens
+        return prefix, tokens, patches
 
 
 def untrained(config: Mapping[str, Any]) -> nn.Module:
@@ -313,7 +324,7 @@ class OpenClipTower(ForeignTower):
         else:
             self.check({"size": net.image_size, "patch": net.patch_size, "channels": net.conv1.in_channels})
 
-    def pretrained(self, origin: str) -> nn.Module:
+    def pretrained(self, origin: str) -> Mapping[str, Tensor]:
         """As `ForeignTower.pretrained`, from a folder or one of the weights that open_clip knows by name."""
         import open_clip
 
@@ -326,9 +337,9 @@ class OpenClipTower(ForeignTower):
             architecture, _, weights = name.partition("/")
             pair = open_clip.create_model(architecture, pretrained=weights or None, force_custom_text=True)
         part: nn.Module = pair.text if self.ids else pair.visual
-        return part
+        return part.state_dict()
 
-    def run(self, patches: Patches, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+    def run(self, patches: Patches, hidden: Tensor | None) -> tuple[Tensor, Tensor, Patches]:
         """As `ForeignTower.run`; the prefix is the pooled, projected output."""
         net: Any = self.net
         inputs = patches.values if self.ids else self.pixels(patches, hidden)
@@ -340,4 +351,5 @@ class OpenClipTower(ForeignTower):
         if projection is not None:
             tokens = projection(tokens) if isinstance(projection, nn.Module) else tokens @ projection
         # text is padded behind, a picture's class token stands in front
-        return pooled[:, None], tokens[:, : patches.count] if self.ids else tokens[:, -patches.count :]
+        tokens = tokens[:, : patches.count] if self.ids else tokens[:, -patches.count :]
+        return pooled[:, None], tokens, patches

@@ -29,6 +29,7 @@ from .initialization import init_module
 from .loader import LOADER, write_loader
 from .options import TowerConfig
 from .pooling import usual_readout
+from .projection import make_projection
 from .tower import Encoded, Tower
 
 if TYPE_CHECKING:
@@ -120,7 +121,13 @@ class MMSSLModel(PreTrainedModel):
         self.projections = nn.ModuleDict()
         if config.projection:
             for name in self.towers:
-                self.projections[name] = nn.Linear(self.tower(name).pooled_width, config.projection, bias=False)
+                self.projections[name] = make_projection(
+                    self.tower(name).pooled_width,
+                    config.projection,
+                    config.projection_hidden,
+                    config.projection_dropout,
+                    config.projection_standard,
+                )
         self.post_init()
 
     @classmethod
@@ -238,7 +245,8 @@ class MMSSLModel(PreTrainedModel):
         if tower not in self.projections:
             return pooled
         projection = self.projections[tower]
-        return projection(pooled.to(projection.weight.dtype))  # type: ignore[arg-type]
+        out: Tensor = projection(pooled.to(next(projection.parameters()).dtype))
+        return out
 
     def encode_batch(self, batch: Batch, alone: bool = False, states: bool = False) -> MMSSLOutput:
         """Encode nested inputs.

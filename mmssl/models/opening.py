@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..modality import load_modality
 from .adapter_files import AdapterSpec, absolute, base_of, read_spec
 from .configuration_mmssl import MMSSLConfig
-from .foreign import OPEN_CLIP
+from .foreign import split_origin
 from .locating import CONFIG, PROCESSOR, WORDS, Located, locate, read_json
 from .modeling_mmssl import MMSSLModel, tower_config
 from .privacy import public
@@ -101,7 +101,7 @@ def load_base(folder: Path, spec: AdapterSpec, base: str | None) -> MMSSLModel:
     model = open_model(base)[0] if base is not None else _rebuilt(folder, spec)
     theirs = base_of(model, None)
     wanted = spec["architecture"]
-    for key in ("modalities", "towers", "projection"):
+    for key in ("modalities", "towers", "projection", "projection_hidden", "projection_standard"):
         mine, other = (_lasting(a.get(key)) for a in (public(theirs.architecture), wanted))
         if mine != other:
             where = _first_difference(mine, other, key)
@@ -137,7 +137,7 @@ def _rebuilt(folder: Path, spec: AdapterSpec) -> MMSSLModel:
         model = MMSSLModel(config)
         for tower, origin in spec["origins"].items():
             found = absolute(origin, folder)
-            if found == origin and origin.removeprefix(OPEN_CLIP).startswith("."):
+            if found == origin and split_origin(origin)[1].startswith("."):
                 raise UserError(f"{folder}: the pretrained model of its tower '{tower}' is not at {folder / origin}")
             options = tower_config(config.towers[tower])
             options.from_ = found

@@ -113,7 +113,8 @@ class TowerConfig:
     from_: str | None = option(
         None,
         local=True,
-        help="a pretrained model: a transformers folder or id, timm:FOLDER, open_clip:NAME[/PRETRAINED] or FOLDER",
+        help="a pretrained model: a transformers folder or id, timm:FOLDER, open_clip:NAME[/PRETRAINED] or FOLDER; "
+        "timm:NAME: a trunk of timm with random weights",
     )
     convert: bool | None = option(
         None, help="`from` into a tower of mmssl's own (true), wrapped as it is (false); null: whatever loses nothing"

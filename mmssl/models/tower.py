@@ -153,6 +153,9 @@ class Tower(nn.Module):
     """False for a foreign model that must see all its patches."""
     replaces = True
     """False for a foreign model whose input cannot be replaced by a mask token."""
+    mixes_rows = False
+    """True where what one row gets in training depends on the others (batch norm), so that parts of a batch are another
+    batch."""
 
     def __init__(self, config: TowerConfig, modalities: Mapping[str, Modality]) -> None:
         super().__init__()

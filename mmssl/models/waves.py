@@ -146,10 +146,13 @@ def build_foreign(options: TowerConfig, modalities: Mapping[str, Modality], fore
     """The tower of a description, with random weights. `load_foreign` fills in the pretrained ones."""
     if len(modalities) != 1:
         raise UserError(f"model.towers: a pretrained tower has one modality, found {', '.join(modalities)}")
-    kinds = {"transformers": TransformersTower, "open_clip": OpenClipTower}
+    from .timm_tower import TimmTower
+
+    kinds: dict[str, Any] = {"transformers": TransformersTower, "open_clip": OpenClipTower, "timm": TimmTower}
     library = foreign.get("library")
     if library not in kinds or not isinstance(foreign.get("config"), Mapping):
         raise UserError(f"model.towers: found a tower of {library!r:.60}, expected one of {', '.join(kinds)}")
     config = inner_config(foreign["config"], "model.towers: foreign")
     hears = library == "transformers" and takes_waves(config) and hasattr(next(iter(modalities.values())), "features")
-    return (WaveTower if hears else kinds[library])(options, modalities, config)
+    tower: Tower = (WaveTower if hears else kinds[library])(options, modalities, config)
+    return tower

@@ -76,6 +76,11 @@ class Joined(Step):
         super().__init__(_Apart(), one.model, one.views, one.masks, draws, part)
         self.parts, self.rows = parts, max(part.draws.rows for part in parts)
 
+    def stored(self, tower: str) -> tuple[Tensor, Tensor] | None:
+        """As `Step.stored`, of all rows."""
+        found = [kept for part in self.parts if (kept := part.stored(tower)) is not None]
+        return (torch.cat([x for x, _ in found]), torch.cat([there for _, there in found])) if found else None
+
     def patches(self, name: str, view: str = CLEAN) -> Patches:
         """What modality `name` is cut into in this view, of all rows and as long as the longest, without gradient."""
         view = self._view_of(name, view)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,11 @@ class Objective(nn.Module):
     def constants(self) -> dict[str, float]:
         """Learned numbers that belong to the model's embeddings; they are kept in `MMSSLConfig` under these names."""
         return {}
+
+    def looks(self, tower: str) -> Sequence[str] | None:
+        """The views that it asks a tower's pooled output of, unmasked, where it asks for nothing else; none where it
+        has nothing to do with the tower. None (the default): it may ask for anything."""
+        return None
 
     teaches: tuple[str, ...] = ()
     """Names of the towers that it keeps an averaged teacher of, whose weights the model may get at the end."""

@@ -161,7 +161,7 @@ class Contrastive(Objective):
         both = a[1] & b[1]
         # in one process rows and columns of the same similarities are both directions: one pass does
         if c.loss == "infonce" and c.chunk is not None and world_size() == 1:
-            forth, back = info_nce_both(x, y, scale, both, c.chunk)
+            forth, back = info_nce_both(x, y, scale, both, c.chunk, c.label_smoothing)
             return (global_mean(forth, both) + global_mean(back, both)) / 2
         all_x, all_y, all_both = gather_rows(x), gather_rows(y), gather_rows(both)
         # where the rows of this process are among the gathered ones
@@ -189,12 +189,20 @@ class Contrastive(Objective):
         """(n,) for the queries against the other side's rows and, but for InfoNCE, those of their own side."""
         chunk = self.config.chunk
         if self.config.loss == "infonce":
-            return info_nce(query, theirs, here, scale, valid, chunk)
+            return info_nce(query, theirs, here, scale, valid, chunk, self.config.label_smoothing)
         # the query itself is among the keys of its own side, where it is neither positive nor negative
         keys, own, valid = torch.cat([theirs, mine]), here + len(theirs), valid.repeat(2)
         if self.config.loss == "nt_xent":
             return softmax_rows(query, keys, here, scale, own=own, valid=valid, chunk=chunk)
         return dcl(query, keys, here, own, scale, valid, weight, chunk)
+
+    def looks(self, tower: str) -> list[str] | None:
+        """As `Objective.looks`: pooled outputs, of all but masked views and earlier layers."""
+        if tower not in self.config.towers:
+            return []
+        if self.config.layers or any(mask is not None for _, mask in self.sides.looks):
+            return None
+        return [view for view, _ in self.sides.looks]
 
     def constants(self) -> dict[str, float]:
         """The temperature across towers, as log(1 / temperature), and SigLIP's bias."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from ..data.stored import POOLED
 from ..distributed import global_mean
 from ..draws import Draws
 from ..masking.corruption import Corruption, corrupt
@@ -245,13 +246,23 @@ class Step:
         net: Tower | None = None,
         rows: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """(pooled (B, D), present (B,)) of `encode`, or with `rows` of `pool`, which keeps nothing else in memory."""
+        """(pooled (B, D), present (B,)) of `encode`, or with `rows` of `pool`, which keeps nothing else in memory; of a
+        frozen tower what was stored."""
+        kept = self.stored(tower) if net is None else None
+        if kept is not None:
+            return kept
         if rows is None and self.rows is None:
             encoded = self.encode(tower, view, mask, mode, net)
             return encoded.pooled(), encoded.present()
         encoder = net if net is not None else self.model.tower(tower)
         key = ("pooled", *self._key(tower, view, mask, mode, net), rows)
         return self._once(key, lambda: self._pool(encoder, *self._seen(tower, view, mask, mode), rows))
+
+    def stored(self, tower: str) -> tuple[Tensor, Tensor] | None:
+        """(pooled (B, D), present (B,)) where the batch has a tower's outputs in place of its inputs."""
+        name = next(iter(self.model.tower(tower).modalities))
+        inputs = self.batch.get(name, {})
+        return (inputs[POOLED], inputs["present"]) if POOLED in inputs else None
 
     def _pool(
         self, encoder: Tower, patches: Mapping[str, Patches], hidden: Mapping[str, Tensor] | None, rows: int | None

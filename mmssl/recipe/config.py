@@ -114,6 +114,16 @@ class ModelConfig:
 
     towers: dict[str, TowerConfig] = option(help="name -> tower")
     projection: int | None = option(None, min=1, max=65_536, help="width of the shared embedding; null: no projection")
+    projection_hidden: int | None = option(
+        None, min=1, max=65_536, help="width of a hidden layer in front of it; null: the projection is a linear map"
+    )
+    projection_dropout: float = option(
+        0.0, min=0, below=1, help="of what comes into the projection and its hidden layer, in training"
+    )
+    projection_standard: bool = option(
+        False,
+        help="standardise what comes into it, number by number, over the rows; of frozen towers with stored outputs",
+    )
     from_: str | None = option(
         None, local=True, help="go on from a model that mmssl trained: a model folder, a run or a Hub id"
     )
@@ -128,6 +138,8 @@ class ModelConfig:
     def starts(self) -> bool:
         """Whether a run goes on from something, in place of random weights alone."""
         return self.from_ is not None or any(tower.from_ is not None for tower in self.towers.values())
+
+    NEEDS = (needs("projection_hidden", "projection_dropout", "projection_standard", projection=SET),)
 
 
 @strict
@@ -233,6 +245,11 @@ class TrainConfig(LoopConfig):
         False, resumable=True, help="compute activations again in the backward pass: less memory, more time"
     )
     compile: bool = option(False, resumable=True, help="torch.compile every trunk")
+    store_frozen: bool = option(
+        True,
+        resumable=True,
+        help="outputs of frozen towers whose inputs do not change are computed once, and kept in the run's `stored`",
+    )
     gradient_share_every: int | None = option(
         None, min=1, max=1_000_000_000, resumable=True, help="steps between measurements of who pulls the encoders"
     )

@@ -18,14 +18,22 @@ from ..errors import UserError, nearest
 logger = logging.getLogger("mmssl")
 
 YOURS = "YOUR_MODEL"
-"""`model.from` of a shipped recipe that goes on from whatever model the user has."""
+"""`model.from`, or a tower's `from`, of a shipped recipe that goes on from whatever model the user has."""
 
 OF_DATA = ("source_rate", "source_unit", "source_channels", "layout", "checksums", "beats")
 """Options of modalities that say what the data are, not what the model is given."""
 
 
-def refuse_placeholder(origin: str | None, name: str) -> None:
-    """UserError where the `model.from` of the recipe `name` still waits for the user's model."""
+def refuse_placeholder(origin: str | None, towers: Mapping[str, str | None], name: str) -> None:
+    """UserError where the recipe `name` still waits for a model of the user's: as its `model.from`, or as the `from` of
+    some of its towers."""
+    waiting = [f"model.towers.{tower}.from" for tower, start in towers.items() if start == YOURS]
+    if waiting:
+        words = " ".join(f"{key}=MODEL" for key in waiting)
+        raise UserError(
+            f"{waiting[0]}: found none, expected the encoder to start from: mmssl pretrain {name} {words} "
+            f"data.path=DATA (a folder of transformers, timm:FOLDER, open_clip:NAME, or a Hub id)"
+        )
     if origin == YOURS:
         raise UserError(
             f"model.from: found none, expected the encoder to go on from: mmssl pretrain {name} model.from=MODEL "
@@ -42,7 +50,7 @@ def give_way(data: dict[str, Any], merged: dict[str, Any]) -> None:
         return
     if isinstance(overridden.get("from"), str) and "from" not in model:
         data.pop("modalities", None)
-        for key in ("towers", "projection"):
+        for key in ("towers", "projection", "projection_hidden", "projection_dropout", "projection_standard"):
             model.pop(key, None)
 
 
@@ -63,9 +71,10 @@ def take_over(data: dict[str, Any], faults: list[str]) -> None:
     towers = {n: _tower(t) for n, t in config["towers"].items()}
     data["modalities"] = _joined(data.get("modalities"), parts, OF_DATA, "modalities", origin, faults)
     model["towers"] = _joined(model.get("towers"), towers, FREE, "model.towers", origin, faults)
-    kept = config.get("projection")
-    if model.setdefault("projection", kept) != kept:
-        faults.append(f"model.projection: found {model['projection']}, but {origin} has {kept}; leave it out")
+    for key in ("projection", "projection_hidden", "projection_standard"):
+        kept = config.get(key, False if key == "projection_standard" else None)
+        if model.setdefault(key, kept) != kept:
+            faults.append(f"model.{key}: found {model[key]}, but {origin} has {kept}; leave it out")
 
 
 def _tower(spec: dict[str, Any]) -> dict[str, Any]:

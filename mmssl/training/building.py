@@ -192,6 +192,9 @@ def build_model(recipe: Recipe, processor: MMSSLProcessor) -> MMSSLModel:
         modalities=modalities,
         towers=tower_specs(recipe.model.towers, processor.types, wrapped),
         projection=recipe.model.projection,
+        projection_hidden=recipe.model.projection_hidden,
+        projection_dropout=recipe.model.projection_dropout,
+        projection_standard=recipe.model.projection_standard,
         initializer_seed=recipe.seed,
     )
     with torch.random.fork_rng(devices=[]):

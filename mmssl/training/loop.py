@@ -77,6 +77,14 @@ class Loop:
         """
         self.accelerator, self.settings, self.steps, self.folder, self.seed = accelerator, settings, steps, folder, seed
         self.quarantine, self.observers, self.origin = quarantine, Observers(observers), origin or {}
+        mixing = [name for name in pretraining.model.towers if pretraining.model.tower(name).mixes_rows]
+        if mixing and settings.accumulation > 1:
+            raise UserError(
+                f"train.accumulation: found {settings.accumulation}, but tower '{mixing[0]}' has batch norms, which "
+                "see a batch whole; expected 1"
+            )
+        if mixing and accelerator.num_processes > 1:
+            logger.warning("tower '%s' has batch norms: each process counts its own rows in them", mixing[0])
         self.pretraining = pretraining.to(accelerator.device)
         self.module: nn.Module
         self.module, self.optimizer = accelerator.prepare(pretraining, optimizer(self.pretraining, settings))

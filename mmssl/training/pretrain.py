@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from ..data.fingerprint import fingerprint
 from ..data.loading import Loaded, presence, training_batches
 from ..data.quarantine import Quarantine
 from ..data.selection import row_numbers
+from ..data.stored import Outputs
 from ..distributed import lost_peers_told
 from ..errors import RunError, UserError, one_line
 from ..evaluation.evaluate import Report, check_evaluation, evaluate
@@ -74,6 +75,7 @@ from .observers import Observer
 from .online_probe import OnlineProbe, load_labelled
 from .pace import Pace
 from .starting import check_adapters
+from .storing import store_outputs
 
 if TYPE_CHECKING:
     from ..data.loading import Source
@@ -176,7 +178,8 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
             if not recipe.model.starts or pretraining.adapter is None:
                 print(said_of_targets(pretraining.model, processor), flush=True)
             _write(folder / "config.yaml", to_yaml(recipe))
-        fault = loop.run(feed(recipe, source, columns, processor, accelerator), per_epoch)
+        stored = store_outputs(recipe, pretraining, processor, source, columns, accelerator, folder)
+        fault = loop.run(feed(recipe, source, columns, processor, accelerator, stored), per_epoch)
         end_training(accelerator)
         if not main:
             return Run(folder, folder / "model", pretraining.model, processor)
@@ -209,9 +212,14 @@ def chosen_recipe(
 
 
 def feed(
-    recipe: Recipe, source: Source, columns: Columns, processor: MMSSLProcessor, accelerator: Accelerator
+    recipe: Recipe,
+    source: Source,
+    columns: Columns,
+    processor: MMSSLProcessor,
+    accelerator: Accelerator,
+    stored: Mapping[str, Outputs],
 ) -> Batches:
-    """This process's micro-batches of the training rows, from any one on."""
+    """This process's micro-batches of the training rows, from any one on. stored: what frozen towers make of them."""
 
     def batches(first: int) -> Iterator[Loaded]:
         return training_batches(
@@ -228,6 +236,7 @@ def feed(
             start_batch=first,
             broken=recipe.data.broken,
             memory=recipe.train.memory,
+            stored=stored,
         )
 
     return batches

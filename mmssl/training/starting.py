@@ -49,8 +49,8 @@ class Adapter:
 
 def check_adapters(recipe: Recipe) -> None:
     """UserError for adapters that cannot be, before anything is written."""
-    refuse_placeholder(recipe.model.from_, recipe.name)
     towers = recipe.model.towers
+    refuse_placeholder(recipe.model.from_, {name: tower.from_ for name, tower in towers.items()}, recipe.name)
     having = {name: tower.adapter for name, tower in towers.items() if tower.adapter is not None}
     first = next(iter(having), None)
     if first is None:

@@ -98,6 +98,10 @@ class Preprocessor(base.Preprocessor[Array]):
         image = self._decode(raw)
         return None if image is None else adapt_channels(image, self.fitted()["channels"])
 
+    def variants(self, raw: object) -> int:
+        """1: a value is read alike each time."""
+        return 1
+
     def collate(self, samples: Sequence[Array | None]) -> Inputs:
         """What `read` returned (None = absent) to normalised pixels; absent rows are zero."""
         state = self.fitted()

@@ -156,6 +156,10 @@ class Preprocessor(base.Preprocessor[Cells]):
             parts.append(f"unknown column {', '.join(map(repr, extra))}{nearest(extra[0], lacking or known)}")
         return f"the table's columns do not fit the model: {'; '.join(parts)} (it knows {', '.join(known)})"
 
+    def variants(self, raw: object) -> int:
+        """1: a value is read alike each time."""
+        return 1
+
     def collate(self, samples: Sequence[Cells | None]) -> Inputs:
         """What `read` returned (None = absent) to scaled cells; absent rows are NaN throughout."""
         columns = self.columns

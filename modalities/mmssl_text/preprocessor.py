@@ -137,6 +137,13 @@ class Preprocessor(base.Preprocessor[Tokens]):
             raise BadSample("text has no tokens but special ones")
         return tokens
 
+    def variants(self, raw: object) -> int:
+        """How many texts there are to choose among; 1 where there is none, or something else."""
+        try:
+            return max(len(self._variants(raw)), 1)
+        except BadSample:
+            return 1
+
     def collate(self, samples: Sequence[Tokens | None]) -> Inputs:
         """What `read` returned (None = absent) to padded ids."""
         longest = max((len(tokens.ids) for tokens in samples if tokens is not None), default=1)

@@ -61,6 +61,7 @@ class Format:
         check: further obstacles, a clause each.
         adapted: modality type -> what the parts of a block may be called, where an adapter can be written for it.
         projections: modality type -> the stock module that holds our projection.
+        projects: whether it has a place for our projection, which must then be a linear map.
         reader: how it is read; None where towers cannot be started from it.
     """
 
@@ -72,6 +73,7 @@ class Format:
     check: Callable[[Exportable], list[str]] = _nothing
     adapted: Mapping[str, Sequence[BlockNames]] | None = None
     projections: Mapping[str, str] = field(default_factory=dict)
+    projects: bool = False
     reader: Reader | None = None
 
     def reads(self, kind: str) -> bool:

@@ -241,6 +241,11 @@ def refuse(source: Exportable, name: str, chosen: Format) -> None:
             found += _foreign(part, chosen)
         else:
             found += obstacles(part.values(), chosen.needs[kind], part.paths())
+    hidden = source.model.config.projection_hidden
+    if hidden is not None and chosen.projects:
+        found.append(f"model.projection_hidden: found {hidden}, expected null: its projection is a linear map")
+    if source.model.config.projection_standard and chosen.projects:
+        found.append("model.projection_standard: found true, expected false: nothing stands before its projection")
     if not found:
         found += chosen.check(source)
     if found:

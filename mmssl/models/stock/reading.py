@@ -19,14 +19,14 @@ from typing import Any
 from ...errors import UserError, one_line
 from ...options.schema import Faults
 from ...options.wording import show
-from ..foreign import OPEN_CLIP
+from ...recipe.continuing import YOURS
+from ..foreign import OPEN_CLIP, TIMM
 from ..locating import gated
 from ..waves import hop_of, takes_waves
 from .contract import Options, Reader
 from .formats import format_names, load_format
 from .images import RESAMPLE
 
-TIMM = "timm:"
 PREPROCESSING = {
     "image": ("preprocessor_config.json", "processor_config.json"),
     "video": ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json"),
@@ -75,6 +75,7 @@ def converter(origin: str, config: Any, convert: bool | None, kind: str) -> Read
     if convert:
         readable = ", ".join(name for name in format_names() if load_format(name).reads(kind))
         what = getattr(config, "model_type", "no model that transformers knows")
+        what = "no VisionTransformer with weights" if origin.startswith(TIMM) else what
         raise UserError(
             f"model.towers: from '{origin}': found {what}, convert: true takes a tower of {kind} from "
             f"{readable or 'no format: it can be wrapped only'}"
@@ -121,7 +122,7 @@ def apply_origins(data: Any, faults: Faults) -> None:
         return
     for tower, spec in towers.items():
         origin = spec.get("from") if isinstance(spec, dict) else None
-        if not isinstance(origin, str) or origin.startswith(OPEN_CLIP):
+        if not isinstance(origin, str) or origin.startswith(OPEN_CLIP) or origin == YOURS:
             continue
         names = spec.get("modalities") or [tower]
         for name in names if isinstance(names, list) else []:
@@ -139,6 +140,7 @@ def _fill(origin: str, spec: dict[str, Any], options: dict[str, Any], kind: str,
         faults.append(str(error))
         return
     fixed: set[str] = set()
+    theirs: dict[str, Any] = {}
     if chosen is not None:
         try:
             theirs = architecture(chosen, origin, config)["modality"]
@@ -150,10 +152,10 @@ def _fill(origin: str, spec: dict[str, Any], options: dict[str, Any], kind: str,
                 continue  # positions are interpolated, or defined everywhere
             if key in options and _same(options[key]) != _same(value):
                 faults.append(f"{where}.{key}: found {show(options[key])}, but '{origin}' has {value}")
-    else:
-        theirs = _wrapped_options(origin, config, kind)
-        fixed |= {"features", "patch", "rate", "normalise"} if kind == "audio" else set()
     try:
+        if chosen is None:
+            theirs = _wrapped_options(origin, config, kind)
+            fixed |= {"features", "patch", "rate", "normalise"} if kind == "audio" else set()
         if config is not None and kind in PREPROCESSING:
             theirs = {**theirs, **_preprocessing(origin, kind, chosen)}
     except UserError as error:
@@ -172,6 +174,10 @@ def _same(value: Any) -> Any:
 
 def _wrapped_options(origin: str, config: Any, kind: str) -> dict[str, Any]:
     """What a wrapped model takes; its own check refuses what the recipe sets otherwise."""
+    if origin.startswith(TIMM) and kind == "image":
+        from ..timm_tower import preprocessing
+
+        return preprocessing(origin)
     if config is None:
         return {}
     if kind == "text":

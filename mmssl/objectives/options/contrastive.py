@@ -33,6 +33,9 @@ class Config(HeadOptions, SideOptions, ObjectiveConfig):
     )
     learn_temperature: bool | None = option(None, help="default: across towers, but for dcl and dclw; sigmoid always")
     max_scale: float = option(100.0, above=0, max=1_000, help="upper bound of a learned 1 / temperature")
+    label_smoothing: float = option(
+        0.0, min=0, below=1, help="of infonce: share of the label that all candidates have equal parts of"
+    )
     sigma: float = option(0.5, above=0, max=1_000, help="width of the von Mises-Fisher weight of dclw")
     within_weight: float = option(1.0, min=0, max=1_000_000, help="with pairs: both, weight of the pairs within towers")
     layers: list[int] = option(
@@ -44,6 +47,7 @@ class Config(HeadOptions, SideOptions, ObjectiveConfig):
 
     NEEDS = (
         needs("sigma", loss="dclw"),
+        needs("label_smoothing", loss="infonce"),
         needs("max_scale", learn_temperature="true", holds=lambda c: c.learns),
         needs("within_weight", pairs="both"),
         needs(*(f.name for f in fields(HeadOptions)), pairs=("within", "both"), holds=lambda c: c.kind != "across"),

@@ -83,6 +83,11 @@ class Sides:
             raise UserError(f"{self.where}: hub_tower needs pairs: across or both, found pairs: {kind}")
         for name in options.towers:
             tower = model.tower(name)
+            if options.cache_rows is not None and tower.mixes_rows:
+                raise UserError(
+                    f"{self.where}: cache_rows: found {options.cache_rows}, but tower '{name}' has batch norms, which "
+                    "see a batch whole; expected null"
+                )
             if any(mask for _, mask in self.looks) and not (tower.drops if options.mode == "drop" else tower.replaces):
                 other = " (mode: replace may)" if options.mode == "drop" and tower.replaces else ""
                 raise UserError(f"{self.where}: tower '{name}' cannot {options.mode} masked patches{other}")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mmssl.losses.contrastive import info_nce, nt_xent, sigmoid_pairs
+from mmssl.losses.contrastive import info_nce, info_nce_both, nt_xent, sigmoid_pairs
 from mmssl.losses.reconstruction import normalised_patches, patch_cross_entropy, patch_mse
 
 N, D = 24, 16
@@ -17,6 +17,26 @@ N, D = 24, 16
 def pair():
     g = torch.Generator().manual_seed(0)
     return tuple(F.normalize(torch.randn(N, D, generator=g), dim=-1) for _ in range(2))
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_smoothed_labels_are_those_of_cross_entropy(pair, chunk):
+    a, b = (x.clone().requires_grad_() for x in pair)
+    valid, at, scale = torch.arange(N) != 1, torch.arange(N), torch.tensor(5.0)
+    there = at[valid]
+    logits = scale * a[there] @ b[there].T
+    places = torch.arange(len(there))
+    forth, back = (F.cross_entropy(x, places, label_smoothing=0.2) for x in (logits, logits.T))
+    both = info_nce_both(a, b, scale, valid, 3, 0.2)
+    for ours, theirs in (
+        (info_nce(a, b, at, scale, valid, chunk, 0.2)[there].mean(), forth),
+        (info_nce(b, a, at, scale, valid, chunk, 0.2)[there].mean(), back),
+        (both[0][there].mean(), forth),
+        (both[1][there].mean(), back),
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+        for x, y in zip(*(torch.autograd.grad(v, (a, b), retain_graph=True) for v in (ours, theirs)), strict=True):
+            torch.testing.assert_close(x, y, rtol=0, atol=1e-5)
 
 
 def test_info_nce_equals_clip_loss(pair):

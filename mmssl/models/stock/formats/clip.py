@@ -174,5 +174,6 @@ FORMAT = Format(
     write=write,
     adapted=ADAPTED,
     projections=PROJECTIONS,
+    projects=True,
     reader=Reader(reads=reads, read=read, load=load, pair=True),
 )

@@ -172,4 +172,4 @@ def _notes(pair: pairs.Pair) -> list[str]:
     ]
 
 
-FORMAT = Format(title=TITLE, needs=NEEDS, write=write, required=REQUIRED, check=check)
+FORMAT = Format(title=TITLE, needs=NEEDS, write=write, required=REQUIRED, check=check, projects=True)

@@ -245,4 +245,4 @@ def _usage(pair: pairs.Pair) -> str:
     return "\n".join(lines)
 
 
-FORMAT = Format(title=TITLE, needs=NEEDS, write=write, required=REQUIRED, wrapped=True, check=check)
+FORMAT = Format(title=TITLE, needs=NEEDS, write=write, required=REQUIRED, wrapped=True, check=check, projects=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ....errors import UserError
-from ...foreign import TransformersTower
+from ...foreign import OpenClipTower, TransformersTower
 from .. import images, pairs, sounds, texts
 from ..compatibility import obstacles
 from ..contract import Format
@@ -59,9 +59,8 @@ def check(source: Exportable) -> list[str]:
     for part in chosen(source):
         where = f"model.towers.{part.tower_name}.from"
         if not isinstance(part.tower, TransformersTower):
-            found.append(
-                f"{where}: it wraps one half of an open_clip model ({part.wrapped}), expected a transformers model"
-            )
+            other = "one half of an open_clip model" if isinstance(part.tower, OpenClipTower) else "a model of timm"
+            found.append(f"{where}: it wraps {other} ({part.wrapped}), expected a transformers model")
         elif "projection" in part.tower.net and part.wrapped not in HALVES:  # type: ignore[operator]
             found.append(
                 f"{where}: it wraps one half of a pair with a projection ({part.wrapped}), for which there is "

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ....boundary import reading_of
 from ....errors import UserError
+from ...timm_tower import is_plain_vit
 from .. import images, transfer
 from ..contract import Format, Options, Reader
 from ..exportable import Branch, Exportable
@@ -151,8 +152,8 @@ def _usage() -> str:
 
 
 def reads(config: dict[str, Any]) -> bool:
-    """Whether a configuration describes a folder of timm's."""
-    return config.get("model_type") == "timm"
+    """Whether a configuration describes a folder of timm's, of a VisionTransformer; others are wrapped."""
+    return config.get("model_type") == "timm" and is_plain_vit(config["origin"])
 
 
 def _model(origin: str) -> Any:

@@ -252,5 +252,6 @@ FORMAT = Format(
     required=REQUIRED,
     wrapped=True,
     check=check,
+    projects=True,
     reader=Reader(reads=reads, read=read, load=load, pair=True),
 )

@@ -1,0 +1,78 @@
+"""`Outputs`: what a frozen tower made of each row, kept in a file and read in place of the rows themselves.
+
+`mmssl.training.storing` writes them. Shapes: n rows, m samples (a row with five captions has five), W width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..errors import BadSample
+from ..modality import Inputs
+
+POOLED = "pooled"
+"""The key of a batch that holds a tower's outputs where others hold its inputs."""
+
+
+class Outputs:
+    """Of one modality: `read` and `collate` stand in for its preprocessor's.
+
+    The files are mapped into memory where they are read: a worker is handed their place alone.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self._open: tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64], dict[str, str]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "name": self.name, "_open": None}
+
+    def file(self, what: str) -> Path:
+        """`pooled.npy` (m, W), `present.npy` (m,), `starts.npy` (n + 1,) or `about.json` of this modality."""
+        return self.folder / f"{self.name}.{what}"
+
+    def _opened(self) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64], dict[str, str]]:
+        if self._open is None:
+            faults = json.loads(self.file("about.json").read_text())["faults"]
+            arrays = (np.load(self.file(f"{what}.npy"), mmap_mode="r") for what in ("pooled", "present", "starts"))
+            self._open = (*arrays, faults)  # type: ignore[assignment]
+        assert self._open is not None
+        return self._open
+
+    @property
+    def width(self) -> int:
+        """W."""
+        return int(self._opened()[0].shape[1])
+
+    def rows(self) -> NDArray[np.float32]:
+        """(k, W) those of the m samples that are there, in memory."""
+        pooled, present, _, _ = self._opened()
+        return np.asarray(pooled)[np.asarray(present)]
+
+    def read(self, index: int, choice: int = 0) -> NDArray[np.float32] | None:
+        """(W,) of row `index`, of one of its samples by `choice`; None where it is absent. BadSample: it was broken."""
+        pooled, present, starts, faults = self._opened()
+        first, last = int(starts[index]), int(starts[index + 1])
+        # of one sample nothing is drawn, so that the row may be kept (`mmssl.data.memory`)
+        at = first + (choice % (last - first) if last - first > 1 else 0)
+        if present[at]:
+            return pooled[at]
+        if str(at) in faults:
+            raise BadSample(faults[str(at)])
+        return None
+
+    def collate(self, samples: Sequence[NDArray[np.float32] | None]) -> Inputs:
+        """{"pooled": (B, W), "present": (B,)}; absent rows are zero."""
+        rows = np.zeros((len(samples), self.width), np.float32)
+        for row, sample in zip(rows, samples, strict=True):
+            if sample is not None:
+                row[:] = sample
+        there = torch.tensor([sample is not None for sample in samples])
+        return {POOLED: torch.from_numpy(rows), "present": there}
