@@ -42,7 +42,7 @@ class Outputs:
         if self._open is None:
             faults = json.loads(self.file("about.json").read_text())["faults"]
             arrays = (np.load(self.file(f"{what}.npy"), mmap_mode="r") for what in ("pooled", "present", "starts"))
-            self._open = (*arrays, faults)  # type: ignore[assignment]
+            self._open = (*arrays, faults)
         assert self._open is not None
         return self._open
 

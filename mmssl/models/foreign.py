@@ -42,21 +42,6 @@ class Foreign(TypedDict):
     config: dict[str, Any]
 
 
-def describe_foreign(origin: str) -> Foreign:
-    """What rebuilds the architecture of `origin`. UserError when it cannot be read."""
-    if origin.startswith(OPEN_CLIP):
-        return {"library": "open_clip", "config": _open_clip_config(origin.removeprefix(OPEN_CLIP))}
-    if origin.startswith(TIMM):
-        from .timm_tower import timm_config
-
-        return {"library": "timm", "config": timm_config(origin)}
-    from transformers import AutoConfig
-
-    with reading_of(f"model.towers: from '{origin}': no transformers model"):
-        config = AutoConfig.from_pretrained(origin, trust_remote_code=False)
-    return {"library": "transformers", "config": without_origin(config.to_dict())}
-
-
 def without_origin(config: Any) -> Any:
     """A configuration without the paths it was loaded from, which would show the user's machine."""
     if isinstance(config, dict):
@@ -78,7 +63,7 @@ def split_origin(origin: str) -> tuple[str, str]:
     return library, origin.removeprefix(library)
 
 
-def _open_clip_config(name: str) -> dict[str, Any]:
+def open_clip_config(name: str) -> dict[str, Any]:
     import open_clip
 
     if Path(name).is_dir() or name.startswith(("/", ".", "~")):

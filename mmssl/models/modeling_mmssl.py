@@ -174,7 +174,7 @@ class MMSSLModel(PreTrainedModel):
     def _build_tower(options: TowerConfig, modalities: Mapping[str, Modality], foreign: Foreign | None) -> Tower:
         if foreign is None:
             return Tower(options, modalities)
-        from .waves import build_foreign
+        from .wrapping import build_foreign
 
         return build_foreign(options, modalities, foreign)
 

@@ -7,6 +7,9 @@ from typing import Any
 
 from ..options import option, strict
 
+YOURS = "YOUR_MODEL"
+"""`model.from`, or a tower's `from`, of a shipped recipe that goes on from whatever model the user has."""
+
 STATISTICS = ("mean", "std", "max", "sum", "cls", "last")
 CELLS = ("grid", "axis", "flat")
 """Poolings that keep which patch is which; what cells there are is the modality's business (`Modality.cells`)."""

@@ -163,10 +163,10 @@ class _Shape:
             return cls(width, 0, (int(rows), int(columns)), last, idle)
         prefix = int(getattr(net, "num_prefix_tokens", 0))
         count = out.shape[1] - prefix
-        rows = _rows(count, size)
-        if out.shape[2] != width or rows is None:
+        height = _rows(count, size)
+        if out.shape[2] != width or height is None:
             raise UserError(f"{where}: {name} gives {count} tokens, expected those of a grid over {list(size)}")
-        return cls(width, prefix, (rows, count // rows), True, idle)
+        return cls(width, prefix, (height, count // height), True, idle)
 
 
 def _rows(count: int, size: Any) -> int | None:

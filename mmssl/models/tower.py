@@ -153,9 +153,6 @@ class Tower(nn.Module):
     """False for a foreign model that must see all its patches."""
     replaces = True
     """False for a foreign model whose input cannot be replaced by a mask token."""
-    mixes_rows = False
-    """True where what one row gets in training depends on the others (batch norm), so that parts of a batch are another
-    batch."""
 
     def __init__(self, config: TowerConfig, modalities: Mapping[str, Modality]) -> None:
         super().__init__()
@@ -224,6 +221,11 @@ class Tower(nn.Module):
     def train(self, mode: bool = True) -> Tower:
         """A frozen tower stays in eval mode: its dropout and statistics are part of what it learned."""
         return super().train(mode and not self.frozen)
+
+    @property
+    def mixes_rows(self) -> bool:
+        """Whether what one row gets in training depends on the others (batch norm): parts of a batch differ from it."""
+        return False
 
     @property
     def prefix_count(self) -> int:

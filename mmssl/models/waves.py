@@ -23,10 +23,9 @@ from torch.nn import functional as F
 from ..errors import UserError
 from ..modality import Modality
 from ..patches import Patches
-from .foreign import Foreign, ForeignTower, OpenClipTower, TransformersTower, check_inputs, untrained
+from .foreign import ForeignTower, TransformersTower, check_inputs, untrained
 from .options import TowerConfig
-from .tower import Encoded, Tower
-from .untrusted import inner_config
+from .tower import Encoded
 
 INPUT = "input_values"
 MASKED = ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat")
@@ -140,19 +139,3 @@ class WaveTower(TransformersTower):
             order += rows
         order = [row for row, size in enumerate(sizes) if not size] + order
         return torch.cat(out)[torch.tensor(order, device=waves.device).argsort()]
-
-
-def build_foreign(options: TowerConfig, modalities: Mapping[str, Modality], foreign: Foreign) -> Tower:
-    """The tower of a description, with random weights. `load_foreign` fills in the pretrained ones."""
-    if len(modalities) != 1:
-        raise UserError(f"model.towers: a pretrained tower has one modality, found {', '.join(modalities)}")
-    from .timm_tower import TimmTower
-
-    kinds: dict[str, Any] = {"transformers": TransformersTower, "open_clip": OpenClipTower, "timm": TimmTower}
-    library = foreign.get("library")
-    if library not in kinds or not isinstance(foreign.get("config"), Mapping):
-        raise UserError(f"model.towers: found a tower of {library!r:.60}, expected one of {', '.join(kinds)}")
-    config = inner_config(foreign["config"], "model.towers: foreign")
-    hears = library == "transformers" and takes_waves(config) and hasattr(next(iter(modalities.values())), "features")
-    tower: Tower = (WaveTower if hears else kinds[library])(options, modalities, config)
-    return tower

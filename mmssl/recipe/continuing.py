@@ -14,11 +14,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UserError, nearest
+from ..models.options import YOURS
 
 logger = logging.getLogger("mmssl")
-
-YOURS = "YOUR_MODEL"
-"""`model.from`, or a tower's `from`, of a shipped recipe that goes on from whatever model the user has."""
 
 OF_DATA = ("source_rate", "source_unit", "source_channels", "layout", "checksums", "beats")
 """Options of modalities that say what the data are, not what the model is given."""

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from .. import provenance
 from ..errors import UserError, nearest
 from ..files import shipped_folder
+from ..models.options import YOURS
 from ..options import plainyaml
 from ..options.schema import BAD, Faults, build, to_dict
 from ..options.wording import show
@@ -135,8 +136,10 @@ def _validate(data: Mapping[str, Any], faults: Faults) -> Recipe:
 
     model = data.get("model")
     towers = model.get("towers") if isinstance(model, Mapping) else None
+    parts = towers.values() if isinstance(towers, Mapping) else ()
+    starts = [part.get("from", YOURS) for part in parts if isinstance(part, Mapping)]
     # the stock formats and torch are imported for recipes alone that name one
-    if isinstance(towers, Mapping) and any(isinstance(t, Mapping) and "from" in t for t in towers.values()):
+    if any(start != YOURS for start in starts):
         from ..models.stock.reading import apply_origins
 
         apply_origins(data, faults)

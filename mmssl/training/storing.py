@@ -24,6 +24,7 @@ from ..errors import RunError, UserError, one_line
 from ..models.projection import Standard
 from ..models.running import evaluating, to_device
 from ..models.saving import weights_hash
+from .building import flat
 from .engine import on_first
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def store_outputs(
         about = {
             "weights": weights_hash(pretraining.model.tower(tower).state_dict().items()),
             "reads": repr(processor.preprocessors[name].sizes()) + repr(processor.preprocessors[name].config),
-            "rows": fingerprint(source, [columns[name]] if isinstance(columns[name], str) else columns[name]),
+            "rows": fingerprint(source, flat([columns[name]])),
             "precision": recipe.train.mixed_precision,
         }
         outputs = Outputs(folder / FOLDER, name)

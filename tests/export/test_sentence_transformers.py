@@ -28,11 +28,12 @@ from mmssl.errors import RunError, UserError
 from mmssl.exporting import writing
 from mmssl.exporting.writing import export_model, export_several
 from mmssl.models.configuration_mmssl import MMSSLConfig
-from mmssl.models.foreign import describe_foreign, load_foreign
+from mmssl.models.foreign import load_foreign
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.options import TowerConfig
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import load_model
+from mmssl.models.wrapping import describe_foreign
 from mmssl.recipe.loading import load_recipe
 
 pytestmark = pytest.mark.usefixtures("forked_proofs")

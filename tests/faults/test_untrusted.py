@@ -29,11 +29,11 @@ from mmssl import provenance
 from mmssl.cli import main
 from mmssl.errors import UserError
 from mmssl.modality import load_modality, modality_names
-from mmssl.models.foreign import describe_foreign
 from mmssl.models.peft_config import is_tame
 from mmssl.models.saving import load_model
 from mmssl.models.stock.reading import stock_config
 from mmssl.models.stock.transfer import pretrained
+from mmssl.models.wrapping import describe_foreign
 from mmssl.options import plainyaml
 from mmssl_text.tokenizers import Pretrained
 

@@ -19,9 +19,9 @@ from typing import Any
 from ...errors import UserError, one_line
 from ...options.schema import Faults
 from ...options.wording import show
-from ...recipe.continuing import YOURS
 from ..foreign import OPEN_CLIP, TIMM
 from ..locating import gated
+from ..options import YOURS
 from ..waves import hop_of, takes_waves
 from .contract import Options, Reader
 from .formats import format_names, load_format

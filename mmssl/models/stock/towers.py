@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from ..foreign import describe_foreign, load_foreign, public_origin
+from ..foreign import load_foreign, public_origin
 from ..modeling_mmssl import MMSSLModel, tower_spec
 from ..options import TowerConfig
 from ..processing_mmssl import MMSSLProcessor
+from ..wrapping import describe_foreign
 from .exportable import Branch, Exportable, refuse
 from .formats import load_format
 from .reading import architecture, converter, stock_config
