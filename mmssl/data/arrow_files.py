@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-import pyarrow as pa
-
 from mmssl.boundary import inside, read_json_object
+from mmssl.lazy import later
 from mmssl.limits import MOST_RATIO, bomb, check_table
 from mmssl.modality.parquet_pages import check_group, chunks
 
@@ -20,7 +19,10 @@ from .letters import open_binary
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow as pa
     import pyarrow.parquet as pq
+else:
+    pa = later("pyarrow", __name__)
 
 DECODED = 1 << 28
 """Bytes that are decoded at once, where the rows are not larger."""

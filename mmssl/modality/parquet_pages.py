@@ -10,15 +10,20 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import pyarrow as pa
 
 from mmssl.errors import UserError, one_line
+from mmssl.lazy import later
 from mmssl.limits import MOST_RATIO, bomb, check_table, is_bomb
 
 from .thrift import CutOffError, signed, structure, varint, whole
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = later("pyarrow", __name__)
 
 WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}
 """Physical type -> bytes of a value in Arrow; of texts those of their place."""

@@ -248,7 +248,9 @@ class MMSSLModel(PreTrainedModel):
         out: Tensor = projection(pooled.to(next(projection.parameters()).dtype))
         return out
 
-    def encode_batch(self, batch: Batch, alone: bool = False, states: bool = False) -> MMSSLOutput:
+    def encode_batch(
+        self, batch: Batch, alone: bool = False, states: bool = False, learned: bool = False
+    ) -> MMSSLOutput:
         """Encode nested inputs.
 
         Args:
@@ -256,6 +258,7 @@ class MMSSLModel(PreTrainedModel):
             alone: each modality goes through its tower by itself, so that in a joint tower nothing of one modality gets
                 into the embedding of another (as retrieval and probes need).
             states: keep what each block of mmssl's own towers makes.
+            learned: what objectives learn through in place of what is read out, as a look at the training wants it.
         """
         hidden: dict[str, tuple[Tensor, ...]] = {}
         output: dict[str, dict[str, Tensor]] = {k: {} for k in ("tokens", "valid", "pooled", "embeddings", "present")}
@@ -272,10 +275,12 @@ class MMSSLModel(PreTrainedModel):
                 single = encoded
                 for name in group:
                     present = encoded.present(name)
-                    projected = F.normalize(self.embed(tower_name, encoded, name).float(), dim=-1)
+                    pooled = encoded.pooled(name) if learned else encoded.summary(name)
+                    embedded = self.project(tower_name, pooled) if learned else self.embed(tower_name, encoded, name)
+                    projected = F.normalize(embedded.float(), dim=-1)
                     output["tokens"][name] = encoded.tokens[name]
                     output["valid"][name] = encoded.patches[name].valid
-                    output["pooled"][name] = encoded.summary(name)
+                    output["pooled"][name] = pooled
                     output["embeddings"][name] = projected * present[:, None]
                     output["present"][name] = present
         last = pooler = None

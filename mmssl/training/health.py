@@ -122,7 +122,7 @@ class Health(Observer):
             for number, chunk in enumerate(self.chunks):
                 batches = [to_device(part.batch, accelerator.device) for part in chunk]
                 for batch in batches:
-                    output = model.encode_batch(batch, alone=True)
+                    output = model.encode_batch(batch, alone=True, learned=True)
                     for kind in ("pooled", "embeddings", "present"):
                         for name, value in output[kind].items():
                             rows.setdefault((kind, name), []).append(value)

@@ -119,11 +119,11 @@ def test_refused_before_a_model_is_opened(
 def test_an_option_of_a_command_is_its_key() -> None:
     words = ["m", "--data", "d", "--column", "image=a,b", "--label", "c", "--output", "o"]
     finetune, evaluate = (
-        cli.parse(["finetune", *words, "--peft", "ia3"]),
+        cli.parse(["finetune", *words, "--peft", "ia3", "--compare"]),
         cli.parse(["evaluate", *words[:-2], "--task", "knn"]),
     )
     both = {"path": "d", "columns": {"image": ["a", "b"]}, "label": "c"}
-    assert cli._flags(finetune) == {**both, "peft": "ia3"}
+    assert cli._flags(finetune) == {**both, "peft": "ia3", "compare": True}
     assert cli._flags(evaluate) == {**both, "tasks": ["knn"]}
     assert {*cli._flags(finetune), *cli._flags(evaluate)} == set(FLAGS)
     assert load_options(["label=[a,b]", "peft=linear"]).label_columns == ["a", "b"]

@@ -123,9 +123,13 @@ def test_it_gives_our_numbers_for_samples_that_our_processor_prepared(request, m
             assert torch.equal(found["mask"], ours.valid[name])
 
 
-def test_the_card_says_what_is_open_and_what_prepares_the_samples(quick):
-    text = (quick["eeg"].folder / "README.md").read_text()
+@pytest.mark.slow
+def test_the_card_says_what_is_open(others):
+    text = (others["eeg"].folder / "README.md").read_text()
     assert "open in batch, windows, channels" in text and "electrodes: (B, channels, 3) places in metres" in text
+
+
+def test_what_prepares_the_samples_is_in_the_folder(quick):
     again = MMSSLProcessor.from_pretrained(quick["tabular"].folder)
     row = made("tabular")[:2]
     assert torch.equal(

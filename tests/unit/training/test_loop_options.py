@@ -15,7 +15,17 @@ from mmssl.recipe.config import DataConfig, LoopConfig, TrainConfig
 
 RESUMABLE = {
     DataConfig: {"workers", "max_bad", "fit_samples", "source", "license", "limits", "fetch"},
-    LoopConfig: {"steps", "epochs", "log_every", "save_every", "save_minutes", "keep", "trackers", "accumulation"},
+    LoopConfig: {
+        "steps",
+        "epochs",
+        "log_every",
+        "save_every",
+        "save_minutes",
+        "keep",
+        "trackers",
+        "accumulation",
+        "memory",
+    },
     TrainConfig: {
         *(
             "steps",
@@ -28,14 +38,16 @@ RESUMABLE = {
             "trackers",
             "compile",
             "gradient_checkpointing",
+            "memory",
+            "store_frozen",
         ),
         *("gradient_share_every", "health_every", "health_samples", "guard"),
         *("probe_every", "probe_tasks", "probe_samples"),
     },
-    FinetuneConfig: {"patience", "eval_batch_size", "workers", "max_bad", "limits", "fetch"},
+    FinetuneConfig: {"arms", "draws", "score", "patience", "eval_batch_size", "workers", "max_bad", "limits", "fetch"},
 }
 OWN = ("gradient_checkpointing", "compile", "gradient_share_every", "health_every", "health_samples", "guard")
-OWN += ("probe_every", "probe_tasks", "probe_samples")
+OWN += ("store_frozen", "probe_every", "probe_tasks", "probe_samples")
 
 
 @pytest.mark.parametrize("cls", RESUMABLE)
