@@ -31,7 +31,7 @@ from .matrix.judging import judge, make_folds
 from .matrix.run import read_rows
 
 RESULT = Path(__file__).resolve().parent / "results" / "teacher_free.json"
-FREE: dict[str, Any] = {"teacher": "none", "momentum": [0.996, 1.0]}  # the default: there is no teacher to have one
+FREE: dict[str, Any] = {"teacher": "none", "momentum": None}  # there is no teacher to have one
 ARMS: dict[str, dict[str, Any]] = {
     "ema": {},
     "sigreg": {**FREE, "regulariser": {"kind": "sigreg"}},

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingClassifier
 
 from mmssl.data.splits import Fold, folds
+from mmssl.evaluation.boosting import fit_boosting
+from mmssl.evaluation.differences import resamples
 from mmssl.evaluation.knn import knn_votes, standardised
 from mmssl.evaluation.linear import Protocol, fit_probe
 from mmssl.evaluation.scoring import Score, accuracy, balanced_accuracy, class_auroc
@@ -112,13 +113,11 @@ def neighbours(x: Array, y: Array, fold: Fold) -> Array:
     return votes.double().numpy()
 
 
-def boosted(x: Array, y: Array, fold: Fold) -> Array:
-    """(m, C) chances by scikit-learn's gradient boosting with its own settings, which needs no scale."""
+def boosted(x: Array, y: Array, groups: Array | None, fold: Fold) -> Array:
+    """(m, C) log probabilities of boosting on raw features (`mmssl.evaluation.boosting`), which need no scale."""
     train, test = fold
-    fitted = HistGradientBoostingClassifier(random_state=0).fit(x[train], y[train])
-    chances = np.zeros((len(test), int(y.max()) + 1))
-    chances[:, fitted.classes_] = fitted.predict_proba(x[test])
-    return chances
+    own = None if groups is None else groups[train].tolist()
+    return fit_boosting(x[train], y[train], outputs=int(y.max()) + 1, groups=own)(x[test])
 
 
 def mean_score(outputs: Sequence[Array], y: Array, parts: Sequence[Fold], metric: str) -> float:
@@ -135,19 +134,16 @@ def difference(
     together), drawn for both arms and all folds alike.
     """
     rows = np.unique(np.concatenate([test for _, test in parts]))
-    names, unit = np.unique(rows if groups is None else groups[rows], return_inverse=True)
-    place = np.full(int(rows.max()) + 1, -1)
-    place[rows] = unit
-    rng = np.random.default_rng(0)
+    own = None if groups is None else groups[rows].tolist()
     found = []
-    for _ in range(RESAMPLES):
-        times = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))
+    for drawn in resamples(len(rows), own, 0, RESAMPLES):
+        times = np.bincount(drawn, minlength=len(rows))
         one = []
         for a, b, (_, test) in zip(ours, theirs, parts, strict=True):
-            drawn = np.repeat(np.arange(len(test)), times[place[test]])
-            truth = y[test][drawn]
-            if len(np.unique(truth)) > 1 or metric == "accuracy":
-                one.append(SCORES[metric](a[drawn], truth) - SCORES[metric](b[drawn], truth) if len(drawn) else np.nan)
+            here = np.repeat(np.arange(len(test)), times[np.searchsorted(rows, test)])
+            truth = y[test][here]
+            known = len(here) and (metric == "accuracy" or len(np.unique(truth)) > 1)
+            one.append(SCORES[metric](a[here], truth) - SCORES[metric](b[here], truth) if known else np.nan)
         found.append(np.nanmean(one))
     low, high = np.nanquantile(found, [0.025, 0.975])
     return [mean_score(ours, y, parts, metric) - mean_score(theirs, y, parts, metric), float(low), float(high)]

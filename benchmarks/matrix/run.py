@@ -162,7 +162,7 @@ def _raw_outputs(
         with np.load(kept) as stored:
             return {name: [stored[f"{name}{number}"] for number in range(len(folds))] for name in names}
     found = judge({"raw": rows.arms["raw"]}, rows.y, groups, folds, cell.metric, _tell, _raw_scales(cell))
-    found["boosting"] = [boosted(varying(rows.arms["raw"]), rows.y, fold) for fold in folds]
+    found["boosting"] = [boosted(varying(rows.arms["raw"]), rows.y, groups, fold) for fold in folds]
     _tell(f"boosting: {mean_score(found['boosting'], rows.y, folds, cell.metric):.4f}")
     kept.parent.mkdir(parents=True, exist_ok=True)
     flat = {f"{name}{number}": out for name in names for number, out in enumerate(found[name])}

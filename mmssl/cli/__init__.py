@@ -130,7 +130,24 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
         "overrides", metavar="key=value", nargs="*", help="options, e.g. name=CONFIGURATION split=test limit=100"
     )
 
-    sub = command("push", _push, "Publish a model or adapter folder on the Hub.")
+    _add_push(command("push", _push, "Publish a model or adapter folder on the Hub."))
+    sub = command("reproduce", _reproduce, "Train a model again from its card, and compare.")
+    sub.add_argument("model", metavar="MODEL", help=MODEL)
+    sub.add_argument("overrides", metavar="key.path=value", nargs="*", help="where things are here: data.path=...")
+    sub.add_argument("--output", metavar="DIR", type=Path, help="folder of the new run")
+
+    _add_finetune(
+        command("finetune", _finetune, "Train a task on an encoder: whole, its head alone, or through an adapter.")
+    )
+    _add_export(command("export", _export, "Write a model as a stock class that needs no mmssl, and prove it equal."))
+
+    for name in ("pretrain", "evaluate", "embed", "push", "reproduce", "finetune", "export"):
+        _add_trust(commands.choices[name])
+    add_commands(command, commands.choices)
+    return parser, dict(commands.choices)
+
+
+def _add_push(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help=MODEL)
     sub.add_argument("repo_id", metavar="REPO_ID", help="NAME or OWNER/NAME")
     sub.add_argument("--private", action="store_true", help="make the repository private")
@@ -139,12 +156,8 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     sub.add_argument("--base", metavar="MODEL", help=f"{BASE}; here an id on the Hub, by which others find it")
     sub.add_argument("--dry-run", action="store_true", help="look at everything, show it, send nothing")
 
-    sub = command("reproduce", _reproduce, "Train a model again from its card, and compare.")
-    sub.add_argument("model", metavar="MODEL", help=MODEL)
-    sub.add_argument("overrides", metavar="key.path=value", nargs="*", help="where things are here: data.path=...")
-    sub.add_argument("--output", metavar="DIR", type=Path, help="folder of the new run")
 
-    sub = command("finetune", _finetune, "Train a task on an encoder: whole, its head alone, or through an adapter.")
+def _add_finetune(sub: argparse.ArgumentParser) -> None:
     _add_model_and_data(sub)
     _add_label(sub)
     help = "a result of `mmssl finetune` to be distilled into MODEL, without labels (those of --label only measure it)"
@@ -164,7 +177,8 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     help = "options, e.g. split=train fraction=0.1 group=patient_id task=regression adapter.r=4 train.epochs=20"
     sub.add_argument("overrides", metavar="key=value", nargs="*", help=help)
 
-    sub = command("export", _export, "Write a model as a stock class that needs no mmssl, and prove it equal.")
+
+def _add_export(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help=MODEL)
     sub.add_argument("--to", metavar="FORMAT", required=True, help="see `mmssl list formats`")
     sub.add_argument("--output", metavar="DIR", type=Path, required=True, help="a folder that is not there yet")
@@ -172,11 +186,6 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     help = "MODEL is an adapter: write its base to DIR/base and the adapter for that to DIR/adapter, not merged"
     sub.add_argument("--adapter", action="store_true", help=help)
     sub.add_argument("--base", metavar="MODEL", help=BASE)
-
-    for name in ("pretrain", "evaluate", "embed", "push", "reproduce", "finetune", "export"):
-        _add_trust(commands.choices[name])
-    add_commands(command, commands.choices)
-    return parser, dict(commands.choices)
 
 
 def _add_trust(sub: argparse.ArgumentParser) -> None:

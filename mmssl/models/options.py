@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..options import option, strict
@@ -124,3 +125,11 @@ class TowerConfig:
     )
     frozen: bool = option(False, help="do not train this tower")
     adapter: AdapterConfig | None = option(None, help="train this adapter only; the tower itself is frozen")
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether it starts from weights that somebody trained; `timm:NAME` is an architecture with random ones."""
+        if self.from_ is None:
+            return False
+        name = self.from_.removeprefix("timm:")
+        return name == self.from_ or "/" in name or name.startswith(("~", ".")) or Path(name).is_dir()

@@ -92,8 +92,12 @@ class Objective(nn.Module):
     teaches: tuple[str, ...] = ()
     """Names of the towers that it keeps an averaged teacher of, whose weights the model may get at the end."""
 
-    def begin(self, steps: int) -> None:
-        """Called before the first step of a run, also of a resumed one. steps: of the whole run."""
+    def begin(self, steps: int | None) -> None:
+        """Called before the first step of a run, also of a resumed one.
+
+        Args:
+            steps: of the whole run, where it begins with random weights; else None.
+        """
 
     def hand_over(self, model: MMSSLModel, tower: str) -> None:
         """Give a tower that it `teaches` its teacher's weights. Called behind the last checkpoint of a run."""

@@ -158,7 +158,7 @@ class Bootstrap(Objective):
         with torch.autocast(guess.device.type, enabled=False):
             return global_mean(loss(guess.float(), target.float()), both)
 
-    def begin(self, steps: int) -> None:
+    def begin(self, steps: int | None) -> None:
         """Set the teacher's momentum by the length of the run."""
         self.momentum = Momentum.of(self.config, steps)
 

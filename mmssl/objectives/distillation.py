@@ -126,7 +126,7 @@ class Distillation(Objective):
         low, high = c.teacher_temperature
         return high if progress >= c.temperature_warmup else low + (high - low) * progress / c.temperature_warmup
 
-    def begin(self, steps: int) -> None:
+    def begin(self, steps: int | None) -> None:
         """Set the teacher's momentum by the length of the run."""
         self.momentum = Momentum.of(self.config, steps)
 

@@ -270,7 +270,7 @@ class JEPA(Objective):
         if self.teacher is not None:
             self.teacher.update(model.tower(self.target_tower), self.momentum.at(progress))
 
-    def begin(self, steps: int) -> None:
+    def begin(self, steps: int | None) -> None:
         """Set the teacher's momentum by the length of the run."""
         self.momentum = Momentum.of(self.config, steps)
 

@@ -31,9 +31,11 @@ class Pretraining(nn.Module):
         views: the recipe's.
         masks: the recipe's.
         adapter: what writes the adapter that is trained, None for a whole model.
+        started: the model goes on from weights that somebody trained.
     """
 
     adapter: Any = None
+    started = False
     factors: torch.Tensor
 
     def __init__(
@@ -161,9 +163,10 @@ class Pretraining(nn.Module):
         return gradient_shares(squares, list(self.objectives))
 
     def begin(self, steps: int) -> None:
-        """Tell every objective how many steps the run has."""
+        """Tell every objective how many steps the run has to leave its random start behind; None where it has none: a
+        trained start is worth keeping."""
         for objective in self.objectives.values():
-            objective.begin(steps)  # type: ignore[operator]
+            objective.begin(None if self.started else steps)  # type: ignore[operator]
 
     def finish(self) -> None:
         """Make the model what is kept of it: the weights of teachers, the constants of objectives."""

@@ -137,7 +137,7 @@ class ModelConfig:
     @property
     def starts(self) -> bool:
         """Whether a run goes on from something, in place of random weights alone."""
-        return self.from_ is not None or any(tower.from_ is not None for tower in self.towers.values())
+        return self.from_ is not None or any(tower.pretrained for tower in self.towers.values())
 
     NEEDS = (needs("projection_hidden", "projection_dropout", "projection_standard", projection=SET),)
 

@@ -250,6 +250,7 @@ def build_pretraining(recipe: Recipe, processor: MMSSLProcessor) -> Pretraining:
     masks = {name: part.config for name, part in recipe.masks.items()}
     pretraining = Pretraining(model, objectives, recipe.views, masks)
     pretraining.adapter = adapter
+    pretraining.started = recipe.model.starts
     if recipe.train.gradient_checkpointing:
         checkpoint_blocks(pretraining)
     if recipe.train.compile:

@@ -315,7 +315,7 @@ def describe(recipe: Recipe, loop: Loop, source: Source, resumed: bool) -> None:
             f"{loop.steps} steps see each sample {seen:.1f} times; encoders are rarely worth having below 10: "
             "train.epochs=10 (train.steps=null)"
         )
-    if not recipe.model.starts:  # a teacher that starts from something may keep of it what it wants
+    if not loop.pretraining.started:
         for name, objective in loop.pretraining.objectives.items():
             momentum = getattr(objective, "momentum", None)
             if getattr(objective, "teacher", None) is None or not isinstance(momentum, Momentum):

@@ -19,7 +19,7 @@ class TeacherOptions:
         min=0,
         max=1,
         help="of the teacher: first and last. null: 0.996 to 1, as I-JEPA and DINO have it for 10^5 steps, and in "
-        "shorter runs from as much less as `forget` needs",
+        "shorter runs from random weights from as much less as `forget` needs",
     )
     forget: float = option(
         0.1, above=0, max=1, help="share of the run in which 95 % of the teacher's random start are forgotten"

@@ -10,6 +10,7 @@ from torch import nn
 from toys import world as toy_world
 
 from mmssl.errors import UserError
+from mmssl.models.options import TowerConfig
 from mmssl.objectives.jepa import JEPA, Config
 from mmssl.objectives.parts.teacher import Momentum, Teacher, momentum_at
 from mmssl.objectives.pretraining import Pretraining
@@ -108,6 +109,22 @@ def test_a_long_run_has_the_usual_momentum_and_one_that_is_given_is_kept():
     given = Momentum.of(Config(tower="signal", momentum=[0.9, 0.95]), 100)
     assert (given.first, given.last) == (0.9, 0.95)
     assert given.left(100) == pytest.approx(math.prod(given.at((s + 1) / 100) for s in range(100)))
+
+
+@pytest.mark.parametrize(("started", "usual"), [(True, True), (False, False)])
+def test_a_trained_start_is_not_forgotten(started, usual):
+    _, pretraining = taught((None,))
+    pretraining.started = started
+    pretraining.begin(100)
+    assert (pretraining.objectives["a"].momentum.first == 0.996) is usual
+
+
+@pytest.mark.parametrize(
+    ("start", "pretrained"),
+    [(None, False), ("timm:resnet18", False), ("timm:a/resnet18", True), ("timm:~/x", True), ("google/vit", True)],
+)
+def test_an_architecture_by_name_is_no_start(start, pretrained):
+    assert TowerConfig(from_=start).pretrained is pretrained
 
 
 @pytest.mark.parametrize(("exports", "kept"), [((None,), "a"), (("student",), None), ((None, None), None)])
