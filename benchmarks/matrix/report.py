@@ -49,8 +49,8 @@ way) and the modality's *raw features* without any encoder: pixels, mean frame a
 cells, band powers (EEG, ECG), SGC (graphs), word counts. All three are judged by the same logistic regression on
 standardised frozen features; its regularisation is chosen on training rows only, by the reported metric. Raw features
 may instead keep their common scale, chosen likewise; those of graphs (SGC) always do. *raw, boosted*: scikit-learn's
-gradient boosting on them, its leaves chosen on a held-out fifth. *kNN*: 20 nearest neighbours by the cosine of standardised features. Labels are used by these
-judges alone. The readout of a cell was chosen by the probe's score inside the training rows.
+gradient boosting on them, its leaves chosen on a held-out fifth. *kNN*: 20 nearest neighbours by the cosine of
+standardised features. Labels are used by these judges alone.
 
 Values are means over seeds (of initialisation, data order, masks and views) ± their standard deviation; folds and
 draws are the same for every seed and arm. *over untrained* and *over raw* are differences on the same test rows;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from ..boundary import check_folder, reading_of
 from ..errors import UserError
 from ..files import whole_folder
+from ..modality import load_modality
 from .configuration_mmssl import MMSSLConfig
 from .modeling_mmssl import MMSSLModel
 from .processing_mmssl import MMSSLProcessor
@@ -80,6 +82,10 @@ def check_agreement(config: MMSSLConfig, processor: MMSSLProcessor, place: str) 
         found = (config.modalities or {}).get(name)
         if not isinstance(found, dict):
             raise UserError(f"{place}: its config.json has no modality '{name}', its processor_config.json has")
+        # what a model says nothing of is what its modality was before it had that option
+        usual = inspect.signature(load_modality(processor.types[name]).Modality).parameters
+        known = {k: p.default for k, p in usual.items() if k in wanted and p.default is not inspect.Parameter.empty}
+        found = {**json.loads(json.dumps(known)), **found}
         for key in {**wanted, **found}:
             if key == "type" and key not in found and wanted[key] == name:
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 
 import mmssl
 from mmssl.data.sources import open_source
+from mmssl.errors import UserError
 from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel
 from mmssl.models.processing_mmssl import MMSSLProcessor
@@ -235,3 +237,31 @@ def test_a_stock_model_is_named(tmp_path):
     BertModel(BertConfig(vocab_size=8, **sizes)).save_pretrained(tmp_path)
     with pytest.raises(mmssl.errors.UserError, match="holds a model of type 'bert', expected a model trained by mmssl"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize(("key", "refused"), [("unit_range", False), ("mean", True)])
+def test_a_model_from_before_an_option_was_there_loads_and_one_without_what_it_needs_does_not(
+    run, tmp_path, key, refused
+):
+    """`unit_range` has a default, and it is what the processor says; `mean` has none."""
+    shutil.copytree(run.model_folder, tmp_path / "older")
+    path = tmp_path / "older" / "config.json"
+    config = json.loads(path.read_text())
+    del config["modalities"]["image"][key]
+    path.write_text(json.dumps(config))
+    if refused:
+        with pytest.raises(UserError, match=r"modalities.image.mean None, .* they are not of one model"):
+            load_model(tmp_path / "older")
+    else:
+        load_model(tmp_path / "older")
+
+
+def test_what_a_model_leaves_out_must_be_what_its_processor_says(run, tmp_path):
+    shutil.copytree(run.model_folder, tmp_path / "other")
+    path = tmp_path / "other" / "config.json"
+    config = json.loads(path.read_text())
+    assert config["modalities"]["text"].pop("positions") == "sincos"
+    config["modalities"]["image"]["positions"] = "learned"
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="modalities.image.positions 'learned'"):
+        load_model(tmp_path / "other")

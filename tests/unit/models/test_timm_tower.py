@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -65,7 +66,7 @@ def fitted(settings: Any) -> MMSSLProcessor:
     part = settings.modalities["image"]
     reader = load_modality("image").Preprocessor(part.config)
     if not reader.state:
-        reader.fit([runs.digits()[0]] if hasattr(runs, "digits") else [torch.zeros(8, 8, dtype=torch.uint8).numpy()])
+        reader.fit([np.zeros((8, 8), np.uint8)])
     return MMSSLProcessor({"image": reader}, {"image": "image"})
 
 
