@@ -158,12 +158,13 @@ def run_finetuning(
     existed = on_first(accelerator, folder.exists)
     known = base_of(encoder, start.place)
     with RunLock() as lock, lost_peers_told():
-        pretraining, handle = build(job, options)
         start_folder(accelerator, folder, options, resume, lock)
         origin = {"weights": known.weights, "label columns": options.label_columns}
         try:
             used = [*flat(job.rows.columns.values()), *options.label_columns]
+            # before the head starts from a probe, which may take minutes: another run's rows are refused at once
             on_first(accelerator, lambda: check_rows(folder, job.rows.train.source, used, resume))
+            pretraining, handle = build(job, options)
             start_trackers(accelerator, options.train.trackers, folder.name, folder)
             loop, validation, fault = train(accelerator, pretraining, job, options, folder, origin, resume)
             best = None if validation is None else validation.restore()

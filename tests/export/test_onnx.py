@@ -53,7 +53,7 @@ def models() -> dict[str, tuple[MMSSLModel, MMSSLProcessor]]:
     return {case: model_for(case) for case in TINY}
 
 
-QUICK = ("text", "tabular")
+QUICK = ("tabular",)
 """A trace takes seconds; the other cases are marked as slow."""
 
 

@@ -27,15 +27,32 @@ LIBRARIES = {"sentence_transformers": "sentence-transformers"}
 """Names that the Hub has for a library."""
 
 
+TRACED = [name for name, (to, _) in CASES.items() if to == "onnx"]
+"""A trace takes as long as ten other cases: `test_onnx` has one in the fast tests, these are slow ones."""
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in TRACED else name for name in CASES]
+
+
+class Written(dict[str, Exported]):
+    """Case -> what was written, traced ones and others each when the first of them is asked for: a fresh process costs
+    seconds, so they share one."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def __missing__(self, name: str) -> Exported:
+        names = TRACED if name in TRACED else [case for case in CASES if case not in TRACED]
+        wanted = [(CASES[case][1](), CASES[case][0], self.folder / case, None) for case in names]
+        self.update(zip(names, export_several(wanted), strict=True))
+        return self[name]
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
-    """All cases; a fresh process costs seconds, so they share one."""
-    folder = tmp_path_factory.mktemp("export")
-    done = export_several([(make(), to, folder / name, None) for name, (to, make) in CASES.items()])
-    return dict(zip(CASES, done, strict=True))
+    return Written(tmp_path_factory.mktemp("export"))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_stock_class_gives_our_numbers(exported, name):
     proof = exported[name].proof
     assert proof.failures == []
@@ -93,6 +110,7 @@ def test_classes_that_never_interpolate_say_so(exported, name):
     assert "it does not interpolate its positions" in (exported[name].folder / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_pair_becomes_two_files_of_onnx_and_learned_tables_end(exported):
     done = exported["onnx-pool"]
     assert {p.name for p in done.folder.glob("*.onnx")} == {"image.onnx", "text.onnx"}
@@ -120,7 +138,7 @@ def test_where_no_pipeline_works_it_says_why(exported, name, why):
     assert proof.pipeline.startswith(f"no: {why}") and proof.pipeline_difference is None
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_folder_holds_safetensors_a_processor_and_the_card(exported, name):
     folder: Path = exported[name].folder
     names = {p.name for p in folder.iterdir()}

@@ -95,7 +95,11 @@ def test_notes_belong_to_sets() -> None:
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("grid_s1_av/hicmae", {"hicmae.video", "hicmae.audio", *(f"contrast.video-audio.{n}" for n in (1, 2, 3))}),
+        pytest.param(
+            "grid_s1_av/hicmae",
+            {"hicmae.video", "hicmae.audio", *(f"contrast.video-audio.{n}" for n in (1, 2, 3))},
+            marks=pytest.mark.slow,
+        ),
         ("emoji/m3ae", {"pixels", "words"}),
     ],
 )
