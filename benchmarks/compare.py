@@ -1,6 +1,7 @@
-"""What pretraining is worth with few labels, on three real sets: `python -m benchmarks.compare SET [--runs DIR]`.
+"""What pretraining is worth with few labels, on real sets: `python -m benchmarks.compare SET [--runs DIR]`.
 
-SET: letter (letter_recognition, tables), adult (tables), ecg (ptbxl_500, by patient). The encoder is pretrained by a
+SET: letter (letter_recognition, tables), adult (tables), ecg (ptbxl_500, by patient), speech (fsdd), eeg (bonn_eeg). The
+last three are the cells `contrastive` of `benchmarks.matrix` with its first seed. The encoder is pretrained by a
 shipped recipe, where DIR has none yet, and measured by `mmssl finetune --compare`; nothing is chosen on test rows: the
 rate and the step at which a fine-tuned arm stops are chosen in every draw on rows taken from its labels. Results, with
 the commands that made them, go to benchmarks/results/compare_SET.json; `table` writes them into
@@ -28,6 +29,7 @@ MARKS = ("<!-- compared: python -m benchmarks.compare table -->", "<!-- /compare
 DATA = Path(os.environ.get("MMSSL_SHARED_DATA", HERE.parents[1] / "shared" / "data"))
 LETTER = "x_box,y_box,width,high,onpix,x_bar,y_bar,x2bar,y2bar,xybar,x2ybr,xy2br,x_ege,xegvy,y_ege,yegvx"
 FEW = ["labels=[20,100,1000]", "draws=5", "limit=2000", "train.steps=200"]
+FEWER = ["labels=[20,100]", "draws=5", "train.steps=200"]
 SETS: dict[str, tuple[str, list[str], list[str]]] = {
     "letter": (
         "letter_recognition/letter.csv",
@@ -41,9 +43,21 @@ SETS: dict[str, tuple[str, list[str], list[str]]] = {
     ),
     "ecg": (
         "ptbxl_500",
-        ["examples/ecg_mae", "train.steps=450"],
-        ["--label", "norm", "score=auroc", "group=patient_id", "test=validation+test", "labels=[20,100]", "draws=5",
-         "train.steps=200"],
+        ["examples/ecg_contrastive", "train.steps=360"],
+        ["--label", "norm", "score=auroc", "group=patient_id", "test=validation+test", *FEWER],
+    ),
+    "speech": (
+        "fsdd",
+        ["examples/audio_contrastive", "train.steps=320"],
+        ["--label", "label", *FEWER],
+    ),
+    "eeg": (
+        "bonn_eeg",
+        ["examples/eeg_contrastive", "data.name=null", "modalities.eeg.rate=128", "modalities.eeg.seconds=23",
+         "modalities.eeg.reference=null", "modalities.eeg.highpass=null", "modalities.eeg.lowpass=null",
+         "modalities.eeg.source_rate=173.61", "modalities.eeg.source_channels=[scalp]", "modalities.eeg.unknown=keep",
+         "train.steps=360", "train.batch_size=48"],
+        ["--label", "label", *FEWER],
     ),
 }  # fmt: skip
 """Set -> (data, words of `mmssl pretrain`, words of `mmssl finetune`)."""

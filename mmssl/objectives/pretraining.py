@@ -17,6 +17,7 @@ from ..modality.faults import view_faults
 from ..models.modeling_mmssl import MMSSLModel
 from .accumulation import Joined, draws_of
 from .base import Loss, Objective
+from .parts.teacher import LEFT
 from .step import Mask, Part, Step, Views
 
 logger = logging.getLogger("mmssl")
@@ -167,6 +168,12 @@ class Pretraining(nn.Module):
         trained start is worth keeping."""
         for objective in self.objectives.values():
             objective.begin(None if self.started else steps)  # type: ignore[operator]
+        self.kept = {t: n for t, n in self._kept_teachers().items() if not self._keeps_its_start(n, steps)}
+
+    def _keeps_its_start(self, name: str, steps: int) -> bool:
+        """Whether nobody asked for the weights of an objective's teacher, and too much of them is a random start."""
+        objective: Any = self.objectives[name]
+        return objective.config.export is None and not self.started and objective.momentum.left(steps) > LEFT
 
     def finish(self) -> None:
         """Make the model what is kept of it: the weights of teachers, the constants of objectives."""

@@ -323,9 +323,10 @@ def describe(recipe: Recipe, loop: Loop, source: Source, resumed: bool) -> None:
             left = momentum.left(loop.steps)
             if left > LEFT:
                 course = f"momentum {momentum.first:g} to {momentum.last:g}"
+                whose = "teacher" if name in loop.pretraining.kept.values() else "student"
                 print(
                     f"objectives.{name}: {left:.0%} of its teacher will still be its random start after {loop.steps} "
-                    f"steps: {course} is for longer runs; leave it out, or lower it"
+                    f"steps: {course} is for longer runs; the model gets the {whose}'s weights"
                 )
     if resumed:
         print(loop.where)

@@ -22,14 +22,15 @@ class TeacherOptions:
         "shorter runs from random weights from as much less as `forget` needs",
     )
     forget: float = option(
-        0.1, above=0, max=1, help="share of the run in which 95 % of the teacher's random start are forgotten"
+        0.3, above=0, max=1, help="share of the run in which 95 % of the teacher's random start are forgotten"
     )
     schedule: str = option("cosine", choices=("linear", "cosine"), help="how the momentum goes from first to last")
     export: str | None = option(
         None,
         choices=("teacher", "student"),
         help="whose weights the model has at the end: papers judge the teacher's (I-JEPA, V-JEPA, DINO). null: the "
-        "teacher's, unless another objective has a teacher of the same tower",
+        "teacher's, unless another objective has a teacher of the same tower, or more than 5 % of this one are still "
+        "its random start",
     )
 
     NEEDS: ClassVar[tuple[Needs, ...]] = (needs("forget", momentum="null", holds=lambda c: c.momentum is None),)

@@ -147,8 +147,28 @@ def test_two_teachers_cannot_both_be_kept_and_the_one_that_asks_is():
         taught(("teacher", "teacher"))
 
 
-def taught(exports: tuple[str | None, ...]) -> tuple[Any, Pretraining]:
+@pytest.mark.parametrize(
+    ("export", "momentum", "started", "kept"),
+    [
+        (None, [0.998, 0.9995], False, False),
+        (None, [0.99, 1.0], False, True),
+        (None, None, False, True),
+        ("teacher", [0.998, 0.9995], False, True),
+        (None, [0.998, 0.9995], True, True),
+    ],
+)
+def test_a_teacher_that_is_still_its_random_start_is_not_kept_unless_asked_for(export, momentum, started, kept):
+    _, pretraining = taught((export,), momentum)
+    pretraining.started = started
+    pretraining.begin(1000)
+    assert pretraining.kept == ({"signal": "a"} if kept else {})
+    pretraining.begin(100_000)  # a longer run, as a resumed one may be
+    assert pretraining.kept == {"signal": "a"}
+
+
+def taught(exports: tuple[str | None, ...], momentum: list[float] | None = None) -> tuple[Any, Pretraining]:
     model = toy_world.model()
-    configs = [Config(tower="signal", mask="half", predictor=toy_world.PREDICTOR, export=e) for e in exports]
+    same: dict[str, Any] = {"tower": "signal", "mask": "half", "predictor": toy_world.PREDICTOR, "momentum": momentum}
+    configs = [Config(**same, export=e) for e in exports]
     objectives = {name: JEPA(c, model) for name, c in zip("ab", configs, strict=False)}
     return model, Pretraining(model, objectives)
