@@ -84,7 +84,7 @@ def pretrain(
     resume: bool = False,
     preset: str | None = None,
     data: Data | Mapping[str, Any] | None = None,
-    **overrides: Any,
+    **overrides: object,
 ) -> Run:
     """Pretrain as the recipe says; what `mmssl pretrain` does.
 
@@ -130,7 +130,7 @@ def evaluate(
     tasks: Sequence[str] | None = None,
     columns: Columns | None = None,
     base: str | None = None,
-    **options: Any,
+    **options: object,
 ) -> Scores:
     """Measure a model on data, beside its untrained twin and the raw features; what `mmssl evaluate` does.
 
@@ -180,7 +180,7 @@ def embed(
     *,
     columns: Columns | None = None,
     base: str | None = None,
-    **options: Any,
+    **options: object,
 ) -> dict[str, Any]:
     """Write the embeddings of every sample to a parquet file; what `mmssl embed` does.
 

@@ -201,7 +201,7 @@ def text_unit(files: Sequence[str]) -> str:
     return "paragraph" if blank > 0.05 and full > 0.4 else "line"
 
 
-def _columns_of(rows: Sequence[Mapping[str, Any]], file: str) -> Iterator[tuple[str, list[Any]]]:
+def _columns_of(rows: Sequence[Mapping[str, object]], file: str) -> Iterator[tuple[str, list[Any]]]:
     names = dict.fromkeys(name for row in rows for name in row)
     check_table("columns", len(names), "columns", file)
     check_table("values", len(names) * len(rows), f"values in {len(rows):,} rows", file)

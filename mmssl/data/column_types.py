@@ -66,7 +66,7 @@ def cast_fields(values: pa.Array, kind: pa.DataType) -> pa.Array:
     return pc.cast(pc.replace_substring_regex(found, r"^\+", ""), kind)
 
 
-def json_type(values: Sequence[Any]) -> pa.DataType | str:
+def json_type(values: Sequence[object]) -> pa.DataType | str:
     """The Arrow type of values out of JSON, or JSON where they have none in common."""
     import pyarrow as pa
 
@@ -93,7 +93,7 @@ def common_type(types: Sequence[pa.DataType | str]) -> pa.DataType | str | None:
         return None
 
 
-def json_array(values: Sequence[Any], kind: pa.DataType | str) -> pa.Array:
+def json_array(values: Sequence[object], kind: pa.DataType | str) -> pa.Array:
     """Values out of JSON as an Arrow array of the type that was found for their column."""
     import pyarrow as pa
 

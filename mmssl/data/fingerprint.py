@@ -81,7 +81,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     return f"row {', '.join(other[:5])}{more} of {len(now['seen'])} that were compared hold something else"
 
 
-def _content(value: Any, read: Callable[[Path], bytes] = Path.read_bytes) -> bytes:
+def _content(value: object, read: Callable[[Path], bytes] = Path.read_bytes) -> bytes:
     if value is None:
         return b"\x00"
     if isinstance(value, bytes):

@@ -114,5 +114,5 @@ def _as_source(rows: Any) -> Source:
     return datasets.Dataset.from_dict({name: [_plain(row.get(name)) for row in rows] for name in names})
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     return str(value) if isinstance(value, Path) else value

@@ -100,7 +100,7 @@ def _several(rows: Sequence[set[Any]]) -> Counts:
     return np.concatenate([counts, counts.sum(1, keepdims=True) == 0], 1)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """A label as whole number, number, text or list; None for the unknown."""
     if value is None or (isinstance(value, float) and value != value):
         return None

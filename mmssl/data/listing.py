@@ -199,7 +199,7 @@ def _labels(parts: Mapping[str, Sequence[str]], roots: Mapping[str, Sequence[Pat
     return sorted(names)
 
 
-def _first(row: Mapping[str, Any]) -> str:
+def _first(row: Mapping[str, object]) -> str:
     """The file of a row."""
     return next((value.path for value in row.values() if isinstance(value, File)), "")
 
@@ -342,7 +342,7 @@ def _feature(file: File, windowed: bool) -> Any:
     return datasets.Features.from_arrow_schema(_schema(_struct(windowed)))["file"]
 
 
-def _schema(kind: Any) -> Any:
+def _schema(kind: object) -> Any:
     import pyarrow as pa
 
     return pa.schema([("file", kind)])
@@ -355,7 +355,7 @@ def _undecoded(file: File | None, windowed: bool = False) -> Row | None:
     return plain | {"start": file.start, "stop": file.stop} if windowed else plain
 
 
-def _other_column(values: Sequence[Any], typed: bool) -> tuple[Any, Any]:
+def _other_column(values: Sequence[object], typed: bool) -> tuple[Any, Any]:
     """(feature, Arrow array) of a column that holds no files; typed: fields of csv, which may be numbers."""
     from .column_types import FieldType, cast_fields, json_array, json_feature, json_type
 

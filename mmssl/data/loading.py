@@ -340,7 +340,7 @@ class Reader(torch.utils.data.Dataset[Loaded]):
         """What a preprocessor chooses a variant by."""
         return 0 if self.seed is None else key_of(self.seed, epoch, index, name, CHOICE) >> 1
 
-    def declared(self, raw: Any, wanted: str | Sequence[str]) -> Any:
+    def declared(self, raw: object, wanted: str | Sequence[str]) -> Any:
         """A raw value, its lists as the arrays that their columns declare."""
         if isinstance(wanted, str):
             return as_declared(raw, self.kinds.get(wanted))
@@ -368,7 +368,7 @@ def read_batches(reader: Reader, batches: Iterable[Items], workers: int, ahead: 
         yield result
 
 
-def _chunks(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
+def _chunks(rows: Iterable[object], size: int) -> Iterator[list[Any]]:
     rows = iter(rows)
     while chunk := list(islice(rows, size)):
         yield chunk
@@ -389,14 +389,14 @@ def _read_columns(columns: Columns, keep: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*used_columns(columns), *keep]))
 
 
-def _is_null(raw: Any) -> bool:
+def _is_null(raw: object) -> bool:
     """Null: no value in any of the modality's columns."""
     if isinstance(raw, dict):
         return not raw or all(value is None for value in raw.values())
     return raw is None
 
 
-def _fetched_if_possible(raw: Any, allowed: frozenset[str]) -> Any:
+def _fetched_if_possible(raw: object, allowed: frozenset[str]) -> Any:
     """As `fetched`, null structs as None. What cannot be fetched stays as it is, for `read` to call broken."""
     try:
         with reading_sample():
@@ -405,7 +405,7 @@ def _fetched_if_possible(raw: Any, allowed: frozenset[str]) -> Any:
         return raw
 
 
-def _reason(error: BadSample, raw: Any) -> str:
+def _reason(error: BadSample, raw: object) -> str:
     """One line: what was raised, and the file where its name is known; an address without what gives access to it."""
     # a whole file in base64, say, is no reason that anybody reads
     text = one_line(LONG.sub(lambda long: f"'{long[1][:60]}...' ({len(long[1]):,} characters)", str(error)))

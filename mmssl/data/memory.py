@@ -25,7 +25,7 @@ class Watched(int):
 def _watch(name: str) -> Callable[..., Any]:
     own = getattr(int, name)
 
-    def method(self: Watched, *args: Any) -> Any:
+    def method(self: Watched, *args: object) -> Any:
         self.used = True
         return own(self, *args)
 

@@ -69,7 +69,7 @@ def origin_of(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def fetched(raw: Any, allowed: frozenset[str]) -> Any:
+def fetched(raw: object, allowed: frozenset[str]) -> Any:
     """The bytes of a file that is not on this disk as such (in an archive, on the Hub); anything else as it is.
 
     Args:
@@ -118,7 +118,7 @@ def refuse_elsewhere(folder: Path, what: str) -> None:
             raise UserError(f"data.path: the README.md of {what} names '{name:.100}', expected files in the folder")
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _strings(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):

@@ -77,7 +77,7 @@ class Unpacked(Counted):
         super().__init__(file)
         self.name, self.packed = name, packed
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: object) -> int:
         size = super().readinto(buffer)
         if self.packed is not None:
             bomb(self.name, self.packed.count, self.count)
@@ -148,7 +148,7 @@ class _Bounded:
     def __init__(self, opener: Callable[..., Any]) -> None:
         self.opener = opener
 
-    def __call__(self, file: Any, mode: str = "rb", **options: Any) -> Any:
+    def __call__(self, file: Any, mode: str = "rb", **options: object) -> Any:
         if not mode.startswith("r"):
             return self.opener(file, mode=mode, **options)
         counted = Counted(file)

@@ -114,7 +114,7 @@ def refuse_unconvertible(folder: Path) -> str:
     return kind
 
 
-def _listed(value: Any, pattern: str, name: str) -> bool:
+def _listed(value: object, pattern: str, name: str) -> bool:
     if isinstance(value, list):
         return any(name == v or name.endswith(f".{v}") for v in value)
     return bool(pattern) and re.fullmatch(pattern, name) is not None

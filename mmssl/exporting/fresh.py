@@ -29,7 +29,7 @@ import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 
-def load_transformers(job: Any, dtype: Any, **fields: Any) -> Any:
+def load_transformers(job: Any, dtype: object, **fields: Any) -> Any:
     """A stock class from its folder. RuntimeError where weights are missing, left over or of another shape."""
     import transformers
 
@@ -48,7 +48,7 @@ def load_timm(job: Any, dtype: Any) -> Any:
     return timm.create_model(f"local-dir:{job['folder']}", pretrained=True).to(dtype).eval()
 
 
-def load_open_clip(job: Any, dtype: Any) -> Any:
+def load_open_clip(job: Any, dtype: object) -> Any:
     """An open_clip model from its folder."""
     import open_clip
 
@@ -56,7 +56,7 @@ def load_open_clip(job: Any, dtype: Any) -> Any:
     return model.to(dtype).eval()
 
 
-def load_onnx(job: Any, dtype: Any, file: str = "") -> Any:
+def load_onnx(job: Any, dtype: object, file: str = "") -> Any:
     """A session of onnxruntime, as a function of named tensors."""
     import onnxruntime
 
@@ -70,7 +70,7 @@ def load_onnx(job: Any, dtype: Any, file: str = "") -> Any:
     return run
 
 
-def load_sentence_transformers(job: Any, dtype: Any) -> Any:
+def load_sentence_transformers(job: Any, dtype: object) -> Any:
     """A sentence-transformers model from its folder."""
     from sentence_transformers import SentenceTransformer
 

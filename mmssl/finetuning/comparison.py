@@ -151,7 +151,7 @@ def _shown(spread: Mapping[str, Any]) -> str:
     return f"{spread['mean']:.3f}" + ("" if spread["std"] is None else f" ± {spread['std']:.3f}")
 
 
-def _difference(found: Mapping[str, Any]) -> str:
+def _difference(found: Mapping[str, object]) -> str:
     if found["mean"] is None:
         return "-"
     says = f" {found['says']}" if found["says"] else ""

@@ -81,7 +81,7 @@ class Target:
         return asdict(self)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """A label as a number or a string; None for the unknown."""
     if value is None or isinstance(value, float) and math.isnan(value):
         return None
@@ -104,7 +104,7 @@ class LabelPreprocessor(Preprocessor):
         super().__init__(None)
         self.target = target
 
-    def read(self, raw: Any, choice: int = 0) -> Encoded | None:
+    def read(self, raw: object, choice: int = 0) -> Encoded | None:
         """`Target.encode` of a raw label; BadSample where it cannot be read as what the label is."""
         try:
             return self.target.encode(raw)

@@ -103,7 +103,9 @@ class FinetuneConfig(RowsConfig):
 DEFAULTS = FinetuneConfig()
 
 
-def load_options(words: Sequence[str] | Mapping[str, Any], flags: Mapping[str, Any] | None = None) -> FinetuneConfig:
+def load_options(
+    words: Sequence[str] | Mapping[str, object], flags: Mapping[str, object] | None = None
+) -> FinetuneConfig:
     """Options from `key=value` words or a mapping; `flags` are those that the command line has an option for.
 
     Raises one UserError with a line a fault, also for an adapter that PEFT does not have.

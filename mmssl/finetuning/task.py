@@ -62,7 +62,7 @@ class TaskModel:
         with torch.no_grad():
             return torch.stack([self.model.modality(n).patchify(moved[n]).present for n in names]).any(0)
 
-    def predict(self, **raw: Sequence[Any]) -> list[dict[str, Any] | None]:
+    def predict(self, **raw: Sequence[object]) -> list[dict[str, Any] | None]:
         """Answers for samples as a user has them: `predict(image=["a.png", None])`.
 
         Args:

@@ -31,7 +31,7 @@ def write_record(
     folder: Path,
     recipe: Recipe,
     report: Report,
-    data: Mapping[str, Any],
+    data: Mapping[str, object],
     versions: Mapping[str, str],
     device: str | None,
 ) -> Path:

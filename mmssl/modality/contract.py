@@ -60,7 +60,7 @@ class Preprocessor(Generic[Decoded]):
         self.read_from: str | list[str] | None = None
         """The column(s) that it was fitted on."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         """Put every subclass's `read` behind the boundary, so that no decoder has to know what else it may raise."""
         super().__init_subclass__(**kwargs)
         own = cls.__dict__.get("read")
@@ -68,7 +68,7 @@ class Preprocessor(Generic[Decoded]):
             return
 
         @functools.wraps(own)
-        def read(self: Any, raw: Any, choice: int = 0) -> Any:
+        def read(self: Any, raw: object, choice: int = 0) -> Any:
             with reading_sample():
                 return own(self, raw, choice)
 
@@ -189,7 +189,7 @@ class Preprocessor(Generic[Decoded]):
             raise UserError(f"the preprocessor is not fitted: {self.fitted_by}")
         return self.state
 
-    def read(self, raw: Any, choice: int = 0) -> Decoded | None:
+    def read(self, raw: object, choice: int = 0) -> Decoded | None:
         """One raw value to this modality's decoded form.
 
         Args:
@@ -205,7 +205,7 @@ class Preprocessor(Generic[Decoded]):
         """
         raise NotImplementedError
 
-    def variants(self, raw: Any) -> int | None:
+    def variants(self, raw: object) -> int | None:
         """How many different samples `read` makes of a raw value: by `choice` modulo that number. None: any number (a
         stretch of a long recording), so that what a frozen tower makes of them cannot be stored."""
         return None
@@ -436,7 +436,7 @@ class MaskToken(nn.Module):
         return torch.where(hidden[..., None], self.token.to(tokens.dtype), tokens)
 
 
-def select(raw: Mapping[str, Any], columns: str | Sequence[str]) -> Any:
+def select(raw: Mapping[str, object], columns: str | Sequence[str]) -> Any:
     """The value(s) of a modality in one row: a column's value, or a dict of several columns' values."""
     if isinstance(columns, str):
         return raw[columns]

@@ -40,16 +40,16 @@ def check_recipe(recipe: Any, faults: Faults) -> None:
             _reference(name, modalities, "modality", f"data.columns.{name}", faults)
 
 
-def _get(part: Any, name: str) -> Any:
+def _get(part: object, name: str) -> Any:
     return BAD if part is BAD else getattr(part, name)
 
 
-def _names(parts: Any) -> Collection[str] | None:
+def _names(parts: object) -> Collection[str] | None:
     """The names defined in a section, or None when the section itself is unusable."""
     return list(parts) if isinstance(parts, Mapping) else None
 
 
-def _reference(name: Any, known: Collection[str], what: str, where: str, faults: Faults) -> None:
+def _reference(name: object, known: Collection[str], what: str, where: str, faults: Faults) -> None:
     if name not in known:
         choices = f"one of {', '.join(known)}" if known else f"a {what}, but the recipe names none"
         faults.append(f"{where}: found unknown {what} '{name}', expected {choices}{nearest(str(name), known)}")

@@ -82,7 +82,7 @@ def _tower(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _joined(
-    given: Any, kept: dict[str, Any], free: tuple[str, ...], where: str, origin: str, faults: list[str]
+    given: object, kept: dict[str, Any], free: tuple[str, ...], where: str, origin: str, faults: list[str]
 ) -> dict[str, Any]:
     """The model's own parts with what the recipe says of them; a contradiction is a fault."""
     out = {name: dict(part) for name, part in kept.items()}

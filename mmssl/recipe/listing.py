@@ -85,5 +85,5 @@ def formats() -> Listing:
     return [(name, f"{title}: {text.partition(chr(10))[0]}") for name, title, text in described()]
 
 
-def _first_line(thing: Any) -> str:
+def _first_line(thing: object) -> str:
     return (inspect.getdoc(thing) or "").partition("\n")[0]

@@ -54,7 +54,7 @@ class Choice:
     values: dict[str, Any] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
 
-    def add(self, key: str, value: Any, why: str) -> None:
+    def add(self, key: str, value: object, why: str) -> None:
         """One more value."""
         self.values[key] = value
         self.reasons.append(f"{key}={value}: {why}")

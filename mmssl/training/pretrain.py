@@ -113,7 +113,7 @@ def pretrain(
     output: str | Path | None = None,
     resume: bool = False,
     preset: str | None = None,
-    **overrides: Any,
+    **overrides: object,
 ) -> Run:
     """See `mmssl.api.pretrain`, which offers it."""
     if not isinstance(recipe, Recipe):

@@ -72,7 +72,7 @@ def own_places(recipe: Mapping[str, Any], overrides: Sequence[str]) -> Mapping[s
     return recipe
 
 
-def _leaves(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(value: Mapping[str, object], path: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of everything in nested mappings that is none itself."""
     for key, item in value.items():
         where = f"{path}.{key}".lstrip(".")

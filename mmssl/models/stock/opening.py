@@ -216,7 +216,7 @@ def _pooling(modules: list[dict[str, Any]], kinds: list[str]) -> str | None:
     return ST_POOLING[mode]
 
 
-def _projection(path: str, origin: str, config: Any, modules: list[dict[str, Any]]) -> torch.Tensor | None:
+def _projection(path: str, origin: str, config: object, modules: list[dict[str, Any]]) -> torch.Tensor | None:
     """(E, D) a linear map behind the pooled state that the tower does not hold; None where there is none."""
     dense = [module for module in modules if module["name"] == "Dense"]
     if len(dense) > 1:

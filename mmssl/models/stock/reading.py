@@ -58,7 +58,7 @@ def stock_config(origin: str) -> Any:
         return None
 
 
-def converter(origin: str, config: Any, convert: bool | None, kind: str) -> Reader | None:
+def converter(origin: str, config: object, convert: bool | None, kind: str) -> Reader | None:
     """The reader of the format that takes this checkpoint into a tower of modality type `kind`; None: it is wrapped.
 
     Args:
@@ -113,7 +113,7 @@ def architecture(reader: Reader, origin: str, config: Any) -> Options:
 # ----------------------------------------------------------------------------------------------------- preprocessing
 
 
-def apply_origins(data: Any, faults: Faults) -> None:
+def apply_origins(data: object, faults: Faults) -> None:
     """Fill, in a recipe's plain data, what a modality does not say from the checkpoint that its tower starts from."""
     model = data.get("model") if isinstance(data, dict) else None
     towers = model.get("towers") if isinstance(model, dict) else None
@@ -167,12 +167,12 @@ def _fill(origin: str, spec: dict[str, Any], options: dict[str, Any], kind: str,
         options.setdefault(key, value)
 
 
-def _same(value: Any) -> Any:
+def _same(value: object) -> Any:
     """One number for a square, so that 16 and [16, 16] compare equal."""
     return value[0] if isinstance(value, list) and value and len(set(value)) == 1 else value
 
 
-def _wrapped_options(origin: str, config: Any, kind: str) -> dict[str, Any]:
+def _wrapped_options(origin: str, config: object, kind: str) -> dict[str, Any]:
     """What a wrapped model takes; its own check refuses what the recipe sets otherwise."""
     if origin.startswith(TIMM) and kind == "image":
         from ..timm_tower import preprocessing

@@ -156,7 +156,7 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def pretrained(cls: Any, origin: str, ignore: Sequence[str], **options: Any) -> Any:
+def pretrained(cls: Any, origin: str, ignore: Sequence[str], **options: object) -> Any:
     """A checkpoint as `cls` in float32, of safetensors alone. UserError when it cannot be read or lacks weights.
 
     ignore: beginnings of what may be missing: heads that we do not take.

@@ -154,7 +154,7 @@ def reads(config: dict[str, Any]) -> bool:
     return config.get("model_type") in ("clip", "clip_vision_model")
 
 
-def read(config: Any) -> Options:
+def read(config: object) -> Options:
     """The architecture and preprocessing of CLIP's image half from its configuration."""
     config = getattr(config, "vision_config", config)
     tower = transfer.trunk_options(config) | {"prefix": 1, "qkv_bias": True, "embed_norm": True}
