@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from types import ModuleType
-from typing import Any
 
 from ..errors import UserError
 from ..masking import load_mask, mask_names

@@ -17,7 +17,7 @@ class Need:
 
     part: str
     key: str
-    put: Any
+    put: object
     holds: Callable[[Any], bool]
     expected: str
     why: str

@@ -13,8 +13,9 @@ otherwise. Positions are interpolated to another size as the stock class does it
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import UserError, one_line
 from ...options.schema import Faults
@@ -26,6 +27,10 @@ from ..waves import hop_of, takes_waves
 from .contract import Options, Reader
 from .formats import format_names, load_format
 from .images import RESAMPLE
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 
 PREPROCESSING = {
     "image": ("preprocessor_config.json", "processor_config.json"),
@@ -40,7 +45,7 @@ MARGINS = {"VJEPA2VideoProcessor": 256 / 224}
 READ = {number: name for name, number in RESAMPLE.items()}
 
 
-def stock_config(origin: str) -> Any:
+def stock_config(origin: str) -> PretrainedConfig | None:
     """The stock configuration of a checkpoint, None when it cannot be read (whoever loads it says why).
 
     UserError, with what to do, where its repository is gated.
@@ -58,7 +63,7 @@ def stock_config(origin: str) -> Any:
         return None
 
 
-def converter(origin: str, config: object, convert: bool | None, kind: str) -> Reader | None:
+def converter(origin: str, config: PretrainedConfig | None, convert: bool | None, kind: str) -> Reader | None:
     """The reader of the format that takes this checkpoint into a tower of modality type `kind`; None: it is wrapped.
 
     Args:
@@ -83,8 +88,8 @@ def converter(origin: str, config: object, convert: bool | None, kind: str) -> R
     return None
 
 
-def _reader(origin: str, config: Any, kind: str) -> Reader | None:
-    described: dict[str, Any] = {"model_type": "timm", "origin": origin} if origin.startswith(TIMM) else {}
+def _reader(origin: str, config: PretrainedConfig | None, kind: str) -> Reader | None:
+    described: Mapping[str, object] = {"model_type": "timm", "origin": origin} if origin.startswith(TIMM) else {}
     if config is not None:
         described = config.to_dict()
     if not described:
@@ -96,7 +101,7 @@ def _reader(origin: str, config: Any, kind: str) -> Reader | None:
     return None
 
 
-def architecture(reader: Reader, origin: str, config: Any) -> Options:
+def architecture(reader: Reader, origin: str, config: PretrainedConfig | None) -> Options:
     """{"tower": options of `TowerConfig`, "modality": options of the modality} that the checkpoint has.
 
     `config` is what `stock_config` read of it.
@@ -104,7 +109,7 @@ def architecture(reader: Reader, origin: str, config: Any) -> Options:
     found = reader.read(origin if origin.startswith(TIMM) else config)
     if found["tower"].get("activation", "gelu") is None:
         raise UserError(
-            f"model.towers: from '{origin}': its activation '{config.hidden_act}' is none of mmssl's; "
+            f"model.towers: from '{origin}': its activation '{config and config.hidden_act}' is none of mmssl's; "
             f"convert: false wraps the model"
         )
     return found
