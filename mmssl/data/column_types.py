@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmssl.modality.notation import NO_NUMBER
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from datasets.features.features import FeatureType
 
 _WHOLE = r"^[+-]?(0|[1-9][0-9]{0,17})$"
 _DIGITS = r"(0|[1-9][0-9]{0,17})(\.[0-9]*)?|[1-9][0-9]*\.[0-9]*|\.[0-9]+"
@@ -105,7 +106,7 @@ def json_array(values: Sequence[object], kind: pa.DataType | str) -> pa.Array:
     return pa.array(values, kind)
 
 
-def json_feature(kind: pa.DataType | str) -> Any:
+def json_feature(kind: pa.DataType | str) -> FeatureType:
     """The `datasets` feature of such a column."""
     import datasets
     import pyarrow as pa

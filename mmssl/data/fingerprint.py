@@ -43,7 +43,7 @@ ENDS = 4096
 """Bytes at each end of a file that `glance` reads: enough to tell two files of one size apart, of any length."""
 
 
-def glance(source: Source, columns: Iterable[str]) -> dict[str, Any]:
+def glance(source: Source, columns: Iterable[str]) -> dict[str, object]:
     """What tells, at little cost, whether data are still the same rows in the same order.
 
     {"rows": their number or None for a stream, "columns": names, "seen": {number of the row: hash}} of `SAMPLED` rows

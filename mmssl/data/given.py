@@ -91,7 +91,7 @@ def _of_datasets(data: object) -> bool:
 def _frame(data: object) -> str | None:
     """The package of a table in memory, without importing it."""
     for package, cls in FRAMES:
-        module: Any = sys.modules.get(package)
+        module: object = sys.modules.get(package)
         if module is not None and isinstance(data, getattr(module, cls, ())):
             return package
     return None

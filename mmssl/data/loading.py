@@ -64,7 +64,7 @@ class Loaded:
     missing: dict[str, int]
     rows: Tensor
     epoch: int
-    kept: dict[str, list[Any]] = field(default_factory=dict)
+    kept: dict[str, list[object]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -265,7 +265,7 @@ class Reader(torch.utils.data.Dataset[Loaded]):
 
     def load(self, items: Items) -> Loaded:
         samples: dict[str, list[Any]] = {name: [] for name in self.preprocessors}
-        kept: dict[str, list[Any]] = {name: [] for name in self.keep}
+        kept: dict[str, list[object]] = {name: [] for name in self.keep}
         missing = dict.fromkeys(self.preprocessors, 0)
         bad: list[Bad] = []
         known = {index: self.memory.get(index) for _, index, _ in items} if self.memory.rows else {}
@@ -374,7 +374,7 @@ def _chunks(rows: Iterable[object], size: int) -> Iterator[list[Any]]:
         yield chunk
 
 
-def _as_is(loaded: Any) -> Any:
+def _as_is(loaded: object) -> object:
     return loaded
 
 
@@ -396,7 +396,7 @@ def _is_null(raw: object) -> bool:
     return raw is None
 
 
-def _fetched_if_possible(raw: object, allowed: frozenset[str]) -> Any:
+def _fetched_if_possible(raw: object, allowed: frozenset[str]) -> object:
     """As `fetched`, null structs as None. What cannot be fetched stays as it is, for `read` to call broken."""
     try:
         with reading_sample():

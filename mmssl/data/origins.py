@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from mmssl.boundary import regular_file
@@ -69,7 +69,7 @@ def origin_of(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def fetched(raw: object, allowed: frozenset[str]) -> Any:
+def fetched(raw: object, allowed: frozenset[str]) -> object:
     """The bytes of a file that is not on this disk as such (in an archive, on the Hub); anything else as it is.
 
     Args:

@@ -37,7 +37,7 @@ def undecoded(source: Source) -> Source:
 # --- numbers -----------------------------------------------------------------------------------------------------
 
 
-def typed(features: Mapping[str, Any] | None, columns: Iterable[str]) -> dict[str, Any]:
+def typed(features: Mapping[str, object] | None, columns: Iterable[str]) -> dict[str, object]:
     """Column -> feature of those that hold arrays of a declared integer type, for `as_declared`.
 
     Python's lists forget it, and 8-bit images would be numbers of 0..255 "as they are".
@@ -68,7 +68,7 @@ def _holds_integers(feature: object) -> bool:
     return _integers(feature) is not None or (hasattr(feature, "feature") and _holds_integers(feature.feature))
 
 
-def as_declared(value: object, feature: object) -> Any:
+def as_declared(value: object, feature: object) -> object:
     """A value out of a row, its lists of numbers as arrays of the type that the column declares."""
     if isinstance(feature, dict):
         if not isinstance(value, dict):
@@ -94,7 +94,7 @@ class _FullPaths:
     def __init__(self, base: Path, columns: frozenset[str]) -> None:
         self.base, self.columns = base, columns
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, batch: Mapping[str, object]) -> dict[str, Any]:
         return {key: self.full(value) if key in self.columns else value for key, value in batch.items()}
 
     def full(self, value: object) -> Any:

@@ -87,7 +87,12 @@ def convert_adapter(
     target = Path(output)
     target.mkdir(parents=True, exist_ok=True)
     names = sorted(n for stock in hit.values() for n in stock)
-    new: dict[str, Any] = {**config, "target_modules": names, "base_model_name_or_path": base, "modules_to_save": None}
+    new: dict[str, object] = {
+        **config,
+        "target_modules": names,
+        "base_model_name_or_path": base,
+        "modules_to_save": None,
+    }
     if kind == "IA3":
         new["feedforward_modules"] = sorted(
             n

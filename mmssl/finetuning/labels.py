@@ -177,7 +177,7 @@ def make_target(source: Dataset, columns: Sequence[str], task: str) -> Target:
     return Target("classification", list(columns), classes, None if names is None else [names[c] for c in classes])
 
 
-def _guess(values: dict[str, list[Any]], names: list[str] | None) -> str:
+def _guess(values: dict[str, list[object]], names: list[str] | None) -> str:
     """classification, multilabel or regression, by what the columns hold."""
     known = [v for rows in values.values() for v in rows if v is not None]
     if names is None and any(isinstance(v, list) for v in known):
@@ -188,7 +188,7 @@ def _guess(values: dict[str, list[Any]], names: list[str] | None) -> str:
     return "regression" if any(isinstance(v, float) for v in plain) else "classification"
 
 
-def _regression(known: dict[str, list[Any]], where: str) -> Target:
+def _regression(known: dict[str, list[object]], where: str) -> Target:
     mean, std = [], []
     for column, rows in known.items():
         try:

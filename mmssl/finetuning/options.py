@@ -212,7 +212,7 @@ def steps_of(train: LoopConfig, rows: int) -> int:
     return max(EPOCHS * per_epoch, LEAST_STEPS)
 
 
-def refuse_beside(options: FinetuneConfig, where: str, defaults: Mapping[str, Any]) -> None:
+def refuse_beside(options: FinetuneConfig, where: str, defaults: Mapping[str, object]) -> None:
     """UserError when an option is not its default, which it must be beside `where` (`--teacher`, a task)."""
     for key, default in defaults.items():
         if getattr(options, key) != default:

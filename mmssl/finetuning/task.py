@@ -85,7 +85,7 @@ class TaskModel:
         logits, present = self.logits(batch)
         return [self._answer(row) if there else None for row, there in zip(logits, present.tolist(), strict=True)]
 
-    def _answer(self, row: Tensor) -> dict[str, Any]:
+    def _answer(self, row: Tensor) -> dict[str, object]:
         target = self.target
         if target.task == "regression":
             numbers = row.double() * torch.tensor(target.std) + torch.tensor(target.mean)

@@ -436,7 +436,7 @@ class MaskToken(nn.Module):
         return torch.where(hidden[..., None], self.token.to(tokens.dtype), tokens)
 
 
-def select(raw: Mapping[str, object], columns: str | Sequence[str]) -> Any:
+def select(raw: Mapping[str, object], columns: str | Sequence[str]) -> object:
     """The value(s) of a modality in one row: a column's value, or a dict of several columns' values."""
     if isinstance(columns, str):
         return raw[columns]

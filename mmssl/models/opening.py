@@ -145,7 +145,7 @@ def _rebuilt(folder: Path, spec: AdapterSpec) -> MMSSLModel:
     return model.eval()
 
 
-def _first_difference(mine: Any, other: object, where: str) -> str:
+def _first_difference(mine: object, other: object, where: str) -> str:
     if isinstance(mine, dict) and isinstance(other, dict):
         for key in {**mine, **other}:
             if mine.get(key) != other.get(key):

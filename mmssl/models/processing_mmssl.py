@@ -79,7 +79,7 @@ class MMSSLProcessor(ProcessorMixin):
         found = [own for own, of in self.types.items() if of == kind]
         return found[0] if name not in self.preprocessors and len(found) == 1 else name
 
-    def _listed(self, name: str, value: object) -> Sequence[Any]:
+    def _listed(self, name: str, value: object) -> Sequence[object]:
         if name not in self.preprocessors:
             known = list(self.preprocessors)
             raise ValueError(f"unknown modality '{name}', this model has {', '.join(known)}{nearest(name, known)}")
@@ -189,7 +189,7 @@ def saved_modalities(spec: Mapping[str, object], place: str) -> dict[str, SavedM
     return modalities
 
 
-def _fetched(place: str, name: str, hub: Mapping[str, Any]) -> Path:
+def _fetched(place: str, name: str, hub: Mapping[str, object]) -> Path:
     """One file of a folder, which must lie in it, or of a repository on the Hub."""
     if Path(place).is_dir():
         own_file(Path(place), Path(place) / name)

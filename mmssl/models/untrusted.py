@@ -7,7 +7,6 @@ that is fetched, a backbone that is downloaded. mmssl writes none of these keys,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from ..errors import UserError
 
@@ -25,7 +24,7 @@ def refuse_elsewhere(config: Mapping[str, object], where: str) -> None:
             raise UserError(f"{where}: found {key} {config[key]!r:.60}, expected none in a model of mmssl")
 
 
-def inner_config(config: Mapping[str, object], where: str) -> dict[str, Any]:
+def inner_config(config: Mapping[str, object], where: str) -> dict[str, object]:
     """The configuration of a wrapped model without what concerns its loading; UserError where it needs another one."""
     out = {}
     for key, value in config.items():

@@ -40,7 +40,7 @@ def strict(cls: type[T]) -> type[T]:
     return hub_strict(cls)
 
 
-def _checkable(kind: object) -> Any:
+def _checkable(kind: object) -> object:
     """The type as `hub_strict` should check it: float takes int, nested options and free values are left alone."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if kind is float:
@@ -117,7 +117,7 @@ def option(
         one(value)
 
     bounds = {"minimum": min, "maximum": max, "exclusiveMinimum": above, "exclusiveMaximum": below}  # in JSON schema
-    metadata: dict[str, Any] = {"help": help, "expected": expected, "choices": choices, "bounds": bounds}
+    metadata: dict[str, object] = {"help": help, "expected": expected, "choices": choices, "bounds": bounds}
     metadata["resumable"] = resumable
     metadata["local"] = local
     metadata["pattern"] = pattern
@@ -177,7 +177,7 @@ def changed(config: object, name: str) -> bool:
     return bool(getattr(config, name) != _default(config, name))
 
 
-def _default(config: Any, name: str) -> Any:
+def _default(config: Any, name: str) -> object:
     field = next(f for f in dataclasses.fields(config) if f.name == name)
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 

@@ -104,7 +104,7 @@ def docstring(module: str) -> str:
 def source_of(module: str) -> ast.Module:
     """The parsed source of a module that is not imported. UserError where there is none."""
     spec = importlib.util.find_spec(module)
-    loader: Any = spec.loader if spec is not None else None
+    loader: object = spec.loader if spec is not None else None
     source = loader.get_source(module) if hasattr(loader, "get_source") else None
     if source is None:
         raise UserError(f"{module}: has no source that could be read")

@@ -16,7 +16,7 @@ from .describing import about
 from .schema import Variant, field_names, hints_of, to_dict
 
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
-SCALARS: Final[dict[Any, str]] = {
+SCALARS: Final[dict[object, str]] = {
     float: "number",
     int: "integer",
     bool: "boolean",

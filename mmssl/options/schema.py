@@ -188,7 +188,7 @@ def _refusal(validator: Callable[[Any], None], value: object) -> Exception | Non
     return None
 
 
-def _leaves(value: object) -> list[Any]:
+def _leaves(value: object) -> list[object]:
     if isinstance(value, Mapping):
         value = list(value.values())
     return [leaf for v in value for leaf in _leaves(v)] if isinstance(value, (list, tuple)) else [value]
@@ -224,7 +224,7 @@ def convert(kind: object, value: object, path: str, faults: Faults) -> Any:
     raise TypeError(f"{path}: mmssl.options.schema cannot read an option of the type {kind}")
 
 
-def _part(mark: Variant, value: object, path: str, faults: Faults) -> Any:
+def _part(mark: Variant, value: object, path: str, faults: Faults) -> object:
     if not isinstance(value, Mapping):
         hint = "; write {} for its defaults" if value is None else ""
         return _mismatch(dict, value, path, faults, hint)
@@ -241,7 +241,7 @@ def _part(mark: Variant, value: object, path: str, faults: Faults) -> Any:
     return Part(name, build(cls, options, path, faults, foreign=lambda key: mark.owner(key, but=name)))
 
 
-def _union(kind: object, value: object, path: str, faults: Faults) -> Any:
+def _union(kind: object, value: object, path: str, faults: Faults) -> object:
     kinds = [k for k in get_args(kind) if k is not type(None)]
     if value is None and len(kinds) < len(get_args(kind)):
         return None
@@ -260,7 +260,7 @@ def _union(kind: object, value: object, path: str, faults: Faults) -> Any:
     return _mismatch(kind, value, path, faults)
 
 
-def _sequence(kind: object, value: object, path: str, faults: Faults) -> Any:
+def _sequence(kind: object, value: object, path: str, faults: Faults) -> object:
     if not isinstance(value, (list, tuple)):
         return _mismatch(kind, value, path, faults)
     args = get_args(kind)
@@ -277,11 +277,11 @@ def _sequence(kind: object, value: object, path: str, faults: Faults) -> Any:
     return tuple(out) if is_tuple else out
 
 
-def _mapping(kind: object, value: object, path: str, faults: Faults) -> Any:
+def _mapping(kind: object, value: object, path: str, faults: Faults) -> object:
     if not isinstance(value, Mapping):
         return _mismatch(kind, value, path, faults)
     args = get_args(kind)
-    out: dict[str, Any] = {}
+    out: dict[str, object] = {}
     for key, item in value.items():
         if not isinstance(key, str) or "." in key or not key:
             faults.append(f"{path}: found the key {show(key)}, expected text without a dot")
@@ -293,7 +293,7 @@ def _mapping(kind: object, value: object, path: str, faults: Faults) -> Any:
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
-def _scalar(kind: object, value: object, path: str, faults: Faults) -> Any:
+def _scalar(kind: object, value: object, path: str, faults: Faults) -> object:
     if kind is float and not isinstance(value, bool):
         # text: `1e-4` from a YAML 1.1 reader other than ours
         if isinstance(value, (int, float)) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
@@ -354,7 +354,7 @@ def field_names(cls: type) -> dict[str, dataclasses.Field[Any]]:
 
 
 @functools.cache
-def hints_of(cls: type) -> dict[str, Any]:
+def hints_of(cls: type) -> dict[str, object]:
     """Name of a field -> its type, with what annotates it."""
     return get_type_hints(cls, include_extras=True)
 

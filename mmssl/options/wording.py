@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
-SCALARS: Final[dict[Any, str]] = {
+SCALARS: Final[dict[object, str]] = {
     float: "a number",
     int: "a whole number",
     bool: "true or false",

@@ -79,7 +79,7 @@ def _is_folder_name(name: str) -> bool:
     return not odd and len(name) <= _LONGEST
 
 
-def _check_train(train: Any, faults: Faults) -> None:
+def _check_train(train: object, faults: Faults) -> None:
     steps, epochs = _get(train, "steps"), _get(train, "epochs")
     if BAD not in (steps, epochs) and (steps is None) == (epochs is None):
         found = "neither train.steps nor train.epochs" if steps is None else "both train.steps and train.epochs"
@@ -96,7 +96,7 @@ def _check_train(train: Any, faults: Faults) -> None:
     _check_guard(train, faults)
 
 
-def _check_guard(train: Any, faults: Faults) -> None:
+def _check_guard(train: object, faults: Faults) -> None:
     guard = _get(train, "guard")
     if guard is BAD or guard is None or _get(guard, "action") in (BAD, "warn"):
         return

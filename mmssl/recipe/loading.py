@@ -119,7 +119,7 @@ def take_length(data: Mapping[str, object], overrides: Sequence[str] | Mapping[s
         train[other] = None
 
 
-def plain_recipe(config: str | Path | Mapping[str, object]) -> dict[str, Any]:
+def plain_recipe(config: str | Path | Mapping[str, object]) -> dict[str, object]:
     """A recipe as it is written, unchecked; UserError where it is no mapping."""
     if isinstance(config, Mapping):
         return copy.deepcopy(dict(config))
@@ -212,7 +212,7 @@ def command_options(cls: type[T], words: Sequence[str] | Mapping[str, object], f
     return options
 
 
-def _pairs(overrides: Sequence[str] | Mapping[str, object], faults: Faults) -> Iterable[tuple[list[str], Any]]:
+def _pairs(overrides: Sequence[str] | Mapping[str, object], faults: Faults) -> Iterable[tuple[list[str], object]]:
     """(keys of the dotted path, value) of each override."""
     if isinstance(overrides, Mapping):
         yield from ((str(path).split("."), copy.deepcopy(value)) for path, value in overrides.items())

@@ -27,7 +27,7 @@ def presets_of(data: Mapping[str, object]) -> list[str]:
     return [DEMO, *map(str, presets)] if isinstance(presets, Mapping) else []
 
 
-def take_preset(data: dict[str, Any], wanted: str | None, faults: Faults) -> Mapping[str, Any]:
+def take_preset(data: dict[str, Any], wanted: str | None, faults: Faults) -> Mapping[str, object]:
     """Take the presets out of a recipe's plain data, in place.
 
     Args:

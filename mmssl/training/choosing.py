@@ -71,7 +71,7 @@ class Asked:
     """
 
     config: str | Path | Mapping[str, Any]
-    overrides: Sequence[str] | Mapping[str, Any] = ()
+    overrides: Sequence[str] | Mapping[str, object] = ()
     preset: str | None = None
 
     def recipe(self, choice: Choice | None = None) -> Recipe:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -108,7 +108,7 @@ class Run:
 
 
 def pretrain(
-    recipe: Recipe | str | Path | dict[str, Any],
+    recipe: Recipe | str | Path | Mapping[str, object],
     *,
     output: str | Path | None = None,
     resume: bool = False,

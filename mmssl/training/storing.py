@@ -107,7 +107,7 @@ def store_outputs(
     return stored
 
 
-def _kept(outputs: Outputs) -> Any:
+def _kept(outputs: Outputs) -> object:
     """What the outputs that are there were made of; None where there are none."""
     try:
         return json.loads(outputs.file("about.json").read_text())["of"]
@@ -117,7 +117,7 @@ def _kept(outputs: Outputs) -> Any:
 
 def _compute(
     outputs: Outputs,
-    about: Mapping[str, Any],
+    about: Mapping[str, object],
     counts: np.ndarray[Any, np.dtype[np.int64]],
     pretraining: Pretraining,
     tower: str,

@@ -5,7 +5,7 @@ Shapes: B batch, C channels, H, W pixels, N patches, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -154,7 +154,7 @@ def trials(
     outputs: dict[str, str],
     ours: Ours,
     interpolates: bool = True,
-    other: dict[str, Any] | None = None,
+    other: Mapping[str, object] | None = None,
     antialias: bool = False,
     batch: int = 2,
     **common: Any,

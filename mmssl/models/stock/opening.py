@@ -208,7 +208,7 @@ def _modules(path: str) -> list[dict[str, Any]]:
 def _pooling(modules: list[dict[str, Any]], kinds: list[str]) -> str | None:
     if not modules or kinds != ["text"]:
         return None
-    options: dict[str, Any] = next((m["options"] for m in modules if m["name"] == "Pooling"), {})
+    options: dict[str, object] = next((m["options"] for m in modules if m["name"] == "Pooling"), {})
     older = [
         k.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
         for k, v in options.items()

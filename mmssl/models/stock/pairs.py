@@ -6,7 +6,7 @@ A model with one of the two towers is exported as that half. Shapes: B batch, E 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,7 +104,12 @@ Ours = Callable[[Pair, dict[str, Tensor]], dict[str, Tensor]]
 
 
 def trials(
-    pair: Pair, outputs: dict[str, str], ours: Ours, other: dict[str, Any] | None, fill: bool = False, **common: Any
+    pair: Pair,
+    outputs: dict[str, str],
+    ours: Ours,
+    other: Mapping[str, object] | None,
+    fill: bool = False,
+    **common: Any,
 ) -> list[Trial]:
     """The configured image size with three texts, and (other: the class's keyword arguments there) a larger one with
     longer texts. ours: the pair in some dtype and the trial's inputs -> the stock class's outputs."""

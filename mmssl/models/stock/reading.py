@@ -145,7 +145,7 @@ def _fill(origin: str, spec: dict[str, Any], options: dict[str, Any], kind: str,
         faults.append(str(error))
         return
     fixed: set[str] = set()
-    theirs: dict[str, Any] = {}
+    theirs: dict[str, object] = {}
     if chosen is not None:
         try:
             theirs = architecture(chosen, origin, config)["modality"]
@@ -172,12 +172,12 @@ def _fill(origin: str, spec: dict[str, Any], options: dict[str, Any], kind: str,
         options.setdefault(key, value)
 
 
-def _same(value: object) -> Any:
+def _same(value: object) -> object:
     """One number for a square, so that 16 and [16, 16] compare equal."""
     return value[0] if isinstance(value, list) and value and len(set(value)) == 1 else value
 
 
-def _wrapped_options(origin: str, config: object, kind: str) -> dict[str, Any]:
+def _wrapped_options(origin: str, config: object, kind: str) -> dict[str, object]:
     """What a wrapped model takes; its own check refuses what the recipe sets otherwise."""
     if origin.startswith(TIMM) and kind == "image":
         from ..timm_tower import preprocessing
@@ -198,7 +198,7 @@ def _wrapped_options(origin: str, config: object, kind: str) -> dict[str, Any]:
     return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items() if v is not None}
 
 
-def _preprocessing(origin: str, kind: str, chosen: Reader | None) -> dict[str, Any]:
+def _preprocessing(origin: str, kind: str, chosen: Reader | None) -> dict[str, object]:
     """Mean, deviation and way of resizing from a checkpoint's processor; nothing where it has none.
     UserError when the processor's file is damaged."""
     from transformers.utils import cached_file

@@ -205,7 +205,7 @@ def read(config: PretrainedConfig) -> Options:
 
 def preprocessing(found: dict[str, Any]) -> dict[str, Any]:
     """Options of our modality from the feature extractor's file, which divides by two deviations."""
-    out: dict[str, Any] = {"rate": int(found.get("sampling_rate", 16000))}
+    out: dict[str, object] = {"rate": int(found.get("sampling_rate", 16000))}
     if not found.get("do_normalize", True):
         return out | {"mean": 0.0, "std": 1.0}
     # what the file leaves out is the class's own

@@ -74,7 +74,7 @@ def _export(part: Branch, called: Signature, path: Path) -> None:
     encoder = Encoder(part, list(example), called.masked).eval()
     dims: dict[str, Any] = {}
 
-    def dim(axis: Axis) -> Any:
+    def dim(axis: Axis) -> object:
         factor, name = axis if isinstance(axis, tuple) else (1, axis)
         if name not in dims:
             least, most = called.limits.get(name, (1, None))
