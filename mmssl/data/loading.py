@@ -28,7 +28,7 @@ from mmssl.models.privacy import without_secrets
 
 from .explained import stream_rows
 from .memory import Memory, Watched
-from .origins import fetched, origins, places
+from .origins import fetched, fetched_if_possible, is_null, origins, places
 from .quarantine import Bad
 from .sampler import Sampler, in_order, order
 from .sources import Columns, check_columns, used_columns
@@ -192,7 +192,7 @@ def read_rows(source: Source, columns: Columns | Iterable[str], n: int, seed: in
         rows = chosen.__getitems__(np.sort(order(len(source), seed, 0)[:n]).tolist())
     kinds, allowed = typed(chosen.features, chosen.column_names or ()), origins(source)
     return [
-        {name: as_declared(_fetched_if_possible(value, allowed), kinds.get(name)) for name, value in row.items()}
+        {name: as_declared(fetched_if_possible(value, allowed), kinds.get(name)) for name, value in row.items()}
         for row in rows
     ]
 
@@ -213,7 +213,7 @@ def presence(source: Source, columns: Columns) -> dict[str, int]:
         return counts
     for row in stream_rows(chosen):
         for modality, wanted in columns.items():
-            counts[modality] += not _is_null(select(row, wanted))
+            counts[modality] += not is_null(select(row, wanted))
     return counts
 
 
@@ -323,7 +323,7 @@ class Reader(torch.utils.data.Dataset[Loaded]):
                     if kept is not None:
                         out[name] = kept.read(index, choice)
                     else:
-                        out[name] = None if _is_null(raw) else preprocessor.read(fetched(raw, self.origins), choice)
+                        out[name] = None if is_null(raw) else preprocessor.read(fetched(raw, self.origins), choice)
             except BadSample as error:
                 column = wanted if isinstance(wanted, str) else ",".join(wanted)
                 bad.append(Bad(index, name, column, _reason(error, raw)))
@@ -387,22 +387,6 @@ def is_stream(source: Source) -> TypeGuard[IterableDataset]:
 def _read_columns(columns: Columns, keep: Sequence[str]) -> list[str]:
     """Every column that is needed, once."""
     return list(dict.fromkeys([*used_columns(columns), *keep]))
-
-
-def _is_null(raw: object) -> bool:
-    """Null: no value in any of the modality's columns."""
-    if isinstance(raw, dict):
-        return not raw or all(value is None for value in raw.values())
-    return raw is None
-
-
-def _fetched_if_possible(raw: object, allowed: frozenset[str]) -> object:
-    """As `fetched`, null structs as None. What cannot be fetched stays as it is, for `read` to call broken."""
-    try:
-        with reading_sample():
-            return None if _is_null(raw) else fetched(raw, allowed)
-    except BadSample:
-        return raw
 
 
 def _reason(error: BadSample, raw: object) -> str:

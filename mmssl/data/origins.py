@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from mmssl.boundary import regular_file
+from mmssl.boundary import reading_sample, regular_file
 from mmssl.errors import BadSample, UserError
 from mmssl.limits import check, current
 from mmssl.options import plainyaml
@@ -124,3 +124,19 @@ def _strings(value: object) -> Iterator[str]:
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _strings(item)
+
+
+def is_null(raw: object) -> bool:
+    """Null: no value in any of the modality's columns."""
+    if isinstance(raw, dict):
+        return not raw or all(value is None for value in raw.values())
+    return raw is None
+
+
+def fetched_if_possible(raw: object, allowed: frozenset[str]) -> object:
+    """As `fetched`, null structs as None. What cannot be fetched stays as it is, for `read` to call broken."""
+    try:
+        with reading_sample():
+            return None if is_null(raw) else fetched(raw, allowed)
+    except BadSample:
+        return raw
