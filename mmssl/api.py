@@ -78,13 +78,13 @@ class Run(trained.Run):
 
 
 def pretrain(
-    recipe: Recipe | str | Path | dict[str, Any],
+    recipe: Recipe | str | Path | Mapping[str, object],
     *,
     output: str | Path | None = None,
     resume: bool = False,
     preset: str | None = None,
-    data: Data | Mapping[str, Any] | None = None,
-    **overrides: Any,
+    data: Data | Mapping[str, object] | None = None,
+    **overrides: object,
 ) -> Run:
     """Pretrain as the recipe says; what `mmssl pretrain` does.
 
@@ -107,7 +107,7 @@ def pretrain(
         UserError: wrong input, in one clear line.
         RunError: a full disk, a loss that is not finite, in one clear line.
     """
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     if isinstance(data, Mapping) and ("path" in data or not is_rows(data)):
         options = {str(key): value for key, value in data.items()}
     elif data is not None:
@@ -130,7 +130,7 @@ def evaluate(
     tasks: Sequence[str] | None = None,
     columns: Columns | None = None,
     base: str | None = None,
-    **options: Any,
+    **options: object,
 ) -> Scores:
     """Measure a model on data, beside its untrained twin and the raw features; what `mmssl evaluate` does.
 
@@ -180,8 +180,8 @@ def embed(
     *,
     columns: Columns | None = None,
     base: str | None = None,
-    **options: Any,
-) -> dict[str, Any]:
+    **options: object,
+) -> dict[str, object]:
     """Write the embeddings of every sample to a parquet file; what `mmssl embed` does.
 
     Args:

@@ -13,7 +13,7 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -223,3 +223,23 @@ def read_json_object(path: Path, what: str) -> dict[str, Any]:
         if not isinstance(data, dict):
             raise ValueError(f"found {type(data).__name__}, expected an object")
         return data
+
+
+def good_samples(samples: Iterable[object], look: Callable[[object], object], noun: str) -> Iterator[object]:
+    """What `look` makes of the samples that are there and not broken; UserError after the last where none could be
+    read, with the first reason. noun: what a sample is, for the message."""
+    tried, good, reason = 0, 0, ""
+    for raw in samples:
+        tried += 1
+        try:
+            with reading_sample():
+                value = None if raw is None else look(raw)
+        except BadSample as error:
+            reason = reason or str(error)
+            continue
+        if value is not None:
+            good += 1
+            yield value
+    if not good:
+        as_what = f" as {noun}" if noun else ""
+        raise UserError(f"none of {tried} samples could be read{as_what}" + (f": {reason}" if reason else ""))

@@ -187,7 +187,7 @@ def probe(names: tuple[str, ...] = IMPORTED) -> list[dict[str, Any]]:
     return facts
 
 
-def _facts(text: str) -> list[dict[str, Any]]:
+def _facts(text: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 

@@ -7,9 +7,7 @@ This module imports nothing heavy, so that `mmssl doctor` runs where torch or tr
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,6 +16,7 @@ from typing import Any, NoReturn
 
 from ..errors import RunError, UserError, nearest, one_line, out_of_memory, unknown
 from ..provenance import trust
+from .results import print_report, show_run
 from .telling import add_commands
 
 MODEL = "a folder (of a model, a run, an adapter, a fine-tuning, or one that transformers loads), or an id on the Hub"
@@ -221,61 +220,8 @@ def _pretrain(args: argparse.Namespace) -> int:
     asked = Asked(args.config, args.overrides, args.preset)
     run = run_pretraining(asked, output=args.output, resume=args.resume)
     if os.environ.get("RANK", "0") == "0":
-        _show_run(run)
+        show_run(run)
     return 0
-
-
-def _show_run(run: Any) -> None:
-    """The scores of a finished run and the next commands to try."""
-    from ..recipe.loading import load_recipe
-
-    recipe = load_recipe(run.folder / "config.yaml")
-    data = recipe.data
-    where = [str(run.model_folder), "--data", data.path]
-    for name, column in data.columns.items():
-        own = run.processor.preprocessors[name].own_columns()
-        if column != own:  # a model knows the columns that it was fitted on
-            where += _named("--column", f"{name}=", f"columns.{name}", column)
-    for key in ("name", "header", "encoding"):
-        value = getattr(data, key)
-        where += [] if value in (None, "auto") else [f"{key}={_yaml(value)}"]
-    label = recipe.evaluation.label
-    probe = ["--task", "linear", *_named("--label", "", "label", label)] if label else ["--task", "rankme"]
-    if run.report:
-        _print_report(run.report)
-    print(f"\nthe model, with its card: {run.model_folder}\n\nnext:")
-    commands = [
-        ["mmssl", "evaluate", *where, *probe],
-        ["mmssl", "embed", *where, "--output", str(run.folder / "embeddings.parquet")],
-    ]
-    if "tensorboard" in (recipe.train.trackers or ()):
-        commands.append(["tensorboard", "--logdir", str(run.folder / "tensorboard")])
-    for words in commands:
-        print("  " + shlex.join(words))
-
-
-def _named(option: str, prefix: str, key: str, columns: str | list[str]) -> list[str]:
-    """Words of a command that name columns; a comma in a name parts names there, and is then said in YAML."""
-    listed = [columns] if isinstance(columns, str) else columns
-    if any("," in name for name in listed):
-        return [f"{key}={_yaml(columns)}"]
-    return [option, prefix + ",".join(listed)]
-
-
-def _yaml(value: object) -> str:
-    """A value as an override is read: 2024 as text stands in quotes."""
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _print_report(report: dict[str, Any]) -> None:
-    from ..evaluation.table import plain_table, rich_table
-
-    if sys.stdout.isatty():
-        from rich.console import Console
-
-        Console().print(rich_table(report))
-    else:
-        print(plain_table(report))
 
 
 def _evaluate(args: argparse.Namespace) -> int:
@@ -285,7 +231,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     options = command_options(EvaluateConfig, args.overrides, _flags(args))
     from ..api import evaluate_as
 
-    _print_report(evaluate_as(args.model, options, args.base))
+    print_report(evaluate_as(args.model, options, args.base))
     return 0
 
 
@@ -397,7 +343,7 @@ def _finetune(args: argparse.Namespace) -> int:
         args.model, options, output=args.output, base=args.base, teacher=args.teacher, resume=args.resume
     )
     if os.environ.get("RANK", "0") == "0":
-        _print_report(run.report)
+        print_report(run.report)
         size = sum(run.report["parameters"]["bytes"].values()) / 1e6
         print(f"\nthe result, with its card: {run.model_folder} ({size:.2f} MB)")
     return 0

@@ -160,7 +160,7 @@ def brief_yaml(recipe: Recipe) -> str:
     return plainyaml.dump(_brief(recipe))
 
 
-def _brief(value: Any) -> Any:
+def _brief(value: object) -> Any:
     if isinstance(value, Part):
         return {"type": value.type, **_brief(value.config)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -171,7 +171,7 @@ def _brief(value: Any) -> Any:
     return to_dict(value)
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     return "{}" if _brief(value) == {} else in_line(to_dict(value))
 
 

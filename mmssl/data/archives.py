@@ -25,7 +25,7 @@ class Members(ArchiveIterable):
     """(name, file) of what is in an archive, as `datasets`' own, but of known sizes."""
 
     @classmethod
-    def _iter_from_urlpath(cls, urlpath: str, download_config: Any = None) -> Iterator[tuple[str, BinaryIO]]:
+    def _iter_from_urlpath(cls, urlpath: str, download_config: object = None) -> Iterator[tuple[str, BinaryIO]]:
         if _get_extraction_protocol(urlpath, download_config=download_config) == "zip":
             with xopen(urlpath, "rb", download_config=download_config) as file:
                 check_zip(file, urlpath)
@@ -36,7 +36,7 @@ class Members(ArchiveIterable):
             yield from _contents(file, urlpath)
 
 
-def check_zip(file: Any, name: str) -> None:
+def check_zip(file: BinaryIO, name: str) -> None:
     """UserError where a zip archive unpacks to too much, or one of its files does."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -58,7 +58,7 @@ def check_tar(path: str | Path, name: str) -> None:
                 pass
 
 
-def _members(file: Any, name: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+def _members(file: BinaryIO, name: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     """The members of a tar archive, packed or not, in order; UserError where they are sparse or too many bytes."""
     counted = Counted(file)
     opened = io.BufferedReader(counted)
@@ -97,7 +97,7 @@ def _pass_over(stream: Any, member: tarfile.TarInfo, name: str) -> None:
             raise UserError(f"data.path: '{name}' ends within '{member.name:.100}'")
 
 
-def _contents(file: Any, name: str) -> Iterator[tuple[str, BinaryIO]]:
+def _contents(file: BinaryIO, name: str) -> Iterator[tuple[str, BinaryIO]]:
     """(name, content) of the regular files of a tar archive but for hidden ones."""
     for stream, member in _members(file, name):
         if not member.isreg() or PurePosixPath(member.name).name.startswith((".", "__")):

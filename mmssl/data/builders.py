@@ -69,10 +69,10 @@ class Tables(datasets.ArrowBasedBuilder):
 
     BUILDER_CONFIG_CLASS = TablesConfig
 
-    def _info(self) -> Any:
+    def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo()
 
-    def _split_generators(self, dl_manager: Any) -> list[Any]:
+    def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         named = {str(split): [str(file) for file in files] for split, files in self.config.data_files.items()}
         local = {split: list(dl_manager.download(files)) for split, files in named.items()}
         pairs = [(path, name) for split in named for path, name in zip(local[split], named[split], strict=True)]
@@ -201,7 +201,7 @@ def text_unit(files: Sequence[str]) -> str:
     return "paragraph" if blank > 0.05 and full > 0.4 else "line"
 
 
-def _columns_of(rows: Sequence[Mapping[str, Any]], file: str) -> Iterator[tuple[str, list[Any]]]:
+def _columns_of(rows: Sequence[Mapping[str, object]], file: str) -> Iterator[tuple[str, list[object]]]:
     names = dict.fromkeys(name for row in rows for name in row)
     check_table("columns", len(names), "columns", file)
     check_table("values", len(names) * len(rows), f"values in {len(rows):,} rows", file)
@@ -245,7 +245,7 @@ def unified(files: Sequence[tuple[str, datasets.Features]], wanted: Iterable[str
     out = datasets.Features()
     for column in dict.fromkeys(name for _, features in files for name in features):
         first: dict[str, str] = {}
-        different: dict[str, Any] = {}
+        different: dict[str, object] = {}
         for name, features in files:
             if column in features and features[column] != datasets.Value("null"):
                 text = str(features[column])
@@ -302,7 +302,7 @@ def tables(
         data_files = files_of(data_files)
     files = [str(file) for of in data_files.values() for file in of]
     chosen = tuple(sorted(set(words))) if kind in ("csv", "parquet", "arrow") else ()
-    said: dict[str, Any] = {"encoding": reading.encoding} if kind in ("csv", "json", "text") else {}
+    said: dict[str, object] = {"encoding": reading.encoding} if kind in ("csv", "json", "text") else {}
     if kind == "csv":
         said["header"] = reading.header
     if kind == "text":

@@ -146,7 +146,7 @@ def look_at(source: Source, taken: Mapping[str, str]) -> Table:
     return Table(columns, dict(taken))
 
 
-def _column(name: str, values: Sequence[Any], numbers: Sequence[int], feature: Any) -> Column:
+def _column(name: str, values: Sequence[object], numbers: Sequence[int], feature: object) -> Column:
     import datasets
 
     kinds = {datasets.Image: "image", datasets.Audio: "audio", datasets.Video: "video"}
@@ -158,7 +158,7 @@ def _column(name: str, values: Sequence[Any], numbers: Sequence[int], feature: A
     return Column(name, [value for value, _ in there], [number for _, number in there], media)
 
 
-def _media_of(value: Any) -> str | None:
+def _media_of(value: object) -> str | None:
     if isinstance(value, dict):
         found = None if not value.get("path") else media_kind(str(value["path"]))
         return found if found is not None or not value.get("bytes") else _media_of(value["bytes"])
@@ -167,11 +167,11 @@ def _media_of(value: Any) -> str | None:
     return next((kind for mark, kind in MARKS if re.match(mark, value)), None) if isinstance(value, bytes) else None
 
 
-def _is_null(value: Any) -> bool:
+def _is_null(value: object) -> bool:
     return value is None or (isinstance(value, float) and value != value) or (isinstance(value, str) and not value)
 
 
-def _no_input(column: Column, feature: Any) -> str | None:
+def _no_input(column: Column, feature: object) -> str | None:
     """Why a column is never an input by itself."""
     import datasets
 

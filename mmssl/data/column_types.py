@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmssl.modality.notation import NO_NUMBER
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from datasets.features.features import FeatureType
 
 _WHOLE = r"^[+-]?(0|[1-9][0-9]{0,17})$"
 _DIGITS = r"(0|[1-9][0-9]{0,17})(\.[0-9]*)?|[1-9][0-9]*\.[0-9]*|\.[0-9]+"
@@ -66,7 +67,7 @@ def cast_fields(values: pa.Array, kind: pa.DataType) -> pa.Array:
     return pc.cast(pc.replace_substring_regex(found, r"^\+", ""), kind)
 
 
-def json_type(values: Sequence[Any]) -> pa.DataType | str:
+def json_type(values: Sequence[object]) -> pa.DataType | str:
     """The Arrow type of values out of JSON, or JSON where they have none in common."""
     import pyarrow as pa
 
@@ -93,7 +94,7 @@ def common_type(types: Sequence[pa.DataType | str]) -> pa.DataType | str | None:
         return None
 
 
-def json_array(values: Sequence[Any], kind: pa.DataType | str) -> pa.Array:
+def json_array(values: Sequence[object], kind: pa.DataType | str) -> pa.Array:
     """Values out of JSON as an Arrow array of the type that was found for their column."""
     import pyarrow as pa
 
@@ -105,7 +106,7 @@ def json_array(values: Sequence[Any], kind: pa.DataType | str) -> pa.Array:
     return pa.array(values, kind)
 
 
-def json_feature(kind: pa.DataType | str) -> Any:
+def json_feature(kind: pa.DataType | str) -> FeatureType:
     """The `datasets` feature of such a column."""
     import datasets
     import pyarrow as pa

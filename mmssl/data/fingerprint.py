@@ -43,7 +43,7 @@ ENDS = 4096
 """Bytes at each end of a file that `glance` reads: enough to tell two files of one size apart, of any length."""
 
 
-def glance(source: Source, columns: Iterable[str]) -> dict[str, Any]:
+def glance(source: Source, columns: Iterable[str]) -> dict[str, object]:
     """What tells, at little cost, whether data are still the same rows in the same order.
 
     {"rows": their number or None for a stream, "columns": names, "seen": {number of the row: hash}} of `SAMPLED` rows
@@ -81,7 +81,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     return f"row {', '.join(other[:5])}{more} of {len(now['seen'])} that were compared hold something else"
 
 
-def _content(value: Any, read: Callable[[Path], bytes] = Path.read_bytes) -> bytes:
+def _content(value: object, read: Callable[[Path], bytes] = Path.read_bytes) -> bytes:
     if value is None:
         return b"\x00"
     if isinstance(value, bytes):

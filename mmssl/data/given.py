@@ -91,7 +91,7 @@ def _of_datasets(data: object) -> bool:
 def _frame(data: object) -> str | None:
     """The package of a table in memory, without importing it."""
     for package, cls in FRAMES:
-        module: Any = sys.modules.get(package)
+        module: object = sys.modules.get(package)
         if module is not None and isinstance(data, getattr(module, cls, ())):
             return package
     return None
@@ -114,5 +114,5 @@ def _as_source(rows: Any) -> Source:
     return datasets.Dataset.from_dict({name: [_plain(row.get(name)) for row in rows] for name in names})
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     return str(value) if isinstance(value, Path) else value

@@ -90,7 +90,7 @@ def _strata(source: Dataset, label: Sequence[str]) -> Counts:
     if len(distinct) > n / 4:
         return np.ones((n, 1))
     order = sorted(distinct, key=lambda v: (isinstance(v, str), v))
-    number: dict[Any, int] = {v: i for i, v in enumerate([*order, *([None] if len(known) < n else [])])}
+    number: dict[object, int] = {v: i for i, v in enumerate([*order, *([None] if len(known) < n else [])])}
     return np.eye(len(number))[[number[v] for v in values]]
 
 
@@ -100,7 +100,7 @@ def _several(rows: Sequence[set[Any]]) -> Counts:
     return np.concatenate([counts, counts.sum(1, keepdims=True) == 0], 1)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """A label as whole number, number, text or list; None for the unknown."""
     if value is None or (isinstance(value, float) and value != value):
         return None

@@ -24,7 +24,9 @@ from .text_files import csv_rows, json_rows
 from .windows import File, Windows, cut
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
+    from datasets.features.features import FeatureType
 
     from .streams import Row
 
@@ -199,7 +201,7 @@ def _labels(parts: Mapping[str, Sequence[str]], roots: Mapping[str, Sequence[Pat
     return sorted(names)
 
 
-def _first(row: Mapping[str, Any]) -> str:
+def _first(row: Mapping[str, object]) -> str:
     """The file of a row."""
     return next((value.path for value in row.values() if isinstance(value, File)), "")
 
@@ -225,7 +227,7 @@ def _metadata(path: Path, listed: Listed) -> Rows:
 
     out = []
     for number, row in enumerate(rows, 1):
-        made: dict[str, Any] = {}
+        made: dict[str, object] = {}
         for column in columns:
             value = row.get(column)
             if column not in naming:
@@ -311,7 +313,7 @@ def file_table(
     return datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
 
 
-def _file_column(values: Sequence[File | None], kind: Kind | None) -> tuple[Any, Any]:
+def _file_column(values: Sequence[File | None], kind: Kind | None) -> tuple[FeatureType, pa.Array]:
     """(feature, Arrow array) of a column of files: structs, or what the reader makes of a file."""
     import pyarrow as pa
 
@@ -323,7 +325,7 @@ def _file_column(values: Sequence[File | None], kind: Kind | None) -> tuple[Any,
     return _feature(first, windowed), pa.array(structs, _struct(windowed))
 
 
-def _struct(windowed: bool = False) -> Any:
+def _struct(windowed: bool = False) -> pa.StructType:
     """The Arrow type of an undecoded file."""
     import pyarrow as pa
 
@@ -331,7 +333,7 @@ def _struct(windowed: bool = False) -> Any:
     return pa.struct(fields | ({"start": pa.float64(), "stop": pa.float64()} if windowed else {}))
 
 
-def _feature(file: File, windowed: bool) -> Any:
+def _feature(file: File, windowed: bool) -> FeatureType:
     """The feature of such structs: `datasets`' own of pictures, sounds and videos that are read whole."""
     import datasets
 
@@ -342,7 +344,7 @@ def _feature(file: File, windowed: bool) -> Any:
     return datasets.Features.from_arrow_schema(_schema(_struct(windowed)))["file"]
 
 
-def _schema(kind: Any) -> Any:
+def _schema(kind: pa.DataType) -> pa.Schema:
     import pyarrow as pa
 
     return pa.schema([("file", kind)])
@@ -355,7 +357,7 @@ def _undecoded(file: File | None, windowed: bool = False) -> Row | None:
     return plain | {"start": file.start, "stop": file.stop} if windowed else plain
 
 
-def _other_column(values: Sequence[Any], typed: bool) -> tuple[Any, Any]:
+def _other_column(values: Sequence[object], typed: bool) -> tuple[FeatureType, pa.Array]:
     """(feature, Arrow array) of a column that holds no files; typed: fields of csv, which may be numbers."""
     from .column_types import FieldType, cast_fields, json_array, json_feature, json_type
 

@@ -28,7 +28,7 @@ from mmssl.models.privacy import without_secrets
 
 from .explained import stream_rows
 from .memory import Memory, Watched
-from .origins import fetched, origins, places
+from .origins import fetched, fetched_if_possible, is_null, origins, places
 from .quarantine import Bad
 from .sampler import Sampler, in_order, order
 from .sources import Columns, check_columns, used_columns
@@ -64,7 +64,7 @@ class Loaded:
     missing: dict[str, int]
     rows: Tensor
     epoch: int
-    kept: dict[str, list[Any]] = field(default_factory=dict)
+    kept: dict[str, list[object]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -192,7 +192,7 @@ def read_rows(source: Source, columns: Columns | Iterable[str], n: int, seed: in
         rows = chosen.__getitems__(np.sort(order(len(source), seed, 0)[:n]).tolist())
     kinds, allowed = typed(chosen.features, chosen.column_names or ()), origins(source)
     return [
-        {name: as_declared(_fetched_if_possible(value, allowed), kinds.get(name)) for name, value in row.items()}
+        {name: as_declared(fetched_if_possible(value, allowed), kinds.get(name)) for name, value in row.items()}
         for row in rows
     ]
 
@@ -213,7 +213,7 @@ def presence(source: Source, columns: Columns) -> dict[str, int]:
         return counts
     for row in stream_rows(chosen):
         for modality, wanted in columns.items():
-            counts[modality] += not _is_null(select(row, wanted))
+            counts[modality] += not is_null(select(row, wanted))
     return counts
 
 
@@ -265,7 +265,7 @@ class Reader(torch.utils.data.Dataset[Loaded]):
 
     def load(self, items: Items) -> Loaded:
         samples: dict[str, list[Any]] = {name: [] for name in self.preprocessors}
-        kept: dict[str, list[Any]] = {name: [] for name in self.keep}
+        kept: dict[str, list[object]] = {name: [] for name in self.keep}
         missing = dict.fromkeys(self.preprocessors, 0)
         bad: list[Bad] = []
         known = {index: self.memory.get(index) for _, index, _ in items} if self.memory.rows else {}
@@ -323,7 +323,7 @@ class Reader(torch.utils.data.Dataset[Loaded]):
                     if kept is not None:
                         out[name] = kept.read(index, choice)
                     else:
-                        out[name] = None if _is_null(raw) else preprocessor.read(fetched(raw, self.origins), choice)
+                        out[name] = None if is_null(raw) else preprocessor.read(fetched(raw, self.origins), choice)
             except BadSample as error:
                 column = wanted if isinstance(wanted, str) else ",".join(wanted)
                 bad.append(Bad(index, name, column, _reason(error, raw)))
@@ -340,7 +340,7 @@ class Reader(torch.utils.data.Dataset[Loaded]):
         """What a preprocessor chooses a variant by."""
         return 0 if self.seed is None else key_of(self.seed, epoch, index, name, CHOICE) >> 1
 
-    def declared(self, raw: Any, wanted: str | Sequence[str]) -> Any:
+    def declared(self, raw: object, wanted: str | Sequence[str]) -> Any:
         """A raw value, its lists as the arrays that their columns declare."""
         if isinstance(wanted, str):
             return as_declared(raw, self.kinds.get(wanted))
@@ -368,13 +368,13 @@ def read_batches(reader: Reader, batches: Iterable[Items], workers: int, ahead: 
         yield result
 
 
-def _chunks(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
+def _chunks(rows: Iterable[object], size: int) -> Iterator[list[Any]]:
     rows = iter(rows)
     while chunk := list(islice(rows, size)):
         yield chunk
 
 
-def _as_is(loaded: Any) -> Any:
+def _as_is(loaded: object) -> object:
     return loaded
 
 
@@ -389,23 +389,7 @@ def _read_columns(columns: Columns, keep: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*used_columns(columns), *keep]))
 
 
-def _is_null(raw: Any) -> bool:
-    """Null: no value in any of the modality's columns."""
-    if isinstance(raw, dict):
-        return not raw or all(value is None for value in raw.values())
-    return raw is None
-
-
-def _fetched_if_possible(raw: Any, allowed: frozenset[str]) -> Any:
-    """As `fetched`, null structs as None. What cannot be fetched stays as it is, for `read` to call broken."""
-    try:
-        with reading_sample():
-            return None if _is_null(raw) else fetched(raw, allowed)
-    except BadSample:
-        return raw
-
-
-def _reason(error: BadSample, raw: Any) -> str:
+def _reason(error: BadSample, raw: object) -> str:
     """One line: what was raised, and the file where its name is known; an address without what gives access to it."""
     # a whole file in base64, say, is no reason that anybody reads
     text = one_line(LONG.sub(lambda long: f"'{long[1][:60]}...' ({len(long[1]):,} characters)", str(error)))

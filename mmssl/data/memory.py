@@ -25,7 +25,7 @@ class Watched(int):
 def _watch(name: str) -> Callable[..., Any]:
     own = getattr(int, name)
 
-    def method(self: Watched, *args: Any) -> Any:
+    def method(self: Watched, *args: object) -> Any:
         self.used = True
         return own(self, *args)
 
@@ -39,7 +39,7 @@ for _name in dir(int):
         setattr(Watched, _name, _watch(_name))
 
 
-def size_of(sample: Any) -> int:
+def size_of(sample: object) -> int:
     """About how many bytes a decoded sample has."""
     if isinstance(sample, np.ndarray):
         return int(sample.nbytes) + 128

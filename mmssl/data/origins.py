@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from mmssl.boundary import regular_file
+from mmssl.boundary import reading_sample, regular_file
 from mmssl.errors import BadSample, UserError
 from mmssl.limits import check, current
 from mmssl.options import plainyaml
@@ -69,7 +69,7 @@ def origin_of(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def fetched(raw: Any, allowed: frozenset[str]) -> Any:
+def fetched(raw: object, allowed: frozenset[str]) -> object:
     """The bytes of a file that is not on this disk as such (in an archive, on the Hub); anything else as it is.
 
     Args:
@@ -118,9 +118,25 @@ def refuse_elsewhere(folder: Path, what: str) -> None:
             raise UserError(f"data.path: the README.md of {what} names '{name:.100}', expected files in the folder")
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _strings(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _strings(item)
+
+
+def is_null(raw: object) -> bool:
+    """Null: no value in any of the modality's columns."""
+    if isinstance(raw, dict):
+        return not raw or all(value is None for value in raw.values())
+    return raw is None
+
+
+def fetched_if_possible(raw: object, allowed: frozenset[str]) -> object:
+    """As `fetched`, null structs as None. What cannot be fetched stays as it is, for `read` to call broken."""
+    try:
+        with reading_sample():
+            return None if is_null(raw) else fetched(raw, allowed)
+    except BadSample:
+        return raw

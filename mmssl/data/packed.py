@@ -38,7 +38,7 @@ PIECE, BUFFER, HEAD = 1 << 22, 1 << 16, 8
 class Counted(io.RawIOBase):
     """A packed file that counts the bytes which are read of it."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self.file, self.count = file, 0
 
     def readable(self) -> bool:
@@ -73,11 +73,11 @@ class Unpacked(Counted):
         packed: the file that they are unpacked from; None: they were not packed.
     """
 
-    def __init__(self, file: Any, name: str, packed: Counted | None) -> None:
+    def __init__(self, file: BinaryIO, name: str, packed: Counted | None) -> None:
         super().__init__(file)
         self.name, self.packed = name, packed
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: object) -> int:
         size = super().readinto(buffer)
         if self.packed is not None:
             bomb(self.name, self.packed.count, self.count)
@@ -112,7 +112,7 @@ def bounded(raw: BinaryIO, name: str) -> BinaryIO:
     return io.BufferedReader(_Lines(unpacked(counted, how), name, counted), BUFFER)
 
 
-def unpacked(file: Any, how: str) -> Any:
+def unpacked(file: Any, how: str) -> BinaryIO:
     """The bytes of a file that is packed in a way of `ENDINGS`."""
     if how in ("gzip", "bz2", "xz"):
         openers: dict[str, Any] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
@@ -145,10 +145,10 @@ def bound_fsspec() -> None:
 class _Bounded:
     """An opener of packed files, as fsspec has them, whose files are `Unpacked`."""
 
-    def __init__(self, opener: Callable[..., Any]) -> None:
+    def __init__(self, opener: Callable[..., BinaryIO]) -> None:
         self.opener = opener
 
-    def __call__(self, file: Any, mode: str = "rb", **options: Any) -> Any:
+    def __call__(self, file: BinaryIO, mode: str = "rb", **options: object) -> BinaryIO:
         if not mode.startswith("r"):
             return self.opener(file, mode=mode, **options)
         counted = Counted(file)

@@ -75,7 +75,7 @@ class _Says:
     def __init__(self, split: str) -> None:
         self.split = split
 
-    def __call__(self, batch: dict[str, list[Any]]) -> list[bool]:
+    def __call__(self, batch: dict[str, list[object]]) -> list[bool]:
         return [value == self.split for value in batch["split"]]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ class Outputs:
         self.folder, self.name = folder, name
         self._open: tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64], dict[str, str]] | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"folder": self.folder, "name": self.name, "_open": None}
 
     def file(self, what: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .explained import warn_once
 from .kinds import Files
@@ -54,7 +54,7 @@ def cut_table(source: Dataset, base: Path | None, files: Files) -> Dataset:
         warn_once(f"recordings stay whole: the column '{FILE}', which tells their windows apart, names them")
         return source
     chosen: list[int] = [piece[""] for piece in pieces]  # type: ignore[misc]
-    columns: dict[str, Any] = {}
+    columns: dict[str, object] = {}
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string(), "start": pa.float64(), "stop": pa.float64()})
     for column, values in named.items():
         cells = [_cell(values[number], piece.get(column)) for number, piece in zip(chosen, pieces, strict=True)]
@@ -86,7 +86,7 @@ def timed_columns(names: Sequence[str], files: Files) -> dict[str, list[Preproce
     return found
 
 
-def _names_files(feature: Any) -> bool:
+def _names_files(feature: object) -> bool:
     """Whether a column may name files: of text, or of structs of bytes and path."""
     import datasets
 
@@ -96,14 +96,14 @@ def _names_files(feature: Any) -> bool:
     return isinstance(feature, media) or (isinstance(feature, dict) and set(feature) == set(STRUCT))
 
 
-def _path(value: Any) -> str | None:
+def _path(value: object) -> str | None:
     """The file that a cell names; None where it holds the bytes, or nothing."""
     if isinstance(value, dict):
         return value.get("path") if value.get("bytes") is None else None
     return value if isinstance(value, str) else None
 
 
-def _cell(value: Any, piece: object) -> dict[str, Any] | None:
+def _cell(value: object, piece: object) -> dict[str, object] | None:
     if value is None:
         return None
     kept = value if isinstance(value, dict) else {"bytes": None, "path": value}

@@ -62,7 +62,7 @@ def _paragraphs(lines: Iterator[str]) -> Iterator[str]:
         yield " ".join(part)
 
 
-def _chunks(items: Iterator[Any], name: str) -> Iterator[list[Any]]:
+def _chunks(items: Iterator[object], name: str) -> Iterator[list[Any]]:
     """ROWS items at a time. UserError where they are more than `data.limits.rows`."""
     count = 0
     while chunk := list(itertools.islice(items, ROWS)):

@@ -22,7 +22,7 @@ from .explained import warn_once
 from .packed import bound_fsspec
 
 
-def _as_stored(value: Any) -> dict[str, Any] | None:
+def _as_stored(value: object) -> dict[str, object] | None:
     """A file as its bytes, or as its name; None: the value is something else."""
     if isinstance(value, (str, Path)):
         return {"bytes": None, "path": str(value)}
@@ -36,7 +36,7 @@ def _as_stored(value: Any) -> dict[str, Any] | None:
 class Image(datasets.Image):
     """`datasets.Image`, whose rows are files as they are stored."""
 
-    def encode_example(self, value: Any) -> Any:
+    def encode_example(self, value: object) -> object:
         """{"bytes", "path"} of a picture."""
         stored = _as_stored(value)
         return super().encode_example(value) if stored is None else stored
@@ -45,7 +45,7 @@ class Image(datasets.Image):
 class Video(datasets.Video):
     """`datasets.Video`, whose rows are files as they are stored."""
 
-    def encode_example(self, value: Any) -> Any:
+    def encode_example(self, value: object) -> object:
         """{"bytes", "path"} of a video."""
         stored = _as_stored(value)
         return super().encode_example(value) if stored is None else stored
@@ -54,7 +54,7 @@ class Video(datasets.Video):
 class Audio(datasets.Audio):
     """`datasets.Audio`, whose rows are files as they are stored; numbers become a WAV file of float32."""
 
-    def encode_example(self, value: Any) -> Any:
+    def encode_example(self, value: object) -> object:
         """{"bytes", "path"} of a sound."""
         if isinstance(value, Mapping) and value.get("array") is not None:
             import soundfile
@@ -71,7 +71,7 @@ class Audio(datasets.Audio):
 OURS: dict[type[Any], Any] = {datasets.Image: Image, datasets.Audio: Audio, datasets.Video: Video}
 
 
-def plain(feature: Any) -> Any:
+def plain(feature: object) -> Any:
     """A feature with those of media files in it, at any depth, undecoded.
 
     Not all that has `decode`: `datasets.Json` without it gives its values in JSON's quotes.
@@ -91,7 +91,7 @@ def keep_undecoded(builder: datasets.DatasetBuilder) -> None:
     """Let a builder of `datasets` write media files as they are stored."""
     split_generators = builder._split_generators
 
-    def undecoded(manager: Any, *given: Any, **named: Any) -> Any:
+    def undecoded(manager: object, *given: object, **named: object) -> object:
         _bound(manager)
         found = split_generators(manager, *given, **named)
         if builder.info.features is not None:
@@ -111,7 +111,7 @@ def _bound(manager: Any) -> None:
     bound_fsspec()
     config = manager.download_config
 
-    def iter_archive(path: Any) -> Any:
+    def iter_archive(path: object) -> object:
         return Members.from_buf(path) if hasattr(path, "read") else Members.from_urlpath(path, download_config=config)
 
     manager.iter_archive = iter_archive
@@ -119,7 +119,7 @@ def _bound(manager: Any) -> None:
         return  # `_LookedThrough`
     extract = manager.extract
 
-    def looked_through(urls: Any) -> Any:
+    def looked_through(urls: object) -> object:
         found = extract(urls)
         archives: set[str] = set()
         map_nested(lambda path: archives.add(path.partition("::")[2]) if path.startswith("zip://") else None, found)
@@ -133,7 +133,7 @@ def _bound(manager: Any) -> None:
 
 def _bounded_tables(
     builder: Any, files: Sequence[str], row_groups_list: Sequence[Sequence[int] | None] | None = None
-) -> Iterator[tuple[Any, Any]]:
+) -> Iterator[tuple[object, object]]:
     """What the builders of parquet and arrow files generate, read by `arrow_tables`: they decode a row group or a batch
     whole, whatever it gets to.
     """
@@ -165,7 +165,7 @@ def _bounded_tables(
 class _LookedThrough(datasets.DownloadManager):
     """Gives files that are no bombs."""
 
-    def download(self, url_or_urls: Any) -> Any:
+    def download(self, url_or_urls: object) -> object:
         """The files, on this disk. Raises UserError where one gets too large when it is unpacked."""
         found = super().download(url_or_urls)
         refuse_bombs({str(name): str(path) for name, path in self.downloaded_paths.items()})

@@ -37,7 +37,7 @@ def undecoded(source: Source) -> Source:
 # --- numbers -----------------------------------------------------------------------------------------------------
 
 
-def typed(features: Mapping[str, Any] | None, columns: Iterable[str]) -> dict[str, Any]:
+def typed(features: Mapping[str, object] | None, columns: Iterable[str]) -> dict[str, object]:
     """Column -> feature of those that hold arrays of a declared integer type, for `as_declared`.
 
     Python's lists forget it, and 8-bit images would be numbers of 0..255 "as they are".
@@ -46,7 +46,7 @@ def typed(features: Mapping[str, Any] | None, columns: Iterable[str]) -> dict[st
     return {name: known[name] for name in columns if name in known and _holds_integers(known[name])}
 
 
-def _integers(feature: Any) -> np.dtype[Any] | None:
+def _integers(feature: object) -> np.dtype[Any] | None:
     """The type of an array's or list's elements where it is of whole numbers of less than 64 bits."""
     import datasets
 
@@ -62,13 +62,13 @@ def _integers(feature: Any) -> np.dtype[Any] | None:
     return np.dtype(name) if small else None
 
 
-def _holds_integers(feature: Any) -> bool:
+def _holds_integers(feature: object) -> bool:
     if isinstance(feature, dict):
         return any(_holds_integers(value) for value in feature.values())
     return _integers(feature) is not None or (hasattr(feature, "feature") and _holds_integers(feature.feature))
 
 
-def as_declared(value: Any, feature: Any) -> Any:
+def as_declared(value: object, feature: object) -> object:
     """A value out of a row, its lists of numbers as arrays of the type that the column declares."""
     if isinstance(feature, dict):
         if not isinstance(value, dict):
@@ -94,10 +94,10 @@ class _FullPaths:
     def __init__(self, base: Path, columns: frozenset[str]) -> None:
         self.base, self.columns = base, columns
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, batch: Mapping[str, object]) -> dict[str, Any]:
         return {key: self.full(value) if key in self.columns else value for key, value in batch.items()}
 
-    def full(self, value: Any) -> Any:
+    def full(self, value: object) -> Any:
         if isinstance(value, str):
             return str(self.base / value) if self.names_file(value) else value
         if isinstance(value, list):

@@ -50,7 +50,7 @@ BAD = b"mmssl_bad"
 
 def embed(
     model: MMSSLModel, preprocessors: Mapping[str, Preprocessor], options: EmbedConfig, output_parquet: str | Path
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """`write_embeddings` of the rows that `options` name. UserError also where the data has none of the modalities."""
     limits.apply(options.limits)
     source = open_source(
@@ -99,7 +99,7 @@ def write_embeddings(
     part_rows: int = PART_ROWS,
     max_bad: float = 1.0,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Embed all rows of `source` into a parquet file.
 
     Columns: `row` (int64, from 0), those that tell the rows apart (`id_columns`), and for every modality of `columns`
@@ -162,7 +162,7 @@ def write_embeddings(
 
 def _key(
     model: MMSSLModel, source: Source, columns: Mapping[str, str | list[str]], pooled: bool, size: int
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """What parts must have in common to belong together: weights, data, columns, kind and size."""
     from ..data.fingerprint import fingerprint
 
@@ -207,11 +207,11 @@ def _rows_of(part: Path) -> int:
     return int(pq.read_metadata(part).num_rows)
 
 
-def _broken(part: Path) -> list[dict[str, Any]]:
+def _broken(part: Path) -> list[dict[str, object]]:
     """The broken values of a part, as it notes them."""
     import pyarrow.parquet as pq
 
-    noted: list[dict[str, Any]] = json.loads(pq.read_schema(part).metadata[BAD])
+    noted: list[dict[str, object]] = json.loads(pq.read_schema(part).metadata[BAD])
     return noted
 
 
@@ -241,7 +241,7 @@ def _write_part(folder: Path, number: int, table: pa.Table, bad: list[Bad]) -> P
     return path
 
 
-def _join(parts: list[Path], path: Path, names: list[str]) -> dict[str, Any]:
+def _join(parts: list[Path], path: Path, names: list[str]) -> dict[str, object]:
     """Write the parts into one file, part after part, and count what is in it."""
     import pyarrow.parquet as pq
 

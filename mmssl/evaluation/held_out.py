@@ -138,7 +138,7 @@ def open_sources(
     seed: int,
     train_source: Source | None,
     words: set[str],
-    rule: Mapping[str, Any] | None = None,
+    rule: Mapping[str, object] | None = None,
     files: Files | None = None,
 ) -> Sources:
     """The test rows, and the rows that probes learn from: the training split of the data that is tested on where it

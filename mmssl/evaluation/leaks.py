@@ -97,7 +97,7 @@ def _accuracy(levels: Sequence[Hashable], labels: Sequence[int]) -> float:
     return right / max(len(levels) - half, 1)
 
 
-def _levels(values: Sequence[Any]) -> list[Hashable]:
+def _levels(values: Sequence[object]) -> list[Hashable]:
     """Values as they can be counted: amounts by bins of equal count, all else as it is written."""
     numbers = [_number(value) for value in values]
     known = np.array([n for n in numbers if n is not None])

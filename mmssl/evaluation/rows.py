@@ -167,14 +167,14 @@ def label_column(source: Source, wanted: str | None) -> tuple[str | None, str]:
     return None, "the data has no label column (evaluation.label)"
 
 
-def _values(source: Dataset, column: str) -> list[Any]:
+def _values(source: Dataset, column: str) -> list[object]:
     """A whole column as plain Python values, without the transform that turns names of files into paths."""
     return list(source.with_format(None)[column])
 
 
 def _label_values(source: Dataset, column: str, names: Sequence[str] | None) -> list[Any]:
     """Plain ints or strings, None where unknown; raises TypeError with the reason for anything else."""
-    out: list[Any] = []
+    out: list[object] = []
     for value in _values(source, column):
         if value is None or (isinstance(value, float) and math.isnan(value)):
             out.append(None)

@@ -87,7 +87,12 @@ def convert_adapter(
     target = Path(output)
     target.mkdir(parents=True, exist_ok=True)
     names = sorted(n for stock in hit.values() for n in stock)
-    new: dict[str, Any] = {**config, "target_modules": names, "base_model_name_or_path": base, "modules_to_save": None}
+    new: dict[str, object] = {
+        **config,
+        "target_modules": names,
+        "base_model_name_or_path": base,
+        "modules_to_save": None,
+    }
     if kind == "IA3":
         new["feedforward_modules"] = sorted(
             n
@@ -114,7 +119,7 @@ def refuse_unconvertible(folder: Path) -> str:
     return kind
 
 
-def _listed(value: Any, pattern: str, name: str) -> bool:
+def _listed(value: object, pattern: str, name: str) -> bool:
     if isinstance(value, list):
         return any(name == v or name.endswith(f".{v}") for v in value)
     return bool(pattern) and re.fullmatch(pattern, name) is not None

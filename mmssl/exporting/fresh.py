@@ -9,6 +9,7 @@ import importlib.abc
 import json
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -29,7 +30,7 @@ import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 
-def load_transformers(job: Any, dtype: Any, **fields: Any) -> Any:
+def load_transformers(job: Any, dtype: torch.dtype, **fields: object) -> torch.nn.Module:
     """A stock class from its folder. RuntimeError where weights are missing, left over or of another shape."""
     import transformers
 
@@ -41,14 +42,14 @@ def load_transformers(job: Any, dtype: Any, **fields: Any) -> Any:
     return model.eval()
 
 
-def load_timm(job: Any, dtype: Any) -> Any:
+def load_timm(job: Any, dtype: torch.dtype) -> torch.nn.Module:
     """A timm model from its folder."""
     import timm
 
     return timm.create_model(f"local-dir:{job['folder']}", pretrained=True).to(dtype).eval()
 
 
-def load_open_clip(job: Any, dtype: Any) -> Any:
+def load_open_clip(job: Any, dtype: torch.dtype) -> torch.nn.Module:
     """An open_clip model from its folder."""
     import open_clip
 
@@ -56,13 +57,13 @@ def load_open_clip(job: Any, dtype: Any) -> Any:
     return model.to(dtype).eval()
 
 
-def load_onnx(job: Any, dtype: Any, file: str = "") -> Any:
+def load_onnx(job: Any, dtype: torch.dtype, file: str = "") -> Callable[..., dict[str, torch.Tensor]]:
     """A session of onnxruntime, as a function of named tensors."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(Path(job["folder"]) / (file or job["file"])))
 
-    def run(**inputs: Any) -> dict[str, Any]:
+    def run(**inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         names = [o.name for o in session.get_outputs()]
         values = session.run(names, {k: v.numpy() for k, v in inputs.items()})
         return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
@@ -70,7 +71,7 @@ def load_onnx(job: Any, dtype: Any, file: str = "") -> Any:
     return run
 
 
-def load_sentence_transformers(job: Any, dtype: Any) -> Any:
+def load_sentence_transformers(job: Any, dtype: torch.dtype) -> torch.nn.Module:
     """A sentence-transformers model from its folder."""
     from sentence_transformers import SentenceTransformer
 
@@ -96,7 +97,7 @@ def output_of(result: Any, path: str) -> Any:
     return result
 
 
-def run_trial(model: Any, trial: Any, dtype: Any) -> dict[str, Any]:
+def run_trial(model: object, trial: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Outputs of a model for the inputs of one trial, in float32, by the names that the trial gives them."""
     inputs = load_file(trial["inputs"]) if trial["inputs"] else {}
     exact = trial["exact_inputs"]

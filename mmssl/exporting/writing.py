@@ -61,7 +61,7 @@ def export_models(
     return export_several([(model, to, output, tower) for to, output in wanted], base)
 
 
-def export_several(wanted: Sequence[tuple[Any, str, Path, str | None]], base: str | None = None) -> list[Exported]:
+def export_several(wanted: Sequence[tuple[object, str, Path, str | None]], base: str | None = None) -> list[Exported]:
     """(model, format, output, tower) each; all are proven in one fresh process, and all appear or none."""
     formats = [load_format(to) for _, to, _, _ in wanted]
     for _, _, output, _ in wanted:

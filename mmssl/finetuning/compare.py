@@ -57,7 +57,7 @@ class Comparison:
     """
 
     folder: Path
-    report: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, object] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return plain(self.report)
@@ -221,7 +221,7 @@ def _state(options: FinetuneConfig, pool: Pool, weights: str) -> dict[str, Any]:
     return state
 
 
-def _check_state(folder: Path, state: dict[str, Any], resume: bool) -> None:
+def _check_state(folder: Path, state: Mapping[str, object], resume: bool) -> None:
     place = folder / STATE
     if resume and place.is_file():
         try:

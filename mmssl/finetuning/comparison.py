@@ -58,7 +58,7 @@ def check_score(target: Target, score: str | None) -> str:
 
 def report_of(
     outcome: Outcome, target: Target, score: str, arms: Sequence[str], budgets: Mapping[int, str], draws: int
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Scores of all arms by every score, and by `score` what the first arm is better by. JSON values.
 
     budgets: how many labels -> what that is called.
@@ -80,7 +80,7 @@ def report_of(
         key: resampled_scores(function, logits, truth, outcome.groups, 0, RESAMPLES)
         for key, logits in outcome.cells.items()
     }
-    differences: dict[str, dict[str, Any]] = {}
+    differences: dict[str, dict[str, object]] = {}
     for arm in arms[1:]:
         differences[arm] = {}
         for size in budgets:
@@ -113,7 +113,7 @@ def _known(value: float) -> float | None:
     return None if value != value else value
 
 
-def _spread(values: Sequence[float]) -> dict[str, Any]:
+def _spread(values: Sequence[float]) -> dict[str, object]:
     known = [v for v in values if v == v]
     return {
         "mean": float(np.mean(known)) if known else None,
@@ -145,13 +145,13 @@ def difference_rows(report: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _shown(spread: Mapping[str, Any]) -> str:
+def _shown(spread: Mapping[str, object]) -> str:
     if spread["mean"] is None:
         return "-"
     return f"{spread['mean']:.3f}" + ("" if spread["std"] is None else f" ± {spread['std']:.3f}")
 
 
-def _difference(found: Mapping[str, Any]) -> str:
+def _difference(found: Mapping[str, object]) -> str:
     if found["mean"] is None:
         return "-"
     says = f" {found['says']}" if found["says"] else ""

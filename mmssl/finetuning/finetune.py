@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 from ..data.given import given
 from ..distributed import lost_peers_told
@@ -66,7 +66,7 @@ def finetune(
     base: str | None = None,
     teacher: str | Path | None = None,
     resume: bool = False,
-    **options: Any,
+    **options: object,
 ) -> FinetuneRun: ...
 @overload
 def finetune(
@@ -80,7 +80,7 @@ def finetune(
     base: str | None = None,
     teacher: str | Path | None = None,
     resume: bool = False,
-    **options: Any,
+    **options: object,
 ) -> Comparison: ...
 def finetune(
     model: str | Path,
@@ -93,7 +93,7 @@ def finetune(
     base: str | None = None,
     teacher: str | Path | None = None,
     resume: bool = False,
-    **options: Any,
+    **options: object,
 ) -> FinetuneRun | Comparison:
     """Fine-tune a model: on labelled data, on pairs (`task="retrieval"`), or to answer as a fine-tuned teacher.
 

@@ -81,7 +81,7 @@ class Target:
         return asdict(self)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """A label as a number or a string; None for the unknown."""
     if value is None or isinstance(value, float) and math.isnan(value):
         return None
@@ -104,7 +104,7 @@ class LabelPreprocessor(Preprocessor):
         super().__init__(None)
         self.target = target
 
-    def read(self, raw: Any, choice: int = 0) -> Encoded | None:
+    def read(self, raw: object, choice: int = 0) -> Encoded | None:
         """`Target.encode` of a raw label; BadSample where it cannot be read as what the label is."""
         try:
             return self.target.encode(raw)
@@ -177,7 +177,7 @@ def make_target(source: Dataset, columns: Sequence[str], task: str) -> Target:
     return Target("classification", list(columns), classes, None if names is None else [names[c] for c in classes])
 
 
-def _guess(values: dict[str, list[Any]], names: list[str] | None) -> str:
+def _guess(values: dict[str, list[object]], names: list[str] | None) -> str:
     """classification, multilabel or regression, by what the columns hold."""
     known = [v for rows in values.values() for v in rows if v is not None]
     if names is None and any(isinstance(v, list) for v in known):
@@ -188,7 +188,7 @@ def _guess(values: dict[str, list[Any]], names: list[str] | None) -> str:
     return "regression" if any(isinstance(v, float) for v in plain) else "classification"
 
 
-def _regression(known: dict[str, list[Any]], where: str) -> Target:
+def _regression(known: dict[str, list[object]], where: str) -> Target:
     mean, std = [], []
     for column, rows in known.items():
         try:

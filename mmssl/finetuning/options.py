@@ -103,7 +103,9 @@ class FinetuneConfig(RowsConfig):
 DEFAULTS = FinetuneConfig()
 
 
-def load_options(words: Sequence[str] | Mapping[str, Any], flags: Mapping[str, Any] | None = None) -> FinetuneConfig:
+def load_options(
+    words: Sequence[str] | Mapping[str, object], flags: Mapping[str, object] | None = None
+) -> FinetuneConfig:
     """Options from `key=value` words or a mapping; `flags` are those that the command line has an option for.
 
     Raises one UserError with a line a fault, also for an adapter that PEFT does not have.
@@ -210,7 +212,7 @@ def steps_of(train: LoopConfig, rows: int) -> int:
     return max(EPOCHS * per_epoch, LEAST_STEPS)
 
 
-def refuse_beside(options: FinetuneConfig, where: str, defaults: Mapping[str, Any]) -> None:
+def refuse_beside(options: FinetuneConfig, where: str, defaults: Mapping[str, object]) -> None:
     """UserError when an option is not its default, which it must be beside `where` (`--teacher`, a task)."""
     for key, default in defaults.items():
         if getattr(options, key) != default:

@@ -142,7 +142,7 @@ class Pool:
 
 
 def load_partition(
-    label: Sequence[str], modalities: Modalities, options: FinetuneConfig, rule: Mapping[str, Any] | None = None
+    label: Sequence[str], modalities: Modalities, options: FinetuneConfig, rule: Mapping[str, object] | None = None
 ) -> Partition:
     """Open the data, read the labels, and share the rows out; the arguments are those of `open_pool`."""
     pool = open_pool(label, modalities, options, rule)
@@ -152,7 +152,7 @@ def load_partition(
 
 
 def open_pool(
-    label: Sequence[str], modalities: Modalities, options: FinetuneConfig, rule: Mapping[str, Any] | None = None
+    label: Sequence[str], modalities: Modalities, options: FinetuneConfig, rule: Mapping[str, object] | None = None
 ) -> Pool:
     """Open the data, read the labels, and hold out the test rows.
 

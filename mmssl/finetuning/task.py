@@ -62,7 +62,7 @@ class TaskModel:
         with torch.no_grad():
             return torch.stack([self.model.modality(n).patchify(moved[n]).present for n in names]).any(0)
 
-    def predict(self, **raw: Sequence[Any]) -> list[dict[str, Any] | None]:
+    def predict(self, **raw: Sequence[object]) -> list[dict[str, Any] | None]:
         """Answers for samples as a user has them: `predict(image=["a.png", None])`.
 
         Args:
@@ -85,7 +85,7 @@ class TaskModel:
         logits, present = self.logits(batch)
         return [self._answer(row) if there else None for row, there in zip(logits, present.tolist(), strict=True)]
 
-    def _answer(self, row: Tensor) -> dict[str, Any]:
+    def _answer(self, row: Tensor) -> dict[str, object]:
         target = self.target
         if target.task == "regression":
             numbers = row.double() * torch.tensor(target.std) + torch.tensor(target.mean)

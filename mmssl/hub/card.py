@@ -68,7 +68,7 @@ class Facts:
     trainable: int | None = None
     processes: int = 1
     device: str | None = None
-    fingerprint: dict[str, Any] = field(default_factory=dict)
+    fingerprint: dict[str, object] = field(default_factory=dict)
     picture: str | None = None
     python: str = field(default_factory=platform.python_version)
     versions: dict[str, str] = field(default_factory=lambda: software_versions())
@@ -210,7 +210,7 @@ def _usage(names: list[str]) -> str:
     )
 
 
-def _bullets(pairs: list[tuple[str, Any]]) -> str:
+def _bullets(pairs: list[tuple[str, object]]) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in pairs if value not in (None, "", {}, []))
 
 

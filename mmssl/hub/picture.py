@@ -18,7 +18,7 @@ MOST = 8
 """Lines in one panel; more could not be told apart."""
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, object]]:
     """The lines of a metrics.jsonl, without one that was cut off; empty where there is no such file."""
     rows = []
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():

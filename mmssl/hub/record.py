@@ -31,7 +31,7 @@ def write_record(
     folder: Path,
     recipe: Recipe,
     report: Report,
-    data: Mapping[str, Any],
+    data: Mapping[str, object],
     versions: Mapping[str, str],
     device: str | None,
 ) -> Path:
@@ -159,7 +159,7 @@ def read_record(model: str | Path) -> dict[str, Any]:
     return record
 
 
-def _is_score(score: Any) -> bool:
+def _is_score(score: object) -> bool:
     if not isinstance(score, dict) or not isinstance(score.get("value"), int | float):
         return False
     interval = score.get("interval")

@@ -52,7 +52,9 @@ class Corruption:
             raise UserError(f"fill: found none, expected some of {', '.join(FILLS)}")
 
 
-def corruption_faults(spec: Mapping[str, Any], views: Mapping[str, Any], view: str, name: str, where: str) -> list[str]:
+def corruption_faults(
+    spec: Mapping[str, object], views: Mapping[str, Any], view: str, name: str, where: str
+) -> list[str]:
     """What is wrong with `{corrupt: {...}}`, the options of modality `name` in `view`, one line each."""
     faults = [
         f"{where}.{key}: found beside 'corrupt', expected it in a view of its own that corrupt.view names"

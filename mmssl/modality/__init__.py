@@ -1,6 +1,7 @@
 """The modality contract and the look-up by name; beside it, what several modality packages share.
 
     contract    `Modality`, `Preprocessor`
+    inputs      the tensors that a model is given
     lookup      the package of a name, without torch
     view        options of an augmented view
     faults      what is wrong with a recipe's views
@@ -31,10 +32,16 @@ from .lookup import (
 )
 
 if TYPE_CHECKING:
-    from .contract import Batch, Inputs, MaskToken, Modality, Preprocessor, select, with_present
+    from .contract import Modality, Preprocessor, select
+    from .inputs import Batch, Inputs, with_present
+    from .mask_token import MaskToken
 else:
-    _CONTRACT = ("Batch", "Inputs", "MaskToken", "Modality", "Preprocessor", "select", "with_present")
-    __getattr__ = attributes(__name__, **dict.fromkeys(_CONTRACT, ".contract"))
+    __getattr__ = attributes(
+        __name__,
+        **dict.fromkeys(("Modality", "Preprocessor", "select"), ".contract"),
+        **dict.fromkeys(("Batch", "Inputs", "with_present"), ".inputs"),
+        MaskToken=".mask_token",
+    )
 
 __all__ = [
     "BadSample",

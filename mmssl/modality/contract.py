@@ -15,16 +15,12 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 import torch
 from torch import Tensor, nn
 
-from ..boundary import reading_sample
+from ..boundary import good_samples, reading_sample
 from ..draws import Draws
-from ..errors import BadSample, UserError, nearest
+from ..errors import UserError, nearest
 from ..patches import Patches
+from .inputs import Inputs
 from .table import Column, Table, joined
-
-Inputs = dict[str, Tensor]
-"""One modality's tensors, collated and padded; optional "present" (B,) bool says which samples have it."""
-Batch = dict[str, Inputs]
-"""Modality -> inputs: always every modality of the recipe, absent ones as all-invalid rows."""
 
 Decoded = TypeVar("Decoded")
 """What one raw value becomes before it is collated: an array, tokens, a recording."""
@@ -60,7 +56,7 @@ class Preprocessor(Generic[Decoded]):
         self.read_from: str | list[str] | None = None
         """The column(s) that it was fitted on."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         """Put every subclass's `read` behind the boundary, so that no decoder has to know what else it may raise."""
         super().__init_subclass__(**kwargs)
         own = cls.__dict__.get("read")
@@ -68,7 +64,7 @@ class Preprocessor(Generic[Decoded]):
             return
 
         @functools.wraps(own)
-        def read(self: Any, raw: Any, choice: int = 0) -> Any:
+        def read(self: Any, raw: object, choice: int = 0) -> Any:
             with reading_sample():
                 return own(self, raw, choice)
 
@@ -167,21 +163,7 @@ class Preprocessor(Generic[Decoded]):
             UserError: after the last sample, when none could be read; with the first reason.
         """
         look: Callable[[object], object] = self.read if decode is None else decode
-        tried, good, reason = 0, 0, ""
-        for raw in samples:
-            tried += 1
-            try:
-                with reading_sample():
-                    value = None if raw is None else look(raw)
-            except BadSample as error:
-                reason = reason or str(error)
-                continue
-            if value is not None:
-                good += 1
-                yield value
-        if not good:
-            as_what = f" as {self.noun}" if self.noun else ""
-            raise UserError(f"none of {tried} samples could be read{as_what}" + (f": {reason}" if reason else ""))
+        return good_samples(samples, look, self.noun)
 
     def fitted(self) -> dict[str, Any]:
         """`state`; UserError when there is none yet."""
@@ -189,7 +171,7 @@ class Preprocessor(Generic[Decoded]):
             raise UserError(f"the preprocessor is not fitted: {self.fitted_by}")
         return self.state
 
-    def read(self, raw: Any, choice: int = 0) -> Decoded | None:
+    def read(self, raw: object, choice: int = 0) -> Decoded | None:
         """One raw value to this modality's decoded form.
 
         Args:
@@ -205,7 +187,7 @@ class Preprocessor(Generic[Decoded]):
         """
         raise NotImplementedError
 
-    def variants(self, raw: Any) -> int | None:
+    def variants(self, raw: object) -> int | None:
         """How many different samples `read` makes of a raw value: by `choice` modulo that number. None: any number (a
         stretch of a long recording), so that what a frozen tower makes of them cannot be stored."""
         return None
@@ -242,15 +224,6 @@ class Preprocessor(Generic[Decoded]):
     def files(self) -> list[str]:
         """Names of the files that `save_files` writes, relative to its folder (to fetch them from the Hub)."""
         return []
-
-
-def with_present(inputs: Inputs, samples: Sequence[object | None]) -> Inputs:
-    """`inputs` with "present" (B,) bool where some of the samples are absent (None).
-
-    It is left out where all are there: the host then knows so without asking the device.
-    """
-    present = torch.tensor([sample is not None for sample in samples], dtype=torch.bool)
-    return inputs if bool(present.all()) else inputs | {"present": present}
 
 
 class Modality(nn.Module):
@@ -419,24 +392,7 @@ class Modality(nn.Module):
         return kind
 
 
-class MaskToken(nn.Module):
-    """A learned token that takes the place of hidden content."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.token = nn.Parameter(torch.zeros(width))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Normal, 0.02, as ViTs start theirs."""
-        nn.init.normal_(self.token, std=0.02)
-
-    def forward(self, tokens: Tensor, hidden: Tensor) -> Tensor:
-        """tokens (B, n, D) with those at hidden (B, n) replaced."""
-        return torch.where(hidden[..., None], self.token.to(tokens.dtype), tokens)
-
-
-def select(raw: Mapping[str, Any], columns: str | Sequence[str]) -> Any:
+def select(raw: Mapping[str, object], columns: str | Sequence[str]) -> object:
     """The value(s) of a modality in one row: a column's value, or a dict of several columns' values."""
     if isinstance(columns, str):
         return raw[columns]

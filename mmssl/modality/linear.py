@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from ..losses.reconstruction import normalised_patches, patch_mse
 from ..patches import Patches
-from .contract import Inputs, MaskToken, Modality
+from .contract import Modality
+from .inputs import Inputs
+from .mask_token import MaskToken
 
 
 class LinearPatches(Modality):

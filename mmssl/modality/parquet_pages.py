@@ -123,7 +123,7 @@ def chunks(file: BinaryIO, name: str) -> list[list[Chunk]]:
         raise UserError(f"data.path: '{name}' cannot be read: its footer is damaged ({one_line(error)})") from error
 
 
-def _chunk(said: dict[int, Any]) -> Chunk:
+def _chunk(said: dict[int, object]) -> Chunk:
     start, dictionary = whole(said, 9), whole(said, 11)
     return Chunk(
         dictionary if 0 < dictionary < start else start, whole(said, 7), whole(said, 5), CODECS[whole(said, 4)]

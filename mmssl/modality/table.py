@@ -139,7 +139,7 @@ def _pairs(values: Sequence[int]) -> Iterator[tuple[int, int]]:
     return itertools.pairwise(values)
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: object) -> bool:
     if isinstance(value, str):
         return re.fullmatch(r"-?(0|[1-9]\d{0,17})", value.strip()) is not None
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

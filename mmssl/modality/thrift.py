@@ -14,7 +14,7 @@ class CutOffError(ValueError):
     """More bytes are needed."""
 
 
-def whole(said: dict[int, Any], key: int) -> int:
+def whole(said: dict[int, object], key: int) -> int:
     value = said.get(key, 0)
     if not isinstance(value, int):
         raise ValueError("headers that are none")
@@ -41,7 +41,7 @@ def signed(data: memoryview, at: int) -> tuple[int, int]:
 
 
 def structure(data: memoryview, at: int, depth: int) -> tuple[dict[int, Any], int]:
-    said: dict[int, Any] = {}
+    said: dict[int, object] = {}
     field = 0
     while True:
         if at >= len(data):
@@ -57,7 +57,7 @@ def structure(data: memoryview, at: int, depth: int) -> tuple[dict[int, Any], in
         said[field], at = (kind == 1, at) if kind in (1, 2) else _value(data, at, kind, depth)
 
 
-def _value(data: memoryview, at: int, kind: int, depth: int) -> tuple[Any, int]:
+def _value(data: memoryview, at: int, kind: int, depth: int) -> tuple[object, int]:
     """(a value of a kind, None of those that are not needed; where the next begins)."""
     if depth > DEEPEST:
         raise ValueError("headers that are nested too deeply")

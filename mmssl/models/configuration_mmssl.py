@@ -42,7 +42,7 @@ class MMSSLConfig(PreTrainedConfig):
     initializer_seed: int = 0
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: object) -> Any:
         """As transformers' own, of a file that leads nowhere out of its folder (UserError)."""
         refuse_elsewhere(config_dict, "config.json")
         return super().from_dict(config_dict, **kwargs)
@@ -51,7 +51,7 @@ class MMSSLConfig(PreTrainedConfig):
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
         """Nothing: see `MMSSLModel.register_for_auto_class`."""
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def __post_init__(self, **kwargs: object) -> None:
         bring_model()
         for key in ("modalities", "towers"):
             value = getattr(self, key) or {}

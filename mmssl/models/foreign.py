@@ -42,7 +42,7 @@ class Foreign(TypedDict):
     config: dict[str, Any]
 
 
-def without_origin(config: Any) -> Any:
+def without_origin(config: object) -> Any:
     """A configuration without the paths it was loaded from, which would show the user's machine."""
     if isinstance(config, dict):
         return {key: without_origin(value) for key, value in config.items() if key != "_name_or_path"}
@@ -177,7 +177,7 @@ class ForeignTower(Tower):
 class TransformersTower(ForeignTower):
     """A transformers encoder; for CLIP-like pairs one half with its projection."""
 
-    def __init__(self, options: TowerConfig, modalities: Mapping[str, Modality], config: Mapping[str, Any]) -> None:
+    def __init__(self, options: TowerConfig, modalities: Mapping[str, Modality], config: Mapping[str, object]) -> None:
         ids = next(iter(modalities.values())).ids
         net = _half(untrained(config), ids)
         encoder: Any = net["encoder"]

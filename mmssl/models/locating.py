@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..boundary import check_folder, inside, own_file, read_json_object, reading_of
 from ..errors import UserError, one_line
@@ -216,7 +216,7 @@ def gated(error: BaseException | None, repo: str) -> str | None:
     return None
 
 
-def read_json(place: str, name: str) -> dict[str, Any]:
+def read_json(place: str, name: str) -> dict[str, object]:
     """A JSON file of a model. UserError, in one line, where it lacks it or it is damaged."""
     file = fetched(place, name)
     if file is None:

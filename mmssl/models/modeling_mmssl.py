@@ -71,7 +71,7 @@ def tower_config(spec: Mapping[str, Any]) -> TowerConfig:
     return TowerConfig(**fields)
 
 
-def tower_spec(config: TowerConfig) -> dict[str, Any]:
+def tower_spec(config: TowerConfig) -> dict[str, object]:
     """The inverse of `tower_config`, without the adapter: that is no part of the architecture."""
     fields = {("from" if k == "from_" else k): v for k, v in dataclasses.asdict(config).items()}
     fields.pop("adapter")
@@ -292,7 +292,7 @@ class MMSSLModel(PreTrainedModel):
 
     def _own_processor(self, place: str) -> Any:
         """The processor beside the weights, opened once."""
-        known: tuple[str, Any] | None = self.__dict__.get("_opened")
+        known: tuple[str, object] | None = self.__dict__.get("_opened")
         if known is None or known[0] != place:
             from transformers import AutoProcessor  # its module asks for ours, which asks for this one
 
@@ -301,7 +301,7 @@ class MMSSLModel(PreTrainedModel):
 
     @torch.inference_mode()
     def encode(
-        self, samples: Sequence[Any], modality: str | None = None, *, batch_size: int = 32, processor: Any = None
+        self, samples: Sequence[object], modality: str | None = None, *, batch_size: int = 32, processor: Any = None
     ) -> NDArray[np.float32]:
         """Embeddings of raw samples, as `mmssl embed` writes them.
 

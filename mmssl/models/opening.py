@@ -115,7 +115,7 @@ def load_base(folder: Path, spec: AdapterSpec, base: str | None) -> MMSSLModel:
     return model
 
 
-def _lasting(parts: Any) -> Any:
+def _lasting(parts: object) -> Any:
     """What of an architecture says which weights there are: not where they came from, nor how they were trained."""
     if not isinstance(parts, dict):
         return parts
@@ -145,7 +145,7 @@ def _rebuilt(folder: Path, spec: AdapterSpec) -> MMSSLModel:
     return model.eval()
 
 
-def _first_difference(mine: Any, other: Any, where: str) -> str:
+def _first_difference(mine: object, other: object, where: str) -> str:
     if isinstance(mine, dict) and isinstance(other, dict):
         for key in {**mine, **other}:
             if mine.get(key) != other.get(key):

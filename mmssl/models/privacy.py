@@ -74,7 +74,7 @@ def public_path(path: str) -> str:
     return path
 
 
-def public(value: Any) -> Any:
+def public(value: object) -> Any:
     """`value` (JSON-like) with every string that is a path of somebody's machine cut by `public_path`."""
     if isinstance(value, Mapping):
         return {key: public(item) for key, item in value.items()}

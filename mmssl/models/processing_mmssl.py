@@ -56,7 +56,7 @@ class MMSSLProcessor(ProcessorMixin):
         """The modalities: what a call takes; the model's inputs are `<modality>_<key>`."""
         return list(self.preprocessors)
 
-    def __call__(self, *given: Any, return_tensors: str | None = "pt", **raw: Any) -> BatchFeature:
+    def __call__(self, *given: object, return_tensors: str | None = "pt", **raw: object) -> BatchFeature:
         if len(given) > 1 or (given and len(self.preprocessors) > 1):
             raise ValueError(f"expected samples by name: {', '.join(f'{name}=[...]' for name in self.preprocessors)}")
         if given:
@@ -79,7 +79,7 @@ class MMSSLProcessor(ProcessorMixin):
         found = [own for own, of in self.types.items() if of == kind]
         return found[0] if name not in self.preprocessors and len(found) == 1 else name
 
-    def _listed(self, name: str, value: Any) -> Sequence[Any]:
+    def _listed(self, name: str, value: object) -> Sequence[object]:
         if name not in self.preprocessors:
             known = list(self.preprocessors)
             raise ValueError(f"unknown modality '{name}', this model has {', '.join(known)}{nearest(name, known)}")
@@ -104,7 +104,7 @@ class MMSSLProcessor(ProcessorMixin):
             "modalities": modalities,
         }
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> list[str]:  # type: ignore[override]
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: object) -> list[str]:  # type: ignore[override]
         """Write the options of the preprocessors, and their files into a folder each.
 
         Args:
@@ -133,7 +133,7 @@ class MMSSLProcessor(ProcessorMixin):
         return [str(target)]
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:  # type: ignore[override]
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: object) -> Self:  # type: ignore[override]
         """From a folder or a Hub id. Raises UserError when it is no processor of mmssl, or damaged."""
         known = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
         hub = {k: kwargs[k] for k in known if kwargs.get(k) is not None}
@@ -159,7 +159,7 @@ class MMSSLProcessor(ProcessorMixin):
         return cls(preprocessors, {name: part["type"] for name, part in parts.items()})
 
 
-def saved_modalities(spec: Mapping[str, Any], place: str) -> dict[str, SavedModality]:
+def saved_modalities(spec: Mapping[str, object], place: str) -> dict[str, SavedModality]:
     """What `processor_config.json` says of each modality, checked as a recipe's names are.
 
     UserError naming `place`: a part is missing or of another kind, or a name leads out of the folder.
@@ -189,7 +189,7 @@ def saved_modalities(spec: Mapping[str, Any], place: str) -> dict[str, SavedModa
     return modalities
 
 
-def _fetched(place: str, name: str, hub: Mapping[str, Any]) -> Path:
+def _fetched(place: str, name: str, hub: Mapping[str, object]) -> Path:
     """One file of a folder, which must lie in it, or of a repository on the Hub."""
     if Path(place).is_dir():
         own_file(Path(place), Path(place) / name)

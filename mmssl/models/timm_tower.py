@@ -207,7 +207,7 @@ def _strip(net: nn.Module, idle: list[str]) -> None:
 class TimmTower(ForeignTower):
     """A model of timm. Its map's cells are tokens; `depth` is 0, as of all wrapped models."""
 
-    def __init__(self, options: TowerConfig, modalities: Mapping[str, Modality], config: Mapping[str, Any]) -> None:
+    def __init__(self, options: TowerConfig, modalities: Mapping[str, Modality], config: Mapping[str, object]) -> None:
         modality: Any = next(iter(modalities.values()))
         where = f"model.towers.{next(iter(modalities))}: from '{TIMM}{config.get('architecture')}'"
         if modality.ids or not hasattr(modality, "rows_and_columns") or len(modality.axes()) != 2:

@@ -7,7 +7,6 @@ that is fetched, a backbone that is downloaded. mmssl writes none of these keys,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from ..errors import UserError
 
@@ -18,14 +17,14 @@ BACKBONES = ("backbone", "use_timm_backbone", "use_pretrained_backbone", "timm_m
 BACKBONE_TYPES = ("timm_wrapper", "timm_backbone")
 
 
-def refuse_elsewhere(config: Mapping[str, Any], where: str) -> None:
+def refuse_elsewhere(config: Mapping[str, object], where: str) -> None:
     """UserError where a `config.json` of mmssl holds a key that leads transformers out of the folder."""
     for key in ELSEWHERE:
         if config.get(key):
             raise UserError(f"{where}: found {key} {config[key]!r:.60}, expected none in a model of mmssl")
 
 
-def inner_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+def inner_config(config: Mapping[str, object], where: str) -> dict[str, object]:
     """The configuration of a wrapped model without what concerns its loading; UserError where it needs another one."""
     out = {}
     for key, value in config.items():

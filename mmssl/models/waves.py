@@ -34,7 +34,7 @@ DRAWS = {"apply_spec_augment": False, "layerdrop": 0.0}
 """What they draw by themselves while they train, from generators that no seed of a run reaches: left out."""
 
 
-def takes_waves(config: Any) -> bool:
+def takes_waves(config: object) -> bool:
     """Whether a configuration of transformers is that of an encoder of raw sound."""
     said = config if isinstance(config, Mapping) else vars(config)
     return bool(said.get("conv_stride")) and bool(said.get("conv_kernel"))
@@ -48,7 +48,7 @@ def hop_of(config: Any) -> int:
 class WaveTower(TransformersTower):
     """An encoder of raw sound. No patch can be hidden from it, or left out."""
 
-    def __init__(self, options: TowerConfig, modalities: Mapping[str, Modality], config: Mapping[str, Any]) -> None:
+    def __init__(self, options: TowerConfig, modalities: Mapping[str, Modality], config: Mapping[str, object]) -> None:
         net = nn.ModuleDict({"encoder": untrained(config)})
         encoder: Any = net["encoder"]
         check_inputs(encoder, INPUT)

@@ -125,7 +125,7 @@ class Objective(nn.Module):
         return found
 
 
-def _idle(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def _idle(config: object, path: str = "") -> Iterator[tuple[str, str]]:
     """`idle_options` of a config and those nested in it, for who builds objectives in Python."""
     if not dataclasses.is_dataclass(config):
         return

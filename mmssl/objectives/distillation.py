@@ -22,7 +22,7 @@ Example::
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +116,7 @@ class Distillation(Objective):
             self._host = int(self.steps), float(self.progress)
         return self._host
 
-    def _load_from_state_dict(self, *args: Any) -> None:
+    def _load_from_state_dict(self, *args: object) -> None:
         self._host = None
         super()._load_from_state_dict(*args)
 

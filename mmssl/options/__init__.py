@@ -40,7 +40,7 @@ def strict(cls: type[T]) -> type[T]:
     return hub_strict(cls)
 
 
-def _checkable(kind: Any) -> Any:
+def _checkable(kind: object) -> object:
     """The type as `hub_strict` should check it: float takes int, nested options and free values are left alone."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if kind is float:
@@ -53,14 +53,14 @@ def _checkable(kind: Any) -> Any:
 
 
 def option(
-    default: Any = dataclasses.MISSING,
+    default: object = dataclasses.MISSING,
     *,
     factory: Any = dataclasses.MISSING,
     min: float | None = None,
     max: float | None = None,
     above: float | None = None,
     below: float | None = None,
-    choices: Sequence[Any] | None = None,
+    choices: Sequence[object] | None = None,
     resumable: bool = False,
     local: bool = False,
     check: Callable[[Any], None] | None = None,
@@ -90,7 +90,7 @@ def option(
         parts.append("one of " + ", ".join(map(repr, choices)))
     expected = " and ".join(parts)
 
-    def one(value: Any) -> None:
+    def one(value: object) -> None:
         if isinstance(value, (list, tuple)):
             for item in value:
                 one(item)
@@ -113,11 +113,11 @@ def option(
             if not inside:
                 raise ValueError(f"expected {expected}, got {value!r}")
 
-    def validator(value: Any) -> None:
+    def validator(value: object) -> None:
         one(value)
 
     bounds = {"minimum": min, "maximum": max, "exclusiveMinimum": above, "exclusiveMaximum": below}  # in JSON schema
-    metadata: dict[str, Any] = {"help": help, "expected": expected, "choices": choices, "bounds": bounds}
+    metadata: dict[str, object] = {"help": help, "expected": expected, "choices": choices, "bounds": bounds}
     metadata["resumable"] = resumable
     metadata["local"] = local
     metadata["pattern"] = pattern
@@ -155,7 +155,7 @@ class Needs:
     words: str
 
 
-def needs(*options: str, holds: Callable[[Any], bool] | None = None, **on: Any) -> Needs:
+def needs(*options: str, holds: Callable[[Any], bool] | None = None, **on: object) -> Needs:
     """`needs("sigma", loss="dclw")`: sigma has an effect with that loss only. A tuple lists several values, `SET` is
     any that is set. holds: the condition itself, where it is no such comparison; the value is then for the message.
 
@@ -171,18 +171,18 @@ def needs(*options: str, holds: Callable[[Any], bool] | None = None, **on: Any) 
     return Needs(options, name, lambda config: getattr(config, name) in values, words)
 
 
-def changed(config: Any, name: str) -> bool:
+def changed(config: object, name: str) -> bool:
     """Whether an option has another value than its default. Who writes a default out is not told apart from who leaves
     it out: the resolved recipe of a run holds every option."""
     return bool(getattr(config, name) != _default(config, name))
 
 
-def _default(config: Any, name: str) -> Any:
+def _default(config: Any, name: str) -> object:
     field = next(f for f in dataclasses.fields(config) if f.name == name)
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def idle_options(config: Any) -> list[tuple[str, str]]:
+def idle_options(config: object) -> list[tuple[str, str]]:
     """(option, what is wrong with it) of every option that was changed in vain, without those of nested configs."""
     found: dict[str, str] = {}
     for cls in type(config).__mro__:
@@ -199,7 +199,7 @@ def idle_options(config: Any) -> list[tuple[str, str]]:
     return list(found.items())
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     """A value in the recipe's words."""
     if value is None:
         return "null"

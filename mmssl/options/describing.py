@@ -60,7 +60,7 @@ def _needs(cls: type) -> tuple[Any, ...]:
     return tuple(vars(cls).get("NEEDS", ()))
 
 
-def nested(kind: Any) -> Iterator[tuple[type, str]]:
+def nested(kind: object) -> Iterator[tuple[type, str]]:
     """(dataclass, "" or "*." for one of many) of each that an annotated type holds."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated and any(isinstance(mark, Variant) for mark in args[1:]):
@@ -85,7 +85,7 @@ def default_of(field: dataclasses.Field[Any]) -> str:
     return "{}" if dataclasses.is_dataclass(value) else in_line(to_dict(value))
 
 
-def in_line(value: Any) -> str:
+def in_line(value: object) -> str:
     """Plain data on one line of YAML."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {in_line(item)}" for key, item in value.items()) + "}"
@@ -104,7 +104,7 @@ def docstring(module: str) -> str:
 def source_of(module: str) -> ast.Module:
     """The parsed source of a module that is not imported. UserError where there is none."""
     spec = importlib.util.find_spec(module)
-    loader: Any = spec.loader if spec is not None else None
+    loader: object = spec.loader if spec is not None else None
     source = loader.get_source(module) if hasattr(loader, "get_source") else None
     if source is None:
         raise UserError(f"{module}: has no source that could be read")

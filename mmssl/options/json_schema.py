@@ -16,7 +16,7 @@ from .describing import about
 from .schema import Variant, field_names, hints_of, to_dict
 
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
-SCALARS: Final[dict[Any, str]] = {
+SCALARS: Final[dict[object, str]] = {
     float: "number",
     int: "integer",
     bool: "boolean",
@@ -33,7 +33,7 @@ class Schemas:
     def __init__(self) -> None:
         self.defs: dict[str, Schema] = {}
 
-    def of(self, kind: Any, meta: Any = None) -> Schema:
+    def of(self, kind: object, meta: object = None) -> Schema:
         """The schema of an annotated type; `meta` is the metadata of the option that has it."""
         origin, args = get_origin(kind), get_args(kind)
         if origin is Annotated:
@@ -53,7 +53,7 @@ class Schemas:
             return self.mapping(args[1] if args else Any, meta)
         return {}
 
-    def mapping(self, kind: Any, meta: Any) -> Schema:
+    def mapping(self, kind: object, meta: object) -> Schema:
         """Names of the user's to values of a type."""
         out: Schema = {
             "type": "object",

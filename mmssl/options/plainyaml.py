@@ -27,7 +27,7 @@ class _Loader(yaml.SafeLoader):
     # Their own table, not the parent's, which is shared with every user of PyYAML.
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen: set[object] = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
@@ -116,7 +116,7 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
-def _unshared(value: Any) -> Any:
+def _unshared(value: object) -> object:
     """A copy in which what several aliases (*name) stand for is several things: changing one leaves the others."""
     if isinstance(value, dict):
         return {key: _unshared(item) for key, item in value.items()}
@@ -137,7 +137,7 @@ def read(path: Path) -> Any:
     return parse(text, str(path))
 
 
-def dump(data: Any) -> str:
+def dump(data: object) -> str:
     """Plain data as YAML text that `parse` and any other YAML reader understand alike."""
     return yaml.dump(
         data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None

@@ -81,7 +81,7 @@ class Variant:
 # ---------------------------------------------------------------------------------------------------------- loading
 
 
-def load(cls: type[T], data: Any, check: Callable[[Any, Faults], None] | None = None, path: str = "") -> T:
+def load(cls: type[T], data: object, check: Callable[[Any, Faults], None] | None = None, path: str = "") -> T:
     """An instance of dataclass `cls` from plain data.
 
     check: called with the instance (or its `Draft`) and the faults so far, to add those between several keys.
@@ -96,7 +96,7 @@ def load(cls: type[T], data: Any, check: Callable[[Any, Faults], None] | None = 
     return built
 
 
-def build(cls: type, data: Any, path: str, faults: Faults, foreign: Foreign | None = None) -> Any:
+def build(cls: type, data: object, path: str, faults: Faults, foreign: Foreign | None = None) -> Any:
     """An instance of dataclass `cls`; a `Draft` when it has faults; `BAD` when `data` is no mapping.
 
     foreign: what a key is that `cls` does not know but somebody else does, e.g. "a key of objective 'mae'".
@@ -153,7 +153,7 @@ def _draft(cls: type, values: dict[str, Any]) -> Draft:
 
 
 def _unknown_key(
-    key: object, data: Mapping[Any, Any], known: Mapping[str, Any], path: str, foreign: Foreign | None
+    key: object, data: Mapping[object, object], known: Mapping[str, object], path: str, foreign: Foreign | None
 ) -> str:
     where = f"{path}.{key}" if path else str(key)
     owner = foreign(key) if foreign is not None and isinstance(key, str) else None
@@ -161,7 +161,9 @@ def _unknown_key(
     return f"{where}: found {owner or 'an unknown key'}, expected one of {', '.join(known) or '(no keys)'}{hint}"
 
 
-def _check_range(field: dataclasses.Field[Any], values: dict[str, Any], raw: Any, where: str, faults: Faults) -> None:
+def _check_range(
+    field: dataclasses.Field[Any], values: dict[str, Any], raw: object, where: str, faults: Faults
+) -> None:
     """Run the field's validators; `raw` is the value as the user wrote it, for the message."""
     validators = field.metadata.get("validator") or []
     for validator in validators if isinstance(validators, list) else [validators]:
@@ -178,7 +180,7 @@ def _check_range(field: dataclasses.Field[Any], values: dict[str, Any], raw: Any
         return
 
 
-def _refusal(validator: Callable[[Any], None], value: Any) -> Exception | None:
+def _refusal(validator: Callable[[Any], None], value: object) -> Exception | None:
     try:
         validator(value)
     except (ValueError, TypeError) as error:
@@ -186,7 +188,7 @@ def _refusal(validator: Callable[[Any], None], value: Any) -> Exception | None:
     return None
 
 
-def _leaves(value: Any) -> list[Any]:
+def _leaves(value: object) -> list[object]:
     if isinstance(value, Mapping):
         value = list(value.values())
     return [leaf for v in value for leaf in _leaves(v)] if isinstance(value, (list, tuple)) else [value]
@@ -195,7 +197,7 @@ def _leaves(value: Any) -> list[Any]:
 # ------------------------------------------------------------------------------------------------------- conversion
 
 
-def convert(kind: Any, value: Any, path: str, faults: Faults) -> Any:
+def convert(kind: object, value: object, path: str, faults: Faults) -> Any:
     """`value` as the annotated type `kind`, or `BAD` after adding to `faults`."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
@@ -222,7 +224,7 @@ def convert(kind: Any, value: Any, path: str, faults: Faults) -> Any:
     raise TypeError(f"{path}: mmssl.options.schema cannot read an option of the type {kind}")
 
 
-def _part(mark: Variant, value: Any, path: str, faults: Faults) -> Any:
+def _part(mark: Variant, value: object, path: str, faults: Faults) -> object:
     if not isinstance(value, Mapping):
         hint = "; write {} for its defaults" if value is None else ""
         return _mismatch(dict, value, path, faults, hint)
@@ -239,7 +241,7 @@ def _part(mark: Variant, value: Any, path: str, faults: Faults) -> Any:
     return Part(name, build(cls, options, path, faults, foreign=lambda key: mark.owner(key, but=name)))
 
 
-def _union(kind: Any, value: Any, path: str, faults: Faults) -> Any:
+def _union(kind: object, value: object, path: str, faults: Faults) -> object:
     kinds = [k for k in get_args(kind) if k is not type(None)]
     if value is None and len(kinds) < len(get_args(kind)):
         return None
@@ -258,7 +260,7 @@ def _union(kind: Any, value: Any, path: str, faults: Faults) -> Any:
     return _mismatch(kind, value, path, faults)
 
 
-def _sequence(kind: Any, value: Any, path: str, faults: Faults) -> Any:
+def _sequence(kind: object, value: object, path: str, faults: Faults) -> object:
     if not isinstance(value, (list, tuple)):
         return _mismatch(kind, value, path, faults)
     args = get_args(kind)
@@ -275,11 +277,11 @@ def _sequence(kind: Any, value: Any, path: str, faults: Faults) -> Any:
     return tuple(out) if is_tuple else out
 
 
-def _mapping(kind: Any, value: Any, path: str, faults: Faults) -> Any:
+def _mapping(kind: object, value: object, path: str, faults: Faults) -> object:
     if not isinstance(value, Mapping):
         return _mismatch(kind, value, path, faults)
     args = get_args(kind)
-    out: dict[str, Any] = {}
+    out: dict[str, object] = {}
     for key, item in value.items():
         if not isinstance(key, str) or "." in key or not key:
             faults.append(f"{path}: found the key {show(key)}, expected text without a dot")
@@ -291,7 +293,7 @@ def _mapping(kind: Any, value: Any, path: str, faults: Faults) -> Any:
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
-def _scalar(kind: Any, value: Any, path: str, faults: Faults) -> Any:
+def _scalar(kind: object, value: object, path: str, faults: Faults) -> object:
     if kind is float and not isinstance(value, bool):
         # text: `1e-4` from a YAML 1.1 reader other than ours
         if isinstance(value, (int, float)) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
@@ -310,7 +312,7 @@ def _scalar(kind: Any, value: Any, path: str, faults: Faults) -> Any:
     return _mismatch(kind, value, path, faults)
 
 
-def _mismatch(kind: Any, value: Any, path: str, faults: Faults, hint: str = "") -> _Bad:
+def _mismatch(kind: object, value: object, path: str, faults: Faults, hint: str = "") -> _Bad:
     faults.append(f"{path}: found {show(value)}, expected {describe(kind)}{hint}")
     return BAD
 
@@ -318,7 +320,7 @@ def _mismatch(kind: Any, value: Any, path: str, faults: Faults, hint: str = "") 
 # ---------------------------------------------------------------------------------------------------------- writing
 
 
-def to_dict(value: Any) -> Any:
+def to_dict(value: object) -> Any:
     """Plain data (dicts, lists, scalars) from which `load` builds `value` again."""
     if isinstance(value, Part):
         return {"type": value.type, **to_dict(value.config)}
@@ -352,7 +354,7 @@ def field_names(cls: type) -> dict[str, dataclasses.Field[Any]]:
 
 
 @functools.cache
-def hints_of(cls: type) -> dict[str, Any]:
+def hints_of(cls: type) -> dict[str, object]:
     """Name of a field -> its type, with what annotates it."""
     return get_type_hints(cls, include_extras=True)
 

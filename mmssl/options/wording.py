@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
-SCALARS: Final[dict[Any, str]] = {
+SCALARS: Final[dict[object, str]] = {
     float: "a number",
     int: "a whole number",
     bool: "true or false",
@@ -18,7 +18,7 @@ SCALARS: Final[dict[Any, str]] = {
 }
 
 
-def show(value: Any) -> str:
+def show(value: object) -> str:
     """A value as a message shows it, with its kind in words."""
     if value is None:
         return "nothing (null)"
@@ -36,7 +36,7 @@ def show(value: Any) -> str:
     return f"{value!r} ({type(value).__name__})"
 
 
-def describe(kind: Any) -> str:
+def describe(kind: object) -> str:
     """An annotated type in words."""
     origin, args = get_origin(kind), get_args(kind)
     if origin is Annotated:
@@ -57,7 +57,7 @@ def describe(kind: Any) -> str:
     return "anything"
 
 
-def shape(kind: Any) -> str:
+def shape(kind: object) -> str:
     """Whether "list", "mapping" or "scalar": what an annotated type looks like in YAML."""
     origin = get_origin(kind) or kind
     if origin in (list, tuple):
@@ -65,7 +65,7 @@ def shape(kind: Any) -> str:
     return "mapping" if origin is dict or dataclasses.is_dataclass(kind) else "scalar"
 
 
-def shape_of(value: Any) -> str:
+def shape_of(value: object) -> str:
     """The same of a value."""
     if isinstance(value, (list, tuple)):
         return "list"

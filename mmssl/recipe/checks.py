@@ -40,16 +40,16 @@ def check_recipe(recipe: Any, faults: Faults) -> None:
             _reference(name, modalities, "modality", f"data.columns.{name}", faults)
 
 
-def _get(part: Any, name: str) -> Any:
+def _get(part: object, name: str) -> Any:
     return BAD if part is BAD else getattr(part, name)
 
 
-def _names(parts: Any) -> Collection[str] | None:
+def _names(parts: object) -> Collection[str] | None:
     """The names defined in a section, or None when the section itself is unusable."""
     return list(parts) if isinstance(parts, Mapping) else None
 
 
-def _reference(name: Any, known: Collection[str], what: str, where: str, faults: Faults) -> None:
+def _reference(name: object, known: Collection[str], what: str, where: str, faults: Faults) -> None:
     if name not in known:
         choices = f"one of {', '.join(known)}" if known else f"a {what}, but the recipe names none"
         faults.append(f"{where}: found unknown {what} '{name}', expected {choices}{nearest(str(name), known)}")
@@ -79,7 +79,7 @@ def _is_folder_name(name: str) -> bool:
     return not odd and len(name) <= _LONGEST
 
 
-def _check_train(train: Any, faults: Faults) -> None:
+def _check_train(train: object, faults: Faults) -> None:
     steps, epochs = _get(train, "steps"), _get(train, "epochs")
     if BAD not in (steps, epochs) and (steps is None) == (epochs is None):
         found = "neither train.steps nor train.epochs" if steps is None else "both train.steps and train.epochs"
@@ -96,7 +96,7 @@ def _check_train(train: Any, faults: Faults) -> None:
     _check_guard(train, faults)
 
 
-def _check_guard(train: Any, faults: Faults) -> None:
+def _check_guard(train: object, faults: Faults) -> None:
     guard = _get(train, "guard")
     if guard is BAD or guard is None or _get(guard, "action") in (BAD, "warn"):
         return

@@ -39,7 +39,7 @@ def refuse_placeholder(origin: str | None, towers: Mapping[str, str | None], nam
         )
 
 
-def give_way(data: dict[str, Any], merged: dict[str, Any]) -> None:
+def give_way(data: dict[str, Any], merged: Mapping[str, object]) -> None:
     """A recipe that says nothing of `model.from`, which an override adds: its own architecture and preprocessing give
     way to the model's; in place. merged: the recipe with its overrides.
     """
@@ -75,14 +75,14 @@ def take_over(data: dict[str, Any], faults: list[str]) -> None:
             faults.append(f"model.{key}: found {model[key]}, but {origin} has {kept}; leave it out")
 
 
-def _tower(spec: dict[str, Any]) -> dict[str, Any]:
+def _tower(spec: Mapping[str, object]) -> dict[str, Any]:
     """The options of a tower; where a converted one once came from is past: its weights are the model's own."""
     past = ("foreign",) if spec.get("foreign") else ("foreign", "from", "convert")
     return {key: value for key, value in spec.items() if key not in past}
 
 
 def _joined(
-    given: Any, kept: dict[str, Any], free: tuple[str, ...], where: str, origin: str, faults: list[str]
+    given: object, kept: dict[str, Any], free: tuple[str, ...], where: str, origin: str, faults: list[str]
 ) -> dict[str, Any]:
     """The model's own parts with what the recipe says of them; a contradiction is a fault."""
     out = {name: dict(part) for name, part in kept.items()}
@@ -99,7 +99,7 @@ def _joined(
     return out
 
 
-def leave_behind(data: dict[str, Any], merged: Mapping[str, Any]) -> None:
+def leave_behind(data: Mapping[str, object], merged: Mapping[str, object]) -> None:
     """Take out of a recipe what it says of its own data alone, where an override names other data.
 
     A `source_rate` that is right for the data of a shipped recipe would be taken for that of any other arrays, without

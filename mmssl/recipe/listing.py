@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from types import ModuleType
-from typing import Any
 
 from ..errors import UserError
 from ..masking import load_mask, mask_names
@@ -85,5 +84,5 @@ def formats() -> Listing:
     return [(name, f"{title}: {text.partition(chr(10))[0]}") for name, title, text in described()]
 
 
-def _first_line(thing: Any) -> str:
+def _first_line(thing: object) -> str:
     return (inspect.getdoc(thing) or "").partition("\n")[0]

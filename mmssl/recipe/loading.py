@@ -69,12 +69,12 @@ def recipe_path(name: str | Path) -> Path:
 
 
 def load_recipe(
-    config: str | Path | Mapping[str, Any],
-    overrides: Sequence[str] | Mapping[str, Any] = (),
+    config: str | Path | Mapping[str, object],
+    overrides: Sequence[str] | Mapping[str, object] = (),
     *,
     own: bool = True,
     preset: str | None = None,
-    choices: Mapping[str, Any] | None = None,
+    choices: Mapping[str, object] | None = None,
 ) -> Recipe:
     """A validated recipe from a file, the name of a shipped one, or a dict.
 
@@ -107,7 +107,7 @@ def say_once(line: str) -> None:
     logger.warning("%s", line)
 
 
-def take_length(data: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any]) -> None:
+def take_length(data: Mapping[str, object], overrides: Sequence[str] | Mapping[str, object]) -> None:
     """Where overrides say how long is trained in steps, the recipe's epochs give way, and the other way round."""
     train, given = data.get("train"), merge_overrides({}, overrides, []).get("train")
     if not isinstance(train, dict) or not isinstance(given, Mapping):
@@ -119,7 +119,7 @@ def take_length(data: Mapping[str, Any], overrides: Sequence[str] | Mapping[str,
         train[other] = None
 
 
-def plain_recipe(config: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+def plain_recipe(config: str | Path | Mapping[str, object]) -> dict[str, object]:
     """A recipe as it is written, unchecked; UserError where it is no mapping."""
     if isinstance(config, Mapping):
         return copy.deepcopy(dict(config))
@@ -131,7 +131,7 @@ def plain_recipe(config: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     return data
 
 
-def _validate(data: Mapping[str, Any], faults: Faults) -> Recipe:
+def _validate(data: Mapping[str, object], faults: Faults) -> Recipe:
     from .checks import check_recipe
 
     model = data.get("model")
@@ -155,7 +155,7 @@ def _validate(data: Mapping[str, Any], faults: Faults) -> Recipe:
     return recipe
 
 
-def refuse_strange_types(data: Mapping[str, Any]) -> None:
+def refuse_strange_types(data: Mapping[str, object]) -> None:
     """UserError where a recipe out of a model's folder names a type by a module that the user has not named.
 
     An unknown name without a dot is found, and named, when the recipe is checked: it is looked for among what is
@@ -182,7 +182,7 @@ def _section_of(key: str) -> str | None:
 
 
 def merge_overrides(
-    data: dict[str, Any], overrides: Sequence[str] | Mapping[str, Any], faults: Faults
+    data: dict[str, Any], overrides: Sequence[str] | Mapping[str, object], faults: Faults
 ) -> dict[str, Any]:
     """`data` with the overrides merged into it, in place; what is no override is added to `faults`."""
     for keys, value in _pairs(overrides, faults):
@@ -190,7 +190,7 @@ def merge_overrides(
     return data
 
 
-def merge_flags(data: dict[str, Any], flags: Mapping[str, Any], faults: Faults) -> None:
+def merge_flags(data: dict[str, Any], flags: Mapping[str, object], faults: Faults) -> None:
     """Put what a command's own options say, key -> value, into `data`, in place; each key is said in one way only."""
     for key, value in flags.items():
         if key in data:
@@ -198,7 +198,7 @@ def merge_flags(data: dict[str, Any], flags: Mapping[str, Any], faults: Faults) 
         data[key] = value
 
 
-def command_options(cls: type[T], words: Sequence[str] | Mapping[str, Any], flags: Mapping[str, Any]) -> T:
+def command_options(cls: type[T], words: Sequence[str] | Mapping[str, object], flags: Mapping[str, object]) -> T:
     """The options of a command, from its `key=value` words (or a mapping) and its own options (see `FLAGS`).
 
     Raises one UserError with a line a fault.
@@ -212,7 +212,7 @@ def command_options(cls: type[T], words: Sequence[str] | Mapping[str, Any], flag
     return options
 
 
-def _pairs(overrides: Sequence[str] | Mapping[str, Any], faults: Faults) -> Iterable[tuple[list[str], Any]]:
+def _pairs(overrides: Sequence[str] | Mapping[str, object], faults: Faults) -> Iterable[tuple[list[str], object]]:
     """(keys of the dotted path, value) of each override."""
     if isinstance(overrides, Mapping):
         yield from ((str(path).split("."), copy.deepcopy(value)) for path, value in overrides.items())

@@ -21,13 +21,13 @@ YOURS = "YOUR_DATA"
 """What stands for data.path in a recipe that waits for the user's."""
 
 
-def presets_of(data: Mapping[str, Any]) -> list[str]:
+def presets_of(data: Mapping[str, object]) -> list[str]:
     """The names of a recipe's presets, the smallest first; none where it has none."""
     presets = data.get("presets")
     return [DEMO, *map(str, presets)] if isinstance(presets, Mapping) else []
 
 
-def take_preset(data: dict[str, Any], wanted: str | None, faults: Faults) -> Mapping[str, Any]:
+def take_preset(data: dict[str, Any], wanted: str | None, faults: Faults) -> Mapping[str, object]:
     """Take the presets out of a recipe's plain data, in place.
 
     Args:
@@ -58,7 +58,7 @@ def take_preset(data: dict[str, Any], wanted: str | None, faults: Faults) -> Map
     return changes if isinstance(changes, Mapping) else {}
 
 
-def set_by(overrides: Sequence[str] | Mapping[str, Any]) -> set[str]:
+def set_by(overrides: Sequence[str] | Mapping[str, object]) -> set[str]:
     """The dotted keys that overrides set: `{"train": {"lr": 1}}` and `["train.lr=1"]` both give {"train.lr"}."""
     if not isinstance(overrides, Mapping):
         return {text.partition("=")[0].strip() for text in overrides}

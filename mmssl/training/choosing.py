@@ -21,7 +21,8 @@ from ..errors import RunError, UserError, one_line
 from ..files import whole_file
 from ..modality import load_modality, select
 from ..modality.table import label_name
-from ..recipe.config import Recipe, TrainConfig
+from ..options.schema import Part
+from ..recipe.config import DataConfig, Recipe, TrainConfig
 from ..recipe.loading import load_recipe, plain_recipe
 from ..recipe.presets import DEMO, YOURS, is_set, presets_of, set_by
 from .building import Columns, flat
@@ -54,7 +55,7 @@ class Choice:
     values: dict[str, Any] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
 
-    def add(self, key: str, value: Any, why: str) -> None:
+    def add(self, key: str, value: object, why: str) -> None:
         """One more value."""
         self.values[key] = value
         self.reasons.append(f"{key}={value}: {why}")
@@ -71,7 +72,7 @@ class Asked:
     """
 
     config: str | Path | Mapping[str, Any]
-    overrides: Sequence[str] | Mapping[str, Any] = ()
+    overrides: Sequence[str] | Mapping[str, object] = ()
     preset: str | None = None
 
     def recipe(self, choice: Choice | None = None) -> Recipe:
@@ -148,7 +149,10 @@ def choose(asked: Asked, source: Source, columns: Columns, device: Device, world
     recipe, given = asked.recipe(choice), set_by(asked.overrides)
     if recipe.train.mixed_precision != (precision := fast_precision(asked, recipe.train, device)):
         choice.add("train.mixed_precision", precision, "this GPU computes it fast")
-    if not is_set("data.workers", given) and (workers := _workers(recipe, device)) != recipe.data.workers:
+    if (
+        not is_set("data.workers", given)
+        and (workers := _workers(recipe.data, recipe.modalities, device)) != recipe.data.workers
+    ):
         choice.add("data.workers", workers, f"{device.cores} cores beside a GPU")
     if count is not None and not is_set("train.batch_size", given):
         batch = fitting_batch(recipe.train.batch_size, count, world * recipe.train.accumulation)
@@ -179,10 +183,10 @@ def _preset(wanted: str | None, known: Sequence[str], count: int | None, device:
     return chosen, f"{samples} on a GPU of {device.memory / 2**30:.0f} GiB; others: --preset {others}"
 
 
-def _workers(recipe: Recipe, device: Device) -> int:
+def _workers(data: DataConfig, modalities: Mapping[str, Part], device: Device) -> int:
     """Beside a GPU the cores decode; on a CPU they are busy with the step, and a recipe says where one more pays."""
-    decodes = any(part.type in DECODED for part in recipe.modalities.values())
-    return min(max(device.cores - 1, 0), 8) if device.kind == "cuda" and decodes else recipe.data.workers
+    decodes = any(part.type in DECODED for part in modalities.values())
+    return min(max(device.cores - 1, 0), 8) if device.kind == "cuda" and decodes else data.workers
 
 
 def fitting_batch(wanted: int, count: int, parts: int = 1) -> int:

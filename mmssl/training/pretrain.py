@@ -6,13 +6,11 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from accelerate import Accelerator
 
-from ..data.fingerprint import fingerprint
-from ..data.loading import Loaded, presence, training_batches
+from ..data.loading import Loaded, training_batches
 from ..data.quarantine import Quarantine
 from ..data.selection import row_numbers
 from ..data.stored import Outputs
@@ -21,8 +19,7 @@ from ..errors import RunError, UserError, one_line
 from ..evaluation.evaluate import Report, check_evaluation, evaluate
 from ..evaluation.table import Scores
 from ..files import write_whole
-from ..hub.card import Facts, write_card
-from ..hub.picture import PICTURE, draw_training
+from ..hub.card import write_card
 from ..hub.record import write_record
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import open_model
@@ -66,11 +63,11 @@ from .engine import (
     start_trackers,
     warn_of_changes,
 )
+from .facts import facts_of
 from .guard import Guard
 from .health import Health, load_probe
 from .lock import RunLock
 from .loop import Batches, Loop
-from .metrics import last_health, last_losses
 from .observers import Observer
 from .online_probe import OnlineProbe, load_labelled
 from .pace import Pace
@@ -108,12 +105,12 @@ class Run:
 
 
 def pretrain(
-    recipe: Recipe | str | Path | dict[str, Any],
+    recipe: Recipe | str | Path | Mapping[str, object],
     *,
     output: str | Path | None = None,
     resume: bool = False,
     preset: str | None = None,
-    **overrides: Any,
+    **overrides: object,
 ) -> Run:
     """See `mmssl.api.pretrain`, which offers it."""
     if not isinstance(recipe, Recipe):
@@ -127,7 +124,7 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
     """`pretrain`, of a recipe or of what somebody asks for, some of which may have to be chosen first."""
     recipe = asked if isinstance(asked, Recipe) else asked.recipe()
     refuse_placeholder(recipe)
-    check_adapters(recipe)
+    check_adapters(recipe.model, recipe.name)
     device = this_device()
     if isinstance(asked, Asked):
         recipe = replace(
@@ -387,38 +384,6 @@ def finish(
         _write(folder / "evaluation.json", json.dumps(report, indent=2) + "\n")
         describe_model(report)
     return Run(folder, target, reloaded, reprocessor, Scores(report))
-
-
-def facts_of(loop: Loop, source: Source, columns: Columns) -> Facts:
-    """What the card says about the run."""
-    sized = hasattr(source, "__len__")
-    metrics = loop.folder / "metrics.jsonl"
-    try:
-        drawn = draw_training(metrics, loop.folder / "model" / PICTURE)
-    except OSError as error:
-        raise RunError(f"the picture of the run could not be written: {one_line(error)}") from error
-    return Facts(
-        samples=len(source) if sized else None,
-        presence=presence(source, columns) if sized else {},
-        broken_samples=loop.quarantine.summary(),
-        steps=loop.steps,
-        seen=loop.steps * loop.settings.batch_size,
-        seconds=loop.seconds,
-        loss=last_losses(metrics),
-        health=last_health(metrics),
-        health_samples=sum(o.samples for o in loop.observers.members if isinstance(o, Health)),
-        guard=[f"after step {e['step']} {e['action']}: {e['reason']}" for e in loop.course.events],
-        fingerprint=fingerprint(source, flat(columns.values())),
-        picture=PICTURE if drawn else None,
-        parameters=sum(p.numel() for p in loop.pretraining.model.parameters()),
-        trainable=sum(p.numel() for p in loop.pretraining.model.parameters() if p.requires_grad),
-        processes=loop.accelerator.num_processes,
-        device=_device_name(loop.accelerator.device),
-    )
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _write(path: Path, text: str) -> None:

@@ -51,7 +51,7 @@ TRACKERS = ("tensorboard",)
 """The trackers that write files here and send nothing anywhere."""
 
 
-def own_places(recipe: Mapping[str, Any], overrides: Sequence[str]) -> Mapping[str, Any]:
+def own_places(recipe: Mapping[str, object], overrides: Sequence[str]) -> Mapping[str, Any]:
     """A card's recipe, of which no more than names is left where it says where something is.
 
     UserError where it names a place on this machine, an address or a tracker that sends the run away, and the user does
@@ -72,7 +72,7 @@ def own_places(recipe: Mapping[str, Any], overrides: Sequence[str]) -> Mapping[s
     return recipe
 
 
-def _leaves(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(value: Mapping[str, object], path: str = "") -> Iterator[tuple[str, object]]:
     """(dotted key, value) of everything in nested mappings that is none itself."""
     for key, item in value.items():
         where = f"{path}.{key}".lstrip(".")

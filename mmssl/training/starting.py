@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from ..models.foreign import Foreign
-    from ..recipe.config import Recipe
+    from ..recipe.config import ModelConfig
 
 
 @dataclass
@@ -47,10 +47,10 @@ class Adapter:
             write_adapter(self.handle, self.base, processor, partial, folder)
 
 
-def check_adapters(recipe: Recipe) -> None:
-    """UserError for adapters that cannot be, before anything is written."""
-    towers = recipe.model.towers
-    refuse_placeholder(recipe.model.from_, {name: tower.from_ for name, tower in towers.items()}, recipe.name)
+def check_adapters(model: ModelConfig, recipe: str) -> None:
+    """UserError for adapters that cannot be, before anything is written; recipe: its name, for the message."""
+    towers = model.towers
+    refuse_placeholder(model.from_, {name: tower.from_ for name, tower in towers.items()}, recipe)
     having = {name: tower.adapter for name, tower in towers.items() if tower.adapter is not None}
     first = next(iter(having), None)
     if first is None:
@@ -70,21 +70,21 @@ def check_adapters(recipe: Recipe) -> None:
                 f"{where}.frozen: found true beside an adapter, expected one of them; an adapter's tower "
                 "is frozen anyway"
             )
-        if tower.from_ is None and recipe.model.from_ is None:
+        if tower.from_ is None and model.from_ is None:
             raise UserError(f"{where}.adapter: found an adapter on random weights, expected model.from or {where}.from")
         if tower.adapter != having[first]:
             raise UserError(f"{where}.adapter: differs from that of tower '{first}', expected the same for all towers")
 
 
-def put_adapters(model: MMSSLModel, recipe: Recipe) -> Adapter | None:
-    """Put the recipe's adapters into its model; None where it asks for none."""
-    towers = [name for name, tower in recipe.model.towers.items() if tower.adapter is not None]
+def put_adapters(model: MMSSLModel, asked: ModelConfig) -> Adapter | None:
+    """Put the adapters that a recipe's `model` asks for into it; None where it asks for none."""
+    towers = [name for name, tower in asked.towers.items() if tower.adapter is not None]
     if not towers:
         return None
-    config = recipe.model.towers[towers[0]].adapter
+    config = asked.towers[towers[0]].adapter
     assert config is not None
-    started = recipe.model.from_
-    origins = {} if started else {n: t.from_ for n, t in recipe.model.towers.items() if t.from_ is not None}
+    started = asked.from_
+    origins = {} if started else {n: t.from_ for n, t in asked.towers.items() if t.from_ is not None}
     place, stored = None if started is None else locate(started).place, model
     if started is not None and saved_parts(started)[0].get("dtype") not in (None, "float32"):
         stored = open_model(started)[0]  # an adapter names the weights as they lie there, not as they are trained on

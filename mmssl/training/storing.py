@@ -70,7 +70,7 @@ def store_outputs(
 
     RunError where they cannot be written.
     """
-    stored = {}
+    stored, workers = {}, recipe.data.workers
     for name, tower in storable(recipe, pretraining).items():
         counts = counted_samples(source, processor.preprocessors[name], columns[name])
         if counts is None:
@@ -84,7 +84,7 @@ def store_outputs(
         outputs = Outputs(folder / FOLDER, name)
         if on_first(accelerator, lambda: _kept(outputs) != about):  # noqa: B023
             with evaluating([pretraining]):
-                _compute(outputs, about, counts, pretraining, tower, processor, source, columns, accelerator, recipe)
+                _compute(outputs, about, counts, pretraining, tower, processor, source, columns, accelerator, workers)
         if accelerator.is_main_process:
             size = outputs.file("pooled.npy").stat().st_size / 2**20
             print(
@@ -107,7 +107,7 @@ def store_outputs(
     return stored
 
 
-def _kept(outputs: Outputs) -> Any:
+def _kept(outputs: Outputs) -> object:
     """What the outputs that are there were made of; None where there are none."""
     try:
         return json.loads(outputs.file("about.json").read_text())["of"]
@@ -117,7 +117,7 @@ def _kept(outputs: Outputs) -> Any:
 
 def _compute(
     outputs: Outputs,
-    about: Mapping[str, Any],
+    about: Mapping[str, object],
     counts: np.ndarray[Any, np.dtype[np.int64]],
     pretraining: Pretraining,
     tower: str,
@@ -125,7 +125,7 @@ def _compute(
     source: Source,
     columns: Columns,
     accelerator: Accelerator,
-    recipe: Recipe,
+    workers: int,
 ) -> None:
     name, model = outputs.name, pretraining.model
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -154,7 +154,7 @@ def _compute(
             batch_size=AT_A_TIME,
             rank=accelerator.process_index,
             world=accelerator.num_processes,
-            workers=recipe.data.workers,
+            workers=workers,
         ):
             batch = to_device(loaded.batch, accelerator.device)
             with torch.no_grad(), accelerator.autocast():

@@ -264,7 +264,7 @@ def from_raw(raw: object, directed: bool, layout: str | None = None) -> Graph:
     return build(edges, nodes, weight, x, labels, centre, directed, layout)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """Tensors as arrays, without importing torch's names."""
     return value.detach().cpu().numpy() if hasattr(value, "detach") else value
 

@@ -209,7 +209,7 @@ def _parquet(path: Path) -> Any:
 def _store(arrays: dict[str, Array], directed: bool, layout: str | None) -> Store:
     if "edge_index" not in arrays:
         raise BadSample(f"no array 'edge_index', found {', '.join(arrays)}{nearest('edge_index', arrays)}")
-    x: Any = arrays.get("x")
+    x: object = arrays.get("x")
     if "x_indptr" in arrays:
         width = int(arrays["x_shape"][1])
         value = arrays.get("x_data", np.ones(len(arrays["x_indices"]), np.float32))
@@ -282,7 +282,7 @@ def open_rows(path: str, split: str) -> Dataset:
         )
     rows = np.arange(store.items) if part == "all" else np.flatnonzero(parts == part)
     key = "node" if store.of is None else "graph"
-    data: dict[str, list[Any]] = {
+    data: dict[str, list[object]] = {
         "graph": [{"path": str(where), "node": None, "graph": None} | {key: int(row)} for row in rows],
         "split": [str(parts[row]) for row in rows],
     }

@@ -120,7 +120,7 @@ class Modality(base.Modality):
     coordinates = ("column",)
     readouts = ("flat", "mean+std")
 
-    def __init__(self, width: int, columns: Sequence[Mapping[str, Any]], related: Sequence[Sequence[int]]) -> None:
+    def __init__(self, width: int, columns: Sequence[Mapping[str, object]], related: Sequence[Sequence[int]]) -> None:
         """Make the parameters.
 
         Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ class Preprocessor(base.Preprocessor[Cells]):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._schema: tuple[dict[str, Any] | None, list[schema.Column]] = (None, [])
+        self._schema: tuple[dict[str, object] | None, list[schema.Column]] = (None, [])
 
     @property
     def columns(self) -> list[schema.Column]:

@@ -359,7 +359,7 @@ def _levels_of(column: Column, raw: np.ndarray) -> np.ndarray:
     return out
 
 
-def to_state(columns: Sequence[Column], links: Sequence[Sequence[int]]) -> dict[str, Any]:
+def to_state(columns: Sequence[Column], links: Sequence[Sequence[int]]) -> dict[str, object]:
     """Columns and what `related` says of them, as JSON."""
     return {"columns": [asdict(column) for column in columns], "related": [list(row) for row in links]}
 

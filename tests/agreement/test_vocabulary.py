@@ -185,7 +185,7 @@ def test_a_configuration_is_the_same_rows_in_every_command(
         asked.append(workers)
         return embed_source(*args, workers=0, **rest)
 
-    monkeypatch.setattr(cli, "_print_report", reports.append)
+    monkeypatch.setattr(cli, "print_report", reports.append)
     monkeypatch.setattr(evaluating, "embed_source", in_this_process)
     monkeypatch.chdir(tmp_path)
     words = [str(base), "--data", str(data), "--column", "image=picture", "name=bold"]

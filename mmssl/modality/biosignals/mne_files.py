@@ -206,7 +206,7 @@ def _notes(path: Path, raw: BaseRaw, header: Header | None) -> list[Note]:
 def _holes(notes: list[Note], names: list[str], rate: float, length: int) -> list[tuple[Any, int, int]]:
     """(rows, first, last sample) of what the annotations say is not to be used: mne's own rule, `BAD` in front, in
     any case, and the gaps of files that were cut together."""
-    found: list[tuple[Any, int, int]] = []
+    found: list[tuple[object, int, int]] = []
     for onset, seconds, text, channels in notes:
         if not text.upper().startswith(UNUSED):
             continue

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...draws import Draws
 from ...errors import UserError
 from ...patches import Patches
-from ..contract import Inputs
+from ..inputs import Inputs
 from ..linear import LinearPatches
 from .options import View
 from .spectrum import bins, log_spectrum

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import BadSample
-from ..contract import Inputs, Preprocessor, with_present
+from ..contract import Preprocessor
+from ..inputs import Inputs, with_present
 from ..table import Column
 from . import files
 from .options import SignalConfig

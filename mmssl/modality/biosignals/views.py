@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...draws import Draws
 from ...errors import UserError
-from ..contract import Inputs
+from ..inputs import Inputs
 from ..view import check_rows
 from .options import View
 

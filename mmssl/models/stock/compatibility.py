@@ -22,7 +22,9 @@ from .needs import Need, in_yaml
 # -------------------------------------------------------------------------------------------------- a trained model
 
 
-def obstacles(values: Mapping[str, Mapping[str, Any]], needs: tuple[Need, ...], names: Mapping[str, str]) -> list[str]:
+def obstacles(
+    values: Mapping[str, Mapping[str, object]], needs: tuple[Need, ...], names: Mapping[str, str]
+) -> list[str]:
     """A clause for each need that does not hold. values: part -> its options; names: part -> its path in a recipe."""
     out = []
     for one in needs:
@@ -35,11 +37,11 @@ def obstacles(values: Mapping[str, Mapping[str, Any]], needs: tuple[Need, ...], 
 # -------------------------------------------------------------------------------------------------------- a recipe
 
 
-def apply_compatible_with(data: Any, faults: Faults) -> None:
+def apply_compatible_with(data: object, faults: Faults) -> None:
     """Set, in a recipe's plain data, what `model.compatible_with` asks for; add a fault for each contradiction."""
     model = data.get("model") if isinstance(data, dict) else None
     name = model.get("compatible_with") if isinstance(model, dict) else None
-    if not isinstance(model, dict) or name is None:
+    if not isinstance(data, dict) or not isinstance(model, dict) or name is None:
         return
     try:
         if not isinstance(name, str):
@@ -67,8 +69,8 @@ class _Asked:
 
     type: str
     paths: dict[str, str]
-    given: dict[str, dict[str, Any]]
-    defaults: dict[str, dict[str, Any]]
+    given: dict[str, dict[str, object]]
+    defaults: dict[str, dict[str, object]]
 
 
 def _parts(data: dict[str, Any], chosen: Format) -> Iterator[_Asked]:
@@ -93,8 +95,8 @@ def _parts(data: dict[str, Any], chosen: Format) -> Iterator[_Asked]:
             )
 
 
-def _defaults(cls: type) -> dict[str, Any]:
-    out = {}
+def _defaults(cls: type) -> dict[str, object]:
+    out: dict[str, object] = {}
     for key, field in field_names(cls).items():
         if field.default is not dataclasses.MISSING:
             out[key] = field.default

@@ -40,7 +40,7 @@ class Reader:
             of picture processors does not do.
     """
 
-    reads: Callable[[dict[str, Any]], bool]
+    reads: Callable[[Mapping[str, object]], bool]
     read: Callable[[Any], Options]
     load: Callable[[Branch, str], None]
     pair: bool = False

@@ -78,7 +78,7 @@ class Branch:
         found = self.model.projections
         return found[self.tower_name] if self.tower_name in found else None  # type: ignore[return-value]
 
-    def values(self) -> dict[str, dict[str, Any]]:
+    def values(self) -> dict[str, dict[str, object]]:
         """All options, as `mmssl.models.stock.compatibility` asks for them."""
         options = self.options
         return {

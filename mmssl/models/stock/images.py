@@ -5,10 +5,10 @@ Shapes: B batch, C channels, H, W pixels, N patches, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,12 @@ from . import transfer
 from .exportable import Branch
 from .job import Pipeline, Trial
 from .needs import STOCK_TOWER, Need, need, square
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from transformers import PretrainedConfig
+    from transformers.image_processing_utils import BaseImageProcessor
+
 
 LUMA = (0.299, 0.587, 0.114)
 """How colour becomes grey (ITU-R BT.601), as in Pillow and in mmssl's own decoder."""
@@ -50,7 +56,7 @@ def as_ours(part: Branch, pixels: Tensor) -> Tensor:
     return pixels
 
 
-def image_config(part: Branch) -> dict[str, Any]:
+def image_config(part: Branch) -> dict[str, int]:
     """The fields of a stock configuration that describe pictures and patches."""
     return {
         "image_size": int(part.modality.size[0]),
@@ -59,7 +65,7 @@ def image_config(part: Branch) -> dict[str, Any]:
     }
 
 
-def patch_map(part: Branch, theirs: Any, out: bool) -> None:
+def patch_map(part: Branch, theirs: nn.Conv2d, out: bool) -> None:
     """Our map of a patch and their convolution. Grey is spread over three channels by luma."""
     ours = part.modality.proj
     if out and part.modality.channels == 1 and theirs.weight.shape[1] == 3:
@@ -148,7 +154,7 @@ def trials(
     outputs: dict[str, str],
     ours: Ours,
     interpolates: bool = True,
-    other: dict[str, Any] | None = None,
+    other: Mapping[str, object] | None = None,
     antialias: bool = False,
     batch: int = 2,
     **common: Any,
@@ -186,7 +192,7 @@ def _expecting(
     return expect
 
 
-def read_config(config: Any) -> dict[str, Any]:
+def read_config(config: PretrainedConfig) -> dict[str, object]:
     """Options of our image modality from a stock configuration; its positions are a table."""
     size, patch = config.image_size, config.patch_size
     return {
@@ -218,7 +224,7 @@ def write_processor(part: Branch, folder: Path) -> None:
     image_processor(part).save_pretrained(folder)
 
 
-def image_processor(part: Branch) -> Any:
+def image_processor(part: Branch) -> BaseImageProcessor:
     """The stock image processor that does what ours does."""
     from transformers import CLIPImageProcessor, ViTImageProcessor
 
@@ -239,7 +245,7 @@ def image_processor(part: Branch) -> Any:
     return CLIPImageProcessor(size={"shortest_edge": height}, crop_size=crop, **common)
 
 
-def picture(part: Branch) -> np.ndarray[Any, Any]:
+def picture(part: Branch) -> NDArray[np.uint8]:
     """(H, W, 3) a colour picture of the configured size: what is compared is the model, not two ways to resize."""
     height, width = part.modality.size
     random = np.random.default_rng(7)
@@ -267,7 +273,7 @@ def feature_pipelines(
     return [Pipeline("image-feature-extraction", str(path), expect, shuffled=shuffled)]
 
 
-def save_picture(part: Branch, path: Path) -> np.ndarray[Any, Any]:
+def save_picture(part: Branch, path: Path) -> NDArray[np.uint8]:
     """Write `picture` to a file; (H, W, 3) uint8 what the file holds."""
     from PIL import Image
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,13 +24,13 @@ class Trial:
     inputs: dict[str, Tensor]
     outputs: dict[str, str]
     expect: Callable[[torch.dtype], dict[str, Tensor]]
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    arguments: list[Any] = field(default_factory=list)
+    kwargs: Mapping[str, object] = field(default_factory=dict)
+    arguments: Sequence[object] = field(default_factory=list)
     method: str = ""
     positional: bool = False
     dtypes: Sequence[str] = DTYPES
     exact_inputs: Sequence[str] = ()
-    load: dict[str, Any] = field(default_factory=dict)
+    load: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass
@@ -42,10 +41,10 @@ class Pipeline:
     """
 
     task: str
-    input: Any
+    input: object
     expect: Tensor | dict[str, float]
-    options: dict[str, Any] = field(default_factory=dict)
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
+    kwargs: Mapping[str, object] = field(default_factory=dict)
     shuffled: bool = False
 
 

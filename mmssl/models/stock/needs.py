@@ -17,20 +17,20 @@ class Need:
 
     part: str
     key: str
-    put: Any
+    put: object
     holds: Callable[[Any], bool]
     expected: str
     why: str
 
 
-def in_yaml(value: Any) -> str:
+def in_yaml(value: object) -> str:
     """A value as YAML has it."""
     if value is None:
         return "null"
     return value if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def need(part: str, key: str, *values: Any, why: str) -> Need:
+def need(part: str, key: str, *values: object, why: str) -> Need:
     """An option with one or more possible values; the first is what `compatible_with` sets."""
     return Need(part, key, values[0], lambda value: value in values, " or ".join(map(in_yaml, values)), why)
 
@@ -38,7 +38,7 @@ def need(part: str, key: str, *values: Any, why: str) -> Need:
 def square(part: str, key: str, why: str) -> Need:
     """An option that is one number, or two equal ones."""
 
-    def holds(value: Any) -> bool:
+    def holds(value: object) -> bool:
         return isinstance(value, int) or (isinstance(value, (list, tuple)) and len(set(value)) == 1)
 
     return Need(part, key, None, holds, "a square", why)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,6 +32,10 @@ from .formats.siglip import NAFLEX
 from .reading import apply_origins, stock_config
 from .record import read_record
 from .towers import load_origin, tower_specs
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 
 MEAN = ("videomae", "vjepa2", "ijepa", "vit_mae")
 """Types of models that have no class token, or one that was not trained to sum up."""
@@ -84,7 +88,7 @@ def open_stock(path: str) -> tuple[MMSSLModel, MMSSLProcessor]:
 def _built(
     path: str,
     origin: str,
-    config: Any,
+    config: PretrainedConfig,
     modules: list[dict[str, Any]],
     towers: dict[str, TowerConfig],
     processor: MMSSLProcessor,
@@ -125,7 +129,7 @@ def _fill_clip(model: MMSSLModel, origin: str) -> None:
         model.projections[kind].weight.copy_(projection.weight)  # type: ignore[operator]
 
 
-def _kinds(path: str, config: Any) -> list[str]:
+def _kinds(path: str, config: PretrainedConfig) -> list[str]:
     """The modalities that a stock configuration takes."""
     if hasattr(config, "vision_config") and hasattr(config, "text_config"):
         return ["image", "text"]
@@ -143,18 +147,18 @@ def _kinds(path: str, config: Any) -> list[str]:
     )
 
 
-def _pools(config: Any) -> bool:
+def _pools(config: PretrainedConfig) -> bool:
     """Whether it is a pair, or half of one, whose class has its own summary."""
     return hasattr(config, "vision_config") or config.model_type.startswith(("clip", "siglip"))
 
 
-def _usual(config: Any, kind: str) -> str:
+def _usual(config: PretrainedConfig, kind: str) -> str:
     if _pools(config):
         return "cls"  # what such a class pools to
     return "mean" if kind == "text" or takes_waves(config) or config.model_type in MEAN else "cls"
 
 
-def _text(origin: str, config: Any) -> dict[str, Any]:
+def _text(origin: str, config: PretrainedConfig) -> dict[str, Any]:
     """Length and padding of texts, from the tokenizer."""
     from transformers import AutoTokenizer
 
@@ -204,7 +208,7 @@ def _modules(path: str) -> list[dict[str, Any]]:
 def _pooling(modules: list[dict[str, Any]], kinds: list[str]) -> str | None:
     if not modules or kinds != ["text"]:
         return None
-    options: dict[str, Any] = next((m["options"] for m in modules if m["name"] == "Pooling"), {})
+    options: dict[str, object] = next((m["options"] for m in modules if m["name"] == "Pooling"), {})
     older = [
         k.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
         for k, v in options.items()
@@ -216,7 +220,7 @@ def _pooling(modules: list[dict[str, Any]], kinds: list[str]) -> str | None:
     return ST_POOLING[mode]
 
 
-def _projection(path: str, origin: str, config: Any, modules: list[dict[str, Any]]) -> torch.Tensor | None:
+def _projection(path: str, origin: str, config: object, modules: list[dict[str, Any]]) -> torch.Tensor | None:
     """(E, D) a linear map behind the pooled state that the tower does not hold; None where there is none."""
     dense = [module for module in modules if module["name"] == "Dense"]
     if len(dense) > 1:

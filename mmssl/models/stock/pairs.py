@@ -6,10 +6,10 @@ A model with one of the two towers is exported as that half. Shapes: B batch, E 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,13 @@ from torch import Tensor
 from . import images, texts, transfer
 from .exportable import Branch, Exportable
 from .job import Pipeline, Trial
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..modeling_mmssl import MMSSLModel
+    from ..tower import Encoded
+
 
 BLOCK = transfer.BlockNames(
     "layer_norm1",
@@ -43,7 +50,7 @@ class Pair:
         return cls(*(source.part(t) if source.parts(t) else None for t in ("image", "text")))
 
     @property
-    def model(self) -> Any:
+    def model(self) -> MMSSLModel:
         """The model that the parts belong to."""
         part = self.image or self.text
         assert part is not None
@@ -87,7 +94,7 @@ def grid_of(part: Branch) -> tuple[int, int]:
     return height // ph, width // pw
 
 
-def identity_or(projection: Any, width: int) -> Tensor:
+def identity_or(projection: nn.Linear | None, width: int) -> Tensor:
     """(E, D) the projection into the shared embedding; without one, the identity."""
     weight: Tensor = torch.eye(width) if projection is None else projection.weight.detach()
     return weight
@@ -97,7 +104,12 @@ Ours = Callable[[Pair, dict[str, Tensor]], dict[str, Tensor]]
 
 
 def trials(
-    pair: Pair, outputs: dict[str, str], ours: Ours, other: dict[str, Any] | None, fill: bool = False, **common: Any
+    pair: Pair,
+    outputs: dict[str, str],
+    ours: Ours,
+    other: Mapping[str, object] | None,
+    fill: bool = False,
+    **common: Any,
 ) -> list[Trial]:
     """The configured image size with three texts, and (other: the class's keyword arguments there) a larger one with
     longer texts. ours: the pair in some dtype and the trial's inputs -> the stock class's outputs."""
@@ -133,13 +145,13 @@ def _expecting(
     return expect
 
 
-def encode_image(pair: Pair, inputs: dict[str, Tensor]) -> Any:
+def encode_image(pair: Pair, inputs: dict[str, Tensor]) -> Encoded:
     """The image tower's output for stock pixels (B, 3, H, W)."""
     assert pair.image is not None
     return pair.image.encode({"pixel_values": images.as_ours(pair.image, inputs["pixel_values"])})
 
 
-def encode_text(pair: Pair, inputs: dict[str, Tensor]) -> Any:
+def encode_text(pair: Pair, inputs: dict[str, Tensor]) -> Encoded:
     """The text tower's output for ids and mask (B, L)."""
     assert pair.text is not None
     return pair.text.encode({"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]})
@@ -155,7 +167,7 @@ def embeddings(pair: Pair, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def embedding(part: Branch, encoded: Any) -> Tensor:
+def embedding(part: Branch, encoded: Encoded) -> Tensor:
     """(B, E) float32. The stock classes normalise in the model's dtype, where a rounded norm moves a whole row."""
     with torch.no_grad():
         projected = part.model.project(part.tower_name, part.pooled(encoded)).to(_dtype(part))
@@ -187,7 +199,7 @@ def zero_shot(pair: Pair, scratch: Path, sigmoid: bool = False) -> list[Pipeline
     logits = torch.exp(torch.tensor(pair.scale)) * (picture @ words.T)[0]
     scores = torch.sigmoid(logits + pair.bias) if sigmoid else logits.softmax(-1)
     expect = dict(zip(labels, scores.tolist(), strict=True))
-    kwargs: dict[str, Any] = {"candidate_labels": labels, "hypothesis_template": TEMPLATE}
+    kwargs: dict[str, object] = {"candidate_labels": labels, "hypothesis_template": TEMPLATE}
     return [Pipeline("zero-shot-image-classification", str(path), expect, kwargs=kwargs)]
 
 

@@ -13,8 +13,9 @@ otherwise. Positions are interpolated to another size as the stock class does it
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import UserError, one_line
 from ...options.schema import Faults
@@ -26,6 +27,10 @@ from ..waves import hop_of, takes_waves
 from .contract import Options, Reader
 from .formats import format_names, load_format
 from .images import RESAMPLE
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 
 PREPROCESSING = {
     "image": ("preprocessor_config.json", "processor_config.json"),
@@ -40,7 +45,7 @@ MARGINS = {"VJEPA2VideoProcessor": 256 / 224}
 READ = {number: name for name, number in RESAMPLE.items()}
 
 
-def stock_config(origin: str) -> Any:
+def stock_config(origin: str) -> PretrainedConfig | None:
     """The stock configuration of a checkpoint, None when it cannot be read (whoever loads it says why).
 
     UserError, with what to do, where its repository is gated.
@@ -58,7 +63,7 @@ def stock_config(origin: str) -> Any:
         return None
 
 
-def converter(origin: str, config: Any, convert: bool | None, kind: str) -> Reader | None:
+def converter(origin: str, config: PretrainedConfig | None, convert: bool | None, kind: str) -> Reader | None:
     """The reader of the format that takes this checkpoint into a tower of modality type `kind`; None: it is wrapped.
 
     Args:
@@ -83,8 +88,8 @@ def converter(origin: str, config: Any, convert: bool | None, kind: str) -> Read
     return None
 
 
-def _reader(origin: str, config: Any, kind: str) -> Reader | None:
-    described: dict[str, Any] = {"model_type": "timm", "origin": origin} if origin.startswith(TIMM) else {}
+def _reader(origin: str, config: PretrainedConfig | None, kind: str) -> Reader | None:
+    described: Mapping[str, object] = {"model_type": "timm", "origin": origin} if origin.startswith(TIMM) else {}
     if config is not None:
         described = config.to_dict()
     if not described:
@@ -96,7 +101,7 @@ def _reader(origin: str, config: Any, kind: str) -> Reader | None:
     return None
 
 
-def architecture(reader: Reader, origin: str, config: Any) -> Options:
+def architecture(reader: Reader, origin: str, config: PretrainedConfig | None) -> Options:
     """{"tower": options of `TowerConfig`, "modality": options of the modality} that the checkpoint has.
 
     `config` is what `stock_config` read of it.
@@ -104,7 +109,7 @@ def architecture(reader: Reader, origin: str, config: Any) -> Options:
     found = reader.read(origin if origin.startswith(TIMM) else config)
     if found["tower"].get("activation", "gelu") is None:
         raise UserError(
-            f"model.towers: from '{origin}': its activation '{config.hidden_act}' is none of mmssl's; "
+            f"model.towers: from '{origin}': its activation '{config and config.hidden_act}' is none of mmssl's; "
             f"convert: false wraps the model"
         )
     return found
@@ -113,7 +118,7 @@ def architecture(reader: Reader, origin: str, config: Any) -> Options:
 # ----------------------------------------------------------------------------------------------------- preprocessing
 
 
-def apply_origins(data: Any, faults: Faults) -> None:
+def apply_origins(data: object, faults: Faults) -> None:
     """Fill, in a recipe's plain data, what a modality does not say from the checkpoint that its tower starts from."""
     model = data.get("model") if isinstance(data, dict) else None
     towers = model.get("towers") if isinstance(model, dict) else None
@@ -140,7 +145,7 @@ def _fill(origin: str, spec: dict[str, Any], options: dict[str, Any], kind: str,
         faults.append(str(error))
         return
     fixed: set[str] = set()
-    theirs: dict[str, Any] = {}
+    theirs: dict[str, object] = {}
     if chosen is not None:
         try:
             theirs = architecture(chosen, origin, config)["modality"]
@@ -167,12 +172,12 @@ def _fill(origin: str, spec: dict[str, Any], options: dict[str, Any], kind: str,
         options.setdefault(key, value)
 
 
-def _same(value: Any) -> Any:
+def _same(value: object) -> object:
     """One number for a square, so that 16 and [16, 16] compare equal."""
     return value[0] if isinstance(value, list) and value and len(set(value)) == 1 else value
 
 
-def _wrapped_options(origin: str, config: Any, kind: str) -> dict[str, Any]:
+def _wrapped_options(origin: str, config: object, kind: str) -> dict[str, object]:
     """What a wrapped model takes; its own check refuses what the recipe sets otherwise."""
     if origin.startswith(TIMM) and kind == "image":
         from ..timm_tower import preprocessing
@@ -193,7 +198,7 @@ def _wrapped_options(origin: str, config: Any, kind: str) -> dict[str, Any]:
     return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items() if v is not None}
 
 
-def _preprocessing(origin: str, kind: str, chosen: Reader | None) -> dict[str, Any]:
+def _preprocessing(origin: str, kind: str, chosen: Reader | None) -> dict[str, object]:
     """Mean, deviation and way of resizing from a checkpoint's processor; nothing where it has none.
     UserError when the processor's file is damaged."""
     from transformers.utils import cached_file

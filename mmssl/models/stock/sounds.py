@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,12 +13,16 @@ from ..waves import INPUT, WaveTower
 from .exportable import Branch
 from .job import Job, Trial
 
+if TYPE_CHECKING:
+    from transformers import Wav2Vec2FeatureExtractor
+
+
 STATES = "output.last_hidden_state"
 LENGTHS = (1.0, 2.37)
 """Sounds that are compared, in stretches of ten tokens."""
 
 
-def extractor(part: Branch) -> Any:
+def extractor(part: Branch) -> Wav2Vec2FeatureExtractor:
     """Our preprocessing as a stock feature extractor."""
     from transformers import Wav2Vec2FeatureExtractor
 

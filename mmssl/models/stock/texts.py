@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,12 @@ from . import transfer
 from .exportable import Branch
 from .job import Pipeline
 from .needs import ADDITIVE, UNGATED, Need, need
+
+if TYPE_CHECKING:
+    from tokenizers.models import Model
+    from tokenizers.normalizers import Normalizer
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
 
 NEEDS: tuple[Need, ...] = (
     ADDITIVE,
@@ -139,13 +145,14 @@ def vocabulary(tokenizer: Any) -> list[str]:
 # --------------------------------------------------------------------------------------------------------- tokenizer
 
 
-def write_tokenizer(part: Branch, folder: Path) -> Any:
+def write_tokenizer(part: Branch, folder: Path) -> PreTrainedTokenizerBase:
     """Write the tokenizer as a stock one into `folder`, and return it. RunError when it would cut texts differently."""
     from transformers import AutoTokenizer
 
     config: Any = part.preprocessor.config
     ours: Any = part.preprocessor.tokenizer  # type: ignore[attr-defined]
     length = int(part.modality.max_length)
+    stock: PreTrainedTokenizerBase
     if hasattr(ours, "processor"):
         stock = from_sentencepiece(ours, config, length)
     else:
@@ -176,7 +183,7 @@ def settle_config(folder: Path, masked: bool) -> None:
     path.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
 
 
-def from_sentencepiece(ours: Any, config: Any, length: int) -> Any:
+def from_sentencepiece(ours: Any, config: Any, length: int) -> PreTrainedTokenizerFast:
     """A `PreTrainedTokenizerFast` with the pieces of a SentencePiece model."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -185,12 +192,12 @@ def from_sentencepiece(ours: Any, config: Any, length: int) -> Any:
     pieces = [(model.id_to_piece(i), model.get_score(i)) for i in range(int(model.vocab_size()))]
     pad, unknown, begin, end = (pieces[i][0] for i in range(4))
     if config.model_type == "unigram":
-        core: Any = models.Unigram(pieces, unk_id=1, byte_fallback=True)
+        core: Model = models.Unigram(pieces, unk_id=1, byte_fallback=True)
     else:
         ids = {piece: i for i, (piece, _) in enumerate(pieces)}
         core = models.BPE(ids, merges(pieces), unk_token=unknown, fuse_unk=True, byte_fallback=True)
     tokenizer = Tokenizer(core)
-    steps: list[Any] = [normalizers.Lowercase()] if config.lowercase else []
+    steps: list[Normalizer] = [normalizers.Lowercase()] if config.lowercase else []
     chars = charsmap(model.serialized_model_proto())
     steps += [normalizers.Precompiled(chars)] if chars else []
     steps += [normalizers.Replace(Regex(r" {2,}"), " "), normalizers.Strip()]

@@ -19,7 +19,7 @@ from .reading import architecture, converter, stock_config
 
 
 def tower_specs(
-    towers: Mapping[str, TowerConfig], types: Mapping[str, str], wrapped: Mapping[str, Any]
+    towers: Mapping[str, TowerConfig], types: Mapping[str, str], wrapped: Mapping[str, object]
 ) -> dict[str, Any]:
     """What `MMSSLConfig.towers` holds. types: modality -> its type; wrapped: tower -> description of the foreign model
     that it wraps in the mmssl model that is gone on from."""

@@ -7,7 +7,7 @@ sine-cosine places at other sizes come along. Shapes: B batch, R prefix tokens, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,10 @@ Made = Callable[[int, int, torch.Generator], dict[str, Tensor]]
 """(batch, size, generator) -> inputs; size 0 is a small one, 1 a larger one where there is a choice."""
 
 
+Axis = str | tuple[int, str]
+"""An open axis: its name, or (factor, name) for multiples."""
+
+
 @dataclass
 class Signature:
     """What an encoder is called with.
@@ -31,7 +35,7 @@ class Signature:
     missing, so that the encoder says which there are; fixed: what stays as it is, in words.
     """
 
-    axes: dict[str, dict[int, Any]]
+    axes: Mapping[str, Mapping[int, Axis]]
     make: Made
     inputs: dict[str, str]
     limits: dict[str, tuple[int, int | None]]
@@ -125,7 +129,7 @@ FLOOR = 1.1920928955078125e-07
 def _image(part: Branch) -> Signature:
     (height, width), (ph, pw) = part.modality.size, part.modality.patch
     bound = part.modality.position_kind == "learned" and part.options.positions == "additive"
-    axes: dict[int, Any] = {0: "batch"} if bound else {0: "batch", 2: (ph, "rows"), 3: (pw, "columns")}
+    axes: dict[int, Axis] = {0: "batch"} if bound else {0: "batch", 2: (ph, "rows"), 3: (pw, "columns")}
 
     def make(batch: int, size: int, generator: torch.Generator) -> dict[str, Tensor]:
         more = (0, 0) if bound or not size else (ph, 3 * pw)
@@ -188,7 +192,7 @@ def _audio(part: Branch) -> Signature:
 def _signal(part: Branch) -> Signature:
     window = int(part.modality.window)
     eeg = part.type == "eeg"
-    axes: dict[str, dict[int, Any]] = {"signal": {0: "batch", 2: (window, "windows")}}
+    axes: dict[str, dict[int, Axis]] = {"signal": {0: "batch", 2: (window, "windows")}}
     words = {
         "signal": f"(B, {'channels' if eeg else len(part.modality.leads)}, T) prepared as in training, T a "
         f"multiple of {window}, NaN where nothing was measured"
@@ -227,7 +231,7 @@ def _video(part: Branch) -> Signature:
     bound = modality.position_kind == "index"  # numbers of tubelets depend on the size of the grid
     (height, width), (ph, pw) = modality.size, modality.patch
     frames = int(part.preprocessor.config.frames)
-    pixels: dict[int, Any] = {0: "batch", 1: "frames"}
+    pixels: dict[int, Axis] = {0: "batch", 1: "frames"}
     if not bound:
         pixels |= {3: (ph, "rows"), 4: (pw, "columns")}
 

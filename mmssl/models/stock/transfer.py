@@ -7,10 +7,10 @@ model. Shapes: D width, O outputs, I inputs.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,12 @@ from ...boundary import reading_of
 from ...errors import UserError
 from ..saving import no_progress_bars
 from ..trunk import GATED, Block
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from ..options import TowerConfig
+
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu", "silu": "silu"}
 """Our names of activations -> those of transformers. Their `gelu_new` and `gelu_fast` are the tanh form as well."""
@@ -44,6 +50,18 @@ class BlockNames:
     scale2: str | None = None
 
 
+class Weighted(Protocol):
+    """What holds a linear map: `nn.Linear`, `nn.Conv2d`, or a namespace with its numbers in another shape."""
+
+    @property
+    def weight(self) -> Tensor:
+        """(O, I), or the kernel of a convolution."""
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(O,), None where it has none."""
+
+
 VIT_BLOCK = BlockNames(
     "layernorm_before",
     ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
@@ -63,7 +81,7 @@ def find(module: nn.Module, path: str) -> Any:
 
 
 @torch.no_grad()
-def linear(ours: Any, theirs: Sequence[Any], out: bool) -> None:
+def linear(ours: Weighted, theirs: Sequence[Weighted], out: bool) -> None:
     """One linear map of ours and one of theirs, or several that are stacked in ours: queries, keys and values, or a
     gate and what it gates.
 
@@ -129,14 +147,14 @@ def block(ours: Block, theirs: nn.Module, names: BlockNames, out: bool) -> None:
 
 
 @torch.no_grad()
-def fold_scale(before: Any, gamma: Tensor) -> None:
+def fold_scale(before: Weighted, gamma: Tensor) -> None:
     """gamma * (W x + b) as one linear map."""
     before.weight.mul_(gamma[:, None])
     if before.bias is not None:
         before.bias.mul_(gamma)
 
 
-def blocks(ours: nn.ModuleList, theirs: Any, names: BlockNames, out: bool) -> None:
+def blocks(ours: nn.ModuleList, theirs: Iterable[nn.Module], names: BlockNames, out: bool) -> None:
     """All transformer blocks, one after the other."""
     for mine, stock in zip(ours, theirs, strict=True):
         assert isinstance(mine, Block)
@@ -156,7 +174,7 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def pretrained(cls: Any, origin: str, ignore: Sequence[str], **options: Any) -> Any:
+def pretrained(cls: Any, origin: str, ignore: Sequence[str], **options: object) -> Any:
     """A checkpoint as `cls` in float32, of safetensors alone. UserError when it cannot be read or lacks weights.
 
     ignore: beginnings of what may be missing: heads that we do not take.
@@ -173,12 +191,12 @@ def pretrained(cls: Any, origin: str, ignore: Sequence[str], **options: Any) -> 
     return model.eval()
 
 
-def activation(hidden_act: Any) -> str | None:
+def activation(hidden_act: object) -> str | None:
     """Our name of an activation of transformers, None where we have none."""
     return READ_ACTIVATIONS.get(hidden_act) if isinstance(hidden_act, str) else None
 
 
-def trunk_options(config: Any, **fields: str) -> dict[str, Any]:
+def trunk_options(config: PretrainedConfig, **fields: str) -> dict[str, Any]:
     """Options of `TowerConfig` from a stock configuration; `fields` says which of its fields hold them."""
     width = int(getattr(config, fields.get("width", "hidden_size")))
     ratio_field = fields.get("mlp_ratio")
@@ -200,7 +218,7 @@ def ratio_of(width: int, hidden: int) -> float:
     return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
 
 
-def stock_options(options: Any, mapping: Mapping[str, str] | None = None) -> dict[str, Any]:
+def stock_options(options: TowerConfig, mapping: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Fields of a stock configuration from a `TowerConfig`."""
     out = {
         "hidden_size": options.width,

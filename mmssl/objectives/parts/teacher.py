@@ -67,7 +67,7 @@ class Teacher(nn.Module, Generic[M]):
             state.pop(f"{prefix}net.{name}", None)
         return state
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: object) -> None:
         for name, parameter in self.net.named_parameters():
             if name in self._shared:
                 state_dict.setdefault(f"{prefix}net.{name}", parameter.detach())

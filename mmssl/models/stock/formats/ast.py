@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,10 @@ from ..exportable import Branch, Exportable
 from ..job import Job, Trial
 from ..needs import STOCK_TOWER, Need, need
 from .vit import fill_trunk
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 
 TITLE = "transformers.ASTModel"
 REQUIRED = ("audio",)
@@ -70,7 +75,7 @@ def write(source: Exportable, folder: Path) -> Job:
     part = source.part("audio")
     modality, frames = part.modality, frames_of(part)
     side = int(modality.patch[0])
-    stock: Any = ASTModel(
+    stock = ASTModel(
         ASTConfig(
             **transfer.stock_options(part.options),
             qkv_bias=part.options.qkv_bias,
@@ -169,19 +174,19 @@ ADAPTED = {"audio": (transfer.VIT_BLOCK,)}
 WINDOW_MS, SHIFT_MS = 25.0, 10.0
 
 
-def reads(config: dict[str, Any]) -> bool:
+def reads(config: Mapping[str, object]) -> bool:
     """Whether a configuration describes AST."""
     return config.get("model_type") == "audio-spectrogram-transformer"
 
 
-def seconds_of(config: Any) -> float:
+def seconds_of(config: PretrainedConfig) -> float:
     """The length of a sound whose frames fill the class's patches and no more: it leaves out those behind the last."""
     times = (config.max_length - config.patch_size) // config.time_stride
     frames = times * config.time_stride + config.patch_size
     return round(((frames - 1) * SHIFT_MS + WINDOW_MS) / 1000, 6)
 
 
-def read(config: Any) -> Options:
+def read(config: PretrainedConfig) -> Options:
     """The architecture and preprocessing of AST from its configuration."""
     tower = transfer.trunk_options(config) | {"prefix": 2, "qkv_bias": bool(config.qkv_bias)}
     side = int(config.patch_size)
@@ -200,7 +205,7 @@ def read(config: Any) -> Options:
 
 def preprocessing(found: dict[str, Any]) -> dict[str, Any]:
     """Options of our modality from the feature extractor's file, which divides by two deviations."""
-    out: dict[str, Any] = {"rate": int(found.get("sampling_rate", 16000))}
+    out: dict[str, object] = {"rate": int(found.get("sampling_rate", 16000))}
     if not found.get("do_normalize", True):
         return out | {"mean": 0.0, "std": 1.0}
     # what the file leaves out is the class's own

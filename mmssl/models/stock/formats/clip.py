@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,8 +12,21 @@ from torch import Tensor
 from .. import images, pairs, texts, transfer
 from ..contract import Format, Options, Reader
 from ..exportable import Branch, Exportable
-from ..job import Job, Trial
+from ..job import Job, Pipeline, Trial
 from ..needs import need
+
+if TYPE_CHECKING:
+    from transformers import (
+        CLIPModel,
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        CLIPVisionModel,
+        CLIPVisionModelWithProjection,
+        PretrainedConfig,
+    )
+
+    from ...tower import Encoded
+
 
 TITLE = "transformers.CLIPModel, or its image or text half"
 REQUIRED = ()
@@ -35,7 +49,7 @@ ADAPTED = {"image": (pairs.BLOCK,), "text": (pairs.BLOCK,)}
 PROJECTIONS = {"image": "visual_projection", "text": "text_projection"}
 
 
-def fill_vision(part: Branch, stock: Any, out: bool) -> None:
+def fill_vision(part: Branch, stock: CLIPVisionModel, out: bool) -> None:
     """Weights between our tower and a `CLIPVisionModel`."""
     tower, embeddings = part.tower, stock.embeddings
     images.patch_map(part, embeddings.patch_embedding, out)
@@ -45,7 +59,7 @@ def fill_vision(part: Branch, stock: Any, out: bool) -> None:
     transfer.norm(tower.trunk.norm, stock.post_layernorm, out)
 
 
-def fill_text(part: Branch, stock: Any) -> None:
+def fill_text(part: Branch, stock: CLIPTextModel) -> None:
     """The text half's weights, out to the stock model."""
     embeddings = stock.embeddings
     texts.tables(part, embeddings.token_embedding.weight, embeddings.position_embedding.weight)
@@ -78,7 +92,7 @@ def write(source: Exportable, folder: Path) -> Job:
     )
 
 
-def build(pair: pairs.Pair, name: str) -> Any:
+def build(pair: pairs.Pair, name: str) -> CLIPModel | CLIPTextModelWithProjection | CLIPVisionModelWithProjection:
     """The stock model with our weights."""
     import transformers
 
@@ -129,7 +143,7 @@ def _probes(pair: pairs.Pair, name: str) -> list[Trial]:
     return pairs.trials(pair, outputs, ours, {"interpolate_pos_encoding": True} if pair.image else None)
 
 
-def _pipelines(pair: pairs.Pair, scratch: Path) -> list[Any]:
+def _pipelines(pair: pairs.Pair, scratch: Path) -> list[Pipeline]:
     if pair.image is not None and pair.text is not None:
         return pairs.zero_shot(pair, scratch)
     if pair.image is not None:  # the class's last hidden state is taken before its last norm
@@ -137,7 +151,7 @@ def _pipelines(pair: pairs.Pair, scratch: Path) -> list[Any]:
     return texts.feature_pipelines(pair.text)  # type: ignore[arg-type]
 
 
-def _unnormed(part: Branch, encoded: Any) -> Tensor:
+def _unnormed(part: Branch, encoded: Encoded) -> Tensor:
     """(B, 1 + N, D) states before the last norm, from our tower without it."""
     kept, part.tower.trunk.norm = part.tower.trunk.norm, torch.nn.Identity()  # type: ignore[assignment]
     with torch.no_grad():
@@ -149,12 +163,12 @@ def _unnormed(part: Branch, encoded: Any) -> Tensor:
 # ----------------------------------------------------------------------------------------------------------- reading
 
 
-def reads(config: dict[str, Any]) -> bool:
+def reads(config: Mapping[str, object]) -> bool:
     """Whether a configuration describes CLIP."""
     return config.get("model_type") in ("clip", "clip_vision_model")
 
 
-def read(config: Any) -> Options:
+def read(config: PretrainedConfig) -> Options:
     """The architecture and preprocessing of CLIP's image half from its configuration."""
     config = getattr(config, "vision_config", config)
     tower = transfer.trunk_options(config) | {"prefix": 1, "qkv_bias": True, "embed_norm": True}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -12,6 +13,13 @@ from ..contract import Format, Options, Reader
 from ..exportable import Branch, Exportable
 from ..job import Job
 from ..needs import Need, need
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import Dinov2Model, Dinov2WithRegistersModel, PretrainedConfig
+
+    from ...tower import Encoded
+
 
 TITLE = "transformers.Dinov2Model, or Dinov2WithRegistersModel"
 REQUIRED = ("image",)
@@ -47,7 +55,7 @@ REGISTERS_BLOCK = transfer.BlockNames(
 ADAPTED = {"image": (BLOCK, REGISTERS_BLOCK)}
 
 
-def fill(part: Branch, stock: Any, out: bool) -> None:
+def fill(part: Branch, stock: Dinov2Model | Dinov2WithRegistersModel, out: bool) -> None:
     """All weights but the projection, out to the stock model or in from it."""
     embeddings, tower = stock.embeddings, part.tower
     images.patch_map(part, embeddings.patch_embeddings.projection, out)
@@ -59,7 +67,7 @@ def fill(part: Branch, stock: Any, out: bool) -> None:
     transfer.norm(tower.trunk.norm, stock.layernorm, out)
 
 
-def block_names(layer: Any) -> transfer.BlockNames:
+def block_names(layer: nn.Module) -> transfer.BlockNames:
     """The two classes keep different names in memory."""
     return BLOCK if hasattr(layer.attention, "q_proj") else REGISTERS_BLOCK
 
@@ -81,7 +89,7 @@ def write(source: Exportable, folder: Path) -> Job:
     stock.save_pretrained(folder)
     images.write_processor(part, folder)
 
-    def ours(used: Branch, encoded: Any) -> dict[str, Any]:
+    def ours(used: Branch, encoded: Encoded) -> dict[str, Tensor]:
         return {"last_hidden_state": used.states(encoded), "pooler_output": encoded.prefix[:, 0]}
 
     outputs = {"last_hidden_state": "last_hidden_state", "pooler_output": "pooler_output"}
@@ -96,12 +104,12 @@ def write(source: Exportable, folder: Path) -> Job:
     )
 
 
-def reads(config: dict[str, Any]) -> bool:
+def reads(config: Mapping[str, object]) -> bool:
     """Whether a configuration describes DINOv2, with registers or without, of plain MLPs."""
     return config.get("model_type") in ("dinov2", "dinov2_with_registers") and not config.get("use_swiglu_ffn")
 
 
-def read(config: Any) -> Options:
+def read(config: PretrainedConfig) -> Options:
     """The architecture and preprocessing of DINOv2, with registers or without, of plain MLPs from its configuration."""
     tower = transfer.trunk_options(config, mlp_ratio="mlp_ratio") | {
         "prefix": 1 + int(getattr(config, "num_register_tokens", 0)),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,12 @@ from ..contract import Format, Options, Reader
 from ..exportable import Branch, Exportable
 from ..job import Job
 from ..needs import Need, need
+
+if TYPE_CHECKING:
+    from transformers import DINOv3ViTModel, PretrainedConfig
+
+    from ...tower import Encoded
+
 
 TITLE = "transformers.DINOv3ViTModel"
 REQUIRED = ("image",)
@@ -43,7 +50,7 @@ GATES = {stock: ours for ours, stock in GATED.items()}
 """Activations of a gate -> our names of the gated perceptrons."""
 
 
-def fill(part: Branch, stock: Any, out: bool) -> None:
+def fill(part: Branch, stock: DINOv3ViTModel, out: bool) -> None:
     """All weights but the projection, out to the stock model or in from it."""
     embeddings, tower = stock.embeddings, part.tower
     images.patch_map(part, embeddings.patch_embeddings, out)
@@ -81,12 +88,12 @@ def write(source: Exportable, folder: Path) -> Job:
 
     part = source.part("image")
     images.fold_type(part)
-    stock: Any = DINOv3ViTModel(DINOv3ViTConfig(**config_of(part)))
+    stock = DINOv3ViTModel(DINOv3ViTConfig(**config_of(part)))
     fill(part, stock, out=True)
     stock.save_pretrained(folder)
     images.write_processor(part, folder)
 
-    def ours(used: Branch, encoded: Any) -> dict[str, Any]:
+    def ours(used: Branch, encoded: Encoded) -> dict[str, Tensor]:
         return {"last_hidden_state": used.states(encoded), "pooler_output": encoded.prefix[:, 0]}
 
     outputs = {"last_hidden_state": "last_hidden_state", "pooler_output": "pooler_output"}
@@ -109,12 +116,12 @@ def write(source: Exportable, folder: Path) -> Job:
 # ----------------------------------------------------------------------------------------------------------- reading
 
 
-def reads(config: dict[str, Any]) -> bool:
+def reads(config: Mapping[str, object]) -> bool:
     """Whether a configuration describes DINOv3's ViT."""
     return config.get("model_type") == "dinov3_vit"
 
 
-def read(config: Any) -> Options:
+def read(config: PretrainedConfig) -> Options:
     """The architecture and preprocessing of DINOv3 from its configuration."""
     tower = transfer.trunk_options(config) | {
         "prefix": 1 + int(config.num_register_tokens),

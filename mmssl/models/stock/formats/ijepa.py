@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .. import images, transfer
 from ..contract import Format, Options, Reader
@@ -11,6 +12,13 @@ from ..exportable import Branch, Exportable
 from ..job import Job
 from ..needs import need
 from . import vit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PretrainedConfig
+
+    from ...tower import Encoded
+
 
 TITLE = "transformers.IJepaModel"
 REQUIRED = ("image",)
@@ -36,7 +44,7 @@ def write(source: Exportable, folder: Path) -> Job:
     stock.save_pretrained(folder)
     images.write_processor(part, folder)
 
-    def ours(used: Branch, encoded: Any) -> dict[str, Any]:
+    def ours(used: Branch, encoded: Encoded) -> dict[str, Tensor]:
         return {"last_hidden_state": used.states(encoded)}
 
     return Job(
@@ -50,12 +58,12 @@ def write(source: Exportable, folder: Path) -> Job:
     )
 
 
-def reads(config: dict[str, Any]) -> bool:
+def reads(config: Mapping[str, object]) -> bool:
     """Whether a configuration describes I-JEPA."""
     return config.get("model_type") == "ijepa"
 
 
-def read(config: Any) -> Options:
+def read(config: PretrainedConfig) -> Options:
     """The architecture and preprocessing of I-JEPA from its configuration."""
     tower = transfer.trunk_options(config) | {"prefix": 0, "qkv_bias": bool(config.qkv_bias)}
     return {"tower": tower, "modality": images.read_config(config)}

@@ -18,11 +18,12 @@ from .. import images, texts
 from ..contract import Format
 from ..exportable import Branch, Exportable
 from ..job import Job, Trial
-from ..tracing import SIGNATURES, Encoder, Signature, signature, to_ours
+from ..needs import Need
+from ..tracing import SIGNATURES, Axis, Encoder, Signature, signature, to_ours
 
 TITLE = "an encoder.onnx for onnxruntime"
 REQUIRED = ()
-NEEDS: dict[str, tuple[Any, ...]] = dict.fromkeys(SIGNATURES, ())
+NEEDS: dict[str, tuple[Need, ...]] = dict.fromkeys(SIGNATURES, ())
 FILE = "encoder.onnx"
 """Of a model with one modality; with several, each has `NAME.onnx`."""
 OUTPUTS = ("last_hidden_state", "mask", "embedding")
@@ -73,7 +74,7 @@ def _export(part: Branch, called: Signature, path: Path) -> None:
     encoder = Encoder(part, list(example), called.masked).eval()
     dims: dict[str, Any] = {}
 
-    def dim(axis: Any) -> Any:
+    def dim(axis: Axis) -> object:
         factor, name = axis if isinstance(axis, tuple) else (1, axis)
         if name not in dims:
             least, most = called.limits.get(name, (1, None))

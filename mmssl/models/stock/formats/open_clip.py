@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -15,6 +15,10 @@ from ..exportable import Branch, Exportable
 from ..job import Job, Trial
 from ..needs import Need, need
 from . import clip
+
+if TYPE_CHECKING:
+    from open_clip.model import CLIP
+
 
 TITLE = "open_clip.CLIP"
 REQUIRED = ("image", "text")
@@ -53,7 +57,7 @@ def write(source: Exportable, folder: Path) -> Job:
     image, text = pair.image, pair.text
     assert image is not None and text is not None
     config = model_config(image, text)
-    stock: Any = CLIP(**config, init_logit_scale=pair.scale)
+    stock = CLIP(**config, init_logit_scale=pair.scale)
     fill(pair, stock)
     save_file({k: v.contiguous() for k, v in stock.state_dict().items()}, folder / "open_clip_model.safetensors")
     texts.write_tokenizer(text, folder)
@@ -120,7 +124,7 @@ def model_config(image: Branch, text: Branch) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def fill(pair: pairs.Pair, stock: Any) -> None:
+def fill(pair: pairs.Pair, stock: CLIP) -> None:
     """All weights of both halves and the temperature, out to open_clip's model."""
     image, text, visual = pair.image, pair.text, stock.visual
     assert image is not None and text is not None

@@ -8,7 +8,7 @@ both. `encode` takes texts, and then pictures as well.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,10 @@ from ..exportable import Branch, Exportable
 from ..job import Job, Trial
 from ..needs import need
 from . import clip
+
+if TYPE_CHECKING:
+    from transformers import EsmModel
+
 
 TITLE = "sentence_transformers.SentenceTransformer"
 REQUIRED = ("text",)
@@ -167,7 +171,7 @@ def encoder_of(part: Branch) -> Any:
 
 
 @torch.no_grad()
-def fill_esm(part: Branch, stock: Any, first: int) -> None:
+def fill_esm(part: Branch, stock: EsmModel, first: int) -> None:
     """Our weights into an `EsmModel`. first: its position of the first token. Its pooler and its head, which nobody
     asks here, become zero."""
     embeddings = stock.embeddings
@@ -177,6 +181,7 @@ def fill_esm(part: Branch, stock: Any, first: int) -> None:
         transfer.norm(part.tower.embed_norm, embeddings.layer_norm, True)
     transfer.blocks(part.tower.trunk.blocks, stock.encoder.layer, ESM_BLOCK, True)
     transfer.norm(part.tower.trunk.norm, stock.encoder.emb_layer_norm_after, True)
+    assert stock.pooler is not None
     for unused in (stock.pooler, stock.contact_head):
         for parameter in unused.parameters():
             parameter.zero_()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,8 +14,12 @@ from torch import Tensor
 from .. import images, pairs, texts, transfer
 from ..contract import Format, Options, Reader
 from ..exportable import Branch, Exportable
-from ..job import Job
+from ..job import Job, Pipeline, Trial
 from ..needs import need
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, Siglip2VisionModel, SiglipTextModel, SiglipVisionModel
+
 
 TITLE = "transformers.SiglipModel, or its image or text half"
 REQUIRED = ()
@@ -41,14 +46,14 @@ NAFLEX = ("siglip2", "siglip2_vision_model")
 ADAPTED = {"image": (pairs.BLOCK,), "text": (pairs.BLOCK,)}
 
 
-def fill_vision(part: Branch, stock: Any, out: bool) -> None:
+def fill_vision(part: Branch, stock: SiglipVisionModel, out: bool) -> None:
     """Weights between our tower and a `SiglipVisionModel`; its head is our learned query, where the tower has one."""
     images.patch_map(part, stock.embeddings.patch_embedding, out)
     images.positions(part, stock.embeddings.position_embedding.weight, [], out)
     _fill_trunk(part, stock, out)
 
 
-def take_naflex(part: Branch, stock: Any) -> None:
+def take_naflex(part: Branch, stock: Siglip2VisionModel) -> None:
     """Our tower from a `Siglip2VisionModel`, which is given patches: numbers by row, column and channel. It resizes its
     positions as `interpolate` does it linearly with antialiasing."""
     theirs, (height, width) = stock.embeddings.patch_embedding, part.modality.patch
@@ -59,7 +64,7 @@ def take_naflex(part: Branch, stock: Any) -> None:
     _fill_trunk(part, stock, out=False)
 
 
-def _fill_trunk(part: Branch, stock: Any, out: bool) -> None:
+def _fill_trunk(part: Branch, stock: SiglipVisionModel | Siglip2VisionModel, out: bool) -> None:
     tower = part.tower
     transfer.blocks(tower.trunk.blocks, stock.encoder.layers, pairs.BLOCK, out)
     transfer.norm(tower.trunk.norm, stock.post_layernorm, out)
@@ -75,7 +80,7 @@ def _fill_trunk(part: Branch, stock: Any, out: bool) -> None:
     transfer.linear(pool.mlp.fc2, [head.mlp.fc2], out)
 
 
-def fill_text(part: Branch, stock: Any) -> None:
+def fill_text(part: Branch, stock: SiglipTextModel) -> None:
     """The text half's weights, out to the stock model."""
     embeddings = stock.embeddings
     texts.tables(part, embeddings.token_embedding.weight, embeddings.position_embedding.weight)
@@ -133,7 +138,7 @@ def write(source: Exportable, folder: Path) -> Job:
     )
 
 
-def _probes(pair: pairs.Pair, name: str) -> list[Any]:
+def _probes(pair: pairs.Pair, name: str) -> list[Trial]:
     if name == "SiglipModel":
         outputs = {"image_embeds": "image_embeds", "text_embeds": "text_embeds", "logits_per_image": "logits_per_image"}
     else:
@@ -167,7 +172,7 @@ def _fits(text: Branch) -> bool:
     return int(text.modality.max_length) == PIPELINE_LENGTH
 
 
-def _pipelines(pair: pairs.Pair, scratch: Path) -> list[Any]:
+def _pipelines(pair: pairs.Pair, scratch: Path) -> list[Pipeline]:
     if pair.image is not None and pair.text is not None:
         return pairs.zero_shot(pair, scratch, sigmoid=True) if _fits(pair.text) else []
     if pair.image is not None:
@@ -178,12 +183,12 @@ def _pipelines(pair: pairs.Pair, scratch: Path) -> list[Any]:
 # ----------------------------------------------------------------------------------------------------------- reading
 
 
-def reads(config: dict[str, Any]) -> bool:
+def reads(config: Mapping[str, object]) -> bool:
     """Whether a configuration describes SigLIP, or SigLIP 2 of any picture shape (NaFlex; the others are SigLIPs)."""
     return config.get("model_type") in ("siglip", "siglip_vision_model", *NAFLEX)
 
 
-def read(config: Any) -> Options:
+def read(config: PretrainedConfig) -> Options:
     """The architecture and preprocessing of SigLIP's image half from its configuration."""
     config = getattr(config, "vision_config", config)
     tower = transfer.trunk_options(config) | {"prefix": 0, "qkv_bias": True}

@@ -10,7 +10,7 @@ import copy
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,13 +22,19 @@ from ..compatibility import obstacles
 from ..contract import Format
 from ..exportable import Branch, Exportable
 from ..job import Job, Pipeline, Trial
-from ..needs import need
+from ..needs import Need, need
+from ..transfer import BlockNames
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel, PreTrainedModel
+    from transformers.image_processing_utils import BaseImageProcessor
+
 
 TITLE = "the class that a wrapped tower wraps (BertModel, ViTModel, CLIPModel, Wav2Vec2Model, ...)"
 REQUIRED = ()
-NEEDS: dict[str, tuple[Any, ...]] = {"image": (), "text": (), "audio": ()}
+NEEDS: dict[str, tuple[Need, ...]] = {"image": (), "text": (), "audio": ()}
 IMAGE = (need("modality", "resize", "crop", "squash", why="stock image processors do not pad with a background"),)
-ADAPTED: dict[str, tuple[Any, ...]] = {}
+ADAPTED: dict[str, tuple[BlockNames, ...]] = {}
 HALVES = ("CLIPVisionModel", "CLIPTextModel")
 
 
@@ -96,7 +102,7 @@ def write(source: Exportable, folder: Path) -> Job:
     return done
 
 
-def _single(part: Branch) -> Any:
+def _single(part: Branch) -> PreTrainedModel:
     """The encoder itself, or the class that holds it with its projection."""
     import transformers
 
@@ -110,7 +116,7 @@ def _single(part: Branch) -> Any:
     return stock
 
 
-def _fill(part: Branch, stock: Any) -> None:
+def _fill(part: Branch, stock: PreTrainedModel) -> None:
     net: Any = part.tower.net
     half, projection = (
         ("text_model", "text_projection") if part.type == "text" else ("vision_model", "visual_projection")
@@ -119,13 +125,13 @@ def _fill(part: Branch, stock: Any) -> None:
     getattr(stock, projection).load_state_dict(net["projection"].state_dict())
 
 
-def _pair(parts: Sequence[Branch]) -> Any:
+def _pair(parts: Sequence[Branch]) -> CLIPModel:
     import transformers
 
     nets: list[Any] = [part.tower.net for part in parts]
     image, text = (net["encoder"].config.to_dict() for net in nets)
     width = parts[0].tower.width
-    stock: Any = transformers.CLIPModel(
+    stock = transformers.CLIPModel(
         transformers.CLIPConfig(
             vision_config=image | {"projection_dim": width},
             text_config=text | {"projection_dim": width},
@@ -139,9 +145,9 @@ def _pair(parts: Sequence[Branch]) -> Any:
     return stock
 
 
-def processor(part: Branch) -> Any:
+def processor(part: Branch) -> BaseImageProcessor:
     """Our image processor as a stock one; a model of grey pictures stays one."""
-    made = images.image_processor(part)
+    made: Any = images.image_processor(part)
     if part.modality.channels == 1:
         made.image_mean, made.image_std = list(part.preprocessor.state["mean"]), list(part.preprocessor.state["std"])
         made.do_convert_rgb = False

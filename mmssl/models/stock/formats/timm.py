@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -19,6 +20,12 @@ from ..contract import Format, Options, Reader
 from ..exportable import Branch, Exportable
 from ..job import Job
 from ..needs import Need, need
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
+
+    from ...tower import Encoded
+
 
 TITLE = "timm.models.VisionTransformer"
 REQUIRED = ("image",)
@@ -63,9 +70,10 @@ def model_args(part: Branch) -> dict[str, Any]:
     }
 
 
-def fill(part: Branch, stock: Any, out: bool) -> None:
+def fill(part: Branch, stock: VisionTransformer, out: bool) -> None:
     """All weights but the projection, out to timm's model or in from it."""
     tower = part.tower
+    assert stock.pos_embed is not None
     images.patch_map(part, stock.patch_embed.proj, out)
     registers = [] if stock.reg_token is None else list(stock.reg_token[0])
     prefix: list[Tensor] = [*([] if stock.cls_token is None else [stock.cls_token]), *registers]
@@ -88,10 +96,12 @@ def fill(part: Branch, stock: Any, out: bool) -> None:
 def write(source: Exportable, folder: Path) -> Job:
     """Write the folder through timm's `VisionTransformer`, and say how to prove it."""
     import timm
+    from timm.models.vision_transformer import VisionTransformer
 
     part = source.part("image")
     args = model_args(part)
     stock = timm.create_model(BASE, num_classes=0, **args)
+    assert isinstance(stock, VisionTransformer)
     fill(part, stock, out=True)
     save_file({k: v.contiguous() for k, v in stock.state_dict().items()}, folder / "model.safetensors")
     state = part.preprocessor.state
@@ -115,7 +125,7 @@ def write(source: Exportable, folder: Path) -> Job:
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
-    def ours(used: Branch, encoded: Any) -> dict[str, Tensor]:
+    def ours(used: Branch, encoded: Encoded) -> dict[str, Tensor]:
         return {"forward_features": used.states(encoded)}
 
     found = images.trials(
@@ -151,12 +161,12 @@ def _usage() -> str:
 # ----------------------------------------------------------------------------------------------------------- reading
 
 
-def reads(config: dict[str, Any]) -> bool:
+def reads(config: Mapping[str, object]) -> bool:
     """Whether a configuration describes a folder of timm's, of a VisionTransformer; others are wrapped."""
-    return config.get("model_type") == "timm" and is_plain_vit(config["origin"])
+    return config.get("model_type") == "timm" and is_plain_vit(str(config["origin"]))
 
 
-def _model(origin: str) -> Any:
+def _model(origin: str) -> VisionTransformer:
     """The timm model at `timm:FOLDER`."""
     import timm
     from timm.models.vision_transformer import VisionTransformer
@@ -193,7 +203,7 @@ def read(origin: str) -> Options:
     """The architecture and preprocessing of the timm model at `timm:FOLDER`. UserError when ours has none such."""
     model = _model(origin)
     _refuse(origin, model)
-    block = model.blocks[0]
+    block: Any = model.blocks[0]
     names = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "GELU_": "gelu", "SiLU": "silu"}
     kind = type(block.mlp.act).__name__
     if kind not in names:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,10 @@ from ..contract import Format, Options, Reader
 from ..exportable import Branch, Exportable
 from ..job import Job, Trial
 from ..needs import STOCK_TOWER, need, square
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, VideoMAEModel
+
 
 TITLE = "transformers.VideoMAEModel"
 REQUIRED = ("video",)
@@ -38,7 +43,7 @@ BLOCK = transfer.BlockNames(
 ADAPTED = {"video": (BLOCK,)}
 
 
-def fill(part: Branch, stock: Any, out: bool) -> None:
+def fill(part: Branch, stock: VideoMAEModel, out: bool) -> None:
     """All weights but the projection, out to the stock model or in from it."""
     tower = part.tower
     transfer.linear(part.modality.proj, [stock.embeddings.patch_embeddings.projection], out)
@@ -139,12 +144,12 @@ def usage() -> str:
 # ----------------------------------------------------------------------------------------------------------- reading
 
 
-def reads(config: dict[str, Any]) -> bool:
+def reads(config: Mapping[str, object]) -> bool:
     """Whether a configuration describes VideoMAE."""
     return config.get("model_type") == "videomae"
 
 
-def read(config: Any) -> Options:
+def read(config: PretrainedConfig) -> Options:
     """The architecture and preprocessing of VideoMAE from its configuration."""
     tower = transfer.trunk_options(config) | {
         "prefix": 0,

@@ -11,8 +11,9 @@ is a straight line (`SHRINK`).
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,12 @@ from ..exportable import Branch, Exportable
 from ..job import Job, Trial
 from ..needs import need
 from . import clip, vit
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from ...tower import Encoded
+
 
 TITLE = "transformers.VisionTextDualEncoderModel"
 REQUIRED = ("image", "text")
@@ -96,7 +103,7 @@ def _kind(part: Branch) -> str | None:
 
 
 @torch.no_grad()
-def half(part: Branch) -> tuple[Any, Tensor, bool]:
+def half(part: Branch) -> tuple[PreTrainedModel, Tensor, bool]:
     """The stock model of a tower, the projection (E, D) behind what it pools, and whether a tanh stands between."""
     import transformers
 
@@ -206,7 +213,7 @@ def _probes(pair: pairs.Pair) -> list[Trial]:
     return found
 
 
-def _features(used: Branch, encoded: Any) -> dict[str, Tensor]:
+def _features(used: Branch, encoded: Encoded) -> dict[str, Tensor]:
     with torch.no_grad():
         return {"image_features": used.model.project(used.tower_name, used.pooled(encoded))}
 
@@ -227,13 +234,15 @@ def _usage() -> str:
 # ----------------------------------------------------------------------------------------------------------- reading
 
 
-def reads(config: dict[str, Any]) -> bool:
+def reads(config: Mapping[str, object]) -> bool:
     """Those whose image half is a ViT; for others `from` wraps."""
-    vision = config.get("vision_config") or {}
-    return config.get("model_type") == "vision-text-dual-encoder" and vision.get("model_type") == "vit"
+    vision = config.get("vision_config")
+    if config.get("model_type") != "vision-text-dual-encoder" or not isinstance(vision, Mapping):
+        return False
+    return bool(vision.get("model_type") == "vit")
 
 
-def read(config: Any) -> Options:
+def read(config: PretrainedConfig) -> Options:
     """The architecture and preprocessing of the image half from its configuration."""
     return vit.read(config.vision_config)
 

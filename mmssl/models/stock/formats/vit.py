@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import images, transfer
 from ..contract import Format, Options, Reader
 from ..exportable import Branch, Exportable
 from ..job import Job
 from ..needs import need
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import ASTModel, IJepaModel, PretrainedConfig, ViTMAEModel, ViTModel
+
+    from ...tower import Encoded
+
 
 TITLE = "transformers.ViTModel"
 REQUIRED = ("image",)
@@ -25,7 +33,7 @@ NEEDS = {
 ADAPTED = {"image": (transfer.VIT_BLOCK,)}
 
 
-def fill(part: Branch, stock: Any, out: bool) -> None:
+def fill(part: Branch, stock: ViTModel | ViTMAEModel | IJepaModel, out: bool) -> None:
     """Weights between our tower and a `ViTModel`, `ViTMAEModel` or `IJepaModel`."""
     embeddings = stock.embeddings
     images.patch_map(part, embeddings.patch_embeddings.projection, out)
@@ -34,7 +42,7 @@ def fill(part: Branch, stock: Any, out: bool) -> None:
     fill_trunk(part, stock, out)
 
 
-def fill_trunk(part: Branch, stock: Any, out: bool) -> None:
+def fill_trunk(part: Branch, stock: ViTModel | ViTMAEModel | IJepaModel | ASTModel, out: bool) -> None:
     """The blocks and the last norm alone."""
     transfer.blocks(part.tower.trunk.blocks, stock.layers, transfer.VIT_BLOCK, out)
     transfer.norm(part.tower.trunk.norm, stock.layernorm, out)
@@ -61,7 +69,7 @@ def write(source: Exportable, folder: Path) -> Job:
     images.write_processor(part, folder)
     outputs = {"last_hidden_state": "last_hidden_state", "pooler_output": "pooler_output"}
 
-    def ours(used: Branch, encoded: Any) -> dict[str, Any]:
+    def ours(used: Branch, encoded: Encoded) -> dict[str, Tensor]:
         return {"last_hidden_state": used.states(encoded), "pooler_output": encoded.prefix[:, 0]}
 
     return Job(
@@ -78,12 +86,12 @@ def write(source: Exportable, folder: Path) -> Job:
 # ----------------------------------------------------------------------------------------------------------- reading
 
 
-def reads(config: dict[str, Any]) -> bool:
+def reads(config: Mapping[str, object]) -> bool:
     """Whether a configuration describes a ViT."""
     return config.get("model_type") == "vit"
 
 
-def read(config: Any) -> Options:
+def read(config: PretrainedConfig) -> Options:
     """Options of our tower and modality from a stock configuration of this family."""
     tower = transfer.trunk_options(config) | {"prefix": 1, "qkv_bias": bool(config.qkv_bias)}
     return {"tower": tower, "modality": images.read_config(config)}

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .. import images, transfer
 from ..contract import Format, Reader
 from ..exportable import Branch, Exportable
 from ..job import Job
 from . import vit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...tower import Encoded
+
 
 TITLE = "transformers.ViTMAEModel"
 REQUIRED = ("image",)
@@ -28,7 +35,7 @@ def write(source: Exportable, folder: Path) -> Job:
     stock.save_pretrained(folder)
     images.write_processor(part, folder)
 
-    def ours(used: Branch, encoded: Any) -> dict[str, Any]:
+    def ours(used: Branch, encoded: Encoded) -> dict[str, Tensor]:
         return {"last_hidden_state": used.states(encoded)}
 
     found = images.trials(
@@ -58,7 +65,7 @@ def write(source: Exportable, folder: Path) -> Job:
     )
 
 
-def reads(config: dict[str, Any]) -> bool:
+def reads(config: Mapping[str, object]) -> bool:
     """Whether a configuration describes ViT-MAE."""
     return config.get("model_type") == "vit_mae"
 

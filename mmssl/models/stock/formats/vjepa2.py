@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +17,10 @@ from ..job import Job, Trial
 from ..needs import STOCK_TOWER, Need, need, square
 from ..reading import MARGINS
 from .videomae import clip_of
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, VJEPA2Model
+
 
 TITLE = "transformers.VJEPA2Model"
 REQUIRED = ("video",)
@@ -50,7 +54,7 @@ BLOCK = transfer.BlockNames(
 ADAPTED = {"video": (BLOCK,)}
 
 
-def fill(part: Branch, stock: Any, out: bool) -> None:
+def fill(part: Branch, stock: VJEPA2Model, out: bool) -> None:
     """Weights between our tower and a `VJEPA2Model`. Grey is spread over three channels by luma."""
     encoder, ours = stock.encoder, part.modality.proj
     theirs = encoder.embeddings.patch_embeddings.proj
@@ -191,12 +195,12 @@ def usage() -> str:
 # ----------------------------------------------------------------------------------------------------------- reading
 
 
-def reads(config: dict[str, Any]) -> bool:
+def reads(config: Mapping[str, object]) -> bool:
     """Whether a configuration describes V-JEPA 2."""
     return config.get("model_type") == "vjepa2"
 
 
-def read(config: Any) -> Options:
+def read(config: PretrainedConfig) -> Options:
     """The architecture and preprocessing of V-JEPA 2 from its configuration."""
     tower = transfer.trunk_options(config, mlp_ratio="mlp_ratio") | {
         "prefix": 0,

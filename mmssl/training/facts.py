@@ -1,0 +1,52 @@
+"""What a finished run can say of itself, for the card of its model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..data.fingerprint import fingerprint
+from ..data.loading import presence
+from ..errors import RunError, one_line
+from ..hub.card import Facts
+from ..hub.picture import PICTURE, draw_training
+from .building import Columns, flat
+from .health import Health
+from .loop import Loop
+from .metrics import last_health, last_losses
+
+if TYPE_CHECKING:
+    from ..data.loading import Source
+
+
+def facts_of(loop: Loop, source: Source, columns: Columns) -> Facts:
+    """What the card says about the run."""
+    sized = hasattr(source, "__len__")
+    metrics = loop.folder / "metrics.jsonl"
+    try:
+        drawn = draw_training(metrics, loop.folder / "model" / PICTURE)
+    except OSError as error:
+        raise RunError(f"the picture of the run could not be written: {one_line(error)}") from error
+    return Facts(
+        samples=len(source) if sized else None,
+        presence=presence(source, columns) if sized else {},
+        broken_samples=loop.quarantine.summary(),
+        steps=loop.steps,
+        seen=loop.steps * loop.settings.batch_size,
+        seconds=loop.seconds,
+        loss=last_losses(metrics),
+        health=last_health(metrics),
+        health_samples=sum(o.samples for o in loop.observers.members if isinstance(o, Health)),
+        guard=[f"after step {e['step']} {e['action']}: {e['reason']}" for e in loop.course.events],
+        fingerprint=fingerprint(source, flat(columns.values())),
+        picture=PICTURE if drawn else None,
+        parameters=sum(p.numel() for p in loop.pretraining.model.parameters()),
+        trainable=sum(p.numel() for p in loop.pretraining.model.parameters() if p.requires_grad),
+        processes=loop.accelerator.num_processes,
+        device=_device_name(loop.accelerator.device),
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
