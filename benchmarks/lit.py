@@ -20,13 +20,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mmssl import load_recipe
 from mmssl.data.quarantine import Quarantine
 from mmssl.data.stored import Outputs
+from mmssl.evaluation.differences import paired_difference, resamples
 from mmssl.evaluation.retrieval import recall_at, retrieval_ranks
 from mmssl.models.projection import Standard
 from mmssl.training.building import build_pretraining, fitted_processor, open_training_data
@@ -51,6 +54,9 @@ SETS: dict[str, dict[str, Any]] = {
 """Data set -> what is changed in the recipe."""
 PENALTIES = (100.0, 300.0, 1000.0, 3000.0, 10000.0, 30000.0)
 WAYS = ("image->text", "text->image")
+RESAMPLES = 1000
+Ranks = Mapping[str, NDArray[np.float64]]
+"""Way -> (n,) rank of each test row's partner."""
 
 
 class Rows:
@@ -64,24 +70,41 @@ class Rows:
         self.image, self.text = (torch.stack([torch.from_numpy(x.copy()) for x in rows[n]]) for n in ("image", "text"))
 
 
-def recalls(image: Tensor, text: Tensor) -> list[float]:
-    """Recall at 10 both ways."""
+def ranks(image: Tensor, text: Tensor) -> Ranks:
+    """The rank of each test row's partner, both ways."""
     own = [[i] for i in range(len(image))]
-    return [recall_at(retrieval_ranks(a, b, own), 10) for a, b in ((image, text), (text, image))]
+    return {way: retrieval_ranks(a, b, own) for way, a, b in zip(WAYS, (image, text), (text, image), strict=True)}
 
 
-def ridge(train: Rows, test: Rows, penalty: float) -> list[float]:
-    """Recall at 10 of a ridge map from each side to the other, of standardised numbers."""
+def recalls(found: Ranks) -> dict[str, float]:
+    """Recall at 10 both ways."""
+    return {way: recall_at(rank, 10) for way, rank in found.items()}
+
+
+def ridge(train: Rows, test: Rows, penalty: float) -> Ranks:
+    """Ranks by a ridge map from each side to the other, of standardised numbers."""
 
     def standard(rows: Tensor, like: Tensor) -> Tensor:
         return (rows - like.mean(0)) / (like.std(0) + 1e-6)
 
-    out = []
-    for a, b in (("image", "text"), ("text", "image")):
+    out = {}
+    for way, a, b in zip(WAYS, ("image", "text"), ("text", "image"), strict=True):
         x, y = (standard(getattr(train, name), getattr(train, name)) for name in (a, b))
         weight = torch.linalg.solve(x.T @ x + penalty * torch.eye(x.shape[1]), x.T @ y)
         asked, there = (standard(getattr(test, name), getattr(train, name)) for name in (a, b))
-        out.append(recalls(asked @ weight, there)[0])
+        out[way] = ranks(asked @ weight, there)[WAYS[0]]
+    return out
+
+
+def better_by(ours: Sequence[Ranks], theirs: Ranks) -> dict[str, list[float]]:
+    """Way -> recall at 10 of the seeds less ridge's: mean, and the 95 % interval over test rows and seeds."""
+    out = {}
+    for way in WAYS:
+        hits, other = np.array([seed[way] <= 10 for seed in ours], float), np.array(theirs[way] <= 10, float)
+        rows = list(resamples(len(other), None, 0, RESAMPLES))
+        each = [np.array([[x[r].mean() for r in rows] for x in arm]) for arm in (hits, [other] * len(hits))]
+        found = paired_difference(hits.mean(1), np.full(len(hits), other.mean()), *each)
+        out[way] = [round(value, 4) for value in (found.mean, found.low, found.high)]
     return out
 
 
@@ -119,15 +142,17 @@ def measure(name: str, data: Path, encoders: Path, seeds: Sequence[int], held: b
         other = stored_of(recipe, "test", cache / name / "test", accelerator)
         test = Rows(other[3], 0, len(other[0]))
     inner, outer = Rows(stored, 0, count * 4 // 5), Rows(stored, count * 4 // 5, count)
-    penalty = max(PENALTIES, key=lambda value: sum(ridge(inner, outer, value)))
+    penalty = max(PENALTIES, key=lambda value: sum(recalls(ridge(inner, outer, value)).values()))
+    linear = ridge(train, test, penalty)
     out: dict[str, Any] = {
         "data": name,
         "changes": words,
         "n_train": fit,
         "n_test": len(test.image),
-        "ridge": dict(zip(WAYS, ridge(train, test, penalty), strict=True)) | {"penalty": penalty},
+        "ridge": recalls(linear) | {"penalty": penalty},
         "seeds": {},
     }
+    every: list[Ranks] = []
     rows = source.select(range(fit))
     for seed in seeds:
         began = time.process_time()
@@ -145,10 +170,11 @@ def measure(name: str, data: Path, encoders: Path, seeds: Sequence[int], held: b
         loop.run(feed(recipe, rows, columns, processor, accelerator, stored), per_epoch)
         model = pretraining.model.eval()
         with torch.no_grad():
-            found = recalls(model.project("image", test.image), model.project("text", test.text))
+            every.append(ranks(model.project("image", test.image), model.project("text", test.text)))
         spent = round(time.process_time() - began)
-        out["seeds"][str(seed)] = dict(zip(WAYS, found, strict=True)) | {"cpu_seconds": spent}
+        out["seeds"][str(seed)] = recalls(every[-1]) | {"cpu_seconds": spent}
         print(name, seed, out["seeds"][str(seed)], out["ridge"], flush=True)
+    out["better_by"] = better_by(every, linear)
     return out
 
 
@@ -175,7 +201,7 @@ def main() -> None:
     for name in args.only:
         found = measure(name, args.data, args.encoders, args.seeds, args.held, args.cache, args.words)
         means = {way: statistics.fmean(seed[way] for seed in found["seeds"].values()) for way in WAYS}
-        print(name, "mean", means, "ridge", found["ridge"], flush=True)
+        print(name, "mean", means, "ridge", found["ridge"], "better by", found["better_by"], flush=True)
         if not args.held:
             kept[name] = found
             RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
