@@ -1,10 +1,10 @@
 """What pretraining is worth with few labels, on real sets: `python -m benchmarks.compare SET [--runs DIR]`.
 
-SET: letter (letter_recognition, tables), adult (tables), ecg (ptbxl_500, by patient), speech (fsdd), eeg
-(bonn_eeg). These last three are the cells `contrastive` of `benchmarks.matrix` with its first seed. The encoder is pretrained by a
-shipped recipe, where DIR has none yet, and measured by `mmssl finetune --compare`; nothing is chosen on test rows: the
-rate and the step at which a fine-tuned arm stops are chosen in every draw on rows taken from its labels. Results, with
-the commands that made them, go to benchmarks/results/compare_SET.json; `table` writes them into
+SET: letter (letter_recognition, tables), adult (tables), ecg (ptbxl_500, by patient), speech (fsdd), eeg (bonn_eeg).
+These last three are the cells `contrastive` of `benchmarks.matrix` with its first seed. The encoder is pretrained by
+a shipped recipe, where DIR has none yet, and measured by `mmssl finetune --compare`; nothing is chosen on test rows:
+the rate and the step at which a fine-tuned arm stops are chosen in every draw on rows taken from its labels. Results,
+with the commands that made them, go to benchmarks/results/compare_SET.json; `table` writes them into
 docs/benchmarks/fine-tuning.md. An interrupted comparison goes on where it was.
 """
 
