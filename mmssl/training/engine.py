@@ -33,6 +33,7 @@ from .lock import RunLock
 
 if TYPE_CHECKING:
     from ..data.loading import Source
+    from ..models.modeling_mmssl import MMSSLModel
 
 logger = logging.getLogger("mmssl")
 T = TypeVar("T")
@@ -240,3 +241,15 @@ def end_training(accelerator: Accelerator) -> None:
     accelerator.trackers = []
     accelerator.wait_for_everyone()
     accelerator.end_training()
+
+
+def check_batch_norms(model: MMSSLModel, accumulation: int, world: int) -> None:
+    """UserError where a tower has batch norms and would not see a batch whole; said where a process sees its own."""
+    mixing = [name for name in model.towers if model.tower(name).mixes_rows]
+    if mixing and accumulation > 1:
+        raise UserError(
+            f"train.accumulation: found {accumulation}, but tower '{mixing[0]}' has batch norms, which see a batch "
+            "whole; expected 1"
+        )
+    if mixing and world > 1:
+        logger.warning("tower '%s' has batch norms: each process counts its own rows in them", mixing[0])

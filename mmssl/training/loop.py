@@ -26,11 +26,12 @@ from ..objectives.pretraining import Pretraining
 from ..recipe.config import LoopConfig
 from . import checkpoints
 from .course import Course
-from .engine import on_first
+from .engine import check_batch_norms, on_first
 from .interrupts import Interrupts
 from .metrics import Display, Meter, MetricsFile, Row
 from .observers import Found, Moment, Observer, Observers, Verdict
 from .optimizer import default_optimizer, learning_rate
+from .out_of_memory import OutOfMemory, cut_finer, tried
 
 logger = logging.getLogger("mmssl")
 
@@ -77,14 +78,7 @@ class Loop:
         """
         self.accelerator, self.settings, self.steps, self.folder, self.seed = accelerator, settings, steps, folder, seed
         self.quarantine, self.observers, self.origin = quarantine, Observers(observers), origin or {}
-        mixing = [name for name in pretraining.model.towers if pretraining.model.tower(name).mixes_rows]
-        if mixing and settings.accumulation > 1:
-            raise UserError(
-                f"train.accumulation: found {settings.accumulation}, but tower '{mixing[0]}' has batch norms, which "
-                "see a batch whole; expected 1"
-            )
-        if mixing and accelerator.num_processes > 1:
-            logger.warning("tower '%s' has batch norms: each process counts its own rows in them", mixing[0])
+        check_batch_norms(pretraining.model, settings.accumulation, accelerator.num_processes)
         self.pretraining = pretraining.to(accelerator.device)
         self.module: nn.Module
         self.module, self.optimizer = accelerator.prepare(pretraining, optimizer(self.pretraining, settings))
@@ -118,8 +112,9 @@ class Loop:
     @property
     def where(self) -> str:
         """What a resumed run says of itself."""
-        there = f"going on after step {self.start} of {self.steps}"
-        return there if self.start else "no checkpoint yet: from the start"
+        return (
+            f"going on after step {self.start} of {self.steps}" if self.start else "no checkpoint yet: from the start"
+        )
 
     def _load(self, path: Path) -> checkpoints.State:
         """Weights, optimiser and observers as of a checkpoint. UserError when it is of a run from something else."""
@@ -183,7 +178,12 @@ class Loop:
                 stream, meter = self._stream(batches, step), Meter()
                 while step < self.steps:
                     began = time.perf_counter()
-                    self._gradients(stream, step, meter)
+                    said = tried(partial(self._gradients, stream, step, meter), meter)
+                    if said is not None:  # the same step again, in more parts
+                        self.optimizer.zero_grad()
+                        cut_finer(self.pretraining, self.settings, self.accelerator.num_processes, step, said)
+                        stream = self._stream(batches, step)
+                        continue
                     with interrupts.held():  # weights, optimiser and step change together
                         norm = self._update(step)
                         step += 1
@@ -203,7 +203,7 @@ class Loop:
                     if self._saved != step:
                         self.save(step)
                 raise
-            except UserError:  # too many broken samples, in all processes at once
+            except (UserError, OutOfMemory):  # too many broken samples, in all processes at once
                 if step > self.start and self._try_to_save(step, "stopping") is None:
                     logger.warning("stopped with a checkpoint of step %d; go on with --resume once it is mended", step)
                 raise
@@ -255,7 +255,14 @@ class Loop:
             self.steps = moment.steps = moment.step
             moment.logs, moment.saves = True, False  # the last line; the checkpoint is the last one, too
         if moment.logs and math.isfinite(averages[""]):
-            self._report(self._row(moment, averages, meter, norm, per_epoch), display)
+            if self.accelerator.num_processes > 1:
+                self._quarantine(meter)
+            epoch = moment.step / per_epoch if per_epoch == per_epoch else None
+            row = meter.row({"step": moment.step, "epoch": epoch}, averages)
+            guard = {"guard/rollbacks": self.course.rollbacks} if self.course.rollbacks else {}
+            rates = {"lr": self.optimizer.param_groups[0]["lr"], "grad_norm": float(norm) if norm is not None else None}
+            row |= moment.measured | guard | rates | meter.pace(self.steps - moment.step)
+            self._report(row, display)
             meter = Meter()
         self.looked, self._healthy = moment.step, moment.healthy
         return meter, verdict
@@ -328,7 +335,7 @@ class Loop:
         """Forward and backward over all rows of a step, which come in `accumulation` micro-batches."""
         accelerator = self.accelerator
         torch.manual_seed(key_of(self.seed, step, accelerator.process_index, *self.course.salt))  # dropout
-        more = {"shares": True} if self.shares_every is not None and (step + 1) % self.shares_every == 0 else {}
+        more = {"shares": True} if self.shares_every and (step + 1) % self.shares_every == 0 else {}
         loaded = [self._next(stream, meter) for _ in range(self.settings.accumulation)]
         rows, world = sum(micro.size for micro in loaded), accelerator.num_processes
         # the draws are those of the global batch, of which this process has `rows` from its first on
@@ -352,7 +359,7 @@ class Loop:
         loaded = next(stream)
         meter.waited += time.perf_counter()
         meter.read, meter.bad = meter.read + loaded.size, meter.bad + loaded.bad
-        # with several processes it is a gather that all wait for, so only where the log does so anyway (`_row`)
+        # with several processes it is a gather that all wait for, so only where the log does so anyway (`_account`)
         if self.accelerator.num_processes == 1:
             self._quarantine(meter)
         return loaded
@@ -382,28 +389,6 @@ class Loop:
             self.quarantine.record([fault for bad, _ in counted for fault in bad], sum(read for _, read in counted))
         except RunError as error:
             logger.warning("%s; training goes on", error)
-
-    def _row(
-        self, moment: Moment, averages: dict[str, float], meter: Meter, norm: Tensor | None, per_epoch: float
-    ) -> Row:
-        """The line of the log; the last entry is for the display alone."""
-        if self.accelerator.num_processes > 1:
-            self._quarantine(meter)
-        seconds = time.perf_counter() - meter.since
-        return {
-            "step": moment.step,
-            "epoch": moment.step / per_epoch if per_epoch == per_epoch else None,
-            "loss": averages[""],
-            **{f"loss/{name}": value for name, value in averages.items() if name},
-            **{f"gradient_share/{name}": float(value) for name, value in meter.shares.items()},
-            **moment.measured,
-            **({"guard/rollbacks": self.course.rollbacks} if self.course.rollbacks else {}),
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "grad_norm": float(norm) if norm is not None else None,
-            "samples_per_second": meter.samples / seconds,
-            "data_wait": meter.waited / seconds,
-            "seconds_left": (self.steps - moment.step) * seconds / max(meter.steps, 1),
-        }
 
     def _report(self, row: Row, display: Display) -> None:
         line = {key: value for key, value in row.items() if key != "seconds_left"}

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -125,6 +126,21 @@ class Meter:
         # one transfer for all parts: here the device is waited for
         values = accelerator.reduce(values, "mean")
         return dict(zip(names, values.tolist(), strict=True))
+
+    def row(self, about: Row, averages: Mapping[str, float]) -> Row:
+        """The first part of a line: what it is about, the loss and its parts, and who pulls the encoders."""
+        losses = {f"loss/{name}": value for name, value in averages.items() if name}
+        shares = {f"gradient_share/{name}": float(value) for name, value in self.shares.items()}
+        return about | {"loss": averages[""]} | losses | shares
+
+    def pace(self, left: int) -> Row:
+        """The last part of a line, with `left` steps to come: the last entry is for the display alone."""
+        seconds = time.perf_counter() - self.since
+        return {
+            "samples_per_second": self.samples / seconds,
+            "data_wait": self.waited / seconds,
+            "seconds_left": left * seconds / max(self.steps, 1),
+        }
 
 
 def _step_of(line: str) -> float:

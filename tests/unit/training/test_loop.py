@@ -17,6 +17,7 @@ from toys import runs
 
 from mmssl.data.loading import training_batches
 from mmssl.data.quarantine import Quarantine
+from mmssl.objectives.pretraining import Pretraining
 from mmssl.recipe.loading import load_recipe
 from mmssl.training.building import build_pretraining, fitted_processor, open_training_data
 from mmssl.training.engine import make_accelerator
@@ -277,6 +278,57 @@ def assert_close(run: Path, other: Path) -> None:
 def test_a_whole_run_says_and_leaves_the_same_whatever_its_accumulation(in_one_pass, tmp_path, parts):
     assert runs.cli(tmp_path, f"train.accumulation={parts}", content=watched()) == 0
     assert_close(tmp_path / "run", in_one_pass)
+
+
+def test_a_step_that_does_not_fit_the_memory_is_done_in_more_parts(in_one_pass, tmp_path, caplog, monkeypatch):
+    """A device that holds 5 samples: the run ends up with 4 at a time, in the middle of whose steps it ran out, too."""
+    forward, calls = Pretraining.forward, iter(range(10**6))
+
+    def small(self, batch, *words, **options):
+        rows = len(next(iter(batch.values()))["pixel_values"]) if isinstance(batch, dict) else 0
+        if rows > 5 or next(calls) == 7:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(self, batch, *words, **options)
+
+    monkeypatch.setattr(Pretraining, "forward", small)
+    assert runs.cli(tmp_path, content=watched()) == 0
+    assert_close(tmp_path / "run", in_one_pass)
+    told = [r.getMessage() for r in caplog.records if "does not fit the memory" in r.getMessage()]
+    assert [line.rpartition("accumulation=")[2].partition(",")[0] for line in told] == ["2", "4", "8"]
+
+
+def test_the_steps_before_one_that_cannot_be_cut_are_kept(tmp_path, monkeypatch):
+    forward, calls = Pretraining.forward, iter(range(10**6))
+
+    def full(self, *words, **options):
+        if next(calls) >= 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, *words, **options)
+
+    monkeypatch.setattr(Pretraining, "forward", full)
+    assert runs.cli(tmp_path, content=runs.recipe()) == 1
+    assert runs.checkpoints(tmp_path / "run")[-1] == "step-00000003"
+    monkeypatch.undo()
+    assert runs.cli(tmp_path, "--resume", content=runs.recipe()) == 0
+    assert runs.cli(tmp_path, content=runs.recipe(), output="straight") == 0
+    assert_same(tmp_path / "run", tmp_path / "straight")
+
+
+@pytest.mark.parametrize(
+    ("views", "says"),
+    [
+        ({}, "out of memory with 1 samples at a time; train.gradient_checkpointing=true"),
+        ({"a": {"image": {"corrupt": {"fill": ["other"]}}}}, "out of memory with 16 samples at a time; train.gradient"),
+    ],
+)
+def test_a_step_that_cannot_be_cut_is_one_line(tmp_path, capsys, monkeypatch, views, says):
+    def never(self, *words, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Pretraining, "forward", never)
+    assert runs.cli(tmp_path, content=runs.recipe() | {"views": views}) == 1
+    line = runs.errors(capsys.readouterr().err)[-1]
+    assert line.startswith(f"error: {says}") and ("corrupt.fill: other" in line) == bool(views)
 
 
 def test_a_run_goes_on_under_another_accumulation_as_if_nothing_had_changed(in_one_pass, tmp_path, caplog):
