@@ -39,8 +39,8 @@ FORMATS = frozenset(
 )
 """Pillow's formats that hold pixels. Not those that it hands to other programs (EPS to Ghostscript), and no films,
 archives or formats that it only knows the names of."""
-LEAST_ROW = 16
-"""Pixels that a row of a picture counts at least against `data.limits.pixels`."""
+MANY_ROWS, LEAST_ROW = 1 << 20, 16
+"""From how many rows on a row counts how many pixels at least against `data.limits.pixels`."""
 MOST_COLOURS = 4
 """Grey, grey and alpha, RGB, RGBA: of an axis that has no more than these nobody doubts that they are channels."""
 STRIP = 1 << 22
@@ -148,9 +148,10 @@ def _open_with_pillow(data: bytes, background: Sequence[int]) -> Array:
 
 
 def _check_size(image: Image) -> None:
-    """BadSample where a picture is too large. A row counts as `LEAST_ROW` pixels at least: Pillow keeps its address,
-    and adds to it, so that one pixel each takes the memory of several."""
-    check("pixels", max(image.width, LEAST_ROW) * image.height, f"pixels ({image.width} x {image.height})")
+    """BadSample where a picture is too large; one of very many rows counts `LEAST_ROW` pixels a row at least: Pillow
+    keeps the address of each, and adds to it, so that one pixel takes the memory of several."""
+    width = max(image.width, LEAST_ROW) if image.height > MANY_ROWS else image.width
+    check("pixels", width * image.height, f"pixels ({image.width} x {image.height})")
 
 
 def _is_pillow(raw: object) -> TypeGuard[Image]:
@@ -286,8 +287,8 @@ def _channels_first(shape: tuple[int, ...], channels: int | None, layout: str | 
     if channels in (first, last):
         return first == channels
     few, many, middle = min(first, last), max(first, last), shape[1]
-    # as many colours as a picture may have on both; or bands, and the other axis would leave a squarer picture
-    if 1 < few <= many <= MOST_COLOURS or (few > MOST_COLOURS and _oblong(middle, few) < _oblong(middle, many)):
+    # colours on either axis, or bands: the smaller one, unless the other would leave a squarer picture
+    if (many <= MOST_COLOURS or few > MOST_COLOURS) and _oblong(middle, few) < _oblong(middle, many):
         raise BadSample(_open_axes(shape))
     return first < last
 
