@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BadSample, RunError, UserError, one_line
+from .limits import current
 
 MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """OSErrors that say something of the machine and nothing of the file."""
@@ -34,13 +36,22 @@ _PLACES: ContextVar[tuple[Path, ...] | None] = ContextVar("places", default=None
 
 def is_ours(error: BaseException) -> bool:
     """Whether an exception is the fault of the settings, the installation or the machine, not of what was read."""
-    if isinstance(error, BadSample):
+    if isinstance(error, BadSample) or _is_claim(error):
         return False
     if isinstance(error, UserError | RunError | MemoryError | ModuleNotFoundError) or not isinstance(error, Exception):
         return True
     if isinstance(error, OSError):
         return error.errno in MACHINE
     return type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for this
+
+
+def _is_claim(error: BaseException) -> bool:
+    """Whether NumPy was asked for more numbers at once than `data.limits.values`: a count in a file says so, and no
+    machine is too small for it."""
+    shape = getattr(error, "shape", None)
+    if not isinstance(error, MemoryError) or not isinstance(shape, tuple):
+        return False
+    return math.prod(number for number in shape if isinstance(number, int)) > current().values
 
 
 def reason(error: BaseException) -> str:

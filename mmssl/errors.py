@@ -7,6 +7,7 @@ exits with code 2 for `UserError` (the user's input is wrong) and 1 for `RunErro
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 LONGEST = 2000
@@ -55,7 +56,16 @@ def unknown(what: str, name: str, valid: Iterable[object]) -> UserError:
     return UserError(f"unknown {what} '{name}', expected one of {', '.join(known)}{nearest(name, known)}")
 
 
+UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+"""What a terminal acts on and does not show: control characters, halves of pairs, changes of the reading direction."""
+
+
+def shown(text: str) -> str:
+    """A text of others with what would move, colour or forge the lines of a terminal in Python's escapes."""
+    return UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def one_line(error: object, most: int = 300) -> str:
     """What an error says, in one line of at most `most` characters; its type where it says nothing."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = shown(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= most else f"{text[: most - 3]}..."

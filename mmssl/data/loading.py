@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mmssl.boundary import only_below, reading_sample
 from mmssl.draws import key_of
-from mmssl.errors import BadSample, RunError, UserError, one_line
+from mmssl.errors import BadSample, RunError, UserError, one_line, shown
 from mmssl.limits import current, within
 from mmssl.modality import Batch, Preprocessor, select
 from mmssl.models.privacy import without_secrets
@@ -396,4 +396,5 @@ def _reason(error: BadSample, raw: object) -> str:
     if isinstance(raw, str) and len(raw) > 100 and BASE64.fullmatch(raw):
         text = f"{text}; is it base64? Store the bytes themselves"
     path = raw.get("path") if isinstance(raw, dict) else raw if isinstance(raw, str) and len(raw) < 300 else None
-    return without_secrets(text if not isinstance(path, str) or path in text else f"{text} ({path:.300})")
+    path = shown(path[:300]) if isinstance(path, str) else None
+    return without_secrets(text if path is None or path in text else f"{text} ({path})")

@@ -26,6 +26,7 @@ from ..errors import UserError, nearest
 from ..modality import MaskToken, Modality
 from ..patches import Patches
 from .options import TowerConfig
+from .shards import check_shards
 from .tower import Encoded, Tower
 
 OPEN_CLIP, TIMM = "open_clip:", "timm:"
@@ -209,6 +210,7 @@ class TransformersTower(ForeignTower):
         from transformers import AutoModel
 
         safe = {"use_safetensors": True, "trust_remote_code": False}
+        check_shards(origin)
         return _half(AutoModel.from_pretrained(origin, dtype=torch.float32, **safe), self.ids).state_dict()
 
     def run(self, patches: Patches, hidden: Tensor | None) -> tuple[Tensor, Tensor, Patches]:

@@ -30,6 +30,7 @@ from .loader import LOADER, write_loader
 from .options import TowerConfig
 from .pooling import usual_readout
 from .projection import make_projection
+from .shards import check_shards
 from .tower import Encoded, Tower
 
 if TYPE_CHECKING:
@@ -133,6 +134,13 @@ class MMSSLModel(PreTrainedModel):
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
         """Nothing: the class is the package's own, and a saved folder must not get a copy of its source file."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As transformers' own, of weights in safetensors alone, which lie in the model's own folder."""
+        if pretrained_model_name_or_path is not None and kwargs.setdefault("use_safetensors", True):
+            check_shards(str(pretrained_model_name_or_path), **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """As transformers' own, with the loader that the `auto_map` in config.json names, and without the weights of an

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
+from ..errors import shown
+
 SCALARS: Final[dict[object, str]] = {
     float: "a number",
     int: "a whole number",
@@ -25,7 +27,7 @@ def show(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return f"'{value if len(value) <= 60 else value[:57] + '...'}' (text)"
+        return f"'{shown(value if len(value) <= 60 else value[:57] + '...')}' (text)"
     if isinstance(value, (int, float)):
         return f"{value}"
     if isinstance(value, (list, tuple)):

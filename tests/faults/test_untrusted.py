@@ -183,6 +183,53 @@ def test_links_and_devices_in_a_folder(place: Place, capsys: pytest.CaptureFixtu
     assert "is a pipe" in capsys.readouterr().err
 
 
+SHARDS = [
+    "../../w.safetensors",
+    "/etc/passwd",
+    "model.bin",
+    "..",
+    "",
+    "http://127.0.0.1:9/w.safetensors",
+    "a/../../w.safetensors",
+]
+
+
+@pytest.mark.parametrize("name", SHARDS)
+def test_an_index_of_weights_names_safetensors_of_the_folder(
+    place: Place, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """transformers opens whatever the index names, and unpickles what does not end in .safetensors."""
+    from safetensors import safe_open
+
+    file = place.model / "model.safetensors"
+    with safe_open(file, "pt") as weights:
+        index = {"metadata": {}, "weight_map": dict.fromkeys(weights.keys(), name)}
+    shutil.move(file, place.root / "w.safetensors")
+    shutil.copy(place.root / "w.safetensors", place.downloads / "w.safetensors")
+    (place.model / "model.bin").write_bytes(b"a pickle")
+    (place.model / "model.safetensors.index.json").write_text(json.dumps(index))
+    said = attack(place, place.model, ["embed", "pretrain"], capsys)
+    assert "model.safetensors.index.json" in said["embed"]
+    with refused("model.safetensors.index.json"):
+        AutoModel.from_pretrained(str(place.model))
+
+
+def test_an_index_of_stock_weights_does_so_too(tmp_path: Path) -> None:
+    vit(tmp_path)
+    shutil.move(tmp_path / "model.safetensors", tmp_path.parent / "w.safetensors")
+    index = {"metadata": {}, "weight_map": {"x": "../w.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with refused("model.safetensors.index.json"):
+        pretrained(ViTModel, str(tmp_path), ignore=())
+
+
+def test_an_mmssl_model_is_not_unpickled_by_the_auto_class_either(place: Place) -> None:
+    (place.model / "model.safetensors").unlink()
+    torch.save({}, place.model / "pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        AutoModel.from_pretrained(str(place.model))
+
+
 CONFIGS: dict[str, Callable[[dict[str, Any]], None]] = {
     "kernels": lambda data: data.update(attn_implementation="theirs/kernel"),
     "quantised": lambda data: data.update(quantization_config={"quant_method": "bitsandbytes"}),

@@ -244,3 +244,18 @@ def test_secrets_and_places_are_taken_out_of_what_is_written() -> None:
 
     text = card_text(recipe, None, Facts())
     assert "password" not in text and "abcd1234" not in text and "host.example:8443/data" in text
+
+
+def test_words_of_others_move_and_forge_no_lines_of_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "x\x1b[2J\nerror: all is well\u202e"
+    assert runs.cli(tmp_path, content={**runs.recipe(), "name": name}) == 2
+    said = capsys.readouterr().err
+    assert len(runs.errors(said)) == 1 and "\x1b" not in said and "\u202e" not in said
+    assert r"x\x1b[2J\nerror: all is well\u202e" in said
+    words = ["show", str(tmp_path / "tiny.yaml"), "data.path=a\x1b[2Jb"]
+    assert main(words) == 2
+    assert "\x1b" not in capsys.readouterr().err
+    (reason,) = read_rows([{"bytes": None, "path": "/no/\x1b]0;mine\x07 \u202e.png"}])
+    assert r"\x1b]0;mine\x07" in reason and "\x1b" not in reason and "\u202e" not in reason

@@ -5,6 +5,7 @@ EDF+: Kemp and Olivan 2003, https://www.edfplus.info/specs/edfplus.html.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,14 @@ def read_header(path: Path) -> Header:
             counts = [int(file.read(8)) for _ in range(signals)]
         except ValueError as error:
             raise BadSample(f"{path.name}: the header is damaged: {error}") from error
+    # what mne takes as it is, or puts 1 in its place of: other samples, at another rate
+    if begin != 256 * (signals + 1) or min(counts, default=1) < 1 or records < -1:
+        raise BadSample(
+            f"{path.name}: the header is damaged: {begin} bytes of {signals} signals, {records} records of "
+            f"{min(counts, default=0)} samples or more"
+        )
+    if not 0 < seconds < math.inf and any(label not in ANNOTATIONS for label in labels):
+        raise BadSample(f"{path.name}: a record has {seconds:g} s, expected more than 0")
     wanted = begin + records * sum(counts) * (3 if wide else 2)
     if records >= 0 and size < wanted:
         raise BadSample(f"{path.name} is truncated: {size} bytes of the {wanted} that its header calls for")

@@ -18,6 +18,7 @@ from ...errors import BadSample, UserError
 from .edf import ANNOTATIONS, Header, read_header, runs
 from .matlab import check_matlab
 from .mne_companions import check_beside, check_named, named_in
+from .mne_counts import check_counts
 from .recording import Array, Place, Recording, check_file
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def open_mne(path: Path, channels: Channels = Channels()) -> Recording:  # noqa:
     check_file(path) if ending != ".mff" else None
     header = read_header(path) if ending in (".edf", ".bdf") else None
     check_named(path)
+    check_counts(path)
     if ending == ".set":
         check_matlab(path)
     try:

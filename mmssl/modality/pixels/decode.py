@@ -39,6 +39,10 @@ FORMATS = frozenset(
 )
 """Pillow's formats that hold pixels. Not those that it hands to other programs (EPS to Ghostscript), and no films,
 archives or formats that it only knows the names of."""
+MANY_ROWS, LEAST_ROW = 1 << 20, 16
+"""From how many rows on a row counts how many pixels at least against `data.limits.pixels`."""
+MOST_COLOURS = 4
+"""Grey, grey and alpha, RGB, RGBA: of an axis that has no more than these nobody doubts that they are channels."""
 STRIP = 1 << 22
 """Pixels that are composited at a time: of a picture of 80 million all at once would take gigabytes."""
 
@@ -137,10 +141,17 @@ def _open_with_pillow(data: bytes, background: Sequence[int]) -> Array:
         image = image_module.open(io.BytesIO(data), formats=_formats())
     except image_module.UnidentifiedImageError as error:
         raise BadSample(f"not an image file that Pillow knows ({len(data)} bytes)") from error
-    check("pixels", image.width * image.height, f"pixels ({image.width} x {image.height})")
+    _check_size(image)
     if _is_deep_colour(image, data):
         return _finish(_decode_deep_colour(data), background)
     return _from_pillow(image, background)
+
+
+def _check_size(image: Image) -> None:
+    """BadSample where a picture is too large; one of very many rows counts `LEAST_ROW` pixels a row at least: Pillow
+    keeps the address of each, and adds to it, so that one pixel takes the memory of several."""
+    width = max(image.width, LEAST_ROW) if image.height > MANY_ROWS else image.width
+    check("pixels", width * image.height, f"pixels ({image.width} x {image.height})")
 
 
 def _is_pillow(raw: object) -> TypeGuard[Image]:
@@ -151,7 +162,7 @@ def _from_pillow(image: Image, background: Sequence[int]) -> Array:
     from PIL import ImageOps
 
     from_netpbm = image.format == "PPM"  # exif_transpose makes a copy without a format
-    check("pixels", image.width * image.height, f"pixels ({image.width} x {image.height})")
+    _check_size(image)
     image.load()
     if image.getexif().get(EXIF_ORIENTATION, 1) != 1:  # which makes a copy in any case
         image = ImageOps.exif_transpose(image)
@@ -255,7 +266,8 @@ def from_array(array: Array, channels: int | None = None, layout: str | None = N
     """An array (H, W), (H, W, C) or (C, H, W) of numbers to (H, W, C) uint8, uint16 or float32.
 
     Which of three axes the channels are: the one that `layout` says; else the one that has the configured count;
-    otherwise the smaller of first and last. BadSample where that leaves both. NaN says that a pixel does not exist.
+    otherwise the smaller of first and last. BadSample where that leaves both, or either could be: (4, 3, 3), and
+    (9, 9, 200), which may be a patch of 200 bands. NaN says that a pixel does not exist.
     """
     if array.dtype.kind not in "buif":
         raise BadSample(f"expected an array of numbers, found dtype {array.dtype}")
@@ -271,11 +283,25 @@ def _channels_first(shape: tuple[int, ...], channels: int | None, layout: str | 
     if layout is not None:
         return layout == "channels_first"
     if first == last:
-        raise BadSample(
-            f"found an array of shape {tuple(shape)}: first or last axis could hold the channels "
-            "(option layout: channels_first or channels_last)"
-        )
-    return last != channels and (first == channels or first < last)
+        raise BadSample(_open_axes(shape))
+    if channels in (first, last):
+        return first == channels
+    few, many, middle = min(first, last), max(first, last), shape[1]
+    # colours on either axis, or bands: the smaller one, unless the other would leave a squarer picture
+    if (many <= MOST_COLOURS or few > MOST_COLOURS) and _oblong(middle, few) < _oblong(middle, many):
+        raise BadSample(_open_axes(shape))
+    return first < last
+
+
+def _oblong(one: int, other: int) -> float:
+    return max(one, other) / min(one, other)
+
+
+def _open_axes(shape: tuple[int, ...]) -> str:
+    return (
+        f"found an array of shape {tuple(shape)}: first or last axis could hold the channels "
+        "(option layout: channels_first or channels_last)"
+    )
 
 
 def _checked(array: Array) -> Array:

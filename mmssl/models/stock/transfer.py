@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...boundary import reading_of
 from ...errors import UserError
 from ..saving import no_progress_bars
+from ..shards import check_shards
 from ..trunk import GATED, Block
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ def pretrained(cls: Any, origin: str, ignore: Sequence[str], **options: object) 
     """
     with reading_of(f"model.towers: from '{origin}': its weights cannot be read"), no_progress_bars(), _quiet():
         options |= {"dtype": torch.float32, "use_safetensors": True}
+        check_shards(origin, **options)
         model, info = cls.from_pretrained(origin, output_loading_info=True, **options)
     missing = sorted(k for k in info["missing_keys"] if not k.startswith(tuple(ignore) or ("\0",)))
     if missing:

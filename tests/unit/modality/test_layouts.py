@@ -93,7 +93,10 @@ def test_sounds_whose_channels_are_clear() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "channels"), [((3, 9, 3), 3), ((3, 9, 3), None), ((8, 8, 8), None), ((1, 8, 1), None), ((5, 9, 5), 3)]
+    ("shape", "channels"),
+    [((3, 9, 3), 3), ((3, 9, 3), None), ((8, 8, 8), None), ((1, 8, 1), None), ((5, 9, 5), 3)]
+    # RGBA or RGB, and a patch of 200 bands
+    + [((4, 3, 3), None), ((3, 3, 4), None), ((9, 9, 200), None), ((200, 9, 9), None)],
 )
 def test_pictures_whose_channels_are_open(shape: tuple[int, int, int], channels: int | None, tmp_path: Path) -> None:
     x = RNG.integers(0, 256, shape).astype(np.uint8)
@@ -111,7 +114,10 @@ def test_pictures_whose_channels_are_open(shape: tuple[int, int, int], channels:
         assert decoded("video", x[None], layout=FIRST).shape == (1, 8, 8, shape[0])
 
 
-@pytest.mark.parametrize("shape", [(8, 8, 3), (3, 8, 8), (8, 8, 1), (1, 8, 8), (8, 8), (9, 4, 3), (3, 9, 4)])
+@pytest.mark.parametrize(
+    "shape",
+    [(8, 8, 3), (3, 8, 8), (8, 8, 1), (1, 8, 8), (8, 8), (9, 4, 3), (3, 9, 4), (4, 4, 3), (13, 64, 64), (64, 60, 13)],
+)
 def test_pictures_whose_channels_are_clear(shape: tuple[int, ...]) -> None:
     x = RNG.integers(0, 256, shape).astype(np.uint8)
     assert decoded("image", x).shape[2] == (1 if len(shape) == 2 else min(shape[0], shape[-1]))
