@@ -75,7 +75,7 @@ class MessageTower(Tower):
         assert p.links is not None
         tokens = self.modalities[self.name].embed(p, (hidden or {}).get(self.name))  # type: ignore[operator]
         deep = range(self.depth - self.readout_layers + 1, self.depth)
-        x, kept = self.trunk(tokens, p.links, [*layers, *deep])  # type: ignore[arg-type]
+        x, kept = self.trunk(tokens, p.links, [*layers, *deep])
         clear = {block: self._clear([y], {self.name: p}, [self.name])[0] for block, y in kept.items()}
         prefix = x[:, :0]
         read = []
