@@ -28,8 +28,8 @@ ITERATIONS = 200
 """Of one logistic regression: there are many, and weakly regularised fits need not end to be compared."""
 RAW_SCALES = ("each", "common")
 """Raw features may also be left on their common scale: spectra and SGC are worse baselines otherwise."""
-RAW_UNSCALED = ("graph", "node")
-"""Recipes whose raw features always enter at their common scale, as SGC does in its field."""
+RAW_UNSCALED = ("graph",)
+"""Modalities whose raw features always enter at their common scale, as SGC does in its field."""
 RESAMPLES = 300
 """Of the test rows, for the interval of a difference."""
 MANY = 600
