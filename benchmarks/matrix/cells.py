@@ -29,11 +29,12 @@ RUN_PARTS = ("data", "modalities", "model", "views", "masks", "objectives", "tra
 
 @dataclass(frozen=True)
 class Cell:
-    """One recipe on one data set. set: overrides of the recipe; splits, label, protocol, metric: see cells.yaml."""
+    """One recipe on one data set. family: what its name begins with; set: overrides of the recipe; splits, label,
+    protocol, metric: see cells.yaml."""
 
     data: str
     objective: str
-    modality: str
+    family: str
     set: dict[str, Any]
     splits: tuple[str, ...]
     label: str
@@ -46,7 +47,12 @@ class Cell:
 
     @property
     def recipe(self) -> str:
-        return f"examples/{self.modality}_{self.objective}"
+        return f"examples/{self.family}_{self.objective}"
+
+    @property
+    def modality(self) -> str:
+        """Of its recipe: recipes for nodes are of graphs, too."""
+        return "graph" if self.family == "node" else self.family
 
     def shipped(self) -> bool:
         """Whether its recipe exists."""

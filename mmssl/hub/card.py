@@ -23,6 +23,7 @@ from ..models.privacy import public, public_path, without_secrets
 if TYPE_CHECKING:
     from ..evaluation.evaluate import Report
     from ..evaluation.tasks import Metric
+    from ..models.options import TowerConfig
     from ..recipe.config import Recipe
 
 PACKAGES = ("mmssl", "torch", "transformers", "accelerate", "datasets", "numpy")
@@ -241,13 +242,17 @@ def _fingerprint(facts: Facts) -> str | None:
     return f"SHA-256 `{facts.fingerprint['sha256']}` of {of} (`mmssl reproduce` compares it)"
 
 
+def _size(tower: TowerConfig) -> str:
+    kind = "" if tower.trunk == "transformer" else f"{tower.trunk}, "
+    heads = "" if tower.trunk in ("gin", "gcn") else f", {tower.heads} heads"
+    return f"{kind}width {tower.width}, depth {tower.depth}{heads}"
+
+
 def _training(recipe: Recipe, facts: Facts) -> str:
     train = recipe.train
     objectives = ", ".join(f"{key} (weight {part.config.weight:g})" for key, part in recipe.objectives.items())
     towers = "; ".join(
-        f"`{name}` "
-        + (f"from `{public_path(t.from_)}`" if t.from_ else f"width {t.width}, depth {t.depth}, {t.heads} heads")
-        + (", frozen" if t.frozen else "")
+        f"`{name}` " + (f"from `{public_path(t.from_)}`" if t.from_ else _size(t)) + (", frozen" if t.frozen else "")
         for name, t in recipe.model.towers.items()
     )
     size = None if facts.parameters is None else f"{facts.parameters:,}"

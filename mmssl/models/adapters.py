@@ -15,6 +15,7 @@ from torch import nn
 
 from ..errors import UserError, nearest, one_line
 from .foreign import ForeignTower
+from .message_tower import MessageTower
 from .modeling_mmssl import MMSSLModel
 from .options import AdapterConfig
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 BLOCK_LAYERS = r"trunk\.blocks\.\d+\.(?:attention\.(?:qkv|proj)|mlp\.(?:fc1|fc2))"
 """The linear layers of our trunk's blocks: attention's fused product and output, and both of the perceptron."""
+MESSAGE_LAYERS = r"trunk\.blocks\.\d+\.messages\.(?:linear|mlp\.(?:fc1|fc2))"
+"""Those of a message-passing trunk's blocks."""
 KINDS = {"dora": ("LORA", {"use_dora": True}), "rslora": ("LORA", {"use_rslora": True})}
 """Names of types that PEFT has as an option of another one."""
 UNFIT = {
@@ -120,10 +123,13 @@ def default_targets(model: MMSSLModel, towers: Sequence[str], kind: str) -> Targ
     """
     if kind == "ln_tuning":
         return [n for n, m in _of(model, towers) if isinstance(m, nn.LayerNorm)]
-    own = [name for name in towers if not isinstance(model.towers[name], ForeignTower)]
-    foreign = [name for name in towers if name not in own]
+    foreign = [name for name in towers if isinstance(model.towers[name], ForeignTower)]
+    passing = [name for name in towers if isinstance(model.towers[name], MessageTower)]
+    own = [name for name in towers if name not in foreign and name not in passing]
     layers = r"trunk\.blocks\.\d+\.(?:attention\.qkv|mlp\.fc2)" if kind == "ia3" else BLOCK_LAYERS
-    pattern = rf"towers\.(?:{'|'.join(map(re.escape, own))})\.{layers}"
+    parts = [(own, layers), (passing, MESSAGE_LAYERS)]
+    patterns = [rf"towers\.(?:{'|'.join(map(re.escape, names))})\.{which}" for names, which in parts if names]
+    pattern = "|".join(patterns)
     if not foreign:
         return pattern
     hidden = _inside_attention(model)
@@ -134,7 +140,7 @@ def default_targets(model: MMSSLModel, towers: Sequence[str], kind: str) -> Targ
         and name not in hidden
         and re.search(r"\.\d+\.", name) is not None
     ]
-    return listed + ([n for n, _ in model.named_modules() if re.fullmatch(pattern, n)] if own else [])
+    return listed + ([n for n, _ in model.named_modules() if re.fullmatch(pattern, n)] if patterns else [])
 
 
 def _pointwise(module: nn.Module) -> bool:

@@ -27,7 +27,8 @@ from ..modality import Batch, Modality, load_modality, name_fault
 from .configuration_mmssl import MMSSLConfig
 from .initialization import init_module
 from .loader import LOADER, write_loader
-from .options import TowerConfig
+from .message_tower import MessageTower
+from .options import MESSAGES, TowerConfig
 from .pooling import usual_readout
 from .projection import make_projection
 from .shards import check_shards
@@ -100,7 +101,7 @@ class MMSSLModel(PreTrainedModel):
     main_input_name = "inputs"
     supports_gradient_checkpointing = True
     _supports_sdpa = True  # what `mmssl.models.dispatch` computes attention by, where nothing faster does
-    _no_split_modules = ["Block"]
+    _no_split_modules = ["Block", "MessageBlock"]
 
     def __init__(self, config: MMSSLConfig) -> None:
         super().__init__(config)
@@ -181,7 +182,7 @@ class MMSSLModel(PreTrainedModel):
     @staticmethod
     def _build_tower(options: TowerConfig, modalities: Mapping[str, Modality], foreign: Foreign | None) -> Tower:
         if foreign is None:
-            return Tower(options, modalities)
+            return (MessageTower if options.trunk in MESSAGES else Tower)(options, modalities)
         from .wrapping import build_foreign
 
         return build_foreign(options, modalities, foreign)
@@ -277,7 +278,7 @@ class MMSSLModel(PreTrainedModel):
             patches = {n: self.modality(n).patchify(batch[n]) for n in names}
             # alone: the tower runs once a modality; else once for all that came, which see each other
             for group in [[n] for n in names] if alone else [names] if names else []:
-                blocks = range(1, tower.depth + 1) if states and type(tower) is Tower else ()
+                blocks = range(1, tower.depth + 1) if states else ()  # wrapped models have no blocks of ours
                 encoded = tower({n: patches[n] for n in group}, layers=blocks)
                 hidden |= {n: tuple(encoded.layers[b][n] for b in blocks) for n in group if blocks}
                 single = encoded

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..options import option, strict
+from ..options import needs, option, strict
 
 YOURS = "YOUR_MODEL"
 """`model.from`, or a tower's `from`, of a shipped recipe that goes on from whatever model the user has."""
 
 STATISTICS = ("mean", "std", "max", "sum", "cls", "last")
-CELLS = ("grid", "axis", "flat")
+CELLS = ("grid", "axis", "flat", "centre")
 """Poolings that keep which patch is which; what cells there are is the modality's business (`Modality.cells`)."""
 
 
@@ -38,8 +38,13 @@ POOLINGS = (
     "mean, std, max, sum: of the tokens; cls: the first prefix token; last: the last token (CLIP's EOS); grid: means "
     "of the halves of each axis side by side (2x2 of a picture); axis: means over time side by side (leads, "
     "electrodes, mel bands, places of a video); flat: all tokens of inputs of a fixed size side by side (columns of a "
-    "table); several joined by + (mean+std); attention: a learned query (SigLIP)"
+    "table); centre: the node that a subgraph was sampled around (of a whole graph the mean of its nodes); several "
+    "joined by + (mean+std); attention: a learned query (SigLIP)"
 )
+
+TRUNKS = ("transformer", "gin", "gcn", "gat")
+MESSAGES = ("gin", "gcn", "gat")
+"""Those of them whose nodes pass messages along edges (`mmssl.models.messages`)."""
 
 
 @strict
@@ -63,15 +68,22 @@ class AdapterConfig:
 @strict
 @dataclass(kw_only=True)
 class TowerConfig:
-    """One tower: one or more modalities on one pre-norm transformer, or a wrapped pretrained model (`from`).
+    """One tower: one or more modalities on one pre-norm transformer, graphs on a message-passing network (`trunk`), or
+    a wrapped pretrained model (`from`).
 
     A ViT-S is width 384, depth 12, heads 6; a ViT-B 768, 12, 12.
     """
 
     modalities: list[str] = option(factory=list, help="names of its modalities; default: the tower's own name")
+    trunk: str = option(
+        "transformer",
+        choices=TRUNKS,
+        help="transformer: every patch attends to every other; of graphs also gin, gcn or gat: nodes get messages "
+        "along their edges alone, once a block, and no token stands in front",
+    )
     width: int = option(192, min=1, max=65_536, help="numbers of a token")
     depth: int = option(6, min=0, max=1_024, help="blocks")
-    heads: int = option(3, min=1, max=1_024, help="attention heads, a divisor of the width")
+    heads: int = option(3, min=1, max=1_024, help="attention heads, a divisor of the width; gin and gcn have none")
     mlp_ratio: float = option(4.0, above=0, max=1_000, help="hidden width of a block's perceptron, over the width")
     prefix: int = option(
         1, min=0, max=1_024, help="learned tokens in front: the first is CLS, further ones are registers"
@@ -112,7 +124,12 @@ class TowerConfig:
     causal: bool = option(False, help="a token sees only those before it, as in CLIP's text encoder")
     embed_norm: bool = option(False, help="a norm before the first block, as in CLIP's image encoder")
     final_norm: bool = option(True, help="a norm behind the last block")
-    dropout: float = option(0.0, min=0, below=1, help="of attention's and the perceptron's outputs, in training")
+    dropout: float = option(
+        0.0,
+        min=0,
+        below=1,
+        help="of attention's and the perceptron's outputs, in training; of what message-passing blocks take in",
+    )
     drop_path: float = option(0.0, min=0, below=1, help="stochastic depth of the last block; grows linearly to it")
     from_: str | None = option(
         None,
@@ -125,6 +142,8 @@ class TowerConfig:
     )
     frozen: bool = option(False, help="do not train this tower")
     adapter: AdapterConfig | None = option(None, help="train this adapter only; the tower itself is frozen")
+
+    NEEDS = (needs("prefix", "qkv_bias", "positions", "rotary_base", "causal", "embed_norm", trunk="transformer"),)
 
     @property
     def pretrained(self) -> bool:

@@ -34,6 +34,8 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..masking.replacement import Replacement
 from ..models.initialization import init_weights
+from ..models.message_tower import MessageDecoder, refuse_unlinked
+from ..models.options import MESSAGES
 from ..models.tower import Decoder, Encoded
 from ..options import changed
 from ..patches import Patches, Split, gather
@@ -42,6 +44,7 @@ from .options.mae import Config, DecoderConfig, FusionConfig
 from .parts.fusion import Fusion
 
 if TYPE_CHECKING:
+    from ..modality import Modality
     from ..models.modeling_mmssl import MMSSLModel
     from .step import Step
 
@@ -83,13 +86,7 @@ class MAE(Objective):
             self._refuse_decoder(name, decoder, model)
             modality, tower = model.modality(name), model.tower(self.tower_of[name])
             width = modality.pred_width(config.target.get(name))
-            self.decoders[name] = (
-                Decoder(
-                    modality, tower.width, width, decoder.width, decoder.depth, decoder.heads, skips=len(decoder.skips)
-                )
-                if decoder.depth
-                else TokenHead(tower.width, width)
-            )
+            self.decoders[name] = _decoder(modality, decoder, tower.width, width, f"objective mae: decoder of '{name}'")
         used = {n: config.decoders.get(n, config.decoder) for n in self.names}
         self.layer, self.skips = {n: d.layer for n, d in used.items()}, {n: sorted(d.skips) for n, d in used.items()}
         wanted = {layer for d in used.values() for layer in [d.layer, *d.skips] if layer is not None}
@@ -277,9 +274,24 @@ class MAE(Objective):
         if isinstance(decoder, TokenHead):
             # mask tokens were in the encoder: its output at the hidden places is decoded as it is
             return decoder(gather(tokens, hide))
+        if isinstance(decoder, MessageDecoder):
+            if self.mode[name] == "replace":  # what the encoder made of hidden nodes is masked again
+                tokens, seen = gather(tokens, keep) * (keep >= 0)[..., None], whole.take(keep)
+            return decoder(tokens, seen, queries, whole.take(torch.cat([keep, hide], 1)))
         together = None
         if whole.links is not None:
             every = torch.arange(whole.count, device=hide.device).expand(whole.batch, -1)
             together = whole.take(torch.cat([every if self.mode[name] == "replace" else keep, hide], 1))
         layers = [encoded.layers[layer][name] for layer in self.skips[name]]
         return decoder(encoded.prefix, tokens, seen, queries, together, layers=layers)
+
+
+def _decoder(modality: Modality, config: DecoderConfig, in_width: int, out_width: int, where: str) -> nn.Module:
+    """What predicts `out_width` numbers of a hidden patch; where: what messages begin with."""
+    if not config.depth:
+        return TokenHead(in_width, out_width)
+    sizes = config.width, config.depth, config.heads
+    if config.trunk in MESSAGES:
+        refuse_unlinked(modality, where, config.trunk)
+        return MessageDecoder(modality, config.trunk, in_width, out_width, *sizes)
+    return Decoder(modality, in_width, out_width, *sizes, skips=len(config.skips))

@@ -150,7 +150,9 @@ def _check_towers(recipe: Any, faults: Faults) -> None:
             for member in members:
                 _reference(member, modalities, "modality", f"{where}.modalities", faults)
         width, heads, origin = _get(tower, "width"), _get(tower, "heads"), _get(tower, "from_")
-        if BAD not in (width, heads) and origin is None and width % heads:
+        # neither gin nor gcn has heads, but for a learned query behind them
+        attends = _get(tower, "trunk") not in ("gin", "gcn") or _get(tower, "pooling") == "attention"
+        if BAD not in (width, heads) and origin is None and attends and width % heads:
             faults.append(f"{where}.heads: found {heads}, expected a divisor of {where}.width = {width}")
     if modalities is not None and complete:
         for name in modalities:

@@ -24,6 +24,7 @@ from ..files import whole_folder
 from ..modality import Preprocessor, load_modality, select
 from ..models.configuration_mmssl import MMSSLConfig
 from ..models.locating import Located
+from ..models.messages import MessageTrunk
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import adapter_spec, load_base, open_model
 from ..models.processing_mmssl import MMSSLProcessor
@@ -271,5 +272,5 @@ def checkpoint_blocks(pretraining: Pretraining) -> None:
 def compile_trunks(pretraining: Pretraining) -> None:
     """torch.compile every trunk in place (the rest is data-dependent bookkeeping); state dicts keep their names."""
     for module in pretraining.modules():
-        if isinstance(module, Trunk):
+        if isinstance(module, (Trunk, MessageTrunk)):
             module.compile()

@@ -103,6 +103,7 @@ class Modality(base.Modality):
     has_links = True
     targets = ("features", "features_mse", "edges")
     views = View.names()
+    readouts = ("centre+mean", "mean+std")
     coordinates = (
         "1 at the centre of a sampled subgraph, else 0",
         "Laplacian eigenvectors [unit length], from the second on",
@@ -118,6 +119,7 @@ class Modality(base.Modality):
         stem: int = 1,
         distance: int = 3,
         gamma: float = 2.0,
+        centred: bool = False,
     ) -> None:
         """Make the parameters.
 
@@ -129,8 +131,10 @@ class Modality(base.Modality):
             stem: rounds of message passing before the trunk.
             distance: the greatest distance in edges that attention tells apart.
             gamma: exponent of the scaled cosine error.
+            centred: graphs are sampled around a node each, which they are about.
         """
         super().__init__()
+        self.centred = centred
         self.features, self.laplacian, self.walk, self.distance = features, laplacian, walk, distance
         self.gamma = gamma
         self.proj = nn.Linear(features, width)
@@ -157,6 +161,17 @@ class Modality(base.Modality):
     def positions(self, width: int) -> nn.Module:
         """A perceptron of the encodings: nodes lie on no axis."""
         return Structure(width, self.laplacian, self.walk)
+
+    def cells(self, kind: str) -> int:
+        """As the contract has them; of subgraphs also "centre", a single one: the node that each was sampled around."""
+        return int(self.centred) if kind == "centre" else super().cells(kind)
+
+    def cell(self, kind: str, patches: Patches) -> Tensor:
+        """As the contract has it. Nodes beside the centre lie in none; in a graph without one all lie in the first."""
+        if kind != "centre":
+            return super().cell(kind, patches)
+        centre = (patches.coords[..., 0] > 0) & patches.valid
+        return (centre.any(1, keepdim=True) & ~centre).long()
 
     def relations(self, heads: int) -> nn.Module | None:
         """Attention bias of distances, directions and weights."""

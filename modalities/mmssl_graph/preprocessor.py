@@ -50,7 +50,8 @@ class Preprocessor(base.Preprocessor[Sample]):
     """Graphs to {"x": (B, N, F), "links": (B, N, N), "nodes": (B, N) bool, "encodings": (B, N, K), "centre": (B,)
     int64, -1: none, "propagated": (B, ...), "present": (B,) bool, left out when all are}.
 
-    state: what nodes are known by (`source`), its width, and mean and std or the labels.
+    state: what nodes are known by (`source`), its width, mean and std or the labels, and `centred` where each sample is
+    a subgraph around a node.
     """
 
     reads = READS
@@ -83,6 +84,8 @@ class Preprocessor(base.Preprocessor[Sample]):
             if len(graphs) >= SOME and graph.centre is None:
                 break
         self._learn(graphs)
+        if graphs[0][0].centre is not None:
+            self.state["centred"] = True
         return self
 
     def _learn(self, graphs: Sequence[tuple[Graph, Array]]) -> None:
@@ -233,4 +236,5 @@ class Preprocessor(base.Preprocessor[Sample]):
             "stem": c.stem,
             "distance": c.distance,
             "gamma": c.gamma,
+            "centred": bool(self.fitted().get("centred")),
         }

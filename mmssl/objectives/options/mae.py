@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ...errors import UserError
 from ...masking.replacement import Replacement
+from ...models.options import TRUNKS
 from ...options import SET, needs, option, strict
 from . import ObjectiveConfig
 
@@ -15,6 +16,12 @@ from . import ObjectiveConfig
 class DecoderConfig:
     """MAE's decoder is 512 wide and 8 deep for every encoder; small ones do for small data."""
 
+    trunk: str = option(
+        "transformer",
+        choices=TRUNKS,
+        help="of graphs also gin, gcn or gat: messages from the nodes around; what was hidden comes in behind this "
+        "decoder's own mask token, whatever the encoder made of it (GraphMAE's re-masking)",
+    )
     width: int = option(512, min=1, max=65_536, help="its width")
     depth: int = option(8, min=0, max=1_024, help="0: a two-layer perceptron on the token itself (replacing mode only)")
     heads: int = option(16, min=1, max=1_024, help="its attention heads, a divisor of its width")
@@ -23,7 +30,10 @@ class DecoderConfig:
         factory=list, min=1, max=1_024, help="blocks of the tower that as many last decoder blocks look at"
     )
 
-    NEEDS = (needs("width", "heads", depth="1 or more", holds=lambda c: c.depth > 0),)
+    NEEDS = (
+        needs("trunk", "width", "heads", depth="1 or more", holds=lambda c: c.depth > 0),
+        needs("skips", trunk="transformer"),
+    )
 
 
 @strict

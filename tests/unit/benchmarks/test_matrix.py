@@ -263,8 +263,8 @@ def test_the_fingerprint_follows_what_matters(monkeypatch: pytest.MonkeyPatch, t
     from dataclasses import replace
 
     cell = next(c for c in read_cells() if c.name == "cora/mae")
-    same = replace(cell, set={**cell.set, "train": {**cell.set["train"], "log_every": 7}})
-    longer = replace(cell, set={**cell.set, "train": {**cell.set["train"], "steps": 7}})
+    same = replace(cell, set={**cell.set, "train": {"log_every": 7}})
+    longer = replace(cell, set={**cell.set, "train": {"steps": 7}})
     judged = replace(cell, metric="balanced_accuracy")
     assert cell.fingerprint() == same.fingerprint()
     assert len({cell.fingerprint(), longer.fingerprint(), judged.fingerprint()}) == 3

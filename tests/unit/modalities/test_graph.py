@@ -326,7 +326,7 @@ def test_cora(shared_data: Path) -> None:
     }
     assert sum(label is not None for label in rows["all"]["label"]) == 140
     p = fitted(rows["train"]["graph"][:], nodes=24)
-    assert p.state == {"source": "x", "width": 1433, "scale": "none"}
+    assert p.state == {"source": "x", "width": 1433, "scale": "none", "centred": True}
     train, test = (p(rows[split]["graph"][:400]) for split in ("train", "test"))
     store = load_store(path, False)
     assert len(store.graph.target) == 10556
