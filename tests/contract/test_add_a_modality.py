@@ -65,7 +65,7 @@ def test_a_newcomer_gets_from_the_page_to_a_model(tmp_path: Path) -> None:
         "out = m(**p(toy=[[1.0, None, 0.5], None, [0.1] * 9], return_tensors='pt'))\n"
         "print(tuple(out.pooled['toy'].shape), out.present['toy'].tolist())"
     )
-    assert run([sys.executable, "-c", code], away, site).strip() == "(3, 32) [True, False, True]"
+    assert run([sys.executable, "-c", code], away, site).strip() == "(3, 64) [True, False, True]"  # mean+std
     bad = work / "bad.jsonl"
     bad.write_text("\n".join(json.dumps({"series": s, "kind": 0}) for s in [[1.0, 2.0]] * 40 + [[None, None]]) + "\n")
     more = [f"data.path={bad}", "train.steps=3", "train.batch_size=41", "evaluation.tasks=[]", "--output", "bad"]
