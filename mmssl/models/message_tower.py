@@ -15,7 +15,6 @@ from ..modality import Modality
 from ..patches import Patches
 from .messages import MessageTrunk
 from .options import TowerConfig
-from .pooling import AttentionPool
 from .tower import Encoded, Prefix, Tower
 
 
@@ -60,12 +59,7 @@ class MessageTower(Tower):
         )
         if not config.final_norm:
             self.trunk.norm = nn.Identity()  # type: ignore[assignment]
-        self.pool = (
-            AttentionPool(config.width, config.heads, config.mlp_ratio, config.norm_eps, config.activation)
-            if config.pooling == "attention"
-            else None
-        )
-        self.set_pooling(config)
+        self.make_pooling(config)
 
     def forward(
         self, patches: Mapping[str, Patches], hidden: Mapping[str, Tensor] | None = None, layers: Sequence[int] = ()

@@ -179,11 +179,12 @@ class Tower(nn.Module):
             self.trunk.norm = nn.Identity()  # type: ignore[assignment]
         self.causal = config.causal
         self.embed_norm = nn.LayerNorm(config.width, eps=config.norm_eps) if config.embed_norm else None
-        self.pool = (
-            AttentionPool(config.width, config.heads, config.mlp_ratio, config.norm_eps, config.activation)
-            if config.pooling == "attention"
-            else None
-        )
+        self.make_pooling(config)
+
+    def make_pooling(self, config: TowerConfig) -> None:
+        """The last parameters of a tower, where it learns how to sum its tokens up, and the ways to do so."""
+        sizes = config.width, config.heads, config.mlp_ratio, config.norm_eps, config.activation
+        self.pool = AttentionPool(*sizes) if config.pooling == "attention" else None
         self.set_pooling(config)
 
     def set_pooling(self, config: TowerConfig) -> None:

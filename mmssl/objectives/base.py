@@ -102,6 +102,9 @@ class Objective(nn.Module):
     def hand_over(self, model: MMSSLModel, tower: str) -> None:
         """Give a tower that it `teaches` its teacher's weights. Called behind the last checkpoint of a run."""
 
+    def discard(self) -> None:
+        """Forget what forward noted for `after_step`: the step is done once more."""
+
     @torch.no_grad()
     def after_step(self, model: MMSSLModel, progress: float) -> None:
         """Called after every optimiser step with progress in (0, 1]: EMA, centres. State never changes in forward."""

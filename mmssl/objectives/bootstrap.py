@@ -167,6 +167,12 @@ class Bootstrap(Objective):
         assert self.teacher is not None
         take_over(model.tower(tower), self.teacher.net["towers"][tower])
 
+    def discard(self) -> None:
+        """Forget what DirectPred's predictors noted of their inputs."""
+        for predictor in self.predictors.values():
+            if isinstance(predictor, DirectPredictor):
+                predictor.seen = []
+
     @torch.no_grad()
     def after_step(self, model: MMSSLModel, progress: float) -> None:
         """Move the teacher towards the student, and DirectPred's predictors to what their inputs were."""

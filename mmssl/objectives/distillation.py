@@ -134,6 +134,10 @@ class Distillation(Objective):
         """The tower's weights become the teacher's."""
         take_over(model.tower(tower), self.teacher.net)
 
+    def discard(self) -> None:
+        """Forget the outputs that centres would move towards."""
+        self._sums = {}
+
     @torch.no_grad()
     def after_step(self, model: MMSSLModel, progress: float) -> None:
         """Move teachers towards students, centres towards the step's outputs, the Gram teacher when it is due."""

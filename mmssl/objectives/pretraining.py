@@ -17,7 +17,7 @@ from ..modality.faults import view_faults
 from ..models.modeling_mmssl import MMSSLModel
 from .accumulation import Joined, draws_of
 from .base import Loss, Objective
-from .parts.teacher import LEFT
+from .parts.teacher import LEFT, Momentum
 from .step import Mask, Part, Step, Views
 
 logger = logging.getLogger("mmssl")
@@ -173,7 +173,20 @@ class Pretraining(nn.Module):
     def _keeps_its_start(self, name: str, steps: int) -> bool:
         """Whether nobody asked for the weights of an objective's teacher, and too much of them is a random start."""
         objective: Any = self.objectives[name]
-        return objective.config.export is None and not self.started and objective.momentum.left(steps) > LEFT
+        return objective.config.export is None and self.left(name, steps) > LEFT
+
+    def left(self, name: str, steps: int) -> float:
+        """How much of an objective's teacher will be its random start after so many steps; 0 without either."""
+        objective: Any = self.objectives[name]
+        momentum = getattr(objective, "momentum", None)
+        if self.started or getattr(objective, "teacher", None) is None or not isinstance(momentum, Momentum):
+            return 0.0
+        return momentum.left(steps)
+
+    def discard(self) -> None:
+        """Tell every objective that the step whose forward it has seen is done once more."""
+        for objective in self.objectives.values():
+            objective.discard()  # type: ignore[operator]
 
     def finish(self) -> None:
         """Make the model what is kept of it: the weights of teachers, the constants of objectives."""

@@ -181,6 +181,7 @@ class Loop:
                     said = tried(partial(self._gradients, stream, step, meter), meter)
                     if said is not None:  # the same step again, in more parts
                         self.optimizer.zero_grad()
+                        self.pretraining.discard()
                         cut_finer(self.pretraining, self.settings, self.accelerator.num_processes, step, said)
                         stream = self._stream(batches, step)
                         continue

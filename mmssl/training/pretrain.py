@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 
@@ -27,7 +27,7 @@ from ..models.processing_mmssl import MMSSLProcessor
 from ..models.running import untrained_twin
 from ..models.saving import save_model
 from ..models.stock.targets import said_of_targets
-from ..objectives.parts.teacher import LEFT, Momentum
+from ..objectives.parts.teacher import LEFT
 from ..objectives.pretraining import Pretraining
 from ..recipe.config import LoopConfig, Recipe
 from ..recipe.loading import to_yaml
@@ -312,19 +312,16 @@ def describe(recipe: Recipe, loop: Loop, source: Source, resumed: bool) -> None:
             f"{loop.steps} steps see each sample {seen:.1f} times; encoders are rarely worth having below 10: "
             "train.epochs=10 (train.steps=null)"
         )
-    if not loop.pretraining.started:
-        for name, objective in loop.pretraining.objectives.items():
-            momentum = getattr(objective, "momentum", None)
-            if getattr(objective, "teacher", None) is None or not isinstance(momentum, Momentum):
-                continue
-            left = momentum.left(loop.steps)
-            if left > LEFT:
-                course = f"momentum {momentum.first:g} to {momentum.last:g}"
-                whose = "teacher" if name in loop.pretraining.kept.values() else "student"
-                print(
-                    f"objectives.{name}: {left:.0%} of its teacher will still be its random start after {loop.steps} "
-                    f"steps: {course} is for longer runs; the model gets the {whose}'s weights"
-                )
+    for name, objective in loop.pretraining.objectives.items():
+        left = loop.pretraining.left(name, loop.steps)
+        if left > LEFT:
+            momentum: Any = objective.momentum
+            whose = "teacher" if name in loop.pretraining.kept.values() else "student"
+            print(
+                f"objectives.{name}: {left:.0%} of its teacher will still be its random start after {loop.steps} "
+                f"steps: momentum {momentum.first:g} to {momentum.last:g} is for longer runs; the model gets the "
+                f"{whose}'s weights"
+            )
     if resumed:
         print(loop.where)
 

@@ -214,13 +214,31 @@ def test_an_index_of_weights_names_safetensors_of_the_folder(
         AutoModel.from_pretrained(str(place.model))
 
 
-def test_an_index_of_stock_weights_does_so_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "other.safetensors.index.json"])
+def test_an_index_of_stock_weights_does_so_too(tmp_path: Path, name: str) -> None:
+    """config.json may name another one."""
     vit(tmp_path)
     shutil.move(tmp_path / "model.safetensors", tmp_path.parent / "w.safetensors")
-    index = {"metadata": {}, "weight_map": {"x": "../w.safetensors"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with refused("model.safetensors.index.json"):
+    (tmp_path / name).write_text(json.dumps({"metadata": {}, "weight_map": {"x": "../w.safetensors"}}))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"transformers_weights": name}))
+    with refused(name):
         pretrained(ViTModel, str(tmp_path), ignore=())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("other.safetensors.index.json", {}), ("model.safetensors.index.fp16.json", {"variant": "fp16"})],
+)
+def test_so_does_an_index_that_the_config_or_the_caller_names(place: Place, name: str, options: dict[str, str]) -> None:
+    (place.model / "model.safetensors").unlink()
+    (place.model / "w.bin").write_bytes(b"a pickle")
+    (place.model / name).write_text(json.dumps({"metadata": {}, "weight_map": {"x": "w.bin"}}))
+    if not options:
+        config = json.loads((place.model / "config.json").read_text())
+        (place.model / "config.json").write_text(json.dumps(config | {"transformers_weights": name}))
+    with refused(name, "expected the name of a .safetensors file"):
+        AutoModel.from_pretrained(str(place.model), **options)
 
 
 def test_an_mmssl_model_is_not_unpickled_by_the_auto_class_either(place: Place) -> None:

@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
+
 from mmssl.cli import main
 from mmssl.options import plainyaml
 
@@ -73,3 +76,17 @@ def checkpoints(run: Path) -> list[str]:
 def errors(text: str) -> list[str]:
     """The lines of standard error that say what ended the command."""
     return [line for line in text.splitlines() if line.startswith("error: ")]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """Of the newest checkpoint: model, objectives, optimiser, and what observers keep."""
+    newest = sorted((run / "checkpoints").glob("step-*"))[-1]
+    return {f"{p.name}/{k}": v for p in sorted(newest.glob("*.safetensors")) for k, v in load_file(p).items()}
+
+
+def assert_same_weights(run: Path, other: Path) -> None:
+    """The newest checkpoints of both hold the same bits."""
+    a, b = weights(run), weights(other)
+    assert list(a) == list(b)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, msg=name)

@@ -109,8 +109,8 @@ def architecture(reader: Reader, origin: str, config: PretrainedConfig | None) -
     found = reader.read(origin if origin.startswith(TIMM) else config)
     if found["tower"].get("activation", "gelu") is None:
         raise UserError(
-            f"model.towers: from '{origin}': its activation '{config and config.hidden_act}' is none of mmssl's; "
-            f"convert: false wraps the model"
+            f"model.towers: from '{origin}': its activation "
+            f"{getattr(config, 'hidden_act', None)!r} is none of mmssl's; convert: false wraps the model"
         )
     return found
 

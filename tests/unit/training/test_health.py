@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from toys import collapse, runs
 from toys import world as toy_world
 
@@ -78,11 +76,6 @@ def test_agreement_of_a_teacher_is_the_centred_cosine():
     assert cosine.mean() < 0.99
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    newest = sorted((run / "checkpoints").glob("step-*"))[-1]
-    return {**load_file(newest / "weights.safetensors"), **load_file(newest / "optimizer.safetensors")}
-
-
 def test_a_run_that_is_watched_has_bitwise_the_weights_of_one_that_is_not(tmp_path):
     content = runs.image_text()
     content["model"]["towers"]["image"]["dropout"] = 0.1
@@ -93,7 +86,7 @@ def test_a_run_that_is_watched_has_bitwise_the_weights_of_one_that_is_not(tmp_pa
     watched += ["train.probe_samples=60", "train.guard.min_rank=null", "train.guard.min_std=null"]
     assert runs.cli(tmp_path, "train.health_every=null", "train.guard=null", content=content, output="alone") == 0
     assert runs.cli(tmp_path, *watched, content=content, output="watched") == 0
-    a, b = weights(tmp_path / "alone"), weights(tmp_path / "watched")
+    a, b = runs.weights(tmp_path / "alone"), runs.weights(tmp_path / "watched")
     assert list(a) == list(b)
     for name in a:
         assert torch.equal(a[name], b[name]), name

@@ -1,10 +1,9 @@
-"""The one training loop: exact resumption, schedule, groups, accumulation, precision, what it writes."""
+"""The one training loop: exact resumption, schedule, groups, precision, what it writes."""
 
 from __future__ import annotations
 
 import math
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,31 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from toys import runs
 
 from mmssl.data.loading import training_batches
 from mmssl.data.quarantine import Quarantine
-from mmssl.objectives.pretraining import Pretraining
 from mmssl.recipe.loading import load_recipe
 from mmssl.training.building import build_pretraining, fitted_processor, open_training_data
 from mmssl.training.engine import make_accelerator
 from mmssl.training.loop import Loop
 from mmssl.training.metrics import Meter
 from mmssl.training.optimizer import learning_rate, make_optimizer, no_decay_names
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    """Of the newest checkpoint: model, objectives and optimiser."""
-    newest = sorted((run / "checkpoints").glob("step-*"))[-1]
-    return {**load_file(newest / "weights.safetensors"), **load_file(newest / "optimizer.safetensors")}
-
-
-def assert_same(run: Path, other: Path) -> None:
-    a, b = weights(run), weights(other)
-    assert list(a) == list(b)
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, msg=name)
 
 
 def loop_of(folder: Path, content: dict[str, Any]) -> tuple[Loop, Any]:
@@ -92,7 +76,7 @@ def test_a_run_stopped_at_a_checkpoint_and_resumed_equals_a_straight_one(tmp_pat
     assert runs.checkpoints(run) == ["step-00000002", "step-00000004"]
     assert sorted(runs.losses(run)) == [2, 4, 6]
     assert runs.cli(tmp_path, "--resume", content=content) == 0
-    assert_same(run, tmp_path / "straight")
+    runs.assert_same_weights(run, tmp_path / "straight")
     timed = ("samples_per_second", "data_wait")
     timeless = [{k: v for k, v in row.items() if k not in timed} for row in runs.metrics(run)]
     assert [row["step"] for row in timeless] == [2, 4, 6]  # the line of step 6 stands once
@@ -146,7 +130,7 @@ def test_an_interrupted_run_writes_a_checkpoint_and_goes_on_exactly(
     # the third step: before its update the checkpoint is of step 2, after it of step 3; the save is that of step 5
     assert runs.checkpoints(run) == [f"step-{ ({'_gradients': 2, '_update': 3, 'save': 5}[moment]):08}"]
     assert runs.cli(tmp_path, "--resume", content=RARELY_SAVED) == 0
-    assert_same(run, straight)
+    runs.assert_same_weights(run, straight)
     assert runs.losses(run)[6] == pytest.approx(runs.losses(straight)[6], rel=1e-6) or moment == "save"
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
 
@@ -155,7 +139,7 @@ def test_the_same_recipe_gives_the_same_run_whatever_was_drawn_before(tmp_path):
     for output in ("a", "b"):
         assert runs.cli(tmp_path, "train.steps=2", output=output) == 0
         torch.rand(7)
-    assert_same(tmp_path / "a", tmp_path / "b")
+    runs.assert_same_weights(tmp_path / "a", tmp_path / "b")
 
 
 def test_a_longer_run_goes_on_from_a_finished_one(tmp_path):
@@ -238,132 +222,6 @@ def test_accumulation_equals_one_big_batch(tmp_path):
         torch.testing.assert_close(halves_meter.parts[part], whole_meter.parts[part], rtol=0, atol=1e-6)
 
 
-def watched() -> dict[str, Any]:
-    """Masked autoencoding and CLIP, a teacher that says its health, gradient shares; a large `eps`, so that Adam makes
-    no steps of what rounding leaves of a gradient that is zero."""
-    content = runs.image_text()
-    content["views"] = {name: {"image": {"crop_scale": [0.3, 1.0]}} for name in ("a", "b")}
-    content["objectives"]["pull"] = {"type": "toys.collapse", "tower": "image", "weight": 0.1, "ramp": {"end": 0.5}}
-    content["train"] |= {
-        "log_every": 1,
-        "health_every": 2,
-        "gradient_share_every": 2,
-        "health_samples": 44,
-        "eps": 1e-3,
-    }
-    content["train"]["guard"] = {"min_rank": None, "min_std": None}
-    return content
-
-
-@pytest.fixture(scope="module")
-def in_one_pass(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of `watched` without accumulation."""
-    folder = tmp_path_factory.mktemp("whole")
-    assert runs.cli(folder, content=watched()) == 0
-    return folder / "run"
-
-
-def assert_close(run: Path, other: Path) -> None:
-    """Every number of the log, and the state at the end, to rounding."""
-    for ours, theirs in zip(runs.metrics(run), runs.metrics(other), strict=True):
-        assert ours.keys() == theirs.keys()
-        for key in ours.keys() - {"samples_per_second", "data_wait"}:
-            assert ours[key] == pytest.approx(theirs[key], rel=1e-5, abs=1e-6), (key, ours["step"])
-    a, b = weights(run), weights(other)
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-6, msg=name)
-
-
-@pytest.mark.parametrize("parts", [4, 16])
-def test_a_whole_run_says_and_leaves_the_same_whatever_its_accumulation(in_one_pass, tmp_path, parts):
-    assert runs.cli(tmp_path, f"train.accumulation={parts}", content=watched()) == 0
-    assert_close(tmp_path / "run", in_one_pass)
-
-
-def test_a_step_that_does_not_fit_the_memory_is_done_in_more_parts(in_one_pass, tmp_path, caplog, monkeypatch):
-    """A device that holds 5 samples: the run ends up with 4 at a time, in the middle of whose steps it ran out, too."""
-    forward, calls = Pretraining.forward, iter(range(10**6))
-
-    def small(self, batch, *words, **options):
-        rows = len(next(iter(batch.values()))["pixel_values"]) if isinstance(batch, dict) else 0
-        if rows > 5 or next(calls) == 7:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return forward(self, batch, *words, **options)
-
-    monkeypatch.setattr(Pretraining, "forward", small)
-    assert runs.cli(tmp_path, content=watched()) == 0
-    assert_close(tmp_path / "run", in_one_pass)
-    told = [r.getMessage() for r in caplog.records if "does not fit the memory" in r.getMessage()]
-    assert [line.rpartition("accumulation=")[2].partition(",")[0] for line in told] == ["2", "4", "8"]
-
-
-def test_the_steps_before_one_that_cannot_be_cut_are_kept(tmp_path, monkeypatch):
-    forward, calls = Pretraining.forward, iter(range(10**6))
-
-    def full(self, *words, **options):
-        if next(calls) >= 3:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, *words, **options)
-
-    monkeypatch.setattr(Pretraining, "forward", full)
-    assert runs.cli(tmp_path, content=runs.recipe()) == 1
-    assert runs.checkpoints(tmp_path / "run")[-1] == "step-00000003"
-    monkeypatch.undo()
-    assert runs.cli(tmp_path, "--resume", content=runs.recipe()) == 0
-    assert runs.cli(tmp_path, content=runs.recipe(), output="straight") == 0
-    assert_same(tmp_path / "run", tmp_path / "straight")
-
-
-@pytest.mark.parametrize(
-    ("views", "says"),
-    [
-        ({}, "out of memory with 1 samples at a time; train.gradient_checkpointing=true"),
-        ({"a": {"image": {"corrupt": {"fill": ["other"]}}}}, "out of memory with 16 samples at a time; train.gradient"),
-    ],
-)
-def test_a_step_that_cannot_be_cut_is_one_line(tmp_path, capsys, monkeypatch, views, says):
-    def never(self, *words, **options):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(Pretraining, "forward", never)
-    assert runs.cli(tmp_path, content=runs.recipe() | {"views": views}) == 1
-    line = runs.errors(capsys.readouterr().err)[-1]
-    assert line.startswith(f"error: {says}") and ("corrupt.fill: other" in line) == bool(views)
-
-
-def test_a_run_goes_on_under_another_accumulation_as_if_nothing_had_changed(in_one_pass, tmp_path, caplog):
-    run = tmp_path / "run"
-    shutil.copytree(in_one_pass, run)
-    for step in ("step-00000006", "step-00000005"):
-        shutil.rmtree(run / "checkpoints" / step, ignore_errors=True)
-    assert runs.checkpoints(run) == ["step-00000004"]
-    assert runs.cli(tmp_path, "--resume", "train.accumulation=8", content=watched()) == 0
-    assert "changed since the run was started" not in caplog.text
-    assert_close(run, in_one_pass)
-
-
-def test_another_batch_size_is_refused_in_one_line_and_nothing_is_touched(in_one_pass, tmp_path, capsys, caplog):
-    """cases/media-text-training.md, row 20: it was a warning, and 56 samples were passed over."""
-    run = tmp_path / "run"
-    shutil.copytree(in_one_pass, run)
-    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
-    assert runs.cli(tmp_path, "--resume", "train.batch_size=32", content=watched()) == 2
-    (line,) = runs.errors(capsys.readouterr().err)
-    assert line.startswith("error: --resume: found train.batch_size 32") and "expected 16" in line
-    assert "train.accumulation" in line and not caplog.text
-    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
-    shutil.rmtree(run / "checkpoints")
-    assert runs.cli(tmp_path, "--resume", "train.batch_size=32", "train.steps=2", content=watched()) == 0
-
-
-def test_bf16_and_accumulation(tmp_path):
-    words = ["train.mixed_precision=bf16", "train.steps=2"]
-    assert runs.cli(tmp_path, *words, content=watched(), output="whole") == 0
-    assert runs.cli(tmp_path, *words, "train.accumulation=4", content=watched()) == 0
-    found, expected = runs.losses(tmp_path / "run"), runs.losses(tmp_path / "whole")
-    assert found == pytest.approx(expected, rel=5e-3)
-
-
 def test_gradient_checkpointing_gives_the_same_gradient(tmp_path, monkeypatch):
     from mmssl.models.trunk import MLP
 
@@ -406,7 +264,7 @@ def test_bf16_trains(tmp_path):
     full, half = runs.losses(tmp_path / "full"), runs.losses(tmp_path / "run")
     assert half != full
     assert half == pytest.approx(full, rel=0.05)
-    assert {t.dtype for t in weights(tmp_path / "run").values()} == {torch.float32}
+    assert {t.dtype for t in runs.weights(tmp_path / "run").values()} == {torch.float32}
 
 
 @pytest.mark.slow

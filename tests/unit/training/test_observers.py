@@ -51,17 +51,6 @@ def state(run: Path, step: int) -> dict[str, Any]:
     return read
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    newest = sorted((run / "checkpoints").glob("step-*"))[-1]
-    return {f"{p.name}/{k}": v for p in sorted(newest.glob("*.safetensors")) for k, v in load_file(p).items()}
-
-
-def assert_same_weights(run: Path, other: Path) -> None:
-    a, b = weights(run), weights(other)
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[name], b[name]) for name in a)
-
-
 # ----------------------------------------------------------------------------------------------------------- Ctrl-C
 
 
@@ -87,7 +76,7 @@ def test_ctrl_c_in_a_validation_pass_is_answered_at_once_and_the_look_is_made_up
     kept = state(out, 4)
     assert kept["looked"] == 3 and kept["best"]["step"] <= 2  # nothing of that look is in the checkpoint
     assert main(["finetune", str(base), *TUNE, "--output", str(out), "--resume"]) == 0
-    assert_same_weights(out, straight)
+    runs.assert_same_weights(out, straight)
     looks = [[row for row in timeless(run) if "validation/loss" in row] for run in (out, straight)]
     assert looks[0] == looks[1] and [row["step"] for row in looks[0]] == [0, 2, 4, 6, 8]
 
@@ -112,7 +101,7 @@ def test_ctrl_c_in_a_measurement_of_health_is_answered_at_once(tmp_path, monkeyp
     run = tmp_path / "run"
     assert ended == ["begun"] and runs.checkpoints(run) == ["step-00000003"]
     assert runs.cli(tmp_path, *words, "--resume") == 0
-    assert_same_weights(run, tmp_path / "straight")
+    runs.assert_same_weights(run, tmp_path / "straight")
     measured, expected = (
         {row["step"]: {k: v for k, v in row.items() if k.startswith("health/")} for row in timeless(folder)}
         for folder in (run, tmp_path / "straight")
