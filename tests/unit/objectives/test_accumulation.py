@@ -64,8 +64,8 @@ def trained(
     steps: int = STEPS,
     again: bool = False,
 ) -> tuple[Log, dict[str, torch.Tensor]]:
-    """What the log would say of each step, and the state after the last: weights, teachers, centres. again: every step
-    is begun, given up and done once more."""
+    """What the log would say of each step, and the state after the last: weights, teachers, centres. again: half
+    of every step is done, given up, and the whole done once more."""
     pretraining, raw, rows = make(), samples(rare), ROWS // parts
     optimizer = torch.optim.SGD(pretraining.parameters(), lr=0.05)
     log: Log = []
@@ -73,7 +73,8 @@ def trained(
         batches = [batch({n: v[i : i + rows] for n, v in raw.items()}) for i in range(0, ROWS, rows)]
         row: dict[str, float] = {}
         if again:
-            for one in passes(pretraining, batches, Draws(9 + number, ROWS), lambda batch: batch):
+            half = [batch({n: v[: ROWS // 2] for n, v in raw.items()})]
+            for one in passes(pretraining, half, Draws(9 + number, ROWS // 2), lambda batch: batch):
                 pretraining(one.load(), one.draws, **one.options).total.backward()
             optimizer.zero_grad()
             pretraining.discard()
