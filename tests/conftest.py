@@ -14,6 +14,8 @@ import hypothesis
 import pytest
 from toys import forking
 
+from mmssl.hub.picture import draw_training
+
 # The same examples every time, as long as they take: what fails here fails everywhere, a busy machine is no fault.
 hypothesis.settings.register_profile("mmssl", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("mmssl")
@@ -60,6 +62,20 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: set MMSSL_SHARED_DATA to the folder of the shared data sets")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def undrawn() -> Iterator[None]:
+    """Runs draw no picture for their card, half of the computing time of a run of two steps. `drawn` has them do it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmssl.hub.picture.draw_training", lambda metrics, picture: False)
+        yield
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw the picture of their card, as those of a user do."""
+    monkeypatch.setattr("mmssl.hub.picture.draw_training", draw_training)
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import torch
 from ..data.fingerprint import fingerprint
 from ..data.loading import presence
 from ..errors import RunError, one_line
+from ..hub import picture
 from ..hub.card import Facts
-from ..hub.picture import PICTURE, draw_training
 from .building import Columns, flat
 from .health import Health
 from .loop import Loop
@@ -25,7 +25,7 @@ def facts_of(loop: Loop, source: Source, columns: Columns) -> Facts:
     sized = hasattr(source, "__len__")
     metrics = loop.folder / "metrics.jsonl"
     try:
-        drawn = draw_training(metrics, loop.folder / "model" / PICTURE)
+        drawn = picture.draw_training(metrics, loop.folder / "model" / picture.PICTURE)
     except OSError as error:
         raise RunError(f"the picture of the run could not be written: {one_line(error)}") from error
     return Facts(
@@ -40,7 +40,7 @@ def facts_of(loop: Loop, source: Source, columns: Columns) -> Facts:
         health_samples=sum(o.samples for o in loop.observers.members if isinstance(o, Health)),
         guard=[f"after step {e['step']} {e['action']}: {e['reason']}" for e in loop.course.events],
         fingerprint=fingerprint(source, flat(columns.values())),
-        picture=PICTURE if drawn else None,
+        picture=picture.PICTURE if drawn else None,
         parameters=sum(p.numel() for p in loop.pretraining.model.parameters()),
         trainable=sum(p.numel() for p in loop.pretraining.model.parameters() if p.requires_grad),
         processes=loop.accelerator.num_processes,

@@ -11,8 +11,8 @@ from mmssl.errors import UserError
 from mmssl.objectives.contrastive import Config as ContrastiveConfig
 from mmssl.objectives.contrastive import Contrastive
 from mmssl.objectives.options import objective_config, objective_names
-from mmssl.options import SET, changed, idle_options, needs, option, plainyaml, strict
-from mmssl.recipe.loading import load_recipe, recipe_names, to_yaml
+from mmssl.options import SET, changed, idle_options, needs, option, strict
+from mmssl.recipe.loading import load_recipe
 from tests.toys import world
 
 PAIR = {"towers": ["image", "text"]}
@@ -126,12 +126,6 @@ def test_idle_options_of_the_loop(train: dict[str, Any], line: str) -> None:
 )
 def test_the_same_options_pass_where_they_have_an_effect(kind: str, options: dict[str, Any]) -> None:
     read({"type": kind, **options})
-
-
-def test_a_resolved_recipe_which_holds_every_default_is_read_again(tmp_path: Any) -> None:
-    for name in recipe_names():
-        recipe = load_recipe(name)
-        assert load_recipe(plainyaml.parse(to_yaml(recipe), name)) == recipe
 
 
 def test_declarations_name_options_that_exist() -> None:

@@ -56,7 +56,7 @@ for name in showing.topic_names():
     assert len(run(0, "show", name)) > 80, name
 for name in showing.recipe_names():
     run(0, "show", name)
-    run(0, "show", name, "--defaults")
+run(0, "show", name, "--defaults")
 run(0, "show", "--schema")
 assert "train.stpes" in run(2, "pretrain", "quickstart", "train.stpes=3")
 assert "did you mean 'steps'" in run(2, "show", "quickstart", "train.stpes=3")

@@ -292,10 +292,10 @@ def test_one_cell_end_to_end(shared_data: Path, monkeypatch: pytest.MonkeyPatch,
 
     monkeypatch.setenv("MMSSL_SHARED_DATA", str(shared_data))
     cell = next(c for c in read_cells() if c.name == "mutag/mae")
-    folds = {"kind": "folds", "folds": 3}
+    folds = {"kind": "folds", "folds": 2}
     short = replace(cell, set={**cell.set, "train": {"steps": 3, "batch_size": 16}}, protocol=folds)
     out = run_cell(short, 1, tmp_path / "results")
-    assert out["rows"] == 188 and out["folds"] == 3 and out["tested_on"] == 188
+    assert out["rows"] == 188 and out["folds"] == 2 and out["tested_on"] == 188
     assert set(out["scores"]) == {"pretrained", "untrained", "raw", "boosting"}
     assert set(out["differences"]) == {"untrained", "raw", "boosting"} and out["readout"] == "mean+std"
     assert out["differences"]["raw"][0] == pytest.approx(out["scores"]["pretrained"] - out["scores"]["raw"], abs=1e-4)

@@ -44,7 +44,7 @@ def test_arrays_of_500_hz_do_not_train_as_100(tmp_path: Path, capsys: pytest.Cap
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = [[heart(500, 5, beats).tolist()] * 12 for beats in range(50, 90, 2)]
+    rows = [[heart(500, 5, beats).tolist()] * 12 for beats in range(50, 90, 5)]
     pq.write_table(pa.table({"signal": rows}), tmp_path / "train.parquet")
     data = f"data.path={tmp_path / 'train.parquet'}"
     words = ["train.steps=1", "train.batch_size=4", "evaluation.tasks=[]", "train.trackers=[]"]
