@@ -7,6 +7,7 @@ only `true` and `false` are truth values, the rest is what it looks like, and a 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Hashable
 from pathlib import Path
@@ -19,6 +20,8 @@ from ..errors import UserError
 LONGEST = 1 << 19
 """Characters of a recipe: the longest that mmssl ships has 6,000."""
 MOST_NODES = 100_000
+KEPT = 1 << 14
+"""Characters up to which a text that was read is remembered."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -80,16 +83,9 @@ def parse(text: str, source: str) -> Any:
     if len(text) > LONGEST:
         raise UserError(f"{source}: found {len(text):,} characters, expected a recipe: at most {LONGEST:,}")
     try:
-        loader = _Loader(text)  # a SafeLoader
-        try:
-            node = loader.get_single_node()
-            if node is None:
-                return None
-            if _size(node, {}) > MOST_NODES:
-                raise UserError(f"{source}: not valid YAML: its aliases (*name) stand for over {MOST_NODES:,} values")
-            return _unshared(loader.construct_document(node))
-        finally:
-            loader.dispose()
+        return _unshared(_value(text) if len(text) < KEPT else _value.__wrapped__(text))
+    except _TooLarge:
+        raise UserError(f"{source}: not valid YAML: its aliases (*name) stand for over {MOST_NODES:,} values") from None
     except RecursionError:
         raise UserError(f"{source}: not valid YAML: an anchor (&) that holds itself, or too many levels") from None
     except yaml.YAMLError as error:
@@ -101,6 +97,25 @@ def parse(text: str, source: str) -> Any:
         raise
     except ValueError as error:  # a tag that does not fit its value, e.g. `!!int x`
         raise UserError(f"{source}: not valid YAML: {error}") from None
+
+
+@functools.lru_cache(maxsize=64)  # a run reads its recipe five times, at 25 ms each
+def _value(text: str) -> object:
+    """What a text says; its lists and mappings are for `_unshared` alone to read."""
+    loader = _Loader(text)  # a SafeLoader
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _size(node, {}) > MOST_NODES:
+            raise _TooLarge
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+class _TooLarge(Exception):
+    """A node stands for more values than `MOST_NODES`."""
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:

@@ -40,6 +40,7 @@ def listed(run: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["index"])
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains(tmp_path):
     content = runs.image_text()
     content["data"] = {"path": str(digits(tmp_path, {3, 40, 77}))}

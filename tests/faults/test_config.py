@@ -330,6 +330,13 @@ def test_every_shipped_recipe_is_right_and_round_trips() -> None:
         assert load_recipe(plainyaml.parse(to_yaml(loaded), name)) == loaded, "every default is written, none is idle"
 
 
+def test_what_is_read_twice_is_two_things() -> None:
+    text = "{a: {b: [1]}}"
+    first = plainyaml.parse(text, "t")
+    first["a"]["b"].append(2)
+    assert plainyaml.parse(text, "t") == {"a": {"b": [1]}}
+
+
 def test_yaml_means_what_it_says() -> None:
     text = "{a: 1e-4, b: no, c: 010, d: 1:30, e: 2024-01-01, f: true, g: ~, h: 1_000, i: .5, j: -3, k: '1'}"
     assert plainyaml.parse(text, "t") == {

@@ -84,6 +84,7 @@ def test_encode_refuses(run: Run) -> None:
         nowhere.encode([])
 
 
+@pytest.mark.usefixtures("forked_proofs")
 def test_export_and_push(run: Run) -> None:
     done = run.export("vit_mae")
     assert done.folder == run.folder / "exported" / "vit_mae" and not done.proof.failures

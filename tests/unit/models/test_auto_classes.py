@@ -50,7 +50,11 @@ print(AutoModel._model_mapping[type(config)].__name__)
 """
 
 
-@pytest.mark.parametrize("order", ORDERS)
+EITHER = ("ours first", "theirs first")
+"""The orders that people write; the others are imported in processes of their own by `make test-slow`."""
+
+
+@pytest.mark.parametrize("order", [o if o in EITHER else pytest.param(o, marks=pytest.mark.slow) for o in ORDERS])
 def test_auto_classes_know_mmssl(order: str) -> None:
     """And the processes that get a config from one that has imported both, without an import of ours."""
     lines = "\n".join(["import sys", ORDERS[order], KNOWN])

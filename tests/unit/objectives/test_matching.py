@@ -159,7 +159,8 @@ def test_nothing_that_counts_is_zero_with_a_gradient(joint):
     assert all(p.grad is not None for p in pretraining.objectives["match"].parameters())
 
 
-@pytest.mark.parametrize("joint", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("joint", [True, False])
 def test_it_learns_to_compare(joint):
     """A table whose first cell says the sign of the signal, which neither side tells alone. Half of the torn pairs
     agree by chance, so that the best classifier is right in three of four and its loss is 3/4 H(1/3), where H is the
