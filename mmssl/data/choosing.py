@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from mmssl.errors import UserError
 from mmssl.modality.table import LABELS, PERHAPS_LABELS, Column, Table, joined, label_name
 
+from .cells import looked_at
 from .explained import stream_rows
 from .formats import media_kind
+from .listing import START, whole_of
 from .sampler import order
 from .selection import SPLIT_NAMES, column_names
 from .values import undecoded
@@ -129,11 +131,10 @@ def look_at(source: Source, taken: Mapping[str, str]) -> Table:
     values: dict[str, list[Any]]
     if isinstance(source, datasets.Dataset):
         numbers = sorted(order(len(source), 0, 0)[:ROWS].tolist())
-        values = {}
-        plain = source.with_format(None)
-        for some, count in ((light, ROWS), ([name for name in names if name not in light], HEAVY_ROWS)):
-            if some:
-                values |= plain.select_columns(some)[numbers[:count]]
+        values = dict(source.with_format(None).select_columns(light)[numbers]) if light else {}
+        values |= looked_at(source, [name for name in names if name not in light], numbers[:HEAVY_ROWS])
+        if START in names and (whole := whole_of(names)) is not None:
+            taken = {**taken, START: "second of a window", whole: "recording of a window"}
     else:
         rows = list(islice(stream_rows(source), HEAVY_ROWS if len(light) < len(names) else ROWS))
         numbers = list(range(len(rows)))

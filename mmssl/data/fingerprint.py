@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from mmssl.modality.raw import Window
+
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
@@ -86,6 +88,8 @@ def _content(value: object, read: Callable[[Path], bytes] = Path.read_bytes) -> 
         return b"\x00"
     if isinstance(value, bytes):
         return value
+    if isinstance(value, Window) and (value.get("bytes") is not None or not isinstance(value.get("path"), str)):
+        return _window(value, read)  # of what lies in a table; of a file below
     if isinstance(value, dict) and set(value) == {"bytes", "path", "start", "stop"}:  # a window: of a long file
         place = json.dumps([value["start"], value["stop"]]).encode()
         content = value["bytes"] if value["bytes"] is not None else _hashed(str(value["path"]), read)
@@ -101,6 +105,37 @@ def _content(value: object, read: Callable[[Path], bytes] = Path.read_bytes) -> 
     if isinstance(value, (list, tuple)):
         return b"[" + b"\x1e".join(_content(v, read) for v in value) + b"]"
     return json.dumps(value, default=str).encode()
+
+
+def told(value: object) -> object:
+    """A value of a row as something that tells its contents when it is written out: arrays and windows by a hash."""
+    return _content(value) if isinstance(value, (Window, np.ndarray)) else value
+
+
+_WHOLES: dict[object, bytes] = {}
+"""What tells a recording of a table -> the hash of its contents, of the last ones."""
+
+
+def _window(value: Window, read: Callable[[Path], bytes]) -> bytes:
+    """The hash of a recording that lies in a table, and the place of a window of it."""
+    key = (value.told_by, read)
+    if key not in _WHOLES:
+        if len(_WHOLES) >= SAMPLED:
+            _WHOLES.clear()
+        _WHOLES[key] = hashlib.sha256(_part(value.whole, read)).digest()
+    return _WHOLES[key] + json.dumps([value["start"], value["stop"]]).encode()
+
+
+def _part(value: object, read: Callable[[Path], bytes]) -> bytes:
+    """What is hashed of a recording: all of it, or its shape and ends where files are read so."""
+    if isinstance(value, dict):
+        return b"{" + b"\x1e".join(k.encode() + b":" + _part(v, read) for k, v in sorted(value.items())) + b"}"
+    if read is not _ends or not isinstance(value, (np.ndarray, bytes)):
+        return _content(value, read)
+    if isinstance(value, bytes):
+        return str(len(value)).encode() + value[:ENDS] + value[-ENDS:]
+    flat = value.reshape(-1)
+    return str((value.dtype, value.shape)).encode() + flat[:ENDS].tobytes() + flat[-ENDS:].tobytes()
 
 
 @functools.lru_cache(maxsize=1024)

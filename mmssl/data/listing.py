@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
     from .streams import Row
 
-FILE, START = "file", "start"
-"""Columns: a row's file, relative to the folder, and where its window begins, in seconds."""
+FILE, START, ROW = "file", "start", "source_row"
+"""Columns: a row's file, relative to the folder; where its window begins, in seconds; of windows of recordings that lie
+in a table without names, the number of the table's row."""
 
 Rows = list[dict[str, Any]]
 
@@ -59,6 +60,13 @@ class Listed:
         """The files of the rows, and those that belong to them."""
         parts = [part for _, chosen in self.chosen for part in chosen.parts]
         return [*dict.fromkeys([file.path for row in self.rows for file in row.values()] + parts)]
+
+
+def whole_of(columns: Collection[str]) -> str | None:
+    """The column that is equal in windows of one recording, and in no others; None where no row is a window."""
+    if START not in columns:
+        return None
+    return ROW if ROW in columns else FILE if FILE in columns else None
 
 
 def list_files(folder: Path, files: Sequence[str], kinds: Iterable[Kind]) -> Listed:

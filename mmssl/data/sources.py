@@ -96,10 +96,10 @@ def open_source(
         source = undecoded(source)
         if columns is not None:
             check_columns(source, columns, what)
-        if files is not None and isinstance(source, datasets.Dataset):
-            source = cut_table(source, base, files)
         if base is not None:
             source = with_full_paths(source, base, columns)
+        if files is not None and isinstance(source, datasets.Dataset):
+            source = cut_table(source, base, files)
         source = limited(source, limit)
         if is_empty(source):
             raise UserError(f"{what} has no rows in split '{split}'")

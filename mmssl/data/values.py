@@ -113,6 +113,25 @@ class _FullPaths:
             return False
 
 
+def _may_name(feature: object) -> bool:
+    """Whether values of a column may name files: text, files, and lists or structs of these."""
+    import datasets
+
+    if isinstance(feature, datasets.Value):
+        return str(feature.dtype) in ("string", "large_string")
+    if isinstance(feature, dict):
+        return any(_may_name(one) for one in feature.values())
+    if isinstance(feature, (datasets.List, datasets.LargeList)):
+        return _may_name(feature.feature)
+    return isinstance(feature, (datasets.Image, datasets.Audio, datasets.Video))
+
+
+def transform_of(source: Dataset) -> _FullPaths | None:
+    """The transform that `with_full_paths` gave some data, where it did."""
+    transform = source.format["format_kwargs"].get("transform")
+    return transform if isinstance(transform, _FullPaths) else None
+
+
 def full_paths(base: Path | None) -> Callable[[str | None], str | None]:
     """A function from a name in a row to the full path of the file; None where it names no file that is here."""
     folder = base or Path()
@@ -130,12 +149,15 @@ def with_full_paths(source: Source, base: Path, columns: Mapping[str, str | Sequ
     """Make paths relative to `base` absolute, lazily, in the columns whose first rows name files that exist."""
     import datasets
 
-    names = column_names(source)
+    features = source.features or {}
+    names = [name for name in column_names(source) if name not in features or _may_name(features[name])]
     if columns is not None:
         read = {c for wanted in columns.values() for c in ([wanted] if isinstance(wanted, str) else wanted)}
         names = [name for name in names if name in read]
     everything = _FullPaths(base, frozenset(names))
-    rows = list(itertools.islice(source, LOOKED_AT))
+    if not names:
+        return source
+    rows = list(itertools.islice(source.select_columns(names), LOOKED_AT))
     found = frozenset(name for name in names if any(everything.full(row[name]) != row[name] for row in rows))
     if not found:
         return source

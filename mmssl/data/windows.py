@@ -7,10 +7,10 @@ which somebody has cut already, stay one sample each. Only headers are read for 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from mmssl.boundary import reading_sample
 from mmssl.errors import BadSample
@@ -39,6 +39,22 @@ class File:
     path: str
     start: float | None = None
     stop: float | None = None
+
+    @property
+    def raw(self) -> Path:
+        """What a reader is asked how long it is of."""
+        return Path(self.path)
+
+
+class Piece(Protocol):
+    """A recording in a row, or a window of it: a `File`, or a cell of a table."""
+
+    start: float | None
+    stop: float | None
+
+    @property
+    def raw(self) -> object:
+        """The recording."""
 
 
 @dataclass(frozen=True)
@@ -72,21 +88,25 @@ def starts_of(stretches: Sequence[tuple[float, float]], length: float, stride: f
 
 
 def cut(
-    rows: Sequence[dict[str, object]], readers: Mapping[str, Sequence[Preprocessor]], options: Windows
+    rows: Iterable[dict[str, object]],
+    readers: Mapping[str, Sequence[Preprocessor]],
+    options: Windows,
+    piece: type[Any] = File,
 ) -> tuple[list[dict[str, object]], list[float]]:
     """Rows of windows in place of those of long recordings, and the second at which each row begins, 0 of a whole one.
 
     Args:
-        rows: column -> value; files are `File`.
-        readers: column of files -> who reads them.
+        rows: column -> value; recordings are `piece`.
+        readers: column of recordings -> who reads them.
         options: how they are cut.
+        piece: what recordings are: a dataclass that is a `Piece`.
     """
     out: list[dict[str, object]] = []
     starts: list[float] = []
     lengths: set[float] = set()
     long, windows = 0, 0
     for row in rows:
-        of = {c: readers[c] for c, v in row.items() if isinstance(v, File) and c in readers}
+        of = {c: readers[c] for c, v in row.items() if isinstance(v, piece) and c in readers}
         timed = {c: r for c, r in of.items() if any(reader.seconds is not None for reader in r)}
         length = options.length([reader for r in timed.values() for reader in r])
         found = [] if length is None else _starts(row, timed, length, options)
@@ -101,10 +121,11 @@ def cut(
             out.append({**row, **pieces})
             starts.append(at)
     if long:
-        rest = len(rows) - long
+        rest = len(out) - windows
         size = " and ".join(f"{length:g}" for length in sorted(lengths))
         more = f", and {rest:,} that stay whole" if rest else ""
-        warn_once(f"{long:,} files, {windows:,} windows of {size} s{more} (data.windows, data.stride)")
+        noun = "files" if piece is File else "recordings"
+        warn_once(f"{long:,} {noun}, {windows:,} windows of {size} s{more} (data.windows, data.stride)")
     return out, starts
 
 
@@ -114,11 +135,10 @@ def _starts(
     """Where the windows of a row begin that lie in all of its recordings."""
     every: list[Sequence[tuple[float, float]]] = []
     for column, of in readers.items():
-        file = row[column]
-        assert isinstance(file, File)
+        piece = cast(Piece, row[column])
         try:
             with reading_sample():
-                stretches = next((s for r in of if r.seconds and (s := r.stretches(Path(file.path)))), None)
+                stretches = next((s for r in of if r.seconds and (s := r.stretches(piece.raw))), None)
         except BadSample:  # one row, which goes into quarantine when it is read
             return []
         if stretches is None:

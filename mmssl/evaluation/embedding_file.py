@@ -18,7 +18,7 @@ import torch
 
 from .. import limits
 from ..data.kinds import Files
-from ..data.listing import FILE, START
+from ..data.listing import ROW, START, whole_of
 from ..data.loading import evaluation_batches
 from ..data.quarantine import refuse_share
 from ..data.sources import column_names, open_source, used_columns
@@ -265,7 +265,7 @@ def id_columns(source: Source) -> list[str]:
     features = source.features or {}
     known = column_names(source)
     found = [name for name in known if ID_NAME.fullmatch(name) and name != "row"]
-    found += [START] if {FILE, START} <= set(known) and START not in found else []  # of a window
+    found += [c for c in (ROW, START) if whole_of(known) and c in known and c not in found]  # of a window
     return [name for name in found if isinstance(features.get(name, datasets.Value("string")), datasets.Value)]
 
 

@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import limits
+from ..data.cells import resolved
+from ..data.fingerprint import told
 from ..data.holding import Rule, held_rows
 from ..data.kinds import Files
-from ..data.listing import FILE, START
+from ..data.listing import whole_of
 from ..data.sampler import order
 from ..data.selection import limited as first_limited
 from ..data.sources import Columns, open_source, used_columns
@@ -107,7 +109,7 @@ def hold_out(
     if not isinstance(rows, datasets.Dataset):
         return None
     label = label_column(rows, config.label)[0]
-    windows = FILE if {FILE, START} <= set(rows.column_names) else None
+    windows = whole_of(rows.column_names)
     chosen = Rule((label,) if label else (), config.group or windows, config.test_share)
     kept = None if rule is None else Rule(**{**rule, "label": tuple(rule["label"])})
     if kept is not None and kept.of(rows) and config.group in (None, kept.group):
@@ -262,4 +264,5 @@ def _numbers(source: Dataset, split: str, limit: int | None) -> NDArray[np.int64
 
 def _contents(source: Dataset) -> NDArray[np.int64]:
     """A number for what each row holds."""
-    return np.array([hash(repr(sorted(row.items()))) for row in source.with_format(None)], np.int64)
+    plain = source if resolved(source) is not None else source.with_format(None)
+    return np.array([hash(repr(sorted((k, told(v)) for k, v in row.items()))) for row in plain], np.int64)

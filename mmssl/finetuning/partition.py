@@ -15,7 +15,7 @@ from .. import limits
 from ..data.choosing import no_inputs
 from ..data.holding import Rule, held_rows
 from ..data.kinds import Files
-from ..data.listing import FILE, START
+from ..data.listing import whole_of
 from ..data.sampler import order
 from ..data.sources import open_source
 from ..data.splits import strata, take_share, without
@@ -253,7 +253,7 @@ def _test(
             return everything, part, options.test, None
     # drawn from all rows, whatever the limit: the same ones that pretraining and evaluation hold out
     rows = open_split(options, options.split, modalities, whole=True)
-    windows = FILE if {FILE, START} <= set(rows.column_names) else None  # those of one file stay together
+    windows = whole_of(rows.column_names)  # those of one recording stay together
     chosen = Rule(tuple(options.label_columns), options.group or windows, options.test_share)
     kept = None if rule is None else Rule(**{**rule, "label": tuple(rule["label"])})
     if kept is not None and kept.of(rows) and options.group in (None, kept.group):
@@ -294,9 +294,9 @@ def _validation(
         if not len(part):
             raise UserError(f"validation: no row of split '{options.validation}' has a label")
         return np.arange(len(train)), part, options.validation
-    # windows of one file are alike, and a model that has seen some is not stopped by the others
-    windows = {FILE, START} <= set(train.source.column_names)
-    alike = list(train.source.with_format(None)[FILE]) if windows and train.groups is None else train.groups
+    # windows of one recording are alike, and a model that has seen some is not stopped by the others
+    windows = whole_of(train.source.column_names)
+    alike = list(train.source.with_format(None)[windows]) if windows and train.groups is None else train.groups
     # another seed than that of `fraction`, whose draw this one must not repeat
     held = take_share(_counts(train, target), options.validation_share, alike, options.seed + 1)
     if not len(held) or len(held) == len(train):

@@ -20,6 +20,7 @@ from ..draws import Draws
 from ..errors import UserError, nearest
 from ..patches import Patches
 from .inputs import Inputs
+from .raw import Window
 from .table import Column, Table, joined
 
 Decoded = TypeVar("Decoded")
@@ -73,15 +74,19 @@ class Preprocessor(Generic[Decoded]):
     @property
     def seconds(self) -> float | None:
         """How long a sample is of a longer recording; None: nothing that is read here takes time, or all of it is
-        taken. Longer recordings are cut into windows (`mmssl.data.windows`), which `read` is given as
-        {"bytes": None, "path", "start", "stop"}, the last two in seconds."""
+        taken. Longer recordings are cut into windows (`mmssl.data.windows`), which `read` is given with "start" and
+        "stop" in seconds: {"bytes", "path"} of a file, {"array"} of an array, a struct's fields or several columns',
+        each with these two."""
         return None
 
-    def stretches(self, path: Path) -> Sequence[tuple[float, float]] | None:
-        """(begin, end) in seconds of what was recorded in a file, by its header alone: one, or several with gaps
-        between them; None where nothing says how long it is.
+    def stretches(self, raw: object) -> Sequence[tuple[float, float]] | None:
+        """(begin, end) in seconds of what was recorded in a raw value, by its header or shape alone: one, or several
+        with gaps between them; None where nothing says how long it is.
 
-        Raises BadSample for a file that cannot be read.
+        Args:
+            raw: the path of a file (a `Path`), or what `read` takes.
+
+        Raises BadSample for what cannot be read.
         """
         return None
 
@@ -393,7 +398,11 @@ class Modality(nn.Module):
 
 
 def select(raw: Mapping[str, object], columns: str | Sequence[str]) -> object:
-    """The value(s) of a modality in one row: a column's value, or a dict of several columns' values."""
+    """The value(s) of a modality in one row: a column's value, or a dict of several columns' values, with "start" and
+    "stop" where they are windows of longer ones."""
     if isinstance(columns, str):
         return raw[columns]
-    return {column: raw[column] for column in columns}
+    values = {column: raw[column] for column in columns}
+    windows = [value for value in values.values() if isinstance(value, Window)]
+    place = {"start": windows[0]["start"], "stop": windows[0]["stop"]} if windows else {}
+    return {c: v.whole if isinstance(v, Window) else v for c, v in values.items()} | place

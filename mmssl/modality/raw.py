@@ -29,6 +29,25 @@ other files and addresses, which FFmpeg would open."""
 NPY_HEADER = 10_000  # bytes, as NumPy has it
 
 
+class Window(dict[str, Any]):
+    """The raw value of a window of a longer recording in a table: what `read` takes, with "start" and "stop".
+
+    Attributes:
+        whole: the value of the whole recording, without its place; arrays in it are views.
+        told_by: what is equal of windows of one recording alone.
+    """
+
+    def __init__(self, whole: object, start: float | None, stop: float | None, told_by: object = None) -> None:
+        if isinstance(whole, Mapping):
+            named = dict(whole)
+        elif isinstance(whole, bytes):
+            named = {"bytes": whole, "path": None}
+        else:
+            named = {"bytes": None, "path": whole} if isinstance(whole, str) else {"array": whole}
+        super().__init__(named, start=start, stop=stop)
+        self.whole, self.told_by = whole, told_by
+
+
 def unwrap(raw: Mapping[str, object], noun: str, *others: str) -> object:
     """The bytes, or else the path, of the struct that undecoded columns of `datasets` hold.
 

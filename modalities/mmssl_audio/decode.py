@@ -21,9 +21,9 @@ import torch
 from mmssl.boundary import is_ours, regular_file
 from mmssl.errors import BadSample, UserError, one_line
 from mmssl.limits import check
-from mmssl.modality.raw import NPY_MAGIC, Array, as_array, is_blank, load_npy, single, stretch_of, unwrap
+from mmssl.modality.raw import NPY_MAGIC, Array, as_array, check_npy, is_blank, load_npy, single, stretch_of, unwrap
 
-from .stretches import SEEK_FROM, Wanted, sound_library, window_of_mpeg, with_av
+from .stretches import SEEK_FROM, Wanted, sound_library, sound_seconds, window_of_mpeg, with_av
 
 if TYPE_CHECKING:
     from torchaudio.transforms import Resample
@@ -89,9 +89,9 @@ def read_sound(
     elif isinstance(raw, (bytes, bytearray, memoryview)):
         wave, found = _from_file(io.BytesIO(bytes(raw)), found or source_rate, Wanted(seconds, choice, *part), layout)
     else:
-        array = from_array(raw, layout)
+        array = oriented(raw, layout)
         found = _rate(found or source_rate)
-        wave = Wanted(seconds, choice, *part).of(array, found)
+        wave = scaled(Wanted(seconds, choice, *part).of(array, found))
     if wave is None:
         return None
     wave = wave.mean(1, dtype=np.float32)
@@ -99,6 +99,27 @@ def read_sound(
         raise BadSample("NaN or infinite samples")
     wave = resample(wave, found, rate)
     return wave if seconds is None else wave[: max(round(seconds * rate), 1)]
+
+
+def seconds_of(raw: object, layout: str | None, source_rate: float | None) -> float | None:
+    """How long a raw sound is, by its header or shape; None where nothing says it. Arguments as `read_sound`'s."""
+    raw = single(raw, "sound")
+    if isinstance(raw, Path) and raw.suffix.lower() == ".npy":
+        with open(regular_file(raw), "rb") as file:
+            shape = check_npy(file)
+        if source_rate is None or len(shape) not in (1, 2):
+            return None
+        return shape[-1 if len(shape) == 2 and _channels_first(shape, layout) else 0] / _checked_rate(source_rate)
+    if isinstance(raw, Mapping):
+        raw = _unwrap(raw)
+    if isinstance(raw, (Path, bytes)):
+        return sound_seconds(raw)
+    if is_blank(raw) or isinstance(raw, str):
+        return None
+    said = source_rate
+    if isinstance(raw, tuple) and len(raw) == 2 and np.ndim(raw[1]) == 0:
+        raw, said = raw[0], raw[1] or source_rate
+    return None if said is None else len(oriented(raw, layout)) / _checked_rate(said)
 
 
 def _unwrap(raw: Mapping[str, object]) -> object:
@@ -130,8 +151,8 @@ def _checked_rate(rate: object) -> int:
     return number
 
 
-def from_array(raw: object, layout: str | None = None) -> Array:
-    """Numbers (S,), (S, C) or (C, S), array, tensor or list, to (S, C) float32.
+def oriented(raw: object, layout: str | None = None) -> Array:
+    """Numbers (S,), (S, C) or (C, S), array, tensor or list, to (S, C) of their own type, not copied.
 
     The channels are the axis that `layout` names, else the shorter one; BadSample where that is open, or none could be.
     """
@@ -142,10 +163,17 @@ def from_array(raw: object, layout: str | None = None) -> Array:
         raise BadSample(f"expected an array (samples,) or (samples, channels), found shape {tuple(array.shape)}")
     if 0 in array.shape:
         raise BadSample("no sound: zero samples")
+    if array.dtype.kind == "i" and array.dtype.itemsize > 4:
+        raise BadSample("64-bit integers have no known full scale; expected floats in -1..1 or 8- to 32-bit integers")
     if array.ndim == 1:
         array = array[:, None]
     elif _channels_first(array.shape, layout):
         array = array.T
+    return array
+
+
+def scaled(array: Array) -> Array:
+    """Samples of any type as float32: integers are divided by the largest of their type."""
     if array.dtype.kind == "f":
         with np.errstate(over="ignore"):
             return array.astype(np.float32)
@@ -153,8 +181,6 @@ def from_array(raw: object, layout: str | None = None) -> Array:
     if array.dtype.kind == "u":
         half = (info.max + 1) / 2
         return ((array.astype(np.float64) - half) / half).astype(np.float32)
-    if array.dtype.itemsize > 4:
-        raise BadSample("64-bit integers have no known full scale; expected floats in -1..1 or 8- to 32-bit integers")
     return (array.astype(np.float64) / (info.max + 1)).astype(np.float32)
 
 
@@ -189,8 +215,8 @@ def _from_file(
     if not size:
         raise BadSample("empty file (0 bytes)")
     if head.startswith(NPY_MAGIC):
-        array, rate = from_array(load_npy(file), layout), _rate(source_rate)
-        return wanted.of(array, rate), rate
+        array, rate = oriented(load_npy(file), layout), _rate(source_rate)
+        return scaled(wanted.of(array, rate)), rate
     file = _whole(file, head, size)
     library = sound_library()
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Self
 
 import torch
@@ -16,10 +15,9 @@ from mmssl.modality.endings import SOUNDS, VIDEOS
 from mmssl.modality.raw import Array
 from mmssl.modality.table import Column
 
-from .decode import read_sound
+from .decode import read_sound, seconds_of
 from .mel import LogMel
 from .options import Config
-from .stretches import sound_seconds
 
 ENOUGH_SECONDS = 1800.0
 """Sound that mean and standard deviation are measured on, at most."""
@@ -50,9 +48,9 @@ class Preprocessor(base.Preprocessor[Array]):
         """The longest stretch taken of a sound."""
         return self.config.seconds
 
-    def stretches(self, path: Path) -> list[tuple[float, float]] | None:
-        """All of it, by the header."""
-        found = sound_seconds(path)
+    def stretches(self, raw: object) -> list[tuple[float, float]] | None:
+        """All of it, by the header, or the shape of an array."""
+        found = seconds_of(raw, self.config.layout, self.config.source_rate)
         return None if found is None else [(0.0, found)]
 
     def fits(self, column: Column) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,10 +57,11 @@ class Wanted:
         return low + (self.choice % (free + 1) if free else 0), count
 
 
-def sound_seconds(path: Path) -> float | None:
-    """How long a sound is by its file's header; None where that does not say it, or the file holds no sound."""
+def sound_seconds(file: Path | bytes) -> float | None:
+    """How long a sound is by the header of its file (its path, or what it holds); None where that does not say it, or
+    the file holds no sound."""
     try:
-        found = sound_library().info(str(regular_file(path)))
+        found = sound_library().info(io.BytesIO(file) if isinstance(file, bytes) else str(regular_file(file)))
         return float(found.frames) / max(found.samplerate, 1)
     except RuntimeError:  # none of soundfile's formats
         pass
@@ -67,7 +69,7 @@ def sound_seconds(path: Path) -> float | None:
         import av
     except ImportError:  # whoever reads the file says so
         return None
-    with av.open(str(path), options=dict(FFMPEG)) as container:
+    with av.open(io.BytesIO(file) if isinstance(file, bytes) else str(file), options=dict(FFMPEG)) as container:
         if not container.streams.audio:
             return None
         stream = container.streams.audio[0]

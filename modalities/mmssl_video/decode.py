@@ -269,11 +269,13 @@ def _length(source: str | BinaryIO) -> tuple[float, float, bool]:
         return (count / rate if first is None else last - first), rate, False
 
 
-def video_seconds(path: Path) -> float | None:
-    """How long a video is by its file's header; None where that does not say it."""
-    if path.suffix.lower() in (".npy", ".gif"):
+def video_seconds(file: Path | bytes) -> float | None:
+    """How long a video is by the header of its file (its path, or what it holds); None where that does not say it."""
+    head = file[:6] if isinstance(file, bytes) else file.suffix.lower()
+    if head in (".npy", ".gif", NPY_MAGIC, b"GIF87a", b"GIF89a"):
         return None
-    with _av().open(str(regular_file(path)), options=dict(FFMPEG)) as container:
+    source = io.BytesIO(file) if isinstance(file, bytes) else str(regular_file(file))
+    with _av().open(source, options=dict(FFMPEG)) as container:
         stream = _stream(container)
         if stream is None:
             return None

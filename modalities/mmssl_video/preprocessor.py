@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -61,9 +61,10 @@ class Preprocessor(base.Preprocessor[Sample]):
         """How long a clip is; where frames are taken as they come, at the usual rate."""
         return self.config.frames / (self.config.fps or self.config.default_fps)
 
-    def stretches(self, path: Path) -> list[tuple[float, float]] | None:
-        """All of it, by the header."""
-        found = video_seconds(path)
+    def stretches(self, raw: object) -> list[tuple[float, float]] | None:
+        """All of it, by the header of a file, which may lie in a table; arrays and lists of pictures stay whole."""
+        file = raw.get("bytes") if isinstance(raw, Mapping) else raw
+        found = video_seconds(file) if isinstance(file, (Path, bytes)) else None
         return None if found is None else [(0.0, found)]
 
     def fits(self, column: Column) -> bool:

@@ -92,12 +92,12 @@ class SignalPreprocessor(Preprocessor[Sample]):
     def open(self, path: Path) -> Recording:
         """Open a file of this modality's formats; BadSample with what is wrong with it."""
 
-    def stretches(self, path: Path) -> list[tuple[float, float]] | None:
-        """Of what was measured, by the header."""
-        found = files.seconds_of(path)
+    def stretches(self, raw: object) -> list[tuple[float, float]] | None:
+        """Of what was measured, by the header, or the shape of an array."""
+        found = files.seconds_of(raw) if isinstance(raw, Path) else None
         if found is not None:
             return [(0.0, found)]
-        recording = parse(str(path), self.open, Unsaid(layout=self.config.layout))
+        recording = parse(raw, self.open, Unsaid(self.config.source_channels, self.config.layout))
         return None if recording is None else files.stretches(recording, self.config.source_rate)
 
     def parts(self, path: Path) -> list[Path]:
@@ -185,6 +185,7 @@ class SignalPreprocessor(Preprocessor[Sample]):
         recording = parse(raw, self.open, Unsaid(self.config.source_channels, self.config.layout))
         if recording is None:
             return None
+        recording.check()
         if recording.names is None:
             recording.names = self.default_names(recording.count)
         rate = self._rate(recording)

@@ -7,10 +7,13 @@ an array with what is known of it, or one array a channel. Shapes: C channels, T
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +25,7 @@ from ..raw import load_npy
 from .options import LAYOUTS
 
 Array = NDArray[np.float64]
+Numbers = NDArray[Any]
 Load = Callable[[int, int], Array]
 Place = tuple[float, float, float]
 
@@ -78,6 +82,7 @@ class Recording:
         stop: where the stretch ends that a window is taken from, in seconds; None: with the recording.
         spans: (first, last sample) of the stretches in which something was measured; None: all of it, as far as known.
         places: channel -> where the recording says that its electrode is, in metres.
+        rows: the C channels where they lie in memory, of any number type.
     """
 
     count: int
@@ -91,11 +96,22 @@ class Recording:
     stop: float | None = None
     spans: list[tuple[int, int]] | None = None
     places: Mapping[str, Place] = field(default_factory=dict)
+    rows: Sequence[Numbers] | None = None
 
     @classmethod
-    def of(cls, signal: Array, names: list[str] | None) -> Recording:
-        """The recording of a (C, T) array in memory."""
-        return cls(signal.shape[0], signal.shape[1], lambda first, last: signal[:, first:last], names)
+    def of(cls, rows: Sequence[Numbers], names: list[str] | None) -> Recording:
+        """The recording of C channels (T,) in memory; only what is loaded of them is converted."""
+
+        def load(first: int, last: int) -> Array:
+            return refuse_infinite(np.stack([np.asarray(row[first:last], dtype=np.float64) for row in rows]))
+
+        return cls(len(rows), len(rows[0]), load, names, rows=rows)
+
+    def check(self) -> None:
+        """BadSample where any of the samples that lie in memory is infinite; of a window only its own are looked at."""
+        if self.start is None and self.rows is not None:
+            for row in self.rows:
+                refuse_infinite(row)
 
 
 Open = Callable[[Path], Recording]
@@ -141,7 +157,7 @@ def parse(raw: object, open_file: Open, unsaid: Unsaid = Unsaid()) -> Recording 
         return None if found is None else _named(found, unsaid.names)
     if isinstance(raw, (bytes, bytearray)):
         raise BadSample("found bytes without the name of their file: give {'bytes': ..., 'path': 'name.edf'} or a path")
-    return _named(Recording.of(numbers(raw, unsaid), None), unsaid.names)
+    return _named(Recording.of(_views(raw, unsaid), None), unsaid.names)
 
 
 def _named(recording: Recording, names: Sequence[str] | None) -> Recording:
@@ -157,7 +173,7 @@ def _from_file(path: Path, open_file: Open, unsaid: Unsaid) -> Recording:
     if path.suffix.lower() != ".npy":
         return open_file(path)
     with check_file(path).open("rb") as file:
-        return Recording.of(numbers(load_npy(file), unsaid), None)
+        return Recording.of(_views(load_npy(file), unsaid), None)
 
 
 def check_file(path: Path) -> Path:
@@ -179,7 +195,7 @@ def _from_mapping(raw: Mapping[str, object], open_file: Open, unsaid: Unsaid) ->
     if any(raw.get(key) is not None for key in FILE):
         found = _from_file_mapping(raw, open_file, known_names)
     elif signal is not None:
-        found = Recording.of(numbers(signal, known_names), None)
+        found = Recording.of(_views(signal, known_names), None)
     else:
         known = {key for keys in (SIGNAL, RATE, NAMES, UNIT, START, STOP, BADS) for key in keys}
         rest = {str(name): value for name, value in raw.items() if value is not None}
@@ -210,21 +226,24 @@ def _from_file_mapping(raw: Mapping[str, object], open_file: Open, unsaid: Unsai
         return _from_file(path, open_file, unsaid)
     if not content:
         raise BadSample(f"the file is empty (0 bytes): {path.name}")
-    with tempfile.TemporaryDirectory() as folder:  # the readers of these formats take names of files only
+    folder = tempfile.mkdtemp()  # the readers of these formats take names of files only
+    try:
         copy = Path(folder) / path.name
         copy.write_bytes(content)
         recording = _from_file(copy, open_file, unsaid)
         check("values", recording.count * recording.length, "samples of all channels")
-        signal = recording.load(0, recording.length)  # while the file is there
-    recording.load = lambda first, last: signal[:, first:last]
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(recording, shutil.rmtree, folder, ignore_errors=True)  # samples are read when they are wanted
     return recording
 
 
-def _columns(channels: Mapping[str, object]) -> Array:
-    """One array a channel to (C, T); BadSample names the channel that does not fit."""
-    rows: dict[str, Array] = {}
+def _columns(channels: Mapping[str, object]) -> list[Numbers]:
+    """One array a channel to C of (T,); BadSample names the channel that does not fit."""
+    rows: dict[str, Numbers] = {}
     for name, value in channels.items():
-        row = numbers(value)
+        row = _views(value)
         if row.shape[0] != 1:
             raise BadSample(f"channel '{name}': found an array of {row.shape[0]} rows, expected one row of samples")
         rows[name] = row[0]
@@ -234,11 +253,23 @@ def _columns(channels: Mapping[str, object]) -> Array:
     if len(lengths) > 1:
         counts = ", ".join(f"{name} {len(row)}" for name, row in rows.items())
         raise BadSample(f"channels differ in their number of samples: {counts}")
-    return np.stack(list(rows.values()))
+    return list(rows.values())
 
 
-def numbers(value: object, unsaid: Unsaid = Unsaid()) -> Array:
-    """Anything like an array to (C, T) float64; None inside lists is NaN.
+def numbers(value: object) -> Array:
+    """Anything like an array to (C, T) float64, as `_views`; BadSample also for infinite numbers."""
+    return refuse_infinite(_views(value).astype(np.float64))
+
+
+def refuse_infinite(array: Numbers) -> Numbers:
+    """The array; BadSample where it holds infinite numbers."""
+    if array.dtype.kind == "f" and np.isinf(array).any():
+        raise BadSample("the signal holds infinite values")
+    return array
+
+
+def _views(value: object, unsaid: Unsaid = Unsaid()) -> Numbers:
+    """Anything like an array to (C, T) of its own number type, not copied; None inside lists is NaN.
 
     Of two axes the one as long as there are names holds the channels; without names the shorter one. BadSample where
     that leaves both open and no layout is set.
@@ -257,10 +288,7 @@ def numbers(value: object, unsaid: Unsaid = Unsaid()) -> Array:
         raise BadSample(f"expected channels x samples, found an array of shape {array.shape}")
     if not array.size:
         raise BadSample("the signal is empty (no samples)")
-    array = (array.T if _channels_last(array.shape, unsaid) else array).astype(np.float64)
-    if np.isinf(array).any():
-        raise BadSample("the signal holds infinite values")
-    return array
+    return array.T if _channels_last(array.shape, unsaid) else array
 
 
 def _channels_last(shape: tuple[int, ...], unsaid: Unsaid) -> bool:
