@@ -30,6 +30,9 @@ from .table_windows import cut_table
 from .values import undecoded, with_full_paths
 from .windows import Windows
 
+WHOLE = (".mff",)
+"""Endings of folders that are one recording."""
+
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
@@ -151,6 +154,8 @@ class _Opening:
         import datasets
 
         local = Path(path).expanduser()
+        if local.suffix.lower() in WHOLE and (one := self.listed(local.resolve().parent, [str(local.resolve())])):
+            return one
         if local.is_dir():
             local = local.resolve()
             if (local / "dataset_dict.json").exists() or (local / "state.json").exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -88,3 +89,53 @@ def write_wfdb(
         lines.append(f"{name}.dat 16{many} {gain}(0)/{unit} 16 0 {digital[row][0]} {said} 0 {title or ''}".rstrip())
     (folder / f"{name}.hea").write_text("\n".join(lines) + "\n")
     return folder / f"{name}.hea"
+
+
+def write_cnt(
+    path: Path,
+    signals: np.ndarray,
+    names: Sequence[str],
+    rate: int = 128,
+    *,
+    wide: bool = True,
+    bad: Sequence[str] = (),
+    events: Sequence[tuple[int, int]] = (),
+    block: int = 1,
+) -> Path:
+    """Neuroscan's continuous file, as http://paulbourke.net/dataformats/eeg/ lays it out: (C, T) microvolts.
+
+    events: (sample, code): 0xC0 begins what was rejected, 0xD0 what was accepted. block: samples of a channel that
+    follow each other.
+    """
+    channels, samples = signals.shape
+    size = 4 if wide else 2
+    head = bytearray(900)
+    head[:11] = b"Version 3.0"
+    head[225:247] = b"01/02/20  10:00:00".ljust(22, b"\0")
+    start = 900 + 75 * channels
+    end = start + channels * samples * size
+    for place, kind, value in (
+        (370, "<H", channels),
+        (376, "<H", rate),
+        (864, "<i", samples),
+        (886, "<i", end),
+        (894, "<i", block * size if block > 1 else 0),
+    ):
+        struct.pack_into(kind, head, place, value)
+    baseline, sensitivity, calibration = 7, 2.048, 1.0  # 0.01 microvolts a step
+    for row, name in enumerate(names):
+        electrode = bytearray(75)
+        electrode[: len(name)] = name.encode()
+        electrode[14] = name in bad
+        struct.pack_into("<2f", electrode, 19, 100.0 + 40 * np.cos(row), 80.0 + 30 * np.sin(row))
+        struct.pack_into("<h", electrode, 47, baseline)
+        struct.pack_into("<f", electrode, 59, sensitivity)
+        struct.pack_into("<f", electrode, 71, calibration)
+        head += electrode
+    counts = np.round(signals / (sensitivity * calibration / 204.8)) + baseline
+    body = counts.reshape(channels, samples // block, block).transpose(1, 0, 2).astype("<i4" if wide else "<i2")
+    table = b"".join(
+        struct.pack("<HBBl", 3, 0, code, start + (sample + 1) * channels * size) for sample, code in events
+    )
+    path.write_bytes(bytes(head) + body.tobytes() + struct.pack("<Bll", 1, len(table), 0) + table)
+    return path

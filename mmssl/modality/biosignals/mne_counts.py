@@ -12,10 +12,13 @@ COUNT = re.compile(r"^\s*NumberOfChannels\s*=\s*(\d{1,18})", re.IGNORECASE | re.
 CHANNEL = re.compile(r"^\s*Ch\d+\s*=", re.IGNORECASE | re.MULTILINE)
 GDF_HEADER, CNT_HEADER, CNT_SIGNAL = 256, 900, 75
 """Bytes of a header, and of what it says of each signal: in GDF the same, in Neuroscan's CNT two numbers."""
+CNT_SURE = 2_000_000_000
+"""Bytes from which on the place of the events, 32 bits in a CNT header, means nothing."""
 
 
 def check_counts(path: Path) -> None:
-    """BadSample where a BrainVision, GDF or CNT header counts more channels than it describes, or has room for."""
+    """BadSample where a BrainVision, GDF or CNT header counts more channels than it describes, or has room for; also
+    where a CNT file ends before its events."""
     ending, size = path.suffix.lower(), path.stat().st_size
     if ending == ".vhdr":
         text = path.read_text(encoding="latin-1")
@@ -26,6 +29,9 @@ def check_counts(path: Path) -> None:
         room, found = size // GDF_HEADER - 1, _number(head, place, kind)
     elif ending == ".cnt":
         room, found = (size - CNT_HEADER) // CNT_SIGNAL, _number(_head(path), 370, "<H")
+        events = _number(_head(path), 886, "<i")
+        if size < CNT_SURE and events > size:
+            raise BadSample(f"{path.name} is truncated: {size:,} bytes, its table of events begins at {events:,}")
     else:
         return
     if found > room:

@@ -1,4 +1,4 @@
-"""Files of biosignals by mne: EDF, BDF, FIF, EEGLAB (.set), BrainVision (.vhdr), and what else it opens."""
+"""Files of biosignals by mne: EDF, BDF, FIF, EEGLAB (.set), BrainVision (.vhdr), Neuroscan (.cnt), and others."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ ENDINGS = (".edf", ".bdf", ".gdf", ".fif", ".fif.gz", ".set", ".vhdr", ".cnt", "
 KEPT = (".fif", ".edf", ".bdf")
 """Formats whose headers are kept in memory, as mne takes longer over one than over the samples of a window; it would
 keep samples, too, of some of the others."""
+NO_PLACES = (".cnt",)
+"""Formats that say places on a flat map, which mne puts onto a sphere of its own."""
 UNUSED = ("BAD", "EDGE BOUNDARY GAP")
 """What annotations begin with, in any case, that say what is not to be used."""
+WAY_OUT = "mne.io.read_raw({name!r}{how}).save({stem!r}) in Python makes a FIF file of it, which is read"
 COMPANIONS = {".eeg": ".vhdr", ".vmrk": ".vhdr", ".fdt": ".set"}
 
 
@@ -60,7 +63,8 @@ def open_mne(path: Path, channels: Channels = Channels()) -> Recording:  # noqa:
         raise BadSample(f"{path.name} is a part of a recording: give the {COMPANIONS[ending]} file")
     if not path.name.lower().endswith(ENDINGS):
         raise BadSample(f"{path.name}: expected a file of one of the formats {', '.join(ENDINGS)}, .npy")
-    check_file(path) if ending != ".mff" else None
+    _refuse_unread(path)
+    check_file(path)
     header = read_header(path) if ending in (".edf", ".bdf") else None
     check_named(path)
     check_counts(path)
@@ -101,7 +105,7 @@ def open_mne(path: Path, channels: Channels = Channels()) -> Recording:  # noqa:
     recording = Recording(
         len(picks), length, load, names, rate, _units(raw, header, picks, exclude), list(raw.info["bads"])
     )
-    recording.places = {} if channels.place is None else _places(raw, picks, channels.place)
+    recording.places = {} if channels.place is None or ending in NO_PLACES else _places(raw, picks, channels.place)
     recording.spans = _spans(pieces, [(low, high) for rows, low, high in holes if rows == slice(None)])
     return recording
 
@@ -143,10 +147,40 @@ def _open(path: Path, exclude: tuple[str, ...], *_version: int) -> BaseRaw:
             check_tags(path)
         if ending == ".fif":
             return mne.io.read_raw_fif(path, preload=False)
+        if ending == ".cnt":
+            return _open_cnt(path)
         if ending not in (".edf", ".bdf"):
             return mne.io.read_raw(path, preload=False)
         read = mne.io.read_raw_bdf if ending == ".bdf" else mne.io.read_raw_edf
         return _in_either(lambda encoding: read(path, preload=False, exclude=list(exclude), encoding=encoding))
+
+
+def _open_cnt(path: Path) -> BaseRaw:
+    """As `_open`, of Neuroscan. `header="new"`: mne's "auto" also takes the fifth letter of a channel's name for the
+    mark of a bad one, so that VEOGL and the like were left out in silence."""
+    import mne
+
+    try:
+        return mne.io.read_raw_cnt(path, header="new", preload=False)
+    except RuntimeError as error:
+        if "data_format" not in str(error):
+            raise
+        out = _way_out(path, ", data_format='int16'")
+        raise BadSample(f"{path.name} does not say whether its samples have 16 or 32 bits: {out}") from error
+
+
+def _refuse_unread(path: Path) -> None:
+    """BadSample for what no reader here opens, with the way out."""
+    if path.suffix.lower() == ".mff":
+        raise BadSample(f"{path.name}: EGI's .mff is not read here: {_way_out(path)}")
+    if path.suffix.lower() == ".cnt" and path.is_file():
+        with path.open("rb") as file:
+            if file.read(4) in (b"RIFF", b"RF64"):
+                raise BadSample(f"{path.name} is a .cnt of ANT Neuro, expected Neuroscan's: {_way_out(path)}")
+
+
+def _way_out(path: Path, how: str = "") -> str:
+    return WAY_OUT.format(name=path.name, how=how, stem=f"{path.stem}_raw.fif")
 
 
 def _in_either(read: Callable[[str], Any]) -> Any:
