@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .api import embed, evaluate, export, pretrain, push
     from .finetuning.finetune import finetune
+    from .finetuning.pipelines import MMSSLPipeline
     from .finetuning.task import load_task
     from .models.configuration_mmssl import MMSSLConfig
     from .models.modeling_mmssl import MMSSLModel
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MMSSLConfig",
     "MMSSLModel",
+    "MMSSLPipeline",
     "MMSSLProcessor",
     "__version__",
     "embed",
@@ -46,6 +48,7 @@ __all__ = [
 _WHERE = {
     "MMSSLConfig": "mmssl.models.configuration_mmssl",
     "MMSSLModel": "mmssl.models.modeling_mmssl",
+    "MMSSLPipeline": "mmssl.finetuning.pipelines",
     "MMSSLProcessor": "mmssl.models.processing_mmssl",
     "embed": "mmssl.api",
     "evaluate": "mmssl.api",

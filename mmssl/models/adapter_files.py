@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
+AUTO_MAPPING = {"base_model_class": "AutoModel", "parent_library": "transformers"}
+"""By which `peft.AutoPeftModel` opens the base; a class of mmssl's own it imports from nowhere."""
+
+
 class AdapterSpec(TypedDict):
     """`mmssl_adapter.json`: the fields of `Base` as `write_adapter` writes them; paths are relative to its folder."""
 
@@ -72,8 +76,11 @@ def write_adapter(handle: PeftModel, base: Base, processor: MMSSLProcessor, fold
     """Write everything into `folder`, which will be called `final` (paths to the base are relative to that)."""
     first = next(iter(base.origins.values()), None) if base.name is None else called(base.name)
     name = None if first is None else public_origin(first)
-    handle.peft_config["default"].base_model_name_or_path = name
+    opened_by = name if base.name is None else _from_here(base.name)
+    handle.peft_config["default"].base_model_name_or_path = opened_by
     handle.save_pretrained(str(folder), save_embedding_layers=False)
+    written = json.loads((folder / PEFT_CONFIG).read_text())  # PEFT names our class as it saves
+    (folder / PEFT_CONFIG).write_text(json.dumps({**written, "auto_mapping": AUTO_MAPPING}, indent=2) + "\n")
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty template; ours is written by the caller
     processor.save_pretrained(folder)
     spec: AdapterSpec = {
@@ -90,6 +97,13 @@ def called(name: str) -> str:
     """A run's name rather than that of the `model/` in it."""
     path = Path(name)
     return str(path.parent) if path.name == "model" and path.is_dir() and path.parent.name else name
+
+
+def _from_here(name: str) -> str:
+    """A base as `AutoPeftModel` and `pipeline` open it: a folder below the working directory by its path from there."""
+    path = Path(name)
+    below = path.exists() and path.absolute().is_relative_to(Path.cwd())
+    return os.path.relpath(path) if below else public_origin(name)
 
 
 def _relative(name: str, folder: Path) -> str:

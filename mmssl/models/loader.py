@@ -6,6 +6,19 @@ from pathlib import Path
 
 LOADER = "mmssl_loader"
 
+PIPELINES = (
+    "feature-extraction",
+    "image-feature-extraction",
+    "image-classification",
+    "text-classification",
+    "audio-classification",
+    "video-classification",
+    "zero-shot-image-classification",
+)
+"""Tasks of `transformers.pipeline` that `MMSSLPipeline` does, or says in one line why not."""
+CUSTOM_PIPELINES = {task: {"impl": f"{LOADER}.MMSSLPipeline", "pt": ["AutoModel"]} for task in PIPELINES}
+"""What `config.json` says of them."""
+
 LOADER_SOURCE = '''"""Lets transformers find mmssl's classes: AutoModel.from_pretrained(..., trust_remote_code=True)."""
 
 try:
@@ -16,6 +29,15 @@ except ImportError as error:
     raise ImportError("this checkpoint needs the package mmssl, which is not installed here") from error
 
 __all__ = ["MMSSLConfig", "MMSSLModel", "MMSSLProcessor"]
+
+
+def __getattr__(name):
+    """`MMSSLPipeline`, which only `transformers.pipeline` asks for."""
+    try:
+        from mmssl.finetuning import pipelines
+    except ImportError as error:
+        raise ImportError("this checkpoint needs the package mmssl, which is not installed here") from error
+    return getattr(pipelines, name)
 '''
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel
-from transformers.utils import ModelOutput
 
 from ..boundary import own_file
 from ..errors import UserError, nearest
 from ..modality import Batch, Modality, load_modality, name_fault
 from .configuration_mmssl import MMSSLConfig
 from .initialization import init_module
-from .loader import LOADER, write_loader
+from .loader import CUSTOM_PIPELINES, LOADER, write_loader
 from .message_tower import MessageTower
 from .options import MESSAGES, TowerConfig
+from .outputs import MMSSLOutput
 from .pooling import usual_readout
 from .projection import make_projection
 from .shards import check_shards
@@ -40,31 +40,6 @@ if TYPE_CHECKING:
 
 HUB = ("push_to_hub", "repo_id", "token", "private", "revision", "commit_message", "create_pr")
 """What `save_pretrained` takes for `push_to_hub`."""
-
-
-@dataclass
-class MMSSLOutput(ModelOutput):
-    """What `MMSSLModel` says of a batch.
-
-    Attributes:
-        last_hidden_state: (B, n, D), of a model with a single tower, else None.
-        pooler_output: (B, V), likewise: its summary.
-        tokens: modality -> (B, n, D).
-        valid: modality -> (B, n) bool, False where tokens are padding.
-        pooled: modality -> (B, V) float32, the tower's summary (`TowerConfig.readout`).
-        embeddings: modality -> (B, E) float32, L2-normalised: projected, or the summary where there is no projection.
-        present: modality -> (B,) bool, False for samples without it (their rows are zero).
-        hidden_states: with `output_hidden_states`, modality -> a (B, n, D) for each block, before the last norm.
-    """
-
-    last_hidden_state: Tensor | None = None
-    pooler_output: Tensor | None = None
-    tokens: dict[str, Tensor] | None = None
-    valid: dict[str, Tensor] | None = None
-    pooled: dict[str, Tensor] | None = None
-    embeddings: dict[str, Tensor] | None = None
-    present: dict[str, Tensor] | None = None
-    hidden_states: dict[str, tuple[Tensor, ...]] | None = None
 
 
 def tower_config(spec: Mapping[str, Any]) -> TowerConfig:
@@ -100,6 +75,8 @@ class MMSSLModel(PreTrainedModel):
     base_model_prefix = "mmssl"
     main_input_name = "inputs"
     supports_gradient_checkpointing = True
+    adapter_from: str | None = None
+    """Where an adapter came from that `AutoModel` put in."""
     _supports_sdpa = True  # what `mmssl.models.dispatch` computes attention by, where nothing faster does
     _no_split_modules = ["Block", "MessageBlock"]
 
@@ -132,6 +109,12 @@ class MMSSLModel(PreTrainedModel):
                 )
         self.post_init()
 
+    def load_adapter(self, peft_model_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As transformers' own, which `AutoModel.from_pretrained(ADAPTER)` calls, too; where it came from is kept."""
+        found = super().load_adapter(peft_model_id, *args, **kwargs)
+        self.adapter_from = peft_model_id
+        return found
+
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
         """Nothing: the class is the package's own, and a saved folder must not get a copy of its source file."""
@@ -157,6 +140,7 @@ class MMSSLModel(PreTrainedModel):
         for file in folder.glob("*") if folder.is_dir() else ():
             own_file(folder, file)
         self.config.auto_map = {"AutoConfig": f"{LOADER}.MMSSLConfig", "AutoModel": f"{LOADER}.MMSSLModel"}
+        self.config.custom_pipelines = deepcopy(CUSTOM_PIPELINES)
         # set by transformers when a model was loaded with trust_remote_code; it would copy our sources into the folder
         type(self)._auto_class = None
         type(self.config)._auto_class = None
@@ -223,6 +207,11 @@ class MMSSLModel(PreTrainedModel):
             if own and (len(self.towers) == 1 or self.projections):
                 spec["readout"] = usual_readout(options, next(iter(tower.modalities.values())))  # type: ignore[arg-type]
                 tower.set_pooling(tower_config(spec))
+
+    @property
+    def input_modalities(self) -> list[str]:  # type: ignore[override]
+        """What transformers shows of it."""
+        return self.modality_names
 
     @property
     def modality_names(self) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..errors import UserError
+from .loader import CUSTOM_PIPELINES
 
 ELSEWHERE = ("attn_implementation", "_attn_implementation", "quantization_config", "kernel_config")
 """Keys of a configuration of transformers by which kernels or further packages are fetched or imported."""
@@ -22,6 +23,8 @@ def refuse_elsewhere(config: Mapping[str, object], where: str) -> None:
     for key in ELSEWHERE:
         if config.get(key):
             raise UserError(f"{where}: found {key} {config[key]!r:.60}, expected none in a model of mmssl")
+    if config.get("custom_pipelines", CUSTOM_PIPELINES) != CUSTOM_PIPELINES:
+        raise UserError(f"{where}: found custom_pipelines of others' making, expected those that mmssl writes")
 
 
 def inner_config(config: Mapping[str, object], where: str) -> dict[str, object]:
