@@ -23,6 +23,15 @@ TABLES = {
     "tar": "webdataset",
 }
 """File ending -> how it is read."""
+ELSEWHERE = {
+    **dict.fromkeys(("xlsx", "xls", "xlsm", "ods"), "excel"),
+    "sav": "spss",
+    "dta": "stata",
+    "sas7bdat": "sas",
+    "feather": "feather",
+    "orc": "orc",
+}
+"""Ending of tables that are not read here -> how pandas calls them."""
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 MEDIA = {
@@ -60,6 +69,16 @@ def table_format(path: str) -> str | None:
         name = name.removesuffix(ending)
     ending = name.rpartition(".")[2]
     return ending if "." in name and ending in TABLES else None
+
+
+def way_out(names: Iterable[str]) -> str:
+    """What makes a table that is read of the first of some files that pandas knows; empty where it knows none."""
+    for name in names:
+        kind = ELSEWHERE.get(os.path.splitext(name)[1].lower().removeprefix("."))
+        if kind is not None:
+            file, stem = os.path.basename(name), os.path.splitext(os.path.basename(name))[0]
+            return f"; pandas.read_{kind}({file!r}).to_csv({stem + '.csv'!r}, index=False) in Python makes a csv of it"
+    return ""
 
 
 def media_kind(name: str) -> str | None:

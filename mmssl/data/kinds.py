@@ -13,7 +13,7 @@ from mmssl.boundary import reading_sample
 from mmssl.errors import BadSample, UserError
 
 from .csv_layout import csv_layout
-from .formats import MEDIA, table_format
+from .formats import MEDIA, table_format, way_out
 from .windows import Windows
 
 if TYPE_CHECKING:
@@ -166,4 +166,5 @@ def nothing_to_read(what: str, files: Sequence[str], kinds: Iterable[Kind]) -> U
     found = endings_of(files) or "no file"
     return UserError(
         f"data.path: nothing in {what} is read: found {found}, expected {reads or 'tables (parquet, csv, json)'}"
+        f"{way_out(files)}"
     )

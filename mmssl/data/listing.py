@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -151,10 +152,11 @@ def open_files(found: Found, listed: Listed, windows: Windows, words: Collection
             split: [dict(row) for row, path in zip(listed.rows, kept, strict=True) if any(below(path, r) for r in of)]
             for split, of in splits.items()
         }
-        labels = _labels({split: [_first(row) for row in of] for split, of in rows.items()}, splits)
-        number = {name: i for i, name in enumerate(labels or ())}
-        for row in (row for of in rows.values() for row in of if number):
-            row["label"] = number[os.path.basename(os.path.dirname(_first(row)))]
+        classes = _classes({split: [_first(row) for row in of] for split, of in rows.items()}, splits)
+        if classes is not None:
+            labels = sorted(set(classes.values()))
+            for row in (row for of in rows.values() for row in of):
+                row["label"] = bisect_left(labels, classes[_first(row)])
     else:
         given = {path: _metadata(Path(path), listed) for path in found.metadata}
         rows = {
@@ -195,18 +197,22 @@ class _Word(str):
     """Text that stays text, also where it looks like a number."""
 
 
-def _labels(parts: Mapping[str, Sequence[str]], roots: Mapping[str, Sequence[Path]]) -> list[str] | None:
-    """The classes, where the folders of the files are some."""
-    names: set[str] = set()
-    depths = set()
+def _classes(parts: Mapping[str, Sequence[str]], roots: Mapping[str, Sequence[Path]]) -> dict[str, str] | None:
+    """File -> its class, where the folders of the files are some: those nearest to the files that are not all one."""
+    folders: dict[str, tuple[str, ...]] = {}
     for split, files in parts.items():
         for path in files:
             root = next(root for root in roots[split] if below(path, root))
-            depths.add(path.count(os.sep) - str(root).count(os.sep))
-            names.add(os.path.basename(os.path.dirname(path)))
-    if len(depths) != 1 or depths == {1} or len(names) < 2 or {name.lower() for name in names} <= set(WORDS):
+            folders[path] = Path(path).parent.relative_to(root).parts
+    depths = {len(names) for names in folders.values()}
+    if len(depths) != 1:
         return None
-    return sorted(names)
+    for level in reversed(range(depths.pop())):
+        names = {of[level] for of in folders.values()}
+        if len(names) > 1:
+            found = {path: of[level] for path, of in folders.items()}
+            return None if {name.lower() for name in names} <= set(WORDS) else found
+    return None
 
 
 def _first(row: Mapping[str, object]) -> str:
@@ -221,7 +227,6 @@ def _metadata(path: Path, listed: Listed) -> Rows:
     """
     row_of = {file.path: row for row in listed.rows for file in row.values()}
     column_of = {file.path: column for row in listed.rows for column, file in row.items()}
-
     rows = _metadata_rows(path)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     naming = [c for c in columns if re.fullmatch(r"(.+_)?file_names?", c)]

@@ -267,7 +267,7 @@ class _Opening:
             found = sorted({"".join(Path(file).suffixes[-2:]) or "no ending" for file in everything})
             raise UserError(
                 f"data.path: {self.what} must be of one of the formats {', '.join(formats.TABLES)}, "
-                f"found {', '.join(found)}"
+                f"found {', '.join(found)}{formats.way_out(everything)}"
             )
         data_files = _with_content(data_files)
         kind = kinds.pop()

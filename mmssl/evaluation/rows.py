@@ -17,7 +17,7 @@ from ..data.explained import stream_rows
 from ..data.sources import column_names
 from ..errors import BadSample, UserError, nearest
 from ..modality import Modality, Preprocessor
-from ..modality.table import label_name
+from ..modality.table import PERHAPS_LABELS, label_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -164,7 +164,9 @@ def label_column(source: Source, wanted: str | None) -> tuple[str | None, str]:
         return classes[0], ""
     if classes:
         return None, f"several columns hold labels ({', '.join(classes)}): choose one with evaluation.label"
-    return None, "the data has no label column (evaluation.label)"
+    perhaps = next((name for name in known if PERHAPS_LABELS.fullmatch(name)), None)
+    hint = "" if perhaps is None else f"; evaluation.label={perhaps}, if that is what you want to predict"
+    return None, f"the data has no label column (evaluation.label){hint}"
 
 
 def _values(source: Dataset, column: str) -> list[object]:

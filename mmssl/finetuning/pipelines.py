@@ -31,7 +31,7 @@ ONE = (str, bytes, Path, Mapping)
 """What is one sample, and not several."""
 
 
-class MMSSLPipeline(Pipeline):  # type: ignore[misc, no-any-unimported]
+class MMSSLPipeline(Pipeline):
     """One of `PIPELINES` on a folder that mmssl wrote. Called with one sample or with several, as all pipelines are.
 
     Feature extraction gives (1, n, D) tokens as lists (`return_tensors=True`: a tensor), with `pool=True` the (1, E)
@@ -40,8 +40,8 @@ class MMSSLPipeline(Pipeline):  # type: ignore[misc, no-any-unimported]
     which one is meant where a model has several.
     """
 
-    _load_processor = _load_tokenizer = _load_image_processor = False
-    _load_feature_extractor = _load_video_processor = False
+    _load_processor = _load_tokenizer = _load_image_processor = False  # type: ignore[assignment]
+    _load_feature_extractor = _load_video_processor = False  # type: ignore[assignment]
     model: MMSSLModel
 
     def __init__(self, model: MMSSLModel, task: str = "feature-extraction", **kwargs: Any) -> None:
@@ -71,7 +71,7 @@ class MMSSLPipeline(Pipeline):  # type: ignore[misc, no-any-unimported]
                 f"--data DATA --label COLUMN makes one; its embeddings are those of task='feature-extraction'"
             )
         found = load_task(self.place)
-        found.model.to(self.device)
+        found.model.to(self.device)  # type: ignore[arg-type]
         found.head.to(self.device)
         return found
 
@@ -166,14 +166,14 @@ class MMSSLPipeline(Pipeline):  # type: ignore[misc, no-any-unimported]
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         return kwargs, {}, {}
 
-    def preprocess(self, inputs: Any, **options: Any) -> Any:
+    def preprocess(self, inputs: Any, **options: Any) -> Any:  # type: ignore[override]
         """The sample as it is."""
         return inputs
 
-    def _forward(self, inputs: Any, **options: Any) -> Any:
+    def _forward(self, inputs: Any, **options: Any) -> Any:  # type: ignore[override]
         return self.answers([inputs], **self.options)[0]
 
-    def postprocess(self, outputs: Any, **options: Any) -> Any:
+    def postprocess(self, outputs: Any, **options: Any) -> Any:  # type: ignore[override]
         """The answer as it is."""
         return outputs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,17 @@ class Column:
         except ValueError:
             return ()
         return first.shape if first.dtype.kind in "iuf" else ()
+
+    def within(self, keys: Collection[str], beside: Collection[str]) -> Column:
+        """Of structs that hold one of `keys` and one of `beside`, in any case, the values of the first; else itself."""
+        found = []
+        for value in self.values:
+            lower = {str(k).lower(): v for k, v in value.items()} if isinstance(value, dict) else {}
+            inner = next((lower[key] for key in keys if lower.get(key) is not None), None)
+            if inner is None or not any(key in lower for key in beside):
+                return self
+            found.append(inner)
+        return replace(self, values=found)
 
     @property
     def distinct(self) -> float:

@@ -118,7 +118,8 @@ def seconds_of(raw: object, layout: str | None, source_rate: float | None) -> fl
         return None
     said = source_rate
     if isinstance(raw, tuple) and len(raw) == 2 and np.ndim(raw[1]) == 0:
-        raw, said = raw[0], raw[1] or source_rate
+        array, rate = raw
+        raw, said = array, rate or source_rate
     return None if said is None else len(oriented(raw, layout)) / _checked_rate(said)
 
 

@@ -15,7 +15,7 @@ from mmssl.modality.endings import SOUNDS, VIDEOS
 from mmssl.modality.raw import Array
 from mmssl.modality.table import Column
 
-from .decode import read_sound, seconds_of
+from .decode import RATES, read_sound, seconds_of
 from .mel import LogMel
 from .options import Config
 
@@ -54,8 +54,9 @@ class Preprocessor(base.Preprocessor[Array]):
         return None if found is None else [(0.0, found)]
 
     def fits(self, column: Column) -> bool:
-        """Files of the kind."""
-        return column.media == "audio"
+        """Files of the kind, and arrays with their rate, as `datasets` decodes sounds."""
+        inner = column.within(("array",), RATES)
+        return column.media == "audio" or (inner is not column and len(inner.shape) in (1, 2))
 
     def fit(self, samples: Iterable[object]) -> Self:
         """Measure mean and standard deviation of the features. UserError when no sample can be read."""

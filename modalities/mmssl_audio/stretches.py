@@ -69,7 +69,8 @@ def sound_seconds(file: Path | bytes) -> float | None:
         import av
     except ImportError:  # whoever reads the file says so
         return None
-    with av.open(io.BytesIO(file) if isinstance(file, bytes) else str(file), options=dict(FFMPEG)) as container:
+    source = io.BytesIO(file) if isinstance(file, bytes) else str(file)
+    with av.open(source, "r", options=dict(FFMPEG)) as container:
         if not container.streams.audio:
             return None
         stream = container.streams.audio[0]

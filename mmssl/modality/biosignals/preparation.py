@@ -26,7 +26,7 @@ from ..table import Column
 from . import files
 from .options import SignalConfig
 from .processing import centred, filtered, flat, resampled, rms, typical
-from .recording import Array, Place, Recording, Unsaid, parse, volts
+from .recording import RATE, SIGNAL, Array, Place, Recording, Unsaid, parse, volts
 from .spectrum import spectrum_moments
 
 logger = logging.getLogger("mmssl")
@@ -85,8 +85,9 @@ class SignalPreprocessor(Preprocessor[Sample]):
         return self.config.seconds
 
     def fits(self, column: Column) -> bool:
-        """Arrays of numbers, one signal or several channels, that are long in one direction."""
-        return len(column.shape) in (1, 2) and max(column.shape) >= LEAST_SAMPLES
+        """Arrays of numbers, a signal or several channels, long in one direction, by themselves or with their rate."""
+        shape = column.within(SIGNAL, RATE).shape
+        return len(shape) in (1, 2) and max(shape) >= LEAST_SAMPLES
 
     @abstractmethod
     def open(self, path: Path) -> Recording:
@@ -219,7 +220,10 @@ class SignalPreprocessor(Preprocessor[Sample]):
         option = self.config.source_rate
         if recording.rate is None:
             if option is None:
-                raise BadSample("nothing says the sampling rate: give it with the signal, or set source_rate")
+                raise BadSample(
+                    "nothing says the sampling rate: give it with the signal, or set source_rate in Hz "
+                    "(modalities.NAME.source_rate)"
+                )
             return option
         if option is not None and option != recording.rate and not self._told:
             self._told = True
@@ -235,7 +239,10 @@ class SignalPreprocessor(Preprocessor[Sample]):
 
     def default_names(self, count: int) -> list[str]:
         """Names of `count` channels that come without; BadSample where there are none to give."""
-        raise BadSample(f"nothing names the {count} channel(s): give the names with the signal, or set source_channels")
+        raise BadSample(
+            f"nothing names the {count} channel(s): give the names with the signal, or set source_channels "
+            "(modalities.NAME.source_channels=[A,B,...])"
+        )
 
     def _window(self, recording: Recording, rate: float, choice: int) -> tuple[int, int]:
         """First and last (excluded) sample of the window that is taken."""

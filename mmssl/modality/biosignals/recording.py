@@ -96,10 +96,10 @@ class Recording:
     stop: float | None = None
     spans: list[tuple[int, int]] | None = None
     places: Mapping[str, Place] = field(default_factory=dict)
-    rows: Sequence[Numbers] | None = None
+    rows: Sequence[Numbers] | Numbers | None = None
 
     @classmethod
-    def of(cls, rows: Sequence[Numbers], names: list[str] | None) -> Recording:
+    def of(cls, rows: Sequence[Numbers] | Numbers, names: list[str] | None) -> Recording:
         """The recording of C channels (T,) in memory; only what is loaded of them is converted."""
 
         def load(first: int, last: int) -> Array:
