@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .. import limits
 from ..data.cells import resolved
+from ..data.explained import warn_once
 from ..data.fingerprint import told
 from ..data.holding import Rule, held_rows
 from ..data.kinds import Files
@@ -116,6 +117,8 @@ def hold_out(
         chosen = kept
     held = held_rows(rows, chosen)
     if not len(held):
+        parts = "" if chosen.group is None else f" in {len(set(rows.with_format(None)[chosen.group]))} parts"
+        warn_once(f"none of {len(rows):,} rows{parts} is held out ({chosen.text}): they are too few for that")
         return None
     used = Rule(chosen.label, chosen.group, chosen.share, len(rows))
     return Held(rows, without(len(rows), held), held, used)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from toys.own_files import encoded, person
+from toys.own_files import encoded, person, wfdb_record
 from toys.recordings import heart
 from toys.refusals import refused
 
@@ -76,3 +76,17 @@ def test_what_a_recording_does_not_say_is_asked_for_by_its_key(
     assert main(["pretrain", "eeg_mae", f"data.path={tmp_path}", "--output", str(tmp_path / "run")]) == 2
     assert "nothing says the sampling rate" in (said := capsys.readouterr().err)
     assert "set source_rate in Hz (modalities.NAME.source_rate)" in said and "modalities.eeg" in said
+
+
+def test_too_few_recordings_to_hold_any_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two records are twelve windows, and neither may lie on both sides."""
+    for name in ("sick", "well"):
+        wfdb_record(tmp_path / "data" / name, "r", seconds=60)
+    tiny = [
+        "model.towers.ecg={width: 16, depth: 1, heads: 2}",
+        "objectives.mae.decoder={width: 16, depth: 1, heads: 2}",
+    ]
+    few = ["train.steps=1", "train.batch_size=4", "evaluation.tasks=[knn]", "--output", str(tmp_path / "run")]
+    assert main(["pretrain", "ecg_mae", f"data.path={tmp_path / 'data'}", *tiny, *few]) == 0
+    said = "none of 12 rows in 2 parts is held out (20% of the rows, by label, file kept together): they are too few"
+    assert said in caplog.text
