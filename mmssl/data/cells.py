@@ -1,4 +1,4 @@
-"""Cells of a table where they are stored: arrays as views of Arrow's memory, which nothing copies or turns into lists.
+"""Cells of a table where they are stored: arrays and bytes as views of Arrow's memory, which nothing copies.
 
 A table with windows of long recordings holds, in place of each recording, the number of its row and the seconds of the
 window; `Resolved`, a transform of `datasets`, gives the recording itself when a row is asked for.
@@ -38,7 +38,8 @@ class Cells:
         return self.__dict__ | {"_last": None}
 
     def value(self, row: int, column: str) -> Any:
-        """What a cell holds; None where that is null. Numbers are arrays, names of files that are there full paths."""
+        """What a cell holds; None where that is null. Numbers are arrays, bytes memoryviews, names of files that are
+        there full paths."""
         if self._last is None or self._last[:2] != (row, column):
             array = self.table[row][column]
             self._last = (row, column, self._whole(view(array.chunk(0) if array.num_chunks else array)))
@@ -83,7 +84,7 @@ class Resolved:
             return None
         whole = self.cells.value(reference["row"], name)
         if name not in self.windows or whole is None:
-            return whole
+            return _as_bytes(whole)
         told_by = (self.cells.table._fingerprint, reference["row"], name)
         return Window(whole, reference["start"], reference["stop"], told_by)
 
@@ -99,16 +100,26 @@ def looked_at(source: Dataset, columns: Sequence[str], rows: Sequence[int]) -> d
     known = resolved(source)
     plain = [name for name in columns if known is None or name not in known.columns]
     cells = Cells(source, plain)
-    out = {name: [cells.value(row, name) for row in rows] for name in plain}
+    out = {name: [_as_bytes(cells.value(row, name)) for row in rows] for name in plain}
     for name in columns:
         if known is not None and name in known.columns:
             places = source.with_format(None).select_columns([name])[list(rows)][name]
-            out[name] = [None if place is None else known.cells.value(place["row"], name) for place in places]
+            out[name] = [
+                None if place is None else _as_bytes(known.cells.value(place["row"], name)) for place in places
+            ]
     return out
 
 
+def _as_bytes(value: object) -> Any:
+    """A value whose bytes are bytes."""
+    if isinstance(value, dict):
+        return {key: _as_bytes(one) for key, one in value.items()}
+    return bytes(value) if isinstance(value, memoryview) else value
+
+
 def view(array: pa.Array) -> Any:
-    """The first value of an Arrow array; lists of numbers as NumPy arrays of their type, in Arrow's own memory."""
+    """The first value of an Arrow array; lists of numbers as NumPy arrays of their type, bytes as a memoryview, both in
+    Arrow's own memory."""
     import pyarrow as pa
 
     array = array.storage if isinstance(array, pa.ExtensionArray) else array
@@ -116,6 +127,8 @@ def view(array: pa.Array) -> Any:
         return None
     if pa.types.is_struct(array.type):
         return {field.name: view(array.field(number)) for number, field in enumerate(array.type)}
+    if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
+        return memoryview(array[0].as_buffer())
     numbers = _numbers(array) if _is_list(array.type) else None
     return array[0].as_py() if numbers is None else numbers
 

@@ -130,10 +130,10 @@ def _part(value: object, read: Callable[[Path], bytes]) -> bytes:
     """What is hashed of a recording: all of it, or its shape and ends where files are read so."""
     if isinstance(value, dict):
         return b"{" + b"\x1e".join(k.encode() + b":" + _part(v, read) for k, v in sorted(value.items())) + b"}"
-    if read is not _ends or not isinstance(value, (np.ndarray, bytes)):
+    if isinstance(value, memoryview):
+        return bytes(value) if read is not _ends else str(len(value)).encode() + bytes(value[:ENDS]) + value[-ENDS:]
+    if read is not _ends or not isinstance(value, np.ndarray):
         return _content(value, read)
-    if isinstance(value, bytes):
-        return str(len(value)).encode() + value[:ENDS] + value[-ENDS:]
     flat = value.reshape(-1)
     return str((value.dtype, value.shape)).encode() + flat[:ENDS].tobytes() + flat[-ENDS:].tobytes()
 

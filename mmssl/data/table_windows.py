@@ -65,7 +65,9 @@ def cut_table(source: Dataset, base: Path | None, files: Files) -> Dataset:
         files: who reads them, and how recordings are cut.
     """
     names = source.column_names
-    readers = {} if START in names or files.windows.seconds is False else timed_columns(source, files)
+    theirs = source.format["type"] == "custom" and transform_of(source) is None  # rows are what it makes of them
+    cuttable = not theirs and START not in names and files.windows.seconds is not False
+    readers = timed_columns(source, files) if cuttable else {}
     readers = {columns: of for columns, of in readers.items() if any(may_be_long(source.features[c]) for c in columns)}
     if not readers:
         return source

@@ -40,7 +40,7 @@ class Window(dict[str, Any]):
     def __init__(self, whole: object, start: float | None, stop: float | None, told_by: object = None) -> None:
         if isinstance(whole, Mapping):
             named = dict(whole)
-        elif isinstance(whole, bytes):
+        elif isinstance(whole, (bytes, memoryview)):
             named = {"bytes": whole, "path": None}
         else:
             named = {"bytes": None, "path": whole} if isinstance(whole, str) else {"array": whole}

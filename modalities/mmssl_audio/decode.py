@@ -112,8 +112,8 @@ def seconds_of(raw: object, layout: str | None, source_rate: float | None) -> fl
         return shape[-1 if len(shape) == 2 and _channels_first(shape, layout) else 0] / _checked_rate(source_rate)
     if isinstance(raw, Mapping):
         raw = _unwrap(raw)
-    if isinstance(raw, (Path, bytes)):
-        return sound_seconds(raw)
+    if isinstance(raw, (Path, bytes, memoryview)):
+        return sound_seconds(raw if isinstance(raw, Path) else bytes(raw))
     if is_blank(raw) or isinstance(raw, str):
         return None
     said = source_rate

@@ -64,6 +64,7 @@ class Preprocessor(base.Preprocessor[Sample]):
     def stretches(self, raw: object) -> list[tuple[float, float]] | None:
         """All of it, by the header of a file, which may lie in a table; arrays and lists of pictures stay whole."""
         file = raw.get("bytes") if isinstance(raw, Mapping) else raw
+        file = bytes(file) if isinstance(file, memoryview) else file
         found = video_seconds(file) if isinstance(file, (Path, bytes)) else None
         return None if found is None else [(0.0, found)]
 

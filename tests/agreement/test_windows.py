@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from toys.own_files import encoded, wav, wfdb_record
+from toys.own_files import encoded, video, wav, wfdb_record
 
 from mmssl.cli import main
 from mmssl.data.fingerprint import fingerprint, glance
@@ -175,3 +175,33 @@ def test_sounds(how: str, tmp_path: Path) -> None:
     assert two[told][:] == ([0] * 12 + [1] if told == "source_row" else one["file"][:])
     for a, b in zip(one, two, strict=True):
         np.testing.assert_array_equal(reader.read(a["audio"]), reader.read(b["audio"]))
+
+
+def test_bytes_are_not_copied_either(tmp_path: Path) -> None:
+    """Rows that a fit looks at hold the table's own memory, not a copy of each whole file."""
+    wav(tmp_path / "a.wav", 24)
+    held = pa.table({"audio": pa.array([{"bytes": (tmp_path / "a.wav").read_bytes(), "path": None}])})
+    package = load_modality("audio")
+    reader = package.Preprocessor(package.Config(rate=8000, seconds=2.0))
+    source = open_source(datasets.Dataset(held), files=Files({"audio": reader}, {}, Windows()))
+    rows = read_rows(source, ["audio"], 12)
+    assert len(rows) == 12 and all(isinstance(row["audio"]["bytes"], memoryview) for row in rows)
+    assert source["source_row"][:] == [0] * 12
+    assert fingerprint(source, ["audio"]) != fingerprint(source.select([0]), ["audio"])
+    assert glance(source, ["audio"]) == glance(source.select(range(12)), ["audio"])
+
+
+def test_videos_that_lie_in_a_table(tmp_path: Path) -> None:
+    clip = video(tmp_path / "clips" / "a.mp4", 24)
+    held = pa.array([{"bytes": clip.read_bytes(), "path": "a.mp4"}])
+    pq.write_table(pa.table({"video": held}), tmp_path / "t.parquet")
+    package = load_modality("video")
+    reader = package.Preprocessor(
+        package.Config(frames=8, fps=4, size=16, patch=8, channels=3, mean=[0.5] * 3, std=[0.5] * 3)
+    )
+    given = Files({"video": reader}, {}, Windows())
+    one, two = (open_source(tmp_path / path, files=given) for path in ("clips", "t.parquet"))
+    assert one["start"][:] == two["start"][:] and one["file"][:] == two["file"][:] == ["a.mp4"] * 12
+    for row in (0, 7, 11):
+        for a, b in zip(reader.read(one[row]["video"]), reader.read(two[row]["video"]), strict=True):
+            np.testing.assert_array_equal(a, b)

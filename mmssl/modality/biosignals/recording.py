@@ -155,7 +155,7 @@ def parse(raw: object, open_file: Open, unsaid: Unsaid = Unsaid()) -> Recording 
     if isinstance(raw, Mapping):
         found = _from_mapping(raw, open_file, unsaid)
         return None if found is None else _named(found, unsaid.names)
-    if isinstance(raw, (bytes, bytearray)):
+    if isinstance(raw, (bytes, bytearray, memoryview)):
         raise BadSample("found bytes without the name of their file: give {'bytes': ..., 'path': 'name.edf'} or a path")
     return _named(Recording.of(_views(raw, unsaid), None), unsaid.names)
 
