@@ -128,6 +128,8 @@ def test_the_same_by_every_way_in(trained: tuple[Path, Path], tmp_path: Path) ->
     two = [b.batch["ecg"]["signal"] for b in evaluation_batches(held, {"ecg": reader}, {}, batch_size=5, workers=1)]
     assert len(one) == 3 and all(a.equal(b) for a, b in zip(one, two, strict=True))
     assert len(opened(path, reader, Windows(False))) == 5
+    theirs = datasets.Dataset(pq.read_table(path)).with_transform(lambda batch: batch)
+    assert len(opened(theirs, reader)) == 5, "a transform of the user's makes the rows"
     assert len(opened(path, reader, Windows(15.0, 5.0))) == len(opened(data, reader, Windows(15.0, 5.0)))
 
 
