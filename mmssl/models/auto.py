@@ -56,8 +56,9 @@ class _Behind(MetaPathFinder):
 
 
 def bring_model() -> None:
-    """Import `MMSSLModel`, which registers itself; `MMSSLConfig` calls it when there is one to be built."""
-    importlib.import_module("mmssl.models.modeling_mmssl")
+    """Import `MMSSLModel` and what stands for heads, which register themselves; `MMSSLConfig` calls it when there is
+    one to be built."""
+    importlib.import_module("mmssl.models.head_elsewhere")
 
 
 def watch() -> None:

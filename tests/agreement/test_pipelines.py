@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from toys import runs, tuned
 from toys.refusals import refused
-from transformers import AutoModel, pipeline
+from transformers import AutoModel, AutoModelForImageClassification, AutoModelForSequenceClassification, pipeline
 
 import mmssl
 from mmssl.cli import main
@@ -113,6 +113,11 @@ def test_what_it_cannot_do_it_says_in_a_line() -> None:
         made("image-classification", FULL)(PICTURES[0], candidates=["a"])
     with pytest.raises(ValueError, match="trust_remote_code=True"):
         pipeline("image-classification", FULL)
+    for auto in (AutoModelForImageClassification, AutoModelForSequenceClassification):
+        with refused("full/model", "mmssl.load_task('full/model').predict"):
+            auto.from_pretrained(FULL)
+    with pytest.raises(RuntimeError, match="Pick one in .*feature-extraction"):
+        pipeline(model=BASE, trust_remote_code=True)
     with pytest.raises(AttributeError, match=r"mmssl.load_task\(FOLDER\).predict"):
         _ = AutoModel.from_pretrained(BASE)(**mmssl.MMSSLProcessor.from_pretrained(BASE)(image=PICTURES)).logits
 
