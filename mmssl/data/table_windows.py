@@ -118,8 +118,8 @@ def timed_columns(source: Dataset, files: Files) -> dict[tuple[str, ...], list[P
                 chosen = reader.default_columns(table)
             except UserError:  # several would do: whoever chooses says so
                 continue
-            if isinstance(chosen, str):
-                found.setdefault((chosen,), []).append(reader)
+            if chosen:
+                found.setdefault((chosen,) if isinstance(chosen, str) else tuple(chosen), []).append(reader)
     return found
 
 

@@ -63,6 +63,19 @@ def test_an_array_beside_its_rate_is_found(tmp_path: Path) -> None:
     assert opened(tmp_path / "e.parquet", "ecg")["start"][:] == [0.0, 10.0]
 
 
+def test_a_column_a_lead_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {lead: pa.array([heart(100, 24).tolist() for _ in range(12)]) for lead in ("I", "II", "V1")}
+    pq.write_table(pa.table(rows | {"who": [str(i) for i in range(12)]}), tmp_path / "e.parquet")
+    small = "{width: 16, depth: 1, heads: 2}"
+    tiny = [f"model.towers.ecg={small}", f"objectives.mae.decoder={small}", "modalities.ecg.source_rate=100"]
+    few = ["train.steps=1", "train.batch_size=4", "evaluation.tasks=[]", "--output", str(tmp_path / "run")]
+    assert main(["pretrain", "ecg_mae", f"data.path={tmp_path / 'e.parquet'}", *tiny, *few]) == 0
+    assert "ecg reads 3 columns: I, II, V1" in capsys.readouterr().out
+    found = str(tmp_path / "e.out.parquet")
+    assert main(["embed", str(tmp_path / "run"), "--data", str(tmp_path / "e.parquet"), "--output", found]) == 0
+    assert pq.read_table(found)["start"].to_pylist() == [0.0, 10.0] * 12
+
+
 def test_a_column_that_may_be_the_label_is_told_of(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("age,diagnosis\n1,ill\n2,ok\n")
     assert "evaluation.label=diagnosis" in label_column(open_source(tmp_path / "t.csv"), None)[1]

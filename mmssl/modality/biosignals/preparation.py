@@ -22,7 +22,7 @@ from torch import Tensor
 from ...errors import BadSample
 from ..contract import Preprocessor
 from ..inputs import Inputs, with_present
-from ..table import Column
+from ..table import Column, Table
 from . import files
 from .options import SignalConfig
 from .processing import centred, filtered, flat, resampled, rms, typical
@@ -88,6 +88,12 @@ class SignalPreprocessor(Preprocessor[Sample]):
         """Arrays of numbers, a signal or several channels, long in one direction, by themselves or with their rate."""
         shape = column.within(SIGNAL, RATE).shape
         return len(shape) in (1, 2) and max(shape) >= LEAST_SAMPLES
+
+    def default_columns(self, table: Table) -> str | list[str] | None:
+        """As the base; where several columns hold an array each, all of those that are called as channels are."""
+        found = [column for column in table.free() if self.fits(column)]
+        channels = [c.name for c in found if len(c.shape) == 1 and self.known(c.name) is not None]
+        return channels if len(channels) > 1 and len(channels) == len(found) else super().default_columns(table)
 
     @abstractmethod
     def open(self, path: Path) -> Recording:
