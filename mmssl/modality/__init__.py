@@ -32,15 +32,17 @@ from .lookup import (
 )
 
 if TYPE_CHECKING:
-    from .contract import Modality, Preprocessor, select
+    from .contract import Modality, Preprocessor
     from .inputs import Batch, Inputs, with_present
     from .mask_token import MaskToken
+    from .raw import select
 else:
     __getattr__ = attributes(
         __name__,
-        **dict.fromkeys(("Modality", "Preprocessor", "select"), ".contract"),
+        **dict.fromkeys(("Modality", "Preprocessor"), ".contract"),
         **dict.fromkeys(("Batch", "Inputs", "with_present"), ".inputs"),
         MaskToken=".mask_token",
+        select=".raw",
     )
 
 __all__ = [

@@ -8,7 +8,7 @@ Shapes: B batch, N patches, n patches at hand, P numbers a patch, K coordinates,
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 
@@ -20,7 +20,6 @@ from ..draws import Draws
 from ..errors import UserError, nearest
 from ..patches import Patches
 from .inputs import Inputs
-from .raw import Window
 from .table import Column, Table, joined
 
 Decoded = TypeVar("Decoded")
@@ -395,14 +394,3 @@ class Modality(nn.Module):
         if kind not in self.targets:
             raise UserError(f"target '{kind}' is not one of {', '.join(self.targets)}{nearest(kind, self.targets)}")
         return kind
-
-
-def select(raw: Mapping[str, object], columns: str | Sequence[str]) -> object:
-    """The value(s) of a modality in one row: a column's value, or a dict of several columns' values, with "start" and
-    "stop" where they are windows of longer ones."""
-    if isinstance(columns, str):
-        return raw[columns]
-    values = {column: raw[column] for column in columns}
-    windows = [value for value in values.values() if isinstance(value, Window)]
-    place = {"start": windows[0]["start"], "stop": windows[0]["stop"]} if windows else {}
-    return {c: v.whole if isinstance(v, Window) else v for c, v in values.items()} | place

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -46,6 +46,17 @@ class Window(dict[str, Any]):
             named = {"bytes": None, "path": whole} if isinstance(whole, str) else {"array": whole}
         super().__init__(named, start=start, stop=stop)
         self.whole, self.told_by = whole, told_by
+
+
+def select(raw: Mapping[str, object], columns: str | Sequence[str]) -> object:
+    """The value(s) of a modality in one row: a column's value, or a dict of several columns' values, with "start" and
+    "stop" where they are windows of longer ones."""
+    if isinstance(columns, str):
+        return raw[columns]
+    values = {column: raw[column] for column in columns}
+    windows = [value for value in values.values() if isinstance(value, Window)]
+    place = {"start": windows[0]["start"], "stop": windows[0]["stop"]} if windows else {}
+    return {c: v.whole if isinstance(v, Window) else v for c, v in values.items()} | place
 
 
 def unwrap(raw: Mapping[str, object], noun: str, *others: str) -> object:
