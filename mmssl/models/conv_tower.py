@@ -71,7 +71,7 @@ class ConvTower(Tower):
         )
         if not config.final_norm:
             self.trunk.norm = nn.Identity()  # type: ignore[assignment]
-        stem: Any = self.trunk.stem_width
+        stem = self._convolutions.stem_width
         self.mask = MaskToken(stem)
         self.position = modality.positions(config.width) if self.alone else None
         self.placed = nn.Linear(config.width, stem, bias=False) if self.alone else None
@@ -81,22 +81,26 @@ class ConvTower(Tower):
         self, patches: Mapping[str, Patches], hidden: Mapping[str, Tensor] | None = None, layers: Sequence[int] = ()
     ) -> Encoded:
         """As `Tower.forward`; `layers` are not to be had: blocks differ in width and places."""
-        p = patches[self.name]
+        p, trunk = patches[self.name], self._convolutions
         assert p.grid is not None and p.place is not None
         whole = p.full and p.count == math.prod(p.grid)
         at = _flat(p)
         covered = (hidden or {}).get(self.name)
-        values = p.values.nan_to_num(0.0).to(self.trunk.stem.weight.dtype)  # type: ignore[union-attr]
+        values = p.values.nan_to_num(0.0).to(trunk.stem.weight.dtype)
         if covered is not None:
             values = values.masked_fill(covered[..., None], 0.0)
         raster = self._raster(self._scattered(values, at, p.grid))
         there = None if whole else self._scattered(p.valid[..., None].to(values.dtype), at, p.grid)
-        x = self.trunk(raster, there, self._added(p, at, covered))
+        x = trunk(raster, there, self._added(p, at, covered))
         tokens = x.reshape(p.batch, -1, self.width)
         index = at.clamp(max=tokens.shape[1] - 1)[..., None].expand(-1, -1, tokens.shape[2])
         found = {self.name: self._clear([tokens.gather(1, index)], {self.name: p}, [self.name])[0]}
         prefix = found[self.name][:, :0]
         return Encoded(found, {self.name: p}, prefix, self.pooling, self.readout)
+
+    @property
+    def _convolutions(self) -> Any:
+        return self.trunk
 
     def _raster(self, cells: Tensor) -> Tensor:
         """Patches that are laid out, cells (B, *G, P) -> (B, *S, channels)."""
@@ -105,13 +109,13 @@ class ConvTower(Tower):
         x = cells.unflatten(-1, (self.channels, *tile))  # (B, *G, channels, *tile)
         order = [axis for a in range(axes) for axis in (1 + a, 2 + axes + a)]
         x = x.permute(0, *order, 1 + axes)
-        return x.reshape(len(x), *(cells.shape[1 + a] * tile[a] for a in range(axes)), self.channels)
+        return x.reshape(x.shape[0], *(cells.shape[1 + a] * tile[a] for a in range(axes)), self.channels)
 
     def _added(self, p: Patches, at: Tensor, covered: Tensor | None) -> Tensor | None:
         """(B, *G, stem) the position of each channel, and a mask token where a patch is covered; None: nothing."""
         if self.position is None and covered is None:
             return None
-        stem: Any = self.trunk.stem
+        stem = self._convolutions.stem
         x = stem.weight.new_zeros(*p.valid.shape, stem.out_channels)
         if self.position is not None and self.placed is not None:
             # the first coordinate is time, which convolutions know by themselves
@@ -126,7 +130,7 @@ class ConvTower(Tower):
         """x (B, n, C) laid out by the numbers of their places (B, n), zero where none is: (B, *grid, C); of signals
         (B, 1, windows, C), each channel that is a signal of its own in a row: (B * channels, 1, windows, C)."""
         count = math.prod(grid)
-        out = x.new_zeros(len(x), count + 1, x.shape[2]).scatter(1, at[..., None].expand_as(x), x)[:, :count]
+        out = x.new_zeros(x.shape[0], count + 1, x.shape[2]).scatter(1, at[..., None].expand_as(x), x)[:, :count]
         if self.alone:
             return out.reshape(-1, 1, grid[1], x.shape[2])
         return out.unflatten(1, grid if len(grid) > 1 else (1, *grid))

@@ -33,7 +33,7 @@ PRIMES = (2, 3, 5)
 """What a raster shrinks by at once; what is left of a patch beside them is averaged at the end."""
 GROUP = 16
 """Channels that are normalised together (Wu and He 2018, table 3)."""
-CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
+CONVOLUTIONS: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 POOLS: dict[int, Callable[[Tensor, Sizes], Tensor]] = {2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
@@ -221,7 +221,8 @@ class ConvTrunk(nn.Module):
         self.stem_width = widths[0]
         self.stem = convolution(channels, widths[0], self.kernel, strides[0], bias=True)
         self.stem_stride = strides[0]
-        blocks, inside = [], widths[0]
+        blocks: list[ConvBlock] = []
+        inside = widths[0]
         for stage in range(stages):
             count = depth // stages + (stage >= stages - depth % stages)
             for number in range(count):

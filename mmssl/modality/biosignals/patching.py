@@ -79,7 +79,7 @@ class SignalModality(LinearPatches):
 
         grid: how many channels and windows there are, or windows alone, row by row.
         """
-        place = places_of(*grid, device=values.device).expand(len(values), -1, -1)
+        place = places_of(*grid, device=values.device).expand(values.shape[0], -1, -1)
         if measured is None:
             everywhere = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
             return Patches(values, coords, everywhere, full=True, grid=grid, place=place)
