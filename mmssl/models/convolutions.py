@@ -30,33 +30,39 @@ MOST_STAGES = 4
 """As in the paper. Each halves the raster, or more, and doubles the channels."""
 Sizes = tuple[int, ...]
 PRIMES = (2, 3, 5)
-"""What a raster shrinks by at once; what is left of a patch beside them is averaged at the end."""
+"""What patches are shrunk by; what is left of them beside these factors is averaged at the end."""
 GROUP = 16
 """Channels that are normalised together (Wu and He 2018, table 3)."""
 CONVOLUTIONS: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 POOLS: dict[int, Callable[[Tensor, Sizes], Tensor]] = {2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
-def strides_of(side: int, slots: int) -> list[int]:
-    """By how much each of `slots` convolutions shrinks a patch of so many numbers: its factors of two, three and five,
-    evenly spread, the last convolutions first in line. Their product divides the side."""
-    factors = []
+def factors_of(side: int) -> list[int]:
+    """The factors of two, three and five of a number."""
+    found = []
     for prime in PRIMES:
         while side % prime == 0:
-            factors.append(prime)
+            found.append(prime)
             side //= prime
+    return found
+
+
+def strides_of(side: int, slots: int) -> list[int]:
+    """By how much each of `slots` convolutions shrinks a patch of so many numbers. Their product divides the side.
+
+    Its factors are spread evenly, the first convolutions take what is left over; where there are fewer factors than
+    convolutions, the last take one each.
+    """
+    factors = factors_of(side)
     share, more = divmod(len(factors), slots)
-    counts = (
-        [share + (slot < more) for slot in range(slots)] if share else [int(s >= slots - more) for s in range(slots)]
-    )
+    counts = [share + (slot < more if share else slot >= slots - more) for slot in range(slots)]
     taken = iter(factors)
     return [math.prod(next(taken) for _ in range(count)) for count in counts]
 
 
 def stages_of(tile: Sequence[int], depth: int) -> int:
     """How many stages a trunk of that depth has over patches of tile = numbers along each axis."""
-    reductions = max(len([s for s in strides_of(side, 64) if s > 1]) for side in tile)
-    return max(1, min(MOST_STAGES, depth, reductions + 1))
+    return max(1, min(MOST_STAGES, depth, max(len(factors_of(side)) for side in tile) + 1))
 
 
 def convolution(inside: int, outside: int, kernel: Sizes, stride: Sizes, bias: bool = False) -> nn.Module:
@@ -85,12 +91,10 @@ def shrunk(x: Tensor, by: Sizes) -> Tensor:
 
 def spread(grid: Tensor, by: Sizes) -> Tensor:
     """grid (B, *G, C) -> (B, *S, C), each place repeated by so many along each axis."""
-    axes = len(by)
-    wide = grid.reshape(grid.shape[0], *(part for size in grid.shape[1:-1] for part in (size, 1)), grid.shape[-1])
-    wide = wide.expand(
-        -1, *(part for size, side in zip(grid.shape[1:-1], by, strict=True) for part in (size, side)), -1
-    )
-    return wide.reshape(grid.shape[0], *(grid.shape[1 + a] * by[a] for a in range(axes)), grid.shape[-1])
+    first, *sizes, last = grid.shape
+    wide = grid.reshape(first, *(part for size in sizes for part in (size, 1)), last)
+    wide = wide.expand(-1, *(part for size, side in zip(sizes, by, strict=True) for part in (size, side)), -1)
+    return wide.reshape(first, *(size * side for size, side in zip(sizes, by, strict=True)), last)
 
 
 class SampleNorm(nn.Module):

@@ -74,6 +74,19 @@ def test_accumulation_changes_nothing(tmp_path: Path) -> None:
         torch.testing.assert_close(four[name], one[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
+def test_blocks_that_are_computed_again_and_half_precision(tmp_path: Path) -> None:
+    short = {"steps": 2, "save_every": 2, "log_every": 2}
+    for output, train in {
+        "plain": {},
+        "again": {"gradient_checkpointing": True},
+        "half": {"mixed_precision": "bf16"},
+    }.items():
+        assert runs.cli(tmp_path, content=recipe(**short, **train), output=output) == 0
+    plain, again, half = (weights(tmp_path / output) for output in ("plain", "again", "half"))
+    assert all(torch.equal(plain[name], again[name]) for name in plain)
+    assert all(bool(torch.isfinite(half[name]).all()) for name in half)
+
+
 def test_every_verb_takes_it(straight: Path, tmp_path: Path) -> None:
     data = ["--data", "builtin:digits", "limit=96"]
     assert main(["embed", str(straight), "--data", "builtin:digits", "--output", str(tmp_path / "e.parquet")]) == 0
@@ -84,7 +97,17 @@ def test_every_verb_takes_it(straight: Path, tmp_path: Path) -> None:
     assert config["towers"]["image"]["trunk"] == "resnet"
     words = ["finetune", str(straight), *data, "--label", "label", "--output", str(tmp_path / "tuned")]
     assert main([*words, "train.steps=2", "train.batch_size=8"]) == 0
-    lora = ["finetune", str(straight), *data, "--label", "label", "--output", str(tmp_path / "lora"), "peft=lora", "adapter.r=2"]
+    lora = [
+        "finetune",
+        str(straight),
+        *data,
+        "--label",
+        "label",
+        "--output",
+        str(tmp_path / "lora"),
+        "peft=lora",
+        "adapter.r=2",
+    ]
     assert main([*lora, "train.steps=2", "train.batch_size=8"]) == 0
 
 
