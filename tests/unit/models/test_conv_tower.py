@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from mmssl.draws import Draws
 from mmssl.errors import UserError
+from mmssl.finetuning.layer_decay import layer_scale
 from mmssl.masking import Random
 from mmssl.modality import load_modality
 from mmssl.models.adapters import add_adapter
@@ -329,6 +330,14 @@ def test_jepa_learns_from_what_is_left() -> None:
     work({"image": inputs_of("image")[0]}, Draws(3, 3)).total.backward()
     grads = {n: p.grad for n, p in model.tower("image").trunk.named_parameters()}
     assert grads and all(g is not None and bool(torch.isfinite(g).all()) for g in grads.values())
+
+
+def test_the_stem_is_the_first_layer_of_decayed_rates() -> None:
+    scale = layer_scale([f"model.{name}" for name, p in model_of("eeg").named_parameters() if p.requires_grad], 0.5)
+    found = {name.removeprefix("model.towers.eeg."): factor for name, factor in scale.items()}
+    assert found["trunk.stem.weight"] == found["placed.weight"] == 0.5**4
+    assert [found[f"trunk.blocks.{block}.conv1.weight"] for block in range(3)] == [0.5**3, 0.5**2, 0.5]
+    assert found["trunk.norm.weight"] == 1.0
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
