@@ -39,6 +39,9 @@ class Patches:
         fixed: (B, N) bool, patches that no mask may hide (a tokenizer's special tokens); None = none.
         extent: (B, K) float32, how far the whole input reaches along each coordinate, in its units, whatever was taken
             out of it since; None where the modality does not say.
+        grid: how many places the whole input has along each axis of its grid, known to the host; None where the patches
+            lie on none (`Modality.tile`).
+        place: (B, N, A) int64, which of them a patch has, along each of the A axes.
     """
 
     values: Tensor
@@ -48,6 +51,8 @@ class Patches:
     links: Tensor | None = None
     fixed: Tensor | None = None
     extent: Tensor | None = None
+    grid: tuple[int, ...] | None = None
+    place: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.values.dtype not in (torch.float32, torch.float64, torch.int64):
@@ -87,7 +92,7 @@ class Patches:
             # a link lies between two patches: rows are taken by `index`, and then columns
             columns = index.clamp(min=0)[:, None, :].expand(-1, index.shape[1], -1)
             links = gather(links, index).gather(2, columns)
-        fixed = None if self.fixed is None else gather(self.fixed, index)
+        fixed, place = (None if x is None else gather(x, index) for x in (self.fixed, self.place))
         if not full:
             there = index >= 0
             valid = valid & there
@@ -97,7 +102,7 @@ class Patches:
                 links = links.masked_fill(~(there[:, :, None] & there[:, None, :]), 0)
             if fixed is not None:
                 fixed = fixed & there
-        return Patches(values, coords, valid, full, links, fixed, self.extent)
+        return Patches(values, coords, valid, full, links, fixed, self.extent, self.grid, place)
 
     def repeated(self, times: int) -> Patches:
         """Every sample `times` times in a row: (B * times, N)."""
@@ -111,8 +116,11 @@ class Patches:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Patches:
         """With `change` made to every tensor: the same samples of each."""
-        further = (None if x is None else change(x) for x in (self.links, self.fixed, self.extent))
-        return Patches(change(self.values), change(self.coords), change(self.valid), self.full, *further)
+        links, fixed, extent, place = (
+            None if x is None else change(x) for x in (self.links, self.fixed, self.extent, self.place)
+        )
+        changed = change(self.values), change(self.coords), change(self.valid)
+        return Patches(*changed, self.full, links, fixed, extent, self.grid, place)
 
     def replace(self, **changes: object) -> Patches:
         """A copy with some fields changed; their shapes are the caller's business."""
@@ -141,11 +149,21 @@ def joined(several: Sequence[Patches]) -> Patches:
         found = [getattr(p, field) for p in several]
         return torch.cat([wide(wide(x), 2) if field == "links" else wide(x) for x in found])
 
-    links, fixed = (every(field) if getattr(several[0], field) is not None else None for field in ("links", "fixed"))
+    links, fixed, place = (
+        every(field) if getattr(several[0], field) is not None else None for field in ("links", "fixed", "place")
+    )
     full = all(p.full and p.count == most for p in several)
     reaches = [p.extent for p in several if p.extent is not None]
     extent = torch.cat(reaches) if len(reaches) == len(several) else None
-    return Patches(every("values"), every("coords"), every("valid"), full, links, fixed, extent)
+    grids = [p.grid for p in several if p.grid is not None]
+    grid = tuple(map(max, zip(*grids, strict=True))) if len(grids) == len(several) else None
+    return Patches(every("values"), every("coords"), every("valid"), full, links, fixed, extent, grid, place)
+
+
+def places_of(*sizes: int, device: torch.device) -> Tensor:
+    """(N, A) int64 the place of every patch of a grid of so many along each axis, the last axis the fastest."""
+    axes = torch.meshgrid(*(torch.arange(size, device=device) for size in sizes), indexing="ij")
+    return torch.stack(axes, -1).flatten(0, -2)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from ..recipe.config import LoopConfig
 from ..training.optimizer import make_optimizer
 
 _LAYER = re.compile(r"\.(?:blocks|layers?|resblocks|h)\.(\d+)\.")
-_FIRST = re.compile(r"(?:embed|\.modalities\.|\.prefix\.|\.types\.|\.relations\.|cls_token|position|conv1|patch)")
+_FIRST = re.compile(
+    r"(?:embed|\.modalities\.|\.prefix\.|\.types\.|\.relations\.|cls_token|position|conv1|patch|trunk\.stem\.|\.placed\.)"
+)
 
 
 def layer_scale(names: list[str], decay: float) -> dict[str, float]:

@@ -18,6 +18,7 @@ from .. import __version__
 from ..errors import RunError, UserError
 from ..evaluation.table import markdown_table, remarks
 from ..files import whole_file
+from ..models.options import HEADLESS
 from ..models.privacy import public, public_path, without_secrets
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ def _fingerprint(facts: Facts) -> str | None:
 
 def _size(tower: TowerConfig) -> str:
     kind = "" if tower.trunk == "transformer" else f"{tower.trunk}, "
-    heads = "" if tower.trunk in ("gin", "gcn") else f", {tower.heads} heads"
+    heads = "" if tower.trunk in HEADLESS else f", {tower.heads} heads"
     return f"{kind}width {tower.width}, depth {tower.depth}{heads}"
 
 

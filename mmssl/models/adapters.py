@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ..errors import UserError, nearest, one_line
+from .conv_tower import ConvTower
 from .foreign import ForeignTower
 from .message_tower import MessageTower
 from .modeling_mmssl import MMSSLModel
@@ -26,6 +27,8 @@ BLOCK_LAYERS = r"trunk\.blocks\.\d+\.(?:attention\.(?:qkv|proj)|mlp\.(?:fc1|fc2)
 """The linear layers of our trunk's blocks: attention's fused product and output, and both of the perceptron."""
 MESSAGE_LAYERS = r"trunk\.blocks\.\d+\.messages\.(?:linear|mlp\.(?:fc1|fc2))"
 """Those of a message-passing trunk's blocks."""
+CONVOLUTIONS = r"trunk\.blocks\.\d+\.(?:conv1|conv2)"
+"""Both convolutions of a residual block."""
 KINDS = {"dora": ("LORA", {"use_dora": True}), "rslora": ("LORA", {"use_rslora": True})}
 """Names of types that PEFT has as an option of another one."""
 UNFIT = {
@@ -117,7 +120,7 @@ def _inside_attention(model: nn.Module) -> set[str]:
 
 
 def default_targets(model: MMSSLModel, towers: Sequence[str], kind: str) -> Targets:
-    """The linear layers of the towers' blocks; of wrapped models all that a forward pass calls.
+    """The linear layers, or convolutions, of the towers' blocks; of wrapped models all that a forward pass calls.
 
     (IA)^3 takes the second layer of the perceptron and the fused product, LayerNorm tuning the norms.
     """
@@ -125,9 +128,10 @@ def default_targets(model: MMSSLModel, towers: Sequence[str], kind: str) -> Targ
         return [n for n, m in _of(model, towers) if isinstance(m, nn.LayerNorm)]
     foreign = [name for name in towers if isinstance(model.towers[name], ForeignTower)]
     passing = [name for name in towers if isinstance(model.towers[name], MessageTower)]
-    own = [name for name in towers if name not in foreign and name not in passing]
+    convolving = [name for name in towers if isinstance(model.towers[name], ConvTower)]
+    own = [name for name in towers if name not in [*foreign, *passing, *convolving]]
     layers = r"trunk\.blocks\.\d+\.(?:attention\.qkv|mlp\.fc2)" if kind == "ia3" else BLOCK_LAYERS
-    parts = [(own, layers), (passing, MESSAGE_LAYERS)]
+    parts = [(own, layers), (passing, MESSAGE_LAYERS), (convolving, CONVOLUTIONS)]
     patterns = [rf"towers\.(?:{'|'.join(map(re.escape, names))})\.{which}" for names, which in parts if names]
     pattern = "|".join(patterns)
     if not foreign:
@@ -150,10 +154,10 @@ def _pointwise(module: nn.Module) -> bool:
 
 
 def _of(model: MMSSLModel, towers: Iterable[str]) -> list[tuple[str, nn.Module]]:
-    """(name, module) of all modules of the towers, but for the modalities of a wrapped one, which it does not use."""
+    """(name, module) of all modules of the towers, but for the modalities of those that embed by themselves."""
     out = []
     for tower in towers:
-        skip = f"towers.{tower}.modalities." if isinstance(model.towers[tower], ForeignTower) else None
+        skip = f"towers.{tower}.modalities." if isinstance(model.towers[tower], (ForeignTower, ConvTower)) else None
         named = model.towers[tower].named_modules(prefix=f"towers.{tower}")
         out += [(n, m) for n, m in named if skip is None or not n.startswith(skip)]
     return out

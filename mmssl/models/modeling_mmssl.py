@@ -24,10 +24,11 @@ from ..boundary import own_file
 from ..errors import UserError, nearest
 from ..modality import Batch, Modality, load_modality, name_fault
 from .configuration_mmssl import MMSSLConfig
+from .conv_tower import ConvTower
 from .initialization import init_module
 from .loader import CUSTOM_PIPELINES, LOADER, write_loader
 from .message_tower import MessageTower
-from .options import MESSAGES, TowerConfig
+from .options import CONVOLUTIONS, MESSAGES, TowerConfig
 from .outputs import MMSSLOutput
 from .pooling import usual_readout
 from .projection import make_projection
@@ -78,7 +79,7 @@ class MMSSLModel(PreTrainedModel):
     adapter_from: str | None = None
     """Where an adapter came from that `AutoModel` put in."""
     _supports_sdpa = True  # what `mmssl.models.dispatch` computes attention by, where nothing faster does
-    _no_split_modules = ["Block", "MessageBlock"]
+    _no_split_modules = ["Block", "MessageBlock", "ConvBlock"]
 
     def __init__(self, config: MMSSLConfig) -> None:
         super().__init__(config)
@@ -90,7 +91,8 @@ class MMSSLModel(PreTrainedModel):
             options = tower_config(spec)
             names = options.modalities or [name]
             foreign = spec.get("foreign")
-            width = options.width if foreign is None else 1  # a wrapped model embeds by itself
+            embeds = foreign is None and options.trunk not in CONVOLUTIONS
+            width = options.width if embeds else 1  # a wrapped model, or one of convolutions, embeds by itself
             modalities = {m: self._build_modality(m, config, width) for m in names}
             self.towers[name] = self._build_tower(options, modalities, foreign)
             for modality in names:
@@ -166,7 +168,8 @@ class MMSSLModel(PreTrainedModel):
     @staticmethod
     def _build_tower(options: TowerConfig, modalities: Mapping[str, Modality], foreign: Foreign | None) -> Tower:
         if foreign is None:
-            return (MessageTower if options.trunk in MESSAGES else Tower)(options, modalities)
+            kinds = {**dict.fromkeys(MESSAGES, MessageTower), **dict.fromkeys(CONVOLUTIONS, ConvTower)}
+            return kinds.get(options.trunk, Tower)(options, modalities)
         from .wrapping import build_foreign
 
         return build_foreign(options, modalities, foreign)

@@ -42,9 +42,13 @@ POOLINGS = (
     "joined by + (mean+std); attention: a learned query (SigLIP)"
 )
 
-TRUNKS = ("transformer", "gin", "gcn", "gat")
+TRUNKS = ("transformer", "resnet", "gin", "gcn", "gat")
 MESSAGES = ("gin", "gcn", "gat")
 """Those of them whose nodes pass messages along edges (`mmssl.models.messages`)."""
+CONVOLUTIONS = ("resnet",)
+"""Those that lay patches out again and convolve them (`mmssl.models.convolutions`)."""
+HEADLESS = ("gin", "gcn", *CONVOLUTIONS)
+"""Those without attention: `heads` are for `pooling: attention` alone."""
 
 
 @strict
@@ -68,8 +72,8 @@ class AdapterConfig:
 @strict
 @dataclass(kw_only=True)
 class TowerConfig:
-    """One tower: one or more modalities on one pre-norm transformer, graphs on a message-passing network (`trunk`), or
-    a wrapped pretrained model (`from`).
+    """One tower: one or more modalities on one pre-norm transformer, pictures, clips and signals on a residual network,
+    graphs on a message-passing one (`trunk`), or a wrapped pretrained model (`from`).
 
     A ViT-S is width 384, depth 12, heads 6; a ViT-B 768, 12, 12.
     """
@@ -78,12 +82,15 @@ class TowerConfig:
     trunk: str = option(
         "transformer",
         choices=TRUNKS,
-        help="transformer: every patch attends to every other; of graphs also gin, gcn or gat: nodes get messages "
-        "along their edges alone, once a block, and no token stands in front",
+        help="transformer: every patch attends to every other; resnet: of pictures, clips, sound and signals, residual "
+        "convolutions that see what lies beside, each stage half as wide as the next; of graphs also gin, gcn or gat: "
+        "nodes get messages along their edges alone, once a block. No token stands in front but in a transformer",
     )
     width: int = option(192, min=1, max=65_536, help="numbers of a token")
     depth: int = option(6, min=0, max=1_024, help="blocks")
-    heads: int = option(3, min=1, max=1_024, help="attention heads, a divisor of the width; gin and gcn have none")
+    heads: int = option(
+        3, min=1, max=1_024, help="attention heads, a divisor of the width; resnet, gin and gcn have none"
+    )
     mlp_ratio: float = option(4.0, above=0, max=1_000, help="hidden width of a block's perceptron, over the width")
     prefix: int = option(
         1, min=0, max=1_024, help="learned tokens in front: the first is CLS, further ones are registers"
@@ -143,7 +150,15 @@ class TowerConfig:
     frozen: bool = option(False, help="do not train this tower")
     adapter: AdapterConfig | None = option(None, help="train this adapter only; the tower itself is frozen")
 
-    NEEDS = (needs("prefix", "qkv_bias", "positions", "rotary_base", "causal", "embed_norm", trunk="transformer"),)
+    NEEDS = (
+        needs("prefix", "qkv_bias", "positions", "rotary_base", "causal", "embed_norm", trunk="transformer"),
+        needs("readout_layers", "readout_norm", trunk=("transformer", *MESSAGES)),
+        needs(
+            "mlp_ratio",
+            trunk="transformer or gin, or pooling: attention",
+            holds=lambda c: c.trunk not in CONVOLUTIONS or c.pooling == "attention",
+        ),
+    )
 
     @property
     def pretrained(self) -> bool:

@@ -144,13 +144,13 @@ class Residual(nn.Module):
         self.dropout, self.drop_path = dropout, drop_path
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, n, D) -> (B, n, D); dropout and stochastic depth in training only."""
+        """x (B, ..., D) -> (B, ..., D); dropout and stochastic depth in training only."""
         if self.scale is not None:
             x = self.scale(x)
         if self.training and self.dropout:
             x = F.dropout(x, self.dropout)
         if self.training and self.drop_path:
-            keep = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.drop_path
+            keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.drop_path
             # over the share that is kept, so that the mean over draws is what evaluation computes
             x = x * (keep.to(x.dtype) / (1 - self.drop_path))
         return x

@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import nearest
 from ..modality import crossing_views, name_fault, view_kinds, view_options
 from ..modality.faults import crossing_faults, view_faults
+from ..models.options import HEADLESS
 from ..options.schema import BAD, Draft, Faults, Part, yaml_name
 from ..options.wording import show
 
@@ -150,8 +151,8 @@ def _check_towers(recipe: Any, faults: Faults) -> None:
             for member in members:
                 _reference(member, modalities, "modality", f"{where}.modalities", faults)
         width, heads, origin = _get(tower, "width"), _get(tower, "heads"), _get(tower, "from_")
-        # neither gin nor gcn has heads, but for a learned query behind them
-        attends = _get(tower, "trunk") not in ("gin", "gcn") or _get(tower, "pooling") == "attention"
+        # neither of these has heads, but for a learned query behind them
+        attends = _get(tower, "trunk") not in HEADLESS or _get(tower, "pooling") == "attention"
         if BAD not in (width, heads) and origin is None and attends and width % heads:
             faults.append(f"{where}.heads: found {heads}, expected a divisor of {where}.width = {width}")
     if modalities is not None and complete:

@@ -23,6 +23,7 @@ from ..evaluation.leaks import refuse_label
 from ..files import whole_folder
 from ..modality import Preprocessor, load_modality, select
 from ..models.configuration_mmssl import MMSSLConfig
+from ..models.convolutions import ConvTrunk
 from ..models.locating import Located
 from ..models.messages import MessageTrunk
 from ..models.modeling_mmssl import MMSSLModel
@@ -272,5 +273,5 @@ def checkpoint_blocks(pretraining: Pretraining) -> None:
 def compile_trunks(pretraining: Pretraining) -> None:
     """torch.compile every trunk in place (the rest is data-dependent bookkeeping); state dicts keep their names."""
     for module in pretraining.modules():
-        if isinstance(module, (Trunk, MessageTrunk)):
+        if isinstance(module, (Trunk, MessageTrunk, ConvTrunk)):
             module.compile()

@@ -16,7 +16,7 @@ from mmssl.errors import UserError
 from mmssl.modality import Inputs
 from mmssl.modality.linear import LinearPatches
 from mmssl.models.positions import LearnedGrid, SinCos
-from mmssl.patches import Patches
+from mmssl.patches import Patches, places_of
 
 from .augment import augment_waveform, mask_spectrum
 from .mel import LogMel
@@ -142,16 +142,27 @@ class Modality(LinearPatches):
             bin_ = (torch.arange(bands, device=x.device) * up).to(torch.float32)
             coords = torch.stack(torch.broadcast_tensors(coords, bin_), -1).flatten(0, 1)
         coords = coords.expand(batch, -1, -1)
+        grid: tuple[int, ...] = (bands, times)
+        place = places_of(times, bands, device=x.device).flip(1)  # bands before times, as within a patch
+        if self.features == "waveform":
+            grid, place = grid[1:], place[:, 1:]
+        place = place.expand(batch, -1, -1)
         if there is None and steps:
             valid = torch.ones(batch, times * bands, dtype=torch.bool, device=x.device)
-            return Patches(values, coords, valid, full=True)
+            return Patches(values, coords, valid, full=True, grid=grid, place=place)
         count = x.new_zeros(batch) if there is None else there
         valid = first * right < count[:, None]
         if right < across:  # nothing reaches over the end but the first of a sound that is shorter than a patch
             valid &= (first * right + across <= count[:, None]) | (first == 0)
         # a patch that does not exist at all holds zeros, as everywhere
         valid = valid.repeat_interleave(bands, 1)
-        return Patches(values.masked_fill(~valid[..., None], 0.0), coords, valid)
+        return Patches(values.masked_fill(~valid[..., None], 0.0), coords, valid, grid=grid, place=place)
+
+    def tile(self) -> tuple[int, ...]:
+        """(1, mel bins, frames), or (1, samples); nothing of patches that overlap."""
+        if self.stride != self.patch:
+            return ()
+        return (1, *reversed(self.patch)) if self.features == "mel" else (1, self.patch[0])
 
     def unpatchify(self, values: Tensor, like: Inputs) -> Inputs:
         """values (B, N, P) to the features of `like`: {"waveform"}, or {"mel": normalised (B, F, M)}, from which no

@@ -75,13 +75,19 @@ class Modality(SignalModality):
         if self.patch == "time":
             values, coords = windows.transpose(1, 2).flatten(2), seconds[:, None]
             valid = None if measured is None else measured.any(1)
+            grid: tuple[int, ...] = (n,)
         else:
             values = windows.flatten(1, 2)
             number = torch.tensor(self.order, device=windows.device)
             place = torch.broadcast_tensors(seconds, number[:, None])
             coords = torch.stack(place, -1).flatten(0, 1)
             valid = None if measured is None else measured.flatten(1)
-        return self.patches(values, coords.expand(batch, -1, -1), valid)
+            grid = (leads, n)
+        return self.patches(values, coords.expand(batch, -1, -1), valid, *grid)
+
+    def tile(self) -> tuple[int, ...]:
+        """(leads, samples); of patches of one lead (1, 0, samples)."""
+        return (self.rows, self.window) if self.patch == "time" else super().tile()
 
     def unpatchify(self, values: Tensor, like: Inputs) -> Inputs:
         """values (B, N, P) to {"signal": (B, L, T)} and what else `like` has."""

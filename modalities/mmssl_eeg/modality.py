@@ -64,7 +64,8 @@ class Modality(SignalModality):
         places = inputs["electrodes"].to(torch.float32)[:, :, None].expand(-1, -1, n, -1)
         coords = torch.cat([seconds, places], 3).flatten(1, 2)
         measured = self.measured(inputs, windows)
-        return self.patches(windows.flatten(1, 2), coords, None if measured is None else measured.flatten(1))
+        measured = None if measured is None else measured.flatten(1)
+        return self.patches(windows.flatten(1, 2), coords, measured, channels, n)
 
     def unpatchify(self, values: Tensor, like: Inputs) -> Inputs:
         """values (B, N, w) to {"signal": (B, C, T)} and what else `like` has."""

@@ -16,7 +16,7 @@ from mmssl.modality.pixels.augment import augment
 from mmssl.modality.pixels.options import pair
 from mmssl.modality.pixels.patching import PixelModality, grid_coords
 from mmssl.models.positions import LearnedGrid, SinCos
-from mmssl.patches import Patches
+from mmssl.patches import Patches, places_of
 
 from .options import View
 
@@ -80,11 +80,18 @@ class Modality(PixelModality):
         coords = torch.stack(torch.broadcast_tensors(row, column), -1).flatten(0, 1).expand(batch, -1, -1)
         # from the coordinates, not from Python's numbers: a program that is traced stays open in both
         extent = (torch.stack([row[-1, 0], column[-1]]) + 1).expand(batch, -1)
+        place = places_of(rows, columns, device=pixels.device).expand(batch, -1, -1)
         present = inputs.get("present")
+        grid = rows, columns
         if present is None:
             valid = torch.ones(batch, rows * columns, dtype=torch.bool, device=pixels.device)
-            return Patches(values, coords, valid, full=True, extent=extent)
-        return Patches(values, coords, present[:, None].expand(-1, rows * columns), extent=extent)
+            return Patches(values, coords, valid, full=True, extent=extent, grid=grid, place=place)
+        valid = present[:, None].expand(-1, rows * columns)
+        return Patches(values, coords, valid, extent=extent, grid=grid, place=place)
+
+    def tile(self) -> tuple[int, ...]:
+        """(channels, rows, columns)."""
+        return (self.channels, *self.patch)
 
     def unpatchify(self, values: Tensor, like: Inputs) -> Inputs:
         """values (B, N, P) to {"pixel_values": (B, C, H, W)} (and "present") of the size of `like`."""

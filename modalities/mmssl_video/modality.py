@@ -17,7 +17,7 @@ from mmssl.losses.reconstruction import normalised_patches, standardised
 from mmssl.modality import Inputs
 from mmssl.modality.pixels.patching import PixelModality, grid_coords
 from mmssl.models.positions import IndexSinCos, SinCos
-from mmssl.patches import Patches
+from mmssl.patches import Patches, places_of
 
 from .augment import augment_clips, beyond_length, check_view
 from .options import ClipView
@@ -93,13 +93,19 @@ class Modality(PixelModality):
         place = rows * columns
         axes = torch.broadcast_tensors(seconds[:, :, None, None], *grid_coords(rows, columns, pixels.device))
         coords = torch.stack(axes, -1).flatten(1, 3)
+        grid = times, rows, columns
+        where = places_of(*grid, device=pixels.device).expand(batch, -1, -1)
         if length is None:
             valid = torch.ones(batch, times * place, dtype=torch.bool, device=pixels.device)
-            return Patches(values, coords, valid, full=True)
+            return Patches(values, coords, valid, full=True, grid=grid, place=where)
         first = torch.arange(times, device=pixels.device) * t
         valid = (first < length[:, None])[:, :, None].expand(-1, -1, place).flatten(1)
         # a patch that does not exist at all holds zeros, as everywhere
-        return Patches(values.masked_fill(~valid[..., None], 0.0), coords, valid)
+        return Patches(values.masked_fill(~valid[..., None], 0.0), coords, valid, grid=grid, place=where)
+
+    def tile(self) -> tuple[int, ...]:
+        """(channels, frames, rows, columns)."""
+        return (self.channels, self.tubelet, *self.patch)
 
     def unpatchify(self, values: Tensor, like: Inputs) -> Inputs:
         """values (B, N, P) to {"pixel_values": (B, T, C, H, W)}, with the times of `like`; frames not there: zero."""

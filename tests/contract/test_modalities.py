@@ -5,6 +5,7 @@ Coordinates by hand, targets and formats are in each modality's own tests.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from toys import samples as samples_of
 from transformers import AutoModel, AutoProcessor
 
 from mmssl.draws import Draws
+from mmssl.errors import UserError
 from mmssl.masking import Random
 from mmssl.modality import Inputs, Modality, Preprocessor, load_modality, modality_names
 from mmssl.models.configuration_mmssl import MMSSLConfig
@@ -101,6 +103,32 @@ def test_padding_and_absent_parts_change_nothing_elsewhere(case: Case) -> None:
         close(mixed.pooled[case.name][row], alone.pooled[case.name][0], size)
         here, there = mixed.valid[case.name][row], alone.valid[case.name][0]
         close(mixed.tokens[case.name][row][here], alone.tokens[case.name][0][there], size)
+
+
+@torch.no_grad()
+def test_patches_on_a_grid_are_convolved_and_others_refused(case: Case) -> None:
+    assert case.model.config.modalities is not None
+    spec = tower_spec(TowerConfig(trunk="resnet", width=24, depth=2, heads=2))
+    config = MMSSLConfig(modalities=case.model.config.modalities, towers={case.name: spec})
+    patches, tile = case.modality.patchify(case.inputs(None)), case.modality.tile()
+    if not tile:
+        with pytest.raises(UserError, match="expected trunk: transformer"):
+            MMSSLModel(config)
+        return
+    assert patches.grid is not None and patches.place is not None and len(patches.grid) == len(tile) - 1
+    assert patches.values.shape[2] == math.prod(side for side in tile if side)
+    for place, valid in zip(patches.place, patches.valid, strict=True):
+        seen = place[valid].tolist()
+        assert len({tuple(p) for p in seen}) == len(seen)
+        assert all(0 <= at < size for p in seen for at, size in zip(p, patches.grid, strict=True))
+    torch.manual_seed(0)
+    model = MMSSLModel(config).eval()
+    mixed = model.encode_batch({case.name: case.inputs(None)})
+    for row, raw in enumerate(case.raw):
+        alone = model.encode_batch({case.name: case.preprocessor([raw])})
+        here, there = mixed.valid[case.name][row], alone.valid[case.name][0]
+        close(mixed.tokens[case.name][row][here], alone.tokens[case.name][0][there], 10.0)
+    assert not mixed.tokens[case.name][-1].any()
 
 
 @torch.no_grad()

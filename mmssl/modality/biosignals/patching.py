@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...draws import Draws
 from ...errors import UserError
-from ...patches import Patches
+from ...patches import Patches, places_of
 from ..inputs import Inputs
 from ..linear import LinearPatches
 from .options import View
@@ -74,12 +74,20 @@ class SignalModality(LinearPatches):
         measured = share >= ENOUGH_OF_A_PATCH
         return measured & inputs["present"][:, None, None] if "present" in inputs else measured
 
-    def patches(self, values: Tensor, coords: Tensor, measured: Tensor | None) -> Patches:
-        """Patches of values (B, N, P) at coords (B, N, K), valid where measured (B, N), or everywhere."""
+    def patches(self, values: Tensor, coords: Tensor, measured: Tensor | None, *grid: int) -> Patches:
+        """Patches of values (B, N, P) at coords (B, N, K), valid where measured (B, N), or everywhere.
+
+        grid: how many channels and windows there are, or windows alone, row by row.
+        """
+        place = places_of(*grid, device=values.device).expand(values.shape[0], -1, -1)
         if measured is None:
             everywhere = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
-            return Patches(values, coords, everywhere, full=True)
-        return Patches(values, coords, measured)
+            return Patches(values, coords, everywhere, full=True, grid=grid, place=place)
+        return Patches(values, coords, measured, grid=grid, place=place)
+
+    def tile(self) -> tuple[int, ...]:
+        """(1, 0, samples): channel by channel, whichever there are."""
+        return (1, 0, self.window)
 
     def pred_width(self, kind: str | None = None) -> int:
         """P, or for "spectrum" the bins of each channel's spectrum."""

@@ -50,7 +50,10 @@ UNGATED = need(
     "tower", "activation", "gelu", "gelu_tanh", "quick_gelu", "silu", why="its perceptrons are two maps without a gate"
 )
 
+ATTENDS = need("tower", "trunk", "transformer", why="its blocks are those of a transformer")
+
 STOCK_TOWER = (
+    ATTENDS,
     ADDITIVE,
     UNGATED,
     need("tower", "causal", False, why="its attention looks both ways"),
