@@ -112,9 +112,14 @@ def as_array(raw: object, noun: str) -> Array:
         dense = raw.detach().cpu().to_dense()
         return (dense.float() if dense.dtype == torch.bfloat16 else dense).numpy()  # NumPy has no bfloat16
     try:
-        return np.asarray(raw)
+        return native(np.asarray(raw))
     except ValueError as error:
         raise BadSample(f"nested lists of unequal lengths are no {noun} ({error})") from error
+
+
+def native(array: Array) -> Array:
+    """The array in this machine's byte order: of the other one its type equals no other, and torch takes none."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def load_npy(source: bytes | BinaryIO) -> Array:
@@ -126,7 +131,7 @@ def load_npy(source: bytes | BinaryIO) -> Array:
             array: Array = np.lib.format.read_array(file, allow_pickle=False)
         except ValueError as error:
             raise BadSample(f"cannot read .npy: {numpy_said(error)}") from error
-    return array
+    return native(array)
 
 
 def numpy_said(error: Exception) -> str:

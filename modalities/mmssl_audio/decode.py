@@ -21,6 +21,7 @@ import torch
 from mmssl.boundary import is_ours, regular_file
 from mmssl.errors import BadSample, UserError, one_line
 from mmssl.limits import check
+from mmssl.modality.containers import STREAMED, announced, refuse_cut
 from mmssl.modality.raw import NPY_MAGIC, Array, as_array, check_npy, is_blank, load_npy, single, stretch_of, unwrap
 
 from .stretches import SEEK_FROM, Wanted, sound_library, sound_seconds, window_of_mpeg, with_av
@@ -33,10 +34,8 @@ PADDED = 0.1  # seconds by which such a number may be wrong
 MOST_CHANNELS = 64  # of sound: more on the shorter axis of an array, and it is none
 RATES = ("sampling_rate", "sample_rate", "samplerate", "rate", "sr", "fs")  # keys of what an array comes with
 UNKNOWN_FORMAT = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
+FORKS = range(148, 155)  # its errors about Sound Designer 2, whose header is another file
 OGG_PAGE = 27 + 255 + 255 * 255  # the longest page
-STREAMED = (
-    0x7FFF0000  # sizes from here on, and 0, are what writers put down that cannot seek back: sox, ffmpeg, arecord
-)
 
 
 def read_sound(
@@ -222,6 +221,8 @@ def _from_file(
     library = sound_library()
     try:
         with library.SoundFile(file) as sound:
+            if sound.format == "SD2":  # of what it does not know it takes `._` of the working directory for the header
+                raise library.LibsndfileError(UNKNOWN_FORMAT)
             if not sound.frames:
                 raise BadSample("no sound: zero samples")
             check("seconds", sound.frames / max(sound.samplerate, 1), "seconds of sound")
@@ -239,8 +240,8 @@ def _from_file(
             if sound.subtype.startswith(CODECS):  # the header counts what a codec pads and an encoder may leave out
                 count = min(count, len(wave) + round(PADDED * found))
     except (library.LibsndfileError, RuntimeError) as error:
-        if getattr(error, "code", None) != UNKNOWN_FORMAT:
-            raise BadSample(f"cannot decode sound: {error} ({size} bytes)") from error
+        if getattr(error, "code", None) not in (UNKNOWN_FORMAT, *FORKS):
+            raise BadSample(f"cannot decode sound: {_said(error)} ({size} bytes)") from error
         file.seek(0)
         return with_av(file, size, wanted)
     if len(wave) < count:
@@ -248,24 +249,21 @@ def _from_file(
     return wave, found
 
 
+def _said(error: Exception) -> str:
+    """What libsndfile says of a file, without Python's name of the object that it was read from."""
+    return one_line(getattr(error, "error_string", error))
+
+
 def _whole(file: BinaryIO, head: bytes, size: int) -> BinaryIO:
     """The file, at its beginning; of a WAV file whose writer did not know how long it would be, a copy that says it.
 
-    libsndfile plays what is left of a WAV or OGG file that was cut off; such a sample is broken: BadSample.
+    libsndfile plays what is left of a file that was cut off; such a sample is broken: BadSample.
     """
-    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        at = 12
-        while at + 8 <= size:
-            file.seek(at)
-            chunk = file.read(8)
-            length, left = int.from_bytes(chunk[4:8], "little"), size - at - 8
-            if chunk[:4] == b"data":
-                if 0 < length < STREAMED and length > left:
-                    raise BadSample(f"truncated: {left} of {length} bytes of sound are there")
-                if not length and left and not 8 < int.from_bytes(head[4:8], "little") < STREAMED:
-                    return _measured(file, at, left)
-                break
-            at += 8 + length + length % 2
+    refuse_cut(file)
+    if head[:4] == b"RIFF" and not 8 < int.from_bytes(head[4:8], "little") < STREAMED:
+        found = announced(file)
+        if found is not None and not found.bytes and size > found.start:
+            return _measured(file, found.start - 8, size - found.start)
     elif head[:4] == b"OggS":
         file.seek(max(0, size - OGG_PAGE))
         tail = file.read()
@@ -301,15 +299,16 @@ def _resampler(old: int, new: int) -> Resample:
 def resample(wave: Array, old: int, new: int) -> Array:
     """(S,) at `old` Hz to (ceil(S * new / old),) at `new` Hz, band-limited (torchaudio's Hann-windowed sinc).
 
-    The ratio is the nearest one of numbers up to 1000 (at most 1e-6 off): the table of an odd one would be huge.
+    The ratio is the nearest one whose denominator is at most 1000: the table of an odd one would be huge. It is right
+    for the rates in use, and at most 5e-4 off (16,001 Hz counts as 16,000 Hz).
 
     Raises:
         BadSample: the rates differ by a factor of more than 1000.
     """
+    if not 1 / 1000 <= new / old <= 1000:
+        raise BadSample(f"sampling rate {old} Hz is more than 1000 times more or less than the wanted {new} Hz")
     ratio = Fraction(new, old).limit_denominator(1000)
     if ratio == 1:
         return np.ascontiguousarray(wave)
-    if not ratio:
-        raise BadSample(f"sampling rate {old} Hz is more than 1000 times the wanted {new} Hz")
     with torch.no_grad():
         return _resampler(ratio.denominator, ratio.numerator)(torch.from_numpy(np.ascontiguousarray(wave))).numpy()

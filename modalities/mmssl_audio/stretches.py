@@ -141,8 +141,10 @@ def with_av(file: BinaryIO, size: int, wanted: Wanted) -> tuple[Array | None, in
                 count += sum(part.size for part in parts[-1:])
                 check("values", count, "samples of sound")
             parts += [out.to_ndarray() for out in planar.resample(None)]
-            if packets < stream.frames:  # 0 where the file does not list them
-                raise BadSample(f"truncated: {packets} of {stream.frames} packets of sound are there")
+            # AVI and MOV list every sample of PCM as a frame, of which a packet holds many
+            listed = sum(part.shape[1] for part in parts) if stream.codec_context.name.startswith("pcm") else packets
+            if listed < stream.frames:  # 0 where the file does not list them
+                raise BadSample(f"truncated: {listed} of {stream.frames} packets of sound are there")
     except BadSample:
         raise
     except (av.FFmpegError, ValueError) as error:

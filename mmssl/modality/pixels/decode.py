@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
     from PIL.ImageFile import _Tile as Tile
 
-TIFF_BITS_PER_SAMPLE = 258
+TIFF_BITS_PER_SAMPLE, TIFF_PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
 EXIF_ORIENTATION = 0x0112
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """ITU-R 601 weights, as Pillow's convert("L") has them."""
@@ -143,7 +143,7 @@ def _open_with_pillow(data: bytes, background: Sequence[int]) -> Array:
         raise BadSample(f"not an image file that Pillow knows ({len(data)} bytes)") from error
     _check_size(image)
     if _is_deep_colour(image, data):
-        return _finish(_decode_deep_colour(data), background)
+        return _finish(_keyed(_decode_deep_colour(data), image.info.get("transparency")), background)
     return _from_pillow(image, background)
 
 
@@ -162,12 +162,14 @@ def _from_pillow(image: Image, background: Sequence[int]) -> Array:
     from PIL import ImageOps
 
     from_netpbm = image.format == "PPM"  # exif_transpose makes a copy without a format
+    tags = getattr(image, "tag_v2", {})
     _check_size(image)
     image.load()
     if image.getexif().get(EXIF_ORIENTATION, 1) != 1:  # which makes a copy in any case
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
-        return _finish(np.asarray(image).astype(np.uint16, copy=False), background)
+        grey = _deep_grey(np.asarray(image).astype(np.uint16, copy=False), tags)
+        return _finish(_keyed(grey, image.info.get("transparency")), background)
     if image.mode == "I" and from_netpbm:  # Pillow scales a 16-bit PGM to 0..65535 in 32-bit numbers
         return _finish(np.asarray(image).astype(np.uint16), background)
     if image.mode in ("I", "F"):
@@ -197,6 +199,26 @@ def _in_strips(image: Image, background: Sequence[int]) -> Array:
 
 
 # ------------------------------------------------------------------------------------------------- 16 bits a channel
+
+
+def _deep_grey(array: Array, tags: Mapping[int, Any]) -> Array:
+    """(H, W) uint16 of a grey picture of more than 8 bits, black 0 and white 65535; of a TIFF Pillow hands out numbers
+    of 12 bits, and those of which white is 0, as they are stored."""
+    bits = tags.get(TIFF_BITS_PER_SAMPLE, (16,))
+    if max(bits if isinstance(bits, tuple) else (bits,)) == 12:
+        array = np.rint(array * (65535 / 4095)).astype(np.uint16)
+    return 65535 - array if tags.get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO else array
+
+
+def _keyed(array: Array, key: object) -> Array:
+    """(H, W) or (H, W, C) uint16, with an alpha of 0 where a PNG says that its one transparent colour (tRNS) is."""
+    if not isinstance(key, (int, tuple)):
+        return array
+    pixels = array if array.ndim == 3 else array[..., None]
+    if pixels.shape[2] not in (1, 3):  # it has alpha of its own
+        return array
+    alpha = np.where((pixels == np.array(key)).all(-1, keepdims=True), 0, 65535)
+    return np.concatenate([pixels, alpha.astype(np.uint16)], axis=2)
 
 
 def _is_deep_colour(image: ImageFile, data: bytes) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mmssl.errors import BadSample
+from mmssl.modality.containers import refuse_cut
 from mmssl_audio.decode import read_sound
 
 RATE = 16000
@@ -165,3 +166,92 @@ def test_a_picture_that_is_shown_for_long_is_no_truncation(tmp_path: Path) -> No
             file.mux(packet)
     clip = read_clip(str(path), Wanted(100, 5.0))
     assert clip is not None and len(clip[0]) >= 5
+
+
+# --------------------------------------------------------------------- lengths in headers of other containers than WAV
+
+PIPES = {  # format -> where its header says the length of the samples, its bytes, and what a writer into a pipe says
+    "AIFF": (b"SSND", 4, 0x7F000008),
+    "AU": (b".snd", 8, 0xFFFFFFFF),
+    "W64": (b"data\xf3\xac\xd3\x11", 16, 2**63 - 1),
+    "CAF": (b"data", 4, 2**64 - 1),
+    "RF64": (b"ds64", 16, 0),
+    "NIST": None,
+    "AVR": None,
+    "VOC": None,
+    "SVX": None,
+}
+
+
+def written(form: str) -> bytes:
+    soundfile = pytest.importorskip("soundfile", reason="soundfile is not installed: pip install 'mmssl[audio]'")
+    out = io.BytesIO()
+    soundfile.write(out, WAVE, RATE, format=form, subtype="PCM_16")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("form", PIPES)
+def test_a_container_that_is_cut_off_is_broken(form: str) -> None:
+    whole = written(form)
+    found = read_sound(whole, RATE)
+    assert found is not None
+    np.testing.assert_allclose(found[: len(WAVE)], WAVE / 32768, atol=1e-4)
+    for rest in (len(whole) - 4000, len(whole) // 2):
+        with pytest.raises(BadSample, match="truncated"):
+            read_sound(whole[:rest], RATE)
+
+
+@pytest.mark.parametrize("form", [form for form, place in PIPES.items() if place])
+def test_lengths_of_pipes_in_other_containers(form: str) -> None:
+    mark, behind, unknown = PIPES[form]
+    width, order = (8 if form in ("W64", "CAF", "RF64") else 4), ("little" if form in ("W64", "RF64") else "big")
+    data = bytearray(written(form))
+    at = data.index(mark) + behind
+    data[at : at + width] = unknown.to_bytes(width, order)
+    with io.BytesIO(bytes(data)) as file:
+        refuse_cut(file)
+        assert file.tell() == 0
+
+
+@pytest.mark.parametrize("form", ["mov", "avi", "matroska"])
+@pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_u8"])
+def test_samples_that_a_container_lists_one_by_one_are_no_truncation(form: str, codec: str) -> None:
+    """AVI and MOV count every sample of PCM as a frame, of which a packet holds many: the sound of many cameras."""
+    whole = encoded(form, codec)
+    wave = read_sound(whole, RATE)
+    assert wave is not None and abs(len(wave) - RATE) < 10
+    assert wave.std() == pytest.approx(0.5 / 2**0.5, rel=0.05)
+    if form != "mov":  # whose list stands at the end
+        with pytest.raises(BadSample, match="truncated"):
+            read_sound(whole[: len(whole) // 2], RATE)
+
+
+@pytest.mark.parametrize("fork", [b"", b"no fork", None])
+def test_a_file_of_the_working_directory_is_no_part_of_a_sound(
+    fork: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libsndfile takes `._` for the header (Sound Designer 2) of whatever it does not know."""
+    soundfile = pytest.importorskip("soundfile", reason="soundfile is not installed: pip install 'mmssl[audio]'")
+    monkeypatch.chdir(tmp_path)
+    if fork is None:
+        soundfile.write("x.sd2", WAVE, RATE, format="SD2")
+        (tmp_path / "._x.sd2").rename(tmp_path / "._")
+    else:
+        (tmp_path / "._").write_bytes(fork)
+    wave = read_sound(encoded("adts", "aac"), RATE)
+    assert wave is not None and abs(len(wave) - RATE) < 0.15 * RATE
+    with pytest.raises(BadSample, match="neither soundfile nor av can"):
+        read_sound(b"hello, no sound at all", RATE)
+
+
+def test_reasons_name_no_object_of_python() -> None:
+    with pytest.raises(BadSample) as caught:
+        read_sound(wav(48000, 48036).replace(b"\x01\x00\x01\x00", b"\x01\x00\x00\x00", 1), RATE)
+    assert "hannel" in str(caught.value) and "<_io" not in str(caught.value) and "object at" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rate", [1, 15, 16_000_001])
+def test_rates_that_are_none(rate: int) -> None:
+    """Of 32 kB at 1 Hz 256 million samples would become."""
+    with pytest.raises(BadSample, match="sampling rate"):
+        read_sound({"array": WAVE, "sampling_rate": rate}, RATE)

@@ -280,3 +280,59 @@ def test_real_images_of_three_sets_decode(shared_data: Path) -> None:
             assert array is not None and array.shape == shape and array.dtype == np.uint8
             corner = array[0, 0]
             assert "emoji" not in file or corner.tolist() == [255, 255, 255]  # transparent became white
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_arrays_of_either_byte_order_are_the_same(order: str, tmp_path: Path) -> None:
+    """16-bit pixels that a big-endian machine wrote are no numbers "as they are"."""
+    pixels = bytes_of((4, 6, 3)).astype(np.uint16) * 256 + 7
+    stored = pixels.astype(f"{order}u2")
+    np.save(tmp_path / "a.npy", stored)
+    for raw in (
+        stored,
+        tmp_path / "a.npy",
+        (tmp_path / "a.npy").read_bytes(),
+        {"bytes": None, "path": tmp_path / "a.npy"},
+    ):
+        array = decode(raw, WHITE)
+        assert array is not None and array.dtype == np.uint16 and array.dtype.isnative
+        assert np.array_equal(array, pixels)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_transparent_colour_of_a_sixteen_bit_png(channels: int) -> None:
+    """As of one of 8 bits, which Pillow composites."""
+    pixels = bytes_of((4, 6, channels)).astype(np.uint16) * 256 + 7
+    pixels[1, 2] = pixels[3, 5] = 0x1234
+    key = struct.pack(">H", 0x1234) * (1 if channels == 1 else 3)
+    chunk = struct.pack(">I", len(key)) + b"tRNS" + key + struct.pack(">I", zlib.crc32(b"tRNS" + key))
+    plain = png16(pixels)
+    at = plain.index(b"IDAT") - 4
+    array = decode(plain[:at] + chunk + plain[at:], WHITE)
+    expected = pixels.copy()
+    expected[1, 2] = expected[3, 5] = 65535
+    assert array is not None and np.array_equal(array, expected)
+
+
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_grey_tiffs_of_which_white_is_zero(photometric: int) -> None:
+    """X-rays are often stored so; of 8 bits Pillow turns them over, of 16 not."""
+    pixels = bytes_of((4, 6)).astype(np.uint16) * 256 + 7
+    data = bytearray(encoded(Image.fromarray(pixels if photometric else 65535 - pixels), "TIFF"))
+    tag = struct.pack("<HHI", 262, 3, 1)
+    data[data.index(tag) + 8] = photometric
+    array = decode(bytes(data), WHITE)
+    assert array is not None and array.dtype == np.uint16 and np.array_equal(array[..., 0], pixels)
+
+
+def test_grey_tiffs_of_twelve_bits() -> None:
+    """Pillow hands out 0..4095, which as 16 bits would be nearly black."""
+    values = np.array([[0, 1, 2048, 4095]], dtype=np.uint16)
+    packed = bytearray()
+    for a, b in values.reshape(-1, 2).tolist():
+        packed += bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255])
+    entries = [(256, 4), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, len(packed))]
+    ifd = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    data = b"II*\0" + struct.pack("<I", 8 + len(packed)) + bytes(packed) + ifd + b"\0" * 4
+    array = decode(data, WHITE)
+    assert array is not None and array[..., 0].tolist() == [[0, 16, 32776, 65535]]
