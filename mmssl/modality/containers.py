@@ -194,12 +194,18 @@ def announced(file: BinaryIO) -> Announced | None:
         file.seek(0)
 
 
-def refuse_cut(file: BinaryIO) -> None:
-    """BadSample where a file has fewer bytes than its header says; the file is at its beginning afterwards."""
+def cut_off(file: BinaryIO) -> str | None:
+    """What is missing where a file has fewer bytes than its header says; the file is at its beginning afterwards."""
     found = announced(file)
     if found is None:
-        return
+        return None
     left = max(file.seek(0, os.SEEK_END) - found.start, 0)
     file.seek(0)
-    if found.bytes > left:
-        raise BadSample(f"truncated: {left} of {found.bytes} bytes are there")
+    return f"truncated: {left} of {found.bytes} bytes are there" if found.bytes > left else None
+
+
+def refuse_cut(file: BinaryIO) -> None:
+    """BadSample where a file has fewer bytes than its header says; the file is at its beginning afterwards."""
+    said = cut_off(file)
+    if said:
+        raise BadSample(said)

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from mmssl.boundary import regular_file, within_places
-from mmssl.errors import BadSample, UserError
+from mmssl.errors import BadSample
 from mmssl.limits import check
 from mmssl.modality.pixels.decode import decode, from_array, read_file
 from mmssl.modality.raw import FFMPEG, NPY_MAGIC, Array, as_array, is_blank, load_npy, stretch_of, unwrap
+
+from .lengths import LOST, all_listed, first_stream, length_of, video_library, zero_of
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -32,8 +34,6 @@ TOLERANCE = 1e-4
 """Seconds by which a frame's time may lie after the asked one: times are rounded to the file's time base."""
 SEEK_FROM = 2.0
 """Seconds before which decoding from the start is no slower than seeking to a key frame."""
-LOST = 0.5
-"""Seconds of pictures that may be missing from what a file promises; more, and it is truncated."""
 
 
 @dataclass(frozen=True)
@@ -199,21 +199,11 @@ def _chosen(count: int, fps: float, wanted: Wanted, frame: Callable[[int], Array
 # ------------------------------------------------------------------------------------------------------------- files
 
 
-def _av() -> ModuleType:
-    try:
-        import av
-    except ImportError as error:
-        raise UserError(
-            f"videos are decoded with av, which is not installed ({error}): pip install 'mmssl[video]'"
-        ) from error
-    return av
-
-
 def _decoded(source: Callable[[], str | BinaryIO], wanted: Wanted) -> Clip:
     """A clip of a file; source() is its path, or a new file object on its bytes."""
-    av = _av()
+    av = video_library()
     try:
-        duration, rate, promised = _length(source())
+        duration, rate, promised = length_of(source())
         start = wanted.start(duration, rate)
         timed = _from_time(source, start)
         if wanted.fps is None:
@@ -224,75 +214,20 @@ def _decoded(source: Callable[[], str | BinaryIO], wanted: Wanted) -> Clip:
         raise BadSample(f"cannot decode video: {' '.join(str(error).split())}") from error
     if not clip[0]:
         raise BadSample("no picture could be decoded")
-    if end is not None and promised and end < duration - max(LOST, 0.1 * duration) and not _listed(source()):
+    if end is not None and promised and end < duration - max(LOST, 0.1 * duration) and not all_listed(source()):
         raise BadSample(f"truncated: the pictures end after {end:.2f} of {duration:.2f} s")
     return clip
 
 
-def _stream(container: InputContainer) -> VideoStream | None:
-    """The first stream of moving pictures: the cover of a song is none."""
-    from av.stream import Disposition
-
-    return next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
-
-
-def _listed(source: str | BinaryIO) -> bool:
-    """Whether all pictures that the file's index lists are there: then its duration is wrong, or its last picture is
-    shown for long."""
-    with _av().open(source) as container:
-        stream = _stream(container)
-        if stream is None or not stream.frames:
-            return False
-        return sum(packet.size > 0 for packet in container.demux(stream)) >= stream.frames
-
-
-def _length(source: str | BinaryIO) -> tuple[float, float, bool]:
-    """(duration in seconds, frames a second, whether the file says so of its pictures) without decoding."""
-    with _av().open(source, options=dict(FFMPEG)) as container:
-        stream = _stream(container)
-        if stream is None:
-            raise BadSample("a file without pictures")
-        rate = float(stream.average_rate or stream.guessed_rate or 25)
-        check("pixels", stream.width * stream.height, f"pixels a picture ({stream.width} x {stream.height})")
-        check("frames", stream.frames, "pictures")
-        if stream.duration and stream.time_base:
-            check("seconds", float(stream.duration * stream.time_base), "seconds of pictures")
-        if stream.duration and stream.time_base:
-            return float(stream.duration * stream.time_base), rate, True
-        first, last, count = None, 0.0, 0
-        for packet in container.demux(stream):
-            count += packet.size > 0
-            if packet.pts is not None and packet.time_base is not None and packet.size:
-                time = float(packet.pts * packet.time_base)
-                first = time if first is None else min(first, time)
-                last = max(last, time + (float(packet.duration * packet.time_base) if packet.duration else 1 / rate))
-        return (count / rate if first is None else last - first), rate, False
-
-
-def video_seconds(file: Path | bytes) -> float | None:
-    """How long a video is by the header of its file (its path, or what it holds); None where that does not say it."""
-    head = file[:6] if isinstance(file, bytes) else file.suffix.lower()
-    if head in (".npy", ".gif", NPY_MAGIC, b"GIF87a", b"GIF89a"):
-        return None
-    source = io.BytesIO(file) if isinstance(file, bytes) else str(regular_file(file))
-    with _av().open(source, options=dict(FFMPEG)) as container:
-        stream = _stream(container)
-        if stream is None:
-            return None
-        if stream.duration and stream.time_base:
-            return float(stream.duration * stream.time_base)
-        return None if container.duration is None else container.duration / _av().time_base
-
-
 def _from_time(source: Callable[[], str | BinaryIO], start: float) -> Timed:
     """(seconds from the video's first picture, frame), from the picture shown at `start` or from an earlier one."""
-    av = _av()
+    av = video_library()
     if start > SEEK_FROM:
         with av.open(source(), options=dict(FFMPEG)) as container:
-            stream = _stream(container)
+            stream = first_stream(container)
             assert stream is not None and stream.time_base is not None
             try:
-                container.seek(int((_zero(stream) + start) / stream.time_base), stream=stream, backward=True)
+                container.seek(int((zero_of(stream) + start) / stream.time_base), stream=stream, backward=True)
                 seekable = True
             except av.FFmpegError:
                 seekable = False  # raw streams; decoded from the start below
@@ -304,20 +239,13 @@ def _from_time(source: Callable[[], str | BinaryIO], start: float) -> Timed:
                     yield from frames
                     return
     with av.open(source(), options=dict(FFMPEG)) as container:
-        stream = _stream(container)
+        stream = first_stream(container)
         assert stream is not None
         yield from _timed(container, stream)
 
 
-def _zero(stream: VideoStream) -> float:
-    """Seconds at which the file's own clock shows its first picture."""
-    if stream.start_time is None or stream.time_base is None:
-        return 0.0
-    return float(stream.start_time * stream.time_base)
-
-
 def _timed(container: InputContainer, stream: VideoStream) -> Timed:
-    zero, rate = _zero(stream), float(stream.average_rate or stream.guessed_rate or 25)
+    zero, rate = zero_of(stream), float(stream.average_rate or stream.guessed_rate or 25)
     for number, frame in enumerate(container.decode(stream)):
         time = number / rate
         if frame.pts is not None and frame.time_base is not None:
@@ -381,7 +309,25 @@ def _converter(channels: int | None) -> Callable[[VideoFrame], Array]:
         check("bytes", taken, "bytes of pictures")
         picture: Array = reformatter.reformat(frame, format=kind).to_ndarray()
         picture = picture[..., None] if picture.ndim == 2 else picture
-        turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
-        return np.rot90(picture, turns) if turns else picture
+        return _upright(picture, frame)
 
     return convert
+
+
+def _upright(picture: Array, frame: VideoFrame) -> Array:
+    """(h, w, C) as it is to be shown: turned, and turned over, by the display matrix, where the file has one.
+
+    Its rows a, b and c, d of 16.16 fixed point say that a pixel (x, y) is shown at (a x + c y, b x + d y); of other
+    angles the nearest of 90 degrees counts.
+    """
+    from av.sidedata.sidedata import Type
+
+    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return picture
+    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), "<i4" if sys.byteorder == "little" else ">i4").tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        picture, x, y = picture.transpose(1, 0, 2), c, b
+    else:
+        x, y = a, d
+    return picture[:: -1 if y < 0 else 1, :: -1 if x < 0 else 1]

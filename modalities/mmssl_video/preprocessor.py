@@ -22,7 +22,8 @@ from mmssl.modality.pixels.resample import fit_size
 from mmssl.modality.raw import Array
 from mmssl.modality.table import Column
 
-from .decode import Wanted, read_clip, video_seconds
+from .decode import Wanted, read_clip
+from .lengths import video_seconds
 from .options import Config
 
 ENOUGH = 200
