@@ -43,6 +43,21 @@ def write_whole(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk. OSError where that cannot be done.
+
+    Before a file gets another name, else a crash of the machine, or a disk that turns read-only, may leave an empty
+    file under it; and after, else it may be gone from there, though the run has said that it is written.
+    """
+    if os.name == "nt" and path.is_dir():  # which Windows opens for nobody
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A new file to write into that takes the place of `path` at the end; whole or not at all.
@@ -55,7 +70,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
+        sync(partial)
         os.replace(partial, replaceable(path))
+        sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -81,9 +98,13 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
+        for file in [*partial.rglob("*"), partial]:
+            if not file.is_symlink():
+                sync(file)
         if folder.exists():
             folder.rename(old)  # only now, and it is back under its name if the next line fails
         partial.rename(folder)
+        sync(folder.parent)
     except SafetensorError as error:
         raise OSError(str(error)) from error
     finally:

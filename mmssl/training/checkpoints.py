@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -25,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..errors import RunError, UserError
+from ..files import sync
 from .optimizer import optimizer_tensors, restore_optimizer
 
 logger = logging.getLogger("mmssl")
@@ -37,14 +37,6 @@ _NAME = re.compile(r"step-(\d{8,})")
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def found(folder: Path) -> list[Path]:
@@ -123,12 +115,13 @@ def save(
         files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in written}
         (partial / STATE).write_text(json.dumps({"step": step, "files": files, **extra}, indent=2))
         # on the disk before the folder gets its name: else a power cut could leave the name without the bytes
-        for path in [*written, partial / STATE]:
-            _sync(path)
+        for path in [*written, partial / STATE, partial]:
+            sync(path)
         # of a run that went back and comes by this step again
         if target.exists():
             _set_aside(target)
         partial.rename(target)
+        sync(folder)
     except (OSError, SafetensorError) as error:
         last = _last(folder)
         raise RunError(f"checkpoint {target.name} could not be written to {folder}: {error}; {last}") from error
