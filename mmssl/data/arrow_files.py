@@ -28,17 +28,30 @@ DECODED = 1 << 28
 """Bytes that are decoded at once, where the rows are not larger."""
 
 
-def arrow_features(path: str, kind: str) -> datasets.Features:
-    """What a parquet or arrow file says of its columns."""
-    import datasets
-
+def arrow_features(path: str, kind: str) -> tuple[datasets.Features, dict[str, str]]:
+    """What a parquet or arrow file says of its columns, and the types of those that no row of `datasets` can hold."""
     if kind == "parquet":
         import pyarrow.parquet as pq
 
         with open_binary(path) as file:
-            return datasets.Features.from_arrow_schema(pq.read_schema(file))
+            return _features(pq.read_schema(file))
     with open_binary(path) as file, pa.ipc.open_stream(Checked(file, path)) as stream:
-        return datasets.Features.from_arrow_schema(stream.schema)
+        return _features(stream.schema)
+
+
+def _features(schema: pa.Schema) -> tuple[datasets.Features, dict[str, str]]:
+    import datasets
+
+    try:
+        return datasets.Features.from_arrow_schema(schema), {}
+    except ValueError:  # of one of them: maps, views of lists
+        known, left = datasets.Features(), {}
+        for field in schema:
+            try:
+                known.update(datasets.Features.from_arrow_schema(pa.schema([field])))
+            except ValueError:
+                left[field.name] = str(field.type)
+        return known, left
 
 
 def arrow_rows(path: str, kind: str) -> int:

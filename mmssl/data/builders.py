@@ -91,7 +91,7 @@ class Tables(datasets.ArrowBasedBuilder):
         if kind == "text":
             return _text_features([name for _, name in files], self.config.texts)
         if kind in ("parquet", "arrow"):
-            return unified([(name, arrow_features(path, kind)) for path, name in files], self.config.words)
+            return unified([(name, arrow_features(path, kind)[0]) for path, name in files], self.config.words)
         if kind == "csv":
             return self._csv_features(files, remote)
         types: dict[str, list[pa.DataType | str]] = {}
@@ -329,12 +329,27 @@ def tell_layouts(data_files: Mapping[str, Any], separator: str | None, reading: 
                 tell(os.path.basename(file), csv_layout(file, file, reading, separator))
 
 
-def one_schema(kind: str, data_files: Mapping[str, Sequence[str]]) -> tuple[dict[str, list[str]], bool]:
-    """(the files that have rows, all of a split where none has; whether all have rows, and the same columns)."""
+def one_schema(
+    kind: str, data_files: Mapping[str, Sequence[str]], wanted: Iterable[str] = ()
+) -> tuple[dict[str, list[str]], bool]:
+    """(the files that have rows, all of a split where none has; whether all have rows, and the same columns).
+
+    UserError where a column that is `wanted` has a type that no row can hold; others are left out, which the log says.
+    """
     kept, full = {}, True
     for split, files in data_files.items():
         kept[split] = [file for file in files if arrow_rows(file, kind)] or list(files)
         full = full and bool(arrow_rows(kept[split][0], kind))
-    everything = [file for files in kept.values() for file in files]
-    features = [arrow_features(file, kind) for file in everything]
+    features = []
+    for file in (file for files in kept.values() for file in files):
+        found, left = arrow_features(file, kind)
+        features.append(found)
+        for column, said in left.items():
+            if column in set(wanted):
+                raise UserError(
+                    f"data.path: column '{column}' is {said} in '{os.path.basename(file)}', which no row can hold: "
+                    "store its values as a struct or a list"
+                )
+            warn_once(f"column '{column}' is left out: no row can hold {said}")
+        full = full and not left
     return kept, full and all(found == features[0] for found in features)

@@ -282,7 +282,7 @@ class _Opening:
         from . import builders
 
         if kind in ("parquet", "arrow"):
-            data_files, same = builders.one_schema(kind, data_files)
+            data_files, same = builders.one_schema(kind, data_files, self.read)
             if same:
                 return datasets.load_dataset_builder(kind, data_files=builders.files_of(data_files))
         separator = "\t" if all(formats.table_format(f) == "tsv" for of in data_files.values() for f in of) else None
@@ -341,7 +341,7 @@ class _Opening:
         if any(getattr(config, key) != getattr(usual, key) for key in vars(usual) if key not in ours):
             return self.built(builder, hub)
         if kind in ("parquet", "arrow"):
-            kept, same = builders.one_schema(kind, {str(s): list(of) for s, of in config.data_files.items()})
+            kept, same = builders.one_schema(kind, {str(s): list(of) for s, of in config.data_files.items()}, self.read)
             return self.built(builder if same else builders.tables(kind, kept, self.read, reading=self.reading), hub)
         separator = config.sep if kind == "csv" and config.sep != usual.sep else None
         return self.built(builders.tables(kind, config.data_files, self.read, separator, self.reading), hub)
