@@ -17,6 +17,7 @@ from ..data.explained import stream_rows
 from ..data.sources import column_names
 from ..errors import BadSample, UserError, nearest
 from ..modality import Modality, Preprocessor
+from ..modality.notation import word
 from ..modality.table import PERHAPS_LABELS, label_name
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def _label_values(source: Dataset, column: str, names: Sequence[str] | None) -> 
             number = int(value)
             out.append((None if number < 0 else names[number]) if names else number)
         elif isinstance(value, str):
-            out.append(value)
+            out.append(word(value) or value)
         else:
             raise TypeError(f"column '{column}' holds {type(value).__name__}, expected integers or strings")
     return out

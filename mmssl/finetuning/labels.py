@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import BadSample, UserError, nearest
 from ..modality import Inputs, Preprocessor
+from ..modality.notation import word
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -87,7 +88,7 @@ def _plain(value: object) -> Any:
         return None
     if isinstance(value, bool) or isinstance(value, float) and value.is_integer():
         return int(value)
-    return value
+    return word(value) or value if isinstance(value, str) else value
 
 
 def _number(value: Any) -> float | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -136,6 +137,13 @@ def numbers_of(texts: Iterable[str], decimal: str | None = None) -> tuple[Number
     readings = [Numbers(*way, unit) for way in ways]
     chosen = readings[0]
     return chosen, any(chosen.value(text) != other.value(text) for other in readings[1:] for text in undecided)
+
+
+def word(text: str) -> str:
+    """A name as it is compared with others: no blanks around it, and an accent in one spelling (Unicode's NFC; macOS
+    writes names of files in NFD), since nobody tells such names apart."""
+    found = text.strip()
+    return found if found.isascii() else unicodedata.normalize("NFC", found)
 
 
 # --- dates -------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from decimal import Decimal
 import numpy as np
 
 from mmssl.errors import BadSample
-from mmssl.modality.notation import NO_NUMBER, Numbers, date_value, dates_of, is_plain, numbers_of
+from mmssl.modality.notation import NO_NUMBER, Numbers, date_value, dates_of, is_plain, numbers_of, word
 
 PLAIN = Numbers()
 DATES = {
@@ -65,12 +65,23 @@ def number_of(value: object, written: Numbers = PLAIN) -> float:
             if noted is None:
                 raise TypeError
             return noted
-        found = float(value.strip()) if isinstance(value, str) else float(value)  # type: ignore[arg-type]
+        found = _plain_number(value) if isinstance(value, str) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         raise BadSample(f"found {shown(value)}, expected a number{_as_written(written)}") from None
     if not math.isfinite(found):
         raise BadSample(f"found {found}, expected a finite number")
     return found
+
+
+def _plain_number(text: str) -> float:
+    """Text as programs write numbers, or else as people do: (5), and 5 behind a typographic minus, are -5."""
+    try:
+        return float(text)
+    except ValueError:
+        noted = PLAIN.value(text)
+        if noted is None:
+            raise
+        return noted
 
 
 def seconds_of(value: object, order: str = "iso") -> float:
@@ -100,9 +111,10 @@ def boolean_of(value: object) -> str:
 
 
 def category_of(value: object) -> str:
-    """A category's name. 3, 3.0, "3" and "3.0" are one category: whole numbers with gaps become floats on the way."""
+    """A category's name. 3, 3.0, "3" and "3.0" are one category: whole numbers with gaps become floats on the way; so
+    are two spellings of an accent (Unicode's NFC and NFD) that nobody tells apart."""
     if isinstance(value, str):
-        name = value.strip()
+        name = word(value)
         whole = _WHOLE.fullmatch(name)
         return name if whole is None else whole[1]
     if isinstance(value, (bool, np.bool_)):
