@@ -32,6 +32,8 @@ NO_PLACES = (".cnt",)
 """Formats that say places on a flat map, which mne puts onto a sphere of its own."""
 UNUSED = ("BAD", "EDGE BOUNDARY GAP")
 """What annotations begin with, in any case, that say what is not to be used."""
+JOINS = ("BOUNDARY", "NEW SEGMENT")
+"""What they begin with where the recording was paused, or something was cut out of it: EEGLAB, BrainVision."""
 WAY_OUT = "mne.io.read_raw({name!r}{how}).save({stem!r}) in Python makes a FIF file of it, which is read"
 COMPANIONS = {".eeg": ".vhdr", ".vmrk": ".vhdr", ".fdt": ".set"}
 
@@ -241,14 +243,17 @@ def _notes(path: Path, raw: BaseRaw, header: Header | None) -> list[Note]:
 
 def _holes(notes: list[Note], names: list[str], rate: float, length: int) -> list[tuple[Any, int, int]]:
     """(rows, first, last sample) of what the annotations say is not to be used: mne's own rule, `BAD` in front, in
-    any case, and the gaps of files that were cut together."""
+    any case, and the gaps of files that were cut together. A mark without length is a sample at least; so is a place
+    where two stretches were joined, whose length is that of what was there."""
     found: list[tuple[object, int, int]] = []
     for onset, seconds, text, channels in notes:
-        if not text.upper().startswith(UNUSED):
+        join = text.upper().startswith(JOINS)
+        if not text.upper().startswith(UNUSED) and not (join and onset > 0):  # a first segment begins with the file
             continue
         rows: Any = [names.index(name) for name in channels if name in names] if channels else slice(None)
         first = round(onset * rate)
-        found.append((rows, max(first, 0), min(max(first + round(seconds * rate), 0), length)))
+        count = 1 if join else max(round(seconds * rate), 1)
+        found.append((rows, max(first, 0), min(max(first + count, 0), length)))
     return [hole for hole in found if hole[1] < hole[2]]
 
 

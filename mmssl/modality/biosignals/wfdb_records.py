@@ -29,6 +29,7 @@ CHECKED = 2_000_000
 Known = Callable[[str], bool]
 """Whether a signal of this name is one of the modality's channels."""
 FIRST_LINE = re.compile(r"[^\s/]+ +(\d+) +\S+ +(\d+)")  # name, signals, rate, frames; a / behind the name: segments
+EXPONENT = re.compile(r"\S+\s+\d+\s+[\d.]+[eE][+-]?\d")
 
 
 def open_wfdb(path: Path, checksums: bool = True, known: Known = bool) -> Recording:
@@ -81,7 +82,22 @@ def _header(wfdb: ModuleType, name: Path) -> Any:
     those whose signals have no names.)"""
     check_file(name.with_name(f"{name.name}.hea"))
     with reading_sample(f"{name.name}.hea is no readable WFDB header"):
-        return wfdb.rdheader(str(name))
+        header = wfdb.rdheader(str(name))
+    return with_units(header, name.with_name(f"{name.name}.hea"))
+
+
+def with_units(header: Any, header_file: Path) -> Any:
+    """wfdb's header with the units of signals whose letters are not ASCII: it drops these, and of \u00b5V leaves V."""
+    lines = [line for line in header_file.read_bytes().splitlines() if line.strip() and not line.startswith(b"#")]
+    for row, line in enumerate(lines[1:]):
+        words = line.split()
+        if len(words) > 2 and not words[2].isascii() and row < len(getattr(header, "units", None) or ()):
+            try:
+                gain = words[2].decode()
+            except UnicodeDecodeError:
+                gain = words[2].decode("latin-1")
+            header.units[row] = gain.rpartition("/")[2]
+    return header
 
 
 def check_parts(header_file: Path, names: Sequence[str]) -> None:
@@ -113,7 +129,13 @@ def _whole(wfdb: ModuleType, name: Path, header_file: Path) -> Record | None:
     wfdb takes longer over a header than over ten seconds of twelve leads, and reads it again with the samples.
     """
     lines = (line for line in header_file.read_text(errors="replace").splitlines() if line.strip() and line[0] != "#")
-    found = FIRST_LINE.match(next(lines, ""))
+    first = next(lines, "")
+    if EXPONENT.match(first):
+        raise BadSample(
+            f"{header_file.name}: the rate is '{first.split()[2]}', expected a number without an exponent: wfdb would "
+            "read another one"
+        )
+    found = FIRST_LINE.match(first)
     if found is None or not 0 < int(found[1]) * int(found[2]) <= CHECKED:
         return None
     try:
@@ -125,7 +147,8 @@ def _whole(wfdb: ModuleType, name: Path, header_file: Path) -> Record | None:
     if record.e_d_signal is None or len(record.e_d_signal) != int(found[1]) or not _has_checksums(record):
         return None
     lengths = [int(found[2]) * count for count in record.samps_per_frame]
-    return record if [len(signal) for signal in record.e_d_signal] == lengths else None
+    whole = [len(signal) for signal in record.e_d_signal] == lengths
+    return with_units(record, header_file) if whole else None
 
 
 def _physical(record: Record, name: Path, checksums: bool) -> list[Array]:

@@ -206,3 +206,29 @@ def test_real_hearts_beat_as_hearts_do(shared_data: Path) -> None:
     assert prepared(**options).fit(signals).state
     with refused("source_rate: at 33 Hz"):
         prepared(**options | {"source_rate": 33.0}).fit(signals)
+
+
+@pytest.mark.parametrize("letters", ["latin-1", "utf-8"])
+@pytest.mark.parametrize("checked", [0, 2_000_000])
+@pytest.mark.parametrize("unit", ["\u00b5V", "mV"])
+def test_units_with_letters_that_wfdb_drops(
+    tmp_path: Path, unit: str, checked: int, letters: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of \u00b5V it leaves V, a million times as much."""
+    monkeypatch.setattr("mmssl.modality.biosignals.wfdb_records.CHECKED", checked)
+    path = write_wfdb(tmp_path, "m", [heart()], ["II"])
+    plain = mmssl_ecg.Preprocessor(mmssl_ecg.Config()).open(path)
+    text = path.read_text()
+    assert "/mV" in text
+    path.write_bytes(text.replace("/mV", f"/{unit}").encode(letters))
+    found = mmssl_ecg.Preprocessor(mmssl_ecg.Config()).open(path)
+    assert found.units == [unit]
+    np.testing.assert_array_equal(found.load(0, found.length), plain.load(0, plain.length))
+
+
+def test_a_rate_with_an_exponent_is_refused(tmp_path: Path) -> None:
+    """wfdb reads 5 of 5e2."""
+    path = write_wfdb(tmp_path, "m", [heart()], ["II"])
+    path.write_text(path.read_text().replace(" 500 ", " 5e2 ", 1))
+    with refused("m.hea", "5e2", "without an exponent", error=BadSample):
+        prepared().prepare(str(path))

@@ -119,6 +119,21 @@ def test_marks_of_one_channel_and_of_a_file_with_gaps(tmp_path: Path) -> None:
         assert hole.sum() == 2 * (5600 + rest) and hole[:, 6100 : 6100 + rest].all()
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("BAD boundary", 0.0), ("BAD_x", 0.004), ("boundary", 7.5), ("New Segment/", 0.01)]
+)
+def test_no_window_goes_across_a_place_where_stretches_were_joined(tmp_path: Path, text: str, seconds: float) -> None:
+    """mne's own mark of what it joins has no length; that of EEGLAB has the length of what was cut out."""
+    x = np.stack([sine(100, f, 3e-5, 20) for f in (5, 9)])
+    raw = mne.io.RawArray(x, mne.create_info(["Fp1", "Cz"], 100.0, "eeg"), verbose="ERROR")
+    raw.set_annotations(mne.Annotations([0.0, 8.0], [0.0, seconds], ["New Segment/", text]), verbose="ERROR")
+    raw.save(tmp_path / "b_raw.fif", verbose="ERROR")
+    hole = np.isnan(prepared(rate=100.0, seconds=None).prepare(str(tmp_path / "b_raw.fif")).signal)
+    assert hole[:, 800].all() and hole.sum() == 2
+    for choice in range(0, 2000, 50):
+        assert not np.isnan(prepared(rate=100.0, seconds=6.0).prepare(str(tmp_path / "b_raw.fif"), choice).signal).any()
+
+
 # ---------------------------------------------------------------------------------------------------------------- units
 
 
