@@ -5,6 +5,7 @@ Shapes: n nodes, E edges (directed; an undirected edge is there in both directio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mmssl.errors import BadSample, nearest
+from mmssl.errors import BadSample, nearest, one_line
 from mmssl.limits import check
 
 from .options import LAYOUTS
@@ -152,7 +153,8 @@ def build(
     features = None if x is None else _features(x)
     kinds = None if labels is None else np.asarray(labels).ravel()
     pairs = _edges(edges, layout)
-    known = [len(v) for v in (features, kinds) if v is not None] + ([] if nodes is None else [int(nodes)])
+    nodes, centre = _whole_number(nodes, "num_nodes"), _whole_number(centre, "centre")
+    known = [len(v) for v in (features, kinds) if v is not None] + ([] if nodes is None else [nodes])
     if len(set(known)) > 1:
         raise BadSample(f"features, labels and num_nodes differ in the number of nodes: {known}")
     if not known and not pairs.size:
@@ -186,6 +188,19 @@ def build(
     return Graph(start, code % count, weights[last].astype(np.float32), features, kinds, centre)
 
 
+def _whole_number(value: object, name: str) -> int | None:
+    """A count or the number of a node; BadSample for anything else: 3.5 nodes are not three."""
+    if value is None:
+        return None
+    try:
+        number = float(np.asarray(value).item())
+    except (ValueError, TypeError):
+        number = math.nan
+    if not number.is_integer() or isinstance(value, (bool, np.bool_)):
+        raise BadSample(f"{name}: found {one_line(repr(value), 60)}, expected a whole number")
+    return int(number)
+
+
 def _edges(edges: object, layout: str | None) -> Array:
     try:
         pairs = np.asarray(edges)
@@ -206,7 +221,10 @@ def _edges(edges: object, layout: str | None) -> Array:
 def _weights(weight: object, count: int) -> Array:
     if weight is None:
         return np.ones(count)
-    values = np.asarray(weight, np.float64).ravel()
+    try:
+        values = np.asarray(weight, np.float64).ravel()
+    except (ValueError, TypeError) as error:
+        raise BadSample(f"edge_weight is no list of numbers ({error})") from None
     if len(values) != count:
         raise BadSample(f"edge_weight has {len(values)} numbers, edge_index {count} edges")
     if not np.isfinite(values).all() or (values < 0).any():

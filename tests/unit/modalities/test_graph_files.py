@@ -79,6 +79,19 @@ def test_a_graph_without_edges_or_with_a_direction(tmp_path: Path) -> None:
         assert len(pre._graph(str(tmp_path / "d.graphml")).target) == count
 
 
+def test_several_graphs_in_a_file_and_weights_of_some_edges(tmp_path: Path) -> None:
+    """networkx reads the first graph, and counts an edge without a weight as 1."""
+    graph = nx.path_graph(3)
+    graph.edges[0, 1]["weight"] = 2.5
+    nx.write_graphml(graph, tmp_path / "w.graphml")
+    links = mmssl_graph.Preprocessor(mmssl_graph.Config())._graph(str(tmp_path / "w.graphml")).links()
+    assert [links[0, 1], links[1, 2]] == [2.5, 1.0]
+    text = (tmp_path / "w.graphml").read_text()
+    (tmp_path / "two.graphml").write_text(text.replace("</graphml>", '<graph edgedefault="directed"/></graphml>'))
+    with refused("two.graphml", "2 graphs", "expected one"):
+        open_source(f"graph:{tmp_path / 'two.graphml'}")
+
+
 @pytest.mark.parametrize("name", ["k.pt", "k.pkl", "k.gpickle", "k.json", "k.adjlist", "k.npy", "k.net", "k"])
 def test_other_files_are_refused_with_a_true_advice(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
