@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import NoneType
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -35,21 +34,19 @@ def read_networkx(path: Path) -> dict[str, Array]:
         import networkx
     except ImportError as error:
         raise UserError(f"reading {path.name} needs networkx: pip install 'mmssl[graph]'") from error
-    readers: dict[str, Callable[[Path], Graph]] = {".graphml": _graphml, ".gml": _gml}
+    readers: dict[str, Callable[[Path], Graph]] = {".graphml": networkx.read_graphml, ".gml": _gml}
     with reading_sample(f"it cannot be read as {path.suffix[1:]}"):
         graph = readers[path.suffix.lower()](path)
+        if path.suffix.lower() == ".graphml":
+            _check_one(path)
     return _arrays(graph)
 
 
-def _graphml(path: Path) -> Graph:
-    """networkx reads the first of several graphs and says nothing of the others."""
-    import networkx
-
-    graph = networkx.read_graphml(path)
+def _check_one(path: Path) -> None:
+    """BadSample where a GraphML file holds several graphs: networkx reads the first and says nothing of the others."""
     count = sum(child.tag.rpartition("}")[2] == "graph" for child in ElementTree.parse(path).getroot())
     if count > 1:
         raise BadSample(f"it holds {count} graphs, expected one: save each in a file of its own")
-    return graph
 
 
 def _gml(path: Path) -> Graph:
@@ -67,10 +64,9 @@ def _arrays(graph: Graph) -> dict[str, Array]:
         "num_nodes": np.array(len(number)),
     }
     weights = [data.get("weight") for _, _, data in graph.edges(data=True)]
-    if any(isinstance(w, (int, float)) for w in weights) and all(
-        isinstance(w, (int, float, NoneType)) for w in weights
-    ):
-        arrays["edge_weight"] = np.array([1 if w is None else w for w in weights], np.float64)  # 1 as networkx has it
+    there = [weight for weight in weights if weight is not None]
+    if there and all(isinstance(weight, (int, float)) for weight in there):  # without one: 1, as networkx has it
+        arrays["edge_weight"] = np.array([1 if weight is None else weight for weight in weights], np.float64)
     rows = [data for _, data in graph.nodes(data=True)]
     features: list[Array] = []
     for name in dict.fromkeys(name for row in rows for name in row):
