@@ -8,6 +8,8 @@ optimiser step (`mmssl.objectives.accumulation`) contributes likewise, over the 
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .errors import RunError, one_line
+from .errors import LostProcess, RunError, one_line
 
 
 def world_size() -> int:
@@ -40,7 +42,7 @@ LOST = (
 
 @contextlib.contextmanager
 def lost_peers_told() -> Iterator[None]:
-    """RunError, in one line, in place of the backend's error where another process was killed or is out of reach."""
+    """LostProcess, in one line, in place of the backend's error where another process was killed or is out of reach."""
     try:
         yield
     except RuntimeError as error:
@@ -48,10 +50,24 @@ def lost_peers_told() -> Iterator[None]:
             raise
         if not isinstance(error, dist.DistError) and not any(words in str(error) for words in LOST):
             raise
-        raise RunError(
+        raise LostProcess(
             f"another process of this run ended or is out of reach ({one_line(error, 160)}); its own last lines say "
-            "why; all that was saved is whole: go on from the last checkpoint with --resume"
+            "why; all that was saved is whole: go on from the last checkpoint with --resume",
+            speaks=_first_is_gone(),
         ) from error
+
+
+def _first_is_gone() -> bool:
+    """Whether nobody else says so: this is the second process, or the first of its machine, and where they all met
+    nobody answers. That is the first process, or its launcher, which then tells of it."""
+    if rank() == 0 or (rank() > 1 and os.environ.get("LOCAL_RANK") != "0"):
+        return False
+    place = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT") or 0)
+    try:
+        socket.create_connection(place, timeout=3).close()
+    except OSError:
+        return True
+    return False
 
 
 def rank() -> int:

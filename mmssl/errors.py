@@ -32,6 +32,14 @@ class RunError(RuntimeError):
     """Something outside the input failed (a full disk, a lost file): one line to print, exit code 1."""
 
 
+class LostProcess(RunError):
+    """Another process of this run ended. `speaks`: this one says it, since the first one, which does, is gone."""
+
+    def __init__(self, message: str, speaks: bool) -> None:
+        super().__init__(message)
+        self.speaks = speaks
+
+
 class BadSample(ValueError):
     """One sample cannot be used (truncated, empty, not what it claims): it is quarantined with this reason."""
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import RunError, UserError, nearest, one_line, out_of_memory, shown, unknown
+from ..errors import LostProcess, RunError, UserError, nearest, one_line, out_of_memory, shown, unknown
 from ..provenance import trust
 from .results import print_report, show_run
 from .telling import add_commands
@@ -62,12 +62,13 @@ def _complain(error: Exception) -> None:
     distributed: Any = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()  # a process that dies with its group open takes the others down by SIGABRT
-    _say("\n".join(f"error: {line}" for line in map(shown, str(error).rstrip("\n").split("\n"))))
+    lines = map(shown, str(error).rstrip("\n").split("\n"))
+    _say("\n".join(f"error: {line}" for line in lines), isinstance(error, LostProcess) and error.speaks)
 
 
-def _say(text: str) -> None:
-    """To stderr; only by the first process of those that `accelerate launch` started."""
-    if os.environ.get("RANK", "0") == "0":
+def _say(text: str, anyway: bool = False) -> None:
+    """To stderr; only by the first process of those that `accelerate launch` started, unless that is gone."""
+    if anyway or os.environ.get("RANK", "0") == "0":
         print(text, file=sys.stderr, flush=True)
 
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,8 +17,9 @@ import pytest
 from PIL import Image
 from toys import runs
 
+from mmssl import cli
 from mmssl.distributed import lost_peers_told
-from mmssl.errors import RunError, UserError
+from mmssl.errors import LostProcess, RunError, UserError
 from mmssl.training import checkpoints, metrics
 from mmssl.training.interrupts import SIGNALS, Interrupts
 from mmssl.training.lock import HOLDER, RunLock
@@ -183,6 +185,43 @@ def test_a_killed_process_gives_the_others_one_line(words: str, monkeypatch: pyt
     with pytest.raises(RunError, match=r"another process of this run ended.*--resume") as caught, lost_peers_told():
         raise RuntimeError(f"{words}\nmore lines of it")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rank", "local", "answers", "speaks"),
+    [
+        (0, "0", False, False),
+        (1, "1", True, False),
+        (1, "1", False, True),
+        (3, "3", False, False),
+        (8, "0", False, True),
+    ],
+)
+def test_somebody_says_it_where_the_first_process_is_gone(
+    rank: int,
+    local: str,
+    answers: bool,
+    speaks: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The first one speaks for all; the others all ended without a word where it was killed."""
+
+    with socket.create_server(("127.0.0.1", 0)) as first:
+        port = first.getsockname()[1]
+        if not answers:
+            first.close()
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        monkeypatch.setattr("mmssl.distributed.world_size", lambda: 16)
+        monkeypatch.setattr("mmssl.distributed.rank", lambda: rank)
+        monkeypatch.setenv("LOCAL_RANK", str(local))
+        monkeypatch.setenv("RANK", str(rank))
+        with pytest.raises(LostProcess) as caught, lost_peers_told():
+            raise RuntimeError("Connection reset by peer")
+    assert caught.value.speaks == speaks
+    cli._complain(caught.value)
+    assert len(runs.errors(capsys.readouterr().err)) == (speaks or rank == 0)
 
 
 def test_other_errors_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
