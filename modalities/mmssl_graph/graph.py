@@ -153,7 +153,7 @@ def build(
     features = None if x is None else _features(x)
     kinds = None if labels is None else np.asarray(labels).ravel()
     pairs = _edges(edges, layout)
-    nodes, centre = _whole_number(nodes, "num_nodes"), _whole_number(centre, "centre")
+    nodes, centre = whole_number(nodes, "num_nodes"), whole_number(centre, "centre")
     known = [len(v) for v in (features, kinds) if v is not None] + ([] if nodes is None else [nodes])
     if len(set(known)) > 1:
         raise BadSample(f"features, labels and num_nodes differ in the number of nodes: {known}")
@@ -188,7 +188,7 @@ def build(
     return Graph(start, code % count, weights[last].astype(np.float32), features, kinds, centre)
 
 
-def _whole_number(value: object, name: str) -> int | None:
+def whole_number(value: object, name: str) -> int | None:
     """A count or the number of a node; BadSample for anything else: 3.5 nodes are not three."""
     if value is None:
         return None

@@ -6,17 +6,20 @@ The arrays that come back are named as in an .npz file, see README.md.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmssl.errors import BadSample
+from mmssl.errors import BadSample, one_line
 from mmssl.limits import check
 
-from .graph import Array
+from .graph import Array, whole_number
 
+logger = logging.getLogger("mmssl")
+NUMBERS = ("edge_index", "x", "edge_weight")
 LINKS = ("links", "edges")
 GRAPHS = ("graphs", "data")
 NAMES = {"label": "y", "y": "y", "split": "split", "node_label": "node_labels"}
@@ -62,6 +65,10 @@ def joined(graphs: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
             continue
         values = [np.asarray(graph[name]) for graph in graphs if name in graph]
         if len(values) < len(graphs):
+            said = f"{name} is in {len(values):,} of {len(graphs):,} graphs"
+            if name in NUMBERS or name == "node_labels":
+                raise BadSample(f"{said}, expected all of them")
+            logger.warning("%s, and left out", said)
             continue
         if all(value.size == 1 for value in values):
             arrays[name] = np.array([value.reshape(-1)[0] for value in values])
@@ -72,8 +79,9 @@ def joined(graphs: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
 
 def nodes_of(graph: Mapping[str, Array]) -> int:
     """How many nodes a graph has."""
-    if "num_nodes" in graph:
-        return int(graph["num_nodes"])
+    count = whole_number(graph.get("num_nodes"), "num_nodes")
+    if count is not None:
+        return count
     for name in ("x", "node_labels"):
         if name in graph:
             return len(graph[name])
@@ -82,13 +90,25 @@ def nodes_of(graph: Mapping[str, Array]) -> int:
 
 def _graph(said: Mapping[str, Any]) -> dict[str, Array]:
     if said.get("edge_index") is not None:
-        arrays = {name: np.asarray(value) for name, value in said.items() if value is not None}
+        arrays = {name: _array(name, value) for name, value in said.items() if value is not None}
         arrays["edge_index"] = _two_rows(arrays["edge_index"])
         return {name: value for name, value in arrays.items() if value.dtype != object}
     links = next((said[key] for key in LINKS if isinstance(said.get(key), list)), None)
     if links is None:
         raise BadSample(f"found {', '.join(map(str, said)) or 'nothing'}, expected nodes and links, or edge_index")
     return _node_link(said.get("nodes") or [], links, said.get("graph"))
+
+
+def _array(name: str, value: object) -> Array:
+    """An entry of a graph; null among numbers is NaN, which whoever takes them refuses. BadSample where an entry that
+    makes the graph holds something else: it would be left out, and the graph be another one."""
+    found = np.asarray(value)
+    if found.dtype != object or name not in (*NUMBERS, "node_labels", "num_nodes"):
+        return found
+    try:
+        return np.asarray(value, np.float64)
+    except (ValueError, TypeError) as error:
+        raise BadSample(f"{name} holds values of several types ({one_line(error, 120)})") from None
 
 
 def _two_rows(edges: Array) -> Array:
@@ -114,8 +134,9 @@ def _node_link(nodes: Sequence[Any], links: Sequence[Any], graph: object) -> dic
     arrays: dict[str, Array] = {"edge_index": np.array(ends, np.int64).reshape(-1, 2).T}
     if rows:
         arrays["num_nodes"] = np.array(len(rows))
-    if weights and all(isinstance(weight, (int, float)) for weight in weights):
-        arrays["edge_weight"] = np.array(weights, np.float64)
+    there = [weight for weight in weights if weight is not None]
+    if there and all(isinstance(weight, (int, float)) for weight in there):  # without one: 1, as networkx has it
+        arrays["edge_weight"] = np.array([1 if weight is None else weight for weight in weights], np.float64)
     features = []
     for name in dict.fromkeys(name for row in rows for name in row):
         values = [row.get(name) for row in rows]

@@ -21,7 +21,7 @@ from mmssl.limits import check
 from mmssl.modality.parquet_pages import check_group, chunks
 from mmssl.modality.raw import check_npy
 
-from .graph import Array, Graph, Rows, build
+from .graph import Array, Graph, Rows, build, whole_number
 from .json_files import read_json
 from .networkx_files import ENDINGS, read_networkx
 from .torch_files import read_torch
@@ -214,7 +214,7 @@ def _store(arrays: dict[str, Array], directed: bool, layout: str | None) -> Stor
         width = int(arrays["x_shape"][1])
         value = arrays.get("x_data", np.ones(len(arrays["x_indices"]), np.float32))
         x = Rows(arrays["x_indptr"].astype(np.int64), arrays["x_indices"], value, width)
-    count = int(arrays["num_nodes"]) if "num_nodes" in arrays else None
+    count = whole_number(arrays.get("num_nodes"), "num_nodes")
     of = arrays.get("graph_id", arrays.get("batch"))
     if of is not None:
         count = len(of) if of.ndim == 1 else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,33 @@ def test_several_graphs_in_a_file_and_weights_of_some_edges(tmp_path: Path) -> N
     (tmp_path / "two.graphml").write_text(text.replace("</graphml>", '<graph edgedefault="directed"/></graphml>'))
     with refused("two.graphml", "2 graphs", "expected one"):
         open_source(f"graph:{tmp_path / 'two.graphml'}")
+
+
+RING = {"edge_index": [[0, 1, 2], [1, 2, 0]], "x": [[1.0], [2.0], [3.0]]}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (RING | {"x": [[1.0], [None], [3.0]]}, "features of node 1 hold NaN"),
+        (RING | {"x": [[1.0], ["a"], [None]]}, "x holds values of several types"),
+        (RING | {"node_labels": ["C", None, "N"]}, "node_labels holds values of several types"),
+        (RING | {"num_nodes": 3.5}, "num_nodes: found .*3.5.*, expected a whole number"),
+        ([RING, {"edge_index": [[0], [1]]}], "x is in 1 of 2 graphs, expected all of them"),
+    ],
+)
+def test_what_a_graph_is_made_of_is_not_left_out(content: object, said: str, tmp_path: Path) -> None:
+    """It was: the graphs were then others, without features."""
+    (tmp_path / "g.json").write_text(json.dumps(content))
+    with pytest.raises(BadSample, match=said):
+        mmssl_graph.Preprocessor(mmssl_graph.Config())._graph(str(tmp_path / "g.json"))
+
+
+def test_weights_of_some_links(tmp_path: Path) -> None:
+    links = [{"source": 0, "target": 1, "weight": 2.5}, {"source": 1, "target": 2}]
+    (tmp_path / "g.json").write_text(json.dumps({"nodes": [{"id": row} for row in range(3)], "links": links}))
+    found = mmssl_graph.Preprocessor(mmssl_graph.Config())._graph(str(tmp_path / "g.json")).links()
+    assert [found[0, 1], found[1, 2]] == [2.5, 1.0]
 
 
 @pytest.mark.parametrize("name", ["k.pt", "k.pkl", "k.gpickle", "k.json", "k.adjlist", "k.npy", "k.net", "k"])
