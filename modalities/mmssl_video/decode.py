@@ -322,7 +322,7 @@ def _upright(picture: Array, frame: VideoFrame) -> Array:
     """
     from av.sidedata.sidedata import Type
 
-    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    matrix = next((data for data in frame.side_data if data.type is Type.DISPLAYMATRIX), None)
     if matrix is None:
         return picture
     a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), "<i4" if sys.byteorder == "little" else ">i4").tolist()
