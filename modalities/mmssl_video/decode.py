@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -322,7 +322,8 @@ def _upright(picture: Array, frame: VideoFrame) -> Array:
     """
     from av.sidedata.sidedata import Type
 
-    matrix = next((data for data in frame.side_data if data.type is Type.DISPLAYMATRIX), None)
+    found: Any = frame.side_data  # a mapping to av's annotations, and a sequence in use
+    matrix = next((data for data in found if data.type is Type.DISPLAYMATRIX), None)
     if matrix is None:
         return picture
     a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), "<i4" if sys.byteorder == "little" else ">i4").tolist()
