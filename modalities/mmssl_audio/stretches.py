@@ -62,7 +62,8 @@ def sound_seconds(file: Path | bytes) -> float | None:
     the file holds no sound."""
     try:
         found = sound_library().info(io.BytesIO(file) if isinstance(file, bytes) else str(regular_file(file)))
-        return float(found.frames) / max(found.samplerate, 1)
+        if found.format != "SD2":  # which another file says of it, see decode.py
+            return float(found.frames) / max(found.samplerate, 1)
     except RuntimeError:  # none of soundfile's formats
         pass
     try:

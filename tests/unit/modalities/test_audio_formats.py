@@ -13,6 +13,7 @@ import pytest
 from mmssl.errors import BadSample
 from mmssl.modality.containers import refuse_cut
 from mmssl_audio.decode import read_sound
+from mmssl_audio.stretches import sound_seconds
 
 RATE = 16000
 WAVE = (np.sin(np.arange(24000) / 9) * 9000).astype("<i2")
@@ -240,6 +241,7 @@ def test_a_file_of_the_working_directory_is_no_part_of_a_sound(
         (tmp_path / "._").write_bytes(fork)
     wave = read_sound(encoded("adts", "aac"), RATE)
     assert wave is not None and abs(len(wave) - RATE) < 0.15 * RATE
+    assert sound_seconds(encoded("mp4", "aac")) == pytest.approx(1, abs=0.1)
     with pytest.raises(BadSample, match="neither soundfile nor av can"):
         read_sound(b"hello, no sound at all", RATE)
 
