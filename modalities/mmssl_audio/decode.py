@@ -34,7 +34,7 @@ PADDED = 0.1  # seconds by which such a number may be wrong
 MOST_CHANNELS = 64  # of sound: more on the shorter axis of an array, and it is none
 RATES = ("sampling_rate", "sample_rate", "samplerate", "rate", "sr", "fs")  # keys of what an array comes with
 UNKNOWN_FORMAT = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
-FORKS = range(148, 155)  # its errors about Sound Designer 2, whose header is another file
+FORKS = range(148, 155)  # its errors about Sound Designer 2: of what it does not know it takes `._` here for the header
 OGG_PAGE = 27 + 255 + 255 * 255  # the longest page
 
 
@@ -221,8 +221,6 @@ def _from_file(
     library = sound_library()
     try:
         with library.SoundFile(file) as sound:
-            if sound.format == "SD2":  # of what it does not know it takes `._` of the working directory for the header
-                raise library.LibsndfileError(UNKNOWN_FORMAT)
             if not sound.frames:
                 raise BadSample("no sound: zero samples")
             check("seconds", sound.frames / max(sound.samplerate, 1), "seconds of sound")

@@ -62,8 +62,7 @@ def sound_seconds(file: Path | bytes) -> float | None:
     the file holds no sound."""
     try:
         found = sound_library().info(io.BytesIO(file) if isinstance(file, bytes) else str(regular_file(file)))
-        if found.format != "SD2":  # which another file says of it, see decode.py
-            return float(found.frames) / max(found.samplerate, 1)
+        return float(found.frames) / max(found.samplerate, 1)
     except RuntimeError:  # none of soundfile's formats
         pass
     try:
