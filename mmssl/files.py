@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -43,8 +44,12 @@ def write_whole(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+UNKNOWN_THERE = (errno.EINVAL, errno.ENOTSUP)
+
+
 def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk. OSError where that cannot be done.
+    """Have a file, or the names in a folder, on the disk. OSError where that cannot be done; a folder whose file system
+    knows no such thing (some that are mounted over a network) is left to it.
 
     Before a file gets another name, else a crash of the machine, or a disk that turns read-only, may leave an empty
     file under it; and after, else it may be gone from there, though the run has said that it is written.
@@ -54,6 +59,9 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNKNOWN_THERE or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 

@@ -272,11 +272,7 @@ class Modality(nn.Module):
 
     def tile(self) -> tuple[int, ...]:
         """How the numbers of a patch lie: channels, then how many along each axis of `Patches.grid`, in the order of
-        `Patches.values`. 0: what is neighbouring along that axis does not lie side by side (leads, electrodes), and the
-        first coordinate is time.
-
-        Empty where patches lie on no grid, or overlap: such a modality has no convolutional trunk.
-        """
+        `Patches.values`; 0 along leads or electrodes, which lie side by side by chance. Empty: on no grid."""
         return ()
 
     def unpatchify(self, values: Tensor, like: Inputs) -> Inputs:

@@ -93,6 +93,22 @@ def test_a_run_ends_in_one_line_and_goes_on_once_the_disk_is_repaired(
     runs.assert_same_weights(disk / "run", tmp_path / "straight")
 
 
+def test_a_file_system_that_cannot_sync_folders_is_let_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = errno.EINVAL
+
+    def fails(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    (tmp_path / "x").write_text("x")
+    files.sync(tmp_path)
+    with pytest.raises(OSError):
+        files.sync(tmp_path / "x")
+    number = errno.EROFS
+    with pytest.raises(OSError):
+        files.sync(tmp_path)
+
+
 def test_what_is_whole_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A `config.yaml` that was empty after a crash made runs whose checkpoints were whole useless."""
     done: list[str] = []
