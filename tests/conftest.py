@@ -72,10 +72,12 @@ def undrawn() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs draw the picture of their card, as those of a user do."""
-    monkeypatch.setattr("mmssl.hub.picture.draw_training", draw_training)
+@pytest.fixture(scope="module")
+def drawn(undrawn: None) -> Iterator[None]:
+    """Runs draw the picture of their card, as those of a user do; in the rest of the module, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmssl.hub.picture.draw_training", draw_training)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -394,8 +394,7 @@ class Modality(nn.Module):
 
     def kind(self, kind: str | None) -> str:
         """The kind of target asked for, or the default one; UserError for one this modality does not have."""
-        if kind is None:
-            return self.targets[0]
+        kind = self.targets[0] if kind is None else kind
         if kind not in self.targets:
             raise UserError(f"target '{kind}' is not one of {', '.join(self.targets)}{nearest(kind, self.targets)}")
         return kind

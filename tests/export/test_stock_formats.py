@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from toys.export import CASES
@@ -29,19 +31,27 @@ LIBRARIES = {"sentence_transformers": "sentence-transformers"}
 
 TRACED = [name for name, (to, _) in CASES.items() if to == "onnx"]
 """A trace takes as long as ten other cases: `test_onnx` has one in the fast tests, these are slow ones."""
-NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in TRACED else name for name in CASES]
+FIRST = ("dinov2-registers", "clip-vision", "clip-text", "vision-text-dual-encoder", "sentence-transformers")
+FURTHER = [name for name in CASES if "-" in name and name not in (*TRACED, *FIRST)]
+"""Second models of a format, slow ones as well."""
+
+
+def cases(names: Iterable[str]) -> list[Any]:
+    """The names, those of what is traced and of second models marked as slow."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in (*TRACED, *FURTHER) else name for name in names]
 
 
 class Written(dict[str, Exported]):
-    """Case -> what was written, traced ones and others each when the first of them is asked for: a fresh process costs
-    seconds, so they share one."""
+    """Case -> what was written, of each group when the first of it is asked for: a fresh process costs seconds, so
+    they share one."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.folder = folder
 
     def __missing__(self, name: str) -> Exported:
-        names = TRACED if name in TRACED else [case for case in CASES if case not in TRACED]
+        groups = [TRACED, FURTHER, [case for case in CASES if case not in (*TRACED, *FURTHER)]]
+        (names,) = [group for group in groups if name in group]
         wanted = [(CASES[case][1](), CASES[case][0], self.folder / case, None) for case in names]
         self.update(zip(names, export_several(wanted), strict=True))
         return self[name]
@@ -52,7 +62,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
     return Written(tmp_path_factory.mktemp("export"))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", cases(CASES))
 def test_the_stock_class_gives_our_numbers(exported, name):
     proof = exported[name].proof
     assert proof.failures == []
@@ -77,7 +87,7 @@ PIPELINES = {
 }
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", cases(PIPELINES))
 def test_the_pipeline_gives_our_numbers_from_the_raw_sample(exported, name):
     proof = exported[name].proof
     assert proof.pipeline == PIPELINES[name]
@@ -87,12 +97,12 @@ def test_the_pipeline_gives_our_numbers_from_the_raw_sample(exported, name):
 SIZED = ("vit", "vit-grey", "vit_mae", "ijepa", "dinov2", "dinov2-registers", "dinov3_vit", "dinov3_vit-gated", "timm")
 
 
-@pytest.mark.parametrize("name", [*SIZED, "stock"])
+@pytest.mark.parametrize("name", cases([*SIZED, "stock"]))
 def test_two_image_sizes(exported, name):
     assert {row.trial for row in exported[name].proof.rows} == {"32 x 32", "40 x 56"}
 
 
-@pytest.mark.parametrize("name", ["vjepa2", "vjepa2-grey"])
+@pytest.mark.parametrize("name", cases(["vjepa2", "vjepa2-grey"]))
 def test_longer_clips_and_larger_frames(exported, name):
     step = 3 * (2 if name == "vjepa2" else 1)
     assert {row.trial for row in exported[name].proof.rows} == {
@@ -120,11 +130,12 @@ def test_a_pair_becomes_two_files_of_onnx_and_learned_tables_end(exported):
     assert "`text.onnx` (text): float32, open in batch, tokens; tokens at most 16" in notes
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", cases(CLASSES))
 def test_automodel_loads_it(exported, name):
     assert exported[name].proof.auto == CLASSES[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "why"),
     [
@@ -138,7 +149,7 @@ def test_where_no_pipeline_works_it_says_why(exported, name, why):
     assert proof.pipeline.startswith(f"no: {why}") and proof.pipeline_difference is None
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", cases(CASES))
 def test_the_folder_holds_safetensors_a_processor_and_the_card(exported, name):
     folder: Path = exported[name].folder
     names = {p.name for p in folder.iterdir()}

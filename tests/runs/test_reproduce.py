@@ -22,7 +22,7 @@ EVALUATION = {"evaluation": {"tasks": ["knn", "rankme"], "limit": 60, "train_lim
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(drawn: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("first")
     assert runs.cli(folder, content=runs.recipe(**EVALUATION)) == 0
     return folder / "run"

@@ -159,7 +159,7 @@ def test_a_tracker_asked_for_and_not_installed_is_one_line(monkeypatch: pytest.M
 
 
 def test_a_card_without_matplotlib_has_no_picture(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    drawn: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')

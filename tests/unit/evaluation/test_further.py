@@ -106,7 +106,7 @@ def test_the_tasks_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureF
     assert runs.cli(tmp_path, content=runs.image_text()) == 0
     capsys.readouterr()
     words = ["--task", "linear", "--task", "zero-shot", "--task", "labels", "--task", "separability", "--task", "ood"]
-    options = ["limit=120", "train_limit=300", "temperature=0.1", "label_shares=[0.1, 1.0]", "ood=builtin:digits"]
+    options = ["limit=80", "train_limit=150", "temperature=0.1", "label_shares=[0.1, 1.0]", "ood=builtin:digits"]
     assert main(["evaluate", str(tmp_path / "run"), "--data", "builtin:digits", *words, *options]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "image/" in line]
     found = {" ".join(line.split("0.")[0].split()): line for line in lines}

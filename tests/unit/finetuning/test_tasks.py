@@ -118,6 +118,7 @@ def test_soft_cross_entropy_is_the_formula():
     np.testing.assert_allclose(soft_losses("classification", s, t, tau).numpy(), -(p * np.log(q)).sum(1), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_smaller_student_learns_the_teachers_answers(pair, tmp_path, capsys):
     teacher = tmp_path / "teacher"
     finetune(

@@ -110,7 +110,7 @@ def test_any_number_of_parts_gives_the_losses_and_weights_of_one(world, parts):
     assert_same(trained(WORLDS[world], parts, rare=world != NORMED), whole(world))
 
 
-@pytest.mark.parametrize("world", ["distillation", NORMED])
+@pytest.mark.parametrize("world", ["distillation", pytest.param(NORMED, marks=pytest.mark.slow)])
 def test_a_step_that_is_given_up_and_done_again_counts_once(world):
     """What forward notes: outputs for centres, inputs of DirectPred's predictors."""
     assert_same(trained(WORLDS[world], 1, rare=world != NORMED, again=True), whole(world))
