@@ -169,7 +169,7 @@ def eeg(folder: Path, again: bool = False) -> Race:
     """again: ours has read the files before, as in all epochs but the first; mne keeps nothing of them."""
     import mne
 
-    from mmssl_eeg import files
+    from mmssl.modality.biosignals import mne_files
 
     channels = json.loads((DATA / "eegmmi_s001" / "channels.json").read_text())["channels"]
     signals = [np.asarray(s) for s in column("eegmmi_s001/eyes-train.parquet", "signal", 16)]
@@ -190,7 +190,7 @@ def eeg(folder: Path, again: bool = False) -> Race:
 
     def ours() -> Any:
         if not again:
-            files._opened.cache_clear()
+            mne_files._opened.cache_clear()
         return p(paths)
 
     what = f"FIF of 24 channels, 2 s, {'once more' if again else 'for the first time'}"

@@ -56,13 +56,13 @@ def test_the_same_number_is_the_same_damage() -> None:
 
 
 def test_a_fault_is_told_from_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmssl.modality.contract.reading_sample", contextlib.nullcontext)
     kinds = [try_variant("graph json", seed, tmp_path / "variant").kind for seed in range(8)]
     assert "fault" not in kinds and "refused" in kinds
 
     def broken(*words: object) -> None:
         raise KeyError("nodes")
 
+    monkeypatch.setattr("mmssl.modality.contract.reading_sample", contextlib.nullcontext)
     monkeypatch.setattr("mmssl_graph.Preprocessor._graph", broken)
     assert "fault" in [try_variant("graph json", seed, tmp_path / "variant").kind for seed in range(8)]
 
