@@ -34,12 +34,7 @@ class ConvTower(Tower):
 
     def __init__(self, config: TowerConfig, modalities: Mapping[str, Modality]) -> None:
         nn.Module.__init__(self)
-        if len(modalities) > 1:
-            raise UserError(
-                f"model.towers: found trunk: {config.trunk} in a tower of {', '.join(modalities)}, expected one "
-                "modality in it"
-            )
-        self.name = next(iter(modalities))
+        self.name = config.sole(modalities)
         modality = modalities[self.name]
         tile = modality.tile()
         if not tile:

@@ -35,12 +35,7 @@ class MessageTower(Tower):
 
     def __init__(self, config: TowerConfig, modalities: Mapping[str, Modality]) -> None:
         nn.Module.__init__(self)
-        if len(modalities) > 1:
-            raise UserError(
-                f"model.towers: found trunk: {config.trunk} in a tower of {', '.join(modalities)}, expected one "
-                "modality in it"
-            )
-        self.name = next(iter(modalities))
+        self.name = config.sole(modalities)
         refuse_unlinked(modalities[self.name], f"model.towers: modality '{self.name}'", config.trunk)
         self.width, self.depth, self.frozen = config.width, config.depth, config.frozen
         self.modalities = nn.ModuleDict(modalities)

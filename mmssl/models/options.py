@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from ..options import needs, option, strict
 
 YOURS = "YOUR_MODEL"
@@ -159,6 +161,16 @@ class TowerConfig:
             holds=lambda c: c.trunk not in CONVOLUTIONS or c.pooling == "attention",
         ),
     )
+
+    def sole(self, modalities: Iterable[str]) -> str:
+        """The one modality of a tower that has to have one; UserError where there are several."""
+        first, *further = modalities
+        if further:
+            raise UserError(
+                f"model.towers: found trunk: {self.trunk} in a tower of {', '.join([first, *further])}, expected one "
+                "modality in it"
+            )
+        return first
 
     @property
     def pretrained(self) -> bool:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from mmssl.cli import main
 from mmssl.options import plainyaml
+from mmssl.training.loop import Loop
 
 ROWS = 320
 """Training samples: twenty batches of 16, and more than a look at the health takes. All 1,437 would be decoded for each
@@ -58,6 +62,25 @@ def cli(folder: Path, *words: str, content: dict[str, Any] | None = None, output
     """Exit code of `mmssl pretrain` with the run in `folder`/`output`."""
     path = write(folder, content or recipe())
     return main(["pretrain", str(path), *words, "--output", str(folder / output)])
+
+
+class Killed(BaseException):
+    """A process that is killed writes nothing more."""
+
+
+@contextlib.contextmanager
+def killed_at(step: int) -> Iterator[None]:
+    """A run within is killed once it has logged this step, before its checkpoint."""
+    real = Loop._report
+
+    def report(self: Loop, row: dict[str, Any], *rest: Any) -> None:
+        real(self, row, *rest)
+        if row["step"] == step:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Loop, "_report", report)
+        yield
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

@@ -54,24 +54,12 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_run_stopped_at_a_checkpoint_and_resumed_equals_a_straight_one(tmp_path, case, monkeypatch):
+def test_a_run_stopped_at_a_checkpoint_and_resumed_equals_a_straight_one(tmp_path, case):
     content = CASES[case]
     assert runs.cli(tmp_path, content=content, output="straight") == 0
 
-    class Killed(BaseException):
-        """A process that is killed writes nothing more."""
-
-    real = Loop._report
-
-    def report(self: Loop, row: dict[str, Any], *rest: Any) -> None:
-        real(self, row, *rest)
-        if row["step"] == 6:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_report", report)
-        with pytest.raises(Killed):
-            runs.cli(tmp_path, content=content)
+    with runs.killed_at(6):
+        runs.cli(tmp_path, content=content)
     run = tmp_path / "run"
     assert runs.checkpoints(run) == ["step-00000002", "step-00000004"]
     assert sorted(runs.losses(run)) == [2, 4, 6]

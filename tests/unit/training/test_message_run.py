@@ -15,7 +15,6 @@ from toys import runs
 from toys.networks import network
 
 from mmssl.cli import main
-from mmssl.training.loop import Loop
 
 GRAPHS = 48
 RECIPE: dict[str, Any] = {
@@ -69,23 +68,9 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "model" / "model.safetensors")
 
 
-def test_a_run_that_was_broken_off_goes_on_exactly(
-    graphs: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Killed(BaseException):
-        """A process that is killed writes nothing more."""
-
-    real = Loop._report
-
-    def report(self: Loop, row: dict[str, Any], *rest: Any) -> None:
-        real(self, row, *rest)
-        if row["step"] == 4:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_report", report)
-        with pytest.raises(Killed):
-            runs.cli(tmp_path, content=recipe(graphs))
+def test_a_run_that_was_broken_off_goes_on_exactly(graphs: Path, straight: Path, tmp_path: Path) -> None:
+    with runs.killed_at(4):
+        runs.cli(tmp_path, content=recipe(graphs))
     assert runs.cli(tmp_path, "--resume", content=recipe(graphs)) == 0
     found, expected = weights(tmp_path / "run"), weights(straight)
     assert list(found) == list(expected) and all(torch.equal(found[name], expected[name]) for name in found)

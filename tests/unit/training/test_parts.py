@@ -49,8 +49,9 @@ def assert_close(run: Path, other: Path) -> None:
         torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
-def test_a_whole_run_says_and_leaves_the_same_whatever_its_accumulation(in_one_pass, tmp_path):
-    assert runs.cli(tmp_path, "train.accumulation=8", content=watched()) == 0
+@pytest.mark.parametrize("parts", [8, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 16))])
+def test_a_whole_run_says_and_leaves_the_same_whatever_its_accumulation(in_one_pass, tmp_path, parts):
+    assert runs.cli(tmp_path, f"train.accumulation={parts}", content=watched()) == 0
     assert_close(tmp_path / "run", in_one_pass)
 
 
