@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from mmssl.errors import BadSample
 
@@ -53,7 +53,7 @@ class Chunks:
     first: int
     name: int
     length: int
-    order: str
+    order: Literal["little", "big"]
     align: int
     whole: bool
     data: tuple[bytes, ...]
@@ -64,7 +64,7 @@ class Chunks:
         while at + head <= size:
             file.seek(at)
             chunk = file.read(head)
-            length = int.from_bytes(chunk[self.name :], self.order)  # type: ignore[arg-type]
+            length = int.from_bytes(chunk[self.name :], self.order)
             length -= head if self.whole else 0
             if chunk.startswith(self.data):
                 return Announced(at + head, length)
@@ -94,8 +94,8 @@ def _rf64(file: BinaryIO, size: int) -> Announced | None:
 def _au(file: BinaryIO, _: int) -> Announced | None:
     file.seek(0)
     head = file.read(12)
-    order = "big" if head.startswith(b".snd") else "little"
-    start, length = (int.from_bytes(head[at : at + 4], order) for at in (4, 8))  # type: ignore[arg-type]
+    order: Literal["little", "big"] = "big" if head.startswith(b".snd") else "little"
+    start, length = (int.from_bytes(head[at : at + 4], order) for at in (4, 8))
     return Announced(start, length)
 
 

@@ -25,6 +25,7 @@ LOST = 0.5
 
 
 def video_library() -> ModuleType:
+    """av. UserError where it is not installed."""
     try:
         import av
     except ImportError as error:
@@ -106,7 +107,7 @@ def video_seconds(file: Path | bytes) -> float | None:
 def all_listed(source: str | BinaryIO) -> bool:
     """Whether all pictures that the file's index lists are there: then its duration is wrong, or its last picture is
     shown for long."""
-    with video_library().open(source) as container:
+    with video_library().open(source, options=dict(FFMPEG)) as container:
         stream = first_stream(container)
         if stream is None or not stream.frames:
             return False

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from mmssl.errors import BadSample
+from mmssl.modality.raw import FFMPEG
 from mmssl_video.decode import Wanted, read_clip
+from mmssl_video.lengths import all_listed, length_of, video_seconds
 
 av = pytest.importorskip("av", reason="av is not installed: pip install 'mmssl[video]'")
 
@@ -37,6 +39,19 @@ def with_matrix(data: bytes, matrix: tuple[int, int, int, int]) -> bytes:
     a, b, c, d = (value << 16 for value in matrix)
     at = data.index(b"tkhd") + 4 + 40
     return data[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[at + 36 :]
+
+
+def test_every_look_at_a_file_opens_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, real, given = video("mp4", "mpeg4", [PICTURE] * 40), av.open, []
+
+    def spied(*words: object, **options: object) -> object:
+        given.append(options.get("options"))
+        return real(*words, **options)
+
+    monkeypatch.setattr(av, "open", spied)
+    assert all_listed(io.BytesIO(data)) and length_of(io.BytesIO(data))[2] and video_seconds(data) == 5
+    assert read_clip(data, Wanted(4, 1.0, choice=3)) is not None
+    assert len(given) >= 5 and all(options == FFMPEG for options in given)
 
 
 @pytest.mark.parametrize(
