@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from ..data.sources import Source
     from ..models.modeling_mmssl import MMSSLModel
 
+MOST_TOKENS = 2 * 1024**3
+"""Bytes of tokens that are kept of one source: a probe on them reads them again and again."""
+
 Progress = Callable[[int], None]
 """Called with the number of rows done so far."""
 
@@ -37,6 +40,8 @@ class Embedded:
         pooled: encoder -> modality -> (n, V) summaries of the tower's tokens (`TowerConfig.readout`).
         embeddings: encoder -> modality -> (n, E) normalised: projected, or the summary where there is no projection.
         joint: encoder -> "a+b" -> (n, E) projected state of modalities that one tower was given together.
+        tokens: encoder -> modality -> (n, N, D) every patch's token, nan where there is no such patch; if asked for.
+        no_tokens: why there are none although they were asked for.
         bad: one entry for every broken value that was left out.
     """
 
@@ -45,6 +50,8 @@ class Embedded:
     pooled: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     embeddings: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     joint: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    tokens: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    no_tokens: str | None = None
     bad: list[Bad] = field(default_factory=list)
 
     def features(self, encoder: str, modality: str) -> Tensor | None:
@@ -77,7 +84,11 @@ class Collector:
     """Gathers the features of batch after batch."""
 
     def __init__(
-        self, models: Mapping[str, MMSSLModel], describe: MMSSLModel | None, groups: Sequence[tuple[str, ...]] = ()
+        self,
+        models: Mapping[str, MMSSLModel],
+        describe: MMSSLModel | None,
+        groups: Sequence[tuple[str, ...]] = (),
+        tokens_of: int = 0,
     ) -> None:
         """What is gathered.
 
@@ -85,9 +96,11 @@ class Collector:
             models: encoder -> model.
             describe: the model whose modalities compute raw features, None for no raw ones.
             groups: modalities of one tower that it is also given together.
+            tokens_of: of how many rows every patch's token is kept; 0: of none.
         """
-        self.models, self.describe, self.groups = models, describe, groups
+        self.models, self.describe, self.groups, self.tokens_of = models, describe, groups, tokens_of
         self.parts: dict[tuple[str, ...], list[Tensor]] = {}
+        self.no_tokens: str | None = None
 
     def add(self, batch: Batch) -> None:
         """Encode one batch with every encoder, and keep what comes out of it on the CPU.
@@ -105,6 +118,9 @@ class Collector:
                 present[name] = present[name] & output.present[name].cpu()
                 self._put(output.pooled[name].float().cpu(), "pooled", encoder, name)
                 self._put(output.embeddings[name].float().cpu(), "embeddings", encoder, name)
+                if self.tokens_of:
+                    assert output.tokens is not None and output.valid is not None
+                    self._keep_tokens(output.tokens[name], output.valid[name], encoder, name)
             for group in self.groups:
                 self._put(encode_together(model, moved, group).cpu(), "joint", encoder, "+".join(group))
         for name, inputs in batch.items():
@@ -112,20 +128,41 @@ class Collector:
             if self.describe is not None and has_raw(self.describe.modality(name)):
                 self._put(hashed(self.describe.modality(name).raw_features(inputs).float().cpu()), "raw", name)
 
+    def _keep_tokens(self, tokens: Tensor, valid: Tensor, encoder: str, name: str) -> None:
+        """Keep them, or, where all rows' would be too many, none at all and say so."""
+        held = {key[1:]: parts[0] for key, parts in self.parts.items() if key[0] == "tokens"}
+        held[encoder, name] = held.get((encoder, name), tokens)
+        a_row = sum(one[0].numel() for one in held.values()) * 4
+        if a_row * self.tokens_of > MOST_TOKENS:
+            self.no_tokens = (
+                f"the tokens of {self.tokens_of:,} rows, {a_row / 1e6:.3g} MB each, are more than the "
+                f"{MOST_TOKENS / 1e9:.2g} GB that are kept; fewer rows: limit, train_limit"
+            )
+            self.tokens_of = 0
+            self.parts = {key: parts for key, parts in self.parts.items() if key[0] != "tokens"}
+            return
+        self._put(tokens.float().masked_fill(~valid[..., None], torch.nan).cpu(), "tokens", encoder, name)
+
     def _put(self, value: Tensor, *key: str) -> None:
         self.parts.setdefault(key, []).append(value)
 
     def result(self, order: Tensor | None = None, bad: Sequence[Bad] = ()) -> Embedded:
         """Everything gathered, with the rows in `order` where it is given."""
-        out = Embedded(bad=list(bad))
+        out = Embedded(bad=list(bad), no_tokens=self.no_tokens)
         for key, parts in self.parts.items():
-            value = torch.cat(parts)
+            value = torch.cat(_as_long(parts) if key[0] == "tokens" else parts)
             value = value if order is None else value[order]
             if len(key) == 2:
                 getattr(out, key[0])[key[1]] = value
             else:
                 getattr(out, key[0]).setdefault(key[1], {})[key[2]] = value
         return out
+
+
+def _as_long(parts: Sequence[Tensor]) -> list[Tensor]:
+    """Batches of tokens (B, N, D) with the N of the longest, filled up with nan."""
+    most = max(part.shape[1] for part in parts)
+    return [torch.nn.functional.pad(part, (0, 0, 0, most - part.shape[1]), value=torch.nan) for part in parts]
 
 
 def embed_source(
@@ -140,6 +177,7 @@ def embed_source(
     broken: str = "part",
     progress: Progress | None = None,
     groups: Sequence[tuple[str, ...]] = (),
+    tokens: bool = False,
 ) -> Embedded:
     """Features of all rows of `source`, in its order, by all models in one pass over the data.
 
@@ -154,6 +192,7 @@ def embed_source(
         broken: what a broken part of a row costs: that "part" alone, or the whole "row".
         progress: is called with the number of rows done.
         groups: modalities of one tower to encode together as well.
+        tokens: keep every patch's token as well, of a source of known length.
 
     Returns:
         The features; what is broken is absent, and listed in `bad`.
@@ -162,7 +201,8 @@ def embed_source(
 
     chosen = {name: preprocessors[name] for name in columns}
     batches = evaluation_batches(source, chosen, dict(columns), batch_size=batch_size, workers=workers, broken=broken)
-    return embed_batches(models, batches, describe=describe, progress=progress, groups=groups)
+    rows = len(source) if tokens else 0
+    return embed_batches(models, batches, describe=describe, progress=progress, groups=groups, tokens_of=rows)
 
 
 def embed_batches(
@@ -172,9 +212,10 @@ def embed_batches(
     describe: MMSSLModel | None = None,
     progress: Progress | None = None,
     groups: Sequence[tuple[str, ...]] = (),
+    tokens_of: int = 0,
 ) -> Embedded:
-    """`embed_source` for rows that are loaded already."""
-    collector, rows, bad, done = Collector(models, describe, groups), [], [], 0
+    """`embed_source` for rows that are loaded already; tokens_of: see `Collector`."""
+    collector, rows, bad, done = Collector(models, describe, groups, tokens_of), [], [], 0
     with evaluating([*models.values(), *([] if describe is None else [describe])]):
         for loaded in batches:
             collector.add(loaded.batch)

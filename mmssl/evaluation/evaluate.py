@@ -18,6 +18,8 @@ from ..data.sources import Columns
 from ..draws import key_of
 from ..errors import UserError, nearest, one_line
 from ..modality import Preprocessor
+from ..models.running import device_of
+from ..recipe.config import TASKS
 from . import further, tasks
 from .embedding import Embedded, embed_source, embed_texts
 from .held_out import Sources, files_of, open_outside, open_sources, read_columns
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
     from ..recipe.config import DataConfig, EvaluationConfig
 
-TASKS = ("knn", "linear", "zero-shot", "retrieval", "rankme", "labels", "separability", "ood", "subsets")
 DEFAULT_TASKS = ("knn", "zero-shot", "retrieval", "rankme")
 
 Report = dict[str, Any]
@@ -214,11 +215,11 @@ class _Evaluation:
         possible = [task for task in wanted if not reasons[task]]
         if not possible:
             return
-        self.subsets = "subsets" in possible
+        self.subsets, self.tokens = "subsets" in possible, "attentive" in possible
         test = self._embed(self.test, self.columns, "test", self.encoders)
         train, columns = None, {}
         if self.sources.train is not None and set(possible) - {"rankme", "separability"}:
-            probes = {"knn", "linear", "labels", "ood", "subsets"} & set(possible)
+            probes = {"knn", "linear", "attentive", "labels", "ood", "subsets"} & set(possible)
             columns = present_columns(self.sources.train, list(self.preprocessors), self.mapping)[0]
             # between modalities only the raw features' ridge map learns from these rows
             train = self._embed(self.sources.train, columns, "train", self.encoders if probes else {})
@@ -260,6 +261,7 @@ class _Evaluation:
             broken=self.data.broken,
             progress=None if notify is None else lambda done: notify(what, done, total),
             groups=self._groups(columns) if self.subsets else (),
+            tokens=self.tokens and what != "ood",
         )
         self.report[f"n_{what}"] = total
         broken = len({bad.index for bad in embedded.bad})
@@ -297,7 +299,7 @@ class _Evaluation:
         """Why a task cannot be run, before anything is embedded; None when it can."""
         if task == "ood":
             return None if self.config.ood else "it needs other data to tell from the held-out rows (evaluation.ood)"
-        if task in ("knn", "linear", "labels"):
+        if task in ("knn", "linear", "attentive", "labels"):
             if self.labels is None:
                 return self.no_labels
             if self.labels.train is None:
@@ -325,6 +327,8 @@ class _Evaluation:
             return tasks.knn(self.features, self.config.k)
         if task == "linear":
             return tasks.linear(self.features, self.seed)
+        if task == "attentive":
+            return tasks.attentive(self.features, self.seed, device_of(self.model))
         if task == "zero-shot":
             return self._zero_shot()
         if task == "retrieval":

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .attentive import attentive_logits, fit_attentive
 from .baselines import Ridge, Space, majority, wilson
 from .calibration import bootstrap, expected_calibration_error
 from .embedding import Embedded
@@ -89,13 +90,17 @@ def metric(values: Mapping[str, float | None], n: int, share: bool = True) -> Me
     return out
 
 
+Read = Callable[[Embedded, str, str], Tensor | None]
+"""(rows, encoder, modality) -> what a probe sees (n, ...), or None where there is nothing."""
 Probe = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor | None]]
 """(training features, their labels, test features, classes) -> predicted classes and their probability, or None."""
 
 
-def probed(features: Features, probe: Probe, what: str = "accuracy") -> tuple[Metrics, dict[str, str]]:
+def probed(
+    features: Features, probe: Probe, what: str = "accuracy", read: Read = Embedded.features
+) -> tuple[Metrics, dict[str, str]]:
     """Accuracy of a probe on every modality and encoder, where it gives probabilities also their calibration error
-    (ECE), and the modalities left out with the reason."""
+    (ECE), and the modalities left out with the reason. read: what the probe sees of a row."""
     train, test, y_train, y_test = features.train, features.test, features.y_train, features.y_test
     assert train is not None and y_train is not None and y_test is not None
     classes = int(max(y_train.max(), y_test.max())) + 1
@@ -112,7 +117,7 @@ def probed(features: Features, probe: Probe, what: str = "accuracy") -> tuple[Me
         values: dict[str, float | None] = {"chance": majority(truth, int(torch.bincount(y_train[use]).argmax()))}
         sure: dict[str, tuple[Tensor, Tensor]] = {}
         for encoder in ENCODERS:
-            x, x_test = train.features(encoder, name), test.features(encoder, name)
+            x, x_test = read(train, encoder, name), read(test, encoder, name)
             if x is not None and x_test is not None:
                 predicted, confidence = probe(x[use], y_train[use], x_test[against], classes)
                 values[encoder] = float((predicted == truth).double().mean())
@@ -153,6 +158,21 @@ def linear(features: Features, seed: int) -> tuple[Metrics, dict[str, str]]:
         return predicted, confidence
 
     return probed(features, probe)
+
+
+def attentive(features: Features, seed: int, device: torch.device) -> tuple[Metrics, dict[str, str]]:
+    """Accuracy and calibration error of the probe of `fit_attentive`, per modality; raw features have no tokens."""
+    assert features.train is not None
+    for rows in (features.test, features.train):
+        if rows.no_tokens is not None:
+            return {}, dict.fromkeys(features.test.present, rows.no_tokens)
+
+    def probe(x: Tensor, y: Tensor, x_test: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        logits = attentive_logits(fit_attentive(x, y, classes, seed=seed, device=device), x_test)
+        confidence, predicted = logits.softmax(1).max(1)
+        return predicted, confidence
+
+    return probed(features, probe, read=lambda rows, encoder, name: rows.tokens.get(encoder, {}).get(name))
 
 
 def zero_shot(

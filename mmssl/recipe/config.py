@@ -15,7 +15,7 @@ from ..options import SET, needs, option, strict
 from ..options.schema import Part, Variant
 from ..reading import UNITS, Reading, check_encoding
 
-TASKS = ("knn", "linear", "zero-shot", "retrieval", "rankme", "labels", "separability", "ood", "subsets")
+TASKS = ("knn", "linear", "attentive", "zero-shot", "retrieval", "rankme", "labels", "separability", "ood", "subsets")
 
 MODALITY = Variant("modality", modality_config, modality_names, default=lambda key: key)
 OBJECTIVE = Variant("objective", objective_config, objective_names, default=lambda key: key)
