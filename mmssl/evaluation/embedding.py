@@ -100,6 +100,7 @@ class Collector:
         """
         self.models, self.describe, self.groups, self.tokens_of = models, describe, groups, tokens_of
         self.parts: dict[tuple[str, ...], list[Tensor]] = {}
+        self.longest: dict[tuple[str, str], int] = {}
         self.no_tokens: str | None = None
 
     def add(self, batch: Batch) -> None:
@@ -130,9 +131,8 @@ class Collector:
 
     def _keep_tokens(self, tokens: Tensor, valid: Tensor, encoder: str, name: str) -> None:
         """Keep them, or, where all rows' would be too many, none at all and say so."""
-        held = {key[1:]: parts[0] for key, parts in self.parts.items() if key[0] == "tokens"}
-        held[encoder, name] = held.get((encoder, name), tokens)
-        a_row = sum(one[0].numel() for one in held.values()) * 4
+        self.longest[encoder, name] = max(tokens[0].numel(), self.longest.get((encoder, name), 0))
+        a_row = 4 * sum(self.longest.values())  # all get the length of the longest
         if a_row * self.tokens_of > MOST_TOKENS:
             self.no_tokens = (
                 f"the tokens of {self.tokens_of:,} rows, {a_row / 1e6:.3g} MB each, are more than the "

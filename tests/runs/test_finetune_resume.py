@@ -90,8 +90,8 @@ def test_killed_and_resumed_equals_straight(base, finished, tmp_path, monkeypatc
     "more",
     [
         ["--peft", "none", "train.lr=0.01", "train.accumulation=2"],
-        ["--peft", "dora", "adapter.dropout=0.2", "validation_share=0"],
-        ["--peft", "linear", "head_start=zero", "monitor=score"],
+        pytest.param(["--peft", "dora", "adapter.dropout=0.2", "validation_share=0"], marks=pytest.mark.slow),
+        pytest.param(["--peft", "linear", "head_start=zero", "monitor=score"], marks=pytest.mark.slow),
     ],
     ids=["everything", "dropout, no early stopping", "head alone"],
 )
@@ -174,7 +174,7 @@ def test_other_weights_and_no_run(finished, tmp_path, capsys):
     assert "started with other weights" in runs.errors(capsys.readouterr().err)[0]
 
 
-@pytest.mark.parametrize("kind", ["vera", "oft"])
+@pytest.mark.parametrize("kind", ["vera", pytest.param("oft", marks=pytest.mark.slow)])
 def test_checkpoints_of_types_that_share_tensors(base, tmp_path, kind):
     train = {"steps": 2, "batch_size": 16}
     run = finetune(base, "builtin:digits", "label", peft=kind, output=tmp_path / "a", train=train, limit=64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -57,9 +58,13 @@ STOCK_CLASS = re.compile(r"(?!Auto|PreTrained)\w+(Model|For[A-Z]\w+)$")
 KNOW_STOCK = ("mmssl.models.stock", "mmssl.exporting")
 
 
-def arrows(source: str, package: str) -> Iterator[tuple[int, str]]:
+@cache
+def arrows(source: str, package: str) -> tuple[tuple[int, str], ...]:
     """(line, absolute dotted name) of everything imported at run time by a module that lies in `package`."""
-    tree = ast.parse(source)
+    return tuple(_arrows(ast.parse(source), package))
+
+
+def _arrows(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
     for_types = {
         id(inner)
         for node in ast.walk(tree)

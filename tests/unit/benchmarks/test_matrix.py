@@ -285,6 +285,7 @@ def test_unknown_names_are_one_clear_line(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err.startswith("error: --only: unknown 'coraa'")
 
 
+@pytest.mark.slow
 def test_one_cell_end_to_end(shared_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from dataclasses import replace
 

@@ -1,19 +1,18 @@
-"""The attentive probe: it finds what a mean hides, looks at no patch that is not there, and is a task of `evaluate`."""
+"""The attentive probe: it finds what a mean hides, and looks at no patch that is not there."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from torch import Tensor
-from toys import runs
+from torch import Tensor, nn
 
-from mmssl.cli import main
 from mmssl.evaluation import attentive, embedding
 from mmssl.evaluation.attentive import AttentiveProbe, attentive_logits, fit_attentive
+from mmssl.evaluation.embedding import Collector, Embedded
+from mmssl.modality import Batch
+from mmssl.models.modeling_mmssl import MMSSLOutput
 
 
 def hidden_in_one_token(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -105,19 +104,34 @@ def test_the_moments_are_those_of_the_patches_that_are_there() -> None:
     assert deviation[7] == 1.0
 
 
-def test_it_is_a_task_of_evaluate(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], short: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert runs.cli(tmp_path, content=runs.image_text()) == 0
-    capsys.readouterr()
-    command = ["evaluate", str(tmp_path / "run"), "--data", "builtin:digits", "--task", "attentive", "--task", "knn"]
-    assert main([*command, "limit=40", "train_limit=80"]) == 0
-    out = capsys.readouterr().out
-    said = {line.split("0.")[0].strip().replace("  ", " ") for line in out.splitlines() if "attentive" in line}
-    assert any("image/accuracy" in line for line in said) and any("text/accuracy" in line for line in said), out
-    assert any("image/ECE" in line for line in said)
-    monkeypatch.setattr(embedding, "MOST_TOKENS", 1000)
-    assert main([*command, "limit=40", "train_limit=80"]) == 0
-    out = capsys.readouterr().out
-    assert "attentive: left out" in out and "the tokens of 40 rows" in out and "knn" in out
-    assert "fewer rows: limit, train_limit" in out
+class Tokens(nn.Module):
+    """An encoder of texts of three and of five words."""
+
+    def encode_batch(self, batch: Batch, alone: bool) -> MMSSLOutput:
+        words = batch["text"]["words"]
+        whole = {"text": words.mean(1)}
+        there = torch.arange(words.shape[1]) < words.shape[1] - torch.arange(len(words))[:, None]
+        present = {"text": torch.ones(len(words), dtype=torch.bool)}
+        return MMSSLOutput(
+            tokens={"text": words}, valid={"text": there}, pooled=whole, embeddings=whole, present=present
+        )
+
+
+def test_tokens_of_all_batches_are_kept_in_the_order_of_the_rows_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [torch.randn(2, 3, 4), torch.randn(3, 5, 4)]
+
+    def collected() -> Embedded:
+        collector = Collector({"model": Tokens()}, None, tokens_of=5)  # type: ignore[dict-item]
+        for words in batches:
+            collector.add({"text": {"words": words}})
+        return collector.result(torch.tensor([4, 3, 2, 1, 0]))
+
+    tokens = collected().tokens["model"]["text"]
+    assert tokens.shape == (5, 5, 4) and not collected().no_tokens
+    torch.testing.assert_close(tokens[4, :3], batches[0][0])
+    torch.testing.assert_close(tokens[2], batches[1][0])
+    assert tokens.isnan().all(-1).sum(1).tolist() == [2, 1, 0, 3, 2]
+    monkeypatch.setattr(embedding, "MOST_TOKENS", 5 * 3 * 4 * 4)
+    assert collected().no_tokens is not None and not collected().tokens, "the second batch is the longer one"
+    monkeypatch.setattr(embedding, "MOST_TOKENS", 5 * 5 * 4 * 4)
+    assert collected().tokens

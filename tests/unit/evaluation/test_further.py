@@ -11,6 +11,7 @@ import torch
 from toys import runs
 
 from mmssl.cli import main
+from mmssl.evaluation import attentive, embedding
 from mmssl.evaluation.calibration import bootstrap, expected_calibration_error
 from mmssl.evaluation.frechet import angles, frechet_predict, probabilities
 from mmssl.evaluation.outliers import outlier_score
@@ -102,10 +103,15 @@ def test_outlier_score_is_the_distance_to_the_kth_neighbour():
     torch.testing.assert_close(outlier_score(train, test, k=99).double(), 1 - cosine.amin(1), atol=1e-6, rtol=0)
 
 
-def test_the_tasks_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tasks_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attentive, "FEWEST", 4)
+    monkeypatch.setattr(attentive, "MOST", 8)
     assert runs.cli(tmp_path, content=runs.image_text()) == 0
     capsys.readouterr()
     words = ["--task", "linear", "--task", "zero-shot", "--task", "labels", "--task", "separability", "--task", "ood"]
+    words += ["--task", "attentive"]
     options = ["limit=80", "train_limit=150", "temperature=0.1", "label_shares=[0.1, 1.0]", "ood=builtin:digits"]
     assert main(["evaluate", str(tmp_path / "run"), "--data", "builtin:digits", *words, *options]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "image/" in line]
@@ -113,6 +119,8 @@ def test_the_tasks_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureF
     for name in (
         "linear image/accuracy",
         "linear image/ECE",
+        "attentive image/accuracy",
+        "attentive image/ECE",
         "zero-shot image/accuracy",
         "zero-shot image/ECE",
         "zero-shot image/accuracy, Frechet mean",
@@ -122,6 +130,12 @@ def test_the_tasks_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureF
         "ood image/AUROC",
     ):
         assert name in found, (name, list(found))
+    monkeypatch.setattr(embedding, "MOST_TOKENS", 1000)
+    assert main(["evaluate", str(tmp_path / "run"), "--data", "builtin:digits", *words[-2:], "limit=40"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "attentive: left out" in said and "the tokens of 40 rows" in said and "fewer rows: limit, train_limit" in said
+    )
     numbers = [float(w.strip("()")) for w in found["ood image/AUROC"].split() if w.replace(".", "").isdigit()]
     assert 0.3 < numbers[0] < 0.7  # the training split of the same digits is not out of distribution
 
