@@ -51,6 +51,7 @@ WORLDS: dict[str, Callable[[], Pretraining]] = {
     "distillation": toy_world.self_distillation,
     "pairs and views": toy_world.pairs_and_views,
 }
+SLOW = pytest.mark.slow
 NORMED = "pairs and views"
 """It has batch norms, which would magnify the rounding of two rows that are there among 32."""
 
@@ -105,7 +106,7 @@ def assert_same(found: tuple[Log, dict[str, torch.Tensor]], expected: tuple[Log,
 
 
 @pytest.mark.parametrize("parts", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (8, 32))])
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", [pytest.param(n, marks=SLOW if n == NORMED else ()) for n in WORLDS])
 def test_any_number_of_parts_gives_the_losses_and_weights_of_one(world, parts):
     assert_same(trained(WORLDS[world], parts, rare=world != NORMED), whole(world))
 
