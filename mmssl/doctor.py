@@ -95,10 +95,10 @@ for i in range(torch.cuda.device_count()):
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     gpus.append([torch.cuda.get_device_name(i), free, total, native])
 try:
-    x = torch.ones(8, 8, dtype=torch.bfloat16)
-    bf16 = bool((x @ x).float().sum() == 512)
-except RuntimeError:
-    bf16 = False
+    from mmssl.training.device import bf16_slowdown
+    bf16 = bf16_slowdown()
+except BaseException:  # no mmssl, which is reported above, or no such products
+    bf16 = None
 mps = torch.backends.mps.is_available()
 say(devices=gpus, mps=mps, bf16=bf16, threads=torch.get_num_threads(), cpu=torch.backends.cpu.get_cpu_capability(),
     cuda=torch.version.cuda)
@@ -274,7 +274,7 @@ def _devices(facts: list[dict[str, Any]]) -> list[Finding]:
     if devices is None:
         return []  # torch did not import, which is in the list already
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    bf16 = "train.mixed_precision=bf16 works" if devices["bf16"] else "no bf16: keep train.mixed_precision=no"
+    bf16 = _bf16(devices["bf16"])
     found = [Finding("ok", f"CPU: {cores} cores, {devices['threads']} torch threads, {devices['cpu']}; {bf16}")]
     for i, (name, free, total, bf16) in enumerate(devices["devices"]):
         precision = "bf16" if bf16 else "fp16 (no bf16 in hardware)"
@@ -294,6 +294,15 @@ def _devices(facts: list[dict[str, Any]]) -> list[Finding]:
         else:
             found.append(Finding("note", "no GPU: training runs on the CPU, which is enough for the quickstart"))
     return found
+
+
+def _bf16(slowdown: float | None) -> str:
+    """What products of bfloat16 cost on the processor. slowdown: in times of those of float32; None: there are none."""
+    if slowdown is None:
+        return "no bf16: keep train.mixed_precision=no"
+    if slowdown > 1:
+        return f"bf16 products take {slowdown:.2g} times as long as those of float32: keep train.mixed_precision=no"
+    return f"bf16 products take {slowdown:.2g} of the time of float32's: train.mixed_precision=bf16 is faster"
 
 
 def _optional() -> list[Finding]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,7 @@ def run_comparison(
     check_score(pool.target, options.score)
     budgets = budgets_of(options, pool)
     accelerator = make_accelerator(options.train)
+    options = replace(options, train=replace(options.train, mixed_precision=accelerator.mixed_precision))
     if accelerator.num_processes > 1:
         raise UserError(f"--compare: found {accelerator.num_processes} processes, expected one")
     encoders = {"model": encoder, "untrained": untrained_twin(encoder)}

@@ -153,7 +153,8 @@ def run_finetuning(
         raise with_way_out(error, start) from None
     accelerator = make_accelerator(options.train)
     main = accelerator.is_main_process
-    options = replace(options, train=choose_trackers(options.train))
+    settled = replace(choose_trackers(options.train), mixed_precision=accelerator.mixed_precision)
+    options = replace(options, train=settled)
     folder = on_first(accelerator, lambda: run_folder(NAME, output, resume))
     existed = on_first(accelerator, folder.exists)
     known = base_of(encoder, start.place)

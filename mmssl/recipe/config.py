@@ -201,7 +201,9 @@ class LoopConfig:
     eps: float = option(1e-8, above=0, max=1, help="of AdamW: added to the root of the square")
     clip: float | None = option(1.0, above=0, max=1_000_000_000, help="largest norm of the gradient; null: not clipped")
     mixed_precision: str = option(
-        "no", choices=("no", "bf16", "fp16"), help="of the forward pass; weights stay float32"
+        "auto",
+        choices=("auto", "no", "bf16", "fp16"),
+        help="of the forward pass, weights stay float32; auto: bf16 on a GPU that has it, else no",
     )
     log_every: int = option(
         10, min=1, max=1_000_000_000, resumable=True, local=True, help="steps between two lines of metrics.jsonl"

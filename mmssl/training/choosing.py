@@ -8,13 +8,10 @@ it runs. Several processes do as the first one.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from ..data.loading import read_rows
 from ..errors import RunError, UserError, one_line
@@ -22,10 +19,11 @@ from ..files import whole_file
 from ..modality import load_modality, select
 from ..modality.table import label_name
 from ..options.schema import Part
-from ..recipe.config import DataConfig, Recipe, TrainConfig
+from ..recipe.config import DataConfig, Recipe
 from ..recipe.loading import load_recipe, plain_recipe
 from ..recipe.presets import DEMO, YOURS, is_set, presets_of, set_by
 from .building import Columns, flat
+from .device import Device
 
 if TYPE_CHECKING:
     from ..data.loading import Source
@@ -87,34 +85,6 @@ class Asked:
         return presets_of(plain_recipe(self.config))
 
 
-@dataclass(frozen=True)
-class Device:
-    """What is trained on.
-
-    Attributes:
-        kind: cpu, cuda, ...
-        memory: bytes of a GPU; 0 elsewhere.
-        bf16: whether it multiplies bfloat16 fast.
-        cores: of this process.
-    """
-
-    kind: str
-    memory: int = 0
-    bf16: bool = False
-    cores: int = 1
-
-
-def this_device() -> Device:
-    """The one that Accelerate will take."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = max(there // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
-    cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    if torch.cuda.is_available() and not cpu:
-        memory = int(torch.cuda.get_device_properties(0).total_memory)
-        return Device("cuda", memory, torch.cuda.is_bf16_supported(including_emulation=False), cores)
-    return Device("mps" if torch.backends.mps.is_available() and not cpu else "cpu", cores=cores)
-
-
 def refuse_placeholder(recipe: Recipe) -> None:
     """UserError where a recipe still waits for the user's data."""
     if recipe.data.path == YOURS and not Path(YOURS).exists():
@@ -125,12 +95,6 @@ def refuse_placeholder(recipe: Recipe) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- choosing
-
-
-def fast_precision(asked: Asked, train: TrainConfig, device: Device) -> str:
-    """`train.mixed_precision`, which Accelerate must know before anything else: bf16 on GPUs that have it."""
-    chooses = asked.presets and not is_set("train.mixed_precision", set_by(asked.overrides))
-    return "bf16" if chooses and device.bf16 else train.mixed_precision
 
 
 def choose(asked: Asked, source: Source, columns: Columns, device: Device, world: int = 1) -> Choice:
@@ -147,8 +111,6 @@ def choose(asked: Asked, source: Source, columns: Columns, device: Device, world
     preset, why = _preset(asked.preset, asked.presets, count, device)
     choice = Choice(preset, reasons=[f"preset {preset}: {why}"])
     recipe, given = asked.recipe(choice), set_by(asked.overrides)
-    if recipe.train.mixed_precision != (precision := fast_precision(asked, recipe.train, device)):
-        choice.add("train.mixed_precision", precision, "this GPU computes it fast")
     if (
         not is_set("data.workers", given)
         and (workers := _workers(recipe.data, recipe.modalities, device)) != recipe.data.workers

@@ -29,6 +29,7 @@ from ..options import not_resumable
 from ..options.schema import to_dict, yaml_name
 from ..recipe.config import DataConfig, LoopConfig, Recipe, TrainConfig
 from ..recipe.loading import load_recipe
+from .device import settle_precision, this_device, warn_of_precision
 from .lock import RunLock
 
 if TYPE_CHECKING:
@@ -152,7 +153,9 @@ def on_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
 
 
 def make_accelerator(train: LoopConfig) -> Accelerator:
-    """Accelerate's engine. UserError where the asked precision or tracker is not to be had."""
+    """Accelerate's engine, whose `mixed_precision` is the run's. UserError where the asked one is not to be had."""
+    device = this_device()
+    train = settle_precision(train, device)
     if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run in this process, a notebook say
     try:
@@ -175,7 +178,9 @@ def make_accelerator(train: LoopConfig) -> Accelerator:
             f"{os.environ['WORLD_SIZE']} processes were launched, but each would train alone; "
             "on CPUs set ACCELERATE_USE_CPU=true"
         )
-    if not accelerator.is_main_process:
+    if accelerator.is_main_process:
+        warn_of_precision(train, device)
+    else:
         logger.setLevel(logging.ERROR)  # every warning once
     return accelerator
 

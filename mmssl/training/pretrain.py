@@ -41,18 +41,8 @@ from .building import (
     readers_of,
     sample_seconds,
 )
-from .choosing import (
-    Asked,
-    Choice,
-    Device,
-    choose,
-    fast_precision,
-    keep,
-    kept_choice,
-    refuse_placeholder,
-    this_device,
-    told,
-)
+from .choosing import Asked, Choice, choose, keep, kept_choice, refuse_placeholder, told
+from .device import Device, this_device
 from .engine import (
     check_rows,
     choose_trackers,
@@ -126,10 +116,6 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
     refuse_placeholder(recipe)
     check_adapters(recipe.model, recipe.name)
     device = this_device()
-    if isinstance(asked, Asked):
-        recipe = replace(
-            recipe, train=replace(recipe.train, mixed_precision=fast_precision(asked, recipe.train, device))
-        )
     accelerator = make_accelerator(recipe.train)
     with RunLock() as lock, lost_peers_told():
         folder = on_first(accelerator, lambda: prepare_folder(recipe.name, output, resume, lock))
@@ -148,7 +134,7 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
                 source, columns = opened.source, opened.columns
         recipe = replace(
             recipe,
-            train=replace(recipe.train, trackers=trackers),
+            train=replace(recipe.train, trackers=trackers, mixed_precision=accelerator.mixed_precision),
             data=replace(recipe.data, columns={**recipe.data.columns, **opened.chosen}),
         )
         on_first(accelerator, lambda: warn_of_changes(recipe, folder, resume))

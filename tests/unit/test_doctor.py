@@ -21,7 +21,7 @@ GOOD: list[dict[str, Any]] = [{"start": "torch"}, {"name": "torch", "error": Non
 DEVICES: dict[str, Any] = {
     "devices": [["H200", 130 * 2**30, 140 * 2**30, True]],
     "mps": False,
-    "bf16": True,
+    "bf16": 61.3,
     "threads": 2,
     "cpu": "AVX2",
     "cuda": "13.0",
@@ -104,8 +104,12 @@ def test_every_extra_is_listed_with_its_line(monkeypatch: pytest.MonkeyPatch) ->
 def test_devices() -> None:
     found = doctor._devices([*GOOD, DEVICES])
     assert "GPU 0: H200, 130 of 140 GiB free; use train.mixed_precision=bf16" in [f.text for f in found]
-    alone = doctor._devices([{**DEVICES, "devices": [], "bf16": False}])
-    assert "keep train.mixed_precision=no" in alone[0].text
+    for ratio, says in (
+        (None, "no bf16: keep train.mixed_precision=no"),
+        (61.3, "bf16 products take 61 times as long as those of float32: keep train.mixed_precision=no"),
+        (0.4, "bf16 products take 0.4 of the time of float32's: train.mixed_precision=bf16 is faster"),
+    ):
+        assert doctor._devices([{**DEVICES, "devices": [], "bf16": ratio}])[0].text.endswith(says)
     assert doctor._devices(GOOD) == []
 
 

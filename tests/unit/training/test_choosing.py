@@ -14,7 +14,8 @@ from PIL import Image
 from mmssl.cli import main
 from mmssl.errors import UserError
 from mmssl.options import plainyaml
-from mmssl.training.choosing import Asked, Choice, Device, choose, fast_precision, fitting_batch, kept_choice, told
+from mmssl.training.choosing import Asked, Choice, choose, fitting_batch, kept_choice, told
+from mmssl.training.device import Device
 from mmssl.training.pace import duration
 
 CPU = Device("cpu", cores=2)
@@ -57,26 +58,16 @@ def test_small_pictures_are_not_enlarged() -> None:
 def test_what_the_user_sets_stays() -> None:
     words = ["modalities.image.patch=4", "train.batch_size=64", "data.workers=0", "evaluation.label=null"]
     source = pictures(100, 28, label=1)
-    free, fixed = chosen(source, H200), chosen(source, H200, *words, "train.mixed_precision=no")
+    free, fixed = chosen(source, H200), chosen(source, H200, *words)
     assert fixed.values == {} and len(fixed.reasons) == 1
     assert free.values == {
-        "train.mixed_precision": "bf16",
         "data.workers": 8,
         "train.batch_size": 16,
         "evaluation.label": "label",
         "modalities.image.size": 28,
         "modalities.image.patch": 4,
     }
-    assert len(free.reasons) == 6, "one line each, size and patch together"
-
-
-def test_precision_is_known_before_anything_else() -> None:
-    asked = Asked("image_mae", ["data.path=x"])
-    assert [fast_precision(asked, asked.recipe().train, d) for d in (CPU, H200)] == ["no", "bf16"]
-    written = Asked("examples/image_mae", ["data.path=x"])
-    assert fast_precision(written, written.recipe().train, H200) == "no", (
-        "a recipe without presets is meant to the letter"
-    )
+    assert len(free.reasons) == 5, "one line each, size and patch together"
 
 
 @pytest.mark.parametrize(
