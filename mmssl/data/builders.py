@@ -22,7 +22,7 @@ from mmssl.errors import UserError
 from mmssl.limits import check_table
 from mmssl.reading import AS_FOUND, Reading
 
-from . import text_files
+from . import formats, text_files
 from .arrow_files import arrow_features, arrow_rows, arrow_tables
 from .column_types import JSON, FieldType, cast_fields, common_type, json_array, json_feature, json_type
 from .csv_layout import csv_layout, tell
@@ -319,6 +319,17 @@ def tables(
         separator=separator,
         **said,
     )
+
+
+def behind_url(path: str, ending: str, words: Iterable[str], reading: Reading) -> datasets.DatasetBuilder:
+    """The builder of tables or archives behind a URL, or a glob of them. ending: says what they are."""
+    kind = formats.TABLES[ending]
+    found = datasets.load_dataset_builder(kind, data_files={"train": [path]}).config.data_files
+    named = formats.by_split(str(file) for file in found["train"])
+    builder = datasets.load_dataset_builder(kind, data_files=named)
+    if kind not in ("csv", "json", "text"):
+        return builder
+    return tables(kind, builder.config.data_files, words, "\t" if ending == "tsv" else None, reading)
 
 
 def tell_layouts(data_files: Mapping[str, Any], separator: str | None, reading: Reading) -> None:

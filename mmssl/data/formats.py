@@ -100,13 +100,13 @@ def split_of(name: str) -> str | None:
     return None
 
 
-def by_split(files: Iterable[Path]) -> dict[str, list[str]]:
-    """Tables by the split in their names; all of them are "train" unless every name says its split."""
-    files = list(files)
+def by_split(files: Iterable[Path | str]) -> dict[str, list[str]]:
+    """Tables, here or behind URLs, by the split in their names; all are "train" unless every name says its split."""
+    names = [str(file) for file in files]
     named: dict[str, list[str]] = {}
-    for file in files:
-        named.setdefault(split_of(file.name) or "", []).append(str(file))
-    return {"train": [str(file) for file in files]} if "" in named else named
+    for name in names:
+        named.setdefault(split_of(os.path.basename(name)) or "", []).append(name)
+    return {"train": names} if "" in named else named
 
 
 def folder_splits(names: Sequence[str]) -> dict[str, str] | None:

@@ -7,6 +7,7 @@ unless the user lists the address (`data.fetch`). The origins are kept with the 
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,21 +24,30 @@ if TYPE_CHECKING:
 
 ARCHIVES = ("zip", "tar", "gzip", "bz2", "xz", "lz4", "zstd")
 """Schemes of what lies in a file, in front of where that file is: `zip://a.png::hf://datasets/me/x/pictures.zip`."""
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 LISTED = "fetch://"
 """Stands before an address that the user lists: it adds to where the data come from, and does not change that."""
 
 
-def note_origins(source: Source, path: str | None, fetch: Sequence[str] = ()) -> None:
-    """Keep with the data that they come from a repository on the Hub (`path`; None: from here), and what the user lets
-    its rows fetch from."""
+def note_origins(source: Source, url: str | None, fetch: Sequence[str] = ()) -> None:
+    """Keep with the data where they come from (None: from here), and what the user lets their rows fetch from."""
     for address in fetch:
         if origin_of(address) != address.rstrip("/"):
             raise UserError(f"data.fetch: found '{address}', expected an address without a path: https://HOST")
-    urls = [f"hf://datasets/{path}"] if path is not None else []
+    urls = [url] if url is not None else []
     urls += [LISTED + address.rstrip("/") for address in fetch]
     if urls:
         known = source.info.download_checksums or {}
         source.info.download_checksums = {**known, **{url: {"num_bytes": 0, "checksum": None} for url in urls}}
+
+
+def elsewhere(path: object) -> str | None:
+    """The URL that what a user names as data comes from; None for what lies here, and for a `datasets` object."""
+    if not isinstance(path, str) or path.startswith("file://") or Path(path).expanduser().exists():
+        return None
+    if URL.match(path):
+        return path
+    return None if glob.has_magic(path) or ":" in path else f"hf://datasets/{path}"
 
 
 def origins(source: Source) -> frozenset[str]:

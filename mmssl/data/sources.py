@@ -7,6 +7,7 @@ torchcodec is needed (#7707). Which defaults of other readers are not taken: doc
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import unquote
 
 from mmssl.errors import UserError, nearest
 from mmssl.names import asking_the_hub, refuse_misspelt
@@ -23,7 +25,7 @@ from . import folders, formats, listing
 from .explained import explained
 from .given import is_object, named_object
 from .kinds import Columns, Files, by_ending, nothing_to_read
-from .origins import note_origins, refuse_elsewhere
+from .origins import URL, elsewhere, note_origins, refuse_elsewhere
 from .packages import open_prefixed
 from .selection import column_names, is_empty, limited, no_split, pick, rows_of_split, without_blank_lines
 from .table_windows import cut_table
@@ -95,7 +97,7 @@ def open_source(
             source, base = _Opening(what, split, streaming, read, reading, files).path(str(path), name)
         if streaming and isinstance(source, datasets.Dataset):
             source = source.to_iterable_dataset()
-        note_origins(source, _hub_id(path), fetch)
+        note_origins(source, elsewhere(path), fetch)
         source = undecoded(source)
         if columns is not None:
             check_columns(source, columns, what)
@@ -107,13 +109,6 @@ def open_source(
         if is_empty(source):
             raise UserError(f"{what} has no rows in split '{split}'")
     return source
-
-
-def _hub_id(path: Opened) -> str | None:
-    """The id on the Hub that data are named by; None for what lies here, and for a `datasets` object."""
-    if not isinstance(path, str) or Path(path).expanduser().exists() or glob.has_magic(path) or ":" in path:
-        return None
-    return path
 
 
 def used_columns(columns: Columns) -> list[str]:
@@ -153,7 +148,9 @@ class _Opening:
         """A file, glob, folder or Hub data set."""
         import datasets
 
-        local = Path(path).expanduser()
+        if URL.match(path) and not path.startswith("file://"):
+            return self.remote(path)
+        local = Path(unquote(path.removeprefix("file://")) if URL.match(path) else path).expanduser()
         if local.suffix.lower() in WHOLE and (one := self.listed(local.resolve().parent, [str(local.resolve())])):
             return one
         if local.is_dir():
@@ -191,6 +188,19 @@ class _Opening:
         refuse_misspelt(path, "data.path: no such file or folder")
         with asking_the_hub():
             return self.named(path, name, hub=True)
+
+    def remote(self, path: str) -> tuple[Source, Path | None]:
+        """Tables or archives behind a URL, or a glob of them, that fsspec opens."""
+        from . import builders
+
+        ending = formats.table_format(path)
+        if ending is None:
+            raise UserError(
+                f"data.path: {self.what} does not say what the files are, expected a file or a glob that ends in "
+                f"{', '.join(formats.TABLES)}, as s3://BUCKET/FOLDER/*.parquet"
+            )
+        with asking_the_hub() if path.startswith("hf://") else contextlib.nullcontext():
+            return self.built(builders.behind_url(path, ending, self.read, self.reading))
 
     def folder(self, folder: Path, name: str | None) -> tuple[Source, Path | None]:
         """A folder as its README.md says, or else of files that are samples, or of tables."""

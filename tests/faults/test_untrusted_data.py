@@ -84,9 +84,9 @@ def test_data_from_elsewhere_name_files_there_and_none_here(place: Place) -> Non
     here.write_bytes(picture())
     rows = [{"bytes": None, "path": str(here)}, {"bytes": None, "path": here.as_uri()}]
     assert read_rows(rows) == ["", ""]
-    said = read_rows(rows, remote="me/pictures")
+    said = read_rows(rows, remote="hf://datasets/me/pictures")
     assert all("a place on this machine" in text for text in said)
-    said = read_rows([{"bytes": None, "path": "hf://datasets/me/others/x.png"}], remote="me/pictures")
+    said = read_rows([{"bytes": None, "path": "hf://datasets/me/others/x.png"}], remote="hf://datasets/me/pictures")
     assert "an address that the data do not come from" in said[0]
     with pytest.raises(UserError, match=r"data.fetch: found 'https://host/x'"):
         read_rows(rows, fetch=("https://host/x",))
