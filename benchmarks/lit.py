@@ -28,14 +28,16 @@ from torch import Tensor
 
 from mmssl import load_recipe
 from mmssl.data.quarantine import Quarantine
+from mmssl.data.shards import Lengths
 from mmssl.data.stored import Outputs
 from mmssl.evaluation.differences import paired_difference, resamples
 from mmssl.evaluation.retrieval import recall_at, retrieval_ranks
 from mmssl.models.projection import Standard
 from mmssl.training.building import build_pretraining, fitted_processor, open_training_data
 from mmssl.training.engine import make_accelerator
+from mmssl.training.feeding import feed
 from mmssl.training.loop import Loop
-from mmssl.training.pretrain import count_steps, feed
+from mmssl.training.pretrain import count_steps
 from mmssl.training.process import prepare_process
 from mmssl.training.storing import store_outputs
 
@@ -167,7 +169,7 @@ def measure(name: str, data: Path, encoders: Path, seeds: Sequence[int], held: b
         folder.mkdir(parents=True, exist_ok=True)
         quarantine = Quarantine(None, recipe.data.max_bad, None)
         loop = Loop(accelerator, pretraining, recipe.train, steps, folder, seed, quarantine)
-        loop.run(feed(recipe, rows, columns, processor, accelerator, stored), per_epoch)
+        loop.run(feed(recipe, rows, columns, processor, accelerator, stored, Lengths()), per_epoch)
         model = pretraining.model.eval()
         with torch.no_grad():
             every.append(ranks(model.project("image", test.image), model.project("text", test.text)))

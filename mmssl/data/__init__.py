@@ -12,7 +12,10 @@
     builtin.py      real data that comes with scikit-learn
     sampler.py      which samples are in which batch: a pure function of (seed, epoch)
     loading.py      rows -> preprocessors -> batches, in worker processes or not
-    streams.py      the same for data that only comes in order
+    reader.py       what workers do: rows to tensors
+    streams.py      which rows are in which batch of data that only come in order, and who reads them
+    shards.py       the files of such data, from any row on
+    shuffling.py    a shuffle through a buffer that can begin anywhere
     quarantine.py   broken samples: listed, counted, and the end of the run when there are too many
 
 `datasets`, pyarrow, Pillow and scikit-learn are imported by the functions that need them.

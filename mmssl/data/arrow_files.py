@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -26,6 +27,18 @@ else:
 
 DECODED = 1 << 28
 """Bytes that are decoded at once, where the rows are not larger."""
+_UNWANTED: ContextVar[int] = ContextVar("unwanted", default=0)
+
+
+@contextlib.contextmanager
+def unwanted_rows(count: int) -> Iterator[None]:
+    """Within, whoever begins to read a parquet file drops its first `count` rows: the row groups among them are not
+    read, rows of nulls stand for theirs. `datasets` counts the rows that it drops, and cannot leave out a row group."""
+    token = _UNWANTED.set(count)
+    try:
+        yield
+    finally:
+        _UNWANTED.reset(token)
 
 
 def arrow_features(path: str, kind: str) -> tuple[datasets.Features, dict[str, str]]:
@@ -141,8 +154,15 @@ def _parquet_tables(
         looked_at = cast(BinaryIO, kept or file)
         columns_of = chunks(looked_at, name)
         decoded = packed = 0
+        unwanted = _UNWANTED.get()
         for group in range(parquet.num_row_groups) if groups is None else groups:
             said = parquet.metadata.row_group(group)
+            if 0 < said.num_rows <= unwanted:
+                unwanted -= said.num_rows
+                fields = [parquet.schema_arrow.field(n) for n in wanted]
+                yield pa.table({f.name: pa.nulls(said.num_rows, f.type) for f in fields})
+                continue
+            unwanted = 0
             read = {leaf: columns_of[group][leaf] for leaf in leaves}
             packed += sum(chunk.size for chunk in read.values())
             if kept is not None:

@@ -81,11 +81,16 @@ def _said(error: BaseException) -> str:
 
 
 def stream_rows(source: IterableDataset) -> Iterator[dict[str, Any]]:
-    """The rows of a stream; what a reader raises on the way is the data's fault, in one line."""
+    """The rows of a stream; what a reader raises on the way is the data's fault, in one line.
+
+    All of them, in a worker too, where iterating over a stream of `datasets` would give that worker's share.
+    """
+    from torch.utils.data import get_worker_info
+
     from .packed import bound_fsspec
 
     bound_fsspec()
-    rows = iter(source)
+    rows = iter(source) if get_worker_info() is None else _alone(source)
     while True:
         with explained("the stream"):
             try:
@@ -93,3 +98,8 @@ def stream_rows(source: IterableDataset) -> Iterator[dict[str, Any]]:
             except StopIteration:
                 return
         yield row
+
+
+def _alone(source: IterableDataset) -> Iterator[dict[str, Any]]:
+    for batch in source.iter(batch_size=1):
+        yield {name: values[0] for name, values in batch.items()}

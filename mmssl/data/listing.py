@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from datasets.features.features import FeatureType
 
-    from .streams import Row
+    from .shards import Row
 
 FILE, START, ROW = "file", "start", "source_row"
 """Columns: a row's file, relative to the folder; where its window begins, in seconds; of windows of recordings that lie

@@ -15,7 +15,7 @@ from .sampler import order
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-    from .streams import Row
+    from .shards import Row
 
     Source: TypeAlias = Dataset | IterableDataset
 

@@ -26,7 +26,7 @@ from .letters import open_text
 from .packed import PIECE
 
 if TYPE_CHECKING:
-    from .streams import Row
+    from .shards import Row
 
 ROWS = 10_000
 """Rows of a chunk."""

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..modality import Preprocessor, select
-from .loading import Loaded, Reader, is_stream, read_batches
-from .streams import Items
+from .reader import Loaded, Reader, is_stream, read_batches
+from .shards import Items
 
 if TYPE_CHECKING:
     from .sources import Source

@@ -91,7 +91,13 @@ class DataConfig(RowsConfig):
 
     path: str = option(local=True, help=PATH)
     shuffle_buffer: int = option(
-        1000, min=1, max=1_000_000_000, help="samples that a streamed source is shuffled within"
+        1000, min=1, max=1_000_000_000, help="samples that each reader of a streamed source shuffles among"
+    )
+    readers: int | None = option(
+        None,
+        min=1,
+        max=1_024,
+        help="places that each process reads a stream at, each with files of its own; null: 1 alone, else up to 4",
     )
     fit_samples: int = option(
         2000, min=1, max=1_000_000_000, resumable=True, help="samples that preprocessors are fitted on"

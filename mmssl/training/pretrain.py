@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 
-from ..data.loading import Loaded, training_batches
 from ..data.quarantine import Quarantine
+from ..data.reader import is_stream
 from ..data.selection import row_numbers
-from ..data.stored import Outputs
+from ..data.shards import Lengths
 from ..distributed import lost_peers_told
 from ..errors import RunError, UserError, one_line
 from ..evaluation.evaluate import Report, check_evaluation, evaluate
@@ -54,15 +54,17 @@ from .engine import (
     warn_of_changes,
 )
 from .facts import facts_of
+from .feeding import feed
 from .guard import Guard
 from .health import Health, load_probe
 from .lock import RunLock
-from .loop import Batches, Loop
+from .loop import Loop
 from .observers import Observer
 from .online_probe import OnlineProbe, load_labelled
 from .pace import Pace
 from .starting import check_adapters
 from .storing import store_outputs
+from .stream_place import StreamPlace
 
 if TYPE_CHECKING:
     from ..data.loading import Source
@@ -152,6 +154,8 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
         steps, per_epoch = count_steps(recipe.train, source)
         quarantine = Quarantine(folder if main else None, recipe.data.max_bad, row_numbers(source))
         observers = make_observers(recipe, pretraining, processor, source, columns, accelerator)
+        lengths = Lengths()
+        observers += [StreamPlace(accelerator, lengths)] if is_stream(source) else []
         loop = Loop(accelerator, pretraining, recipe.train, steps, folder, recipe.seed, quarantine, observers=observers)
         loop.shares_every = recipe.train.gradient_share_every
         if resume:
@@ -162,7 +166,7 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
                 print(said_of_targets(pretraining.model, processor), flush=True)
             _write(folder / "config.yaml", to_yaml(recipe))
         stored = store_outputs(recipe, pretraining, processor, source, columns, accelerator, folder)
-        fault = loop.run(feed(recipe, source, columns, processor, accelerator, stored), per_epoch)
+        fault = loop.run(feed(recipe, source, columns, processor, accelerator, stored, lengths), per_epoch)
         end_training(accelerator)
         if not main:
             return Run(folder, folder / "model", pretraining.model, processor)
@@ -192,37 +196,6 @@ def chosen_recipe(
         return choice
 
     return asked.recipe(on_first(accelerator, settle))
-
-
-def feed(
-    recipe: Recipe,
-    source: Source,
-    columns: Columns,
-    processor: MMSSLProcessor,
-    accelerator: Accelerator,
-    stored: Mapping[str, Outputs],
-) -> Batches:
-    """This process's micro-batches of the training rows, from any one on. stored: what frozen towers make of them."""
-
-    def batches(first: int) -> Iterator[Loaded]:
-        return training_batches(
-            source,
-            processor.preprocessors,
-            columns,
-            seed=recipe.seed,
-            batch_size=recipe.train.batch_size,
-            accumulation=recipe.train.accumulation,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-            workers=recipe.data.workers,
-            shuffle_buffer=recipe.data.shuffle_buffer,
-            start_batch=first,
-            broken=recipe.data.broken,
-            memory=recipe.train.memory,
-            stored=stored,
-        )
-
-    return batches
 
 
 def make_observers(

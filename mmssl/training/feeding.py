@@ -1,0 +1,56 @@
+"""The training rows of a recipe as the loop takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from accelerate import Accelerator
+
+from ..data.loading import Loaded, training_batches
+from ..data.shards import Lengths
+from ..data.stored import Outputs
+from ..models.processing_mmssl import MMSSLProcessor
+from ..recipe.config import Recipe
+from .building import Columns
+from .loop import Batches
+
+if TYPE_CHECKING:
+    from ..data.loading import Source
+
+
+def feed(
+    recipe: Recipe,
+    source: Source,
+    columns: Columns,
+    processor: MMSSLProcessor,
+    accelerator: Accelerator,
+    stored: Mapping[str, Outputs],
+    lengths: Lengths,
+) -> Batches:
+    """This process's micro-batches of the training rows, from any one on.
+
+    stored: what frozen towers make of them. lengths: what is known of the shards of streamed ones.
+    """
+
+    def batches(first: int) -> Iterator[Loaded]:
+        return training_batches(
+            source,
+            processor.preprocessors,
+            columns,
+            seed=recipe.seed,
+            batch_size=recipe.train.batch_size,
+            accumulation=recipe.train.accumulation,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            workers=recipe.data.workers,
+            shuffle_buffer=recipe.data.shuffle_buffer,
+            readers=recipe.data.readers,
+            lengths=lengths,
+            start_batch=first,
+            broken=recipe.data.broken,
+            memory=recipe.train.memory,
+            stored=stored,
+        )
+
+    return batches
