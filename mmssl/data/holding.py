@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from mmssl.errors import UserError, nearest
 
+from .listing import whole_of
 from .splits import Counts, Rows, take_share
 
 if TYPE_CHECKING:
@@ -48,6 +49,16 @@ class Rule:
         """In words."""
         by = f", by {', '.join(self.label)}" if self.label else ""
         return f"{self.share:.0%} of the rows{by}" + (f", {self.group} kept together" if self.group else "")
+
+
+def alike(source: Dataset, group: str | None) -> list[Hashable] | None:
+    """A name a row: rows of one name say much of each other. Those of a group, else windows of one recording; None
+    where every row stands for itself. Raises UserError where the column of the groups is not there."""
+    known = source.column_names
+    if group is not None and group not in known:
+        raise UserError(f"group: the data has no column '{group}', it has {', '.join(known)}{nearest(group, known)}")
+    column = group or whole_of(known)
+    return None if column is None else list(source.with_format(None)[column])
 
 
 def held_rows(source: Dataset, rule: Rule) -> Rows:

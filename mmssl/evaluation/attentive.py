@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.splits import hold_out, strata, without
+from ..data.splits import Groups, hold_out, strata, without
 from .linear import HELD_OUT
 
 DECAYS, RATES = (3.0, 0.1), (3e-4, 1e-3, 3e-3)
@@ -63,7 +63,13 @@ class AttentiveProbe(nn.Module):
 
 
 def fit_attentive(
-    tokens: Tensor, y: Tensor, classes: int, *, seed: int = 0, device: torch.device | str = "cpu"
+    tokens: Tensor,
+    y: Tensor,
+    classes: int,
+    *,
+    groups: Groups | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> AttentiveProbe:
     """The attentive probe of frozen tokens.
 
@@ -71,6 +77,7 @@ def fit_attentive(
         tokens: (n, N, D) of the training rows, nan where a row has no such patch; each row has one.
         y: (n,) class numbers.
         classes: how many there are.
+        groups: a name a row; rows of one name are held out together.
         seed: of the held-out fifth, the weights and the order of the rows.
         device: where it is fitted.
 
@@ -80,7 +87,7 @@ def fit_attentive(
     if len(y.unique()) < 2:
         raise ValueError("an attentive probe needs training rows of at least two classes")
     fitting = _Fitting(tokens, y, classes, seed, torch.device(device))
-    held = hold_out(strata("classification", y.numpy(), classes), HELD_OUT, None, seed)
+    held = hold_out(strata("classification", y.numpy(), classes), HELD_OUT, groups, seed)
     tried = list(product(DECAYS, RATES))
     best = tried[len(tried) // 2]
     if len(held):

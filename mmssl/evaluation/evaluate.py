@@ -7,12 +7,14 @@ not allow is left out of the report, with the reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..data.choosing import choose_columns, no_inputs
+from ..data.holding import alike
 from ..data.quarantine import refuse_share
 from ..data.sources import Columns
 from ..draws import key_of
@@ -165,9 +167,9 @@ def labelled_rows(
     labels, reason = read_labels(sources.test, sources.train, config.label)
     if labels is None:
         return reason
-    if labels.train is None:
+    if labels.train is None or sources.train is None:
         return f"the training rows have no column '{labels.column}'"
-    return sources.test, sources.train, labels
+    return sources.test, sources.train, replace(labels, alike=alike(sources.train, config.group))
 
 
 def _listed(columns: str | Sequence[str] | None) -> list[str]:
@@ -223,8 +225,9 @@ class _Evaluation:
             columns = present_columns(self.sources.train, list(self.preprocessors), self.mapping)[0]
             # between modalities only the raw features' ridge map learns from these rows
             train = self._embed(self.sources.train, columns, "train", self.encoders if probes else {})
-        labels = self.labels
+        labels, together = self.labels, None
         if labels is not None and labels.train is not None and self.sources.train is not None:
+            together = alike(self.sources.train, self.config.group)
             self.report["notes"] += telling_columns(self.sources.train, columns, labels.train.tolist())
         self.features = tasks.Features(
             test,
@@ -233,6 +236,7 @@ class _Evaluation:
             None if labels is None else labels.test,
             None if labels is None else labels.train,
             {} if train is None else self._spoken(columns, train),
+            together,
         )
         for task in possible:
             try:

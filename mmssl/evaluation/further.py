@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..data.splits import few_of_each, strata
+from ..data.splits import Groups, few_of_each, strata
 from .calibration import bootstrap
 from .embedding import Embedded
 from .linear import fit_probe
@@ -27,11 +27,14 @@ def label_shares(features: Features, shares: Sequence[float], seed: int) -> tupl
     skipped: dict[str, str] = {}
     for share in shares:
 
-        def probe(x: Tensor, y: Tensor, x_test: Tensor, classes: int, share: float = share) -> tuple[Tensor, None]:
+        def probe(
+            x: Tensor, y: Tensor, x_test: Tensor, classes: int, groups: Groups | None, share: float = share
+        ) -> tuple[Tensor, None]:
             predicted, counts = [], strata("classification", y.numpy(), classes)
             for draw in range(DRAWS if share < 1 else 1):
                 rows = few_of_each(counts, share, seed + draw)
-                fitted = fit_probe(x[rows].numpy(), y[rows].numpy(), outputs=classes, seed=seed)
+                named = None if groups is None else [groups[row] for row in rows.tolist()]
+                fitted = fit_probe(x[rows].numpy(), y[rows].numpy(), outputs=classes, groups=named, seed=seed)
                 predicted.append(torch.from_numpy(fitted(x_test.numpy()).argmax(1)))
             return torch.stack(predicted), None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -138,6 +138,7 @@ class Labels:
         test: (n,) int64 index into `values`, -1 where the label is unknown.
         train: likewise; None where the training rows have no such column.
         names: the class names that the data declares for all label numbers, if it does.
+        alike: see `mmssl.data.holding.alike`, of the training rows.
     """
 
     column: str
@@ -145,6 +146,7 @@ class Labels:
     test: Tensor
     train: Tensor | None
     names: list[str] | None = None
+    alike: list[Hashable] | None = None
 
 
 def label_column(source: Source, wanted: str | None) -> tuple[str | None, str]:

@@ -5,7 +5,7 @@ A metric also has `n` (what it is a mean over) and, where it is a share, `interv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.splits import Groups
 from .attentive import attentive_logits, fit_attentive
 from .baselines import Ridge, Space, majority, wilson
 from .calibration import bootstrap, expected_calibration_error
@@ -43,6 +44,7 @@ class Features:
         y_test: (n,) int64 class numbers, -1 unknown, None where there are none.
         y_train: likewise.
         paired: modality -> raw features of the training rows for the ridge map, where they are others than `train.raw`.
+        alike: a name a training row; a probe that holds some out to choose by does not part those of one name.
     """
 
     test: Embedded
@@ -51,6 +53,7 @@ class Features:
     y_test: Tensor | None = None
     y_train: Tensor | None = None
     paired: Mapping[str, Tensor] = field(default_factory=dict)
+    alike: Sequence[Hashable] | None = None
     _ridges: dict[tuple[str, str], tuple[Space, Space, Ridge] | None] = field(default_factory=dict)
 
     def ridge(self, a: str, b: str) -> tuple[Space, Space, Ridge] | None:
@@ -92,8 +95,9 @@ def metric(values: Mapping[str, float | None], n: int, share: bool = True) -> Me
 
 Read = Callable[[Embedded, str, str], Tensor | None]
 """(rows, encoder, modality) -> what a probe sees (n, ...), or None where there is nothing."""
-Probe = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor | None]]
-"""(training features, their labels, test features, classes) -> predicted classes and their probability, or None."""
+Probe = Callable[[Tensor, Tensor, Tensor, int, Groups | None], tuple[Tensor, Tensor | None]]
+"""(training features, their labels, test features, classes, names of training rows that stay together) -> predicted
+classes and their probability, or None."""
 
 
 def probed(
@@ -113,13 +117,14 @@ def probed(
         if not bool(against.any()) or len(y_train[use].unique()) < 2:
             skipped[name] = "it needs labelled test rows and labelled training rows of two classes"
             continue
-        truth = y_test[against]
+        truth, names = y_test[against], features.alike
+        groups = None if names is None else [names[row] for row in use.nonzero()[:, 0].tolist()]
         values: dict[str, float | None] = {"chance": majority(truth, int(torch.bincount(y_train[use]).argmax()))}
         sure: dict[str, tuple[Tensor, Tensor]] = {}
         for encoder in ENCODERS:
             x, x_test = read(train, encoder, name), read(test, encoder, name)
             if x is not None and x_test is not None:
-                predicted, confidence = probe(x[use], y_train[use], x_test[against], classes)
+                predicted, confidence = probe(x[use], y_train[use], x_test[against], classes, groups)
                 values[encoder] = float((predicted == truth).double().mean())
                 if confidence is not None:
                     sure[encoder] = (confidence, predicted == truth)
@@ -142,7 +147,7 @@ def _calibration(sure: Mapping[str, tuple[Tensor, Tensor]], n: int) -> Metric:
 def knn(features: Features, k: int) -> tuple[Metrics, dict[str, str]]:
     """Accuracy of the weighted kNN classifier of `knn_predict` on standardised features, per modality."""
 
-    def nearest(x: Tensor, y: Tensor, x_test: Tensor, classes: int) -> tuple[Tensor, None]:
+    def nearest(x: Tensor, y: Tensor, x_test: Tensor, classes: int, _: Groups | None) -> tuple[Tensor, None]:
         train, test = (torch.from_numpy(part) for part in standardised(x.numpy(), x_test.numpy()))
         return knn_predict(train, y, test, classes=classes, k=k), None
 
@@ -152,8 +157,8 @@ def knn(features: Features, k: int) -> tuple[Metrics, dict[str, str]]:
 def linear(features: Features, seed: int) -> tuple[Metrics, dict[str, str]]:
     """Accuracy and calibration error of the probe of `fit_probe`, per modality."""
 
-    def probe(x: Tensor, y: Tensor, x_test: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-        fitted = fit_probe(x.numpy(), y.numpy(), outputs=classes, seed=seed)
+    def probe(x: Tensor, y: Tensor, x_test: Tensor, classes: int, groups: Groups | None) -> tuple[Tensor, Tensor]:
+        fitted = fit_probe(x.numpy(), y.numpy(), outputs=classes, groups=groups, seed=seed)
         confidence, predicted = torch.from_numpy(fitted(x_test.numpy())).softmax(1).max(1)
         return predicted, confidence
 
@@ -167,8 +172,8 @@ def attentive(features: Features, seed: int, device: torch.device) -> tuple[Metr
         if rows.no_tokens is not None:
             return {}, dict.fromkeys(features.test.present, rows.no_tokens)
 
-    def probe(x: Tensor, y: Tensor, x_test: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-        logits = attentive_logits(fit_attentive(x, y, classes, seed=seed, device=device), x_test)
+    def probe(x: Tensor, y: Tensor, x_test: Tensor, classes: int, groups: Groups | None) -> tuple[Tensor, Tensor]:
+        logits = attentive_logits(fit_attentive(x, y, classes, groups=groups, seed=seed, device=device), x_test)
         confidence, predicted = logits.softmax(1).max(1)
         return predicted, confidence
 

@@ -180,6 +180,7 @@ class Bench:
         (x, x_test, categories), labelled = self._trees, draw.partition.labelled
         at = np.searchsorted(self._embedded, draw.rows)
         there = np.flatnonzero(self.labelled.present.numpy()[at])
+        together = labelled.alike
         assert labelled.labels is not None and self.pool.target is not None
         fitted = fit_boosting(
             x[at[there]],
@@ -187,7 +188,7 @@ class Bench:
             task=self.pool.target.task,
             outputs=self.pool.target.outputs,
             categories=categories,
-            groups=None if labelled.groups is None else [labelled.groups[row] for row in there],
+            groups=None if together is None else [together[row] for row in there],
             balanced=draw.options.class_weights == "balanced",
             seed=draw.options.seed,
         )

@@ -188,12 +188,13 @@ class SupervisedJob(Job):
         y = part.labels.numpy()[chosen]
         if target.task == "classification" and len(np.unique(y)) < 2:
             raise UserError(f"--label: found one class in the {len(y)} training rows that can be read, expected two")
+        together = part.alike
         return fit_probe(
             x.numpy()[chosen],
             y,
             task=target.task,
             outputs=target.outputs,
-            groups=None if part.groups is None else [part.groups[row] for row in chosen],
+            groups=None if together is None else [together[row] for row in chosen],
             balanced=options.class_weights == "balanced",
             seed=options.seed,
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import limits
 from ..data.choosing import no_inputs
-from ..data.holding import Rule, held_rows
+from ..data.holding import Rule, alike, held_rows
 from ..data.kinds import Files
 from ..data.listing import whole_of
 from ..data.sampler import order
@@ -54,6 +54,11 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @property
+    def alike(self) -> list[Hashable] | None:
+        """See `mmssl.data.holding.alike`: of one group, else of one recording."""
+        return alike(self.source, None) if self.groups is None else self.groups
 
 
 @dataclass
@@ -295,10 +300,8 @@ def _validation(
             raise UserError(f"validation: no row of split '{options.validation}' has a label")
         return np.arange(len(train)), part, options.validation
     # windows of one recording are alike, and a model that has seen some is not stopped by the others
-    windows = whole_of(train.source.column_names)
-    alike = list(train.source.with_format(None)[windows]) if windows and train.groups is None else train.groups
     # another seed than that of `fraction`, whose draw this one must not repeat
-    held = take_share(_counts(train, target), options.validation_share, alike, options.seed + 1)
+    held = take_share(_counts(train, target), options.validation_share, train.alike, options.seed + 1)
     if not len(held) or len(held) == len(train):
         return np.arange(len(train)), None, "none"
     return without(len(train), held), taken(train, held), f"{options.validation_share:g} of the training rows"

@@ -40,7 +40,8 @@ class ProbeRows:
     def measure(self, model: MMSSLModel, wanted: Sequence[str]) -> Measured:
         """`probe/<modality>/<task>` -> accuracy, for the wanted ones of knn and linear."""
         train, test = (embed_batches({"model": model}, rows) for rows in (self.train, self.test))
-        features = tasks.Features(test, train, frozenset(), self.labels.test, self.labels.train)
+        known = self.labels
+        features = tasks.Features(test, train, frozenset(), known.test, known.train, alike=known.alike)
         out: Measured = {}
         for task in wanted:
             found, _ = tasks.knn(features, self.k) if task == "knn" else tasks.linear(features, self.seed)

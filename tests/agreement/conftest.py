@@ -46,11 +46,14 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
     rows = rng.permutation(len(x))[: 300 + TEST_ROWS]
     pictures, labels = (x[rows].reshape(-1, 8, 8) * 15).astype(np.uint8), y[rows].copy()
     labels[rng.permutation(300)[:60]] = rng.integers(10, size=60)
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    text = datasets.Value("string")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64"), "person": text})
     data = folder / "data"
     data.mkdir()
     for split, part in (("train", slice(0, 300)), ("test", slice(300, None))):
-        table = datasets.Dataset.from_dict({"image": list(pictures[part]), "label": labels[part]}, features=features)
+        people = [f"{who}" for who in rng.integers(12, size=len(labels[part]))]
+        columns = {"image": list(pictures[part]), "label": labels[part], "person": people}
+        table = datasets.Dataset.from_dict(columns, features=features)
         table.to_parquet(data / f"{split}.parquet")
     return Judged(tuned.image_base(folder / "model"), data)
 
@@ -59,10 +62,10 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
 def evaluated(judged: Judged, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, float]]:
     """What `mmssl evaluate` prints for the accuracy of a task: column -> number, exact with 200 test rows."""
 
-    def run(task: str) -> dict[str, float]:
+    def run(task: str, *more: str) -> dict[str, float]:
         capsys.readouterr()
         words = ["evaluate", str(judged.base), "--data", str(judged.data), "--task", task, "label=label"]
-        assert main(words) == 0
+        assert main([*words, *more]) == 0
         lines = capsys.readouterr().out.splitlines()
         line = next(line for line in lines if line.startswith(task) and "image/accuracy" in line)
         numbers = [float(word) for word in line.split()[2:] if "(" not in word]

@@ -26,3 +26,10 @@ def test_the_data_can_tell_probes_apart(evaluated, monkeypatch) -> None:
         monkeypatch.setattr(linear, "STRENGTHS", (strength,))
         others.append(evaluated("linear")["pretrained"])
     assert chosen in others and len(set(others)) >= 4, "else agreement would say nothing"
+
+
+def test_rows_of_a_group_are_held_out_together_by_both(judged, evaluated, tmp_path) -> None:
+    """How strongly a probe is regularised is not chosen on rows of people that it has learned from."""
+    by_person = evaluated("linear", "group=person")["pretrained"]
+    assert judged.tuned(tmp_path / "out", "--peft", "lora", "group=person")["linear probe"]["model"] == by_person
+    assert by_person != evaluated("linear")["pretrained"], "else this says nothing"
