@@ -28,8 +28,9 @@ quickstart: $(CORE)
 test: $(DEV)
 	@$(MAKE) --no-print-directory --jobs=2 lint fast
 
+# Compiled files are written whatever the shell says: without them each process compiles all of mmssl and its tests anew.
 fast: $(DEV)
-	$(BIN)/python -m pytest -m "not slow and not docs" -n auto --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "not slow and not docs" -n auto --dist worksteal
 
 test-slow: $(DEV)
 	$(BIN)/python -m pytest -m slow

@@ -7,6 +7,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,13 @@ def module_of(requirement: str) -> str:
 CORE = {module_of(line) for line in PROJECT["dependencies"]}
 
 
-def third_party() -> Iterator[tuple[str, str, bool, str]]:
+@cache
+def third_party() -> tuple[tuple[str, str, bool, str], ...]:
     """(package of ours, top-level package imported, whether at the top of the module, where) of every import."""
+    return tuple(_third_party())
+
+
+def _third_party() -> Iterator[tuple[str, str, bool, str]]:
     for root in (REPO / "mmssl", REPO / "modalities"):
         for path in sorted(root.rglob("*.py")):
             tree = ast.parse(path.read_text())
@@ -57,13 +63,10 @@ def third_party() -> Iterator[tuple[str, str, bool, str]]:
                         yield ours, name, id(node) in first, f"{path.relative_to(REPO)}:{node.lineno}"
 
 
-FOUND = list(third_party())
-
-
 def test_every_import_is_declared() -> None:
-    assert len(FOUND) > 300
+    assert len(third_party()) > 300
     missing = []
-    for ours, name, _, where in FOUND:
+    for ours, name, _, where in third_party():
         extras = USED_ELSEWHERE.get(ours, set()) | {ours.removeprefix("mmssl_")} & set(EXTRAS)
         if name not in CORE | {module_of(line) for extra in extras for line in EXTRAS[extra]}:
             missing.append(f"{where}: {name}")
@@ -71,7 +74,7 @@ def test_every_import_is_declared() -> None:
 
 
 def test_everything_declared_is_imported() -> None:
-    imported = {name for _, name, _, _ in FOUND}
+    imported = {name for _, name, _, _ in third_party()}
     declared = CORE | {module_of(line) for extra, lines in EXTRAS.items() if extra not in OURS for line in lines}
     assert declared - imported == set(NOT_IMPORTED)
 
@@ -94,7 +97,7 @@ def test_the_eight_are_core_and_lazy_where_a_command_may_do_without() -> None:
     lazy |= {module_of(line) for extra, lines in EXTRAS.items() if extra not in OURS for line in lines}
     # a class of theirs is the base of one of ours: the whole module is imported where it is needed
     whole = {"mmssl/data/archives.py", "mmssl/data/builders.py", "mmssl/data/undecoded.py"}
-    early = [f"{where}: {name}" for _, name, top, where in FOUND if top and name in lazy]
+    early = [f"{where}: {name}" for _, name, top, where in third_party() if top and name in lazy]
     assert [where for where in early if where.partition(":")[0] not in whole] == []
     sources = (REPO / "mmssl/data/sources.py").read_text()
     assert "\nfrom . import builders" not in sources and "        from . import builders" in sources
