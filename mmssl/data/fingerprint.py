@@ -70,7 +70,13 @@ def glance(source: Source, columns: Iterable[str]) -> dict[str, object]:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """How two glances differ, in words that name rows; "" where they do not."""
+    """How two glances differ, in words that name rows; "" where they do not. `mix`: name -> those of further data."""
+    known, mix = before.get("mix", {}), now.get("mix", {})
+    if set(known) != set(mix):
+        return f"the data mixed in are {', '.join(mix) or 'none'}, they were {', '.join(known) or 'none'}"
+    for name, of in mix.items():
+        if found := differences(known[name], of):
+            return f"in data.mix.{name} {found}"
     if before.get("columns") != now["columns"]:
         return f"the columns are {', '.join(now['columns'])}, they were {', '.join(before.get('columns', []))}"
     if before.get("rows") != now["rows"]:

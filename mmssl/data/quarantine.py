@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +27,19 @@ class Bad:
         modality: where the fault is ("*": all of them).
         column: likewise.
         reason: one line.
+        source: of which of several data it is.
     """
 
     index: int
     modality: str
     column: str
     reason: str
+    source: str | None = None
+
+    @property
+    def where(self) -> str:
+        """Which sample, in words."""
+        return f"sample {self.index}" if self.source is None else f"sample {self.index} of {self.source}"
 
 
 def refuse_share(bad: Sequence[Bad], broken: int, read: int, most: float, option: str, more: str = "") -> None:
@@ -52,7 +59,7 @@ def refuse_share(bad: Sequence[Bad], broken: int, read: int, most: float, option
         fault = bad[0]
         raise UserError(
             f"{broken:,} of {read:,} samples read are broken ({broken / read:.0%}), more than {option} = {most:g} "
-            f"allows; e.g. sample {fault.index} ({fault.modality}, column {fault.column}): {fault.reason}{more}"
+            f"allows; e.g. {fault.where} ({fault.modality}, column {fault.column}): {fault.reason}{more}"
         )
 
 
@@ -64,9 +71,15 @@ class Quarantine:
     but write no list (a process that is not the main one).
     """
 
-    def __init__(self, folder: str | Path | None, max_bad: float = 0.05, numbers: Sequence[int] | None = None) -> None:
-        """numbers: of each sample, the number of its row in the data, where not all rows are read; None: the same."""
-        self.numbers = numbers
+    def __init__(
+        self,
+        folder: str | Path | None,
+        max_bad: float = 0.05,
+        place: Callable[[int], tuple[str | None, int]] | None = None,
+    ) -> None:
+        """place: of a sample's number, (which of several data it is of, the number of its row there); None: the same
+        number of the only data."""
+        self.place = place
         self.path = None if folder is None else Path(folder) / "quarantine.jsonl"
         self.max_bad = max_bad
         self.read = 0
@@ -80,27 +93,28 @@ class Quarantine:
 
         Raises UserError once more than `max_bad` of the samples are broken, RunError when the list cannot be written.
         """
-        bad = [dataclasses.replace(one, index=self._row(one.index)) for one in bad]
+        bad = [self._placed(one) for one in bad]
         self.read += read
-        self.bad += len({fault.index for fault in bad})
+        self.bad += len({(fault.source, fault.index) for fault in bad})
         for fault in bad:
-            if (fault.index, fault.modality) not in self._listed:
-                self._listed[fault.index, fault.modality] = fault
+            if _key(fault) not in self._listed:
+                self._listed[_key(fault)] = fault
                 self._append(fault)
-                logger.warning(
-                    "broken sample %d (%s, column %s): %s", fault.index, fault.modality, fault.column, fault.reason
-                )
+                logger.warning("broken %s (%s, column %s): %s", fault.where, fault.modality, fault.column, fault.reason)
         where = "" if self.path is None else f"; all are listed in {self.path}"
         refuse_share(bad, self.bad, self.read, self.max_bad, "data.max_bad", where)
 
-    def _row(self, index: int) -> int:
-        return index if self.numbers is None else int(self.numbers[index])
+    def _placed(self, fault: Bad) -> Bad:
+        if self.place is None:
+            return fault
+        source, row = self.place(fault.index)
+        return dataclasses.replace(fault, index=row, source=source)
 
     def summary(self) -> str:
         """One line for the run's end."""
         if not self.bad:
             return f"no broken samples among {self.read:,} read"
-        rows = len({index for index, _ in self._listed})
+        rows = len({(source, index) for source, index, _ in self._listed})
         return (
             f"{self.bad:,} of {self.read:,} samples read were broken, in whole or in part "
             f"({rows:,} different{'' if self.path is None else f', listed in {self.path.name}'})"
@@ -112,11 +126,12 @@ class Quarantine:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with replaceable(self.path).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(dataclasses.asdict(fault)) + "\n")
+                said = {key: value for key, value in dataclasses.asdict(fault).items() if value is not None}
+                file.write(json.dumps(said) + "\n")
         except OSError as error:
             raise RunError(f"cannot write {self.path}: {error.strerror or error}") from error
 
-    def _load(self) -> dict[tuple[int, str], Bad]:
+    def _load(self) -> dict[tuple[str | None, int, str], Bad]:
         """What an earlier part of the run listed. A last line torn by a crash is cut off, it will be listed again."""
         if self.path is None or not self.path.exists():
             return {}
@@ -134,5 +149,9 @@ class Quarantine:
                 fault = Bad(**json.loads(line))
             except (ValueError, TypeError) as error:
                 raise RunError(f"{self.path} line {number} is not a quarantine entry; move the file away") from error
-            listed[fault.index, fault.modality] = fault
+            listed[_key(fault)] = fault
         return listed
+
+
+def _key(fault: Bad) -> tuple[str | None, int, str]:
+    return fault.source, fault.index, fault.modality

@@ -68,8 +68,19 @@ class Fault:
     error: UserError | RunError
 
 
-class Reader(torch.utils.data.Dataset[Loaded]):
-    """Loads one list of rows: what runs in workers. seed None: evaluation, variants are not drawn."""
+Sample = tuple[Row, list[Bad], Row | Bad]
+"""(modality -> decoded sample, None = absent; what is broken; the raw row)."""
+
+
+class Loader(torch.utils.data.Dataset[Loaded]):
+    """Loads one list of rows: what runs in workers."""
+
+    def __getitems__(self, items: Items) -> Loaded | Fault:
+        raise NotImplementedError
+
+
+class Reader(Loader):
+    """Loads rows of one source. seed None: evaluation, variants are not drawn."""
 
     def __init__(
         self,
@@ -81,8 +92,10 @@ class Reader(torch.utils.data.Dataset[Loaded]):
         broken: str = "part",
         memory: Memory | None = None,
         stored: Mapping[str, Outputs] | None = None,
+        first: int = 0,
     ) -> None:
-        self.stored = dict(stored or {})
+        """first: the number of the first row, where the rows of several data are numbered together."""
+        self.stored, self.first = dict(stored or {}), first
         needed = read_columns({name: wanted for name, wanted in columns.items() if name not in self.stored}, keep)
         # A stream's rows come with the items; the stream itself must not travel to the workers.
         self.source = None if is_stream(source) or not needed else source.select_columns(needed)
@@ -100,29 +113,21 @@ class Reader(torch.utils.data.Dataset[Loaded]):
             return Fault(error)
 
     def load(self, items: Items) -> Loaded:
-        samples: dict[str, list[Any]] = {name: [] for name in self.preprocessors}
-        kept: dict[str, list[object]] = {name: [] for name in self.keep}
-        missing = dict.fromkeys(self.preprocessors, 0)
-        bad: list[Bad] = []
+        return collated(items, self.samples(items), self)
+
+    def samples(self, items: Items) -> list[Sample]:
+        """What is read of each row; of those that are kept in memory no row."""
         known = {index: self.memory.get(index) for _, index, _ in items} if self.memory.rows else {}
         rows = iter(self.rows([item for item in items if known.get(item[1]) is None]))
+        out: list[Sample] = []
         for epoch, index, _ in items:
             kept_samples = known.get(index)
-            row: Row | Bad = {} if kept_samples is not None else next(rows)
             if kept_samples is not None:
-                read, faults = kept_samples, list[Bad]()
-            else:
-                read, faults = ({}, [row]) if isinstance(row, Bad) else self.read(row, epoch, index)
-            bad += faults
-            for name, sample in read.items():
-                missing[name] += sample is None
-            for name, values in samples.items():
-                values.append(read.get(name))
-            for name, values in kept.items():
-                values.append(None if isinstance(row, Bad) else row[name])
-        batch = {n: (self.stored.get(n) or self.preprocessors[n]).collate(values) for n, values in samples.items()}
-        numbers = torch.tensor([index for _, index, _ in items], dtype=torch.int64)
-        return Loaded(batch, bad, missing, numbers, items[0][0], kept)
+                out.append((kept_samples, [], {}))
+                continue
+            row = next(rows)
+            out.append(({}, [row], row) if isinstance(row, Bad) else (*self.read(row, epoch, index), row))
+        return out
 
     def rows(self, items: Items) -> list[Row | Bad]:
         """The raw rows, all at once where that works, so that one that cannot be had costs only itself."""
@@ -130,14 +135,14 @@ class Reader(torch.utils.data.Dataset[Loaded]):
             return [row or {} for _, _, row in items]
         try:
             with reading_sample():
-                return list(self.source.__getitems__([index for _, index, _ in items]))
+                return list(self.source.__getitems__([index - self.first for _, index, _ in items]))
         except BadSample:
             pass
         out: list[Row | Bad] = []
         for _, index, _ in items:
             try:
                 with reading_sample():
-                    out.append(self.source[index])
+                    out.append(self.source[index - self.first])
             except BadSample as error:
                 out.append(Bad(index, "*", "*", _reason(error, None)))
         return out
@@ -183,7 +188,26 @@ class Reader(torch.utils.data.Dataset[Loaded]):
         return as_declared(raw, self.kinds) if self.kinds else raw
 
 
-def read_batches(reader: Reader, batches: Iterable[Items], workers: int, ahead: int = 1) -> Iterator[Loaded]:
+def collated(items: Items, read: Sequence[Sample], reader: Reader) -> Loaded:
+    """A micro-batch of what was read of its rows; reader: has the preprocessors of all modalities."""
+    samples: dict[str, list[Any]] = {name: [] for name in reader.preprocessors}
+    kept: dict[str, list[object]] = {name: [] for name in reader.keep}
+    missing = dict.fromkeys(reader.preprocessors, 0)
+    bad: list[Bad] = []
+    for found, faults, row in read:
+        bad += faults
+        for name, sample in found.items():
+            missing[name] += sample is None
+        for name, values in samples.items():
+            values.append(found.get(name))
+        for name, values in kept.items():
+            values.append(None if isinstance(row, Bad) else row[name])
+    batch = {n: (reader.stored.get(n) or reader.preprocessors[n]).collate(values) for n, values in samples.items()}
+    numbers = torch.tensor([index for _, index, _ in items], dtype=torch.int64)
+    return Loaded(batch, bad, missing, numbers, items[0][0], kept)
+
+
+def read_batches(reader: Loader, batches: Iterable[Items], workers: int, ahead: int = 1) -> Iterator[Loaded]:
     """Run the reader over the batches, here or in worker processes, in order; these read at least `ahead` batches that
     nobody has asked for yet: a step's, while the one before is computed."""
     results: Iterable[Loaded | Fault]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -107,6 +107,12 @@ def row_numbers(source: Source) -> Sequence[int] | None:
     """Of each row of a selection, its number in the data that were selected from; None where all rows are there."""
     chosen = getattr(source, "_indices", None)  # `datasets` has no public way to ask
     return None if chosen is None else chosen.column(0).to_numpy()
+
+
+def place_of(source: Source) -> Callable[[int], tuple[str | None, int]] | None:
+    """A function from the number of a row of a selection to (None, its number in the data); None: the same number."""
+    numbers = row_numbers(source)
+    return None if numbers is None else lambda index: (None, int(numbers[index]))
 
 
 def is_empty(source: Source) -> bool:

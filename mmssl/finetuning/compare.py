@@ -18,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..data.fingerprint import glance
 from ..errors import RunError, UserError, one_line
 from ..evaluation.leaks import LabelRead
 from ..evaluation.own_run import with_rows, with_way_out
@@ -116,7 +117,7 @@ def run_comparison(
         try:
             _check_state(folder, _state(options, pool, weights), resume)
             used = [*flat(pool.columns.values()), *options.label_columns]
-            check_rows(folder, pool.train.source, used, resume)
+            check_rows(folder, glance(pool.train.source, used), resume)
             bench = Bench(encoders, processor, options, pool, list(budgets), accelerator, folder, weights)
             bench.embed()
             arms = _arms(bench, options)

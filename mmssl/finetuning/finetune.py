@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
+from ..data.fingerprint import glance
 from ..data.given import given
 from ..distributed import lost_peers_told
 from ..errors import RunError, UserError
@@ -164,7 +165,7 @@ def run_finetuning(
         try:
             used = [*flat(job.rows.columns.values()), *options.label_columns]
             # before the head starts from a probe, which may take minutes: another run's rows are refused at once
-            on_first(accelerator, lambda: check_rows(folder, job.rows.train.source, used, resume))
+            on_first(accelerator, lambda: check_rows(folder, glance(job.rows.train.source, used), resume))
             pretraining, handle = build(job, options)
             start_trackers(accelerator, options.train.trackers, folder.name, folder)
             loop, validation, fault = train(accelerator, pretraining, job, options, folder, origin, resume)

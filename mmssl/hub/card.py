@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..evaluation.tasks import Metric
     from ..models.options import TowerConfig
     from ..recipe.config import Recipe
+    from ..recipe.mixture import MixConfig
 
 PACKAGES = ("mmssl", "torch", "transformers", "accelerate", "datasets", "numpy")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -51,6 +52,7 @@ class Facts:
         processes: how many it ran on.
         device: what it ran on.
         fingerprint: of the data (`mmssl.data.fingerprint`).
+        mixture: where several data are mixed, name -> (rows, share of the samples).
         picture: name of the file beside the card that shows the run.
         python: its version; by default this process's.
         versions: package -> version; by default this process's.
@@ -71,6 +73,7 @@ class Facts:
     processes: int = 1
     device: str | None = None
     fingerprint: dict[str, object] = field(default_factory=dict)
+    mixture: dict[str, tuple[int, float]] = field(default_factory=dict)
     picture: str | None = None
     python: str = field(default_factory=platform.python_version)
     versions: dict[str, str] = field(default_factory=lambda: software_versions())
@@ -182,14 +185,14 @@ def metadata(recipe: Recipe, report: Report | None) -> str:
         for name, metric in metrics.items()
         if metric.get("model") is not None
     ]
-    dataset = hub_dataset(recipe.data.path)
+    named = [hub_dataset(path) for path in (recipe.data.path, *(of.path for of in recipe.data.mix.values()))]
     origins = [tower.from_ for tower in recipe.model.towers.values() if tower.from_]
     bases = [origin for origin in origins if hub_dataset(origin)]
     data = ModelCardData(
         library_name="mmssl",
         license=None if recipe.model.license is None else without_secrets(recipe.model.license),
         tags=["mmssl", "self-supervised-learning", *types, *objectives],
-        datasets=[dataset] if dataset else None,
+        datasets=[name for name in named if name] or None,
         base_model=bases or None,
         model_name=recipe.name or "mmssl model",
         eval_results=results or None,
@@ -226,6 +229,8 @@ def _data(recipe: Recipe, facts: Facts) -> str:
             ("Data", f"`{public_path(data.path)}`{name}, split `{data.split}`"),
             ("Source", None if data.source is None else without_secrets(data.source)),
             ("Licence of the data", without_secrets(data.license or declared_license(data.path) or "not stated")),
+            *((f"Mixed in, `{mixed}`", _mixed(of)) for mixed, of in data.mix.items()),
+            ("Shares of the samples", _shares(facts)),
             ("Samples", None if facts.samples is None else f"{facts.samples:,}"),
             ("Samples that have each modality", presence),
             ("Columns", columns),
@@ -235,12 +240,25 @@ def _data(recipe: Recipe, facts: Facts) -> str:
     )
 
 
+def _mixed(of: MixConfig) -> str:
+    """Where data that are mixed in come from, and under which licence."""
+    name = f" ({of.name})" if of.name else ""
+    source = "" if of.source is None else f", from {without_secrets(of.source)}"
+    licence = without_secrets(of.license or declared_license(of.path) or "not stated")
+    return f"`{public_path(of.path)}`{name}, split `{of.split}`{source}, licence of the data: {licence}"
+
+
+def _shares(facts: Facts) -> str:
+    return ", ".join(f"{name} {share:.1%} ({rows:,} rows)" for name, (rows, share) in facts.mixture.items())
+
+
 def _fingerprint(facts: Facts) -> str | None:
     if not facts.fingerprint:
         return None
     hashed, rows = facts.fingerprint["hashed"], facts.fingerprint["rows"]
     of = "all rows" if hashed == rows else f"the first {hashed:,} rows"
-    return f"SHA-256 `{facts.fingerprint['sha256']}` of {of} (`mmssl reproduce` compares it)"
+    others = f"; those of {', '.join(list(facts.mixture)[1:])} are in reproduction.json" if facts.mixture else ""
+    return f"SHA-256 `{facts.fingerprint['sha256']}` of {of} (`mmssl reproduce` compares it{others})"
 
 
 def _size(tower: TowerConfig) -> str:

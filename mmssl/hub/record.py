@@ -149,6 +149,9 @@ def read_record(model: str | Path) -> dict[str, Any]:
         raise UserError(f"{model}: its {FILE} {lacks}, expected version {VERSION} as mmssl pretrain writes it")
     if not isinstance(record["data"], dict) or not {"rows", "sha256"} <= set(record["data"]):
         raise UserError(f"{model}: its {FILE} is damaged: data: expected rows and sha256")
+    mix = record["data"].get("mix", {})
+    if not isinstance(mix, dict) or not all(isinstance(of, dict) for of in mix.values()):
+        raise UserError(f"{model}: its {FILE} is damaged: data.mix: expected an object of each of the data")
     if not isinstance(record["data"]["rows"], int | None) or not isinstance(record["data"]["sha256"], str):
         raise UserError(f"{model}: its {FILE} is damaged: data: expected a count of rows and a hash")
     if not isinstance(record["recipe"], dict) or not isinstance(record["versions"], dict):

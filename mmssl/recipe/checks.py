@@ -18,6 +18,7 @@ from ..modality.faults import crossing_faults, view_faults
 from ..models.options import HEADLESS
 from ..options.schema import BAD, Draft, Faults, Part, yaml_name
 from ..options.wording import show
+from .mixture import check_mixture
 
 _LONGEST = 200
 """Characters of a recipe's name, of which the file system allows 255 bytes."""
@@ -39,6 +40,12 @@ def check_recipe(recipe: Any, faults: Faults) -> None:
     if modalities is not None and isinstance(columns, dict):
         for name in columns:
             _reference(name, modalities, "modality", f"data.columns.{name}", faults)
+
+    def known(name: object, where: str) -> None:
+        if modalities is not None:
+            _reference(name, modalities, "modality", where, faults)
+
+    check_mixture(recipe.data, known, faults)
 
 
 def _get(part: object, name: str) -> Any:

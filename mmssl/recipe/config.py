@@ -14,6 +14,7 @@ from ..objectives.options import objective_config, objective_names
 from ..options import SET, needs, option, strict
 from ..options.schema import Part, Variant
 from ..reading import UNITS, Reading, check_encoding
+from .mixture import MixConfig
 
 TASKS = ("knn", "linear", "attentive", "zero-shot", "retrieval", "rankme", "labels", "separability", "ood", "subsets")
 
@@ -99,6 +100,16 @@ class DataConfig(RowsConfig):
         max=1_024,
         help="places that each process reads a stream at, each with files of its own; null: 1 alone, else up to 4",
     )
+    mix: dict[str, MixConfig] = option(factory=dict, help="name -> further data that are trained on beside `path`")
+    weight: float | None = option(
+        None, above=0, max=1_000_000, help="of the samples of `path`, among those of `mix`; null: as many as it has"
+    )
+    repeat: float | None = option(
+        None, above=0, max=1_000_000, help="how often the rows of `path` come in an epoch of a mixture; null: once"
+    )
+    temperature: float = option(
+        1.0, min=0.01, max=1_000_000, help="of a mixture: shares are of numbers of rows to the power of 1 / temperature"
+    )
     fit_samples: int = option(
         2000, min=1, max=1_000_000_000, resumable=True, help="samples that preprocessors are fitted on"
     )
@@ -111,6 +122,7 @@ class DataConfig(RowsConfig):
         "label": "found a column of labels, but pretraining learns without; evaluation.label says what is measured by",
         "group": "found a column of groups, but what rows are held out by stands in evaluation.group",
     }
+    NEEDS = (needs("weight", "repeat", "temperature", mix=SET),)
 
 
 @strict

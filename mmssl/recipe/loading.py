@@ -28,7 +28,7 @@ from .continuing import give_way, leave_behind, take_over
 from .presets import take_preset
 
 logger = logging.getLogger("mmssl")
-NAMED = ("modalities", "model.towers", "views", "masks", "objectives", "data.columns")
+NAMED = ("modalities", "model.towers", "views", "masks", "objectives", "data.columns", "data.mix")
 """Where the user names things: an override to null there takes the thing out."""
 
 FLAGS = {

@@ -41,6 +41,7 @@ from .starting import foreign_of, load_start, put_adapters
 
 if TYPE_CHECKING:
     from ..data.loading import Source
+    from ..data.mixing import Mixture
 
 Columns = dict[str, str | list[str]]
 """Modality -> its column(s)."""
@@ -131,6 +132,7 @@ def fitted_processor(
     samples: int,
     started: str | None = None,
     resume: bool = False,
+    mixture: Mixture | None = None,
 ) -> MMSSLProcessor:
     """Preprocessors fitted on the data by the first process, kept in `processor/` of the run, read by all others.
 
@@ -143,6 +145,7 @@ def fitted_processor(
         samples: how many are fitted on.
         started: the model that the run goes on from, whose preprocessing is taken: it is part of what was learned.
         resume: take what the run was started with.
+        mixture: the data that `source` is trained on with; their samples are fitted on as they are shared.
 
     Raises:
         UserError: a column is empty.
@@ -155,12 +158,13 @@ def fitted_processor(
             return
         if started is not None:
             return keep(open_model(started)[1])
-        rows = read_rows(source, list(flat(columns.values())), samples)
+        found = _raw_samples(source, columns, samples, mixture)
         preprocessors: dict[str, Preprocessor] = {}
         for name, part in modalities.items():
-            values = [v for v in (select(row, columns[name]) for row in rows) if v is not None]
+            values = [v for v in found[name] if v is not None]
             if not values:
-                raise UserError(f"data.columns.{name}: column {columns[name]!r} is empty in the first {len(rows)} rows")
+                count = len(found[name])
+                raise UserError(f"data.columns.{name}: column {columns[name]!r} is empty in the first {count} rows")
             preprocessors[name] = load_modality(part.type).Preprocessor(part.config).fit(values)
             preprocessors[name].read_from = columns[name]
         keep(MMSSLProcessor(preprocessors, {name: part.type for name, part in modalities.items()}))
@@ -174,6 +178,19 @@ def fitted_processor(
 
     on_first(accelerator, fit)
     return MMSSLProcessor.from_pretrained(kept)
+
+
+def _raw_samples(source: Source, columns: Columns, samples: int, mixture: Mixture | None) -> dict[str, list[object]]:
+    """Modality -> what so many rows hold of it, of a mixture as they are shared; None where one lacks it."""
+    parts: list[tuple[Source, Columns, int]] = [(source, columns, samples)]
+    if mixture is not None:
+        parts = [(of.source, of.columns, -(-samples * of.places // len(mixture))) for of in mixture.portions.values()]
+    found: dict[str, list[object]] = {name: [] for name in columns}
+    for of, wanted, count in parts:
+        for row in read_rows(of, list(flat(wanted.values())), count):
+            for name, column in wanted.items():
+                found[name].append(select(row, column))
+    return found
 
 
 def flat(columns: Iterable[str | list[str]]) -> Iterator[str]:

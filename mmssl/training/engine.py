@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -22,7 +22,7 @@ from accelerate.utils import (
     is_tensorboard_available,
 )
 
-from ..data.fingerprint import differences, glance
+from ..data.fingerprint import differences
 from ..errors import RunError, UserError, one_line
 from ..files import whole_file
 from ..options import not_resumable
@@ -33,7 +33,6 @@ from .device import settle_precision, this_device, warn_of_precision
 from .lock import RunLock
 
 if TYPE_CHECKING:
-    from ..data.loading import Source
     from ..models.modeling_mmssl import MMSSLModel
 
 logger = logging.getLogger("mmssl")
@@ -88,15 +87,16 @@ def warn_of_changes(recipe: Recipe, folder: Path, resume: bool) -> None:
         warn_of(changed + [name for name in whole if before[name] != now[name]])
 
 
-def check_rows(folder: Path, source: Source, columns: Iterable[str], resume: bool) -> None:
+def check_rows(folder: Path, now: dict[str, Any], resume: bool) -> None:
     """Note which rows a run learns from, in `rows.json`; where it is gone on with, compare.
+
+    now: what `mmssl.data.fingerprint.glance` says of them.
 
     Raises:
         UserError: they are not those that it was started with; names some.
         RunError: the note cannot be written.
     """
     kept = folder / "rows.json"
-    now = glance(source, columns)
     if resume and kept.is_file():
         try:
             before = json.loads(kept.read_text())

@@ -6,31 +6,32 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..data.fingerprint import fingerprint
-from ..data.loading import presence
 from ..errors import RunError, one_line
 from ..hub import picture
 from ..hub.card import Facts
-from .building import Columns, flat
+from .building import Columns
 from .health import Health
 from .loop import Loop
 from .metrics import last_health, last_losses
+from .mixture import counted, noted
 
 if TYPE_CHECKING:
     from ..data.loading import Source
+    from ..data.mixing import Mixture
 
 
-def facts_of(loop: Loop, source: Source, columns: Columns) -> Facts:
+def facts_of(loop: Loop, source: Source, columns: Columns, mixture: Mixture | None = None) -> Facts:
     """What the card says about the run."""
     sized = hasattr(source, "__len__")
+    samples = (len(source) if sized else None) if mixture is None else mixture.rows
     metrics = loop.folder / "metrics.jsonl"
     try:
         drawn = picture.draw_training(metrics, loop.folder / "model" / picture.PICTURE)
     except OSError as error:
         raise RunError(f"the picture of the run could not be written: {one_line(error)}") from error
     return Facts(
-        samples=len(source) if sized else None,
-        presence=presence(source, columns) if sized else {},
+        samples=samples,
+        presence=counted(source, columns, mixture) if sized else {},
         broken_samples=loop.quarantine.summary(),
         steps=loop.steps,
         seen=loop.steps * loop.settings.batch_size,
@@ -39,7 +40,10 @@ def facts_of(loop: Loop, source: Source, columns: Columns) -> Facts:
         health=last_health(metrics),
         health_samples=sum(o.samples for o in loop.observers.members if isinstance(o, Health)),
         guard=[f"after step {e['step']} {e['action']}: {e['reason']}" for e in loop.course.events],
-        fingerprint=fingerprint(source, flat(columns.values())),
+        fingerprint=noted(source, columns, mixture),
+        mixture={}
+        if mixture is None
+        else {n: (len(p.source), p.places / len(mixture)) for n, p in mixture.portions.items()},
         picture=picture.PICTURE if drawn else None,
         parameters=sum(p.numel() for p in loop.pretraining.model.parameters()),
         trainable=sum(p.numel() for p in loop.pretraining.model.parameters() if p.requires_grad),

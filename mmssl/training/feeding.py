@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from accelerate import Accelerator
 
 from ..data.loading import Loaded, training_batches
+from ..data.mixing import Mixture, mixed_batches
 from ..data.shards import Lengths
 from ..data.stored import Outputs
 from ..models.processing_mmssl import MMSSLProcessor
@@ -27,13 +28,35 @@ def feed(
     accelerator: Accelerator,
     stored: Mapping[str, Outputs],
     lengths: Lengths,
+    mixture: Mixture | None = None,
 ) -> Batches:
     """This process's micro-batches of the training rows, from any one on.
 
-    stored: what frozen towers make of them. lengths: what is known of the shards of streamed ones.
+    Args:
+        recipe: how they are read.
+        source: the rows.
+        columns: modality -> its column(s).
+        processor: reads and collates them.
+        accelerator: the processes.
+        stored: what frozen towers make of them.
+        lengths: what is known of the shards of a stream.
+        mixture: the rows of several data, in place of those of `source`.
     """
 
     def batches(first: int) -> Iterator[Loaded]:
+        if mixture is not None:
+            return mixed_batches(
+                mixture,
+                processor.preprocessors,
+                batch_size=recipe.train.batch_size,
+                accumulation=recipe.train.accumulation,
+                rank=accelerator.process_index,
+                world=accelerator.num_processes,
+                workers=recipe.data.workers,
+                start_batch=first,
+                broken=recipe.data.broken,
+                memory=recipe.train.memory,
+            )
         return training_batches(
             source,
             processor.preprocessors,

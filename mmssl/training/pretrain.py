@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 
+from ..data.fingerprint import glance
 from ..data.quarantine import Quarantine
 from ..data.reader import is_stream
-from ..data.selection import row_numbers
+from ..data.selection import place_of
 from ..data.shards import Lengths
 from ..distributed import lost_peers_told
 from ..errors import RunError, UserError, one_line
@@ -33,10 +34,10 @@ from ..recipe.config import LoopConfig, Recipe
 from ..recipe.loading import to_yaml
 from .building import (
     Columns,
+    TrainingData,
     build_model,
     build_pretraining,
     fitted_processor,
-    flat,
     open_training_data,
     readers_of,
     sample_seconds,
@@ -59,6 +60,7 @@ from .guard import Guard
 from .health import Health, load_probe
 from .lock import RunLock
 from .loop import Loop
+from .mixture import Shares, noted, open_mixture, said_of
 from .observers import Observer
 from .online_probe import OnlineProbe, load_labelled
 from .pace import Pace
@@ -68,6 +70,7 @@ from .stream_place import StreamPlace
 
 if TYPE_CHECKING:
     from ..data.loading import Source
+    from ..data.mixing import Mixture
 
 
 @dataclass(repr=False)
@@ -143,34 +146,47 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
         on_first(
             accelerator, lambda: check_evaluation(recipe.data, recipe.evaluation, source, readers_of(recipe.modalities))
         )
-        on_first(accelerator, lambda: check_rows(folder, source, flat(columns.values()), resume))
-        samples, started = recipe.data.fit_samples, recipe.model.from_
+        mixture = open_mixture(recipe, opened)
+        on_first(accelerator, lambda: check_rows(folder, noted(source, columns, mixture, glance), resume))
         processor = fitted_processor(
-            recipe.modalities, source, columns, folder, accelerator, samples=samples, started=started, resume=resume
+            recipe.modalities,
+            source,
+            columns,
+            folder,
+            accelerator,
+            samples=recipe.data.fit_samples,
+            started=recipe.model.from_,
+            resume=resume,
+            mixture=mixture,
         )
         pretraining = build_pretraining(recipe, processor)
         if opened.held is not None:
             pretraining.model.config.held_out = asdict(opened.held.rule)
-        steps, per_epoch = count_steps(recipe.train, source)
-        quarantine = Quarantine(folder if main else None, recipe.data.max_bad, row_numbers(source))
+        steps, per_epoch = count_steps(recipe.train, source if mixture is None else mixture)
+        place = place_of(source) if mixture is None else mixture.place
+        quarantine = Quarantine(folder if main else None, recipe.data.max_bad, place)
         observers = make_observers(recipe, pretraining, processor, source, columns, accelerator)
         lengths = Lengths()
         observers += [StreamPlace(accelerator, lengths)] if is_stream(source) else []
+        observers += [] if mixture is None else [Shares(mixture, recipe.train.batch_size)]
         loop = Loop(accelerator, pretraining, recipe.train, steps, folder, recipe.seed, quarantine, observers=observers)
         loop.shares_every = recipe.train.gradient_share_every
         if resume:
             loop.resume()
         if main:
-            describe(recipe, loop, source, resume)
+            describe(recipe, loop, source if mixture is None else mixture, resume)
+            if mixture is not None:
+                print("\n".join(said_of(mixture, recipe.modalities)), flush=True)
             if not recipe.model.starts or pretraining.adapter is None:
                 print(said_of_targets(pretraining.model, processor), flush=True)
             _write(folder / "config.yaml", to_yaml(recipe))
         stored = store_outputs(recipe, pretraining, processor, source, columns, accelerator, folder)
-        fault = loop.run(feed(recipe, source, columns, processor, accelerator, stored, lengths), per_epoch)
+        batches = feed(recipe, source, columns, processor, accelerator, stored, lengths, mixture)
+        fault = loop.run(batches, per_epoch)
         end_training(accelerator)
         if not main:
             return Run(folder, folder / "model", pretraining.model, processor)
-        run = finish(recipe, loop, processor, source, columns, fault)
+        run = finish(recipe, loop, processor, opened, mixture, fault)
     if fault is not None:
         raise RunError(f"{fault}; the model in {run.model_folder} is complete, --resume would train those steps again")
     return run
@@ -238,7 +254,7 @@ def make_observers(
     return observers
 
 
-def count_steps(train: LoopConfig, source: Source) -> tuple[int, float]:
+def count_steps(train: LoopConfig, source: Source | Mixture) -> tuple[int, float]:
     """(optimiser steps of the run, steps of an epoch or nan where the length of the data is unknown)."""
     # the rest of an epoch that fills no batch is dropped
     per_epoch = len(source) // train.batch_size if hasattr(source, "__len__") else float("nan")
@@ -254,7 +270,7 @@ FEW = 2.0
 """Passes over the data below which a run says that it is short."""
 
 
-def describe(recipe: Recipe, loop: Loop, source: Source, resumed: bool) -> None:
+def describe(recipe: Recipe, loop: Loop, source: Source | Mixture, resumed: bool) -> None:
     """The line a run starts with; the first process says it."""
     size = f"{len(source):,} samples" if hasattr(source, "__len__") else "streamed samples"
     millions = sum(p.numel() for p in loop.pretraining.model.parameters()) / 1e6
@@ -289,7 +305,12 @@ def describe(recipe: Recipe, loop: Loop, source: Source, resumed: bool) -> None:
 
 
 def finish(
-    recipe: Recipe, loop: Loop, processor: MMSSLProcessor, source: Source, columns: Columns, fault: RunError | None
+    recipe: Recipe,
+    loop: Loop,
+    processor: MMSSLProcessor,
+    opened: TrainingData,
+    mixture: Mixture | None,
+    fault: RunError | None,
 ) -> Run:
     """Write `model/`, reload it as a user would, evaluate that, write `evaluation.json` and the card.
 
@@ -312,7 +333,7 @@ def finish(
         ) from error
     reloaded, reprocessor = open_model(target)
     print(f"reloaded {target} through {'PEFT' if adapter else 'AutoModel and AutoProcessor'}", flush=True)
-    facts = facts_of(loop, source, columns)
+    facts = facts_of(loop, opened.source, opened.columns, mixture)
 
     def describe_model(report: Report) -> None:
         write_card(target, recipe, report, facts)
@@ -327,8 +348,8 @@ def finish(
                 reprocessor.preprocessors,
                 recipe.data,
                 recipe.evaluation,
-                columns=columns,
-                train_source=source,
+                columns=opened.columns,
+                train_source=opened.source,
                 untrained=untrained_twin(reloaded),
                 start=build_model(recipe, processor) if recipe.model.starts else None,
             )

@@ -25,26 +25,32 @@ def reproduce(model: str | Path, overrides: Sequence[str] = (), *, output: str |
     Raises:
         UserError: there is no record, an override would make it another run, or the data here are not the card's.
     """
-    from ..data.fingerprint import fingerprint
     from ..recipe.loading import load_recipe
     from .building import open_training_data
+    from .mixture import noted, open_mixture
     from .pretrain import pretrain
 
     record = read_record(model)
     check_overrides(overrides)
     recipe = load_recipe(own_places(record["recipe"], overrides), list(overrides), own=False)
     opened = open_training_data(recipe)
-    used = [c for value in opened.columns.values() for c in ([value] if isinstance(value, str) else value)]
-    found = fingerprint(opened.source, used)
-    if found != record["data"]:
-        was = record["data"]
-        raise UserError(
-            f"data.path: '{recipe.data.path}' has {found['rows']} rows (SHA-256 {found['sha256'][:12]}), expected the "
-            f"card's {was['rows']} rows ({was['sha256'][:12]}); name them with data.path=..."
-        )
+    found = noted(opened.source, opened.columns, open_mixture(recipe, opened))
+    check_data("data.path", recipe.data.path, found, record["data"])
+    for name, of in found.get("mix", {}).items():
+        check_data(f"data.mix.{name}.path", recipe.data.mix[name].path, of, record["data"].get("mix", {}).get(name, {}))
     run = pretrain(recipe, output=output)
     now = json.loads((run.model_folder / FILE).read_text(encoding="utf-8"))
     return compare(record, now, run.folder)
+
+
+def check_data(key: str, path: str, found: Mapping[str, Any], was: Mapping[str, Any]) -> None:
+    """UserError where the data here are not those of the card; those that are mixed in are looked at by themselves."""
+    told = ("rows", "hashed", "sha256")
+    if [found[name] for name in told] != [was.get(name) for name in told]:
+        raise UserError(
+            f"{key}: '{path}' has {found['rows']} rows (SHA-256 {found['sha256'][:12]}), expected the "
+            f"card's {was.get('rows')} rows ({str(was.get('sha256'))[:12]}); name them with {key}=..."
+        )
 
 
 TRACKERS = ("tensorboard",)

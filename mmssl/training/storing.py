@@ -41,7 +41,7 @@ AT_A_TIME = 64
 
 def storable(recipe: Recipe, pretraining: Pretraining) -> dict[str, str]:
     """Modality -> tower, of the towers whose outputs do not change in this run, as far as the recipe tells."""
-    if recipe.data.streaming or not recipe.train.store_frozen:
+    if recipe.data.streaming or recipe.data.mix or not recipe.train.store_frozen:
         return {}
     found = {}
     for name in pretraining.model.towers:

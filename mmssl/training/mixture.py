@@ -1,0 +1,152 @@
+"""The data of `data.mix` opened beside those of `data.path`, and what a run says and keeps of all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..data.fingerprint import fingerprint
+from ..data.loading import presence
+from ..data.mixing import Mixture, Portion, Wish, places
+from ..data.reader import is_stream
+from ..data.selection import limited
+from ..data.sources import open_source
+from ..errors import UserError
+from ..evaluation.held_out import files_of, opened_rows
+from ..evaluation.leaks import refuse_label
+from ..recipe.mixture import FIRST
+from .building import Columns, TrainingData, flat, readers_of
+from .observers import Measured, Moment, Observer, State, Verdict
+
+if TYPE_CHECKING:
+    from ..data.loading import Source
+    from ..recipe.config import DataConfig, Recipe
+    from ..recipe.mixture import MixConfig
+
+
+def open_mixture(recipe: Recipe, opened: TrainingData) -> Mixture | None:
+    """The data that a recipe mixes, those of `data.path` first; None where it has no others.
+
+    Raises UserError where one of them is not there, is a stream, or has none of the modalities.
+    """
+    data = recipe.data
+    if not data.mix:
+        return None
+    found: dict[str, tuple[Source, Columns]] = {FIRST: (opened.source, opened.columns)}
+    for name, of in data.mix.items():
+        try:
+            found[name] = _opened(recipe, of, opened.columns)
+        except UserError as error:
+            raise UserError(f"data.mix.{name}: {error}") from error
+    for name, (source, _) in found.items():
+        if is_stream(source):
+            raise UserError(f"data.mix: '{name}' is a stream, expected data with numbered rows (data.streaming: false)")
+    asked: Mapping[str, DataConfig | MixConfig] = {FIRST: data, **data.mix}
+    wishes = {name: Wish(len(source), asked[name].weight, asked[name].repeat) for name, (source, _) in found.items()}
+    counts = places(wishes, data.temperature, recipe.train.batch_size)
+    portions = {name: Portion(source, columns, counts[name]) for name, (source, columns) in found.items()}
+    return Mixture(portions, recipe.seed)
+
+
+def _opened(recipe: Recipe, of: MixConfig, first: Columns) -> tuple[Source, Columns]:
+    """The rows of data that are mixed in, and the columns of the modalities that they have."""
+    data = dataclasses.replace(
+        recipe.data, path=of.path, name=of.name, split=of.split, columns=of.columns, limit=of.limit, mix={}
+    )
+    readers = readers_of(recipe.modalities)
+    maybe = {name: [of.columns.get(name), first.get(name), name] for name in recipe.modalities}
+    words = set(flat(column for columns in maybe.values() for column in columns if column is not None))
+    known = opened_rows(data, data.path, data.name, data.split, words, files_of(data, readers)).column_names or []
+    columns: Columns = {}
+    for name, candidates in maybe.items():
+        if name in of.columns:  # which `open_source` checks
+            columns[name] = of.columns[name]
+            continue
+        there = [column for column in candidates if column is not None and set(flat([column])) <= set(known)]
+        if there:
+            columns[name] = there[0]
+    if not columns:
+        raise UserError(
+            f"'{data.path}' has none of the modalities {', '.join(recipe.modalities)}; its columns are "
+            f"{', '.join(known)}: name one in `columns`"
+        )
+    refuse_label(recipe.evaluation.label, columns)
+    source = open_source(
+        data.path,
+        name=data.name,
+        split=data.split,
+        columns=columns,
+        fetch=data.fetch,
+        reading=data.reading,
+        files=files_of(data, readers, columns),
+    )
+    return limited(source, of.limit), columns
+
+
+def said_of(mixture: Mixture, modalities: Iterable[str]) -> list[str]:
+    """A line for each of the data."""
+    out = []
+    for name, of in mixture.portions.items():
+        absent = [modality for modality in modalities if modality not in of.columns]
+        rows = len(of.source)
+        out.append(
+            f"{name}: {rows:,} rows, {of.places:,} of {len(mixture):,} samples in an epoch "
+            f"({of.places / len(mixture):.1%}, each {of.places / rows:.2g} times)"
+            + (f"; without {', '.join(absent)}" if absent else "")
+        )
+    return out
+
+
+def noted(source: Source, columns: Columns, mixture: Mixture | None, rows: Any = fingerprint) -> dict[str, Any]:
+    """What `fingerprint` (or `glance`) says of the data, those of a mixture beside those of `data.path`."""
+    said = dict(rows(source, flat(columns.values())))
+    if mixture is not None:
+        others = list(mixture.portions.items())[1:]
+        said["mix"] = {name: rows(of.source, flat(of.columns.values())) for name, of in others}
+    return said
+
+
+def counted(source: Source, columns: Columns, mixture: Mixture | None) -> dict[str, int]:
+    """Modality -> rows that have it, of all data."""
+    parts: Sequence[tuple[Source, Columns]] = [(source, columns)]
+    if mixture is not None:
+        parts = [(of.source, of.columns) for of in mixture.portions.values()]
+    counts = dict.fromkeys(columns, 0)
+    for of, wanted in parts:
+        for name, count in presence(of, wanted).items():
+            counts[name] += count
+    return counts
+
+
+class Shares(Observer):
+    """Says in every line of the log how the samples since the last one are shared among the data: `share/NAME`."""
+
+    name = "shares"
+
+    def __init__(self, mixture: Mixture, batch_size: int) -> None:
+        self.mixture, self.batch_size = mixture, batch_size
+        self.last = 0
+
+    def due(self, moment: Moment) -> bool:
+        """Where a line is written."""
+        return moment.logs and moment.step > self.last
+
+    def look(self, moment: Moment) -> Measured:
+        """Computed: which data come where is known."""
+        first, last = (step * self.batch_size for step in (self.last, moment.step))
+        counts = self.mixture.shares(first, last)
+        return {f"share/{name}": count / (last - first) for name, count in counts.items()}
+
+    def note(self, moment: Moment, found: Measured) -> Verdict | None:
+        """The next line begins here."""
+        self.last = moment.step
+        return None
+
+    def state_dict(self) -> State:
+        """The step of the last line."""
+        return {"last": self.last}
+
+    def load_state_dict(self, state: State, tensors: Mapping[str, Any]) -> None:
+        """The step of the last line."""
+        self.last = int(state.get("last", 0))
