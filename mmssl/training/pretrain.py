@@ -165,10 +165,8 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
         steps, per_epoch = count_steps(recipe.train, source if mixture is None else mixture)
         place = place_of(source) if mixture is None else mixture.place
         quarantine = Quarantine(folder if main else None, recipe.data.max_bad, place)
-        observers = make_observers(recipe, pretraining, processor, source, columns, accelerator)
         lengths = Lengths()
-        observers += [StreamPlace(accelerator, lengths)] if is_stream(source) else []
-        observers += [] if mixture is None else [Shares(mixture, recipe.train.batch_size)]
+        observers = make_observers(recipe, pretraining, processor, source, columns, accelerator, lengths, mixture)
         loop = Loop(accelerator, pretraining, recipe.train, steps, folder, recipe.seed, quarantine, observers=observers)
         loop.shares_every = recipe.train.gradient_share_every
         if resume:
@@ -221,8 +219,12 @@ def make_observers(
     source: Source,
     columns: Columns,
     accelerator: Accelerator,
+    lengths: Lengths,
+    mixture: Mixture | None,
 ) -> list[Observer]:
-    """What the recipe wants looked at while it trains; the guard last, as it judges what the others saw.
+    """What the recipe wants looked at while it trains; the guard behind them, as it judges what they saw.
+
+    lengths, mixture: see `feed`.
 
     Raises:
         UserError: there are no labelled rows for the probe.
@@ -251,6 +253,10 @@ def make_observers(
         observers.append(probe)
     if train.guard is not None:
         observers.append(Guard(train.guard))
+    if is_stream(source):
+        observers.append(StreamPlace(accelerator, lengths))
+    if mixture is not None:
+        observers.append(Shares(mixture, train.batch_size))
     return observers
 
 

@@ -1,5 +1,6 @@
-"""Whole runs of streamed rows, in one process and in two: every row is read by one of them, workers that read change
-nothing, and a run that was killed and goes on is the one that was not."""
+"""Whole runs of streamed rows and of mixtures, in one process and in two: every streamed row is read by one of them,
+workers that read change nothing, a run that was killed and goes on is the one that was not, and of a mixture two
+processes train what one does."""
 
 from __future__ import annotations
 
@@ -90,10 +91,40 @@ def worker(rank: int, ports: list[int], folder: Path, data: Path, results: Any) 
         run(ports[1], "data.workers=2", "--output", str(folder / "cut"))
     dist.destroy_process_group()
     results["resumed", rank] = run(ports[2], "--output", str(folder / "cut"), "--resume")
+    path = str(runs.write(own, mixture(data)))
+    run(ports[3], "--output", str(folder / "mixture"))
 
 
-def test_two_processes_read_every_row_once_and_go_on_in_their_places(tmp_path: Path, pictures: Path) -> None:
-    found = processes(worker, free_ports(3), tmp_path, pictures)
+def mixture(data: Path) -> dict[str, Any]:
+    """Pictures beside captions and pictures: a process may have no caption in a step."""
+    out = runs.image_text()
+    out["data"] = {
+        "path": "builtin:digits",
+        "limit": 40,
+        "mix": {"more": {"path": str(data), "weight": 2}},
+        "weight": 1,
+    }
+    out["train"] |= {"log_every": 1, "health_every": None, "guard": None}
+    return out
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> tuple[Path, dict[Any, Any]]:
+    """(folder of the runs of two processes, what each of them read)."""
+    folder = tmp_path_factory.mktemp("two")
+    return folder, processes(worker, free_ports(4), folder, pictures)
+
+
+def test_a_mixture_of_two_processes_is_that_of_one(ran: tuple[Path, dict[Any, Any]], pictures: Path) -> None:
+    folder, _ = ran
+    assert runs.cli(folder, content=mixture(pictures), output="one") == 0
+    for ours, theirs in zip(runs.metrics(folder / "mixture"), runs.metrics(folder / "one"), strict=True):
+        for key in ("loss", "loss/mae", "loss/clip", "grad_norm", "share/data", "share/more"):
+            assert ours[key] == pytest.approx(theirs[key], abs=1e-4), (key, ours["step"])
+
+
+def test_two_processes_read_every_row_once_and_go_on_in_their_places(ran: tuple[Path, dict[Any, Any]]) -> None:
+    tmp_path, found = ran
     # nine steps of 16 of 96 rows: each once or twice, and what the readers have in their buffers
     read = [image for rank in range(2) for image in found["straight", rank]]
     ahead = 8 * (4 + 1)  # four readers in each process
