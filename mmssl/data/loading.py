@@ -84,6 +84,7 @@ def training_batches(
         source, own = readers_of(source, readers, world)
         plan = Plan(seed, shuffle_buffer, batch_size, accumulation, rank, world, own)
         shards, lengths = Shards(source, read_columns(columns, ())), Lengths() if lengths is None else lengths
+        lengths.begin(shards.count)
         if own and (several := reading_workers(plan, workers)):
             return checked(read_by_workers(reader.__getitems__, plan, shards, lengths, start_batch, several))
         batches = micro_batches(plan, shards, lengths, start_batch)

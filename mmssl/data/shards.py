@@ -34,6 +34,14 @@ class Lengths:
 
     def __init__(self) -> None:
         self.known: dict[int, int] = {}
+        self.shards: int | None = None
+
+    def begin(self, shards: int) -> None:
+        """They are of a stream of so many shards; what is known of another one goes. (With other processes parquet may
+        be cut into row groups.)"""
+        if self.shards not in (None, shards):
+            self.known.clear()
+        self.shards = shards
 
     def note(self, shard: int, rows: int) -> None:
         """A shard was read to its end."""
@@ -68,15 +76,15 @@ class Shards:
         where the rows are those that are stored."""
         part = self.chosen.shard(num_shards=self.count, index=shard) if self.count > 1 else self.chosen
         rows = stream_rows(part.skip(offset) if offset else part)
-        with unwanted_rows(offset if _as_stored(part) else 0):
+        with unwanted_rows(offset if as_stored(part) else 0):
             first = next(rows, None)
         if first is not None:
             yield offset, first
             yield from enumerate(rows, offset + 1)
 
 
-def _as_stored(part: IterableDataset) -> bool:
-    """Whether the rows of a shard are those of its file, one by one, and not what a filter or a map makes of them."""
+def as_stored(part: IterableDataset) -> bool:
+    """Whether the rows of a stream are those of its files, one by one, and not what a filter or a map makes of them."""
     place = part.state_dict()["examples_iterable"]
     while isinstance(place, dict) and place.get("type") == "RebatchedArrowExamplesIterable":
         place = place["examples_iterable"]

@@ -32,7 +32,7 @@ from mmssl.errors import RunError, UserError
 
 from .explained import warn_once
 from .sampler import order, slices
-from .shards import Item, Items, Lengths, Shards, rows_from
+from .shards import Item, Items, Lengths, Shards, as_stored, rows_from
 from .shuffling import shuffled
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def readers_of(source: IterableDataset, wanted: int | None, world: int) -> tuple
     if world == 1 and wanted in (None, 1):
         return source, 0
     least = world * (wanted or 1)
-    if source.num_shards < least:
+    if source.num_shards < least and as_stored(source):  # of a limited stream other rows would be the first ones
         source = source.reshard()
     if source.num_shards < least:
         parts = f"{wanted} readers in each of {world} processes" if wanted else f"{world} processes"

@@ -47,11 +47,14 @@ class StreamPlace(Observer):
         return None
 
     def tensors(self) -> dict[str, Tensor]:
-        """{"lengths": (n, 2) int64: shard, rows}; none where no shard was read to its end."""
-        known = sorted(self.lengths.known.items())
-        return {"lengths": torch.tensor(known, dtype=torch.int64)} if known else {}
+        """{"lengths": (n, 2) int64: shard, rows; "shards": how many there are}; none where none was read to its end."""
+        known, shards = sorted(self.lengths.known.items()), self.lengths.shards
+        if not known or shards is None:
+            return {}
+        return {"lengths": torch.tensor(known, dtype=torch.int64), "shards": torch.tensor(shards)}
 
     def load_state_dict(self, state: State, tensors: Mapping[str, Tensor]) -> None:
         """What is in the checkpoint is known besides what is known already."""
-        if "lengths" in tensors:
+        if "lengths" in tensors and self.lengths.shards in (None, shards := int(tensors["shards"])):
+            self.lengths.begin(shards)
             self.lengths.update(dict(tensors["lengths"].tolist()))

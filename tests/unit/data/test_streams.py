@@ -289,6 +289,14 @@ def test_one_parquet_file_is_read_by_row_groups(tmp_path: Path) -> None:
     runs = [take(source, 6, rank=rank, world=2, batch_size=16, shuffle_buffer=1, readers=2) for rank in range(2)]
     placed = torch.cat([batch.batch["text"]["place"] for run in runs for batch in run])
     assert sorted(placed.tolist()) == list(range(96))
+    learned = Lengths()  # of the row groups; one process reads the file
+    take(source, 6, world=2, batch_size=16, lengths=learned)
+    assert learned.known and same(
+        take(source, 2, world=1, start_batch=2, lengths=learned), take(source, 4, world=1)[2:]
+    )
+    limited = open_source(tmp_path / "one.parquet", streaming=True, limit=20)
+    halves = [take(limited, 2, rank=rank, world=2, batch_size=10) for rank in range(2)]
+    assert sorted(seen(halves[0]) + seen(halves[1])) == list(range(20)), "the first rows, for any number of processes"
 
 
 def test_data_smaller_than_a_batch_are_refused(files: Path) -> None:
