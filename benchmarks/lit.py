@@ -28,7 +28,6 @@ from torch import Tensor
 
 from mmssl import load_recipe
 from mmssl.data.quarantine import Quarantine
-from mmssl.data.shards import Lengths
 from mmssl.data.stored import Outputs
 from mmssl.evaluation.differences import paired_difference, resamples
 from mmssl.evaluation.retrieval import recall_at, retrieval_ranks
@@ -169,7 +168,7 @@ def measure(name: str, data: Path, encoders: Path, seeds: Sequence[int], held: b
         folder.mkdir(parents=True, exist_ok=True)
         quarantine = Quarantine(None, recipe.data.max_bad, None)
         loop = Loop(accelerator, pretraining, recipe.train, steps, folder, seed, quarantine)
-        loop.run(feed(recipe, rows, columns, processor, accelerator, stored, Lengths()), per_epoch)
+        loop.run(feed(recipe, rows, columns, processor, accelerator, stored, {}), per_epoch)
         model = pretraining.model.eval()
         with torch.no_grad():
             every.append(ranks(model.project("image", test.image), model.project("text", test.text)))

@@ -17,6 +17,7 @@
     shards.py       the files of such data, from any row on
     shuffling.py    a shuffle through a buffer that can begin anywhere
     mixing.py       several data at once: which row of which of them is at each place
+    mixed_streams.py the same of streams
     quarantine.py   broken samples: listed, counted, and the end of the run when there are too many
 
 `datasets`, pyarrow, Pillow and scikit-learn are imported by the functions that need them.

@@ -4,7 +4,7 @@ An epoch of the mixture has a fixed number of places for each of the data, to wi
 in an order of (seed, epoch). Of each of the data all rows come once, in an order of their own, before any comes again.
 So which row is at a place is a pure function: a run that goes on, and any number of processes, read the same rows.
 
-Rows are numbered over all the data: that of row r of the data numbered s is s * 2**48 + r.
+Rows are numbered over all the data: that of row r of the data numbered s is s * 2**56 + r.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from .shards import Items
 if TYPE_CHECKING:
     from datasets import Dataset
 
-BITS = 48
+    from .mixed_streams import StreamPortion
+
+BITS = 56
 """Of a row's number within its data."""
 Numbers = NDArray[np.int64]
 
@@ -114,8 +116,12 @@ class Mixture:
         numbers = row_numbers(self.portions[name].source)
         return name, row if numbers is None else int(numbers[row])
 
-    def shares(self, first: int, last: int) -> dict[str, int]:
-        """Name -> samples among those numbered `first` to `last` - 1 since the run began."""
+    def share(self, name: str) -> float:
+        """Of the samples."""
+        return self.portions[name].places / len(self)
+
+    def shares(self, first: int, last: int, world: int = 1) -> dict[str, int]:
+        """Name -> samples among those numbered `first` to `last` - 1 since the run began; any world: the same."""
         counts = np.zeros(len(self.portions), np.int64)
         starts = np.cumsum([portion.places for portion in self.portions.values()])
         while first < last:
@@ -170,28 +176,35 @@ def mixed_batches(
             yield [(int(times[slot]), int(numbers[slot]), None) for _, slot in slots]
 
     kept = Memory(int(memory * 1e9) // max(workers, 1))
-    return read_batches(MixedReader(mixture, preprocessors, broken, kept), batches(), workers, ahead=accumulation)
+    return read_batches(
+        MixedReader(mixture.portions, preprocessors, mixture.seed, broken, kept), batches(), workers, ahead=accumulation
+    )
 
 
 class MixedReader(Loader):
     """Loads one list of rows out of several data: each are read as their own, and may name files where they may."""
 
     def __init__(
-        self, mixture: Mixture, preprocessors: Mapping[str, Preprocessor], broken: str, memory: Memory
+        self,
+        portions: Mapping[str, Portion | StreamPortion],
+        preprocessors: Mapping[str, Preprocessor],
+        seed: int,
+        broken: str,
+        memory: Memory,
     ) -> None:
         self.readers = [
             Reader(
                 portion.source,
                 {name: preprocessors[name] for name in portion.columns},
                 portion.columns,
-                mixture.seed,
+                seed,
                 broken=broken,
                 memory=memory,
                 first=number << BITS,
             )
-            for number, portion in enumerate(mixture.portions.values())
+            for number, portion in enumerate(portions.values())
         ]
-        self.modalities, self.limits = list(preprocessors), current()
+        self.preprocessors, self.limits = dict(preprocessors), current()
 
     def __getitems__(self, items: Items) -> Loaded | Fault:
         try:
@@ -203,11 +216,11 @@ class MixedReader(Loader):
                 for place, sample in zip(at, read, strict=True):
                     found[place] = self.whole(sample)
             with within(self.limits):
-                return collated(items, [sample for sample in found if sample is not None], self.readers[0])
+                return collated(items, [sample for sample in found if sample is not None], self.preprocessors)
         except (UserError, RunError) as error:
             return Fault(error)
 
     def whole(self, sample: Sample) -> Sample:
         """With the modalities that its data do not have as absent, where it is whole."""
         read, faults, row = sample
-        return (read if faults and not read else {**dict.fromkeys(self.modalities), **read}), faults, row
+        return (read if faults and not read else {**dict.fromkeys(self.preprocessors), **read}), faults, row

@@ -113,7 +113,7 @@ class Reader(Loader):
             return Fault(error)
 
     def load(self, items: Items) -> Loaded:
-        return collated(items, self.samples(items), self)
+        return collated(items, self.samples(items), self.preprocessors, self.stored, self.keep)
 
     def samples(self, items: Items) -> list[Sample]:
         """What is read of each row; of those that are kept in memory no row."""
@@ -188,11 +188,17 @@ class Reader(Loader):
         return as_declared(raw, self.kinds) if self.kinds else raw
 
 
-def collated(items: Items, read: Sequence[Sample], reader: Reader) -> Loaded:
-    """A micro-batch of what was read of its rows; reader: has the preprocessors of all modalities."""
-    samples: dict[str, list[Any]] = {name: [] for name in reader.preprocessors}
-    kept: dict[str, list[object]] = {name: [] for name in reader.keep}
-    missing = dict.fromkeys(reader.preprocessors, 0)
+def collated(
+    items: Items,
+    read: Sequence[Sample],
+    preprocessors: Mapping[str, Preprocessor],
+    stored: Mapping[str, Outputs] | None = None,
+    keep: Sequence[str] = (),
+) -> Loaded:
+    """A micro-batch of what was read of its rows; the other arguments are those of `Reader`."""
+    samples: dict[str, list[Any]] = {name: [] for name in preprocessors}
+    kept: dict[str, list[object]] = {name: [] for name in keep}
+    missing = dict.fromkeys(preprocessors, 0)
     bad: list[Bad] = []
     for found, faults, row in read:
         bad += faults
@@ -202,7 +208,7 @@ def collated(items: Items, read: Sequence[Sample], reader: Reader) -> Loaded:
             values.append(found.get(name))
         for name, values in kept.items():
             values.append(None if isinstance(row, Bad) else row[name])
-    batch = {n: (reader.stored.get(n) or reader.preprocessors[n]).collate(values) for n, values in samples.items()}
+    batch = {n: ((stored or {}).get(n) or preprocessors[n]).collate(values) for n, values in samples.items()}
     numbers = torch.tensor([index for _, index, _ in items], dtype=torch.int64)
     return Loaded(batch, bad, missing, numbers, items[0][0], kept)
 

@@ -165,13 +165,28 @@ def _apart(plan: Plan, shards: Shards, lengths: Lengths, reader: int, turn: int)
     """What one reader gives to the steps of its turns from one on."""
     local, _ = plan.parts
     every = plan.readers * plan.world
+    chunk: Items = []
+    for item in endless(plan.seed, plan.buffer, shards, lengths, reader, every, turn * local):
+        chunk.append(item)
+        if len(chunk) == local:
+            total = lengths.total(shards.count)
+            if total is not None:
+                _steps(total, plan.batch_size)
+            yield chunk
+            chunk = []
+
+
+def endless(
+    seed: int, buffer: int, shards: Shards, lengths: Lengths, reader: int, every: int, gone: int
+) -> Iterator[Item]:
+    """The rows that one of `every` readers reads, without the first `gone` of them."""
 
     def turns() -> Iterator[tuple[int, int]]:
         epoch, shuffle = -1, []
         for place in count(reader, every):
             if place // shards.count != epoch:
                 epoch = place // shards.count
-                shuffle = order(shards.count, plan.seed, epoch).tolist()
+                shuffle = order(shards.count, seed, epoch).tolist()
             yield epoch, shuffle[place % shards.count]
 
     def empty() -> None:
@@ -180,15 +195,7 @@ def _apart(plan: Plan, shards: Shards, lengths: Lengths, reader: int, turn: int)
     def rows(index: int) -> Iterator[Item]:
         return rows_from(turns(), index, shards, lengths, empty)
 
-    chunk: Items = []
-    for item in shuffled(rows, (plan.seed, _APART | reader), plan.buffer, turn * local):
-        chunk.append(item)
-        if len(chunk) == local:
-            total = lengths.total(shards.count)
-            if total is not None:
-                _steps(total, plan.batch_size)
-            yield chunk
-            chunk = []
+    return shuffled(rows, (seed, _APART | reader), buffer, gone)
 
 
 # --- in workers ----------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ class Facts:
         processes: how many it ran on.
         device: what it ran on.
         fingerprint: of the data (`mmssl.data.fingerprint`).
-        mixture: where several data are mixed, name -> (rows, share of the samples).
+        mixture: where several data are mixed, name -> (rows, None of a stream; share of the samples).
         picture: name of the file beside the card that shows the run.
         python: its version; by default this process's.
         versions: package -> version; by default this process's.
@@ -73,7 +73,7 @@ class Facts:
     processes: int = 1
     device: str | None = None
     fingerprint: dict[str, object] = field(default_factory=dict)
-    mixture: dict[str, tuple[int, float]] = field(default_factory=dict)
+    mixture: dict[str, tuple[int | None, float]] = field(default_factory=dict)
     picture: str | None = None
     python: str = field(default_factory=platform.python_version)
     versions: dict[str, str] = field(default_factory=lambda: software_versions())
@@ -249,7 +249,10 @@ def _mixed(of: MixConfig) -> str:
 
 
 def _shares(facts: Facts) -> str:
-    return ", ".join(f"{name} {share:.1%} ({rows:,} rows)" for name, (rows, share) in facts.mixture.items())
+    of = facts.mixture.items()
+    return ", ".join(
+        f"{name} {share:.1%}" + (f" ({rows:,} rows)" if rows is not None else "") for name, (rows, share) in of
+    )
 
 
 def _fingerprint(facts: Facts) -> str | None:

@@ -10,6 +10,8 @@ from ..modality import name_fault
 from ..options import option, strict
 from ..options.schema import BAD, Faults
 
+MOST = 100
+"""Data that may be mixed in: rows are numbered over all of them."""
 FIRST = "data"
 """What the data of `data.path` are called among those of a mixture."""
 
@@ -38,8 +40,8 @@ def check_mixture(data: Any, known: Callable[[object, str], None], faults: Fault
     mix = BAD if data is BAD else data.mix
     if mix is BAD or not mix:
         return
-    if data.streaming is True:
-        faults.append("data.streaming: found true, but data.mix is of data with numbered rows, expected false")
+    if len(mix) > MOST:
+        faults.append(f"data.mix: found {len(mix)} data, expected at most {MOST}")
     asked: dict[str, Any] = {FIRST: data}
     for name, of in mix.items():
         fault = name_fault(name, module=False)
@@ -50,15 +52,19 @@ def check_mixture(data: Any, known: Callable[[object, str], None], faults: Fault
         asked[name] = of
         for modality in of.columns if isinstance(of.columns, Mapping) else ():
             known(modality, f"data.mix.{name}.columns.{modality}")
-    _check_amounts(asked, data.temperature, faults)
+    _check_amounts(asked, data.temperature, data.streaming is True, faults)
 
 
-def _check_amounts(asked: Mapping[str, Any], temperature: Any, faults: Faults) -> None:
+def _check_amounts(asked: Mapping[str, Any], temperature: Any, streaming: bool, faults: Faults) -> None:
     keys = {name: FIRST if name == FIRST else f"data.mix.{name}" for name in asked}
     weights = {name: of.weight for name, of in asked.items()}
     if BAD in weights.values() or temperature is BAD:
         return
     weighed = [name for name, weight in weights.items() if weight is not None]
+    if not weighed and streaming:
+        faults.append(
+            "data.weight: found null, expected a number for each of the data: how long streams are is unknown"
+        )
     if not weighed:
         return
     first = keys[weighed[0]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,7 @@ from .starting import foreign_of, load_start, put_adapters
 
 if TYPE_CHECKING:
     from ..data.loading import Source
+    from ..data.mixed_streams import MixedStreams
     from ..data.mixing import Mixture
 
 Columns = dict[str, str | list[str]]
@@ -132,7 +134,7 @@ def fitted_processor(
     samples: int,
     started: str | None = None,
     resume: bool = False,
-    mixture: Mixture | None = None,
+    mixture: Mixture | MixedStreams | None = None,
 ) -> MMSSLProcessor:
     """Preprocessors fitted on the data by the first process, kept in `processor/` of the run, read by all others.
 
@@ -180,11 +182,13 @@ def fitted_processor(
     return MMSSLProcessor.from_pretrained(kept)
 
 
-def _raw_samples(source: Source, columns: Columns, samples: int, mixture: Mixture | None) -> dict[str, list[object]]:
+def _raw_samples(
+    source: Source, columns: Columns, samples: int, mixture: Mixture | MixedStreams | None
+) -> dict[str, list[object]]:
     """Modality -> what so many rows hold of it, of a mixture as they are shared; None where one lacks it."""
     parts: list[tuple[Source, Columns, int]] = [(source, columns, samples)]
     if mixture is not None:
-        parts = [(of.source, of.columns, -(-samples * of.places // len(mixture))) for of in mixture.portions.values()]
+        parts = [(of.source, of.columns, ceil(samples * mixture.share(n))) for n, of in mixture.portions.items()]
     found: dict[str, list[object]] = {name: [] for name in columns}
     for of, wanted, count in parts:
         for row in read_rows(of, list(flat(wanted.values())), count):

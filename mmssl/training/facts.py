@@ -17,13 +17,17 @@ from .mixture import counted, noted
 
 if TYPE_CHECKING:
     from ..data.loading import Source
-    from ..data.mixing import Mixture
+    from .mixture import Mixed
 
 
-def facts_of(loop: Loop, source: Source, columns: Columns, mixture: Mixture | None = None) -> Facts:
+def facts_of(loop: Loop, source: Source, columns: Columns, mixture: Mixed | None = None) -> Facts:
     """What the card says about the run."""
     sized = hasattr(source, "__len__")
     samples = (len(source) if sized else None) if mixture is None else mixture.rows
+    shares: dict[str, tuple[int | None, float]] = {}
+    if mixture is not None:
+        of = mixture.portions.items()
+        shares = {n: (len(p.source) if sized else None, mixture.share(n)) for n, p in of}
     metrics = loop.folder / "metrics.jsonl"
     try:
         drawn = picture.draw_training(metrics, loop.folder / "model" / picture.PICTURE)
@@ -41,9 +45,7 @@ def facts_of(loop: Loop, source: Source, columns: Columns, mixture: Mixture | No
         health_samples=sum(o.samples for o in loop.observers.members if isinstance(o, Health)),
         guard=[f"after step {e['step']} {e['action']}: {e['reason']}" for e in loop.course.events],
         fingerprint=noted(source, columns, mixture),
-        mixture={}
-        if mixture is None
-        else {n: (len(p.source), p.places / len(mixture)) for n, p in mixture.portions.items()},
+        mixture=shares,
         picture=picture.PICTURE if drawn else None,
         parameters=sum(p.numel() for p in loop.pretraining.model.parameters()),
         trainable=sum(p.numel() for p in loop.pretraining.model.parameters() if p.requires_grad),

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 from accelerate import Accelerator
 
 from ..data.loading import Loaded, training_batches
-from ..data.mixing import Mixture, mixed_batches
+from ..data.mixed_streams import MixedStreams, mixed_stream_batches
+from ..data.mixing import mixed_batches
 from ..data.shards import Lengths
 from ..data.stored import Outputs
+from ..data.streams import Plan
 from ..models.processing_mmssl import MMSSLProcessor
 from ..recipe.config import Recipe
+from ..recipe.mixture import FIRST
 from .building import Columns
 from .loop import Batches
+from .mixture import Mixed
 
 if TYPE_CHECKING:
     from ..data.loading import Source
@@ -27,8 +31,8 @@ def feed(
     processor: MMSSLProcessor,
     accelerator: Accelerator,
     stored: Mapping[str, Outputs],
-    lengths: Lengths,
-    mixture: Mixture | None = None,
+    lengths: Mapping[str, Lengths],
+    mixture: Mixed | None = None,
 ) -> Batches:
     """This process's micro-batches of the training rows, from any one on.
 
@@ -39,11 +43,23 @@ def feed(
         processor: reads and collates them.
         accelerator: the processes.
         stored: what frozen towers make of them.
-        lengths: what is known of the shards of a stream.
+        lengths: name of the data -> what is known of the shards of a stream.
         mixture: the rows of several data, in place of those of `source`.
     """
 
     def batches(first: int) -> Iterator[Loaded]:
+        if isinstance(mixture, MixedStreams):
+            rank, world = accelerator.process_index, accelerator.num_processes
+            size, parts = recipe.train.batch_size, recipe.train.accumulation
+            return mixed_stream_batches(
+                mixture,
+                processor.preprocessors,
+                lengths,
+                Plan(recipe.seed, recipe.data.shuffle_buffer, size, parts, rank, world, 1),
+                workers=recipe.data.workers,
+                start_batch=first,
+                broken=recipe.data.broken,
+            )
         if mixture is not None:
             return mixed_batches(
                 mixture,
@@ -69,7 +85,7 @@ def feed(
             workers=recipe.data.workers,
             shuffle_buffer=recipe.data.shuffle_buffer,
             readers=recipe.data.readers,
-            lengths=lengths,
+            lengths=lengths.get(FIRST),
             start_batch=first,
             broken=recipe.data.broken,
             memory=recipe.train.memory,

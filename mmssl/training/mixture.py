@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..data.fingerprint import fingerprint
 from ..data.loading import presence
+from ..data.mixed_streams import MixedStreams, StreamPortion
 from ..data.mixing import Mixture, Portion, Wish, places
 from ..data.reader import is_stream
 from ..data.selection import limited
@@ -25,10 +26,13 @@ if TYPE_CHECKING:
     from ..recipe.mixture import MixConfig
 
 
-def open_mixture(recipe: Recipe, opened: TrainingData) -> Mixture | None:
+Mixed: TypeAlias = Mixture | MixedStreams
+
+
+def open_mixture(recipe: Recipe, opened: TrainingData) -> Mixed | None:
     """The data that a recipe mixes, those of `data.path` first; None where it has no others.
 
-    Raises UserError where one of them is not there, is a stream, or has none of the modalities.
+    Raises UserError where one of them is not there or has none of the modalities, or one is a stream and another not.
     """
     data = recipe.data
     if not data.mix:
@@ -39,13 +43,23 @@ def open_mixture(recipe: Recipe, opened: TrainingData) -> Mixture | None:
             found[name] = _opened(recipe, of, opened.columns)
         except UserError as error:
             raise UserError(f"data.mix.{name}: {error}") from error
-    for name, (source, _) in found.items():
-        if is_stream(source):
-            raise UserError(f"data.mix: '{name}' is a stream, expected data with numbered rows (data.streaming: false)")
     asked: Mapping[str, DataConfig | MixConfig] = {FIRST: data, **data.mix}
-    wishes = {name: Wish(len(source), asked[name].weight, asked[name].repeat) for name, (source, _) in found.items()}
+    streams = [name for name, (source, _) in found.items() if is_stream(source)]
+    if streams and (len(streams) < len(found) or any(of.weight is None for of in asked.values())):
+        raise UserError(f"data.mix: '{streams[0]}' is a stream, expected all data to be, with a weight each, or none")
+    if streams:
+        return MixedStreams(
+            {
+                n: StreamPortion(of, columns, asked[n].weight or 1.0)
+                for n, (of, columns) in found.items()
+                if is_stream(of)
+            },
+            recipe.seed,
+        )
+    rows = {name: (source, columns) for name, (source, columns) in found.items() if not is_stream(source)}
+    wishes = {name: Wish(len(of), asked[name].weight, asked[name].repeat) for name, (of, _) in rows.items()}
     counts = places(wishes, data.temperature, recipe.train.batch_size)
-    portions = {name: Portion(source, columns, counts[name]) for name, (source, columns) in found.items()}
+    portions = {name: Portion(source, columns, counts[name]) for name, (source, columns) in rows.items()}
     return Mixture(portions, recipe.seed)
 
 
@@ -76,6 +90,7 @@ def _opened(recipe: Recipe, of: MixConfig, first: Columns) -> tuple[Source, Colu
         data.path,
         name=data.name,
         split=data.split,
+        streaming=data.streaming,
         columns=columns,
         fetch=data.fetch,
         reading=data.reading,
@@ -84,36 +99,37 @@ def _opened(recipe: Recipe, of: MixConfig, first: Columns) -> tuple[Source, Colu
     return limited(source, of.limit), columns
 
 
-def said_of(mixture: Mixture, modalities: Iterable[str]) -> list[str]:
+def parts_of(mixture: Mixed) -> dict[str, tuple[Source, Columns]]:
+    """Name -> the rows, and the columns of the modalities that they have."""
+    portions: Mapping[str, Portion | StreamPortion] = mixture.portions
+    return {name: (of.source, of.columns) for name, of in portions.items()}
+
+
+def said_of(mixture: Mixed, modalities: Iterable[str]) -> list[str]:
     """A line for each of the data."""
     out = []
     for name, of in mixture.portions.items():
         absent = [modality for modality in modalities if modality not in of.columns]
-        rows = len(of.source)
-        out.append(
-            f"{name}: {rows:,} rows, {of.places:,} of {len(mixture):,} samples in an epoch "
-            f"({of.places / len(mixture):.1%}, each {of.places / rows:.2g} times)"
-            + (f"; without {', '.join(absent)}" if absent else "")
-        )
+        share = f"{mixture.share(name):.1%} of the samples"
+        if isinstance(of, Portion):
+            share = f"{len(of.source):,} rows, {share}, each {of.places / len(of.source):.2g} times in an epoch"
+        out.append(f"{name}: {share}" + (f"; without {', '.join(absent)}" if absent else ""))
     return out
 
 
-def noted(source: Source, columns: Columns, mixture: Mixture | None, rows: Any = fingerprint) -> dict[str, Any]:
+def noted(source: Source, columns: Columns, mixture: Mixed | None, rows: Any = fingerprint) -> dict[str, Any]:
     """What `fingerprint` (or `glance`) says of the data, those of a mixture beside those of `data.path`."""
     said = dict(rows(source, flat(columns.values())))
     if mixture is not None:
-        others = list(mixture.portions.items())[1:]
-        said["mix"] = {name: rows(of.source, flat(of.columns.values())) for name, of in others}
+        others = list(parts_of(mixture).items())[1:]
+        said["mix"] = {name: rows(of, flat(wanted.values())) for name, (of, wanted) in others}
     return said
 
 
-def counted(source: Source, columns: Columns, mixture: Mixture | None) -> dict[str, int]:
+def counted(source: Source, columns: Columns, mixture: Mixed | None) -> dict[str, int]:
     """Modality -> rows that have it, of all data."""
-    parts: Sequence[tuple[Source, Columns]] = [(source, columns)]
-    if mixture is not None:
-        parts = [(of.source, of.columns) for of in mixture.portions.values()]
     counts = dict.fromkeys(columns, 0)
-    for of, wanted in parts:
+    for of, wanted in [(source, columns)] if mixture is None else parts_of(mixture).values():
         for name, count in presence(of, wanted).items():
             counts[name] += count
     return counts
@@ -124,8 +140,8 @@ class Shares(Observer):
 
     name = "shares"
 
-    def __init__(self, mixture: Mixture, batch_size: int) -> None:
-        self.mixture, self.batch_size = mixture, batch_size
+    def __init__(self, mixture: Mixed, batch_size: int, world: int) -> None:
+        self.mixture, self.batch_size, self.world = mixture, batch_size, world
         self.last = 0
 
     def due(self, moment: Moment) -> bool:
@@ -135,7 +151,7 @@ class Shares(Observer):
     def look(self, moment: Moment) -> Measured:
         """Computed: which data come where is known."""
         first, last = (step * self.batch_size for step in (self.last, moment.step))
-        counts = self.mixture.shares(first, last)
+        counts = self.mixture.shares(first, last, self.world)
         return {f"share/{name}": count / (last - first) for name, count in counts.items()}
 
     def note(self, moment: Moment, found: Measured) -> Verdict | None:

@@ -32,6 +32,7 @@ from ..objectives.parts.teacher import LEFT
 from ..objectives.pretraining import Pretraining
 from ..recipe.config import LoopConfig, Recipe
 from ..recipe.loading import to_yaml
+from ..recipe.mixture import FIRST
 from .building import (
     Columns,
     TrainingData,
@@ -60,7 +61,7 @@ from .guard import Guard
 from .health import Health, load_probe
 from .lock import RunLock
 from .loop import Loop
-from .mixture import Shares, noted, open_mixture, said_of
+from .mixture import Mixed, Shares, noted, open_mixture, said_of
 from .observers import Observer
 from .online_probe import OnlineProbe, load_labelled
 from .pace import Pace
@@ -70,7 +71,6 @@ from .stream_place import StreamPlace
 
 if TYPE_CHECKING:
     from ..data.loading import Source
-    from ..data.mixing import Mixture
 
 
 @dataclass(repr=False)
@@ -165,7 +165,7 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
         steps, per_epoch = count_steps(recipe.train, source if mixture is None else mixture)
         place = place_of(source) if mixture is None else mixture.place
         quarantine = Quarantine(folder if main else None, recipe.data.max_bad, place)
-        lengths = Lengths()
+        lengths = {name: Lengths() for name in (FIRST, *recipe.data.mix)}
         observers = make_observers(recipe, pretraining, processor, source, columns, accelerator, lengths, mixture)
         loop = Loop(accelerator, pretraining, recipe.train, steps, folder, recipe.seed, quarantine, observers=observers)
         loop.shares_every = recipe.train.gradient_share_every
@@ -219,8 +219,8 @@ def make_observers(
     source: Source,
     columns: Columns,
     accelerator: Accelerator,
-    lengths: Lengths,
-    mixture: Mixture | None,
+    lengths: Mapping[str, Lengths],
+    mixture: Mixed | None,
 ) -> list[Observer]:
     """What the recipe wants looked at while it trains; the guard behind them, as it judges what they saw.
 
@@ -256,11 +256,11 @@ def make_observers(
     if is_stream(source):
         observers.append(StreamPlace(accelerator, lengths))
     if mixture is not None:
-        observers.append(Shares(mixture, train.batch_size))
+        observers.append(Shares(mixture, train.batch_size, accelerator.num_processes))
     return observers
 
 
-def count_steps(train: LoopConfig, source: Source | Mixture) -> tuple[int, float]:
+def count_steps(train: LoopConfig, source: Source | Mixed) -> tuple[int, float]:
     """(optimiser steps of the run, steps of an epoch or nan where the length of the data is unknown)."""
     # the rest of an epoch that fills no batch is dropped
     per_epoch = len(source) // train.batch_size if hasattr(source, "__len__") else float("nan")
@@ -276,7 +276,7 @@ FEW = 2.0
 """Passes over the data below which a run says that it is short."""
 
 
-def describe(recipe: Recipe, loop: Loop, source: Source | Mixture, resumed: bool) -> None:
+def describe(recipe: Recipe, loop: Loop, source: Source | Mixed, resumed: bool) -> None:
     """The line a run starts with; the first process says it."""
     size = f"{len(source):,} samples" if hasattr(source, "__len__") else "streamed samples"
     millions = sum(p.numel() for p in loop.pretraining.model.parameters()) / 1e6
@@ -315,7 +315,7 @@ def finish(
     loop: Loop,
     processor: MMSSLProcessor,
     opened: TrainingData,
-    mixture: Mixture | None,
+    mixture: Mixed | None,
     fault: RunError | None,
 ) -> Run:
     """Write `model/`, reload it as a user would, evaluate that, write `evaluation.json` and the card.

@@ -24,11 +24,11 @@ class StreamPlace(Observer):
     name = "stream"
     logged = False
 
-    def __init__(self, accelerator: Accelerator, lengths: Lengths) -> None:
-        """lengths: of this process's reading."""
+    def __init__(self, accelerator: Accelerator, lengths: Mapping[str, Lengths]) -> None:
+        """lengths: name of the data -> what this process's reading knows of its shards."""
         self.accelerator, self.lengths = accelerator, lengths
-        self.told: set[int] = set()
-        self._learned: dict[int, int] = {}
+        self.told: set[tuple[str, int]] = set()
+        self._learned: dict[tuple[str, int], int] = {}
 
     def due(self, moment: Moment) -> bool:
         """Before a checkpoint, where there are others to ask."""
@@ -36,25 +36,31 @@ class StreamPlace(Observer):
 
     def look(self, moment: Moment) -> Measured:
         """Ask the others what they learned since they were asked before."""
-        new = {shard: rows for shard, rows in self.lengths.known.items() if shard not in self.told}
-        self._learned = {shard: rows for learned in gather_object([new]) for shard, rows in learned.items()}
+        known = {(name, shard): rows for name, of in self.lengths.items() for shard, rows in of.known.items()}
+        new = {key: rows for key, rows in known.items() if key not in self.told}
+        self._learned = {key: rows for learned in gather_object([new]) for key, rows in learned.items()}
         return {}
 
     def note(self, moment: Moment, found: Measured) -> Verdict | None:
         """Keep it."""
-        self.lengths.update(self._learned)
+        for (name, shard), rows in self._learned.items():
+            self.lengths[name].update({shard: rows})
         self.told |= set(self._learned)
         return None
 
     def tensors(self) -> dict[str, Tensor]:
-        """{"lengths": (n, 2) int64: shard, rows; "shards": how many there are}; none where none was read to its end."""
-        known, shards = sorted(self.lengths.known.items()), self.lengths.shards
-        if not known or shards is None:
-            return {}
-        return {"lengths": torch.tensor(known, dtype=torch.int64), "shards": torch.tensor(shards)}
+        """{"NAME/lengths": (n, 2) int64: shard, rows; "NAME/shards": how many there are}, where one was read to its
+        end."""
+        out = {}
+        for name, of in self.lengths.items():
+            if of.known and of.shards is not None:
+                out[f"{name}/lengths"] = torch.tensor(sorted(of.known.items()), dtype=torch.int64)
+                out[f"{name}/shards"] = torch.tensor(of.shards)
+        return out
 
     def load_state_dict(self, state: State, tensors: Mapping[str, Tensor]) -> None:
         """What is in the checkpoint is known besides what is known already."""
-        if "lengths" in tensors and self.lengths.shards in (None, shards := int(tensors["shards"])):
-            self.lengths.begin(shards)
-            self.lengths.update(dict(tensors["lengths"].tolist()))
+        for name, of in self.lengths.items():
+            if f"{name}/lengths" in tensors and of.shards in (None, shards := int(tensors[f"{name}/shards"])):
+                of.begin(shards)
+                of.update(dict(tensors[f"{name}/lengths"].tolist()))

@@ -42,7 +42,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lengths(run: Path) -> dict[int, int]:
     """Of the newest checkpoint."""
     newest = sorted((run / "checkpoints").glob("step-*"))[-1]
-    return dict(load_file(newest / "stream.safetensors")["lengths"].tolist())
+    return dict(load_file(newest / "stream.safetensors")["data/lengths"].tolist())
 
 
 @pytest.mark.parametrize("readers", [None, 2])

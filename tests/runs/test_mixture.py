@@ -47,7 +47,7 @@ def test_a_run_says_and_keeps_what_it_was_trained_on(
     assert runs.cli(tmp_path, "data.workers=1", content=mixed, output="straight") == 0
     said = capsys.readouterr().out
     assert "160 samples; " in said
-    assert "pictures: 40 rows, 40 of 160 samples in an epoch (25.0%, each 1 times); without text" in said
+    assert "pictures: 40 rows, 25.0% of the samples, each 1 times in an epoch; without text" in said
     run = tmp_path / "straight"
     shares = {name: [row[f"share/{name}"] for row in runs.metrics(run)] for name in ("data", "pictures", "captions")}
     assert all(sum(of) == pytest.approx(1) for of in zip(*shares.values(), strict=True))
@@ -76,6 +76,22 @@ def test_a_run_says_and_keeps_what_it_was_trained_on(
     assert "data.mix.captions.path" in capsys.readouterr().err
 
 
+def test_streams_are_mixed_and_a_run_goes_on_in_the_place_of_each(tmp_path: Path, mixed: dict[str, Any]) -> None:
+    mixed["data"] |= {"streaming": True, "shuffle_buffer": 8}
+    mixed["train"] |= {"steps": 8, "save_every": 4}
+    assert runs.cli(tmp_path, content=mixed, output="straight") == 0
+    with runs.killed_at(6):
+        runs.cli(tmp_path, "data.workers=1", content=mixed, output="cut")
+    assert runs.cli(tmp_path, "--resume", content=mixed, output="cut") == 0
+    assert runs.losses(tmp_path / "cut") == runs.losses(tmp_path / "straight")
+    runs.assert_same_weights(tmp_path / "cut", tmp_path / "straight")
+    assert all(row["share/data"] == 0.5 for row in runs.metrics(tmp_path / "cut"))
+    listed = [json.loads(line) for line in (tmp_path / "cut" / "quarantine.jsonl").read_text().splitlines()]
+    assert [(row["source"], row["index"]) for row in listed] == [("pictures", 3)]
+    card = (tmp_path / "cut" / "model" / "README.md").read_text()
+    assert "Shares of the samples: data 50.0%, pictures 25.0%, captions 25.0%" in card
+
+
 def test_broken_samples_are_listed_with_their_data(tmp_path: Path, mixed: dict[str, Any]) -> None:
     mixed["train"] |= {"steps": 10}
     assert runs.cli(tmp_path, content=mixed) == 0
@@ -86,7 +102,7 @@ def test_broken_samples_are_listed_with_their_data(tmp_path: Path, mixed: dict[s
 @pytest.mark.parametrize(
     ("data", "facts"),
     [
-        ({"streaming": True}, ["data.streaming", "data.mix"]),
+        ({"streaming": True, "weight": None, "mix": {"b": {"path": "x"}}}, ["data.weight", "found null", "streams"]),
         ({"weight": None}, ["data.weight", "found null", "data.mix.pictures.weight"]),
         ({"repeat": 2}, ["data.repeat", "found 2", "data.weight"]),
         ({"temperature": 3}, ["data.temperature", "found 3", "data.weight"]),
