@@ -20,7 +20,7 @@ the shards before it are known (`shards.Lengths`).
 
 from __future__ import annotations
 
-import logging
+import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -38,7 +38,6 @@ from .shuffling import shuffled
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-logger = logging.getLogger("mmssl")
 T = TypeVar("T")
 
 READERS = 4
@@ -231,7 +230,8 @@ class Workers(torch.utils.data.IterableDataset[object], Generic[T]):
 
 def reading_workers(plan: Plan, workers: int) -> int:
     """How many workers can read for themselves: as many as share the readers equally. 0: the main process reads."""
-    if plan.readers < 2 or torch.multiprocessing.get_start_method() != "fork":  # a stream cannot be pickled
+    method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    if plan.readers < 2 or method != "fork":  # a stream cannot be pickled
         return 0
     return max((n for n in range(1, workers + 1) if plan.readers % n == 0), default=0)
 

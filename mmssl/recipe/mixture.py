@@ -40,6 +40,10 @@ def check_mixture(data: Any, known: Callable[[object, str], None], faults: Fault
     mix = BAD if data is BAD else data.mix
     if mix is BAD or not mix:
         return
+    if data.readers not in (None, BAD):
+        faults.append(
+            f"data.readers: found {data.readers}, but of a mixture each process has one reader in each stream"
+        )
     if len(mix) > MOST:
         faults.append(f"data.mix: found {len(mix)} data, expected at most {MOST}")
     asked: dict[str, Any] = {FIRST: data}

@@ -103,6 +103,7 @@ def test_broken_samples_are_listed_with_their_data(tmp_path: Path, mixed: dict[s
     ("data", "facts"),
     [
         ({"streaming": True, "weight": None, "mix": {"b": {"path": "x"}}}, ["data.weight", "found null", "streams"]),
+        ({"readers": 2}, ["data.readers", "found 2", "one reader"]),
         ({"weight": None}, ["data.weight", "found null", "data.mix.pictures.weight"]),
         ({"repeat": 2}, ["data.repeat", "found 2", "data.weight"]),
         ({"temperature": 3}, ["data.temperature", "found 3", "data.weight"]),
