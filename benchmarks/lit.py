@@ -36,6 +36,7 @@ from mmssl.training.building import build_pretraining, fitted_processor, open_tr
 from mmssl.training.engine import make_accelerator
 from mmssl.training.feeding import feed
 from mmssl.training.loop import Loop
+from mmssl.training.parallel import Parallel
 from mmssl.training.pretrain import count_steps
 from mmssl.training.process import prepare_process
 from mmssl.training.storing import store_outputs
@@ -167,7 +168,7 @@ def measure(name: str, data: Path, encoders: Path, seeds: Sequence[int], held: b
         folder = cache / name / f"seed-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
         quarantine = Quarantine(None, recipe.data.max_bad, None)
-        loop = Loop(accelerator, pretraining, recipe.train, steps, folder, seed, quarantine)
+        loop = Loop(Parallel(accelerator), pretraining, recipe.train, steps, folder, seed, quarantine)
         loop.run(feed(recipe, rows, columns, processor, accelerator, stored, {}), per_epoch)
         model = pretraining.model.eval()
         with torch.no_grad():

@@ -81,7 +81,7 @@ def pretrain(
     recipe: Recipe | str | Path | Mapping[str, object],
     *,
     output: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | str = False,
     preset: str | None = None,
     data: Data | Mapping[str, object] | None = None,
     **overrides: object,
@@ -94,7 +94,7 @@ def pretrain(
     Args:
         recipe: a Recipe, a path, the name of a shipped recipe, or a dict.
         output: the run's folder (default `runs/<name>`, numbered when taken).
-        resume: go on from its last checkpoint.
+        resume: go on from its last checkpoint; "auto": where there is one.
         preset: the size of a recipe that has several (`demo`, `small`, `base`); None: chosen and said.
         data: where the samples come from: a path, a Hub id, a `datasets` object, a DataFrame, a list of dicts, a dict
             of these by split; or the recipe's options for data, of which `path` may be any of these.

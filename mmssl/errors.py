@@ -40,6 +40,10 @@ class LostProcess(RunError):
         self.speaks = speaks
 
 
+class TimeUp(RunError):  # noqa: N818  (nothing went wrong)
+    """A run has reached `train.time_limit` and wrote its checkpoint: exit code 75 (EX_TEMPFAIL: try again)."""
+
+
 class BadSample(ValueError):
     """One sample cannot be used (truncated, empty, not what it claims): it is quarantined with this reason."""
 

@@ -1,6 +1,7 @@
 """The command line: parses, calls, prints. `mmssl COMMAND --help` explains each command.
 
-Exit codes: 0 done; 2 the user's input is wrong (a line for each fault); 1 anything else; 130 interrupted.
+Exit codes: 0 done; 2 the user's input is wrong (a line for each fault); 75 `train.time_limit` is over, a checkpoint is
+written; 130 interrupted; 1 anything else.
 This module imports nothing heavy, so that `mmssl doctor` runs where torch or transformers do not import.
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import LostProcess, RunError, UserError, nearest, one_line, out_of_memory, shown, unknown
+from ..errors import LostProcess, RunError, TimeUp, UserError, nearest, one_line, out_of_memory, shown, unknown
 from ..provenance import trust
 from .results import print_report, show_run
 from .telling import add_commands
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except RunError as error:
         _complain(error)
-        return 1
+        return 75 if isinstance(error, TimeUp) else 1
     except KeyboardInterrupt:
         _say("interrupted")
         return 130
@@ -80,7 +81,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser, commands = parsers()
     if argv and not argv[0].startswith("-") and argv[0] not in commands:
         raise unknown("command", argv[0], commands)
-    args, rest = parser.parse_known_args(argv)
+    args, rest = parser.parse_known_args(_explicit(argv) if "--resume" in argv else argv)
     for word in rest:
         # argparse stops filling `key=value ...` at the first option; what stands behind it arrives here
         if hasattr(args, "overrides") and "=" in word and not word.startswith("-"):
@@ -92,6 +93,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
         expected = "; options of the recipe are key.path=value" if hasattr(args, "overrides") else ""
         raise UserError(f"unexpected argument '{word}' of mmssl {argv[0]}{expected}")
     return args
+
+
+def _explicit(argv: list[str]) -> list[str]:
+    """`--resume` and `--resume auto` as one word each: argparse would take any word behind, also a key.path=value."""
+    words: list[str] = []
+    for before, word in zip(["", *argv], argv, strict=False):
+        if word == "auto" and before == "--resume":
+            words[-1] = "--resume=auto"
+        else:
+            words.append("--resume=last" if word == "--resume" else word)
+    return words
 
 
 def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
@@ -111,7 +123,7 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     sub.add_argument("config", metavar="CONFIG", help="a .yaml file or a shipped recipe (see `mmssl list recipes`)")
     sub.add_argument("overrides", metavar="key.path=value", nargs="*", help="change the recipe, e.g. train.steps=500")
     sub.add_argument("--output", metavar="DIR", type=Path, help="folder of the run (default: runs/NAME_OF_RECIPE)")
-    sub.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint")
+    _add_resume(sub)
     help = "size of a shipped recipe: demo (minutes on a CPU), small, base; default: by data and device, and said"
     sub.add_argument("--preset", metavar="NAME", help=help)
 
@@ -147,6 +159,11 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     return parser, dict(commands.choices)
 
 
+def _add_resume(sub: argparse.ArgumentParser) -> None:
+    help = "go on from the last complete checkpoint; auto: where there is a run, and start it where there is none"
+    sub.add_argument("--resume", metavar="auto", nargs="?", const="last", help=help)
+
+
 def _add_push(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help=MODEL)
     sub.add_argument("repo_id", metavar="REPO_ID", help="NAME or OWNER/NAME")
@@ -173,7 +190,7 @@ def _add_finetune(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--peft", metavar="TYPE", help=help)
     sub.add_argument("--output", metavar="DIR", type=Path, help="folder of the result (default: runs/finetune)")
-    sub.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint")
+    _add_resume(sub)
     help = "options, e.g. split=train fraction=0.1 group=patient_id task=regression adapter.r=4 train.epochs=20"
     sub.add_argument("overrides", metavar="key=value", nargs="*", help=help)
 
@@ -219,7 +236,7 @@ def _pretrain(args: argparse.Namespace) -> int:
 
     prepare_process()
     asked = Asked(args.config, args.overrides, args.preset)
-    run = run_pretraining(asked, output=args.output, resume=args.resume)
+    run = run_pretraining(asked, output=args.output, resume=args.resume or False)
     if os.environ.get("RANK", "0") == "0":
         show_run(run)
     return 0
@@ -341,7 +358,7 @@ def _finetune(args: argparse.Namespace) -> int:
 
     prepare_process()
     run = run_finetuning(
-        args.model, options, output=args.output, base=args.base, teacher=args.teacher, resume=args.resume
+        args.model, options, output=args.output, base=args.base, teacher=args.teacher, resume=args.resume or False
     )
     if os.environ.get("RANK", "0") == "0":
         print_report(run.report)

@@ -20,7 +20,7 @@ def compare(args: argparse.Namespace, options: FinetuneConfig) -> int:
     from ..training.process import prepare_process
 
     prepare_process()
-    found = run_comparison(args.model, options, output=args.output, base=args.base, resume=args.resume)
+    found = run_comparison(args.model, options, output=args.output, base=args.base, resume=args.resume or False)
     if sys.stdout.isatty():
         from rich.console import Console
 

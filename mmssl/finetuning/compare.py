@@ -33,7 +33,7 @@ from ..options.plainyaml import dump
 from ..options.schema import to_dict, yaml_name
 from ..recipe.config import LoopConfig
 from ..training.building import flat, start_of
-from ..training.engine import check_rows, make_accelerator, run_folder
+from ..training.engine import check_rows, goes_on, make_accelerator, run_folder
 from ..training.lock import RunLock
 from .arms import RUNNING, TITLES, Answers, Bench
 from .comparison import Cell, Outcome, card, check_score, plain, report_of
@@ -70,7 +70,7 @@ def run_comparison(
     *,
     output: str | Path | None = None,
     base: str | None = None,
-    resume: bool = False,
+    resume: bool | str = False,
 ) -> Comparison:
     """Measure what pretraining is worth, with options that were built already; see `finetune`.
 
@@ -106,6 +106,7 @@ def run_comparison(
     for one in encoders.values():  # probes and training see the same numbers
         in_float32(one, whole=True)
     weights = weights_hash(encoder.state_dict().items())
+    resume = goes_on(NAME, output, resume)
     folder = run_folder(NAME, output, resume)
     existed = folder.exists()
     with RunLock() as lock:

@@ -30,6 +30,7 @@ from ..training.engine import (
     check_rows,
     choose_trackers,
     end_training,
+    goes_on,
     make_accelerator,
     on_first,
     run_folder,
@@ -66,7 +67,7 @@ def finetune(
     output: str | Path | None = None,
     base: str | None = None,
     teacher: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | str = False,
     **options: object,
 ) -> FinetuneRun: ...
 @overload
@@ -80,7 +81,7 @@ def finetune(
     output: str | Path | None = None,
     base: str | None = None,
     teacher: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | str = False,
     **options: object,
 ) -> Comparison: ...
 def finetune(
@@ -93,7 +94,7 @@ def finetune(
     output: str | Path | None = None,
     base: str | None = None,
     teacher: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | str = False,
     **options: object,
 ) -> FinetuneRun | Comparison:
     """Fine-tune a model: on labelled data, on pairs (`task="retrieval"`), or to answer as a fine-tuned teacher.
@@ -112,7 +113,7 @@ def finetune(
         output: folder of the run; default: the next free one in runs/.
         base: the model that an adapter belongs on, where it is not at the place that the adapter remembers.
         teacher: what an earlier `finetune` left, to be distilled into `model`.
-        resume: go on from the last checkpoint in `output` (default: the last in runs/).
+        resume: go on from the last checkpoint in `output` (default: the last in runs/); "auto": where there is one.
         **options: fields of `FinetuneConfig`, the command's `key=value`, e.g. `name="the data's configuration",
             fraction=0.1, train={"steps": 100}`.
 
@@ -141,7 +142,7 @@ def run_finetuning(
     output: str | Path | None = None,
     base: str | None = None,
     teacher: str | None = None,
-    resume: bool = False,
+    resume: bool | str = False,
 ) -> FinetuneRun:
     """`finetune` with options that were built already."""
     start = locate(model)
@@ -156,6 +157,7 @@ def run_finetuning(
     main = accelerator.is_main_process
     settled = replace(choose_trackers(options.train), mixed_precision=accelerator.mixed_precision)
     options = replace(options, train=settled)
+    resume = on_first(accelerator, lambda: goes_on(NAME, output, resume))
     folder = on_first(accelerator, lambda: run_folder(NAME, output, resume))
     existed = on_first(accelerator, folder.exists)
     known = base_of(encoder, start.place)

@@ -20,6 +20,7 @@ from ..options.plainyaml import dump
 from ..options.schema import to_dict
 from ..training.engine import on_first
 from ..training.loop import Batches, Loop
+from ..training.parallel import Parallel
 from ..training.validation import Validation
 from .folder import write_options
 from .jobs import VIEW, Job
@@ -88,7 +89,7 @@ def train(
             accelerator, pretraining, job.look, every=every, patience=options.patience, monitor=monitor
         )
     loop = Loop(
-        accelerator,
+        Parallel(accelerator),
         pretraining,
         settings,
         steps,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -162,6 +162,11 @@ class Pretraining(nn.Module):
         if step.part is not None and not step.part.final:
             return None
         return gradient_shares(squares, list(self.objectives))
+
+    def look(self, work: Callable[[], None]) -> None:
+        """Do `work`, which calls towers outside of a forward pass. Where a process holds a share of every tensor, they
+        are put together around this call (`mmssl.training.parallel`)."""
+        work()
 
     def begin(self, steps: int) -> None:
         """Tell every objective how many steps the run has to leave its random start behind; None where it has none: a

@@ -232,15 +232,24 @@ class LoopConfig:
         max=1_000_000_000,
         resumable=True,
         local=True,
-        help="steps between checkpoints; null: only at the end",
+        help="steps between checkpoints, besides train.save_minutes",
     )
     save_minutes: float | None = option(
-        None,
+        15.0,
         above=0,
         max=100_000,
         resumable=True,
         local=True,
-        help="minutes between checkpoints, besides; written at the next line of the log",
+        help="minutes between checkpoints, written at the next line of the log; null: none by the clock",
+    )
+    time_limit: float | None = option(
+        None,
+        above=0,
+        max=1_000_000,
+        resumable=True,
+        local=True,
+        help="minutes after which the run writes a checkpoint and ends with exit code 75, to be started again with "
+        "--resume auto",
     )
     keep: int = option(2, min=1, max=1_000_000_000, resumable=True, local=True, help="how many checkpoints stay")
     memory: float = option(
@@ -261,6 +270,14 @@ class LoopConfig:
 class TrainConfig(LoopConfig):
     """The loop of pretraining, and what is looked at on the way. Exactly one of `steps` and `epochs` is given."""
 
+    parallel: str | None = option(
+        None,
+        choices=("ddp", "fsdp2"),
+        resumable=True,
+        local=True,
+        help="how several processes train: each holds everything (ddp), or a share of all weights, gradients, teachers "
+        "and of the optimiser's state (fsdp2); null: as the launcher says (accelerate launch --use_fsdp), else ddp",
+    )
     gradient_checkpointing: bool = option(
         False, resumable=True, help="compute activations again in the backward pass: less memory, more time"
     )

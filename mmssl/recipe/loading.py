@@ -44,9 +44,14 @@ T = TypeVar("T")
 
 
 def recipe_names() -> list[str]:
-    """Names of the shipped recipes; `examples/NAME` are settings for one public data set each."""
+    """Names of the shipped recipes; `examples/NAME` are settings for one public data set each. The files for launchers in
+    `accelerate/` are none."""
     folder = shipped_folder("configs")
-    names = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("**/*.yaml")]
+    names = [
+        path.relative_to(folder).with_suffix("").as_posix()
+        for path in folder.glob("**/*.yaml")
+        if path.parent.name != "accelerate"
+    ]
     return sorted(names, key=lambda name: ("/" in name, name))
 
 

@@ -5,6 +5,9 @@
 `state.json` (step, whether the run was healthy, the state of the observers, and size and SHA-256 of the other files).
 A folder under that name was complete once: it is written under a temporary name and renamed at the end. Random numbers
 need no state: all are functions of (seed, step).
+
+Of processes that each hold a share of every tensor, each writes its own into `shards/` instead of the first two files
+(`mmssl.training.shards`); either kind is read by any number of processes, whether they hold shares or everything.
 """
 
 from __future__ import annotations
@@ -14,17 +17,21 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..errors import RunError, UserError
 from ..files import sync
+from . import shards
+from .engine import on_first
 from .optimizer import optimizer_tensors, restore_optimizer
 
 logger = logging.getLogger("mmssl")
@@ -42,6 +49,10 @@ def _sha256(path: Path) -> str:
 def found(folder: Path) -> list[Path]:
     """All checkpoints of a run, oldest first. Whether one was damaged since it was written, only `latest` finds out."""
     return sorted((p for p in folder.glob("step-*") if p.is_dir() and _NAME.fullmatch(p.name)), key=_step)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def _step(path: Path) -> int:
@@ -101,34 +112,97 @@ def save(
     Raises:
         RunError: it cannot be written (a full disk); nothing half-written stays, older checkpoints stay.
     """
-    target = folder / f"step-{step:08d}"
-    partial = folder / f".{target.name}.partial"
-    _sweep(folder)
     try:
-        partial.mkdir(parents=True)
+        partial = begin(folder, step)
         save_file(_stored(module.state_dict().items()), partial / WEIGHTS)
         save_file(_stored(optimizer_tensors(module, optimizer)), partial / OPTIMIZER)
-        for name, held in more.items():
-            if held:
-                save_file(_stored(held.items()), partial / f"{name}.safetensors")
-        written = sorted(partial.iterdir())
-        files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in written}
-        (partial / STATE).write_text(json.dumps({"step": step, "files": files, **extra}, indent=2))
-        # on the disk before the folder gets its name: else a power cut could leave the name without the bytes
-        for path in [*written, partial / STATE, partial]:
-            sync(path)
-        # of a run that went back and comes by this step again
-        if target.exists():
-            _set_aside(target)
-        partial.rename(target)
-        sync(folder)
+        return commit(folder, step, {}, extra, keep, more)
     except (OSError, SafetensorError) as error:
-        last = _last(folder)
-        raise RunError(f"checkpoint {target.name} could not be written to {folder}: {error}; {last}") from error
+        raise failed(folder, step, error) from error
     finally:
         _sweep(folder)
+
+
+def save_together(
+    folder: Path,
+    step: int,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    extra: State,
+    keep: int,
+    more: Mapping[str, Mapping[str, torch.Tensor]],
+    accelerator: Accelerator,
+) -> None:
+    """`save` of processes that each hold a share of every tensor: each writes its own, and the first one what says that
+    all of it is there. All call it together, and all raise RunError where any of them could not write."""
+    try:
+        partial = on_first(accelerator, lambda: _as_run_error(folder, step, lambda: begin(folder, step)))
+        tensors = module.state_dict() | dict(optimizer_tensors(module, optimizer))
+        written = shards.write(partial / shards.FOLDER, tensors)
+        mine = {path.relative_to(partial).as_posix(): facts(path) for path in written}
+        files = {name: about for found in gather_object([mine]) for name, about in found.items()}
+    except OSError as error:
+        raise failed(folder, step, error) from error
+    on_first(accelerator, lambda: _as_run_error(folder, step, lambda: commit(folder, step, files, extra, keep, more)))
+
+
+def _as_run_error(folder: Path, step: int, work: Callable[[], Path]) -> Path:
+    """What `work` returns; RunError where it cannot write, and nothing of it stays."""
+    try:
+        return work()
+    except (OSError, SafetensorError) as error:
+        _sweep(folder)
+        raise failed(folder, step, error) from error
+
+
+def begin(folder: Path, step: int) -> Path:
+    """The folder that a checkpoint is written in before it gets its name, made anew. OSError where that cannot be."""
+    _sweep(folder)
+    partial = folder / f".{_name(step)}.partial"
+    partial.mkdir(parents=True)
+    return partial
+
+
+def commit(
+    folder: Path,
+    step: int,
+    files: Mapping[str, State],
+    extra: State,
+    keep: int,
+    more: Mapping[str, Mapping[str, torch.Tensor]],
+) -> Path:
+    """Write what goes with the tensors of `begin`'s folder, and give it its name; the rest as `save`.
+
+    files: `facts` of those that others have written, by their path in it, which are on the disk already. OSError or
+    SafetensorError where it cannot be written.
+    """
+    target, partial = folder / _name(step), folder / f".{_name(step)}.partial"
+    for name, held in more.items():
+        if held:
+            save_file(_stored(held.items()), partial / f"{name}.safetensors")
+    written = sorted(path for path in partial.iterdir() if path.is_file())
+    files = {path.name: facts(path) for path in written} | dict(files)
+    (partial / STATE).write_text(json.dumps({"step": step, "files": files, **extra}, indent=2))
+    # on the disk before the folder gets its name: else a power cut could leave the name without the bytes
+    for path in [*written, partial / STATE, *(path for path in partial.iterdir() if path.is_dir()), partial]:
+        sync(path)
+    # of a run that went back and comes by this step again
+    if target.exists():
+        _set_aside(target)
+    partial.rename(target)
+    sync(folder)
     _thin_out(folder, step, keep)
     return target
+
+
+def facts(path: Path) -> State:
+    """Size and hash of a file."""
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def failed(folder: Path, step: int, error: object) -> RunError:
+    """What is said of a checkpoint that cannot be written."""
+    return RunError(f"checkpoint {_name(step)} could not be written to {folder}: {error}; {_last(folder)}")
 
 
 def _thin_out(folder: Path, step: int, keep: int) -> None:
@@ -195,10 +269,18 @@ def latest(folder: Path, healthy: bool = False) -> Path | None:
 
 
 def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> State:
-    """Restore weights and optimiser in place; returns `state.json`. UserError when they do not fit the recipe."""
-    weights = load_file(path / WEIGHTS)
+    """Restore weights and optimiser in place; returns `state.json`. UserError when they do not fit the recipe.
+
+    Where the tensors or the files are cut over processes, all call it together (`mmssl.training.shards`).
+    """
     own = module.state_dict()
-    odd = sorted(set(weights) ^ set(own)) + [k for k in set(weights) & set(own) if weights[k].shape != own[k].shape]
+    stored = shards.Stored.of(path, own)
+    if stored is None:
+        weights: Mapping[str, torch.Tensor] = load_file(path / WEIGHTS)
+        shapes = {name: value.shape for name, value in weights.items()}
+    else:
+        shapes = stored.weights
+    odd = sorted(set(shapes) ^ set(own)) + [k for k in set(shapes) & set(own) if shapes[k] != own[k].shape]
     if odd:
         raise UserError(
             f"{path} does not fit this recipe: {len(odd)} tensors differ, the first is '{odd[0]}'; "
@@ -211,8 +293,12 @@ def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> Sta
             f"{path}: {STATE} lacks {', '.join(lacking)}: another version of mmssl wrote it; "
             "go on with that version, or start anew with another --output"
         )
+    if stored is None:
+        moments = load_file(path / OPTIMIZER)
+    else:
+        weights, moments = stored.read(own, dict(module.named_parameters()))
     module.load_state_dict(weights)
-    restore_optimizer(module, optimizer, load_file(path / OPTIMIZER))
+    restore_optimizer(module, optimizer, moments)
     return state
 
 

@@ -20,6 +20,8 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
     broadcast_object_list,
     is_tensorboard_available,
+    parse_flag_from_env,
+    patch_environment,
 )
 
 from ..data.fingerprint import differences
@@ -31,6 +33,7 @@ from ..recipe.config import DataConfig, LoopConfig, Recipe, TrainConfig
 from ..recipe.loading import load_recipe
 from .device import settle_precision, this_device, warn_of_precision
 from .lock import RunLock
+from .parallel import Parallel, Sharded
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
@@ -40,13 +43,30 @@ T = TypeVar("T")
 L = TypeVar("L", bound=LoopConfig)
 
 
+HELD = ("metrics.jsonl", "checkpoints", "model", "cells")
+"""By these a folder is known to hold a run."""
+
+
+def goes_on(name: str, output: str | Path | None, resume: bool | str) -> bool:
+    """Whether a run is gone on with; "last" or true: yes; "auto": where there is one.
+
+    Several processes ask the first one: it makes the folder of a new run.
+    """
+    if resume not in (True, False, "last", "auto"):
+        raise UserError(f"--resume: found '{resume}', expected nothing behind it, or auto")
+    if resume != "auto":
+        return bool(resume)
+    folder = Path(output) if output is not None else Path("runs") / (name or "run")
+    return any((folder / held).exists() for held in HELD)
+
+
 def run_folder(name: str, output: str | Path | None, resume: bool) -> Path:
     """The folder of a run. One that holds a run already is only written to with `resume`, or gets a number."""
     if output is not None:
         folder = Path(output)
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--output {folder}: this is a file, expected a folder")
-        if not resume and any((folder / name).exists() for name in ("metrics.jsonl", "checkpoints", "model", "cells")):
+        if not resume and any((folder / name).exists() for name in HELD):
             raise UserError(f"--output {folder}: holds a run already; add --resume to go on with it, or name another")
         if resume and not folder.is_dir():
             raise UserError(f"--resume: there is no run in {folder}")
@@ -152,6 +172,46 @@ def on_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
     return cast(T, result)
 
 
+def way_of(train: LoopConfig) -> str:
+    """ddp or fsdp2: what the options say, else the launcher. UserError for what neither can be done with."""
+    launched = parse_flag_from_env("ACCELERATE_USE_FSDP")  # accelerate launch --use_fsdp, or its file
+    if not isinstance(train, TrainConfig):
+        if launched:
+            raise UserError("the launcher asks for FSDP, which only pretraining knows; launch without --use_fsdp")
+        return "ddp"
+    way = train.parallel or ("fsdp2" if launched else "ddp")
+    if launched and way == "ddp":
+        raise UserError("train.parallel: found ddp, but the launcher asks for FSDP; leave out one of the two")
+    if way == "fsdp2":
+        _refuse_with_shards(train)
+    return way
+
+
+def _refuse_with_shards(train: TrainConfig) -> None:
+    """UserError for options, and settings of the launcher, that shards of every tensor do not go with."""
+    where = "train.parallel: found fsdp2, but"
+    if train.compile:
+        raise UserError(f"{where} train.compile is true, which is not known to work with it; expected one of the two")
+    if train.mixed_precision == "fp16":
+        raise UserError(f"{where} train.mixed_precision is fp16, whose scaler sees one process's share; expected bf16")
+    if os.environ.get("FSDP_VERSION", "2") != "2":
+        raise UserError(f"{where} the launcher asks for version {os.environ['FSDP_VERSION']}; expected fsdp_version: 2")
+    for name, key, instead in (
+        ("FSDP_OFFLOAD_PARAMS", "fsdp_offload_params", "more processes, or train.gradient_checkpointing=true"),
+        ("FSDP_ACTIVATION_CHECKPOINTING", "fsdp_activation_checkpointing", "train.gradient_checkpointing=true"),
+    ):
+        if parse_flag_from_env(name):
+            raise UserError(f"{where} the launcher sets {key}, which is not read; expected {instead}")
+
+
+def make_parallel(train: LoopConfig) -> Parallel:
+    """Accelerate's engine, and how its processes train. UserError for options that cannot be had."""
+    way = way_of(train)
+    accelerator = make_accelerator(train)
+    # a process alone has nobody to share with
+    return Sharded(accelerator) if way == "fsdp2" and accelerator.num_processes > 1 else Parallel(accelerator)
+
+
 def make_accelerator(train: LoopConfig) -> Accelerator:
     """Accelerate's engine, whose `mixed_precision` is the run's. UserError where the asked one is not to be had."""
     device = this_device()
@@ -159,16 +219,17 @@ def make_accelerator(train: LoopConfig) -> Accelerator:
     if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run in this process, a notebook say
     try:
-        accelerator = Accelerator(
-            mixed_precision=train.mixed_precision,
-            gradient_accumulation_steps=1,  # the loop accumulates itself, its micro-batches are parts of one batch
-            kwargs_handlers=[
-                # a batch may lack a modality, whose tower then gets no gradient on this process
-                DistributedDataParallelKwargs(find_unused_parameters=True),
-                # the others wait while the first one evaluates
-                InitProcessGroupKwargs(timeout=timedelta(hours=2)),
-            ],
-        )
+        with patch_environment(accelerate_use_fsdp="false"):  # see `mmssl.training.parallel`
+            accelerator = Accelerator(
+                mixed_precision=train.mixed_precision,
+                gradient_accumulation_steps=1,  # the loop accumulates itself, its micro-batches are parts of one batch
+                kwargs_handlers=[
+                    # a batch may lack a modality, whose tower then gets no gradient on this process
+                    DistributedDataParallelKwargs(find_unused_parameters=True),
+                    # the others wait while the first one evaluates
+                    InitProcessGroupKwargs(timeout=timedelta(hours=2)),
+                ],
+            )
     except (ValueError, ImportError) as error:
         raise UserError(f"train.mixed_precision: found {train.mixed_precision}; {one_line(error)}") from error
     if train.mixed_precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would train in float32

@@ -56,13 +56,35 @@ class Interrupts:
             self.hold = self.pending = False
 
     @contextlib.contextmanager
+    def together(self, agreed: Callable[[bool], bool] | None) -> Iterator[Callable[[], None]]:
+        """For processes of which none can do anything alone: a signal within is answered where all call what this
+        yields, by all at once.
+
+        agreed: whether any process says so; None: one that is interrupted leaves nobody waiting.
+        """
+        if agreed is None:
+            yield lambda: None
+            return
+
+        def answered() -> None:
+            if agreed(self.pending):
+                self.pending = False
+                raise KeyboardInterrupt
+
+        self.hold = True
+        try:
+            yield answered
+        finally:
+            self.hold = False
+
+    @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """A signal within is answered at its end."""
-        self.hold = True
+        before, self.hold = self.hold, True
         try:
             yield
         finally:
-            self.hold = False
-        if self.pending:
+            self.hold = before
+        if not before and self.pending:
             self.pending = False
             raise KeyboardInterrupt

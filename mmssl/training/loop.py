@@ -12,26 +12,27 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from ..data.loading import Loaded
 from ..data.quarantine import Quarantine
 from ..draws import Draws, key_of
-from ..errors import RunError, UserError
+from ..errors import RunError, TimeUp, UserError
 from ..models.running import to_device
 from ..objectives.accumulation import passes
 from ..objectives.pretraining import Pretraining
 from ..recipe.config import LoopConfig
 from . import checkpoints
 from .course import Course
-from .engine import check_batch_norms, on_first
+from .engine import check_batch_norms
 from .interrupts import Interrupts
+from .keeping import Keeper
 from .metrics import Display, Meter, MetricsFile, Row
 from .observers import Found, Moment, Observer, Observers, Verdict
 from .optimizer import default_optimizer, learning_rate
 from .out_of_memory import OutOfMemory, cut_finer, tried
+from .parallel import Parallel
 
 logger = logging.getLogger("mmssl")
 
@@ -50,7 +51,7 @@ class Loop:
 
     def __init__(
         self,
-        accelerator: Accelerator,
+        parallel: Parallel,
         pretraining: Pretraining,
         settings: LoopConfig,
         steps: int,
@@ -65,7 +66,7 @@ class Loop:
         """A loop at its first step.
 
         Args:
-            accelerator: the processes, the precision and the trackers.
+            parallel: the processes, what each of them holds, the precision and the trackers.
             pretraining: what is trained.
             settings: the options of the loop.
             steps: optimiser steps in all.
@@ -76,18 +77,23 @@ class Loop:
             optimizer: makes the optimiser, once the parameters are on their device.
             origin: what the run started from, by name; a checkpoint of a run with another one is refused.
         """
-        self.accelerator, self.settings, self.steps, self.folder, self.seed = accelerator, settings, steps, folder, seed
-        self.quarantine, self.observers, self.origin = quarantine, Observers(observers), origin or {}
-        check_batch_norms(pretraining.model, settings.accumulation, accelerator.num_processes)
-        self.pretraining = pretraining.to(accelerator.device)
-        self.module: nn.Module
-        self.module, self.optimizer = accelerator.prepare(pretraining, optimizer(self.pretraining, settings))
+        self.parallel, self.accelerator = parallel, parallel.accelerator
+        self.settings, self.steps, self.folder, self.seed = settings, steps, folder, seed
+        self.quarantine, self.observers = quarantine, Observers(observers)
+        check_batch_norms(pretraining.model, settings.accumulation, self.accelerator.num_processes)
+        self.pretraining = pretraining
+        parallel.place(pretraining)
+        made = optimizer(pretraining, settings)
+        self.module = parallel.prepare(pretraining)
+        self.optimizer = self.accelerator.prepare(made)
+        self.keeper = Keeper(
+            self.checkpoint_folder, parallel, pretraining, made, self.observers, settings, origin or {}
+        )
         self.pretraining.begin(steps)
         self.course = Course()
         self.start, self.seconds = 0, 0.0
+        self.began = time.monotonic()  # `train.time_limit` counts from here
         self.looked = -1  # the last step that the observers were asked after
-        self._saved: int | None = None
-        self._saved_at = time.monotonic()
         self.shares_every: int | None = None  # steps between measurements of who pulls the encoders
         self._tracking = True
         self._metrics: MetricsFile | None = None
@@ -100,7 +106,7 @@ class Loop:
 
     def resume(self) -> int:
         """Load the newest whole checkpoint, if there is one; returns the step it was written after."""
-        path = checkpoints.latest(self.checkpoint_folder)
+        path = self.keeper.latest()
         if path is not None:
             state = self._load(path)
             self.course = Course.of(state["course"])
@@ -117,39 +123,15 @@ class Loop:
         )
 
     def _load(self, path: Path) -> checkpoints.State:
-        """Weights, optimiser and observers as of a checkpoint. UserError when it is of a run from something else."""
-        checkpoints.check_origin(path, self.origin, self.settings.batch_size)
-        state = checkpoints.load(path, self.pretraining, self.optimizer.optimizer)
-        if self.accelerator.scaler is not None and state.get("scaler"):
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.observers.load(state, partial(checkpoints.tensors, path))
+        """Weights, optimiser and observers as of a checkpoint."""
+        state = self.keeper.load(path)
         self.looked = int(state["looked"])
         return state
 
     def save(self, step: int, healthy: bool | None = None) -> None:
-        """Write a checkpoint (first process only). healthy: null where that was not measured at this step."""
-        if self.accelerator.is_main_process:
-            scaler = self.accelerator.scaler
-            extra: checkpoints.State = {
-                "scaler": scaler.state_dict() if scaler is not None else None,
-                "seed": self.seed,
-                "seconds": self.seconds,
-                "healthy": healthy,
-                "looked": self.looked,
-                "course": self.course.state_dict(),
-                "batch_size": self.settings.batch_size,
-            }
-            extra |= self.observers.state() | ({"origin": self.origin} if self.origin else {})
-            checkpoints.save(
-                self.checkpoint_folder,
-                step,
-                self.pretraining,
-                self.optimizer.optimizer,
-                extra,
-                self.settings.keep,
-                self.observers.tensors(),
-            )
-        self._saved, self._saved_at = step, time.monotonic()
+        """Write a checkpoint. healthy: null where that was not measured at this step."""
+        own = {"seed": self.seed, "seconds": self.seconds, "healthy": healthy, "looked": self.looked}
+        self.keeper.write(step, own | {"course": self.course.state_dict()})
 
     def run(self, batches: Batches, per_epoch: float) -> RunError | None:
         """Train.
@@ -162,7 +144,7 @@ class Loop:
             Why the last checkpoint could not be written, or None: the trained model is still worth keeping.
 
         Raises:
-            RunError: the loss is not finite, or a verdict ended the run.
+            RunError: the loss is not finite, or a verdict ended the run; TimeUp: its time is over.
             UserError: too many broken samples.
             KeyboardInterrupt: stopped by hand, after a checkpoint.
         """
@@ -172,6 +154,8 @@ class Loop:
             if main:
                 self._metrics = MetricsFile(self.folder / "metrics.jsonl", self.looked)
                 stack.callback(self._metrics.close)
+            # of processes that hold shares none can stop alone
+            answered = stack.enter_context(interrupts.together(self.parallel.agreed if self.parallel.cut else None))
             try:
                 self._first_look(interrupts)
                 self.module.train()
@@ -192,20 +176,23 @@ class Loop:
                     display.advance(step)
                     # a look is not held, it may take minutes: nothing changes before it is noted
                     moment = self._moment(step)
-                    found = self.observers.look(moment)
+                    found = self.parallel.look(self.pretraining, partial(self.observers.look, moment))
                     with interrupts.held():  # what was seen, the log and the checkpoint too
                         meter, verdict = self._account(moment, found, meter, norm, per_epoch, display)
                         step = self._settle(moment, verdict)
                     if step != moment.step:  # it went back
                         stream, meter = self._stream(batches, step), Meter()
+                    answered()
+                    self._watch_the_clock(step)
             except KeyboardInterrupt:
                 with interrupts.saving():
                     logger.warning("stopped by hand after step %d; writing a checkpoint, go on with --resume", step)
-                    if self._saved != step:
+                    if self.keeper.saved != step:
                         self.save(step)
                 raise
-            except (UserError, OutOfMemory):  # too many broken samples, in all processes at once
-                if step > self.start and self._try_to_save(step, "stopping") is None:
+            except (UserError, OutOfMemory) as error:  # too many broken samples, in all processes at once
+                alone = self.parallel.cut and isinstance(error, OutOfMemory)  # the others wait in the middle of a step
+                if step > self.start and not alone and self._try_to_save(step, "stopping") is None:
                     logger.warning("stopped with a checkpoint of step %d; go on with --resume once it is mended", step)
                 raise
             return self._try_to_save(step, "trying to write the model alone", self._healthy)
@@ -218,21 +205,26 @@ class Loop:
 
     def _moment(self, step: int) -> Moment:
         every, logs = self.settings.save_every, step % self.settings.log_every == 0 or step == self.steps
-        saves = every is not None and step % every == 0 or logs and self._long_unsaved()
+        saves = every is not None and step % every == 0 or logs and self.keeper.long_unsaved()
         return Moment(step, self.steps, saves and step < self.steps, logs)
 
-    def _long_unsaved(self) -> bool:
-        """Whether the last checkpoint is `save_minutes` old; the same in all processes, which call it together."""
-        if self.settings.save_minutes is None:
-            return False
-        seconds = torch.tensor(time.monotonic() - self._saved_at, device=self.accelerator.device)
-        return float(self.accelerator.reduce(seconds, "mean")) >= 60 * self.settings.save_minutes
+    def _watch_the_clock(self, step: int) -> None:
+        """TimeUp, with a checkpoint, where the run has had its time; RunError where that cannot be written."""
+        limit = self.settings.time_limit
+        if limit is None or step >= self.steps or not self.parallel.agreed(time.monotonic() - self.began >= 60 * limit):
+            return
+        if self.keeper.saved != step:
+            self.save(step, self._healthy)
+        raise TimeUp(
+            f"train.time_limit: {limit:g} minutes are over after step {step} of {self.steps}; a checkpoint is written, "
+            "go on with --resume"
+        )
 
     def _first_look(self, interrupts: Interrupts) -> None:
         """Look at the start, or make up for a look that was interrupted."""
         if self.looked < self.start:
             moment = Moment(self.start, self.steps)
-            found = self.observers.look(moment)
+            found = self.parallel.look(self.pretraining, partial(self.observers.look, moment))
             with interrupts.held():
                 self.observers.note(moment, found, self._metrics)
                 if self._metrics is not None and moment.measured:
@@ -294,7 +286,7 @@ class Loop:
         """Write a checkpoint, where there is something to write, and end the run."""
         self.course.note(step, verdict.reason, "stopped")
         tries = f" and {self.course.rollbacks} rollbacks" if self.course.rollbacks else ""
-        last = on_first(self.accelerator, lambda: checkpoints.latest(self.checkpoint_folder, healthy=True))
+        last = self.keeper.latest(healthy=True)
         saved = finite and self._try_to_save(step, "stopping", healthy=False) is None
         raise RunError(
             f"stopped by {verdict.by} after step {step}{tries}: {verdict.reason}; "
@@ -304,8 +296,7 @@ class Loop:
 
     def _go_back(self, step: int, verdict: Verdict) -> int:
         """Weights, optimiser and observers as of the last healthy checkpoint; returns its step."""
-        # the first process looks: it wrote them, and says if one is damaged
-        path = on_first(self.accelerator, lambda: checkpoints.latest(self.checkpoint_folder, healthy=True))
+        path = self.keeper.latest(healthy=True)
         if path is None:
             self._stop(step, verdict, False)
         back, course = int(self._load(path)["step"]), self.course
@@ -314,7 +305,7 @@ class Loop:
         logger.warning(said, step, verdict.reason, back, course.lr_scale, course.rollbacks, verdict.rollbacks)
         self.optimizer.zero_grad()
         self.accelerator.wait_for_everyone()  # the first process writes anew what all others must have read
-        self._saved = None
+        self.keeper.saved = None
         self._try_to_save(back, "training goes on", healthy=True)  # what came after it goes, --resume starts here
         self.accelerator.wait_for_everyone()
         if self._metrics is not None:
@@ -347,8 +338,9 @@ class Loop:
             todo = passes(self.pretraining, [micro.batch for micro in loaded], draws, move)
         for number, one in enumerate(todo, 1):
             # gradients add up locally; processes exchange them once a step, with the last pass
-            with contextlib.nullcontext() if number == len(todo) else accelerator.no_sync(self.module):
+            with self.parallel.passing(self.module, number == len(todo)):
                 loss = self.module(one.load(), one.draws, **more, **one.options)
+                self.parallel.check(loss.total)
                 accelerator.backward(loss.total)
             meter.shares = loss.shares or meter.shares
             meter.add({"": loss.total} | loss.parts)
@@ -373,7 +365,7 @@ class Loop:
             group["lr"] = lr * group.get("scale", 1.0)
         # infinity clips nothing, and still gives the norm for the log
         clip = s.clip if s.clip is not None else math.inf
-        norm = self.accelerator.clip_grad_norm_(self.pretraining.parameters(), clip)
+        norm = self.parallel.clip(self.pretraining, clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         # behind the optimiser: teachers follow the weights as they are now

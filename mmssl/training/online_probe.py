@@ -53,13 +53,20 @@ class ProbeRows:
 class OnlineProbe(Observer):
     """kNN or a linear probe every so many steps; the first process measures, all get its numbers.
 
-    rows: the labelled rows, which the first process alone is given.
+    rows: the labelled rows, which the first process alone is given, or all where they look together.
     """
 
     name = "probe"
 
     def __init__(
-        self, accelerator: Accelerator, model: MMSSLModel, *, every: int, wanted: Sequence[str], compiled: bool = False
+        self,
+        accelerator: Accelerator,
+        model: MMSSLModel,
+        *,
+        every: int,
+        wanted: Sequence[str],
+        compiled: bool = False,
+        together: bool = False,
     ) -> None:
         """What is measured, and when.
 
@@ -69,8 +76,9 @@ class OnlineProbe(Observer):
             every: steps between measurements.
             wanted: knn, linear.
             compiled: the trunks are compiled.
+            together: each process holds a share of the model, so that all embed the same rows.
         """
-        self.accelerator, self.model = accelerator, model
+        self.accelerator, self.model, self.together = accelerator, model, together
         self.rows: ProbeRows | None = None
         self.every, self.wanted, self.compiled = every, wanted, compiled
 
@@ -81,6 +89,9 @@ class OnlineProbe(Observer):
     def look(self, moment: Moment) -> Measured:
         """The probes' scores. The first process measures, and the others wait for its numbers."""
         with eagerly(self.compiled):
+            if self.together:
+                mine = self._measure()
+                return on_first(self.accelerator, lambda: mine)
             return on_first(self.accelerator, self._measure)
 
     def _measure(self) -> Measured:

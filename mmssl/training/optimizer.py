@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from ..modality import MaskToken
 from ..models.positions import LearnedGrid
@@ -39,12 +40,13 @@ def make_optimizer(
     scale: parameter name -> factor of the learning rate (layer-wise decay), kept as `scale` of its group.
     """
     spared = no_decay_names(module)
-    parts: dict[tuple[float, float], list[nn.Parameter]] = {}
+    parts: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, p in module.named_parameters():
         if p.requires_grad:
             factor = 1.0 if scale is None else scale(name)
-            parts.setdefault((factor, 0.0 if name in spared else weight_decay), []).append(p)
-    groups = [{"params": ps, "weight_decay": decay, "scale": factor} for (factor, decay), ps in parts.items()]
+            # shares of tensors by themselves: what is done to many at once mixes them with no whole ones
+            parts.setdefault((factor, 0.0 if name in spared else weight_decay, isinstance(p, DTensor)), []).append(p)
+    groups = [{"params": ps, "weight_decay": decay, "scale": factor} for (factor, decay, _), ps in parts.items()]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, eps=eps, fused=True)
 
 

@@ -49,7 +49,8 @@ from .engine import (
     check_rows,
     choose_trackers,
     end_training,
-    make_accelerator,
+    goes_on,
+    make_parallel,
     on_first,
     prepare_folder,
     start_trackers,
@@ -65,6 +66,7 @@ from .mixture import Mixed, Shares, noted, open_mixture, said_of
 from .observers import Observer
 from .online_probe import OnlineProbe, load_labelled
 from .pace import Pace
+from .parallel import Parallel
 from .starting import check_adapters
 from .storing import store_outputs
 from .stream_place import StreamPlace
@@ -103,7 +105,7 @@ def pretrain(
     recipe: Recipe | str | Path | Mapping[str, object],
     *,
     output: str | Path | None = None,
-    resume: bool = False,
+    resume: bool | str = False,
     preset: str | None = None,
     **overrides: object,
 ) -> Run:
@@ -115,14 +117,16 @@ def pretrain(
     return run_pretraining(recipe, output=output, resume=resume)
 
 
-def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, resume: bool = False) -> Run:
+def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, resume: bool | str = False) -> Run:
     """`pretrain`, of a recipe or of what somebody asks for, some of which may have to be chosen first."""
     recipe = asked if isinstance(asked, Recipe) else asked.recipe()
     refuse_placeholder(recipe)
     check_adapters(recipe.model, recipe.name)
     device = this_device()
-    accelerator = make_accelerator(recipe.train)
+    parallel = make_parallel(recipe.train)
+    accelerator = parallel.accelerator
     with RunLock() as lock, lost_peers_told():
+        resume = on_first(accelerator, lambda: goes_on(recipe.name, output, resume))
         folder = on_first(accelerator, lambda: prepare_folder(recipe.name, output, resume, lock))
         trackers = choose_trackers(recipe.train).trackers
         start_trackers(accelerator, trackers, recipe.name, folder)
@@ -166,8 +170,8 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
         place = place_of(source) if mixture is None else mixture.place
         quarantine = Quarantine(folder if main else None, recipe.data.max_bad, place)
         lengths = {name: Lengths() for name in (FIRST, *recipe.data.mix)}
-        observers = make_observers(recipe, pretraining, processor, source, columns, accelerator, lengths, mixture)
-        loop = Loop(accelerator, pretraining, recipe.train, steps, folder, recipe.seed, quarantine, observers=observers)
+        observers = make_observers(recipe, pretraining, processor, source, columns, parallel, lengths, mixture)
+        loop = Loop(parallel, pretraining, recipe.train, steps, folder, recipe.seed, quarantine, observers=observers)
         loop.shares_every = recipe.train.gradient_share_every
         if resume:
             loop.resume()
@@ -181,9 +185,11 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
         stored = store_outputs(recipe, pretraining, processor, source, columns, accelerator, folder)
         batches = feed(recipe, source, columns, processor, accelerator, stored, lengths, mixture)
         fault = loop.run(batches, per_epoch)
+        whole = parallel.whole(pretraining)
         end_training(accelerator)
         if not main:
-            return Run(folder, folder / "model", pretraining.model, processor)
+            return Run(folder, folder / "model", whole.model, processor)
+        loop.pretraining = whole
         run = finish(recipe, loop, processor, opened, mixture, fault)
     if fault is not None:
         raise RunError(f"{fault}; the model in {run.model_folder} is complete, --resume would train those steps again")
@@ -218,7 +224,7 @@ def make_observers(
     processor: MMSSLProcessor,
     source: Source,
     columns: Columns,
-    accelerator: Accelerator,
+    parallel: Parallel,
     lengths: Mapping[str, Lengths],
     mixture: Mixed | None,
 ) -> list[Observer]:
@@ -229,7 +235,7 @@ def make_observers(
     Raises:
         UserError: there are no labelled rows for the probe.
     """
-    train, seed = recipe.train, recipe.seed
+    train, seed, accelerator = recipe.train, recipe.seed, parallel.accelerator
     rows = (source, processor.preprocessors, columns)
     observers: list[Observer] = [Pace(accelerator.is_main_process)]
     if train.health_every:
@@ -242,14 +248,21 @@ def make_observers(
         observers.append(health)
     if train.probe_every:
         probe = OnlineProbe(
-            accelerator, pretraining.model, every=train.probe_every, wanted=train.probe_tasks, compiled=train.compile
+            accelerator,
+            pretraining.model,
+            every=train.probe_every,
+            wanted=train.probe_tasks,
+            compiled=train.compile,
+            together=parallel.cut,
         )
 
         def load() -> None:
             samples = train.probe_samples
             probe.rows = load_labelled(*rows, recipe.data, recipe.evaluation, samples=samples, seed=seed)
 
-        on_first(accelerator, load)  # the others need no rows, but all hear of it where there are none
+        on_first(accelerator, load)  # all hear of it where there are no rows
+        if parallel.cut and not accelerator.is_main_process:
+            load()
         observers.append(probe)
     if train.guard is not None:
         observers.append(Guard(train.guard))
@@ -284,7 +297,7 @@ def describe(recipe: Recipe, loop: Loop, source: Source | Mixed, resumed: bool) 
     print(
         f"mmssl pretrain {recipe.name}: {', '.join(recipe.modalities)}; {size}; {millions:.2f} M parameters; "
         f"{loop.steps} steps of {recipe.train.batch_size}; "
-        f"{loop.accelerator.num_processes} x {loop.accelerator.device}, {precision}",
+        f"{loop.accelerator.num_processes} x {loop.accelerator.device}{', fsdp2' * loop.parallel.cut}, {precision}",
         flush=True,
     )
     seen = loop.steps * recipe.train.batch_size / len(source) if hasattr(source, "__len__") else FEW

@@ -2,84 +2,17 @@
 in the one after it, when averaged teachers and centres have moved. In the first step each objective's loss by itself,
 too; in the second, one last bit of the parameters changes that of DCLW by up to 1e-5."""
 
-import contextlib
 import itertools
 
 import pytest
-import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from toys import processes
 from toys import world as toy_world
 from toys.processes import joined
+from toys.steps import CASES, CUT, PARTS, ROWS, WORLDS, assert_equal_one, in_parts, samples, two_steps
 
 from mmssl.draws import Draws
-from mmssl.objectives.accumulation import passes
-
-ROWS = 4
-ROUNDING = 8 * torch.finfo(torch.float32).eps
-"""Gradients as large as 10 have a last bit of 1e-6 in float32; a few such bits are allowed beside 1e-5."""
-CASES = ("mixed", "one rank lacks a modality")
-WORLDS = {
-    "towers": lambda: toy_world.pretraining(joint=False),
-    "joint": lambda: toy_world.pretraining(joint=True),
-    "masked": toy_world.masked,
-    "distillation": toy_world.self_distillation,
-    "pairs and views": toy_world.pairs_and_views,
-}
-
-
-def samples(case: str) -> dict[str, list]:
-    raw = toy_world.raw(2 * ROWS, seed=3)
-    if case == "one rank lacks a modality":
-        raw["signal"] = [None] * ROWS + toy_world.raw(ROWS, seed=4, absent=0.0)["signal"]
-        raw["table"] = toy_world.raw(ROWS, seed=5, absent=0.0)["table"] + [None] * ROWS
-    return raw
-
-
-PARTS = 2
-CUT = {
-    "towers": WORLDS["towers"],
-    "masked": lambda: toy_world.masked(fill=["noise"]),
-    "pairs and views": toy_world.pairs_and_views,
-}
-"""Worlds that are also trained in parts (`train.accumulation`): what looks across rows comes last, or nothing does."""
-
-
-def one_pass(module, pretraining, batch, draws) -> dict[str, torch.Tensor]:
-    """Loss and parts of a step, after its backward pass."""
-    loss = module(batch, draws)
-    loss.total.backward()
-    return {"": loss.total.detach()} | loss.parts
-
-
-def in_parts(module, pretraining, batches, draws) -> dict[str, torch.Tensor]:
-    """`one_pass` of rows that come in parts: as the loop does it, gradients are exchanged with the last."""
-    found: dict[str, torch.Tensor] = {}
-    todo = passes(pretraining, batches, draws, lambda batch: batch)
-    for one in todo:
-        with contextlib.nullcontext() if one is todo[-1] else module.no_sync():
-            loss = module(one.load(), one.draws, **one.options)
-            loss.total.backward()
-        for name, value in ({"": loss.total.detach()} | loss.parts).items():
-            found[name] = found[name] + value if name in found else value
-    return found
-
-
-def two_steps(module, pretraining, batch, draws, step=one_pass) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
-    """Losses (the weighted sum, then each objective's), and gradients by name, of two steps of gradient descent."""
-    steps = []
-    for number in range(2):
-        said = step(module, pretraining, batch, draws(number))
-        losses = torch.stack([said[name] for name in ("", *pretraining.objectives)])
-        trained = {n: p for n, p in pretraining.named_parameters() if p.grad is not None}
-        steps.append((losses, {n: p.grad.clone() for n, p in trained.items()}))
-        with torch.no_grad():
-            for p in trained.values():
-                p.sub_(0.1 * p.grad)
-                p.grad = None
-        pretraining.after_step((number + 1) / 2)
-    return steps
 
 
 def worker(rank: int, port: int, results) -> None:
@@ -124,16 +57,3 @@ def test_loss_and_gradient_equal_one_process(two_processes, world, case):
 @pytest.mark.parametrize("world", CUT)
 def test_loss_and_gradient_of_parts_in_two_processes_equal_one_pass_of_one(two_processes, world):
     assert_equal_one(two_processes, world, "parts", CUT[world](), toy_world.batch(samples("mixed")))
-
-
-def assert_equal_one(two_processes, world, case, single, batch) -> None:
-    expected = two_steps(single, single, batch, Draws(9, 2 * ROWS))
-    for rank in range(2):
-        steps = zip(two_processes[rank, world, case], expected, strict=True)
-        for number, ((losses, found), (alone, grads)) in enumerate(steps):
-            compared = slice(None) if number == 0 else slice(1)
-            torch.testing.assert_close(torch.from_numpy(losses)[compared], alone[compared], rtol=0, atol=1e-5)
-            assert set(found) >= set(grads)
-            for name, gradient in grads.items():
-                ours = torch.from_numpy(found[name])
-                torch.testing.assert_close(ours, gradient, rtol=ROUNDING, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")

@@ -21,6 +21,7 @@ from mmssl.cli import main
 from mmssl.training import checkpoints
 from mmssl.training.loop import Loop
 from mmssl.training.observers import Verdict
+from mmssl.training.parallel import in_full
 
 
 def watched() -> dict[str, Any]:
@@ -61,8 +62,15 @@ def broken() -> dict[str, Any]:
     return content
 
 
+def sharded(content: dict[str, Any]) -> dict[str, Any]:
+    content["train"]["parallel"] = "fsdp2"
+    return content
+
+
 CASES = {
     "watched": (watched, 0),
+    "watched, sharded": (lambda: sharded(watched()), 0),
+    "nan, sharded": (lambda: sharded(broken()), 0),
     "stop": (lambda: collapsing(action="stop"), 1),
     "rollback": (lambda: collapsing(action="rollback", rollbacks=2, lr_factor=0.9), 1),
     "nan": (broken, 0),
@@ -79,15 +87,15 @@ def run(case: str, folder: Path, rank: int) -> dict[str, Any]:
 
     def gone_back(loop: Loop, step: int, verdict: Verdict) -> int:
         at = go_back(loop, step, verdict)
-        state = {f"weights/{k}": v.clone() for k, v in loop.pretraining.state_dict().items()}
+        state = {f"weights/{k}": in_full(v).clone() for k, v in loop.pretraining.state_dict().items()}
         for name, p in loop.pretraining.named_parameters():
-            state |= {f"{name}/{k}": v.clone() for k, v in loop.optimizer.optimizer.state.get(p, {}).items()}
+            state |= {f"{name}/{k}": in_full(v).clone() for k, v in loop.optimizer.optimizer.state.get(p, {}).items()}
         after.append((at, {name: value.numpy() for name, value in state.items()}))
         return at
 
     def break_once(loop: Loop, stream: Any, step: int, meter: Any) -> None:
         gradients(loop, stream, step, meter)
-        if case == "nan" and step == 2 and not hit and rank == loop.accelerator.num_processes - 1:
+        if case.startswith("nan") and step == 2 and not hit and rank == loop.accelerator.num_processes - 1:
             hit.append(step)
             meter.parts[""] = meter.parts[""] * torch.nan
             for p in loop.pretraining.parameters():
@@ -110,7 +118,7 @@ def run(case: str, folder: Path, rank: int) -> dict[str, Any]:
     return {"code": code, "after": after}
 
 
-QUICK = ("watched", "nan")
+QUICK = ("watched", "nan", "watched, sharded", "nan, sharded")
 """The others run for 30 steps in three processes: they are marked as slow."""
 LONG = tuple(case for case in CASES if case not in QUICK)
 EVERY = [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
@@ -178,7 +186,8 @@ def test_every_number_of_the_log_is_that_of_one_process(ran, case):
             assert ours[key] == pytest.approx(theirs[key], rel=1e-5, abs=1e-5), (key, ours["step"])
 
 
-def test_what_was_watched_is_in_the_log(quick):
+@pytest.mark.parametrize("case", ["watched", "watched, sharded"])
+def test_what_was_watched_is_in_the_log(quick, case):
     _, two, _ = quick
     kinds = {
         "health/image/rankme",
@@ -188,10 +197,10 @@ def test_what_was_watched_is_in_the_log(quick):
         "gradient_share/image/pull",
         "probe/image/knn",
     }
-    assert kinds <= {key for row in runs.metrics(two / "watched") for key in row}
+    assert kinds <= {key for row in runs.metrics(two / case) for key in row}
 
 
-@pytest.mark.parametrize("case", [pytest.param("rollback", marks=pytest.mark.slow), "nan"])
+@pytest.mark.parametrize("case", [pytest.param("rollback", marks=pytest.mark.slow), "nan", "nan, sharded"])
 def test_a_rollback_leaves_both_in_the_state_that_one_process_goes_back_to(ran, case):
     _, _, found = ran
     expected, first, second = (found[case, rank]["after"] for rank in (-1, 0, 1))

@@ -21,6 +21,7 @@ from mmssl.training.engine import make_accelerator
 from mmssl.training.loop import Loop
 from mmssl.training.metrics import Meter
 from mmssl.training.optimizer import learning_rate, make_optimizer, no_decay_names
+from mmssl.training.parallel import Parallel
 
 
 def loop_of(folder: Path, content: dict[str, Any]) -> tuple[Loop, Any]:
@@ -32,7 +33,7 @@ def loop_of(folder: Path, content: dict[str, Any]) -> tuple[Loop, Any]:
     processor = fitted_processor(recipe.modalities, source, columns, folder, accelerator, samples=2000)
     assert recipe.train.steps is not None
     pretraining = build_pretraining(recipe, processor)
-    loop = Loop(accelerator, pretraining, recipe.train, recipe.train.steps, folder, 0, Quarantine(None))
+    loop = Loop(Parallel(accelerator), pretraining, recipe.train, recipe.train.steps, folder, 0, Quarantine(None))
     batches = training_batches(
         source,
         processor.preprocessors,

@@ -21,6 +21,7 @@ RESUMABLE = {
         "log_every",
         "save_every",
         "save_minutes",
+        "time_limit",
         "keep",
         "trackers",
         "accumulation",
@@ -34,12 +35,14 @@ RESUMABLE = {
             "log_every",
             "save_every",
             "save_minutes",
+            "time_limit",
             "keep",
             "trackers",
             "compile",
             "gradient_checkpointing",
             "memory",
             "store_frozen",
+            "parallel",
         ),
         *("gradient_share_every", "health_every", "health_samples", "guard"),
         *("probe_every", "probe_tasks", "probe_samples"),
@@ -47,7 +50,7 @@ RESUMABLE = {
     FinetuneConfig: {"arms", "draws", "score", "patience", "eval_batch_size", "workers", "max_bad", "limits", "fetch"},
 }
 OWN = ("gradient_checkpointing", "compile", "gradient_share_every", "health_every", "health_samples", "guard")
-OWN += ("store_frozen", "probe_every", "probe_tasks", "probe_samples")
+OWN += ("store_frozen", "parallel", "probe_every", "probe_tasks", "probe_samples")
 
 
 @pytest.mark.parametrize("cls", RESUMABLE)

@@ -265,8 +265,9 @@ def test_all_processes_look_at_the_same_steps(capsys):
     due = []
     for number in range(2):
         place = SimpleNamespace(is_main_process=number == 0, process_index=number, num_processes=2)
+        parallel = SimpleNamespace(accelerator=place, cut=False)
         observers = Observers(
-            make_observers(recipe, None, SimpleNamespace(preprocessors={}), None, {}, place, {}, None)
+            make_observers(recipe, None, SimpleNamespace(preprocessors={}), None, {}, parallel, {}, None)
         )
         due.append([])
         for step in range(10):

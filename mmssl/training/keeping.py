@@ -1,0 +1,87 @@
+"""The checkpoints of one loop: what of it they hold, and when the next one is due."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..recipe.config import LoopConfig
+from . import checkpoints
+from .engine import on_first
+from .observers import Observers
+from .parallel import Parallel
+
+
+class Keeper:
+    """Writes and reads the checkpoints in a folder.
+
+    Attributes:
+        saved: the step of the last one that was written; None before the first.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        parallel: Parallel,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        observers: Observers,
+        settings: LoopConfig,
+        origin: Mapping[str, object],
+    ) -> None:
+        """What they are of.
+
+        Args:
+            folder: of all checkpoints of the run.
+            parallel: the processes, and what each of them holds.
+            module: whose weights are kept.
+            optimizer: whose state is.
+            observers: whose state is, too.
+            settings: the options of the loop.
+            origin: what the run started from, by name.
+        """
+        self.folder, self.parallel, self.accelerator = folder, parallel, parallel.accelerator
+        self.module, self.optimizer, self.observers = module, optimizer, observers
+        self.settings, self.origin = settings, origin
+        self.saved: int | None = None
+        self._saved_at = time.monotonic()
+
+    def latest(self, healthy: bool = False) -> Path | None:
+        """`checkpoints.latest`. The first process looks: it says if one is damaged."""
+        return on_first(self.accelerator, lambda: checkpoints.latest(self.folder, healthy))
+
+    def load(self, path: Path) -> checkpoints.State:
+        """Weights, optimiser and observers as of a checkpoint. UserError when it is of a run from something else."""
+        checkpoints.check_origin(path, self.origin, self.settings.batch_size)
+        state = checkpoints.load(path, self.module, self.optimizer)
+        if self.accelerator.scaler is not None and state.get("scaler"):
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.observers.load(state, partial(checkpoints.tensors, path))
+        return state
+
+    def write(self, step: int, own: checkpoints.State) -> None:
+        """Write a checkpoint: the first process alone, or where each holds a share all together.
+
+        own: what the loop says of itself.
+        """
+        if self.accelerator.is_main_process or self.parallel.cut:
+            scaler = self.accelerator.scaler
+            state = {"scaler": scaler.state_dict() if scaler is not None else None, **own}
+            state |= {"batch_size": self.settings.batch_size, **self.observers.state()}
+            state |= {"origin": self.origin} if self.origin else {}
+            together = partial(checkpoints.save_together, accelerator=self.accelerator)
+            save = together if self.parallel.cut else checkpoints.save
+            save(self.folder, step, self.module, self.optimizer, state, self.settings.keep, self.observers.tensors())
+        self.saved, self._saved_at = step, time.monotonic()
+
+    def long_unsaved(self) -> bool:
+        """Whether the last checkpoint is `save_minutes` old; the same in all processes, which call it together."""
+        if self.settings.save_minutes is None:
+            return False
+        seconds = torch.tensor(time.monotonic() - self._saved_at, device=self.accelerator.device)
+        return float(self.accelerator.reduce(seconds, "mean")) >= 60 * self.settings.save_minutes
