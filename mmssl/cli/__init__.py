@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from ..errors import LostProcess, RunError, TimeUp, UserError, nearest, one_line, out_of_memory, shown, unknown
 from ..provenance import trust
+from . import verifying
 from .results import print_report, show_run
 from .telling import add_commands
 
@@ -141,6 +142,9 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     sub.add_argument(
         "overrides", metavar="key=value", nargs="*", help="options, e.g. name=CONFIGURATION split=test limit=100"
     )
+
+    help = "Prove for a recipe that a run that is killed and resumed is the one that never stopped."
+    verifying.add_arguments(command("verify-resume", verifying.verify, help))
 
     _add_push(command("push", _push, "Publish a model or adapter folder on the Hub."))
     sub = command("reproduce", _reproduce, "Train a model again from its card, and compare.")

@@ -44,8 +44,8 @@ T = TypeVar("T")
 
 
 def recipe_names() -> list[str]:
-    """Names of the shipped recipes; `examples/NAME` are settings for one public data set each. The files for launchers in
-    `accelerate/` are none."""
+    """Names of the shipped recipes; `examples/NAME` are settings for one public data set each. Files for launchers, in
+    `accelerate/`, are none."""
     folder = shipped_folder("configs")
     names = [
         path.relative_to(folder).with_suffix("").as_posix()

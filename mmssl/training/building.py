@@ -265,7 +265,9 @@ def start_of(found: Located, processor: MMSSLProcessor, base: str | None = None)
 def build_pretraining(recipe: Recipe, processor: MMSSLProcessor) -> Pretraining:
     """The model of a recipe with its objectives, as the loop takes it."""
     model = build_model(recipe, processor)
-    adapter = put_adapters(model, recipe.model)  # first: a teacher shares what is frozen when it is made
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed + 2)  # other numbers than the model's and the objectives'
+        adapter = put_adapters(model, recipe.model)  # first: a teacher shares what is frozen when it is made
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed + 1)  # other numbers than the model's
         parts = recipe.objectives.items()

@@ -200,6 +200,18 @@ def facts(path: Path) -> State:
     return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
 
 
+def digests(path: Path) -> dict[str, str]:
+    """Tensor -> SHA-256 of its bits, of weights and the optimiser's state; those in parts as one. Files do not tell:
+    they may hold the same tensors in another order."""
+    found: dict[str, hashlib._Hash] = {}
+    for file in sorted(path.glob("**/*.safetensors")):
+        for name, tensor in sorted(load_file(file).items()):
+            digest = found.setdefault(name, hashlib.sha256())
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return {name: digest.hexdigest() for name, digest in found.items()}
+
+
 def failed(folder: Path, step: int, error: object) -> RunError:
     """What is said of a checkpoint that cannot be written."""
     return RunError(f"checkpoint {_name(step)} could not be written to {folder}: {error}; {_last(folder)}")

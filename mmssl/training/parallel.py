@@ -110,6 +110,7 @@ class Sharded(Parallel):
                     f"train.parallel: found fsdp2, but tower '{name}' has batch norms, whose running statistics are "
                     "not those of one process then; expected ddp"
                 )
+        self._start_alike(pretraining)
         self.skeleton = without_memory(pretraining, "meta")
         device = self.accelerator.device
         mesh = init_device_mesh(device.type, (world_size(),))
@@ -125,6 +126,16 @@ class Sharded(Parallel):
         for parameter in kept:
             parameter.data = parameter.data.to(device)
         register_fsdp_forward_method(pretraining, "look")
+
+    def _start_alike(self, pretraining: Pretraining) -> None:
+        """Give all processes the first one's weights, as DistributedDataParallel does; only those that differ, which
+        none does whose draws are seeded."""
+        tensors = [value for value in pretraining.state_dict().values() if value.numel()]
+        mine = [zlib.crc32(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()) for value in tensors]
+        found = torch.tensor([mine, [-digest for digest in mine]])
+        dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self.hosts)
+        for at in (found[0] != -found[1]).nonzero().flatten().tolist():
+            dist.broadcast(tensors[at], 0, group=self.hosts)
 
     def prepare(self, pretraining: Pretraining) -> nn.Module:
         """As for evaluation: Accelerate's precision around the forward pass, and no wrapper."""

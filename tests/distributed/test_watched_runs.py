@@ -6,6 +6,7 @@ Two gloo processes run `mmssl pretrain` for each case, one after another, as a l
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -198,6 +199,21 @@ def test_what_was_watched_is_in_the_log(quick, case):
         "probe/image/knn",
     }
     assert kinds <= {key for row in runs.metrics(two / case) for key in row}
+
+
+def test_what_shares_of_two_have_written_one_process_goes_on_with(quick, tmp_path):
+    one, two, _ = quick
+    run = tmp_path / "run"
+    shutil.copytree(two / "watched, sharded", run)
+    assert (run / "checkpoints" / "step-00000004" / "shards").is_dir()
+    for done in (run / "checkpoints" / "step-00000006", run / "model"):
+        shutil.rmtree(done)
+    path = runs.write(tmp_path, sharded(watched()))
+    assert main(["pretrain", str(path), "--output", str(run), "--resume"]) == 0
+    expected, found = runs.metrics(one / "watched")[-1], runs.metrics(run)[-1]
+    assert found["step"] == expected["step"] == 6
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert (run / "checkpoints" / "step-00000006" / checkpoints.WEIGHTS).is_file()
 
 
 @pytest.mark.parametrize("case", [pytest.param("rollback", marks=pytest.mark.slow), "nan", "nan, sharded"])
