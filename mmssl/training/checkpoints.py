@@ -35,7 +35,8 @@ from .engine import on_first
 from .optimizer import optimizer_tensors, restore_optimizer
 
 logger = logging.getLogger("mmssl")
-WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+WEIGHTS, OPTIMIZER = shards.WHOLE
+STATE = "state.json"
 State = dict[str, Any]
 """Of `state.json`: plain data."""
 _NAME = re.compile(r"step-(\d{8,})")

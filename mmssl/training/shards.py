@@ -26,6 +26,8 @@ from ..distributed import rank, world_size
 
 FOLDER = "shards"
 """In that of a checkpoint."""
+WHOLE = ("weights.safetensors", "optimizer.safetensors")
+"""The files of a checkpoint in one piece."""
 
 
 @contextmanager
@@ -75,8 +77,16 @@ class Stored:
         if not cut and not any(isinstance(value, DTensor) for value in own.values()):
             return None
         folder = path / FOLDER if cut else path
-        found = dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-        there = {name: about for name, about in found.items() if isinstance(about, TensorStorageMetadata)}
+        found = dcp.HuggingFaceStorageReader(str(folder)).read_metadata()
+        # beside whole files lie those of observers
+        ours = {
+            index.fqn for index, place in found.storage_data.items() if cut or Path(place.relative_path).name in WHOLE
+        }
+        there = {
+            name: about
+            for name, about in found.state_dict_metadata.items()
+            if name in ours and isinstance(about, TensorStorageMetadata)
+        }
         weights = {name: about.size for name, about in there.items() if "::" not in name}
         return cls(folder, weights, {name: about for name, about in there.items() if "::" in name})
 
