@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
+import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from toys import processes
 from toys import world as toy_world
-from toys.processes import joined
+from toys.processes import free_ports, joined, processes
 from toys.steps import CUT, PARTS, ROWS, WORLDS, assert_equal_one, in_parts, one_pass, samples, two_steps
 
 from mmssl.draws import Draws
+from mmssl.errors import RunError
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.training.parallel import Sharded, in_full
 
 CASE = "one rank lacks a modality"
+
+
+QUICK = ("joint", "distillation", "pairs and views")
+"""All families of objectives; the others are slow tests."""
+LONG = tuple(world for world in WORLDS if world not in QUICK)
 
 
 def sharded_steps(pretraining: Pretraining, batch, draws, step=one_pass) -> list:
@@ -24,33 +32,81 @@ def sharded_steps(pretraining: Pretraining, batch, draws, step=one_pass) -> list
     found = []
     for losses, grads in two_steps(module, pretraining, batch, draws, step, parallel.exchange):
         dist.all_reduce(losses)
-        found.append(((losses / 2).numpy(), {n: in_full(g).numpy() for n, g in grads.items()}))
+        whole = {n: in_full(g).numpy() for n, g in grads.items()}
+        found.append(((losses / dist.get_world_size()).numpy(), whole))
     return found
 
 
-def worker(rank: int, port: int, results) -> None:
-    with joined(rank, port):
-        draws = Draws(9, ROWS, rank * ROWS, 2 * ROWS)
-        for world in WORLDS:
-            mine = toy_world.batch({n: v[rank * ROWS : (rank + 1) * ROWS] for n, v in samples(CASE).items()})
+def worker(rank: int, port: int, count: int, worlds: Sequence[str], parts: Sequence[str], results) -> None:
+    with joined(rank, port, count):
+        own = 2 * ROWS // count
+        draws = Draws(9, own, rank * own, 2 * ROWS)
+        for world in worlds:
+            mine = toy_world.batch({n: v[rank * own : (rank + 1) * own] for n, v in samples(CASE).items()})
             results[rank, world, CASE] = sharded_steps(WORLDS[world](), mine, draws)
-        for world in CUT:
-            starts = range(rank * ROWS, (rank + 1) * ROWS, ROWS // PARTS)
+        for world in parts:
+            starts = range(rank * own, (rank + 1) * own, own // PARTS)
             raw = samples("mixed")
-            mine = [toy_world.batch({n: v[i : i + ROWS // PARTS] for n, v in raw.items()}) for i in starts]
+            mine = [toy_world.batch({n: v[i : i + own // PARTS] for n, v in raw.items()}) for i in starts]
             results[rank, world, "parts"] = sharded_steps(CUT[world](), mine, draws, in_parts)
 
 
+def run(count: int, worlds: Sequence[str], parts: Sequence[str]) -> dict[tuple[int, str, str], list]:
+    return processes(worker, free_ports(1)[0], count, worlds, parts, count=count)
+
+
 @pytest.fixture(scope="module")
-def two_shards() -> dict[tuple[int, str, str], list]:
-    return processes.two_processes(worker)
+def quick() -> dict[tuple[int, str, str], list]:
+    return run(2, QUICK, ())
 
 
-@pytest.mark.parametrize("world", WORLDS)
-def test_loss_and_gradient_equal_one_process(two_shards, world):
-    assert_equal_one(two_shards, world, CASE, WORLDS[world](), toy_world.batch(samples(CASE)))
+@pytest.fixture(scope="module")
+def long() -> dict[tuple[int, str, str], list]:
+    return run(2, LONG, tuple(CUT))
 
 
+@pytest.fixture(scope="module")
+def four() -> dict[tuple[int, str, str], list]:
+    return run(4, tuple(WORLDS), ())
+
+
+@pytest.mark.parametrize("world", QUICK)
+def test_loss_and_gradient_equal_one_process(quick, world):
+    assert_equal_one(quick, world, CASE, WORLDS[world](), toy_world.batch(samples(CASE)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", LONG)
+def test_loss_and_gradient_of_the_others_too(long, world):
+    assert_equal_one(long, world, CASE, WORLDS[world](), toy_world.batch(samples(CASE)))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("world", CUT)
-def test_loss_and_gradient_of_parts_equal_one_pass_of_one(two_shards, world):
-    assert_equal_one(two_shards, world, "parts", CUT[world](), toy_world.batch(samples("mixed")))
+def test_loss_and_gradient_of_parts_equal_one_pass_of_one(long, world):
+    assert_equal_one(long, world, "parts", CUT[world](), toy_world.batch(samples("mixed")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", WORLDS)
+def test_four_processes_equal_one(four, world):
+    assert_equal_one(
+        four, world, CASE, WORLDS[world](), toy_world.batch(samples(CASE)), 4, 2e-5
+    )  # four sums round more
+
+
+def short_of_a_tower(rank: int, port: int, results) -> None:
+    """What the second process says whose loss reaches no weights, and the first."""
+    with joined(rank, port):
+        pretraining = WORLDS["masked"]()
+        parallel = Sharded(Accelerator(cpu=True))
+        parallel.place(pretraining)
+        weight = torch.ones(3, requires_grad=True)
+        with pytest.raises(RunError) as error:
+            parallel.check(weight.sum() * (torch.ones(3, 1, requires_grad=True).sum() if rank else 1))
+        results[rank] = str(error.value)
+
+
+def test_losses_that_reach_different_weights_end_all_with_one_sentence():
+    found = processes(short_of_a_tower, free_ports(1)[0])
+    assert found[0] == found[1] and "reach different weights (from 1 to 2 tensors)" in found[0]

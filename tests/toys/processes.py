@@ -34,10 +34,10 @@ def two_processes(worker: Callable[..., None]) -> dict[Any, Any]:
     return processes(worker, free_ports(1)[0])
 
 
-def processes(worker: Callable[..., None], *given: Any) -> dict[Any, Any]:
-    """The same of `worker(rank, *given, results)`."""
+def processes(worker: Callable[..., None], *given: Any, count: int = 2) -> dict[Any, Any]:
+    """The same of `worker(rank, *given, results)` in so many."""
     with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / str(rank) for rank in range(2)]
+        files = [Path(folder) / str(rank) for rank in range(count)]
         started = []
         for rank, file in enumerate(files):
             work = pickle.dumps(sys.path) + pickle.dumps((worker, (rank, *given), str(file)))
@@ -51,7 +51,7 @@ def processes(worker: Callable[..., None], *given: Any) -> dict[Any, Any]:
             if not one.ended():
                 one.kill()
         done = [one.wait() for one in started]
-        assert [one.returncode for one in done] == [0, 0], "\n".join(one.stderr for one in done)
+        assert [one.returncode for one in done] == [0] * count, "\n".join(one.stderr for one in done)
         return {key: value for file in files for key, value in pickle.loads(file.read_bytes()).items()}
 
 
@@ -65,10 +65,10 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def joined(rank: int, port: int) -> Iterator[None]:
-    """One thread, in the group of the two; left when both are done."""
+def joined(rank: int, port: int, count: int = 2) -> Iterator[None]:
+    """One thread, in the group of all; left when all are done."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
     yield
     dist.barrier()
     dist.destroy_process_group()
