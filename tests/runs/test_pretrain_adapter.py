@@ -182,3 +182,12 @@ def test_an_adapter_needs_something_to_be_on(tmp_path):
     content["model"]["towers"]["image"]["adapter"] = {"type": "lora"}
     with pytest.raises(UserError, match="an adapter on random weights"):
         pretrain(content, output=tmp_path / "run")
+
+
+def test_adapters_start_from_numbers_of_the_recipes_seed(base):
+    processor, found = open_model(base)[1], []
+    for seed in range(2):
+        torch.manual_seed(seed)  # what was drawn before is nothing to them
+        model = build_pretraining(load_recipe(recipe(base)), processor).model
+        found.append({n: p.detach() for n, p in model.named_parameters() if "lora_A" in n})
+    assert found[0] and all(torch.equal(found[0][name], found[1][name]) for name in found[0])
