@@ -81,6 +81,8 @@ def open_source(
     import datasets
 
     path = named_object(path) if isinstance(path, str) and is_object(path) else path
+    if path == "":
+        raise UserError("data.path: found '', expected a file, a folder or a name")  # of which "" would be the one here
     what = f"'{path}'" if isinstance(path, (str, Path)) else f"the {type(path).__name__}"
     base: Path | None = None
     read = frozenset([*words, *used_columns(columns or {})])

@@ -215,6 +215,11 @@ def _or_none(
         raise
 
 
+def has_split(data: DataConfig, path: str, name: str | None, split: str) -> bool:
+    """Whether data, read as `data` says, have a split of that name."""
+    return _or_none(data, path, name, split, (), None) is not None
+
+
 def open_outside(data: DataConfig, config: EvaluationConfig, words: set[str], files: Files | None) -> Source:
     """The other data that the task `ood` tells from the held-out rows; words, files: see `open_source`."""
     assert config.ood is not None

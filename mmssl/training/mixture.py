@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,7 +15,7 @@ from ..data.reader import is_stream
 from ..data.selection import limited
 from ..data.sources import open_source
 from ..errors import UserError
-from ..evaluation.held_out import files_of, opened_rows
+from ..evaluation.held_out import elsewhere, files_of, has_split, opened_rows
 from ..evaluation.leaks import refuse_label
 from ..recipe.mixture import FIRST
 from .building import Columns, TrainingData, flat, readers_of
@@ -32,7 +33,8 @@ Mixed: TypeAlias = Mixture | MixedStreams
 def open_mixture(recipe: Recipe, opened: TrainingData) -> Mixed | None:
     """The data that a recipe mixes, those of `data.path` first; None where it has no others.
 
-    Raises UserError where one of them is not there or has none of the modalities, or one is a stream and another not.
+    Raises UserError where one of them is not there or has none of the modalities, one is a stream and another not, or
+    one is what things are measured on.
     """
     data = recipe.data
     if not data.mix:
@@ -40,6 +42,7 @@ def open_mixture(recipe: Recipe, opened: TrainingData) -> Mixed | None:
     found: dict[str, tuple[Source, Columns]] = {FIRST: (opened.source, opened.columns)}
     for name, of in data.mix.items():
         try:
+            _refuse_measured(recipe, of, opened)
             found[name] = _opened(recipe, of, opened.columns)
         except UserError as error:
             raise UserError(f"data.mix.{name}: {error}") from error
@@ -61,6 +64,27 @@ def open_mixture(recipe: Recipe, opened: TrainingData) -> Mixed | None:
     counts = places(wishes, data.temperature, recipe.train.batch_size)
     portions = {name: Portion(source, columns, counts[name]) for name, (source, columns) in rows.items()}
     return Mixture(portions, recipe.seed)
+
+
+def _refuse_measured(recipe: Recipe, of: MixConfig, opened: TrainingData) -> None:
+    """UserError where data that are mixed in are by their name those that rows are measured of."""
+    data, evaluation = recipe.data, recipe.evaluation
+    if evaluation.tasks == []:
+        return
+    other = elsewhere(data, evaluation)
+    path, name = evaluation.path or data.path, evaluation.name or (None if other else data.name)
+    split = evaluation.split if opened.held is None else data.split
+    if _place(of.path, of.name) != _place(path, name):
+        return
+    if of.split == split or (other and not has_split(data, path, name, split)):
+        raise UserError(
+            f"'{of.path}', split '{of.split}', has the rows that are measured on: expected other data, or "
+            f"evaluation.tasks=[]"
+        )
+
+
+def _place(path: str, name: str | None) -> tuple[str, str | None]:
+    return os.path.realpath(os.path.expanduser(path.removeprefix("file://"))), name
 
 
 def _opened(recipe: Recipe, of: MixConfig, first: Columns) -> tuple[Source, Columns]:

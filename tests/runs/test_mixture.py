@@ -13,7 +13,10 @@ from toys.refusals import refused
 
 from mmssl.cli import main
 from mmssl.data import open_source
+from mmssl.recipe.config import Recipe
 from mmssl.recipe.loading import load_recipe
+from mmssl.training.building import open_training_data
+from mmssl.training.mixture import open_mixture
 
 
 @pytest.fixture
@@ -67,6 +70,11 @@ def test_a_run_says_and_keeps_what_it_was_trained_on(
     data = [f"data.mix.{name}.path={of['path']}" for name, of in mixed["data"]["mix"].items()]
     assert main(["reproduce", str(run), *data, "--output", str(tmp_path / "again")]) == 0
     assert "weights: equal bit for bit" in capsys.readouterr().out
+    # the same data in another order: their rows would have other numbers
+    mixed["data"]["mix"] = dict(reversed(mixed["data"]["mix"].items()))
+    assert runs.cli(tmp_path, "--resume", "train.steps=7", content=mixed, output="cut") == 2
+    assert "mixed in are captions, pictures, they were pictures, captions" in capsys.readouterr().err
+    mixed["data"]["mix"] = dict(reversed(mixed["data"]["mix"].items()))
     # other data
     lines = (tmp_path / "captions.jsonl").read_text().splitlines()
     (tmp_path / "captions.jsonl").write_text("\n".join(['{"text": "another"}', *lines[1:]]) + "\n")
@@ -137,3 +145,24 @@ def test_data_that_cannot_be_mixed_in_are_refused(
     assert runs.cli(tmp_path, content=mixed) == 2
     (line,) = runs.errors(capsys.readouterr().err)
     assert all(fact in line for fact in facts), line
+
+
+@pytest.mark.parametrize(("path", "words"), [("table/captions.csv", []), ("other.csv", ["evaluation.path=other.csv"])])
+def test_rows_that_are_measured_on_are_not_mixed_in(
+    tmp_path: Path, path: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "table").mkdir()
+    rows = "".join(f"one line of {n},{n % 2}\n" for n in range(40))
+    for name in ("table/captions.csv", "other.csv", "further.csv"):
+        (tmp_path / name).write_text("text,label\n" + rows)
+
+    def recipe_of(mixed_in: str) -> Recipe:
+        mix = [f"data.path={tmp_path / 'table' / 'captions.csv'}", f"data.mix={{more: {{path: {mixed_in}}}}}"]
+        return load_recipe("text_contrastive", [*mix, "evaluation.label=label", "train.batch_size=16", *words])
+
+    recipe = recipe_of(path)
+    opened = open_training_data(recipe)
+    with refused("data.mix.more", path, "measured on"):
+        open_mixture(recipe, opened)
+    assert open_mixture(recipe_of("further.csv"), opened) is not None

@@ -203,6 +203,11 @@ def test_real_folders(shared_data: Path) -> None:
     assert len(lines) > 1000 and all(line.strip() for line in lines)
 
 
+def test_no_path_is_not_the_working_directory() -> None:
+    with pytest.raises(UserError, match="data.path: found ''"):
+        open_source("")
+
+
 def test_limit_is_not_the_first_rows() -> None:
     data = datasets.Dataset.from_dict({"text": [str(i) for i in range(1000)], "label": [i // 100 for i in range(1000)]})
     some = open_source(data, limit=100)
