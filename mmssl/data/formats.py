@@ -71,6 +71,12 @@ def table_format(path: str) -> str | None:
     return ending if "." in name and ending in TABLES else None
 
 
+def without_query(path: str) -> str:
+    """An address without what is asked for and signed in it (`?X-Amz-Signature=...`), any other path as it is: there
+    a question mark stands for a letter."""
+    return path.partition("?")[0] if path.startswith(("http://", "https://")) else path
+
+
 def way_out(names: Iterable[str]) -> str:
     """What makes a table that is read of the first of some files that pandas knows; empty where it knows none."""
     for name in names:
@@ -105,7 +111,7 @@ def by_split(files: Iterable[Path | str]) -> dict[str, list[str]]:
     names = [str(file) for file in files]
     named: dict[str, list[str]] = {}
     for name in names:
-        named.setdefault(split_of(os.path.basename(name)) or "", []).append(name)
+        named.setdefault(split_of(os.path.basename(without_query(name))) or "", []).append(name)
     return {"train": names} if "" in named else named
 
 

@@ -195,7 +195,7 @@ class _Opening:
         """Tables or archives behind a URL, or a glob of them, that fsspec opens."""
         from . import builders
 
-        ending = formats.table_format(path)
+        ending = formats.table_format(formats.without_query(path))
         if ending is None:
             raise UserError(
                 f"data.path: {self.what} does not say what the files are, expected a file or a glob that ends in "

@@ -332,6 +332,21 @@ def test_files_behind_a_url_are_streamed_as_those_here(memory: str, files: Path)
         open_source(f"{memory}/none.csv")
 
 
+def test_a_signed_address_is_of_what_it_names(files: Path) -> None:
+    import threading
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(files)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        signed = f"http://127.0.0.1:{server.server_port}/00.parquet?for=test&signature=0a.b"
+        assert list(open_source(signed, streaming=True)) == list(opened(files, "00"))
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def test_rows_behind_a_url_name_no_files_here(memory: str, tmp_path: Path) -> None:
     from mmssl.data.origins import origins, places
 
