@@ -42,7 +42,9 @@ class Bad:
         return f"sample {self.index}" if self.source is None else f"sample {self.index} of {self.source}"
 
 
-def refuse_share(bad: Sequence[Bad], broken: int, read: int, most: float, option: str, more: str = "") -> None:
+def refuse_share(
+    bad: Sequence[Bad], broken: int, read: int, most: float, option: str, more: str = "", what: str = "samples read"
+) -> None:
     """UserError once more than the share `most` of the samples are broken, after `ENOUGH` of them or where all are.
 
     Args:
@@ -52,13 +54,14 @@ def refuse_share(bad: Sequence[Bad], broken: int, read: int, most: float, option
         most: the largest share.
         option: sets it.
         more: is said at the end.
+        what: they are called.
     """
     if not bad or not read:
         return
     if broken / read > most and (read >= ENOUGH or broken == read):
         fault = bad[0]
         raise UserError(
-            f"{broken:,} of {read:,} samples read are broken ({broken / read:.0%}), more than {option} = {most:g} "
+            f"{broken:,} of {read:,} {what} are broken ({broken / read:.0%}), more than {option} = {most:g} "
             f"allows; e.g. {fault.where} ({fault.modality}, column {fault.column}): {fault.reason}{more}"
         )
 
@@ -76,14 +79,17 @@ class Quarantine:
         folder: str | Path | None,
         max_bad: float = 0.05,
         place: Callable[[int], tuple[str | None, int]] | None = None,
+        share: Callable[[str], float] | None = None,
     ) -> None:
         """place: of a sample's number, (which of several data it is of, the number of its row there); None: the same
-        number of the only data."""
-        self.place = place
+        number of the only data. share: of the samples, that each of several data has."""
+        self.place, self.share = place, share
         self.path = None if folder is None else Path(folder) / "quarantine.jsonl"
         self.max_bad = max_bad
         self.read = 0
         self.bad = 0
+        self._of: dict[str, int] = {}
+        self._since = 0  # of this process
         self._listed = self._load()
 
     def record(self, bad: Iterable[Bad], read: int) -> None:
@@ -91,11 +97,16 @@ class Quarantine:
 
         A sample counts once, however many of its parts are broken.
 
-        Raises UserError once more than `max_bad` of the samples are broken, RunError when the list cannot be written.
+        Raises UserError once more than `max_bad` of the samples are broken, all together or of one of several data,
+        RunError when the list cannot be written.
         """
         bad = [self._placed(one) for one in bad]
+        rows = {(fault.source, fault.index) for fault in bad}
         self.read += read
-        self.bad += len({(fault.source, fault.index) for fault in bad})
+        self._since += read
+        self.bad += len(rows)
+        for source in {source for source, _ in rows if source is not None}:
+            self._of[source] = self._of.get(source, 0) + sum(source == of for of, _ in rows)
         for fault in bad:
             if _key(fault) not in self._listed:
                 self._listed[_key(fault)] = fault
@@ -103,6 +114,12 @@ class Quarantine:
                 logger.warning("broken %s (%s, column %s): %s", fault.where, fault.modality, fault.column, fault.reason)
         where = "" if self.path is None else f"; all are listed in {self.path}"
         refuse_share(bad, self.bad, self.read, self.max_bad, "data.max_bad", where)
+        for source, count in self._of.items() if self.share is not None else ():
+            seen = max(int(self._since * self.share(source)), count)  # to within chance: data come in a drawn order
+            if seen >= ENOUGH:
+                one = [fault for fault in bad if fault.source == source]
+                said = f"or so samples read of {source}"
+                refuse_share(one, count, seen, self.max_bad, "data.max_bad", where, said)
 
     def _placed(self, fault: Bad) -> Bad:
         if self.place is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,16 +18,16 @@ from ..data.sources import open_source
 from ..errors import UserError
 from ..evaluation.held_out import elsewhere, files_of, has_split, opened_rows
 from ..evaluation.leaks import refuse_label
-from ..recipe.mixture import FIRST
+from ..recipe.mixture import FIRST, MixConfig
 from .building import Columns, TrainingData, flat, readers_of
 from .observers import Measured, Moment, Observer, State, Verdict
 
 if TYPE_CHECKING:
     from ..data.loading import Source
     from ..recipe.config import DataConfig, Recipe
-    from ..recipe.mixture import MixConfig
 
 
+OPTIONS = [part.name for part in dataclasses.fields(MixConfig)]
 Mixed: TypeAlias = Mixture | MixedStreams
 
 
@@ -45,7 +46,8 @@ def open_mixture(recipe: Recipe, opened: TrainingData) -> Mixed | None:
             _refuse_measured(recipe, of, opened)
             found[name] = _opened(recipe, of, opened.columns)
         except UserError as error:
-            raise UserError(f"data.mix.{name}: {error}") from error
+            own = re.sub(rf"^data\.({'|'.join(OPTIONS)})\b", rf"data.mix.{name}.\1", str(error))
+            raise UserError(own if own != str(error) else f"data.mix.{name}: {error}") from error
     asked: Mapping[str, DataConfig | MixConfig] = {FIRST: data, **data.mix}
     streams = [name for name, (source, _) in found.items() if is_stream(source)]
     if streams and (len(streams) < len(found) or any(of.weight is None for of in asked.values())):

@@ -168,7 +168,8 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
             pretraining.model.config.held_out = asdict(opened.held.rule)
         steps, per_epoch = count_steps(recipe.train, source if mixture is None else mixture)
         place = place_of(source) if mixture is None else mixture.place
-        quarantine = Quarantine(folder if main else None, recipe.data.max_bad, place)
+        share = None if mixture is None else mixture.share
+        quarantine = Quarantine(folder if main else None, recipe.data.max_bad, place, share)
         lengths = {name: Lengths() for name in (FIRST, *recipe.data.mix)}
         observers = make_observers(recipe, pretraining, processor, source, columns, parallel, lengths, mixture)
         loop = Loop(parallel, pretraining, recipe.train, steps, folder, recipe.seed, quarantine, observers=observers)

@@ -167,6 +167,15 @@ def test_quarantine_lists_counts_and_warns_once(tmp_path: Path, caplog: pytest.L
         Quarantine(tmp_path / "run")
 
 
+def test_one_of_several_data_does_not_hide_its_broken_samples_among_the_others() -> None:
+    ledger = Quarantine(None, 0.05, lambda number: ("few", number), lambda name: {"few": 0.02}[name])
+    two = [Bad(row, "image", "pic", "no picture") for row in (3, 4)]
+    for _ in range(24):
+        ledger.record(two, read=100)
+    with pytest.raises(UserError, match="50 of 50 or so samples read of few are broken .*sample 3 of few"):
+        ledger.record(two, read=100)
+
+
 def bad(*indices: int) -> list[Bad]:
     return [Bad(index, "image", "img", "cut off") for index in indices]
 

@@ -133,8 +133,8 @@ def test_contradictions_are_refused(mixed: dict[str, Any], data: dict[str, Any],
 @pytest.mark.parametrize(
     ("of", "facts"),
     [
-        ({"path": "nowhere.csv"}, ["data.mix.captions", "nowhere.csv"]),
-        ({"columns": {"image": "nothing"}}, ["data.mix.captions", "nothing", "text"]),
+        ({"path": "nowhere.csv"}, ["error: data.mix.captions.path", "nowhere.csv"]),
+        ({"columns": {"image": "nothing"}}, ["error: data.mix.captions.columns.image", "nothing", "text"]),
         ({"weight": 1e-5}, ["captions", "none"]),
     ],
 )
