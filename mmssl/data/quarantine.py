@@ -114,8 +114,9 @@ class Quarantine:
                 logger.warning("broken %s (%s, column %s): %s", fault.where, fault.modality, fault.column, fault.reason)
         where = "" if self.path is None else f"; all are listed in {self.path}"
         refuse_share(bad, self.bad, self.read, self.max_bad, "data.max_bad", where)
-        for source, count in self._of.items() if self.share is not None else ():
-            seen = max(int(self._since * self.share(source)), count)  # to within chance: data come in a drawn order
+        for source, count in self._of.items():
+            part = 0.0 if self.share is None else self.share(source)
+            seen = max(int(self._since * part), count)  # to within chance: data come in a drawn order
             if seen >= ENOUGH:
                 one = [fault for fault in bad if fault.source == source]
                 said = f"or so samples read of {source}"
