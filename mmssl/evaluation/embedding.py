@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from ..modality import Batch, Inputs, Modality, Preprocessor
 from ..models.running import device_of, evaluating, to_device
 from .baselines import hashed
@@ -59,6 +60,18 @@ class Embedded:
         if encoder == "raw":
             return self.raw.get(modality)
         return self.pooled.get(encoder, {}).get(modality)
+
+
+def refuse_diverged(rows: Embedded, what: str) -> None:
+    """UserError where an encoder gives what is no number for rows that it was given. what: the rows are called."""
+    for encoder, of in rows.pooled.items():
+        for name, x in of.items():
+            broken = int((~x.isfinite().all(1) & rows.present[name]).sum())
+            if broken:
+                raise UserError(
+                    f"what the encoder '{encoder}' gives of {name} is not finite in {broken:,} of {len(x):,} "
+                    f"{what} rows, expected numbers: its weights, or these rows, are too large or no numbers"
+                )
 
 
 def has_raw(modality: Modality) -> bool:

@@ -23,7 +23,7 @@ from ..modality import Preprocessor
 from ..models.running import device_of
 from ..recipe.config import TASKS
 from . import further, tasks
-from .embedding import Embedded, embed_source, embed_texts
+from .embedding import Embedded, embed_source, embed_texts, refuse_diverged
 from .held_out import Sources, files_of, open_outside, open_sources, read_columns
 from .leaks import refuse_label, telling_columns
 from .rows import (
@@ -270,6 +270,7 @@ class _Evaluation:
         self.report[f"n_{what}"] = total
         broken = len({bad.index for bad in embedded.bad})
         refuse_share(embedded.bad, broken, total, self.data.max_bad, "max_bad")
+        refuse_diverged(embedded, what)
         self.report["bad"][what] = broken
         return embedded
 

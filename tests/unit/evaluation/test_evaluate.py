@@ -168,6 +168,20 @@ def test_without_text_zero_shot_still_works_but_retrieval_does_not(tmp_path: Pat
     assert any("text: not evaluated, the data has no column 'text'" in note for note in report["notes"])
 
 
+def test_what_is_no_number_is_refused_and_not_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = DataConfig(path=str(write_data(tmp_path / "d")))
+    real = ByHand.encode_batch
+
+    def diverged(self: ByHand, *args: Any, **options: Any) -> Any:
+        output = real(self, *args, **options)
+        output.pooled["point"][-1] = torch.nan
+        return output
+
+    monkeypatch.setattr(ByHand, "encode_batch", diverged)
+    with pytest.raises(UserError, match="'model' gives of point is not finite in 1 of 40 test rows"):
+        evaluate(ByHand(True), READERS, data, EvaluationConfig(tasks=["knn"], limit=40))
+
+
 def test_missing_and_broken_values_are_left_out(tmp_path: Path) -> None:
     def holes(points: list[Any]) -> list[Any]:
         return [None if i % 10 == 0 else p[:2] if i % 10 == 1 else p for i, p in enumerate(points)]
