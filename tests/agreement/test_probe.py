@@ -19,6 +19,7 @@ def test_the_head_starts_as_the_probe_that_evaluate_reports(judged, evaluated, t
     assert found["fine-tuned"]["finetuned"] == found["linear probe"]["model"] == evaluated("linear")["pretrained"]
 
 
+@pytest.mark.slow
 def test_the_data_can_tell_probes_apart(evaluated, monkeypatch) -> None:
     chosen = evaluated("linear")["pretrained"]
     others = []

@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from mmssl.evaluation import attentive, embedding
+from mmssl.evaluation import attentive, embedding, tasks
 from mmssl.evaluation.attentive import AttentiveProbe, attentive_logits, fit_attentive
 from mmssl.evaluation.embedding import Collector, Embedded
 from mmssl.modality import Batch
@@ -33,10 +33,10 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_finds_the_token_that_a_mean_hides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attentive, "MOST", 300)
+    monkeypatch.setattr(attentive, "MOST", 200)
     monkeypatch.setattr(attentive, "RATES", (3e-3,))
     monkeypatch.setattr(attentive, "DECAYS", (0.1,))
-    (tokens, y), (test, truth) = hidden_in_one_token(800, 0), hidden_in_one_token(400, 1)
+    (tokens, y), (test, truth) = hidden_in_one_token(500, 0), hidden_in_one_token(400, 1)
     probe = fit_attentive(tokens, y, 2)
     found = float((attentive_logits(probe, test).argmax(1) == truth).double().mean())
     linear = LogisticRegression(max_iter=500).fit(tokens.mean(1), y).score(test.mean(1), truth)
@@ -132,6 +132,11 @@ def test_tokens_of_all_batches_are_kept_in_the_order_of_the_rows_or_none(monkeyp
     torch.testing.assert_close(tokens[2], batches[1][0])
     assert tokens.isnan().all(-1).sum(1).tolist() == [2, 1, 0, 3, 2]
     monkeypatch.setattr(embedding, "MOST_TOKENS", 5 * 3 * 4 * 4)
-    assert collected().no_tokens is not None and not collected().tokens, "the second batch is the longer one"
+    found = collected()
+    assert found.no_tokens is not None and not found.tokens, "the second batch is the longer one"
+    assert "the tokens of 5 rows" in found.no_tokens and "fewer rows: limit, train_limit" in found.no_tokens
+    y = torch.zeros(5, dtype=torch.long)
+    said = tasks.attentive(tasks.Features(found, found, frozenset(), y, y), 0, torch.device("cpu"))
+    assert said == ({}, {"text": found.no_tokens})
     monkeypatch.setattr(embedding, "MOST_TOKENS", 5 * 5 * 4 * 4)
     assert collected().tokens

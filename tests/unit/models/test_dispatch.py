@@ -118,7 +118,8 @@ print(int(told), (faults() - before) * resource.getpagesize() >> 20)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc alone is told to keep memory")
-@pytest.mark.parametrize("off", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("off", [False, True])
 def test_freed_memory_is_kept_unless_told_not_to(off: bool) -> None:
     env = os.environ | {"MMSSL_MALLOC": "default" if off else ""}
     # a process of its own: what a forked one inherits in free memory hides what is handed out anew, or adds to it
