@@ -7,7 +7,6 @@ not allow is left out of the report, with the reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -137,6 +136,8 @@ def check_evaluation(
     files = files_of(data, readers)
     sources = open_sources(data, config, 0, train_source, read, files=files)
     label_column(train_source if sources.test is None else sources.test, config.label)
+    if config.group is not None and sources.train is not None:
+        alike(sources.train, config.group)
     if config.classes is not None and sources.test is not None:
         labels, reason = read_labels(sources.test, sources.train, config.label)
         if labels is None:
@@ -164,12 +165,12 @@ def labelled_rows(
         return f"the data has no split '{config.split}' to test on"
     if sources.same_rows:
         return "the test rows are the training rows"
-    labels, reason = read_labels(sources.test, sources.train, config.label)
+    labels, reason = read_labels(sources.test, sources.train, config.label, config.group)
     if labels is None:
         return reason
-    if labels.train is None or sources.train is None:
+    if labels.train is None:
         return f"the training rows have no column '{labels.column}'"
-    return sources.test, sources.train, replace(labels, alike=alike(sources.train, config.group))
+    return sources.test, sources.train, labels
 
 
 def _listed(columns: str | Sequence[str] | None) -> list[str]:
@@ -202,7 +203,7 @@ class _Evaluation:
             reasons = "; ".join(f"{name}: {why}" for name, why in lacking.items())
             raise UserError(f"data.columns: the data to evaluate on has none of the model's modalities ({reasons})")
         report["notes"] += [f"{name}: not evaluated, {why}" for name, why in lacking.items()]
-        self.labels, self.no_labels = read_labels(self.test, sources.train, config.label)
+        self.labels, self.no_labels = read_labels(self.test, sources.train, config.label, config.group)
         if self.labels is not None:
             refuse_label(config.label, self.columns)
             label = self.labels.column
@@ -225,9 +226,8 @@ class _Evaluation:
             columns = present_columns(self.sources.train, list(self.preprocessors), self.mapping)[0]
             # between modalities only the raw features' ridge map learns from these rows
             train = self._embed(self.sources.train, columns, "train", self.encoders if probes else {})
-        labels, together = self.labels, None
+        labels = self.labels
         if labels is not None and labels.train is not None and self.sources.train is not None:
-            together = alike(self.sources.train, self.config.group)
             self.report["notes"] += telling_columns(self.sources.train, columns, labels.train.tolist())
         self.features = tasks.Features(
             test,
@@ -236,7 +236,7 @@ class _Evaluation:
             None if labels is None else labels.test,
             None if labels is None else labels.train,
             {} if train is None else self._spoken(columns, train),
-            together,
+            None if labels is None else labels.alike,
         )
         for task in possible:
             try:

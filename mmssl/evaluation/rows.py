@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..data.choosing import choose_columns
 from ..data.explained import stream_rows
+from ..data.holding import alike
 from ..data.sources import column_names
 from ..errors import BadSample, UserError, nearest
 from ..modality import Modality, Preprocessor
@@ -196,8 +197,13 @@ def _label_values(source: Dataset, column: str, names: Sequence[str] | None) -> 
     return out
 
 
-def read_labels(test: Dataset, train: Dataset | None, wanted: str | None) -> tuple[Labels | None, str]:
-    """The labels of both sources on one scale, or None and why there are none. `train` may lack the column."""
+def read_labels(
+    test: Dataset, train: Dataset | None, wanted: str | None, group: str | None = None
+) -> tuple[Labels | None, str]:
+    """The labels of both sources on one scale, or None and why there are none. `train` may lack the column.
+
+    group: the column of what is alike; UserError where labelled training rows lack it.
+    """
     import datasets
 
     column, reason = label_column(test, wanted)
@@ -226,7 +232,9 @@ def read_labels(test: Dataset, train: Dataset | None, wanted: str | None) -> tup
     order = sorted(distinct)
     number = {v: i for i, v in enumerate(order)}
     indexed = [torch.tensor([-1 if v is None else number[v] for v in values], dtype=torch.int64) for values in read]
-    return Labels(column, order, indexed[0], indexed[1] if len(indexed) > 1 else None, shared), ""
+    learned = indexed[1] if len(indexed) > 1 else None
+    together = None if train is None or learned is None else alike(train, group)
+    return Labels(column, order, indexed[0], learned, shared, together), ""
 
 
 def class_names(

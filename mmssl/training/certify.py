@@ -81,6 +81,7 @@ class Certificate:
     Attributes:
         recipe, overrides: what was run.
         steps, processes: of each of the two runs.
+        kills: how many were asked for; a run may have ended before one.
         killed: after which logged step and in which process; one a kill.
         tensors: how many the last checkpoint has.
         sha256: of all of them, of the run that was left alone.
@@ -93,6 +94,7 @@ class Certificate:
     overrides: list[str]
     steps: int
     processes: int
+    kills: int
     killed: list[tuple[int, int]] = field(default_factory=list)
     tensors: int = 0
     sha256: str = ""
@@ -102,8 +104,8 @@ class Certificate:
 
     @property
     def same(self) -> bool:
-        """Whether both runs ended with the same bits."""
-        return self.tensors > 0 and not self.different
+        """Whether both runs ended with the same bits, and one of them was killed."""
+        return self.tensors > 0 and bool(self.killed) and not self.different
 
     def text(self) -> str:
         """For the user."""
@@ -118,7 +120,7 @@ class Certificate:
         lines = [
             f"{self.recipe} {' '.join(self.overrides)}".rstrip(),
             f"{self.steps} steps, {self.processes} x {self.device}, torch {self.torch_version}",
-            f"killed {len(self.killed)} times and resumed: {places}",
+            f"killed {len(self.killed)} of {self.kills} times that were asked for, and resumed: {places}",
             result,
         ]
         return "\n".join([*lines, f"sha256 {self.sha256}"])
@@ -256,7 +258,7 @@ def verify_resume(
 
     Raises:
         UserError: the numbers do not go together, or the folder holds something.
-        RunError: a run failed by itself.
+        RunError: a run failed by itself, or had ended before each of the kills.
     """
     if steps < FEWEST or not 1 <= kills < steps or processes < 1:
         raise UserError(
@@ -270,7 +272,7 @@ def verify_resume(
     own += ["train.save_minutes=null", "train.time_limit=null", "train.trackers=[]", "evaluation.tasks=[]"]
     words = ["pretrain", recipe, *overrides, *own, *(["--preset", preset] if preset else [])]
     trial = Trial(words, processes, folder, launch)
-    found = Certificate(recipe, list(overrides), steps, processes)
+    found = Certificate(recipe, list(overrides), steps, processes, kills)
     straight = trial.finish("straight", trial.start("straight"))
     draw = random.Random(seed)
     for step in sorted(draw.sample(range(1, steps), kills)):
@@ -278,6 +280,11 @@ def verify_resume(
         at = trial.kill_after("resumed", step, children, rank, draw)
         if at is not None:
             found.killed.append((at, rank))
+    if not found.killed:
+        raise RunError(
+            f"verify-resume: none of {kills} kills hit the run, which had ended before: this proves nothing; more "
+            f"--steps than {steps}"
+        )
     resumed = trial.finish("resumed", trial.start("resumed"))
     found.tensors = len(straight)
     found.sha256 = hashlib.sha256(json.dumps(straight, sort_keys=True).encode()).hexdigest()

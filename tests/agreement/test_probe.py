@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from toys import runs
 
+from mmssl.cli import main
 from mmssl.evaluation import linear
 
 
@@ -34,3 +36,20 @@ def test_rows_of_a_group_are_held_out_together_by_both(judged, evaluated, tmp_pa
     by_person = evaluated("linear", "group=person")["pretrained"]
     assert judged.tuned(tmp_path / "out", "--peft", "lora", "group=person")["linear probe"]["model"] == by_person
     assert by_person != evaluated("linear")["pretrained"], "else this says nothing"
+
+
+def test_a_group_that_is_not_there_is_told_of_before_anything_is_trained_or_embedded(
+    judged, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr("mmssl.evaluation.evaluate.embed_source", pytest.fail)
+    monkeypatch.setattr("mmssl.training.pretrain.Loop", pytest.fail)
+    words = ["evaluate", str(judged.base), "--data", str(judged.data), "--task", "linear", "label=label"]
+    content = runs.recipe(evaluation={"label": "label", "group": "persn", "tasks": ["knn"]})
+    content["data"] = {"path": str(judged.data)}
+    for command in (
+        [*words, "group=persn"],
+        ["pretrain", str(runs.write(tmp_path, content)), "--output", str(tmp_path / "run")],
+    ):
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert "group: the data has no column 'persn'" in said and "did you mean 'person'" in said

@@ -15,7 +15,7 @@ from toys import forking, runs
 from mmssl.cli import main
 from mmssl.errors import RunError, UserError
 from mmssl.training import checkpoints
-from mmssl.training.certify import verify_resume
+from mmssl.training.certify import Trial, verify_resume
 
 
 class Fake:
@@ -77,12 +77,21 @@ def test_the_same_weights_get_a_certificate(tmp_path):
     assert len(found.killed) == launch.kills == 2 and all(0 < step < 20 for step, _ in found.killed)
     kept = json.loads((tmp_path / "out" / "certificate.json").read_text())
     assert kept["same"] and kept["sha256"] == found.sha256 and "bit for bit" in found.text()
+    assert "killed 2 of 2 times that were asked for" in found.text()
 
 
 def test_a_run_that_goes_on_otherwise_gets_none(tmp_path):
     found = verify_resume("x", [], tmp_path / "out", steps=12, kills=1, launch=fake(other=1e-6 + 1))
     assert not found.same and found.different == ["w", "w::exp_avg"]
     assert "DIFFERENT: 2 of 2 tensors, w, w::exp_avg" in found.text()
+
+
+def test_a_run_that_no_kill_hit_gets_none(tmp_path, monkeypatch):
+    """It ends between its last logged step and the kill."""
+    monkeypatch.setattr(Trial, "kill_after", lambda *_: None)
+    with pytest.raises(RunError, match="none of 2 kills hit the run.*more --steps than 6"):
+        verify_resume("x", [], tmp_path / "out", steps=6, kills=2, launch=fake())
+    assert not (tmp_path / "out" / "certificate.json").exists()
 
 
 def test_a_run_that_fails_by_itself_is_told_of_with_its_last_words(tmp_path):
