@@ -87,7 +87,7 @@ def _values(option: str) -> Iterator[str]:
 
         yield from format_names()
     elif option == "--task":
-        from ..recipe.config import TASKS
+        from ..recipe.evaluation import TASKS
 
         yield from TASKS
     elif option == "--peft":

@@ -20,7 +20,7 @@ from ..draws import key_of
 from ..errors import UserError, nearest, one_line
 from ..modality import Preprocessor
 from ..models.running import device_of
-from ..recipe.config import TASKS
+from ..recipe.evaluation import TASKS
 from . import further, tasks
 from .embedding import Embedded, embed_source, embed_texts, refuse_diverged
 from .held_out import Sources, files_of, open_outside, open_sources, read_columns

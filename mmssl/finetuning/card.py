@@ -10,6 +10,7 @@ from ..hub.card import hub_dataset, software_versions
 from ..models.adapter_files import called
 from ..models.foreign import public_origin
 from ..models.privacy import public, public_path
+from ..recipe.config import OPTIMIZERS
 
 if TYPE_CHECKING:
     from ..evaluation.evaluate import Report
@@ -75,8 +76,8 @@ def _facts(job: Job, report: Report, data: str) -> list[str]:
         f"files {size:.2f} MB",
         f"- Length: {settings['steps']} steps of {train.batch_size}, {settings['seconds']} s; the best weights are "
         f"those of step {settings['best_step']}",
-        f"- Optimiser: AdamW, peak learning rate {train.lr:g}, weight decay {train.weight_decay:g}; "
-        f"seed {settings['seed']}",
+        f"- Optimiser: {OPTIMIZERS[train.optimizer]}, peak learning rate {train.lr:g}, weight decay "
+        f"{train.weight_decay:g}; seed {settings['seed']}",
         "- Software: " + ", ".join(f"{n} {v}" for n, v in software_versions().items()),
     ]
 

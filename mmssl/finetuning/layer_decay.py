@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..recipe.config import LoopConfig
-from ..training.optimizer import make_optimizer
+from ..training.optimizer import optimizer_of
 
 _LAYER = re.compile(r"\.(?:blocks|layers?|resblocks|h)\.(\d+)\.")
 _FIRST = re.compile(
@@ -43,9 +43,7 @@ def layer_scale(names: list[str], decay: float) -> dict[str, float]:
     return out
 
 
-def layered_optimizer(module: nn.Module, settings: LoopConfig, decay: float) -> torch.optim.AdamW:
-    """`make_optimizer` as the options say, with the rates of `layer_scale`."""
-    s = settings
+def layered_optimizer(module: nn.Module, settings: LoopConfig, decay: float) -> torch.optim.Optimizer:
+    """`optimizer_of` the options, with the rates of `layer_scale`."""
     names = [name for name, p in module.named_parameters() if p.requires_grad]
-    scale = layer_scale(names, decay).__getitem__
-    return make_optimizer(module, s.lr, s.weight_decay, (s.betas[0], s.betas[1]), s.eps, scale)
+    return optimizer_of(module, settings, layer_scale(names, decay).__getitem__)

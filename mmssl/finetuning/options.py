@@ -111,7 +111,7 @@ def load_options(
     Raises one UserError with a line a fault, also for an adapter that PEFT does not have.
     """
     faults: Faults = []
-    data: dict[str, Any] = {"train": {"batch_size": 32, "betas": [0.9, 0.999], "trackers": [], "warmup": 0.1}}
+    data: dict[str, Any] = {"train": {"batch_size": 32, "trackers": [], "warmup": 0.1}}
     data = merge_overrides(data, words, faults)
     merge_flags(data, flags or {}, faults)
     if data.get("compare") is True:
@@ -119,6 +119,8 @@ def load_options(
     peft = data.get("peft", "lora")
     train = data["train"]
     if isinstance(train, dict):
+        if train.get("optimizer", "adamw") in ("adamw", "muon"):
+            train.setdefault("betas", [0.9, 0.999])
         if data.get("compare") is True and "lr" in train:
             if data.get("rates") is not None:
                 faults.append("rates: found both rates and train.lr, expected one of them")

@@ -20,6 +20,7 @@ from ..evaluation.table import markdown_table, remarks
 from ..files import whole_file
 from ..models.options import HEADLESS
 from ..models.privacy import public, public_path, without_secrets
+from ..recipe.config import OPTIMIZERS
 
 if TYPE_CHECKING:
     from ..evaluation.evaluate import Report
@@ -296,7 +297,7 @@ def _training(recipe: Recipe, facts: Facts) -> str:
             ("Length", ", ".join(length)),
             (
                 "Optimiser",
-                f"AdamW, peak learning rate {train.lr:g}, weight decay {train.weight_decay:g}, "
+                f"{OPTIMIZERS[train.optimizer]}, peak learning rate {train.lr:g}, weight decay {train.weight_decay:g}, "
                 f"batch {train.batch_size}, precision {train.mixed_precision}",
             ),
             ("Last loss", ", ".join(f"{name} {value:.4g}" for name, value in facts.loss.items())),

@@ -99,7 +99,7 @@ def _check_train(train: object, faults: Faults) -> None:
     if BAD not in (lr, min_lr) and min_lr > lr:
         faults.append(f"train.min_lr: found {min_lr}, expected at most train.lr = {lr}")
     betas = _get(train, "betas")
-    if betas is not BAD and len(betas) != 2:
+    if betas not in (BAD, None) and len(betas) != 2:
         faults.append(f"train.betas: found {show(betas)}, expected a list of 2")
     _check_guard(train, faults)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -14,16 +13,16 @@ from ..objectives.options import objective_config, objective_names
 from ..options import SET, needs, option, strict
 from ..options.schema import Part, Variant
 from ..reading import UNITS, Reading, check_encoding
+from .evaluation import SPLIT, EvaluationConfig
 from .mixture import MixConfig
-
-TASKS = ("knn", "linear", "attentive", "zero-shot", "retrieval", "rankme", "labels", "separability", "ood", "subsets")
 
 MODALITY = Variant("modality", modality_config, modality_names, default=lambda key: key)
 OBJECTIVE = Variant("objective", objective_config, objective_names, default=lambda key: key)
 MASK = Variant("mask", lambda name: load_mask(name), mask_names, default=lambda key: "random")
 
 PATH = "builtin:NAME, a folder or file of what the modalities read, a file or glob of a table, a Hub id"
-SPLIT = "which rows of the data: one of its splits"
+OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD", "lars": "LARS", "lion": "Lion", "muon": "Muon (AdamW outside of blocks)"}
+"""Name -> as cards write it."""
 MAX_BAD = "share of broken samples above which the run stops"
 
 
@@ -207,16 +206,29 @@ class LoopConfig:
     lr: float = option(1e-3, above=0, max=1_000, help="peak learning rate, after the warm-up")
     min_lr: float = option(0.0, min=0, max=1_000, help="where the cosine ends")
     warmup: float = option(0.05, min=0, max=1_000_000_000, help="below 1: share of all steps; else: steps")
+    optimizer: str = option("adamw", choices=tuple(OPTIMIZERS), help="by which rule the weights follow their gradients")
     weight_decay: float = option(
-        0.05, min=0, max=1_000, help="of AdamW; on matrices only, not on biases, norms and tokens"
+        0.05,
+        min=0,
+        max=1_000,
+        help="of matrices only, not of biases, norms and tokens; sgd and lars add it to the gradient, the others "
+        "shrink the weights by it",
     )
-    betas: list[float] = option(
-        factory=lambda: [0.9, 0.95],
+    momentum: float | None = option(
+        None, min=0, below=1, help="of sgd, lars and muon: share of the step before; null: 0.9, of muon 0.95"
+    )
+    nesterov: bool = option(False, help="of sgd and lars: look ahead by the momentum (muon always does)")
+    trust: float = option(
+        1e-3, above=0, max=1_000, help="of lars: length of a step of a matrix, relative to its own, at a rate of 1"
+    )
+    betas: list[float] | None = option(
+        None,
         min=0,
         below=1,
-        help="of AdamW: decay of the mean and of the square of the gradient",
+        help="of adamw, and of what muon leaves to it: decay of the mean and of the square of the gradient; of lion: "
+        "of what its step, and what its memory is made of; null: [0.9, 0.95], of lion [0.9, 0.99]",
     )
-    eps: float = option(1e-8, above=0, max=1, help="of AdamW: added to the root of the square")
+    eps: float = option(1e-8, above=0, max=1, help="of adamw and muon: added to the root of the square")
     clip: float | None = option(1.0, above=0, max=1_000_000_000, help="largest norm of the gradient; null: not clipped")
     mixed_precision: str = option(
         "auto",
@@ -262,6 +274,15 @@ class LoopConfig:
     )
     trackers: list[str] | None = option(
         None, resumable=True, local=True, help="Accelerate's trackers; null: tensorboard where it is installed"
+    )
+
+    NEEDS = (
+        needs("momentum", optimizer=("sgd", "lars", "muon")),
+        needs("nesterov", optimizer=("sgd", "lars")),
+        needs("nesterov", holds=lambda config: config.momentum != 0, momentum="above 0"),
+        needs("trust", optimizer="lars"),
+        needs("betas", optimizer=("adamw", "lion", "muon")),
+        needs("eps", optimizer=("adamw", "muon")),
     )
 
 
@@ -310,63 +331,6 @@ class TrainConfig(LoopConfig):
     )
 
     NEEDS = (needs("health_samples", health_every=SET), needs("probe_tasks", "probe_samples", probe_every=SET))
-
-
-def check_templates(templates: Sequence[str]) -> None:
-    """ValueError for none at all, or one without a place for the class's name."""
-    if not templates:
-        raise ValueError("found none, expected at least one sentence with {} for the class's name")
-    for template in templates:
-        if "{}" not in template:
-            raise ValueError(f"found '{template}', expected {{}} in it, for the class's name")
-
-
-def check_classes(classes: Sequence[str] | None) -> None:
-    """ValueError for an empty list, or a name twice."""
-    if classes is None:
-        return
-    if not classes:
-        raise ValueError("found none, expected a name for each class, or null")
-    twice = next((name for name in classes if list(classes).count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"found '{twice}' twice, expected another name for each class")
-
-
-@strict
-@dataclass(kw_only=True)
-class EvaluationConfig:
-    """What is measured at the end, on held-out data."""
-
-    path: str | None = option(None, local=True, help="other data to measure on; default: data.path")
-    name: str | None = option(None, help="its configuration; default: data.name")
-    split: str = option("test", help=SPLIT)
-    label: str | None = option(None, help="column of the class labels")
-    group: str | None = option(None, help="column (patient, speaker) whose rows stay on one side of every split")
-    test_share: float = option(0.2, min=0, below=1, help="share of the rows, where the data have no split to test on")
-    tasks: list[str] | None = option(None, choices=TASKS, help="null: all that data and model allow; []: none")
-    classes: list[str] | None = option(
-        None, check=check_classes, help="class names for zero-shot, in the order of the labels"
-    )
-    templates: list[str] = option(
-        factory=lambda: ["{}"], check=check_templates, help="sentences that a class name is put into"
-    )
-    k: int = option(20, min=1, max=1_000_000, help="neighbours of kNN")
-    temperature: float | None = option(
-        None, above=0, max=1_000, help="of zero-shot probabilities: adds ECE and the Frechet mean"
-    )
-    label_shares: list[float] = option(factory=lambda: [0.01, 0.1, 1.0], above=0, max=1, help="of the task `labels`")
-    ood: str | None = option(None, local=True, help="other data, to be told from the held-out rows by the task `ood`")
-    ood_split: str = option("train", help="its split")
-    limit: int | None = option(None, min=1, max=1_000_000_000, help="rows to measure on")
-    train_limit: int | None = option(5000, min=1, max=1_000_000_000, help="rows that the probes learn from")
-    batch_size: int = option(256, min=1, max=1_000_000, help="samples that are embedded at a time")
-
-    REFUSED = {
-        "columns": "found columns, but a recipe's evaluation reads those of data.columns",
-        "workers": "found workers, but a recipe's evaluation has those of data.workers",
-        "max_bad": "found max_bad, but a recipe's evaluation has that of data.max_bad",
-        "streaming": "found streaming, but a recipe's evaluation reads as data.streaming says",
-    }
 
 
 @strict

@@ -321,10 +321,11 @@ def tensors(path: Path, name: str) -> dict[str, torch.Tensor]:
     return load_file(file) if file.is_file() else {}
 
 
-def check_origin(path: Path, origin: Mapping[str, object], batch_size: int) -> None:
+def check_origin(path: Path, origin: Mapping[str, object], batch_size: int, optimizer: str = "adamw") -> None:
     """UserError when a checkpoint is of a run that was started from something else, or with other steps.
 
     origin: what, by name. batch_size: samples of a step, in which the place in the data and the schedules count.
+    optimizer: by name; the state of another one is of no use to it.
     """
     state = _read(path)
     before, size = state.get("origin", {}), state.get("batch_size", batch_size)
@@ -332,6 +333,11 @@ def check_origin(path: Path, origin: Mapping[str, object], batch_size: int) -> N
         raise UserError(
             f"--resume: found train.batch_size {batch_size}, but the run's place in the data is counted in steps of "
             f"{size}; expected {size} (for less memory raise train.accumulation, which changes no number)"
+        )
+    if (rule := state.get("optimizer", "adamw")) != optimizer:  # there was no other once
+        raise UserError(
+            f"--resume: found train.optimizer {optimizer}, but the run's checkpoints hold the state of {rule}; "
+            f"expected {rule}"
         )
     for key, value in origin.items():
         if before.get(key) != value:

@@ -57,7 +57,7 @@ class Keeper:
 
     def load(self, path: Path) -> checkpoints.State:
         """Weights, optimiser and observers as of a checkpoint. UserError when it is of a run from something else."""
-        checkpoints.check_origin(path, self.origin, self.settings.batch_size)
+        checkpoints.check_origin(path, self.origin, self.settings.batch_size, self.settings.optimizer)
         state = checkpoints.load(path, self.module, self.optimizer)
         if self.accelerator.scaler is not None and state.get("scaler"):
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -72,7 +72,8 @@ class Keeper:
         if self.accelerator.is_main_process or self.parallel.cut:
             scaler = self.accelerator.scaler
             state = {"scaler": scaler.state_dict() if scaler is not None else None, **own}
-            state |= {"batch_size": self.settings.batch_size, **self.observers.state()}
+            state |= {"batch_size": self.settings.batch_size, "optimizer": self.settings.optimizer}
+            state |= self.observers.state()
             state |= {"origin": self.origin} if self.origin else {}
             together = partial(checkpoints.save_together, accelerator=self.accelerator)
             save = together if self.parallel.cut else checkpoints.save

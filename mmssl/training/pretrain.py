@@ -65,6 +65,7 @@ from .loop import Loop
 from .mixture import Mixed, Shares, noted, open_mixture, said_of
 from .observers import Observer
 from .online_probe import OnlineProbe, load_labelled
+from .optimizer import settle_optimizer
 from .pace import Pace
 from .parallel import Parallel
 from .starting import check_adapters
@@ -143,7 +144,9 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
                 source, columns = opened.source, opened.columns
         recipe = replace(
             recipe,
-            train=replace(recipe.train, trackers=trackers, mixed_precision=accelerator.mixed_precision),
+            train=replace(
+                settle_optimizer(recipe.train), trackers=trackers, mixed_precision=accelerator.mixed_precision
+            ),
             data=replace(recipe.data, columns={**recipe.data.columns, **opened.chosen}),
         )
         on_first(accelerator, lambda: warn_of_changes(recipe, folder, resume))
