@@ -8,6 +8,7 @@ optimiser step (`mmssl.objectives.accumulation`) contributes likewise, over the 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import socket
 from collections.abc import Iterator
@@ -19,9 +20,23 @@ from torch import Tensor
 
 from .errors import LostProcess, RunError, one_line
 
+_alone = contextvars.ContextVar("alone", default=False)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """What this process computes within is as if it were the only one: nothing is exchanged, none waits for another."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
 
 def world_size() -> int:
     """How many processes train together; 1 where none were launched."""
+    if _alone.get():
+        return 1
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -72,6 +87,8 @@ def _first_is_gone() -> bool:
 
 def rank() -> int:
     """The number of this process among them, from 0."""
+    if _alone.get():
+        return 0
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 

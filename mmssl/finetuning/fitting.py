@@ -20,6 +20,7 @@ from ..options.plainyaml import dump
 from ..options.schema import to_dict
 from ..training.engine import on_first
 from ..training.loop import Batches, Loop
+from ..training.micro_batch import find_micro_batch, settle_micro_batch
 from ..training.parallel import Parallel
 from ..training.validation import Validation
 from .folder import write_options
@@ -78,6 +79,7 @@ def train(
     settings, rows = options.train, job.rows
     asked = dump(to_dict(options))
     fit_batch(settings, len(rows.train), accelerator.num_processes)
+    settle_micro_batch(settings, pretraining, accelerator.num_processes)
     steps = steps_of(settings, len(rows.train))
     main = accelerator.is_main_process
     # whole models as in MAE (He et al. 2022, table 9); what is new, as adapters are, has one rate
@@ -107,7 +109,11 @@ def train(
         _describe(job, options, loop)
         if resume:
             print(loop.where)
-    return loop, validation, loop.run(_feed(job, options, accelerator), max(len(rows.train) // settings.batch_size, 1))
+    batches = _feed(job, options, accelerator)
+    said = find_micro_batch(loop, batches)
+    if main and said is not None:
+        print(said, flush=True)
+    return loop, validation, loop.run(batches, max(len(rows.train) // settings.batch_size, 1))
 
 
 def _describe(job: Job, options: FinetuneConfig, loop: Loop) -> None:

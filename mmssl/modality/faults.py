@@ -87,12 +87,17 @@ def crossing_faults(crossing: Sequence[str], spec: Mapping[str, object], where: 
     """
     if accumulation == 1:
         return []
+    return [
+        f"{place}: takes from other rows of the batch, which train.accumulation = {accumulation} cuts into parts; "
+        "leave that at 1 (train.gradient_checkpointing and an objective's cache_rows save memory, too)"
+        for place in crossing_places(crossing, spec, where)
+    ]
+
+
+def crossing_places(crossing: Sequence[str], spec: Mapping[str, object], where: str) -> list[str]:
+    """The options of a view that take from other rows; see `crossing_faults`."""
     found = [f"{where}.{key}" for key in crossing if spec.get(key)]
     corruption = spec.get("corrupt")
     if isinstance(corruption, Mapping) and "other" in (corruption.get("fill") or ()):
         found.append(f"{where}.corrupt.fill: other")
-    return [
-        f"{place}: takes from other rows of the batch, which train.accumulation = {accumulation} cuts into parts; "
-        "leave that at 1 (train.gradient_checkpointing and an objective's cache_rows save memory, too)"
-        for place in found
-    ]
+    return found

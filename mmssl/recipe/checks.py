@@ -95,6 +95,7 @@ def _check_train(train: object, faults: Faults) -> None:
     batch, accumulation = _get(train, "batch_size"), _get(train, "accumulation")
     if BAD not in (batch, accumulation) and batch % accumulation:
         faults.append(f"train.batch_size: found {batch}, expected a multiple of train.accumulation = {accumulation}")
+    faults += micro_batch_faults(_get(train, "micro_batch"), accumulation)
     lr, min_lr = _get(train, "lr"), _get(train, "min_lr")
     if BAD not in (lr, min_lr) and min_lr > lr:
         faults.append(f"train.min_lr: found {min_lr}, expected at most train.lr = {lr}")
@@ -102,6 +103,13 @@ def _check_train(train: object, faults: Faults) -> None:
     if betas not in (BAD, None) and len(betas) != 2:
         faults.append(f"train.betas: found {show(betas)}, expected a list of 2")
     _check_guard(train, faults)
+
+
+def micro_batch_faults(micro: object, accumulation: object) -> list[str]:
+    """A line where both say how a batch is cut."""
+    if BAD in (micro, accumulation) or micro is None or accumulation == 1:
+        return []
+    return [f"train.micro_batch: found {micro} and train.accumulation = {accumulation}, expected one of them"]
 
 
 def _check_guard(train: object, faults: Faults) -> None:

@@ -203,6 +203,14 @@ class LoopConfig:
         resumable=True,
         help="parts that a step goes through the model in: less memory, the same numbers",
     )
+    micro_batch: int | Literal["auto"] | None = option(
+        None,
+        min=1,
+        max=1_000_000,
+        resumable=True,
+        help="in place of accumulation: so many samples at most go through the model at once in each process; auto: as "
+        "many as fit a GPU's memory, found by trying before the first step; the same numbers",
+    )
     lr: float = option(1e-3, above=0, max=1_000, help="peak learning rate, after the warm-up")
     min_lr: float = option(0.0, min=0, max=1_000, help="where the cosine ends")
     warmup: float = option(0.05, min=0, max=1_000_000_000, help="below 1: share of all steps; else: steps")

@@ -192,6 +192,11 @@ def _refuse_with_shards(train: TrainConfig) -> None:
     where = "train.parallel: found fsdp2, but"
     if train.compile:
         raise UserError(f"{where} train.compile is true, which is not known to work with it; expected one of the two")
+    if train.micro_batch == "auto":
+        raise UserError(
+            f"{where} train.micro_batch is auto, which each process tries by itself, and none can work alone with "
+            "shares; expected a number"
+        )
     if train.mixed_precision == "fp16":
         raise UserError(f"{where} train.mixed_precision is fp16, whose scaler sees one process's share; expected bf16")
     if os.environ.get("FSDP_VERSION", "2") != "2":

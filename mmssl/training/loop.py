@@ -19,13 +19,12 @@ from ..data.loading import Loaded
 from ..data.quarantine import Quarantine
 from ..draws import Draws, key_of
 from ..errors import RunError, TimeUp, UserError
-from ..models.running import to_device
-from ..objectives.accumulation import passes
 from ..objectives.pretraining import Pretraining
 from ..recipe.config import LoopConfig
 from . import checkpoints
 from .course import Course
 from .engine import check_batch_norms
+from .gradients import go_through
 from .interrupts import Interrupts
 from .keeping import Keeper
 from .metrics import Display, Meter, MetricsFile, Row
@@ -333,15 +332,8 @@ class Loop:
         # the draws are those of the global batch, of which this process has `rows` from its first on
         key = key_of(self.seed, step, 0, *self.course.salt)
         draws = Draws(key, rows, accelerator.process_index * rows, rows * world, accelerator.device)
-        move = partial(to_device, device=accelerator.device)
-        with accelerator.autocast():  # what is counted must be what is trained on
-            todo = passes(self.pretraining, [micro.batch for micro in loaded], draws, move)
-        for number, one in enumerate(todo, 1):
-            # gradients add up locally; processes exchange them once a step, with the last pass
-            with self.parallel.passing(self.module, number == len(todo)):
-                loss = self.module(one.load(), one.draws, **more, **one.options)
-                self.parallel.check(loss.total)
-                accelerator.backward(loss.total)
+        batches = [micro.batch for micro in loaded]
+        for loss in go_through(self.parallel, self.pretraining, self.module, batches, draws, more):
             meter.shares = loss.shares or meter.shares
             meter.add({"": loss.total} | loss.parts)
         meter.samples, meter.steps = meter.samples + rows * world, meter.steps + 1

@@ -11,7 +11,7 @@ import torch
 
 from ..errors import RunError, one_line
 from ..modality import crossing_views
-from ..modality.faults import crossing_faults
+from ..modality.faults import crossing_places
 
 if TYPE_CHECKING:
     from ..objectives.pretraining import Pretraining
@@ -64,28 +64,34 @@ def cut_finer(pretraining: Pretraining, settings: LoopConfig, world: int, step: 
     )
 
 
+def whole_only(pretraining: Pretraining) -> str | None:
+    """What of it sees a batch whole, so that one cannot be cut into parts; None: nothing does."""
+    model = pretraining.model
+    mixing = next((name for name in model.towers if model.tower(name).mixes_rows), None)
+    if mixing is not None:
+        return f"tower '{mixing}' has batch norms, which see all"
+    for view, spec in pretraining.views.items():
+        for name, options in spec.items():
+            if isinstance(options, Mapping):
+                crossing = crossing_views((model.config.modalities or {})[name]["type"])
+                for place in crossing_places(crossing, options, f"views.{view}.{name}"):
+                    return f"{place}: takes from other rows of the batch"
+    return None
+
+
 def _more_parts(pretraining: Pretraining, settings: LoopConfig, world: int) -> int:
     now, size = settings.accumulation, settings.batch_size
     each = f"{size // (now * world):,} samples at a time"
     other = "train.gradient_checkpointing=true, train.mixed_precision=bf16 or a smaller train.batch_size need less"
     finer = next((n for n in range(2 * now, size + 1) if size % (n * world) == 0), None)
-    model = pretraining.model
-    mixing = next((name for name in model.towers if model.tower(name).mixes_rows), None)
-    crossing = [
-        fault
-        for view, spec in pretraining.views.items()
-        for name, options in spec.items()
-        if isinstance(options, Mapping)
-        for fault in crossing_faults(
-            crossing_views((model.config.modalities or {})[name]["type"]), options, f"views.{view}.{name}", 2
-        )
-    ]
+    why = whole_only(pretraining)
     if finer is None:
         raise OutOfMemory(f"out of memory with {each}; {other}")
-    if mixing is not None:
-        raise OutOfMemory(f"out of memory with {each}, and tower '{mixing}' has batch norms, which see all; {other}")
-    if crossing:
-        raise OutOfMemory(f"out of memory with {each}; {other}; {crossing[0]}")
+    if why is not None:
+        raise OutOfMemory(f"out of memory with {each}, and {why}; {other}")
     if world > 1:
-        raise OutOfMemory(f"out of memory with {each} in each process; train.accumulation={finer} changes no number")
+        raise OutOfMemory(
+            f"out of memory with {each} in each process; train.accumulation={finer} changes no number, and "
+            "train.micro_batch=auto finds what fits before the first step"
+        )
     return finer

@@ -62,6 +62,7 @@ from .guard import Guard
 from .health import Health, load_probe
 from .lock import RunLock
 from .loop import Loop
+from .micro_batch import find_micro_batch, settle_micro_batch, settled
 from .mixture import Mixed, Shares, noted, open_mixture, said_of
 from .observers import Observer
 from .online_probe import OnlineProbe, load_labelled
@@ -167,6 +168,7 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
             mixture=mixture,
         )
         pretraining = build_pretraining(recipe, processor)
+        settle_micro_batch(recipe.train, pretraining, accelerator.num_processes)
         if opened.held is not None:
             pretraining.model.config.held_out = asdict(opened.held.rule)
         steps, per_epoch = count_steps(recipe.train, source if mixture is None else mixture)
@@ -185,9 +187,13 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
                 print("\n".join(said_of(mixture, recipe.modalities)), flush=True)
             if not recipe.model.starts or pretraining.adapter is None:
                 print(said_of_targets(pretraining.model, processor), flush=True)
-            _write(folder / "config.yaml", to_yaml(recipe))
+            _write(folder / "config.yaml", to_yaml(settled(recipe)))
         stored = store_outputs(recipe, pretraining, processor, source, columns, accelerator, folder)
         batches = feed(recipe, source, columns, processor, accelerator, stored, lengths, mixture)
+        said = find_micro_batch(loop, batches)
+        if main and said is not None:
+            print(said, flush=True)
+            _write(folder / "config.yaml", to_yaml(settled(recipe)))
         fault = loop.run(batches, per_epoch)
         whole = parallel.whole(pretraining)
         end_training(accelerator)

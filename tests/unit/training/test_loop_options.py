@@ -25,6 +25,7 @@ RESUMABLE = {
         "keep",
         "trackers",
         "accumulation",
+        "micro_batch",
         "memory",
     },
     TrainConfig: {
@@ -32,6 +33,7 @@ RESUMABLE = {
             "steps",
             "epochs",
             "accumulation",
+            "micro_batch",
             "log_every",
             "save_every",
             "save_minutes",

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from toys import runs
+from toys import runs, tuned
 
+from mmssl.cli import main
 from mmssl.objectives.pretraining import Pretraining
+from mmssl.training import micro_batch
 
 
 def watched() -> dict[str, Any]:
@@ -93,7 +95,10 @@ def test_the_steps_before_one_that_cannot_be_cut_are_kept(tmp_path, monkeypatch)
     ("views", "says"),
     [
         ({}, "out of memory with 1 samples at a time; train.gradient_checkpointing=true"),
-        ({"a": {"image": {"corrupt": {"fill": ["other"]}}}}, "out of memory with 16 samples at a time; train.gradient"),
+        (
+            {"a": {"image": {"corrupt": {"fill": ["other"]}}}},
+            "out of memory with 16 samples at a time, and views.a.image",
+        ),
     ],
 )
 def test_a_step_that_cannot_be_cut_is_one_line(tmp_path, capsys, monkeypatch, views, says):
@@ -104,6 +109,84 @@ def test_a_step_that_cannot_be_cut_is_one_line(tmp_path, capsys, monkeypatch, vi
     assert runs.cli(tmp_path, content=runs.recipe() | {"views": views}) == 1
     line = runs.errors(capsys.readouterr().err)[-1]
     assert line.startswith(f"error: {says}") and ("corrupt.fill: other" in line) == bool(views)
+
+
+# ----------------------------------------------------------------------------------- how many samples at once
+
+
+def little_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """A device that holds so many samples, and says so."""
+    forward = Pretraining.forward
+
+    def small(self, batch, *words, **options):
+        if isinstance(batch, dict) and len(next(iter(batch.values()))["pixel_values"]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(self, batch, *words, **options)
+
+    monkeypatch.setattr(Pretraining, "forward", small)
+    monkeypatch.setattr(micro_batch, "runs_out", lambda device: True)
+
+
+def cut(run: Path) -> tuple[object, object]:
+    train = runs.plainyaml.parse((run / "config.yaml").read_text(), "config.yaml")["train"]
+    return train["accumulation"], train["micro_batch"]
+
+
+def test_a_step_is_cut_by_the_number_of_samples_that_go_through_at_once(in_one_pass, tmp_path, capsys):
+    words = ["train.steps=2", "train.save_every=null"]
+    for micro, parts in (("5", 4), ("16", 1), ("1000", 1)):
+        assert runs.cli(tmp_path, f"train.micro_batch={micro}", *words, content=watched(), output=micro) == 0
+        assert cut(tmp_path / micro) == (parts, None)
+    assert runs.losses(tmp_path / "5")[1] == pytest.approx(runs.losses(in_one_pass)[1], rel=1e-5)
+    assert runs.cli(tmp_path, "train.micro_batch=5", "train.accumulation=2", content=watched()) == 2
+    (line,) = runs.errors(capsys.readouterr().err)
+    assert line == "error: train.micro_batch: found 5 and train.accumulation = 2, expected one of them"
+
+
+def test_auto_finds_what_fits_before_the_first_step_and_changes_no_number(
+    in_one_pass, tmp_path, monkeypatch, caplog, capsys
+):
+    little_memory(monkeypatch, 5)
+    assert runs.cli(tmp_path, "train.micro_batch=auto", content=watched()) == 0
+    assert "micro_batch auto: 4 of 16 samples at once (train.accumulation=4)" in capsys.readouterr().out.splitlines()
+    assert "does not fit" not in caplog.text
+    assert cut(tmp_path / "run") == (4, None)
+    assert_close(tmp_path / "run", in_one_pass)
+
+
+def test_auto_leaves_no_trace_of_its_tries(tmp_path, monkeypatch):
+    """Bit for bit, with dropout and the order of the samples, where the first try fits."""
+    content = runs.recipe()
+    assert runs.cli(tmp_path, content=content, output="plain") == 0
+    little_memory(monkeypatch, 16)
+    assert runs.cli(tmp_path, "train.micro_batch=auto", content=content) == 0
+    runs.assert_same_weights(tmp_path / "run", tmp_path / "plain")
+
+
+def test_auto_says_when_nothing_fits_and_what_cannot_be_cut(tmp_path, monkeypatch, capsys):
+    assert runs.cli(tmp_path, "train.micro_batch=auto", "train.steps=1", output="plain") == 0
+    assert "16 of 16 samples at once (train.accumulation=1): a processor does not say" in capsys.readouterr().out
+    content = runs.recipe() | {"views": {"a": {"image": {"corrupt": {"fill": ["other"]}}}}}
+    assert runs.cli(tmp_path, "train.micro_batch=auto", "train.steps=1", content=content, output="whole") == 0
+    assert "(train.accumulation=1): views.a.image.corrupt.fill: other: takes from" in capsys.readouterr().out
+    assert runs.cli(tmp_path, "train.micro_batch=4", content=content, output="cut") == 2
+    (line,) = runs.errors(capsys.readouterr().err)
+    assert line == (
+        "error: train.micro_batch: found 4, but views.a.image.corrupt.fill: other: takes from other rows of the batch; "
+        "expected all of a process's 16 at once, or null"
+    )
+    little_memory(monkeypatch, 0)
+    assert runs.cli(tmp_path, "train.micro_batch=auto") == 1
+    assert "error: out of memory with 1 sample at a time" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_finetuning_finds_it_too(tmp_path, monkeypatch, capsys):
+    base = str(tuned.image_base(tmp_path / "base"))
+    little_memory(monkeypatch, 5)
+    words = ["finetune", base, "--data", "builtin:digits", "--label", "label", "--peft", "none", *tuned.QUICK]
+    assert main([*words, "train.micro_batch=auto", "--output", str(tmp_path / "run")]) == 0
+    assert "micro_batch auto: 4 of 16 samples at once (train.accumulation=4)" in capsys.readouterr().out
 
 
 def test_a_run_goes_on_under_another_accumulation_as_if_nothing_had_changed(in_one_pass, tmp_path, caplog):

@@ -52,6 +52,7 @@ def test_the_launcher_asks_for_shares_or_the_recipe_does(monkeypatch):
     [
         ({"compile": True}, {}, "train.compile is true"),
         ({"mixed_precision": "fp16"}, {}, "expected bf16"),
+        ({"micro_batch": "auto"}, {}, "train.micro_batch is auto, .* expected a number"),
         ({}, {"FSDP_VERSION": "1"}, "the launcher asks for version 1; expected fsdp_version: 2"),
         ({}, {"FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params"),
         ({}, {"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "expected train.gradient_checkpointing=true"),
