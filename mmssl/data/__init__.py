@@ -13,6 +13,7 @@
     sampler.py      which samples are in which batch: a pure function of (seed, epoch)
     loading.py      rows -> preprocessors -> batches, in worker processes or not
     reader.py       what workers do: rows to tensors
+    workers.py      how many there are, by device and cores
     streams.py      which rows are in which batch of data that only come in order, and who reads them
     shards.py       the files of such data, from any row on
     shuffling.py    a shuffle through a buffer that can begin anywhere

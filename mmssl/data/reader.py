@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
@@ -24,6 +24,7 @@ from .shards import Items, Row
 from .sources import Columns, used_columns
 from .stored import Outputs
 from .values import as_declared, typed
+from .workers import on_gpu
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -59,6 +60,10 @@ class Loaded:
     def size(self) -> int:
         """B, the bad ones included."""
         return len(self.rows)
+
+    def pin_memory(self) -> Loaded:
+        """With the inputs where a GPU copies them from while it computes; a DataLoader calls it."""
+        return replace(self, batch={n: {k: v.pin_memory() for k, v in one.items()} for n, one in self.batch.items()})
 
 
 @dataclass
@@ -227,6 +232,7 @@ def read_batches(reader: Loader, batches: Iterable[Items], workers: int, ahead: 
             prefetch_factor=max(2, -(-ahead // workers)),
             collate_fn=_as_is,
             generator=torch.Generator(),  # its own: the global one must not depend on the number of workers
+            pin_memory=on_gpu(),
         )
     return checked(results)
 

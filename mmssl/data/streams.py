@@ -34,6 +34,7 @@ from .explained import warn_once
 from .sampler import order, slices
 from .shards import Item, Items, Lengths, Shards, as_stored, rows_from
 from .shuffling import shuffled
+from .workers import on_gpu
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -247,6 +248,7 @@ def read_by_workers(
         num_workers=workers,
         prefetch_factor=2,
         generator=torch.Generator(),  # its own: the global one must not depend on the number of workers
+        pin_memory=on_gpu(),
     )
     for step_of in found:  # one of each worker in turn
         if isinstance(step_of, (UserError, RunError)):

@@ -23,6 +23,7 @@ from ..data.loading import evaluation_batches
 from ..data.quarantine import refuse_share
 from ..data.sources import column_names, open_source, used_columns
 from ..data.windows import Windows
+from ..data.workers import types_of, workers_for
 from ..errors import RunError, UserError
 from ..files import replaceable, whole_file
 from ..modality import Preprocessor
@@ -73,7 +74,7 @@ def embed(
         source,
         columns,
         output_parquet,
-        workers=options.workers,
+        workers=workers_for(options.workers, types_of(model.config.modalities)),
         broken=options.broken,
         max_bad=options.max_bad,
     )

@@ -16,6 +16,7 @@ from ..data.choosing import choose_columns, no_inputs
 from ..data.holding import alike
 from ..data.quarantine import refuse_share
 from ..data.sources import Columns
+from ..data.workers import types_of, workers_for
 from ..draws import key_of
 from ..errors import UserError, nearest, one_line
 from ..modality import Preprocessor
@@ -261,7 +262,7 @@ class _Evaluation:
             columns,
             describe=self.model,
             batch_size=self.config.batch_size,
-            workers=self.data.workers,
+            workers=workers_for(self.data.workers, types_of(self.model.config.modalities)),
             broken=self.data.broken,
             progress=None if notify is None else lambda done: notify(what, done, total),
             groups=self._groups(columns) if self.subsets else (),

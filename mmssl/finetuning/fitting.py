@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from ..data.loading import Loaded, training_batches
 from ..data.quarantine import Quarantine
+from ..data.workers import read_by
 from ..errors import RunError, UserError
 from ..models.adapters import add_adapter, trainable
 from ..models.running import in_float32
@@ -126,7 +127,8 @@ def _describe(job: Job, options: FinetuneConfig, loop: Loop) -> None:
         f"mmssl finetune: {job.title}; {len(rows.train):,} training rows, "
         f"{len(rows.validation) if rows.validation else 0:,} to stop by, {len(rows.test):,} test rows; "
         f"{trained:,} of {parameters:,} parameters trained ({options.peft}); at most {loop.steps} steps of "
-        f"{loop.settings.batch_size}; {accelerator.num_processes} x {accelerator.device}",
+        f"{loop.settings.batch_size}; {accelerator.num_processes} x {accelerator.device}; "
+        f"{read_by(job.workers(beside_a_step=True))}",
         flush=True,
     )
 
@@ -145,7 +147,7 @@ def _feed(job: Job, options: FinetuneConfig, accelerator: Accelerator) -> Batche
             accumulation=options.train.accumulation,
             rank=accelerator.process_index,
             world=accelerator.num_processes,
-            workers=options.workers,
+            workers=job.workers(beside_a_step=True),
             start_batch=first,
             broken=options.broken,
             memory=options.train.memory,

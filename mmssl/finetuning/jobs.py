@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..data.loading import Loaded, evaluation_batches
+from ..data.workers import types_of, workers_for
 from ..errors import UserError, nearest
 from ..evaluation.baselines import hashed
 from ..evaluation.embedding import has_raw
@@ -91,12 +92,16 @@ class Job:
         """Parts of the model that `--peft linear` trains."""
         return []
 
+    def workers(self, beside_a_step: bool = False) -> int:
+        """How many processes read the rows; see `mmssl.data.workers`."""
+        return workers_for(self.options.workers, types_of(self.encoder.config.modalities), beside_a_step)
+
     def batches(self, part: Examples, preprocessors: Mapping[str, Preprocessor]) -> Iterator[Loaded]:
         """Batches of `part` in their order, for looking and measuring: no augmentation, nothing shuffled or dropped."""
         columns = {**self.rows.columns}
         o = self.options
         return evaluation_batches(
-            part.source, preprocessors, columns, batch_size=o.eval_batch_size, workers=o.workers, broken=o.broken
+            part.source, preprocessors, columns, batch_size=o.eval_batch_size, workers=self.workers(), broken=o.broken
         )
 
 

@@ -73,7 +73,7 @@ class RetrievalJob(Job):
             self.rows.columns,
             describe=self.encoder if raw else None,
             batch_size=self.options.eval_batch_size,
-            workers=self.options.workers,
+            workers=self.workers(),
             broken=self.options.broken,
         )
 

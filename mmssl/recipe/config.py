@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from ..limits import Limits
 from ..masking import load_mask, mask_names
 from ..modality import modality_config, modality_names
 from ..models.options import TowerConfig
 from ..objectives.options import objective_config, objective_names
-from ..options import SET, needs, option, strict
+from ..options import SET, Needs, needs, option, strict
 from ..options.schema import Part, Variant
 from ..reading import UNITS, Reading, check_encoding
 from .evaluation import SPLIT, EvaluationConfig
@@ -52,7 +52,15 @@ class RowsConfig:
     limit: int | None = option(
         None, min=1, max=1_000_000_000, help="so many rows of the split: any, always the same; a stream's first"
     )
-    workers: int = option(0, min=0, max=1_024, resumable=True, local=True, help="processes that read and decode")
+    workers: int | Literal["auto"] = option(
+        "auto",
+        min=0,
+        max=1_024,
+        resumable=True,
+        local=True,
+        help="processes that read and decode; auto: the cores beside a GPU where samples are decoded, at most 8, one "
+        "beside a processor that trains on clips, else none; the same numbers",
+    )
     max_bad: float = option(0.05, min=0, max=1, resumable=True, help=MAX_BAD)
     fetch: list[str] = option(
         factory=list, resumable=True, local=True, help="addresses (https://HOST) that rows may name files at, too"
@@ -284,7 +292,7 @@ class LoopConfig:
         None, resumable=True, local=True, help="Accelerate's trackers; null: tensorboard where it is installed"
     )
 
-    NEEDS = (
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
         needs("momentum", optimizer=("sgd", "lars", "muon")),
         needs("nesterov", optimizer=("sgd", "lars")),
         needs("nesterov", holds=lambda config: config.momentum != 0, momentum="above 0"),
@@ -310,7 +318,12 @@ class TrainConfig(LoopConfig):
     gradient_checkpointing: bool = option(
         False, resumable=True, help="compute activations again in the backward pass: less memory, more time"
     )
-    compile: bool = option(False, resumable=True, help="torch.compile every trunk")
+    compile: bool | Literal["auto"] = option(
+        "auto",
+        resumable=True,
+        help="torch.compile every trunk; auto: on a GPU, where Triton and a C compiler are there and train.parallel is "
+        "not fsdp2",
+    )
     store_frozen: bool = option(
         True,
         resumable=True,

@@ -278,7 +278,7 @@ def build_pretraining(recipe: Recipe, processor: MMSSLProcessor) -> Pretraining:
     pretraining.started = recipe.model.starts
     if recipe.train.gradient_checkpointing:
         checkpoint_blocks(pretraining)
-    if recipe.train.compile:
+    if recipe.train.compile is True:
         compile_trunks(pretraining)
     return pretraining
 

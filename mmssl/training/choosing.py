@@ -18,8 +18,7 @@ from ..errors import RunError, UserError, one_line
 from ..files import whole_file
 from ..modality import load_modality, select
 from ..modality.table import label_name
-from ..options.schema import Part
-from ..recipe.config import DataConfig, Recipe
+from ..recipe.config import Recipe
 from ..recipe.loading import load_recipe, plain_recipe
 from ..recipe.presets import DEMO, YOURS, is_set, presets_of, set_by
 from .building import Columns, flat
@@ -35,8 +34,6 @@ FEW, MANY = 2_000, 100_000
 """Samples below which a ViT-S has too little to learn from, and from which on a ViT-B is worth its time."""
 BIG = 20 << 30
 """Bytes of a GPU that a ViT-B is trained on."""
-DECODED = ("image", "audio", "video", "ecg", "eeg")
-"""Modalities whose samples take long to read."""
 
 
 @dataclass
@@ -111,11 +108,6 @@ def choose(asked: Asked, source: Source, columns: Columns, device: Device, world
     preset, why = _preset(asked.preset, asked.presets, count, device)
     choice = Choice(preset, reasons=[f"preset {preset}: {why}"])
     recipe, given = asked.recipe(choice), set_by(asked.overrides)
-    if (
-        not is_set("data.workers", given)
-        and (workers := _workers(recipe.data, recipe.modalities, device)) != recipe.data.workers
-    ):
-        choice.add("data.workers", workers, f"{device.cores} cores beside a GPU")
     if count is not None and not is_set("train.batch_size", given):
         batch = fitting_batch(recipe.train.batch_size, count, world * recipe.train.accumulation)
         if batch != recipe.train.batch_size:
@@ -143,12 +135,6 @@ def _preset(wanted: str | None, known: Sequence[str], count: int | None, device:
     samples = "a stream of samples" if count is None else f"{count:,} samples"
     chosen = best if best in known else known[-1] if best == "base" else DEMO
     return chosen, f"{samples} on a GPU of {device.memory / 2**30:.0f} GiB; others: --preset {others}"
-
-
-def _workers(data: DataConfig, modalities: Mapping[str, Part], device: Device) -> int:
-    """Beside a GPU the cores decode; on a CPU they are busy with the step, and a recipe says where one more pays."""
-    decodes = any(part.type in DECODED for part in modalities.values())
-    return min(max(device.cores - 1, 0), 8) if device.kind == "cuda" and decodes else data.workers
 
 
 def fitting_batch(wanted: int, count: int, parts: int = 1) -> int:

@@ -5,18 +5,22 @@ bfloat16 is worth it where a device multiplies it in hardware; where not, it cos
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
+import shutil
 import time
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 
-from ..recipe.config import LoopConfig
+from ..data.workers import on_gpu
+from ..recipe.config import LoopConfig, TrainConfig
 
 logger = logging.getLogger("mmssl")
 L = TypeVar("L", bound=LoopConfig)
+T = TypeVar("T", bound=TrainConfig)
 
 SIDE = 256
 """Of the matrices that are multiplied: 34 million products, 0.05 s on the slowest processor that was met."""
@@ -31,24 +35,20 @@ class Device:
         kind: cpu, cuda, ...
         memory: bytes of a GPU; 0 elsewhere.
         bf16: whether it multiplies bfloat16 fast.
-        cores: of this process.
     """
 
     kind: str
     memory: int = 0
     bf16: bool = False
-    cores: int = 1
 
 
 def this_device() -> Device:
     """The one that Accelerate will take."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = max(there // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
-    cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    if torch.cuda.is_available() and not cpu:
+    if on_gpu():
         memory = int(torch.cuda.get_device_properties(0).total_memory)
-        return Device("cuda", memory, torch.cuda.is_bf16_supported(including_emulation=False), cores)
-    return Device("mps" if torch.backends.mps.is_available() and not cpu else "cpu", cores=cores)
+        return Device("cuda", memory, torch.cuda.is_bf16_supported(including_emulation=False))
+    cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    return Device("mps" if torch.backends.mps.is_available() and not cpu else "cpu")
 
 
 def settle_precision(train: L, device: Device) -> L:
@@ -60,6 +60,18 @@ def settle_precision(train: L, device: Device) -> L:
     if train.mixed_precision != "auto":
         return train
     return replace(train, mixed_precision="bf16" if device.kind == "cuda" and device.bf16 else "no")
+
+
+def settle_compile(train: T, device: Device, cut: bool) -> T:
+    """`train` with whether a run compiles its trunks in place of `auto`, a copy.
+
+    On a GPU, for whose kernels torch needs Triton and a C compiler. Not where processes hold shares of tensors (`cut`).
+    """
+    if train.compile != "auto":
+        return train
+    compilers = (os.environ.get("CC", "cc"), "gcc", "clang")
+    able = importlib.util.find_spec("triton") is not None and any(shutil.which(name) for name in compilers)
+    return replace(train, compile=device.kind == "cuda" and able and not cut)
 
 
 def warn_of_precision(train: LoopConfig, device: Device) -> None:

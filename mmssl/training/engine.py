@@ -190,7 +190,7 @@ def way_of(train: LoopConfig) -> str:
 def _refuse_with_shards(train: TrainConfig) -> None:
     """UserError for options, and settings of the launcher, that shards of every tensor do not go with."""
     where = "train.parallel: found fsdp2, but"
-    if train.compile:
+    if train.compile is True:
         raise UserError(f"{where} train.compile is true, which is not known to work with it; expected one of the two")
     if train.micro_batch == "auto":
         raise UserError(

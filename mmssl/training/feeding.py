@@ -13,6 +13,7 @@ from ..data.mixing import mixed_batches
 from ..data.shards import Lengths
 from ..data.stored import Outputs
 from ..data.streams import Plan
+from ..data.workers import workers_for
 from ..models.processing_mmssl import MMSSLProcessor
 from ..recipe.config import Recipe
 from ..recipe.mixture import FIRST
@@ -47,6 +48,9 @@ def feed(
         mixture: the rows of several data, in place of those of `source`.
     """
 
+    types = [part.type for part in recipe.modalities.values()]
+    workers = workers_for(recipe.data.workers, types, beside_a_step=True)
+
     def batches(first: int) -> Iterator[Loaded]:
         if isinstance(mixture, MixedStreams):
             rank, world = accelerator.process_index, accelerator.num_processes
@@ -56,7 +60,7 @@ def feed(
                 processor.preprocessors,
                 lengths,
                 Plan(recipe.seed, recipe.data.shuffle_buffer, size, parts, rank, world, 1),
-                workers=recipe.data.workers,
+                workers=workers,
                 start_batch=first,
                 broken=recipe.data.broken,
             )
@@ -68,7 +72,7 @@ def feed(
                 accumulation=recipe.train.accumulation,
                 rank=accelerator.process_index,
                 world=accelerator.num_processes,
-                workers=recipe.data.workers,
+                workers=workers,
                 start_batch=first,
                 broken=recipe.data.broken,
                 memory=recipe.train.memory,
@@ -82,7 +86,7 @@ def feed(
             accumulation=recipe.train.accumulation,
             rank=accelerator.process_index,
             world=accelerator.num_processes,
-            workers=recipe.data.workers,
+            workers=workers,
             shuffle_buffer=recipe.data.shuffle_buffer,
             readers=recipe.data.readers,
             lengths=lengths.get(FIRST),

@@ -12,7 +12,6 @@ from ..draws import Draws
 from ..modality import Batch
 from ..models.running import to_device
 from ..objectives.accumulation import passes
-from ..objectives.base import Loss
 from ..objectives.pretraining import Pretraining
 from .parallel import Parallel
 
@@ -24,8 +23,8 @@ def go_through(
     batches: Sequence[Batch],
     draws: Draws,
     more: Mapping[str, Any],
-) -> Iterator[Loss]:
-    """Add up the gradients of a step, pass by pass; yields the loss of each, behind its backward pass.
+) -> Iterator[Any]:
+    """Add up the gradients of a step, pass by pass; yields the `Loss` of each, behind its backward pass.
 
     Args:
         parallel: the processes, the precision.
@@ -42,7 +41,7 @@ def go_through(
     for number, one in enumerate(todo, 1):
         # gradients add up locally; processes exchange them once a step, with the last pass
         with parallel.passing(module, number == len(todo)):
-            loss: Loss = module(one.load(), one.draws, **more, **one.options)
+            loss = module(one.load(), one.draws, **more, **one.options)
             parallel.check(loss.total)
             accelerator.backward(loss.total)
         yield loss

@@ -14,16 +14,21 @@ class Pace(Observer):
     """Times a few steps and prints what they make of the whole. Measures nothing that is kept.
 
     speaks: whether this process prints it. It is asked in all: where one looks the others wait for each other, too.
+    compiled: the trunks are, in the first steps; what that costs is said, too, of a run from the start.
     """
 
     name = "pace"
     logged = False
 
-    def __init__(self, speaks: bool = True) -> None:
-        self.speaks, self.steps, self.began = speaks, 0, 0.0
+    def __init__(self, speaks: bool = True, compiled: bool = False) -> None:
+        self.speaks, self.compiled = speaks, compiled
+        self.steps, self.began = 0, 0.0
+        self.started: float | None = None
 
     def due(self, moment: Moment) -> bool:
         """After each of the first steps."""
+        if moment.step == 0:
+            self.started = time.perf_counter()
         return moment.step > 0 and self.steps < LAST
 
     def note(self, moment: Moment, found: Measured) -> Verdict | None:
@@ -35,7 +40,13 @@ class Pace(Observer):
         elif self.steps == LAST and self.speaks and not moment.last:
             each = (now - self.began) / (LAST - FIRST)
             left = (moment.steps - moment.step) * each
-            print(f"a step takes {each:.2g} s: about {duration(left)} for the {moment.steps - moment.step:,} to come")
+            said = f"a step takes {each:.2g} s: about {duration(left)} for the {moment.steps - moment.step:,} to come"
+            if self.compiled and self.started is not None:
+                more = max(self.began - self.started - FIRST * each, 0.0)
+                said += (
+                    f"; compiling took {duration(more)} of the first {FIRST} steps (train.compile=false does without)"
+                )
+            print(said)
         return None
 
 

@@ -15,6 +15,7 @@ from ..data.quarantine import Quarantine
 from ..data.reader import is_stream
 from ..data.selection import place_of
 from ..data.shards import Lengths
+from ..data.workers import read_by
 from ..distributed import lost_peers_told
 from ..errors import RunError, UserError, one_line
 from ..evaluation.evaluate import Report, check_evaluation, evaluate
@@ -66,9 +67,9 @@ from .micro_batch import find_micro_batch, settle_micro_batch, settled
 from .mixture import Mixed, Shares, noted, open_mixture, said_of
 from .observers import Observer
 from .online_probe import OnlineProbe, load_labelled
-from .optimizer import settle_optimizer
 from .pace import Pace
 from .parallel import Parallel
+from .settling import settled_data, settled_train
 from .starting import check_adapters
 from .storing import store_outputs
 from .stream_place import StreamPlace
@@ -144,11 +145,7 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
                 opened = open_training_data(recipe)
                 source, columns = opened.source, opened.columns
         recipe = replace(
-            recipe,
-            train=replace(
-                settle_optimizer(recipe.train), trackers=trackers, mixed_precision=accelerator.mixed_precision
-            ),
-            data=replace(recipe.data, columns={**recipe.data.columns, **opened.chosen}),
+            recipe, train=settled_train(recipe.train, parallel, device, trackers), data=settled_data(recipe, opened)
         )
         on_first(accelerator, lambda: warn_of_changes(recipe, folder, resume))
         on_first(
@@ -247,13 +244,13 @@ def make_observers(
     """
     train, seed, accelerator = recipe.train, recipe.seed, parallel.accelerator
     rows = (source, processor.preprocessors, columns)
-    observers: list[Observer] = [Pace(accelerator.is_main_process)]
+    observers: list[Observer] = [Pace(accelerator.is_main_process, train.compile is True)]
     if train.health_every:
         rank, world = accelerator.process_index, accelerator.num_processes
         samples, broken = train.health_samples, recipe.data.broken
         chunks = load_probe(*rows, train, samples=samples, seed=seed, rank=rank, world=world, broken=broken)
         marks = train.guard is not None and train.guard.action != "warn"
-        every, compiled = train.health_every, train.compile
+        every, compiled = train.health_every, train.compile is True
         health = Health(accelerator, pretraining, chunks, every=every, seed=seed, at_saves=marks, compiled=compiled)
         observers.append(health)
     if train.probe_every:
@@ -262,7 +259,7 @@ def make_observers(
             pretraining.model,
             every=train.probe_every,
             wanted=train.probe_tasks,
-            compiled=train.compile,
+            compiled=train.compile is True,
             together=parallel.cut,
         )
 
@@ -307,7 +304,8 @@ def describe(recipe: Recipe, loop: Loop, source: Source | Mixed, resumed: bool) 
     print(
         f"mmssl pretrain {recipe.name}: {', '.join(recipe.modalities)}; {size}; {millions:.2f} M parameters; "
         f"{loop.steps} steps of {recipe.train.batch_size}; "
-        f"{loop.accelerator.num_processes} x {loop.accelerator.device}{', fsdp2' * loop.parallel.cut}, {precision}",
+        f"{loop.accelerator.num_processes} x {loop.accelerator.device}{', fsdp2' * loop.parallel.cut}, {precision}"
+        f"{', compiled' * (recipe.train.compile is True)}; {read_by(recipe.data.workers)}",
         flush=True,
     )
     seen = loop.steps * recipe.train.batch_size / len(source) if hasattr(source, "__len__") else FEW

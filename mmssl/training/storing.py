@@ -20,6 +20,7 @@ from accelerate.utils import gather_object
 from ..data.fingerprint import fingerprint
 from ..data.stored import Outputs
 from ..data.variants import counted_samples, variant_batches
+from ..data.workers import workers_for
 from ..errors import RunError, UserError, one_line
 from ..models.projection import Standard
 from ..models.running import evaluating, to_device
@@ -70,7 +71,8 @@ def store_outputs(
 
     RunError where they cannot be written.
     """
-    stored, workers = {}, recipe.data.workers
+    stored = {}
+    workers = workers_for(recipe.data.workers, [part.type for part in recipe.modalities.values()])
     for name, tower in storable(recipe, pretraining).items():
         counts = counted_samples(source, processor.preprocessors[name], columns[name])
         if counts is None:

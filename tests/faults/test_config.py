@@ -231,7 +231,7 @@ CROSS = [
     ("train.steps=1e3", "train.steps: found 1000.0, expected a whole number or null"),
     ("train.lr=.nan", "train.lr: found nan, expected a finite number"),
     ("train.betas=[0.9, 2]", "train.betas: found 2, expected >= 0 and < 1"),
-    ("train.compile=no", "train.compile: found 'no' (text), expected true or false"),
+    ("train.compile=no", "train.compile: found 'no' (text), expected true or false or one of 'auto'"),
     (
         "objectives.mae.mode={image: dropp}",
         "objectives.mae.mode: found 'dropp' (text), expected one of 'drop', 'replace'; did you mean 'drop'?",

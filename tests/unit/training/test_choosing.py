@@ -18,8 +18,8 @@ from mmssl.training.choosing import Asked, Choice, choose, fitting_batch, kept_c
 from mmssl.training.device import Device
 from mmssl.training.pace import duration
 
-CPU = Device("cpu", cores=2)
-H200 = Device("cuda", memory=139 << 30, bf16=True, cores=16)
+CPU = Device("cpu")
+H200 = Device("cuda", memory=139 << 30, bf16=True)
 
 
 def pictures(count: int, side: int, **more: Any) -> datasets.Dataset:
@@ -56,18 +56,17 @@ def test_small_pictures_are_not_enlarged() -> None:
 
 
 def test_what_the_user_sets_stays() -> None:
-    words = ["modalities.image.patch=4", "train.batch_size=64", "data.workers=0", "evaluation.label=null"]
+    words = ["modalities.image.patch=4", "train.batch_size=64", "evaluation.label=null"]
     source = pictures(100, 28, label=1)
     free, fixed = chosen(source, H200), chosen(source, H200, *words)
     assert fixed.values == {} and len(fixed.reasons) == 1
     assert free.values == {
-        "data.workers": 8,
         "train.batch_size": 16,
         "evaluation.label": "label",
         "modalities.image.size": 28,
         "modalities.image.patch": 4,
     }
-    assert len(free.reasons) == 5, "one line each, size and patch together"
+    assert len(free.reasons) == 4, "one line each, size and patch together"
 
 
 @pytest.mark.parametrize(

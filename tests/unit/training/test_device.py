@@ -11,9 +11,10 @@ import torch
 from toys import runs
 
 from mmssl.options import plainyaml
-from mmssl.recipe.config import LoopConfig
-from mmssl.training import device
-from mmssl.training.device import Device, bf16_slowdown, settle_precision, warn_of_precision
+from mmssl.recipe.config import LoopConfig, TrainConfig
+from mmssl.training import device, pace
+from mmssl.training.device import Device, bf16_slowdown, settle_compile, settle_precision, warn_of_precision
+from mmssl.training.observers import Moment
 
 GPU, OLD, CPU = Device("cuda", bf16=True), Device("cuda", bf16=False), Device("cpu")
 
@@ -24,6 +25,45 @@ def test_auto_is_bf16_on_a_gpu_that_has_it_and_what_is_asked_for_stays() -> None
     for asked in ("no", "bf16", "fp16"):
         train = LoopConfig(mixed_precision=asked)
         assert all(settle_precision(train, d) is train for d in (GPU, OLD, CPU))
+
+
+def test_trunks_are_compiled_on_a_gpu_that_has_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"triton", "cc"}
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: name if name in there else None)
+    monkeypatch.setattr(device.shutil, "which", lambda name: name if name in there else None)
+    train = TrainConfig(steps=1)
+
+    def found(device: Device, cut: bool = False) -> object:
+        return settle_compile(train, device, cut).compile
+
+    assert train.compile == "auto"
+    assert [found(GPU), found(CPU), found(GPU, cut=True)] == [True, False, False]
+    for lacking in ("triton", "cc"):
+        there.remove(lacking)
+        assert found(GPU) is False
+        there.add(lacking)
+    for asked in (True, False):
+        given = TrainConfig(steps=1, compile=asked)
+        assert all(settle_compile(given, d, False) is given for d in (GPU, CPU))
+
+
+def test_what_compiling_took_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Forty seconds in the first step, then one each."""
+    for compiled, said in (
+        (True, "; compiling took 40 s of the first 2 steps (train.compile=false"),
+        (False, "to come\n"),
+    ):
+        clock = [0.0]
+        monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda clock=clock: clock[0]))
+        watch = pace.Pace(compiled=compiled)
+        assert not watch.due(Moment(0, 100))
+        for step in range(1, 7):
+            clock[0] += 41 if step == 1 else 1
+            assert watch.due(Moment(step, 100))
+            watch.note(Moment(step, 100), {})
+        line = capsys.readouterr().out
+        assert line.startswith("a step takes 1 s: about 1.6 min for the 94 to come")
+        assert said in line
 
 
 def test_a_product_that_takes_longer_in_bf16_is_told_of(
