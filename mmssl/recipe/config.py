@@ -315,8 +315,11 @@ class TrainConfig(LoopConfig):
         help="how several processes train: each holds everything (ddp), or a share of all weights, gradients, teachers "
         "and of the optimiser's state (fsdp2); null: as the launcher says (accelerate launch --use_fsdp), else ddp",
     )
-    gradient_checkpointing: bool = option(
-        False, resumable=True, help="compute activations again in the backward pass: less memory, more time"
+    gradient_checkpointing: bool | Literal["selective"] = option(
+        False,
+        resumable=True,
+        help="compute activations again in the backward pass: less memory, more time; selective: all but products and "
+        "attention, which take the time",
     )
     compile: bool | Literal["auto"] = option(
         "auto",

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
-from torch.utils.checkpoint import checkpoint
 
 from .. import limits
 from ..data.choosing import choose_columns, no_inputs, possible_label
@@ -38,6 +36,7 @@ from ..options.schema import Part
 from ..recipe.config import Recipe
 from ..recipe.loading import load_recipe
 from .engine import on_first
+from .recompute import checkpoint_blocks
 from .starting import foreign_of, load_start, put_adapters
 
 if TYPE_CHECKING:
@@ -277,20 +276,10 @@ def build_pretraining(recipe: Recipe, processor: MMSSLProcessor) -> Pretraining:
     pretraining.adapter = adapter
     pretraining.started = recipe.model.starts
     if recipe.train.gradient_checkpointing:
-        checkpoint_blocks(pretraining)
+        checkpoint_blocks(pretraining, selective=recipe.train.gradient_checkpointing == "selective")
     if recipe.train.compile is True:
         compile_trunks(pretraining)
     return pretraining
-
-
-def checkpoint_blocks(pretraining: Pretraining) -> None:
-    """Recompute every block in the backward pass: the model's, and the objectives' decoders, which see all patches."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    for module in pretraining.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
-            module.gradient_checkpointing = True
 
 
 def compile_trunks(pretraining: Pretraining) -> None:

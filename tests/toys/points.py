@@ -72,7 +72,7 @@ class ByHand(nn.Module):
 
     def __init__(self, skilled: bool) -> None:
         super().__init__()
-        self.config = SimpleNamespace(projection=4)
+        self.config = SimpleNamespace(projection=4, modalities={})
         generator = torch.Generator().manual_seed(5)
         self.point = nn.Parameter(torch.eye(4) if skilled else torch.randn(4, 4, generator=generator))
         self.word = nn.Parameter(torch.eye(5)[:, :4] if skilled else torch.randn(5, 4, generator=generator))

@@ -294,7 +294,7 @@ def test_the_raw_baseline_between_modalities_is_strong_on_real_digits() -> None:
     class NoSkill(nn.Module):
         """All embeddings are equal; only what belongs to the raw features is real."""
 
-        config = SimpleNamespace(projection=2)
+        config = SimpleNamespace(projection=2, modalities={})
 
         def modality(self, name: str) -> Any:
             return parts[name]
