@@ -34,6 +34,7 @@ def check_recipe(recipe: Any, faults: Faults) -> None:
     _check_objectives(recipe, faults)
     _check_shares(recipe, faults)
     _check_probe(recipe, faults)
+    _check_best(recipe, faults)
     _check_masks(recipe, faults)
     modalities = _names(recipe.modalities)
     columns = _get(recipe.data, "columns")
@@ -136,6 +137,18 @@ def _check_probe(recipe: Any, faults: Faults) -> None:
     every, label = _get(recipe.train, "probe_every"), _get(recipe.evaluation, "label")
     if every not in (BAD, None) and label is None:
         faults.append(f"train.probe_every: found {every}, but evaluation.label is null, expected a column of labels")
+
+
+def _check_best(recipe: Any, faults: Faults) -> None:
+    """What is best by something is measured."""
+    key = _get(recipe.train, "keep_best")
+    if key in (BAD, None) or key == "loss":
+        return
+    kind = str(key).partition("/")[0]
+    if kind not in ("probe", "health"):
+        faults.append(f"train.keep_best: found {show(key)}, expected loss, probe/MODALITY/TASK or health/...")
+    elif _get(recipe.train, f"{kind}_every") is None:
+        faults.append(f"train.keep_best: found {show(key)}, but train.{kind}_every is null, expected a number of steps")
 
 
 def _check_shares(recipe: Any, faults: Faults) -> None:

@@ -315,6 +315,13 @@ class TrainConfig(LoopConfig):
         help="how several processes train: each holds everything (ddp), or a share of all weights, gradients, teachers "
         "and of the optimiser's state (fsdp2); null: as the launcher says (accelerate launch --use_fsdp), else ddp",
     )
+    keep_best: str | None = option(
+        None,
+        resumable=True,
+        help="loss, probe/MODALITY/TASK or health/... of metrics.jsonl: the checkpoint that it was best at (the loss "
+        "least, all else most) stays besides the last ones",
+    )
+    keep_best_model: bool = option(False, resumable=True, help="the model gets that checkpoint's weights at the end")
     gradient_checkpointing: bool | Literal["selective"] = option(
         False,
         resumable=True,
@@ -354,7 +361,11 @@ class TrainConfig(LoopConfig):
         1000, min=2, max=1_000_000_000, resumable=True, help="labelled rows the probe learns from; half as many test it"
     )
 
-    NEEDS = (needs("health_samples", health_every=SET), needs("probe_tasks", "probe_samples", probe_every=SET))
+    NEEDS = (
+        needs("health_samples", health_every=SET),
+        needs("probe_tasks", "probe_samples", probe_every=SET),
+        needs("keep_best_model", keep_best=SET),
+    )
 
 
 @strict

@@ -37,6 +37,8 @@ from .optimizer import optimizer_tensors, restore_optimizer
 logger = logging.getLogger("mmssl")
 WEIGHTS, OPTIMIZER = shards.WHOLE
 STATE = "state.json"
+BEST = "keep_best"
+"""In it: the state of what says which checkpoint was the best so far (`mmssl.training.best`)."""
 State = dict[str, Any]
 """Of `state.json`: plain data."""
 _NAME = re.compile(r"step-(\d{8,})")
@@ -192,7 +194,7 @@ def commit(
         _set_aside(target)
     partial.rename(target)
     sync(folder)
-    _thin_out(folder, step, keep)
+    _thin_out(folder, step, keep, extra.get(BEST, {}).get("step"))
     return target
 
 
@@ -218,13 +220,14 @@ def failed(folder: Path, step: int, error: object) -> RunError:
     return RunError(f"checkpoint {_name(step)} could not be written to {folder}: {error}; {_last(folder)}")
 
 
-def _thin_out(folder: Path, step: int, keep: int) -> None:
-    """Delete what is later than `step`, and all before it but the newest `keep` and the newest that is healthy."""
+def _thin_out(folder: Path, step: int, keep: int, best: int | None) -> None:
+    """Delete what is later than `step`, and all before it but the newest `keep`, the newest that is healthy, and that
+    of the step `best`."""
     done = found(folder)
     later = [path for path in done if _step(path) > step]
     done = done[: len(done) - len(later)]
     healthy = [path for path in done if is_healthy(path)]
-    for old in later + [path for path in done[:-keep] if path not in healthy[-1:]]:
+    for old in later + [p for p in done[:-keep] if p not in healthy[-1:] and _step(p) != best]:
         try:
             _set_aside(old)
         except OSError as error:
@@ -251,6 +254,12 @@ def _fault(path: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{STATE}: {type(error).__name__}: {error}"
     return None
+
+
+def of_step(folder: Path, step: int) -> Path | None:
+    """The checkpoint of a step; None where there is none, or it is damaged."""
+    path = folder / _name(step)
+    return path if path.is_dir() and _fault(path) is None else None
 
 
 def is_healthy(path: Path) -> bool:

@@ -55,6 +55,20 @@ class Keeper:
         """`checkpoints.latest`. The first process looks: it says if one is damaged."""
         return on_first(self.accelerator, lambda: checkpoints.latest(self.folder, healthy))
 
+    def best(self) -> Path | None:
+        """The checkpoint that `train.keep_best` kept; None where there is none."""
+        step = self.observers.state().get(checkpoints.BEST, {}).get("step")
+        return on_first(self.accelerator, lambda: None if step is None else checkpoints.of_step(self.folder, step))
+
+    def take_best(self) -> None:
+        """Put the best weights in the place of the last ones, and say so."""
+        path = self.best()
+        if path is not None:
+            checkpoints.load(path, self.module, self.optimizer)
+        if self.accelerator.is_main_process:
+            said = "nothing was measured that keep_best goes by" if path is None else f"best was {path.name}"
+            print(f"{said}: the model gets {'the last' if path is None else 'its'} weights", flush=True)
+
     def load(self, path: Path) -> checkpoints.State:
         """Weights, optimiser and observers as of a checkpoint. UserError when it is of a run from something else."""
         checkpoints.check_origin(path, self.origin, self.settings.batch_size, self.settings.optimizer)

@@ -34,6 +34,7 @@ from ..objectives.pretraining import Pretraining
 from ..recipe.config import LoopConfig, Recipe
 from ..recipe.loading import to_yaml
 from ..recipe.mixture import FIRST
+from .best import KeepBest
 from .building import (
     Columns,
     TrainingData,
@@ -192,6 +193,8 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
             print(said, flush=True)
             _write(folder / "config.yaml", to_yaml(settled(recipe)))
         fault = loop.run(batches, per_epoch)
+        if recipe.train.keep_best_model:
+            loop.keeper.take_best()
         whole = parallel.whole(pretraining)
         end_training(accelerator)
         if not main:
@@ -246,13 +249,11 @@ def make_observers(
     rows = (source, processor.preprocessors, columns)
     observers: list[Observer] = [Pace(accelerator.is_main_process, train.compile is True)]
     if train.health_every:
-        rank, world = accelerator.process_index, accelerator.num_processes
-        samples, broken = train.health_samples, recipe.data.broken
-        chunks = load_probe(*rows, train, samples=samples, seed=seed, rank=rank, world=world, broken=broken)
+        where = {"rank": accelerator.process_index, "world": accelerator.num_processes, "broken": recipe.data.broken}
+        chunks = load_probe(*rows, train, samples=train.health_samples, seed=seed, **where)
         marks = train.guard is not None and train.guard.action != "warn"
-        every, compiled = train.health_every, train.compile is True
-        health = Health(accelerator, pretraining, chunks, every=every, seed=seed, at_saves=marks, compiled=compiled)
-        observers.append(health)
+        more = {"at_saves": marks, "compiled": train.compile is True}
+        observers.append(Health(accelerator, pretraining, chunks, every=train.health_every, seed=seed, **more))
     if train.probe_every:
         probe = OnlineProbe(
             accelerator,
@@ -273,6 +274,8 @@ def make_observers(
         observers.append(probe)
     if train.guard is not None:
         observers.append(Guard(train.guard))
+    if train.keep_best is not None:
+        observers.append(KeepBest(train.keep_best))
     if is_stream(source):
         observers.append(StreamPlace(accelerator, lengths))
     if mixture is not None:

@@ -41,6 +41,8 @@ RESUMABLE = {
             "keep",
             "trackers",
             "compile",
+            "keep_best",
+            "keep_best_model",
             "gradient_checkpointing",
             "memory",
             "store_frozen",
@@ -51,7 +53,16 @@ RESUMABLE = {
     },
     FinetuneConfig: {"arms", "draws", "score", "patience", "eval_batch_size", "workers", "max_bad", "limits", "fetch"},
 }
-OWN = ("gradient_checkpointing", "compile", "gradient_share_every", "health_every", "health_samples", "guard")
+OWN = (
+    "keep_best",
+    "keep_best_model",
+    "gradient_checkpointing",
+    "compile",
+    "gradient_share_every",
+    "health_every",
+    "health_samples",
+    "guard",
+)
 OWN += ("store_frozen", "parallel", "probe_every", "probe_tasks", "probe_samples")
 
 
