@@ -261,7 +261,8 @@ def test_a_checkpoint_of_another_version_is_refused_in_one_line(tmp_path, capsys
 
 def test_all_processes_look_at_the_same_steps(capsys):
     """What is `due` decides where they wait for each other: one that has an observer more waits for ever."""
-    recipe = SimpleNamespace(seed=0, train=SimpleNamespace(health_every=None, probe_every=None, guard=None))
+    train = SimpleNamespace(health_every=None, probe_every=None, guard=None, compile=False, keep_best=None)
+    recipe = SimpleNamespace(seed=0, train=train)
     due = []
     for number in range(2):
         place = SimpleNamespace(is_main_process=number == 0, process_index=number, num_processes=2)
