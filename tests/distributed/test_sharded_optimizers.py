@@ -23,8 +23,7 @@ from mmssl.training import checkpoints
 from mmssl.training.optimizer import hidden_matrices, optimizer_of, optimizer_tensors
 from mmssl.training.parallel import Sharded, in_full
 
-QUICK = ("lars", "muon")
-"""Those that look at a tensor as a whole; the others are slow tests."""
+pytestmark = pytest.mark.slow
 STATE = {"seconds": 0, "looked": 0, "course": {}, "batch_size": 1}
 
 
@@ -83,13 +82,8 @@ def of_two(names: Sequence[str]) -> Iterator[tuple[dict, Path]]:
 
 
 @pytest.fixture(scope="module")
-def quick():
-    yield from of_two(QUICK)
-
-
-@pytest.fixture(scope="module")
-def others():
-    yield from of_two([name for name in OPTIMIZERS if name not in QUICK])
+def found():
+    yield from of_two(OPTIMIZERS)
 
 
 def check(found: tuple[dict, Path], name: str) -> None:
@@ -114,12 +108,6 @@ def check(found: tuple[dict, Path], name: str) -> None:
                     torch.testing.assert_close(mine[key], value, rtol=1e-5, atol=1e-6, msg=key)
 
 
-@pytest.mark.parametrize("name", QUICK)
-def test_steps_and_checkpoints_of_shares_are_those_of_one_process(quick, name):
-    check(quick, name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in QUICK])
-def test_those_of_the_others_too(others, name):
-    check(others, name)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_steps_and_checkpoints_of_shares_are_those_of_one_process(found, name):
+    check(found, name)

@@ -80,7 +80,12 @@ def test_the_best_checkpoint_stays_and_the_model_is_of_it(tmp_path: Path, monkey
     best = load_file(run / "checkpoints" / "step-00000002" / "weights.safetensors")
     for name, value in load_file(run / "model" / "model.safetensors").items():
         assert torch.equal(value, best[f"model.{name}"]), name
-    # killed behind the best one, and gone on with: the same
+
+
+@pytest.mark.slow
+def test_a_run_killed_behind_its_best_checkpoint_keeps_it(tmp_path: Path, monkeypatch):
+    content = probed(monkeypatch)
+    assert runs.cli(tmp_path, content=content) == 0
     with runs.killed_at(5):
         runs.cli(tmp_path, "train.save_every=4", content=content, output="killed")
     assert runs.checkpoints(tmp_path / "killed") == ["step-00000002", "step-00000004"]
@@ -88,4 +93,4 @@ def test_the_best_checkpoint_stays_and_the_model_is_of_it(tmp_path: Path, monkey
     assert runs.checkpoints(tmp_path / "killed") == ["step-00000002", "step-00000006"]
     state = json.loads((tmp_path / "killed" / "checkpoints" / "step-00000006" / "state.json").read_text())
     assert state["keep_best"] == {"key": "probe/image/knn", "value": 0.9, "step": 2}
-    runs.assert_same_weights(tmp_path / "killed", run)
+    runs.assert_same_weights(tmp_path / "killed", tmp_path / "run")

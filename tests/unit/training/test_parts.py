@@ -181,6 +181,7 @@ def test_auto_says_when_nothing_fits_and_what_cannot_be_cut(tmp_path, monkeypatc
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_finetuning_finds_it_too(tmp_path, monkeypatch, capsys):
     base = str(tuned.image_base(tmp_path / "base"))
     little_memory(monkeypatch, 5)
