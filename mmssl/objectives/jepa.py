@@ -102,6 +102,11 @@ class JEPA(Objective):
                 f"objective jepa: average_layers is {c.average_layers}, but tower "
                 f"'{self.target_tower}' has {target.depth} blocks to average"
             )
+        if not c.predictor.prefix and source.drops and not source.prefix_count:
+            raise UserError(
+                f"objective jepa: predictor.prefix: found false, which has no effect: tower '{c.tower}' has no prefix "
+                "tokens"
+            )
         for name in ("momentum", "forget", "schedule", "export"):
             if target.frozen and changed(c, name):
                 raise UserError(
@@ -236,7 +241,8 @@ class JEPA(Objective):
             together = whole.repeated(sets).take(index)
         predictor = self.predictors[name]
         assert isinstance(predictor, Decoder)
-        return predictor(context.prefix, tokens, visible, queries, together, others)
+        prefix = context.prefix if self.config.predictor.prefix else context.prefix[:, :0]
+        return predictor(prefix, tokens, visible, queries, together, others)
 
     def _latents(self, targets: Encoded, name: str, index: Tensor) -> Tensor:
         """(B, k, D) float32: what the predictor should say of the patches `index` (B, k)."""

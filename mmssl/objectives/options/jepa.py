@@ -13,11 +13,16 @@ from .teacher import TeacherOptions
 @strict
 @dataclass(kw_only=True)
 class PredictorConfig:
-    """I-JEPA's predictor is 384 wide and 6 deep (12 for its largest); small ones do for small data."""
+    """I-JEPA's predictor is 384 wide and 6 deep (12 for its largest); small ones do for small data.
+
+    Of prefix tokens the papers differ: T-JEPA's [REG] goes into the predictor, ECG-JEPA's register does not, I-JEPA and
+    V-JEPA have none.
+    """
 
     width: int = option(384, min=1, max=65_536, help="its width, less than the tower's")
     depth: int = option(6, min=1, max=1_024, help="its blocks")
     heads: int = option(12, min=1, max=1_024, help="its attention heads, a divisor of its width")
+    prefix: bool = option(True, help="the tower's prefix tokens (CLS, registers, [REG]) go into it beside the patches")
 
 
 @strict
