@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ...losses.latent import LATENT_LOSSES
 from ...options import needs, option, strict
-from . import ObjectiveConfig
+from . import ObjectiveConfig, odd_knots
 from .teacher import TeacherOptions
 
 
@@ -51,9 +51,8 @@ class RegulariserConfig:
     )
 
     def validate_knots(self) -> None:
-        """ValueError for an even number: the quadrature has a knot in the middle."""
-        if self.knots % 2 == 0:
-            raise ValueError(f"knots: found {self.knots}, expected an odd number")
+        """ValueError for an even number."""
+        odd_knots(self.knots)
 
 
 @strict
@@ -64,7 +63,7 @@ class Config(TeacherOptions, ObjectiveConfig):
     papers = (
         "I-JEPA, Assran et al. 2023, arXiv 2301.08243; V-JEPA, Bardes et al. 2024, arXiv 2404.08471; "
         "T-JEPA, Thimonier et al. 2025, arXiv 2410.05016; ECG-JEPA, Weimann & Conrad 2024, arXiv 2410.13867; "
-        "LeJEPA, Balestriero & LeCun 2025, arXiv 2511.08544; VICReg, Bardes et al. 2022, arXiv 2105.04906"
+        "SIGReg of LeJEPA, Balestriero & LeCun 2025, arXiv 2511.08544; VICReg, Bardes et al. 2022, arXiv 2105.04906"
     )
     when = "Content is wanted rather than detail, and no augmentation is known; watch the spread of its targets."
     suits = "anything whose parts tell of one another: images, video, signals, tables, graphs; pairs of modalities"
