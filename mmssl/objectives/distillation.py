@@ -155,8 +155,7 @@ class Distillation(Objective):
         self.steps.fill_(steps)
         self.progress.fill_(progress)
         if self.gram_teacher is not None:
-            after = steps - c.gram.first
-            if after == 0 or (after > 0 and c.gram.every is not None and after % c.gram.every == 0):
+            if _due(c.gram, steps):
                 # momentum 0: a copy of the teacher as it is now
                 self.gram_teacher.update(self.teacher.net, 0.0)
 
@@ -288,8 +287,18 @@ class Distillation(Objective):
         return global_mean(torch.cat(rows), torch.cat(counts))
 
 
+def _due(gram: GramConfig, steps: int) -> bool:
+    """Whether the Gram teacher is taken after so many steps."""
+    after = steps - gram.first
+    if after <= 0 or gram.every is None:
+        return after == 0
+    return after % gram.every == 0 and (gram.renewals is None or after // gram.every <= gram.renewals)
+
+
 def _head(config: HeadConfig, width: int) -> PrototypeHead:
-    return PrototypeHead(width, config.hidden, config.bottleneck, config.prototypes, config.layers)
+    return PrototypeHead(
+        width, config.hidden, config.bottleneck, config.prototypes, config.layers, config.unit_prototypes
+    )
 
 
 def _refuse_equal_views(c: Config, step: Step) -> None:

@@ -6,8 +6,9 @@ modelling, where `replacement` leaves some masked ids as they are and swaps othe
 several modalities it is joint masked modelling as in M3AE (Chen et al. 2022): each modality has its own share of the
 mask, its own decoder, possibly from an intermediate layer, and sees the others in the trunk. A `budget` mask divides
 visible patches between them (MultiMAE, 4M). `skips` lets the decoder look at earlier blocks of the encoder, and several
-`towers` meet in a `fusion` encoder between them and their decoders (HiCMAE, Sun et al. 2024). Without a mask, what a
-corrupted view overwrote is reconstructed (GMML, Atito et al. 2021; see `mmssl.masking.corruption`).
+`towers` meet in a `fusion` encoder between them and their decoders (HiCMAE, Sun et al. 2024, whose blocks 3, 6 and 9,
+counted from 0, are `[4, 7, 10]` here, and are placed as the decoder's own tokens: `skips_placed`). Without a mask, what
+a corrupted view overwrote is reconstructed (GMML, Atito et al. 2021; see `mmssl.masking.corruption`).
 
 Example::
 
@@ -253,7 +254,7 @@ class MAE(Objective):
         for name, split in self._splits(step, mask).items():
             whole, hide = step.patches(name, c.view), split.hide.flatten(1)
             queries = self._queries(step, name, split)
-            prediction = self._predict(name, encoded[self.tower_of[name]], whole, split.keep, hide, queries)
+            prediction = self._predict(step, name, encoded[self.tower_of[name]], whole, split.keep, hide, queries)
             kind = c.target.get(name)
             target = step.hidden_target(name, c.target_view, kind, split, queries, c.view)
             with torch.autocast(prediction.device.type, enabled=False):
@@ -266,8 +267,13 @@ class MAE(Objective):
         layer = self.layer[name]
         return encoded.tokens[name] if layer is None else encoded.layers[layer][name]
 
+    def _looked_at(self, step: Step, name: str, tokens: Tensor) -> Tensor:
+        """Tokens after an earlier block as the decoder gets them."""
+        placed = self.config.decoders.get(name, self.config.decoder).skips_placed
+        return step.model.tower(self.tower_of[name]).normed(tokens) if placed else tokens
+
     def _predict(
-        self, name: str, encoded: Encoded, whole: Patches, keep: Tensor, hide: Tensor, queries: Patches
+        self, step: Step, name: str, encoded: Encoded, whole: Patches, keep: Tensor, hide: Tensor, queries: Patches
     ) -> Tensor:
         """(B, m, out) for the hidden patches of one modality."""
         tokens, decoder, seen = self._tokens(name, encoded), self.decoders[name], encoded.patches[name]
@@ -282,7 +288,7 @@ class MAE(Objective):
         if whole.links is not None:
             every = torch.arange(whole.count, device=hide.device).expand(whole.batch, -1)
             together = whole.take(torch.cat([every if self.mode[name] == "replace" else keep, hide], 1))
-        layers = [encoded.layers[layer][name] for layer in self.skips[name]]
+        layers = [self._looked_at(step, name, encoded.layers[layer][name]) for layer in self.skips[name]]
         return decoder(encoded.prefix, tokens, seen, queries, together, layers=layers)
 
 
@@ -294,4 +300,4 @@ def _decoder(modality: Modality, config: DecoderConfig, in_width: int, out_width
     if config.trunk in MESSAGES:
         refuse_unlinked(modality, where, config.trunk)
         return MessageDecoder(modality, config.trunk, in_width, out_width, *sizes)
-    return Decoder(modality, in_width, out_width, *sizes, skips=len(config.skips))
+    return Decoder(modality, in_width, out_width, *sizes, skips=len(config.skips), placed=config.skips_placed)

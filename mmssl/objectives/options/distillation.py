@@ -19,6 +19,9 @@ class HeadConfig:
     hidden: int = option(2048, min=1, max=65_536, help="hidden width of the head")
     bottleneck: int = option(256, min=1, max=65_536, help="width that is normalised and compared with the prototypes")
     layers: int = option(3, min=1, max=1_024, help="dense layers before the prototypes")
+    unit_prototypes: bool = option(
+        True, help="prototypes have length 1 (DINO, iBOT, DINOv2); false: a plain linear last layer (DINOv3)"
+    )
 
 
 @strict
@@ -31,8 +34,13 @@ class GramConfig:
         min=1, max=1_000_000_000, help="optimiser steps before the Gram teacher is taken; the loss is 0 until then"
     )
     every: int | None = option(None, min=1, max=1_000_000_000, help="steps after which it is taken anew; null: never")
+    renewals: int | None = option(
+        None, min=1, max=1_000_000_000, help="how often it is taken anew at most (DINOv3: 3 in all); null: to the end"
+    )
     clamp: str = option("none", choices=("none", "teacher", "both"), help="whose negative similarities count as 0")
     tokens: str = option("all", choices=("all", "masked", "unmasked"), help="the student's patches that are compared")
+
+    NEEDS = (needs("renewals", every=SET),)
 
 
 @strict
@@ -59,7 +67,13 @@ class Config(TeacherOptions, ObjectiveConfig):
         "sinkhorn", choices=("sinkhorn", "centring"), help="how the teacher's assignments are kept from collapse"
     )
     class_weight: float = option(1.0, min=0, max=1_000_000, help="DINO's loss, between views")
-    patch_weight: float = option(1.0, min=0, max=1_000_000, help="iBOT's loss, of masked patches")
+    patch_weight: float = option(
+        1.0,
+        min=0,
+        max=1_000_000,
+        help="iBOT's loss, the mean over samples with hidden patches; DINOv2 divides by all samples, and leaves half "
+        "of them as they are: its 1 is 0.5 here",
+    )
     koleo_weight: float = option(
         0.0, min=0, max=1_000_000, help="of the mean over global views; DINOv2 takes 0.1 of their sum"
     )

@@ -10,6 +10,7 @@ from toys import world as toy_world
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.losses.distillation import soft_cross_entropy
+from mmssl.masking import Block
 from mmssl.objectives.distillation import Config, Distillation, GramConfig, HeadConfig
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.objectives.step import Step
@@ -177,6 +178,72 @@ def test_gram_teacher_is_taken_and_renewed_on_time():
     parts = loss.parts
     total = parts["dino.class"] + parts["dino.patch"] + 3.0 * parts["dino.gram"]
     torch.testing.assert_close(parts["dino"], total)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({}, [2]),
+        ({"every": 3}, [2, 5, 8, 11]),
+        ({"every": 3, "renewals": 1}, [2, 5]),
+        ({"every": 3, "renewals": 2}, [2, 5, 8]),
+    ],
+)
+def test_gram_teacher_is_renewed_at_most_so_often(options, steps):
+    objective, work = build(momentum=[0.5, 0.5], gram=GramConfig(first=2, **options))
+    taken = []
+    objective.gram_teacher.update = lambda *_: taken.append(int(objective.steps))
+    for number in range(12):
+        work.after_step(number / 12)
+    assert taken == steps
+    with pytest.raises(UserError, match="renewals: found 2"):
+        build(gram=GramConfig(first=2, renewals=2))
+
+
+@pytest.mark.parametrize("unit", [True, False])
+def test_the_last_layer_is_weight_normalised_or_plain(unit):
+    """DINO's prototypes have length 1; DINOv3's last layer is linear, small at first, and its lengths are learned."""
+    head = HeadConfig(prototypes=500, hidden=16, bottleneck=64, layers=2, unit_prototypes=unit)
+    objective, work = build(head=head)
+    prototypes = objective.heads["class"].prototypes
+    assert prototypes.weight.detach().std() == pytest.approx(1 / 8 if unit else 0.02, rel=0.05)
+    x = torch.randn(7, 64)
+    stock = torch.nn.Linear(64, 500, bias=False)
+    stock.weight.data = F.normalize(prototypes.weight, dim=1) if unit else prototypes.weight
+    torch.testing.assert_close(prototypes(x), stock(F.normalize(x, dim=1)), rtol=0, atol=1e-6)
+    said = prototypes(x)
+    prototypes.weight.data = prototypes.weight * 2
+    torch.testing.assert_close(prototypes(x), said if unit else 2 * said, rtol=0, atol=1e-6)
+    assert torch.isfinite(descend(work, batch()).total)
+
+
+def test_masks_of_half_of_the_samples_count_those_alone():
+    mask = Block(ratio=[0.3, 0.6], samples=0.5)
+    objective, work = build(masks=["few"])
+    work.masks = {"few": mask}
+    step = Step(batch(8, 0.0), work.model, VIEWS, work.masks, Draws(2, 8))
+    hidden = (step.splits("signal", "few", "a")["signal"].hide >= 0).sum((1, 2))
+    assert (hidden > 0).sum() == 4
+    whole = objective(step).parts["patch"]
+    rows = []
+    for view in ("a", "b"):
+        student, teacher = (
+            step.encode("signal", view, "few", "replace"),
+            step.encode("signal", view, net=objective.teacher.net),
+        )
+        for row in range(8):
+            at = step.splits("signal", "few", view)["signal"].hide[row, 0]
+            at = at[at >= 0]
+            rows += [(student.tokens["signal"][row, at], teacher.tokens["signal"][row, at])] if len(at) else []
+    theirs = objective.teacher_heads.net["class"](torch.cat([t for _, t in rows]))
+    target = objective._targets("patch", theirs, torch.ones(len(theirs), dtype=torch.bool)).split(
+        [len(t) for _, t in rows]
+    )
+    each = [
+        soft_cross_entropy(objective.heads["class"](s), t, objective.config.student_temperature).mean()
+        for (s, _), t in zip(rows, target, strict=True)
+    ]
+    torch.testing.assert_close(whole, torch.stack(each).mean().detach(), rtol=0, atol=2e-6)
 
 
 def test_a_resumed_objective_goes_on_as_if_never_stopped():
