@@ -149,7 +149,8 @@ def boxes(grid: Tensor, draws: Draws, options: Corruption) -> tuple[Tensor, Tens
         kinds = (which[..., 0] * len(options.fill)).long().tolist()
         for i in short:
             for n in range(number):
-                box = (i, *(slice(*ends_of) for ends_of in zip(starts[n][i], ends[n][i], strict=True)))
+                sides = [slice(a, b) for a, b in zip(starts[n][i], ends[n][i], strict=True)]
+                box: tuple[int | slice, ...] = (i, *sides)
                 new = there[box] > hit[box]
                 reached = covered[i] + int(np.count_nonzero(new))
                 if reached <= most[i]:

@@ -74,7 +74,7 @@ class Block:
     def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:
         out = {}
         for name, p in patches.items():
-            ratio = ratio_of(self.ratio, name)
+            ratio = self.ratio if isinstance(self.ratio, list) else ratio_of(self.ratio, name)
             if ratio is None:
                 continue
             if isinstance(ratio, float | int) and self.samples == 1:

@@ -5,7 +5,7 @@ sample alone. Shapes: B batch, N patches, k kept, m hidden, K coordinates.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from ..draws import Draws, mix
 from ..errors import UserError
@@ -19,10 +19,7 @@ else:
     torch = later("torch", __name__)
 
 
-Ratio = TypeVar("Ratio")
-
-
-def ratio_of(ratio: Ratio | dict[str, Ratio], name: str) -> Ratio | None:
+def ratio_of(ratio: float | dict[str, float], name: str) -> float | None:
     """The share of a modality that is hidden; None where a ratio a modality does not name it."""
     if isinstance(ratio, dict):
         return ratio.get(name)

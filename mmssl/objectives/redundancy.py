@@ -118,7 +118,9 @@ class Redundancy(Objective):
 
     def _groups(self, step: Step) -> Loss:
         """LeJEPA's loss, over the sides of each tower or of all of them."""
-        c, totals, parts = self.config, [], {}
+        c = self.config
+        totals: list[Tensor] = []
+        parts: dict[str, Tensor] = {}
         slices = directions(step.draws("sigreg"), next(iter(self.heads.values())).width, c.slices)  # type: ignore[arg-type]
         groups = self.sides.groups(step)
         for group in groups:

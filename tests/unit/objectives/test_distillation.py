@@ -11,6 +11,11 @@ from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.losses.distillation import soft_cross_entropy
 from mmssl.masking import Block
+from mmssl.models.configuration_mmssl import MMSSLConfig
+from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
+from mmssl.models.processing_mmssl import MMSSLProcessor
+from mmssl.models.saving import save_model
 from mmssl.objectives.distillation import Config, Distillation, GramConfig, HeadConfig
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.objectives.step import Step
@@ -198,6 +203,68 @@ def test_gram_teacher_is_renewed_at_most_so_often(options, steps):
     assert taken == steps
     with pytest.raises(UserError, match="renewals: found 2"):
         build(gram=GramConfig(first=2, renewals=2))
+
+
+def pictures(**options) -> tuple[Distillation, Pretraining, Step]:
+    """DINO on smooth pictures of 16 x 16 pixels, patches of 4."""
+    sizes = {"type": "image", "size": [16, 16], "patch": [4, 4], "channels": 1, "mean": [0.5], "std": [0.2]}
+    tower = tower_spec(TowerConfig(width=16, depth=1, heads=2))
+    torch.manual_seed(3)
+    net = MMSSLModel(MMSSLConfig(modalities={"image": sizes}, towers={"image": tower}))
+    crops = {"crop_scale": [0.4, 0.8], "flip": 0.5, "brightness": 0.4}
+    views = {"a": {"image": crops}, "b": {"image": crops}}
+    objective = Distillation(Config(tower="image", global_views=["a", "b"], head=HEAD, **options), net)
+    rough = torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    batch = {"image": {"pixel_values": F.interpolate(rough, size=(16, 16), mode="bicubic")}}
+    work = Pretraining(net, {"dino": objective}, views, {})
+    return objective, work, Step(batch, net, views, {}, Draws(4, 5))
+
+
+def test_a_gram_teacher_sees_the_same_crops_larger_and_without_distortion():
+    for key, line in (("crop_sise", "gram.views: found 'crop_sise'"), ("gain", "expected options of the views")):
+        with pytest.raises(UserError, match=line):
+            pictures(gram=GramConfig(first=1, views={key: 1}))
+    objective, work, step = pictures(gram=GramConfig(first=1, views={"crop_size": 32, "brightness": 0.0}))
+    plain, _, own = pictures()
+    objective.after_step(work.model, 0.1)
+    large = step.variant("a", objective.config.gram.views)
+    assert large == step.variant("a", objective.config.gram.views)
+    dull = step.variant("a", {"brightness": 0.0})
+    small, wide = (step.inputs("image", v)["pixel_values"] for v in (dull, large))
+    assert wide.shape[-2:] == (32, 32) and not torch.equal(small, step.inputs("image", "a")["pixel_values"])
+    assert (F.avg_pool2d(wide, 2) - small).abs().mean() < 0.05 * small.std()  # one crop, one flip
+    assert torch.equal(own.inputs("image", "a")["pixel_values"], step.inputs("image", "a")["pixel_values"])
+    rows = []
+    for view in ("a", "b"):
+        wanted = step.encode("image", step.variant(view, objective.config.gram.views), net=objective.gram_teacher.net)
+        grid = wanted.tokens["image"].transpose(1, 2).reshape(5, 16, 8, 8)
+        theirs = F.interpolate(grid, size=(4, 4), mode="bicubic").reshape(5, 16, 16).transpose(1, 2).double()
+        ours = step.encode("image", view).tokens["image"].double()
+        gram = [F.normalize(x, dim=-1) @ F.normalize(x, dim=-1).transpose(1, 2) for x in (ours, theirs)]
+        rows.append((gram[0] - gram[1]).square().mean())
+    found = objective(step).parts["gram"]
+    assert found.item() == pytest.approx((rows[0] + rows[1]).item() / 2, abs=1e-6) and found > 0
+
+
+def test_a_gram_teacher_may_come_trained(tmp_path):
+    with pytest.raises(UserError, match="first: found null, and no model in from"):
+        GramConfig()
+    saved = toy_world.model(seed=9)
+    types = {name: f"toys.{name}" for name in toy_world.PREPROCESSORS}
+    save_model(saved, MMSSLProcessor(dict(toy_world.PREPROCESSORS), types), tmp_path / "model")
+    objective, work = build(gram=GramConfig(from_=str(tmp_path / "model"), first=2))
+    parameter = "trunk.blocks.0.mlp.fc1.weight"
+    fixed = objective.gram_teacher.net.get_parameter(parameter)
+    assert torch.equal(fixed, saved.tower("signal").get_parameter(parameter))
+    assert not torch.equal(fixed, work.model.tower("signal").get_parameter(parameter))
+    content = batch()
+    assert descend(work, content).parts["dino.gram"] > 0  # from the first step
+    assert torch.equal(fixed, saved.tower("signal").get_parameter(parameter))
+    descend(work, content)
+    assert torch.equal(fixed, objective.teacher.net.get_parameter(parameter))  # then the averaged teacher
+    with pytest.raises(UserError, match="gram.from: .* has tower graph, signal, table, expected 'all'"):
+        gram = GramConfig(from_=str(tmp_path / "model"), first=1)
+        Distillation(Config(tower="all", global_views=["a", "b"], head=HEAD, gram=gram), toy_world.model(joint=True))
 
 
 @pytest.mark.parametrize("unit", [True, False])
