@@ -27,6 +27,7 @@ Example::
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -254,7 +255,8 @@ class MAE(Objective):
         for name, split in self._splits(step, mask).items():
             whole, hide = step.patches(name, c.view), split.hide.flatten(1)
             queries = self._queries(step, name, split)
-            prediction = self._predict(step, name, encoded[self.tower_of[name]], whole, split.keep, hide, queries)
+            norm = step.model.tower(self.tower_of[name]).normed
+            prediction = self._predict(name, encoded[self.tower_of[name]], whole, split.keep, hide, queries, norm)
             kind = c.target.get(name)
             target = step.hidden_target(name, c.target_view, kind, split, queries, c.view)
             with torch.autocast(prediction.device.type, enabled=False):
@@ -267,15 +269,17 @@ class MAE(Objective):
         layer = self.layer[name]
         return encoded.tokens[name] if layer is None else encoded.layers[layer][name]
 
-    def _looked_at(self, step: Step, name: str, tokens: Tensor) -> Tensor:
-        """Tokens after an earlier block as the decoder gets them."""
-        placed = self.config.decoders.get(name, self.config.decoder).skips_placed
-        return step.model.tower(self.tower_of[name]).normed(tokens) if placed else tokens
-
     def _predict(
-        self, step: Step, name: str, encoded: Encoded, whole: Patches, keep: Tensor, hide: Tensor, queries: Patches
+        self,
+        name: str,
+        encoded: Encoded,
+        whole: Patches,
+        keep: Tensor,
+        hide: Tensor,
+        queries: Patches,
+        norm: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """(B, m, out) for the hidden patches of one modality."""
+        """(B, m, out) for the hidden patches of one modality; norm: the tower's last, for what `skips_placed` looks at."""
         tokens, decoder, seen = self._tokens(name, encoded), self.decoders[name], encoded.patches[name]
         if isinstance(decoder, TokenHead):
             # mask tokens were in the encoder: its output at the hidden places is decoded as it is
@@ -288,7 +292,9 @@ class MAE(Objective):
         if whole.links is not None:
             every = torch.arange(whole.count, device=hide.device).expand(whole.batch, -1)
             together = whole.take(torch.cat([every if self.mode[name] == "replace" else keep, hide], 1))
-        layers = [self._looked_at(step, name, encoded.layers[layer][name]) for layer in self.skips[name]]
+        layers = [encoded.layers[layer][name] for layer in self.skips[name]]
+        if norm is not None and self.config.decoders.get(name, self.config.decoder).skips_placed:
+            layers = [norm(layer) for layer in layers]
         return decoder(encoded.prefix, tokens, seen, queries, together, layers=layers)
 
 
