@@ -279,7 +279,7 @@ class MAE(Objective):
         queries: Patches,
         norm: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """(B, m, out) for the hidden patches of one modality; norm: the tower's last, for what `skips_placed` looks at."""
+        """(B, m, out) for the hidden patches of one modality; norm: the tower's last one, for `skips_placed`."""
         tokens, decoder, seen = self._tokens(name, encoded), self.decoders[name], encoded.patches[name]
         if isinstance(decoder, TokenHead):
             # mask tokens were in the encoder: its output at the hidden places is decoded as it is
