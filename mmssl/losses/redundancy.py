@@ -1,4 +1,4 @@
-"""Losses between two views that need no negatives: Barlow Twins, Mixed Barlow Twins, VICReg, BYOL, SimSiam.
+"""Losses between views that need no negatives: Barlow Twins, Mixed Barlow Twins, VICReg, LeJEPA, BYOL, SimSiam.
 
 Barlow Twins and VICReg are statistics of the whole batch: with several processes `total` is
 `mmssl.distributed.all_sum` (see `mmssl.losses.regularisers`), and only rows that are valid count.
@@ -109,6 +109,24 @@ def vicreg(
     }
     loss = sum((w * term for w, term in zip(weights, terms.values(), strict=True)), start=z_a.new_zeros(()))
     return _enough(loss, count), {name: term.detach() for name, term in terms.items()}
+
+
+def centroid(z: Tensor, there: Tensor, leading: Tensor, total: Total = alone) -> Tensor:
+    """Mean squared distance of a sample's sides from the mean of its leading ones (LeJEPA, Balestriero & LeCun 2025,
+    algorithm 2): over the sides, samples and dimensions, with gradient through the mean.
+
+    Args:
+        z: (V, n, D) embeddings of V sides.
+        there: (V, n) bool, whether a sample has that side. A sample counts that has two of them and a leading one.
+        leading: (V,) bool, the sides that the mean is of (the paper's global views).
+        total: the sum over processes.
+    """
+    z = torch.where(there[..., None], z, 0.0)
+    led = (there & leading[:, None]).to(z.dtype)
+    middle = (z * led[..., None]).sum(0) / led.sum(0).clamp(min=1)[:, None]
+    counts = (there & (there.sum(0) > 1) & (led.sum(0) > 0)).to(z.dtype)
+    distance = (z - middle).square().mean(-1)
+    return total((distance * counts).sum()) / total(counts.sum()).clamp(min=1)
 
 
 def byol(prediction: Tensor, target: Tensor) -> Tensor:

@@ -10,11 +10,17 @@ Shapes: n local rows, D embedding width, S slices.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from ..draws import Draws
 
 Total = Callable[[Tensor], Tensor]
 
@@ -51,6 +57,13 @@ def covariance(rows: Tensor, valid: Tensor | None = None, total: Total = alone) 
     count, _, centred = moments(rows, valid, total)
     matrix = total(centred.T @ centred) / (count - 1).clamp(min=1)
     return (matrix.square().sum() - matrix.diagonal().square().sum()) / rows.shape[1]
+
+
+def directions(draws: Draws, width: int, count: int) -> Tensor:
+    """(width, count) random slices of unit length for `sigreg`, the same on all processes."""
+    # one row of draws a dimension, whatever the rows of a process are
+    alike = dataclasses.replace(draws, rows=width, first=0, total=width)
+    return F.normalize(alike.normal(count), dim=0)
 
 
 def sigreg(

@@ -35,9 +35,14 @@ class MultiBlock:
     to a step. It holds exactly the asked number of places: they are taken outwards from its middle, so that on a grid
     it is a rectangle but for its outermost row, and always connected.
 
+    In I-JEPA's code one number of a step gives size and aspect (uniform, not log-uniform) of all blocks, an area is
+    that of the rectangle of rounded sides, and no block touches the last row or column. Of 14 x 14 patches with four
+    targets a block there has 17.1 % (here 17.6), all four together 45 (48), and 41 % (45) are left as context.
+
     `axes` names the coordinates that a box extends over; it holds all others whole. With the two of the picture it is
     a tube through all times: V-JEPA (Bardes et al. 2024) uses 8 tubes of 0.15 (short-range) and 2 of 0.7 (long-range),
-    each kind with a context of its own, its targets predicted together.
+    each kind with a context of its own, its targets predicted together. Its tubes share one size a step and are hidden
+    together in 63 +- 8 % (here 62 +- 7) and 82 +- 7 % (83 +- 6) of 14 x 14 places.
     """
 
     targets: int = option(4, min=1, max=1_024, help="target boxes")

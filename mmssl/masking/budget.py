@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..lazy import later
 from ..options import option, strict
 from ..patches import Patches, Split
-from .splits import indices, maskable_of, patch_bits
+from .splits import maskable_of, patch_bits, split_by_counts
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,9 @@ class Budget:
     the sample has (MultiMAE, Bachmann et al. 2022; 4M, Mizrahi et al. 2023): a small alpha shows mostly one modality,
     a large one equal parts. What a modality has too few patches for goes to the others. A number for each modality is
     fixed instead. Modalities not named in a dict are seen whole.
+
+    MultiMAE rounds the shares, and evens out what is then too much or too little by patches drawn from all; here shares
+    are rounded down, and the rest goes to those that lost most. Counts are distributed alike but for one patch.
     """
 
     visible: int | dict[str, int] = option(min=1, max=65_536, help="visible patches in all; or of each modality")
@@ -84,19 +87,11 @@ def divide(total: int, shares: Tensor, most: Tensor) -> Tensor:
         weight = shares * (counts < most)
         weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-300)
         counts = torch.minimum(counts + (left * weight).floor().long(), most)
-    for index in shares.argsort(dim=1, descending=True, stable=True).unbind(1):  # the rest of rounding
-        left = (total - counts.sum(1)).clamp(min=0)
-        room = (most - counts).gather(1, index[:, None])[:, 0]
-        counts = counts.scatter_add(1, index[:, None], torch.minimum(left, room)[:, None])
+    # the rest of rounding: one patch each by what rounding took, so that no modality is favoured; then where there is
+    # room
+    for key, many in (((total * shares).frac(), 1), (shares, total)):
+        for index in key.argsort(dim=1, descending=True, stable=True).unbind(1):
+            left = (total - counts.sum(1)).clamp(min=0, max=many)
+            room = (most - counts).gather(1, index[:, None])[:, 0]
+            counts = counts.scatter_add(1, index[:, None], torch.minimum(left, room)[:, None])
     return counts
-
-
-def split_by_counts(patches: Patches, order_key: Tensor, shown: Tensor) -> Split:
-    """Keep of each sample the `shown` (B,) maskable patches with the smallest `order_key` (B, N), and fixed ones."""
-    maskable = maskable_of(patches)
-    rank = order_key.masked_fill(~maskable, torch.iinfo(torch.int64).max).argsort(dim=1, stable=True).argsort(dim=1)
-    hide = maskable & (rank >= shown[:, None])
-    keep = patches.valid & ~hide
-    # both widths in one transfer: each would wait for the device
-    widest = torch.stack([keep.sum(1).amax(), hide.sum(1).amax()]).tolist()
-    return Split(indices(keep, max(widest[0], min(patches.count, 1))), indices(hide, widest[1])[:, None])

@@ -5,31 +5,38 @@ patch grid until 50 to 75 % of an image are hit, shows the encoder all patches, 
 (`objectives/mae.py` without a mask). Here boxes lie along whatever axes the modality says: rows and columns, time, time
 and frequency. All draws follow the sample, so two processes corrupt as one does.
 
+What GMML's code draws, and what is drawn here: sides are uniform up to 0.3 of an image in both; there a box starts at
+any pixel and is cut at the border, here it lies inside, so that borders are hit less often; there boxes go on until a
+share drawn in [0.5, 0.7] is reached, and the last may go beyond, here none goes beyond the highest share; there the
+fill is drawn for an image, here for each box (name one fill for a like draw, or two views).
+
 Shapes: B batch, A axes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..draws import Draws
+from ..draws import Draws, uniforms
 from ..errors import UserError, nearest
 from ..lazy import later
 from ..options import option, strict
 from ..options.schema import BAD, build
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 else:
+    np = later("numpy", __name__)
     torch = later("torch", __name__)
 
 TRIES = 400
 """Boxes at most: reached only where a few pixels are all that there is."""
-LOOK_EVERY = 8
-"""Boxes between two looks at whether all samples have enough."""
+DRAWN_AT_ONCE = 16
+"""Boxes of all samples that one computation draws."""
 FILLS = ("noise", "zero", "other")
 
 
@@ -87,49 +94,72 @@ def corrupt(x: Tensor, axes: tuple[int, ...], draws: Draws, options: Corruption)
     place, fill = boxes(grid, draws, options)
     shape = [size if axis == 0 or axis in axes else 1 for axis, size in enumerate(x.shape)]
     hit = place.view(shape) & there
-    kind = fill.view(shape)
-    out = torch.where(hit, 0.0, x)
+    kind, out = fill.view(shape), x
     for number, name in enumerate(options.fill):
+        mine = hit if len(options.fill) == 1 else hit & (kind == number)
         if name == "zero":
-            continue
-        content = draws("noise").normal(*x.shape[1:]).to(x) if name == "noise" else partners(x, draws("other"))
-        mine = hit & (kind == number)
-        lacking = mine & content.isnan()  # the other one has nothing there: left alone
-        hit = hit & ~lacking
-        out = torch.where(mine, torch.where(lacking, x, content), out)
+            out = out.masked_fill(mine, 0.0)
+        elif name == "noise":
+            out = _noised(out, mine, draws("noise"))
+        else:
+            content = partners(x, draws("other"))
+            there = ~content.isnan()  # the other one has nothing elsewhere: left alone
+            hit, mine = hit & (there | ~mine), mine & there
+            out = torch.where(mine, content, out)
     return out, hit
 
 
+def _noised(x: Tensor, mine: Tensor, draws: Draws) -> Tensor:
+    """x (B, ...) with normal noise where `mine` is set."""
+    out = x.clone()
+    # on a processor row by row: the ten passes that make noise would each wait for the memory
+    rows = 1 if x.device.type == "cpu" else len(x)
+    for first in range(0, len(x), max(rows, 1)):
+        part = out[first : first + rows]
+        content = draws.part(first, len(part)).noise(*x.shape[1:]).to(x)
+        torch.where(mine[first : first + rows], content, part, out=part)
+    return out
+
+
 def boxes(grid: Tensor, draws: Draws, options: Corruption) -> tuple[Tensor, Tensor]:
-    """((B, *sizes) bool what is hit, int64 by which fill) for samples that exist at `grid` (B, *sizes)."""
-    device, sizes = grid.device, grid.shape[1:]
-    count = len(sizes)
-    total = grid.flatten(1).sum(1)
-    extent = torch.stack([_extent(grid, axis + 1) for axis in range(count)], 1)  # (B, A)
-    low, high = options.share
-    wanted = draws("share").uniform(low=low, high=high).to(device) * total
-    most = high * total
-    hit, fill = torch.zeros_like(grid), torch.zeros(grid.shape, dtype=torch.int64, device=device)
-    covered = torch.zeros_like(total)
-    for number in range(TRIES):
-        if number % LOOK_EVERY == 0 and bool((covered >= wanted).all()):
+    """((B, *sizes) bool what is hit, uint8 by which fill) for samples that exist at `grid` (B, *sizes).
+
+    On the host, sample by sample: whether a box is taken depends on what those before it hit, and a box is a small part
+    of a sample. Draws, and so boxes, are the same on every device.
+    """
+    count, low, high = grid.ndim - 1, *options.share
+    host, draws = grid.cpu(), replace(draws, device="cpu")
+    total = host.flatten(1).sum(1)
+    extent = torch.stack([_extent(host, axis + 1) for axis in range(count)], 1)  # (B, A)
+    wanted = (draws("share").uniform(low=low, high=high) * total).tolist()
+    most = (high * total).tolist()
+    there = host.numpy()
+    hit, fill = np.zeros_like(there), np.zeros(there.shape, np.uint8)
+    covered = [0] * len(there)
+    for first in range(0, TRIES, DRAWN_AT_ONCE):
+        short = [i for i in range(len(there)) if covered[i] < wanted[i]]
+        if not short:
             break
-        u, where, which = (x.to(device) for x in draws("box", number).uniform(3, count).unbind(1))
+        number = min(DRAWN_AT_ONCE, TRIES - first)
+        drawn = uniforms([draws("box", first + i) for i in range(number)], 3, count)
+        u, where, which = drawn.unbind(2)  # (number, B, A) each
         side = (u * (options.side * extent)).ceil().clamp(min=1)
         start = (where * (extent - side + 1).clamp(min=0)).floor()
-        box = grid
-        for axis, size in enumerate(sizes):
-            at = torch.arange(size, device=device)
-            inside = (at >= start[:, axis, None]) & (at < (start + side)[:, axis, None])
-            box = box & inside.view(len(grid), *[size if a == axis else 1 for a in range(count)])
-        new = hit | box
-        reached = new.flatten(1).sum(1)
-        taken = ((covered < wanted) & (reached <= most)).view(-1, *[1] * count)
-        kind = (which[:, 0] * len(options.fill)).long().view(-1, *[1] * count)
-        hit = torch.where(taken, new, hit)
-        fill = torch.where(taken & box, kind, fill)
-        covered = hit.flatten(1).sum(1)
-    return hit, fill
+        ends, starts = (start + side).long().tolist(), start.long().tolist()
+        kinds = (which[..., 0] * len(options.fill)).long().tolist()
+        for i in short:
+            for n in range(number):
+                sides = [slice(a, b) for a, b in zip(starts[n][i], ends[n][i], strict=True)]
+                box: tuple[int | slice, ...] = (i, *sides)
+                new = there[box] > hit[box]
+                reached = covered[i] + int(np.count_nonzero(new))
+                if reached <= most[i]:
+                    hit[box] |= new
+                    fill[box] = kinds[n][i]
+                    covered[i] = reached
+                if covered[i] >= wanted[i]:
+                    break
+    return torch.from_numpy(hit).to(grid.device), torch.from_numpy(fill).to(grid.device)
 
 
 def _extent(grid: Tensor, axis: int) -> Tensor:

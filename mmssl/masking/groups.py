@@ -24,7 +24,8 @@ def hide_equal(patches: Patches, axes: list[int], ratio: float, draws: Draws) ->
 @dataclass(kw_only=True)
 class Tube:
     """The same places hidden at all times (VideoMAE, Tong et al. 2022): in no frame can a neighbour in time tell what
-    is there. A place is given by all coordinates but the time; `ratio` is the share of a sample's places."""
+    is there. A place is given by all coordinates but the time; `ratio` is the share of a sample's places. Any set of so
+    many places is as likely, as in VideoMAE's permutation of them."""
 
     ratio: float | dict[str, float] = option(0.9, min=0, below=1, help="share of places hidden; or one a modality")
     time: int = option(0, min=0, max=16, help="which coordinate is the time")

@@ -76,7 +76,8 @@ class Subgraphs:
     subgraph is the context. For graphs: the only mask here that reads the links between patches.
 
     A subgraph has exactly round(n * scale) of a graph's n nodes, at least one, or fewer where its connected component
-    has no more.
+    has no more. All linked nodes that are not in it are as likely to be next. Graph-JEPA (Skenderi et al. 2023) instead
+    cuts a graph into parts of balanced size by METIS, which overlap by one hop, and takes one of them as context.
     """
 
     targets: int = option(4, min=1, max=1_024, help="target subgraphs")

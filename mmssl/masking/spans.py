@@ -29,7 +29,12 @@ class Span:
     2020). Those papers draw spans until a budget is reached or let them overlap, so that their counts vary. Here, of n
     places h are hidden in s = h / length spans, and both the lengths (s positive numbers that sum to h) and the gaps
     between them are uniform among all that fit. Spans never touch; the number of places is counted as in `Random`.
-    Lengths are thus close to geometric, as SpanBERT's are. A fixed patch is passed over: a span may lie on both sides.
+    A fixed patch is passed over: a span may lie on both sides.
+
+    SpanBERT draws geometric lengths (p = 0.2) of at most 10; of 256 tokens 15 % come in 10.3 runs of 3.8 +- 2.7 tokens.
+    `length: 3.8` gives 10.0 of 3.9 +- 3.1: nearly geometric, too, and without an end at 10. wav2vec 2.0 draws starts of
+    spans of 10 that may overlap; of 500 frames 49 % come in 16.7 runs of 14.7 +- 7.1 with none below 10. `ratio: 0.49`,
+    `length: 14.7` gives 17 of 14.4 +- 13.4, a tenth of them of 2 or less: as many runs, but of more uneven length.
     """
 
     ratio: float | dict[str, float] = option(0.15, min=0, below=1, help="share of places hidden; or one a modality")

@@ -32,8 +32,8 @@ def hidden_count(n: int, ratio: float) -> int:
     return n - max(int(n * (1 - ratio) + 1e-6), min(n, 1))
 
 
-def hidden_counts(n: Tensor, ratio: float) -> Tensor:
-    """`hidden_count` of every number in n (B,) int64, on its device: (B,) int64."""
+def hidden_counts(n: Tensor, ratio: float | Tensor) -> Tensor:
+    """`hidden_count` of every number in n (B,) int64, on its device: (B,) int64; ratio: one, or (B,) float64."""
     # float64, so that host and device count alike
     kept = (n.to(torch.float64) * (1 - ratio) + 1e-6).floor().to(torch.int64)
     return n - torch.maximum(kept, n.clamp(max=1))
@@ -81,6 +81,19 @@ def split_by_order(patches: Patches, order_key: Tensor, ratio: float) -> Split:
     inside = torch.arange(most_hidden, device=index.device)[None] < hidden[:, None]
     hide = torch.where(inside, index.gather(1, at), -1)
     return Split(keep, hide[:, None])
+
+
+def split_by_counts(patches: Patches, order_key: Tensor, shown: Tensor) -> Split:
+    """Keep of each sample the `shown` (B,) maskable patches with the smallest `order_key` (B, N), and fixed ones. The
+    widths of `keep` and `hide` are those of the fullest sample, which costs a look at the data."""
+    maskable = maskable_of(patches)
+    last = torch.inf if order_key.is_floating_point() else torch.iinfo(torch.int64).max
+    rank = order_key.masked_fill(~maskable, last).argsort(dim=1, stable=True).argsort(dim=1)
+    hide = maskable & (rank >= shown[:, None])
+    keep = patches.valid & ~hide
+    # both widths in one transfer: each would wait for the device
+    widest = torch.stack([keep.sum(1).amax(), hide.sum(1).amax()]).tolist()
+    return Split(indices(keep, max(widest[0], min(patches.count, 1))), indices(hide, widest[1])[:, None])
 
 
 def split_groups(patches: Patches, group: Tensor, hidden: Callable[[Tensor, Tensor], Tensor]) -> Split:

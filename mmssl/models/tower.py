@@ -286,6 +286,10 @@ class Tower(nn.Module):
         of = {name: patches[name] for name in names}
         return Encoded(tokens, of, prefix, self.pooling, self.readout, layered, read)
 
+    def normed(self, tokens: Tensor) -> Tensor:
+        """Tokens (..., D) after one of its blocks behind its last norm, as the last block's are given out."""
+        return self.trunk.norm(tokens)
+
     def _rotation(self, patches: Mapping[str, Patches], names: Sequence[str]) -> Rotation | None:
         """Of all tokens, the prefix in front unturned; None without rotary positions."""
         if not self.rotary:
@@ -319,6 +323,7 @@ class Decoder(nn.Module):
         mlp_ratio: of its perceptrons.
         others: further modalities whose encoded tokens are seen, each with positions (and relations) of its own.
         skips: earlier blocks of the tower that the last blocks attend to (HiCMAE).
+        placed: those are projected as the tokens are and get their positions, before they are attended to.
     """
 
     def __init__(
@@ -333,8 +338,10 @@ class Decoder(nn.Module):
         mlp_ratio: float = 4.0,
         others: Mapping[str, Modality] | None = None,
         skips: int = 0,
+        placed: bool = False,
     ) -> None:
         super().__init__()
+        self.placed = placed
         self.project = nn.Linear(in_width, width)
         self.mask = Prefix(1, width)
         self.positions = modality.positions(width)
@@ -344,7 +351,9 @@ class Decoder(nn.Module):
         relations = {name: m.relations(heads) for name, m in others.items()}
         self.other_relations = nn.ModuleDict({name: r for name, r in relations.items() if r is not None})
         self.trunk = Trunk(width, depth, heads, mlp_ratio, norm_eps)
-        self.skips = nn.ModuleList(CrossAttention(width, heads, in_width, norm_eps) for _ in range(skips))
+        self.skips = nn.ModuleList(
+            CrossAttention(width, heads, width if placed else in_width, norm_eps) for _ in range(skips)
+        )
         self.head = nn.Linear(width, out_width)
 
     def forward(
@@ -399,6 +408,7 @@ class Decoder(nn.Module):
         before = {}
         for place, (skip, layer) in enumerate(zip(self.skips, layers, strict=True)):
             there = key_mask([_repeated(visible.valid, sets)], visible.full, 0)
+            layer = self.project(layer) + placed[-1] if self.placed else layer
             before[self.trunk.depth - place] = partial(skip, other=_repeated(layer, sets), bias=there)
         return self.head(self.trunk(x, bias, first_query=context.shape[1], before=before)[0])
 

@@ -152,7 +152,9 @@ class Contrastive(Objective):
         encoded = step.encode(side.tower, side.view, side.mask, self.config.mode, layers=self.config.layers)
         tokens = encoded.layers[layer]
         valid = torch.cat([encoded.patches[name].valid for name in tokens], 1)
-        return masked_mean(torch.cat(list(tokens.values()), 1), valid), encoded.present()
+        every = torch.cat(list(tokens.values()), 1)
+        every = step.model.tower(side.tower).normed(every) if self.config.layers_normed else every
+        return masked_mean(every, valid), encoded.present()
 
     def _pair(self, a: Embedding, b: Embedding, scale: Tensor) -> Tensor:
         """The loss of two sides, averaged over both directions and over the pairs of all processes."""

@@ -5,7 +5,8 @@ to (DINO, Caron et al. 2021), and each masked patch to those that the teacher, w
 2022). The teacher sees global views only, the student local ones too (multi-crop, SwAV). Collapse is kept away by
 centring and sharpening, or by Sinkhorn-Knopp (DINOv2, Oquab et al. 2023), which is balanced over the global batch.
 KoLeo spreads the features of a batch; Gram anchoring (DINOv3, Simeoni et al. 2025) keeps the similarities between a
-sample's patches as an earlier teacher had them. Written over views: any modality that has them can take part.
+sample's patches as an earlier teacher had them, which may come from a model (`gram.from`) and see larger pictures
+(`gram.views`). Written over views: any modality that has them can take part.
 
 Example::
 
@@ -29,11 +30,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..distributed import gather_rows, global_mean, global_sum, rank
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..losses.distillation import centred_softmax, gram_mse, koleo, sinkhorn, soft_cross_entropy
 from ..models.initialization import init_weights
-from ..models.tower import Encoded
-from ..patches import gather
+from ..models.tower import Encoded, Tower
+from ..patches import Patches, gather
 from .base import Loss, Objective
 from .options.distillation import Config, GramConfig, HeadConfig
 from .parts.prototypes import PrototypeHead
@@ -71,7 +72,7 @@ class Distillation(Objective):
         self.teacher_heads = Teacher(self.heads)
         self.momentum = Momentum.of(config, None)
         self.teaches = (config.tower,) if config.export != "student" else ()
-        self.gram_teacher = Teacher(tower) if config.gram is not None else None
+        self.gram_teacher = self._gram_teacher(config, tower) if config.gram is not None else None
         self.register_buffer("progress", torch.zeros(()))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("class_centre", torch.zeros(config.head.prototypes))
@@ -107,6 +108,38 @@ class Distillation(Objective):
             )
         if c.gram is not None and c.gram.tokens != "all" and not c.masks:
             raise UserError(f"objective distillation: gram.tokens is '{c.gram.tokens}', but there are no masks")
+
+        if c.gram is not None and c.gram.views and "clean" in c.global_views:
+            raise UserError("objective distillation: gram.views changes augmented views, found global view 'clean'")
+        for key in c.gram.views if c.gram is not None else ():
+            if not any(key in model.modality(n).views for n in names):
+                known = sorted({option for n in names for option in model.modality(n).views})
+                raise UserError(
+                    f"objective distillation: gram.views: found '{key}', expected options of the views of tower "
+                    f"'{c.tower}': {', '.join(known)}{nearest(key, known)}"
+                )
+
+    @staticmethod
+    def _gram_teacher(c: Config, tower: Tower) -> Teacher[Tower]:
+        """A copy of the tower, or with `gram.from` the tower of that name of another model."""
+        if c.gram is None or c.gram.from_ is None:
+            return Teacher(tower)
+        from ..models.opening import open_model
+
+        other, _ = open_model(c.gram.from_)
+        if c.tower not in other.towers:
+            raise UserError(
+                f"objective distillation: gram.from: {c.gram.from_} has tower {', '.join(other.towers)}, expected "
+                f"'{c.tower}'"
+            )
+        found = other.tower(c.tower)
+        shapes = [{n: p.shape for n, p in net.named_parameters()} for net in (found, tower)]
+        if list(found.modalities) != list(tower.modalities) or (c.gram.first is not None and shapes[0] != shapes[1]):
+            raise UserError(
+                f"objective distillation: gram.from: tower '{c.tower}' of {c.gram.from_} is no copy of this one "
+                f"(modalities, sizes); expected a copy, or first: null and the same modalities"
+            )
+        return Teacher(found)
 
     # --------------------------------------------------------------------------------------------------------- state
 
@@ -155,8 +188,7 @@ class Distillation(Objective):
         self.steps.fill_(steps)
         self.progress.fill_(progress)
         if self.gram_teacher is not None:
-            after = steps - c.gram.first
-            if after == 0 or (after > 0 and c.gram.every is not None and after % c.gram.every == 0):
+            if _due(c.gram, steps):
                 # momentum 0: a copy of the teacher as it is now
                 self.gram_teacher.update(self.teacher.net, 0.0)
 
@@ -265,15 +297,16 @@ class Distillation(Objective):
         return global_mean(torch.cat(rows), torch.cat(counts))
 
     def _anchored(self, step: Step, students: Mapping[str, Encoded]) -> Tensor:
-        """The Gram loss of every global view and modality; 0, without a forward of its teacher, before step `first`."""
+        """The Gram loss of every global view and modality; 0, without a forward of its teacher, before there is one."""
         c, (steps, _) = self.config, self._now()
         assert self.gram_teacher is not None
-        if steps < c.gram.first:
+        if c.gram.from_ is None and steps < c.gram.first:
             return self.steps.new_zeros((), dtype=torch.float32)
         rows, counts = [], []
         for view in c.global_views:
             with torch.no_grad():
-                fixed = step.encode(c.tower, view, net=self.gram_teacher.net)
+                theirs = step.variant(view, c.gram.views) if c.gram.views else view
+                fixed = step.encode(c.tower, theirs, net=self.gram_teacher.net)
             splits = step.splits(c.tower, self.mask_of[view], view) if c.gram.tokens != "all" else {}
             for name, tokens in students[view].tokens.items():
                 patches = step.patches(name, view)
@@ -283,13 +316,41 @@ class Distillation(Objective):
                     hidden = patches.hidden_by(hide)
                     there = there & (hidden if c.gram.tokens == "masked" else ~hidden)
                 with torch.autocast(tokens.device.type, enabled=False):
-                    rows.append(gram_mse(tokens.float(), fixed.tokens[name].float(), there, c.gram.clamp))
+                    wanted = _resized(fixed.tokens[name].float(), step.patches(name, theirs), patches, name)
+                    rows.append(gram_mse(tokens.float(), wanted, there, c.gram.clamp))
                 counts.append(there.any(1))
         return global_mean(torch.cat(rows), torch.cat(counts))
 
 
+def _resized(tokens: Tensor, own: Patches, to: Patches, name: str) -> Tensor:
+    """tokens (B, N, D) of the patches `own` on a grid of rows and columns, brought to the grid of `to`: by bicubic
+    interpolation without antialiasing, as in DINOv3."""
+    if own.grid == to.grid and own.count == to.count:
+        return tokens
+    flat = [p.grid is not None and len(p.grid) == 2 and p.count == p.grid[0] * p.grid[1] for p in (own, to)]
+    if not all(flat) or own.grid is None:
+        raise UserError(
+            f"objective distillation: gram.views: patches of '{name}' lie on {own.grid} and {to.grid}, expected rows "
+            "and columns, or views of one size"
+        )
+    picture = tokens.transpose(1, 2).unflatten(2, own.grid)
+    return F.interpolate(picture, size=to.grid, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+
+
+def _due(gram: GramConfig, steps: int) -> bool:
+    """Whether the Gram teacher is taken after so many steps."""
+    if gram.first is None:
+        return False
+    after = steps - gram.first
+    if after <= 0 or gram.every is None:
+        return after == 0
+    return after % gram.every == 0 and (gram.renewals is None or after // gram.every <= gram.renewals)
+
+
 def _head(config: HeadConfig, width: int) -> PrototypeHead:
-    return PrototypeHead(width, config.hidden, config.bottleneck, config.prototypes, config.layers)
+    return PrototypeHead(
+        width, config.hidden, config.bottleneck, config.prototypes, config.layers, config.unit_prototypes
+    )
 
 
 def _refuse_equal_views(c: Config, step: Step) -> None:

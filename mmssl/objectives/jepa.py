@@ -4,9 +4,10 @@ The context encoder sees only the context's patches; a narrow predictor, asked w
 says what the target encoder makes of them in the whole sample. The target encoder is an exponential moving average of
 the context encoder (I-JEPA, Assran et al. 2023; V-JEPA, Bardes et al. 2024; ECG-JEPA, Weimann & Conrad 2024; T-JEPA,
 Thimonier et al. 2025), or (`teacher: none`) the encoder itself, kept from collapse by a regulariser of its
-embeddings: SIGReg (LeJEPA, Balestriero & LeCun 2025) or variance and covariance (VICReg, Bardes et al. 2022). The mask
-says which of these it is: `multi-block`, `time-blocks`, `feature-subsets`, `regions`, `subgraphs`. Prefix tokens (CLS,
-registers, `[REG]`) are part of every sequence and never a target.
+embeddings: the SIGReg of LeJEPA (Balestriero & LeCun 2025; LeJEPA itself is a `loss` of `redundancy`) or variance and
+covariance (VICReg, Bardes et al. 2022). The mask says which of these it is: `multi-block`, `time-blocks`,
+`feature-subsets`, `regions`, `subgraphs`. Prefix tokens (CLS, registers, `[REG]`) are in every sequence and never a
+target; `predictor.prefix` says whether the predictor sees them.
 
 With `target_tower` the targets are those of another tower's modalities of the same sample, all their patches or those
 that `target_mask` hides; samples count that have both. A teacher's targets do not train that tower: another objective
@@ -34,7 +35,7 @@ from torch.nn import functional as F
 from ..distributed import all_sum
 from ..errors import UserError
 from ..losses.latent import average_layers, latent_loss, normalised_latents
-from ..losses.regularisers import covariance, deviations, sigreg, variance
+from ..losses.regularisers import covariance, deviations, directions, sigreg, variance
 from ..masking.targets import united
 from ..models.initialization import init_weights
 from ..models.tower import Decoder, Encoded, Tower
@@ -101,6 +102,11 @@ class JEPA(Objective):
             raise UserError(
                 f"objective jepa: average_layers is {c.average_layers}, but tower "
                 f"'{self.target_tower}' has {target.depth} blocks to average"
+            )
+        if not c.predictor.prefix and source.drops and not source.prefix_count:
+            raise UserError(
+                f"objective jepa: predictor.prefix: found false, which has no effect: tower '{c.tower}' has no prefix "
+                "tokens"
             )
         for name in ("momentum", "forget", "schedule", "export"):
             if target.frozen and changed(c, name):
@@ -236,7 +242,8 @@ class JEPA(Objective):
             together = whole.repeated(sets).take(index)
         predictor = self.predictors[name]
         assert isinstance(predictor, Decoder)
-        return predictor(context.prefix, tokens, visible, queries, together, others)
+        prefix = context.prefix if self.config.predictor.prefix else context.prefix[:, :0]
+        return predictor(prefix, tokens, visible, queries, together, others)
 
     def _latents(self, targets: Encoded, name: str, index: Tensor) -> Tensor:
         """(B, k, D) float32: what the predictor should say of the patches `index` (B, k)."""
@@ -259,9 +266,7 @@ class JEPA(Objective):
         r = self.config.regulariser
         if r.kind == "vicreg":
             return variance(rows, valid, all_sum) + r.covariance * covariance(rows, valid, all_sum)
-        width = rows.shape[1]  # one set of slices for all processes: its rows are the dimensions
-        draws = dataclasses.replace(step.draws("sigreg"), rows=width, first=0, total=width)
-        slices = F.normalize(draws.normal(r.slices), dim=0)
+        slices = directions(step.draws("sigreg"), rows.shape[1], r.slices)
         return sigreg(rows, slices, valid, all_sum, r.knots, r.bound)
 
     @torch.no_grad()

@@ -6,8 +6,9 @@ modelling, where `replacement` leaves some masked ids as they are and swaps othe
 several modalities it is joint masked modelling as in M3AE (Chen et al. 2022): each modality has its own share of the
 mask, its own decoder, possibly from an intermediate layer, and sees the others in the trunk. A `budget` mask divides
 visible patches between them (MultiMAE, 4M). `skips` lets the decoder look at earlier blocks of the encoder, and several
-`towers` meet in a `fusion` encoder between them and their decoders (HiCMAE, Sun et al. 2024). Without a mask, what a
-corrupted view overwrote is reconstructed (GMML, Atito et al. 2021; see `mmssl.masking.corruption`).
+`towers` meet in a `fusion` encoder between them and their decoders (HiCMAE, Sun et al. 2024, whose blocks 3, 6 and 9,
+counted from 0, are `[4, 7, 10]` here, and are placed as the decoder's own tokens: `skips_placed`). Without a mask, what
+a corrupted view overwrote is reconstructed (GMML, Atito et al. 2021; see `mmssl.masking.corruption`).
 
 Example::
 
@@ -26,6 +27,7 @@ Example::
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -253,7 +255,8 @@ class MAE(Objective):
         for name, split in self._splits(step, mask).items():
             whole, hide = step.patches(name, c.view), split.hide.flatten(1)
             queries = self._queries(step, name, split)
-            prediction = self._predict(name, encoded[self.tower_of[name]], whole, split.keep, hide, queries)
+            norm = step.model.tower(self.tower_of[name]).normed
+            prediction = self._predict(name, encoded[self.tower_of[name]], whole, split.keep, hide, queries, norm)
             kind = c.target.get(name)
             target = step.hidden_target(name, c.target_view, kind, split, queries, c.view)
             with torch.autocast(prediction.device.type, enabled=False):
@@ -267,9 +270,16 @@ class MAE(Objective):
         return encoded.tokens[name] if layer is None else encoded.layers[layer][name]
 
     def _predict(
-        self, name: str, encoded: Encoded, whole: Patches, keep: Tensor, hide: Tensor, queries: Patches
+        self,
+        name: str,
+        encoded: Encoded,
+        whole: Patches,
+        keep: Tensor,
+        hide: Tensor,
+        queries: Patches,
+        norm: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """(B, m, out) for the hidden patches of one modality."""
+        """(B, m, out) for the hidden patches of one modality; norm: the tower's last one, for `skips_placed`."""
         tokens, decoder, seen = self._tokens(name, encoded), self.decoders[name], encoded.patches[name]
         if isinstance(decoder, TokenHead):
             # mask tokens were in the encoder: its output at the hidden places is decoded as it is
@@ -283,6 +293,8 @@ class MAE(Objective):
             every = torch.arange(whole.count, device=hide.device).expand(whole.batch, -1)
             together = whole.take(torch.cat([every if self.mode[name] == "replace" else keep, hide], 1))
         layers = [encoded.layers[layer][name] for layer in self.skips[name]]
+        if norm is not None and self.config.decoders.get(name, self.config.decoder).skips_placed:
+            layers = [norm(layer) for layer in layers]
         return decoder(encoded.prefix, tokens, seen, queries, together, layers=layers)
 
 
@@ -294,4 +306,4 @@ def _decoder(modality: Modality, config: DecoderConfig, in_width: int, out_width
     if config.trunk in MESSAGES:
         refuse_unlinked(modality, where, config.trunk)
         return MessageDecoder(modality, config.trunk, in_width, out_width, *sizes)
-    return Decoder(modality, in_width, out_width, *sizes, skips=len(config.skips))
+    return Decoder(modality, in_width, out_width, *sizes, skips=len(config.skips), placed=config.skips_placed)

@@ -1,4 +1,4 @@
-"""Redundancy reduction between two views: Barlow Twins, Mixed Barlow Twins, VICReg. No negatives, no teacher.
+"""Redundancy reduction between views: Barlow Twins, Mixed Barlow Twins, VICReg, LeJEPA. No negatives, no teacher.
 
 Barlow Twins (Zbontar et al. 2021): the cross-correlation of two views' embeddings is to be the identity. Mixed Barlow
 Twins (Bandara et al. 2023): besides, inputs mixed linearly are to correlate as linearly mixed embeddings do; one share
@@ -7,6 +7,11 @@ mixed number by number, so the modality must have numbers on a grid. VICReg (Bar
 dimension keeps its spread, dimensions are uncorrelated. Statistics are those of the global batch and count samples
 only that have both sides.
 
+LeJEPA (Balestriero & LeCun 2025): of any number of sides, each is pulled to the mean of the sample's global ones, and
+SIGReg makes the projections of each side a standard normal: (1 - l) times the one and l times the other, without
+predictor, teacher or stopped gradient. Across towers the mean is of all of a sample's sides, whatever modality they
+are of. The distance counts samples that have two sides, SIGReg every side that is there.
+
 Example::
 
     objectives:
@@ -14,6 +19,7 @@ Example::
       mixed: {type: redundancy, towers: [ecg], views: [a, b], loss: mixed_barlow}
       vicreg: {type: redundancy, towers: [image, text], loss: vicreg}
       masked: {type: redundancy, towers: [eeg], masks: [some, others], loss: vicreg}
+      lejepa: {type: redundancy, towers: [image], views: [g1, g2, l1, l2], global_views: [g1, g2], loss: lejepa}
 """
 
 from __future__ import annotations
@@ -27,7 +33,8 @@ from torch import Tensor, nn
 from ..distributed import all_sum, gather_padded, gather_rows, rank
 from ..draws import Draws
 from ..errors import UserError
-from ..losses.redundancy import barlow_twins, mixed_barlow_twins, vicreg
+from ..losses.redundancy import barlow_twins, centroid, mixed_barlow_twins, vicreg
+from ..losses.regularisers import directions, sigreg
 from ..models.initialization import init_weights
 from ..patches import Patches, gather
 from .base import Loss, Objective
@@ -41,7 +48,7 @@ if TYPE_CHECKING:
 
 
 class Redundancy(Objective):
-    """Embeddings of a sample's two sides agree, and no dimension repeats another."""
+    """Embeddings of a sample's sides agree, and no dimension repeats another."""
 
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)
@@ -50,6 +57,8 @@ class Redundancy(Objective):
             self._refuse(config, model)
         self.heads = nn.ModuleDict({name: Head.of(model.tower(name).pooled_width, config) for name in config.towers})
         init_weights(self.heads)
+        if config.loss == "lejepa":
+            self._refuse_views(config)
 
     def _refuse(self, config: Config, model: MMSSLModel) -> None:
         if self.sides.across or config.mask is not None or config.masks is not None:
@@ -63,8 +72,30 @@ class Redundancy(Objective):
                     what = "ids" if model.modality(name).ids else "links"
                     raise UserError(f"objective redundancy: mixed_barlow mixes numbers, modality '{name}' has {what}")
 
+    def _refuse_views(self, config: Config) -> None:
+        if config.kind == "both" or config.hub_tower is not None:
+            raise UserError(
+                f"objective redundancy: lejepa pulls all sides of a sample to one mean, found pairs: {config.kind}, "
+                f"hub_tower: {config.hub_tower}; expected pairs: across or within, and no hub_tower"
+            )
+        for view in config.global_views or []:
+            if view not in config.views:
+                raise UserError(
+                    f"objective redundancy: global_views: found '{view}', expected some of views {config.views}"
+                )
+        if config.global_views == []:
+            raise UserError("objective redundancy: global_views: found none, expected some, or null for all views")
+        widths = {name: head.width for name, head in self.heads.items()}
+        if len(set(widths.values())) > 1:
+            raise UserError(
+                f"objective redundancy: lejepa has one mean of all towers' sides, found widths {widths}; expected "
+                "head_layers of 1 or more"
+            )
+
     def forward(self, step: Step) -> Loss:
-        """The mean over the pairs of sides; logs the terms of each."""
+        """The mean over the pairs of sides, of LeJEPA over the groups of them; logs the terms of each."""
+        if self.config.loss == "lejepa":
+            return self._groups(step)
         across, within = self.sides.plan(step)
         embeddings: dict[Side, tuple[Tensor, Tensor]] = {}
         losses: dict[str, Tensor] = {}
@@ -72,14 +103,46 @@ class Redundancy(Objective):
         for pair in across + within:
             for side in pair:
                 if side not in embeddings:
-                    pooled, present = self.sides.pooled(step, side)
-                    embeddings[side] = (self.heads[side.tower](pooled, present).float(), present)
+                    embeddings[side] = self._embed(step, side)
             label = f"{pair[0].label}-{pair[1].label}"
             losses[label], terms = self._pair(step, pair, *(embeddings[side] for side in pair))
             more = len(across + within) > 1
             parts |= {f"{label}.{term}" if more else term: value for term, value in terms.items()}
             parts |= {label: losses[label].detach()} if more else {}
         return Loss(total=torch.stack(list(losses.values())).mean(), parts=parts)
+
+    def _embed(self, step: Step, side: Side) -> tuple[Tensor, Tensor]:
+        """(projections (B, D) float32, present (B,)) of a side."""
+        pooled, present = self.sides.pooled(step, side)
+        return self.heads[side.tower](pooled, present).float(), present
+
+    def _groups(self, step: Step) -> Loss:
+        """LeJEPA's loss, over the sides of each tower or of all of them."""
+        c = self.config
+        totals: list[Tensor] = []
+        parts: dict[str, Tensor] = {}
+        slices = directions(step.draws("sigreg"), next(iter(self.heads.values())).width, c.slices)  # type: ignore[arg-type]
+        groups = self.sides.groups(step)
+        for group in groups:
+            found = [self._embed(step, side) for side in group]
+            leading = torch.tensor([self._leads(step, side) for side in group], device=found[0][0].device)
+            with torch.autocast(found[0][0].device.type, enabled=False):
+                distance = centroid(
+                    torch.stack([z for z, _ in found]), torch.stack([v for _, v in found]), leading, all_sum
+                )
+                spread = torch.stack([sigreg(z, slices, v, all_sum, c.knots, c.bound) for z, v in found]).mean()
+            totals.append((1 - c.sigreg_weight) * distance + c.sigreg_weight * spread)
+            label = f"{group[0].tower}." if len(groups) > 1 else ""
+            parts |= {f"{label}invariance": distance.detach(), f"{label}sigreg": spread.detach()}
+        return Loss(total=torch.stack(totals).mean(), parts=parts)
+
+    def _leads(self, step: Step, side: Side) -> bool:
+        """Whether a side is what its tower makes of a global view, under whatever other names it goes too."""
+        if self.config.global_views is None:
+            return True
+        look = step.look(side.tower, side.view, side.mask)
+        named = [(view, mask) for view, mask in self.sides.looks if view in self.config.global_views]
+        return any(step.look(side.tower, view, mask) == look for view, mask in named)
 
     def _pair(
         self, step: Step, pair: Pair, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]

@@ -82,6 +82,7 @@ class Step:
     ) -> None:
         self.batch, self.model, self.views, self.masks, self.draws, self.part = batch, model, views, masks, draws, part
         self._memo: dict[Any, Any] = {}
+        self._drawn_as: dict[str, str] = {}
         self._squares: dict[int, Callable[[Tensor], Tensor]] = {}
 
     def _totals(self) -> Mapping[str, Tensor] | None:
@@ -128,10 +129,27 @@ class Step:
 
         def make() -> Inputs:
             with torch.no_grad():
-                draws = self.draws("view", view, name)
+                draws = self.draws("view", self._drawn_as.get(view, view), name)
                 return self.model.modality(name).augment(self.batch[name], draws, **self.views[view][name])
 
         return self._once(("inputs", name, view), make)
+
+    def variant(self, view: str, changes: Mapping[str, Any]) -> str:
+        """The name of a view that is this one with some options of `augment` changed and with its draws: the same crop
+        of each sample, only larger. Modalities that have no such options see it as it is."""
+        if view == CLEAN:
+            return view
+        name = f"{view} {sorted(changes.items())}"
+        if name not in self.views:
+            options = {}
+            for modality, spec in self.views[view].items():
+                known = self.model.modality(modality).views
+                options[modality] = {
+                    **spec,
+                    **{k: v for k, v in changes.items() if k in known and "corrupt" not in spec},
+                }
+            self.views, self._drawn_as[name] = {**self.views, name: options}, view
+        return name
 
     def _corrupt(self, name: str, view: str) -> tuple[Inputs, Tensor]:
         """(inputs of a corrupted view, (B, N, P) bool: which numbers of its patches were overwritten)."""

@@ -127,7 +127,7 @@ def _check_masks(recipe: Any, faults: Faults) -> None:
     """A mask hides something: what is to be filled in would be nothing, with a loss of 0 for ever."""
     for name, part in (recipe.masks if isinstance(recipe.masks, Mapping) else {}).items():
         ratio = getattr(part.config, "ratio", None) if isinstance(part, Part) else None
-        shares = list(ratio.values()) if isinstance(ratio, Mapping) else [ratio]
+        shares = list(ratio.values()) if isinstance(ratio, Mapping) else ratio if isinstance(ratio, list) else [ratio]
         if shares and all(share == 0 for share in shares):
             faults.append(f"masks.{name}.ratio: found {show(ratio)}, which hides nothing, expected a share above 0")
 

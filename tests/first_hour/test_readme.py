@@ -103,6 +103,7 @@ EXPORTS = {
     "image_jepa": "ijepa",
     "image_contrastive": "vit",
     "image_dino": "dinov2",
+    "image_lejepa": "vit",
     "image_text_clip": "clip",
     "audio_mae": "ast",
     "audio_jepa": "ast",

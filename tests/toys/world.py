@@ -116,6 +116,19 @@ def pairs_and_views() -> Pretraining:
             **head,
         },
     }
+    redundant |= {
+        "lejepa": {
+            "towers": ["signal", "graph"],
+            "views": ["b", "a", "clean"],
+            "global_views": ["a", "b"],
+            "within_towers": ["signal"],
+            "pairs": "within",
+            "loss": "lejepa",
+            "cache_rows": 3,
+            **head,
+        },
+        "centroid": {"towers": ["table", "signal", "graph"], "loss": "lejepa", "slices": 8, **head},
+    }
     boot: dict[str, dict[str, Any]] = {
         "byol": {**between, "predictor_hidden": 16, **head},
         "simsiam": {**masked, "target": "online", "predictor_hidden": 16, "cache_rows": 3, **head},

@@ -66,6 +66,12 @@ class ObjectiveConfig:
     NEEDS: ClassVar[tuple[Needs, ...]] = (needs("ramp", weight="above 0", holds=lambda c: c.weight > 0),)
 
 
+def odd_knots(knots: int) -> None:
+    """ValueError for an even number of knots of SIGReg's integral: its quadrature has one in the middle."""
+    if knots % 2 == 0:
+        raise ValueError(f"knots: found {knots}, expected an odd number")
+
+
 SHARED = ("accumulation", "base", "options", "step", "pretraining", "parts")
 """Modules of the folder of objectives that are none."""
 

@@ -39,7 +39,10 @@ class Config(HeadOptions, SideOptions, ObjectiveConfig):
     sigma: float = option(0.5, above=0, max=1_000, help="width of the von Mises-Fisher weight of dclw")
     within_weight: float = option(1.0, min=0, max=1_000_000, help="with pairs: both, weight of the pairs within towers")
     layers: list[int] = option(
-        factory=list, min=1, max=1_024, help="across: mean tokens after these blocks, summed (HiCMAE)"
+        factory=list, min=1, max=1_024, help="across: mean tokens after these blocks, counted from 1, summed (HiCMAE)"
+    )
+    layers_normed: bool = option(
+        False, help="those tokens behind the tower's last norm, as in HiCMAE; false: as they are"
     )
     chunk: int | None = option(
         None, min=1, max=1_000_000, help="similarities of this many rows at a time; memory chunk x batch"
@@ -50,6 +53,7 @@ class Config(HeadOptions, SideOptions, ObjectiveConfig):
         needs("label_smoothing", loss="infonce"),
         needs("max_scale", learn_temperature="true", holds=lambda c: c.learns),
         needs("within_weight", pairs="both"),
+        needs("layers_normed", layers="some", holds=lambda c: bool(c.layers)),
         needs(*(f.name for f in fields(HeadOptions)), pairs=("within", "both"), holds=lambda c: c.kind != "across"),
     )
 

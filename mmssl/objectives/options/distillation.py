@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ...errors import UserError
 from ...options import SET, needs, option, strict
@@ -19,20 +20,41 @@ class HeadConfig:
     hidden: int = option(2048, min=1, max=65_536, help="hidden width of the head")
     bottleneck: int = option(256, min=1, max=65_536, help="width that is normalised and compared with the prototypes")
     layers: int = option(3, min=1, max=1_024, help="dense layers before the prototypes")
+    unit_prototypes: bool = option(
+        True, help="prototypes have length 1 (DINO, iBOT, DINOv2); false: a plain linear last layer (DINOv3)"
+    )
 
 
 @strict
 @dataclass(kw_only=True)
 class GramConfig:
-    """Gram anchoring. Its teacher is the averaged teacher as it was after step `first`, renewed every `every` steps."""
+    """Gram anchoring. Its teacher is the averaged teacher as it was after step `first`, renewed every `every` steps, or
+    one that comes trained, until it is taken anew."""
 
     weight: float = option(1.0, min=0, max=1_000_000, help="factor of this loss")
-    first: int = option(
-        min=1, max=1_000_000_000, help="optimiser steps before the Gram teacher is taken; the loss is 0 until then"
+    first: int | None = option(
+        None, min=1, max=1_000_000_000, help="optimiser steps before the Gram teacher is taken; null: never, see from"
     )
     every: int | None = option(None, min=1, max=1_000_000_000, help="steps after which it is taken anew; null: never")
+    renewals: int | None = option(
+        None, min=1, max=1_000_000_000, help="how often it is taken anew at most (DINOv3: 3 in all); null: to the end"
+    )
+    from_: str | None = option(
+        None, help="the first teacher: a model that has this tower; without it the loss is 0 until step `first`"
+    )
+    views: dict[str, Any] = option(
+        factory=dict,
+        help="options in which the teacher's views differ from the student's, the crops being the same: in DINOv3 a "
+        "crop_size of twice as many pixels a side, and no jitter; its patches are brought to the student's grid",
+    )
     clamp: str = option("none", choices=("none", "teacher", "both"), help="whose negative similarities count as 0")
     tokens: str = option("all", choices=("all", "masked", "unmasked"), help="the student's patches that are compared")
+
+    NEEDS = (needs("renewals", every=SET), needs("every", first=SET))
+
+    def __post_init__(self) -> None:
+        if self.first is None and self.from_ is None:
+            raise UserError("first: found null, and no model in from; expected one of them")
 
 
 @strict
@@ -59,7 +81,13 @@ class Config(TeacherOptions, ObjectiveConfig):
         "sinkhorn", choices=("sinkhorn", "centring"), help="how the teacher's assignments are kept from collapse"
     )
     class_weight: float = option(1.0, min=0, max=1_000_000, help="DINO's loss, between views")
-    patch_weight: float = option(1.0, min=0, max=1_000_000, help="iBOT's loss, of masked patches")
+    patch_weight: float = option(
+        1.0,
+        min=0,
+        max=1_000_000,
+        help="iBOT's loss, the mean over samples with hidden patches; DINOv2 divides by all samples, and leaves half "
+        "of them as they are: its 1 is 0.5 here",
+    )
     koleo_weight: float = option(
         0.0, min=0, max=1_000_000, help="of the mean over global views; DINOv2 takes 0.1 of their sum"
     )

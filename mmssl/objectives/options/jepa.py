@@ -6,18 +6,23 @@ from dataclasses import dataclass
 
 from ...losses.latent import LATENT_LOSSES
 from ...options import needs, option, strict
-from . import ObjectiveConfig
+from . import ObjectiveConfig, odd_knots
 from .teacher import TeacherOptions
 
 
 @strict
 @dataclass(kw_only=True)
 class PredictorConfig:
-    """I-JEPA's predictor is 384 wide and 6 deep (12 for its largest); small ones do for small data."""
+    """I-JEPA's predictor is 384 wide and 6 deep (12 for its largest); small ones do for small data.
+
+    Of prefix tokens the papers differ: T-JEPA's [REG] goes into the predictor, ECG-JEPA's register does not, I-JEPA and
+    V-JEPA have none.
+    """
 
     width: int = option(384, min=1, max=65_536, help="its width, less than the tower's")
     depth: int = option(6, min=1, max=1_024, help="its blocks")
     heads: int = option(12, min=1, max=1_024, help="its attention heads, a divisor of its width")
+    prefix: bool = option(True, help="the tower's prefix tokens (CLS, registers, [REG]) go into it beside the patches")
 
 
 @strict
@@ -46,9 +51,8 @@ class RegulariserConfig:
     )
 
     def validate_knots(self) -> None:
-        """ValueError for an even number: the quadrature has a knot in the middle."""
-        if self.knots % 2 == 0:
-            raise ValueError(f"knots: found {self.knots}, expected an odd number")
+        """ValueError for an even number."""
+        odd_knots(self.knots)
 
 
 @strict
@@ -59,7 +63,7 @@ class Config(TeacherOptions, ObjectiveConfig):
     papers = (
         "I-JEPA, Assran et al. 2023, arXiv 2301.08243; V-JEPA, Bardes et al. 2024, arXiv 2404.08471; "
         "T-JEPA, Thimonier et al. 2025, arXiv 2410.05016; ECG-JEPA, Weimann & Conrad 2024, arXiv 2410.13867; "
-        "LeJEPA, Balestriero & LeCun 2025, arXiv 2511.08544; VICReg, Bardes et al. 2022, arXiv 2105.04906"
+        "SIGReg of LeJEPA, Balestriero & LeCun 2025, arXiv 2511.08544; VICReg, Bardes et al. 2022, arXiv 2105.04906"
     )
     when = "Content is wanted rather than detail, and no augmentation is known; watch the spread of its targets."
     suits = "anything whose parts tell of one another: images, video, signals, tables, graphs; pairs of modalities"

@@ -27,12 +27,21 @@ class DecoderConfig:
     heads: int = option(16, min=1, max=1_024, help="its attention heads, a divisor of its width")
     layer: int | None = option(None, min=1, max=1_024, help="decode from the output of this block instead of the last")
     skips: list[int] = option(
-        factory=list, min=1, max=1_024, help="blocks of the tower that as many last decoder blocks look at"
+        factory=list,
+        min=1,
+        max=1_024,
+        help="blocks of the tower that as many last decoder blocks look at, counted from 1 (in HiCMAE's code from 0)",
+    )
+    skips_placed: bool = option(
+        False,
+        help="what they look at goes through the tower's last norm and the decoder's own projection and gets its "
+        "positions, as in HiCMAE; false: as it is",
     )
 
     NEEDS = (
         needs("trunk", "width", "heads", depth="1 or more", holds=lambda c: c.depth > 0),
         needs("skips", trunk="transformer"),
+        needs("skips_placed", skips="some", holds=lambda c: bool(c.skips)),
     )
 
 

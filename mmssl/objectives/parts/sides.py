@@ -92,8 +92,8 @@ class Sides:
                 other = " (mode: replace may)" if options.mode == "drop" and tower.replaces else ""
                 raise UserError(f"{self.where}: tower '{name}' cannot {options.mode} masked patches{other}")
 
-    def plan(self, step: Step) -> tuple[list[Pair], list[Pair]]:
-        """(pairs across towers, pairs within towers). What a tower sees twice the same is one side."""
+    def different(self, step: Step) -> dict[str, list[Side]]:
+        """The sides of each tower. What a tower sees twice the same is one side."""
         sides: dict[str, list[Side]] = {}
         for tower in self.options.towers:
             different: dict[tuple[object, ...], tuple[str, str | None]] = {}
@@ -104,6 +104,27 @@ class Sides:
                 Side(tower, view, mask, tower if len(looks) == 1 else f"{tower}.{i + 1}")
                 for i, (view, mask) in enumerate(looks)
             ]
+        return sides
+
+    def groups(self, step: Step) -> list[list[Side]]:
+        """The sides that a sample has together: those of all towers where they are compared across, else of each."""
+        sides = self.different(step)
+        if self.across:
+            return [[side for tower in self.across for side in sides[tower]]]
+        for tower in self.within:
+            self._refuse_one(tower, sides[tower])
+        return [sides[tower] for tower in self.within]
+
+    def _refuse_one(self, tower: str, sides: list[Side]) -> None:
+        if len(sides) < 2:
+            raise UserError(
+                f"{self.where}: tower '{tower}' is compared between views {self.options.views}, but they leave its "
+                "modalities alone; name others, two masks, or the other towers in within_towers"
+            )
+
+    def plan(self, step: Step) -> tuple[list[Pair], list[Pair]]:
+        """(pairs across towers, pairs within towers)."""
+        sides = self.different(step)
         across = [
             pair
             for a, b in combinations(self.across, 2)
@@ -112,11 +133,7 @@ class Sides:
         ]
         within: list[Pair] = []
         for tower in self.within:
-            if len(sides[tower]) < 2:
-                raise UserError(
-                    f"{self.where}: tower '{tower}' is compared between views {self.options.views}, but they leave its "
-                    "modalities alone; name others, two masks, or the other towers in within_towers"
-                )
+            self._refuse_one(tower, sides[tower])
             within += combinations(sides[tower], 2)
         return across, within
 

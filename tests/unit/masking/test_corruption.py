@@ -62,6 +62,58 @@ def test_boxes_are_connected_rectangles_that_ignore_the_patches(monkeypatch):
     assert len(starts) > 8  # of 16 places within a patch of 4 x 4
 
 
+def boxes_at_full_size(grid, draws, options, tries=400):
+    """`boxes` with each box as a mask of the whole sample."""
+    count = grid.ndim - 1
+    hit, fill = np.zeros(grid.shape, bool), np.zeros(grid.shape, int)
+    share = draws("share").uniform(low=options.share[0], high=options.share[1])
+    for i, there in enumerate(grid.numpy()):
+        lines = [there.any(tuple(a for a in range(count) if a != axis)) for axis in range(count)]
+        extent = np.array([line.nonzero()[0].max(initial=-1) + 1 for line in lines], np.float32)
+        for number in range(tries):
+            if hit[i].sum() >= share[i] * there.sum():
+                break
+            u, where, which = draws("box", number).uniform(3, count)[i].numpy()
+            side = np.maximum(np.ceil(u * (options.side * extent)), 1)
+            start = np.floor(where * np.maximum(extent - side + 1, 0))
+            box = there.copy()
+            for axis, at in enumerate(np.indices(there.shape)):
+                box &= (at >= start[axis]) & (at < start[axis] + side[axis])
+            if (hit[i] | box).sum() <= options.share[1] * there.sum():
+                hit[i] |= box
+                fill[i][box] = int(which[0] * len(options.fill))
+    return hit, fill
+
+
+@pytest.mark.parametrize("sizes", [(20, 18), (90,), (4, 9, 9)])
+@pytest.mark.parametrize("options", [{}, {"share": [0.9, 0.92]}, {"side": 1.0}])
+def test_boxes_are_those_of_whole_masks(sizes, options):
+    grid = torch.rand(5, *sizes, generator=torch.Generator().manual_seed(0)) > 0.1
+    grid[0, sizes[0] // 2 :], grid[1] = False, False  # a shorter sample, and one that is absent
+    options = Corruption(fill=["noise", "zero", "other"], **options)
+    hit, fill = boxes(grid, Draws(7, 5), options)
+    expected, kind = boxes_at_full_size(grid, Draws(7, 5), options)
+    assert np.array_equal(hit, expected) and np.array_equal(fill * hit, kind * expected)
+
+
+def test_boxes_have_sides_and_fills_as_gmml_draws_them(monkeypatch):
+    options = Corruption(share=[1.0, 1.0], fill=["noise", "zero"])
+    monkeypatch.setattr("mmssl.masking.corruption.TRIES", 1)
+    hit, fill = boxes(torch.ones(3000, 40, 40, dtype=torch.bool), Draws(1, 3000), options)
+    height, width = (hit.any(axis).sum(1) for axis in (2, 1))
+    for side in (height, width):  # uniform from 1 to 12
+        counts = torch.bincount(side, minlength=13)[1:]
+        assert len(counts) == 12 and ((counts - 250).square() / 250).sum() < 11 + 4.5 * 22**0.5
+    assert abs(torch.corrcoef(torch.stack([height, width]).float())[0, 1]) < 4.5 / 3000**0.5
+    zeros = (fill.flatten(1).amax(1) == 1).float().mean()
+    assert abs(zeros - 0.5) < 4.5 * 0.5 / 3000**0.5
+    monkeypatch.undo()
+    hit, _ = boxes(torch.ones(300, 40, 40, dtype=torch.bool), Draws(2, 300), Corruption())
+    share = hit.flatten(1).float().mean(1)
+    wanted = Draws(2, 300)("share").uniform(low=0.5, high=0.75)
+    assert ((share >= wanted - 1e-6) & (share <= 0.75)).all() and (share - wanted).mean() < 0.02
+
+
 def test_missing_samples_stay_missing_and_do_not_count():
     signal = torch.randn(6, 3, 200, generator=torch.Generator().manual_seed(1))
     signal[0, :, 120:] = torch.nan

@@ -204,3 +204,12 @@ def test_samples_on_one_grid_get_the_boxes_that_they_get_beside_others(first):
         assert torch.equal(alike.hide[1:], other.hide[1:])
         keep = [set(row.tolist()) - {-1} for row in alike.keep]
         assert keep[1:] == [set(row.tolist()) - {-1} for row in other.keep][1:]
+
+
+def test_noise_is_normal_and_follows_its_place_alone():
+    x = Draws(1, 40).noise(3, 40, 41)
+    assert abs(x.mean()) < 0.02 and abs(x.var() - 1) < 0.02 and abs((x**4).mean() - 3) < 0.1
+    pairs = x[..., 0:40:2] * x[..., 1::2]  # of one radius and one angle, and yet independent
+    assert abs(pairs.mean()) < 0.02 and abs((x[..., 0:40:2].square() * x[..., 1::2].square()).mean() - 1) < 0.05
+    assert torch.equal(Draws(1, 40).noise(2, 40, 30), x[:, :2, :, :30])
+    assert torch.equal(Draws(1, 15, 25, 40).noise(3, 40, 41), x[25:])

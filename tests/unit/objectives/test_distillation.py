@@ -10,6 +10,12 @@ from toys import world as toy_world
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.losses.distillation import soft_cross_entropy
+from mmssl.masking import Block
+from mmssl.models.configuration_mmssl import MMSSLConfig
+from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
+from mmssl.models.processing_mmssl import MMSSLProcessor
+from mmssl.models.saving import save_model
 from mmssl.objectives.distillation import Config, Distillation, GramConfig, HeadConfig
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.objectives.step import Step
@@ -177,6 +183,134 @@ def test_gram_teacher_is_taken_and_renewed_on_time():
     parts = loss.parts
     total = parts["dino.class"] + parts["dino.patch"] + 3.0 * parts["dino.gram"]
     torch.testing.assert_close(parts["dino"], total)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({}, [2]),
+        ({"every": 3}, [2, 5, 8, 11]),
+        ({"every": 3, "renewals": 1}, [2, 5]),
+        ({"every": 3, "renewals": 2}, [2, 5, 8]),
+    ],
+)
+def test_gram_teacher_is_renewed_at_most_so_often(options, steps):
+    objective, work = build(momentum=[0.5, 0.5], gram=GramConfig(first=2, **options))
+    taken = []
+    objective.gram_teacher.update = lambda *_: taken.append(int(objective.steps))
+    for number in range(12):
+        work.after_step(number / 12)
+    assert taken == steps
+    with pytest.raises(UserError, match="renewals: found 2"):
+        build(gram=GramConfig(first=2, renewals=2))
+
+
+def pictures(**options) -> tuple[Distillation, Pretraining, Step]:
+    """DINO on smooth pictures of 16 x 16 pixels, patches of 4."""
+    sizes = {"type": "image", "size": [16, 16], "patch": [4, 4], "channels": 1, "mean": [0.5], "std": [0.2]}
+    tower = tower_spec(TowerConfig(width=16, depth=1, heads=2))
+    torch.manual_seed(3)
+    net = MMSSLModel(MMSSLConfig(modalities={"image": sizes}, towers={"image": tower}))
+    crops = {"crop_scale": [0.4, 0.8], "flip": 0.5, "brightness": 0.4}
+    views = {"a": {"image": crops}, "b": {"image": crops}}
+    objective = Distillation(Config(tower="image", global_views=["a", "b"], head=HEAD, **options), net)
+    rough = torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    batch = {"image": {"pixel_values": F.interpolate(rough, size=(16, 16), mode="bicubic")}}
+    work = Pretraining(net, {"dino": objective}, views, {})
+    return objective, work, Step(batch, net, views, {}, Draws(4, 5))
+
+
+def test_a_gram_teacher_sees_the_same_crops_larger_and_without_distortion():
+    for key, line in (("crop_sise", "gram.views: found 'crop_sise'"), ("gain", "expected options of the views")):
+        with pytest.raises(UserError, match=line):
+            pictures(gram=GramConfig(first=1, views={key: 1}))
+    objective, work, step = pictures(gram=GramConfig(first=1, views={"crop_size": 32, "brightness": 0.0}))
+    plain, _, own = pictures()
+    objective.after_step(work.model, 0.1)
+    large = step.variant("a", objective.config.gram.views)
+    assert large == step.variant("a", objective.config.gram.views)
+    dull = step.variant("a", {"brightness": 0.0})
+    small, wide = (step.inputs("image", v)["pixel_values"] for v in (dull, large))
+    assert wide.shape[-2:] == (32, 32) and not torch.equal(small, step.inputs("image", "a")["pixel_values"])
+    assert (F.avg_pool2d(wide, 2) - small).abs().mean() < 0.05 * small.std()  # one crop, one flip
+    assert torch.equal(own.inputs("image", "a")["pixel_values"], step.inputs("image", "a")["pixel_values"])
+    rows = []
+    for view in ("a", "b"):
+        wanted = step.encode("image", step.variant(view, objective.config.gram.views), net=objective.gram_teacher.net)
+        grid = wanted.tokens["image"].transpose(1, 2).reshape(5, 16, 8, 8)
+        theirs = F.interpolate(grid, size=(4, 4), mode="bicubic").reshape(5, 16, 16).transpose(1, 2).double()
+        ours = step.encode("image", view).tokens["image"].double()
+        gram = [F.normalize(x, dim=-1) @ F.normalize(x, dim=-1).transpose(1, 2) for x in (ours, theirs)]
+        rows.append((gram[0] - gram[1]).square().mean())
+    found = objective(step).parts["gram"]
+    assert found.item() == pytest.approx((rows[0] + rows[1]).item() / 2, abs=1e-6) and found > 0
+
+
+def test_a_gram_teacher_may_come_trained(tmp_path):
+    with pytest.raises(UserError, match="first: found null, and no model in from"):
+        GramConfig()
+    saved = toy_world.model(seed=9)
+    types = {name: f"toys.{name}" for name in toy_world.PREPROCESSORS}
+    save_model(saved, MMSSLProcessor(dict(toy_world.PREPROCESSORS), types), tmp_path / "model")
+    objective, work = build(gram=GramConfig(from_=str(tmp_path / "model"), first=2))
+    parameter = "trunk.blocks.0.mlp.fc1.weight"
+    fixed = objective.gram_teacher.net.get_parameter(parameter)
+    assert torch.equal(fixed, saved.tower("signal").get_parameter(parameter))
+    assert not torch.equal(fixed, work.model.tower("signal").get_parameter(parameter))
+    content = batch()
+    assert descend(work, content).parts["dino.gram"] > 0  # from the first step
+    assert torch.equal(fixed, saved.tower("signal").get_parameter(parameter))
+    descend(work, content)
+    assert torch.equal(fixed, objective.teacher.net.get_parameter(parameter))  # then the averaged teacher
+    with pytest.raises(UserError, match="gram.from: .* has tower graph, signal, table, expected 'all'"):
+        gram = GramConfig(from_=str(tmp_path / "model"), first=1)
+        Distillation(Config(tower="all", global_views=["a", "b"], head=HEAD, gram=gram), toy_world.model(joint=True))
+
+
+@pytest.mark.parametrize("unit", [True, False])
+def test_the_last_layer_is_weight_normalised_or_plain(unit):
+    """DINO's prototypes have length 1; DINOv3's last layer is linear, small at first, and its lengths are learned."""
+    head = HeadConfig(prototypes=500, hidden=16, bottleneck=64, layers=2, unit_prototypes=unit)
+    objective, work = build(head=head)
+    prototypes = objective.heads["class"].prototypes
+    assert prototypes.weight.detach().std() == pytest.approx(1 / 8 if unit else 0.02, rel=0.05)
+    x = torch.randn(7, 64)
+    stock = torch.nn.Linear(64, 500, bias=False)
+    stock.weight.data = F.normalize(prototypes.weight, dim=1) if unit else prototypes.weight
+    torch.testing.assert_close(prototypes(x), stock(F.normalize(x, dim=1)), rtol=0, atol=1e-6)
+    said = prototypes(x)
+    prototypes.weight.data = prototypes.weight * 2
+    torch.testing.assert_close(prototypes(x), said if unit else 2 * said, rtol=0, atol=1e-6)
+    assert torch.isfinite(descend(work, batch()).total)
+
+
+def test_masks_of_half_of_the_samples_count_those_alone():
+    mask = Block(ratio=[0.3, 0.6], samples=0.5)
+    objective, work = build(masks=["few"])
+    work.masks = {"few": mask}
+    step = Step(batch(8, 0.0), work.model, VIEWS, work.masks, Draws(2, 8))
+    hidden = (step.splits("signal", "few", "a")["signal"].hide >= 0).sum((1, 2))
+    assert (hidden > 0).sum() == 4
+    whole = objective(step).parts["patch"]
+    rows = []
+    for view in ("a", "b"):
+        student, teacher = (
+            step.encode("signal", view, "few", "replace"),
+            step.encode("signal", view, net=objective.teacher.net),
+        )
+        for row in range(8):
+            at = step.splits("signal", "few", view)["signal"].hide[row, 0]
+            at = at[at >= 0]
+            rows += [(student.tokens["signal"][row, at], teacher.tokens["signal"][row, at])] if len(at) else []
+    theirs = objective.teacher_heads.net["class"](torch.cat([t for _, t in rows]))
+    target = objective._targets("patch", theirs, torch.ones(len(theirs), dtype=torch.bool)).split(
+        [len(t) for _, t in rows]
+    )
+    each = [
+        soft_cross_entropy(objective.heads["class"](s), t, objective.config.student_temperature).mean()
+        for (s, _), t in zip(rows, target, strict=True)
+    ]
+    torch.testing.assert_close(whole, torch.stack(each).mean().detach(), rtol=0, atol=2e-6)
 
 
 def test_a_resumed_objective_goes_on_as_if_never_stopped():

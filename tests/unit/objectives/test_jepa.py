@@ -18,10 +18,11 @@ from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.options import TowerConfig
 from mmssl.objectives import jepa
 from mmssl.objectives.base import load_objective
-from mmssl.objectives.options.jepa import RegulariserConfig
+from mmssl.objectives.options.jepa import PredictorConfig, RegulariserConfig
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.objectives.step import Step
 from mmssl.options.schema import build
+from mmssl.recipe.loading import load_recipe
 
 MASKS = {"subsets": FeatureSubsets(), "blocks": MultiBlock(), "half": Random(ratio=0.5)}
 ROWS = 6
@@ -126,6 +127,38 @@ def test_prefix_tokens_are_in_every_sequence_and_never_a_target():
         before = objective(step).total
         targets.prefix.add_(100.0)
         assert torch.equal(objective(step).total, before)
+
+
+def test_prefix_tokens_may_stay_out_of_the_predictor():
+    """ECG-JEPA's register is the encoder's alone: the predictor gives what it gives of a context without one."""
+    options = {"tower": "signal", "mask": "blocks", "loss": "l1"}
+    with pytest.raises(UserError, match="predictor.prefix: found false, which has no effect"):
+        alone(model(prefix=0), **options)
+    kept, left = work(model(prefix=2), **options), alone(model(prefix=2), **options)
+    seen = []
+    left.objectives["jepa"].predictors["signal"].register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
+    step = step_of(left, batch())
+    total = left.objectives["jepa"](step).total
+    assert seen == [(ROWS, 0, 24)] and total != kept.objectives["jepa"](step_of(kept, batch())).total
+    context = step.encode("signal", mask="blocks")
+    context.prefix.data.add_(100.0)
+    assert torch.equal(left.objectives["jepa"](step).total, total)
+    total.backward()
+    assert left.model.tower("signal").prefix.tokens.grad.abs().sum() > 0  # by attention in the encoder
+
+
+def alone(net: MMSSLModel, **options: object) -> Pretraining:
+    """`work` with a predictor that gets no prefix."""
+    torch.manual_seed(1)
+    predictor = PredictorConfig(width=16, depth=1, heads=2, prefix=False)
+    return Pretraining(net, {"jepa": jepa.JEPA(jepa.Config(predictor=predictor, **options), net)}, {}, MASKS)
+
+
+def test_the_recipe_with_the_papers_name_is_ecg_jepa():
+    recipe = load_recipe("ecg_jepa", ["data.path=records"])
+    objective, mask = recipe.objectives["jepa"].config, recipe.masks["stretches"].config
+    assert (objective.normalise_targets, objective.predictor.prefix, objective.loss) == (False, False, "l1")
+    assert (mask.draw, mask.context) == ("lengths", [0.15, 0.25])
 
 
 def test_context_sees_no_target():

@@ -51,6 +51,30 @@ def test_each_of_the_last_blocks_looks_at_its_layer():
     assert order == ["skip 1", "block 0", "skip 0", "block 1"]  # deep layers first
 
 
+@pytest.mark.parametrize("placed", [False, True])
+def test_what_is_looked_at_is_as_it_is_or_placed_as_the_decoders_tokens(placed):
+    net = toy_world.model()
+    decoder = mae.DecoderConfig(width=16, depth=3, heads=2, skips=[1, 2], skips_placed=placed)
+    objective = mae.MAE(mae.Config(tower="signal", mask="few", decoder=decoder), net)
+    module, seen = objective.decoders["signal"], {}
+    for number, skip in enumerate(module.skips):
+        skip.register_forward_pre_hook(
+            lambda _, args, kwargs, n=number: seen.__setitem__(n, kwargs["other"]), with_kwargs=True
+        )
+    content, masks = toy_world.batch(toy_world.raw(5)), {"few": toy_world.Random(ratio=0.5)}
+    step = Step(content, net, {}, masks, Draws(1, 5))
+    objective(step).total.backward()
+    encoded = step.encode("signal", mask="few", layers=(1, 2))
+    positions = module.positions(encoded.patches["signal"].coords)
+    for number in (0, 1):
+        tokens = encoded.layers[number + 1]["signal"]
+        expected = module.project(net.tower("signal").trunk.norm(tokens)) + positions if placed else tokens
+        torch.testing.assert_close(seen[number], expected, rtol=0, atol=1e-6)
+    assert all(p.grad.abs().sum() > 0 for p in module.skips.parameters())
+    with pytest.raises(UserError, match="skips_placed: found true"):
+        mae.MAE(mae.Config(tower="signal", mask="few", decoder=mae.DecoderConfig(skips_placed=True)), net)
+
+
 def test_skips_train_and_are_refused_where_there_is_nothing_to_look_at():
     work = toy_world.masked()
     work(toy_world.batch(toy_world.raw(6)), Draws(1, 6)).total.backward()
@@ -63,10 +87,17 @@ def test_skips_train_and_are_refused_where_there_is_nothing_to_look_at():
             mae.MAE(mae.Config(tower="signal", mask="few", decoder=decoder), net)
 
 
-def test_contrast_at_earlier_blocks_shares_the_forward_and_equals_its_formula():
+@pytest.mark.parametrize("normed", [False, True])
+def test_contrast_at_earlier_blocks_shares_the_forward_and_equals_its_formula(normed):
     """HiCMAE: the sum over layers of symmetric InfoNCE between mean visible tokens, at a fixed temperature."""
     net = toy_world.model()
-    options = {"towers": ["table", "signal"], "mask": "few", "layers": [1, 2], "temperature": 0.07}
+    options = {
+        "towers": ["table", "signal"],
+        "mask": "few",
+        "layers": [1, 2],
+        "temperature": 0.07,
+        "layers_normed": normed,
+    }
     contrast = contrastive.Contrastive(contrastive.Config(learn_temperature=False, **options), net)
     decoder = mae.DecoderConfig(width=16, depth=2, heads=2, skips=[1, 2])
     skips = mae.MAE(mae.Config(tower="signal", mask="few", decoder=decoder), net)
@@ -83,11 +114,17 @@ def test_contrast_at_earlier_blocks_shares_the_forward_and_equals_its_formula():
         for name in ("table", "signal"):
             encoded = step.encode(name, mask="few", layers=(1, 2))
             valid = encoded.patches[name].valid.double()[..., None]
-            mean = (encoded.layers[layer][name].double() * valid).sum(1) / valid.sum(1)
+            tokens, norm = encoded.layers[layer][name].double(), net.tower(name).trunk.norm
+            if normed:
+                tokens = torch.nn.functional.layer_norm(
+                    tokens, (24,), norm.weight.double(), norm.bias.double(), norm.eps
+                )
+            mean = (tokens * valid).sum(1) / valid.sum(1)
             sides.append(mean / mean.norm(dim=1, keepdim=True))
         logits = sides[0] @ sides[1].T / 0.07
         total += -(logits.log_softmax(1).diagonal().mean() + logits.log_softmax(0).diagonal().mean()) / 2
     assert abs(ours.item() - float(total.detach())) < 1e-5
-    for bad, line in (({"layers": [3]}, "towers need one width"), ({"cache_rows": 2}, "without cache_rows")):
+    refusals = [({"layers": [3]}, "towers need one width"), ({"cache_rows": 2}, "without cache_rows")]
+    for bad, line in refusals + [({"layers": []}, "layers_normed: found true")] * normed:
         with pytest.raises(UserError, match=line):
             contrastive.Contrastive(contrastive.Config(**{**options, **bad}), net)

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from toys import world as toy_world
 
 from mmssl.draws import Draws
 from mmssl.errors import UserError
+from mmssl.losses.regularisers import directions
 from mmssl.masking import Random
 from mmssl.objectives import bootstrap, contrastive, redundancy
 from mmssl.objectives.parts.heads import BatchNorm
@@ -156,6 +158,98 @@ def test_objectives_refuse_what_they_cannot_do():
         build(redundancy, {"towers": ["graph"], "views": ["a", "b"], "loss": "mixed_barlow"}, net)
     with pytest.raises(UserError, match="mixes the whole inputs"):
         build(redundancy, {"towers": ["signal"], "masks": ["half", "other"], "loss": "mixed_barlow"}, net)
+
+
+# ------------------------------------------------------------------------------------------------------------ LeJEPA
+
+LOOKS = {**VIEWS, "c": {"signal": {"gain": 0.9}}}
+
+
+def lejepa(net=None, **options):
+    torch.manual_seed(1)
+    net = net or toy_world.model()
+    options = {"towers": ["signal"], "views": ["a", "b", "c"], "loss": "lejepa", **SMALL, **options}
+    return Pretraining(net, {"it": redundancy.Redundancy(redundancy.Config(**options), net)}, LOOKS, MASKS)
+
+
+def lejepa_by_hand(found, leading, slices, share, knots=17, bound=5.0):
+    """The paper's formula of projections [(z (n, D), there (n,))], one sample at a time, in float64."""
+    distances, spreads = [], []
+    for i in range(len(found[0][0])):
+        mine = [z[i] for z, there in found if there[i]]
+        led = [z[i] for (z, there), lead in zip(found, leading, strict=True) if there[i] and lead]
+        if len(mine) > 1 and led:
+            middle = np.mean(led, 0)
+            distances += [np.mean((z - middle) ** 2) for z in mine]
+    at = np.linspace(-bound, bound, knots)
+    normal = np.exp(-(at**2) / 2)
+    for z, there in found:
+        for direction in slices.T:
+            projected = z[there] @ direction
+            wave = np.exp(1j * at[:, None] * projected[None]).mean(1)
+            spreads.append(there.sum() * np.trapezoid(np.abs(wave - normal) ** 2 * normal, at))
+    return (1 - share) * np.mean(distances) + share * np.mean(spreads)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"global_views": ["a", "b"], "sigreg_weight": 0.3},
+        {"global_views": ["b"], "knots": 9, "bound": 3.0},
+        {"towers": ["table", "signal", "graph"], "views": ["c", "a"], "global_views": ["a"]},  # others: once, as `c`
+        {"towers": ["table", "graph"], "views": ["clean"], "slices": 5},
+        {"views": ["clean"], "masks": ["half", "other"], "mode": "replace"},
+    ],
+)
+def test_lejepa_is_its_formula_with_absent_inputs(options):
+    both = lejepa(**options)
+    objective, c = both.objectives["it"], both.objectives["it"].config
+    batch = toy_world.batch(toy_world.raw(11, seed=4, absent=0.3))
+    step = Step(batch, both.model, LOOKS, MASKS, Draws(3, 11))
+    total = objective(step).total
+    (group,) = objective.sides.groups(step)
+    pairs = [objective._embed(step, side) for side in group]
+    found = [(z.detach().double().numpy(), there.numpy()) for z, there in pairs]
+    assert 0 < sum(there.sum() for _, there in found) < 11 * len(found)
+    chosen = c.global_views or c.views
+    leading = [side.tower != "signal" or side.view in chosen for side in group]
+    slices = directions(step.draws("sigreg"), 8, c.slices).double().numpy()
+    assert np.abs(np.linalg.norm(slices, axis=0) - 1).max() < 1e-6
+    expected = lejepa_by_hand(found, leading, slices, c.sigreg_weight, c.knots, c.bound)
+    assert total.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_lejepa_of_each_tower_is_the_mean_of_theirs_and_nothing_at_all_is_no_loss():
+    net = toy_world.model()
+    masks = {"masks": ["half", "other"], "views": ["clean"]}
+    each = [lejepa(net, towers=[name], **masks) for name in ("signal", "graph")]
+    both = lejepa(net, towers=["signal", "graph"], pairs="within", **masks)
+    for one, name in zip(each, ("signal", "graph"), strict=True):
+        both.objectives["it"].heads[name].load_state_dict(one.objectives["it"].heads[name].state_dict())
+    batch = toy_world.batch(toy_world.raw(9, seed=5, absent=0.0))
+    totals = [work(Draws(1, 9)).total for work in (lambda d, w=w: w(batch, d) for w in (*each, both))]
+    torch.testing.assert_close(totals[2], (totals[0] + totals[1]) / 2, rtol=0, atol=1e-6)
+    nothing = toy_world.batch({name: [None] * 9 for name in toy_world.PREPROCESSORS})
+    total = both(nothing, Draws(1, 9)).total
+    total.backward()
+    assert total == 0 and all(p.grad.isfinite().all() for p in both.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"global_views": ["a", "d"]}, "found 'd', expected some of views"),
+        ({"global_views": []}, "global_views: found none"),
+        ({"towers": ["signal", "table"], "pairs": "both"}, "pulls all sides of a sample to one mean"),
+        ({"towers": ["signal", "table"], "hub_tower": "table"}, "pulls all sides of a sample to one mean"),
+        ({"loss": "vicreg", "global_views": ["a"]}, "global_views: found"),
+        ({"sigreg_weight": 0.1, "loss": "barlow"}, "sigreg_weight: found 0.1"),
+    ],
+)
+def test_lejepa_refuses_what_it_cannot_do(options, reason):
+    with pytest.raises(UserError, match=reason):
+        lejepa(**options)
 
 
 def test_both_is_the_sum_of_across_and_within():
