@@ -28,6 +28,20 @@ logger = logging.getLogger("mmssl")
 
 Row = dict[str, float | None]
 """A line of metrics.jsonl; None: unknown, or not finite."""
+TIMED = frozenset(
+    {
+        "wall_time",
+        "samples_per_second",
+        "tokens_per_second",
+        "data_wait",
+        "mfu",
+        "memory",
+        "rank_seconds/max",
+        "rank_seconds/median",
+        "slowest_rank",
+    }
+)
+"""Keys of a line that tell how fast it went and on what: all others are the same for the same run anywhere."""
 
 
 class MetricsFile:
@@ -100,6 +114,8 @@ class Meter:
         waited: seconds that the loop waited for data.
         read: samples that this process read and that are not yet in the quarantine.
         bad: those of them that were broken.
+        tokens: patches that went through this process's encoders, as far as the host knows them to be valid.
+        places: the others, counted on the device.
         since: when it started, `time.perf_counter`.
     """
 
@@ -110,6 +126,8 @@ class Meter:
     waited: float = 0.0
     read: int = 0
     bad: list[Bad] = field(default_factory=list)
+    tokens: int = 0
+    places: Tensor | None = None
     since: float = field(default_factory=time.perf_counter)
 
     def add(self, parts: dict[str, Tensor]) -> None:
@@ -133,10 +151,18 @@ class Meter:
         shares = {f"gradient_share/{name}": float(value) for name, value in self.shares.items()}
         return about | {"loss": averages[""]} | losses | shares
 
-    def pace(self, left: int) -> Row:
-        """The last part of a line, with `left` steps to come: the last entry is for the display alone."""
-        seconds = time.perf_counter() - self.since
+    @property
+    def seconds(self) -> float:
+        """Since it started."""
+        return time.perf_counter() - self.since
+
+    def pace(self, left: int, seconds: float) -> Row:
+        """How fast it went, with `left` steps to come: the last entry is for the display alone.
+
+        seconds: that its steps took.
+        """
         return {
+            "wall_time": round(time.time(), 3),
             "samples_per_second": self.samples / seconds,
             "data_wait": self.waited / seconds,
             "seconds_left": left * seconds / max(self.steps, 1),
@@ -174,6 +200,17 @@ def last_health(path: Path) -> dict[str, float]:
         if any(key.startswith("health/") for key in own):
             break
     return found
+
+
+def track(accelerator: Accelerator, row: Row) -> bool:
+    """Give a line to the trackers; False where they failed, which is said."""
+    kept = {k: v for k, v in row.items() if v is not None and k not in ("step", "wall_time")}
+    try:
+        accelerator.log(kept, step=row["step"])
+    except OSError as error:
+        logger.warning("the trackers failed (%s); training goes on without them", error)
+        return False
+    return True
 
 
 class Display:

@@ -10,6 +10,7 @@ from toys import runs, tuned
 from mmssl.cli import main
 from mmssl.finetuning.finetune import finetune
 from mmssl.training.loop import Loop
+from mmssl.training.metrics import TIMED
 
 SHORT = ["train.steps=8", "train.batch_size=16", "eval_every=2", "limit=96", "train.log_every=2", "train.save_every=3"]
 LABEL = ["--label", "label", "train.lr=0.05"]
@@ -60,7 +61,7 @@ def result(out):
     weights = {p.name: load_file(p) for p in (out / "model").glob("*.safetensors")}
     report = json.loads((out / "evaluation.json").read_text())
     report["settings"].pop("seconds")
-    timed = ("samples_per_second", "data_wait")
+    timed = TIMED
     rows = [{k: v for k, v in row.items() if k not in timed} for row in runs.metrics(out)]
     return weights, report, rows
 
