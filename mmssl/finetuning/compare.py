@@ -32,6 +32,7 @@ from ..options import not_resumable
 from ..options.plainyaml import dump
 from ..options.schema import to_dict, yaml_name
 from ..recipe.config import LoopConfig
+from ..saying import doing, say
 from ..training.building import flat, start_of
 from ..training.engine import check_rows, goes_on, make_accelerator, run_folder
 from ..training.lock import RunLock
@@ -120,7 +121,8 @@ def run_comparison(
             used = [*flat(pool.columns.values()), *options.label_columns]
             check_rows(folder, glance(pool.train.source, used), resume)
             bench = Bench(encoders, processor, options, pool, list(budgets), accelerator, folder, weights)
-            bench.embed()
+            with doing("embedding the rows for the probes"):
+                bench.embed()
             arms = _arms(bench, options)
             return _finish(bench, measure_cells(bench, arms), arms, budgets)
         except UserError:
@@ -182,10 +184,11 @@ def measure_cells(bench: Bench, arms: list[str]) -> dict[Cell, Answers]:
             place = bench.folder / CELLS / f"{arm}-{size}-{number}.safetensors"
             answers = _read(place)
             if answers is None:
-                answers = bench.run(arm, draw)
+                with doing(f"{size:,} labels, draw {number + 1}: {TITLES[arm]}"):
+                    answers = bench.run(arm, draw)
                 _keep(place, answers)
                 done = f"{at * len(arms) + arms.index(arm) + 1} of {len(asked) * len(arms)}"
-                print(f"{size:,} labels, draw {number + 1}: {TITLES[arm]}, {answers.facts['seconds']} s ({done})")
+                say(f"{size:,} labels, draw {number + 1}: {TITLES[arm]}, {answers.facts['seconds']} s ({done})")
             cells[arm, size, number] = answers
     return cells
 

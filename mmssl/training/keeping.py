@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..recipe.config import LoopConfig
+from ..saying import doing
 from . import checkpoints
 from .engine import on_first
 from .observers import Observers
@@ -76,7 +77,9 @@ class Keeper:
             state |= {"origin": self.origin} if self.origin else {}
             together = partial(checkpoints.save_together, accelerator=self.accelerator)
             save = together if self.parallel.cut else checkpoints.save
-            save(self.folder, step, self.module, self.optimizer, state, self.settings.keep, self.observers.tensors())
+            with doing(f"writing the checkpoint of step {step}"):
+                tensors = self.observers.tensors()
+                save(self.folder, step, self.module, self.optimizer, state, self.settings.keep, tensors)
         self.saved, self._saved_at = step, time.monotonic()
 
     def long_unsaved(self) -> bool:

@@ -29,12 +29,13 @@ from .effort import Effort
 from .engine import check_batch_norms
 from .interrupts import Interrupts
 from .keeping import Keeper
-from .metrics import Display, Meter, MetricsFile, Row, track
+from .metrics import Display, Meter, MetricsFile, Row
 from .observers import Found, Moment, Observer, Observers, Verdict
 from .optimizer import default_optimizer, learning_rate
 from .out_of_memory import OutOfMemory, cut_finer, tried
 from .parallel import Parallel
 from .ranks import Clock, Stragglers, Told, costs
+from .trackers import track
 
 logger = logging.getLogger("mmssl")
 
@@ -393,8 +394,7 @@ class Loop:
         return told
 
     def _report(self, row: Row, display: Display) -> None:
-        line = {key: value for key, value in row.items() if key != "seconds_left"}
-        written = self._metrics is None or self._metrics.write(line)
+        written = self._metrics is None or self._metrics.write({k: v for k, v in row.items() if k != "seconds_left"})
         display.report(row)
         if self._tracking and written:  # where the disk is full, TensorBoard's thread would die of it
             self._tracking = track(self.accelerator, row)

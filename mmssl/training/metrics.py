@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from ..data.quarantine import Bad
 from ..files import replaceable, whole_file
+from ..saying import doing, say, speaker
 
 logger = logging.getLogger("mmssl")
 
@@ -202,15 +204,8 @@ def last_health(path: Path) -> dict[str, float]:
     return found
 
 
-def track(accelerator: Accelerator, row: Row) -> bool:
-    """Give a line to the trackers; False where they failed, which is said."""
-    kept = {k: v for k, v in row.items() if v is not None and k not in ("step", "wall_time")}
-    try:
-        accelerator.log(kept, step=row["step"])
-    except OSError as error:
-        logger.warning("the trackers failed (%s); training goes on without them", error)
-        return False
-    return True
+TRAINING = "steps of training"
+"""What the loop is at."""
 
 
 class Display:
@@ -218,6 +213,7 @@ class Display:
 
     def __init__(self, steps: int, start: int, show: bool) -> None:
         self.steps, self.show = steps, show
+        self._stack, self._advance = contextlib.ExitStack(), None
         self.console = Console(stderr=True)
         self.live = show and self.console.is_terminal
         self.progress = Progress(
@@ -225,35 +221,51 @@ class Display:
             MofNCompleteColumn(),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[doing]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
             disable=not self.live,
         )
-        self.task = self.progress.add_task("train", total=steps, completed=start, text="")
+        self.task = self.progress.add_task("train", total=steps, completed=start, text="", doing="")
 
     def __enter__(self) -> Self:
         self.progress.start()
+        if self.live:
+            speaker.screen = self._show
+        if self.show:
+            self._advance = self._stack.enter_context(doing(TRAINING, self.steps))
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        if self.live:
+            speaker.screen = None
         self.progress.stop()
+
+    def _show(self, doing: str) -> None:
+        """What is being done beside the training; of that itself the bar says more."""
+        self.progress.update(self.task, doing="" if doing.startswith(TRAINING) else doing)
 
     def advance(self, step: int) -> None:
         """Move the bar to `step`."""
         self.progress.update(self.task, completed=step)
+        if self._advance is not None:
+            self._advance(step)
 
     def report(self, row: Row) -> None:
         """row: a line of metrics.jsonl."""
         parts = [f"{k.removeprefix('loss/')} {v:.3f}" for k, v in row.items() if k.startswith("loss/")]
         rate = row["samples_per_second"]
         text = f"loss {row['loss']:.3f} ({', '.join(parts)})  {health_text(row)}{rate:.0f} samples/s"
+        left = row["seconds_left"] or 0.0
+        line = f"step {row['step']}/{self.steps}  {text}  left {int(left // 60)}:{int(left % 60):02d}"
         if self.live:
             self.progress.update(self.task, text=text)
+            speaker.note(line)
         elif self.show:
-            left = row["seconds_left"] or 0.0
-            print(f"step {row['step']}/{self.steps}  {text}  left {int(left // 60)}:{int(left % 60):02d}", flush=True)
+            say(line)
 
 
 def health_text(row: Row) -> str:

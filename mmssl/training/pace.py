@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from ..saying import say
 from .observers import Measured, Moment, Observer, Verdict
 
 FIRST, LAST = 2, 6
@@ -35,7 +36,7 @@ class Pace(Observer):
         elif self.steps == LAST and self.speaks and not moment.last:
             each = (now - self.began) / (LAST - FIRST)
             left = (moment.steps - moment.step) * each
-            print(f"a step takes {each:.2g} s: about {duration(left)} for the {moment.steps - moment.step:,} to come")
+            say(f"a step takes {each:.2g} s: about {duration(left)} for the {moment.steps - moment.step:,} to come")
         return None
 
 
