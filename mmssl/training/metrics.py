@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..data.quarantine import Bad
 from ..files import replaceable, whole_file
-from ..saying import doing, say, speaker
+from ..saying import Advance, doing, say, speaker
 
 logger = logging.getLogger("mmssl")
 
@@ -213,7 +213,8 @@ class Display:
 
     def __init__(self, steps: int, start: int, show: bool) -> None:
         self.steps, self.show = steps, show
-        self._stack, self._advance = contextlib.ExitStack(), None
+        self._stack = contextlib.ExitStack()
+        self._advance: Advance | None = None
         self.console = Console(stderr=True)
         self.live = show and self.console.is_terminal
         self.progress = Progress(
