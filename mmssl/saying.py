@@ -30,7 +30,7 @@ Advance = Callable[[int], None]
 """Called with how much is done."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Activity:
     """Something that takes time.
 
@@ -72,7 +72,7 @@ class Speaker:
     def begin(self) -> None:
         """Nothing is being done; also in a process that was forked while something was, which is not its own."""
         self.activities: list[Activity] = []
-        self.spoke = 0.0
+        self.spoke = self.changed = 0.0
         self._lock = threading.RLock()
         self._over = threading.Event()
         self._beats: threading.Thread | None = None
@@ -98,7 +98,8 @@ class Speaker:
         if os.environ.get("RANK", "0") != "0":
             yield activity
             return
-        self.activities.append(activity)
+        with self._lock:
+            self.activities.append(activity)
         if len(self.activities) == 1:
             self.spoke = activity.began
             self._over = threading.Event()
@@ -107,12 +108,13 @@ class Speaker:
         try:
             yield activity
         finally:
-            if activity in self.activities:  # not in a process that was forked meanwhile
-                self.activities.remove(activity)
-            if not self.activities:
-                self._over.set()
-                with self._lock:
-                    self._clear()
+            with self._lock:
+                if activity in self.activities:  # not in a process that was forked meanwhile
+                    self.activities.remove(activity)
+                if not self.activities:
+                    self._over.set()
+                self.changed = time.monotonic()
+                self._clear()
 
     def _beat(self, over: threading.Event) -> None:
         while not over.wait(BEAT):
@@ -127,7 +129,7 @@ class Speaker:
             if self.screen is not None:
                 self.screen(activity.text(now))
             elif sys.stderr.isatty():
-                if now - self.spoke >= 1:
+                if now - max(self.spoke, self.changed) >= 1:  # who ends something may print next
                     width = max(shutil.get_terminal_size().columns - 1, 20)
                     self._write(f"\r\x1b[K{hidden(activity.text(now))[:width]}")
                     self._shown = True

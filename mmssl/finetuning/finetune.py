@@ -140,7 +140,7 @@ def run_finetuning(
     resume: bool | str = False,
 ) -> FinetuneRun:
     """`finetune` with options that were built already."""
-    with RunLog() as log, doing("preparing the run"):
+    with RunLog() as log, doing("fine-tuning"):
         return _run(model, options, log, output, base, teacher, resume)
 
 

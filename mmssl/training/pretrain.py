@@ -114,7 +114,7 @@ def pretrain(
 
 def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, resume: bool | str = False) -> Run:
     """`pretrain`, of a recipe or of what somebody asks for, some of which may have to be chosen first."""
-    with RunLog() as log, doing("preparing the run"):
+    with RunLog() as log, doing("pretraining"):
         return _run(asked, log, output, resume)
 
 

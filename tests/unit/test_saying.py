@@ -72,6 +72,19 @@ def test_on_a_terminal_there_is_one_line_that_goes_when_something_is_said(alone,
     assert sys.stderr.getvalue() == "\r\x1b[Kinner (1 s)\r\x1b[Kinner (2 s)\r\x1b[Ka line\n"
 
 
+def test_where_something_ends_its_line_goes_and_none_comes_at_once(alone, monkeypatch):
+    """A table that is printed next must not stand behind it."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with alone.doing(Activity("outer", began=0.0)):
+        with alone.doing(Activity("inner", began=0.0)):
+            alone.look(3.0)
+            monkeypatch.setattr(saying.time, "monotonic", lambda: 3.5)
+        alone.look(4.0)
+        assert sys.stderr.getvalue() == "\r\x1b[Kinner (3 s)\r\x1b[K"
+        alone.look(4.5)
+    assert sys.stderr.getvalue().endswith("\r\x1b[Kouter (4 s)\r\x1b[K")
+
+
 def test_a_progress_bar_shows_it_in_its_own_way(alone, capsys):
     shown: list[str] = []
     alone.screen = shown.append
