@@ -36,6 +36,7 @@ from ..saying import doing, say
 from ..training.building import flat, start_of
 from ..training.engine import check_rows, goes_on, make_accelerator, run_folder
 from ..training.lock import RunLock
+from ..training.run_log import RunLog
 from .arms import RUNNING, TITLES, Answers, Bench
 from .comparison import Cell, Outcome, card, check_score, plain, report_of
 from .options import BUDGETS, FinetuneConfig, check_augment, refuse_beside
@@ -110,12 +111,13 @@ def run_comparison(
     resume = goes_on(NAME, output, resume)
     folder = run_folder(NAME, output, resume)
     existed = folder.exists()
-    with RunLock() as lock:
+    with RunLog() as log, RunLock() as lock:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--output {folder}: cannot be written ({error.strerror})") from None
         lock.acquire(folder)
+        log.open(folder)
         try:
             _check_state(folder, _state(options, pool, weights), resume)
             used = [*flat(pool.columns.values()), *options.label_columns]
@@ -127,6 +129,7 @@ def run_comparison(
             return _finish(bench, measure_cells(bench, arms), arms, budgets)
         except UserError:
             if not existed and not (folder / CELLS).exists():
+                log.drop()
                 shutil.rmtree(folder, ignore_errors=True)  # nothing half-written stays of input that was wrong
             raise
 
