@@ -31,6 +31,7 @@ from .models.opening import open_model
 from .models.running import untrained_twin
 from .recipe.config import Recipe
 from .recipe.loading import command_options
+from .saying import doing
 from .training import pretrain as trained
 from .training.building import start_of
 
@@ -156,7 +157,8 @@ def evaluate_as(model: str | Path, asked: EvaluateConfig, base: str | None = Non
     """`evaluate`, with its options read."""
     found = locate(model)
     asked = with_rows(asked, found)
-    opened, processor = open_model(found, base)
+    with doing("loading the model"):
+        opened, processor = open_model(found, base)
     start, notes = None, []
     try:
         start = start_of(found, processor, base)
@@ -204,7 +206,8 @@ def embed_as(model: str | Path, asked: EmbedConfig, output: str | Path, base: st
     replaceable(Path(output))  # said now, not after the model is loaded
     found = locate(model)
     asked = with_rows(asked, found)
-    opened, processor = open_model(found, base)
+    with doing("loading the model"):
+        opened, processor = open_model(found, base)
     return embed_rows(opened, processor.preprocessors, asked, output)
 
 

@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import os
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,6 +39,28 @@ def world_size() -> int:
     if _alone.get():
         return 1
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+class Exchanged:
+    """How long this process was in exchanges of losses and gradients with the others, most of it waiting for them.
+
+    Attributes:
+        seconds: since its start, of its host: a GPU's exchanges run on without it.
+    """
+
+    seconds = 0.0
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        """Add what the block takes."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - began
+
+
+exchanged = Exchanged()
 
 
 LOST = (
@@ -97,7 +120,8 @@ def global_sum(x: Tensor) -> Tensor:
     # a copy: all_reduce writes into what it is given
     x = x.detach().clone()
     if world_size() > 1:
-        dist.all_reduce(x)
+        with exchanged.timed():
+            dist.all_reduce(x)
     return x
 
 
@@ -126,14 +150,16 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         parts = [torch.empty_like(x) for _ in range(world_size())]
-        dist.all_gather(parts, x.contiguous())
+        with exchanged.timed():
+            dist.all_gather(parts, x.contiguous())
         ctx.rows = len(x)
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.contiguous()
-        dist.all_reduce(grad)
+        with exchanged.timed():
+            dist.all_reduce(grad)
         # the losses of all processes look at these rows: their owner gets the sum of what each says of them
         return grad[rank() * ctx.rows : (rank() + 1) * ctx.rows]
 
@@ -147,13 +173,15 @@ class _AllSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         x = x.clone()
-        dist.all_reduce(x)
+        with exchanged.timed():
+            dist.all_reduce(x)
         return x
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.clone()
-        dist.all_reduce(grad)
+        with exchanged.timed():
+            dist.all_reduce(grad)
         return grad
 
 
@@ -174,7 +202,8 @@ def gather_padded(x: Tensor, fill: float = 0) -> Tensor:
         return x
     # processes must agree on the shape before they can gather
     most = torch.tensor(x.shape[1], device=x.device)
-    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    with exchanged.timed():
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
     short = int(most) - x.shape[1]
     if short:
         x = torch.cat([x, x.new_full((len(x), short, *x.shape[2:]), fill)], 1)

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import LostProcess, RunError, TimeUp, UserError, nearest, one_line, out_of_memory, shown, unknown
+from ..models.privacy import hidden
 from ..provenance import trust
+from ..saying import doing, secrets_hidden
 from . import verifying
 from .results import print_report, show_run
 from .telling import add_commands
 
+IMPORTS = "loading torch and transformers"
 MODEL = "a folder (of a model, a run, an adapter, a fine-tuning, or one that transformers loads), or an id on the Hub"
 BASE = "the model that an adapter belongs on, where it is not at the place that the adapter remembers"
 DATA = "a folder, file, glob, Hub id or builtin:NAME; default: what the run of MODEL learned from"
@@ -36,9 +39,11 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
-        args = parse(list(sys.argv[1:] if argv is None else argv))
+        words = list(sys.argv[1:] if argv is None else argv)
+        args = parse(words)
         trust(*getattr(args, "trust", ()))
-        return args.call(args)
+        with secrets_hidden(), doing(f"mmssl {words[0]}"):
+            return args.call(args)
     except UserError as error:
         _complain(error)
         return 2
@@ -64,7 +69,7 @@ def _complain(error: Exception) -> None:
     distributed: Any = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()  # a process that dies with its group open takes the others down by SIGABRT
-    lines = map(shown, str(error).rstrip("\n").split("\n"))
+    lines = map(shown, hidden(str(error)).rstrip("\n").split("\n"))
     _say("\n".join(f"error: {line}" for line in lines), isinstance(error, LostProcess) and error.speaks)
 
 
@@ -234,9 +239,10 @@ def _pretrain(args: argparse.Namespace) -> int:
     from ..recipe.loading import load_recipe
 
     load_recipe(args.config, args.overrides, preset=args.preset)  # before the loop's imports: seconds earlier
-    from ..training.choosing import Asked
-    from ..training.pretrain import run_pretraining
-    from ..training.process import prepare_process
+    with doing(IMPORTS):
+        from ..training.choosing import Asked
+        from ..training.pretrain import run_pretraining
+        from ..training.process import prepare_process
 
     prepare_process()
     asked = Asked(args.config, args.overrides, args.preset)
@@ -251,7 +257,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ..recipe.loading import command_options
 
     options = command_options(EvaluateConfig, args.overrides, _flags(args))
-    from ..api import evaluate_as
+    with doing(IMPORTS):
+        from ..api import evaluate_as
 
     print_report(evaluate_as(args.model, options, args.base))
     return 0
@@ -262,7 +269,8 @@ def _embed(args: argparse.Namespace) -> int:
     from ..recipe.loading import command_options
 
     options = command_options(EmbedConfig, args.overrides, _flags(args))
-    from ..api import embed_as
+    with doing(IMPORTS):
+        from ..api import embed_as
 
     summary = embed_as(args.model, options, args.output, args.base)
     if summary["resumed"]:
@@ -294,8 +302,9 @@ def _push(args: argparse.Namespace) -> int:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
-    from ..training.process import prepare_process
-    from ..training.reproduce import reproduce
+    with doing(IMPORTS):
+        from ..training.process import prepare_process
+        from ..training.reproduce import reproduce
 
     prepare_process()  # as the run that is done again
     found = reproduce(args.model, args.overrides, output=args.output)
@@ -307,15 +316,14 @@ def _export(args: argparse.Namespace) -> int:
     from ..models.stock.formats import load_format
 
     load_format(args.to)  # a wrong name shows before the model is loaded
-    from ..exporting.card import proof_text
-    from ..exporting.writing import export_model
-
-    if args.adapter:
+    with doing(IMPORTS):
         from ..exporting.adapting import export_adapter
+        from ..exporting.card import proof_text
+        from ..exporting.writing import export_model
 
-        done = export_adapter(args.model, args.to, args.output, args.tower, args.base)
-    else:
-        done = export_model(args.model, args.to, args.output, args.tower, args.base)
+    with doing(f"exporting as {args.to}"):
+        write = export_adapter if args.adapter else export_model
+        done = write(args.model, args.to, args.output, args.tower, args.base)
     print(proof_text(done.job, done.proof))
     for note in done.job.notes:
         print(f"note: {note}")
@@ -350,15 +358,17 @@ def _listed(text: str | None) -> str | list[str] | None:
 
 
 def _finetune(args: argparse.Namespace) -> int:
-    from ..finetuning.options import load_options
-    from ..training.process import prepare_process
+    with doing(IMPORTS):
+        from ..finetuning.options import load_options
+        from ..training.process import prepare_process
 
     options = load_options(args.overrides, _flags(args))
     if options.compare:
         from .comparing import compare
 
         return compare(args, options)
-    from ..finetuning.finetune import run_finetuning
+    with doing(IMPORTS):
+        from ..finetuning.finetune import run_finetuning
 
     prepare_process()
     run = run_finetuning(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote
 
 from mmssl.errors import UserError, nearest
+from mmssl.models.privacy import is_veiled
 from mmssl.names import asking_the_hub, refuse_misspelt
 from mmssl.reading import AS_FOUND, Reading
 
@@ -81,6 +82,8 @@ def open_source(
     import datasets
 
     path = named_object(path) if isinstance(path, str) and is_object(path) else path
+    if isinstance(path, str) and is_veiled(path):
+        raise UserError(f"data: found '{path}', without its password or token; expected the address with it")
     if path == "":
         raise UserError("data.path: found '', expected a file, a folder or a name")  # of which "" would be the one here
     what = f"'{path}'" if isinstance(path, (str, Path)) else f"the {type(path).__name__}"

@@ -30,6 +30,7 @@ from ..modality import Preprocessor
 from ..modality.table import ID_NAME
 from ..models.running import evaluating
 from ..models.saving import weights_hash
+from ..saying import doing, say
 from .embedding import Collector, Progress
 from .rows import find_columns
 
@@ -67,7 +68,7 @@ def embed(
     )
     columns, said = find_columns(source, preprocessors, options.columns)
     for line in said:
-        print(line, flush=True)
+        say(line)
     return write_embeddings(
         model,
         preprocessors,
@@ -141,19 +142,23 @@ def write_embeddings(
     try:
         parts = _begin(folder, key)
         resumed = len(parts) * size
-        tables = _tables(model, preprocessors, source, columns, batch_size, workers, broken, pooled, resumed)
         bad_rows = {one["index"] for part in parts for one in _broken(part)}
-        for number, (table, bad) in enumerate(_joined(tables, size), len(parts)):
-            parts.append(_write_part(folder, number, table, bad))
-            bad_rows |= {one.index for one in bad}
-            done = number * size + table.num_rows
-            refuse_share(bad, len(bad_rows), done, max_bad, "max_bad")
-            if progress is not None:
-                progress(done)
+        with doing("embedding the rows", len(source) if hasattr(source, "__len__") else None) as advance:
+            tables = _tables(
+                model, preprocessors, source, columns, batch_size, workers, broken, pooled, resumed, advance
+            )
+            for number, (table, bad) in enumerate(_joined(tables, size), len(parts)):
+                parts.append(_write_part(folder, number, table, bad))
+                bad_rows |= {one.index for one in bad}
+                done = number * size + table.num_rows
+                refuse_share(bad, len(bad_rows), done, max_bad, "max_bad")
+                if progress is not None:
+                    progress(done)
         if not parts:
             raise UserError("data: there is no row to embed")
-        summary = _join(parts, path, list(columns))
-        shutil.rmtree(folder)
+        with doing("joining the parts"):
+            summary = _join(parts, path, list(columns))
+            shutil.rmtree(folder)
     except OSError as error:
         kept = sorted(folder.glob("part-*")) if folder.is_dir() else []
         hint = "; free some space and run the same command again, it goes on from there" if kept else ""
@@ -280,8 +285,12 @@ def _tables(
     broken: str,
     pooled: bool,
     skip: int,
+    advance: Progress,
 ) -> Iterator[tuple[pa.Table, list[Bad]]]:
-    """(pyarrow table, broken values) of batch after batch, in the order of the source, from row `skip` on."""
+    """(pyarrow table, broken values) of batch after batch, in the order of the source, from row `skip` on.
+
+    advance: is called with the number of rows done.
+    """
     import pyarrow as pa
 
     chosen = {name: preprocessors[name] for name in columns}
@@ -316,5 +325,6 @@ def _tables(
             )
             data[f"{name}_present"] = pa.array(present.numpy())
         bad = [dataclasses.replace(one, index=one.index + skip) for one in loaded.bad]
-        yield pa.table(data), bad
         first += count
+        advance(skip + first)
+        yield pa.table(data), bad

@@ -6,7 +6,7 @@ not allow is left out of the report, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +22,7 @@ from ..errors import UserError, nearest, one_line
 from ..modality import Preprocessor
 from ..models.running import device_of
 from ..recipe.evaluation import TASKS
+from ..saying import doing
 from . import further, tasks
 from .embedding import Embedded, embed_source, embed_texts, refuse_diverged
 from .held_out import Sources, files_of, open_outside, open_sources, read_columns
@@ -50,8 +51,6 @@ if TYPE_CHECKING:
 DEFAULT_TASKS = ("knn", "zero-shot", "retrieval", "rankme")
 
 Report = dict[str, Any]
-Notify = Callable[[str, int, int], None]
-"""Called with (what is embedded, rows done, rows in all)."""
 
 
 def evaluate(
@@ -65,7 +64,6 @@ def evaluate(
     columns: Mapping[str, str | list[str]] | None = None,
     train_source: Source | None = None,
     seed: int = 0,
-    notify: Notify | None = None,
 ) -> Report:
     """Run the tasks of `config` and return a report of JSON values.
 
@@ -98,7 +96,8 @@ def evaluate(
     read = read_columns(config, data.columns if columns is None else columns, preprocessors)
     read |= {c for own in preprocessors.values() for c in _listed(own.own_columns())} - {config.label or "label"}
     files = files_of(data, preprocessors, columns)
-    sources = open_sources(data, config, seed, train_source, read, getattr(model.config, "held_out", None), files)
+    with doing("opening the rows to measure on"):
+        sources = open_sources(data, config, seed, train_source, read, getattr(model.config, "held_out", None), files)
     report["split"], report["notes"] = sources.split, sources.notes
     if sources.test is None:
         reason = f"the data has no split '{config.split}' to test on"
@@ -119,7 +118,7 @@ def evaluate(
         report["notes"] += said
     given = {"model": model, "start": start, "untrained": untrained}
     encoders = {name: encoder for name, encoder in given.items() if encoder is not None}
-    _Evaluation(encoders, preprocessors, mapping, data, config, seed, sources, report, notify).run(wanted)
+    _Evaluation(encoders, preprocessors, mapping, data, config, seed, sources, report).run(wanted)
     return report
 
 
@@ -191,12 +190,11 @@ class _Evaluation:
         seed: int,
         sources: Sources,
         report: Report,
-        notify: Notify | None,
     ) -> None:
         self.encoders, self.preprocessors, self.mapping, self.data = encoders, preprocessors, mapping, data
         self.config = config
         self.model = encoders["model"]
-        self.seed, self.sources, self.report, self.notify = seed, sources, report, notify
+        self.seed, self.sources, self.report = seed, sources, report
         assert sources.test is not None
         self.test = sources.test
         self.columns, lacking = present_columns(self.test, list(preprocessors), mapping)
@@ -241,7 +239,8 @@ class _Evaluation:
         )
         for task in possible:
             try:
-                metrics, skipped = self._task(task)
+                with doing(f"measuring {task}"):
+                    metrics, skipped = self._task(task)
             except UserError as error:  # what the others measured is not lost by it
                 metrics, skipped = {}, {task: one_line(error)}
             if metrics:
@@ -254,20 +253,21 @@ class _Evaluation:
     def _embed(
         self, source: Dataset, columns: Mapping[str, str | list[str]], what: str, encoders: Mapping[str, MMSSLModel]
     ) -> Embedded:
-        total, notify = len(source), self.notify
-        embedded = embed_source(
-            encoders,
-            self.preprocessors,
-            source,
-            columns,
-            describe=self.model,
-            batch_size=self.config.batch_size,
-            workers=workers_for(self.data.workers, types_of(self.model.config.modalities)),
-            broken=self.data.broken,
-            progress=None if notify is None else lambda done: notify(what, done, total),
-            groups=self._groups(columns) if self.subsets else (),
-            tokens=self.tokens and what != "ood",
-        )
+        total = len(source)
+        with doing(f"embedding the {what} rows", total) as advance:
+            embedded = embed_source(
+                encoders,
+                self.preprocessors,
+                source,
+                columns,
+                describe=self.model,
+                batch_size=self.config.batch_size,
+                workers=workers_for(self.data.workers, types_of(self.model.config.modalities)),
+                broken=self.data.broken,
+                progress=advance,
+                groups=self._groups(columns) if self.subsets else (),
+                tokens=self.tokens and what != "ood",
+            )
         self.report[f"n_{what}"] = total
         broken = len({bad.index for bad in embedded.bad})
         refuse_share(embedded.bad, broken, total, self.data.max_bad, "max_bad")

@@ -32,9 +32,11 @@ from ..options import not_resumable
 from ..options.plainyaml import dump
 from ..options.schema import to_dict, yaml_name
 from ..recipe.config import LoopConfig
+from ..saying import doing, say
 from ..training.building import flat, start_of
 from ..training.engine import check_rows, goes_on, make_accelerator, run_folder
 from ..training.lock import RunLock
+from ..training.run_log import RunLog
 from .arms import RUNNING, TITLES, Answers, Bench
 from .comparison import Cell, Outcome, card, check_score, plain, report_of
 from .options import BUDGETS, FinetuneConfig, check_augment, refuse_beside
@@ -109,22 +111,25 @@ def run_comparison(
     resume = goes_on(NAME, output, resume)
     folder = run_folder(NAME, output, resume)
     existed = folder.exists()
-    with RunLock() as lock:
+    with RunLog() as log, RunLock() as lock:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--output {folder}: cannot be written ({error.strerror})") from None
         lock.acquire(folder)
+        log.open(folder)
         try:
             _check_state(folder, _state(options, pool, weights), resume)
             used = [*flat(pool.columns.values()), *options.label_columns]
             check_rows(folder, glance(pool.train.source, used), resume)
             bench = Bench(encoders, processor, options, pool, list(budgets), accelerator, folder, weights)
-            bench.embed()
+            with doing("embedding the rows for the probes"):
+                bench.embed()
             arms = _arms(bench, options)
             return _finish(bench, measure_cells(bench, arms), arms, budgets)
         except UserError:
             if not existed and not (folder / CELLS).exists():
+                log.drop()
                 shutil.rmtree(folder, ignore_errors=True)  # nothing half-written stays of input that was wrong
             raise
 
@@ -182,10 +187,11 @@ def measure_cells(bench: Bench, arms: list[str]) -> dict[Cell, Answers]:
             place = bench.folder / CELLS / f"{arm}-{size}-{number}.safetensors"
             answers = _read(place)
             if answers is None:
-                answers = bench.run(arm, draw)
+                with doing(f"{size:,} labels, draw {number + 1}: {TITLES[arm]}"):
+                    answers = bench.run(arm, draw)
                 _keep(place, answers)
                 done = f"{at * len(arms) + arms.index(arm) + 1} of {len(asked) * len(arms)}"
-                print(f"{size:,} labels, draw {number + 1}: {TITLES[arm]}, {answers.facts['seconds']} s ({done})")
+                say(f"{size:,} labels, draw {number + 1}: {TITLES[arm]}, {answers.facts['seconds']} s ({done})")
             cells[arm, size, number] = answers
     return cells
 

@@ -19,24 +19,19 @@ from ..distributed import lost_peers_told
 from ..errors import RunError, UserError
 from ..evaluation.leaks import LabelRead
 from ..evaluation.own_run import with_rows, with_way_out
+from ..evaluation.table import Scores
 from ..models.adapter_files import base_of
 from ..models.locating import locate
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import open_model
 from ..models.processing_mmssl import MMSSLProcessor
+from ..saying import doing, speaker
 from ..training.building import flat
 from ..training.checkpoints import found
-from ..training.engine import (
-    check_rows,
-    choose_trackers,
-    end_training,
-    goes_on,
-    make_accelerator,
-    on_first,
-    run_folder,
-    start_trackers,
-)
+from ..training.engine import check_rows, goes_on, make_accelerator, on_first, run_folder
 from ..training.lock import RunLock
+from ..training.run_log import RunLog
+from ..training.trackers import choose_trackers, end_training, start_trackers
 from .compare import Comparison, run_comparison
 from .finishing import FinetuneRun, finish
 from .fitting import build, train
@@ -145,12 +140,27 @@ def run_finetuning(
     resume: bool | str = False,
 ) -> FinetuneRun:
     """`finetune` with options that were built already."""
+    with RunLog() as log, doing("fine-tuning"):
+        return _run(model, options, log, output, base, teacher, resume)
+
+
+def _run(
+    model: str,
+    options: FinetuneConfig,
+    log: RunLog,
+    output: str | Path | None,
+    base: str | None,
+    teacher: str | None,
+    resume: bool | str,
+) -> FinetuneRun:
     start = locate(model)
     options = with_rows(options, start)
-    encoder, processor = open_model(start, base)
+    with doing("loading the model"):
+        encoder, processor = open_model(start, base)
     check_augment(options, processor.types)
     try:
-        job = make_job(model, encoder, processor, options, teacher)
+        with doing("reading rows and labels"):
+            job = make_job(model, encoder, processor, options, teacher)
     except LabelRead as error:
         raise with_way_out(error, start) from None
     accelerator = make_accelerator(options.train)
@@ -163,12 +173,14 @@ def run_finetuning(
     known = base_of(encoder, start.place)
     with RunLock() as lock, lost_peers_told():
         start_folder(accelerator, folder, options, resume, lock)
+        log.open(folder)
         origin = {"weights": known.weights, "label columns": options.label_columns}
         try:
             used = [*flat(job.rows.columns.values()), *options.label_columns]
             # before the head starts from a probe, which may take minutes: another run's rows are refused at once
             on_first(accelerator, lambda: check_rows(folder, glance(job.rows.train.source, used), resume))
-            pretraining, handle = build(job, options)
+            with doing("preparing the head"):
+                pretraining, handle = build(job, options)
             start_trackers(accelerator, options.train.trackers, folder.name, folder)
             loop, validation, fault = train(accelerator, pretraining, job, options, folder, origin, resume)
             best = None if validation is None else validation.restore()
@@ -177,8 +189,10 @@ def run_finetuning(
             if not main:
                 return FinetuneRun(folder, folder / "model")
             run = finish(job, loop, folder, known, handle, step)
+            speaker.note(repr(Scores(run.report)))
         except UserError:
             if main and not existed and not found(folder / "checkpoints"):
+                log.drop()
                 shutil.rmtree(folder, ignore_errors=True)  # nothing half-written stays of input that was wrong
             raise
     if fault is not None:

@@ -12,6 +12,7 @@ from ..files import whole_folder, write_whole
 from ..models.adapter_files import Base, write_adapter
 from ..models.adapters import trainable
 from ..models.saving import write_model
+from ..saying import doing
 from ..training.loop import Loop
 from .card import write_card
 from .jobs import Job
@@ -49,7 +50,7 @@ def finish(job: Job, loop: Loop, folder: Path, base: Base, handle: PeftModel | N
         job.encoder.config.held_out = asdict(job.rows.held)
     trained, every = trainable(loop.pretraining)
     try:
-        with whole_folder(target) as partial:
+        with doing("writing the model"), whole_folder(target) as partial:
             if handle is None:
                 write_model(job.encoder, job.processor, partial)
             else:
@@ -58,8 +59,10 @@ def finish(job: Job, loop: Loop, folder: Path, base: Base, handle: PeftModel | N
     except OSError as error:
         raise RunError(f"the model could not be written to {target}: {one_line(error)}") from error
     files = {p.name: p.stat().st_size for p in target.rglob("*") if p.suffix == ".safetensors"}
+    with doing("measuring the test rows"):
+        tasks = job.report(target)
     report: Report = {
-        "tasks": job.report(target),
+        "tasks": tasks,
         "notes": list(job.rows.notes),
         "skipped": {},
         "split": job.rows.split,

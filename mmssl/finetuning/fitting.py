@@ -17,14 +17,13 @@ from ..errors import RunError, UserError
 from ..models.adapters import add_adapter, trainable
 from ..models.running import in_float32
 from ..objectives.pretraining import Pretraining
-from ..options.plainyaml import dump
-from ..options.schema import to_dict
+from ..saying import say
 from ..training.engine import on_first
 from ..training.loop import Batches, Loop
 from ..training.micro_batch import find_micro_batch, settle_micro_batch
 from ..training.parallel import Parallel
 from ..training.validation import Validation
-from .folder import write_options
+from .folder import options_text, write_options
 from .jobs import VIEW, Job
 from .layer_decay import layered_optimizer
 from .options import WHOLE, FinetuneConfig, fit_batch, steps_of
@@ -78,7 +77,7 @@ def train(
         checkpoint could not be written, or None.
     """
     settings, rows = options.train, job.rows
-    asked = dump(to_dict(options))
+    asked = options_text(options)
     fit_batch(settings, len(rows.train), accelerator.num_processes)
     settle_micro_batch(settings, pretraining, accelerator.num_processes)
     steps = steps_of(settings, len(rows.train))
@@ -109,11 +108,11 @@ def train(
     if main:
         _describe(job, options, loop)
         if resume:
-            print(loop.where)
+            say(loop.where)
     batches = _feed(job, options, accelerator)
     said = find_micro_batch(loop, batches)
     if main and said is not None:
-        print(said, flush=True)
+        say(said)
     return loop, validation, loop.run(batches, max(len(rows.train) // settings.batch_size, 1))
 
 
@@ -122,14 +121,13 @@ def _describe(job: Job, options: FinetuneConfig, loop: Loop) -> None:
     trained, parameters = trainable(loop.pretraining)
     rows, accelerator = job.rows, loop.accelerator
     for line in rows.notes:
-        print(line)
-    print(
+        say(line)
+    say(
         f"mmssl finetune: {job.title}; {len(rows.train):,} training rows, "
         f"{len(rows.validation) if rows.validation else 0:,} to stop by, {len(rows.test):,} test rows; "
         f"{trained:,} of {parameters:,} parameters trained ({options.peft}); at most {loop.steps} steps of "
         f"{loop.settings.batch_size}; {accelerator.num_processes} x {accelerator.device}; "
-        f"{read_by(job.workers(beside_a_step=True))}",
-        flush=True,
+        f"{read_by(job.workers(beside_a_step=True))}"
     )
 
 

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 
 from ..errors import UserError
 from ..files import write_whole
+from ..models.privacy import veiled
 from ..options.plainyaml import dump, parse, read
 from ..options.schema import to_dict
 from ..recipe.config import LoopConfig
@@ -26,13 +27,18 @@ def start_folder(accelerator: Accelerator, folder: Path, options: FinetuneConfig
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(folder)
             if resume and kept.is_file():  # written anew once the checkpoint is found to fit
-                _warn_of_changes(read(kept), to_dict(options))
+                _warn_of_changes(read(kept), veiled(to_dict(options)))
                 return
         except OSError as error:
             raise UserError(f"--output {folder}: cannot be written ({error.strerror})") from None
-        write_options(folder, dump(to_dict(options)))
+        write_options(folder, options_text(options))
 
     on_first(accelerator, start)
+
+
+def options_text(options: FinetuneConfig) -> str:
+    """What `config.yaml` holds: the options, without passwords and tokens."""
+    return dump(veiled(to_dict(options)))
 
 
 def write_options(folder: Path, text: str) -> None:

@@ -39,6 +39,48 @@ def without_secrets(text: str) -> str:
     return text
 
 
+GONE = "***"
+"""What stands in an address in place of a password or a token."""
+_KEYED = re.compile(rf"[?&;#](?i:[\w.-]*{SECRET_KEY}[\w.-]*)=")
+
+
+def hidden(text: str) -> str:
+    """A text as it may be said on the user's own machine: as it is, but for tokens and, in addresses, user, password
+    and a query with a key that sounds like a secret, in whose place stands `GONE`."""
+    if "://" in text:
+        text = _URL.sub(lambda found: "::".join(map(_veiled, found[0].split("::"))), text)  # zip://FILE::https://...
+    for pattern in TOKENS.values():
+        text = re.sub(pattern, GONE, text)
+    return text
+
+
+def _veiled(url: str) -> str:
+    scheme, there, rest = url.partition("://")
+    if not there:
+        return url
+    place = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    user, at, _ = place.rpartition("@")
+    if at and (":" in user or scheme.startswith("http")):
+        rest = GONE + rest[len(user) :]
+    if _KEYED.search(rest):
+        rest = re.split(r"[?#;&]", rest, maxsplit=1)[0] + f"?{GONE}"
+    return f"{scheme}://{rest}"
+
+
+def veiled(value: Any) -> Any:
+    """`value` (JSON-like) with every string as `hidden` has it."""
+    if isinstance(value, Mapping):
+        return {key: veiled(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [veiled(item) for item in value]
+    return hidden(value) if isinstance(value, str) else value
+
+
+def is_veiled(address: str) -> bool:
+    """Whether something was taken out of an address, which nothing can be read from then."""
+    return "://" in address and (f"://{GONE}@" in address or f"?{GONE}" in address)
+
+
 def _bare(url: str) -> str:
     try:
         parts = urlsplit(url)

@@ -35,6 +35,7 @@ from ..objectives.pretraining import Pretraining
 from ..options.schema import Part
 from ..recipe.config import Recipe
 from ..recipe.loading import load_recipe
+from ..saying import doing
 from .engine import on_first
 from .recompute import checkpoint_blocks
 from .starting import foreign_of, load_start, put_adapters
@@ -177,7 +178,8 @@ def fitted_processor(
         except OSError as error:
             raise RunError(f"the processor could not be written to {kept}: {one_line(error)}") from error
 
-    on_first(accelerator, fit)
+    with doing("fitting the preprocessors"):
+        on_first(accelerator, fit)
     return MMSSLProcessor.from_pretrained(kept)
 
 

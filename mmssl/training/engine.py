@@ -6,7 +6,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -14,12 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.tracking import filter_trackers
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
     broadcast_object_list,
-    is_tensorboard_available,
     parse_flag_from_env,
     patch_environment,
 )
@@ -27,6 +24,7 @@ from accelerate.utils import (
 from ..data.fingerprint import differences
 from ..errors import RunError, UserError, one_line
 from ..files import whole_file
+from ..models.privacy import veiled
 from ..options import not_resumable
 from ..options.schema import to_dict, yaml_name
 from ..recipe.config import DataConfig, LoopConfig, Recipe, TrainConfig
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("mmssl")
 T = TypeVar("T")
-L = TypeVar("L", bound=LoopConfig)
 
 
 HELD = ("metrics.jsonl", "checkpoints", "model", "cells")
@@ -98,7 +95,7 @@ def warn_of_changes(recipe: Recipe, folder: Path, resume: bool) -> None:
     """Say in which options a resumed run is another than that which was started."""
     kept = folder / "config.yaml"
     if resume and kept.is_file():
-        before, now = (to_dict(r) for r in (load_recipe(kept, own=False), recipe))
+        before, now = (veiled(to_dict(r)) for r in (load_recipe(kept, own=False), recipe))
         # those that nobody named were chosen by looking, and will be again
         now["data"]["columns"] = {**before["data"]["columns"], **now["data"]["columns"]}
         changed = changes(DataConfig, before["data"], now["data"], "data.")
@@ -249,69 +246,6 @@ def make_accelerator(train: LoopConfig) -> Accelerator:
     else:
         logger.setLevel(logging.ERROR)  # every warning once
     return accelerator
-
-
-def choose_trackers(train: L) -> L:
-    """`train` with the trackers that a run will have: those asked for, else TensorBoard where it is installed.
-
-    A copy, so that `config.yaml` says what was used and the caller's options stay as they are.
-    """
-    if train.trackers is not None:
-        return train
-    if is_tensorboard_available():
-        return replace(train, trackers=["tensorboard"])
-    logger.warning(
-        "no curves in TensorBoard, which is not installed (pip install 'mmssl[tensorboard]'); metrics.jsonl has the "
-        "numbers, and train.trackers=[] leaves out this line"
-    )
-    return replace(train, trackers=[])
-
-
-def start_trackers(accelerator: Accelerator, trackers: Sequence[str] | None, name: str, folder: Path) -> None:
-    """Start TensorBoard and others, writing below the run's folder.
-
-    Args:
-        accelerator: logs to them.
-        trackers: their names in Accelerate.
-        name: of the run.
-        folder: of the run.
-
-    Raises:
-        UserError: one is not known or not installed.
-        RunError: the folder cannot be written.
-    """
-    if not trackers:
-        return
-    place = folder / "tensorboard"
-    try:
-        accelerator.log_with = filter_trackers(list(trackers), place)
-        lacking = sorted(set(trackers) - {str(getattr(t, "value", t)) for t in accelerator.log_with})
-        if lacking:
-            names = " ".join(f"'mmssl[{name}]'" if name == "tensorboard" else name for name in lacking)
-            raise UserError(
-                f"train.trackers: {', '.join(lacking)} is not installed: pip install {names}, or leave it out"
-            )
-        accelerator.project_configuration.set_directories(str(folder))
-        accelerator.project_configuration.logging_dir = str(place)
-        accelerator.init_trackers(name or "run")
-    except UserError:
-        raise
-    except (ValueError, ImportError) as error:
-        raise UserError(f"train.trackers: found {', '.join(trackers)}; {one_line(error)}") from error
-    except OSError as error:
-        raise RunError(f"{place} could not be written: {one_line(error)}") from error
-
-
-def end_training(accelerator: Accelerator) -> None:
-    """Close the trackers and the process group: what is left is the first process's work, nobody waits for it."""
-    for tracker in accelerator.trackers:
-        try:
-            tracker.finish()
-        except OSError as error:
-            logger.warning("the tracker %s could not be closed (%s)", tracker.name, error)
-    accelerator.trackers = []
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
 
 
 def check_batch_norms(model: MMSSLModel, accumulation: int, world: int) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..draws import Draws
 from ..modality import Batch
@@ -23,6 +24,8 @@ def go_through(
     batches: Sequence[Batch],
     draws: Draws,
     more: Mapping[str, Any],
+    forward: Callable[[], AbstractContextManager[object]] = nullcontext,
+    waits: Callable[[Tensor], None] | None = None,
 ) -> Iterator[Any]:
     """Add up the gradients of a step, pass by pass; yields the `Loss` of each, behind its backward pass.
 
@@ -33,6 +36,8 @@ def go_through(
         batches: the micro-batches of this process.
         draws: of all rows of this process.
         more: what the module is called with beside them.
+        forward: around each forward pass.
+        waits: called with the loss ahead of the last backward pass, in which processes wait for each other.
     """
     accelerator = parallel.accelerator
     move = partial(to_device, device=accelerator.device)
@@ -41,7 +46,10 @@ def go_through(
     for number, one in enumerate(todo, 1):
         # gradients add up locally; processes exchange them once a step, with the last pass
         with parallel.passing(module, number == len(todo)):
-            loss = module(one.load(), one.draws, **more, **one.options)
+            with forward():
+                loss = module(one.load(), one.draws, **more, **one.options)
             parallel.check(loss.total)
+            if waits is not None and number == len(todo):
+                waits(loss.total)
             accelerator.backward(loss.total)
         yield loss

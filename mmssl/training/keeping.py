@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..recipe.config import LoopConfig
+from ..saying import doing, say
 from . import checkpoints
 from .engine import on_first
 from .observers import Observers
@@ -67,7 +68,7 @@ class Keeper:
             checkpoints.load(path, self.module, self.optimizer)
         if self.accelerator.is_main_process:
             said = "nothing was measured that keep_best goes by" if path is None else f"best was {path.name}"
-            print(f"{said}: the model gets {'the last' if path is None else 'its'} weights", flush=True)
+            say(f"{said}: the model gets {'the last' if path is None else 'its'} weights")
 
     def load(self, path: Path) -> checkpoints.State:
         """Weights, optimiser and observers as of a checkpoint. UserError when it is of a run from something else."""
@@ -91,7 +92,9 @@ class Keeper:
             state |= {"origin": self.origin} if self.origin else {}
             together = partial(checkpoints.save_together, accelerator=self.accelerator)
             save = together if self.parallel.cut else checkpoints.save
-            save(self.folder, step, self.module, self.optimizer, state, self.settings.keep, self.observers.tensors())
+            with doing(f"writing the checkpoint of step {step}"):
+                tensors = self.observers.tensors()
+                save(self.folder, step, self.module, self.optimizer, state, self.settings.keep, tensors)
         self.saved, self._saved_at = step, time.monotonic()
 
     def long_unsaved(self) -> bool:

@@ -23,6 +23,7 @@ from ..objectives.pretraining import Pretraining
 from ..recipe.config import LoopConfig
 from . import checkpoints
 from .course import Course
+from .effort import Effort
 from .engine import check_batch_norms
 from .gradients import go_through
 from .interrupts import Interrupts
@@ -32,6 +33,8 @@ from .observers import Found, Moment, Observer, Observers, Verdict
 from .optimizer import default_optimizer, learning_rate
 from .out_of_memory import OutOfMemory, cut_finer, tried
 from .parallel import Parallel
+from .ranks import Clock, Stragglers, Told, costs
+from .trackers import track
 
 logger = logging.getLogger("mmssl")
 
@@ -78,6 +81,7 @@ class Loop:
         """
         self.parallel, self.accelerator = parallel, parallel.accelerator
         self.settings, self.steps, self.folder, self.seed = settings, steps, folder, seed
+        self.checkpoint_folder = folder / "checkpoints"
         self.quarantine, self.observers = quarantine, Observers(observers)
         check_batch_norms(pretraining.model, settings.accumulation, self.accelerator.num_processes)
         self.pretraining = pretraining
@@ -89,6 +93,8 @@ class Loop:
             self.checkpoint_folder, parallel, pretraining, made, self.observers, settings, origin or {}
         )
         self.pretraining.begin(steps)
+        self.effort = Effort(pretraining.model, self.accelerator, getattr(settings, "compile", False) is True)
+        self.clock, self.stragglers = Clock(parallel), Stragglers()
         self.course = Course()
         self.start, self.seconds = 0, 0.0
         self.began = time.monotonic()  # `train.time_limit` counts from here
@@ -97,11 +103,6 @@ class Loop:
         self._tracking = True
         self._metrics: MetricsFile | None = None
         self._healthy: bool | None = None
-
-    @property
-    def checkpoint_folder(self) -> Path:
-        """The run's `checkpoints`."""
-        return self.folder / "checkpoints"
 
     def resume(self) -> int:
         """Load the newest whole checkpoint, if there is one; returns the step it was written after."""
@@ -155,6 +156,7 @@ class Loop:
                 stack.callback(self._metrics.close)
             # of processes that hold shares none can stop alone
             answered = stack.enter_context(interrupts.together(self.parallel.agreed if self.parallel.cut else None))
+            stack.enter_context(self.effort.watched())
             try:
                 self._first_look(interrupts)
                 self.module.train()
@@ -247,13 +249,13 @@ class Loop:
             self.steps = moment.steps = moment.step
             moment.logs, moment.saves = True, False  # the last line; the checkpoint is the last one, too
         if moment.logs and math.isfinite(averages[""]):
-            if self.accelerator.num_processes > 1:
-                self._quarantine(meter)
+            told, seconds = self._tell(meter), meter.seconds
             epoch = moment.step / per_epoch if per_epoch == per_epoch else None
             row = meter.row({"step": moment.step, "epoch": epoch}, averages)
             guard = {"guard/rollbacks": self.course.rollbacks} if self.course.rollbacks else {}
             rates = {"lr": self.optimizer.param_groups[0]["lr"], "grad_norm": float(norm) if norm is not None else None}
-            row |= moment.measured | guard | rates | meter.pace(self.steps - moment.step)
+            row |= moment.measured | guard | rates | costs(told, seconds)
+            row |= self.stragglers.row([of.seconds for of in told]) | meter.pace(self.steps - moment.step, seconds)
             self._report(row, display)
             meter = Meter()
         self.looked, self._healthy = moment.step, moment.healthy
@@ -265,10 +267,8 @@ class Loop:
             return moment.step
         finite, goes_back = math.isfinite(moment.loss), verdict is not None and verdict.action == "rollback"
         if not (finite or goes_back):
-            raise RunError(
-                f"the loss is {moment.loss} at step {moment.step}; "
-                "try a lower train.lr, a longer train.warmup, train.clip=1.0 or train.mixed_precision=no"
-            )
+            tries = "try a lower train.lr, a longer train.warmup, train.clip=1.0 or train.mixed_precision=no"
+            raise RunError(f"the loss is {moment.loss} at step {moment.step}; {tries}")
         if verdict is not None and verdict.action == "warn":
             said = "step %d: %s; the training goes on (%s.action is warn)"
             logger.warning(said, moment.step, verdict.reason, verdict.by)
@@ -325,6 +325,7 @@ class Loop:
     def _gradients(self, stream: Iterator[Loaded], step: int, meter: Meter) -> None:
         """Forward and backward over all rows of a step, which come in `accumulation` micro-batches."""
         accelerator = self.accelerator
+        self.clock.begin()
         torch.manual_seed(key_of(self.seed, step, accelerator.process_index, *self.course.salt))  # dropout
         more = {"shares": True} if self.shares_every and (step + 1) % self.shares_every == 0 else {}
         loaded = [self._next(stream, meter) for _ in range(self.settings.accumulation)]
@@ -333,9 +334,11 @@ class Loop:
         key = key_of(self.seed, step, 0, *self.course.salt)
         draws = Draws(key, rows, accelerator.process_index * rows, rows * world, accelerator.device)
         batches = [micro.batch for micro in loaded]
-        for loss in go_through(self.parallel, self.pretraining, self.module, batches, draws, more):
-            meter.shares = loss.shares or meter.shares
-            meter.add({"": loss.total} | loss.parts)
+        with self.effort.counted(meter):
+            of = (self.parallel, self.pretraining, self.module, batches, draws, more)
+            for loss in go_through(*of, forward=partial(self.effort.forward, meter), waits=self.clock.end_behind):
+                meter.shares = loss.shares or meter.shares
+                meter.add({"": loss.total} | loss.parts)
         meter.samples, meter.steps = meter.samples + rows * world, meter.steps + 1
 
     def _next(self, stream: Iterator[Loaded], meter: Meter) -> Loaded:
@@ -346,7 +349,8 @@ class Loop:
         meter.read, meter.bad = meter.read + loaded.size, meter.bad + loaded.bad
         # with several processes it is a gather that all wait for, so only where the log does so anyway (`_account`)
         if self.accelerator.num_processes == 1:
-            self._quarantine(meter)
+            self._quarantine([Told(meter.bad, meter.read)])
+            meter.bad, meter.read = [], 0
         return loaded
 
     def _update(self, step: int) -> Tensor | None:
@@ -364,24 +368,23 @@ class Loop:
         self.pretraining.after_step((step + 1) / self.steps)
         return norm
 
-    def _quarantine(self, meter: Meter) -> None:
+    def _quarantine(self, told: Sequence[Told]) -> None:
         """Record the broken samples of all processes in each, so that all stop together; all call it together."""
-        counted = [(meter.bad, meter.read)]
-        if self.accelerator.num_processes > 1:
-            counted = gather_object(counted)
-        meter.bad, meter.read = [], 0
         try:
-            self.quarantine.record([fault for bad, _ in counted for fault in bad], sum(read for _, read in counted))
+            self.quarantine.record([fault for of in told for fault in of.bad], sum(of.read for of in told))
         except RunError as error:
             logger.warning("%s; training goes on", error)
 
+    def _tell(self, meter: Meter) -> list[Told]:
+        """What each process says of the steps since the last line, by one exchange; all call it together."""
+        own = Told.of(meter, self.clock, self.effort)
+        told: list[Told] = gather_object([own]) if self.accelerator.num_processes > 1 else [own]
+        if len(told) > 1:
+            self._quarantine(told)
+        return told
+
     def _report(self, row: Row, display: Display) -> None:
-        line = {key: value for key, value in row.items() if key != "seconds_left"}
-        written = self._metrics is None or self._metrics.write(line)
+        written = self._metrics is None or self._metrics.write({k: v for k, v in row.items() if k != "seconds_left"})
         display.report(row)
         if self._tracking and written:  # where the disk is full, TensorBoard's thread would die of it
-            try:
-                self.accelerator.log({k: v for k, v in row.items() if v is not None and k != "step"}, step=row["step"])
-            except OSError as error:
-                logger.warning("the trackers failed (%s); training goes on without them", error)
-                self._tracking = False
+            self._tracking = track(self.accelerator, row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -22,12 +23,27 @@ from torch import Tensor
 
 from ..data.quarantine import Bad
 from ..files import replaceable, whole_file
+from ..saying import Advance, doing, say, speaker
 
 logger = logging.getLogger("mmssl")
 
 
 Row = dict[str, float | None]
 """A line of metrics.jsonl; None: unknown, or not finite."""
+TIMED = frozenset(
+    {
+        "wall_time",
+        "samples_per_second",
+        "tokens_per_second",
+        "data_wait",
+        "mfu",
+        "memory",
+        "rank_seconds/max",
+        "rank_seconds/median",
+        "slowest_rank",
+    }
+)
+"""Keys of a line that tell how fast it went and on what: all others are the same for the same run anywhere."""
 
 
 class MetricsFile:
@@ -100,6 +116,8 @@ class Meter:
         waited: seconds that the loop waited for data.
         read: samples that this process read and that are not yet in the quarantine.
         bad: those of them that were broken.
+        tokens: patches that went through this process's encoders, as far as the host knows them to be valid.
+        places: the others, counted on the device.
         since: when it started, `time.perf_counter`.
     """
 
@@ -110,6 +128,8 @@ class Meter:
     waited: float = 0.0
     read: int = 0
     bad: list[Bad] = field(default_factory=list)
+    tokens: int = 0
+    places: Tensor | None = None
     since: float = field(default_factory=time.perf_counter)
 
     def add(self, parts: dict[str, Tensor]) -> None:
@@ -133,10 +153,18 @@ class Meter:
         shares = {f"gradient_share/{name}": float(value) for name, value in self.shares.items()}
         return about | {"loss": averages[""]} | losses | shares
 
-    def pace(self, left: int) -> Row:
-        """The last part of a line, with `left` steps to come: the last entry is for the display alone."""
-        seconds = time.perf_counter() - self.since
+    @property
+    def seconds(self) -> float:
+        """Since it started."""
+        return time.perf_counter() - self.since
+
+    def pace(self, left: int, seconds: float) -> Row:
+        """How fast it went, with `left` steps to come: the last entry is for the display alone.
+
+        seconds: that its steps took.
+        """
         return {
+            "wall_time": round(time.time(), 3),
             "samples_per_second": self.samples / seconds,
             "data_wait": self.waited / seconds,
             "seconds_left": left * seconds / max(self.steps, 1),
@@ -176,11 +204,17 @@ def last_health(path: Path) -> dict[str, float]:
     return found
 
 
+TRAINING = "steps of training"
+"""What the loop is at."""
+
+
 class Display:
     """A live progress bar on a terminal, plain lines elsewhere; silent on all processes but the first."""
 
     def __init__(self, steps: int, start: int, show: bool) -> None:
         self.steps, self.show = steps, show
+        self._stack = contextlib.ExitStack()
+        self._advance: Advance | None = None
         self.console = Console(stderr=True)
         self.live = show and self.console.is_terminal
         self.progress = Progress(
@@ -188,35 +222,51 @@ class Display:
             MofNCompleteColumn(),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[doing]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
             disable=not self.live,
         )
-        self.task = self.progress.add_task("train", total=steps, completed=start, text="")
+        self.task = self.progress.add_task("train", total=steps, completed=start, text="", doing="")
 
     def __enter__(self) -> Self:
         self.progress.start()
+        if self.live:
+            speaker.screen = self._show
+        if self.show:
+            self._advance = self._stack.enter_context(doing(TRAINING, self.steps))
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        if self.live:
+            speaker.screen = None
         self.progress.stop()
+
+    def _show(self, doing: str) -> None:
+        """What is being done beside the training; of that itself the bar says more."""
+        self.progress.update(self.task, doing="" if doing.startswith(TRAINING) else doing)
 
     def advance(self, step: int) -> None:
         """Move the bar to `step`."""
         self.progress.update(self.task, completed=step)
+        if self._advance is not None:
+            self._advance(step)
 
     def report(self, row: Row) -> None:
         """row: a line of metrics.jsonl."""
         parts = [f"{k.removeprefix('loss/')} {v:.3f}" for k, v in row.items() if k.startswith("loss/")]
         rate = row["samples_per_second"]
         text = f"loss {row['loss']:.3f} ({', '.join(parts)})  {health_text(row)}{rate:.0f} samples/s"
+        left = row["seconds_left"] or 0.0
+        line = f"step {row['step']}/{self.steps}  {text}  left {int(left // 60)}:{int(left % 60):02d}"
         if self.live:
             self.progress.update(self.task, text=text)
+            speaker.note(line)
         elif self.show:
-            left = row["seconds_left"] or 0.0
-            print(f"step {row['step']}/{self.steps}  {text}  left {int(left // 60)}:{int(left % 60):02d}", flush=True)
+            say(line)
 
 
 def health_text(row: Row) -> str:

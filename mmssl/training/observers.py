@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ..saying import doing
 from .checkpoints import State
 from .metrics import MetricsFile
 
@@ -127,7 +128,10 @@ class Observers:
             if observer.due(moment):
                 due.append(observer)
                 moment.logs = moment.logs or observer.logged  # those behind it are asked with that known
-        found = [(observer, observer.look(moment)) for observer in due]
+        found = []
+        for observer in due:
+            with doing(f"measuring {observer.name} after step {moment.step}"):
+                found.append((observer, observer.look(moment)))
         for observer, seen in found:
             moment.measured |= seen if observer.logged else {}
         return found

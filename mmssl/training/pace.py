@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from ..saying import say
 from .observers import Measured, Moment, Observer, Verdict
 
 FIRST, LAST = 2, 6
@@ -46,7 +47,7 @@ class Pace(Observer):
                 said += (
                     f"; compiling took {duration(more)} of the first {FIRST} steps (train.compile=false does without)"
                 )
-            print(said)
+            say(said)
         return None
 
 

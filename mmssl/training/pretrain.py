@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from accelerate import Accelerator
 
@@ -15,7 +15,6 @@ from ..data.quarantine import Quarantine
 from ..data.reader import is_stream
 from ..data.selection import place_of
 from ..data.shards import Lengths
-from ..data.workers import read_by
 from ..distributed import lost_peers_told
 from ..errors import RunError, UserError, one_line
 from ..evaluation.evaluate import Report, check_evaluation, evaluate
@@ -25,15 +24,17 @@ from ..hub.card import write_card
 from ..hub.record import write_record
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import open_model
+from ..models.privacy import GONE, veiled
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.running import untrained_twin
 from ..models.saving import save_model
 from ..models.stock.targets import said_of_targets
-from ..objectives.parts.teacher import LEFT
 from ..objectives.pretraining import Pretraining
+from ..options.plainyaml import dump
+from ..options.schema import to_dict
 from ..recipe.config import LoopConfig, Recipe
-from ..recipe.loading import to_yaml
 from ..recipe.mixture import FIRST
+from ..saying import doing, say, speaker
 from .best import KeepBest
 from .building import (
     Columns,
@@ -46,18 +47,9 @@ from .building import (
     sample_seconds,
 )
 from .choosing import Asked, Choice, choose, keep, kept_choice, refuse_placeholder, told
+from .describing import describe
 from .device import Device, this_device
-from .engine import (
-    check_rows,
-    choose_trackers,
-    end_training,
-    goes_on,
-    make_parallel,
-    on_first,
-    prepare_folder,
-    start_trackers,
-    warn_of_changes,
-)
+from .engine import check_rows, goes_on, make_parallel, on_first, prepare_folder, warn_of_changes
 from .facts import facts_of
 from .feeding import feed
 from .guard import Guard
@@ -70,10 +62,12 @@ from .observers import Observer
 from .online_probe import OnlineProbe, load_labelled
 from .pace import Pace
 from .parallel import Parallel
+from .run_log import RunLog
 from .settling import settled_data, settled_train
 from .starting import check_adapters
 from .storing import store_outputs
 from .stream_place import StreamPlace
+from .trackers import choose_trackers, end_training, start_trackers
 
 if TYPE_CHECKING:
     from ..data.loading import Source
@@ -123,6 +117,11 @@ def pretrain(
 
 def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, resume: bool | str = False) -> Run:
     """`pretrain`, of a recipe or of what somebody asks for, some of which may have to be chosen first."""
+    with RunLog() as log, doing("pretraining"):
+        return _run(asked, log, output, resume)
+
+
+def _run(asked: Recipe | Asked, log: RunLog, output: str | Path | None, resume: bool | str) -> Run:
     recipe = asked if isinstance(asked, Recipe) else asked.recipe()
     refuse_placeholder(recipe)
     check_adapters(recipe.model, recipe.name)
@@ -130,20 +129,21 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
     parallel = make_parallel(recipe.train)
     accelerator = parallel.accelerator
     with RunLock() as lock, lost_peers_told():
+        trackers = choose_trackers(recipe.train).trackers
         resume = on_first(accelerator, lambda: goes_on(recipe.name, output, resume))
         folder = on_first(accelerator, lambda: prepare_folder(recipe.name, output, resume, lock))
-        trackers = choose_trackers(recipe.train).trackers
+        log.open(folder)
         start_trackers(accelerator, trackers, recipe.name, folder)
         main = accelerator.is_main_process
-        opened = open_training_data(recipe)
+        opened = opening(recipe)
         source, columns = opened.source, opened.columns
-        if main:
-            print("\n".join(opened.said), end="\n" if opened.said else "", flush=True)
+        if main and opened.said:
+            say("\n".join(opened.said))
         if isinstance(asked, Asked) and asked.presets:
             first = recipe
             recipe = chosen_recipe(asked, source, columns, folder, accelerator, device, resume)
             if sample_seconds(recipe.modalities) != sample_seconds(first.modalities):  # other windows
-                opened = open_training_data(recipe)
+                opened = opening(recipe)
                 source, columns = opened.source, opened.columns
         recipe = replace(
             recipe, train=settled_train(recipe.train, parallel, device, trackers), data=settled_data(recipe, opened)
@@ -152,8 +152,9 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
         on_first(
             accelerator, lambda: check_evaluation(recipe.data, recipe.evaluation, source, readers_of(recipe.modalities))
         )
-        mixture = open_mixture(recipe, opened)
-        on_first(accelerator, lambda: check_rows(folder, noted(source, columns, mixture, glance), resume))
+        with doing("looking at the rows"):
+            mixture = open_mixture(recipe, opened)
+            on_first(accelerator, lambda: check_rows(folder, noted(source, columns, mixture, glance), resume))
         processor = fitted_processor(
             recipe.modalities,
             source,
@@ -165,7 +166,8 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
             resume=resume,
             mixture=mixture,
         )
-        pretraining = build_pretraining(recipe, processor)
+        with doing("building the model"):
+            pretraining = build_pretraining(recipe, processor)
         settle_micro_batch(recipe.train, pretraining, accelerator.num_processes)
         if opened.held is not None:
             pretraining.model.config.held_out = asdict(opened.held.rule)
@@ -178,25 +180,27 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
         loop = Loop(parallel, pretraining, recipe.train, steps, folder, recipe.seed, quarantine, observers=observers)
         loop.shares_every = recipe.train.gradient_share_every
         if resume:
-            loop.resume()
+            with doing("reading the checkpoint"):
+                loop.resume()
         if main:
             describe(recipe, loop, source if mixture is None else mixture, resume)
             if mixture is not None:
-                print("\n".join(said_of(mixture, recipe.modalities)), flush=True)
+                say("\n".join(said_of(mixture, recipe.modalities)))
             if not recipe.model.starts or pretraining.adapter is None:
-                print(said_of_targets(pretraining.model, processor), flush=True)
-            _write(folder / "config.yaml", to_yaml(settled(recipe)))
+                say(said_of_targets(pretraining.model, processor))
+            write_config(folder / "config.yaml", settled(recipe))
         stored = store_outputs(recipe, pretraining, processor, source, columns, accelerator, folder)
         batches = feed(recipe, source, columns, processor, accelerator, stored, lengths, mixture)
         said = find_micro_batch(loop, batches)
         if main and said is not None:
-            print(said, flush=True)
-            _write(folder / "config.yaml", to_yaml(settled(recipe)))
+            say(said)
+            write_config(folder / "config.yaml", settled(recipe))
         fault = loop.run(batches, per_epoch)
         if recipe.train.keep_best_model:
             loop.keeper.take_best()
-        whole = parallel.whole(pretraining)
-        end_training(accelerator)
+        with doing("putting the model together"):
+            whole = parallel.whole(pretraining)
+            end_training(accelerator)
         if not main:
             return Run(folder, folder / "model", whole.model, processor)
         loop.pretraining = whole
@@ -207,6 +211,22 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
 
 
 # ------------------------------------------------------------------------------------------------------------- setup
+
+
+def opening(recipe: Recipe) -> TrainingData:
+    """`open_training_data`, which may take a while."""
+    with doing(f"opening {recipe.data.path}"):
+        return open_training_data(recipe)
+
+
+def write_config(path: Path, recipe: Recipe) -> None:
+    """Write the recipe with all its defaults; without passwords and tokens, which is said."""
+    plain = to_dict(recipe)
+    if veiled(plain) != plain:
+        say(
+            f"{path.name} keeps no passwords and tokens ({GONE} stands there): name the data again to read them from it"
+        )
+    _write(path, dump(veiled(plain)))
 
 
 def chosen_recipe(
@@ -222,7 +242,7 @@ def chosen_recipe(
         if kept is None:
             keep(choice, folder)
         count = len(source) if hasattr(source, "__len__") else None
-        print("\n".join(told(choice, asked.recipe(choice), count)), flush=True)
+        say("\n".join(told(choice, asked.recipe(choice), count)))
         return choice
 
     return asked.recipe(on_first(accelerator, settle))
@@ -247,10 +267,12 @@ def make_observers(
     """
     train, seed, accelerator = recipe.train, recipe.seed, parallel.accelerator
     rows = (source, processor.preprocessors, columns)
+    reading = "reading the rows that are looked at"
     observers: list[Observer] = [Pace(accelerator.is_main_process, train.compile is True)]
     if train.health_every:
         where = {"rank": accelerator.process_index, "world": accelerator.num_processes, "broken": recipe.data.broken}
-        chunks = load_probe(*rows, train, samples=train.health_samples, seed=seed, **where)
+        with doing(reading):
+            chunks = load_probe(*rows, train, samples=train.health_samples, seed=seed, **where)
         marks = train.guard is not None and train.guard.action != "warn"
         more = {"at_saves": marks, "compiled": train.compile is True}
         observers.append(Health(accelerator, pretraining, chunks, every=train.health_every, seed=seed, **more))
@@ -266,7 +288,8 @@ def make_observers(
 
         def load() -> None:
             samples = train.probe_samples
-            probe.rows = load_labelled(*rows, recipe.data, recipe.evaluation, samples=samples, seed=seed)
+            with doing(reading):
+                probe.rows = load_labelled(*rows, recipe.data, recipe.evaluation, samples=samples, seed=seed)
 
         on_first(accelerator, load)  # all hear of it where there are no rows
         if parallel.cut and not accelerator.is_main_process:
@@ -295,42 +318,6 @@ def count_steps(train: LoopConfig, source: Source | Mixed) -> tuple[int, float]:
     return max(int(train.epochs * per_epoch), 1), per_epoch
 
 
-FEW = 2.0
-"""Passes over the data below which a run says that it is short."""
-
-
-def describe(recipe: Recipe, loop: Loop, source: Source | Mixed, resumed: bool) -> None:
-    """The line a run starts with; the first process says it."""
-    size = f"{len(source):,} samples" if hasattr(source, "__len__") else "streamed samples"
-    millions = sum(p.numel() for p in loop.pretraining.model.parameters()) / 1e6
-    precision = recipe.train.mixed_precision if recipe.train.mixed_precision != "no" else "float32"
-    print(
-        f"mmssl pretrain {recipe.name}: {', '.join(recipe.modalities)}; {size}; {millions:.2f} M parameters; "
-        f"{loop.steps} steps of {recipe.train.batch_size}; "
-        f"{loop.accelerator.num_processes} x {loop.accelerator.device}{', fsdp2' * loop.parallel.cut}, {precision}"
-        f"{', compiled' * (recipe.train.compile is True)}; {read_by(recipe.data.workers)}",
-        flush=True,
-    )
-    seen = loop.steps * recipe.train.batch_size / len(source) if hasattr(source, "__len__") else FEW
-    if seen < FEW:
-        print(
-            f"{loop.steps} steps see each sample {seen:.1f} times; encoders are rarely worth having below 10: "
-            "train.epochs=10 (train.steps=null)"
-        )
-    for name, objective in loop.pretraining.objectives.items():
-        left = loop.pretraining.left(name, loop.steps)
-        if left > LEFT:
-            momentum: Any = objective.momentum
-            whose = "teacher" if name in loop.pretraining.kept.values() else "student"
-            print(
-                f"objectives.{name}: {left:.0%} of its teacher will still be its random start after {loop.steps} "
-                f"steps: momentum {momentum.first:g} to {momentum.last:g} is for longer runs; the model gets the "
-                f"{whose}'s weights"
-            )
-    if resumed:
-        print(loop.where)
-
-
 # ------------------------------------------------------------------------------------------------------------ finish
 
 
@@ -351,21 +338,28 @@ def finish(
     adapter = loop.pretraining.adapter
     loop.pretraining.finish()
     try:
-        if adapter is None:
-            save_model(model, processor, target)
-        else:
-            adapter.save(processor, target)
+        with doing("writing the model"):
+            if adapter is None:
+                save_model(model, processor, target)
+            else:
+                adapter.save(processor, target)
     except OSError as error:
         lost = f"; {fault}" if fault else "; nothing is lost"
         raise RunError(
             f"the model could not be written to {target}: {one_line(error)}{lost}; free some space and run the same "
             f"command with --output {folder} --resume"
         ) from error
-    reloaded, reprocessor = open_model(target)
-    print(f"reloaded {target} through {'PEFT' if adapter else 'AutoModel and AutoProcessor'}", flush=True)
-    facts = facts_of(loop, opened.source, opened.columns, mixture)
+    with doing("reading the model again"):
+        reloaded, reprocessor = open_model(target)
+    say(f"reloaded {target} through {'PEFT' if adapter else 'AutoModel and AutoProcessor'}")
+    with doing("counting what it learned from"):
+        facts = facts_of(loop, opened.source, opened.columns, mixture)
 
     def describe_model(report: Report) -> None:
+        with doing("writing the card"):
+            tell(report)
+
+    def tell(report: Report) -> None:
         write_card(target, recipe, report, facts)
         write_record(target, recipe, report, facts.fingerprint, facts.versions, facts.device)
 
@@ -390,6 +384,7 @@ def finish(
             ) from error
         _write(folder / "evaluation.json", json.dumps(report, indent=2) + "\n")
         describe_model(report)
+        speaker.note(repr(Scores(report)))
     return Run(folder, target, reloaded, reprocessor, Scores(report))
 
 

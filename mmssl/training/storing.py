@@ -25,6 +25,7 @@ from ..errors import RunError, UserError, one_line
 from ..models.projection import Standard
 from ..models.running import evaluating, to_device
 from ..models.saving import weights_hash
+from ..saying import Advance, doing, say
 from .building import flat
 from .engine import on_first
 
@@ -85,14 +86,15 @@ def store_outputs(
         }
         outputs = Outputs(folder / FOLDER, name)
         if on_first(accelerator, lambda: _kept(outputs) != about):  # noqa: B023
-            with evaluating([pretraining]):
-                _compute(outputs, about, counts, pretraining, tower, processor, source, columns, accelerator, workers)
+            said = doing(f"storing what tower '{tower}' makes of the samples", int(counts.sum()))
+            with evaluating([pretraining]), said as advance:
+                facts = about, counts, pretraining, tower, processor, source, columns, accelerator, workers
+                _compute(outputs, *facts, advance)
         if accelerator.is_main_process:
             size = outputs.file("pooled.npy").stat().st_size / 2**20
-            print(
+            say(
                 f"tower '{tower}' is frozen: what it makes of {int(counts.sum()):,} samples is stored in {FOLDER}/ "
-                f"({size:.1f} MiB), train.store_frozen=false computes it anew in every step",
-                flush=True,
+                f"({size:.1f} MiB), train.store_frozen=false computes it anew in every step"
             )
         stored[name] = outputs
         projection: Any = pretraining.model.projections[tower] if tower in pretraining.model.projections else None
@@ -128,6 +130,7 @@ def _compute(
     columns: Columns,
     accelerator: Accelerator,
     workers: int,
+    advance: Advance,
 ) -> None:
     name, model = outputs.name, pretraining.model
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -147,6 +150,7 @@ def _compute(
         on_first(accelerator, begin)
         pooled, present = (np.load(outputs.file(f"{what}.npy"), mmap_mode="r+") for what in ("pooled", "present"))
         faults: dict[str, str] = {}
+        done = 0
         for at, loaded in variant_batches(
             source,
             processor.preprocessors[name],
@@ -161,6 +165,8 @@ def _compute(
             batch = to_device(loaded.batch, accelerator.device)
             with torch.no_grad(), accelerator.autocast():
                 encoded = net({name: model.modality(name).patchify(batch[name])})
+            done += len(at) * accelerator.num_processes
+            advance(min(done, int(starts[-1])))
             pooled[at], present[at] = encoded.pooled().float().cpu().numpy(), encoded.present().cpu().numpy()
             reasons = {bad.index: bad.reason for bad in loaded.bad if bad.modality == name}
             faults |= {str(i): reasons[row] for i, row in zip(at, loaded.rows.tolist(), strict=True) if row in reasons}

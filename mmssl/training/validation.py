@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from ..saying import say
 from .checkpoints import State
 from .engine import on_first
 from .observers import Measured, Moment, Observer, Verdict
@@ -73,9 +74,9 @@ class Validation(Observer):
         else:
             self.gone += 1
         if self.accelerator.is_main_process:
-            print(f"validation after step {moment.step}: loss {loss:.4f}, score {score:.4f}", flush=True)
+            say(f"validation after step {moment.step}: loss {loss:.4f}, score {score:.4f}")
             if self.enough and not moment.last:
-                print(f"stopping early after step {moment.step}: the best was step {self.best_step}", flush=True)
+                say(f"stopping early after step {moment.step}: the best was step {self.best_step}")
         return None
 
     @property

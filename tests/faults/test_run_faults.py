@@ -118,12 +118,13 @@ def test_fp16_without_a_gpu(tmp_path, capsys):
 
 
 def test_a_tracker_that_is_not_there(tmp_path, capsys):
-    assert runs.cli(tmp_path, "train.trackers=[nonsense]") == 2
+    assert runs.cli(tmp_path, "train.trackers=[tensorbord]") == 2
     (line,) = runs.errors(capsys.readouterr().err)
-    assert "train.trackers" in line and "nonsense" in line
+    assert "train.trackers" in line and "did you mean 'tensorboard'" in line
     assert runs.cli(tmp_path, "train.trackers=[aim]") == 2
     (line,) = runs.errors(capsys.readouterr().err)
     assert "aim" in line and "not installed" in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_processes_that_would_each_train_alone_are_refused(tmp_path, monkeypatch, capsys):

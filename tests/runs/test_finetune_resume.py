@@ -10,6 +10,7 @@ from toys import runs, tuned
 from mmssl.cli import main
 from mmssl.finetuning.finetune import finetune
 from mmssl.training.loop import Loop
+from mmssl.training.metrics import TIMED
 
 SHORT = ["train.steps=8", "train.batch_size=16", "eval_every=2", "limit=96", "train.log_every=2", "train.save_every=3"]
 LABEL = ["--label", "label", "train.lr=0.05"]
@@ -60,8 +61,7 @@ def result(out):
     weights = {p.name: load_file(p) for p in (out / "model").glob("*.safetensors")}
     report = json.loads((out / "evaluation.json").read_text())
     report["settings"].pop("seconds")
-    timed = ("samples_per_second", "data_wait")
-    rows = [{k: v for k, v in row.items() if k not in timed} for row in runs.metrics(out)]
+    rows = [{k: v for k, v in row.items() if k not in TIMED} for row in runs.metrics(out)]
     return weights, report, rows
 
 
@@ -84,6 +84,10 @@ def test_killed_and_resumed_equals_straight(base, finished, tmp_path, monkeypatc
     assert main(words(base, out, *LABEL, "--resume")) == 0
     assert runs.checkpoints(out) == ["step-00000006", "step-00000008"]
     assert_same(out, finished)
+    log = (out / "train.log").read_text()  # of both parts, with what the first one ended with
+    assert log.count("mmssl finetune: ") == log.count("---- process ") == 2
+    assert "---- ended: Killed\n" in log and log.endswith("---- done\n") and "image/accuracy" in log
+    assert runs.metrics(out)[-1].keys() >= {"tokens_per_second", "mfu", "memory", "wall_time"}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate.utils import LoggerType
 from packaging.requirements import Requirement
 from toys import forking
 
@@ -19,7 +20,7 @@ from mmssl import doctor
 from mmssl.errors import UserError
 from mmssl.hub import picture
 from mmssl.recipe.config import TrainConfig
-from mmssl.training import engine
+from mmssl.training import trackers
 
 REPO = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
@@ -140,22 +141,23 @@ def test_trackers_by_default_are_what_is_installed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked = TrainConfig()
-    assert engine.choose_trackers(asked).trackers == ["tensorboard"] and asked.trackers is None
+    assert trackers.choose_trackers(asked).trackers == ["tensorboard"] and asked.trackers is None
     assert caplog.messages == []
-    monkeypatch.setattr(engine, "is_tensorboard_available", lambda: False)
-    assert engine.choose_trackers(asked).trackers == []
+    monkeypatch.setattr(trackers, "is_tensorboard_available", lambda: False)
+    assert trackers.choose_trackers(asked).trackers == []
     (line,) = caplog.messages
     assert "pip install 'mmssl[tensorboard]'" in line and "\n" not in line
+    monkeypatch.setattr(trackers, "get_available_trackers", lambda: [LoggerType.WANDB])
     for given in ([], ["wandb"]):
         train = TrainConfig(trackers=given)
-        assert engine.choose_trackers(train) is train
+        assert trackers.choose_trackers(train) is train
     assert len(caplog.messages) == 1
 
 
-def test_a_tracker_asked_for_and_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(engine, "filter_trackers", lambda names, place: [])
+def test_a_tracker_asked_for_and_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trackers, "get_available_trackers", lambda: [LoggerType.WANDB])
     with pytest.raises(UserError) as error:
-        engine.start_trackers(type("Accelerator", (), {})(), ["tensorboard"], "x", tmp_path)  # type: ignore[arg-type]
+        trackers.choose_trackers(TrainConfig(trackers=["wandb", "tensorboard"]))
     assert str(error.value) == (
         "train.trackers: tensorboard is not installed: pip install 'mmssl[tensorboard]', or leave it out"
     )

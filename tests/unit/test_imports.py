@@ -29,6 +29,7 @@ ROOMS = (
     "masking",
     "modality",
     "models",
+    "saying",
     "data",
     "objectives",
     "recipe",

@@ -282,6 +282,8 @@ def test_the_command_prints_one_table_of_scores_and_one_of_differences(base, tmp
     said = capsys.readouterr().out
     report = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert plain(report) in said and "20 labels, draw 2: raw features, linear" in said
+    log = (tmp_path / "out" / "train.log").read_text()
+    assert "20 labels, draw 2: raw features, linear" in log and log.endswith("---- done\n")
     assert said.index("accuracy, labels:") < said.index("pretrained, linear probe, less")
     assert said.rstrip().endswith(f"the comparison, with every draw: {tmp_path / 'out'}")
 

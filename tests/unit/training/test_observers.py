@@ -20,11 +20,10 @@ from mmssl.finetuning.jobs import SupervisedJob
 from mmssl.training import pretrain as pretrain_module
 from mmssl.training.health import Health
 from mmssl.training.loop import Loop
-from mmssl.training.metrics import MetricsFile
+from mmssl.training.metrics import TIMED, MetricsFile
 from mmssl.training.observers import Measured, Moment, Observer, Observers, Verdict
 from mmssl.training.pretrain import make_observers
 
-TIMED = ("samples_per_second", "data_wait")
 TUNE = ["--data", "builtin:digits", "--label", "label", "train.lr=0.05", "limit=96", "train.batch_size=16"]
 TUNE += ["train.steps=8", "eval_every=2", "train.log_every=3"]
 

@@ -1,0 +1,114 @@
+"""Accelerate's trackers: which a run has, and what they do when something fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from accelerate import Accelerator
+from accelerate.tracking import filter_trackers, get_available_trackers
+from accelerate.utils import LoggerType, is_tensorboard_available
+
+from ..errors import RunError, UserError, nearest, one_line
+from ..recipe.config import LoopConfig
+from .metrics import Row
+
+logger = logging.getLogger("mmssl")
+L = TypeVar("L", bound=LoopConfig)
+
+
+def choose_trackers(train: L) -> L:
+    """`train` with the trackers that a run will have: those asked for, else TensorBoard where it is installed.
+
+    A copy, so that `config.yaml` says what was used and the caller's options stay as they are.
+
+    Raises:
+        UserError: one is not known or not installed.
+    """
+    if train.trackers is not None:
+        check_trackers(train.trackers)
+        return train
+    if is_tensorboard_available():
+        return replace(train, trackers=["tensorboard"])
+    logger.warning(
+        "no curves in TensorBoard, which is not installed (pip install 'mmssl[tensorboard]'); metrics.jsonl has the "
+        "numbers, and train.trackers=[] leaves out this line"
+    )
+    return replace(train, trackers=[])
+
+
+def check_trackers(asked: Sequence[str]) -> None:
+    """UserError for those that Accelerate does not know, or that are not installed."""
+    known = [str(kind.value) for kind in LoggerType if kind != LoggerType.ALL]
+    for name in asked:
+        if name not in known:
+            raise UserError(f"train.trackers: found {name}, expected some of {', '.join(known)}{nearest(name, known)}")
+    there = {str(kind.value) for kind in get_available_trackers()}
+    lacking = sorted(set(asked) - there)
+    if lacking:
+        names = " ".join(f"'mmssl[{name}]'" if name == "tensorboard" else name for name in lacking)
+        raise UserError(f"train.trackers: {', '.join(lacking)} is not installed: pip install {names}, or leave it out")
+
+
+def start_trackers(accelerator: Accelerator, trackers: Sequence[str] | None, name: str, folder: Path) -> None:
+    """Start TensorBoard and others: a project of the run's name, in it a run of its folder's.
+
+    TensorBoard and Weights & Biases write below the folder; trackio and MLflow where they always do, which their own
+    commands and variables know.
+
+    Args:
+        accelerator: logs to them.
+        trackers: their names in Accelerate, which `check_trackers` knows.
+        name: of the run.
+        folder: of the run.
+
+    Raises:
+        UserError: one cannot be started: it wants to be logged in to, say.
+        RunError: the folder cannot be written.
+    """
+    if not trackers:
+        return
+    place = folder / "tensorboard"
+    own = {
+        "wandb": {"name": folder.name, "dir": str(folder)},
+        "trackio": {"name": folder.name},
+        "mlflow": {"run_name": folder.name},
+    }
+    try:
+        accelerator.log_with = filter_trackers(list(trackers), place)
+        accelerator.project_configuration.set_directories(str(folder))
+        accelerator.project_configuration.logging_dir = str(place)
+        accelerator.init_trackers(name or "run", init_kwargs=own)
+    except OSError as error:
+        raise RunError(f"{place} could not be written: {one_line(error)}") from error
+    except Exception as error:  # each has errors of its own, for a key that is lacking or a server that is away
+        raise UserError(
+            f"train.trackers: {', '.join(trackers)} could not be started ({type(error).__name__}: {one_line(error)}); "
+            "log in or work offline as its maker says, or leave it out"
+        ) from error
+
+
+def end_training(accelerator: Accelerator) -> None:
+    """Close the trackers and the process group: what is left is the first process's work, nobody waits for it."""
+    for tracker in accelerator.trackers:
+        try:
+            tracker.finish()
+        except Exception as error:  # of somebody else's code, when all is done
+            logger.warning("the tracker %s could not be closed (%s)", tracker.name, error)
+    accelerator.trackers = []
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def track(accelerator: Accelerator, row: Row) -> bool:
+    """Give a line to the trackers; False where they failed, which is said."""
+    kept = {k: v for k, v in row.items() if v is not None and k not in ("step", "wall_time", "seconds_left")}
+    try:
+        accelerator.log(kept, step=row["step"])
+    except Exception as error:  # of somebody else's code: a server that is away, say, must not end a run
+        logger.warning("the trackers failed (%s); training goes on without them", one_line(error))
+        return False
+    return True
