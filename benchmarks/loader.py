@@ -5,10 +5,10 @@ tensor: `torchvision.io.decode_jpeg` and v2 on uint8 tensors, the fastest that t
 pillow: Pillow and v2 on its pictures.
 ours: the rows of a table as `data.workers` reads them, and the view `{crop_scale: [0.35, 1], flip: 0.5}` of a step.
 
-All start from the bytes of the same files, real photographs of the shared folder ($MMSSL_SHARED_DATA) in one size. Told
-are images a second, medians of rounds, on one thread: of the processor without workers, of the clock with workers. Freed
-memory is kept as in a run, for all sides. `kept` is ours from the second epoch on where `train.memory` holds what was
-decoded.
+All start from the bytes of the same files, real photographs of the shared folder ($MMSSL_SHARED_DATA) in one size.
+Told are images a second, medians of rounds, on one thread: of the processor without workers, of the clock with them.
+Freed memory is kept as in a run, for all sides. `kept` is ours from the second epoch on where `train.memory` holds what
+was decoded. The table goes into docs/benchmarks/speed.md.
 
     python -m benchmarks.loader [--workers 0 2] [--images 256] [--rounds 5] [--batch 64]
 """
@@ -17,21 +17,28 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks import pages
+from benchmarks.machine import machine
 from benchmarks.readers import column
 from mmssl.data.loading import training_batches
 from mmssl.draws import Draws
 from mmssl.modality import load_modality
 from mmssl.training.memory import keep_freed_memory
 
+RESULTS = Path(__file__).parent / "results" / "loader.json"
+MARKS = ("<!-- python -m benchmarks.loader -->", "<!-- end of python -m benchmarks.loader -->")
 SIZE, CROP = 224, (0.35, 1.0)
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -157,6 +164,22 @@ def race(workers: int, raw: list[bytes], batch: int, rounds: int) -> dict[str, f
     return {name: statistics.median(values) for name, values in rates.items()}
 
 
+def table(stored: dict[str, Any] | None = None) -> str:
+    """What stands between the marks of the page."""
+    stored = json.loads(RESULTS.read_text()) if stored is None else stored
+    lines = [
+        "| workers | mmssl, images/s | mmssl, kept | v2, tensors | v2, Pillow | to tensors |",
+        "|---|---|---|---|---|---|",
+    ]
+    for workers, found in stored["rates"].items():
+        ratios = ", ".join(f"{found[name] / found['tensor']:.2f}x" for name in ("ours", "kept"))
+        rates = " | ".join(f"{found[name]:,.0f}" for name in ("ours", "kept", "tensor", "pillow"))
+        lines.append(f"| {workers} | {rates} | {ratios} |")
+    on = stored["machine"]
+    told = f"{on['processor']} ({on['model']}; {', '.join(on['features'])}; {on['cores']} cores), one thread"
+    return "\n".join([*lines, "", f"{told}; load of the machine {stored['load'][0]:.1f} to {stored['load'][1]:.1f}."])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 2])
@@ -165,15 +188,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    raw = files(args.images)
     keep_freed_memory()
-    print("| workers | mmssl, images/s | mmssl, kept | torchvision tensors | torchvision, Pillow | ratios to tensors |")
-    print("|---|---|---|---|---|---|")
-    for workers in args.workers:
-        found = race(workers, raw, args.batch, args.rounds)
-        ratios = ", ".join(f"{found[name] / found['tensor']:.2f}x" for name in ("ours", "kept"))
-        rates = " | ".join(f"{found[name]:,.0f}" for name in ("ours", "kept", "tensor", "pillow"))
-        print(f"| {workers} | {rates} | {ratios} |", flush=True)
+    raw, load = files(args.images), os.getloadavg()[0]
+    rates = {str(workers): race(workers, raw, args.batch, args.rounds) for workers in args.workers}
+    rounded = {w: {name: round(rate, 1) for name, rate in found.items()} for w, found in rates.items()}
+    stored = {"rates": rounded, "load": [round(load, 1), round(os.getloadavg()[0], 1)], "machine": machine()}
+    RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
+    pages.write(pages.SPEED, table(), MARKS)
+    print(table())
 
 
 if __name__ == "__main__":

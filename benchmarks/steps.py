@@ -15,7 +15,6 @@ run them: torch's default float32 products and AdamW. On one thread the processo
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import itertools
 import json
 import os
@@ -28,6 +27,7 @@ import torch
 
 from benchmarks import audio_mae_step, clip_step, jepa_step, mae_step, pages, videomae_step, view_steps
 from benchmarks.interleaved import own_clock, products_alone, set_process
+from benchmarks.machine import machine
 from benchmarks.pairs import SIZES, Pair, Step, apart
 from mmssl.training.device import bf16_slowdown
 
@@ -49,26 +49,6 @@ PAIRS: dict[str, tuple[str, Callable[[int], Pair]]] = {
     "barlow": ("Barlow Twins, head 3 x 2,048", lambda batch: view_steps.barlow(VIT, batch)),
 }
 """Name -> what the table calls it, and what makes the pair for a batch."""
-PACKAGES = ("transformers", "lightly", "timm", "open_clip_torch")
-FEATURES = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX-512 bf16", "amx_bf16": "AMX bf16"}
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers depend on beside the code."""
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
-    except OSError:
-        lines = {}
-    facts = {key.strip(): value.strip() for key, value in lines.items()}
-    flags = set(facts.get("flags", "").split())
-    return {
-        "processor": facts.get("model name", "unknown"),
-        "model": " ".join(f"{key} {facts[key]}" for key in ("cpu family", "model") if key in facts),
-        "features": [name for flag, name in FEATURES.items() if flag in flags],
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "packages": {name: importlib.metadata.version(name) for name in ("torch", *PACKAGES)},
-    }
 
 
 def race(peer: Step, ours: Step, rounds: int) -> dict[str, list[float]]:
