@@ -3,6 +3,7 @@
 # make matrix       every modality x objective on real data that has no result yet, then RESULTS.md (hours)
 # make docs         the site of docs/, with every command and option, in site/
 # make docs-check   the numbers of README, RESULTS.md and docs/ against stored results and new exports
+# make bench        training steps against the fastest peers, in turns, then docs/benchmarks/speed.md (20 minutes)
 # make fuzz         12,000 damaged files of every format that is read: no traceback, no hang, no memory (20 minutes)
 # make lint         ruff and mypy                     make clean       remove caches and build products
 #
@@ -18,8 +19,9 @@ TORCH := 'torch>=2.11,<2.16' 'torchaudio>=2.11.1,<2.12' torchvision
 CORE := $(VENV)/.installed-core
 DEV := $(VENV)/.installed-dev
 DOCS := $(VENV)/.installed-docs
+BENCH := $(VENV)/.installed-bench
 
-.PHONY: quickstart test fast test-slow docs docs-check matrix fuzz lint clean
+.PHONY: quickstart test fast test-slow docs docs-check matrix bench fuzz lint clean
 
 quickstart: $(CORE)
 	$(BIN)/mmssl pretrain quickstart
@@ -43,6 +45,9 @@ docs-check: $(DEV)
 
 matrix: $(DEV)
 	$(BIN)/python -m benchmarks.matrix
+
+bench: $(BENCH)
+	$(BIN)/python -m benchmarks.steps
 
 fuzz: $(DEV)
 	PYTHONPATH=tests $(BIN)/python -m fuzz
@@ -72,6 +77,10 @@ $(DEV): pyproject.toml | $(BIN)/python
 
 $(DOCS): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[docs]'
+	@touch $(CORE) $@
+
+$(BENCH): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[bench]'
 	@touch $(CORE) $@
 
 clean:

@@ -1,7 +1,9 @@
 """An audio masked-autoencoding step, and our encoder's alone, against the step of `transformers.ASTModel`.
 
 Audio Spectrogram Transformer of the size of ViT-S (384 x 12 x 6) on 1024 frames x 128 mel bins in patches of 16 x 16.
-The peer encodes all 512 patches (no overlap) and is trained on a linear output. Ours, in three parts:
+The peer encodes all 512 patches (no overlap) and is trained on a linear output. (`pair`, which `benchmarks.steps`
+measures, has another peer, equal to ours: `transformers.ViTMAEForPreTraining` on a picture of one channel that is not
+square.) Ours, in three parts:
 
 all: the encoder alone on the same 512 patches and output, which compares code with code;
 shown: the encoder alone on the 102 patches that a masked autoencoder shows it (0.8 hidden), the ratio of times for
@@ -24,11 +26,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import ASTConfig, ASTModel
+from transformers import ASTConfig, ASTModel, ViTMAEForPreTraining
 
 from benchmarks.interleaved import autocast, medians
+from benchmarks.mae_step import DECODER, place, stock_mae
+from benchmarks.pairs import Pair, ViT, masked
+from benchmarks.stock_weights import copy_mae_decoder, copy_vit
 from mmssl.draws import Draws
-from mmssl.masking import Random
+from mmssl.masking import Random, split_by_order
 from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.options import TowerConfig
@@ -68,6 +73,62 @@ def ours(decoder: tuple[int, int]) -> Pretraining:
     narrow = mae.DecoderConfig(width=decoder[0], depth=decoder[1], heads=decoder[0] // 32)
     objective = mae.MAE(mae.Config(tower="audio", mask="most", decoder=narrow), model)
     return Pretraining(model, {"mae": objective}, {}, {"most": Random(ratio=RATIO)}).train()
+
+
+class Oblong(ViTMAEForPreTraining):
+    """On pictures that are not square: it has the tables that it was given in place of interpolated ones."""
+
+    def oblong(self, height: int, width: int) -> Oblong:
+        """Take pictures of that size from now on; the tables have to be set as well."""
+        self.vit.embeddings.patch_embeddings.image_size = (height, width)
+        self.vit.embeddings.interpolate_pos_encoding = lambda embeddings, height, width: (
+            self.vit.embeddings.position_embeddings
+        )
+        self.decoder.interpolate_pos_encoding = lambda hidden: self.decoder.decoder_pos_embed
+        return self
+
+
+@torch.no_grad()
+def turn(patch: int, proj: torch.nn.Linear, head: torch.nn.Linear) -> None:
+    """From a picture's patches, whose rows are frames, to ours, whose rows are mel bins."""
+    proj.weight.copy_(proj.weight.unflatten(1, (patch, patch)).transpose(1, 2).flatten(1))
+    head.weight.copy_(head.weight.unflatten(0, (patch, patch)).transpose(0, 1).flatten(0, 1))
+    head.bias.copy_(head.bias.unflatten(0, (patch, patch)).T.flatten())
+
+
+def pair(
+    vit: ViT, batch: int, decoder: tuple[int, int, int] = DECODER, device: str = "cpu", frames: int = 1024
+) -> Pair:
+    """A masked autoencoder of spectrograms against `ViTMAEForPreTraining` on the same numbers as a picture."""
+    stock = stock_mae(vit, decoder, Oblong, mask_ratio=RATIO, image_size=vit.side, num_channels=1).oblong(frames, BINS)
+    audio = {"type": "audio", "rate": 16000, "features": "mel", "mel_bins": BINS, "window": 400, "shift": 160}
+    audio |= {"patch": [vit.patch] * 2, "mean": 0.0, "std": 1.0}
+    tower = TowerConfig(width=vit.width, depth=vit.depth, heads=vit.heads, norm_eps=1e-12)
+    model = MMSSLModel(MMSSLConfig(modalities={"audio": audio}, towers={"audio": tower_spec(tower)}))
+    options = mae.DecoderConfig(width=decoder[0], depth=decoder[1], heads=decoder[2])
+    objective = mae.MAE(mae.Config(tower="audio", mask="most", decoder=options), model)
+    copy_vit(model.tower("audio"), "audio", stock.vit)
+    net: Any = objective.decoders["audio"]
+    copy_mae_decoder(net, stock.decoder, 1, vit.patch)
+    turn(vit.patch, model.modality("audio").proj, net.head)  # type: ignore[arg-type]
+    mel = torch.randn(batch, frames, BINS).to(device)
+    coords = model.modality("audio").patchify({"mel": mel[:1].cpu()}).coords
+    place(stock, model.tower("audio"), "audio", net, coords)
+    work = Pretraining(model, {"mae": objective}, {}, {"most": Random(ratio=RATIO)}).train().to(device)
+    stock = stock.to(device)
+
+    def our_loss(number: int) -> torch.Tensor:
+        return work({"audio": {"mel": mel}}, Draws(number, batch, device=device)).total
+
+    def peer_loss(number: int, noise: torch.Tensor | None = None) -> torch.Tensor:
+        return stock(mel[:, None], noise=noise, interpolate_pos_encoding=True).loss
+
+    def same() -> tuple[torch.Tensor, torch.Tensor]:
+        noise = torch.rand(batch, coords.shape[1], device=device)
+        with masked(work, "most", lambda p, d: {"audio": split_by_order(p["audio"], noise, RATIO)}):
+            return our_loss(0), peer_loss(0, noise)
+
+    return Pair("transformers", work, [stock], our_loss, peer_loss, same=same, device=device)
 
 
 def measure(

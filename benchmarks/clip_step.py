@@ -16,75 +16,115 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from benchmarks.interleaved import autocast, medians
+from benchmarks.interleaved import medians
+from benchmarks.pairs import Pair, ViT, branch, image_options
 from mmssl.draws import Draws
 from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.options import TowerConfig
+from mmssl.models.stock.formats import open_clip
+from mmssl.models.stock.pairs import Pair as Halves
 from mmssl.objectives import contrastive
 from mmssl.objectives.pretraining import Pretraining
-from mmssl.training.optimizer import make_optimizer
 
 TOKENS, VOCABULARY = 77, 49408
 RESULT = Path(__file__).parent / "results" / "clip_step.json"
 
 
-def peer(layers: int) -> Any:
+class Sizes(NamedTuple):
+    """Of both halves, each 64 wide a head: width, layers and heads; and of what is seen."""
+
+    image: ViT
+    text: tuple[int, int, int]
+    embedding: int
+    tokens: int = TOKENS
+    vocabulary: int = VOCABULARY
+
+
+CLIPS = {
+    "ViT-B-32": Sizes(ViT(768, 12, 12, 224, 32), (512, 12, 8), 512),
+    "ViT-S-16": Sizes(ViT(384, 12, 6), (384, 12, 6), 384),
+    "ViT-B-16": Sizes(ViT(768, 12, 12), (512, 12, 8), 512),
+    "ViT-L-16": Sizes(ViT(1024, 24, 16), (768, 12, 12), 768),
+}
+"""open_clip's names -> sizes."""
+
+
+def peer(sizes: Sizes) -> Any:
     from open_clip import CLIP
 
-    vision = {"image_size": 224, "layers": layers, "width": 768, "patch_size": 32}
-    text = {"context_length": TOKENS, "vocab_size": VOCABULARY, "width": 512, "heads": 8, "layers": layers}
-    return CLIP(embed_dim=512, vision_cfg=vision, text_cfg=text).train()
+    vit, (width, layers, heads) = sizes.image, sizes.text
+    vision = {"image_size": vit.side, "layers": vit.depth, "width": vit.width, "patch_size": vit.patch}
+    text = {"context_length": sizes.tokens, "vocab_size": sizes.vocabulary, "width": width, "heads": heads}
+    vision |= {"head_width": vit.width // vit.heads}
+    return CLIP(embed_dim=sizes.embedding, vision_cfg=vision, text_cfg={**text, "layers": layers}).train()
 
 
-def ours(layers: int, causal: bool) -> Pretraining:
-    scale = {"mean": [0.5] * 3, "std": [0.25] * 3}
-    image = {"type": "image", "size": [224, 224], "patch": [32, 32], "channels": 3, **scale}
-    text = {"type": "text", "vocab_size": VOCABULARY, "max_length": TOKENS, "positions": "learned"}
+def ours(sizes: Sizes, causal: bool) -> Pretraining:
+    vit, (width, layers, heads) = sizes.image, sizes.text
+    text = {"type": "text", "vocab_size": sizes.vocabulary, "max_length": sizes.tokens, "positions": "learned"}
+    common: dict[str, Any] = {"norm_eps": 1e-5}
     towers = {
-        "image": TowerConfig(width=768, depth=layers, heads=12, prefix=1, pooling="cls", embed_norm=causal),
-        "text": TowerConfig(width=512, depth=layers, heads=8, prefix=0, causal=causal, pooling="last"),
+        "image": TowerConfig(
+            width=vit.width, depth=vit.depth, heads=vit.heads, pooling="cls", embed_norm=causal, **common
+        ),
+        "text": TowerConfig(width=width, depth=layers, heads=heads, prefix=0, causal=causal, pooling="last", **common),
     }
     config = MMSSLConfig(
-        modalities={"image": image, "text": text}, towers={n: tower_spec(t) for n, t in towers.items()}, projection=512
+        modalities={"image": image_options(vit), "text": text},
+        towers={n: tower_spec(t) for n, t in towers.items()},
+        projection=sizes.embedding,
     )
     model = MMSSLModel(config)
     objective = contrastive.Contrastive(contrastive.Config(towers=["image", "text"]), model)
     return Pretraining(model, {"clip": objective}, {}, {}).train()
 
 
-def measure(dtype: str, layers: int, batch: int, steps: int, tuned_peer: bool, causal: bool) -> tuple[float, float]:
-    """Median seconds of a step: (peer, ours)."""
+def pair(sizes: Sizes, batch: int, device: str = "cpu", causal: bool = True) -> Pair:
+    """CLIP against `open_clip.CLIP` with `ClipLoss`; equal where the text half is causal, as theirs is."""
     from open_clip.loss import ClipLoss
 
-    torch.manual_seed(0)
-    stock, work, clip_loss = peer(layers), ours(layers, causal), ClipLoss()
-    pixels, ids = torch.randn(batch, 3, 224, 224), torch.randint(1, VOCABULARY, (batch, TOKENS))
-    ids[:, -1] = VOCABULARY - 1  # the end, where open_clip pools
-    fused = {"fused": True} if tuned_peer else {}
-    stock_optimizer = torch.optim.AdamW(stock.parameters(), lr=1e-4, weight_decay=0.2, **fused)
-    our_optimizer = make_optimizer(work, 1e-4, 0.2, (0.9, 0.98), 1e-6)
+    stock, work, clip_loss = peer(sizes), ours(sizes, causal), ClipLoss()
+    if causal:
+        open_clip.fill(Halves(branch(work.model, "image"), branch(work.model, "text")), stock)
+        stock.logit_scale.data.copy_(work.objectives["clip"].logit_scale)  # that is written to four digits
+    stock, work = stock.to(device), work.to(device)
+    vit = sizes.image
+    pixels = torch.randn(batch, 3, vit.side, vit.side).to(device)
+    ids = torch.randint(1, sizes.vocabulary - 1, (batch, sizes.tokens)).to(device)
+    ids[:, -1] = sizes.vocabulary - 1  # the end, where open_clip pools
     data = {"image": {"pixel_values": pixels}, "text": {"input_ids": ids}}
 
-    def step_peer(number: int) -> None:
-        with autocast(dtype):
-            loss = clip_loss(*stock(pixels, ids)[:3])
-        loss.backward()
-        stock_optimizer.step()
-        stock_optimizer.zero_grad()
+    def our_loss(number: int) -> Tensor:
+        return work(data, Draws(number, batch, device=device)).total
 
-    def step_ours(number: int) -> None:
-        with autocast(dtype):
-            loss = work(data, Draws(1, batch)).total
-        loss.backward()
-        our_optimizer.step()
-        our_optimizer.zero_grad()
+    def peer_loss(number: int) -> Tensor:
+        return clip_loss(*stock(pixels, ids)[:3])
 
-    return medians(step_peer, step_ours, steps, tuned_peer)
+    return Pair(
+        "open_clip",
+        work,
+        [stock],
+        our_loss,
+        peer_loss,
+        after_ours=lambda: work.after_step(0.0),
+        decay=0.2,
+        betas=(0.9, 0.98),
+        device=device,
+    )
+
+
+def measure(dtype: str, layers: int, batch: int, steps: int, tuned_peer: bool, causal: bool) -> tuple[float, float]:
+    """Median seconds of a step: (peer, ours)."""
+    torch.manual_seed(0)
+    sizes = CLIPS["ViT-B-32"]
+    sizes = sizes._replace(image=sizes.image._replace(depth=layers), text=(512, layers, 8))
+    return medians(*pair(sizes, batch, causal=causal).steps(dtype, tuned_peer), steps, tuned_peer)
 
 
 def main() -> None:

@@ -19,27 +19,30 @@ import argparse
 import copy
 import math
 import random
-import statistics
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.interleaved import autocast, gflop_of, limit, medians, set_process
+from benchmarks.interleaved import gflop_of, limit, medians, set_process
+from benchmarks.pairs import SIZES, Pair, ViT, image_model, masked
+from benchmarks.stock_weights import copy_linear, copy_norm
 from mmssl.draws import Draws
 from mmssl.masking import MultiBlock
-from mmssl.models.configuration_mmssl import MMSSLConfig
-from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
-from mmssl.models.options import TowerConfig
 from mmssl.models.positions import SinCos
+from mmssl.models.stock import transfer
+from mmssl.models.tower import Tower
 from mmssl.objectives import jepa
 from mmssl.objectives.options.jepa import PredictorConfig
 from mmssl.objectives.pretraining import Pretraining
-from mmssl.training.optimizer import make_optimizer
+from mmssl.patches import Split
 
-SIDE, PATCH, WIDTH, DEPTH, HEADS = 14, 16, 384, 12, 6
+BLOCK = transfer.BlockNames("norm1", ("attention.qkv",), "attention.proj", "norm2", ("mlp.0",), "mlp.2")
+"""Of the peer."""
 PREDICTOR = (192, 6, 6)
-SCALE = 36 / SIDE**2
+TARGET = 36 / 196
+"""Share of the patches in a target block."""
 
 
 class Attention(nn.Module):
@@ -66,8 +69,8 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-def table(width: int) -> nn.Parameter:
-    grid = torch.cartesian_prod(torch.arange(SIDE) * 1.0, torch.arange(SIDE) * 1.0)
+def table(width: int, side: int) -> nn.Parameter:
+    grid = torch.cartesian_prod(torch.arange(side) * 1.0, torch.arange(side) * 1.0)
     return nn.Parameter(SinCos(width, 2, order=(1, 0))(grid[None]), requires_grad=False)
 
 
@@ -77,12 +80,12 @@ def picked(x: Tensor, masks: list[Tensor]) -> Tensor:
 
 
 class PeerEncoder(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, vit: ViT) -> None:
         super().__init__()
-        self.embed = nn.Conv2d(3, WIDTH, PATCH, PATCH)
-        self.table = table(WIDTH)
-        self.blocks = nn.ModuleList(Block(WIDTH, HEADS) for _ in range(DEPTH))
-        self.norm = nn.LayerNorm(WIDTH, eps=1e-6)
+        self.embed = nn.Conv2d(3, vit.width, vit.patch, vit.patch)
+        self.table = table(vit.width, vit.side // vit.patch)
+        self.blocks = nn.ModuleList(Block(vit.width, vit.heads) for _ in range(vit.depth))
+        self.norm = nn.LayerNorm(vit.width, eps=1e-6)
 
     def forward(self, pixels: Tensor, masks: list[Tensor] | None = None) -> Tensor:
         x = self.embed(pixels).flatten(2).transpose(1, 2) + self.table
@@ -94,12 +97,12 @@ class PeerEncoder(nn.Module):
 
 
 class PeerPredictor(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, vit: ViT, sizes: tuple[int, int, int]) -> None:
         super().__init__()
-        width, depth, heads = PREDICTOR
-        self.embed, self.proj = nn.Linear(WIDTH, width), nn.Linear(width, WIDTH)
+        width, depth, heads = sizes
+        self.embed, self.proj = nn.Linear(vit.width, width), nn.Linear(width, vit.width)
         self.mask = nn.Parameter(torch.zeros(1, 1, width))
-        self.table = table(width)
+        self.table = table(width, vit.side // vit.patch)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
@@ -113,23 +116,27 @@ class PeerPredictor(nn.Module):
         return self.proj(self.norm(x)[:, k:])
 
 
-def loop_masks(batch: int, keep: int) -> tuple[list[Tensor], list[Tensor]]:
+Masks = tuple[list[Tensor], list[Tensor]]
+"""Contexts and targets: index tensors (B, k) in lists."""
+
+
+def loop_masks(batch: int, keep: int, side: int, scale: float) -> Masks:
     """One context and four targets an image, by a loop: sizes drawn once, places for each image."""
 
     def side_lengths(share: float, low: float, high: float) -> tuple[int, int]:
         aspect = low + random.random() * (high - low)
-        area = share * SIDE**2
+        area = share * side**2
         h, w = (int(round(math.sqrt(area * s))) for s in (aspect, 1 / aspect))
-        return min(h, SIDE), min(w, SIDE)
+        return min(h, side), min(w, side)
 
     def block(h: int, w: int) -> Tensor:
-        mask = torch.zeros(SIDE, SIDE, dtype=torch.int32)
-        top = int(torch.randint(0, SIDE - h + 1, (1,)))
-        left = int(torch.randint(0, SIDE - w + 1, (1,)))
+        mask = torch.zeros(side, side, dtype=torch.int32)
+        top = int(torch.randint(0, side - h + 1, (1,)))
+        left = int(torch.randint(0, side - w + 1, (1,)))
         mask[top : top + h, left : left + w] = 1
         return mask
 
-    target, context = side_lengths(SCALE, 0.75, 1.5), side_lengths(0.85 + 0.15 * random.random(), 1.0, 1.0)
+    target, context = side_lengths(scale, 0.75, 1.5), side_lengths(0.85 + 0.15 * random.random(), 1.0, 1.0)
     seen, asked = [], []
     for _ in range(batch):
         blocks = [block(*target) for _ in range(4)]
@@ -143,9 +150,9 @@ def loop_masks(batch: int, keep: int) -> tuple[list[Tensor], list[Tensor]]:
 
 
 class Peer(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, vit: ViT, predictor: tuple[int, int, int]) -> None:
         super().__init__()
-        self.encoder, self.predictor = PeerEncoder(), PeerPredictor()
+        self.encoder, self.predictor = PeerEncoder(vit), PeerPredictor(vit, predictor)
         self.target = copy.deepcopy(self.encoder).requires_grad_(False)
 
     def forward(self, pixels: Tensor, seen: list[Tensor], asked: list[Tensor]) -> Tensor:
@@ -160,50 +167,76 @@ class Peer(nn.Module):
             k.data.mul_(momentum).add_((1.0 - momentum) * q.detach().data)
 
 
-def ours(keep: int) -> Pretraining:
-    scale = {"mean": [0.5] * 3, "std": [0.25] * 3}
-    image = {"type": "image", "size": [SIDE * PATCH] * 2, "patch": [PATCH] * 2, "channels": 3, **scale}
-    tower = TowerConfig(width=WIDTH, depth=DEPTH, heads=HEADS, prefix=0)
-    model = MMSSLModel(MMSSLConfig(modalities={"image": image}, towers={"image": tower_spec(tower)}))
-    width, depth, heads = PREDICTOR
-    predictor = PredictorConfig(width=width, depth=depth, heads=heads)
-    objective = jepa.JEPA(jepa.Config(tower="image", mask="blocks", predictor=predictor), model)
-    mask = MultiBlock(scale=[SCALE, SCALE], keep=keep / SIDE**2)
-    return Pretraining(model, {"jepa": objective}, {}, {"blocks": mask}).train()
+def pair(
+    vit: ViT,
+    batch: int,
+    device: str = "cpu",
+    predictor: tuple[int, int, int] = PREDICTOR,
+    keep: int = 56,
+    scale: float = TARGET,
+) -> Pair:
+    """I-JEPA against the plain model. keep: patches of a context; scale: the share of patches in a target."""
+    peer = Peer(vit, predictor).train().to(device)
+    model = image_model(vit, prefix=0)
+    width, depth, heads = predictor
+    options = PredictorConfig(width=width, depth=depth, heads=heads)
+    objective = jepa.JEPA(jepa.Config(tower="image", mask="blocks", predictor=options), model)
+    mask = MultiBlock(scale=[scale, scale], keep=keep / vit.patches)
+    copy_peer(peer, model.tower("image"), objective)
+    work = Pretraining(model, {"jepa": objective}, {}, {"blocks": mask}).train().to(device)
+    inputs = {"pixel_values": torch.randn(batch, 3, vit.side, vit.side).to(device)}
+
+    def our_loss(number: int) -> Tensor:
+        return work({"image": inputs}, Draws(number, batch, device=device)).total
+
+    def peer_loss(number: int, masks: Masks | None = None) -> Tensor:
+        seen, asked = masks or loop_masks(batch, keep, vit.side // vit.patch, scale)
+        return peer(inputs["pixel_values"], [m.to(device) for m in seen], [m.to(device) for m in asked])
+
+    def same() -> tuple[Tensor, Tensor]:
+        patches = {"image": work.model.modality("image").patchify(inputs)}
+        split = mask(patches, Draws(0, batch, device=device)("mask", "blocks"))["image"]
+        length = int((split.keep >= 0).sum(1).min())
+        cut = Split(split.keep[:, :length], split.hide, full=True)  # the peer cuts all contexts to the shortest
+        with masked(work, "blocks", lambda p, d: {"image": cut}):
+            return our_loss(0), peer_loss(0, ([cut.keep], list(cut.hide.unbind(1))))
+
+    return Pair(
+        "ijepa's code",
+        work,
+        [peer],
+        our_loss,
+        peer_loss,
+        after_ours=lambda: work.after_step(0.0),
+        after_peer=lambda: peer.average(0.996),
+        same=same,
+        betas=(0.9, 0.999),
+        device=device,
+    )
 
 
-def measure(dtype: str, batch: int, steps: int, keep: int, tuned_peer: bool) -> tuple[dict[str, float], float, float]:
-    """Median seconds of a step of each, the tokens of the peer's contexts on average, and GFLOP of a peer's step."""
+@torch.no_grad()
+def copy_peer(peer: Peer, tower: Tower, objective: jepa.JEPA) -> None:
+    """Give both of ours, and our teacher, the peer's weights."""
+    modality: Any = tower.modalities["image"]
+    copy_linear(modality.proj, peer.encoder.embed)  # type: ignore[arg-type]
+    predictor: Any = objective.predictors["image"]
+    for trunk, theirs in ((tower.trunk, peer.encoder), (predictor.trunk, peer.predictor)):
+        transfer.blocks(trunk.blocks, theirs.blocks, BLOCK, False)  # type: ignore[arg-type]
+        copy_norm(trunk.norm, theirs.norm)
+    copy_linear(predictor.project, peer.predictor.embed)
+    copy_linear(predictor.head, peer.predictor.proj)
+    predictor.mask.tokens.copy_(peer.predictor.mask[0])
+    objective.teacher.update(tower, 0.0)
+
+
+def measure(dtype: str, batch: int, steps: int, keep: int, tuned_peer: bool) -> tuple[dict[str, float], float]:
+    """Median seconds of a step of each, and GFLOP of a peer's step."""
     torch.manual_seed(0)
     random.seed(0)
-    peer, work = Peer().train(), ours(keep)
-    pixels = torch.randn(batch, 3, SIDE * PATCH, SIDE * PATCH)
-    fused = {"fused": True} if tuned_peer else {}
-    trained = [p for p in peer.parameters() if p.requires_grad]
-    peer_optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.05, **fused)
-    our_optimizer = make_optimizer(work, 1e-4, 0.05, (0.9, 0.999), 1e-8)
-    lengths: list[int] = []
-
-    def step_peer(number: int) -> None:
-        seen, asked = loop_masks(batch, keep)
-        lengths.append(seen[0].shape[1])
-        with autocast(dtype):
-            loss = peer(pixels, seen, asked)
-        loss.backward()
-        peer_optimizer.step()
-        peer_optimizer.zero_grad()
-        peer.average(0.996)
-
-    def step_ours(number: int) -> None:
-        with autocast(dtype):
-            loss = work({"image": {"pixel_values": pixels}}, Draws(number, batch)).total
-        loss.backward()
-        our_optimizer.step()
-        our_optimizer.zero_grad()
-        work.after_step(0.0)
-
-    seconds = medians(step_peer, step_ours, steps, tuned_peer)
-    return dict(zip(("peer", "ours"), seconds, strict=True)), statistics.mean(lengths), gflop_of(step_peer)
+    peer, ours = pair(SIZES["vit-s"], batch, keep=keep).steps(dtype, tuned_peer)
+    seconds = medians(peer, ours, steps, tuned_peer)
+    return dict(zip(("peer", "ours"), seconds, strict=True)), gflop_of(peer)
 
 
 def main() -> None:
@@ -215,10 +248,10 @@ def main() -> None:
     parser.add_argument("--tuned-peer", action="store_true")
     args = parser.parse_args()
     for dtype in args.dtype:
-        seconds, tokens, gflop = measure(dtype, args.batch, args.steps, args.keep, args.tuned_peer)
+        seconds, gflop = measure(dtype, args.batch, args.steps, args.keep, args.tuned_peer)
         rates = ", ".join(f"{name} {args.batch / s:.1f} samples/s" for name, s in seconds.items())
         print(
-            f"{dtype} batch {args.batch}: {rates} (contexts of {tokens:.0f} and {args.keep} patches), "
+            f"{dtype} batch {args.batch}: {rates} (contexts of at most {args.keep} patches), "
             f"ratio of medians {seconds['peer'] / seconds['ours']:.2f}x",
             flush=True,
         )

@@ -10,6 +10,8 @@ RESULTS = REPO / "RESULTS.md"
 EXPORTS = REPO / "docs" / "how-to" / "export.md"
 BENCHMARKS = REPO / "docs" / "benchmarks" / "index.md"
 FINE_TUNING = REPO / "docs" / "benchmarks" / "fine-tuning.md"
+SPEED = REPO / "docs" / "benchmarks" / "speed.md"
+SCALING = REPO / "docs" / "benchmarks" / "scaling.md"
 
 Marks = tuple[str, str]
 

@@ -1,4 +1,4 @@
-"""Copies stock ViT and ViT-MAE weights into our tower and decoder, for parity tests and fair benchmarks."""
+"""Copies stock ViT, ViT-MAE and VideoMAE weights into our towers and decoders, for parity tests and fair benchmarks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmssl.models.stock import transfer
+from mmssl.models.stock.formats.videomae import BLOCK
 from mmssl.models.tower import Decoder, Tower
 from mmssl.models.trunk import Block
 
@@ -66,3 +68,23 @@ def copy_mae_decoder(decoder: Decoder, stock: Any, channels: int, patch: int) ->
     weight = stock.decoder_pred.weight.view(patch, patch, channels, width).permute(2, 0, 1, 3)
     decoder.head.weight.copy_(weight.reshape(-1, width))
     decoder.head.bias.copy_(stock.decoder_pred.bias.view(patch, patch, channels).permute(2, 0, 1).flatten())
+
+
+@torch.no_grad()
+def copy_videomae(tower: Tower, name: str, decoder: Decoder, stock: Any) -> None:
+    """A `VideoMAEForPreTraining`; it predicts (frame, row, column, channel), we (channel, frame, row, column)."""
+    modality: Any = tower.modalities[name]
+    transfer.linear(modality.proj, [stock.videomae.embeddings.patch_embeddings.projection], False)
+    transfer.blocks(tower.trunk.blocks, stock.videomae.encoder.layer, BLOCK, False)
+    decoder.project.weight.copy_(stock.encoder_to_decoder.weight)
+    decoder.project.bias.zero_()
+    decoder.mask.tokens.copy_(stock.mask_token[0])
+    transfer.blocks(decoder.trunk.blocks, stock.decoder.decoder_layers, BLOCK, False)
+    for block in decoder.trunk.blocks:
+        block.norm1.eps = block.norm2.eps = stock.config.layer_norm_eps  # type: ignore[union-attr]
+    copy_norm(decoder.trunk.norm, stock.decoder.norm)
+    channels, frames, (patch, _) = modality.channels, modality.tubelet, modality.patch
+    head = stock.decoder.head
+    weight = head.weight.view(frames, patch, patch, channels, head.in_features).permute(3, 0, 1, 2, 4)
+    decoder.head.weight.copy_(weight.reshape(-1, head.in_features))
+    decoder.head.bias.copy_(head.bias.view(frames, patch, patch, channels).permute(3, 0, 1, 2).flatten())

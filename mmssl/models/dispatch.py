@@ -8,7 +8,9 @@ by a few heads of one sample at a time: on one core `scaled_dot_product_attentio
 at a time in bf16 and 1.0-1.3x in f32 (512 tokens of 16 heads of 32 or 6 of 64, 1,568 of 3 of 64), and plain products of
 all heads at once up to 1.8x, because their scores leave the cache and are mapped anew by each call. All six heads of
 a sample together, and the gradient written where queries, keys and values lie, take another 7-10 % off the step of
-`benchmarks/audio_mae_step.py` at 512 tokens in bf16; at 1,216 they change nothing. On accelerators
+`benchmarks/audio_mae_step.py` at 512 tokens in bf16; at 1,216 they change nothing. Where the two ways cross depends on
+the bytes of a head's scores: at 197 tokens a few heads at a time take 0.83-0.93x of the plain products' time in f32 (a
+whole step 0.98x) and 1.0-1.07x in bf16, at 128 tokens 1.06-1.28x and 1.2-1.7x. On accelerators
 `scaled_dot_product_attention` always wins.
 
 Both kinds of plain products round bf16 scores and weights to bf16, as transformers' eager attention does: of outputs of
@@ -31,12 +33,18 @@ from torch.nn import functional as F
 At = tuple[int, slice]
 """Where a group of heads lies: its sample and the heads."""
 
-PLAIN_LENGTH = 256
-"""On a CPU, sequences up to this go through plain products of all heads at once."""
+PLAIN_BYTES = 128 << 10
+"""On a CPU, sequences whose scores of one head have no more bytes than this go through plain products of all heads at
+once: up to 181 tokens in float32, 256 in bf16."""
 CACHED = 24 << 20
 """Bytes of scores that longer sequences compute at a time: whole heads, at least one."""
 KEPT_WEIGHTS = 1 << 26
 """Up to so many attention weights a layer are kept for the backward pass of longer sequences: 128 MiB in bf16."""
+
+
+def plain_length(dtype: torch.dtype) -> int:
+    """The longest sequence that goes through plain products of all heads at once on a CPU."""
+    return math.isqrt(PLAIN_BYTES // dtype.itemsize)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -51,7 +59,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
     if torch.compiler.is_exporting():
         return _plain(q, k, v, bias)  # the length may be open
     if q.device.type == "cpu":
-        if k.shape[2] <= PLAIN_LENGTH:
+        if k.shape[2] <= plain_length(q.dtype):
             return _plain(q, k, v, bias)
         if _few_heads_do(bias):
             out: Tensor = FewHeadsAtATime.apply(bias, q, k, v)
@@ -66,7 +74,7 @@ def self_attention(qkv: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Long sequences on the CPU write the gradient of all three in place, where `attention` has them joined afterwards.
     """
-    if qkv.device.type == "cpu" and qkv.shape[1] > PLAIN_LENGTH and _few_heads_do(bias):
+    if qkv.device.type == "cpu" and qkv.shape[1] > plain_length(qkv.dtype) and _few_heads_do(bias):
         out: Tensor = FewHeadsAtATime.apply(bias, qkv)
         return out
     return attention(*_apart(qkv), bias)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks import adapter_continue, compare, crossmodal, finetune, pages
+from benchmarks import adapter_continue, compare, crossmodal, finetune, loader, pages, scaling, steps
 from benchmarks.matrix import __main__ as matrix
 from benchmarks.matrix import report
 from benchmarks.matrix.cells import read_cells
@@ -43,3 +43,20 @@ def test_self_supervision_through_an_adapter() -> None:
     assert set(results) <= set(adapter_continue.SETTINGS)
     shown = pages.between(pages.FINE_TUNING.read_text(), adapter_continue.MARKS)
     assert shown == adapter_continue.table(results), "the table that python -m benchmarks.adapter_continue prints"
+
+
+def test_speed_of_training_steps() -> None:
+    rows = steps.read()
+    assert {row["step"] for row in rows} == set(steps.PAIRS) and all(row["losses_apart"] <= steps.EQUAL for row in rows)
+    assert pages.between(pages.SPEED.read_text(), steps.MARKS) == steps.table(rows), "run make bench"
+
+
+def test_what_many_gpus_cost() -> None:
+    stored = json.loads(scaling.RESULTS.read_text())
+    assert stored["ViT-B/16"] == scaling.measure(scaling.SIZES["ViT-B/16"]), "run python -m benchmarks.scaling"
+    shown = pages.between(pages.SCALING.read_text(), scaling.MARKS)
+    assert shown == scaling.table(stored), "run python -m benchmarks.scaling --table"
+
+
+def test_speed_of_the_loader() -> None:
+    assert pages.between(pages.SPEED.read_text(), loader.MARKS) == loader.table(), "run python -m benchmarks.loader"

@@ -7,13 +7,12 @@ import torch
 from transformers import VideoMAEConfig, VideoMAEForPreTraining
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from benchmarks.stock_weights import copy_videomae
 from mmssl.draws import Draws
 from mmssl.masking import split_by_order
 from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.options import TowerConfig
-from mmssl.models.stock import transfer
-from mmssl.models.stock.formats.videomae import BLOCK
 from mmssl.objectives import mae
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.patches import Patches
@@ -66,26 +65,6 @@ def our_model(channels: int) -> MMSSLModel:
     return MMSSLModel(MMSSLConfig(modalities={"video": video}, towers={"video": tower_spec(tower)}))
 
 
-@torch.no_grad()
-def copy_weights(model: MMSSLModel, decoder: torch.nn.Module, stock: VideoMAEForPreTraining, channels: int) -> None:
-    """VideoMAE predicts (frame, row, column, channel), we (channel, frame, row, column)."""
-    theirs, tower = stock.videomae, model.tower("video")
-    transfer.linear(model.modality("video").proj, [theirs.embeddings.patch_embeddings.projection], False)
-    transfer.blocks(tower.trunk.blocks, theirs.encoder.layer, BLOCK, False)
-    decoder.project.weight.copy_(stock.encoder_to_decoder.weight)
-    decoder.project.bias.zero_()
-    decoder.mask.tokens.copy_(stock.mask_token[0])
-    transfer.blocks(decoder.trunk.blocks, stock.decoder.decoder_layers, BLOCK, False)
-    for block in decoder.trunk.blocks:
-        block.norm1.eps = block.norm2.eps = stock.config.layer_norm_eps
-    transfer.norm(decoder.trunk.norm, stock.decoder.norm, False)
-    decoder.trunk.norm.eps = stock.decoder.norm.eps
-    head = stock.decoder.head
-    weight = head.weight.view(TUBELET, PATCH, PATCH, channels, NARROW).permute(3, 0, 1, 2, 4)
-    decoder.head.weight.copy_(weight.reshape(-1, NARROW))
-    decoder.head.bias.copy_(head.bias.view(TUBELET, PATCH, PATCH, channels).permute(3, 0, 1, 2).flatten())
-
-
 def clips(channels: int, contrast: float) -> torch.Tensor:
     """(3, T, C, H, W): noise whose tubelets and channels differ in brightness and in contrast. With little contrast a
     variance is as small as the number that keeps it from zero, and where that number stands shows."""
@@ -106,7 +85,7 @@ def test_the_loss_and_its_gradient_equal_videomae(channels, contrast):
 
     decoder = mae.DecoderConfig(width=NARROW, depth=2, heads=HEADS)
     objective = mae.MAE(mae.Config(tower="video", mask="same", target={"video": "videomae"}, decoder=decoder), model)
-    copy_weights(model, objective.decoders["video"], stock, channels)
+    copy_videomae(model.tower("video"), "video", objective.decoders["video"], stock)
     pixels = clips(channels, contrast)
     times = (torch.arange(FRAMES) / FPS).expand(3, -1)
     inputs = {"pixel_values": pixels, "times": times}

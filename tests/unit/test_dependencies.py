@@ -25,7 +25,7 @@ from mmssl.training import trackers
 REPO = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-OURS = {"dev", "docs", "all"}
+OURS = {"dev", "docs", "bench", "all"}
 """Extras that are for who works on mmssl, or only name others."""
 NAMED = {"transformers", "accelerate", "torch", "torchaudio", "open_clip_torch", "peft", "datasets", "sentencepiece"}
 IMPORTED_AS = {"open_clip_torch": "open_clip", "scikit_learn": "sklearn", "pillow": "PIL", "pyyaml": "yaml"}

@@ -55,19 +55,23 @@ def augment(
     check_rows(draws.rows, len(pixels))
     _check(view, pixels.shape[1], unit_range)
     with torch.autocast(pixels.device.type, enabled=False):  # products below would round pixels to half precision
-        hole = pixels.isnan()
-        pixels = pixels.float().nan_to_num(0.0)
+        # an accelerator would wait for the answer, which costs it more than holes that are not there
+        hole = None if pixels.device.type == "cpu" and bool(pixels.isfinite().all()) else pixels.isnan()
+        pixels = pixels.float()
+        if hole is not None:
+            pixels = pixels.nan_to_num(0.0)
         if view.resamples:
             rows, columns = _crop_weights(view, draws, (pixels.shape[-2], pixels.shape[-1]), pixels.device)
             pixels = _apply(pixels, rows, columns)
-            hole = _apply(hole.to(pixels.dtype), rows, columns) > 0.5
+            if hole is not None:
+                hole = _apply(hole.to(pixels.dtype), rows, columns) > 0.5
         if view.changes_values:
             ones = [1] * (pixels.ndim - 2)
             centre, scale = (pixels.new_tensor(values).view(-1, *ones) for values in (mean, std))
             pixels = (_change_values(pixels * scale + centre, draws, view, unit_range) - centre) / scale
         if view.noise_std:
             pixels = pixels + view.noise_std * draws("noise").normal(*pixels.shape[1:]).to(pixels.device)
-        return pixels.masked_fill(hole, torch.nan)
+        return pixels if hole is None else pixels.masked_fill(hole, torch.nan)
 
 
 def _check(view: View, channels: int, unit_range: bool) -> None:

@@ -187,3 +187,17 @@ def test_views_that_the_images_cannot_have() -> None:
         view(torch.randn(1, 3, 8, 8), model=modality(positions="learned"), crop_size=4)
     assert view(torch.randn(1, 5, 8, 8), brightness=0.5, contrast=0.5).shape == (1, 5, 8, 8)
     assert set(View.names()) == set(mmssl_image.Modality.views)
+
+
+def test_what_has_no_holes_is_the_same_beside_what_has() -> None:
+    """Where no pixel is missing nothing is looked for; a row must not show whether another one lacks some."""
+    whole = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    holed = whole.clone()
+    holed[0, :, :4, :4] = torch.nan
+    options: dict[str, Any] = {"crop_scale": [0.3, 1.0], "flip": 0.5}
+    seen = [view(x, Draws(1, 3), **options) for x in (whole, holed)]
+    assert torch.equal(seen[0][1:], seen[1][1:]) and not seen[0].isnan().any() and seen[1].isnan().any()
+    infinite = whole.clone()
+    infinite[0, 0, 0, 0] = torch.inf
+    found = view(infinite, Draws(1, 3), **options)
+    assert torch.equal(found[1:], seen[0][1:]) and found.isfinite().all()

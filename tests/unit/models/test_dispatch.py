@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from mmssl.models import dispatch
-from mmssl.models.dispatch import PLAIN_LENGTH, attention, self_attention
+from mmssl.models.dispatch import attention, plain_length, self_attention
 
 
 def qkv(n: int, m: int, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -21,6 +21,15 @@ def qkv(n: int, m: int, dtype: torch.dtype) -> list[torch.Tensor]:
     return [x.to(dtype).detach().requires_grad_() for x in (queries, keys, values)]
 
 
+@pytest.mark.parametrize(("dtype", "length"), [(torch.float32, 181), (torch.bfloat16, 256)])
+def test_which_way_a_sequence_goes_depends_on_its_bytes(dtype: torch.dtype, length: int) -> None:
+    for n, few in ((length, False), (length + 1, True)):
+        q, k, v = qkv(2, n, dtype)
+        assert (type(attention(q, k, v).grad_fn).__name__ == "FewHeadsAtATimeBackward") == few
+        x = torch.zeros(1, n, 3, 1, 2, dtype=dtype, requires_grad=True)
+        assert (type(self_attention(x).grad_fn).__name__ == "FewHeadsAtATimeBackward") == few
+
+
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-12), (torch.bfloat16, 1e-2)])
@@ -28,7 +37,7 @@ def test_long_attention_and_its_gradient_equal_the_formula(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, close: float, masked: bool, kept: bool
 ) -> None:
     monkeypatch.setattr(dispatch, "KEPT_WEIGHTS", 1 << 26 if kept else 0)
-    n, m = 20, PLAIN_LENGTH + 30
+    n, m = 20, plain_length(dtype) + 30
     ours = qkv(n, m, dtype)
     expected = [x.detach().double().requires_grad_() for x in ours]
     bias = None
@@ -56,7 +65,7 @@ def test_self_attention_by_groups_of_heads_equals_the_formula(
     monkeypatch: pytest.MonkeyPatch, masked: bool, kept: bool, heads: int
 ) -> None:
     """Two of three heads at a time leave one for the last group."""
-    n = PLAIN_LENGTH + 3
+    n = plain_length(torch.float64) + 3
     monkeypatch.setattr(dispatch, "KEPT_WEIGHTS", 1 << 26 if kept else 0)
     monkeypatch.setattr(dispatch, "CACHED", heads * n * n * 8)
     torch.manual_seed(0)
@@ -78,7 +87,7 @@ def test_self_attention_by_groups_of_heads_equals_the_formula(
 
 
 def test_the_gradient_of_self_attention_has_a_gradient_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "PLAIN_LENGTH", 0)
+    monkeypatch.setattr(dispatch, "PLAIN_BYTES", 0)
     x = torch.randn(1, 3, 3, 2, 2, dtype=torch.float64, requires_grad=True)
     assert type(self_attention(x).grad_fn).__name__ == "FewHeadsAtATimeBackward"
     assert torch.autograd.gradgradcheck(self_attention, (x,))
@@ -86,7 +95,7 @@ def test_the_gradient_of_self_attention_has_a_gradient_itself(monkeypatch: pytes
 
 @pytest.mark.parametrize("masked", [True, False])
 def test_the_gradient_of_long_attention_has_a_gradient_itself(monkeypatch: pytest.MonkeyPatch, masked: bool) -> None:
-    monkeypatch.setattr(dispatch, "PLAIN_LENGTH", 0)
+    monkeypatch.setattr(dispatch, "PLAIN_BYTES", 0)
     q, k, v = qkv(2, 3, torch.float64)
     bias = torch.tensor([True, False, True]).expand(2, 1, 1, 3) if masked else None
     assert type(attention(q, k, v, bias).grad_fn).__name__ == "FewHeadsAtATimeBackward"
@@ -95,8 +104,9 @@ def test_the_gradient_of_long_attention_has_a_gradient_itself(monkeypatch: pytes
 
 
 def test_additive_bias_keeps_its_gradient() -> None:
-    q, k, v = qkv(20, PLAIN_LENGTH + 30, torch.float64)
-    bias = torch.randn(2, 3, 20, PLAIN_LENGTH + 30, dtype=torch.float64, requires_grad=True)
+    m = plain_length(torch.float64) + 30
+    q, k, v = qkv(20, m, torch.float64)
+    bias = torch.randn(2, 3, 20, m, dtype=torch.float64, requires_grad=True)
     attention(q, k, v, bias).square().sum().backward()
     found = bias.grad
     bias.grad = None

@@ -1,0 +1,202 @@
+"""Images a second that training is fed: JPEG files of 500 x 375, decoded, cropped at random to 224 px, mirrored at
+random, normalised, in batches; ours against torchvision v2 in torch's `DataLoader`, in turns in one run.
+
+tensor: `torchvision.io.decode_jpeg` and v2 on uint8 tensors, the fastest that torchvision has.
+pillow: Pillow and v2 on its pictures.
+ours: the rows of a table as `data.workers` reads them, and the view `{crop_scale: [0.35, 1], flip: 0.5}` of a step.
+
+All start from the bytes of the same files, real photographs of the shared folder ($MMSSL_SHARED_DATA) in one size.
+Told are images a second, medians of rounds, on one thread: of the processor without workers, of the clock with them.
+Freed memory is kept as in a run, for all sides. `kept` is ours from the second epoch on where `train.memory` holds what
+was decoded. The table goes into docs/benchmarks/speed.md.
+
+    python -m benchmarks.loader [--workers 0 2] [--images 256] [--rounds 5] [--batch 64]
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks import pages
+from benchmarks.machine import machine
+from benchmarks.readers import column
+from mmssl.data.loading import training_batches
+from mmssl.draws import Draws
+from mmssl.modality import load_modality
+from mmssl.training.memory import keep_freed_memory
+
+RESULTS = Path(__file__).parent / "results" / "loader.json"
+MARKS = ("<!-- python -m benchmarks.loader -->", "<!-- end of python -m benchmarks.loader -->")
+SIZE, CROP = 224, (0.35, 1.0)
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def files(count: int) -> list[bytes]:
+    """JPEG files of 500 x 375 from photographs, as many as asked for, some of them again where there are fewer."""
+    from PIL import Image
+
+    found = []
+    for row in column("flickr8k_mini/train.parquet", "image", count):
+        out = io.BytesIO()
+        Image.open(io.BytesIO(row["bytes"])).convert("RGB").resize((500, 375)).save(out, "JPEG", quality=90)
+        found.append(out.getvalue())
+    return (found * (count // len(found) + 1))[:count]
+
+
+class Decoded(Dataset[Tensor]):
+    """Files by a function of bytes."""
+
+    def __init__(self, raw: list[bytes], prepare: Callable[[bytes], Tensor]) -> None:
+        self.raw, self.prepare = raw, prepare
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.prepare(self.raw[index])
+
+
+def by_tensor() -> Callable[[bytes], Tensor]:
+    """torchvision's own decoder, v2 on what it gives."""
+    from torchvision.io import ImageReadMode, decode_jpeg
+    from torchvision.transforms import v2
+
+    chain = v2.Compose([*_crop(v2), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
+
+    def prepare(raw: bytes) -> Tensor:
+        packed = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+        out: Tensor = chain(decode_jpeg(packed, mode=ImageReadMode.RGB))
+        return out
+
+    return prepare
+
+
+def by_pillow() -> Callable[[bytes], Tensor]:
+    """Pillow, v2 on its pictures."""
+    from PIL import Image
+    from torchvision.transforms import v2
+
+    last = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    chain = v2.Compose([*_crop(v2), *last])
+
+    def prepare(raw: bytes) -> Tensor:
+        out: Tensor = chain(Image.open(io.BytesIO(raw)).convert("RGB"))
+        return out
+
+    return prepare
+
+
+def _crop(v2: Any) -> list[Any]:
+    return [v2.RandomResizedCrop(SIZE, scale=CROP, antialias=True), v2.RandomHorizontalFlip()]
+
+
+def peer(raw: list[bytes], prepare: Callable[[bytes], Tensor], batch: int, workers: int) -> Iterable[Tensor]:
+    """torch's loader, whose workers stay between rounds."""
+    data = Decoded(raw, prepare)
+    return DataLoader(data, batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+
+
+class Ours:
+    """Batches of one epoch as a run reads them, in the view of its step."""
+
+    def __init__(self, raw: list[bytes], batch: int, workers: int, memory: float = 0.0) -> None:
+        import datasets
+
+        rows = datasets.Dataset.from_dict({"image": [{"bytes": one, "path": None} for one in raw]})
+        self.rows = rows.cast_column("image", datasets.Image(decode=False))
+        package = load_modality("image")
+        self.preprocessor = package.Preprocessor(package.Config(size=SIZE, channels=3, mean=MEAN, std=STD))
+        self.preprocessor.fit(self.rows["image"][:8])
+        self.modality = package.Modality(16, **self.preprocessor.sizes())
+        self.batch, self.workers, self.memory = batch, workers, memory
+        self.count, self.taken = len(raw) // batch, 0
+        self.loader = self._batches()
+
+    def _batches(self) -> Any:
+        made = training_batches(
+            self.rows,
+            {"image": self.preprocessor},
+            {"image": "image"},
+            seed=0,
+            batch_size=self.batch,
+            workers=self.workers,
+            memory=self.memory,
+        )
+        return iter(made)
+
+    def __iter__(self) -> Any:
+        for _ in range(self.count):
+            loaded = next(self.loader)
+            self.taken += 1
+            inputs = loaded.batch["image"]
+            yield self.modality.augment(inputs, Draws(self.taken, self.batch), crop_scale=list(CROP), flip=0.5)
+
+
+def race(workers: int, raw: list[bytes], batch: int, rounds: int) -> dict[str, float]:
+    """Images a second of each side, medians of alternating rounds after one that warms up."""
+    loaders = {
+        "ours": Ours(raw, batch, workers),
+        "kept": Ours(raw, batch, workers, memory=1.0),
+        "tensor": peer(raw, by_tensor(), batch, workers),
+        "pillow": peer(raw, by_pillow(), batch, workers),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in loaders}
+    clock = time.perf_counter if workers else time.process_time
+    for number in range(rounds + 1):
+        for name, loader in loaders.items():
+            start, images = clock(), 0
+            for one in loader:
+                images += len(one["pixel_values"] if isinstance(one, dict) else one)
+            if number:
+                rates[name].append(images / (clock() - start))
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def table(stored: dict[str, Any] | None = None) -> str:
+    """What stands between the marks of the page."""
+    stored = json.loads(RESULTS.read_text()) if stored is None else stored
+    lines = [
+        "| workers | mmssl, images/s | mmssl, kept | v2, tensors | v2, Pillow | to tensors |",
+        "|---|---|---|---|---|---|",
+    ]
+    for workers, found in stored["rates"].items():
+        ratios = ", ".join(f"{found[name] / found['tensor']:.2f}x" for name in ("ours", "kept"))
+        rates = " | ".join(f"{found[name]:,.0f}" for name in ("ours", "kept", "tensor", "pillow"))
+        lines.append(f"| {workers} | {rates} | {ratios} |")
+    on = stored["machine"]
+    told = f"{on['processor']} ({on['model']}; {', '.join(on['features'])}; {on['cores']} cores), one thread"
+    return "\n".join([*lines, "", f"{told}; load of the machine {stored['load'][0]:.1f} to {stored['load'][1]:.1f}."])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", nargs="+", type=int, default=[0, 2])
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=64)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    raw, load = files(args.images), os.getloadavg()[0]
+    rates = {str(workers): race(workers, raw, args.batch, args.rounds) for workers in args.workers}
+    rounded = {w: {name: round(rate, 1) for name, rate in found.items()} for w, found in rates.items()}
+    stored = {"rates": rounded, "load": [round(load, 1), round(os.getloadavg()[0], 1)], "machine": machine()}
+    RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
+    pages.write(pages.SPEED, table(), MARKS)
+    print(table())
+
+
+if __name__ == "__main__":
+    main()
