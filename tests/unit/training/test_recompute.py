@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toys import world as toy_world
 
 from mmssl.draws import Draws
-from mmssl.models.dispatch import PLAIN_LENGTH
+from mmssl.models.dispatch import plain_length
 from mmssl.models.trunk import Block
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.training.recompute import checkpoint_blocks
@@ -58,7 +58,7 @@ def step(kind: bool | str, tokens: int, depth: int = 3) -> tuple[list[torch.Tens
     return [x.grad, *(p.grad for p in blocks.parameters())], watch, alive
 
 
-@pytest.mark.parametrize("tokens", [20, PLAIN_LENGTH + 4])
+@pytest.mark.parametrize("tokens", [20, plain_length(torch.float32) + 4])
 def test_the_same_gradient_in_less_memory(tokens):
     (plain, ran, most), (full, twice, least), (some, once, less) = (step(kind, tokens) for kind in KINDS)
     for a, b, c in zip(plain, full, some, strict=True):
