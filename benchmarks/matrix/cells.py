@@ -21,7 +21,7 @@ OBJECTIVES = ("mae", "contrastive", "jepa")
 SEEDS = (0, 1, 2)
 SHARED = "../shared/data"
 """How recipes name the folder of the data; `$MMSSL_SHARED_DATA` takes its place where it is set."""
-METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": "AUC"}
+METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": "AUC", "r2": "R2"}
 KINDS = ("standard", "folds", "few")
 RUN_PARTS = ("data", "modalities", "model", "views", "masks", "objectives", "train")
 """The parts of a recipe that a result depends on; its name, description and evaluation it does not."""

@@ -1,5 +1,7 @@
 """How the matrix judges: its folds, and the linear probe of `mmssl.evaluation` by a protocol of its own.
 
+Truth y (n,) is class numbers, -1 where unknown, or float64 numbers, nan where unknown: then all judges regress.
+
 C is chosen by three-fold cross-validation over the training rows and by the metric that is reported, the same way for
 every arm: the data sets are so small that one held-out fifth would decide little.
 """
@@ -12,44 +14,68 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.neighbors import KNeighborsRegressor
 
-from mmssl.data.splits import Fold, folds
+from mmssl.data.splits import Fold, folds, strata
 from mmssl.evaluation.boosting import fit_boosting
 from mmssl.evaluation.differences import resamples
 from mmssl.evaluation.knn import knn_votes, standardised
 from mmssl.evaluation.linear import Protocol, fit_probe
-from mmssl.evaluation.scoring import Score, accuracy, balanced_accuracy, class_auroc
+from mmssl.evaluation.scoring import Score, accuracy, balanced_accuracy, class_auroc, r2
 
 Array = NDArray[Any]
 
-SCORES: dict[str, Score] = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy, "auc": class_auroc}
-"""Metric -> score of (logits or chances (m, C), classes (m,))."""
+
+
+def _r2(predicted: Array, truth: Array) -> float:
+    return r2(predicted, truth.reshape(len(truth), -1))
+
+
+SCORES: dict[str, Score] = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "auc": class_auroc,
+    "r2": _r2,
+}
+"""Metric -> score of (logits or chances (m, C), classes (m,)), or of (numbers (m, 1), numbers (m,))."""
 ITERATIONS = 200
 """Of one logistic regression: there are many, and weakly regularised fits need not end to be compared."""
 RAW_SCALES = ("each", "common")
 """Raw features may also be left on their common scale: spectra and SGC are worse baselines otherwise."""
 RAW_UNSCALED = ("graph",)
 """Modalities whose raw features always enter at their common scale, as SGC does in its field."""
+NEIGHBOURS = 20
+"""Of a regression; as many as of a classification."""
 RESAMPLES = 300
 """Of the test rows, for the interval of a difference."""
 MANY = 600
 """With more training rows than this, C is chosen on one held-out fifth instead of by three-fold cross-validation."""
 
 
+def regresses(y: Array) -> bool:
+    """Whether y is numbers and not classes."""
+    return bool(np.issubdtype(y.dtype, np.floating))
+
+
+def known_rows(y: Array) -> Array:
+    """Numbers of the rows whose truth is known."""
+    return np.flatnonzero(~np.isnan(y) if regresses(y) else y >= 0)
+
+
 def make_folds(y: Array, splits: Array, columns: Mapping[str, Array], protocol: Mapping[str, Any]) -> list[Fold]:
     """The folds of a protocol (see cells.yaml): the same ones for every seed and arm.
 
-    y: (n,) class numbers, -1 unknown; splits: (n,) number of each row's split; columns: what `group` and `column`
+    y: (n,) truth; splits: (n,) number of each row's split; columns: what `group` and `column`
     name. Rows without a label are in no fold.
     """
-    known = np.flatnonzero(y >= 0)
+    known = known_rows(y)
     kind, rng = protocol["kind"], np.random.default_rng(0)
     if kind == "folds":
         if "column" in protocol:
             value = columns[protocol["column"]][known]
             return [(known[value != v], known[value == v]) for v in np.unique(value)]
         groups = columns[protocol["group"]][known] if "group" in protocol else None
-        return [(known[a], known[b]) for a, b in folds(y[known], protocol["folds"], groups, 0)]
+        return [(known[a], known[b]) for a, b in folds(_kinds(y[known]), protocol["folds"], groups, 0)]
     train, test = known[splits[known] == splits.min()], known[splits[known] == splits.max()]
     test = _some(test, protocol.get("test"), rng)
     if kind == "standard":
@@ -62,16 +88,23 @@ def _some(rows: Array, limit: int | None, rng: np.random.Generator) -> Array:
     return rows if limit is None or limit >= len(rows) else np.sort(rng.permutation(rows)[:limit])
 
 
+def _kinds(y: Array) -> Array:
+    """(n,) what rows are shared out by: their class, or the fifth that their number lies in."""
+    return strata("regression", y[:, None], 1).argmax(1) if regresses(y) else y
+
+
 def _few(rows: Array, y: Array, count: int, rng: np.random.Generator) -> Array:
-    """`count` random rows with at least five of every class, so that a probe and its own validation can be."""
+    """`count` random rows, with at least five of every class, so that a probe and its own validation can be."""
     while True:
         chosen = np.sort(rng.permutation(rows)[:count])
-        if np.bincount(y[chosen], minlength=int(y.max()) + 1).min() >= 5:
+        if regresses(y) or np.bincount(y[chosen], minlength=int(y.max()) + 1).min() >= 5:
             return chosen
 
 
 def chance(metric: str, y: Array, parts: Sequence[Fold]) -> float:
-    """What answering without looking gives: the commonest training class, or 1 / classes, or 0.5."""
+    """What answering without looking gives: the commonest training class, or 1 / classes, or 0.5; R2 of a mean."""
+    if metric == "r2":
+        return 0.0
     if metric == "auc":
         return 0.5
     if metric == "balanced_accuracy":
@@ -87,15 +120,16 @@ def probed(
     scales: how features may be scaled (see `Protocol`), chosen together with C.
     """
     train, test = fold
-    target = y[train]
-    inner = folds(target, _inner(target, groups, train), None if groups is None else groups[train], 1)
+    kinds, numbers = _kinds(y[train]), regresses(y)
+    inner = folds(kinds, _inner(kinds, groups, train), None if groups is None else groups[train], 1)
     if len(train) > MANY:
         inner = inner[:1]
     fitted = [
         fit_probe(
             x[train],
-            target,
-            outputs=int(y.max()) + 1,
+            y[train, None] if numbers else y[train],
+            task="regression" if numbers else "classification",
+            outputs=1 if numbers else int(y.max()) + 1,
             protocol=Protocol(parts=inner, score=SCORES[metric], scale=scale, max_iter=ITERATIONS),
         )
         for scale in scales
@@ -106,17 +140,25 @@ def probed(
 
 
 def neighbours(x: Array, y: Array, fold: Fold) -> Array:
-    """(m, C) votes of the nearest training rows by the cosine of standardised features (`mmssl.evaluation.knn`)."""
+    """(m, C) votes of the nearest training rows by the cosine of standardised features (`mmssl.evaluation.knn`), or
+    (m, 1) the mean of their numbers."""
     train, test = fold
-    shown = [torch.from_numpy(part) for part in standardised(x[train], x[test])]
+    first, second = standardised(x[train], x[test])
+    if regresses(y):
+        nearest = KNeighborsRegressor(min(NEIGHBOURS, len(train)), metric="cosine").fit(first, y[train])
+        return nearest.predict(second)[:, None]
+    shown = [torch.from_numpy(part) for part in (first, second)]
     votes = knn_votes(shown[0], torch.from_numpy(y[train]), shown[1], classes=int(y.max()) + 1)
     return votes.double().numpy()
 
 
 def boosted(x: Array, y: Array, groups: Array | None, fold: Fold) -> Array:
-    """(m, C) log probabilities of boosting on raw features (`mmssl.evaluation.boosting`), which need no scale."""
+    """(m, C) log probabilities, or numbers, of boosting on raw features (`mmssl.evaluation.boosting`), which need no
+    scale."""
     train, test = fold
     own = None if groups is None else groups[train].tolist()
+    if regresses(y):
+        return fit_boosting(x[train], y[train, None], task="regression", outputs=1, groups=own)(x[test])
     return fit_boosting(x[train], y[train], outputs=int(y.max()) + 1, groups=own)(x[test])
 
 
@@ -142,7 +184,7 @@ def difference(
         for a, b, (_, test) in zip(ours, theirs, parts, strict=True):
             here = np.repeat(np.arange(len(test)), times[np.searchsorted(rows, test)])
             truth = y[test][here]
-            known = len(here) and (metric == "accuracy" or len(np.unique(truth)) > 1)
+            known = len(here) and (metric in ("accuracy", "r2") or len(np.unique(truth)) > 1)
             one.append(SCORES[metric](a[here], truth) - SCORES[metric](b[here], truth) if known else np.nan)
         found.append(np.nanmean(one))
     low, high = np.nanquantile(found, [0.025, 0.975])

@@ -36,6 +36,7 @@ from .judging import (
     chance,
     difference,
     judge,
+    known_rows,
     make_folds,
     mean_score,
     neighbours,
@@ -51,8 +52,8 @@ SPENT = "spent.json"
 
 @dataclass
 class Rows:
-    """The judged rows of all splits one after the other. y: (n,) class numbers, -1 unknown; split: (n,) its number;
-    columns: further values; arms: name -> (n, D) features, NaN in no row (broken rows have y = -1)."""
+    """The judged rows of all splits one after the other. y: (n,) truth (see `judging`); split: (n,) its number;
+    columns: further values; arms: name -> (n, D) features, NaN in no row (the truth of broken rows is unknown)."""
 
     y: np.ndarray
     split: np.ndarray
@@ -102,7 +103,7 @@ def run_cell(cell: Cell, seed: int, results: Path) -> dict[str, Any]:
         "width": int(rows.arms["pretrained"].shape[1]),
         "raw_key": key,
         "raw_width": int(rows.arms["raw"].shape[1]),
-        "rows": int((rows.y >= 0).sum()),
+        "rows": len(known_rows(rows.y)),
         "folds": len(folds),
         "fitted_on": round(float(np.mean([len(train) for train, _ in folds])), 1),
         "tested_on": int(len(np.unique(np.concatenate([test for _, test in folds])))),
@@ -196,7 +197,8 @@ def read_rows(cell: Cell, recipe: Recipe, model: MMSSLModel, processor: MMSSLPro
             assert features is not None, f"{name} has no raw features"
             parts[arm].append(features.numpy())
     arms = {arm: np.concatenate(values) for arm, values in parts.items()}
-    return Rows(numbered(labels), np.array(split), {k: np.array(v) for k, v in further.items()}, arms)
+    truth = np.array(labels, np.float64) if cell.metric == "r2" else numbered(labels)  # None becomes nan
+    return Rows(truth, np.array(split), {k: np.array(v) for k, v in further.items()}, arms)
 
 
 def numbered(labels: list[Any]) -> np.ndarray:
@@ -217,7 +219,7 @@ def _limited(source: Any, protocol: Mapping[str, Any], number: int, splits: int)
 
 def _rank(rows: Rows, arm: str) -> float:
     """RankMe over at most 2,000 of the judged rows, the same for both arms."""
-    known = np.flatnonzero(rows.y >= 0)
+    known = known_rows(rows.y)
     chosen = np.sort(np.random.default_rng(0).permutation(known)[:RANK_ROWS])
     return rankme(torch.from_numpy(rows.arms[arm][chosen]))
 
