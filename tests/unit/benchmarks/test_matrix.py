@@ -147,6 +147,28 @@ def test_the_probe_never_looks_at_test_labels_and_learns_what_is_there() -> None
         assert (turned == judged(x, y, fold)).all(), "test labels change nothing"
 
 
+def test_numbers_are_regressed_by_every_judge() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(240, 4))
+    y = 2 * x[:, 1] + 0.1 * rng.normal(size=240)
+    y[:3] = np.nan
+    splits = np.repeat([0, 1], [160, 80])
+    ((train, test),) = make_folds(y, splits, {}, {"kind": "standard", "train": 100})
+    assert len(train) == 100 and len(test) == 80 and not set(train) & {0, 1, 2}, "unknown numbers are in no fold"
+    assert len(make_folds(y, splits, {}, {"kind": "folds", "folds": 3})) == 3
+    fold, noise = (train, test), rng.normal(size=(240, 4))
+    out = judge({"good": x, "noise": noise}, y, None, [fold], "r2")
+    assert mean_score(out["good"], y, [fold], "r2") > 0.95 > 0.2 > mean_score(out["noise"], y, [fold], "r2")
+    for judged in (neighbours, lambda x, y, fold: boosted(x, y, None, fold)):
+        assert mean_score([judged(x, y, fold)], y, [fold], "r2") > 0.6
+    mean, low, high = difference(out["good"], out["noise"], y, [fold], None, "r2")
+    assert low < mean < high and low > 0.5
+    predicted = out["good"][0][:, 0]
+    by_hand = 1 - np.square(predicted - y[test]).sum() / np.square(y[test] - y[test].mean()).sum()
+    assert mean_score(out["good"], y, [fold], "r2") == pytest.approx(by_hand)
+    assert chance("r2", y, [fold]) == 0.0
+
+
 def score(x: Any, y: Any, fold: Any, scales: Any = ("each",)) -> float:
     return mean_score([probed(x, y, None, fold, "accuracy", scales)], y, [fold], "accuracy")
 
