@@ -26,17 +26,11 @@ from mmssl.evaluation.scoring import Score, accuracy, balanced_accuracy, class_a
 Array = NDArray[Any]
 
 
-
 def _r2(predicted: Array, truth: Array) -> float:
     return r2(predicted, truth.reshape(len(truth), -1))
 
 
-SCORES: dict[str, Score] = {
-    "accuracy": accuracy,
-    "balanced_accuracy": balanced_accuracy,
-    "auc": class_auroc,
-    "r2": _r2,
-}
+SCORES: dict[str, Score] = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy, "auc": class_auroc, "r2": _r2}
 """Metric -> score of (logits or chances (m, C), classes (m,)), or of (numbers (m, 1), numbers (m,))."""
 ITERATIONS = 200
 """Of one logistic regression: there are many, and weakly regularised fits need not end to be compared."""
