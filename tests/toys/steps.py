@@ -21,6 +21,7 @@ WORLDS = {
     "masked": toy_world.masked,
     "distillation": toy_world.self_distillation,
     "pairs and views": toy_world.pairs_and_views,
+    "sides and their mean": toy_world.sides_and_their_mean,
 }
 
 
@@ -37,6 +38,7 @@ CUT = {
     "towers": WORLDS["towers"],
     "masked": lambda: toy_world.masked(fill=["noise"]),
     "pairs and views": toy_world.pairs_and_views,
+    "sides and their mean": toy_world.sides_and_their_mean,
 }
 """Worlds that are also trained in parts (`train.accumulation`): what looks across rows comes last, or nothing does."""
 

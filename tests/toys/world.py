@@ -84,6 +84,11 @@ def latent_configs() -> dict[str, jepa.Config]:
     }
 
 
+LOW = {"weight": 0.05}
+"""Steps are taken with a rate of 0.1: large ones would magnify rounding."""
+VIEWS = {"a": {"signal": {"gain": 0.2}}, "b": {"signal": {"gain": 0.5}, "graph": {"drop_edges": 0.3}}}
+
+
 def pairs_and_views() -> Pretraining:
     """Contrastive, redundancy-reducing and bootstrapped: across, within and both, between views and between masks."""
     net = model()
@@ -116,31 +121,35 @@ def pairs_and_views() -> Pretraining:
             **head,
         },
     }
-    redundant |= {
-        "lejepa": {
-            "towers": ["signal", "graph"],
-            "views": ["b", "a", "clean"],
-            "global_views": ["a", "b"],
-            "within_towers": ["signal"],
-            "pairs": "within",
-            "loss": "lejepa",
-            "cache_rows": 3,
-            **head,
-        },
-        "centroid": {"towers": ["table", "signal", "graph"], "loss": "lejepa", "slices": 8, **head},
-    }
     boot: dict[str, dict[str, Any]] = {
         "byol": {**between, "predictor_hidden": 16, **head},
         "simsiam": {**masked, "target": "online", "predictor_hidden": 16, "cache_rows": 3, **head},
         "direct": {"towers": ["signal", "graph"], "predictor": "direct", **head},
     }
-    low = {"weight": 0.05}  # steps are taken with a rate of 0.1: large ones would magnify rounding
     objectives: dict[str, Objective] = {}
-    objectives |= {n: contrastive.Contrastive(contrastive.Config(**o, **low), net) for n, o in pairs.items()}
-    objectives |= {n: redundancy.Redundancy(redundancy.Config(**o, **low), net) for n, o in redundant.items()}
-    objectives |= {n: bootstrap.Bootstrap(bootstrap.Config(**o, **low), net) for n, o in boot.items()}
-    views = {"a": {"signal": {"gain": 0.2}}, "b": {"signal": {"gain": 0.5}, "graph": {"drop_edges": 0.3}}}
-    return Pretraining(net, objectives, views, {"half": Random(ratio=0.5), "other": Random(ratio=0.5)})
+    objectives |= {n: contrastive.Contrastive(contrastive.Config(**o, **LOW), net) for n, o in pairs.items()}
+    objectives |= {n: redundancy.Redundancy(redundancy.Config(**o, **LOW), net) for n, o in redundant.items()}
+    objectives |= {n: bootstrap.Bootstrap(bootstrap.Config(**o, **LOW), net) for n, o in boot.items()}
+    return Pretraining(net, objectives, VIEWS, {"half": Random(ratio=0.5), "other": Random(ratio=0.5)})
+
+
+def sides_and_their_mean() -> Pretraining:
+    """LeJEPA, between the views of each tower and across towers."""
+    net = model()
+    head = {"loss": "lejepa", "head_hidden": 16, "head_width": 8}
+    sides: dict[str, dict[str, Any]] = {
+        "within": {
+            "towers": ["signal", "graph"],
+            "views": ["b", "a", "clean"],
+            "global_views": ["a", "b"],
+            "within_towers": ["signal"],
+            "pairs": "within",
+            "cache_rows": 3,
+        },
+        "across": {"towers": ["table", "signal", "graph"], "slices": 8},
+    }
+    objectives = {n: redundancy.Redundancy(redundancy.Config(**o, **head, **LOW), net) for n, o in sides.items()}
+    return Pretraining(net, objectives, VIEWS, {})
 
 
 def pretraining(joint: bool = False) -> Pretraining:
@@ -166,8 +175,7 @@ def pretraining(joint: bool = False) -> Pretraining:
     }
     objectives |= {name: jepa.JEPA(config, net) for name, config in latent_configs().items()}
     objectives["match"] = matching.Matching(matching.Config(towers=["table", "graph"], share=0.6, hidden=16), net)
-    views = {"a": {"signal": {"gain": 0.2}}, "b": {"signal": {"gain": 0.5}, "graph": {"drop_edges": 0.3}}}
-    return Pretraining(net, objectives, views, masks)
+    return Pretraining(net, objectives, VIEWS, masks)
 
 
 def masked(fill: Sequence[str] = ("other", "noise", "zero")) -> Pretraining:
