@@ -32,10 +32,7 @@ from benchmarks import clip_step, jepa_step, mae_step, view_steps
 from benchmarks.gpu_runs import Bench, fp16, loader, nccl, resume
 from benchmarks.interleaved import gflop_of
 from benchmarks.pairs import SIZES, Pair, Step, ViT, apart
-
-PEAKS = {"H200": 989.0, "H100": 989.0, "GH200": 989.0, "B200": 2250.0, "A100": 312.0, "L40S": 362.0, "RTX 4090": 165.0}
-"""TFLOP/s of dense bf16 products, the vendor's figures (of the SXM form where there are several)."""
-
+from mmssl.training.effort import HALF, gpu_peak
 
 Part = Callable[[Bench], dict[str, Any]]
 
@@ -276,8 +273,8 @@ def main() -> None:
         raise SystemExit("benchmarks.gpu: found no GPU; --device cpu --tiny tries everything without one")
     name = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
     with tempfile.TemporaryDirectory() as folder:
-        peak = next((value for key, value in PEAKS.items() if key in name), None)
-        bench = Bench(args.device, args.tiny, Path(folder), peak)
+        peak = gpu_peak(name, HALF)  # as `mfu` of a run's log has it
+        bench = Bench(args.device, args.tiny, Path(folder), None if peak is None else peak / 1e12)
         tell(args.out, "machine", {"device": name, "torch": torch.__version__, "tiny": args.tiny})
         go(bench, args.only or list(PARTS), args.minutes, args.out.absolute())
 

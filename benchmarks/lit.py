@@ -37,7 +37,7 @@ from mmssl.training.engine import make_accelerator
 from mmssl.training.feeding import feed
 from mmssl.training.loop import Loop
 from mmssl.training.parallel import Parallel
-from mmssl.training.pretrain import count_steps
+from mmssl.training.preparing import count_steps
 from mmssl.training.process import prepare_process
 from mmssl.training.storing import store_outputs
 

@@ -74,6 +74,18 @@ class Views:
         return total
 
 
+def two_sided(model: MMSSLModel, objective: Any, views: Views, loss: Any) -> Pair:
+    """Of a loss between what one encoder with one head makes of both views."""
+    net = nn.Sequential(encoder(model), perceptron(objective.heads["image"])).to(views.device)
+    work = trainer(model, objective, views.device)
+
+    def peer_loss(number: int) -> Tensor:
+        out: Tensor = loss(*(net(x) for x in views.both))
+        return out
+
+    return Pair("lightly", work, [net], lambda n: views.ours(work, n), peer_loss, device=views.device)
+
+
 def simclr(vit: ViT, batch: int, device: str = "cpu", hidden: int = 2048) -> Pair:
     """NT-Xent at 0.1, a head of `hidden` and 128."""
     from lightly.loss import NTXentLoss
@@ -82,13 +94,7 @@ def simclr(vit: ViT, batch: int, device: str = "cpu", hidden: int = 2048) -> Pai
     head = {"head_hidden": hidden, "head_width": 128, "head_norm": "batch"}
     options = contrastive.Config(towers=["image"], views=NAMES, loss="nt_xent", temperature=0.1, **head)  # type: ignore[arg-type]
     objective = contrastive.Contrastive(options, model)
-    net = nn.Sequential(encoder(model), perceptron(objective.heads["image"])).to(device)  # type: ignore[arg-type]
-    work = trainer(model, objective, device)
-
-    def peer_loss(number: int) -> Tensor:
-        return loss(*(net(x) for x in views.both))
-
-    return Pair("lightly", work, [net], lambda n: views.ours(work, n), peer_loss, device=device)
+    return two_sided(model, objective, views, loss)
 
 
 def barlow(vit: ViT, batch: int, device: str = "cpu", hidden: int = 2048) -> Pair:
@@ -98,13 +104,7 @@ def barlow(vit: ViT, batch: int, device: str = "cpu", hidden: int = 2048) -> Pai
     model, views, loss = image_model(vit), Views(vit, batch, device), BarlowTwinsLoss(lambda_param=5e-3)
     options = redundancy.Config(towers=["image"], views=NAMES, head_hidden=hidden, head_width=hidden)
     objective = redundancy.Redundancy(options, model)
-    net = nn.Sequential(encoder(model), perceptron(objective.heads["image"])).to(device)  # type: ignore[arg-type]
-    work = trainer(model, objective, device)
-
-    def peer_loss(number: int) -> Tensor:
-        return loss(*(net(x) for x in views.both))
-
-    return Pair("lightly", work, [net], lambda n: views.ours(work, n), peer_loss, device=device)
+    return two_sided(model, objective, views, loss)
 
 
 def byol(vit: ViT, batch: int, device: str = "cpu", hidden: int = 4096) -> Pair:

@@ -21,9 +21,14 @@ def cores() -> int:
     return max(there // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
 
 
+def asked_for_cpu() -> bool:
+    """Whether Accelerate is told to leave a GPU alone."""
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+
+
 def on_gpu() -> bool:
     """Whether models run on a CUDA GPU here, as Accelerate sees it."""
-    return torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true", "yes")
+    return torch.cuda.is_available() and not asked_for_cpu()
 
 
 def types_of(modalities: Mapping[str, Mapping[str, Any]] | None) -> list[str]:

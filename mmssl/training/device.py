@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch
 
-from ..data.workers import on_gpu
+from ..data.workers import asked_for_cpu, on_gpu
 from ..recipe.config import LoopConfig, TrainConfig
 
 logger = logging.getLogger("mmssl")
@@ -47,8 +47,7 @@ def this_device() -> Device:
     if on_gpu():
         memory = int(torch.cuda.get_device_properties(0).total_memory)
         return Device("cuda", memory, torch.cuda.is_bf16_supported(including_emulation=False))
-    cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    return Device("mps" if torch.backends.mps.is_available() and not cpu else "cpu")
+    return Device("mps" if torch.backends.mps.is_available() and not asked_for_cpu() else "cpu")
 
 
 def settle_precision(train: L, device: Device) -> L:

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from accelerate import Accelerator
-
-from ..data.fingerprint import glance
-from ..data.quarantine import Quarantine
-from ..data.reader import is_stream
-from ..data.selection import place_of
-from ..data.shards import Lengths
 from ..distributed import lost_peers_told
 from ..errors import RunError, UserError, one_line
-from ..evaluation.evaluate import Report, check_evaluation, evaluate
+from ..evaluation.evaluate import Report, evaluate
 from ..evaluation.table import Scores
 from ..files import write_whole
 from ..hub.card import write_card
@@ -29,48 +21,25 @@ from ..models.processing_mmssl import MMSSLProcessor
 from ..models.running import untrained_twin
 from ..models.saving import save_model
 from ..models.stock.targets import said_of_targets
-from ..objectives.pretraining import Pretraining
 from ..options.plainyaml import dump
 from ..options.schema import to_dict
-from ..recipe.config import LoopConfig, Recipe
-from ..recipe.mixture import FIRST
+from ..recipe.config import Recipe
 from ..saying import doing, say, speaker
-from .best import KeepBest
-from .building import (
-    Columns,
-    TrainingData,
-    build_model,
-    build_pretraining,
-    fitted_processor,
-    open_training_data,
-    readers_of,
-    sample_seconds,
-)
-from .choosing import Asked, Choice, choose, keep, kept_choice, refuse_placeholder, told
+from .building import TrainingData, build_model
+from .choosing import Asked, refuse_placeholder
 from .describing import describe
-from .device import Device, this_device
-from .engine import check_rows, goes_on, make_parallel, on_first, prepare_folder, warn_of_changes
+from .engine import make_parallel
 from .facts import facts_of
 from .feeding import feed
-from .guard import Guard
-from .health import Health, load_probe
 from .lock import RunLock
 from .loop import Loop
-from .micro_batch import find_micro_batch, settle_micro_batch, settled
-from .mixture import Mixed, Shares, noted, open_mixture, said_of
-from .observers import Observer
-from .online_probe import OnlineProbe, load_labelled
-from .pace import Pace
-from .parallel import Parallel
+from .micro_batch import find_micro_batch, settled
+from .mixture import Mixed, said_of
+from .preparing import Begun, begin, loop_of, processor_of
 from .run_log import RunLog
-from .settling import settled_data, settled_train
 from .starting import check_adapters
 from .storing import store_outputs
-from .stream_place import StreamPlace
-from .trackers import choose_trackers, end_training, start_trackers
-
-if TYPE_CHECKING:
-    from ..data.loading import Source
+from .trackers import end_training
 
 
 @dataclass(repr=False)
@@ -118,105 +87,50 @@ def pretrain(
 def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, resume: bool | str = False) -> Run:
     """`pretrain`, of a recipe or of what somebody asks for, some of which may have to be chosen first."""
     with RunLog() as log, doing("pretraining"):
-        return _run(asked, log, output, resume)
+        recipe = asked if isinstance(asked, Recipe) else asked.recipe()
+        refuse_placeholder(recipe)
+        check_adapters(recipe.model, recipe.name)
+        parallel = make_parallel(recipe.train)
+        with RunLock() as lock, lost_peers_told():
+            begun = begin(asked, recipe, parallel, log, lock, output, resume)
+            run, fault = _train(begun)
+        if fault is not None:
+            complete = f"the model in {run.model_folder} is complete"
+            raise RunError(f"{fault}; {complete}, --resume would train those steps again")
+        return run
 
 
-def _run(asked: Recipe | Asked, log: RunLog, output: str | Path | None, resume: bool | str) -> Run:
-    recipe = asked if isinstance(asked, Recipe) else asked.recipe()
-    refuse_placeholder(recipe)
-    check_adapters(recipe.model, recipe.name)
-    device = this_device()
-    parallel = make_parallel(recipe.train)
-    accelerator = parallel.accelerator
-    with RunLock() as lock, lost_peers_told():
-        trackers = choose_trackers(recipe.train).trackers
-        resume = on_first(accelerator, lambda: goes_on(recipe.name, output, resume))
-        folder = on_first(accelerator, lambda: prepare_folder(recipe.name, output, resume, lock))
-        log.open(folder)
-        start_trackers(accelerator, trackers, recipe.name, folder)
-        main = accelerator.is_main_process
-        opened = opening(recipe)
-        source, columns = opened.source, opened.columns
-        if main and opened.said:
-            say("\n".join(opened.said))
-        if isinstance(asked, Asked) and asked.presets:
-            first = recipe
-            recipe = chosen_recipe(asked, source, columns, folder, accelerator, device, resume)
-            if sample_seconds(recipe.modalities) != sample_seconds(first.modalities):  # other windows
-                opened = opening(recipe)
-                source, columns = opened.source, opened.columns
-        recipe = replace(
-            recipe, train=settled_train(recipe.train, parallel, device, trackers), data=settled_data(recipe, opened)
-        )
-        on_first(accelerator, lambda: warn_of_changes(recipe, folder, resume))
-        on_first(
-            accelerator, lambda: check_evaluation(recipe.data, recipe.evaluation, source, readers_of(recipe.modalities))
-        )
-        with doing("looking at the rows"):
-            mixture = open_mixture(recipe, opened)
-            on_first(accelerator, lambda: check_rows(folder, noted(source, columns, mixture, glance), resume))
-        processor = fitted_processor(
-            recipe.modalities,
-            source,
-            columns,
-            folder,
-            accelerator,
-            samples=recipe.data.fit_samples,
-            started=recipe.model.from_,
-            resume=resume,
-            mixture=mixture,
-        )
-        with doing("building the model"):
-            pretraining = build_pretraining(recipe, processor)
-        settle_micro_batch(recipe.train, pretraining, accelerator.num_processes)
-        if opened.held is not None:
-            pretraining.model.config.held_out = asdict(opened.held.rule)
-        steps, per_epoch = count_steps(recipe.train, source if mixture is None else mixture)
-        place = place_of(source) if mixture is None else mixture.place
-        share = None if mixture is None else mixture.share
-        quarantine = Quarantine(folder if main else None, recipe.data.max_bad, place, share)
-        lengths = {name: Lengths() for name in (FIRST, *recipe.data.mix)}
-        observers = make_observers(recipe, pretraining, processor, source, columns, parallel, lengths, mixture)
-        loop = Loop(parallel, pretraining, recipe.train, steps, folder, recipe.seed, quarantine, observers=observers)
-        loop.shares_every = recipe.train.gradient_share_every
-        if resume:
-            with doing("reading the checkpoint"):
-                loop.resume()
-        if main:
-            describe(recipe, loop, source if mixture is None else mixture, resume)
-            if mixture is not None:
-                say("\n".join(said_of(mixture, recipe.modalities)))
-            if not recipe.model.starts or pretraining.adapter is None:
-                say(said_of_targets(pretraining.model, processor))
-            write_config(folder / "config.yaml", settled(recipe))
-        stored = store_outputs(recipe, pretraining, processor, source, columns, accelerator, folder)
-        batches = feed(recipe, source, columns, processor, accelerator, stored, lengths, mixture)
-        said = find_micro_batch(loop, batches)
-        if main and said is not None:
-            say(said)
-            write_config(folder / "config.yaml", settled(recipe))
-        fault = loop.run(batches, per_epoch)
-        if recipe.train.keep_best_model:
-            loop.keeper.take_best()
-        with doing("putting the model together"):
-            whole = parallel.whole(pretraining)
-            end_training(accelerator)
-        if not main:
-            return Run(folder, folder / "model", whole.model, processor)
-        loop.pretraining = whole
-        run = finish(recipe, loop, processor, opened, mixture, fault)
-    if fault is not None:
-        raise RunError(f"{fault}; the model in {run.model_folder} is complete, --resume would train those steps again")
-    return run
-
-
-# ------------------------------------------------------------------------------------------------------------- setup
-
-
-def opening(recipe: Recipe) -> TrainingData:
-    """`open_training_data`, which may take a while."""
-    with doing(f"opening {recipe.data.path}"):
-        return open_training_data(recipe)
+def _train(begun: Begun) -> tuple[Run, RunError | None]:
+    """(the finished run, why its last checkpoint could not be written, if so)."""
+    recipe, parallel, folder, mixture = begun.recipe, begun.parallel, begun.folder, begun.mixture
+    accelerator, main = parallel.accelerator, parallel.accelerator.is_main_process
+    processor = processor_of(begun)
+    loop, per_epoch, lengths = loop_of(begun, processor)
+    pretraining = loop.pretraining
+    if main:
+        describe(recipe, loop, begun.rows, begun.resume)
+        if mixture is not None:
+            say("\n".join(said_of(mixture, recipe.modalities)))
+        if not recipe.model.starts or pretraining.adapter is None:
+            say(said_of_targets(pretraining.model, processor))
+        write_config(folder / "config.yaml", settled(recipe))
+    source, columns = begun.opened.source, begun.opened.columns
+    stored = store_outputs(recipe, pretraining, processor, source, columns, accelerator, folder)
+    batches = feed(recipe, source, columns, processor, accelerator, stored, lengths, mixture)
+    said = find_micro_batch(loop, batches)
+    if main and said is not None:
+        say(said)
+        write_config(folder / "config.yaml", settled(recipe))
+    fault = loop.run(batches, per_epoch)
+    if recipe.train.keep_best_model:
+        loop.keeper.take_best()
+    with doing("putting the model together"):
+        whole = parallel.whole(pretraining)
+        end_training(accelerator)
+    if not main:
+        return Run(folder, folder / "model", whole.model, processor), fault
+    loop.pretraining = whole
+    return finish(recipe, loop, processor, begun.opened, mixture, fault), fault
 
 
 def write_config(path: Path, recipe: Recipe) -> None:
@@ -227,95 +141,6 @@ def write_config(path: Path, recipe: Recipe) -> None:
             f"{path.name} keeps no passwords and tokens ({GONE} stands there): name the data again to read them from it"
         )
     _write(path, dump(veiled(plain)))
-
-
-def chosen_recipe(
-    asked: Asked, source: Source, columns: Columns, folder: Path, accelerator: Accelerator, device: Device, resume: bool
-) -> Recipe:
-    """The recipe with what the first process chose for all, or what the run to be gone on with was started with."""
-
-    def settle() -> Choice:
-        kept = kept_choice(folder) if resume else None
-        if kept is not None and asked.preset not in (None, kept.preset):
-            raise UserError(f"--preset: found {asked.preset}, but the run was started with {kept.preset}; leave it out")
-        choice = kept or choose(asked, source, columns, device, accelerator.num_processes)
-        if kept is None:
-            keep(choice, folder)
-        count = len(source) if hasattr(source, "__len__") else None
-        say("\n".join(told(choice, asked.recipe(choice), count)))
-        return choice
-
-    return asked.recipe(on_first(accelerator, settle))
-
-
-def make_observers(
-    recipe: Recipe,
-    pretraining: Pretraining,
-    processor: MMSSLProcessor,
-    source: Source,
-    columns: Columns,
-    parallel: Parallel,
-    lengths: Mapping[str, Lengths],
-    mixture: Mixed | None,
-) -> list[Observer]:
-    """What the recipe wants looked at while it trains; the guard behind them, as it judges what they saw.
-
-    lengths, mixture: see `feed`.
-
-    Raises:
-        UserError: there are no labelled rows for the probe.
-    """
-    train, seed, accelerator = recipe.train, recipe.seed, parallel.accelerator
-    rows = (source, processor.preprocessors, columns)
-    reading = "reading the rows that are looked at"
-    observers: list[Observer] = [Pace(accelerator.is_main_process, train.compile is True)]
-    if train.health_every:
-        where = {"rank": accelerator.process_index, "world": accelerator.num_processes, "broken": recipe.data.broken}
-        with doing(reading):
-            chunks = load_probe(*rows, train, samples=train.health_samples, seed=seed, **where)
-        marks = train.guard is not None and train.guard.action != "warn"
-        more = {"at_saves": marks, "compiled": train.compile is True}
-        observers.append(Health(accelerator, pretraining, chunks, every=train.health_every, seed=seed, **more))
-    if train.probe_every:
-        probe = OnlineProbe(
-            accelerator,
-            pretraining.model,
-            every=train.probe_every,
-            wanted=train.probe_tasks,
-            compiled=train.compile is True,
-            together=parallel.cut,
-        )
-
-        def load() -> None:
-            samples = train.probe_samples
-            with doing(reading):
-                probe.rows = load_labelled(*rows, recipe.data, recipe.evaluation, samples=samples, seed=seed)
-
-        on_first(accelerator, load)  # all hear of it where there are no rows
-        if parallel.cut and not accelerator.is_main_process:
-            load()
-        observers.append(probe)
-    if train.guard is not None:
-        observers.append(Guard(train.guard))
-    if train.keep_best is not None:
-        observers.append(KeepBest(train.keep_best))
-    if is_stream(source):
-        observers.append(StreamPlace(accelerator, lengths))
-    if mixture is not None:
-        observers.append(Shares(mixture, train.batch_size, accelerator.num_processes))
-    return observers
-
-
-def count_steps(train: LoopConfig, source: Source | Mixed) -> tuple[int, float]:
-    """(optimiser steps of the run, steps of an epoch or nan where the length of the data is unknown)."""
-    # the rest of an epoch that fills no batch is dropped
-    per_epoch = len(source) // train.batch_size if hasattr(source, "__len__") else float("nan")
-    if train.steps is not None:
-        return train.steps, per_epoch
-    assert train.epochs is not None
-    if per_epoch != per_epoch:
-        raise UserError("train.epochs: the length of streamed data is unknown; set train.steps instead")
-    return max(int(train.epochs * per_epoch), 1), per_epoch
 
 
 # ------------------------------------------------------------------------------------------------------------ finish

@@ -13,6 +13,7 @@ from toys import runs
 from mmssl.cli import main
 from mmssl.cli.showing import all_options
 from mmssl.errors import UserError
+from mmssl.training import preparing
 from mmssl.training import pretrain as pretraining
 
 LABELLED = {"label": "label", "tasks": ["knn"], "limit": 40, "train_limit": 40}
@@ -138,7 +139,7 @@ def test_memory_that_is_at_its_end_is_one_line(
     def fail(*_: Any, **__: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(pretraining, "build_pretraining", fail)
+    monkeypatch.setattr(preparing, "build_pretraining", fail)
     assert runs.cli(tmp_path) == 1
     err = capsys.readouterr().err
     assert "error: out of memory (" in err and "Traceback" not in err

@@ -14,7 +14,7 @@ from toys.refusals import refused
 
 from mmssl.errors import UserError
 from mmssl.recipe.loading import load_recipe
-from mmssl.training import pretrain
+from mmssl.training import preparing
 from mmssl.training.best import KeepBest
 from mmssl.training.observers import Moment
 
@@ -63,8 +63,8 @@ SCORES = {1: 0.2, 2: 0.9, 3: 0.1, 4: 0.3, 5: 0.4, 6: 0.5}
 
 def probed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A run whose probe says `SCORES`, best after the second step of six."""
-    monkeypatch.setattr(pretrain, "load_labelled", lambda *_, **__: None)
-    monkeypatch.setattr(pretrain.OnlineProbe, "look", lambda self, moment: {"probe/image/knn": SCORES[moment.step]})
+    monkeypatch.setattr(preparing, "load_labelled", lambda *_, **__: None)
+    monkeypatch.setattr(preparing.OnlineProbe, "look", lambda self, moment: {"probe/image/knn": SCORES[moment.step]})
     content = runs.recipe(train={"log_every": 1, "save_every": None, "keep": 1, "probe_every": 1})
     content["train"] |= {"keep_best": "probe/image/knn", "keep_best_model": True}
     content["evaluation"]["label"] = "label"

@@ -17,12 +17,12 @@ from toys import runs, tuned
 
 from mmssl.cli import main
 from mmssl.finetuning.jobs import SupervisedJob
-from mmssl.training import pretrain as pretrain_module
+from mmssl.training import preparing
 from mmssl.training.health import Health
 from mmssl.training.loop import Loop
 from mmssl.training.metrics import TIMED, MetricsFile
 from mmssl.training.observers import Measured, Moment, Observer, Observers, Verdict
-from mmssl.training.pretrain import make_observers
+from mmssl.training.preparing import make_observers
 
 TUNE = ["--data", "builtin:digits", "--label", "label", "train.lr=0.05", "limit=96", "train.batch_size=16"]
 TUNE += ["train.steps=8", "eval_every=2", "train.log_every=3"]
@@ -207,7 +207,7 @@ def watched_by(monkeypatch):
     """Let the runs that follow have an observer of their own."""
 
     def watch(observer: Observer) -> None:
-        monkeypatch.setattr(pretrain_module, "make_observers", lambda *_: [observer])
+        monkeypatch.setattr(preparing, "make_observers", lambda *_: [observer])
 
     return watch
 
