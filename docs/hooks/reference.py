@@ -24,6 +24,7 @@ REPO = Path(__file__).resolve().parents[2]
 SOURCES = [str(REPO), str(REPO / "modalities")]
 sys.path[:0] = [str(Path(__file__).parent), *SOURCES]  # what is told of are the sources that stand beside this file
 
+import papers  # noqa: E402
 from options import sections, table  # noqa: E402
 
 import mmssl  # noqa: E402
@@ -174,6 +175,7 @@ def pages() -> dict[str, str]:
         "reference/recipes.md": recipes_page,
         "reference/formats.md": formats_page,
         "reference/api.md": api_page,
+        "reference/papers.md": papers.page,
         "reference/objectives/index.md": objectives_page,
     }
     text = {path: page() for path, page in made.items()}
