@@ -145,10 +145,21 @@ def _check_best(recipe: Any, faults: Faults) -> None:
     if key in (BAD, None) or key == "loss":
         return
     kind = str(key).partition("/")[0]
-    if kind not in ("probe", "health"):
-        faults.append(f"train.keep_best: found {show(key)}, expected loss, probe/MODALITY/TASK or health/...")
+    if kind == "loss" and "/" in str(key):
+        _check_part(recipe, key, faults)
+    elif kind not in ("probe", "health"):
+        expected = "loss, loss/PART, probe/MODALITY/TASK or health/..."
+        faults.append(f"train.keep_best: found {show(key)}, expected {expected}")
     elif _get(recipe.train, f"{kind}_every") is None:
         faults.append(f"train.keep_best: found {show(key)}, but train.{kind}_every is null, expected a number of steps")
+
+
+def _check_part(recipe: Any, key: str, faults: Faults) -> None:
+    """Parts of the loss are those of objectives: `loss/clip`, `loss/clip.PART`."""
+    objectives, name = _names(recipe.objectives), key.removeprefix("loss/").partition(".")[0]
+    if objectives is not None and name not in objectives:
+        expected = f"loss/ and one of {', '.join(objectives)}{nearest(name, objectives)}"
+        faults.append(f"train.keep_best: found {show(key)}, expected {expected}")
 
 
 def _check_shares(recipe: Any, faults: Faults) -> None:

@@ -318,8 +318,8 @@ class TrainConfig(LoopConfig):
     keep_best: str | None = option(
         None,
         resumable=True,
-        help="loss, probe/MODALITY/TASK or health/... of metrics.jsonl: the checkpoint that it was best at (the loss "
-        "least, all else most) stays besides the last ones",
+        help="loss, loss/PART, probe/MODALITY/TASK or health/... of metrics.jsonl: the checkpoint that it was best at "
+        "(losses least, all else most) stays besides the last ones",
     )
     keep_best_model: bool = option(False, resumable=True, help="the model gets that checkpoint's weights at the end")
     gradient_checkpointing: bool | Literal["selective"] = option(

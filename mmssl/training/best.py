@@ -17,7 +17,8 @@ class KeepBest(Observer):
     """Has a checkpoint written wherever the number is better than ever; stands behind those that measure.
 
     Attributes:
-        key: of metrics.jsonl: `loss`, or one that is measured beside the log (`probe/...`, `health/...`).
+        key: of metrics.jsonl: `loss`, a part of it (`loss/...`), or one that is measured beside it (`probe/...`,
+            `health/...`).
         best: its best value so far; None before the first.
         step: that it was measured at.
     """
@@ -36,21 +37,27 @@ class KeepBest(Observer):
 
     def note(self, moment: Moment, found: Measured) -> Verdict | None:
         """Compare, and have a checkpoint written. UserError where something like it is measured, but not this."""
-        agreed = [moment.loss if self.key == "loss" else moment.measured.get(self.key)]
+        known = moment.measured | moment.parts | {"loss": moment.loss}
+        agreed = [known.get(self.key)]
         broadcast_object_list(agreed)  # rounding may differ between processes, what they do must not
         value = agreed[0]
-        if self.key != "loss" and self.key not in moment.measured:
-            self._refuse_unknown(moment.measured)
+        if self.key not in known:
+            self._refuse_unknown(known)
         if value is None or not math.isfinite(value) or moment.healthy is False:
             return None
-        if self.best is None or (value < self.best if self.key == "loss" else value > self.best):
+        if self.best is None or (value < self.best if self.least else value > self.best):
             self.best, self.step = value, moment.step
             moment.saves = not moment.last  # the last one is written anyway
         return None
 
+    @property
+    def least(self) -> bool:
+        """Whether the best is the least: of losses."""
+        return self.key.partition("/")[0] == "loss"
+
     def _refuse_unknown(self, measured: Measured) -> None:
         kind = self.key.partition("/")[0]
-        alike = [key for key in measured if key.startswith(f"{kind}/")]
+        alike = [key for key in measured if key == kind or key.startswith(f"{kind}/")]
         if alike:
             raise UserError(
                 f"train.keep_best: found '{self.key}', which is not measured, expected one of {', '.join(alike)}"

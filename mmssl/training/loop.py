@@ -28,7 +28,7 @@ from .engine import check_batch_norms
 from .gradients import go_through
 from .interrupts import Interrupts
 from .keeping import Keeper
-from .metrics import Display, Meter, MetricsFile, Row
+from .metrics import Display, Meter, MetricsFile, Row, loss_parts
 from .observers import Found, Moment, Observer, Observers, Verdict
 from .optimizer import default_optimizer, learning_rate
 from .out_of_memory import OutOfMemory, cut_finer, tried
@@ -243,7 +243,7 @@ class Loop:
         averages: dict[str, float] = {}
         if found or moment.logs or moment.saves:  # else the device is not waited for
             averages = meter.averages(self.accelerator)
-            moment.loss = averages[""]
+            moment.loss, moment.parts = averages[""], loss_parts(averages)
         verdict = self.observers.note(moment, found, self._metrics)
         if self.observers.enough and not moment.last:
             self.steps = moment.steps = moment.step

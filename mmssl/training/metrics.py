@@ -149,9 +149,8 @@ class Meter:
 
     def row(self, about: Row, averages: Mapping[str, float]) -> Row:
         """The first part of a line: what it is about, the loss and its parts, and who pulls the encoders."""
-        losses = {f"loss/{name}": value for name, value in averages.items() if name}
         shares = {f"gradient_share/{name}": float(value) for name, value in self.shares.items()}
-        return about | {"loss": averages[""]} | losses | shares
+        return about | {"loss": averages[""]} | loss_parts(averages) | shares
 
     @property
     def seconds(self) -> float:
@@ -169,6 +168,11 @@ class Meter:
             "data_wait": self.waited / seconds,
             "seconds_left": left * seconds / max(self.steps, 1),
         }
+
+
+def loss_parts(averages: Mapping[str, float]) -> dict[str, float]:
+    """Key of the log -> mean, of the parts of the loss."""
+    return {f"loss/{name}": value for name, value in averages.items() if name}
 
 
 def _step_of(line: str) -> float:

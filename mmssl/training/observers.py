@@ -32,6 +32,7 @@ class Moment:
         logs: a line of the log is written after this step.
         measured: what was seen so far after this step, for that line.
         loss: the mean since the line before it, over all processes; None where nobody needs it.
+        parts: likewise the loss's parts, by their keys of the log (`loss/...`).
         healthy: what a checkpoint of this step says of itself; None where nobody looked.
     """
 
@@ -41,6 +42,7 @@ class Moment:
     logs: bool = False
     measured: Measured = field(default_factory=dict)
     loss: float | None = None
+    parts: dict[str, float] = field(default_factory=dict)
     healthy: bool | None = None
 
     @property

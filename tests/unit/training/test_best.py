@@ -38,6 +38,12 @@ def test_the_loss_is_best_where_it_is_least_and_a_score_where_it_is_most():
     assert [note(score, n, probe_image_knn=v) for n, v in enumerate((0.5, 0.4, None, 0.6), 1)] == [
         *(True, False, False, True)
     ]
+    part = KeepBest("loss/clip")
+    part.note(Moment(1, 9, logs=True, loss=1.0, parts={"loss/clip": 2.0}), {})
+    part.note(Moment(2, 9, logs=True, loss=9.0, parts={"loss/clip": 0.5}), {})
+    assert (part.best, part.step) == (0.5, 2), "the least, whatever the whole loss does"
+    with pytest.raises(UserError, match=r"^train.keep_best: found 'loss/clap', .* 'loss/clip'\?$"):
+        KeepBest("loss/clap").note(Moment(1, 9, logs=True, loss=1.0, parts={"loss/clip": 2.0}), {})
     assert not note(score, 5, probe_image_knn=0.9, healthy=False), "what has collapsed is not kept"
     assert not note(score, 6), "not measured at this step"
     assert not note(score, 100, probe_image_knn=0.9) and score.step == 100, "the last one is written anyway"
@@ -54,6 +60,9 @@ def test_what_is_not_measured_is_refused():
     for value, fact in (("probe/image/knn", "train.probe_every"), ("accuracy", "probe/MODALITY/TASK")):
         with refused("train.keep_best", value, fact):
             load_recipe(runs.recipe(), [f"train.keep_best={value}"])
+    load_recipe("quickstart", ["train.keep_best=loss/clip"])
+    with refused("train.keep_best", "loss/clap", "loss/ and one of clip"):
+        load_recipe("quickstart", ["train.keep_best=loss/clap"])
     with refused("train.keep_best_model", "no effect"):
         load_recipe(runs.recipe(), ["train.keep_best_model=true"])
 
