@@ -174,9 +174,10 @@ class Reader(Loader):
                 column = wanted if isinstance(wanted, str) else ",".join(wanted)
                 bad.append(Bad(index, name, column, _reason(error, raw)))
             drawn |= choice.used
-        if bad and (self.broken == "row" or all(sample is None for sample in out.values())):
+        empty = all(sample is None for name, sample in out.items() if not self.preprocessors[name].beside)
+        if bad and (self.broken == "row" or empty):
             return {}, bad
-        if all(sample is None for sample in out.values()):
+        if empty:
             return {}, [Bad(index, "*", "*", "no modality present")]
         if not (bad or drawn or self.source is None):
             self.memory.put(index, out)

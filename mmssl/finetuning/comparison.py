@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.labels import Target
 from ..errors import UserError, nearest
 from ..evaluation.differences import paired_difference, resampled_scores
 from ..evaluation.scoring import Array
 from ..evaluation.table import aligned, markdown
 from .arms import TITLES
-from .labels import Target
 from .scores import LOWER, RESAMPLES, chance, score_functions
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..data.labels import LABEL, LabelPreprocessor, Target
 from ..data.loading import Loaded, evaluation_batches
 from ..data.workers import types_of, workers_for
 from ..errors import UserError, nearest
@@ -26,7 +27,6 @@ from ..models.modeling_mmssl import MMSSLModel
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.running import device_of, evaluating, to_device, untrained_twin
 from ..objectives.base import Objective
-from .labels import LABEL, LabelPreprocessor, Target
 from .options import FinetuneConfig
 from .partition import Examples, Partition
 from .scores import measure, score_functions

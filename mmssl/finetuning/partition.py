@@ -15,6 +15,7 @@ from .. import limits
 from ..data.choosing import no_inputs
 from ..data.holding import Rule, alike, held_rows
 from ..data.kinds import Files
+from ..data.labels import Encoded, Target, encode_all, make_target, read_columns, stack
 from ..data.listing import whole_of
 from ..data.sampler import order
 from ..data.sources import open_source
@@ -25,7 +26,6 @@ from ..evaluation.embedding_file import words_of
 from ..evaluation.leaks import refuse_label, telling_columns
 from ..evaluation.rows import find_columns
 from ..modality import Preprocessor
-from .labels import Encoded, Target, encode_all, make_target, read_columns, stack
 from .options import FinetuneConfig
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from torch import Tensor
 
+from ..data.labels import Target
 from ..evaluation.baselines import wilson
 from ..evaluation.differences import resamples
 from ..evaluation.scoring import Array, Score, r2, scores_of
 from ..evaluation.tasks import ENCODERS, Metrics, metric
-from .labels import Target
 
 RESAMPLES = 200
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..data.labels import LABEL
 from ..losses.supervised import row_losses
 from ..modality import Batch
 from ..models.modeling_mmssl import MMSSLModel
 from ..objectives.base import Loss, Objective, ObjectiveConfig
 from ..options import option, strict
-from .labels import LABEL
 
 if TYPE_CHECKING:
     from ..objectives.step import Step

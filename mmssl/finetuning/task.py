@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..boundary import read_json_object, reading_of
+from ..data.labels import Target
 from ..errors import UserError
 from ..modality import Batch
 from ..models.locating import HEAD, TASK, WORDS, locate
@@ -23,7 +24,6 @@ from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import open_model
 from ..models.processing_mmssl import MMSSLProcessor
 from ..models.running import device_of, evaluating, to_device
-from .labels import Target
 from .supervised import Kept, TaskHead, pooled, pooled_width
 
 

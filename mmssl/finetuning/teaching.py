@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..data.labels import Target, encode_all, stack
 from ..errors import UserError
 from ..evaluation.tasks import Metrics
 from ..modality import Batch, Preprocessor
@@ -23,7 +24,6 @@ from ..models.running import device_of
 from ..objectives.base import Loss, Objective, ObjectiveConfig
 from ..options import option, strict
 from .jobs import VIEW, Job, SupervisedJob
-from .labels import Target, encode_all, stack
 from .partition import Examples
 from .scores import measure
 from .supervised import TaskHead, pooled_width

@@ -49,12 +49,13 @@ class Preprocessor(Generic[Decoded]):
     """Endings of files that are samples where they lie beside another modality's file of the same stem (captions)."""
     takes_the_rest: ClassVar[bool] = False
     """True where `default_columns` takes what no other modality has: it is asked last."""
+    beside: ClassVar[bool] = False
+    """True where it reads no input but what is said of a row beside them: a label."""
+    read_from: str | list[str] | None = None
+    """The column(s) that it was fitted on."""
 
     def __init__(self, config: Any) -> None:
-        self.config = config
-        self.state: dict[str, Any] = {}
-        self.read_from: str | list[str] | None = None
-        """The column(s) that it was fitted on."""
+        self.config, self.state = config, dict[str, Any]()
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Put every subclass's `read` behind the boundary, so that no decoder has to know what else it may raise."""

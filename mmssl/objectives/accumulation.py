@@ -26,6 +26,7 @@ from ..draws import Draws
 from ..errors import UserError
 from ..modality import Batch, Inputs
 from ..patches import Patches, joined
+from .options.labels import LabelColumn
 from .step import CLEAN, Part, Step
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class _Apart(dict[str, Inputs]):
 class Joined(Step):
     """The parts of an optimiser step as one batch: cut into patches part by part, and seen by the towers so.
 
-    Masks, pooled outputs and tokens are of all rows. `inputs`, and `target`s made of them, are not to be had.
+    Masks, columns, pooled outputs and tokens are of all rows. `inputs`, and `target`s made of them, are not to be had.
     """
 
     def __init__(self, parts: Sequence[Step], draws: Draws, part: Part | None = None) -> None:
@@ -80,6 +81,11 @@ class Joined(Step):
         """As `Step.stored`, of all rows."""
         found = [kept for part in self.parts if (kept := part.stored(tower)) is not None]
         return (torch.cat([x for x, _ in found]), torch.cat([there for _, there in found])) if found else None
+
+    def column(self, wanted: LabelColumn) -> tuple[Tensor, Tensor]:
+        """As `Step.column`, of all rows."""
+        values, present = zip(*(part.column(wanted) for part in self.parts), strict=True)
+        return torch.cat(values), torch.cat(present)
 
     def patches(self, name: str, view: str = CLEAN) -> Patches:
         """What modality `name` is cut into in this view, of all rows and as long as the longest, without gradient."""

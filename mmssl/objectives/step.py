@@ -20,6 +20,7 @@ from ..models.chunked import pool, square, token_square, tower_output
 from ..models.tower import Encoded, Tower
 from ..options.schema import load
 from ..patches import Patches, Split, gather
+from .options.labels import LabelColumn
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
@@ -133,6 +134,12 @@ class Step:
                 return self.model.modality(name).augment(self.batch[name], draws, **self.views[view][name])
 
         return self._once(("inputs", name, view), make)
+
+    def column(self, wanted: LabelColumn) -> tuple[Tensor, Tensor]:
+        """(value (B,) or (B, C), present (B,) bool) of a column that an objective's config names in `label_columns`;
+        where it is not present the value says nothing."""
+        said = self.batch[wanted.key]
+        return said["value"], said["present"]
 
     def variant(self, view: str, changes: Mapping[str, Any]) -> str:
         """The name of a view that is this one with some options of `augment` changed and with its draws: the same crop

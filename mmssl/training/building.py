@@ -37,6 +37,7 @@ from ..recipe.config import Recipe
 from ..recipe.loading import load_recipe
 from ..saying import doing
 from .engine import on_first
+from .labels import wanted_columns
 from .recompute import checkpoint_blocks
 from .starting import foreign_of, load_start, put_adapters
 
@@ -119,7 +120,9 @@ def _chosen(recipe: Recipe, words: set[str]) -> tuple[Columns, list[str]]:
         return {}, []
     readers = readers_of(recipe.modalities)
     source = opened_rows(data, data.path, data.name, data.split, words, files_of(data, readers))
-    chosen, said = choose_columns(readers, data.columns, source, no_inputs(evaluation.label, evaluation.group, source))
+    labels = [column for wanted in wanted_columns(recipe.objectives).values() for column in wanted.columns]
+    not_read = no_inputs([*filter(None, [evaluation.label]), *labels], evaluation.group, source)
+    chosen, said = choose_columns(readers, data.columns, source, not_read)
     hint = possible_label(chosen, source, evaluation.label)
     return chosen, said if hint is None else [*said, hint]
 

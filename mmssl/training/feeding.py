@@ -18,6 +18,7 @@ from ..models.processing_mmssl import MMSSLProcessor
 from ..recipe.config import Recipe
 from ..recipe.mixture import FIRST
 from .building import Columns
+from .labels import Labels, with_labels
 from .loop import Batches
 from .mixture import Mixed
 
@@ -33,7 +34,8 @@ def feed(
     accelerator: Accelerator,
     stored: Mapping[str, Outputs],
     lengths: Mapping[str, Lengths],
-    mixture: Mixed | None = None,
+    mixture: Mixed | None,
+    labels: Labels,
 ) -> Batches:
     """This process's micro-batches of the training rows, from any one on.
 
@@ -46,8 +48,10 @@ def feed(
         stored: what frozen towers make of them.
         lengths: name of the data -> what is known of the shards of a stream.
         mixture: the rows of several data, in place of those of `source`.
+        labels: the columns that objectives learn from, which come along.
     """
-
+    preprocessors, columns = processor.preprocessors | labels.readers, {**columns, **labels.columns}
+    mixture = with_labels(mixture, labels)
     types = [part.type for part in recipe.modalities.values()]
     workers = workers_for(recipe.data.workers, types, beside_a_step=True)
 
@@ -57,7 +61,7 @@ def feed(
             size, parts = recipe.train.batch_size, recipe.train.accumulation
             return mixed_stream_batches(
                 mixture,
-                processor.preprocessors,
+                preprocessors,
                 lengths,
                 Plan(recipe.seed, recipe.data.shuffle_buffer, size, parts, rank, world, 1),
                 workers=workers,
@@ -67,7 +71,7 @@ def feed(
         if mixture is not None:
             return mixed_batches(
                 mixture,
-                processor.preprocessors,
+                preprocessors,
                 batch_size=recipe.train.batch_size,
                 accumulation=recipe.train.accumulation,
                 rank=accelerator.process_index,
@@ -79,7 +83,7 @@ def feed(
             )
         return training_batches(
             source,
-            processor.preprocessors,
+            preprocessors,
             columns,
             seed=recipe.seed,
             batch_size=recipe.train.batch_size,

@@ -37,6 +37,7 @@ from .device import Device, this_device
 from .engine import check_rows, goes_on, on_first, prepare_folder, warn_of_changes
 from .guard import Guard
 from .health import Health, load_probe
+from .labels import Labels, open_labels, with_labels
 from .lock import RunLock
 from .loop import Loop
 from .micro_batch import settle_micro_batch
@@ -65,6 +66,7 @@ class Begun:
         resume: whether it goes on.
         opened: the data of `data.path`.
         mixture: of these and of `data.mix`; None without one.
+        labels: the columns that objectives learn from, which `mixture` is read with.
     """
 
     recipe: Recipe
@@ -73,6 +75,7 @@ class Begun:
     resume: bool
     opened: TrainingData
     mixture: Mixed | None
+    labels: Labels
 
     @property
     def rows(self) -> Source | Mixed:
@@ -124,9 +127,10 @@ def begin(
     on_first(accelerator, lambda: check_evaluation(recipe.data, recipe.evaluation, opened.source, readers))
     with doing("looking at the rows"):
         mixture = open_mixture(recipe, opened)
-        seen = (opened.source, opened.columns, mixture, glance)
+        labels = open_labels(recipe, opened.source, opened.columns, mixture)
+        seen = (opened.source, opened.columns | labels.columns, with_labels(mixture, labels), glance)
         on_first(accelerator, lambda: check_rows(folder, noted(*seen), goes))
-    return Begun(recipe, parallel, folder, goes, opened, mixture)
+    return Begun(recipe, parallel, folder, goes, opened, mixture, labels)
 
 
 def _opened(recipe: Recipe) -> TrainingData:
@@ -165,7 +169,7 @@ def loop_of(begun: Begun, processor: MMSSLProcessor) -> tuple[Loop, float, dict[
     quarantine = Quarantine(folder if accelerator.is_main_process else None, recipe.data.max_bad, place, share)
     lengths = {name: Lengths() for name in (FIRST, *recipe.data.mix)}
     rows = (opened.source, opened.columns)
-    observers = make_observers(recipe, pretraining, processor, *rows, parallel, lengths, mixture)
+    observers = make_observers(recipe, pretraining, processor, *rows, parallel, lengths, mixture, begun.labels)
     loop = Loop(parallel, pretraining, recipe.train, steps, folder, recipe.seed, quarantine, observers=observers)
     loop.shares_every = recipe.train.gradient_share_every
     if begun.resume:
@@ -202,10 +206,11 @@ def make_observers(
     parallel: Parallel,
     lengths: Mapping[str, Lengths],
     mixture: Mixed | None,
+    labels: Labels,
 ) -> list[Observer]:
     """What the recipe wants looked at while it trains; the guard behind them, as it judges what they saw.
 
-    lengths, mixture: see `feed`.
+    lengths, mixture, labels: see `feed`.
 
     Raises:
         UserError: there are no labelled rows for the probe.
@@ -216,8 +221,9 @@ def make_observers(
     observers: list[Observer] = [Pace(accelerator.is_main_process, train.compile is True)]
     if train.health_every:
         where = {"rank": accelerator.process_index, "world": accelerator.num_processes, "broken": recipe.data.broken}
+        seen = (source, processor.preprocessors | labels.readers, columns | labels.columns)
         with doing(reading):
-            chunks = load_probe(*rows, train, samples=train.health_samples, seed=seed, **where)
+            chunks = load_probe(*seen, train, samples=train.health_samples, seed=seed, **where)
         marks = train.guard is not None and train.guard.action != "warn"
         more = {"at_saves": marks, "compiled": train.compile is True}
         observers.append(Health(accelerator, pretraining, chunks, every=train.health_every, seed=seed, **more))

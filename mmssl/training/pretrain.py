@@ -116,7 +116,7 @@ def _train(begun: Begun) -> tuple[Run, RunError | None]:
         write_config(folder / "config.yaml", settled(recipe))
     source, columns = begun.opened.source, begun.opened.columns
     stored = store_outputs(recipe, pretraining, processor, source, columns, accelerator, folder)
-    batches = feed(recipe, source, columns, processor, accelerator, stored, lengths, mixture)
+    batches = feed(recipe, source, columns, processor, accelerator, stored, lengths, mixture, begun.labels)
     said = find_micro_batch(loop, batches)
     if main and said is not None:
         say(said)

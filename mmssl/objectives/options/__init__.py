@@ -1,8 +1,8 @@
 """Options of the objectives, without torch: a recipe is read, and its options are shown, before anything is built.
 
 One module for each method, with the name of the method's own file, which lies above and is where its `Config` is used
-and imported from; what several of them share lies in `heads` and `sides`. A stranger's objective has its `Config` and
-its `Objective` in one file.
+and imported from; what several of them share lies in `heads`, `labels` and `sides`. A stranger's objective has its
+`Config` and its `Objective` in one file.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import ClassVar
 from ...errors import UserError, unknown
 from ...options import Needs, needs, option, strict
 from ...provenance import by_user
+from .labels import LabelColumn
 
 
 @strict
@@ -64,6 +65,12 @@ class ObjectiveConfig:
     ramp: RampConfig | None = option(None, help="lets that factor grow or shrink over the run; null: it stays")
 
     NEEDS: ClassVar[tuple[Needs, ...]] = (needs("ramp", weight="above 0", holds=lambda c: c.weight > 0),)
+
+    @property
+    def label_columns(self) -> tuple[LabelColumn, ...]:
+        """The columns of the data, beside those of the modalities, that it wants in the batch: `Step.column` has them.
+        By default none."""
+        return ()
 
 
 def odd_knots(knots: int) -> None:

@@ -9,8 +9,8 @@ from toys import world
 from transformers import AutoModel
 
 from mmssl.data.given import given
+from mmssl.data.labels import LabelPreprocessor, encode_all, make_target
 from mmssl.errors import UserError
-from mmssl.finetuning.labels import LabelPreprocessor, encode_all, make_target
 from mmssl.finetuning.layer_decay import layer_scale
 from mmssl.finetuning.options import load_options
 from mmssl.finetuning.partition import load_partition

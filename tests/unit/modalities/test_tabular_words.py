@@ -6,8 +6,8 @@ import datasets
 import pytest
 from toys.tables import fitted
 
+from mmssl.data.labels import make_target
 from mmssl.evaluation.rows import read_labels
-from mmssl.finetuning.labels import make_target
 
 COMPOSED, APART = "caf\u00e9", "cafe\u0301"
 MINUS = "\u2212"

@@ -1,11 +1,14 @@
-"""Label columns to targets: what the task is, the classes, and how a raw value becomes a tensor.
+"""Columns that say something of a row beside its inputs: what the task is, the classes, and how a raw value becomes a
+tensor.
 
-In training the labels are one more part of the batch (`LABEL`), read by a `Preprocessor` like every modality, so that
-a row whose label is unknown trains nothing and a broken row is absent as a whole.
+In training they are one more part of the batch, read by a `Preprocessor` like every modality, so that they take the
+same way (workers, streams, mixtures, processes), a row whose label is unknown trains nothing and a broken row is absent
+as a whole.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import BadSample, UserError, nearest
-from ..modality import Inputs, Preprocessor
-from ..modality.notation import word
+from mmssl.errors import BadSample, UserError, nearest
+from mmssl.modality import Inputs, Preprocessor
+from mmssl.modality.notation import word
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -98,8 +101,10 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-class LabelPreprocessor(Preprocessor):
+class LabelPreprocessor(Preprocessor[Encoded]):
     """The labels of a batch: `value` (B,) int64 or (B, C) float32, `present` (B,) bool."""
+
+    beside = True
 
     def __init__(self, target: Target) -> None:
         super().__init__(None)
@@ -114,13 +119,65 @@ class LabelPreprocessor(Preprocessor):
 
     def collate(self, samples: Sequence[Encoded | None]) -> Inputs:
         """Labels of B rows to `value` and `present`; an unknown one (None) is 0 and not present."""
-        present = torch.tensor([s is not None for s in samples])
         if self.target.task == "classification":
-            value = torch.tensor([0 if s is None else s for s in samples], dtype=torch.int64)
-        else:
-            zero = [0.0] * self.target.outputs
-            value = torch.tensor([zero if s is None else s for s in samples], dtype=torch.float32)
-        return {"value": value, "present": present}
+            return _beside(torch.tensor([0 if s is None else s for s in samples], dtype=torch.int64), samples)
+        zero = [0.0] * self.target.outputs
+        return _beside(torch.tensor([zero if s is None else s for s in samples], dtype=torch.float32), samples)
+
+
+class IdPreprocessor(Preprocessor[int]):
+    """Which rows of a batch say the same: `value` (B,) int64, equal for equal values alone, `present` (B,) bool.
+
+    The number of a value is a hash of 63 bits, the same in every process, run and data set, so that nothing has to be
+    fitted and a patient seen for the first time late in a stream is one more. Of several columns: of the combination,
+    unknown where one of them is.
+    """
+
+    beside = True
+
+    def __init__(self, unknown: object = None) -> None:
+        """unknown: a value that stands for none (-1 of numbered classes)."""
+        super().__init__(None)
+        self.unknown = unknown
+
+    def read(self, raw: object, choice: int = 0) -> int | None:
+        """The number of a value; None where it is unknown. BadSample for what is no cell (a list, a picture)."""
+        values = [_plain(value) for value in (raw.values() if isinstance(raw, dict) else [raw])]
+        odd = next((v for v in values if v is not None and not isinstance(v, (str, int, float))), None)
+        if odd is not None:
+            raise BadSample(f"found {type(odd).__name__}, expected a word or a number, which rows are told apart by")
+        if any(value is None or value == self.unknown for value in values):
+            return None
+        digest = hashlib.blake2b(repr(values).encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") >> 1
+
+    def collate(self, samples: Sequence[int | None]) -> Inputs:
+        """An unknown one is 0 and not present."""
+        return _beside(torch.tensor([s or 0 for s in samples], dtype=torch.int64), samples)
+
+
+class NumberPreprocessor(Preprocessor[float]):
+    """A number of each row of a batch as it stands in the data: `value` (B,) float32, `present` (B,) bool."""
+
+    beside = True
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def read(self, raw: object, choice: int = 0) -> float | None:
+        """None where it is unknown (null, NaN, infinite); BadSample where it is no number."""
+        try:
+            return _number(raw)
+        except (ValueError, TypeError) as error:
+            raise BadSample(f"found {raw!r}, expected a number") from error
+
+    def collate(self, samples: Sequence[float | None]) -> Inputs:
+        """An unknown one is 0 and not present."""
+        return _beside(torch.tensor([s or 0.0 for s in samples], dtype=torch.float32), samples)
+
+
+def _beside(value: Tensor, samples: Sequence[object | None]) -> Inputs:
+    return {"value": value, "present": torch.tensor([s is not None for s in samples], dtype=torch.bool)}
 
 
 # ----------------------------------------------------------------------------------------------------- from the data
