@@ -31,28 +31,39 @@ def softmax_rows(
 ) -> Tensor:
     """log sum_j exp(scale q.k_j) - weight scale q.k_positive: (n,). What all losses with a softmax are made of.
 
-    own: (n,) the key that is the query itself, left out of the sum; decoupled: the positive is left out as well;
-    weight: (n,) factor of the attraction; valid: (m,) bool, keys that count; smoothing: see `smoothed`. A row without
-    any key in its sum is 0.
+    positive: (n,) int64 key of each query, or (n, D) rows that are no keys (MoCo's, whose keys are a queue) and are
+    added to the sum; own: (n,) the key that is the query itself, left out of the sum; decoupled: the positive is left
+    out as well; weight: (n,) factor of the attraction; valid: (m,) bool, keys that count; smoothing: see `smoothed`,
+    for a positive among the keys. A row without any key in its sum is 0.
     """
-    attraction = scale * (query * smoothed(keys, keys[positive], valid, smoothing)).sum(-1)
+    apart = positive if positive.ndim == 2 else None
+    theirs = keys[positive] if apart is None else apart
+    attraction = plain = scale * (query * smoothed(keys, theirs, valid, smoothing)).sum(-1)
     if weight is not None:
         attraction = weight * attraction
-    left_out = [index for index in (own, positive if decoupled else None) if index is not None]
+    left_out = [index for index in (own, positive if decoupled and apart is None else None) if index is not None]
     excluded = torch.stack(left_out, 1) if left_out else None
-    if chunk is not None:
-        repulsion = chunked.log_sum_exp(query, keys, scale, excluded, valid, chunk=chunk)
-        some = repulsion != -torch.inf
-    else:
-        logits = scale * query @ keys.T
-        if excluded is not None:
-            # the query itself, and for decoupled losses its positive, leave the denominator
-            logits = logits.scatter(1, excluded, -torch.inf)
-        if valid is not None:
-            logits = logits.masked_fill(~valid[None], -torch.inf)
-        some = (logits != -torch.inf).any(1)
-        repulsion = logits.masked_fill(~some[:, None], 0.0).logsumexp(1)  # of nothing it would have no gradient
+    repulsion, some = _sum_of_keys(query, keys, scale, excluded, valid, chunk)
+    if apart is not None and not decoupled:
+        repulsion = torch.where(some, repulsion, -torch.inf).logaddexp(plain)
     return torch.where(some, repulsion - attraction, 0.0)
+
+
+def _sum_of_keys(
+    query: Tensor, keys: Tensor, scale: Tensor | float, excluded: Tensor | None, valid: Tensor | None, chunk: int | None
+) -> tuple[Tensor, Tensor]:
+    """(log sum_j exp(scale q.k_j) (n,), whether there was a key in it (n,)), see `chunked.log_sum_exp`."""
+    if chunk is not None:
+        found = chunked.log_sum_exp(query, keys, scale, excluded, valid, chunk=chunk)
+        return found, found != -torch.inf
+    logits = scale * query @ keys.T
+    if excluded is not None:
+        # the query itself, and for decoupled losses its positive, leave the denominator
+        logits = logits.scatter(1, excluded, -torch.inf)
+    if valid is not None:
+        logits = logits.masked_fill(~valid[None], -torch.inf)
+    some = (logits != -torch.inf).any(1)
+    return logits.masked_fill(~some[:, None], 0.0).logsumexp(1), some  # of nothing it would have no gradient
 
 
 def info_nce(

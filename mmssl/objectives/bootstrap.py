@@ -32,7 +32,7 @@ from .base import Loss, Objective
 from .options.bootstrap import Config
 from .parts.heads import Head
 from .parts.sides import Side, Sides
-from .parts.teacher import Momentum, Teacher, take_over
+from .parts.teacher import Momentum, Taught, Teacher
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
@@ -96,7 +96,7 @@ class DirectPredictor(nn.Module):
         self.steps += 1
 
 
-class Bootstrap(Objective):
+class Bootstrap(Taught, Objective):
     """A predictor on one side's embedding meets the target embedding of the other side."""
 
     def __init__(self, config: Config, model: MMSSLModel) -> None:
@@ -108,7 +108,7 @@ class Bootstrap(Objective):
         init_weights(self.predictors)
         self.teacher: Teacher[Any] | None = None
         if config.target == "teacher":
-            self.teacher = Teacher(self._student(model))
+            self.teacher = Teacher(self.student(model))
         self.momentum = Momentum.of(config, None)
         self.teaches = tuple(config.towers) if self.teacher is not None and config.export != "student" else ()
 
@@ -118,7 +118,8 @@ class Bootstrap(Objective):
             return DirectPredictor(width, c)
         return Head(width, c.predictor_hidden, width, 2, c.head_norm)
 
-    def _student(self, model: MMSSLModel) -> nn.ModuleDict:
+    def student(self, model: MMSSLModel) -> nn.ModuleDict:
+        """Towers and heads, which the teacher averages."""
         towers = nn.ModuleDict({name: model.tower(name) for name in self.config.towers})
         return nn.ModuleDict({"towers": towers, "heads": self.heads})
 
@@ -158,15 +159,6 @@ class Bootstrap(Objective):
         with torch.autocast(guess.device.type, enabled=False):
             return global_mean(loss(guess.float(), target.float()), both)
 
-    def begin(self, steps: int | None) -> None:
-        """Set the teacher's momentum by the length of the run."""
-        self.momentum = Momentum.of(self.config, steps)
-
-    def hand_over(self, model: MMSSLModel, tower: str) -> None:
-        """The tower's weights become the teacher's."""
-        assert self.teacher is not None
-        take_over(model.tower(tower), self.teacher.net["towers"][tower])
-
     def discard(self) -> None:
         """Forget what DirectPred's predictors noted of their inputs."""
         for predictor in self.predictors.values():
@@ -176,8 +168,7 @@ class Bootstrap(Objective):
     @torch.no_grad()
     def after_step(self, model: MMSSLModel, progress: float) -> None:
         """Move the teacher towards the student, and DirectPred's predictors to what their inputs were."""
-        if self.teacher is not None:
-            self.teacher.update(self._student(model), self.momentum.at(progress))
+        self.follow(model, progress)
         for predictor in self.predictors.values():
             if isinstance(predictor, DirectPredictor):
                 predictor.update()

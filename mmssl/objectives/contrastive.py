@@ -26,31 +26,34 @@ Example::
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..distributed import gather_rows, global_mean, rank, world_size
 from ..errors import UserError
-from ..losses.contrastive import dcl, dclw_weight, info_nce, info_nce_both, sigmoid_pairs, softmax_rows
+from ..losses.contrastive import dclw_weight, info_nce_both, sigmoid_pairs, softmax_rows
 from ..models.initialization import init_weights
 from ..models.pooling import masked_mean
 from .base import Loss, Objective
 from .options.contrastive import Config
+from .parts.compared import Compared
 from .parts.heads import Head
+from .parts.queue import Queue
 from .parts.sides import Pair, Side, Sides
+from .parts.teacher import Momentum, Taught, Teacher
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
     from .step import Step
 
-Embedding = tuple[Tensor, Tensor]
-"""(rows (B, D), present (B,))."""
+OWN_VIEW = ("nt_xent", "dcl", "dclw")
+"""Losses that tell a sample from the rows of its own side, too."""
 
 
-class Contrastive(Objective):
+class Contrastive(Taught, Objective):
     """Pairs of the same sample attract, all others of the global batch repel.
 
     Across towers the model's projections are compared, which are kept; within a tower an own head, which is not.
@@ -66,11 +69,37 @@ class Contrastive(Objective):
         widths = {name: model.tower(name).pooled_width for name in self.sides.within}
         self.heads = nn.ModuleDict({name: Head.of(width, config) for name, width in widths.items()})
         init_weights(self.heads)
+        across = {name: model.projected_width(name) for name in self.sides.across}
+        self.widths = {"across": across, "within": {name: head.width for name, head in self.heads.items()}}
+        self.predictors = self._of_towers(config.predictor_hidden, self._predictor)
+        init_weights(self.predictors)
+        self.queues = self._of_towers(config.queue, Queue)
+        self.teacher = Teacher(self.student(model)) if config.keys == "teacher" else None
+        self.momentum = Momentum.of(config, None)
+        self.teaches = tuple(config.towers) if self.teacher is not None and config.export != "student" else ()
         if self.learned:
             self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / self.start)))
         if config.loss == "sigmoid":
             # as in SigLIP: only n of n^2 pairs belong together, and the first steps should not go into learning that
             self.logit_bias = nn.Parameter(torch.tensor(-10.0))
+
+    def _of_towers(self, size: int | None, make: Callable[[int, int], nn.Module]) -> nn.ModuleDict:
+        """across or within -> tower -> what `make` makes of the size and the width of its embedding, or nothing."""
+        return nn.ModuleDict(
+            {
+                kind: nn.ModuleDict({t: make(size, width) for t, width in widths.items()} if size is not None else {})
+                for kind, widths in self.widths.items()
+            }
+        )
+
+    def _predictor(self, hidden: int, width: int) -> Head:
+        return Head(width, hidden, width, 2, self.config.head_norm)
+
+    def student(self, model: MMSSLModel) -> nn.ModuleDict:
+        """Towers, their heads and, across, projections, which the teacher averages."""
+        own = {name: model.projections[name] for name in self.sides.across if name in model.projections}
+        towers = nn.ModuleDict({name: model.tower(name) for name in self.config.towers})
+        return nn.ModuleDict({"towers": towers, "heads": self.heads, "projections": nn.ModuleDict(own)})
 
     def _refuse(self, config: Config, model: MMSSLModel) -> None:
         if self.learned and config.loss in ("dcl", "dclw"):
@@ -79,6 +108,11 @@ class Contrastive(Objective):
                 "learned: leave out learn_temperature"
             )
         self._refuse_layers(config, model)
+        count = len(self.sides.looks)
+        if config.key_views is not None and len(config.key_views) != count:
+            raise UserError(
+                f"objective contrastive: key_views: found {len(config.key_views)}, expected {count}: one a side"
+            )
         if self.learned and not self.least <= 1 / self.start <= config.max_scale:
             raise UserError(
                 f"objective contrastive: temperature: found {self.start:g}, but a learned 1 / temperature is kept "
@@ -91,8 +125,10 @@ class Contrastive(Objective):
     def _refuse_layers(self, config: Config, model: MMSSLModel) -> None:
         if not config.layers:
             return
-        if self.sides.within or config.cache_rows is not None:
-            raise UserError("objective contrastive: layers are compared across towers and without cache_rows")
+        if self.sides.within or config.cache_rows is not None or config.keys == "teacher" or config.queue:
+            raise UserError(
+                "objective contrastive: layers are compared across towers, without cache_rows, teacher and queue"
+            )
         towers = {name: model.tower(name) for name in config.towers}
         one_width = len({tower.width for tower in towers.values()}) == 1
         if not one_width or max(config.layers) > min(tower.depth for tower in towers.values()):
@@ -129,25 +165,53 @@ class Contrastive(Objective):
     def _losses(
         self, step: Step, pairs: list[Pair], inside: bool, scale: Tensor, layer: int | None
     ) -> dict[str, Tensor]:
-        embeddings: dict[Side, Embedding] = {}
+        rows = self._compared(step, inside, layer)
         out = {}
-        for pair in pairs:
-            for side in pair:
-                if side not in embeddings:
-                    embeddings[side] = self._embed(step, side, inside) if layer is None else self._at(step, side, layer)
-            a, b = (embeddings[side] for side in pair)
-            with torch.autocast(a[0].device.type, enabled=False):
-                at = "" if layer is None else f".{layer}"
-                out[f"{pair[0].label}-{pair[1].label}{at}"] = self._pair(a, b, scale.to(a[0].device))
+        for a, b in pairs:
+            at = "" if layer is None else f".{layer}"
+            out[f"{a.label}-{b.label}{at}"] = self._pair(a, b, rows, scale)
+        if self.training and torch.is_grad_enabled():
+            rows.note(side for pair in pairs for side in pair)
         return out
 
-    def _embed(self, step: Step, side: Side, inside: bool) -> Embedding:
+    def _compared(self, step: Step, inside: bool, layer: int | None) -> Compared:
+        c, kind = self.config, "within" if inside else "across"
+        predictors: Any = self.predictors[kind]
+        queues: Any = self.queues[kind]
+        return Compared(
+            embed=lambda side: self._embed(step, side, inside) if layer is None else self._at(step, side, layer),
+            teach=None if self.teacher is None else lambda side: self._teach(step, side, inside),
+            predictors=predictors,
+            queues=queues,
+            batch=c.told_from != "queue",
+            queued=c.told_from != "batch",
+            own_view=c.loss in OWN_VIEW and c.told_from != "queue",
+            nearest=c.nearest,
+        )
+
+    def _embed(self, step: Step, side: Side, inside: bool) -> tuple[Tensor, Tensor]:
         pooled, present = self.sides.pooled(step, side)
         if inside:
             return self.heads[side.tower](pooled, present), present
         return step.model.project(side.tower, pooled), present
 
-    def _at(self, step: Step, side: Side, layer: int) -> Embedding:
+    def _teach(self, step: Step, side: Side, inside: bool) -> tuple[Tensor, Tensor]:
+        """As `_embed`, by the teacher, which may see another view and then sees all of it. Without gradient."""
+        assert self.teacher is not None
+        net: Any = self.teacher.net
+        if self.config.key_views is not None:
+            view = self.config.key_views[self.sides.looks.index((side.view, side.mask))]
+            side = side._replace(view=view, mask=None)
+        with torch.no_grad():
+            pooled, present = self.sides.pooled(step, side, net["towers"][side.tower])
+            if inside:
+                return net["heads"][side.tower](pooled, present), present
+            if side.tower not in net["projections"]:
+                return pooled, present
+            projection = net["projections"][side.tower]
+            return projection(pooled.to(next(projection.parameters()).dtype)), present
+
+    def _at(self, step: Step, side: Side, layer: int) -> tuple[Tensor, Tensor]:
         """The mean of a side's tokens after an earlier block, not projected (HiCMAE, Sun et al. 2024)."""
         encoded = step.encode(side.tower, side.view, side.mask, self.config.mode, layers=self.config.layers)
         tokens = encoded.layers[layer]
@@ -156,53 +220,55 @@ class Contrastive(Objective):
         every = step.model.tower(side.tower).normed(every) if self.config.layers_normed else every
         return masked_mean(every, valid), encoded.present()
 
-    def _pair(self, a: Embedding, b: Embedding, scale: Tensor) -> Tensor:
+    def _pair(self, a: Side, b: Side, rows: Compared, scale: Tensor) -> Tensor:
         """The loss of two sides, averaged over both directions and over the pairs of all processes."""
         c = self.config
-        x, y = F.normalize(a[0].float(), dim=-1), F.normalize(b[0].float(), dim=-1)
-        both = a[1] & b[1]
         # in one process rows and columns of the same similarities are both directions: one pass does
-        if c.loss == "infonce" and c.chunk is not None and world_size() == 1:
-            forth, back = info_nce_both(x, y, scale, both, c.chunk, c.label_smoothing)
-            return (global_mean(forth, both) + global_mean(back, both)) / 2
-        all_x, all_y, all_both = gather_rows(x), gather_rows(y), gather_rows(both)
-        # where the rows of this process are among the gathered ones
-        here = torch.arange(len(x), device=x.device) + rank() * len(x)
-        if c.loss == "sigmoid":  # every question is asked once, from whichever side
-            bias = self.logit_bias.float()
-            return global_mean(sigmoid_pairs(x, all_y, here, scale, bias, all_both, c.chunk), both)
-        weight = None
-        if c.loss == "dclw":
-            weight = dclw_weight((all_x * all_y).sum(-1), all_both, c.sigma)[here]
-        forth = self._one_way(x, all_y, all_x, here, scale, all_both, weight)
-        back = self._one_way(y, all_x, all_y, here, scale, all_both, weight)
-        return (global_mean(forth, both) + global_mean(back, both)) / 2
+        if c.loss == "infonce" and c.chunk is not None and world_size() == 1 and rows.alike and c.both_ways:
+            (x, mine), (y, theirs) = rows.asks(a), rows.asks(b)
+            both = mine & theirs
+            with torch.autocast(x.device.type, enabled=False):
+                forth, back = info_nce_both(x, y, scale.to(x.device), both, c.chunk, c.label_smoothing)
+                return (global_mean(forth, both) + global_mean(back, both)) / 2
+        # SigLIP asks every question once, from whichever side; with a teacher or a queue they differ
+        both_ways = c.both_ways and not (c.loss == "sigmoid" and rows.alike)
+        ways = [(a, b), (b, a)] if both_ways else [(a, b)]
+        return torch.stack([self._one_way(*way, rows, scale) for way in ways]).mean()
 
-    def _one_way(
-        self,
-        query: Tensor,
-        theirs: Tensor,
-        mine: Tensor,
-        here: Tensor,
-        scale: Tensor,
-        valid: Tensor,
-        weight: Tensor | None,
-    ) -> Tensor:
-        """(n,) for the queries against the other side's rows and, but for InfoNCE, those of their own side."""
-        chunk = self.config.chunk
-        if self.config.loss == "infonce":
-            return info_nce(query, theirs, here, scale, valid, chunk, self.config.label_smoothing)
-        # the query itself is among the keys of its own side, where it is neither positive nor negative
-        keys, own, valid = torch.cat([theirs, mine]), here + len(theirs), valid.repeat(2)
-        if self.config.loss == "nt_xent":
-            return softmax_rows(query, keys, here, scale, own=own, valid=valid, chunk=chunk)
-        return dcl(query, keys, here, own, scale, valid, weight, chunk)
+    def _one_way(self, a: Side, b: Side, rows: Compared, scale: Tensor) -> Tensor:
+        """The loss of side a, which asks, among the keys of side b: the mean over the pairs of all processes."""
+        c = self.config
+        (query, asking), (key, there) = rows.pair(a, b)
+        both = asking & there
+        with torch.autocast(query.device.type, enabled=False):
+            scale, among = scale.to(query.device), rows.candidates(a, b, key, both)
+            if c.loss == "sigmoid":
+                bias = self.logit_bias.float()
+                loss = sigmoid_pairs(query, among.keys, among.positive, scale, bias, among.valid, c.chunk)
+                return global_mean(loss, both)
+            weight = None
+            if c.loss == "dclw":
+                every = dclw_weight(gather_rows((query * key).sum(-1).detach()), gather_rows(both), c.sigma)
+                weight = every[rank() * len(both) :][: len(both)]
+            loss = softmax_rows(
+                query,
+                among.keys,
+                among.positive,
+                scale,
+                own=among.own,
+                decoupled=c.loss in ("dcl", "dclw"),
+                weight=weight,
+                valid=among.valid,
+                chunk=c.chunk,
+                smoothing=c.label_smoothing,
+            )
+            return global_mean(loss, both)
 
     def looks(self, tower: str) -> list[str] | None:
         """As `Objective.looks`: pooled outputs, of all but masked views and earlier layers."""
         if tower not in self.config.towers:
             return []
-        if self.config.layers or any(mask is not None for _, mask in self.sides.looks):
+        if self.config.layers or self.teacher is not None or any(mask is not None for _, mask in self.sides.looks):
             return None
         return [view for view, _ in self.sides.looks]
 
@@ -213,9 +279,21 @@ class Contrastive(Objective):
         found = {"logit_scale": math.log(float(self._scale().detach()))}
         return found | ({"logit_bias": float(self.logit_bias)} if self.config.loss == "sigmoid" else {})
 
+    def discard(self) -> None:
+        """Forget the keys that the queues would take in."""
+        for queue in self._queues():
+            queue.forget()
+
+    def _queues(self) -> list[Queue]:
+        return [module for module in self.queues.modules() if isinstance(module, Queue)]
+
     @torch.no_grad()
     def after_step(self, model: MMSSLModel, progress: float) -> None:
-        """Keep the learned scale within its bound, so that its gradient does not die there (CLIP clamps likewise)."""
+        """Move the teacher and the queues on, and keep the learned scale within its bound, so that its gradient does
+        not die there (CLIP clamps likewise)."""
+        self.follow(model, progress)
+        for queue in self._queues():
+            queue.update()
         if self.learned:
             low = math.log(self.least) if self.least else -math.inf
             self.logit_scale.clamp_(low, math.log(self.config.max_scale))

@@ -22,6 +22,7 @@ WORLDS = {
     "distillation": toy_world.self_distillation,
     "pairs and views": toy_world.pairs_and_views,
     "sides and their mean": toy_world.sides_and_their_mean,
+    "keys and queues": toy_world.keys_and_queues,
 }
 
 
@@ -39,6 +40,7 @@ CUT = {
     "masked": lambda: toy_world.masked(fill=["noise"]),
     "pairs and views": toy_world.pairs_and_views,
     "sides and their mean": toy_world.sides_and_their_mean,
+    "keys and queues": toy_world.keys_and_queues,
 }
 """Worlds that are also trained in parts (`train.accumulation`): what looks across rows comes last, or nothing does."""
 

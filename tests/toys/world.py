@@ -152,6 +152,22 @@ def sides_and_their_mean() -> Pretraining:
     return Pretraining(net, objectives, VIEWS, {})
 
 
+def keys_and_queues() -> Pretraining:
+    """MoCo, MoCo v3 and NNCLR, within a tower and across, with queues that are short and run round."""
+    net = model()
+    head = {"head_hidden": 16, "head_width": 8}
+    between = {"towers": ["signal"], "views": ["a", "b"], **head}
+    taught = {"keys": "teacher", "momentum": [0.5, 0.5]}
+    asked: dict[str, dict[str, Any]] = {
+        "moco": {**between, **taught, "queue": 5, "both_ways": False, "temperature": 0.2, "chunk": 3, "cache_rows": 3},
+        "third": {**between, **taught, "predictor_hidden": 16, "head_norm": "batch", "key_views": ["clean", "b"]},
+        "across": {"towers": ["table", "graph"], **taught, "queue": 9, "negatives": "both", "loss": "sigmoid"},
+        "near": {**between, "queue": 7, "nearest": True, "predictor_hidden": 16, "loss": "dclw"},
+    }
+    objectives = {n: contrastive.Contrastive(contrastive.Config(**o, **LOW), net) for n, o in asked.items()}
+    return Pretraining(net, objectives, VIEWS, {})
+
+
 def pretraining(joint: bool = False) -> Pretraining:
     net = model(joint)
     masks = {"half": Random(ratio=0.5), "blocks": MultiBlock(), "subsets": FeatureSubsets()}

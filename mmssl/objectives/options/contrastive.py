@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from ...options import needs, option, strict
+from ...errors import UserError
+from ...options import SET, needs, option, strict
 from . import ObjectiveConfig
 from .heads import HeadOptions
 from .sides import SideOptions
+from .teacher import TeacherOptions
 
 LOSSES = ("infonce", "sigmoid", "nt_xent", "dcl", "dclw")
 
 
 @strict
 @dataclass(kw_only=True)
-class Config(HeadOptions, SideOptions, ObjectiveConfig):
-    """Options of CLIP, SigLIP, SimCLR and decoupled contrastive learning."""
+class Config(TeacherOptions, HeadOptions, SideOptions, ObjectiveConfig):
+    """Options of CLIP, SigLIP, SimCLR, decoupled contrastive learning, MoCo and NNCLR."""
 
     papers = (
         "CLIP, Radford et al. 2021, arXiv 2103.00020; SigLIP, Zhai et al. 2023, arXiv 2303.15343; SimCLR, Chen et al. "
         "2020, arXiv 2002.05709; DCL and DCLW, Yeh et al. 2022, arXiv 2110.06848; SLIP, Mu et al. 2022, arXiv "
-        "2112.12750; ImageBind, Girdhar et al. 2023, arXiv 2305.05665; GradCache, Gao et al. 2021, arXiv 2101.06983"
+        "2112.12750; ImageBind, Girdhar et al. 2023, arXiv 2305.05665; GradCache, Gao et al. 2021, arXiv 2101.06983; "
+        "MoCo v1 to v3, He et al. 2020, Chen et al. 2020 and 2021, arXiv 1911.05722, 2003.04297, 2104.02057; NNCLR, "
+        "Dwibedi et al. 2021, arXiv 2104.14548"
     )
-    when = "Retrieval, zero-shot or few labels are wanted, and pairs or good augmentations exist; big batches help."
+    when = (
+        "Retrieval, zero-shot or few labels are wanted, and pairs or good augmentations exist; big batches help, or a "
+        "queue in their place."
+    )
     suits = "two or more modalities of the same samples (image-text, audio-video, ECG-report); or one with good views"
 
     loss: str = option(
@@ -38,6 +45,37 @@ class Config(HeadOptions, SideOptions, ObjectiveConfig):
     )
     sigma: float = option(0.5, above=0, max=1_000, help="width of the von Mises-Fisher weight of dclw")
     within_weight: float = option(1.0, min=0, max=1_000_000, help="with pairs: both, weight of the pairs within towers")
+    keys: str = option(
+        "online",
+        choices=("online", "teacher"),
+        help="what samples are compared with: the encoder's own embeddings, or those "
+        "of its moving average, without gradient (MoCo)",
+    )
+    export: str | None = option(
+        "student", choices=("teacher", "student"), help="whose weights the model has at the end; MoCo's: the student's"
+    )
+    key_views: list[str] | None = option(
+        None, help="of keys: teacher, what it sees, unmasked, where the encoder sees each of the views; null: the same"
+    )
+    predictor_hidden: int | None = option(
+        None,
+        min=1,
+        max=65_536,
+        help="hidden width of a predictor on what gets the gradient, with head_norm (MoCo v3, NNCLR); null: none",
+    )
+    both_ways: bool = option(True, help="false: only the first of two sides asks, the other is the key (MoCo v1, v2)")
+    queue: int | None = option(
+        None, min=1, max=10_000_000, help="so many keys of earlier steps are kept, one of each sample and tower"
+    )
+    negatives: str | None = option(
+        None,
+        choices=("batch", "queue", "both"),
+        help="which keys but its own a sample is told from; null: the queue's, "
+        "where there is one, as in MoCo, else the batch's",
+    )
+    nearest: bool = option(
+        False, help="the one that asks is the nearest of the queue to the sample's embedding, not the latter (NNCLR)"
+    )
     layers: list[int] = option(
         factory=list, min=1, max=1_024, help="across: mean tokens after these blocks, counted from 1, summed (HiCMAE)"
     )
@@ -54,8 +92,43 @@ class Config(HeadOptions, SideOptions, ObjectiveConfig):
         needs("max_scale", learn_temperature="true", holds=lambda c: c.learns),
         needs("within_weight", pairs="both"),
         needs("layers_normed", layers="some", holds=lambda c: bool(c.layers)),
-        needs(*(f.name for f in fields(HeadOptions)), pairs=("within", "both"), holds=lambda c: c.kind != "across"),
+        needs(
+            *(f.name for f in fields(HeadOptions) if f.name != "head_norm"),
+            pairs=("within", "both"),
+            holds=lambda c: c.kind != "across",
+        ),
+        needs("head_norm", pairs=("within", "both"), holds=lambda c: c.kind != "across" or c.predictor_hidden),
+        needs("momentum", "forget", "schedule", "export", "key_views", keys="teacher"),
+        needs("predictor_hidden", keys="teacher", holds=lambda c: c.keys == "teacher" or c.nearest),
+        needs("nearest", queue=SET),
+        needs("queue", negatives=("queue", "both"), holds=lambda c: c.nearest or c.told_from != "batch"),
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.negatives in ("queue", "both") and self.queue is None:
+            raise UserError(f"negatives: found {self.negatives} and queue: null, expected a number of rows in queue")
+        if self.nearest and self.told_from != "batch":
+            raise UserError(
+                f"negatives: found {self.negatives} with nearest: true, expected batch: the queue has the positives"
+            )
+        if self.told_from == "queue" and (self.loss in ("nt_xent", "sigmoid") or self.label_smoothing):
+            smooth = f"label_smoothing: {self.label_smoothing:g}"
+            what = f"loss: {self.loss}" if self.loss in ("nt_xent", "sigmoid") else smooth
+            raise UserError(
+                f"negatives: found {self.negatives or 'null'} with a queue, whose keys alone are then compared, and "
+                f"{what}, which reads those of the batch; expected negatives: both"
+            )
+
+    @property
+    def norms(self) -> bool:
+        """The predictor has a hidden layer, too."""
+        return super().norms or self.predictor_hidden is not None
+
+    @property
+    def told_from(self) -> str:
+        """`negatives`, or its default."""
+        return self.negatives or ("queue" if self.queue is not None and not self.nearest else "batch")
 
     @property
     def learns(self) -> bool:

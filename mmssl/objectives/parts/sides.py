@@ -122,15 +122,14 @@ class Sides:
                 "modalities alone; name others, two masks, or the other towers in within_towers"
             )
 
+    def crossings(self) -> list[tuple[str, str]]:
+        """The pairs of towers that are compared across."""
+        return [(a, b) for a, b in combinations(self.across, 2) if self.options.hub_tower in (None, a, b)]
+
     def plan(self, step: Step) -> tuple[list[Pair], list[Pair]]:
         """(pairs across towers, pairs within towers)."""
         sides = self.different(step)
-        across = [
-            pair
-            for a, b in combinations(self.across, 2)
-            if self.options.hub_tower in (None, a, b)
-            for pair in product(sides[a], sides[b])
-        ]
+        across = [pair for a, b in self.crossings() for pair in product(sides[a], sides[b])]
         within: list[Pair] = []
         for tower in self.within:
             self._refuse_one(tower, sides[tower])

@@ -20,6 +20,7 @@ from ...distributed import global_mean, global_sum
 from ...models.tower import Tower
 
 if TYPE_CHECKING:
+    from ...models.modeling_mmssl import MMSSLModel
     from ..options.teacher import TeacherOptions
     from ..step import Step
 
@@ -173,3 +174,37 @@ def teacher_health(teacher: Teacher[Any], step: Step, name: str = "teacher") -> 
         tail = f"/{tower}" if len(nets) > 1 else ""
         found |= {f"{name}/agreement{tail}": global_mean(cosine, valid), f"{name}/spread{tail}": std}
     return found
+
+
+class Taught:
+    """What an objective does with a `teacher` of modules named towers, heads and the like, or with None.
+
+    Attributes:
+        teacher: its `net` is a `ModuleDict` as `student` gives it, with `towers` in it.
+        momentum: how it follows.
+    """
+
+    teacher: Teacher[Any] | None
+    momentum: Momentum
+    config: Any
+
+    def student(self, model: MMSSLModel) -> nn.ModuleDict:
+        """What the teacher is the average of."""
+        raise NotImplementedError
+
+    def begin(self, steps: int | None) -> None:
+        """Set the teacher's momentum by the length of the run."""
+        self.momentum = Momentum.of(self.config, steps)
+
+    def hand_over(self, model: MMSSLModel, tower: str) -> None:
+        """The tower's weights become the teacher's, and those of its projection, where the teacher has one."""
+        assert self.teacher is not None
+        net = self.teacher.net
+        take_over(model.tower(tower), net["towers"][tower])
+        if "projections" in net and tower in net["projections"]:
+            take_over(model.projections[tower], net["projections"][tower])
+
+    def follow(self, model: MMSSLModel, progress: float) -> None:
+        """Move the teacher towards the student."""
+        if self.teacher is not None:
+            self.teacher.update(self.student(model), self.momentum.at(progress))

@@ -104,6 +104,25 @@ def test_chunked_equals_dense(pair, kind, dtype, absent):
             torch.testing.assert_close(tiled, dense, rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-12)
 
 
+@pytest.mark.parametrize("chunk", [None, 7])
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("absent", [0.4, 1.0])
+def test_a_positive_that_is_no_key_is_added_to_the_sum(pair, chunk, decoupled, absent):
+    """MoCo's queue: log(exp(s+) + sum over the queue of exp(s)) - s+; decoupled, the queue's sum alone."""
+    q, positive = (x.clone().requires_grad_() for x in pair)
+    keys = F.normalize(rows(2, 9), dim=-1).requires_grad_()
+    there = torch.rand(9, generator=torch.Generator().manual_seed(4)) >= absent
+    ours = softmax_rows(q, keys, positive, 6.0, decoupled=decoupled, valid=there, chunk=chunk)
+    own = 6.0 * (q * positive).sum(1)
+    sums = torch.cat([6.0 * q @ keys[there].T, *([] if decoupled else [own[:, None]])], 1)
+    theirs = sums.logsumexp(1) - own if there.any() else 0.0 * own
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+    for x, y in zip(
+        *(torch.autograd.grad(v.sum(), (q, positive, keys)) for v in (ours, theirs + 0 * keys.sum())), strict=True
+    ):
+        torch.testing.assert_close(x, y, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("absent", [0.0, 0.4, 1.0])
 def test_both_ways_in_one_pass_equal_two(pair, absent):
     there = torch.rand(N, generator=torch.Generator().manual_seed(3)) >= absent

@@ -27,6 +27,7 @@ from mmssl.objectives.pretraining import Pretraining
 
 ROWS, STEPS = 32, 2
 Log = list[dict[str, float]]
+QUEUES = "keys and queues"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -61,6 +62,7 @@ WORLDS: dict[str, Callable[[], Pretraining]] = {
     "distillation": toy_world.self_distillation,
     "pairs and views": toy_world.pairs_and_views,
     "sides and their mean": toy_world.sides_and_their_mean,
+    QUEUES: toy_world.keys_and_queues,
 }
 SLOW = pytest.mark.slow
 NORMED = "pairs and views"
@@ -122,7 +124,7 @@ def test_any_number_of_parts_gives_the_losses_and_weights_of_one(world, parts):
     assert_same(trained(WORLDS[world], parts, rare=world != NORMED), whole(world))
 
 
-@pytest.mark.parametrize("world", ["distillation", pytest.param(NORMED, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("world", ["distillation", QUEUES, pytest.param(NORMED, marks=pytest.mark.slow)])
 def test_a_step_that_is_given_up_and_done_again_counts_once(world):
     """What forward notes: outputs for centres, inputs of DirectPred's predictors."""
     assert_same(trained(WORLDS[world], 1, rare=world != NORMED, again=True), whole(world))

@@ -52,6 +52,7 @@ CACHED = {
     "masked": (contrastive, {"towers": ["table", "signal"], "mask": "half", "mode": "replace"}),
     "dclw": (contrastive, {"towers": ["signal"], "masks": ["half", "other"], "loss": "dclw", **SMALL}),
     "sigmoid": (contrastive, {"towers": ["table", "graph"], "loss": "sigmoid"}),
+    "moco": (contrastive, {"towers": ["table", "signal"], "keys": "teacher", "queue": 9, "negatives": "both"}),
     "barlow": (redundancy, {"towers": ["signal"], "views": ["a", "b"], "weight": 0.1, **SMALL}),
     "byol": (bootstrap, {"towers": ["signal"], "views": ["a", "b"], "predictor_hidden": 8, **SMALL}),
 }
