@@ -6,6 +6,14 @@ the query's own view among the negatives. DCL and DCLW: decoupled contrastive le
 without the positive in its denominator, which makes small batches do; the weight of DCLW gets no gradient, own-view
 negatives are in, both directions are averaged. Across towers "own view" is the query's own modality.
 
+Keys may be those of an averaged teacher, and of earlier steps (`parts/compared.py`). MoCo (He et al. 2020, v2: Chen et
+al. 2020; facebookresearch/moco): the first side asks, its key is the teacher's of the second, told from the teacher's
+keys in a queue; the authors' queue begins with random rows, this one empty, so that the first step's loss is 0. MoCo v3
+(Chen et al. 2021; facebookresearch/moco-v3): teacher and a predictor, both ways, the batch's keys, no queue; their loss
+is 4 x temperature times this one, and their heads end in a batch norm. NNCLR (Dwibedi et al. 2021): a sample's nearest
+neighbour in the queue asks in its place, and the prediction of the other view is its key. Queues take one key of each
+sample and tower, in the order of the global batch.
+
 More than two towers: all pairs, or with `hub_tower` every tower against one (ImageBind, Girdhar et al. 2023). Two
 views need no augmentations: `masks: [a, b]` makes them from one clean view by hiding different patches.
 
@@ -20,6 +28,12 @@ Example::
       bind: {type: contrastive, towers: [image, audio, ecg], hub_tower: image}
       simclr: {type: contrastive, towers: [image], views: [a, b], loss: nt_xent, temperature: 0.2}
       dcl: {type: contrastive, towers: [ecg], masks: [some, others], loss: dclw}
+      moco: {type: contrastive, towers: [image], views: [a, b], keys: teacher, momentum: [0.999, 0.999], queue: 65536,
+             both_ways: false, temperature: 0.2}
+      moco_v3: {type: contrastive, towers: [image], views: [a, b], keys: teacher, momentum: [0.99, 1.0],
+                predictor_hidden: 4096, head_norm: batch, temperature: 0.2}
+      nnclr: {type: contrastive, towers: [image], views: [a, b], queue: 98304, nearest: true, predictor_hidden: 4096,
+              head_norm: batch, temperature: 0.1}
       slip: {type: contrastive, towers: [image, text], views: [a, b], pairs: both, within_towers: [image]}
 """
 
@@ -67,10 +81,11 @@ class Contrastive(Taught, Objective):
         self.least = 0.0 if config.loss == "sigmoid" else 1.0  # of a learned 1 / temperature, as in CLIP
         self._refuse(config, model)
         widths = {name: model.tower(name).pooled_width for name in self.sides.within}
-        self.heads = nn.ModuleDict({name: Head.of(width, config) for name, width in widths.items()})
+        heads = {name: Head.of(width, config) for name, width in widths.items()}
+        self.heads = nn.ModuleDict(heads)
         init_weights(self.heads)
         across = {name: model.projected_width(name) for name in self.sides.across}
-        self.widths = {"across": across, "within": {name: head.width for name, head in self.heads.items()}}
+        self.widths = {"across": across, "within": {name: head.width for name, head in heads.items()}}
         self.predictors = self._of_towers(config.predictor_hidden, self._predictor)
         init_weights(self.predictors)
         self.queues = self._of_towers(config.queue, Queue)

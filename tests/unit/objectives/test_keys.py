@@ -1,5 +1,5 @@
-"""Key encoders, queues and nearest neighbours in `contrastive`: MoCo and NNCLR against their formulas in float64, and the
-state that they keep."""
+"""Key encoders, queues and nearest neighbours in `contrastive`: MoCo and NNCLR against their formulas in float64, and
+the state that they keep."""
 
 import copy
 import math
@@ -71,7 +71,7 @@ def trained(work: Pretraining, number: int) -> float:
 def softmax_by_hand(
     query: Side, keys: Side, mine: Side | None, queue: list[np.ndarray], tau: float, **kind: bool
 ) -> float:
-    """The mean over pairs, one sample at a time. mine: rows of the own view; decoupled, in_batch: which keys there are."""
+    """The mean over pairs, one sample at a time. mine: rows of the own view; decoupled, in_batch: which keys count."""
     both = [i for i in range(ROWS) if query[1][i] and keys[1][i]]
     losses = []
     for i in both:
