@@ -84,8 +84,19 @@ class RunLog(logging.Handler):
             self._held.append(line)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """A warning."""
+        """A warning. Where nobody else listens Python would show it by itself, were this handler not there."""
         self.hear(f"{record.levelname.lower()}: {record.getMessage()}")
+        last = logging.lastResort
+        if last is not None and record.levelno >= last.level and not self._others(logging.getLogger(record.name)):
+            last.handle(record)
+
+    def _others(self, of: logging.Logger | None) -> bool:
+        """Whether a record of this logger reaches another handler."""
+        while of is not None:
+            if any(handler is not self for handler in of.handlers):
+                return True
+            of = of.parent if of.propagate else None
+        return False
 
     def _write(self, line: bytes) -> None:
         if self._path is None:

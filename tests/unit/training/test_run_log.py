@@ -48,6 +48,19 @@ def test_what_was_said_before_there_is_a_folder_stands_first_and_nothing_stays_b
     assert logger.handlers == handlers and logger.filters == filters and not speaker.listeners
 
 
+def test_warnings_are_shown_as_without_a_log_and_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a command: no handler but Python's last one
+    with RunLog() as log:
+        log.open(tmp_path)
+        logger.warning("a sample is broken")
+        logger.info("nobody asked")
+        assert capsys.readouterr().err == "a sample is broken\n"
+        logging.getLogger().addHandler(logging.NullHandler())
+        logger.warning("shown by the other handler")
+    assert capsys.readouterr().err == ""
+    assert lines(tmp_path)[1:-1] == ["warning: a sample is broken", "warning: shown by the other handler"]
+
+
 def test_it_says_what_ended_it_and_goes_on_behind_that(tmp_path):
     for error in (RunError("the disk is full"), KeyboardInterrupt(), TypeError("odd")):
         with pytest.raises(type(error)), RunLog() as log:
