@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ from .telling import add_commands
 IMPORTS = "loading torch and transformers"
 MODEL = "a folder (of a model, a run, an adapter, a fine-tuning, or one that transformers loads), or an id on the Hub"
 BASE = "the model that an adapter belongs on, where it is not at the place that the adapter remembers"
+PATIENCE = 10.0
+"""Seconds that a process other than the first waits before it tells of its own fault."""
 DATA = "a folder, file, glob, Hub id or builtin:NAME; default: what the run of MODEL learned from"
 
 
@@ -70,12 +73,21 @@ def _complain(error: Exception) -> None:
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()  # a process that dies with its group open takes the others down by SIGABRT
     lines = map(shown, hidden(str(error)).rstrip("\n").split("\n"))
-    _say("\n".join(f"error: {line}" for line in lines), isinstance(error, LostProcess) and error.speaks)
+    if isinstance(error, LostProcess | TimeUp):
+        alone = isinstance(error, LostProcess) and error.speaks
+    elif alone := not _first():
+        # a launcher ends all when the first of them fails: the fault that all have is for the first process to tell
+        time.sleep(PATIENCE)
+    _say("\n".join(f"error: {line}" for line in lines), alone)
+
+
+def _first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _say(text: str, anyway: bool = False) -> None:
     """To stderr; only by the first process of those that `accelerate launch` started, unless that is gone."""
-    if anyway or os.environ.get("RANK", "0") == "0":
+    if anyway or _first():
         print(text, file=sys.stderr, flush=True)
 
 

@@ -19,7 +19,7 @@ from toys import runs
 
 from mmssl import cli
 from mmssl.distributed import lost_peers_told
-from mmssl.errors import LostProcess, RunError, UserError
+from mmssl.errors import LostProcess, RunError, TimeUp, UserError
 from mmssl.training import checkpoints, metrics
 from mmssl.training.interrupts import SIGNALS, Interrupts
 from mmssl.training.lock import HOLDER, RunLock
@@ -222,6 +222,22 @@ def test_somebody_says_it_where_the_first_process_is_gone(
     assert caught.value.speaks == speaks
     cli._complain(caught.value)
     assert len(runs.errors(capsys.readouterr().err)) == (speaks or rank == 0)
+
+
+def test_a_process_waits_for_the_first_to_say_what_all_have_found_and_then_says_it_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(cli.time, "sleep", waited.append)
+    for rank, error, waits, says in (
+        ("0", UserError("no such file"), [], True),
+        ("1", UserError("no such file"), [cli.PATIENCE], True),  # nobody ended it meanwhile: it is its own fault
+        ("1", TimeUp("the time is over"), [], False),
+    ):
+        monkeypatch.setenv("RANK", rank)
+        cli._complain(error)
+        assert waited == waits and bool(runs.errors(capsys.readouterr().err)) == says
+        waited.clear()
 
 
 def test_other_errors_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
