@@ -156,6 +156,7 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     sub = command("embed", _embed, "Write the embeddings of every sample to a parquet file.")
     _add_model_and_data(sub)
     sub.add_argument("--output", metavar="FILE.parquet", type=Path, required=True)
+    sub.add_argument("--codes", action="store_true", help="write the ids of the patches, too (codes=true)")
     sub.add_argument(
         "overrides", metavar="key=value", nargs="*", help="options, e.g. name=CONFIGURATION split=test limit=100"
     )
@@ -280,7 +281,8 @@ def _embed(args: argparse.Namespace) -> int:
     from ..evaluation.options import EmbedConfig
     from ..recipe.loading import command_options
 
-    options = command_options(EmbedConfig, args.overrides, _flags(args))
+    words = [*args.overrides, "codes=true"] if args.codes else args.overrides
+    options = command_options(EmbedConfig, words, _flags(args))
     with doing(IMPORTS):
         from ..api import embed_as
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,8 @@ from ..errors import RunError, UserError
 from ..files import replaceable, whole_file
 from ..modality import Preprocessor
 from ..modality.table import ID_NAME
-from ..models.running import evaluating
+from ..models.codes import code_ids
+from ..models.running import device_of, evaluating, to_device
 from ..models.saving import weights_hash
 from ..saying import doing, say
 from .embedding import Collector, Progress
@@ -78,6 +79,7 @@ def embed(
         workers=workers_for(options.workers, types_of(model.config.modalities)),
         broken=options.broken,
         max_bad=options.max_bad,
+        codes=options.codes,
     )
 
 
@@ -98,6 +100,7 @@ def write_embeddings(
     workers: int = 0,
     broken: str = "part",
     pooled: bool = False,
+    codes: bool = False,
     part_rows: int = PART_ROWS,
     max_bad: float = 1.0,
     progress: Progress | None = None,
@@ -119,6 +122,7 @@ def write_embeddings(
         workers: processes that decode; 0: this one does.
         broken: what a broken part of a row costs: that "part" alone, or the whole "row".
         pooled: write the pooled states instead of the normalised and projected ones.
+        codes: write the ids of the patches, too (`codes_columns`).
         part_rows: rows of a part, about.
         max_bad: share of broken rows above which it stops (`max_bad`); the parts that are whole stay.
         progress: is called with the number of rows done.
@@ -127,7 +131,8 @@ def write_embeddings(
         {"rows", "present": {modality: count}, "bad": list, "resumed": rows that were there already}.
 
     Raises:
-        UserError: a path that is a folder or says another format, data without rows, too many broken ones.
+        UserError: a path that is a folder or says another format, data without rows, too many broken ones, `codes` of
+            a model that has none.
         RunError: a file cannot be written.
     """
     path = Path(output_parquet)
@@ -136,16 +141,17 @@ def write_embeddings(
     if path.suffix.lower() in OTHERS:
         raise UserError(f"output: '{path}' ends in {path.suffix}, expected the name of a parquet file (.parquet)")
     replaceable(path)
+    named = codes_columns(model, list(columns)) if codes else {}
     folder = path.with_name(f".{path.name}.parts")
     size = max(part_rows // batch_size, 1) * batch_size
-    key = _key(model, source, columns, pooled, size) | {"broken": broken}
+    key = _key(model, source, columns, pooled, size) | {"broken": broken, "codes": named}
     try:
         parts = _begin(folder, key)
         resumed = len(parts) * size
         bad_rows = {one["index"] for part in parts for one in _broken(part)}
         with doing("embedding the rows", len(source) if hasattr(source, "__len__") else None) as advance:
             tables = _tables(
-                model, preprocessors, source, columns, batch_size, workers, broken, pooled, resumed, advance
+                model, preprocessors, source, columns, batch_size, workers, broken, pooled, named, resumed, advance
             )
             for number, (table, bad) in enumerate(_joined(tables, size), len(parts)):
                 parts.append(_write_part(folder, number, table, bad))
@@ -275,6 +281,41 @@ def id_columns(source: Source) -> list[str]:
     return [name for name in found if isinstance(features.get(name, datasets.Value("string")), datasets.Value)]
 
 
+def codes_columns(model: MMSSLModel, names: Sequence[str]) -> dict[str, list[str]]:
+    """Name of a model's codes of these modalities -> the columns that hold them, one a codebook.
+
+    `<modality>_codes`; of several books `<modality>_codes_1`, `_2`, ...; where several objectives have left codes of
+    one modality, the objective's name stands behind the modality's. UserError where the model has none of these.
+    """
+    specs = {key: spec for key, spec in (model.config.codes or {}).items() if spec["modality"] in names}
+    if not specs:
+        raise UserError(
+            f"codes: found true, but the model has no codes of {', '.join(names)}, expected one that was trained with "
+            "codes of its own targets (`codes` of mae), or a tokenizer"
+        )
+    found = {}
+    for key, spec in specs.items():
+        name = spec["modality"]
+        alone = sum(other["modality"] == name for other in specs.values()) == 1
+        column = f"{name}_codes" if alone else f"{name}_{key.removesuffix(f'-{name}')}_codes"
+        books = len(model.get_submodule(f"codes.{key}").sizes)  # type: ignore[arg-type]
+        found[key] = [column] if books == 1 else [f"{column}_{book + 1}" for book in range(books)]
+    return found
+
+
+def _code_lists(ids: torch.Tensor, columns: Sequence[str]) -> dict[str, pa.Array]:
+    """ids (B, N, C), -1 where no patch is -> column -> B lists of the ids of the patches that are there, in order."""
+    import pyarrow as pa
+
+    there = ids[..., 0] >= 0
+    ends = [0, *there.sum(1).cumsum(0).tolist()]
+    offsets = pa.array(ends, pa.int32())
+    return {
+        column: pa.ListArray.from_arrays(offsets, pa.array(ids[..., book][there].int().numpy()))
+        for book, column in enumerate(columns)
+    }
+
+
 def _tables(
     model: MMSSLModel,
     preprocessors: Mapping[str, Preprocessor],
@@ -284,12 +325,13 @@ def _tables(
     workers: int,
     broken: str,
     pooled: bool,
+    codes: Mapping[str, Sequence[str]],
     skip: int,
     advance: Progress,
 ) -> Iterator[tuple[pa.Table, list[Bad]]]:
     """(pyarrow table, broken values) of batch after batch, in the order of the source, from row `skip` on.
 
-    advance: is called with the number of rows done.
+    codes: see `codes_columns`. advance: is called with the number of rows done.
     """
     import pyarrow as pa
 
@@ -309,6 +351,7 @@ def _tables(
         with evaluating([model]):
             collector = Collector({"model": model}, None)
             collector.add(loaded.batch)
+            coded = code_ids(model, to_device(loaded.batch, device_of(model))) if codes else {}
         part = collector.result()
         count = len(loaded.rows)
         if not torch.equal(loaded.rows.cpu(), torch.arange(first, first + count)):
@@ -324,6 +367,8 @@ def _tables(
                 pa.array(values.reshape(-1).numpy()), values.shape[1], mask=pa.array((~present).numpy())
             )
             data[f"{name}_present"] = pa.array(present.numpy())
+        for key, names_of in codes.items():
+            data |= _code_lists(coded[key].cpu(), names_of)
         bad = [dataclasses.replace(one, index=one.index + skip) for one in loaded.bad]
         first += count
         advance(skip + first)

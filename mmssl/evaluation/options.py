@@ -45,6 +45,10 @@ class EvaluateConfig(RowsConfig, EvaluationConfig):
 class EmbedConfig(RowsConfig):
     """Which rows are embedded: those of a recipe's `data` that do anything here."""
 
+    codes: bool = option(
+        False, help="write the ids of the patches, too, of a model that has codes: <modality>_codes, lists of numbers"
+    )
+
     REFUSED = {
         "label": "found a column of labels, but embeddings need none; `id` and the row's number tell the rows apart",
         "group": "found a column of groups, but all rows are embedded; groups are for `mmssl finetune`",

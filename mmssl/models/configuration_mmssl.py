@@ -26,6 +26,8 @@ class MMSSLConfig(PreTrainedConfig):
         logit_scale: of contrastive training across towers, log(1 / temperature): with `logit_bias` what turns products
             of embeddings into probabilities; None where there was no such training.
         logit_bias: SigLIP's bias.
+        codes: name -> what describes the `Codes` that an objective has left in the model, which give patches ids; None
+            where none did.
         initializer_seed: of the random weights.
     """
 
@@ -39,6 +41,7 @@ class MMSSLConfig(PreTrainedConfig):
     projection_standard: bool = False
     logit_scale: float | None = None
     logit_bias: float | None = None
+    codes: dict[str, Any] | None = None
     initializer_seed: int = 0
 
     @classmethod

@@ -23,6 +23,7 @@ from transformers import AutoModel, PreTrainedModel
 from ..boundary import own_file
 from ..errors import UserError, nearest
 from ..modality import Batch, Modality, load_modality, name_fault
+from .codes import Codes
 from .configuration_mmssl import MMSSLConfig
 from .conv_tower import ConvTower
 from .initialization import init_module
@@ -109,6 +110,7 @@ class MMSSLModel(PreTrainedModel):
                     config.projection_dropout,
                     config.projection_standard,
                 )
+        self.codes = nn.ModuleDict({n: Codes(spec) for n, spec in (config.codes or {}).items()}).requires_grad_(False)
         self.post_init()
 
     def load_adapter(self, peft_model_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -210,6 +212,11 @@ class MMSSLModel(PreTrainedModel):
             if own and (len(self.towers) == 1 or self.projections):
                 spec["readout"] = usual_readout(options, next(iter(tower.modalities.values())))  # type: ignore[arg-type]
                 tower.set_pooling(tower_config(spec))
+
+    def keep_codes(self, name: str, codes: Codes) -> None:
+        """Make an objective's codes a part of the model."""
+        self.codes[name] = codes.requires_grad_(False)
+        self.config.codes = {**(self.config.codes or {}), name: codes.spec}
 
     @property
     def input_modalities(self) -> list[str]:  # type: ignore[override]

@@ -77,6 +77,10 @@ class Joined(Step):
         super().__init__(_Apart(), one.model, one.views, one.masks, draws, part)
         self.parts, self.rows = parts, max(part.draws.rows for part in parts)
 
+    def pieces(self) -> Sequence[Step]:
+        """The parts."""
+        return self.parts
+
     def stored(self, tower: str) -> tuple[Tensor, Tensor] | None:
         """As `Step.stored`, of all rows."""
         found = [kept for part in self.parts if (kept := part.stored(tower)) is not None]

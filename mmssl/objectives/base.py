@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from ..options import idle_options
 from .options import ObjectiveConfig, RampConfig, objective_module
 
 if TYPE_CHECKING:
+    from ..models.codes import Codes
     from ..models.modeling_mmssl import MMSSLModel
     from .step import Step
 
@@ -88,6 +89,30 @@ class Objective(nn.Module):
         """The views that it asks a tower's pooled output of, unmasked, where it asks for nothing else; none where it
         has nothing to do with the tower. None (the default): it may ask for anything."""
         return None
+
+    @property
+    def unfitted(self) -> int:
+        """How many samples of the training data `fit` wants to see before the first step; 0: it has nothing to fit."""
+        return 0
+
+    def fit(self, steps: Iterable[Step], seed: int) -> None:
+        """Learn from the data what must be there before the first step, such as codebooks.
+
+        Called in the first process alone, without gradient, once in a run: what `fitted` names goes to the others, and
+        to a run that is resumed, through the run's folder.
+
+        Args:
+            steps: batches of training samples in the order in which training sees them, the clean view.
+            seed: of the run.
+        """
+
+    def fitted(self) -> dict[str, nn.Module]:
+        """Name -> module whose parameters and buffers `fit` sets."""
+        return {}
+
+    def keeps(self) -> dict[str, Codes]:
+        """Modality -> codes that become a part of the model at the end of a run (`MMSSLModel.keep_codes`)."""
+        return {}
 
     teaches: tuple[str, ...] = ()
     """Names of the towers that it keeps an averaged teacher of, whose weights the model may get at the end."""

@@ -8,7 +8,8 @@ mask, its own decoder, possibly from an intermediate layer, and sees the others 
 visible patches between them (MultiMAE, 4M). `skips` lets the decoder look at earlier blocks of the encoder, and several
 `towers` meet in a `fusion` encoder between them and their decoders (HiCMAE, Sun et al. 2024, whose blocks 3, 6 and 9,
 counted from 0, are `[4, 7, 10]` here, and are placed as the decoder's own tokens: `skips_placed`). Without a mask, what
-a corrupted view overwrote is reconstructed (GMML, Atito et al. 2021; see `mmssl.masking.corruption`).
+a corrupted view overwrote is reconstructed (GMML, Atito et al. 2021; see `mmssl.masking.corruption`). With `codes`, ids
+of the patches are predicted in place of numbers, by cross-entropy: HuBERT, BEiT, MERT (see `.parts.codes`).
 
 Example::
 
@@ -23,6 +24,10 @@ Example::
     views: {spoiled: {image: {corrupt: {share: [0.5, 0.75], fill: [noise, other]}}}}
     objectives:
       gmml: {type: mae, tower: image, view: spoiled, target: {image: pixels}, decoder: {depth: 0}}
+
+    masks: {spans: {type: span, ratio: 0.5}}
+    objectives:
+      hubert: {type: mae, tower: audio, mask: spans, mode: replace, codes: {audio: {size: 100}}, decoder: {depth: 0}}
 """
 
 from __future__ import annotations
@@ -41,8 +46,9 @@ from ..models.options import MESSAGES
 from ..models.tower import Decoder, Encoded
 from ..options import changed
 from ..patches import Patches, Split, gather
-from .base import Loss, Objective
+from .base import Loss
 from .options.mae import Config, DecoderConfig, FusionConfig
+from .parts.codes import Coded, CodeTarget
 from .parts.fusion import Fusion
 
 if TYPE_CHECKING:
@@ -67,7 +73,7 @@ class TokenHead(nn.Module):
         return self.out(self.norm(nn.functional.gelu(self.dense(tokens))))
 
 
-class MAE(Objective):
+class MAE(Coded):
     """Masked autoencoding of the modalities that the mask names, of one tower or of several that are fused."""
 
     def __init__(self, config: Config, model: MMSSLModel) -> None:
@@ -80,6 +86,8 @@ class MAE(Objective):
         self._refuse_replacement(config, model)
         self.shown: dict[str, str | Replacement] = self.mode | config.replacement
         self.fusion = self._fusion(config, model)
+        codes = {n: CodeTarget(o, model, n, f"objective mae: codes.{n}") for n, o in config.codes.items()}
+        self.codes = nn.ModuleDict(codes)
         self.decoders = nn.ModuleDict()
         for name in self.names:
             decoder = config.decoders.get(name, config.decoder)
@@ -87,13 +95,13 @@ class MAE(Objective):
                 self.mode[name] = "replace"  # nothing is dropped
             self._refuse_decoder(name, decoder, model)
             modality, tower = model.modality(name), model.tower(self.tower_of[name])
-            width = modality.pred_width(config.target.get(name))
+            width = codes[name].width if name in codes else modality.pred_width(config.target.get(name))
             self.decoders[name] = _decoder(modality, decoder, tower.width, width, f"objective mae: decoder of '{name}'")
         used = {n: config.decoders.get(n, config.decoder) for n in self.names}
         self.layer, self.skips = {n: d.layer for n, d in used.items()}, {n: sorted(d.skips) for n, d in used.items()}
         wanted = {layer for d in used.values() for layer in [d.layer, *d.skips] if layer is not None}
         self.layers = tuple(sorted(wanted))
-        init_weights(self)
+        init_weights(nn.ModuleList([*([self.fusion] if self.fusion is not None else []), self.decoders]))
 
     @staticmethod
     def _towers(config: Config) -> list[str]:
@@ -154,6 +162,11 @@ class MAE(Objective):
                 f"objective mae: decoder.layer of '{name}' is {decoder.layer}, but with fusion what is "
                 f"decoded comes behind the towers' last block; leave it out"
             )
+        if name in config.codes and config.codes[name].visible and (self.mode[name] == "drop" or decoder.depth):
+            raise UserError(
+                f"objective mae: codes.{name}.visible: found {config.codes[name].visible:g}, expected 0, or mode: "
+                f"replace and decoder.depth: 0: another decoder predicts hidden patches alone"
+            )
 
     def _refuse_unknown(self, config: Config) -> None:
         if set(self.names) <= set(config.decoders) and changed(config, "decoder"):
@@ -161,7 +174,7 @@ class MAE(Objective):
                 "objective mae: decoder: found options, which have no effect: every modality of "
                 f"{self._where()} has its own in decoders"
             )
-        for option_name in ("target", "decoders", "weights", "mode", "replacement"):
+        for option_name in ("target", "codes", "decoders", "weights", "mode", "replacement"):
             value = getattr(config, option_name)
             for name in value if isinstance(value, dict) else ():
                 if name not in self.names:
@@ -190,8 +203,17 @@ class MAE(Objective):
         mask = self.config.mask
         if mask is None:
             return {name: counted for name, (_, counted) in self._overwritten(step).items()}
-        hidden = self._splits(step, mask).items()
-        return {name: self._queries(step, name, split).valid for name, split in hidden}
+        found: dict[str, Tensor] = {}
+        for name, split in self._splits(step, mask).items():
+            found[name] = self._queries(step, name, split).valid
+            if self._visible(name):
+                found[f"{name}.visible"] = step.patches(name, self.config.view).take(split.keep, split.full).valid
+        return found
+
+    def _visible(self, name: str) -> float:
+        """Weight of the loss of visible patches."""
+        codes = self.config.codes.get(name)
+        return codes.visible if codes is not None else 0.0
 
     def forward(self, step: Step) -> Loss:
         """The weighted sum over modalities of the error on what the encoder did not see; logs each of several."""
@@ -257,6 +279,9 @@ class MAE(Objective):
             queries = self._queries(step, name, split)
             norm = step.model.tower(self.tower_of[name]).normed
             prediction = self._predict(name, encoded[self.tower_of[name]], whole, split.keep, hide, queries, norm)
+            if name in self.codes:
+                losses[name] = self._coded(step, name, split, prediction, queries, encoded[self.tower_of[name]])
+                continue
             kind = c.target.get(name)
             target = step.hidden_target(name, c.target_view, kind, split, queries, c.view)
             with torch.autocast(prediction.device.type, enabled=False):
@@ -264,6 +289,24 @@ class MAE(Objective):
                 # over all hidden patches of the global batch, so that samples with more of them weigh more
                 losses[name] = step.mean(name, score, queries.valid)
         return losses
+
+    def _coded(
+        self, step: Step, name: str, split: Split, prediction: Tensor, queries: Patches, encoded: Encoded
+    ) -> Tensor:
+        """The loss of predicted ids: of the hidden patches, and of the visible ones by their weight."""
+        codes, visible = self.codes[name], self._visible(name)
+        assert isinstance(codes, CodeTarget)
+        ids = codes.ids(step, self.config.target_view)
+        with torch.autocast(prediction.device.type, enabled=False):
+            score = codes.score(prediction.float(), gather(ids, split.hide.flatten(1)))
+            loss = step.mean(name, score, queries.valid)
+        if not visible:
+            return loss
+        seen = step.patches(name, self.config.view).take(split.keep, split.full).valid
+        prediction = self.decoders[name](gather(self._tokens(name, encoded), split.keep))
+        with torch.autocast(prediction.device.type, enabled=False):
+            score = codes.score(prediction.float(), gather(ids, split.keep))
+            return loss + visible * step.mean(f"{name}.visible", score, seen)
 
     def _tokens(self, name: str, encoded: Encoded) -> Tensor:
         layer = self.layer[name]

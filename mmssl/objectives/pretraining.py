@@ -200,6 +200,9 @@ class Pretraining(nn.Module):
         for objective in self.objectives.values():
             for name, value in objective.constants().items():  # type: ignore[operator]
                 setattr(self.model.config, name, value)
+        for owner, objective in self.objectives.items():
+            for modality, codes in objective.keeps().items():  # type: ignore[operator]
+                self.model.keep_codes(f"{owner}-{modality}", codes)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:

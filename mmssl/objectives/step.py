@@ -112,6 +112,10 @@ class Step:
             self._memo[key] = make()
         return self._memo[key]
 
+    def pieces(self) -> Sequence[Step]:
+        """Itself, or the steps of parts of its rows that it was joined from: those whose inputs are to be had."""
+        return [self]
+
     def forget(self) -> None:
         """Drop everything that was computed; it comes out the same when it is asked for again."""
         self._memo.clear()

@@ -183,6 +183,9 @@ class GuardConfig:
     min_std: float | None = option(
         0.021, min=0, max=1_000, help="least std_mean of any modality; 0: all embeddings are one"
     )
+    min_codes: float | None = option(
+        0.05, min=0, max=1, help="least use of any codebook, its perplexity over its size; 0: one code says all"
+    )
     drop_share: float | None = option(None, above=0, below=1, help="largest fall of a RankMe below its best so far")
     spike: float | None = option(
         None, above=0, max=1_000, help="largest rise of the loss over its median, in deviations of it"

@@ -36,6 +36,7 @@ def feed(
     lengths: Mapping[str, Lengths],
     mixture: Mixed | None,
     labels: Labels,
+    alone: bool = False,
 ) -> Batches:
     """This process's micro-batches of the training rows, from any one on.
 
@@ -49,15 +50,16 @@ def feed(
         lengths: name of the data -> what is known of the shards of a stream.
         mixture: the rows of several data, in place of those of `source`.
         labels: the columns that objectives learn from, which come along.
+        alone: as if there were no other process: the rows of all of them.
     """
     preprocessors, columns = processor.preprocessors | labels.readers, {**columns, **labels.columns}
     mixture = with_labels(mixture, labels)
     types = [part.type for part in recipe.modalities.values()]
     workers = workers_for(recipe.data.workers, types, beside_a_step=True)
+    rank, world = (0, 1) if alone else (accelerator.process_index, accelerator.num_processes)
 
     def batches(first: int) -> Iterator[Loaded]:
         if isinstance(mixture, MixedStreams):
-            rank, world = accelerator.process_index, accelerator.num_processes
             size, parts = recipe.train.batch_size, recipe.train.accumulation
             return mixed_stream_batches(
                 mixture,
@@ -74,8 +76,8 @@ def feed(
                 preprocessors,
                 batch_size=recipe.train.batch_size,
                 accumulation=recipe.train.accumulation,
-                rank=accelerator.process_index,
-                world=accelerator.num_processes,
+                rank=rank,
+                world=world,
                 workers=workers,
                 start_batch=first,
                 broken=recipe.data.broken,
@@ -88,8 +90,8 @@ def feed(
             seed=recipe.seed,
             batch_size=recipe.train.batch_size,
             accumulation=recipe.train.accumulation,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
+            rank=rank,
+            world=world,
             workers=workers,
             shuffle_buffer=recipe.data.shuffle_buffer,
             readers=recipe.data.readers,

@@ -1,9 +1,9 @@
 """The collapse guard: says when a run has gone wrong, from its health and its loss, never from the loss alone.
 
-A collapsed encoder often has a falling loss, so the guard judges by the spread and the rank of the embeddings
-(`mmssl.training.health`), and by a loss that is not finite or jumps. What follows is the recipe's choice: a warning, a
-stop with a checkpoint, or the last healthy checkpoint again with a lower learning rate, other draws and, as in PaLM
-(Chowdhery et al. 2022, arXiv 2204.02311, section 5.1), without the batches that led there.
+A collapsed encoder often has a falling loss, so the guard judges by the spread and the rank of the embeddings and the
+use of codebooks (`mmssl.training.health`), and by a loss that is not finite or jumps. What follows is the recipe's
+choice: a warning, a stop with a checkpoint, or the last healthy checkpoint again with a lower learning rate, other
+draws and, as in PaLM (Chowdhery et al. 2022, arXiv 2204.02311, section 5.1), without the batches that led there.
 """
 
 from __future__ import annotations
@@ -96,10 +96,13 @@ class Guard(Observer):
         """What is wrong with one measure."""
         s = self.settings
         measure = key.rpartition("/")[2]
-        if measure not in ("rankme", "std_mean"):
+        if measure not in ("rankme", "std_mean", "codes_perplexity"):
             return None
         if value is None:
             return f"the embeddings behind {key} are not finite"
+        if measure == "codes_perplexity":
+            low = s.min_codes is not None and value < s.min_codes
+            return f"{key} is {value:.3g}, below train.guard.min_codes = {s.min_codes:g}" if low else None
         if measure == "std_mean":
             low = s.min_std is not None and value < s.min_std
             return f"{key} is {value:.3g}, below train.guard.min_std = {s.min_std:g}" if low else None

@@ -14,7 +14,7 @@ metrics.jsonl, over the n rows of the probe that have the modality:
 - `health/<a>-<b>/gap`: distance between the centroids of the normalised embeddings of two modalities over the samples
   that have both (Liang et al. 2022, arXiv 2203.02053, section 4.2), where their embeddings are equally wide.
 - `health/<objective>/<name>`: what an objective says of itself (`Objective.health`): agreement with its teacher, use of
-  its codebook or clusters.
+  its codes (`<modality>/codes_used`, `codes_perplexity`, see `mmssl.objectives.parts.codes`).
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ from .building import (
 from .choosing import Asked, Choice, choose, keep, kept_choice, told
 from .device import Device, this_device
 from .engine import check_rows, goes_on, on_first, prepare_folder, warn_of_changes
+from .fitting import fit_objectives
 from .guard import Guard
 from .health import Health, load_probe
 from .labels import Labels, open_labels, with_labels
@@ -160,6 +161,7 @@ def loop_of(begun: Begun, processor: MMSSLProcessor) -> tuple[Loop, float, dict[
     accelerator, folder = parallel.accelerator, begun.folder
     with doing("building the model"):
         pretraining = build_pretraining(recipe, processor)
+    fit_objectives(begun, pretraining, processor)
     settle_micro_batch(recipe.train, pretraining, accelerator.num_processes)
     if opened.held is not None:
         pretraining.model.config.held_out = asdict(opened.held.rule)

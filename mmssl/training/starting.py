@@ -96,8 +96,10 @@ def put_adapters(model: MMSSLModel, asked: ModelConfig) -> Adapter | None:
 
 
 def load_start(model: MMSSLModel, origin: str) -> None:
-    """Copy the weights of the saved model `origin` into `model`. UserError when they do not fit."""
+    """Copy the weights of the saved model `origin` into `model`, without codes that objectives of its run have left in
+    it. UserError when they do not fit."""
     started = open_model(origin)[0]
+    started.codes.clear()
     in_float32(started, whole=True)
     theirs, mine = started.state_dict(), model.state_dict()
     odd = sorted(set(theirs) ^ set(mine)) or sorted(k for k in mine if mine[k].shape != theirs[k].shape)

@@ -12,8 +12,10 @@ from mmssl.masking import Budget, FeatureSubsets, MultiBlock, Random
 from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.options import TowerConfig
+from mmssl.models.quantisers import Codebooks
 from mmssl.objectives import bootstrap, contrastive, distillation, jepa, mae, matching, redundancy
 from mmssl.objectives.base import Objective
+from mmssl.objectives.options.codes import CodesConfig
 from mmssl.objectives.options.distillation import GramConfig
 from mmssl.objectives.options.jepa import PredictorConfig, RegulariserConfig
 from mmssl.objectives.options.mae import FusionConfig
@@ -194,17 +196,41 @@ def pretraining(joint: bool = False) -> Pretraining:
     return Pretraining(net, objectives, VIEWS, masks)
 
 
+def set_books(objective: Objective) -> Objective:
+    """Codebooks that were fitted to something."""
+    generator = torch.Generator().manual_seed(7)
+    for module in objective.modules():
+        if isinstance(module, Codebooks):
+            module.codes.copy_(torch.randn(module.codes.shape, generator=generator))
+            module.counts.fill_(1.0)
+            module.sums.copy_(module.codes)
+    return objective
+
+
 def masked(fill: Sequence[str] = ("other", "noise", "zero")) -> Pretraining:
-    """A joint budget, a decoder that looks at earlier blocks, and corrupted signals, filled from other samples too."""
+    """A joint budget, a decoder that looks at earlier blocks, corrupted signals, filled from other samples too, and codes
+    in place of numbers, of hidden patches and of all."""
     net = model()
     spoiled = {"signal": {"corrupt": {"fill": list(fill), "view": "a"}}}
     skips = mae.DecoderConfig(width=16, depth=2, heads=2, skips=[1, 2])
     gmml = {"mask": None, "view": "spoiled", "target_view": "a", "target": {"signal": "volts"}, "decoder": HEAD}
-    objectives = {
+    objectives: dict[str, Objective] = {
         "skips": mae.MAE(mae.Config(tower="signal", mask="few", decoder=skips), net),
         "skips_replaced": mae.MAE(mae.Config(tower="graph", mask="few", mode="replace", decoder=skips), net),
         "gmml": mae.MAE(mae.Config(tower="signal", **gmml), net),
         "fused": mae.MAE(mae.Config(towers=["table", "signal"], mask="few", fusion=FUSION, decoder=DECODER), net),
+    }
+    codes = CodesConfig(kind="residual", size=5, books=2, target="volts")
+    all_codes = CodesConfig(size=5, similarity="cosine", width=6, visible=0.5)
+    objectives |= {
+        "codes": set_books(
+            mae.MAE(mae.Config(tower="signal", mask="few", decoder=DECODER, codes={"signal": codes}), net)
+        ),
+        "all codes": set_books(
+            mae.MAE(
+                mae.Config(tower="signal", mask="few", mode="replace", decoder=HEAD, codes={"signal": all_codes}), net
+            )
+        ),
     }
     views = {"a": {"signal": {"gain": 0.2}}, "spoiled": spoiled}
     return Pretraining(net, objectives, views, {"few": Budget(visible=4)})

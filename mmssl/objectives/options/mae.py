@@ -9,6 +9,7 @@ from ...masking.replacement import Replacement
 from ...models.options import TRUNKS
 from ...options import SET, needs, option, strict
 from . import ObjectiveConfig
+from .codes import CodesConfig
 
 
 @strict
@@ -61,7 +62,8 @@ class Config(ObjectiveConfig):
 
     papers = (
         "MAE, He et al. 2022, arXiv 2111.06377; BERT, Devlin et al. 2019, arXiv 1810.04805; M3AE, Chen et al. 2022; "
-        "HiCMAE, Sun et al. 2024, arXiv 2401.05698"
+        "HiCMAE, Sun et al. 2024, arXiv 2401.05698; HuBERT, Hsu et al. 2021, arXiv 2106.07447; BEiT, Bao et al. 2022, "
+        "arXiv 2106.08254"
     )
     when = "No augmentations are known, or the model will be fine-tuned; the steadiest to train, weaker on few labels."
     suits = "everything that is cut into patches, alone or several modalities in one tower; unpaired data too"
@@ -77,6 +79,9 @@ class Config(ObjectiveConfig):
         factory=dict, help="modality of ids -> what is shown of masked ones beside the mask token; {}: BERT's 80-10-10"
     )
     target: dict[str, str] = option(factory=dict, help="kind of target a modality; default: its first kind")
+    codes: dict[str, CodesConfig] = option(
+        factory=dict, help="modality -> predict ids of its patches, by cross-entropy, in place of a target's numbers"
+    )
     decoder: DecoderConfig = option(factory=DecoderConfig, help="of every modality that has none of its own")
     decoders: dict[str, DecoderConfig] = option(factory=dict, help="a decoder of its own for a modality")
     weights: dict[str, float] = option(
@@ -84,7 +89,7 @@ class Config(ObjectiveConfig):
     )
 
     NEEDS = (
-        needs("mode", mask=SET),
+        needs("mode", "codes", mask=SET),
         needs("replacement", mask=SET),
         needs("replacement", mode="replace", holds=lambda c: "replace" in (c.mode, *_values(c.mode))),
     )
@@ -92,6 +97,9 @@ class Config(ObjectiveConfig):
     def __post_init__(self) -> None:
         if (self.tower is None) == (not self.towers):
             raise UserError(f"found tower: {self.tower} and towers: {self.towers}, expected one of them")
+        both = sorted(set(self.codes) & set(self.target))
+        if both:
+            raise UserError(f"found target.{both[0]} and codes.{both[0]}, expected one of them")
 
 
 def _values(mode: str | dict[str, str]) -> list[str]:

@@ -53,6 +53,15 @@ def test_thresholds_are_named_and_what_is_not_finite_is_a_fault():
     assert fault is not None and "not finite" in fault
 
 
+def test_a_codebook_that_is_hardly_used_is_a_fault():
+    guard = Guard(GuardConfig(patience=1, min_codes=0.1))
+    key = "health/units/audio/codes_perplexity"
+    assert guard.check(1, 1.0, health() | {key: 0.11, "health/units/audio/codes_used": 0.01}) is None
+    fault = guard.check(2, 1.0, health() | {key: 0.09})
+    assert fault is not None and f"{key} is 0.09, below train.guard.min_codes = 0.1" in fault
+    assert Guard(GuardConfig(patience=1, min_codes=None)).check(1, 1.0, health() | {key: 0.0}) is None
+
+
 def test_a_jump_of_the_loss_is_measured_in_median_deviations():
     falling = [3 - 0.1 * i for i in range(10)]  # median 2.55, deviations' median 0.25
     limit = 2.55 + 4 * 1.4826 * 0.25

@@ -1,0 +1,104 @@
+"""What objectives learn from the data before the first step (`Objective.fit`), such as the codebooks of k-means.
+
+The first process fits it, on the first samples in the order of training; it lies in `fitted/` of the run's folder,
+where all processes, and a run that is resumed, read it. From then on it is in the checkpoints, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ..data.shards import Lengths
+from ..draws import Draws, key_of
+from ..errors import RunError, UserError, one_line
+from ..files import whole_file
+from ..models.running import evaluating, to_device
+from ..recipe.mixture import FIRST
+from ..saying import doing
+from .engine import on_first
+from .feeding import feed
+
+if TYPE_CHECKING:
+    from ..models.processing_mmssl import MMSSLProcessor
+    from ..objectives.pretraining import Pretraining
+    from ..objectives.step import Step
+    from .preparing import Begun
+
+FOLDER = "fitted"
+
+
+def fit_objectives(begun: Begun, pretraining: Pretraining, processor: MMSSLProcessor) -> None:
+    """Fit every objective that has something to fit, or read what was fitted when the run began.
+
+    Raises:
+        UserError: the data do not suffice, or what was fitted is of another recipe.
+        RunError: it cannot be written.
+    """
+    for name, objective in pretraining.objectives.items():
+        if not objective.unfitted:
+            continue
+        file = begun.folder / FOLDER / f"{name}.safetensors"
+        with doing(f"fitting what objective '{name}' learns from the data first"):
+            on_first(begun.parallel.accelerator, lambda: _fit(begun, pretraining, processor, name, file))  # noqa: B023
+        _read(objective.fitted(), file)  # type: ignore[operator]
+
+
+def _fit(begun: Begun, pretraining: Pretraining, processor: MMSSLProcessor, name: str, file: Path) -> None:
+    if begun.resume and file.is_file():
+        return
+    objective, device = pretraining.objectives[name], begun.parallel.accelerator.device
+    pretraining.to(device)
+    with evaluating([pretraining]), torch.no_grad():
+        objective.fit(_steps(begun, pretraining, processor, objective.unfitted), begun.recipe.seed)  # type: ignore
+    pretraining.to("cpu")
+    tensors = {
+        f"{part}.{key}": value.contiguous()
+        for part, module in objective.fitted().items()  # type: ignore[operator]
+        for key, value in module.state_dict().items()
+    }
+    try:
+        with whole_file(file) as partial:
+            save_file(tensors, partial)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{file} could not be written: {one_line(error)}") from error
+
+
+def _steps(begun: Begun, pretraining: Pretraining, processor: MMSSLProcessor, samples: int) -> Iterator[Step]:
+    """The first so many training samples, each once, as any number of processes reads them."""
+    recipe, accelerator = begun.recipe, begun.parallel.accelerator
+    if hasattr(begun.rows, "__len__"):
+        samples = min(samples, len(begun.rows))
+    lengths = {name: Lengths() for name in (FIRST, *recipe.data.mix)}
+    train = replace(recipe.train, memory=0.0)
+    source, columns = begun.opened.source, begun.opened.columns
+    rows = source, columns, processor, accelerator, {}, lengths, begun.mixture, begun.labels
+    batches = feed(replace(recipe, train=train), *rows, alone=True)
+    done = 0
+    for number, loaded in enumerate(batches(0)):
+        size = loaded.size
+        draws = Draws(key_of(recipe.seed, "fit", number), size, device=accelerator.device)
+        yield pretraining.step(to_device(loaded.batch, accelerator.device), draws)
+        done += size
+        if done >= samples:
+            return
+
+
+def _read(parts: dict[str, torch.nn.Module], file: Path) -> None:
+    """Set what was fitted."""
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{file} cannot be read: {one_line(error)}") from error
+    for part, module in parts.items():
+        own = {key[len(part) + 1 :]: value for key, value in tensors.items() if key.startswith(f"{part}.")}
+        wanted = module.state_dict()
+        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in wanted.items()}:
+            raise UserError(f"{file} does not fit this recipe; resume with the recipe that the run was started with")
+        module.load_state_dict(own)
