@@ -78,8 +78,8 @@ def _steps(begun: Begun, pretraining: Pretraining, processor: MMSSLProcessor, sa
     lengths = {name: Lengths() for name in (FIRST, *recipe.data.mix)}
     train = replace(recipe.train, memory=0.0)
     source, columns = begun.opened.source, begun.opened.columns
-    rows = source, columns, processor, accelerator, {}, lengths, begun.mixture, begun.labels
-    batches = feed(replace(recipe, train=train), *rows, alone=True)
+    rows = source, columns, processor, accelerator
+    batches = feed(replace(recipe, train=train), *rows, {}, lengths, begun.mixture, begun.labels, alone=True)
     done = 0
     for number, loaded in enumerate(batches(0)):
         size = loaded.size

@@ -208,8 +208,8 @@ def set_books(objective: Objective) -> Objective:
 
 
 def masked(fill: Sequence[str] = ("other", "noise", "zero")) -> Pretraining:
-    """A joint budget, a decoder that looks at earlier blocks, corrupted signals, filled from other samples too, and codes
-    in place of numbers, of hidden patches and of all."""
+    """A joint budget, a decoder that looks at earlier blocks, corrupted signals, filled from other samples too, and
+    codes in place of numbers, of hidden patches and of all."""
     net = model()
     spoiled = {"signal": {"corrupt": {"fill": list(fill), "view": "a"}}}
     skips = mae.DecoderConfig(width=16, depth=2, heads=2, skips=[1, 2])
