@@ -32,8 +32,10 @@ from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.options import TowerConfig
 from mmssl.objectives.base import load_objective
 from mmssl.objectives.pretraining import Pretraining
+from mmssl.recipe.config import LoopConfig
 from mmssl.recipe.loading import load_recipe
-from mmssl.training.optimizer import learning_rate, make_optimizer
+from mmssl.schedules import Rate
+from mmssl.training.optimizer import make_optimizer
 
 COLUMNS = [
     "age",
@@ -133,7 +135,7 @@ def train(prefix: int, seed: int, args: argparse.Namespace, data: tuple[Any, Inp
         draws = Draws(key_of(seed, step), args.batch)
         work({"tabular": {k: v[rows] for k, v in inputs.items()}}, draws).total.backward()
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, args.steps, args.lr, 0.1)
+            group["lr"] = Rate(LoopConfig(lr=args.lr, warmup=0.1), args.steps).at(step)
         optimizer.step()
         optimizer.zero_grad()
         work.after_step((step + 1) / args.steps)

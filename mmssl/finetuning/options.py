@@ -12,7 +12,7 @@ from ..modality.faults import augment_faults, crossing_faults
 from ..models.options import AdapterConfig
 from ..options import option, strict
 from ..options.schema import BAD, Faults, build
-from ..recipe.checks import micro_batch_faults
+from ..recipe.checks import micro_batch_faults, rate_faults
 from ..recipe.config import LoopConfig, RowsConfig
 from ..recipe.loading import merge_flags, merge_overrides
 
@@ -180,7 +180,7 @@ def _check(options: FinetuneConfig, faults: Faults, given: set[str]) -> None:
         ]
     if train.accumulation > train.batch_size:
         faults.append(f"train.accumulation: found {train.accumulation}, expected at most train.batch_size")
-    faults += micro_batch_faults(train.micro_batch, train.accumulation)
+    faults += micro_batch_faults(train.micro_batch, train.accumulation) + rate_faults(train)
     if "type" in given:
         faults.append("adapter.type: found it as an override, expected --peft to say the type of the adapter")
     elif options.peft in WHOLE and given:

@@ -24,6 +24,7 @@ from ..provenance import by_user
 from .boxes import MultiBlock
 from .budget import Budget
 from .groups import Channel, Temporal, Tube, Whole
+from .growing import mask_at
 from .neighbours import Regions, Subgraphs
 from .patchwise import Block, Random
 from .spans import Span
@@ -49,6 +50,7 @@ __all__ = [
     "build_mask",
     "coordinate_bits",
     "load_mask",
+    "mask_at",
     "mask_names",
     "patch_bits",
     "split_by_order",
@@ -65,6 +67,10 @@ class PerModality:
 
     def __post_init__(self) -> None:
         self._built = {name: build_mask(spec) for name, spec in self.masks.items()}
+
+    def at(self, progress: float, steps: int) -> PerModality:
+        """Each mask as it is at that share of a run of so many steps."""
+        return PerModality(masks={name: mask_at(mask, progress, steps) for name, mask in self._built.items()})
 
     def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:
         out: dict[str, Split] = {}

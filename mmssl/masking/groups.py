@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..draws import Draws
 from ..options import option, strict
 from ..patches import Patches, Split
+from .growing import Growing
 from .splits import axis_of, coordinate_bits, hidden_counts, last_ones, ratio_of, rising, split_groups
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def hide_equal(patches: Patches, axes: list[int], ratio: float, draws: Draws) ->
 
 @strict
 @dataclass(kw_only=True)
-class Tube:
+class Tube(Growing):
     """The same places hidden at all times (VideoMAE, Tong et al. 2022): in no frame can a neighbour in time tell what
     is there. A place is given by all coordinates but the time; `ratio` is the share of a sample's places. Any set of so
     many places is as likely, as in VideoMAE's permutation of them."""
@@ -52,7 +53,7 @@ class Channel(Tube):
 
 @strict
 @dataclass(kw_only=True)
-class Whole:
+class Whole(Growing):
     """Whole groups of patches hidden: all that agree in the coordinates `axes`. Words of text (`axes: [1]`, where a
     word is several tokens; whole word masking, Cui et al. 2019), frequency bands of audio (`axes: [1]`), rows of an
     image (`axes: [0]`). `ratio` is the share of a sample's groups, exactly."""
@@ -74,7 +75,7 @@ class Whole:
 
 @strict
 @dataclass(kw_only=True)
-class Temporal:
+class Temporal(Growing):
     """Whole times hidden, to be told from the times around them (Orhan et al. 2024 judge video models by it).
 
     choose: `random` hides times independently; `run` one run of neighbouring times somewhere between the first and

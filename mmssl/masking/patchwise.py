@@ -10,6 +10,7 @@ from ..errors import UserError
 from ..lazy import later
 from ..options import option, strict
 from ..patches import Patches, Split
+from .growing import Growing
 from .splits import hidden_counts, maskable_of, patch_bits, ratio_of, split_by_counts, split_by_order
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ else:
 
 @strict
 @dataclass(kw_only=True)
-class Random:
+class Random(Growing):
     """Patches hidden independently and uniformly, exactly `ratio` of each sample: any set of that size is as likely
     (MAE, He et al. 2022, whose shuffled noise draws the same)."""
 
@@ -38,7 +39,7 @@ class Random:
 
 @strict
 @dataclass(kw_only=True)
-class Block:
+class Block(Growing):
     """Contiguous boxes in coordinate space, united until exactly `ratio` of each sample is hidden.
 
     For each of `boxes` boxes a centre is drawn among the sample's patches, and side lengths with a volume of
@@ -70,6 +71,7 @@ class Block:
     def __post_init__(self) -> None:
         if isinstance(self.ratio, list) and (len(self.ratio) != 2 or self.ratio[0] > self.ratio[1]):
             raise UserError(f"ratio: found {self.ratio}, expected a number or [lowest, highest]")
+        super().__post_init__()
 
     def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:
         out = {}

@@ -10,6 +10,7 @@ from ..draws import Draws
 from ..lazy import later
 from ..options import option, strict
 from ..patches import Patches, Split
+from .growing import Growing
 from .splits import axis_of, hidden_counts, ratio_of, rising, split_groups
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ else:
 
 @strict
 @dataclass(kw_only=True)
-class Span:
+class Span(Growing):
     """Spans hidden along one coordinate: exactly `ratio` of each sample's places on it, `length` of them on average.
 
     Patches at the same place are hidden together, whatever their other coordinates: `axis: 0` of text are tokens,

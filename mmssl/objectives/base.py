@@ -15,7 +15,8 @@ from transformers.utils import ModelOutput
 
 from ..errors import UserError
 from ..options import idle_options
-from .options import ObjectiveConfig, RampConfig, objective_module
+from ..schedules import RampConfig
+from .options import ObjectiveConfig, objective_module
 
 if TYPE_CHECKING:
     from ..models.codes import Codes

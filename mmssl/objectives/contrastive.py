@@ -117,6 +117,9 @@ class Contrastive(Taught, Objective):
         return nn.ModuleDict({"towers": towers, "heads": self.heads, "projections": nn.ModuleDict(own)})
 
     def _refuse(self, config: Config, model: MMSSLModel) -> None:
+        ramp = config.temperature_ramp
+        if ramp is not None and not ramp.first * ramp.last:
+            raise UserError("objective contrastive: temperature_ramp: found a factor of 0, expected factors above 0")
         if self.learned and config.loss in ("dcl", "dclw"):
             raise UserError(
                 f"objective contrastive: loss {config.loss} has no lower bound in its temperature, so it cannot be "
@@ -156,7 +159,7 @@ class Contrastive(Taught, Objective):
     def forward(self, step: Step) -> Loss:
         """The mean over pairs across towers, plus the weighted mean within; logs the pairs and a learned scale."""
         across, within = self.sides.plan(step)
-        scale = self._scale()
+        scale = self._scale(step.ramped(self.start, self.config.temperature_ramp))
         parts: dict[str, Tensor] = {}
         totals: list[Tensor] = []
         for pairs, inside, weight in ((across, False, 1.0), (within, True, self.config.within_weight)):
@@ -171,9 +174,10 @@ class Contrastive(Taught, Objective):
         log = {name: loss.detach() for name, loss in parts.items()} if len(parts) > 1 else {}
         return Loss(total=total, parts=log | ({"scale": scale.detach()} if self.learned else {}))
 
-    def _scale(self) -> Tensor:
+    def _scale(self, temperature: float) -> Tensor:
+        """() the learned scale, or that of a temperature that is not."""
         if not self.learned:
-            return torch.tensor(1 / self.start)
+            return torch.tensor(1 / temperature)
         with torch.autocast(self.logit_scale.device.type, enabled=False):
             return self.logit_scale.float().exp().clamp(max=self.config.max_scale)
 
@@ -291,7 +295,9 @@ class Contrastive(Taught, Objective):
         """The temperature across towers, as log(1 / temperature), and SigLIP's bias."""
         if not self.sides.across:
             return {}
-        found = {"logit_scale": math.log(float(self._scale().detach()))}
+        ramp = self.config.temperature_ramp
+        temperature = self.start * (1.0 if ramp is None else ramp.last)
+        found = {"logit_scale": math.log(float(self._scale(temperature).detach()))}
         return found | ({"logit_bias": float(self.logit_bias)} if self.config.loss == "sigmoid" else {})
 
     def discard(self) -> None:

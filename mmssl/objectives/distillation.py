@@ -35,6 +35,7 @@ from ..losses.distillation import centred_softmax, gram_mse, koleo, sinkhorn, so
 from ..models.initialization import init_weights
 from ..models.tower import Encoded, Tower
 from ..patches import Patches, gather
+from ..schedules import moved
 from .base import Loss, Objective
 from .options.distillation import Config, GramConfig, HeadConfig
 from .parts.prototypes import PrototypeHead
@@ -157,7 +158,7 @@ class Distillation(Objective):
         """The teacher's, rising linearly."""
         c, (_, progress) = self.config, self._now()
         low, high = c.teacher_temperature
-        return high if progress >= c.temperature_warmup else low + (high - low) * progress / c.temperature_warmup
+        return high if progress >= c.temperature_warmup else moved(low, high, progress / c.temperature_warmup, "linear")
 
     def begin(self, steps: int | None) -> None:
         """Set the teacher's momentum by the length of the run."""

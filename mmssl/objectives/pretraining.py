@@ -12,6 +12,7 @@ from torch import nn
 from ..distributed import global_sum
 from ..draws import Draws
 from ..errors import UserError
+from ..masking import mask_at
 from ..modality import Batch
 from ..modality.faults import view_faults
 from ..models.modeling_mmssl import MMSSLModel
@@ -33,10 +34,13 @@ class Pretraining(nn.Module):
         masks: the recipe's.
         adapter: what writes the adapter that is trained, None for a whole model.
         started: the model goes on from weights that somebody trained.
+        progress: share of the run that is done, which ramps go by; the loop sets it, and `begin` the number of steps.
     """
 
     adapter: Any = None
     started = False
+    progress = 0.0
+    steps = 1
     factors: torch.Tensor
 
     def __init__(
@@ -55,7 +59,7 @@ class Pretraining(nn.Module):
         self._warn_of_untrained()
         self.ramps = {n: o.config.ramp for n, o in objectives.items() if getattr(o.config, "ramp", None) is not None}
         if self.ramps:  # of the weights, in the order of `ramps`; a buffer, so that a checkpoint has them
-            self.register_buffer("factors", self._factors(0.0))
+            self.register_buffer("factors", self._factors())
         for tower in model.towers.values():
             if tower.frozen:
                 tower.requires_grad_(False)
@@ -107,9 +111,14 @@ class Pretraining(nn.Module):
     def step(self, batch: Batch | Sequence[Batch], draws: Draws, part: Part | None = None) -> Step:
         """A batch as the objectives see it; several as one. draws: of all its rows."""
         if isinstance(batch, Mapping):
-            return Step(batch, self.model, self.views, self.masks, draws, part)
+            masks = {name: mask_at(mask, self.progress, self.steps) for name, mask in self.masks.items()}
+            step = Step(batch, self.model, self.views, masks, draws, part)
+            step.progress, step.steps = self.progress, self.steps
+            return step
         parts = zip(batch, draws_of(batch, draws), strict=True)
-        return Joined([self.step(one, own) for one, own in parts], draws, part)
+        step = Joined([self.step(one, own) for one, own in parts], draws, part)
+        step.progress, step.steps = self.progress, self.steps
+        return step
 
     @torch.no_grad()
     def counts(self, step: Step, names: Sequence[str]) -> dict[str, dict[str, torch.Tensor]]:
@@ -171,6 +180,7 @@ class Pretraining(nn.Module):
     def begin(self, steps: int) -> None:
         """Tell every objective how many steps the run has to leave its random start behind; None where it has none: a
         trained start is worth keeping."""
+        self.steps = steps
         for objective in self.objectives.values():
             objective.begin(None if self.started else steps)  # type: ignore[operator]
         self.kept = {t: n for t, n in self._kept_teachers().items() if not self._keeps_its_start(n, steps)}
@@ -209,11 +219,13 @@ class Pretraining(nn.Module):
         """Tell every objective that the optimiser has stepped, and move the ramped weights; progress in (0, 1]."""
         for objective in self.objectives.values():
             objective.after_step(self.model, progress)  # type: ignore[operator]
+        self.progress = progress
         if self.ramps:
-            self.factors.copy_(self._factors(progress))
+            self.factors.copy_(self._factors())
 
-    def _factors(self, progress: float) -> torch.Tensor:
-        return torch.tensor([ramp.factor(progress) for ramp in self.ramps.values()], dtype=torch.float32)
+    def _factors(self) -> torch.Tensor:
+        found = [ramp.factor(self.progress, self.steps) for ramp in self.ramps.values()]
+        return torch.tensor(found, dtype=torch.float32)
 
 
 Squares = dict[str, dict[str, torch.Tensor]]

@@ -24,6 +24,7 @@ from .options.labels import LabelColumn
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
+    from ..schedules import RampConfig
 
 Mask = Callable[[dict[str, Patches], Draws], dict[str, Split]]
 Views = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -68,9 +69,12 @@ class Step:
         draws: of the views, masks and objectives.
         part: which part of an optimiser step this is; None: all of it.
         rows: towers see so many rows at a time, and see them again in the backward pass; None: all at once.
+        progress: share of the run that is done, in [0, 1).
+        steps: of the run.
     """
 
     rows: int | None = None
+    progress, steps = 0.0, 1
 
     def __init__(
         self,
@@ -97,6 +101,10 @@ class Step:
         """
         totals = self._totals()
         return global_mean(values, counts, None if totals is None else totals[name])
+
+    def ramped(self, value: float, ramp: RampConfig | None) -> float:
+        """A number as its ramp has it in this step."""
+        return value if ramp is None else value * ramp.factor(self.progress, self.steps)
 
     def collected(self, name: str, *rows: Tensor) -> tuple[Tensor, ...] | None:
         """These tensors (rows first) of all parts of the step, one behind the other, for statistics of the log that are

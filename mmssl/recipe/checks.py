@@ -12,12 +12,13 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ..errors import nearest
+from ..errors import UserError, nearest
 from ..modality import crossing_views, name_fault, view_kinds, view_options
 from ..modality.faults import crossing_faults, view_faults
 from ..models.options import HEADLESS
 from ..options.schema import BAD, Draft, Faults, Part, yaml_name
 from ..options.wording import show
+from ..schedules import Rate, schedule_faults
 from .mixture import check_mixture
 
 _LONGEST = 200
@@ -100,10 +101,26 @@ def _check_train(train: object, faults: Faults) -> None:
     lr, min_lr = _get(train, "lr"), _get(train, "min_lr")
     if BAD not in (lr, min_lr) and min_lr > lr:
         faults.append(f"train.min_lr: found {min_lr}, expected at most train.lr = {lr}")
+    faults += rate_faults(train)
     betas = _get(train, "betas")
     if betas not in (BAD, None) and len(betas) != 2:
         faults.append(f"train.betas: found {show(betas)}, expected a list of 2")
     _check_guard(train, faults)
+
+
+def rate_faults(train: Any) -> list[str]:
+    """Lines of what does not go together in the learning rate."""
+    schedule, warmup = _get(train, "schedule"), _get(train, "warmup")
+    parts = (schedule, warmup, *(_get(train, name) for name in ("lr", "min_lr", "anneal", "steps")))
+    if BAD in parts or isinstance(schedule, Draft):
+        return []
+    lines = [f"train.{line}" for line in schedule_faults(train)]
+    if not lines and train.steps is not None:
+        try:
+            Rate(train, train.steps)
+        except UserError as error:
+            lines.append(str(error))
+    return lines
 
 
 def micro_batch_faults(micro: object, accumulation: object) -> list[str]:

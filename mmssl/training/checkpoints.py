@@ -39,6 +39,8 @@ WEIGHTS, OPTIMIZER = shards.WHOLE
 STATE = "state.json"
 BEST = "keep_best"
 """In it: the state of what says which checkpoint was the best so far (`mmssl.training.best`)."""
+HELD = "held"
+"""In it: the step behind which the annealing of the learning rate began; null before. Its checkpoint stays."""
 State = dict[str, Any]
 """Of `state.json`: plain data."""
 _NAME = re.compile(r"step-(\d{8,})")
@@ -54,7 +56,8 @@ def found(folder: Path) -> list[Path]:
     return sorted((p for p in folder.glob("step-*") if p.is_dir() and _NAME.fullmatch(p.name)), key=_step)
 
 
-def _name(step: int) -> str:
+def name_of(step: int) -> str:
+    """Of the checkpoint of a step."""
     return f"step-{step:08d}"
 
 
@@ -161,7 +164,7 @@ def _as_run_error(folder: Path, step: int, work: Callable[[], Path]) -> Path:
 def begin(folder: Path, step: int) -> Path:
     """The folder that a checkpoint is written in before it gets its name, made anew. OSError where that cannot be."""
     _sweep(folder)
-    partial = folder / f".{_name(step)}.partial"
+    partial = folder / f".{name_of(step)}.partial"
     partial.mkdir(parents=True)
     return partial
 
@@ -179,7 +182,7 @@ def commit(
     files: `facts` of those that others have written, by their path in it, which are on the disk already. OSError or
     SafetensorError where it cannot be written.
     """
-    target, partial = folder / _name(step), folder / f".{_name(step)}.partial"
+    target, partial = folder / name_of(step), folder / f".{name_of(step)}.partial"
     for name, held in more.items():
         if held:
             save_file(_stored(held.items()), partial / f"{name}.safetensors")
@@ -194,7 +197,7 @@ def commit(
         _set_aside(target)
     partial.rename(target)
     sync(folder)
-    _thin_out(folder, step, keep, extra.get(BEST, {}).get("step"))
+    _thin_out(folder, step, keep, {extra.get(BEST, {}).get("step"), extra.get(HELD)})
     return target
 
 
@@ -217,17 +220,17 @@ def digests(path: Path) -> dict[str, str]:
 
 def failed(folder: Path, step: int, error: object) -> RunError:
     """What is said of a checkpoint that cannot be written."""
-    return RunError(f"checkpoint {_name(step)} could not be written to {folder}: {error}; {_last(folder)}")
+    return RunError(f"checkpoint {name_of(step)} could not be written to {folder}: {error}; {_last(folder)}")
 
 
-def _thin_out(folder: Path, step: int, keep: int, best: int | None) -> None:
-    """Delete what is later than `step`, and all before it but the newest `keep`, the newest that is healthy, and that
-    of the step `best`."""
+def _thin_out(folder: Path, step: int, keep: int, more: set[int | None]) -> None:
+    """Delete what is later than `step`, and all before it but the newest `keep`, the newest that is healthy, and those
+    of the steps `more`."""
     done = found(folder)
     later = [path for path in done if _step(path) > step]
     done = done[: len(done) - len(later)]
     healthy = [path for path in done if is_healthy(path)]
-    for old in later + [p for p in done[:-keep] if p not in healthy[-1:] and _step(p) != best]:
+    for old in later + [p for p in done[:-keep] if p not in healthy[-1:] and _step(p) not in more]:
         try:
             _set_aside(old)
         except OSError as error:
@@ -258,8 +261,14 @@ def _fault(path: Path) -> str | None:
 
 def of_step(folder: Path, step: int) -> Path | None:
     """The checkpoint of a step; None where there is none, or it is damaged."""
-    path = folder / _name(step)
+    path = folder / name_of(step)
     return path if path.is_dir() and _fault(path) is None else None
+
+
+def held_step(path: Path) -> int | None:
+    """Of a whole checkpoint: the step behind which its run began to anneal; None where it had not."""
+    held: int | None = _read(path).get(HELD)
+    return held
 
 
 def is_healthy(path: Path) -> bool:

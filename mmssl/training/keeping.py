@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..errors import UserError
 from ..recipe.config import LoopConfig
 from ..saying import doing, say
 from . import checkpoints
@@ -55,6 +56,28 @@ class Keeper:
     def latest(self, healthy: bool = False) -> Path | None:
         """`checkpoints.latest`. The first process looks: it says if one is damaged."""
         return on_first(self.accelerator, lambda: checkpoints.latest(self.folder, healthy))
+
+    def unannealed(self, path: Path, held: int | None) -> Path:
+        """The checkpoint to go on from where `path` is the newest one: itself, or where it has begun an annealing that
+        is not asked for any more (a longer run), the one before that. UserError where that is gone.
+
+        held: the step behind which the annealing of this run begins; None without one.
+        """
+
+        def find() -> Path:
+            begun = checkpoints.held_step(path)
+            if begun is None or begun == held or path.name == checkpoints.name_of(begun):
+                return path
+            found = checkpoints.of_step(self.folder, begun)
+            if found is None:
+                raise UserError(
+                    f"--resume: the learning rate was annealed from step {begun} on, whose checkpoint is gone from "
+                    f"{self.folder}; expected train.steps and train.anneal as they were"
+                )
+            say(f"going back to {found.name}, before the annealing that is not asked for any more")
+            return found
+
+        return on_first(self.accelerator, find)
 
     def best(self) -> Path | None:
         """The checkpoint that `train.keep_best` kept; None where there is none."""

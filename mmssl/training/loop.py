@@ -30,10 +30,11 @@ from .interrupts import Interrupts
 from .keeping import Keeper
 from .metrics import Display, Meter, MetricsFile, Row, loss_parts
 from .observers import Found, Moment, Observer, Observers, Verdict
-from .optimizer import default_optimizer, learning_rate
+from .optimizer import default_optimizer
 from .out_of_memory import OutOfMemory, cut_finer, tried
 from .parallel import Parallel
 from .ranks import Clock, Stragglers, Told, costs
+from .rates import Rates
 from .trackers import track
 
 logger = logging.getLogger("mmssl")
@@ -95,7 +96,7 @@ class Loop:
         self.pretraining.begin(steps)
         self.effort = Effort(pretraining.model, self.accelerator, getattr(settings, "compile", False) is True)
         self.clock, self.stragglers = Clock(parallel), Stragglers()
-        self.course = Course()
+        self.course, self.rates = Course(), Rates(settings, steps)
         self.start, self.seconds = 0, 0.0
         self.began = time.monotonic()  # `train.time_limit` counts from here
         self.looked = -1  # the last step that the observers were asked after
@@ -108,8 +109,10 @@ class Loop:
         """Load the newest whole checkpoint, if there is one; returns the step it was written after."""
         path = self.keeper.latest()
         if path is not None:
+            path = self.keeper.unannealed(path, self.rates.held)
             state = self._load(path)
             self.course = Course.of(state["course"])
+            self.rates = Rates(self.settings, self.steps, int(state.get("before", 0)))
             self.start, self.seconds = int(state["step"]), float(state["seconds"])
             if self.start > self.steps:
                 raise UserError(f"--resume: the run has done {self.start} steps, more than the {self.steps} asked for")
@@ -131,7 +134,7 @@ class Loop:
     def save(self, step: int, healthy: bool | None = None) -> None:
         """Write a checkpoint. healthy: null where that was not measured at this step."""
         own = {"seed": self.seed, "seconds": self.seconds, "healthy": healthy, "looked": self.looked}
-        self.keeper.write(step, own | {"course": self.course.state_dict()})
+        self.keeper.write(step, own | {"course": self.course.state_dict()} | self.rates.state(step))
 
     def run(self, batches: Batches, per_epoch: float) -> RunError | None:
         """Train.
@@ -207,6 +210,7 @@ class Loop:
     def _moment(self, step: int) -> Moment:
         every, logs = self.settings.save_every, step % self.settings.log_every == 0 or step == self.steps
         saves = every is not None and step % every == 0 or logs and self.keeper.long_unsaved()
+        saves = saves or step == self.rates.held
         return Moment(step, self.steps, saves and step < self.steps, logs)
 
     def _watch_the_clock(self, step: int) -> None:
@@ -326,6 +330,7 @@ class Loop:
         """Forward and backward over all rows of a step, which come in `accumulation` micro-batches."""
         accelerator = self.accelerator
         self.clock.begin()
+        self.pretraining.progress = step / self.steps  # what ramps go by
         torch.manual_seed(key_of(self.seed, step, accelerator.process_index, *self.course.salt))  # dropout
         more = {"shares": True} if self.shares_every and (step + 1) % self.shares_every == 0 else {}
         loaded = [self._next(stream, meter) for _ in range(self.settings.accumulation)]
@@ -356,9 +361,7 @@ class Loop:
     def _update(self, step: int) -> Tensor | None:
         """The optimiser's step; returns the gradient's norm before clipping."""
         s = self.settings
-        lr = learning_rate(step, self.steps, s.lr, s.warmup, s.min_lr) * self.course.lr_scale
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("scale", 1.0)
+        self.rates.set(self.optimizer, step, self.course.lr_scale)
         # infinity clips nothing, and still gives the norm for the log
         clip = s.clip if s.clip is not None else math.inf
         norm = self.parallel.clip(self.pretraining, clip)

@@ -1,4 +1,4 @@
-"""Optimisers by name, with the usual groups, and the learning-rate schedule as a pure function of the step.
+"""Optimisers by name, with the usual groups.
 
 AdamW, SGD and Muon are torch's, LARS (You et al. 2017, arXiv 1708.03888) and Lion (Chen et al. 2023, arXiv 2302.06675)
 timm's. Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) is for the matrices of blocks alone, the
@@ -8,7 +8,6 @@ and one weight decay do for both.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -172,23 +171,6 @@ class Several(torch.optim.Optimizer):
 def default_optimizer(module: nn.Module, settings: LoopConfig) -> torch.optim.Optimizer:
     """`optimizer_of`, one learning rate for all."""
     return optimizer_of(module, settings)
-
-
-def learning_rate(step: int, steps: int, peak: float, warmup: float, floor: float = 0.0) -> float:
-    """Linear warm-up to `peak`, then half a cosine down to `floor` at `steps`.
-
-    Args:
-        step: number of the optimiser step, from 0.
-        steps: of the whole run.
-        peak: the rate after the warm-up.
-        warmup: steps, or a share of all when below 1.
-        floor: the rate at the end.
-    """
-    warm = int(warmup * steps) if warmup < 1 else int(warmup)
-    if step < warm:
-        return peak * (step + 1) / warm
-    progress = (step - warm) / max(steps - warm, 1)
-    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.Tensor]]:

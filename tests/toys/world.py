@@ -20,6 +20,7 @@ from mmssl.objectives.options.distillation import GramConfig
 from mmssl.objectives.options.jepa import PredictorConfig, RegulariserConfig
 from mmssl.objectives.options.mae import FusionConfig
 from mmssl.objectives.pretraining import Pretraining
+from mmssl.schedules import RampConfig
 from toys import graph, signal, table
 
 PREPROCESSORS = {
@@ -97,7 +98,7 @@ def pairs_and_views() -> Pretraining:
     head = {"head_hidden": 16, "head_width": 8}
     between, masked = {"towers": ["signal"], "views": ["a", "b"]}, {"towers": ["signal"], "masks": ["half", "other"]}
     pairs: dict[str, dict[str, Any]] = {
-        "dcl": {"towers": ["table", "signal"], "loss": "dcl"},
+        "dcl": {"towers": ["table", "signal"], "loss": "dcl", "temperature_ramp": RampConfig(first=2.0, end=1.0)},
         "dclw": {**masked, "loss": "dclw", "head_norm": "batch", **head},
         "hub": {"towers": list(PREPROCESSORS), "hub_tower": "graph", "loss": "nt_xent", "chunk": 3, "cache_rows": 3},
         "slip": {
@@ -132,7 +133,8 @@ def pairs_and_views() -> Pretraining:
     objectives |= {n: contrastive.Contrastive(contrastive.Config(**o, **LOW), net) for n, o in pairs.items()}
     objectives |= {n: redundancy.Redundancy(redundancy.Config(**o, **LOW), net) for n, o in redundant.items()}
     objectives |= {n: bootstrap.Bootstrap(bootstrap.Config(**o, **LOW), net) for n, o in boot.items()}
-    return Pretraining(net, objectives, VIEWS, {"half": Random(ratio=0.5), "other": Random(ratio=0.5)})
+    other = Random(ratio=0.5, ramp=RampConfig(first=0.6, end=1.0))
+    return Pretraining(net, objectives, VIEWS, {"half": Random(ratio=0.5), "other": other})
 
 
 def sides_and_their_mean() -> Pretraining:

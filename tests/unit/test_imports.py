@@ -21,6 +21,7 @@ ROOMS = (
     "distributed",
     "patches",
     "options",
+    "schedules",
     "limits",
     "boundary",
     "files",

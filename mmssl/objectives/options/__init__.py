@@ -8,7 +8,6 @@ and imported from; what several of them share lies in `heads`, `labels` and `sid
 from __future__ import annotations
 
 import importlib
-import math
 import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,35 +16,8 @@ from typing import ClassVar
 from ...errors import UserError, unknown
 from ...options import Needs, needs, option, strict
 from ...provenance import by_user
+from ...schedules import RampConfig
 from .labels import LabelColumn
-
-
-@strict
-@dataclass(kw_only=True)
-class RampConfig:
-    """How an objective's weight goes over a run: `first` times the weight until `begin`, `last` times from `end` on."""
-
-    first: float = option(0.0, min=0, max=1_000_000, help="factor of the weight at the start")
-    last: float = option(1.0, min=0, max=1_000_000, help="factor of the weight at the end")
-    begin: float = option(0.0, min=0, max=1, help="share of the run at which it starts to move")
-    end: float = option(0.1, min=0, max=1, help="share of the run at which it has arrived")
-    shape: str = option("linear", choices=("linear", "cosine"), help="how the factor goes from `first` to `last`")
-
-    def __post_init__(self) -> None:
-        if self.begin >= self.end:
-            raise UserError(f"begin: found {self.begin:g}, expected less than end = {self.end:g}")
-        if self.first == self.last:
-            raise UserError(
-                f"first: found {self.first:g}, expected another factor than last: between equal ones the "
-                f"weight stays; change the weight itself"
-            )
-
-    def factor(self, progress: float) -> float:
-        """Of the weight, at `progress` in [0, 1] of the run."""
-        share = min(max((progress - self.begin) / (self.end - self.begin), 0.0), 1.0)
-        if self.shape == "cosine":
-            share = (1 - math.cos(math.pi * share)) / 2
-        return self.first + (self.last - self.first) * share
 
 
 @strict

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 
 from ...errors import UserError
 from ...options import SET, needs, option, strict
+from ...schedules import RampConfig
 from . import ObjectiveConfig
 from .heads import HeadOptions
 from .sides import SideOptions
@@ -37,6 +38,9 @@ class Config(TeacherOptions, HeadOptions, SideOptions, ObjectiveConfig):
     )
     temperature: float | None = option(
         None, above=0, max=1_000, help="initial value; default 0.07, all but infonce 0.1"
+    )
+    temperature_ramp: RampConfig | None = option(
+        None, help="lets a temperature that is not learned grow or shrink over the run; null: it stays"
     )
     learn_temperature: bool | None = option(None, help="default: across towers, but for dcl and dclw; sigmoid always")
     max_scale: float = option(100.0, above=0, max=1_000, help="upper bound of a learned 1 / temperature")
@@ -89,6 +93,7 @@ class Config(TeacherOptions, HeadOptions, SideOptions, ObjectiveConfig):
     NEEDS = (
         needs("sigma", loss="dclw"),
         needs("label_smoothing", loss="infonce"),
+        needs("temperature_ramp", learn_temperature="false", holds=lambda c: not c.learns),
         needs("max_scale", learn_temperature="true", holds=lambda c: c.learns),
         needs("within_weight", pairs="both"),
         needs("layers_normed", layers="some", holds=lambda c: bool(c.layers)),

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ...distributed import global_mean, global_sum
 from ...models.tower import Tower
+from ...schedules import moved
 
 if TYPE_CHECKING:
     from ...models.modeling_mmssl import MMSSLModel
@@ -88,7 +89,7 @@ class Momentum:
     Attributes:
         first: momentum of the first step.
         last: of the last.
-        shape: "linear" or "cosine".
+        shape: "linear" (I-JEPA, V-JEPA) or half a "cosine" (BYOL, DINO).
     """
 
     first: float
@@ -114,7 +115,7 @@ class Momentum:
 
     def at(self, progress: float) -> float:
         """The momentum at that share of the run."""
-        return momentum_at(progress, self.first, self.last, self.shape)
+        return moved(self.first, self.last, progress, self.shape)
 
     def left(self, steps: int) -> float:
         """How much of the teacher at the end of so many steps is its start."""
@@ -129,13 +130,6 @@ def take_over(student: nn.Module, teacher: nn.Module) -> None:
         parameter.copy_(theirs[name])
     for mine, other in zip(student.buffers(), teacher.buffers(), strict=True):
         mine.copy_(other)
-
-
-def momentum_at(progress: float, start: float, end: float, shape: str = "cosine") -> float:
-    """The momentum at `progress` in [0, 1] of a run: from `start` to `end` along a half `cosine` (BYOL, DINO) or a
-    `linear` ramp (I-JEPA, V-JEPA)."""
-    share = progress if shape == "linear" else (1 - math.cos(math.pi * progress)) / 2
-    return start + (end - start) * share
 
 
 def spread(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

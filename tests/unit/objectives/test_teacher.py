@@ -12,7 +12,7 @@ from toys import world as toy_world
 from mmssl.errors import UserError
 from mmssl.models.options import TowerConfig
 from mmssl.objectives.jepa import JEPA, Config
-from mmssl.objectives.parts.teacher import Momentum, Teacher, momentum_at
+from mmssl.objectives.parts.teacher import Momentum, Teacher
 from mmssl.objectives.pretraining import Pretraining
 
 
@@ -64,11 +64,12 @@ def test_frozen_parameters_are_the_students_own_and_not_stored():
 
 
 def test_momentum_schedule():
-    assert momentum_at(0, 0.996, 1.0) == 0.996
-    assert momentum_at(1, 0.996, 1.0) == pytest.approx(1.0)
-    assert momentum_at(0.5, 0.9, 1.0) == pytest.approx(0.95)
-    assert momentum_at(0.25, 0.0, 1.0, "linear") == 0.25
-    assert momentum_at(0.25, 0.0, 1.0) == pytest.approx((1 - 2**-0.5) / 2)
+    cosine = Momentum(0.996, 1.0, "cosine")
+    assert cosine.at(0) == 0.996
+    assert cosine.at(1) == pytest.approx(1.0)
+    assert Momentum(0.9, 1.0, "cosine").at(0.5) == pytest.approx(0.95)
+    assert Momentum(0.0, 1.0, "linear").at(0.25) == 0.25
+    assert Momentum(0.0, 1.0, "cosine").at(0.25) == pytest.approx((1 - 2**-0.5) / 2)
 
 
 @pytest.mark.parametrize("frozen", [True, False])

@@ -1,12 +1,14 @@
 """Contrastive, redundancy and bootstrap objectives as configured: pairs, heads, gradient cache, DirectPred's state."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from toys import world as toy_world
+from toys.refusals import refused
 
 from mmssl.draws import Draws
 from mmssl.errors import UserError
@@ -18,6 +20,7 @@ from mmssl.objectives.parts.sides import SideOptions, Sides
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.objectives.step import Step
 from mmssl.patches import Patches
+from mmssl.schedules import RampConfig
 
 VIEWS = {"a": {"signal": {"gain": 0.2}}, "b": {"signal": {"gain": 0.5}}}
 MASKS = {"half": Random(ratio=0.5), "other": Random(ratio=0.5)}
@@ -297,6 +300,21 @@ def test_mixing_meets_at_the_same_coordinates():
     torch.testing.assert_close(mixed.values[0], values[0] * (0.25 + 0.75 * 2))
     torch.testing.assert_close(mixed.values[1, [0, 2, 3]], values[1, [0, 2, 3]] * (0.25 + 0.75 * 2))
     torch.testing.assert_close(mixed.values[1, 1], values[1, 1] * 0.25)  # its place was hidden there
+
+
+def test_a_temperature_goes_by_its_ramp():
+    net = toy_world.model()
+    options = {"towers": ["signal"], "views": ["a", "b"], "temperature": 0.2, **SMALL}
+    moving = build(contrastive, options | {"temperature_ramp": RampConfig(first=3.0, end=1.0, shape="cosine")}, net)
+    batch = toy_world.batch(toy_world.raw(7))
+    for progress, temperature in ((0.0, 0.6), (0.25, 0.2 * (2 + math.sqrt(0.5))), (1.0, 0.2)):
+        steady = build(contrastive, options | {"temperature": temperature}, net)
+        steady.load_state_dict(moving.state_dict())
+        found, wanted = work(moving, net), work(steady, net)
+        found.progress = progress
+        torch.testing.assert_close(found(batch, Draws(1, 7)).total, wanted(batch, Draws(1, 7)).total)
+    with refused("temperature_ramp", "0"):
+        build(contrastive, options | {"temperature_ramp": RampConfig()}, net)
 
 
 def test_partners_are_a_permutation_of_the_present():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from toys.loops import loop_of
 
 from mmssl.training.loop import Loop
 from mmssl.training.metrics import TIMED, Meter
-from mmssl.training.optimizer import learning_rate, make_optimizer, no_decay_names
+from mmssl.training.optimizer import make_optimizer, no_decay_names
 
 # ----------------------------------------------------------------------------------------------------------- resume
 
@@ -110,30 +109,7 @@ def test_a_longer_run_goes_on_from_a_finished_one(tmp_path):
     assert "8 steps, 128 samples seen" in (tmp_path / "run" / "model" / "README.md").read_text()
 
 
-# -------------------------------------------------------------------------------------------------- rate and groups
-
-
-def test_learning_rate_against_values_computed_by_hand():
-    rates = [learning_rate(step, 10, peak=2.0, warmup=0.2, floor=1.0) for step in range(10)]
-    assert rates[:2] == [1.0, 2.0]  # two steps of warm-up: a half, then the peak
-    # 8 steps of cosine from the peak: floor + (peak - floor) * (1 + cos(pi * i / 8)) / 2
-    assert rates[2] == pytest.approx(2.0)
-    assert rates[4] == pytest.approx(1.0 + 0.5 * (1 + math.sqrt(0.5)))
-    assert rates[6] == pytest.approx(1.5)
-    assert rates[8] == pytest.approx(1.0 + 0.5 * (1 - math.sqrt(0.5)))
-    assert learning_rate(10, 10, 2.0, 0.2, 1.0) == pytest.approx(1.0)
-
-
-def test_warmup_is_steps_from_one_on_and_may_be_none():
-    assert [learning_rate(step, 100, 1.0, warmup=4) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
-    assert learning_rate(0, 100, 1.0, warmup=0) == 1.0
-    assert learning_rate(0, 1, 1.0, warmup=0.05) == 1.0
-
-
-def test_the_rate_of_each_step_is_used_and_logged(tmp_path):
-    assert runs.cli(tmp_path, "train.log_every=1", "train.warmup=3", "train.min_lr=1e-5") == 0
-    expected = [learning_rate(step, 6, 1e-3, 3, 1e-5) for step in range(6)]
-    assert [row["lr"] for row in runs.metrics(tmp_path / "run")] == pytest.approx(expected)
+# ---------------------------------------------------------------------------------------------------------- groups
 
 
 def test_vectors_and_learned_tokens_and_positions_do_not_decay(tmp_path):
