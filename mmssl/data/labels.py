@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,16 @@ from mmssl.modality import Inputs, Preprocessor
 from mmssl.modality.notation import word
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 Encoded = int | list[float]
 """A class's number, or the numbers of a row with several labels or regression targets."""
 LABEL = "label of the task"
 """The name of the labels in a batch; no modality can be called so."""
 MOST_CLASSES = 1000
+TASKS = ("classification", "multilabel", "regression", "ordinal")
+NUMBERED = ("classification", "ordinal")
+"""Tasks whose labels are one number of several each."""
 
 
 @dataclass(frozen=True)
@@ -37,24 +40,29 @@ class Target:
     """What a label is.
 
     Attributes:
-        task: classification, multilabel or regression.
+        task: classification, multilabel, regression or ordinal (graded).
         columns: where it is read from.
-        classes: the labels (classification, several labels in one column) or the columns' own names.
+        classes: the labels (classification, several labels in one column), the grades from the lowest, or the columns'
+            own names.
         names: what data sets with numbered classes call them.
         mean: of every regression target, in training.
         std: likewise; targets are standardised with both.
+        weights: "balanced" ones of classes or labels (`mmssl.losses.supervised.class_weights`), where they are kept.
     """
 
     task: str
     columns: list[str]
-    classes: list[int | str] = field(default_factory=list)
+    classes: list[Any] = field(default_factory=list)
     names: list[str] | None = None
     mean: list[float] = field(default_factory=list)
     std: list[float] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
 
     @property
     def outputs(self) -> int:
-        """C: how many numbers a head gives a row; one a class, a label or a regression target."""
+        """C: how many numbers a head gives a row; one a class, label or regression target, or a step between grades."""
+        if self.task == "ordinal":
+            return len(self.classes) - 1
         return len(self.mean) if self.task == "regression" else len(self.classes)
 
     @property
@@ -63,8 +71,8 @@ class Target:
         return self.columns[0] if len(self.columns) == 1 else self.columns
 
     def encode(self, raw: Any) -> Encoded | None:
-        """A class's number, a list of 0 and 1, or of standardised numbers; None where it is unknown."""
-        if self.task == "classification":
+        """A class's or grade's number, a list of 0 and 1, or of standardised numbers; None where it is unknown."""
+        if self.task in NUMBERED:
             value = _plain(raw)
             return None if value is None or value not in self.classes else self.classes.index(value)
         if self.task == "multilabel" and len(self.columns) == 1:
@@ -82,7 +90,7 @@ class Target:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `task.json`; `Target(**it)` is the inverse."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "weights" or value}
 
 
 def _plain(value: object) -> Any:
@@ -106,20 +114,33 @@ class LabelPreprocessor(Preprocessor[Encoded]):
 
     beside = True
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, whole: bool = False) -> None:
+        """whole: a label that is none of the classes is broken, not unknown: they were fitted on part of the rows."""
         super().__init__(None)
-        self.target = target
+        self.target, self.whole = target, whole
 
     def read(self, raw: object, choice: int = 0) -> Encoded | None:
         """`Target.encode` of a raw label; BadSample where it cannot be read as what the label is."""
         try:
-            return self.target.encode(raw)
+            found = self.target.encode(raw)
         except (ValueError, TypeError) as error:
             raise BadSample(f"label {raw!r}: {error}") from error
+        if self.whole and self.target.task != "regression" and len(self.target.columns) == 1:
+            self._refuse_other(raw)
+        return found
+
+    def _refuse_other(self, raw: Any) -> None:
+        known = self.target.classes
+        values = raw or () if self.target.task == "multilabel" else [raw]
+        other = [v for v in map(_plain, values) if v is not None and v not in known]
+        if other and not (other == [-1] and self.target.names):
+            raise BadSample(
+                f"label {other[0]!r} is none of the {len(known)} that the first rows have: name the classes"
+            )
 
     def collate(self, samples: Sequence[Encoded | None]) -> Inputs:
         """Labels of B rows to `value` and `present`; an unknown one (None) is 0 and not present."""
-        if self.target.task == "classification":
+        if self.target.task in NUMBERED:
             return _beside(torch.tensor([0 if s is None else s for s in samples], dtype=torch.int64), samples)
         zero = [0.0] * self.target.outputs
         return _beside(torch.tensor([zero if s is None else s for s in samples], dtype=torch.float32), samples)
@@ -197,34 +218,75 @@ def read_columns(source: Dataset, columns: Sequence[str], what: str = "--label")
 
 def make_target(source: Dataset, columns: Sequence[str], task: str) -> Target:
     """The target that these columns of the training rows are. UserError where they cannot be, with the reason."""
+    return target_of(read_columns(source, columns), task, class_names(source, columns), f"--label {','.join(columns)}")
+
+
+def class_names(source: Dataset | IterableDataset, columns: Sequence[str]) -> list[str] | None:
+    """What the data call the numbered classes of a column; None where they do not say."""
     import datasets
 
-    values = read_columns(source, columns)
-    feature = source.features[columns[0]]
-    names = list(feature.names) if len(columns) == 1 and isinstance(feature, datasets.ClassLabel) else None
+    feature = (source.features or {}).get(columns[0])
+    return list(feature.names) if len(columns) == 1 and isinstance(feature, datasets.ClassLabel) else None
+
+
+def target_of(
+    values: Mapping[str, Sequence[Any]],
+    task: str,
+    names: list[str] | None,
+    where: str,
+    classes: Sequence[Any] | None = None,
+) -> Target:
+    """What the values of some columns are as a target.
+
+    Args:
+        values: column -> what the training rows hold.
+        task: one of `TASKS`, or auto: by what they hold.
+        names: of numbered classes.
+        where: the option, for messages.
+        classes: those there are, in their order; None: those that are found, sorted.
+
+    Raises:
+        UserError: they cannot be that, or say the same of all rows.
+    """
     if task == "auto":
         task = _guess(values, names)
-    where = f"--label {','.join(columns)}"
     known = {column: [v for v in rows if _plain(v) is not None] for column, rows in values.items()}
     for column, rows in known.items():
         if not rows:
-            raise UserError(f"--label: column '{column}' is empty")
+            raise UserError(f"{where}: column '{column}' is empty")
+    if classes is not None and (task == "regression" or len(known) > 1):
+        raise UserError(f"{where}: found classes for {task} of {len(known)} columns, expected none")
     if task == "regression":
         return _regression(known, where)
     if task == "multilabel":
-        return _multilabel(known, where)
-    if len(columns) > 1:
-        raise UserError(f"{where}: classification takes one column; several are task=multilabel or task=regression")
-    rows = known[columns[0]]
-    wrong = next((v for v in rows if not isinstance(v, int | str) and not isinstance(_plain(v), int)), None)
-    if wrong is not None:
+        return _multilabel(known, where, classes)
+    if len(known) > 1:
+        raise UserError(f"{where}: {task} takes one column; several are task=multilabel or task=regression")
+    ((column, rows),) = known.items()
+    return _numbered(column, rows, task, names, where, classes)
+
+
+def _numbered(
+    column: str, rows: Sequence[Any], task: str, names: list[str] | None, where: str, asked: Sequence[Any] | None
+) -> Target:
+    """Classes, or grades from the lowest: numbers, or words in an order that somebody says."""
+    kinds = (int, float) if task == "ordinal" and asked is None else (int, str)
+    wrong = next((v for v in rows if not isinstance(v, kinds) and not isinstance(_plain(v), kinds)), None)
+    if wrong is not None and asked is None:
+        found = f"{where}: found {wrong!r} ({type(wrong).__name__}), expected"
+        if task == "ordinal":
+            raise UserError(f"{found} numbers, or the words in `classes`, from the lowest")
         hint = "task=multilabel" if isinstance(wrong, list) else "task=regression"
-        raise UserError(f"{where}: found {wrong!r} ({type(wrong).__name__}), expected classes; did you mean {hint}?")
-    classes = sorted({_plain(v) for v in rows} - ({-1} if names else set()), key=lambda v: (isinstance(v, str), v))
-    if len(classes) < 2:
+        raise UserError(f"{found} classes; did you mean {hint}?")
+    there = {_plain(v) for v in rows} - ({-1} if names else set())
+    classes = [_plain(v) for v in asked] if asked else sorted(there, key=lambda v: (isinstance(v, str), v))
+    if names is not None and set(classes) <= set(names):
+        classes = [names.index(c) for c in classes]
+    known = there & set(classes)
+    if len(known) < 2:
         raise UserError(
-            f"{where}: all {len(rows)} labels are {classes[0]!r}, expected at least two classes"
-            if classes
+            f"{where}: all {len(rows)} labels are {known.pop()!r}, expected at least two classes"
+            if known
             else f"{where}: found no known label"
         )
     if len(classes) > MOST_CLASSES:
@@ -232,10 +294,11 @@ def make_target(source: Dataset, columns: Sequence[str], task: str) -> Target:
             f"{where}: found {len(classes)} different labels, expected classes (at most {MOST_CLASSES}); "
             "for numbers say task=regression"
         )
-    return Target("classification", list(columns), classes, None if names is None else [names[c] for c in classes])
+    called = None if names is None else [names[c] for c in classes]
+    return Target(task, [column], classes, called)
 
 
-def _guess(values: dict[str, list[object]], names: list[str] | None) -> str:
+def _guess(values: Mapping[str, Sequence[object]], names: list[str] | None) -> str:
     """classification, multilabel or regression, by what the columns hold."""
     known = [v for rows in values.values() for v in rows if v is not None]
     if names is None and any(isinstance(v, list) for v in known):
@@ -260,7 +323,7 @@ def _regression(known: dict[str, list[object]], where: str) -> Target:
     return Target("regression", list(known), mean=mean, std=std)
 
 
-def _multilabel(known: dict[str, list[Any]], where: str) -> Target:
+def _multilabel(known: dict[str, list[Any]], where: str, asked: Sequence[Any] | None) -> Target:
     columns = list(known)
     if len(columns) > 1:
         for column, rows in known.items():
@@ -276,20 +339,17 @@ def _multilabel(known: dict[str, list[Any]], where: str) -> Target:
     odd = next((v for v in rows if not isinstance(v, list)), None)
     if odd is not None:
         raise UserError(f"{where}: found {odd!r}, expected a list of labels in every row (task=multilabel)")
-    classes = sorted({_plain(v) for row in rows for v in row}, key=lambda v: (isinstance(v, str), v))
-    if len(classes) < 2:
+    there = {_plain(v) for row in rows for v in row}
+    classes = [_plain(v) for v in asked] if asked else sorted(there, key=lambda v: (isinstance(v, str), v))
+    if len(there & set(classes)) < 2:
         raise UserError(f"{where}: found {len(classes)} different labels, expected at least two")
     return Target("multilabel", columns, classes)
 
 
 def encode_all(source: Dataset, target: Target) -> list[Encoded | None]:
     """The encoded label of every row, None where it is unknown."""
-    values = read_columns(source, target.columns)
-    rows = zip(*values.values(), strict=True)
-    alone = len(target.columns) == 1
     out = []
-    for number, row in enumerate(rows):
-        raw = row[0] if alone else dict(zip(target.columns, row, strict=True))
+    for number, raw in enumerate(rows_of(read_columns(source, target.columns), target)):
         try:
             out.append(target.encode(raw))
         except (ValueError, TypeError):
@@ -297,7 +357,13 @@ def encode_all(source: Dataset, target: Target) -> list[Encoded | None]:
     return out
 
 
+def rows_of(values: Mapping[str, Sequence[Any]], target: Target) -> Iterator[Any]:
+    """What `Target.encode` takes of each row. values: column -> what the rows hold."""
+    for row in zip(*(values[column] for column in target.columns), strict=True):
+        yield row[0] if len(row) == 1 else dict(zip(target.columns, row, strict=True))
+
+
 def stack(encoded: Sequence[Encoded | None], target: Target) -> Tensor:
     """(n,) int64 class numbers or (n, C) float32, of rows whose label is known."""
-    kind = torch.int64 if target.task == "classification" else torch.float32
+    kind = torch.int64 if target.task in NUMBERED else torch.float32
     return torch.tensor(list(encoded), dtype=kind)

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.labels import LABEL
-from ..losses.supervised import row_losses
 from ..modality import Batch
 from ..models.modeling_mmssl import MMSSLModel
 from ..objectives.base import Loss, Objective, ObjectiveConfig
+from ..objectives.parts.labelled import task_counts, task_loss
 from ..options import option, strict
 
 if TYPE_CHECKING:
@@ -110,25 +110,15 @@ class Supervised(Objective):
         """The rows with a label and any modality, and their weights in the loss."""
         label, c = step.batch[LABEL], self.config
         rows = label["present"] & torch.stack([step.present(name, c.view) for name in c.towers]).any(0)
-        weighted = c.task == "classification" and self.weights is not None
-        # over the sum of the weights, not the number of rows, as torch.nn.CrossEntropyLoss does
-        return {"rows": rows, "loss": rows * self.weights[label["value"]] if weighted else rows}  # type: ignore[index]
+        return task_counts(c.task, rows, label["value"], self.weights)
 
     def forward(self, step: Step) -> Loss:
         """The mean loss over the global batch's rows with a label and any modality; of classes the accuracy, too."""
-        c, counts = self.config, self.counts(step)
+        c = self.config
         encoded = [step.encode(name, c.view) for name in c.towers]
         learned = self.head.kept is not None
         features = torch.cat([(e.pooled() if learned else e.summary()).float() for e in encoded], 1)
-        logits = self.head(features)
-        with torch.autocast(logits.device.type, enabled=False):
-            logits, value = logits.float(), step.batch[LABEL]["value"]
-            losses = row_losses(c.task, logits, value, self.weights)
-            total = step.mean("loss", losses, counts["loss"])
-        parts: dict[str, Tensor] = {}
-        if c.task == "classification":
-            parts["accuracy"] = step.mean("rows", (logits.argmax(1) == value).float(), counts["rows"]).detach()
-        return Loss(total=total, parts=parts)
+        return task_loss(step, c.task, self.head(features), step.batch[LABEL]["value"], self.counts(step), self.weights)
 
 
 def make_objective(

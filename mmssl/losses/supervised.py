@@ -1,4 +1,5 @@
-"""The loss of a supervised task: cross-entropy of classes, binary cross-entropy of several labels, squared error."""
+"""The loss of a supervised task: cross-entropy of classes, binary cross-entropy of several labels and of the thresholds
+between grades, squared error of numbers."""
 
 from __future__ import annotations
 
@@ -7,16 +8,28 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def row_losses(task: str, logits: Tensor, value: Tensor, weights: Tensor | None = None) -> Tensor:
-    """(B,) loss of each row from logits or numbers (B, C) and value: (B,) classes, else (B, C).
+def row_losses(
+    task: str, logits: Tensor, value: Tensor, weights: Tensor | None = None, smoothing: float = 0.0
+) -> Tensor:
+    """(B,) loss of each row from logits or numbers (B, C) and value: (B,) classes or grades, else (B, C).
 
-    task: classification, multilabel (the mean over its labels) or regression (of standardised numbers, the mean over
-    the targets). weights (C,): of the positive labels of a multi-label task.
+    Args:
+        task: classification, multilabel (the mean over its labels), regression (of standardised numbers, the mean over
+            the targets), or ordinal: logits (B, K - 1) say of each threshold between the K grades whether the row lies
+            above it, and the loss is the sum of their binary cross-entropies (CORAL, Cao et al. 2020, arXiv 1901.07884,
+            equation 4; Raschka-research-group/coral-pytorch).
+        logits: what a head gives.
+        value: what is true.
+        weights: (C,) of the positive labels of a multi-label task.
+        smoothing: of a classification: share of the label that all classes have equal parts of.
     """
     if task == "classification":
-        return F.cross_entropy(logits, value, reduction="none")
+        return F.cross_entropy(logits, value, reduction="none", label_smoothing=smoothing)
     if task == "multilabel":
         return F.binary_cross_entropy_with_logits(logits, value, pos_weight=weights, reduction="none").mean(1)
+    if task == "ordinal":
+        above = value[:, None] > torch.arange(logits.shape[1], device=value.device)
+        return F.binary_cross_entropy_with_logits(logits, above.to(logits.dtype), reduction="none").sum(1)
     return (logits - value).square().mean(1)
 
 

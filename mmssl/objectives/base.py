@@ -45,7 +45,8 @@ class Loss(ModelOutput):
 class Objective(nn.Module):
     """A training objective. Owns its heads and teacher, not the model; written over patches, knows no modality.
 
-    Built as `Objective(config, model)`; sizes are read off the model, which must not be kept as a submodule.
+    Built as `Objective(config, model)`; sizes are read off the model, which must not be kept as a submodule. Behind the
+    model comes what was fitted of each of the config's `label_columns` that is a task.
     Raises UserError, with the reason, when the model's parts cannot do what the objective needs.
 
     relies_on: towers that give targets and get no gradient from this objective; a run warns when nothing trains them.

@@ -136,7 +136,8 @@ class DataConfig(RowsConfig):
     )
 
     REFUSED = {
-        "label": "found a column of labels, but pretraining learns without; evaluation.label says what is measured by",
+        "label": "found a column of labels, but evaluation.label says what is measured by, and an objective of type "
+        "supervised learns from one",
         "group": "found a column of groups, but what rows are held out by stands in evaluation.group",
     }
     NEEDS = (needs("weight", "repeat", "temperature", mix=SET),)

@@ -37,7 +37,7 @@ from ..recipe.config import Recipe
 from ..recipe.loading import load_recipe
 from ..saying import doing
 from .engine import on_first
-from .labels import wanted_columns
+from .labels import Labels, wanted_columns
 from .recompute import checkpoint_blocks
 from .starting import foreign_of, load_start, put_adapters
 
@@ -266,8 +266,8 @@ def start_of(found: Located, processor: MMSSLProcessor, base: str | None = None)
     return build_model(recipe, processor).eval() if recipe.model.starts else None
 
 
-def build_pretraining(recipe: Recipe, processor: MMSSLProcessor) -> Pretraining:
-    """The model of a recipe with its objectives, as the loop takes it."""
+def build_pretraining(recipe: Recipe, processor: MMSSLProcessor, labels: Labels | None = None) -> Pretraining:
+    """The model of a recipe with its objectives, as the loop takes it. labels: what they learn from beside inputs."""
     model = build_model(recipe, processor)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed + 2)  # other numbers than the model's and the objectives'
@@ -275,7 +275,8 @@ def build_pretraining(recipe: Recipe, processor: MMSSLProcessor) -> Pretraining:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed + 1)  # other numbers than the model's
         parts = recipe.objectives.items()
-        objectives = {name: load_objective(part.type)[1](part.config, model) for name, part in parts}
+        known = {name: [] if labels is None else labels.of(part.config) for name, part in parts}
+        objectives = {name: load_objective(part.type)[1](part.config, model, *known[name]) for name, part in parts}
     masks = {name: part.config for name, part in recipe.masks.items()}
     pretraining = Pretraining(model, objectives, recipe.views, masks)
     pretraining.adapter = adapter

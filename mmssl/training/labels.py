@@ -1,21 +1,42 @@
-"""Columns of the data that objectives learn from beside the inputs (`mmssl.objectives.options.labels`): what reads
-them, and that they are there and no inputs."""
+"""Columns of the data that objectives learn from beside the inputs (`mmssl.objectives.options.labels`): that they are
+there and no inputs, what reads them, and what is fitted of them before the model exists."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..data.labels import IdPreprocessor, NumberPreprocessor
+from accelerate import Accelerator
+
+from ..boundary import read_json_object
+from ..data.labels import (
+    IdPreprocessor,
+    LabelPreprocessor,
+    NumberPreprocessor,
+    Target,
+    class_names,
+    read_columns,
+    rows_of,
+    stack,
+    target_of,
+)
+from ..data.loading import read_rows
 from ..data.mixed_streams import MixedStreams
 from ..data.mixing import Mixture
+from ..data.reader import is_stream
 from ..data.selection import column_names
-from ..errors import UserError, nearest
+from ..errors import RunError, UserError, nearest, one_line
+from ..files import write_whole
+from ..losses.supervised import class_weights
 from ..modality import Preprocessor
+from ..objectives.options import ObjectiveConfig
 from ..objectives.options.labels import LabelColumn
 from ..options.schema import Part
+from .engine import on_first
 
 if TYPE_CHECKING:
     from ..data.loading import Source
@@ -41,14 +62,29 @@ class Labels:
     Attributes:
         columns: key in a batch -> column(s).
         readers: key -> what reads them.
+        targets: key -> what was fitted, of those that are tasks.
     """
 
     columns: dict[str, str | list[str]] = field(default_factory=dict)
     readers: dict[str, Preprocessor] = field(default_factory=dict)
+    targets: dict[str, Target] = field(default_factory=dict)
+
+    def of(self, config: ObjectiveConfig) -> list[Target]:
+        """What an objective is built with beside its config and the model."""
+        return [self.targets[column.key] for column in config.label_columns if column.fits]
 
 
-def open_labels(recipe: Recipe, source: Source, columns: Columns, mixture: Mixed | None) -> Labels:
-    """What reads the columns that objectives ask for.
+def open_labels(
+    recipe: Recipe,
+    source: Source,
+    columns: Columns,
+    mixture: Mixed | None,
+    folder: Path,
+    accelerator: Accelerator,
+    resume: bool,
+) -> Labels:
+    """What reads the columns that objectives ask for, with the classes and statistics that the first process fits, or
+    that the run was started with.
 
     Args:
         recipe: its objectives ask.
@@ -56,25 +92,83 @@ def open_labels(recipe: Recipe, source: Source, columns: Columns, mixture: Mixed
         columns: modality -> its column(s).
         mixture: the data that `source` is trained on with. A column is of the same name in all that have it; of the
             rows of others it is unknown.
+        folder: of the run, which keeps what was fitted in `labels.json`.
+        accelerator: the processes.
+        resume: take what is kept there.
 
     Raises:
-        UserError: none of the data has a column, or what learns from it reads it as an input.
+        UserError: none of the data has a column, what learns from it reads it as an input, or it says nothing.
+        RunError: what was fitted cannot be written.
     """
-    found = Labels()
     parts = [(source, columns)] if mixture is None else [(p.source, p.columns) for p in mixture.portions.values()]
-    for key, wanted in wanted_columns(recipe.objectives).items():
+    wanted = wanted_columns(recipe.objectives)
+    for one in wanted.values():
         known = list(dict.fromkeys(name for of, _ in parts for name in column_names(of)))
-        for column in wanted.columns:
+        for column in one.columns:
             if column not in known:
                 raise UserError(
-                    f"{wanted.option}: the data has no column '{column}', its columns are {', '.join(known)}"
+                    f"{one.option}: the data has no column '{column}', its columns are {', '.join(known)}"
                     f"{nearest(column, known)}"
                 )
-        found.columns[key] = wanted.column if isinstance(wanted.column, str) else list(wanted.column)
-        found.readers[key] = _reader(wanted, [of for of, _ in parts])
     for _, read in parts:
         _refuse_inputs(recipe, read)
-    return found
+    fitting = {key: one for key, one in wanted.items() if one.fits}
+    sources = [of for of, _ in parts]
+    targets = _fitted(fitting, sources, recipe.data.fit_samples, folder, accelerator, resume) if fitting else {}
+    whole = any(is_stream(of) for of in sources)
+    return Labels(
+        {key: one.column if isinstance(one.column, str) else list(one.column) for key, one in wanted.items()},
+        {key: _reader(one, sources, targets.get(key), whole) for key, one in wanted.items()},
+        targets,
+    )
+
+
+def _fitted(
+    wanted: Mapping[str, LabelColumn],
+    sources: Sequence[Source],
+    samples: int,
+    folder: Path,
+    accelerator: Accelerator,
+    resume: bool,
+) -> dict[str, Target]:
+    """Key -> target: of all rows, of streams of the first `samples`."""
+    kept = folder / "labels.json"
+
+    def fit() -> dict[str, dict[str, Any]]:
+        if resume and kept.is_file():
+            found = {key: Target(**spec) for key, spec in read_json_object(kept, f"{kept}").items()}
+            if found.keys() >= wanted.keys():
+                return {key: found[key].to_dict() for key in wanted}
+        found = {key: _fit(one, sources, samples) for key, one in wanted.items()}
+        plain = {key: target.to_dict() for key, target in found.items()}
+        try:
+            write_whole(kept, json.dumps(plain, indent=2) + "\n")
+        except OSError as error:
+            raise RunError(f"{kept} could not be written: {one_line(error)}") from error
+        return plain
+
+    return {key: Target(**spec) for key, spec in on_first(accelerator, fit).items()}
+
+
+def _fit(wanted: LabelColumn, sources: Sequence[Source], samples: int) -> Target:
+    values: dict[str, list[Any]] = {column: [] for column in wanted.columns}
+    there = [of for of in sources if set(wanted.columns) <= set(column_names(of))]
+    for of in there:
+        if is_stream(of):
+            rows = read_rows(of, wanted.columns, samples)
+            found: Mapping[str, list[Any]] = {column: [row[column] for row in rows] for column in wanted.columns}
+        else:
+            found = read_columns(of, wanted.columns, wanted.option)
+        for column, more in found.items():
+            values[column] += more
+    names = class_names(there[0], wanted.columns)
+    streamed = names is not None and any(is_stream(of) for of in there)
+    # numbered classes are known, however many of a stream's rows are looked at
+    classes = list(range(len(names))) if streamed and wanted.classes is None and names else wanted.classes
+    target = target_of(values, wanted.kind, names, wanted.option, classes)
+    labels = [value for row in rows_of(values, target) if (value := target.encode(row)) is not None]
+    weights = class_weights(target.task, stack(labels, target), target.outputs)
+    return target if weights is None else dataclasses.replace(target, weights=weights.tolist())
 
 
 def _refuse_inputs(recipe: Recipe, columns: Columns) -> None:
@@ -94,14 +188,15 @@ def _refuse_inputs(recipe: Recipe, columns: Columns) -> None:
                     )
 
 
-def _reader(wanted: LabelColumn, sources: list[Source]) -> Preprocessor:
-    import datasets
-
+def _reader(wanted: LabelColumn, sources: Sequence[Source], target: Target | None, part: bool) -> Preprocessor:
+    """part: what was fitted was fitted on part of the rows, so that other labels are broken."""
     if wanted.kind == "number":
         return NumberPreprocessor()
-    features = [(of.features or {}).get(wanted.columns[0]) for of in sources]
+    if target is not None:
+        return LabelPreprocessor(target, part and wanted.classes is None)
     # -1 of numbered classes says that there is none
-    return IdPreprocessor(-1 if any(isinstance(feature, datasets.ClassLabel) for feature in features) else None)
+    named = any(class_names(of, wanted.columns) for of in sources)
+    return IdPreprocessor(-1 if named else None)
 
 
 def with_labels(mixture: Mixed | None, labels: Labels) -> Mixed | None:

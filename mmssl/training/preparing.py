@@ -128,7 +128,7 @@ def begin(
     on_first(accelerator, lambda: check_evaluation(recipe.data, recipe.evaluation, opened.source, readers))
     with doing("looking at the rows"):
         mixture = open_mixture(recipe, opened)
-        labels = open_labels(recipe, opened.source, opened.columns, mixture)
+        labels = open_labels(recipe, opened.source, opened.columns, mixture, folder, accelerator, goes)
         seen = (opened.source, opened.columns | labels.columns, with_labels(mixture, labels), glance)
         on_first(accelerator, lambda: check_rows(folder, noted(*seen), goes))
     return Begun(recipe, parallel, folder, goes, opened, mixture, labels)
@@ -160,7 +160,7 @@ def loop_of(begun: Begun, processor: MMSSLProcessor) -> tuple[Loop, float, dict[
     recipe, parallel, opened, mixture = begun.recipe, begun.parallel, begun.opened, begun.mixture
     accelerator, folder = parallel.accelerator, begun.folder
     with doing("building the model"):
-        pretraining = build_pretraining(recipe, processor)
+        pretraining = build_pretraining(recipe, processor, begun.labels)
     fit_objectives(begun, pretraining, processor)
     settle_micro_batch(recipe.train, pretraining, accelerator.num_processes)
     if opened.held is not None:

@@ -23,11 +23,12 @@ WORLDS = {
     "pairs and views": toy_world.pairs_and_views,
     "sides and their mean": toy_world.sides_and_their_mean,
     "keys and queues": toy_world.keys_and_queues,
+    "labels": toy_world.labelled,
 }
 
 
 def samples(case: str) -> dict[str, list]:
-    raw = toy_world.raw(2 * ROWS, seed=3)
+    raw = toy_world.raw(2 * ROWS, seed=3) | toy_world.labels(2 * ROWS, seed=3)
     if case == "one rank lacks a modality":
         raw["signal"] = [None] * ROWS + toy_world.raw(ROWS, seed=4, absent=0.0)["signal"]
         raw["table"] = toy_world.raw(ROWS, seed=5, absent=0.0)["table"] + [None] * ROWS
@@ -41,6 +42,7 @@ CUT = {
     "pairs and views": toy_world.pairs_and_views,
     "sides and their mean": toy_world.sides_and_their_mean,
     "keys and queues": toy_world.keys_and_queues,
+    "labels": toy_world.labelled,
 }
 """Worlds that are also trained in parts (`train.accumulation`): what looks across rows comes last, or nothing does."""
 

@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmssl.data.labels import LabelPreprocessor, Target
 from mmssl.masking import Budget, FeatureSubsets, MultiBlock, Random
 from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.options import TowerConfig
 from mmssl.models.quantisers import Codebooks
-from mmssl.objectives import bootstrap, contrastive, distillation, jepa, mae, matching, redundancy
+from mmssl.objectives import bootstrap, contrastive, distillation, jepa, mae, matching, redundancy, supervised
 from mmssl.objectives.base import Objective
 from mmssl.objectives.options.codes import CodesConfig
 from mmssl.objectives.options.distillation import GramConfig
 from mmssl.objectives.options.jepa import PredictorConfig, RegulariserConfig
+from mmssl.objectives.options.labels import LabelColumn
 from mmssl.objectives.options.mae import FusionConfig
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.schedules import RampConfig
@@ -27,6 +29,10 @@ PREPROCESSORS = {
     "table": table.Preprocessor(table.Config(columns={"age": 0, "sex": 3, "weight": 0})),
     "signal": signal.Preprocessor(signal.Config()),
     "graph": graph.Preprocessor(graph.Config()),
+}
+TARGETS = {
+    name: LabelColumn(name, task)
+    for name, task in (("kind", "classification"), ("tags", "multilabel"), ("grade", "ordinal"), ("mass", "regression"))
 }
 DECODER = mae.DecoderConfig(width=16, depth=1, heads=2)
 HEAD = mae.DecoderConfig(depth=0)
@@ -53,8 +59,35 @@ def raw(n: int, seed: int = 0, absent: float = 0.3) -> dict[str, list]:
     return out
 
 
+def labels(n: int, seed: int = 0) -> dict[str, list]:
+    """Of n rows what columns beside the inputs say, by their keys in a batch; some rows say nothing."""
+    rng = np.random.default_rng([seed, 1])
+    values: dict[str, list] = {
+        "kind": [*"abc"],
+        "tags": [[], ["x"], ["x", "y"]],
+        "grade": [1, 2, 4],
+        "mass": [0.5, 3.0],
+    }
+    return {
+        TARGETS[name].key: [None if rng.random() < 0.3 else of[int(rng.integers(len(of)))] for _ in range(n)]
+        for name, of in values.items()
+    }
+
+
+def fitted(name: str) -> Target:
+    """What `labels` of this name are, with weights that differ."""
+    found = {
+        "kind": Target("classification", ["kind"], ["a", "b", "c"], weights=[0.5, 1.0, 2.5]),
+        "tags": Target("multilabel", ["tags"], ["x", "y"], weights=[0.5, 3.0]),
+        "grade": Target("ordinal", ["grade"], [1, 2, 4]),
+        "mass": Target("regression", ["mass"], mean=[1.0], std=[2.0]),
+    }
+    return found[name]
+
+
 def batch(samples: dict[str, list]) -> dict[str, dict[str, torch.Tensor]]:
-    return {name: PREPROCESSORS[name](values) for name, values in samples.items()}
+    readers = PREPROCESSORS | {column.key: LabelPreprocessor(fitted(name)) for name, column in TARGETS.items()}
+    return {name: readers[name](values) for name, values in samples.items()}
 
 
 def model(joint: bool = False, seed: int = 0) -> MMSSLModel:
@@ -170,6 +203,24 @@ def keys_and_queues() -> Pretraining:
     }
     objectives = {n: contrastive.Contrastive(contrastive.Config(**o, **LOW), net) for n, o in asked.items()}
     return Pretraining(net, objectives, VIEWS, {})
+
+
+def labelled() -> Pretraining:
+    """Every task of a label, on one tower and on several side by side, of views and behind a mask."""
+    net = model()
+    each: dict[str, dict[str, Any]] = {
+        "kind": {"towers": ["signal", "table"], "class_weights": "balanced", "label_smoothing": 0.1, "hidden": 8},
+        "tags": {"towers": ["signal"], "views": ["a", "b"], "class_weights": "balanced"},
+        "grade": {"towers": ["graph", "signal"], "mask": "half", "complete": True},
+        "mass": {"towers": ["table"]},
+    }
+    objectives = {
+        name: supervised.Supervised(
+            supervised.Config(column=name, task=TARGETS[name].kind, **options, **LOW), net, fitted(name)
+        )
+        for name, options in each.items()
+    }
+    return Pretraining(net, objectives, VIEWS, {"half": Random(ratio=0.5)})
 
 
 def pretraining(joint: bool = False) -> Pretraining:

@@ -25,13 +25,22 @@ class LabelColumn:
     Attributes:
         column: its name, or several.
         kind: "id": (B,) int64 that are equal where the values are, of several columns where all are (patients, files,
-            classes, clusters); "number": (B,) float32 as it stands (a slice, a time, a score).
+            classes, clusters); "number": (B,) float32 as it stands (a slice, a time, a score). Else the task of a label
+            (`mmssl.data.labels.TASKS`, or auto), whose classes or statistics are fitted before the model is built, and
+            kept with the run: the objective is built as `Objective(config, model, *targets)`, one for each such column.
         option: the option of the objective that names it, for messages.
+        classes: of a task: those there are, of grades from the lowest; None: those that are found.
     """
 
     column: str | tuple[str, ...]
     kind: str
     option: str = field(default="column", compare=False)
+    classes: tuple[str | int | float, ...] | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether something has to be known of it before the model is built."""
+        return self.kind not in READ
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -41,4 +50,5 @@ class LabelColumn:
     @property
     def key(self) -> str:
         """Its name in a batch; no modality can be called so. Who asks for the same has the same."""
-        return f"column {', '.join(self.columns)} ({self.kind})"
+        of = "" if self.classes is None else f" of {', '.join(map(repr, self.classes))}"
+        return f"column {', '.join(self.columns)} ({self.kind}{of})"

@@ -39,6 +39,14 @@ class Side(NamedTuple):
 Pair = tuple[Side, Side]
 
 
+def refuse_mask(where: str, model: MMSSLModel, name: str, mode: str) -> None:
+    """UserError where a tower cannot do without masked patches in the way that `mode` says. where: the objective."""
+    tower = model.tower(name)
+    if not (tower.drops if mode == "drop" else tower.replaces):
+        other = " (mode: replace may)" if mode == "drop" and tower.replaces else ""
+        raise UserError(f"{where}: tower '{name}' cannot {mode} masked patches{other}")
+
+
 class Sides:
     """The sides and pairs of an objective's options. UserError for options that contradict each other."""
 
@@ -88,9 +96,8 @@ class Sides:
                     f"{self.where}: cache_rows: found {options.cache_rows}, but tower '{name}' has batch norms, which "
                     "see a batch whole; expected null"
                 )
-            if any(mask for _, mask in self.looks) and not (tower.drops if options.mode == "drop" else tower.replaces):
-                other = " (mode: replace may)" if options.mode == "drop" and tower.replaces else ""
-                raise UserError(f"{self.where}: tower '{name}' cannot {options.mode} masked patches{other}")
+            if any(mask for _, mask in self.looks):
+                refuse_mask(self.where, model, name, options.mode)
 
     def different(self, step: Step) -> dict[str, list[Side]]:
         """The sides of each tower. What a tower sees twice the same is one side."""

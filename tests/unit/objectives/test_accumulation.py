@@ -42,7 +42,7 @@ def products_of_torch() -> Iterator[None]:
 
 def samples(rare: bool) -> dict[str, list[Any]]:
     """Rows that lack parts. rare: one row of 16 has a table."""
-    raw = toy_world.raw(ROWS, seed=3)
+    raw = toy_world.raw(ROWS, seed=3) | toy_world.labels(ROWS, seed=3)
     if not rare:
         return raw
     full = toy_world.raw(ROWS, seed=4, absent=0.0)["table"]
@@ -63,6 +63,7 @@ WORLDS: dict[str, Callable[[], Pretraining]] = {
     "pairs and views": toy_world.pairs_and_views,
     "sides and their mean": toy_world.sides_and_their_mean,
     QUEUES: toy_world.keys_and_queues,
+    "labels": toy_world.labelled,
 }
 SLOW = pytest.mark.slow
 NORMED = "pairs and views"

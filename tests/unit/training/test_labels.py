@@ -58,8 +58,9 @@ def fed(content: dict[str, Any], folder: Path, rank: int = 0, world: int = 1) ->
     asked = load_recipe(content)
     opened = open_training_data(asked)
     mixture = open_mixture(asked, opened)
-    labels = open_labels(asked, opened.source, opened.columns, mixture)
     accelerator = make_accelerator(asked.train)
+    folder.mkdir(exist_ok=True)
+    labels = open_labels(asked, opened.source, opened.columns, mixture, folder, accelerator, resume=False)
     processor = fitted_processor(asked.modalities, opened.source, opened.columns, folder, accelerator, samples=50)
     where: Any = SimpleNamespace(process_index=rank, num_processes=world)
     lengths = {name: Lengths() for name in ("data", *asked.data.mix)}
