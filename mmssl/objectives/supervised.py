@@ -102,7 +102,7 @@ class Supervised(Objective):
         """The mean loss over the global batch's rows with a label that are seen; see `task_loss`."""
         c = self.config
         found = [step.pooled(tower, view, c.mask, c.mode) for tower, view in self.sides]
-        features = torch.cat([pooled * present[:, None] for pooled, present in found], 1)
+        features = torch.cat([pooled for pooled, _ in found], 1)  # zero where it is not there
         logits = self.thresholds(self.head(features, torch.stack([present for _, present in found]).any(0)))
         value, _ = step.column(c.label_columns[0])
         return task_loss(step, self.target.task, logits, value, self.counts(step), self.weights, c.label_smoothing)
