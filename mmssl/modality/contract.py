@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 
-import torch
 from torch import Tensor, nn
 
 from ..boundary import good_samples, reading_sample
@@ -20,6 +19,7 @@ from ..draws import Draws
 from ..errors import UserError, nearest
 from ..patches import Patches
 from .inputs import Inputs
+from .places import Placed
 from .table import Column, Table, joined
 
 Decoded = TypeVar("Decoded")
@@ -231,7 +231,7 @@ class Preprocessor(Generic[Decoded]):
         return []
 
 
-class Modality(nn.Module):
+class Modality(Placed, nn.Module):
     """The only place that knows pixels, volts or cells. Built as `Modality(width, **preprocessor.sizes())`.
 
     Where a token is one linear map of a patch's numbers, `mmssl.modality.linear.LinearPatches` has the rest.
@@ -259,8 +259,6 @@ class Modality(nn.Module):
     readouts: ClassVar[tuple[str, ...]] = ("mean+std",)
     """How the tokens of a tower that learned through their mean are read out (`TowerConfig.readout`), the best first:
     the first that is not too wide is taken."""
-    halved: ClassVar[tuple[int, ...] | None] = None
-    """The coordinates that "grid" cuts in halves; None: all that `axes` has."""
 
     def patchify(self, inputs: Inputs) -> Patches:
         """Cut into patches. No parameters, no loss of what `unpatchify` needs.
@@ -288,36 +286,6 @@ class Modality(nn.Module):
     def positions(self, width: int) -> nn.Module:
         """A new module coords (B, n, K) -> (B, n, width). Encoder, decoder and predictor each make their own."""
         raise NotImplementedError
-
-    def axes(self) -> tuple[float, ...]:
-        """For rotary positions: a factor for each of the first coordinates, which brings it to steps of one patch;
-        empty where coordinates are no places. A modality with axes adds `self.position(coords)` in `embed`."""
-        return ()
-
-    def cells(self, kind: str) -> int:
-        """How many cells the patches lie in, for poolings that keep which patch is which; 0: it has no such cells.
-
-        Args:
-            kind: "grid": halves of every axis; "axis": all of one place, whenever; "flat": every patch its own, of
-                inputs of the configured size. The contract has the first, for modalities with `axes`.
-        """
-        return 2 ** len(self._halved()) if kind == "grid" and self.axes() else 0
-
-    def cell(self, kind: str, patches: Patches) -> Tensor:
-        """(B, n) int64 the number of the cell that each patch lies in, below `cells(kind)`; of invalid ones any."""
-        steps = torch.tensor(self.axes(), device=patches.coords.device)
-        place = patches.coords[..., : len(steps)] * steps
-        if patches.extent is not None:
-            reach = patches.extent[:, None, : len(steps)] * steps
-        else:
-            reach = place.masked_fill(~patches.valid[..., None], -torch.inf).amax(1, keepdim=True) + 1
-        number = torch.zeros(patches.valid.shape, dtype=torch.int64, device=place.device)
-        for axis in self._halved():
-            number = 2 * number + (2 * place[..., axis] >= reach[..., axis]).long()
-        return number
-
-    def _halved(self) -> tuple[int, ...]:
-        return tuple(range(len(self.axes()))) if self.halved is None else self.halved
 
     def relations(self, heads: int) -> nn.Module | None:
         """A new module Patches -> (B, heads, n, n) attention bias, or None when nothing lies between patches."""

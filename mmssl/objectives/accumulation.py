@@ -25,6 +25,7 @@ from ..distributed import global_sum
 from ..draws import Draws
 from ..errors import UserError
 from ..modality import Batch, Inputs
+from ..modality.places import Places, together
 from ..patches import Patches, joined
 from .options.labels import LabelColumn
 from .step import CLEAN, Part, Step
@@ -102,6 +103,19 @@ class Joined(Step):
             return found
 
         return self._once(("patches", name, view), make)
+
+    def places(self, name: str, view: str = CLEAN) -> Places:
+        """As `Step.places`, of all rows and as long as the longest. Views are made once more, part by part."""
+        view = self._view_of(name, view)
+
+        def make() -> Places:
+            found = []
+            for part in self.parts:
+                found.append(part.places(name, view))
+                part.forget()
+            return together(found)
+
+        return self._once(("places", name, view), make)
 
 
 def passes(pretraining: Pretraining, batches: Sequence[Batch], draws: Draws, move: Move) -> list[Pass]:

@@ -16,6 +16,7 @@ from ..draws import Draws
 from ..masking.corruption import Corruption, corrupt
 from ..masking.replacement import Replacement, replaced
 from ..modality import Batch, Inputs
+from ..modality.places import Places
 from ..models.chunked import pool, square, token_square, tower_output
 from ..models.tower import Encoded, Tower
 from ..options.schema import load
@@ -198,6 +199,20 @@ class Step:
                 return self.model.modality(name).patchify(self.inputs(name, view))
 
         return self._once(("patches", name, view), make)
+
+    def places(self, name: str, view: str = CLEAN) -> Places:
+        """Where the patches of modality `name` in this view lie in the sample as it came."""
+        view = self._view_of(name, view)
+
+        def make() -> Places:
+            spec = self.views[view][name] if view != CLEAN else {}
+            if "corrupt" in spec:  # overwrites, and moves nothing
+                return self.places(name, load(Corruption, spec["corrupt"]).view)
+            draws = self.draws("view", self._drawn_as.get(view, view), name)
+            with torch.no_grad():
+                return self.model.modality(name).places(self.batch[name], self.patches(name, view), draws, **spec)
+
+        return self._once(("places", name, view), make)
 
     def target(self, name: str, view: str = CLEAN, kind: str | None = None) -> Tensor:
         """(B, N, ...) reconstruction targets for all patches."""

@@ -49,17 +49,30 @@ def augment_waveform(inputs: Inputs, draws: Draws, view: View, rate: int, least:
         raise UserError("this view works on the waveform, but the inputs hold a spectrum")
     wave = inputs["waveform"].float()
     check_rows(draws.rows, len(wave))
-    cropped = view.crop is not None or view.crop_seconds is not None
-    keys = {"length"} if "length" in inputs or cropped else set()
-    length = inputs["length"] if "length" in inputs else torch.full((len(wave),), wave.shape[1], device=wave.device)
+    keys = {"length"} if "length" in inputs or view.crops else set()
+    length = length_of(inputs)
     with torch.autocast(wave.device.type, enabled=False):
-        if cropped:
+        if view.crops:
             wave, length = crop(wave, length, draws("crop"), view, rate, least)
         inside = torch.arange(wave.shape[1], device=wave.device) < length[:, None]
         if view.mix:
             wave = mix_within_batch(wave, inside, draws("mix"), view)
         wave = _chain(wave, inside, draws, view, rate)
     return {"waveform": wave} | ({"length": length} if keys else {})
+
+
+def length_of(inputs: Inputs) -> Tensor:
+    """(B,) samples that each sound has."""
+    wave = inputs["waveform"]
+    return inputs["length"] if "length" in inputs else torch.full((len(wave),), wave.shape[1], device=wave.device)
+
+
+def begin_of(inputs: Inputs, draws: Draws, view: View, rate: int, least: int) -> Tensor:
+    """(B,) the sample at which a view of `augment_waveform` begins; nothing after the crop moves anything."""
+    length = length_of(inputs)
+    if not view.crops:
+        return torch.zeros_like(length)
+    return stretch_of(inputs["waveform"], length, draws("crop"), view, rate, least)[0]
 
 
 def _chain(wave: Tensor, inside: Tensor, draws: Draws, view: View, rate: int) -> Tensor:
@@ -113,6 +126,16 @@ def deviation(wave: Tensor, inside: Tensor) -> Tensor:
 
 def crop(wave: Tensor, length: Tensor, draws: Draws, view: View, rate: int, least: int) -> tuple[Tensor, Tensor]:
     """A random stretch of each sound, (B, s) and its lengths (B,)."""
+    start, kept, width = stretch_of(wave, length, draws, view, rate, least)
+    place = torch.arange(width, device=wave.device)
+    index = (start[:, None] + place).clamp(max=wave.shape[1] - 1)
+    return wave.gather(1, index) * (place < kept[:, None]), kept
+
+
+def stretch_of(
+    wave: Tensor, length: Tensor, draws: Draws, view: View, rate: int, least: int
+) -> tuple[Tensor, Tensor, int]:
+    """(where the stretch begins (B,), how long it is (B,), the longest), in samples."""
     share, where = (x.to(wave.device) for x in draws.uniform(2).unbind(1))
     kept = length
     width = wave.shape[1]
@@ -123,10 +146,7 @@ def crop(wave: Tensor, length: Tensor, draws: Draws, view: View, rate: int, leas
         most = max(round(view.crop_seconds * rate), least)
         kept, width = kept.clamp(max=most), min(width, most)
     kept = torch.minimum(kept.clamp(min=least), length)
-    start = (where * (length - kept + 1)).long()
-    place = torch.arange(width, device=wave.device)
-    index = (start[:, None] + place).clamp(max=wave.shape[1] - 1)
-    return wave.gather(1, index) * (place < kept[:, None]), kept
+    return (where * (length - kept + 1)).long(), kept, width
 
 
 def mix_within_batch(wave: Tensor, inside: Tensor, draws: Draws, view: View) -> Tensor:

@@ -15,10 +15,11 @@ from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.modality import Inputs
 from mmssl.modality.linear import LinearPatches
+from mmssl.modality.places import Places, by_coords
 from mmssl.models.positions import LearnedGrid, SinCos
 from mmssl.patches import Patches, places_of
 
-from .augment import augment_waveform, mask_spectrum
+from .augment import augment_waveform, begin_of, mask_spectrum
 from .mel import LogMel
 from .options import View
 
@@ -241,6 +242,14 @@ class Modality(LinearPatches):
             mel, frames = self.spectrum(inputs)
             inputs = mask_spectrum(mel, frames, draws, view)
         return inputs
+
+    def places(self, inputs: Inputs, patches: Patches, draws: Draws, **spec: object) -> Places:
+        """By time in patches of the whole sound, and by mel bin."""
+        view, found = View.build(spec), by_coords(patches, self.axes())
+        if not view.crops:
+            return found
+        begin = begin_of(inputs, draws, view, self.rate, self.log_mel.window)
+        return found.shifted(0, begin * (self.axes()[0] / self.rate))
 
     def raster(self, inputs: Inputs) -> tuple[Inputs, str, tuple[int, ...]]:
         """Time and mel bins of the normalised spectrum."""

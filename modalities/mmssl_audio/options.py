@@ -189,6 +189,10 @@ class View(Base):
     @property
     def changes_waveform(self) -> bool:
         """Whether any step works on the waveform."""
-        crops = self.crop is not None or self.crop_seconds is not None
         steps = (self.mix, self.polarity, self.noise, self.gain, self.filter, self.delay, self.pitch, self.reverb)
-        return crops or any(steps)
+        return self.crops or any(steps)
+
+    @property
+    def crops(self) -> bool:
+        """Whether a stretch is cut out."""
+        return self.crop is not None or self.crop_seconds is not None

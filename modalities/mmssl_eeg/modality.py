@@ -53,7 +53,7 @@ class Modality(SignalModality):
             places: of the electrodes of the data it was fitted on, metres, for `cells`.
         """
         super().__init__(rate, window, 1, spectrum)
-        self.channels, self.places = channels, [list(place) for place in places]
+        self.channels, self.electrodes = channels, [list(place) for place in places]
         self.make_tokens(width)
 
     def patchify(self, inputs: Inputs) -> Patches:
@@ -77,13 +77,13 @@ class Modality(SignalModality):
 
     def cells(self, kind: str) -> int:
         """Halves of time; or every electrode that the data had at first, averaged over time."""
-        return len(self.places) if kind == "axis" else super().cells(kind)
+        return len(self.electrodes) if kind == "axis" else super().cells(kind)
 
     def cell(self, kind: str, patches: Patches) -> Tensor:
         """By time; or by the nearest of the electrodes."""
         if kind != "axis":
             return super().cell(kind, patches)
-        places = torch.tensor(self.places, device=patches.coords.device)
+        places = torch.tensor(self.electrodes, device=patches.coords.device)
         return (patches.coords[..., None, 1:] - places).square().sum(-1).argmin(-1)
 
     def positions(self, width: int) -> nn.Module:

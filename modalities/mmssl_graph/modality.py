@@ -16,6 +16,7 @@ from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.losses.reconstruction import patch_mse
 from mmssl.modality import Inputs, MaskToken
+from mmssl.modality.places import Places, by_number
 from mmssl.patches import Patches
 
 from .augment import augment, centres
@@ -244,6 +245,10 @@ class Modality(base.Modality):
             spec: options of `mmssl_graph.options.View`.
         """
         return augment(inputs, draws, View.build(spec))
+
+    def places(self, inputs: Inputs, patches: Patches, draws: Draws, **spec: object) -> Places:
+        """Node by node: encodings change with the edges, numbers do not."""
+        return by_number(patches)
 
     def raw_features(self, inputs: Inputs) -> Tensor:
         """(B, F or 3 F) features propagated over two hops without a parameter (SGC, Wu et al. 2019): of the centre, in

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.modality import Inputs
-from mmssl.modality.pixels.augment import augment
+from mmssl.modality.pixels.augment import augment, box_of, box_places
 from mmssl.modality.pixels.options import pair
 from mmssl.modality.pixels.patching import PixelModality, grid_coords
+from mmssl.modality.places import Places
 from mmssl.models.positions import LearnedGrid, SinCos
 from mmssl.patches import Patches, places_of
 
@@ -136,6 +137,12 @@ class Modality(PixelModality):
         pixels = augment(inputs["pixel_values"], draws, view, self.mean, self.std, self.unit_range)
         self.grid_of(pixels)
         return inputs | {"pixel_values": pixels}
+
+    def places(self, inputs: Inputs, patches: Patches, draws: Draws, **spec: object) -> Places:
+        """Rows and columns of the picture, in patches."""
+        size = inputs["pixel_values"].shape[-2], inputs["pixel_values"].shape[-1]
+        box = box_of(View.build(spec), draws, size, patches.coords.device)
+        return Places(*box_places(patches.coords, box, self.patch))
 
     def raster(self, inputs: Inputs) -> tuple[Inputs, str, tuple[int, ...]]:
         """Rows and columns."""

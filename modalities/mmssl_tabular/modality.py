@@ -16,6 +16,7 @@ from mmssl import modality as base
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.modality import Inputs, MaskToken
+from mmssl.modality.places import Places, by_number
 from mmssl.models.positions import LearnedGrid
 from mmssl.patches import Patches
 
@@ -240,6 +241,10 @@ class Modality(base.Modality):
             spec: options of `mmssl_tabular.options.View`.
         """
         return augment(inputs, draws, View.build(spec), ~self.columns.is_category, self.columns.related)
+
+    def places(self, inputs: Inputs, patches: Patches, draws: Draws, **spec: object) -> Places:
+        """Column by column."""
+        return by_number(patches)
 
     def raw_features(self, inputs: Inputs) -> Tensor:
         """(B, F) scaled numbers (an empty one is 0) and one-hot categories ("other" and "missing" among them)."""

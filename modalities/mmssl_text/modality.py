@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from mmssl import modality as base
 from mmssl.draws import Draws
 from mmssl.modality import Inputs, MaskToken
+from mmssl.modality.places import Places, by_number
 from mmssl.models.positions import LearnedGrid, SinCos
 from mmssl.patches import Patches
 
@@ -117,6 +118,10 @@ class Modality(base.Modality):
         keep = special | (drawn >= drop) | (drawn == luckiest)
         mask = patches.valid & keep
         return inputs | {"attention_mask": mask.to(torch.int64)}
+
+    def places(self, inputs: Inputs, patches: Patches, draws: Draws, **spec: object) -> Places:
+        """Token by token: a view leaves words out and moves none."""
+        return by_number(patches)
 
     def raw_features(self, inputs: Inputs) -> Tensor:
         """(B, V) float32: log(1 + how often each token occurs), special tokens left out."""

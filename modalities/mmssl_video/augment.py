@@ -64,10 +64,27 @@ def retime(inputs: Inputs, draws: Draws, view: ClipView, tubelet: int) -> Inputs
         tubelet: frames of a patch.
     """
     pixels, times = inputs["pixel_values"], inputs["times"]
+    forward, index, inside = frames_of(inputs, draws, view, tubelet)
+    seconds = gather(times, forward)  # of a clip that runs backwards, too, time goes on
+    out = {
+        "pixel_values": gather(pixels, index) * inside[:, :, None, None, None],
+        "times": ((seconds - seconds[:, :1]) * inside).to(times.dtype),
+    }
+    # kept in full, where the clips are full and as long as the view, is known without looking
+    whole = min(view.frames or times.shape[1], times.shape[1]) == index.shape[1]
+    if "length" not in inputs and whole and view.stride[0] == 1 == view.stride[1]:
+        return out
+    return out | {"length": inside.sum(1)}
+
+
+def frames_of(inputs: Inputs, draws: Draws, view: ClipView, tubelet: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(the clip's frames that the view has, in their order, as they are shown, and whether there is one): (B, n) each,
+    of what `retime` is given."""
+    times = inputs["times"]
     batch, total = times.shape
-    device = pixels.device
-    count = -(-min(view.frames or total, total) // tubelet) * tubelet
+    device = times.device
     wanted = min(view.frames or total, total)
+    count = -(-wanted // tubelet) * tubelet
     length = inputs["length"] if "length" in inputs else torch.full((batch,), total, device=device)
     low, high = view.stride
     stride = low + draws("stride").integers(high - low + 1).to(device)
@@ -83,19 +100,11 @@ def retime(inputs: Inputs, draws: Draws, view: ClipView, tubelet: int) -> Inputs
         index = index.masked_fill(place >= kept[:, None], total).sort(1).values
     inside = place < kept[:, None]
     index = index.masked_fill(~inside, 0)
-    seconds = gather(times, index)
-    if view.reverse:
-        backwards = draws("reverse").chance(view.reverse).to(device)[:, None] & inside
-        turned = index.gather(1, (kept[:, None] - 1 - place).clamp(min=0))
-        index = torch.where(backwards, turned, index)
-    out = {
-        "pixel_values": gather(pixels, index) * inside[:, :, None, None, None],
-        "times": ((seconds - seconds[:, :1]) * inside).to(times.dtype),
-    }
-    # kept in full, where the clips are full and as long as the view, is known without looking
-    if "length" not in inputs and wanted == count and view.stride[0] == 1 == view.stride[1]:
-        return out
-    return out | {"length": kept}
+    if not view.reverse:
+        return index, index, inside
+    backwards = draws("reverse").chance(view.reverse).to(device)[:, None] & inside
+    turned = index.gather(1, (kept[:, None] - 1 - place).clamp(min=0))
+    return index, torch.where(backwards, turned, index), inside
 
 
 def check_view(view: ClipView, patch: tuple[int, int]) -> None:

@@ -15,11 +15,13 @@ from torch.nn import functional as F
 from mmssl.draws import Draws
 from mmssl.losses.reconstruction import normalised_patches, standardised
 from mmssl.modality import Inputs
+from mmssl.modality.pixels.augment import box_of, box_places
 from mmssl.modality.pixels.patching import PixelModality, grid_coords
+from mmssl.modality.places import Places
 from mmssl.models.positions import IndexSinCos, SinCos
-from mmssl.patches import Patches, places_of
+from mmssl.patches import Patches, gather, places_of
 
-from .augment import augment_clips, beyond_length, check_view
+from .augment import augment_clips, beyond_length, check_view, frames_of
 from .options import ClipView
 
 RAW_SIDE = 16
@@ -172,6 +174,35 @@ class Modality(PixelModality):
         view = ClipView.build(spec)
         check_view(view, self.patch)
         return augment_clips(inputs, draws, view, self.mean, self.std, self.unit_range, self.tubelet)
+
+    def places(self, inputs: Inputs, patches: Patches, draws: Draws, **spec: object) -> Places:
+        """Times of the clip, in tubelets of the usual frame rate; rows and columns, in patches."""
+        view, device = ClipView.build(spec), patches.coords.device
+        size = inputs["pixel_values"].shape[-2], inputs["pixel_values"].shape[-1]
+        middle, reach = box_places(patches.coords[..., 1:], box_of(view, draws, size, device), self.patch)
+        clock, inside = inputs["times"].float(), None
+        if view.retimes:
+            _, shown, inside = frames_of(inputs, draws("time"), view, self.tubelet)
+            clock = gather(clock, shown)
+        elif "length" in inputs:
+            inside = torch.arange(clock.shape[1], device=device) < inputs["length"][:, None]
+        first, last = self._spans(clock, inside)
+        each = patches.count // first.shape[1]  # rows and columns of a time
+        half = 0.5 / self.tubelet  # of a frame
+        time = ((first + last) / 2 + half).repeat_interleave(each, 1)[..., None]
+        long = (last - first + 2 * half).repeat_interleave(each, 1)[..., None]
+        return Places(torch.cat([time, middle], -1), torch.cat([long, reach], -1))
+
+    def _spans(self, clock: Tensor, inside: Tensor | None) -> tuple[Tensor, Tensor]:
+        """When the earliest and the latest frame of each tubelet begins, (B, times) in tubelets."""
+        missing = -clock.shape[1] % self.tubelet
+        clock = F.pad(clock, (0, missing), value=torch.nan)
+        if inside is not None:
+            clock = clock.masked_fill(~F.pad(inside, (0, missing)), torch.nan)
+        clock = clock.unflatten(1, (-1, self.tubelet)) * (self.fps / self.tubelet)
+        first, last = clock.nan_to_num(torch.inf).amin(-1), clock.nan_to_num(-torch.inf).amax(-1)
+        there = first <= last
+        return torch.where(there, first, 0.0), torch.where(there, last, 0.0)
 
     def raster(self, inputs: Inputs) -> tuple[Inputs, str, tuple[int, ...]]:
         """Frames, rows and columns."""

@@ -15,6 +15,7 @@ from mmssl.losses.reconstruction import normalised_patches, patch_mse
 from mmssl.modality import Inputs, MaskToken
 from mmssl.modality import Modality as Base
 from mmssl.modality import Preprocessor as BasePreprocessor
+from mmssl.modality.places import Places, by_coords
 from mmssl.models.positions import SinCos
 from mmssl.options import option, strict
 from mmssl.patches import Patches
@@ -49,7 +50,7 @@ class Preprocessor(BasePreprocessor):
 
 class Modality(Base):
     targets = ("normalised", "volts")
-    views = ("gain",)
+    views = ("gain", "shift")
     corruptible = True
     coordinates = ("time [s]", "lead")
 
@@ -92,9 +93,23 @@ class Modality(Base):
     def score(self, pred: Tensor, target: Tensor, patches: Patches, kind: str | None = None) -> Tensor:
         return patch_mse(pred, target)
 
-    def augment(self, inputs: Inputs, draws: Draws, gain: float = 0.2) -> Inputs:
+    def augment(self, inputs: Inputs, draws: Draws, gain: float = 0.2, shift: int = 0) -> Inputs:
+        """shift: up to so many windows of the beginning are cut off."""
         factor = 1 + gain * (2 * draws.uniform(self.leads) - 1)
-        return {"signal": inputs["signal"] * factor[..., None]}
+        signal = inputs["signal"] * factor[..., None]
+        if shift:
+            signal = nn.functional.pad(signal, (0, shift * self.window), value=torch.nan)
+            start = self._start(draws, shift)[:, None, None] * self.window
+            at = start + torch.arange(inputs["signal"].shape[2])
+            signal = signal.gather(2, at.expand(-1, self.leads, -1))
+        return {"signal": signal}
+
+    def _start(self, draws: Draws, shift: int) -> Tensor:
+        return draws("shift").integers(shift + 1)
+
+    def places(self, inputs: Inputs, patches: Patches, draws: Draws, gain: float = 0.2, shift: int = 0) -> Places:
+        found = by_coords(patches, (self.rate / self.window, 1.0))
+        return found.shifted(0, self._start(draws, shift)) if shift else found
 
     def raster(self, inputs: Inputs) -> tuple[Inputs, str, tuple[int, ...]]:
         return inputs, "signal", (2,)

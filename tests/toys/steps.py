@@ -24,6 +24,7 @@ WORLDS = {
     "sides and their mean": toy_world.sides_and_their_mean,
     "keys and queues": toy_world.keys_and_queues,
     "labels": toy_world.labelled,
+    "places": toy_world.places_that_match,
 }
 
 
@@ -43,6 +44,7 @@ CUT = {
     "sides and their mean": toy_world.sides_and_their_mean,
     "keys and queues": toy_world.keys_and_queues,
     "labels": toy_world.labelled,
+    "places": toy_world.places_that_match,
 }
 """Worlds that are also trained in parts (`train.accumulation`): what looks across rows comes last, or nothing does."""
 

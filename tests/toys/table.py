@@ -14,6 +14,7 @@ from mmssl.draws import Draws
 from mmssl.modality import Inputs, MaskToken
 from mmssl.modality import Modality as Base
 from mmssl.modality import Preprocessor as BasePreprocessor
+from mmssl.modality.places import Places, by_number
 from mmssl.models.positions import LearnedGrid
 from mmssl.options import option, strict
 from mmssl.patches import Patches
@@ -109,6 +110,9 @@ class Modality(Base):
         cells = inputs["cells"]
         noise = draws.normal(cells.shape[1]).to(cells)
         return inputs | {"cells": torch.where(draws.chance(swap, cells.shape[1]), cells + 0.0 * noise, cells)}
+
+    def places(self, inputs: Inputs, patches: Patches, draws: Draws, **spec: object) -> Places:
+        return by_number(patches)
 
     def raw_features(self, inputs: Inputs) -> Tensor:
         return inputs["cells"].nan_to_num(0.0)

@@ -14,7 +14,7 @@ from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.options import TowerConfig
 from mmssl.models.quantisers import Codebooks
-from mmssl.objectives import bootstrap, contrastive, distillation, jepa, mae, matching, redundancy, supervised
+from mmssl.objectives import bootstrap, contrastive, dense, distillation, jepa, mae, matching, redundancy, supervised
 from mmssl.objectives.base import Objective
 from mmssl.objectives.options.codes import CodesConfig
 from mmssl.objectives.options.distillation import GramConfig
@@ -221,6 +221,23 @@ def labelled() -> Pretraining:
         for name, options in each.items()
     }
     return Pretraining(net, objectives, VIEWS, {"half": Random(ratio=0.5)})
+
+
+def places_that_match() -> Pretraining:
+    """Patches of two views by their place, by what they show, and regions of them; samples that lose their tail."""
+    net = model()
+    two = {"tower": "signal", "views": ["early", "late"], "head_hidden": 16, "head_width": 8}
+    options: dict[str, dict[str, Any]] = {
+        "vicregl": {**two, "match": "both", "matches": 5, "invariance": 2.5, "variance": 2.5},
+        "every": {**two, "within": None, "local_views": ["a"], "head_norm": "layer", "variance": 2.5},
+        "densecl": {**two, "loss": "infonce", "match": "feature", "target": "teacher", "export": "student"},
+        "local": {**two, "loss": "infonce", "negatives": "patches"},
+        "pixpro": {**two, "loss": "cosine", "target": "teacher", "within": 0.8},
+        "simsiam": {**two, "loss": "cosine", "match": "feature", "predictor": "mlp", "predictor_hidden": 16},
+    }
+    objectives = {n: dense.Dense(dense.Config(**o, **LOW), net) for n, o in options.items()}
+    views = VIEWS | {"early": {"signal": {"gain": 0.2}}, "late": {"signal": {"gain": 0.4, "shift": 3}}}
+    return Pretraining(net, objectives, views, {})
 
 
 def pretraining(joint: bool = False) -> Pretraining:

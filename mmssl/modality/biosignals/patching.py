@@ -15,9 +15,10 @@ from ...errors import UserError
 from ...patches import Patches, places_of
 from ..inputs import Inputs
 from ..linear import LinearPatches
+from ..places import Places, by_coords
 from .options import View
 from .spectrum import bins, log_spectrum
-from .views import augment
+from .views import augment, stretch_of
 
 ENOUGH_OF_A_PATCH = 0.5
 """A window is a patch where at least this share of it was measured."""
@@ -121,3 +122,8 @@ class SignalModality(LinearPatches):
             UserError: an option is wrong, or this rate cannot carry what is added.
         """
         return augment(inputs, draws, View.build(spec), self.rate, self.window)
+
+    def places(self, inputs: Inputs, patches: Patches, draws: Draws, **spec: object) -> Places:
+        """By time in windows, and by electrode or lead as `axes` says."""
+        start, _, _, moved = stretch_of(inputs["signal"], draws, View.build(spec), self.rate, self.window)
+        return by_coords(patches, self.axes()).shifted(0, (start + moved) / self.window)

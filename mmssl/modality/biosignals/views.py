@@ -76,6 +76,19 @@ def _in_time(signal: Tensor, draws: Draws, view: View, rate: float, window: int)
     if view.crop is None and not view.shift:
         return signal
     total = signal.shape[2]
+    start, count, out, moved = stretch_of(signal, draws, view, rate, window)
+    at = torch.arange(out, device=signal.device) + moved[:, None]  # place inside the crop
+    inside = (at >= 0) & (at < count[:, None])
+    index = (at + start[:, None]).clamp(0, total - 1)
+    taken = signal.gather(2, index[:, None].expand(-1, signal.shape[1], -1))
+    return taken.masked_fill(~inside[:, None], torch.nan)
+
+
+def stretch_of(
+    signal: Tensor, draws: Draws, view: View, rate: float, window: int
+) -> tuple[Tensor, Tensor, int, Tensor]:
+    """(where the crop begins (B,), how long it is (B,), how long the view is, how far it is shifted (B,)), samples."""
+    total = signal.shape[2]
     start = torch.zeros(len(signal), dtype=torch.int64, device=signal.device)
     out, count = total, torch.full_like(start, total)
     if view.crop is not None:
@@ -89,11 +102,7 @@ def _in_time(signal: Tensor, draws: Draws, view: View, rate: float, window: int)
     moved = torch.zeros_like(start)
     if view.shift:
         moved = (draws("shift").uniform(low=-view.shift, high=view.shift) * rate).round().to(start)
-    at = torch.arange(out, device=signal.device) + moved[:, None]  # place inside the crop
-    inside = (at >= 0) & (at < count[:, None])
-    index = (at + start[:, None]).clamp(0, total - 1)
-    taken = signal.gather(2, index[:, None].expand(-1, signal.shape[1], -1))
-    return taken.masked_fill(~inside[:, None], torch.nan)
+    return start, count, out, moved
 
 
 def _in_size(signal: Tensor, draws: Draws, view: View) -> Tensor:

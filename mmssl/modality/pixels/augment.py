@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -86,11 +87,38 @@ def _check(view: View, channels: int, unit_range: bool) -> None:
 # -------------------------------------------------------------------------------------------------------- resampling
 
 
-def _crop_weights(view: View, draws: Draws, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """The rows' weights (B, h, H) and the columns' (B, w, W) of each sample's box; flipped where it is mirrored.
+@dataclass(frozen=True)
+class Box:
+    """The part of each picture that a view shows, in pixels: (B,) each.
 
-    The box has a share of the area drawn uniformly and a log-uniform ratio of its sides; a side that would stick out
-    is cut to the image's (torchvision draws again instead, which a batch cannot).
+    Attributes:
+        top: where its rows begin.
+        left: where its columns begin.
+        height: of it.
+        width: of it.
+        mirrored: left is right in the view; None: in none.
+        out: (h, w) of the view.
+    """
+
+    top: Tensor
+    left: Tensor
+    height: Tensor
+    width: Tensor
+    mirrored: Tensor | None
+    out: tuple[int, int]
+
+
+def box_of(view: View, draws: Draws, size: tuple[int, int], device: torch.device) -> Box:
+    """The box that is drawn for each sample.
+
+    It has a share of the area drawn uniformly and a log-uniform ratio of its sides; a side that would stick out is cut
+    to the image's (torchvision draws again instead, which a batch cannot).
+
+    Args:
+        view: what is done.
+        draws: random numbers of the B samples.
+        size: (H, W) of the pictures.
+        device: of the numbers.
     """
     height, width = size
     out = size if view.crop_size is None else pair(view.crop_size)
@@ -105,12 +133,37 @@ def _crop_weights(view: View, draws: Draws, size: tuple[int, int], device: torch
         box_h = (area / ratio).sqrt().clamp(max=height)
         box_w = (area * ratio).sqrt().clamp(max=width)
         top, left = y * (height - box_h), x * (width - box_w)
-    rows = resize_weights(top, box_h, height, out[0])
-    columns = resize_weights(left, box_w, width, out[1])
-    if view.flip:
-        mirrored = draws("flip").chance(view.flip).to(device)
-        columns = torch.where(mirrored[:, None, None], columns.flip(1), columns)
+    mirrored = draws("flip").chance(view.flip).to(device) if view.flip else None
+    return Box(top, left, box_h, box_w, mirrored, out)
+
+
+def _crop_weights(view: View, draws: Draws, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The rows' weights (B, h, H) and the columns' (B, w, W) of each sample's box; flipped where it is mirrored."""
+    box = box_of(view, draws, size, device)
+    rows = resize_weights(box.top, box.height, size[0], box.out[0])
+    columns = resize_weights(box.left, box.width, size[1], box.out[1])
+    if box.mirrored is not None:
+        columns = torch.where(box.mirrored[:, None, None], columns.flip(1), columns)
     return rows, columns
+
+
+def box_places(coords: Tensor, box: Box, patch: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """(middle, size) (B, N, 2) in the picture, in patches of it, of the view's patches.
+
+    Args:
+        coords: (B, N, 2) row and column of each in the view, in patches.
+        box: that the view shows.
+        patch: (height, width) in pixels.
+    """
+    (height, width), (ph, pw) = box.out, patch
+    row, column = coords.float().unbind(-1)
+    if box.mirrored is not None:
+        column = torch.where(box.mirrored[:, None], width / pw - 1 - column, column)
+    tall, wide = box.height[:, None] / height, box.width[:, None] / width
+    middle = torch.stack(
+        [box.top[:, None] / ph + (row + 0.5) * tall, box.left[:, None] / pw + (column + 0.5) * wide], -1
+    )
+    return middle, torch.stack([tall, wide], -1).expand_as(middle)
 
 
 def resize_weights(start: Tensor, length: Tensor, count: int, out: int) -> Tensor:

@@ -64,6 +64,7 @@ WORLDS: dict[str, Callable[[], Pretraining]] = {
     "sides and their mean": toy_world.sides_and_their_mean,
     QUEUES: toy_world.keys_and_queues,
     "labels": toy_world.labelled,
+    "places": toy_world.places_that_match,
 }
 SLOW = pytest.mark.slow
 NORMED = "pairs and views"
