@@ -190,6 +190,12 @@ class Pretraining(nn.Module):
         objective: Any = self.objectives[name]
         return objective.config.export is None and self.left(name, steps) > LEFT
 
+    def restart(self) -> None:
+        """Ramps as at the start of a run, where weights of another one were loaded."""
+        self.progress = 0.0
+        if self.ramps:
+            self.factors.copy_(self._factors())
+
     def left(self, name: str, steps: int) -> float:
         """How much of an objective's teacher will be its random start after so many steps; 0 without either."""
         objective: Any = self.objectives[name]

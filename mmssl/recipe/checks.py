@@ -18,7 +18,7 @@ from ..modality.faults import crossing_faults, view_faults
 from ..models.options import HEADLESS
 from ..options.schema import BAD, Draft, Faults, Part, yaml_name
 from ..options.wording import show
-from ..schedules import Rate, schedule_faults
+from ..schedules import HORIZON, Rate, schedule_faults
 from .mixture import check_mixture
 
 _LONGEST = 200
@@ -115,9 +115,15 @@ def rate_faults(train: Any) -> list[str]:
     if BAD in parts or isinstance(schedule, Draft):
         return []
     lines = [f"train.{line}" for line in schedule_faults(train)]
+    after = getattr(train, "after", None)
+    if after not in (None, BAD) and schedule.kind not in HORIZON and 0 < warmup < 1:
+        lines = lines or [
+            f"train.warmup: found {warmup:g}, a share of all steps, but train.after goes on behind a warm-up; "
+            "expected its number of steps"
+        ]
     if not lines and train.steps is not None:
         try:
-            Rate(train, train.steps)
+            Rate(train, train.steps, int(after is not None))
         except UserError as error:
             lines.append(str(error))
     return lines

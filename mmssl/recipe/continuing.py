@@ -39,6 +39,19 @@ def refuse_placeholder(origin: str | None, towers: Mapping[str, str | None], nam
         )
 
 
+def begun_by(merged: Mapping[str, object]) -> str | None:
+    """What a recipe with its overrides, that names a run in `train.after`, has as its `model.from`, where it does not
+    say so itself: that run. UserError for another `model.from`."""
+    train, model = merged.get("train"), merged.get("model")
+    after = train.get("after") if isinstance(train, Mapping) else None
+    origin = model.get("from") if isinstance(model, Mapping) else None
+    if not isinstance(after, str) or origin == after:
+        return None
+    if origin not in (None, YOURS):
+        raise UserError(f"model.from: found {origin} beside train.after = {after}, expected it to be left out")
+    return after
+
+
 def give_way(data: dict[str, Any], merged: Mapping[str, object]) -> None:
     """A recipe that says nothing of `model.from`, which an override adds: its own architecture and preprocessing give
     way to the model's; in place. merged: the recipe with its overrides.

@@ -24,7 +24,7 @@ from ..options import plainyaml
 from ..options.schema import BAD, Faults, build, to_dict
 from ..options.wording import show
 from .config import DataConfig, EvaluationConfig, ModelConfig, Recipe, TrainConfig
-from .continuing import give_way, leave_behind, take_over
+from .continuing import begun_by, give_way, leave_behind, take_over
 from .presets import take_preset
 
 logger = logging.getLogger("mmssl")
@@ -96,6 +96,11 @@ def load_recipe(
     data = merge_overrides(data, take_preset(data, preset, faults), faults)
     data = merge_overrides(data, choices or {}, faults)
     merged = merge_overrides(copy.deepcopy(data), overrides, [])
+    origin = begun_by(merged)
+    if origin is not None:
+        more = {"model.from": origin}
+        overrides = {**overrides, **more} if isinstance(overrides, Mapping) else [*overrides, f"model.from={origin}"]
+        merged = merge_overrides(merged, more, [])
     give_way(data, merged)
     leave_behind(data, merged)
     take_length(data, overrides)

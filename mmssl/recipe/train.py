@@ -166,6 +166,12 @@ class LoopConfig:
 class TrainConfig(LoopConfig):
     """The loop of pretraining, and what is looked at on the way. Exactly one of `steps` and `epochs` is given."""
 
+    after: str | None = option(
+        None,
+        local=True,
+        help="folder of a run that this one goes on from on other data: with its weights, objectives and optimiser's "
+        "state, from before its annealing; a schedule that knows no end goes on where it was, another begins anew",
+    )
     parallel: str | None = option(
         None,
         choices=("ddp", "fsdp2"),

@@ -271,6 +271,12 @@ def held_step(path: Path) -> int | None:
     return held
 
 
+def optimizer_of(path: Path) -> str:
+    """Of a whole checkpoint: the name of the rule whose state it holds."""
+    rule: str = _read(path).get("optimizer", "adamw")  # there was no other once
+    return rule
+
+
 def is_healthy(path: Path) -> bool:
     """Whether the run was measured and healthy when this checkpoint was written."""
     try:
@@ -352,7 +358,7 @@ def check_origin(path: Path, origin: Mapping[str, object], batch_size: int, opti
             f"--resume: found train.batch_size {batch_size}, but the run's place in the data is counted in steps of "
             f"{size}; expected {size} (for less memory raise train.accumulation, which changes no number)"
         )
-    if (rule := state.get("optimizer", "adamw")) != optimizer:  # there was no other once
+    if (rule := optimizer_of(path)) != optimizer:
         raise UserError(
             f"--resume: found train.optimizer {optimizer}, but the run's checkpoints hold the state of {rule}; "
             f"expected {rule}"

@@ -102,6 +102,34 @@ class Keeper:
         self.observers.load(state, partial(checkpoints.tensors, path))
         return state
 
+    def take_from(self, run: Path) -> int:
+        """Weights and optimiser as of the last checkpoint of another run, or the one before its annealing; returns the
+        steps that were done by then. UserError when there is none that fits."""
+        folder = run / "checkpoints"
+
+        def find() -> Path:
+            last = checkpoints.latest(folder)
+            if last is None:
+                raise UserError(f"train.after: found no checkpoint in {folder}, expected the folder of a run")
+            held = checkpoints.held_step(last)
+            path = last if held is None else checkpoints.of_step(folder, held)
+            if path is None:
+                raise UserError(f"train.after: checkpoint {held}, before the annealing, is gone from {folder}")
+            rule = checkpoints.optimizer_of(path)
+            if rule != self.settings.optimizer:
+                raise UserError(
+                    f"train.after: found train.optimizer {self.settings.optimizer}, but {path} holds the state of "
+                    f"{rule}; expected {rule}"
+                )
+            say(f"going on from {path}, with its objectives and the optimiser's state")
+            return path
+
+        path = on_first(self.accelerator, find)
+        state = checkpoints.load(path, self.module, self.optimizer)
+        if self.accelerator.scaler is not None and state.get("scaler"):
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        return int(state["step"]) + int(state.get("before", 0))
+
     def write(self, step: int, own: checkpoints.State) -> None:
         """Write a checkpoint: the first process alone, or where each holds a share all together.
 

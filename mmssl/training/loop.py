@@ -118,6 +118,11 @@ class Loop:
                 raise UserError(f"--resume: the run has done {self.start} steps, more than the {self.steps} asked for")
         return self.start
 
+    def go_on_from(self, run: Path) -> None:
+        """Take over what another run has learned, and where it was in a schedule that knows no end."""
+        self.rates = Rates(self.settings, self.steps, self.keeper.take_from(run))
+        self.pretraining.restart()
+
     @property
     def where(self) -> str:
         """What a resumed run says of itself."""

@@ -177,6 +177,9 @@ def loop_of(begun: Begun, processor: MMSSLProcessor) -> tuple[Loop, float, dict[
     if begun.resume:
         with doing("reading the checkpoint"):
             loop.resume()
+    if recipe.train.after is not None and not loop.rates.before:
+        with doing("reading the checkpoint of the run before"):
+            loop.go_on_from(Path(recipe.train.after))
     return loop, per_epoch, lengths
 
 
