@@ -16,6 +16,7 @@ from ..evaluation.options import EmbedConfig, EvaluateConfig
 from ..finetuning.options import FinetuneConfig
 from ..masking import load_mask, mask_names
 from ..masking.corruption import Corruption
+from ..masking.transforms import Transform
 from ..modality import modality_config, modality_names, modality_package
 from ..models.options import AdapterConfig, TowerConfig
 from ..objectives.options import ObjectiveConfig, objective_config, objective_module, objective_names
@@ -37,6 +38,7 @@ SECTIONS: dict[str, type] = {
     "guard": GuardConfig,
     "evaluation": EvaluationConfig,
     "corrupt": Corruption,
+    "transform": Transform,
     "finetune": FinetuneConfig,
     "evaluate": EvaluateConfig,
     "embed": EmbedConfig,
@@ -197,15 +199,15 @@ def recipe_schema() -> Schema:
 def _views(schemas: Schemas, name: str) -> Schema:
     """The views of a modality that is called as its type is."""
     view: Any = _options_of_kind("views", name)
-    corrupt = {
-        "type": "object",
-        "properties": {"corrupt": schemas.reference("corrupt", Corruption)},
-        "required": ["corrupt"],
-        "additionalProperties": False,
-    }
     options = schemas.reference(f"view.{name}", view)
-    if view.corruptible:
-        options = {"if": {"required": ["corrupt"]}, "then": corrupt, "else": options}
+    for kind, cls in (("corrupt", Corruption), ("transform", Transform)) if view.corruptible else ():
+        derived = {
+            "type": "object",
+            "properties": {kind: schemas.reference(kind, cls)},
+            "required": [kind],
+            "additionalProperties": False,
+        }
+        options = {"if": {"required": [kind]}, "then": derived, "else": options}
     named = {"properties": {name: {"not": {"required": ["type"]}}}, "required": [name]}
     return {
         "if": {"properties": {"modalities": named}, "required": ["modalities"]},

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..draws import Draws, uniforms
-from ..errors import UserError, nearest
+from ..errors import UserError
 from ..lazy import later
 from ..options import option, strict
-from ..options.schema import BAD, build
+from ..options.schema import build
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,25 +59,14 @@ class Corruption:
             raise UserError(f"fill: found none, expected some of {', '.join(FILLS)}")
 
 
-def corruption_faults(
-    spec: Mapping[str, object], views: Mapping[str, Any], view: str, name: str, where: str
-) -> list[str]:
-    """What is wrong with `{corrupt: {...}}`, the options of modality `name` in `view`, one line each."""
+def corruption_faults(spec: Mapping[str, object], where: str) -> list[str]:
+    """What is wrong with `{corrupt: {...}}`, one line each; what `view` names is looked at with all derived views."""
     faults = [
         f"{where}.{key}: found beside 'corrupt', expected it in a view of its own that corrupt.view names"
         for key in spec
         if key != "corrupt"
     ]
-    options = build(Corruption, spec["corrupt"], f"{where}.corrupt", faults)
-    source = getattr(options, "view", BAD)
-    if isinstance(source, str) and source != "clean":
-        if source not in views:
-            faults.append(
-                f"{where}.corrupt.view: found unknown view '{source}', expected one of clean, "
-                f"{', '.join(views)}{nearest(source, views)}"
-            )
-        elif source == view or (views[source] is not BAD and "corrupt" in (views[source].get(name) or {})):
-            faults.append(f"{where}.corrupt.view: found the corrupted view '{source}', expected one that is not")
+    build(Corruption, spec["corrupt"], f"{where}.corrupt", faults)
     return faults
 
 
@@ -130,7 +119,7 @@ def boxes(grid: Tensor, draws: Draws, options: Corruption) -> tuple[Tensor, Tens
     count, low, high = grid.ndim - 1, *options.share
     host, draws = grid.cpu(), replace(draws, device="cpu")
     total = host.flatten(1).sum(1)
-    extent = torch.stack([_extent(host, axis + 1) for axis in range(count)], 1)  # (B, A)
+    extent = torch.stack([extent_of(host, axis + 1) for axis in range(count)], 1)  # (B, A)
     wanted = (draws("share").uniform(low=low, high=high) * total).tolist()
     most = (high * total).tolist()
     there = host.numpy()
@@ -162,7 +151,7 @@ def boxes(grid: Tensor, draws: Draws, options: Corruption) -> tuple[Tensor, Tens
     return torch.from_numpy(hit).to(grid.device), torch.from_numpy(fill).to(grid.device)
 
 
-def _extent(grid: Tensor, axis: int) -> Tensor:
+def extent_of(grid: Tensor, axis: int) -> Tensor:
     """(B,) how far each sample reaches along an axis: up to the last place that exists."""
     others = [a for a in range(1, grid.ndim) if a != axis]
     line = grid.any(dim=others) if others else grid

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import nearest
 from ..masking.corruption import corruption_faults
+from ..masking.transforms import source_of, transform_faults
 from ..options.schema import build
 
 TAKEN = frozenset(
@@ -23,6 +24,8 @@ TAKEN = frozenset(
 )
 """Attributes of torch's `ModuleDict`, which therefore can hold no module of such a name; without importing torch."""
 
+DERIVED = {"corrupt": ("corrupted", corruption_faults), "transform": ("transformed", transform_faults)}
+"""Option of a view that is made of another view -> (what it is called, what finds its faults)."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,99}")
 
 
@@ -55,10 +58,11 @@ def view_faults(
     """
     spec, where = views[view][name], f"views.{view}.{name}"
     known, corruptible = kinds
-    if "corrupt" in spec:
-        if not corruptible:
-            return [f"{where}.corrupt: this modality has no corrupted views"]
-        return corruption_faults(spec, views, view, name, where)
+    for kind, (adjective, faults_of) in DERIVED.items():
+        if kind in spec:
+            if not corruptible:
+                return [f"{where}.{kind}: this modality has no {adjective} views"]
+            return faults_of(spec, where) + _source_faults(kind, views, view, name)
     if options is not None:
         return augment_faults(options, spec, where)
     choices = f"one of {', '.join(known)}" if known else f"none: modality '{name}' has no augmented views"
@@ -67,6 +71,26 @@ def view_faults(
         for key in spec
         if key not in known
     ]
+
+
+def _source_faults(
+    kind: str, views: Mapping[str, Mapping[str, Mapping[str, object]]], view: str, name: str
+) -> list[str]:
+    """What is wrong with the view that a derived view is made of: it is there, of another kind, and not made of it."""
+    found = source_of(views[view][name])
+    where = f"views.{view}.{name}.{kind}.view"
+    if found not in (None, "clean") and found not in views:
+        known = f"one of clean, {', '.join(views)}{nearest(str(found), views)}"
+        return [f"{where}: found unknown view '{found}', expected {known}"]
+    seen = [view]
+    while found is not None and found != "clean" and found in views:
+        spec = views[found].get(name) if isinstance(views[found], Mapping) else None
+        spec = spec if isinstance(spec, Mapping) else {}
+        if found in seen or kind in spec:
+            return [f"{where}: found the {DERIVED[kind][0]} view '{found}', expected one that is not"]
+        seen.append(found)
+        found = source_of(spec)
+    return []
 
 
 def augment_faults(options: type, spec: object, where: str) -> list[str]:

@@ -21,7 +21,7 @@ from .options import ObjectiveConfig, objective_module
 if TYPE_CHECKING:
     from ..models.codes import Codes
     from ..models.modeling_mmssl import MMSSLModel
-    from .step import Step
+    from .step import Step, Views
 
 
 __all__ = ["Loss", "Objective", "ObjectiveConfig", "RampConfig", "load_objective"]
@@ -70,6 +70,10 @@ class Objective(nn.Module):
         self.config: Any = config
         for name, line in _idle(config):
             raise UserError(f"objective {type(self).__module__.rpartition('.')[2]}: {name}: {line}")
+
+    def settle(self, views: Views) -> None:
+        """Called once, when the recipe's views are known and before anything is trained: what depends on them can be
+        checked, and made. UserError for views that it cannot work with."""
 
     def forward(self, step: Step) -> Loss:
         """The loss of one step.

@@ -13,15 +13,14 @@ from torch import Tensor
 from ..data.stored import POOLED
 from ..distributed import global_mean
 from ..draws import Draws
-from ..masking.corruption import Corruption, corrupt
 from ..masking.replacement import Replacement, replaced
 from ..modality import Batch, Inputs
 from ..modality.places import Places
 from ..models.chunked import pool, square, token_square, tower_output
 from ..models.tower import Encoded, Tower
-from ..options.schema import load
 from ..patches import Patches, Split, gather
 from .options.labels import LabelColumn
+from .parts.derived import Derived, derive, is_derived, transform_of, unmoved
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
@@ -138,8 +137,8 @@ class Step:
         view = self._view_of(name, view)
         if view == CLEAN:
             return self.batch[name]
-        if "corrupt" in self.views[view][name]:
-            return self._corrupt(name, view)[0]
+        if is_derived(self.views[view][name]):
+            return self._derived(name, view).inputs
 
         def make() -> Inputs:
             with torch.no_grad():
@@ -166,29 +165,24 @@ class Step:
                 known = self.model.modality(modality).views
                 options[modality] = {
                     **spec,
-                    **{k: v for k, v in changes.items() if k in known and "corrupt" not in spec},
+                    **{k: v for k, v in changes.items() if k in known and not is_derived(spec)},
                 }
             self.views, self._drawn_as[name] = {**self.views, name: options}, view
         return name
 
-    def _corrupt(self, name: str, view: str) -> tuple[Inputs, Tensor]:
-        """(inputs of a corrupted view, (B, N, P) bool: which numbers of its patches were overwritten)."""
+    def _derived(self, name: str, view: str) -> Derived:
+        return self._once(("derived", name, view), lambda: derive(self, name, view))
 
-        def make() -> tuple[Inputs, Tensor]:
-            options = load(Corruption, self.views[view][name]["corrupt"])
-            modality = self.model.modality(name)
-            with torch.no_grad():
-                inputs, key, axes = modality.raster(self.inputs(name, options.view))
-                x, hit = corrupt(inputs[key].float(), axes, self.draws("view", view, name), options)
-                marked = hit.to(x.dtype).masked_fill(x.isnan(), torch.nan)
-                return inputs | {key: x}, modality.patchify(inputs | {key: marked}).values > 0.5
-
-        return self._once(("corrupt", name, view), make)
+    def drawn(self, name: str, view: str) -> Tensor:
+        """(B,) int64: by which of its transformations each sample of modality `name` was transformed in a view that is
+        a transformed one, or made of one."""
+        at, options = transform_of(self.views, view, name)
+        return options.drawn(self.draws("view", at, name))
 
     def corrupted(self, name: str, view: str) -> Tensor | None:
         """(B, N, P) bool: which numbers of the patches a view overwrote; None where it is no corrupted view."""
         view = self._view_of(name, view)
-        return self._corrupt(name, view)[1] if view != CLEAN and "corrupt" in self.views[view][name] else None
+        return self._derived(name, view).hit if view != CLEAN and "corrupt" in self.views[view][name] else None
 
     def patches(self, name: str, view: str = CLEAN) -> Patches:
         """What modality `name` is cut into in this view, without gradient."""
@@ -206,8 +200,8 @@ class Step:
 
         def make() -> Places:
             spec = self.views[view][name] if view != CLEAN else {}
-            if "corrupt" in spec:  # overwrites, and moves nothing
-                return self.places(name, load(Corruption, spec["corrupt"]).view)
+            if is_derived(spec):
+                return self.places(name, unmoved(spec, f"views.{view}.{name}"))
             draws = self.draws("view", self._drawn_as.get(view, view), name)
             with torch.no_grad():
                 return self.model.modality(name).places(self.batch[name], self.patches(name, view), draws, **spec)

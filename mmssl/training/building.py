@@ -277,8 +277,8 @@ def build_pretraining(recipe: Recipe, processor: MMSSLProcessor, labels: Labels 
         parts = recipe.objectives.items()
         known = {name: [] if labels is None else labels.of(part.config) for name, part in parts}
         objectives = {name: load_objective(part.type)[1](part.config, model, *known[name]) for name, part in parts}
-    masks = {name: part.config for name, part in recipe.masks.items()}
-    pretraining = Pretraining(model, objectives, recipe.views, masks)
+        masks = {name: part.config for name, part in recipe.masks.items()}
+        pretraining = Pretraining(model, objectives, recipe.views, masks)  # here: what depends on views is made
     pretraining.adapter = adapter
     pretraining.started = recipe.model.starts
     if recipe.train.gradient_checkpointing:

@@ -25,6 +25,7 @@ WORLDS = {
     "keys and queues": toy_world.keys_and_queues,
     "labels": toy_world.labelled,
     "places": toy_world.places_that_match,
+    "pretexts": toy_world.pretexts,
 }
 
 
@@ -45,6 +46,7 @@ CUT = {
     "keys and queues": toy_world.keys_and_queues,
     "labels": toy_world.labelled,
     "places": toy_world.places_that_match,
+    "pretexts": toy_world.pretexts,
 }
 """Worlds that are also trained in parts (`train.accumulation`): what looks across rows comes last, or nothing does."""
 

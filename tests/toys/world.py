@@ -14,7 +14,18 @@ from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.options import TowerConfig
 from mmssl.models.quantisers import Codebooks
-from mmssl.objectives import bootstrap, contrastive, dense, distillation, jepa, mae, matching, redundancy, supervised
+from mmssl.objectives import (
+    bootstrap,
+    contrastive,
+    dense,
+    distillation,
+    jepa,
+    mae,
+    matching,
+    pretext,
+    redundancy,
+    supervised,
+)
 from mmssl.objectives.base import Objective
 from mmssl.objectives.options.codes import CodesConfig
 from mmssl.objectives.options.distillation import GramConfig
@@ -203,6 +214,27 @@ def keys_and_queues() -> Pretraining:
     }
     objectives = {n: contrastive.Contrastive(contrastive.Config(**o, **LOW), net) for n, o in asked.items()}
     return Pretraining(net, objectives, VIEWS, {})
+
+
+TOLD = {
+    "a": VIEWS["a"],
+    "shuffled": {"signal": {"transform": {"kind": "permutation", "parts": 3, "view": "a"}}},
+    "back": {"signal": {"transform": {"kind": "reversal"}}},
+    "forth": {"signal": {"transform": {"kind": "reversal", "view": "a"}}},
+    "spoiled": {"signal": {"corrupt": {"view": "back"}}},
+}
+
+
+def pretexts() -> Pretraining:
+    """What transformed a view, what lies between two, of a corrupted one and behind a mask."""
+    net = model()
+    each: dict[str, dict[str, Any]] = {
+        "order": {"views": ["shuffled"], "hidden": 8},
+        "between": {"views": ["back", "forth"]},
+        "spoiled": {"views": ["spoiled"], "mask": "half"},
+    }
+    objectives = {n: pretext.Pretext(pretext.Config(tower="signal", **o, **LOW), net) for n, o in each.items()}
+    return Pretraining(net, objectives, TOLD, {"half": Random(ratio=0.5)})
 
 
 def labelled() -> Pretraining:

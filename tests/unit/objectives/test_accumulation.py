@@ -65,6 +65,7 @@ WORLDS: dict[str, Callable[[], Pretraining]] = {
     QUEUES: toy_world.keys_and_queues,
     "labels": toy_world.labelled,
     "places": toy_world.places_that_match,
+    "pretexts": toy_world.pretexts,
 }
 SLOW = pytest.mark.slow
 NORMED = "pairs and views"
