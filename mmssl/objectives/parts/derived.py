@@ -50,7 +50,7 @@ def derive(step: Step, name: str, view: str) -> Derived:
 
 
 def unmoved(spec: Mapping[str, Any], where: str) -> str:
-    """The view that a derived view is made of, whose patches lie where its own do; UserError for one that moves them."""
+    """The view that a derived view is made of, whose patches lie where its own do; UserError for a transformed one."""
     if "transform" in spec:
         raise UserError(f"{where}.transform: found where places of patches are compared, which it moves; expected none")
     return load(Corruption, spec["corrupt"]).view
