@@ -58,7 +58,7 @@ class Redundancy(Objective):
         self.heads = nn.ModuleDict({name: Head.of(model.tower(name).pooled_width, config) for name in config.towers})
         init_weights(self.heads)
         if config.loss == "lejepa":
-            self._refuse_views(config)
+            self.sides.check_groups(config.global_views, self.heads, "lejepa pulls all sides of a sample to one mean")
 
     def _refuse(self, config: Config, model: MMSSLModel) -> None:
         if self.sides.across or config.mask is not None or config.masks is not None:
@@ -71,26 +71,6 @@ class Redundancy(Objective):
                 if model.modality(name).ids or model.modality(name).has_links:
                     what = "ids" if model.modality(name).ids else "links"
                     raise UserError(f"objective redundancy: mixed_barlow mixes numbers, modality '{name}' has {what}")
-
-    def _refuse_views(self, config: Config) -> None:
-        if config.kind == "both" or config.hub_tower is not None:
-            raise UserError(
-                f"objective redundancy: lejepa pulls all sides of a sample to one mean, found pairs: {config.kind}, "
-                f"hub_tower: {config.hub_tower}; expected pairs: across or within, and no hub_tower"
-            )
-        for view in config.global_views or []:
-            if view not in config.views:
-                raise UserError(
-                    f"objective redundancy: global_views: found '{view}', expected some of views {config.views}"
-                )
-        if config.global_views == []:
-            raise UserError("objective redundancy: global_views: found none, expected some, or null for all views")
-        widths = {name: head.width for name, head in self.heads.items()}
-        if len(set(widths.values())) > 1:
-            raise UserError(
-                f"objective redundancy: lejepa has one mean of all towers' sides, found widths {widths}; expected "
-                "head_layers of 1 or more"
-            )
 
     def forward(self, step: Step) -> Loss:
         """The mean over the pairs of sides, of LeJEPA over the groups of them; logs the terms of each."""
@@ -125,7 +105,9 @@ class Redundancy(Objective):
         groups = self.sides.groups(step)
         for group in groups:
             found = [self._embed(step, side) for side in group]
-            leading = torch.tensor([self._leads(step, side) for side in group], device=found[0][0].device)
+            leading = torch.tensor(
+                [self.sides.leads(step, side, c.global_views) for side in group], device=found[0][0].device
+            )
             with torch.autocast(found[0][0].device.type, enabled=False):
                 distance = centroid(
                     torch.stack([z for z, _ in found]), torch.stack([v for _, v in found]), leading, all_sum
@@ -135,14 +117,6 @@ class Redundancy(Objective):
             label = f"{group[0].tower}." if len(groups) > 1 else ""
             parts |= {f"{label}invariance": distance.detach(), f"{label}sigreg": spread.detach()}
         return Loss(total=torch.stack(totals).mean(), parts=parts)
-
-    def _leads(self, step: Step, side: Side) -> bool:
-        """Whether a side is what its tower makes of a global view, under whatever other names it goes too."""
-        if self.config.global_views is None:
-            return True
-        look = step.look(side.tower, side.view, side.mask)
-        named = [(view, mask) for view, mask in self.sides.looks if view in self.config.global_views]
-        return any(step.look(side.tower, view, mask) == look for view, mask in named)
 
     def _pair(
         self, step: Step, pair: Pair, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]

@@ -26,6 +26,7 @@ WORLDS = {
     "labels": toy_world.labelled,
     "places": toy_world.places_that_match,
     "pretexts": toy_world.pretexts,
+    "clusters": toy_world.clusters,
 }
 
 

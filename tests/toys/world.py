@@ -16,6 +16,7 @@ from mmssl.models.options import TowerConfig
 from mmssl.models.quantisers import Codebooks
 from mmssl.objectives import (
     bootstrap,
+    clustering,
     contrastive,
     dense,
     distillation,
@@ -270,6 +271,19 @@ def places_that_match() -> Pretraining:
     objectives = {n: dense.Dense(dense.Config(**o, **LOW), net) for n, o in options.items()}
     views = VIEWS | {"early": {"signal": {"gain": 0.2}}, "late": {"signal": {"gain": 0.4, "shift": 3}}}
     return Pretraining(net, objectives, views, {})
+
+
+def clusters() -> Pretraining:
+    """SwAV with several crops and a queue, within towers and across them, and GEDI's cluster loss."""
+    net = model()
+    head = {"head_hidden": 16, "head_width": 8, "prototypes": 6}
+    options: dict[str, dict[str, Any]] = {
+        "swav": {"towers": ["signal"], "views": ["a", "b", "clean"], "global_views": ["b", "a"], "queue": 5},
+        "across": {"towers": ["table", "graph"], "sharpness": 0.3, "queue": 7, "cache_rows": 3},
+        "gedi": {"towers": ["signal", "graph"], "views": ["b", "clean"], "pairs": "within", "assign": "posterior"},
+    }
+    objectives = {n: clustering.Clustering(clustering.Config(**o, **head, **LOW), net) for n, o in options.items()}
+    return Pretraining(net, objectives, VIEWS, {})
 
 
 def pretraining(joint: bool = False) -> Pretraining:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import combinations, product
 from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import UserError
 from ..options.sides import SideOptions
@@ -121,6 +121,37 @@ class Sides:
         for tower in self.within:
             self._refuse_one(tower, sides[tower])
         return [sides[tower] for tower in self.within]
+
+    def check_groups(self, global_views: list[str] | None, heads: nn.ModuleDict, purpose: str) -> None:
+        """UserError where the sides of a sample cannot be taken together, as `groups` has them.
+
+        Args:
+            global_views: those of the views that lead; None: all.
+            heads: of the towers, whose outputs are compared.
+            purpose: what is done with the sides, for the message.
+        """
+        o = self.options
+        if o.kind == "both" or o.hub_tower is not None:
+            raise UserError(
+                f"{self.where}: {purpose}, found pairs: {o.kind}, hub_tower: {o.hub_tower}; expected pairs: across or "
+                "within, and no hub_tower"
+            )
+        for view in global_views or []:
+            if view not in o.views:
+                raise UserError(f"{self.where}: global_views: found '{view}', expected some of views {o.views}")
+        if global_views == []:
+            raise UserError(f"{self.where}: global_views: found none, expected some, or null for all views")
+        widths = {name: head.width for name, head in heads.items()}
+        if len(set(widths.values())) > 1:
+            raise UserError(f"{self.where}: {purpose}, found widths {widths}; expected head_layers of 1 or more")
+
+    def leads(self, step: Step, side: Side, global_views: list[str] | None) -> bool:
+        """Whether a side is what its tower makes of a global view, under whatever other names it goes too."""
+        if global_views is None:
+            return True
+        look = step.look(side.tower, side.view, side.mask)
+        named = [(view, mask) for view, mask in self.looks if view in global_views]
+        return any(step.look(side.tower, view, mask) == look for view, mask in named)
 
     def _refuse_one(self, tower: str, sides: list[Side]) -> None:
         if len(sides) < 2:

@@ -66,6 +66,7 @@ WORLDS: dict[str, Callable[[], Pretraining]] = {
     "labels": toy_world.labelled,
     "places": toy_world.places_that_match,
     "pretexts": toy_world.pretexts,
+    "clusters": toy_world.clusters,
 }
 SLOW = pytest.mark.slow
 NORMED = "pairs and views"

@@ -1,0 +1,30 @@
+"""Losses of cluster posteriors. Pure functions; SwAV's balanced targets are `mmssl.losses.distillation.sinkhorn`.
+
+Sums over several processes are the caller's: `total` adds up a tensor over them, with gradients.
+Shapes: n samples, K clusters.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .regularisers import Total, alone
+
+
+def agreement(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """-sum_k p_k log q_k: (n,), the cross-entropy of two posteriors given as logarithms (n, K), with a gradient for
+    both: the clustering bound of GEDI (Sansone & Manhaeve 2022, arXiv 2212.13425)."""
+    return -(log_p.exp() * log_q).sum(-1)
+
+
+def uniformity(log_p: Tensor, valid: Tensor, total: Total = alone) -> Tensor:
+    """-1/K sum_k log mean_i p_ik of the valid rows (n,): the cross-entropy of a uniform prior with the mean posterior,
+    least (log K) where all clusters are used alike. 0 where no row is valid.
+
+    log_p: (n, K) logarithms of posteriors; total: the sum over processes.
+    """
+    count = total(valid.to(log_p.dtype).sum())
+    mean = total(torch.where(valid[:, None], log_p.exp(), 0.0).sum(0)) / count.clamp(min=1)
+    # no cluster is ever empty but by rounding; of nothing all are, and the path of the gradient stays
+    return torch.where(count > 0, -mean.clamp(min=torch.finfo(mean.dtype).tiny).log().mean(), 0.0 * mean.sum())
