@@ -48,6 +48,7 @@ CUT = {
     "labels": toy_world.labelled,
     "places": toy_world.places_that_match,
     "pretexts": toy_world.pretexts,
+    "clusters": toy_world.clusters,
 }
 """Worlds that are also trained in parts (`train.accumulation`): what looks across rows comes last, or nothing does."""
 
