@@ -162,7 +162,30 @@ def test_a_teachers_keys_and_neighbours_have_no_gradient(options, seen, learnt):
     assert all(p.grad is None for name, p in work.named_parameters() if "teacher" in name)
 
 
+def test_the_teacher_sees_all_of_its_own_view():
+    """SiT: the corrupted view asks, the averaged encoder sees the clean other one. MMC: a masked one asks."""
+    masked = {"views": ["a", "b"], "masks": ["half", "other"], "key_views": ["c", "clean"]}
+    work = world(**{**WITHIN, "keys": "teacher", **masked})
+    step = work.step(batch(1), Draws(1, ROWS))
+    work.objectives["it"](step)
+    seen = {key[2:4] for key in step._memo if key[0] == "encode" and key[5] is not None}
+    assert seen == {("c", None), ("clean", None)}
+    assert {key[2:4] for key in step._memo if key[0] == "encode" and key[5] is None} == {("a", "half"), ("b", "other")}
+
+
 # ----------------------------------------------------------------------------------------------------------- the state
+
+
+def test_the_teacher_follows_the_student_half_way():
+    work = world(**WITHIN, **MOCO)
+    objective: Any = work.objectives["it"]
+    before = {name: p.clone() for name, p in objective.teacher.net.named_parameters()}
+    trained(work, 0)
+    trained(work, 1)
+    student = dict(objective.student(work.model).named_parameters())
+    moved = [name for name, p in objective.teacher.net.named_parameters() if not torch.equal(p, before[name])]
+    assert any(name.startswith("heads") for name in moved) and any(name.startswith("towers") for name in moved)
+    assert any(not torch.equal(student[name], p) for name, p in objective.teacher.net.named_parameters())
 
 
 def test_forward_changes_no_state_and_only_training_is_taken_in():
@@ -210,7 +233,7 @@ def test_a_queue_is_a_ring_of_what_is_there_and_finite():
     assert torch.equal(queue.rows, x[[6, 3, 4, 5]])
     queue.note(x[[0, *range(3, 9)]], torch.ones(7, dtype=torch.bool))  # more than it holds: the last ones
     queue.update()
-    assert sorted(queue.rows.flatten().tolist()) == sorted(x[5:].flatten().tolist()) and int(queue.put) == 12
+    assert torch.equal(queue.rows, x[5:]) and int(queue.put) == 12
     queue.note(x[2:3], present[2:3])
     queue.update()
     assert int(queue.put) == 12
