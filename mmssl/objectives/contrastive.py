@@ -53,9 +53,10 @@ from ..models.initialization import init_weights
 from ..models.pooling import masked_mean
 from .base import Loss, Objective
 from .options.contrastive import Config
-from .parts.compared import Compared
+from .parts.compared import Candidates, Compared
 from .parts.heads import Head
 from .parts.queue import Queue
+from .parts.relations import Relations, listed, related_rows
 from .parts.sides import Pair, Side, Sides
 from .parts.teacher import Momentum, Taught, Teacher
 
@@ -88,9 +89,11 @@ class Contrastive(Taught, Objective):
         self.widths = {"across": across, "within": {name: head.width for name, head in heads.items()}}
         self.predictors = self._of_towers(config.predictor_hidden, self._predictor)
         init_weights(self.predictors)
-        self.queues = self._of_towers(config.queue, Queue)
+        kinds = {role: torch.int64 if of.kind == "id" else torch.float32 for role, of in config.columns.items()}
+        self.queues = self._of_towers(config.queue, lambda size, width: Queue(size, width, kinds))
         self.teacher = Teacher(self.student(model)) if config.keys == "teacher" else None
         self.momentum = Momentum.of(config, None)
+        self._positives: list[Tensor] = []
         self.teaches = tuple(config.towers) if self.teacher is not None and config.export != "student" else ()
         if self.learned:
             self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / self.start)))
@@ -160,6 +163,7 @@ class Contrastive(Taught, Objective):
         """The mean over pairs across towers, plus the weighted mean within; logs the pairs and a learned scale."""
         across, within = self.sides.plan(step)
         scale = self._scale(step.ramped(self.start, self.config.temperature_ramp))
+        self._positives = []
         parts: dict[str, Tensor] = {}
         totals: list[Tensor] = []
         for pairs, inside, weight in ((across, False, 1.0), (within, True, self.config.within_weight)):
@@ -172,7 +176,10 @@ class Contrastive(Taught, Objective):
                     totals.append(weight * torch.stack(list(losses.values())).mean())
         total = torch.stack(totals).sum()
         log = {name: loss.detach() for name, loss in parts.items()} if len(parts) > 1 else {}
-        return Loss(total=total, parts=log | ({"scale": scale.detach()} if self.learned else {}))
+        log |= {"scale": scale.detach()} if self.learned else {}
+        # how many positives a sample has: where that is 1, the batch holds no others of its kind
+        log |= {"positives": torch.stack(self._positives).mean()} if self._positives else {}
+        return Loss(total=total, parts=log)
 
     def _scale(self, temperature: float) -> Tensor:
         """() the learned scale, or that of a temperature that is not."""
@@ -206,6 +213,7 @@ class Contrastive(Taught, Objective):
             queued=c.told_from != "batch",
             own_view=c.loss in OWN_VIEW and c.told_from != "queue",
             nearest=c.nearest,
+            relations=Relations.of(c, step) if c.related else None,
         )
 
     def _embed(self, step: Step, side: Side, inside: bool) -> tuple[Tensor, Tensor]:
@@ -251,11 +259,12 @@ class Contrastive(Taught, Objective):
                 return (global_mean(forth, both) + global_mean(back, both)) / 2
         # SigLIP asks every question once, from whichever side; with a teacher or a queue they differ
         both_ways = c.both_ways and not (c.loss == "sigmoid" and rows.alike)
-        ways = [(a, b), (b, a)] if both_ways else [(a, b)]
+        ways = [(a, b, True), (b, a, False)] if both_ways else [(a, b, True)]
         return torch.stack([self._one_way(*way, rows, scale) for way in ways]).mean()
 
-    def _one_way(self, a: Side, b: Side, rows: Compared, scale: Tensor) -> Tensor:
-        """The loss of side a, which asks, among the keys of side b: the mean over the pairs of all processes."""
+    def _one_way(self, a: Side, b: Side, forth: bool, rows: Compared, scale: Tensor) -> Tensor:
+        """The loss of side a, which asks, among the keys of side b: the mean over the pairs of all processes. forth: b
+        is the second side, which grades are of."""
         c = self.config
         (query, asking), (key, there) = rows.pair(a, b)
         both = asking & there
@@ -265,6 +274,8 @@ class Contrastive(Taught, Objective):
                 bias = self.logit_bias.float()
                 loss = sigmoid_pairs(query, among.keys, among.positive, scale, bias, among.valid, c.chunk)
                 return global_mean(loss, both)
+            if rows.relations is not None:
+                return self._related(rows.relations, among, query, both, scale, forth)
             weight = None
             if c.loss == "dclw":
                 every = dclw_weight(gather_rows((query * key).sum(-1).detach()), gather_rows(both), c.sigma)
@@ -282,6 +293,19 @@ class Contrastive(Taught, Objective):
                 smoothing=c.label_smoothing,
             )
             return global_mean(loss, both)
+
+    def _related(
+        self, relations: Relations, among: Candidates, query: Tensor, both: Tensor, scale: Tensor, graded: bool
+    ) -> Tensor:
+        """As `_one_way`, where columns say who belongs together and who is told apart. Counts the positives."""
+        c = self.config
+        if c.loss == "listwise":
+            return listed(relations, among, query, both, scale, graded=graded).float()
+        loss, count = related_rows(
+            relations, among, query, scale, graded=graded, decoupled=c.loss == "dcl", chunk=c.chunk
+        )
+        self._positives.append(global_mean(count.float(), both))
+        return global_mean(loss, both & (count > 0))
 
     def looks(self, tower: str) -> list[str] | None:
         """As `Objective.looks`: pooled outputs, of all but masked views and earlier layers."""

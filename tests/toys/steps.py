@@ -31,7 +31,7 @@ WORLDS = {
 
 
 def samples(case: str) -> dict[str, list]:
-    raw = toy_world.raw(2 * ROWS, seed=3) | toy_world.labels(2 * ROWS, seed=3)
+    raw = toy_world.raw(2 * ROWS, seed=3) | toy_world.labels(2 * ROWS, seed=3) | toy_world.columns(2 * ROWS)
     if case == "one rank lacks a modality":
         raw["signal"] = [None] * ROWS + toy_world.raw(ROWS, seed=4, absent=0.0)["signal"]
         raw["table"] = toy_world.raw(ROWS, seed=5, absent=0.0)["table"] + [None] * ROWS

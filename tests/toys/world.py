@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmssl.data.labels import LabelPreprocessor, Target
+from mmssl.data.labels import IdPreprocessor, LabelPreprocessor, NumberPreprocessor, Target
 from mmssl.masking import Budget, FeatureSubsets, MultiBlock, Random
 from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
@@ -33,6 +33,7 @@ from mmssl.objectives.options.distillation import GramConfig
 from mmssl.objectives.options.jepa import PredictorConfig, RegulariserConfig
 from mmssl.objectives.options.labels import LabelColumn
 from mmssl.objectives.options.mae import FusionConfig
+from mmssl.objectives.options.relations import PositiveOptions
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.schedules import RampConfig
 from toys import graph, signal, table
@@ -46,6 +47,12 @@ TARGETS = {
     name: LabelColumn(name, task)
     for name, task in (("kind", "classification"), ("tags", "multilabel"), ("grade", "ordinal"), ("mass", "regression"))
 }
+COLUMNS = {
+    LabelColumn("who", "id").key: IdPreprocessor(),
+    LabelColumn("when", "number").key: NumberPreprocessor(),
+    LabelColumn("score", "number").key: NumberPreprocessor(),
+}
+"""What objectives may learn from beside the inputs: which of three, a time in [0, 3), a grade of 0 to 3."""
 DECODER = mae.DecoderConfig(width=16, depth=1, heads=2)
 HEAD = mae.DecoderConfig(depth=0)
 FUSION = FusionConfig(depth=2, heads=2)
@@ -97,8 +104,19 @@ def fitted(name: str) -> Target:
     return found[name]
 
 
+def columns(n: int, seed: int = 0, unknown: float = 0.2) -> dict[str, list]:
+    """What the data say of n rows in `COLUMNS`, some of it unknown."""
+    rng = np.random.default_rng(seed)
+    said = zip(rng.integers(3, size=n), rng.uniform(0, 3, size=n), rng.integers(4, size=n), strict=True)
+    rows = [[f"w{who}", float(when), int(score)] for who, when, score in said]
+    for row in rows:
+        row[:] = [None if rng.random() < unknown else value for value in row]
+    return {key: [row[i] for row in rows] for i, key in enumerate(COLUMNS)}
+
+
 def batch(samples: dict[str, list]) -> dict[str, dict[str, torch.Tensor]]:
-    readers = PREPROCESSORS | {column.key: LabelPreprocessor(fitted(name)) for name, column in TARGETS.items()}
+    labelled = {column.key: LabelPreprocessor(fitted(name)) for name, column in TARGETS.items()}
+    readers = PREPROCESSORS | labelled | COLUMNS
     return {name: readers[name](values) for name, values in samples.items()}
 
 
@@ -202,7 +220,8 @@ def sides_and_their_mean() -> Pretraining:
 
 
 def keys_and_queues() -> Pretraining:
-    """MoCo, MoCo v3 and NNCLR, within a tower and across, with queues that are short and run round."""
+    """MoCo, MoCo v3 and NNCLR, within a tower and across, with queues that are short and run round; and by columns:
+    SupCon, LOOK, lists of grades, and negatives of other clusters alone."""
     net = model()
     head = {"head_hidden": 16, "head_width": 8}
     between = {"towers": ["signal"], "views": ["a", "b"], **head}
@@ -212,6 +231,32 @@ def keys_and_queues() -> Pretraining:
         "third": {**between, **taught, "predictor_hidden": 16, "head_norm": "batch", "key_views": ["clean", "b"]},
         "across": {"towers": ["table", "graph"], **taught, "queue": 9, "negatives": "both", "loss": "sigmoid"},
         "near": {**between, "queue": 7, "nearest": True, "predictor_hidden": 16, "loss": "dclw"},
+        "supcon": {
+            **between,
+            "loss": "nt_xent",
+            "positives": PositiveOptions(column="who"),
+            "chunk": 3,
+            "cache_rows": 3,
+        },
+        "look": {
+            **between,
+            **taught,
+            "queue": 9,
+            "negatives": "both",
+            "neighbours": 3,
+            "positives": PositiveOptions(column="who", form="inside", pair=False),
+        },
+        "graded": {
+            "towers": ["table", "graph"],
+            "loss": "listwise",
+            "positives": PositiveOptions(column="who", grade="score"),
+        },
+        "apart": {
+            **between,
+            "positives": PositiveOptions(column="when", within=0.5, form="each"),
+            "negatives_column": "who",
+            "negatives_of": "other",
+        },
     }
     objectives = {n: contrastive.Contrastive(contrastive.Config(**o, **LOW), net) for n, o in asked.items()}
     return Pretraining(net, objectives, VIEWS, {})

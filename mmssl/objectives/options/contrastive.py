@@ -9,23 +9,25 @@ from ...options import SET, needs, option, strict
 from ...schedules import RampConfig
 from . import ObjectiveConfig
 from .heads import HeadOptions
+from .relations import RelationOptions
 from .sides import SideOptions
 from .teacher import TeacherOptions
 
-LOSSES = ("infonce", "sigmoid", "nt_xent", "dcl", "dclw")
+LOSSES = ("infonce", "sigmoid", "nt_xent", "dcl", "dclw", "listwise")
 
 
 @strict
 @dataclass(kw_only=True)
-class Config(TeacherOptions, HeadOptions, SideOptions, ObjectiveConfig):
-    """Options of CLIP, SigLIP, SimCLR, decoupled contrastive learning, MoCo and NNCLR."""
+class Config(TeacherOptions, RelationOptions, HeadOptions, SideOptions, ObjectiveConfig):
+    """Options of CLIP, SigLIP, SimCLR, decoupled contrastive learning, MoCo, NNCLR, SupCon and LOOK."""
 
     papers = (
         "CLIP, Radford et al. 2021, arXiv 2103.00020; SigLIP, Zhai et al. 2023, arXiv 2303.15343; SimCLR, Chen et al. "
         "2020, arXiv 2002.05709; DCL and DCLW, Yeh et al. 2022, arXiv 2110.06848; SLIP, Mu et al. 2022, arXiv "
         "2112.12750; ImageBind, Girdhar et al. 2023, arXiv 2305.05665; GradCache, Gao et al. 2021, arXiv 2101.06983; "
         "MoCo v1 to v3, He et al. 2020, Chen et al. 2020 and 2021, arXiv 1911.05722, 2003.04297, 2104.02057; NNCLR, "
-        "Dwibedi et al. 2021, arXiv 2104.14548"
+        "Dwibedi et al. 2021, arXiv 2104.14548; SupCon, Khosla et al. 2020, arXiv 2004.11362; LOOK, Feng et al. 2022, "
+        "arXiv 2110.06014; SyCL, Esfandiarpoor et al. 2025, arXiv 2503.23239"
     )
     when = (
         "Retrieval, zero-shot or few labels are wanted, and pairs or good augmentations exist; big batches help, or a "
@@ -34,7 +36,9 @@ class Config(TeacherOptions, HeadOptions, SideOptions, ObjectiveConfig):
     suits = "two or more modalities of the same samples (image-text, audio-video, ECG-report); or one with good views"
 
     loss: str = option(
-        "infonce", choices=LOSSES, help="CLIP's, SigLIP's, SimCLR's, and the decoupled one without and with weights"
+        "infonce",
+        choices=LOSSES,
+        help="CLIP's, SigLIP's, SimCLR's, the decoupled one without and with weights, and SyCL's of graded lists",
     )
     temperature: float | None = option(
         None, above=0, max=1_000, help="initial value; default 0.07, all but infonce 0.1"
@@ -111,6 +115,7 @@ class Config(TeacherOptions, HeadOptions, SideOptions, ObjectiveConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._refuse_related()
         if self.negatives in ("queue", "both") and self.queue is None:
             raise UserError(f"negatives: found {self.negatives} and queue: null, expected a number of rows in queue")
         if self.nearest and self.told_from != "batch":
@@ -123,6 +128,28 @@ class Config(TeacherOptions, HeadOptions, SideOptions, ObjectiveConfig):
             raise UserError(
                 f"negatives: found {self.negatives or 'null'} with a queue, whose keys alone are then compared, and "
                 f"{what}, which reads those of the batch; expected negatives: both"
+            )
+
+    def _refuse_related(self) -> None:
+        """UserError where columns say who belongs together to a loss that does not listen."""
+        asked = [n for n in ("positives", "negatives_column", "neighbours") if getattr(self, n)]
+        if self.loss == "listwise":
+            others = [n for n in ("negatives_column", "neighbours", "queue", "chunk", "nearest") if getattr(self, n)]
+            if self.positives is None or others:
+                found = "positives: null" if self.positives is None else f"{others[0]}: {getattr(self, others[0])}"
+                raise UserError(f"loss: found listwise with {found}, expected positives, of the batch as a whole")
+            if (self.positives.form, self.positives.pair) != ("outside", True):
+                raise UserError("positives: found form or pair, which loss: listwise does not read; expected neither")
+            return
+        deaf = {
+            "loss": self.loss in ("sigmoid", "dclw"),
+            "label_smoothing": self.label_smoothing,
+            "nearest": self.nearest,
+        }
+        for name in (name for name, found in deaf.items() if asked and found):
+            raise UserError(
+                f"{asked[0]}: found with {name}: {getattr(self, name)}, expected loss: infonce, nt_xent or dcl, "
+                "without label_smoothing and nearest"
             )
 
     @property

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ...distributed import gather_rows, rank
 from .heads import Head
 from .queue import Queue
+from .relations import Relations, Said, together
 from .sides import Side
 
 
@@ -34,12 +35,14 @@ class Candidates(NamedTuple):
         valid: (m,) bool, keys that count.
         positive: (B,) int64 key of each query; or its rows (B, D), which are no keys.
         own: (B,) int64 key that is the query itself, if any.
+        said: role -> what a column says of the keys.
     """
 
     keys: Tensor
     valid: Tensor
     positive: Tensor
     own: Tensor | None
+    said: Mapping[str, Said]
 
 
 Made = Callable[[Side], tuple[Tensor, Tensor]]
@@ -59,6 +62,7 @@ class Compared:
         queued: the queue's rows are among the keys.
         own_view: so are the other samples' rows of the side that asks.
         nearest: the key's neighbour in the queue asks, and what has the gradient is the key (NNCLR).
+        relations: what columns say of the samples, or None.
     """
 
     embed: Made
@@ -69,13 +73,14 @@ class Compared:
     queued: bool
     own_view: bool
     nearest: bool
+    relations: Relations | None = None
     _found: dict[tuple[str, Side], Embedding] = field(default_factory=dict)
     _gathered: dict[tuple[str, Side], Embedding] = field(default_factory=dict)
 
     @property
     def alike(self) -> bool:
-        """Whether a side asks with what it is a key by, and nothing but the batch is compared."""
-        return self.teach is None and not self.predictors and not self.queues
+        """Whether a side asks with what it is a key by, and all of the batch and nothing else is compared."""
+        return self.teach is None and not self.predictors and not self.queues and self.relations is None
 
     def _once(self, role: str, side: Side, make: Made) -> Embedding:
         if (role, side) not in self._found:
@@ -132,6 +137,8 @@ class Compared:
         both: (B,) bool, samples that have the two sides.
         """
         keys, valid, positive, own = [], [], key, None
+        mine = self.relations.said if self.relations is not None else {}
+        said: dict[str, list[Said]] = {role: [] for role in mine}
         if self.batch:
             every = gather_rows(both)
             # where the rows of this process are among the gathered ones
@@ -141,16 +148,20 @@ class Compared:
                 # the query itself is among the keys of its own side, where it is neither positive nor negative
                 own = positive + len(every)
                 keys, valid = [*keys, self._every(a)], [*valid, every]
+            said = {role: [one] * len(keys) for role, one in mine.items()}
         if self.queued:
             queue = self.queues[b.tower]
             keys, valid = [*keys, queue.rows], [*valid, queue.valid]
-        return Candidates(torch.cat(keys), torch.cat(valid), positive, own)
+            for role, found in queue.said.items():
+                said[role].append(found)
+        return Candidates(torch.cat(keys), torch.cat(valid), positive, own, {r: together(x) for r, x in said.items()})
 
     def note(self, sides: Iterable[Side]) -> None:
         """Give the queues what they take in after the step: of each tower's samples the key of the last of the sides
         that were keys."""
         last = {side.tower: side for side in sides if ("queued", side) in self._found}
+        said = self.relations.said if self.relations is not None else None
         for tower, side in last.items():
             rows, present = self._found["queued", side]
             with torch.no_grad():
-                self.queues[tower].note(gather_rows(rows), gather_rows(present))
+                self.queues[tower].note(gather_rows(rows), gather_rows(present), said)

@@ -42,7 +42,7 @@ def products_of_torch() -> Iterator[None]:
 
 def samples(rare: bool) -> dict[str, list[Any]]:
     """Rows that lack parts. rare: one row of 16 has a table."""
-    raw = toy_world.raw(ROWS, seed=3) | toy_world.labels(ROWS, seed=3)
+    raw = toy_world.raw(ROWS, seed=3) | toy_world.labels(ROWS, seed=3) | toy_world.columns(ROWS)
     if not rare:
         return raw
     full = toy_world.raw(ROWS, seed=4, absent=0.0)["table"]
