@@ -14,6 +14,12 @@ is 4 x temperature times this one, and their heads end in a batch norm. NNCLR (D
 neighbour in the queue asks in its place, and the prediction of the other view is its key. Queues take one key of each
 sample and tower, in the order of the global batch.
 
+Columns of the data may say who belongs together and who is told apart (`parts/relations.py`): several positives by
+class, patient or slice (`positives`: SupCon, Khosla et al. 2020; HobbitLong/SupContrast), negatives of the same cluster
+alone (MCL) or of others, the nearest keys alone (`neighbours`: LOOK, Feng et al. 2022), or lists with grades (`loss:
+listwise`: SyCL, Esfandiarpoor et al. 2025). A sample whose value is unknown belongs with itself alone; one without any
+positive counts nothing. `loss/NAME.positives` says how many a sample has.
+
 More than two towers: all pairs, or with `hub_tower` every tower against one (ImageBind, Girdhar et al. 2023). Two
 views need no augmentations: `masks: [a, b]` makes them from one clean view by hiding different patches.
 
@@ -34,6 +40,11 @@ Example::
                 predictor_hidden: 4096, head_norm: batch, temperature: 0.2}
       nnclr: {type: contrastive, towers: [image], views: [a, b], queue: 98304, nearest: true, predictor_hidden: 4096,
               head_norm: batch, temperature: 0.1}
+      supcon: {type: contrastive, towers: [ecg], views: [a, b], loss: nt_xent, positives: {column: patient}}
+      look: {type: contrastive, towers: [image], views: [a, b], keys: teacher, queue: 4096, neighbours: 50,
+             positives: {column: label, form: inside, pair: false}}
+      sycl: {type: contrastive, towers: [image, text], loss: listwise, both_ways: false,
+             positives: {column: query, grade: relevance}}
       slip: {type: contrastive, towers: [image, text], views: [a, b], pairs: both, within_towers: [image]}
 """
 
