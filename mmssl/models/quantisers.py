@@ -104,18 +104,18 @@ class Codebooks(Quantiser):
         """(ids (n, C), of each book what it coded (n, W)) of x (n, F) float32."""
         found, inputs = [], []
         rest = x
-        for book in range(len(self.sizes)):
-            given = rest if self.residual else x.chunk(len(self.sizes), 1)[book]
-            inputs.append(given)
-            found.append(self._ids(given, book))
-            if self.residual:
-                rest = given - self.codes[book].float()[found[-1]]
+        with torch.autocast(x.device.type, enabled=False):
+            for book in range(len(self.sizes)):
+                given = rest if self.residual else x.chunk(len(self.sizes), 1)[book]
+                inputs.append(given)
+                found.append(self._ids(given, book))
+                if self.residual:
+                    rest = given - self.codes[book].float()[found[-1]]
         return torch.stack(found, 1), inputs
 
     def ids(self, x: Tensor) -> Tensor:
         """x (n, F) -> (n, C) int64."""
-        with torch.autocast(x.device.type, enabled=False):
-            return self.coded(x.float())[0]
+        return self.coded(x.float())[0]
 
     def values(self, ids: Tensor) -> Tensor:
         """ids (n, C) -> (n, F): the sum of the codes, or one behind the other."""

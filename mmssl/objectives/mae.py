@@ -86,7 +86,7 @@ class MAE(Coded):
         self._refuse_replacement(config, model)
         self.shown: dict[str, str | Replacement] = self.mode | config.replacement
         self.fusion = self._fusion(config, model)
-        codes = {n: CodeTarget(o, model, n, f"objective mae: codes.{n}") for n, o in config.codes.items()}
+        codes = {n: CodeTarget(o, model, n, f"objective mae: codes.{n}.") for n, o in config.codes.items()}
         self.codes = nn.ModuleDict(codes)
         self.decoders = nn.ModuleDict()
         for name in self.names:

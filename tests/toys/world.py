@@ -26,6 +26,7 @@ from mmssl.objectives import (
     pretext,
     redundancy,
     supervised,
+    tokenizer,
 )
 from mmssl.objectives.base import Objective
 from mmssl.objectives.options.codes import CodesConfig
@@ -34,6 +35,7 @@ from mmssl.objectives.options.jepa import PredictorConfig, RegulariserConfig
 from mmssl.objectives.options.labels import LabelColumn
 from mmssl.objectives.options.mae import FusionConfig
 from mmssl.objectives.options.relations import PositiveOptions
+from mmssl.objectives.options.tokenizer import CodeDecoderConfig
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.schedules import RampConfig
 from toys import graph, signal, table
@@ -56,6 +58,7 @@ COLUMNS = {
 DECODER = mae.DecoderConfig(width=16, depth=1, heads=2)
 HEAD = mae.DecoderConfig(depth=0)
 FUSION = FusionConfig(depth=2, heads=2)
+CODE_DECODER = CodeDecoderConfig(width=8, depth=1, heads=2)
 PREDICTOR = PredictorConfig(width=16, depth=1, heads=2)
 
 
@@ -370,7 +373,7 @@ def set_books(objective: Objective) -> Objective:
 
 def masked(fill: Sequence[str] = ("other", "noise", "zero")) -> Pretraining:
     """A joint budget, a decoder that looks at earlier blocks, corrupted signals, filled from other samples too, and
-    codes in place of numbers, of hidden patches and of all."""
+    codes in place of numbers, of hidden patches and of all; tokenizers."""
     net = model()
     spoiled = {"signal": {"corrupt": {"fill": list(fill), "view": "a"}}}
     skips = mae.DecoderConfig(width=16, depth=2, heads=2, skips=[1, 2])
@@ -392,6 +395,14 @@ def masked(fill: Sequence[str] = ("other", "noise", "zero")) -> Pretraining:
                 mae.Config(tower="signal", mask="few", mode="replace", decoder=HEAD, codes={"signal": all_codes}), net
             )
         ),
+    }
+    books = tokenizer.Config(
+        tower="signal", kind="residual", size=5, books=2, width=4, decay=0.5, revive=0.6, decoder=CODE_DECODER, **LOW
+    )
+    finite = tokenizer.Config(tower="graph", kind="scalar", levels=[3, 4], decoder=CODE_DECODER, **LOW)
+    objectives |= {
+        "tokens": set_books(tokenizer.Tokenizer(books, net)),
+        "finite tokens": tokenizer.Tokenizer(finite, net),
     }
     views = {"a": {"signal": {"gain": 0.2}}, "spoiled": spoiled}
     return Pretraining(net, objectives, views, {"few": Budget(visible=4)})

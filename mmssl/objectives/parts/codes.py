@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from ...distributed import global_sum
 from ...errors import UserError, nearest
+from ...masking.splits import patch_bits
 from ...models.codes import Codes, flat
 from ...models.opening import open_model
 from ...models.quantisers import Codebooks, perplexity, use_of
@@ -41,20 +42,22 @@ class CodePart(nn.Module):
         name: of the modality.
         samples: how many samples of the training data `fit` wants to see; 0: nothing is to be fitted.
         kept: the codes become a part of the model.
+        where: what a message about an option of it begins with.
     """
 
     codes: Codes
     name: str
+    where: str
     samples: int
     kept: bool
 
-    def vectors(self, step: Step, view: str = "clean") -> Tensor:
-        """(B, N, F) float32 of all patches of this view: what the quantiser is given."""
+    def features(self, step: Step, view: str = "clean") -> Tensor:
+        """(B, N, F) of all patches of this view: what `codes` are of."""
         raise NotImplementedError
 
     def ids(self, step: Step, view: str = "clean") -> Tensor:
         """(B, N, C) int64 of all patches of this view, -1 where there is none."""
-        return self.codes.ids(self.vectors(step, view), step.patches(self.name, view).valid)
+        return self.codes.ids(self.features(step, view), step.patches(self.name, view).valid)
 
 
 class Coded(Objective):
@@ -75,8 +78,7 @@ class Coded(Objective):
             for part, found in chosen.items():
                 found.append(_some_vectors(part, step))
         for part, found in chosen.items():
-            where = f"objective {type(self).__module__.rpartition('.')[2]}: codes.{part.name}"
-            fit_books(part.codes.quantiser, torch.cat(found), seed, where)
+            fit_books(part.codes.quantiser, torch.cat(found), seed, part.where)
 
     def fitted(self) -> dict[str, nn.Module]:
         """The books."""
@@ -107,7 +109,7 @@ class CodeTarget(CodePart):
     def __init__(self, options: CodesConfig, model: MMSSLModel, name: str, where: str) -> None:
         """Build it, or raise UserError; where: what messages begin with."""
         super().__init__()
-        self.options, self.name = options, name
+        self.options, self.name, self.where = options, name, where
         self.origin: Any = None
         spec: dict[str, Any] | None = None
         if options.of == "target":
@@ -115,10 +117,10 @@ class CodeTarget(CodePart):
         else:
             assert options.from_ is not None
             self.origin = open_model(options.from_)[0].requires_grad_(False)
-            _refuse_other(self.origin, model, name, f"{where}.from: {options.from_}")
+            _refuse_other(self.origin, model, name, f"{where}from: {options.from_}")
             if options.of == "tokens":
                 spec = _token_spec(options, self.origin, name, where)
-        self.codes = _own_codes(self.origin, name, f"{where}.from: {options.from_}") if spec is None else Codes(spec)
+        self.codes = _own_codes(self.origin, name, f"{where}from: {options.from_}") if spec is None else Codes(spec)
         self.samples = 0 if options.of == "codes" else options.samples
         self.kept = options.of == "target"
         sizes, cosine = self.codes.sizes, options.similarity == "cosine"
@@ -135,7 +137,7 @@ class CodeTarget(CodePart):
             self.origin.train(False)
         return self
 
-    def vectors(self, step: Step, view: str = "clean") -> Tensor:
+    def features(self, step: Step, view: str = "clean") -> Tensor:
         """Numbers of the target, or tokens."""
         if self.options.of == "target":
             return flat(step.target(self.name, view, self.options.target))
@@ -160,8 +162,9 @@ class CodeTarget(CodePart):
 
 def _some_vectors(part: CodePart, step: Step) -> Tensor:
     """(n, F) what some of the patches of a step, drawn for each sample, are coded by."""
-    vectors, valid = part.vectors(step), step.patches(part.name).valid
-    order = step.draws("codes", part.name).uniform(valid.shape[1]).masked_fill(~valid, 2.0).argsort(dim=1, stable=True)
+    vectors, patches = part.codes.inward(part.features(step)).float(), step.patches(part.name)
+    valid = patches.valid
+    order = patch_bits(patches, step.draws("codes", part.name)).masked_fill(~valid, -1).argsort(1, descending=True)
     place = order[:, : max(MOST_VECTORS // part.samples, 1)]
     return vectors.gather(1, place[..., None].expand(-1, -1, vectors.shape[2]))[valid.gather(1, place)]
 
@@ -175,9 +178,9 @@ def fit_books(quantiser: nn.Module, x: Tensor, seed: int, where: str) -> None:
         return
     need = max(quantiser.sizes)
     if len(x) < need:
-        raise UserError(f"{where}.size: found {need} codes for {len(x):,} patches, expected fewer, or more samples")
+        raise UserError(f"{where}size: found {need} codes for {len(x):,} patches, expected fewer, or more samples")
     if not bool(x.isfinite().all()):
-        raise UserError(f"{where}: found numbers to be coded that are not finite")
+        raise UserError(f"{where}samples: found numbers to be coded that are not finite")
     quantiser.fit(x.cpu().numpy(), seed)
 
 
@@ -196,11 +199,11 @@ def codes_use(ids: Tensor, sizes: tuple[int, ...]) -> dict[str, Tensor]:
 def _target_spec(options: CodesConfig, model: MMSSLModel, name: str, where: str) -> dict[str, Any]:
     modality = model.modality(name)
     if modality.ids:
-        raise UserError(f"{where}: found modality '{name}', whose patches are ids already; leave its codes out")
+        raise UserError(f"{where}of: found modality '{name}', whose patches are ids already; leave its codes out")
     if options.target is not None and options.target not in modality.targets:
         kinds = modality.targets
         raise UserError(
-            f"{where}.target: found '{options.target}', expected one of {', '.join(kinds)}"
+            f"{where}target: found '{options.target}', expected one of {', '.join(kinds)}"
             f"{nearest(options.target, kinds)}"
         )
     about = {"modality": name, "of": "target", "target": options.target, "layer": None, "width": None}
@@ -210,7 +213,7 @@ def _target_spec(options: CodesConfig, model: MMSSLModel, name: str, where: str)
 def _token_spec(options: CodesConfig, origin: MMSSLModel, name: str, where: str) -> dict[str, Any]:
     tower = origin.tower(origin.tower_of(name))
     if options.layer is not None and options.layer > tower.depth:
-        raise UserError(f"{where}.layer: found {options.layer}, but the tower of {options.from_} has {tower.depth}")
+        raise UserError(f"{where}layer: found {options.layer}, but the tower of {options.from_} has {tower.depth}")
     about = {"modality": name, "of": "tokens", "target": None, "layer": options.layer, "width": None}
     return about | book_spec(options, tower.width, where)
 
@@ -218,7 +221,7 @@ def _token_spec(options: CodesConfig, origin: MMSSLModel, name: str, where: str)
 def book_spec(options: BookOptions, numbers: int, where: str) -> dict[str, Any]:
     """What `Codes.spec` says of books of vectors of so many numbers. UserError where these cannot be divided."""
     if options.kind == "product" and numbers % options.books:
-        raise UserError(f"{where}.books: found {options.books}, expected a divisor of the {numbers} numbers of a patch")
+        raise UserError(f"{where}books: found {options.books}, expected a divisor of the {numbers} numbers of a patch")
     return {"numbers": numbers, "kind": options.kind, "size": options.size, "books": options.books, "levels": None}
 
 

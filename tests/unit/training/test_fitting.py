@@ -143,7 +143,7 @@ def test_tokens_of_a_finished_model_are_coded(done, tmp_path):
     inputs = run.processor.preprocessors["image"]([np.full((8, 8), 9, np.uint8), np.eye(8, dtype=np.uint8) * 200])
     step = Pretraining(run.model, {}).step({"image": inputs}, Draws(0, 2))
     encoded = first.tower("image")({"image": step.patches("image")}, layers=(1,))
-    torch.testing.assert_close(part.vectors(step), encoded.layers[1]["image"])
+    torch.testing.assert_close(part.features(step), encoded.layers[1]["image"])
 
 
 def test_what_does_not_fit_is_refused_before_the_first_step(done, tmp_path):
@@ -171,3 +171,34 @@ def test_codes_of_a_finished_model_are_taken_as_they_are(done, tmp_path):
     stored = load_file(run.folder / "checkpoints" / "step-00000002" / "weights.safetensors")
     books = codes_of(open_model(done)[0]).quantiser.codes
     assert torch.equal(stored["objectives.mae.codes.image.codes.quantiser.codes"], books)
+
+
+def test_a_tokenizer_by_itself_is_loaded_by_another_recipe(tmp_path, monkeypatch):
+    """Trained, saved with the model, resumed without a difference, written by `embed`, and predicted by mae."""
+    import pyarrow.parquet as pq
+
+    alone = runs.recipe(train={"steps": 4, "save_every": 2, "health_samples": 32})
+    alone["masks"] = {}
+    options = {"tower": "image", "size": SIZE, "width": 8, "samples": 64, "decoder": {"width": 8, "depth": 1}}
+    alone["objectives"] = {"tokenizer": {"target": "pixels", **options}}
+    straight = pretrain(alone, output=tmp_path / "straight").folder
+    with runs.killed_at(4):
+        pretrain(alone, output=tmp_path / "killed")
+    resumed = pretrain(alone, output=tmp_path / "killed", resume=True).folder
+    runs.assert_same_weights(straight, resumed)
+    model, processor = open_model(straight)
+    stored = load_file(straight / "checkpoints" / "step-00000004" / "weights.safetensors")
+    codes = codes_of(model, "tokenizer-image")
+    assert torch.equal(codes.inward.weight, stored["objectives.tokenizer.part.codes.inward.weight"])
+    fitted = load_file(straight / "fitted" / "tokenizer.safetensors")["image.codes"]
+    assert not torch.equal(codes.quantiser.codes, fitted), "the books have moved since"
+    file = tmp_path / "out.parquet"
+    assert main(["embed", str(straight), "--data", "builtin:digits", "--output", str(file), "limit=20", "--codes"]) == 0
+    ids = pq.read_table(file)["image_codes"].to_pylist()
+    assert [len(row) for row in ids] == [4] * 20 and len({i for row in ids for i in row}) > 2
+    wanted = runs.recipe(train={"steps": 2})
+    wanted["objectives"]["mae"]["codes"] = {"image": {"of": "codes", "from": str(straight)}}
+    run = pretrain(wanted, output=tmp_path / "mae")
+    after = load_file(run.folder / "checkpoints" / "step-00000002" / "weights.safetensors")
+    for key, value in model.state_dict().items():
+        assert torch.equal(after[f"objectives.mae.codes.image.origin.{key}"], value), "nothing of the tokenizer moves"
