@@ -19,6 +19,7 @@ from ..draws import Draws
 from ..errors import UserError, nearest
 from ..patches import Patches
 from .inputs import Inputs
+from .known import Known
 from .places import Placed
 from .table import Column, Table, joined
 
@@ -231,7 +232,7 @@ class Preprocessor(Generic[Decoded]):
         return []
 
 
-class Modality(Placed, nn.Module):
+class Modality(Placed, Known, nn.Module):
     """The only place that knows pixels, volts or cells. Built as `Modality(width, **preprocessor.sizes())`.
 
     Where a token is one linear map of a patch's numbers, `mmssl.modality.linear.LinearPatches` has the rest.

@@ -1,23 +1,32 @@
-"""Pretext: the label is known because the view was made by it. Which way was the picture turned, were the parts in
-order, did time run backwards?
+"""Pretext: the label is known because the view was made by it, or because it can be computed. Which way was the picture
+turned, were the parts in order? How many neighbours has this node, how fast does the heart beat?
 
-A view says how it transforms each sample by a number that it draws (`views: {turned: {image: {transform: {kind:
-rotation}}}}`, see `mmssl.masking.transforms`), and a head on the tower's pooled output tells the number: RotNet
+**Drawn.** A view says how it transforms each sample by a number that it draws (`views: {turned: {image: {transform:
+{kind: rotation}}}}`, see `mmssl.masking.transforms`), and a head on the tower's pooled output tells the number: RotNet
 (Gidaris et al. 2018, arXiv 1803.07728; gidariss/FeatureLearningRotNet), jigsaws (Noroozi & Favaro 2016), the order of
 two clips (`parts: 2`), the direction of time, the order of the colours. Of two views of a turn or a reversal the head
 on both outputs tells by how much they differ (ScatSimCLR, Kinakh et al. 2021). The view may be made of an augmented
-one, and a corrupted one be made of it (SiT's rotations, Atito et al. 2021). The loss is cross-entropy, over the samples
-that have the modality.
+one, and a corrupted one be made of it (SiT's rotations, Atito et al. 2021).
+
+**Known.** A modality says what it can compute of a sample, of its patches or of pairs of them (`mmssl.modality.known`):
+SelfTask-GNN's pretexts (Jin et al. 2020, arXiv 2006.10141; ChandlerBang/SelfTask-GNN). Of pairs equally many of each
+class are drawn, and a linear head sees the absolute difference of both tokens, as there. With a view that drops edges
+and `tells: edge` the encoder tells which of two unconnected nodes were connected (EdgeMask).
+
+Classes are learned by cross-entropy, numbers by the squared error, over all samples, patches or pairs of the global
+batch of which it is known.
 
 Example::
 
     views:
       crop: {image: {crop_scale: [0.5, 1.0], flip: 0.5}}
       turned: {image: {transform: {kind: rotation, view: crop}}}
-      shuffled: {ecg: {transform: {kind: permutation, parts: 4}}}
+      fewer: {graph: {drop_edges: 0.1}}
     objectives:
       turn: {type: pretext, tower: image, views: [turned]}
-      order: {type: pretext, tower: ecg, views: [shuffled], hidden: 128}
+      edges: {type: pretext, tower: graph, tells: edge, views: [fewer]}
+      hops: {type: pretext, tower: graph, tells: distance}
+      heart: {type: pretext, tower: ecg, tells: heart_rate, mask: half}
 """
 
 from __future__ import annotations
@@ -28,13 +37,15 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..modality.known import Property
 from ..models.initialization import init_weights
 from .base import Loss, Objective
-from .options.pretext import Config
+from .options.pretext import DRAWN, Config
 from .parts.derived import transform_of
 from .parts.heads import Head
 from .parts.labelled import task_loss
 from .parts.sides import refuse_mask
+from .parts.told import Asked, asked
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
@@ -45,20 +56,50 @@ WHERE = "objective pretext"
 
 
 class Pretext(Objective):
-    """Which transformation a view was made by, or two views differ by."""
+    """What a view was made by, what two views differ by, or what a modality knows of its samples."""
 
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)
         self.name = self._modality(config, model)
-        if len(config.views) not in (1, 2) or len(set(config.views)) < len(config.views):
-            raise UserError(f"{WHERE}: views: found {config.views}, expected one, or two different ones")
+        self.known = self._known(config, model)
+        if len(set(config.views)) < len(config.views) or not 1 <= len(config.views) <= (1 if self.known else 2):
+            expected = "one" if self.known else "one, or two different ones"
+            raise UserError(f"{WHERE}: views: found {config.views}, expected {expected}")
         if config.mask is not None:
             refuse_mask(WHERE, model, config.tower, config.mode)
+        tower = model.tower(config.tower)
+        of_tokens = self.known is not None and self.known.level != "sample"
+        self.width = tower.width if of_tokens else len(config.views) * tower.pooled_width
+        if of_tokens and config.mask is not None:
+            raise UserError(f"{WHERE}: mask: found '{config.mask}', but '{config.tells}' is asked of all patches")
         self.head: Head | None = None
-        self.width = len(config.views) * model.tower(config.tower).pooled_width
+
+    @staticmethod
+    def _modality(config: Config, model: MMSSLModel) -> str:
+        names = list(model.tower(config.tower).modalities)
+        if config.modality in names or (config.modality is None and len(names) == 1):
+            return config.modality or names[0]
+        raise UserError(f"{WHERE}: modality: found {config.modality or 'null'}, expected one of {', '.join(names)}")
+
+    def _known(self, config: Config, model: MMSSLModel) -> Property | None:
+        """The declaration of what is told; None where it is what a view drew."""
+        try:
+            return None if config.tells == DRAWN else model.modality(self.name).property(config.tells, self.name)
+        except UserError as error:
+            raise UserError(f"{WHERE}: tells: {error}") from None
 
     def settle(self, views: Views) -> None:
-        """Make the head for the transformations of these views. UserError: there are none, or they do not compare."""
+        """Make the head, of transformations for those of these views. UserError: there are none, or they do not
+        compare."""
+        c, hidden = self.config, self.config.hidden
+        for view in (c.known_view, *c.views):
+            if view != "clean" and view not in views:
+                raise UserError(f"{WHERE}: found unknown view '{view}', expected one of clean, {', '.join(views)}")
+        self.outputs = self._transformations(views) if self.known is None else self.known.classes or self.known.width
+        self.head = Head(self.width, hidden or 1, self.outputs, 1 if hidden is None else 2, "layer")
+        init_weights(self.head)
+
+    def _transformations(self, views: Views) -> int:
         found = []
         for view in self.config.views:
             try:
@@ -71,42 +112,56 @@ class Pretext(Objective):
         if len(found) == 2 and (not found[0].cyclic or found[0].kind != found[1].kind):
             kinds = " and ".join(options.kind for options in found)
             raise UserError(f"{WHERE}: views: found {kinds}, expected two rotations or two reversals to compare")
-        fixed = [view for view, options in zip(self.config.views, found, strict=True) if options.number is not None]
-        if len(fixed) == len(found):
-            raise UserError(f"{WHERE}: views: found '{fixed[0]}', which is always transformed alike: nothing to tell")
-        self.count, hidden = found[0].count, self.config.hidden
-        self.head = Head(self.width, hidden or 1, self.count, 1 if hidden is None else 2, "layer")
-        init_weights(self.head)
-
-    @staticmethod
-    def _modality(config: Config, model: MMSSLModel) -> str:
-        names = list(model.tower(config.tower).modalities)
-        if config.modality in names or (config.modality is None and len(names) == 1):
-            return config.modality or names[0]
-        raise UserError(f"{WHERE}: modality: found {config.modality or 'null'}, expected one of {', '.join(names)}")
+        if all(options.number is not None for options in found):
+            raise UserError(
+                f"{WHERE}: views: found '{self.config.views[0]}', which is always transformed alike: nothing to tell"
+            )
+        return found[0].count
 
     separable = True
 
     def counts(self, step: Step) -> dict[str, Tensor]:
-        """The samples that have the modality in every view."""
+        """The samples that have the modality in every view, or all of what is known."""
+        rows = self._drawn(step)[1] if self.known is None else self._asked(step, self.known).known.flatten()
+        return {"rows": rows, "loss": rows}
+
+    def _drawn(self, step: Step) -> tuple[Tensor, Tensor]:
+        """((B,) int64 the number, or the difference of two; (B,) bool: the sample has the modality)."""
         c = self.config
         there = [
             step.patches(self.name, view).present & step.present(c.tower, view, c.mask, c.mode) for view in c.views
         ]
         rows = torch.stack(there).all(0)
-        return {"rows": rows, "loss": rows}
+        numbers = [step.drawn(self.name, view).to(rows.device) for view in c.views]
+        return numbers[0] if len(numbers) == 1 else (numbers[1] - numbers[0]) % self.outputs, rows
+
+    def _asked(self, step: Step, known: Property) -> Asked:
+        c = self.config
+        return asked(step, self.name, c.tells, known, c.known_view, c.views[0], c.pairs)
 
     def forward(self, step: Step) -> Loss:
-        """Cross-entropy of the number of the transformation, and how often the head is right."""
+        """The loss of what is told; of classes how often the head is right."""
         assert self.head is not None
-        c, counts = self.config, self.counts(step)
-        features = torch.cat([step.pooled(c.tower, view, c.mask, c.mode)[0] for view in c.views], 1)
-        numbers = [step.drawn(self.name, view).to(features.device) for view in c.views]
-        label = numbers[0] if len(numbers) == 1 else (numbers[1] - numbers[0]) % self.count
-        return task_loss(step, "classification", self.head(features, counts["rows"]), label, counts)
+        c, known = self.config, self.known
+        if known is None:
+            value, rows = self._drawn(step)
+            features = torch.cat([step.pooled(c.tower, view, c.mask, c.mode)[0] for view in c.views], 1)
+            return task_loss(step, "classification", self.head(features, rows), value, {"rows": rows, "loss": rows})
+        found = self._asked(step, known)
+        if known.level == "sample":
+            features = found.features(step.pooled(c.tower, c.views[0], c.mask, c.mode)[0], None)
+        else:
+            features = found.features(None, step.encode(c.tower, c.views[0]).tokens[self.name])
+        rows = found.known.flatten()
+        told = self.head(features.flatten(0, 1), rows)
+        value = found.value.flatten(0, 1)
+        if known.classes:
+            return task_loss(step, "classification", told, value[:, 0].long(), {"rows": rows, "loss": rows})
+        return task_loss(step, "regression", told, value, {"rows": rows, "loss": rows})
 
     def looks(self, tower: str) -> list[str] | None:
         """As `Objective.looks`: pooled outputs, of no masked views."""
         if tower != self.config.tower:
             return []
-        return None if self.config.mask is not None else list(self.config.views)
+        of_tokens = self.known is not None and self.known.level != "sample"
+        return None if self.config.mask is not None or of_tokens else list(self.config.views)

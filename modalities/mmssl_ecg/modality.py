@@ -14,9 +14,11 @@ from mmssl.errors import UserError
 from mmssl.modality import Inputs
 from mmssl.modality.biosignals.patching import SignalModality
 from mmssl.modality.biosignals.spectrum import band_powers
+from mmssl.modality.known import Property
 from mmssl.models.positions import SinCos
 from mmssl.patches import Patches
 
+from .beats import beats_a_minute
 from .leads import LEADS
 
 BANDS = (0.5, 1.5, 2.5, 4.0, 6.0, 9.0, 13.0, 18.0, 25.0, 35.0, 50.0)
@@ -34,6 +36,7 @@ class Modality(SignalModality):
     """
 
     readouts = ("axis+std", "mean+std")
+    properties = SignalModality.properties | {"heart_rate": Property("sample", "beats a second, where they are clear")}
     coordinates = ("time [s]", "lead [standard order; where a patch is one lead]")
 
     def __init__(
@@ -84,6 +87,14 @@ class Modality(SignalModality):
             valid = None if measured is None else measured.flatten(1)
             grid = (leads, n)
         return self.patches(values, coords.expand(batch, -1, -1), valid, *grid)
+
+    def known(self, name: str, inputs: Inputs, patches: Patches, seen: Patches) -> Tensor:
+        """As the contract has it: (B, 1) the rate of the heart by its autocorrelation (`mmssl_ecg.beats`)."""
+        if name != "heart_rate":
+            return super().known(name, inputs, patches, seen)
+        found = [beats_a_minute(signal, self.rate) for signal in inputs["signal"].float().cpu().numpy()]
+        values = [torch.nan if beats is None else beats / 60 for beats in found]
+        return torch.tensor(values, device=patches.coords.device)[:, None]
 
     def tile(self) -> tuple[int, ...]:
         """(leads, samples); of patches of one lead (1, 0, samples)."""

@@ -21,6 +21,7 @@ from mmssl.patches import Patches
 
 from .augment import augment, centres
 from .encodings import distances, encodings
+from .known import PROPERTIES, known
 from .options import View
 
 EDGE_WIDTH = 32
@@ -102,6 +103,7 @@ class Modality(base.Modality):
     """A patch is a node. Its values are its features, its links the weights of the edges that leave it."""
 
     has_links = True
+    properties = PROPERTIES
     targets = ("features", "features_mse", "edges")
     views = View.names()
     readouts = ("centre+mean", "mean+std")
@@ -249,6 +251,10 @@ class Modality(base.Modality):
     def places(self, inputs: Inputs, patches: Patches, draws: Draws, **spec: object) -> Places:
         """Node by node: encodings change with the edges, numbers do not."""
         return by_number(patches)
+
+    def known(self, name: str, inputs: Inputs, patches: Patches, seen: Patches) -> Tensor:
+        """As the contract has it: see `mmssl_graph.known`."""
+        return known(name, inputs, patches, seen)
 
     def raw_features(self, inputs: Inputs) -> Tensor:
         """(B, F or 3 F) features propagated over two hops without a parameter (SGC, Wu et al. 2019): of the centre, in

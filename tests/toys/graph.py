@@ -14,6 +14,7 @@ from mmssl.losses.reconstruction import patch_mse
 from mmssl.modality import Inputs, MaskToken
 from mmssl.modality import Modality as Base
 from mmssl.modality import Preprocessor as BasePreprocessor
+from mmssl.modality.known import Property
 from mmssl.models.positions import SinCos
 from mmssl.options import option, strict
 from mmssl.patches import Patches
@@ -62,6 +63,12 @@ class Modality(Base):
     has_links = True
     targets = ("features",)
     views = ("drop_edges",)
+    properties = {
+        "degree": Property("patch", "neighbours"),
+        "edge": Property("pair", "connected, of pairs that are not seen to be", 2),
+        "likeness": Property("pair", "product of features"),
+        "size": Property("sample", "1, 2 or more than 4 nodes, above 6 unknown", 3),
+    }
     coordinates = ("degree",)
 
     def __init__(self, width: int, features: int) -> None:
@@ -102,6 +109,17 @@ class Modality(Base):
 
     def score(self, pred: Tensor, target: Tensor, patches: Patches, kind: str | None = None) -> Tensor:
         return patch_mse(pred, target)
+
+    def known(self, name: str, inputs: Inputs, patches: Patches, seen: Patches) -> Tensor:
+        assert patches.links is not None and seen.links is not None
+        if name == "degree":
+            return patches.links.sum(-1, keepdim=True)
+        if name == "likeness":
+            return patches.values @ patches.values.transpose(1, 2)
+        if name == "edge":
+            return patches.links.masked_fill(seen.links > 0, torch.nan)
+        count = patches.valid.sum(1, keepdim=True)
+        return ((count > 2).float() + (count > 4).float()).masked_fill(count > 6, torch.nan)
 
     def augment(self, inputs: Inputs, draws: Draws, drop_edges: float = 0.2) -> Inputs:
         n = inputs["links"].shape[-1]

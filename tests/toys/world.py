@@ -271,18 +271,25 @@ TOLD = {
     "back": {"signal": {"transform": {"kind": "reversal"}}},
     "forth": {"signal": {"transform": {"kind": "reversal", "view": "a"}}},
     "spoiled": {"signal": {"corrupt": {"view": "back"}}},
+    "fewer": {"graph": {"drop_edges": 0.5}},
 }
 
 
 def pretexts() -> Pretraining:
-    """What transformed a view, what lies between two, of a corrupted one and behind a mask."""
+    """What transformed a view, what lies between two, of a corrupted one and behind a mask; what is known of graphs,
+    of their nodes and of pairs of them."""
     net = model()
     each: dict[str, dict[str, Any]] = {
         "order": {"views": ["shuffled"], "hidden": 8},
         "between": {"views": ["back", "forth"]},
         "spoiled": {"views": ["spoiled"], "mask": "half"},
+        "size": {"tower": "graph", "tells": "size", "mask": "half", "hidden": 8},
+        "degree": {"tower": "graph", "tells": "degree", "hidden": 8},
+        "edge": {"tower": "graph", "tells": "edge", "views": ["fewer"], "pairs": 2},
+        "likeness": {"tower": "graph", "tells": "likeness", "pairs": 5},
     }
-    objectives = {n: pretext.Pretext(pretext.Config(tower="signal", **o, **LOW), net) for n, o in each.items()}
+    made = {n: pretext.Config(**{"tower": "signal", **o}, **LOW) for n, o in each.items()}
+    objectives = {n: pretext.Pretext(config, net) for n, config in made.items()}
     return Pretraining(net, objectives, TOLD, {"half": Random(ratio=0.5)})
 
 

@@ -6,6 +6,7 @@ Shapes: B batch, C channels, T samples, n windows of a channel, w samples of a w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,10 +15,11 @@ from ...draws import Draws
 from ...errors import UserError
 from ...patches import Patches, places_of
 from ..inputs import Inputs
+from ..known import Property
 from ..linear import LinearPatches
 from ..places import Places, by_coords
 from .options import View
-from .spectrum import bins, log_spectrum
+from .spectrum import bins, log_spectrum, strongest
 from .views import augment, stretch_of
 
 ENOUGH_OF_A_PATCH = 0.5
@@ -28,6 +30,9 @@ class SignalModality(LinearPatches):
     """Windows of voltage as patches; a subclass says which channels a patch holds and where they are."""
 
     targets = ("normalised", "voltage", "spectrum")
+    properties: ClassVar[dict[str, Property]] = {
+        "frequency": Property("sample", "the frequency of most power above 0.5 Hz, in octaves from 8 Hz")
+    }
     views = View.names()
     corruptible = View.corruptible
     halved = (0,)
@@ -105,6 +110,11 @@ class SignalModality(LinearPatches):
         mean, std = (torch.tensor(self.moments[key], device=patches.values.device) for key in ("mean", "std"))
         rows = patches.values.unflatten(2, (self.rows, self.window))
         return ((log_spectrum(rows) - mean) / std).flatten(2)
+
+    def known(self, name: str, inputs: Inputs, patches: Patches, seen: Patches) -> Tensor:
+        """(B, 1) the frequency at which all channels together have most power; unknown where nothing was measured."""
+        octave, power = strongest(inputs["signal"].float(), self.rate)
+        return octave.masked_fill(power <= 0, torch.nan)[:, None]
 
     def raster(self, inputs: Inputs) -> tuple[Inputs, str, tuple[int, ...]]:
         """Stretches of time, in all channels at once."""

@@ -22,28 +22,84 @@ def step() -> tuple[Any, Pretraining]:
     return made.step(toy_world.batch(toy_world.raw(ROWS, seed=3)), Draws(1, ROWS)), made
 
 
-@pytest.mark.parametrize("name", ["order", "between", "spoiled"])
-def test_the_loss_is_the_cross_entropy_of_what_was_drawn(step, name):
-    objective: Any = step[1].objectives[name]
-    c = objective.config
-    x = torch.cat([step[0].pooled("signal", view, c.mask)[0] for view in c.views], 1).detach().double()
-    state = {k: v.detach().double() for k, v in objective.state_dict().items()}
+def told(objective: Any, x: torch.Tensor) -> torch.Tensor:
+    """What the head says of x (n, D), in float64."""
+    x, state = x.detach().double(), {k: v.detach().double() for k, v in objective.state_dict().items()}
     for layer in range(len(objective.head.dense)):
         x = x @ state[f"head.dense.{layer}.weight"].T + state[f"head.dense.{layer}.bias"]
         if layer + 1 < len(objective.head.dense):
             x = (x - x.mean(1, keepdim=True)) / (x.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
             x = (x * state[f"head.norms.{layer}.weight"] + state[f"head.norms.{layer}.bias"]).clamp(min=0)
+    return x
+
+
+def entropy(x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    return x.exp().sum(1).log() - x[torch.arange(len(x)), label]
+
+
+@pytest.mark.parametrize("name", ["order", "between", "spoiled"])
+def test_the_loss_is_the_cross_entropy_of_what_was_drawn(step, name):
+    objective: Any = step[1].objectives[name]
+    c = objective.config
+    x = told(objective, torch.cat([step[0].pooled("signal", view, c.mask)[0] for view in c.views], 1))
     back = step[0].drawn("signal", "back")
     label = {"order": step[0].drawn("signal", "shuffled"), "spoiled": back}.get(
         name, (step[0].drawn("signal", "forth") - back) % 2
     )
     rows = step[0].patches("signal").present
-    each = x.exp().sum(1).log() - x[torch.arange(ROWS), label]
+    each = entropy(x, label)
     found = objective(step[0])
     assert float(found.total.detach()) == pytest.approx(float(each[rows].mean()), abs=1e-6)
     right = (x.argmax(1) == label)[rows].double().mean()
     assert float(found.parts["accuracy"]) == pytest.approx(float(right), abs=1e-6)
-    assert 0 < int(rows.sum()) < ROWS and len(label.unique()) == objective.count
+    assert 0 < int(rows.sum()) < ROWS and len(label.unique()) == objective.outputs
+
+
+def test_what_is_known_of_samples_and_patches_is_learned_where_it_is_known(step):
+    size, degree = (step[1].objectives[name] for name in ("size", "degree"))
+    graph = step[0].patches("graph")
+    nodes = graph.valid.sum(1)
+    rows = (nodes > 0) & (nodes <= 6)
+    label = (nodes > 2).long() + (nodes > 4).long()
+    each = entropy(told(size, step[0].pooled("graph", mask="half")[0]), label)
+    assert float(size(step[0]).total.detach()) == pytest.approx(float(each[rows].mean()), abs=1e-6)
+    said = told(degree, step[0].encode("graph").tokens["graph"].flatten(0, 1)).view(*graph.valid.shape)
+    error = (said - graph.links.sum(2).double()).square()[graph.valid]
+    assert float(degree(step[0]).total.detach()) == pytest.approx(float(error.mean()), abs=1e-5)
+
+
+def test_of_pairs_as_many_of_each_class_are_asked_and_none_that_is_seen(step):
+    objective = step[1].objectives["edge"]
+    tokens = step[0].encode("graph", "fewer").tokens["graph"].detach()
+    links, seen = (step[0].patches("graph", view).links for view in ("clean", "fewer"))
+    luck = step[0].draws("pairs", "graph", "edge").uniform(*links.shape[1:])
+    losses = []
+    for row in range(ROWS):
+        count = int(step[0].patches("graph").valid[row].sum())
+        pairs = [(i, j) for i in range(count) for j in range(i + 1, count) if not seen[row, i, j]]
+        for number in (0, 1):
+            mine = sorted((p for p in pairs if links[row][p] == number), key=lambda p: -float(luck[row][p]))[:2]
+            for i, j in mine:
+                x = told(objective, (tokens[row, i] - tokens[row, j]).abs()[None])
+                losses.append(float(entropy(x, torch.tensor([number]))))
+    assert int(objective.counts(step[0])["rows"].sum()) == len(losses) > 20
+    assert float(objective(step[0]).total.detach()) == pytest.approx(sum(losses) / len(losses), abs=1e-6)
+
+
+def test_padding_changes_no_pair():
+    made = toy_world.pretexts()
+    raw = toy_world.raw(ROWS, seed=3, absent=0.0)
+    small = [i for i, graph in enumerate(raw["graph"]) if len(graph["x"]) < 5]
+    alone = toy_world.batch({n: [v[i] if i in small else None for i in range(ROWS)] for n, v in raw.items()})
+    steps = [made.step(rows, Draws(1, ROWS)) for rows in (toy_world.batch(raw), alone)]
+    wide, narrow = (made.objectives["edge"]._asked(s, made.objectives["edge"].known) for s in steps)
+    assert steps[0].patches("graph").count > steps[1].patches("graph").count
+    for row in small:
+        each = [
+            {tuple(p) for p, k in zip(f.pairs[row].tolist(), f.known[row].tolist(), strict=True) if k}
+            for f in (wide, narrow)
+        ]
+        assert each[0] == each[1]
 
 
 def test_the_label_is_what_was_done_to_the_sample(step):
@@ -65,10 +121,15 @@ def test_the_label_is_what_was_done_to_the_sample(step):
         ({"views": ["shuffled", "back"]}, {}, ("permutation and reversal",)),
         ({"views": ["fixed"]}, {"fixed": {"kind": "reversal", "number": 1}}, ("'fixed'", "nothing to tell")),
         ({"views": ["back"], "modality": "table"}, {}, ("table", "expected one of signal")),
+        ({"views": ["nowhere"]}, {}, ("unknown view 'nowhere'", "shuffled")),
+        ({"tells": "degree"}, {}, ("tells", "'degree'", "'signal' does not know", "it knows none")),
+        ({"tower": "graph", "tells": "degrees"}, {}, ("did you mean 'degree'",)),
+        ({"tower": "graph", "tells": "degree", "mask": "half"}, {}, ("mask", "asked of all patches")),
+        ({"tower": "graph", "tells": "degree", "views": ["clean", "fewer"]}, {}, ("expected one",)),
     ],
 )
 def test_views_of_which_nothing_can_be_told_are_refused(options, views, facts):
     net = toy_world.model()
     known = toy_world.TOLD | {name: {"signal": {"transform": spec}} for name, spec in views.items()}
     with refused(*facts):
-        Pretraining(net, {"p": pretext.Pretext(pretext.Config(tower="signal", **options), net)}, known)
+        Pretraining(net, {"p": pretext.Pretext(pretext.Config(**{"tower": "signal", **options}), net)}, known)
