@@ -20,6 +20,7 @@ from mmssl.models.positions import LearnedGrid, SinCos
 from mmssl.patches import Patches, places_of
 
 from .augment import augment_waveform, begin_of, mask_spectrum
+from .constant_q import ConstantQ
 from .mel import LogMel
 from .options import View
 
@@ -48,6 +49,7 @@ class Modality(LinearPatches):
     Transformer.
     """
 
+    targets = (*LinearPatches.targets, "cqt")
     views = View.names()
     readouts = ("axis+std", "grid+std", "mean+std")
     corruptible = View.corruptible
@@ -90,7 +92,7 @@ class Modality(LinearPatches):
         self.rate, self.features, self.mel_bins = rate, features, mel_bins
         self.patch, self.mean, self.std = (patch[0], patch[1]), mean, std
         self.stride = self.patch if stride is None else (stride[0], stride[1])
-        self.log_mel = LogMel(rate, mel_bins, window, shift)
+        self.log_mel, self.constant_q = LogMel(rate, mel_bins, window, shift), ConstantQ(rate)
         self.position_kind, self.seconds, self.normalise = positions, seconds, normalise
         self.make_tokens(width)
 
@@ -194,6 +196,26 @@ class Modality(LinearPatches):
         columns = x.nan_to_num(0.0).permute(0, 2, 4, 1, 3).reshape(batch, across * along, times * bands)
         total = F.fold(columns, size, (across, along), stride=self.stride)
         return (total / F.fold(torch.ones_like(columns), size, (across, along), stride=self.stride))[:, 0]
+
+    # ------------------------------------------------------------------------------------------------------- targets
+
+    def pred_width(self, kind: str | None = None) -> int:
+        """P, or the bins of a constant-Q spectrum."""
+        return len(self.constant_q.frequencies) if self.kind(kind) == "cqt" else self.numbers
+
+    def target(self, inputs: Inputs, patches: Patches, kind: str | None = None) -> Tensor:
+        """(B, n, P) the numbers of each patch; "cqt": (B, n, K) the constant-Q spectrum around its middle (MERT, Li et
+        al. 2023), of the waveform, whatever patches are cut from. UserError where a view has left none."""
+        if self.kind(kind) != "cqt":
+            return super().target(inputs, patches, kind)
+        if "waveform" not in inputs:
+            raise UserError("target cqt: found a view that masks the spectrum, expected one of the waveform (clean)")
+        wave, length = inputs["waveform"], inputs.get("length")
+        if length is not None:
+            wave = wave.masked_fill(torch.arange(wave.shape[1], device=wave.device) >= length[:, None], 0.0)
+        across = self.patch[0]
+        samples = across if self.features == "waveform" else (across - 1) * self.log_mel.shift + self.log_mel.window
+        return self.constant_q(wave, patches.coords[..., 0] + samples / 2 / self.rate)
 
     # --------------------------------------------------------------------------------------------------------- model
 

@@ -152,3 +152,32 @@ def test_few_patches_cannot_use_many_codes_and_one_code_for_all_is_none():
     )
     dead = codes_use(torch.zeros(500, 1, dtype=torch.int64), (100,))
     assert float(dead["codes_perplexity"]) == pytest.approx(0.01)
+
+
+def test_codes_and_numbers_of_the_clean_view_are_predicted_from_one_look_at_a_spoiled_one():
+    """MERT: two objectives on one mask and view share the encoding; their targets are of the clean samples."""
+    net, views = toy_world.model(), {"a": {"signal": {"gain": 0.9}}}
+    shared = {"view": "a", "target_view": "clean"}
+    units = objective(
+        net, {"kind": "residual", "size": 5, "books": 2, "target": "volts", "similarity": "cosine"}, **shared
+    )
+    numbers = mae.MAE(
+        mae.Config(
+            tower="signal", mask="half", mode="replace", decoder=toy_world.HEAD, target={"signal": "volts"}, **shared
+        ),
+        net,
+    )
+    seen: list[int] = []
+    net.tower("signal").register_forward_hook(lambda *_: seen.append(1))
+    work = Pretraining(net, {"units": units, "numbers": numbers}, views, HALF)
+    loss = work(toy_world.batch(toy_world.raw(6, seed=3)), Draws(1, 6))
+    assert len(seen) == 1 and set(loss.parts) == {"units", "numbers"}
+    step = Pretraining(net, {}, views, HALF).step(toy_world.batch(toy_world.raw(6, seed=3)), Draws(1, 6))
+    spoiled, clean = (units.codes["signal"].ids(step, view) for view in ("a", "clean"))
+    assert (spoiled != clean).any()
+    hidden = step.split("signal", "half", "a").hide.flatten(1)
+    encoded = step.encode("signal", "a", "half", "replace")
+    predicted = units.decoders["signal"](gather(encoded.tokens["signal"], hidden))
+    score = units.codes["signal"].score(predicted, gather(clean, hidden))
+    expected = score[step.patches("signal", "a").take(hidden).valid].mean()
+    torch.testing.assert_close(loss.parts["units"], expected.detach())
