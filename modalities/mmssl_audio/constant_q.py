@@ -69,7 +69,7 @@ class ConstantQ:
         chunks = zip(row.split(rows), middle.flatten().split(rows), strict=True)
         parts = [windows[r, m] @ table for r, m in chunks]
         cosine, sine = torch.cat(parts).chunk(2, 1) if parts else table.new_zeros(2, 0, table.shape[1] // 2)
-        return torch.hypot(cosine, sine).view(*middle.shape, -1)
+        return torch.hypot(cosine, sine).view(*middle.shape, cosine.shape[1])
 
     def _on(self, device: torch.device) -> list[Tensor]:
         if device not in self._tables:
