@@ -110,7 +110,7 @@ class Patches:
             return self
         return self._each(lambda x: x.repeat_interleave(times, 0))
 
-    def rows(self, at: slice) -> Patches:
+    def rows(self, at: slice | Tensor) -> Patches:
         """The patches of some of the samples."""
         return self._each(lambda x: x[at])
 

@@ -17,6 +17,7 @@ from ..modality import MaskToken, Modality
 from ..patches import Patches
 from .convolutions import ConvTrunk
 from .options import TowerConfig
+from .raster import laid_out, places, scattered
 from .tower import Encoded, Tower
 from .trunk import GATED
 
@@ -53,6 +54,7 @@ class ConvTower(Tower):
         self.channels, self.tile = tile[0], tuple(side for side in tile[1:] if side)
         self.alone = 0 in tile  # each channel is a signal of its own
         flat = len(self.tile) == 1
+        self.sides = (1, *self.tile) if flat else self.tile
         self.trunk = ConvTrunk(  # type: ignore[assignment]
             tile[0],
             (0, *self.tile) if flat else self.tile,
@@ -79,12 +81,12 @@ class ConvTower(Tower):
         p, trunk = patches[self.name], self._convolutions
         assert p.grid is not None and p.place is not None
         whole = p.full and p.count == math.prod(p.grid)
-        at = _flat(p)
+        at = places(p)
         covered = (hidden or {}).get(self.name)
         values = p.values.nan_to_num(0.0).to(trunk.stem.weight.dtype)
         if covered is not None:
             values = values.masked_fill(covered[..., None], 0.0)
-        raster = self._raster(self._scattered(values, at, p.grid))
+        raster = laid_out(self._scattered(values, at, p.grid), (self.channels, *self.sides))
         there = None if whole else self._scattered(p.valid[..., None].to(values.dtype), at, p.grid)
         x = trunk(raster, there, self._added(p, at, covered))
         tokens = x.reshape(p.batch, -1, self.width)
@@ -96,15 +98,6 @@ class ConvTower(Tower):
     @property
     def _convolutions(self) -> Any:
         return self.trunk
-
-    def _raster(self, cells: Tensor) -> Tensor:
-        """Patches that are laid out, cells (B, *G, P) -> (B, *S, channels)."""
-        tile = self.tile if len(self.tile) > 1 else (1, *self.tile)
-        axes = len(tile)
-        x = cells.unflatten(-1, (self.channels, *tile))  # (B, *G, channels, *tile)
-        order = [axis for a in range(axes) for axis in (1 + a, 2 + axes + a)]
-        x = x.permute(0, *order, 1 + axes)
-        return x.reshape(x.shape[0], *(cells.shape[1 + a] * tile[a] for a in range(axes)), self.channels)
 
     def _added(self, p: Patches, at: Tensor, covered: Tensor | None) -> Tensor | None:
         """(B, *G, stem) the position of each channel, and a mask token where a patch is covered; None: nothing."""
@@ -124,17 +117,7 @@ class ConvTower(Tower):
     def _scattered(self, x: Tensor, at: Tensor, grid: tuple[int, ...]) -> Tensor:
         """x (B, n, C) laid out by the numbers of their places (B, n), zero where none is: (B, *grid, C); of signals
         (B, 1, windows, C), each channel that is a signal of its own in a row: (B * channels, 1, windows, C)."""
-        count = math.prod(grid)
-        out = x.new_zeros(x.shape[0], count + 1, x.shape[2]).scatter(1, at[..., None].expand_as(x), x)[:, :count]
+        out = scattered(x, at, grid)
         if self.alone:
             return out.reshape(-1, 1, grid[1], x.shape[2])
-        return out.unflatten(1, grid if len(grid) > 1 else (1, *grid))
-
-
-def _flat(p: Patches) -> Tensor:
-    """(B, n) int64 number of the place of each patch on its grid, row by row; of invalid ones the first behind it."""
-    assert p.grid is not None and p.place is not None
-    number = torch.zeros_like(p.place[..., 0])
-    for axis, size in enumerate(p.grid):
-        number = number * size + p.place[..., axis]
-    return number if p.full else number.masked_fill(~p.valid, math.prod(p.grid))
+        return out if len(grid) > 1 else out[:, None]

@@ -29,8 +29,9 @@ from .conv_tower import ConvTower
 from .initialization import init_module
 from .loader import CUSTOM_PIPELINES, LOADER, write_loader
 from .message_tower import MessageTower
-from .options import CONVOLUTIONS, MESSAGES, TowerConfig
+from .options import CONVOLUTIONS, MESSAGES, TowerConfig, own_trunk
 from .outputs import MMSSLOutput
+from .own_tower import OwnTower, embeds
 from .pooling import usual_readout
 from .projection import make_projection
 from .shards import check_shards
@@ -92,10 +93,10 @@ class MMSSLModel(PreTrainedModel):
             options = tower_config(spec)
             names = options.modalities or [name]
             foreign = spec.get("foreign")
-            embeds = foreign is None and options.trunk not in CONVOLUTIONS
-            width = options.width if embeds else 1  # a wrapped model, or one of convolutions, embeds by itself
+            embedded = foreign is None and options.trunk not in CONVOLUTIONS and embeds(options, config.name_or_path)
+            width = options.width if embedded else 1  # a wrapped model, or one of convolutions, embeds by itself
             modalities = {m: self._build_modality(m, config, width) for m in names}
-            self.towers[name] = self._build_tower(options, modalities, foreign)
+            self.towers[name] = self._build_tower(options, modalities, foreign, config.name_or_path)
             for modality in names:
                 if modality in self._tower_of:
                     raise UserError(f"model.towers: modality '{modality}' is in two towers")
@@ -168,7 +169,11 @@ class MMSSLModel(PreTrainedModel):
         return load_modality(options.pop("type", name), config.name_or_path).Modality(width, **options)
 
     @staticmethod
-    def _build_tower(options: TowerConfig, modalities: Mapping[str, Modality], foreign: Foreign | None) -> Tower:
+    def _build_tower(
+        options: TowerConfig, modalities: Mapping[str, Modality], foreign: Foreign | None, place: str | None
+    ) -> Tower:
+        if foreign is None and own_trunk(options.trunk):
+            return OwnTower(options, modalities, place)
         if foreign is None:
             kinds = {**dict.fromkeys(MESSAGES, MessageTower), **dict.fromkeys(CONVOLUTIONS, ConvTower)}
             return kinds.get(options.trunk, Tower)(options, modalities)
@@ -208,7 +213,7 @@ class MMSSLModel(PreTrainedModel):
         assert self.config.towers is not None
         for name, spec in self.config.towers.items():
             tower, options = self.tower(name), tower_config(spec)
-            own = options.readout is None and options.from_ is None and len(tower.modalities) == 1
+            own = options.readout is None and options.from_ is None and len(tower.modalities) == 1 and not tower.single
             if own and (len(self.towers) == 1 or self.projections):
                 spec["readout"] = usual_readout(options, next(iter(tower.modalities.values())))  # type: ignore[arg-type]
                 tower.set_pooling(tower_config(spec))

@@ -16,6 +16,8 @@ from .configuration_mmssl import MMSSLConfig
 from .foreign import split_origin
 from .locating import CONFIG, PROCESSOR, WORDS, Located, locate, read_json
 from .modeling_mmssl import MMSSLModel, tower_config
+from .options import own_trunk
+from .own_tower import trunk_class
 from .privacy import public
 from .processing_mmssl import MMSSLProcessor, saved_modalities
 from .saving import load_model, no_progress_bars
@@ -79,6 +81,9 @@ def saved_parts(model: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     towers = config.get("towers")
     if not isinstance(towers, dict) or not all(isinstance(tower, dict) for tower in towers.values()):
         raise UserError(f"{found.name}: its {CONFIG} lacks the towers that mmssl writes there")
+    for tower in towers.values():
+        if own_trunk(tower.get("trunk")):
+            trunk_class(tower["trunk"], found.place)
     return config, processors
 
 

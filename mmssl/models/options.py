@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from ..options import needs, option, strict
 
 YOURS = "YOUR_MODEL"
@@ -51,6 +52,22 @@ CONVOLUTIONS = ("resnet",)
 """Those that lay patches out again and convolve them (`mmssl.models.convolutions`)."""
 HEADLESS = ("gin", "gcn", *CONVOLUTIONS)
 """Those without attention: `heads` are for `pooling: attention` alone."""
+OWN = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+"
+"""How the name of a module of somebody else's looks."""
+
+
+def own_trunk(trunk: object) -> bool:
+    """Whether that is the dotted name of a module of somebody else's (`mmssl.models.own_tower`)."""
+    return isinstance(trunk, str) and "." in trunk
+
+
+def check_trunk(trunk: str) -> None:
+    """ValueError where that names no trunk."""
+    if trunk not in TRUNKS and not re.fullmatch(OWN, trunk):
+        raise ValueError(
+            f"found {trunk!r}, expected one of {', '.join(map(repr, TRUNKS))}, or the dotted name of a module: "
+            f"package.Class{nearest(trunk, TRUNKS)}"
+        )
 
 
 @strict
@@ -83,11 +100,14 @@ class TowerConfig:
     modalities: list[str] = option(factory=list, help="names of its modalities; default: the tower's own name")
     trunk: str = option(
         "transformer",
-        choices=TRUNKS,
+        check=check_trunk,
+        pattern=rf"^({'|'.join(TRUNKS)}|{OWN})$",
         help="transformer: every patch attends to every other; resnet: of pictures, clips, sound and signals, residual "
         "convolutions that see what lies beside, each stage half as wide as the next; of graphs also gin, gcn or gat: "
-        "nodes get messages along their edges alone, once a block. No token stands in front but in a transformer",
+        "nodes get messages along their edges alone, once a block. No token stands in front but in a transformer. "
+        "package.Class: a module of your own",
     )
+    trunk_options: dict[str, Any] = option(factory=dict, help="what a module of your own is built with, beside width")
     width: int = option(192, min=1, max=65_536, help="numbers of a token")
     depth: int = option(6, min=0, max=1_024, help="blocks")
     heads: int = option(
@@ -154,11 +174,22 @@ class TowerConfig:
 
     NEEDS = (
         needs("prefix", "qkv_bias", "positions", "rotary_base", "causal", "embed_norm", trunk="transformer"),
+        needs("trunk_options", trunk="package.Class", holds=lambda c: own_trunk(c.trunk)),
+        needs(
+            *("depth", "final_norm", "layer_scale", "dropout", "drop_path"),
+            trunk="one of mmssl's",
+            holds=lambda c: not own_trunk(c.trunk),
+        ),
+        needs(
+            *("heads", "norm_eps", "activation"),
+            trunk="one of mmssl's, or pooling: attention",
+            holds=lambda c: not own_trunk(c.trunk) or c.pooling == "attention",
+        ),
         needs("readout_layers", "readout_norm", trunk=("transformer", *MESSAGES)),
         needs(
             "mlp_ratio",
             trunk="transformer or gin, or pooling: attention",
-            holds=lambda c: c.trunk not in CONVOLUTIONS or c.pooling == "attention",
+            holds=lambda c: not (c.trunk in CONVOLUTIONS or own_trunk(c.trunk)) or c.pooling == "attention",
         ),
     )
 

@@ -153,6 +153,8 @@ class Tower(nn.Module):
     """False for a foreign model that must see all its patches."""
     replaces = True
     """False for a foreign model whose input cannot be replaced by a mask token."""
+    single = False
+    """True where one token stands for all of a sample."""
 
     def __init__(self, config: TowerConfig, modalities: Mapping[str, Modality]) -> None:
         super().__init__()

@@ -98,6 +98,10 @@ class JEPA(Objective):
                 f"objective jepa: tower '{c.tower}' wraps a model that must see all its patches, so it cannot encode "
                 f"the context of a mask alone; use a tower of mmssl's, or predict another target_tower without mask"
             )
+        if target.single:
+            raise UserError(
+                f"objective jepa: tower '{self.target_tower}' gives one vector a sample, expected one a patch"
+            )
         if c.average_layers > 1 and c.average_layers > target.depth:
             raise UserError(
                 f"objective jepa: average_layers is {c.average_layers}, but tower "

@@ -12,12 +12,13 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, one_line
 from ..modality import crossing_views, name_fault, view_kinds, view_options
 from ..modality.faults import crossing_faults, view_faults
-from ..models.options import HEADLESS
+from ..models.options import HEADLESS, own_trunk
 from ..options.schema import BAD, Draft, Faults, Part, yaml_name
 from ..options.wording import show
+from ..provenance import by_user
 from ..schedules import HORIZON, Rate, schedule_faults
 from .mixture import check_mixture
 
@@ -214,13 +215,26 @@ def _check_towers(recipe: Any, faults: Faults) -> None:
                 _reference(member, modalities, "modality", f"{where}.modalities", faults)
         width, heads, origin = _get(tower, "width"), _get(tower, "heads"), _get(tower, "from_")
         # neither of these has heads, but for a learned query behind them
-        attends = _get(tower, "trunk") not in HEADLESS or _get(tower, "pooling") == "attention"
+        trunk = _get(tower, "trunk")
+        attends = not (trunk in HEADLESS or own_trunk(trunk)) or _get(tower, "pooling") == "attention"
+        if own_trunk(trunk):
+            faults.extend(_trunk_fault(trunk, where))
         if BAD not in (width, heads) and origin is None and attends and width % heads:
             faults.append(f"{where}.heads: found {heads}, expected a divisor of {where}.width = {width}")
     if modalities is not None and complete:
         for name in modalities:
             if name not in housed:
                 faults.append(f"modalities.{name}: found in no tower, expected in the modalities of at least one")
+
+
+def _trunk_fault(trunk: str, where: str) -> list[str]:
+    """A line where the user's recipe names a trunk that cannot be imported."""
+    module, _, name = trunk.rpartition(".")
+    try:
+        getattr(by_user(module), name)
+    except (ImportError, AttributeError) as error:
+        return [f"{where}.trunk: found '{trunk}', expected a class that can be imported: {one_line(error)}"]
+    return []
 
 
 def _check_views(recipe: Any, faults: Faults) -> None:

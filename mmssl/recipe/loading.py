@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from .. import provenance
 from ..errors import UserError, nearest
 from ..files import shipped_folder
-from ..models.options import YOURS
+from ..models.options import YOURS, own_trunk
 from ..options import plainyaml
 from ..options.schema import BAD, Faults, build, to_dict
 from ..options.wording import show
@@ -182,6 +182,14 @@ def refuse_strange_types(data: Mapping[str, object]) -> None:
                 provenance.check(kind.rpartition(".")[0] if section == "masks" else kind, where)
             elif section == "modalities" and kind not in provenance.installed_names():
                 provenance.check(f"mmssl_{kind}", where)
+    model = data.get("model")
+    towers = model.get("towers") if isinstance(model, Mapping) else None
+    for name, tower in towers.items() if isinstance(towers, Mapping) else ():
+        trunk = tower.get("trunk") if isinstance(tower, Mapping) else None
+        if own_trunk(trunk):
+            module = str(trunk).rpartition(".")[0]
+            if module.removeprefix("mmssl_") not in provenance.installed_names() or not module.startswith("mmssl_"):
+                provenance.check(module, f"model.towers.{name}.trunk: '{trunk}'")
 
 
 def _section_of(key: str) -> str | None:

@@ -66,6 +66,15 @@ def test_a_newcomer_gets_from_the_page_to_a_model(tmp_path: Path) -> None:
         "print(tuple(out.pooled['toy'].shape), out.present['toy'].tolist())"
     )
     assert run([sys.executable, "-c", code], away, site).strip() == "(3, 64) [True, False, True]"  # mean+std
+    own = re.search(r"```\n(model: .*)\n```", PAGE.read_text())
+    assert own is not None
+    recipe = (away / "toy.yaml").read_text()
+    (away / "own.yaml").write_text(re.sub(r"^model: .*$", own[1], recipe, flags=re.MULTILINE))
+    run([*mmssl, "pretrain", "own.yaml", "train.steps=60", "train.log_every=10"], away, site)
+    losses = [json.loads(line) for line in (away / "runs/own/metrics.jsonl").read_text().splitlines()]
+    assert losses[-1]["loss/mae"] < losses[0]["loss/mae"]
+    assert "toy" in json.dumps(json.loads((away / "runs/own/evaluation.json").read_text()))
+    assert run([sys.executable, "-c", code.replace("toy/model", "own/model")], away, site).strip().startswith("(3, 64)")
     bad = work / "bad.jsonl"
     bad.write_text("\n".join(json.dumps({"series": s, "kind": 0}) for s in [[1.0, 2.0]] * 40 + [[None, None]]) + "\n")
     more = [f"data.path={bad}", "train.steps=3", "train.batch_size=41", "evaluation.tasks=[]", "--output", "bad"]

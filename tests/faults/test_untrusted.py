@@ -117,6 +117,20 @@ def test_a_type_runs_nothing(place: Place, capsys: pytest.CaptureFixture[str], k
     auto(place.model)
 
 
+@pytest.mark.parametrize("trunk", ["theirs.evil.Config", "mmssl_lidar.Config", "evil.Config", "os.Config", "a..b", 5])
+def test_a_trunk_runs_nothing(place: Place, capsys: pytest.CaptureFixture[str], trunk: Any) -> None:
+    place.change("model", "config.json", lambda data: data["towers"]["image"].update(trunk=trunk))
+    said = attack(place, place.model, ALL if trunk == "theirs.evil.Config" else ["embed", "pretrain"], capsys)
+    if trunk == "theirs.evil.Config":
+        assert all("--trust theirs.evil" in text for text in said.values())
+    if isinstance(trunk, str) and ".." not in trunk:
+        auto(place.model)
+    record = json.loads((place.model / "reproduction.json").read_text())
+    record["recipe"]["model"]["towers"]["image"]["trunk"] = trunk
+    (place.model / "reproduction.json").write_text(json.dumps(record))
+    assert main(commands(place.model, place.root)["reproduce"]) == 2
+
+
 def test_the_installed_package_is_taken_and_no_other_of_its_name(place: Place) -> None:
     assert "lidar" not in modality_names() and "evil" not in modality_names()
     assert Path(str(load_modality("image").__file__)).is_relative_to(Path(mmssl.__file__).parents[1])
