@@ -24,6 +24,7 @@ TINY: dict[str, dict[str, Any]] = {
     "ecg": {"rate": 50, "window": 0.2, "plausible": [1e-3, 100.0]},
     "ecg-lead": {"rate": 50, "window": 0.2, "patch": "lead", "plausible": [1e-3, 100.0]},
     "graph": {"nodes": 12},
+    "series": {"window": 4, "rate": 10},
 }
 """Case -> options. A case is a modality, or one with a word behind it where it cuts patches in another way."""
 
@@ -96,6 +97,17 @@ def _ecg(rng: np.random.Generator) -> list[Any]:
     return out
 
 
+def _series(rng: np.random.Generator) -> list[Any]:
+    uneven = np.sort(rng.uniform(0, 3, 40))
+    return [
+        {"a": rng.normal(size=30), "b": rng.normal(5, 2, 30), "rate": 10},
+        {"b": {"values": rng.normal(5, 2, 24), "rate": 20}, "a": {"values": rng.normal(size=13), "rate": 10}},
+        {"a": rng.normal(size=40), "time": uneven},
+        {"signal": rng.normal(size=(2, 9)), "channels": ["a", "c"], "rate": 10},
+        {"c": np.where(np.arange(50) % 7 == 0, np.nan, 1.0), "a": rng.normal(size=50), "rate": 25},
+    ]
+
+
 def _graphs(rng: np.random.Generator) -> list[Any]:
     out = []
     for nodes, edges in ((7, 9), (1, 0), (12, 30), (4, 3), (5, 4)):
@@ -113,6 +125,7 @@ MADE: dict[str, Callable[[np.random.Generator], list[Any]]] = {
     "eeg": _eeg,
     "ecg": _ecg,
     "graph": _graphs,
+    "series": _series,
 }
 
 
@@ -146,6 +159,11 @@ def _ptbxl(folder: Path) -> tuple[list[Any], dict[str, Any]]:
     return [*signals, some], {"source_rate": 100, "source_unit": "uV"}
 
 
+def _beats(folder: Path) -> tuple[list[Any], dict[str, Any]]:
+    beats = _column(folder / "ecg5000_beats" / "test.parquet", "signal", 5)
+    return [{"mV": np.ravel(beat), "rate": 140} for beat in beats], {"rate": 140, "window": 7}
+
+
 def _mutag(folder: Path) -> tuple[list[Any], dict[str, Any]]:
     import mmssl_graph
 
@@ -170,4 +188,5 @@ REAL: dict[str, Callable[[Path], tuple[list[Any], dict[str, Any]]]] = {
     "eeg": _eegmmi,
     "ecg": _ptbxl,
     "graph": _mutag,
+    "series": _beats,
 }

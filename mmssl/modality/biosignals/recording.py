@@ -83,6 +83,7 @@ class Recording:
         spans: (first, last sample) of the stretches in which something was measured; None: all of it, as far as known.
         places: channel -> where the recording says that its electrode is, in metres.
         rows: the C channels where they lie in memory, of any number type.
+        times: (T,) seconds of each sample since the first, where the recording has them one by one.
     """
 
     count: int
@@ -97,6 +98,7 @@ class Recording:
     spans: list[tuple[int, int]] | None = None
     places: Mapping[str, Place] = field(default_factory=dict)
     rows: Sequence[Numbers] | Numbers | None = None
+    times: Array | None = None
 
     @classmethod
     def of(cls, rows: Sequence[Numbers] | Numbers, names: list[str] | None) -> Recording:

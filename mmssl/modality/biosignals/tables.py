@@ -31,6 +31,7 @@ TIME = re.compile(r"(time|timestamp|times|t|seconds?|secs?|datetime|date|clock|z
 COUNTER = re.compile(r"(samples?|index|idx|frame|n|nr|no|#|row|unnamed.*|id|counter|)", re.IGNORECASE)
 UNIT = re.compile(r"(.*?)[\s_]*[\[(]\s*([^\])]+?)\s*[\])]\s*")
 """A name with a unit in brackets: `ECG [mV]`, `time (ms)`."""
+DATE = re.compile(r"\d{4}[-/]\d{2}[-/]\d{2}")
 SECONDS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "msec": 1e-3, "us": 1e-6, "\u00b5s": 1e-6, "ns": 1e-9}
 
 
@@ -102,6 +103,9 @@ def open_table(path: Path) -> Recording:
     found, units = _units(said)
     recording = Recording.of(np.where(np.isinf(signal), np.nan, signal), found)
     recording.rate, recording.units = rate, units
+    if rate is not None and skip:  # `rate` is that of the usual step; the others may be longer
+        first = array[0]
+        recording.times = (first - first[0]) / (float(np.median(np.diff(first))) * rate)
     return recording
 
 
@@ -166,8 +170,8 @@ def _number(field: str) -> float:
 
 
 def _moment(field: str) -> float | None:
-    """Seconds of a time of day or a date with one; None for anything else."""
-    if ":" not in field:
+    """Seconds of a time of day, or a date with one or without; None for anything else."""
+    if ":" not in field and not DATE.fullmatch(field):
         return None
     clock = re.fullmatch(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)", field)
     if clock:

@@ -79,7 +79,7 @@ def to_ours(part: Branch, named: Inputs) -> Inputs:
     """The encoder's inputs as the modality takes them."""
     if part.type == "image":
         return {"pixel_values": images.as_ours(part, named["pixel_values"])}
-    if part.type in ("ecg", "eeg"):  # says that there may be NaN; nothing is read from it
+    if part.type in ("ecg", "eeg", "series"):  # says that there may be NaN; nothing is read from it
         return {**named, "holes": named["signal"]}
     return named
 
@@ -194,7 +194,7 @@ def _signal(part: Branch) -> Signature:
     eeg = part.type == "eeg"
     axes: dict[str, dict[int, Axis]] = {"signal": {0: "batch", 2: (window, "windows")}}
     words = {
-        "signal": f"(B, {'channels' if eeg else len(part.modality.leads)}, T) prepared as in training, T a "
+        "signal": f"(B, {'channels' if eeg else len(part.modality.names)}, T) prepared as in training, T a "
         f"multiple of {window}, NaN where nothing was measured"
     }
     if eeg:
@@ -203,7 +203,7 @@ def _signal(part: Branch) -> Signature:
         words["electrodes"] = "(B, channels, 3) places in metres"
 
     def make(batch: int, size: int, generator: torch.Generator) -> dict[str, Tensor]:
-        rows, count = (4 if size else 3) if eeg else len(part.modality.leads), 7 if size else 4
+        rows, count = (4 if size else 3) if eeg else len(part.modality.names), 7 if size else 4
         signal = torch.randn(batch, rows, count * window, generator=generator)
         signal[0, 0, : window + 1] = math.nan
         signal[-1, :, -window:] = math.nan
@@ -290,6 +290,7 @@ SIGNATURES: dict[str, Callable[[Branch], Signature]] = {
     "audio": _audio,
     "video": _video,
     "ecg": _signal,
+    "series": _signal,
     "eeg": _signal,
     "tabular": _tabular,
     "graph": _graph,

@@ -33,7 +33,7 @@ def test_the_command_says_what_each_reads_and_needs(capsys: pytest.CaptureFixtur
     text = capsys.readouterr().out
     parts = {part.split()[0]: part for part in text.split("\n") if part and not part.startswith(" ")}
     shipped = {path.name.removeprefix("mmssl_") for path in (REPO / "modalities").glob("mmssl_*")}
-    assert shipped == {"audio", "ecg", "eeg", "graph", "image", "tabular", "text", "video"} <= set(parts)
+    assert shipped == {"audio", "ecg", "eeg", "graph", "image", "series", "tabular", "text", "video"} <= set(parts)
     lines = text.splitlines()
     for name in shipped:
         at = next(i for i, line in enumerate(lines) if line.startswith(f"{name} "))
