@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmssl.modality import Inputs
 from mmssl.modality.biosignals.rows import Rows
 from mmssl.modality.biosignals.spectrum import band_powers
 from mmssl.modality.known import Property
+from mmssl.models.positions import SinCos
 from mmssl.patches import Patches
 
 from .beats import beats_a_minute
@@ -58,6 +59,10 @@ class Modality(Rows):
         """
         super().__init__(leads, [float(LEADS.index(lead)) for lead in leads], rate, window, patch == "time", spectrum)
         self.make_tokens(width)
+
+    def positions(self, width: int) -> nn.Module:
+        """Sine-cosine of the window's number, and of the lead's."""
+        return SinCos(width, len(self.axes()), scale=self.axes())
 
     def known(self, name: str, inputs: Inputs, patches: Patches, seen: Patches) -> Tensor:
         """As the contract has it: (B, 1) the rate of the heart by its autocorrelation (`mmssl_ecg.beats`)."""

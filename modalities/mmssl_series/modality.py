@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmssl.modality import Inputs
 from mmssl.modality.biosignals.rows import Rows
 from mmssl.modality.biosignals.spectrum import band_powers
+from mmssl.models.positions import SinCos
 
 BANDS = 8
 """Of the raw features' spectrum, an octave each below half the rate."""
@@ -53,6 +54,10 @@ class Modality(Rows):
         order = [float(number) for number in range(len(channels))]
         super().__init__(channels, order, rate, window, patch == "time", spectrum)
         self.make_tokens(width)
+
+    def positions(self, width: int) -> nn.Module:
+        """Sine-cosine of the window's number, and of the channel's."""
+        return SinCos(width, len(self.axes()), scale=self.axes())
 
     def raw_features(self, inputs: Inputs) -> Tensor:
         """(B, C * 30): of each channel mean, spread, least, largest, mean change and first value, the means of 16

@@ -71,6 +71,15 @@ def patients(path: Path) -> None:
     table(path, ["patient_id", "age", "2024", "smoker", "ward"], rows)
 
 
+def sensors(path: Path) -> None:
+    """A table of two channels a file."""
+    rng = np.random.default_rng(3)
+    path.mkdir()
+    for n in range(12):
+        rows: list[list[object]] = [[t / 10, *map(float, rng.normal(size=2).round(3))] for t in range(60)]
+        table(path / f"{n}.csv", ["time", "speed", "heat"], rows)
+
+
 def texts(path: Path) -> None:
     """A text a line."""
     path.write_text("\n".join(sentences(60)) + "\n")
@@ -90,6 +99,7 @@ OWN: dict[str, Callable[[Path], object]] = {
     "pictures/": pictures,
     "recordings/": recordings,
     "records/": records,
+    "sensors/": sensors,
     "table.csv": patients,
     "texts.txt": texts,
     "graphs/": tudataset,
@@ -191,8 +201,11 @@ def test_what_every_recipe_prints_runs(
         "video": lambda n: video(tmp_path / "v" / f"{n}.mp4", seed=n),
         "eeg": lambda n: edf(tmp_path / "e" / f"{n}.edf", seed=n),
         "ecg": lambda n: wfdb_record(tmp_path / "h", f"r{n}"),
+        "series": lambda n: tmp_path / "sensors" / f"{n}.csv",
     }
     path = "table.csv"
+    if "series" in kinds:
+        sensors(tmp_path / "sensors")
     if kinds == ["graph"]:
         tudataset(tmp_path / "graphs")
         path = "graphs"

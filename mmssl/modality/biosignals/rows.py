@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...errors import UserError
-from ...models.positions import SinCos
 from ...patches import Patches
 from ..inputs import Inputs
 from .patching import SignalModality
@@ -38,7 +37,7 @@ class Rows(SignalModality):
         together: bool,
         spectrum: Mapping[str, list[float]] | None = None,
     ) -> None:
-        """Set what describes the channels; a subclass makes the parameters.
+        """Set what describes the channels; a subclass makes the parameters and has `positions`.
 
         Args:
             names: of the C channels.
@@ -106,7 +105,3 @@ class Rows(SignalModality):
             return super().cell(kind, patches)
         order = torch.tensor(self.order, device=patches.coords.device)
         return (patches.coords[..., 1:] - order).abs().argmin(-1)
-
-    def positions(self, width: int) -> nn.Module:
-        """Sine-cosine of the window's number, and of the channel's."""
-        return SinCos(width, len(self.axes()), scale=self.axes())
