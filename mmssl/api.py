@@ -166,7 +166,7 @@ def evaluate_as(model: str | Path, asked: EvaluateConfig, base: str | None = Non
         notes = [f"start: left out, {' '.join(str(error).split())}"]
     twin, readers = untrained_twin(opened), processor.preprocessors
     try:
-        report = measure(opened, readers, asked.data, asked, untrained=twin, start=start)
+        report = measure(opened, readers, asked.data, asked, untrained=twin, start=start, further=asked.further)
     except LabelRead as error:
         raise with_way_out(error, found) from None
     report["notes"] += notes

@@ -20,6 +20,8 @@ def show_run(run: Run) -> None:
     data = recipe.data
     where = [str(run.model_folder), "--data", data.path]
     for name, column in data.columns.items():
+        if name not in run.processor.preprocessors:
+            continue  # a further column, which the model knows too
         own = run.processor.preprocessors[name].own_columns()
         if column != own:  # a model knows the columns that it was fitted on
             where += _named("--column", f"{name}=", f"columns.{name}", column)

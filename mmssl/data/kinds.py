@@ -144,7 +144,12 @@ class Files:
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """The kinds of files that are looked for."""
-        return kinds_of(self.readers, self.columns)
+        main: dict[str, Preprocessor] = {}
+        for name, reader in self.readers.items():
+            # a further column has its modality's reader; no file says that it is one: metadata does (X_file_name)
+            if all(reader is not known for known in main.values()):
+                main[name] = reader
+        return kinds_of(main, self.columns)
 
 
 def endings_of(files: Iterable[str], most: int = 8) -> str:

@@ -55,6 +55,14 @@ class Embedded:
     no_tokens: str | None = None
     bad: list[Bad] = field(default_factory=list)
 
+    def beside(self, other: Embedded) -> Embedded:
+        """With the features of other columns of the same rows."""
+        out = Embedded({**self.present, **other.present}, {**self.raw, **other.raw}, bad=[*self.bad, *other.bad])
+        for kind in ("pooled", "embeddings"):
+            mine, theirs = getattr(self, kind), getattr(other, kind)
+            setattr(out, kind, {e: {**mine.get(e, {}), **theirs.get(e, {})} for e in {**mine, **theirs}})
+        return out
+
     def features(self, encoder: str, modality: str) -> Tensor | None:
         """What a probe sees of `encoder` ("raw" for the raw features), or None where there is nothing."""
         if encoder == "raw":
@@ -102,6 +110,7 @@ class Collector:
         describe: MMSSLModel | None,
         groups: Sequence[tuple[str, ...]] = (),
         tokens_of: int = 0,
+        further: Mapping[str, str] | None = None,
     ) -> None:
         """What is gathered.
 
@@ -110,8 +119,10 @@ class Collector:
             describe: the model whose modalities compute raw features, None for no raw ones.
             groups: modalities of one tower that it is also given together.
             tokens_of: of how many rows every patch's token is kept; 0: of none.
+            further: name of a further column -> its modality.
         """
         self.models, self.describe, self.groups, self.tokens_of = models, describe, groups, tokens_of
+        self.further = further or {}
         self.parts: dict[tuple[str, ...], list[Tensor]] = {}
         self.longest: dict[tuple[str, str], int] = {}
         self.no_tokens: str | None = None
@@ -120,8 +131,17 @@ class Collector:
         """Encode one batch with every encoder, and keep what comes out of it on the CPU.
 
         Args:
-            batch: modality -> input name -> tensor (B, ...), on the CPU; each encoder gets a copy on its own device.
+            batch: modality, or further column -> input name -> tensor (B, ...), on the CPU; each encoder gets a copy on
+                its own device.
         """
+        main = {name: inputs for name, inputs in batch.items() if name not in self.further}
+        if main:
+            self._add(main, {}, self.groups)
+        for name in batch.keys() & self.further.keys():
+            self._add({self.further[name]: batch[name]}, {self.further[name]: name}, ())
+
+    def _add(self, batch: Batch, called: Mapping[str, str], groups: Sequence[tuple[str, ...]]) -> None:
+        """A batch of modalities; called: modality -> the name of what it is given, where that is another."""
         present = {name: _there(inputs) for name, inputs in batch.items()}
         for encoder, model in self.models.items():
             device = device_of(model)
@@ -130,17 +150,18 @@ class Collector:
             assert output.pooled is not None and output.embeddings is not None and output.present is not None
             for name in batch:
                 present[name] = present[name] & output.present[name].cpu()
-                self._put(output.pooled[name].float().cpu(), "pooled", encoder, name)
-                self._put(output.embeddings[name].float().cpu(), "embeddings", encoder, name)
+                self._put(output.pooled[name].float().cpu(), "pooled", encoder, called.get(name, name))
+                self._put(output.embeddings[name].float().cpu(), "embeddings", encoder, called.get(name, name))
                 if self.tokens_of:
                     assert output.tokens is not None and output.valid is not None
                     self._keep_tokens(output.tokens[name], output.valid[name], encoder, name)
-            for group in self.groups:
+            for group in groups:
                 self._put(encode_together(model, moved, group).cpu(), "joint", encoder, "+".join(group))
         for name, inputs in batch.items():
-            self._put(present[name], "present", name)
+            self._put(present[name], "present", called.get(name, name))
             if self.describe is not None and has_raw(self.describe.modality(name)):
-                self._put(hashed(self.describe.modality(name).raw_features(inputs).float().cpu()), "raw", name)
+                raw = self.describe.modality(name).raw_features(inputs).float().cpu()
+                self._put(hashed(raw), "raw", called.get(name, name))
 
     def _keep_tokens(self, tokens: Tensor, valid: Tensor, encoder: str, name: str) -> None:
         """Keep them, or, where all rows' would be too many, none at all and say so."""
@@ -191,6 +212,7 @@ def embed_source(
     progress: Progress | None = None,
     groups: Sequence[tuple[str, ...]] = (),
     tokens: bool = False,
+    further: Mapping[str, str] | None = None,
 ) -> Embedded:
     """Features of all rows of `source`, in its order, by all models in one pass over the data.
 
@@ -198,7 +220,7 @@ def embed_source(
         models: encoder -> model.
         preprocessors: modality -> what reads and collates it.
         source: the data.
-        columns: modality -> column(s), for the modalities to embed.
+        columns: modality, or further column -> column(s), of what is to be embedded.
         describe: the model whose modalities compute the raw features; None leaves them out.
         batch_size: rows that are encoded at a time.
         workers: processes that decode; 0: this one does.
@@ -206,16 +228,19 @@ def embed_source(
         progress: is called with the number of rows done.
         groups: modalities of one tower to encode together as well.
         tokens: keep every patch's token as well, of a source of known length.
+        further: name of a further column -> its modality, whose preprocessor reads it.
 
     Returns:
         The features; what is broken is absent, and listed in `bad`.
     """
     from ..data.loading import evaluation_batches
 
-    chosen = {name: preprocessors[name] for name in columns}
+    chosen = {name: preprocessors[(further or {}).get(name, name)] for name in columns}
     batches = evaluation_batches(source, chosen, dict(columns), batch_size=batch_size, workers=workers, broken=broken)
     rows = len(source) if tokens else 0
-    return embed_batches(models, batches, describe=describe, progress=progress, groups=groups, tokens_of=rows)
+    return embed_batches(
+        models, batches, describe=describe, progress=progress, groups=groups, tokens_of=rows, further=further
+    )
 
 
 def embed_batches(
@@ -226,9 +251,10 @@ def embed_batches(
     progress: Progress | None = None,
     groups: Sequence[tuple[str, ...]] = (),
     tokens_of: int = 0,
+    further: Mapping[str, str] | None = None,
 ) -> Embedded:
     """`embed_source` for rows that are loaded already; tokens_of: see `Collector`."""
-    collector, rows, bad, done = Collector(models, describe, groups, tokens_of), [], [], 0
+    collector, rows, bad, done = Collector(models, describe, groups, tokens_of, further), [], [], 0
     with evaluating([*models.values(), *([] if describe is None else [describe])]):
         for loaded in batches:
             collector.add(loaded.batch)
@@ -250,9 +276,11 @@ def embed_texts(
     *,
     describe: MMSSLModel | None = None,
     batch_size: int = 256,
+    further: Mapping[str, str] | None = None,
 ) -> Embedded:
-    """Features of strings (None = absent) by the text modality `name`; fields as of `embed_source`, a row a string."""
-    collector = Collector(models, describe)
+    """Features of strings (None = absent) by the text modality `name`, or that of a further column of that name; fields
+    as of `embed_source`, a row a string."""
+    collector = Collector(models, describe, further=further)
     with evaluating([*models.values(), *([] if describe is None else [describe])]):
         for start in range(0, len(texts), batch_size):
             collector.add({name: preprocessor(list(texts[start : start + batch_size]))})

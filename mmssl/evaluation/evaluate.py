@@ -17,27 +17,19 @@ from ..data.holding import alike
 from ..data.quarantine import refuse_share
 from ..data.sources import Columns
 from ..data.workers import types_of, workers_for
-from ..draws import key_of
 from ..errors import UserError, nearest, one_line
 from ..modality import Preprocessor
+from ..modality.columns import with_further
 from ..models.running import device_of
 from ..recipe.evaluation import TASKS
 from ..saying import doing
-from . import further, tasks
-from .embedding import Embedded, embed_source, embed_texts, refuse_diverged
+from . import further as others
+from . import tasks
+from .embedding import Embedded, embed_source, refuse_diverged
 from .held_out import Sources, files_of, open_outside, open_sources, read_columns
 from .leaks import refuse_label, telling_columns
-from .rows import (
-    Labels,
-    check_named,
-    class_names,
-    label_column,
-    present_columns,
-    read_labels,
-    reads_text,
-    subset,
-    texts_of,
-)
+from .retrieving import Retrieving, columns_of, further_of, there
+from .rows import Labels, check_named, class_names, label_column, present_columns, read_labels, subset
 from .subsets import Scorecard, joint_groups, subsets_of
 from .zero_shot import prompts
 
@@ -49,6 +41,7 @@ if TYPE_CHECKING:
     from ..recipe.config import DataConfig, EvaluationConfig
 
 DEFAULT_TASKS = ("knn", "zero-shot", "retrieval", "rankme")
+PAIRED = ("retrieval", "subsets")
 
 Report = dict[str, Any]
 
@@ -64,6 +57,7 @@ def evaluate(
     columns: Mapping[str, str | list[str]] | None = None,
     train_source: Source | None = None,
     seed: int = 0,
+    further: Mapping[str, str] | None = None,
 ) -> Report:
     """Run the tasks of `config` and return a report of JSON values.
 
@@ -79,6 +73,7 @@ def evaluate(
             the data.
         train_source: the opened training split of `data`, where the caller has it already.
         seed: of the subsets and of the linear probe's held-out rows.
+        further: name -> modality, further columns that retrieval compares beside those that the model was trained on.
 
     Raises UserError for an unknown task, data or a split that does not exist (a missing split `test` that nobody asked
     for leaves the tasks out instead), a label column that does not exist, class names that do not fit the labels, and
@@ -93,9 +88,11 @@ def evaluate(
     report["settings"] = {"k": config.k, "templates": list(config.templates), "seed": seed}
     if not wanted:
         return report
-    read = read_columns(config, data.columns if columns is None else columns, preprocessors)
+    more = further_of(preprocessors, further or {})
+    named = {**columns_of(preprocessors, more, data.columns), **(data.columns if columns is None else columns)}
+    read = read_columns(config, named, preprocessors)
     read |= {c for own in preprocessors.values() for c in _listed(own.own_columns())} - {config.label or "label"}
-    files = files_of(data, preprocessors, columns)
+    files = files_of(data, with_further(preprocessors, more), named)
     with doing("opening the rows to measure on"):
         sources = open_sources(data, config, seed, train_source, read, getattr(model.config, "held_out", None), files)
     report["split"], report["notes"] = sources.split, sources.notes
@@ -111,14 +108,14 @@ def evaluate(
         report["notes"].append(f"rankme: measured on rows of the training split, because {reason}")
     mapping = data.columns if columns is None else columns
     if columns is None:
-        check_named(sources.test, list(preprocessors), data.columns)
+        check_named(sources.test, [*preprocessors, *more], data.columns)
         group = no_inputs(config.label, config.group, sources.test)
-        chosen, said = choose_columns(preprocessors, data.columns, sources.test, group)
-        mapping = {**data.columns, **chosen}
+        chosen, said = choose_columns(preprocessors, named, sources.test, group)
+        mapping = {**named, **chosen}
         report["notes"] += said
     given = {"model": model, "start": start, "untrained": untrained}
     encoders = {name: encoder for name, encoder in given.items() if encoder is not None}
-    _Evaluation(encoders, preprocessors, mapping, data, config, seed, sources, report).run(wanted)
+    _Evaluation(encoders, preprocessors, mapping, data, config, seed, sources, report, more).run(wanted)
     return report
 
 
@@ -190,6 +187,7 @@ class _Evaluation:
         seed: int,
         sources: Sources,
         report: Report,
+        further: Mapping[str, str],
     ) -> None:
         self.encoders, self.preprocessors, self.mapping, self.data = encoders, preprocessors, mapping, data
         self.config = config
@@ -202,6 +200,9 @@ class _Evaluation:
             reasons = "; ".join(f"{name}: {why}" for name, why in lacking.items())
             raise UserError(f"data.columns: the data to evaluate on has none of the model's modalities ({reasons})")
         report["notes"] += [f"{name}: not evaluated, {why}" for name, why in lacking.items()]
+        beside = columns_of(preprocessors, further, mapping)
+        self.beside = there(self.test, {n: of for n, of in beside.items() if further[n] in self.columns})
+        self.retrieving = Retrieving(encoders, preprocessors, further, config.batch_size, seed, data.broken)
         self.labels, self.no_labels = read_labels(self.test, sources.train, config.label, config.group)
         if self.labels is not None:
             refuse_label(config.label, self.columns)
@@ -234,7 +235,7 @@ class _Evaluation:
             frozenset(name for name in self.columns if self.model.modality(name).ids),
             None if labels is None else labels.test,
             None if labels is None else labels.train,
-            {} if train is None else self._spoken(columns, train),
+            {} if train is None else self.retrieving.spoken(self.sources.train, columns, train),
             None if labels is None else labels.alike,
         )
         for task in possible:
@@ -280,26 +281,9 @@ class _Evaluation:
         found = {group for subset in subsets_of(list(columns)) for group in joint_groups(self.model, subset)}
         return sorted(group for group in found if len(group) > 1)
 
-    def _spoken(self, columns: Mapping[str, str | list[str]], train: Embedded) -> dict[str, Tensor]:
-        """Raw features of the training rows' texts, of several captions a different one from row to row: a map
-        between modalities that only ever met the first would not know the others' words."""
-        out = {}
-        for name, column in columns.items():
-            if not isinstance(column, str) or not self._reads_text(name) or name not in train.raw:
-                continue
-            texts = texts_of(self.sources.train, column)
-            chosen = [own[key_of(self.seed, row) % len(own)] if own else None for row, own in enumerate(texts)]
-            size = self.config.batch_size
-            embedded = embed_texts({}, self.preprocessors[name], name, chosen, describe=self.model, batch_size=size)
-            out[name] = embedded.raw[name]
-        return out
-
-    def _reads_text(self, name: str) -> bool:
-        return reads_text(self.model.modality(name), self.preprocessors[name])
-
     def _text(self) -> str | None:
         """The model's first modality that a prompt can be given to."""
-        return next((name for name in self.preprocessors if self._reads_text(name)), None)
+        return next((name for name in self.preprocessors if self.retrieving.reads_text(name)), None)
 
     def _reason(self, task: str) -> str | None:
         """Why a task cannot be run, before anything is embedded; None when it can."""
@@ -321,7 +305,7 @@ class _Evaluation:
                 return self.no_labels
             named = self._names(self.labels)
             return named if isinstance(named, str) else None
-        if task in ("retrieval", "subsets") and len(self.columns) < 2:
+        if len(self.columns) + (len(self.beside) if task == "retrieval" else 0) < 2 and task in PAIRED:
             return "it needs data with at least two of the model's modalities"
         return None
 
@@ -342,9 +326,9 @@ class _Evaluation:
         if task == "subsets":
             return Scorecard(self.features, self.model, self.config.k).run()
         if task == "labels":
-            return further.label_shares(self.features, self.config.label_shares, self.seed)
+            return others.label_shares(self.features, self.config.label_shares, self.seed)
         if task == "separability":
-            return further.separable(self.features.test, self.seed)
+            return others.separable(self.features.test, self.seed)
         if task == "ood":
             return self._ood()
         return tasks.rank_me(self.features.test, bool(getattr(self.model.config, "projection", None)))
@@ -359,11 +343,7 @@ class _Evaluation:
             wanted = ", ".join(f"{name} ({column})" for name, column in self.columns.items())
             raise UserError(f"evaluation.ood: '{config.ood}' has none of the model's modalities, expected {wanted}")
         outside = self._embed(rows, columns, "ood", self.encoders)
-        return further.out_of_distribution(self.features, outside, config.k)
-
-    def _embed_texts(self, name: str, texts: Sequence[str]) -> Embedded:
-        preprocessor, size = self.preprocessors[name], self.config.batch_size
-        return embed_texts(self.encoders, preprocessor, name, texts, describe=self.model, batch_size=size)
+        return others.out_of_distribution(self.features, outside, config.k)
 
     def _zero_shot(self) -> tuple[tasks.Metrics, dict[str, str]]:
         labels, text = self.labels, self._text()
@@ -372,22 +352,14 @@ class _Evaluation:
         assert not isinstance(named, str)
         names, numbers = named
         self.report["settings"]["classes"] = names
-        spoken = self._embed_texts(text, prompts(names, self.config.templates))
+        spoken = self.retrieving.texts(text, prompts(names, self.config.templates), self.encoders)
         # -1 looks up the last entry: unknown stays unknown
         y: Tensor = torch.tensor([*numbers, -1])[labels.test]
         templates = len(self.config.templates)
         return tasks.zero_shot(self.features, text, spoken, templates, y, self.config.temperature)
 
     def _retrieval(self) -> tuple[tasks.Metrics, dict[str, str]]:
-        test = self.features.test
-        sides = {}
-        for name, columns in self.columns.items():
-            if isinstance(columns, str) and self._reads_text(name):
-                texts = texts_of(self.test, columns)
-                unique = sorted({text for own in texts for text in own})
-                if unique:
-                    items = self._embed_texts(name, unique)
-                    sides[name] = tasks.text_side(items, unique, texts, test.present[name])
-            else:
-                sides[name] = tasks.row_side(test, name)
-        return tasks.retrieval(self.features, sides)
+        features = self.features
+        if self.beside:
+            features = self.retrieving.beside(features, self.test, self.sources.train, self.beside)
+        return self.retrieving.run(features, self.test, {**self.columns, **self.beside})

@@ -17,6 +17,11 @@ class EvaluateConfig(RowsConfig, EvaluationConfig):
     """
 
     split: str = option("test", help=SPLIT)
+    further: dict[str, str] = option(
+        factory=dict,
+        help="name of a further column -> modality that it is of: retrieval compares it, beside those that the model "
+        "was trained on (question and answer); --column NAME=COLUMN, where it is called otherwise",
+    )
 
     @property
     def data(self) -> DataConfig:

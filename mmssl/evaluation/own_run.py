@@ -51,7 +51,10 @@ def with_rows(asked: T, found: Located) -> T:
             "glob, Hub id or builtin:NAME"
         )
     own = {key: said[key] for key in SAID if key in said and getattr(asked, key) in (None, "auto")}
-    return replace(asked, path=path, columns={**(said.get("columns") or {}), **asked.columns}, **own)
+    # a model knows its further columns itself, and commands that have no use for them are not given them
+    modalities = settings[1]["modalities"] if settings is not None and "objectives" in settings[1] else None
+    kept = {n: of for n, of in (said.get("columns") or {}).items() if modalities is None or n in modalities}
+    return replace(asked, path=path, columns={**kept, **asked.columns}, **own)
 
 
 def with_way_out(error: LabelRead, found: Located) -> UserError:

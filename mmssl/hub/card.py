@@ -18,6 +18,7 @@ from .. import __version__
 from ..errors import RunError, UserError
 from ..evaluation.table import markdown_table, remarks
 from ..files import whole_file
+from ..modality.columns import further_columns
 from ..models.options import HEADLESS
 from ..models.privacy import public, public_path, without_secrets
 from ..recipe.config import OPTIMIZERS
@@ -225,6 +226,7 @@ def _data(recipe: Recipe, facts: Facts) -> str:
     name = f" ({data.name})" if data.name else ""
     presence = ", ".join(f"{modality} {count:,}" for modality, count in facts.presence.items())
     columns = ", ".join(f"{m} from {c if isinstance(c, str) else ', '.join(c)}" for m, c in data.columns.items())
+    further = ", ".join(f"{name} as {modality}" for name, modality in further_columns(recipe.views).items())
     return _bullets(
         [
             ("Data", f"`{public_path(data.path)}`{name}, split `{data.split}`"),
@@ -235,6 +237,7 @@ def _data(recipe: Recipe, facts: Facts) -> str:
             ("Samples", None if facts.samples is None else f"{facts.samples:,}"),
             ("Samples that have each modality", presence),
             ("Columns", columns),
+            ("Read by the encoder of another column", further),
             ("Fingerprint", _fingerprint(facts)),
             ("Broken samples", facts.broken_samples),
         ]

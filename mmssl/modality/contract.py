@@ -8,8 +8,9 @@ Shapes: B batch, N patches, n patches at hand, P numbers a patch, K coordinates,
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 
 from torch import Tensor, nn
@@ -53,7 +54,8 @@ class Preprocessor(Generic[Decoded]):
     beside: ClassVar[bool] = False
     """True where it reads no input but what is said of a row beside them: a label."""
     read_from: str | list[str] | None = None
-    """The column(s) that it was fitted on."""
+    further: Mapping[str, str | list[str]] = MappingProxyType({})
+    """The column(s) that it was fitted on; and of the same kind, by name, further ones (`.columns`)."""
 
     def __init__(self, config: Any) -> None:
         self.config, self.state = config, dict[str, Any]()
@@ -75,9 +77,8 @@ class Preprocessor(Generic[Decoded]):
     @property
     def seconds(self) -> float | None:
         """How long a sample is of a longer recording; None: nothing that is read here takes time, or all of it is
-        taken. Longer recordings are cut into windows (`mmssl.data.windows`), which `read` is given with "start" and
-        "stop" in seconds: {"bytes", "path"} of a file, {"array"} of an array, a struct's fields or several columns',
-        each with these two."""
+        taken. Longer ones are cut into windows (`mmssl.data.windows`), which `read` gets with "start" and "stop" in
+        seconds: {"bytes", "path"} of a file, {"array"} of an array, a struct's or columns' fields, and these."""
         return None
 
     def stretches(self, raw: object) -> Sequence[tuple[float, float]] | None:
@@ -122,11 +123,7 @@ class Preprocessor(Generic[Decoded]):
             table: the data, with what has been taken. Whoever takes many columns notes in `table.left_out` why others
                 are not among them.
 
-        Returns:
-            None where there is nothing to choose.
-
-        Raises:
-            UserError: several would do.
+        Returns None where there is nothing to choose; raises UserError where several would do.
         """
         found = [column.name for column in table.free() if self.fits(column)]
         if len(found) > 1:

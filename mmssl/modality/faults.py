@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from ..errors import nearest
 from ..masking.corruption import corruption_faults
 from ..masking.transforms import source_of, transform_faults
 from ..options.schema import build
+from .columns import COLUMN, without_column
 
 TAKEN = frozenset(
     (
@@ -46,6 +48,7 @@ def view_faults(
     view: str,
     name: str,
     options: type | None = None,
+    modalities: Collection[str] = (),
 ) -> list[str]:
     """One line for each fault of what `views` says of modality `name` in `view`.
 
@@ -55,8 +58,14 @@ def view_faults(
         view: the view that is looked at.
         name: the modality's name in the recipe.
         options: declares their types and ranges (`view_options`), where its package does.
+        modalities: the names of all, which no further column may have.
     """
     spec, where = views[view][name], f"views.{view}.{name}"
+    if COLUMN in spec:
+        faults = column_faults(spec, modalities, name, where)
+        spec = without_column(spec)
+        if faults or not spec:
+            return faults
     known, corruptible = kinds
     for kind, (adjective, faults_of) in DERIVED.items():
         if kind in spec:
@@ -90,6 +99,22 @@ def _source_faults(
             return [f"{where}: found the {DERIVED[kind][0]} view '{found}', expected one that is not"]
         seen.append(found)
         found = source_of(spec)
+    return []
+
+
+def column_faults(spec: Mapping[str, Any], modalities: Collection[str], name: str, where: str) -> list[str]:
+    """What is wrong with the further column that a view of modality `name` reads, one line each."""
+    column = spec[COLUMN]
+    fault = name_fault(column, module=False)
+    if fault is not None:
+        return [f"{where}.{COLUMN}: {fault}; data.columns.NAME says which column of the data a name stands for"]
+    if column == name:
+        return [f"{where}.{COLUMN}: found '{column}', the modality's own column, which every view reads; leave it out"]
+    if column in modalities:
+        return [f"{where}.{COLUMN}: found '{column}', which is a modality, expected another name"]
+    for kind in DERIVED:
+        if kind in spec:
+            return [f"{where}.{COLUMN}: found beside '{kind}', expected it in a view of its own that {kind}.view names"]
     return []
 
 

@@ -28,14 +28,15 @@ USUAL = {"images": "image", "image": "image", "text": "text", "texts": "text", "
 
 
 class SavedModality(TypedDict):
-    """A modality in `processor_config.json`: its type, the options and the state of its preprocessor, its files, and
-    the column(s) it was fitted on, where these are known."""
+    """A modality in `processor_config.json`: its type, the options and the state of its preprocessor, its files, the
+    column(s) it was fitted on, where these are known, and further ones by name, where there are any."""
 
     type: str
     config: dict[str, Any]
     state: dict[str, Any]
     files: list[str]
     columns: NotRequired[str | list[str] | None]
+    further: NotRequired[dict[str, str | list[str]]]
 
 
 class MMSSLProcessor(ProcessorMixin):
@@ -95,6 +96,7 @@ class MMSSLProcessor(ProcessorMixin):
                 "state": p.state,
                 "files": [f"{name}/{file}" for file in p.files()],
                 "columns": p.read_from,
+                **({"further": p.further} if p.further else {}),
             }
             for name, p in self.preprocessors.items()
         }
@@ -154,7 +156,7 @@ class MMSSLProcessor(ProcessorMixin):
                 depth = len(part["files"][0].split("/")) - 1 if found else 0
                 preprocessor.restore(part["state"], found[0].parents[depth - 1] if found else None)
                 preprocessor.collate([None])  # a state that is no such modality's shows here, not at the first sample
-                preprocessor.read_from = part.get("columns")
+                preprocessor.read_from, preprocessor.further = part.get("columns"), part.get("further") or {}
                 preprocessors[name] = preprocessor
         return cls(preprocessors, {name: part["type"] for name, part in parts.items()})
 
@@ -177,11 +179,14 @@ def saved_modalities(spec: Mapping[str, object], place: str) -> dict[str, SavedM
             value = part.get(key) if isinstance(part, dict) else None
             if not isinstance(value, kind):
                 raise UserError(f"{where}: modalities.{name}.{key}: found {value!r:.80}, expected a {kind.__name__}")
-        columns = part.get("columns")
-        if columns is not None and not all(
-            isinstance(c, str) for c in ([columns] if isinstance(columns, str) else columns)
-        ):
-            raise UserError(f"{where}: modalities.{name}.columns: found {columns!r:.80}, expected names of columns")
+        further = part.get("further", {})
+        if not isinstance(further, dict) or any(name_fault(column, module=False) for column in further):
+            raise UserError(f"{where}: modalities.{name}.further: found {further!r:.80}, expected names and columns")
+        read = {"columns": part.get("columns") or [], **{f"further.{n}": of for n, of in further.items()}}
+        for key, columns in read.items():
+            listed = [columns] if isinstance(columns, str) else columns
+            if not isinstance(listed, list) or not all(isinstance(column, str) for column in listed):
+                raise UserError(f"{where}: modalities.{name}.{key}: found {columns!r:.80}, expected names of columns")
         for file in part["files"]:
             inside(Path(), file, f"{where}: modalities.{name}.files")
             if not file.startswith(f"{name}/"):

@@ -45,6 +45,7 @@ Example::
              positives: {column: label, form: inside, pair: false}}
       sycl: {type: contrastive, towers: [image, text], loss: listwise, both_ways: false,
              positives: {column: query, grade: relevance}}
+      qa: {type: contrastive, towers: [text], views: [clean, answer], project_within: true}  # answer: another column
       slip: {type: contrastive, towers: [image, text], views: [a, b], pairs: both, within_towers: [image]}
 """
 
@@ -82,7 +83,8 @@ OWN_VIEW = ("nt_xent", "dcl", "dclw")
 class Contrastive(Taught, Objective):
     """Pairs of the same sample attract, all others of the global batch repel.
 
-    Across towers the model's projections are compared, which are kept; within a tower an own head, which is not.
+    Across towers the model's projections are compared, which are kept; within a tower an own head, which is not, or
+    with `project_within` the projection, too.
     """
 
     def __init__(self, config: Config, model: MMSSLModel) -> None:
@@ -92,12 +94,15 @@ class Contrastive(Taught, Objective):
         self.start = config.temperature or (0.07 if config.loss == "infonce" else 0.1)
         self.least = 0.0 if config.loss == "sigmoid" else 1.0  # of a learned 1 / temperature, as in CLIP
         self._refuse(config, model)
-        widths = {name: model.tower(name).pooled_width for name in self.sides.within}
+        headed = [] if config.project_within else self.sides.within
+        self.projected = {*self.sides.across, *(self.sides.within if config.project_within else ())}
+        widths = {name: model.tower(name).pooled_width for name in headed}
         heads = {name: Head.of(width, config) for name, width in widths.items()}
         self.heads = nn.ModuleDict(heads)
         init_weights(self.heads)
-        across = {name: model.projected_width(name) for name in self.sides.across}
-        self.widths = {"across": across, "within": {name: head.width for name, head in heads.items()}}
+        projected = {name: model.projected_width(name) for name in self.sides.within}
+        within = projected if config.project_within else {name: head.width for name, head in heads.items()}
+        self.widths = {"across": {name: model.projected_width(name) for name in self.sides.across}, "within": within}
         self.predictors = self._of_towers(config.predictor_hidden, self._predictor)
         init_weights(self.predictors)
         kinds = {role: torch.int64 if of.kind == "id" else torch.float32 for role, of in config.columns.items()}
@@ -125,8 +130,8 @@ class Contrastive(Taught, Objective):
         return Head(width, hidden, width, 2, self.config.head_norm)
 
     def student(self, model: MMSSLModel) -> nn.ModuleDict:
-        """Towers, their heads and, across, projections, which the teacher averages."""
-        own = {name: model.projections[name] for name in self.sides.across if name in model.projections}
+        """Towers, their heads and the projections that embeddings go through, which the teacher averages."""
+        own = {name: model.projections[name] for name in sorted(self.projected) if name in model.projections}
         towers = nn.ModuleDict({name: model.tower(name) for name in self.config.towers})
         return nn.ModuleDict({"towers": towers, "heads": self.heads, "projections": nn.ModuleDict(own)})
 
@@ -150,6 +155,12 @@ class Contrastive(Taught, Objective):
                 f"objective contrastive: temperature: found {self.start:g}, but a learned 1 / temperature is kept "
                 f"between {self.least:g} and max_scale = {config.max_scale:g}"
             )
+        for name in self.sides.within if config.project_within else ():
+            if name not in model.projections:
+                raise UserError(
+                    f"objective contrastive: project_within: tower '{name}' has no projection to compare "
+                    "through; set model.projection"
+                )
         widths = {name: model.projected_width(name) for name in self.sides.across}
         if len(set(widths.values())) > 1:
             raise UserError(f"objective contrastive: embeddings differ in width {widths}; set model.projection")
@@ -229,7 +240,7 @@ class Contrastive(Taught, Objective):
 
     def _embed(self, step: Step, side: Side, inside: bool) -> tuple[Tensor, Tensor]:
         pooled, present = self.sides.pooled(step, side)
-        if inside:
+        if inside and not self.config.project_within:
             return self.heads[side.tower](pooled, present), present
         return step.model.project(side.tower, pooled), present
 
@@ -242,7 +253,7 @@ class Contrastive(Taught, Objective):
             side = side._replace(view=view, mask=None)
         with torch.no_grad():
             pooled, present = self.sides.pooled(step, side, net["towers"][side.tower])
-            if inside:
+            if inside and not self.config.project_within:
                 return net["heads"][side.tower](pooled, present), present
             if side.tower not in net["projections"]:
                 return pooled, present

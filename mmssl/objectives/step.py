@@ -15,6 +15,7 @@ from ..distributed import global_mean
 from ..draws import Draws
 from ..masking.replacement import Replacement, replaced
 from ..modality import Batch, Inputs
+from ..modality.columns import COLUMN, without_column
 from ..modality.places import Places
 from ..models.chunked import pool, square, token_square, tower_output
 from ..models.tower import Encoded, Tower
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 Mask = Callable[[dict[str, Patches], Draws], dict[str, Split]]
 Views = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""View -> modality -> options of its `augment`."""
+"""View -> modality -> options of its `augment`, and which further column it reads (`mmssl.modality.columns`)."""
 Key = tuple[Hashable, ...]
 """All that something memoised depends on."""
 T = TypeVar("T")
@@ -62,7 +63,7 @@ class Step:
     """What objectives see of one batch. Everything is memoised under all that it depends on.
 
     Attributes:
-        batch: as it came: the view "clean".
+        batch: as it came: the view "clean", and beside it the further columns that views read.
         model: its towers encode.
         views: view name -> modality -> options of its `augment`; what a view does not name stays clean in it.
         masks: mask name -> mask.
@@ -139,13 +140,21 @@ class Step:
             return self.batch[name]
         if is_derived(self.views[view][name]):
             return self._derived(name, view).inputs
+        read, options = self._read(name, view)
+        if not options and read is not self.batch[name]:
+            return read  # another column as it is
 
         def make() -> Inputs:
             with torch.no_grad():
                 draws = self.draws("view", self._drawn_as.get(view, view), name)
-                return self.model.modality(name).augment(self.batch[name], draws, **self.views[view][name])
+                return self.model.modality(name).augment(read, draws, **options)
 
         return self._once(("inputs", name, view), make)
+
+    def _read(self, name: str, view: str) -> tuple[Inputs, dict[str, Any]]:
+        """(what a view is made of: the modality's main column or a further one, options of its `augment`)."""
+        spec = self.views[view][name] if view != CLEAN else {}
+        return self.batch[spec.get(COLUMN, name)], without_column(spec)
 
     def column(self, wanted: LabelColumn) -> tuple[Tensor, Tensor]:
         """(value (B,) or (B, C), present (B,) bool) of a column that an objective's config names in `label_columns`;
@@ -195,7 +204,7 @@ class Step:
         return self._once(("patches", name, view), make)
 
     def places(self, name: str, view: str = CLEAN) -> Places:
-        """Where the patches of modality `name` in this view lie in the sample as it came."""
+        """Where the patches of modality `name` in this view lie in the sample as it came, or in another column of it."""
         view = self._view_of(name, view)
 
         def make() -> Places:
@@ -204,7 +213,8 @@ class Step:
                 return self.places(name, unmoved(spec, f"views.{view}.{name}"))
             draws = self.draws("view", self._drawn_as.get(view, view), name)
             with torch.no_grad():
-                return self.model.modality(name).places(self.batch[name], self.patches(name, view), draws, **spec)
+                read, options = self._read(name, view)
+                return self.model.modality(name).places(read, self.patches(name, view), draws, **options)
 
         return self._once(("places", name, view), make)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import UserError, nearest, one_line
 from ..modality import crossing_views, name_fault, view_kinds, view_options
+from ..modality.columns import COLUMN, further_columns
 from ..modality.faults import crossing_faults, view_faults
 from ..models.options import HEADLESS, own_trunk
 from ..options.schema import BAD, Draft, Faults, Part, yaml_name
@@ -39,15 +40,16 @@ def check_recipe(recipe: Any, faults: Faults) -> None:
     _check_best(recipe, faults)
     _check_masks(recipe, faults)
     modalities = _names(recipe.modalities)
-    columns = _get(recipe.data, "columns")
-    if modalities is not None and isinstance(columns, dict):
-        for name in columns:
-            _reference(name, modalities, "modality", f"data.columns.{name}", faults)
+    further = {} if recipe.views is BAD else further_columns(recipe.views)
 
     def known(name: object, where: str) -> None:
-        if modalities is not None:
-            _reference(name, modalities, "modality", where, faults)
+        if modalities is not None and name not in further:
+            what = "modality, or name in a view's column:" if further else "modality"
+            _reference(name, [*modalities, *further], what, where, faults)
 
+    columns = _get(recipe.data, "columns")
+    for name in columns if isinstance(columns, dict) else ():
+        known(name, f"data.columns.{name}")
     check_mixture(recipe.data, known, faults)
 
 
@@ -251,7 +253,13 @@ def _check_views(recipe: Any, faults: Faults) -> None:
             part = recipe.modalities.get(name)
             if not isinstance(part, Part) or spec is BAD:
                 continue
-            wrong = view_faults(view_kinds(part.type), recipe.views, view, name, view_options(part.type))
+            wrong = view_faults(view_kinds(part.type), recipe.views, view, name, view_options(part.type), modalities)
+            owner = further_columns(recipe.views).get(spec.get(COLUMN), name)
+            if not wrong and owner != name:
+                column = spec[COLUMN]
+                wrong = [
+                    f"views.{view}.{name}.column: found '{column}', which is read as {owner}, expected another name"
+                ]
             if not wrong and accumulation is not BAD:
                 wrong = crossing_faults(crossing_views(part.type), spec, f"views.{view}.{name}", accumulation)
             faults.extend(wrong)

@@ -56,7 +56,9 @@ class RowsConfig:
     path: str | None = option(None, local=True, help=PATH)
     name: str | None = option(None, help="configuration of a `datasets` data set")
     split: str = option("train", help=SPLIT)
-    columns: dict[str, str | list[str]] = option(factory=dict, help="modality -> column(s); default: its own name")
+    columns: dict[str, str | list[str]] = option(
+        factory=dict, help="modality, or `column` of a view -> column(s) of the data; default: its own name"
+    )
     streaming: bool = option(False, help="read the rows in their order, without a copy in the cache first")
     broken: str = option("part", choices=("part", "row"), help="what a broken part of a row costs: itself, or its row")
     limit: int | None = option(
@@ -197,7 +199,7 @@ class Recipe:
         help="name -> modality of that type: how raw values become patches"
     )
     model: ModelConfig = option(help="the architecture")
-    views: dict[str, dict[str, dict[str, Any]]] = option(factory=dict, help="view -> modality -> augmentation")
+    views: dict[str, dict[str, dict[str, Any]]] = option(factory=dict, help="view -> modality -> column, augmentation")
     masks: dict[str, Annotated[Part, MASK]] = option(
         factory=dict, help="name -> mask: which patches are hidden; objectives refer to it by its name"
     )

@@ -25,8 +25,7 @@ class MixConfig:
     name: str | None = option(None, help="configuration of a `datasets` data set")
     split: str = option("train", help="which rows of the data: one of its splits")
     columns: dict[str, str | list[str]] = option(
-        factory=dict,
-        help="modality -> column(s); default: those of data.columns or of its own name, where they are there",
+        factory=dict, help="as data.columns; default: those of data.columns or of its own name, where they are there"
     )
     limit: int | None = option(None, min=1, max=1_000_000_000, help="so many rows of the split: any, always the same")
     weight: float | None = option(None, above=0, max=1_000_000, help="of its samples, among those of all the data")

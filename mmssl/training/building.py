@@ -21,6 +21,7 @@ from ..evaluation.held_out import Held, files_of, hold_out, opened_rows, said_of
 from ..evaluation.leaks import refuse_label
 from ..files import whole_folder
 from ..modality import Preprocessor, load_modality, select
+from ..modality.columns import further_columns, with_further
 from ..models.configuration_mmssl import MMSSLConfig
 from ..models.convolutions import ConvTrunk
 from ..models.locating import Located
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from ..data.mixing import Mixture
 
 Columns = dict[str, str | list[str]]
-"""Modality -> its column(s)."""
+"""Modality, or further column that a view reads -> its column(s) of the data."""
 
 
 def readers_of(modalities: Mapping[str, Part]) -> dict[str, Preprocessor]:
@@ -66,7 +67,7 @@ class TrainingData:
 
     Attributes:
         source: the rows, without those that are held out.
-        columns: modality -> its column(s).
+        columns: modality, or further column of a view -> its column(s).
         chosen: those of them that nobody named, found by looking.
         held: the rows that are held out; None where the data have a split to test on, or nothing is measured.
         said: what the user should know of both.
@@ -86,10 +87,10 @@ def open_training_data(recipe: Recipe) -> TrainingData:
     """
     data, evaluation = recipe.data, recipe.evaluation
     limits.apply(data.limits)
-    readers = readers_of(recipe.modalities)
-    words = {*used_columns({**{name: name for name in recipe.modalities}, **data.columns})}
+    readers = with_further(readers_of(recipe.modalities), further_columns(recipe.views))
+    words = {*used_columns({**{name: name for name in readers}, **data.columns})}
     chosen, said = _chosen(recipe, words)
-    columns = {name: data.columns.get(name) or chosen.get(name, name) for name in recipe.modalities}
+    columns = {name: data.columns.get(name) or chosen.get(name, name) for name in readers}
     refuse_label(evaluation.label, columns)
     held = (
         None
@@ -120,9 +121,10 @@ def _chosen(recipe: Recipe, words: set[str]) -> tuple[Columns, list[str]]:
         return {}, []
     readers = readers_of(recipe.modalities)
     source = opened_rows(data, data.path, data.name, data.split, words, files_of(data, readers))
+    given = {**{name: name for name in further_columns(recipe.views)}, **data.columns}
     labels = [column for wanted in wanted_columns(recipe.objectives).values() for column in wanted.columns]
     not_read = no_inputs([*filter(None, [evaluation.label]), *labels], evaluation.group, source)
-    chosen, said = choose_columns(readers, data.columns, source, not_read)
+    chosen, said = choose_columns(readers, given, source, not_read)
     hint = possible_label(chosen, source, evaluation.label)
     return chosen, said if hint is None else [*said, hint]
 
@@ -138,6 +140,7 @@ def fitted_processor(
     started: str | None = None,
     resume: bool = False,
     mixture: Mixture | MixedStreams | None = None,
+    further: Mapping[str, str] | None = None,
 ) -> MMSSLProcessor:
     """Preprocessors fitted on the data by the first process, kept in `processor/` of the run, read by all others.
 
@@ -151,6 +154,7 @@ def fitted_processor(
         started: the model that the run goes on from, whose preprocessing is taken: it is part of what was learned.
         resume: take what the run was started with.
         mixture: the data that `source` is trained on with; their samples are fitted on as they are shared.
+        further: name of a further column -> its modality, which is fitted on both.
 
     Raises:
         UserError: a column is empty.
@@ -164,14 +168,20 @@ def fitted_processor(
         if started is not None:
             return keep(open_model(started)[1])
         found = _raw_samples(source, columns, samples, mixture)
+        for name, values in found.items():
+            if all(value is None for value in values):
+                raise UserError(
+                    f"data.columns.{name}: column {columns[name]!r} is empty in the first {len(values)} rows"
+                )
         preprocessors: dict[str, Preprocessor] = {}
         for name, part in modalities.items():
-            values = [v for v in found[name] if v is not None]
-            if not values:
-                count = len(found[name])
-                raise UserError(f"data.columns.{name}: column {columns[name]!r} is empty in the first {count} rows")
+            own = [column for column, modality in (further or {}).items() if modality == name]
+            # row by row: a fit may stop early, and would know nothing of the columns behind the first
+            rows = zip(*(found[column] for column in (name, *own)), strict=True)
+            values = [value for row in rows for value in row if value is not None]
             preprocessors[name] = load_modality(part.type).Preprocessor(part.config).fit(values)
             preprocessors[name].read_from = columns[name]
+            preprocessors[name].further = {column: columns[column] for column in own}
         keep(MMSSLProcessor(preprocessors, {name: part.type for name, part in modalities.items()}))
 
     def keep(processor: MMSSLProcessor) -> None:

@@ -14,6 +14,7 @@ from ..data.shards import Lengths
 from ..data.stored import Outputs
 from ..data.streams import Plan
 from ..data.workers import workers_for
+from ..modality.columns import further_columns, with_further
 from ..models.processing_mmssl import MMSSLProcessor
 from ..recipe.config import Recipe
 from ..recipe.mixture import FIRST
@@ -43,7 +44,7 @@ def feed(
     Args:
         recipe: how they are read.
         source: the rows.
-        columns: modality -> its column(s).
+        columns: modality, or further column of a view -> its column(s).
         processor: reads and collates them.
         accelerator: the processes.
         stored: what frozen towers make of them.
@@ -52,7 +53,8 @@ def feed(
         labels: the columns that objectives learn from, which come along.
         alone: as if there were no other process: the rows of all of them.
     """
-    preprocessors, columns = processor.preprocessors | labels.readers, {**columns, **labels.columns}
+    preprocessors = with_further(processor.preprocessors, further_columns(recipe.views)) | labels.readers
+    columns = {**columns, **labels.columns}
     mixture = with_labels(mixture, labels)
     types = [part.type for part in recipe.modalities.values()]
     workers = workers_for(recipe.data.workers, types, beside_a_step=True)

@@ -33,6 +33,7 @@ from ..errors import RunError, UserError, nearest, one_line
 from ..files import write_whole
 from ..losses.supervised import class_weights
 from ..modality import Preprocessor
+from ..modality.columns import further_columns
 from ..objectives.options import ObjectiveConfig
 from ..objectives.options.labels import LabelColumn
 from ..options.schema import Part
@@ -177,6 +178,7 @@ def _refuse_inputs(recipe: Recipe, columns: Columns) -> None:
         config = part.config
         towers = {getattr(config, "tower", None), *(getattr(config, "towers", None) or ())} & set(recipe.model.towers)
         seen = {m for t in towers or recipe.model.towers for m in recipe.model.towers[t].modalities or [t]}
+        seen |= {further for further, modality in further_columns(recipe.views).items() if modality in seen}
         for wanted in config.label_columns:
             for modality in seen & set(columns):
                 of = columns[modality]

@@ -18,6 +18,7 @@ from ..data.sources import open_source
 from ..errors import UserError
 from ..evaluation.held_out import elsewhere, files_of, has_split, opened_rows
 from ..evaluation.leaks import refuse_label
+from ..modality.columns import further_columns, with_further
 from ..recipe.mixture import FIRST, MixConfig
 from .building import Columns, TrainingData, flat, readers_of
 from .observers import Measured, Moment, Observer, State, Verdict
@@ -94,8 +95,8 @@ def _opened(recipe: Recipe, of: MixConfig, first: Columns) -> tuple[Source, Colu
     data = dataclasses.replace(
         recipe.data, path=of.path, name=of.name, split=of.split, columns=of.columns, limit=of.limit, mix={}
     )
-    readers = readers_of(recipe.modalities)
-    maybe = {name: [of.columns.get(name), first.get(name), name] for name in recipe.modalities}
+    readers = with_further(readers_of(recipe.modalities), further_columns(recipe.views))
+    maybe = {name: [of.columns.get(name), first.get(name), name] for name in readers}
     words = set(flat(column for columns in maybe.values() for column in columns if column is not None))
     known = opened_rows(data, data.path, data.name, data.split, words, files_of(data, readers)).column_names or []
     columns: Columns = {}

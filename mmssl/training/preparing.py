@@ -17,6 +17,7 @@ from ..data.selection import place_of
 from ..data.shards import Lengths
 from ..errors import UserError
 from ..evaluation.evaluate import check_evaluation
+from ..modality.columns import further_columns, with_further
 from ..models.processing_mmssl import MMSSLProcessor
 from ..objectives.pretraining import Pretraining
 from ..recipe.config import LoopConfig, Recipe
@@ -124,7 +125,7 @@ def begin(
     train, data = settled_train(recipe.train, parallel, device, trackers), settled_data(recipe, opened)
     recipe = replace(recipe, train=train, data=data)
     on_first(accelerator, lambda: warn_of_changes(recipe, folder, goes))
-    readers = readers_of(recipe.modalities)
+    readers = with_further(readers_of(recipe.modalities), further_columns(recipe.views))
     on_first(accelerator, lambda: check_evaluation(recipe.data, recipe.evaluation, opened.source, readers))
     with doing("looking at the rows"):
         mixture = open_mixture(recipe, opened)
@@ -152,6 +153,7 @@ def processor_of(begun: Begun) -> MMSSLProcessor:
         started=begun.recipe.model.from_,
         resume=begun.resume,
         mixture=begun.mixture,
+        further=further_columns(begun.recipe.views),
     )
 
 
@@ -221,12 +223,12 @@ def make_observers(
         UserError: there are no labelled rows for the probe.
     """
     train, seed, accelerator = recipe.train, recipe.seed, parallel.accelerator
-    rows = (source, processor.preprocessors, columns)
     reading = "reading the rows that are looked at"
     observers: list[Observer] = [Pace(accelerator.is_main_process, train.compile is True)]
     if train.health_every:
         where = {"rank": accelerator.process_index, "world": accelerator.num_processes, "broken": recipe.data.broken}
-        seen = (source, processor.preprocessors | labels.readers, columns | labels.columns)
+        readers = with_further(processor.preprocessors, further_columns(recipe.views)) | labels.readers
+        seen = (source, readers, columns | labels.columns)
         with doing(reading):
             chunks = load_probe(*seen, train, samples=train.health_samples, seed=seed, **where)
         marks = train.guard is not None and train.guard.action != "warn"
@@ -245,7 +247,10 @@ def make_observers(
         def load() -> None:
             samples = train.probe_samples
             with doing(reading):
-                probe.rows = load_labelled(*rows, recipe.data, recipe.evaluation, samples=samples, seed=seed)
+                # labels are told from what a modality reads by itself
+                probe.rows = load_labelled(
+                    source, processor.preprocessors, columns, recipe.data, recipe.evaluation, samples=samples, seed=seed
+                )
 
         on_first(accelerator, load)  # all hear of it where there are no rows
         if parallel.cut and not accelerator.is_main_process:

@@ -110,7 +110,7 @@ def _train(begun: Begun) -> tuple[Run, RunError | None]:
     if main:
         describe(recipe, loop, begun.rows, begun.resume)
         if mixture is not None:
-            say("\n".join(said_of(mixture, recipe.modalities)))
+            say("\n".join(said_of(mixture, begun.opened.columns)))
         if not recipe.model.starts or pretraining.adapter is None:
             say(said_of_targets(pretraining.model, processor))
         write_config(folder / "config.yaml", settled(recipe))

@@ -52,6 +52,11 @@ class Config(TeacherOptions, RelationOptions, HeadOptions, SideOptions, Objectiv
         0.0, min=0, below=1, help="of infonce: share of the label that all candidates have equal parts of"
     )
     sigma: float = option(0.5, above=0, max=1_000, help="width of the von Mises-Fisher weight of dclw")
+    project_within: bool = option(
+        False,
+        help="within towers, too, compare what the model's projection gives, which embeddings and exports are made of, "
+        "as for a question and its answer; false: a head of the objective's own, which is thrown away",
+    )
     within_weight: float = option(1.0, min=0, max=1_000_000, help="with pairs: both, weight of the pairs within towers")
     keys: str = option(
         "online",
@@ -100,13 +105,19 @@ class Config(TeacherOptions, RelationOptions, HeadOptions, SideOptions, Objectiv
         needs("temperature_ramp", learn_temperature="false", holds=lambda c: not c.learns),
         needs("max_scale", learn_temperature="true", holds=lambda c: c.learns),
         needs("within_weight", pairs="both"),
+        needs("project_within", pairs=("within", "both"), holds=lambda c: c.kind != "across"),
+        needs(
+            *(f.name for f in fields(HeadOptions) if f.name != "head_norm"),
+            project_within="false",
+            holds=lambda c: not c.project_within,
+        ),
         needs("layers_normed", layers="some", holds=lambda c: bool(c.layers)),
         needs(
             *(f.name for f in fields(HeadOptions) if f.name != "head_norm"),
             pairs=("within", "both"),
             holds=lambda c: c.kind != "across",
         ),
-        needs("head_norm", pairs=("within", "both"), holds=lambda c: c.kind != "across" or c.predictor_hidden),
+        needs("head_norm", pairs=("within", "both"), holds=lambda c: c.headed or c.predictor_hidden),
         needs("momentum", "forget", "schedule", "export", "key_views", keys="teacher"),
         needs("predictor_hidden", keys="teacher", holds=lambda c: c.keys == "teacher" or c.nearest),
         needs("nearest", queue=SET),
@@ -156,6 +167,11 @@ class Config(TeacherOptions, RelationOptions, HeadOptions, SideOptions, Objectiv
     def norms(self) -> bool:
         """The predictor has a hidden layer, too."""
         return super().norms or self.predictor_hidden is not None
+
+    @property
+    def headed(self) -> bool:
+        """Whether there is a head of its own."""
+        return self.kind != "across" and not self.project_within
 
     @property
     def told_from(self) -> str:
