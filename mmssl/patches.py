@@ -104,6 +104,14 @@ class Patches:
                 fixed = fixed & there
         return Patches(values, coords, valid, full, links, fixed, self.extent, self.grid, place)
 
+    def found(self, others: Patches) -> Tensor:
+        """(B, k) int64 which of these patches lies where each of `others` (B, k) does; -1 where none does."""
+        same = self.valid[:, None] & others.valid[:, :, None]
+        for axis in range(self.coords.shape[2]):
+            same = same & (self.coords[:, None, :, axis] == others.coords[:, :, None, axis])
+        at = same.to(torch.uint8).argmax(2)
+        return at.masked_fill(~same.any(2), -1)
+
     def repeated(self, times: int) -> Patches:
         """Every sample `times` times in a row: (B * times, N)."""
         if times == 1:

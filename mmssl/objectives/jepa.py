@@ -43,6 +43,7 @@ from ..options import changed
 from ..patches import Patches, Split, gather
 from .base import Loss, Objective
 from .options.jepa import Config, PredictorConfig, RegulariserConfig
+from .parts.between import found_in
 from .parts.teacher import Momentum, Teacher, take_over
 
 if TYPE_CHECKING:
@@ -60,8 +61,10 @@ class JEPA(Objective):
         c = config
         self.masks = list(c.mask) if isinstance(c.mask, list) else [c.mask]
         self.target_tower = c.target_tower or c.tower
-        self.across = self.target_tower != c.tower
-        self.relies_on = (self.target_tower,) if self.across and c.teacher == "ema" else ()
+        other = self.target_tower != c.tower
+        # of another view without a mask, or with one of its own, the patches are not those of the context
+        self.across = other or (c.target_view != c.view and (None in self.masks or c.target_mask is not None))
+        self.relies_on = (self.target_tower,) if other and c.teacher == "ema" else ()
         source, target = model.tower(c.tower), model.tower(self.target_tower)
         self._refuse(c, source, target)
         self.names = list(target.modalities)
@@ -74,7 +77,7 @@ class JEPA(Objective):
         p = c.predictor
         self.predictors = nn.ModuleDict()
         for name in self.names:
-            others = {n: model.modality(n) for n in source.modalities if n != name}
+            others = {n: model.modality(n) for n in source.modalities if n != name or self.across}
             self.predictors[name] = Decoder(
                 model.modality(name), source.width, target.width, p.width, p.depth, p.heads, others=others
             )
@@ -90,9 +93,14 @@ class JEPA(Objective):
 
     def _refuse(self, c: Config, source: Tower, target: Tower) -> None:
         if not self.across and (None in self.masks or not self.masks):
-            raise UserError("objective jepa: found no mask, expected one that says what is context and what a target")
+            raise UserError(
+                "objective jepa: found no mask, expected one that says what is context and what a target, or another "
+                "target_view, all of which is then predicted"
+            )
         if not self.across and c.target_mask is not None:
-            raise UserError("objective jepa: found target_mask without another target_tower, where mask says both")
+            raise UserError(
+                "objective jepa: found target_mask without another target_tower or target_view, where mask says both"
+            )
         if not source.drops and self.masks != [None]:
             raise UserError(
                 f"objective jepa: tower '{c.tower}' wraps a model that must see all its patches, so it cannot encode "
@@ -211,8 +219,13 @@ class JEPA(Objective):
         """(B * M, m) the targets that count: a sample of which the context encoder saw nothing (`seen` (B,)) tells
         nothing of its targets."""
         index = split.hide.flatten(1)
-        there = gather(self._whole(step, name).valid, index) & (index >= 0) & seen[:, None]
+        there = gather(self._whole(step, name).valid, index) & (self._at(step, name, index) >= 0) & seen[:, None]
         return there.unflatten(1, (split.hide.shape[1], -1)).flatten(0, 1)
+
+    def _at(self, step: Step, name: str, index: Tensor) -> Tensor:
+        """(B, k) index of targets as the target's view has them: it may be another column, and lack some."""
+        c = self.config
+        return index if self.across else found_in(step, name, c.target_view, index, c.view)
 
     def _loss(self, step: Step, name: str, split: Split, label: str, context: Encoded, targets: Encoded) -> Tensor:
         """Mean loss of one modality's targets over all processes; label: its name in `counts`."""
@@ -221,7 +234,8 @@ class JEPA(Objective):
         hide, sets = split.hide, split.hide.shape[1]
         prediction = self._predict(name, hide, split.full, self._whole(step, name), context, split.keep)
         with torch.autocast(prediction.device.type, enabled=False):
-            wanted = self._latents(targets, name, hide.flatten(1)).unflatten(1, (sets, -1)).flatten(0, 1)
+            index = self._at(step, name, hide.flatten(1))
+            wanted = self._latents(targets, name, index).unflatten(1, (sets, -1)).flatten(0, 1)
             score = latent_loss(prediction.float(), wanted, c.loss, c.beta)
             return step.mean(label, score, self._there(step, name, split, context.present()))
 
@@ -233,9 +247,10 @@ class JEPA(Objective):
         flat = places.take(hide.flatten(1), full)
         fold = (batch * sets, width)
         queries = Patches(flat.values.view(fold), flat.coords.view(*fold, -1), flat.valid.view(fold), flat.full)
-        others = {n: (tokens, context.patches[n]) for n, tokens in context.tokens.items() if n != name}
+        seen = context.tokens.items()
+        others = {n: (tokens, context.patches[n]) for n, tokens in seen if n != name or self.across}
         if self.across:
-            # across towers nothing of the target tower is context: the predictor sees `others` alone
+            # nothing of the target's inputs is context: the predictor sees `others` alone
             keep = keep[:, :0]
             tokens, visible = context.prefix.new_zeros(batch, 0, context.prefix.shape[2]), places.take(keep, True)
         else:

@@ -48,6 +48,7 @@ from ..options import changed
 from ..patches import Patches, Split, gather
 from .base import Loss
 from .options.mae import Config, DecoderConfig, FusionConfig
+from .parts.between import found_in, hidden_target
 from .parts.codes import Coded, CodeTarget
 from .parts.fusion import Fusion
 
@@ -205,9 +206,10 @@ class MAE(Coded):
             return {name: counted for name, (_, counted) in self._overwritten(step).items()}
         found: dict[str, Tensor] = {}
         for name, split in self._splits(step, mask).items():
-            found[name] = self._queries(step, name, split).valid
+            found[name] = self._counted(step, name, split.hide.flatten(1), self._queries(step, name, split))
             if self._visible(name):
-                found[f"{name}.visible"] = step.patches(name, self.config.view).take(split.keep, split.full).valid
+                seen = step.patches(name, self.config.view).take(split.keep, split.full)
+                found[f"{name}.visible"] = self._counted(step, name, split.keep, seen)
         return found
 
     def _visible(self, name: str) -> float:
@@ -251,7 +253,8 @@ class MAE(Coded):
                     f"{target.shape[-1]} numbers a patch, expected a kind that has the {where.shape[-1]} "
                     f"that view '{c.view}' overwrites"
                 )
-            found[name] = target, where & ~target.isnan()
+            there = step.patches(name, c.target_view).valid[..., None]  # another column may not be
+            found[name] = target, where & there & ~target.isnan()
         if not found:
             raise UserError(
                 f"objective mae: no mask, and view '{c.view}' corrupts no modality of {self._where()}; "
@@ -283,30 +286,36 @@ class MAE(Coded):
                 losses[name] = self._coded(step, name, split, prediction, queries, encoded[self.tower_of[name]])
                 continue
             kind = c.target.get(name)
-            target = step.hidden_target(name, c.target_view, kind, split, queries, c.view)
+            target = hidden_target(step, name, c.target_view, kind, split, queries, c.view)
             with torch.autocast(prediction.device.type, enabled=False):
                 score = step.model.modality(name).score(prediction.float(), target, queries, kind)
                 # over all hidden patches of the global batch, so that samples with more of them weigh more
-                losses[name] = step.mean(name, score, queries.valid)
+                losses[name] = step.mean(name, score, self._counted(step, name, hide, queries))
         return losses
 
     def _coded(
         self, step: Step, name: str, split: Split, prediction: Tensor, queries: Patches, encoded: Encoded
     ) -> Tensor:
         """The loss of predicted ids: of the hidden patches, and of the visible ones by their weight."""
-        codes, visible = self.codes[name], self._visible(name)
+        c, codes, visible = self.config, self.codes[name], self._visible(name)
         assert isinstance(codes, CodeTarget)
-        ids = codes.ids(step, self.config.target_view)
+        hide, keep = (found_in(step, name, c.target_view, at, c.view) for at in (split.hide.flatten(1), split.keep))
+        ids = codes.ids(step, c.target_view)
         with torch.autocast(prediction.device.type, enabled=False):
-            score = codes.score(prediction.float(), gather(ids, split.hide.flatten(1)))
-            loss = step.mean(name, score, queries.valid)
+            score = codes.score(prediction.float(), gather(ids, hide))
+            loss = step.mean(name, score, queries.valid & (hide >= 0))
         if not visible:
             return loss
-        seen = step.patches(name, self.config.view).take(split.keep, split.full).valid
+        seen = step.patches(name, c.view).take(split.keep, split.full).valid & (keep >= 0)
         prediction = self.decoders[name](gather(self._tokens(name, encoded), split.keep))
         with torch.autocast(prediction.device.type, enabled=False):
-            score = codes.score(prediction.float(), gather(ids, split.keep))
+            score = codes.score(prediction.float(), gather(ids, keep))
             return loss + visible * step.mean(f"{name}.visible", score, seen)
+
+    def _counted(self, step: Step, name: str, index: Tensor, of: Patches) -> Tensor:
+        """(B, k) which patches `of` this index have a target, which another column may lack."""
+        c = self.config
+        return of.valid & (found_in(step, name, c.target_view, index, c.view) >= 0)
 
     def _tokens(self, name: str, encoded: Encoded) -> Tensor:
         layer = self.layer[name]

@@ -15,6 +15,7 @@ Example::
     objectives:
       match: {type: matching, towers: [joint], swap: text}      # one tower with modalities: [image, text]
       pairs: {type: matching, towers: [image, text]}
+      answers: {type: matching, towers: [text], other_view: answer}   # a view that reads another column
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class Matching(Objective):
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)
         self.swapped = self._swapped(config, model)
-        self.head = Classifier([model.tower(name).pooled_width for name in config.towers], config.hidden)
+        sides = config.towers * (2 if config.other_view is not None else 1)
+        self.head = Classifier([model.tower(name).pooled_width for name in sides], config.hidden)
         init_weights(self.head)
 
     @staticmethod
@@ -70,6 +72,13 @@ class Matching(Objective):
         if len(towers) not in (1, 2) or len(set(towers)) < len(towers):
             raise UserError(f"objective matching: towers: found {towers}, expected one, or two different ones")
         names = list(model.tower(towers[-1]).modalities)
+        if config.other_view is not None:
+            if len(towers) > 1 or config.swap is not None or config.other_view == config.view:
+                raise UserError(
+                    f"objective matching: other_view: found '{config.other_view}' with towers {towers}, swap: "
+                    f"{config.swap} and view: {config.view}; expected one tower, no swap, and two different views"
+                )
+            return names
         if len(towers) == 2:
             if config.swap is not None:
                 raise UserError(
@@ -80,7 +89,7 @@ class Matching(Objective):
         if len(names) < 2:
             raise UserError(
                 f"objective matching: towers: found '{towers[0]}' alone, which holds one modality; "
-                f"expected one that holds two, or two towers"
+                f"expected one that holds two, two towers, or other_view"
             )
         if config.swap is not None and config.swap not in names:
             raise UserError(
@@ -93,18 +102,20 @@ class Matching(Objective):
         """Binary cross-entropy over the samples that have both sides; logs what the classifier gets right."""
         c = self.config
         first, last = c.towers[0], c.towers[-1]
-        fixed = [name for name in step.model.tower(first).modalities if name not in self.swapped]
-        here, theirs = self._there(step, fixed), self._there(step, self.swapped)
+        other = c.view if c.other_view is None else c.other_view
+        apart = first != last or c.other_view is not None
+        fixed = [n for n in step.model.tower(first).modalities if n not in self.swapped or c.other_view is not None]
+        here, theirs = self._there(step, fixed, c.view), self._there(step, self.swapped, other)
         both = gather_rows(here & theirs)
         # drawn over the global batch, alike on all processes, before each takes its rows
         partner = partners(step.draws("matching", c.view, *c.towers), both, c.share)
-        content = gather_rows(torch.stack([content_hash(step.patches(name, c.view)) for name in self.swapped], 1))
+        content = gather_rows(torch.stack([content_hash(step.patches(name, other)) for name in self.swapped], 1))
         # by content, not by number: two samples with the same text are no torn pair
         whole = (content[partner] == content).all(1)
         mine = slice(rank() * len(here), (rank() + 1) * len(here))
         partner, whole, valid = partner[mine], whole[mine], both[mine]
-        if first != last:
-            a, b = step.pooled(first, c.view)[0], gather_rows(step.pooled(last, c.view)[0])[partner]
+        if apart:
+            a, b = step.pooled(first, c.view)[0], gather_rows(step.pooled(last, other)[0])[partner]
             logits = self.head(a, b)
         else:
             logits = self.head(self._torn(step, partner))
@@ -113,9 +124,9 @@ class Matching(Objective):
             right = ((logits > 0) == whole).float()
             return Loss(total=global_mean(loss, valid), parts={"accuracy": global_mean(right, valid).detach()})
 
-    def _there(self, step: Step, names: list[str]) -> Tensor:
-        """(B,) samples that have any of these modalities."""
-        return torch.stack([step.patches(name, self.config.view).present for name in names]).any(0)
+    def _there(self, step: Step, names: list[str], view: str) -> Tensor:
+        """(B,) samples that have any of these modalities in this view."""
+        return torch.stack([step.patches(name, view).present for name in names]).any(0)
 
     def _torn(self, step: Step, partner: Tensor) -> Tensor:
         """(B, D) of the tower on inputs whose swapped modality is that of the partner."""

@@ -19,7 +19,7 @@ from ..modality.columns import COLUMN, without_column
 from ..modality.places import Places
 from ..models.chunked import pool, square, token_square, tower_output
 from ..models.tower import Encoded, Tower
-from ..patches import Patches, Split, gather
+from ..patches import Patches, Split
 from .options.labels import LabelColumn
 from .parts.derived import Derived, derive, is_derived, transform_of, unmoved
 
@@ -204,7 +204,7 @@ class Step:
         return self._once(("patches", name, view), make)
 
     def places(self, name: str, view: str = CLEAN) -> Places:
-        """Where the patches of modality `name` in this view lie in the sample as it came, or in another column of it."""
+        """Where the patches of modality `name` in this view lie in the sample as it came (in the column it reads)."""
         view = self._view_of(name, view)
 
         def make() -> Places:
@@ -227,18 +227,6 @@ class Step:
                 return self.model.modality(name).target(self.inputs(name, view), self.patches(name, view), kind)
 
         return self._once(("target", name, view, kind), make)
-
-    def hidden_target(
-        self, name: str, view: str, kind: str | None, split: Split, queries: Patches, queries_view: str
-    ) -> Tensor:
-        """(B, m, ...) reconstruction targets of the hidden patches; queries: those patches, in `queries_view`."""
-        hide, modality = split.hide.flatten(1), self.model.modality(name)
-        if not modality.local_targets:
-            return gather(self.target(name, view, kind), hide)
-        if self._view_of(name, view) != self._view_of(name, queries_view):
-            queries = self.patches(name, view).take(hide, split.full)
-        with torch.no_grad():
-            return modality.target(self.inputs(name, view), queries, kind)
 
     def splits(self, tower: str, mask: str, view: str = CLEAN) -> dict[str, Split]:
         """What the named mask says of a tower's modalities; those it leaves out are seen whole."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -177,7 +178,7 @@ def fitted_processor(
         for name, part in modalities.items():
             own = [column for column, modality in (further or {}).items() if modality == name]
             # row by row: a fit may stop early, and would know nothing of the columns behind the first
-            rows = zip(*(found[column] for column in (name, *own)), strict=True)
+            rows = zip_longest(*(found[column] for column in (name, *own)))
             values = [value for row in rows for value in row if value is not None]
             preprocessors[name] = load_modality(part.type).Preprocessor(part.config).fit(values)
             preprocessors[name].read_from = columns[name]

@@ -27,14 +27,20 @@ WORLDS = {
     "places": toy_world.places_that_match,
     "pretexts": toy_world.pretexts,
     "clusters": toy_world.clusters,
+    "columns": toy_world.of_two_columns,
 }
 
 
 def samples(case: str) -> dict[str, list]:
-    raw = toy_world.raw(2 * ROWS, seed=3) | toy_world.labels(2 * ROWS, seed=3) | toy_world.columns(2 * ROWS)
+    raw = (
+        toy_world.later(toy_world.raw(2 * ROWS, seed=3))
+        | toy_world.labels(2 * ROWS, seed=3)
+        | toy_world.columns(2 * ROWS)
+    )
     if case == "one rank lacks a modality":
         raw["signal"] = [None] * ROWS + toy_world.raw(ROWS, seed=4, absent=0.0)["signal"]
         raw["table"] = toy_world.raw(ROWS, seed=5, absent=0.0)["table"] + [None] * ROWS
+        raw["later"] = toy_world.raw(ROWS, seed=6, absent=0.0)["signal"] + [None] * ROWS
     return raw
 
 
@@ -49,6 +55,7 @@ CUT = {
     "places": toy_world.places_that_match,
     "pretexts": toy_world.pretexts,
     "clusters": toy_world.clusters,
+    "columns": toy_world.of_two_columns,
 }
 """Worlds that are also trained in parts (`train.accumulation`): what looks across rows comes last, or nothing does."""
 

@@ -117,10 +117,19 @@ def columns(n: int, seed: int = 0, unknown: float = 0.2) -> dict[str, list]:
     return {key: [row[i] for row in rows] for i, key in enumerate(COLUMNS)}
 
 
+FURTHER = {"later": "signal"}
+"""A second column of signals."""
+
+
+def later(samples: dict[str, list], seed: int = 8, absent: float = 0.3) -> dict[str, list]:
+    """With a further column of signals, absent or of another length in some of the samples."""
+    return samples | {"later": raw(len(samples["signal"]), seed, absent)["signal"]}
+
+
 def batch(samples: dict[str, list]) -> dict[str, dict[str, torch.Tensor]]:
     labelled = {column.key: LabelPreprocessor(fitted(name)) for name, column in TARGETS.items()}
     readers = PREPROCESSORS | labelled | COLUMNS
-    return {name: readers[name](values) for name, values in samples.items()}
+    return {name: readers[FURTHER.get(name, name)](values) for name, values in samples.items()}
 
 
 def model(joint: bool = False, seed: int = 0) -> MMSSLModel:
@@ -201,6 +210,32 @@ def pairs_and_views() -> Pretraining:
     objectives |= {n: bootstrap.Bootstrap(bootstrap.Config(**o, **LOW), net) for n, o in boot.items()}
     other = Random(ratio=0.5, ramp=RampConfig(first=0.6, end=1.0))
     return Pretraining(net, objectives, VIEWS, {"half": Random(ratio=0.5), "other": other})
+
+
+def of_two_columns() -> Pretraining:
+    """One encoder of two columns of signals: every kind of objective that speaks of views."""
+    net = model()
+    head, two = {"head_hidden": 16, "head_width": 8}, {"towers": ["signal"], "views": ["clean", "later"]}
+    latent = {"tower": "signal", "target_view": "later", "predictor": PREDICTOR}
+    small = distillation.HeadConfig(prototypes=12, hidden=16, bottleneck=8, layers=2)
+    spoiled = {"tower": "signal", "view": "spoiled", "target": {"signal": "volts"}, "decoder": HEAD}
+    objectives: dict[str, Objective] = {
+        "contrastive": contrastive.Contrastive(contrastive.Config(**two, project_within=True, **LOW), net),
+        "vicreg": redundancy.Redundancy(redundancy.Config(**two, loss="vicreg", **head, **LOW), net),
+        "byol": bootstrap.Bootstrap(bootstrap.Config(**two, predictor_hidden=16, **head, **LOW), net),
+        "matching": matching.Matching(matching.Config(towers=["signal"], other_view="later", hidden=16), net),
+        "places": jepa.JEPA(jepa.Config(mask="half", **latent), net),
+        "whole": jepa.JEPA(jepa.Config(**latent), net),
+        "some": jepa.JEPA(jepa.Config(mask="half", target_mask="half", **latent), net),
+        "mae": mae.MAE(mae.Config(tower="signal", mask="half", target_view="later", decoder=DECODER), net),
+        "gmml": mae.MAE(mae.Config(mask=None, target_view="louder", **spoiled), net),
+        "dino": distillation.Distillation(
+            distillation.Config(tower="signal", global_views=["clean", "louder"], head=small, weight=0.2), net
+        ),
+    }
+    views = {"later": {"signal": {"column": "later"}}, "louder": {"signal": {"column": "later", "gain": 0.5}}}
+    views |= {"spoiled": {"signal": {"corrupt": {"fill": ["noise"], "view": "louder"}}}}
+    return Pretraining(net, objectives, views, {"half": Random(ratio=0.5)})
 
 
 def sides_and_their_mean() -> Pretraining:

@@ -70,12 +70,18 @@ class Config(TeacherOptions, ObjectiveConfig):
 
     tower: str = option(help="the tower that sees the context")
     mask: str | list[str] | None = option(
-        None, help="says what is context and what is a target; several: the mean of their losses, each with its context"
+        None,
+        help="says what is context and what is a target; several: the mean of their losses, each with its context; "
+        "null: all is context, of another target_tower or target_view",
     )
     view: str = option("clean", help="what the context encoder sees")
     target_tower: str | None = option(None, help="another tower, whose modalities are predicted")
-    target_mask: str | None = option(None, help="which of the other tower's patches are predicted; null: all")
-    target_view: str = option("clean", help="what the target encoder sees")
+    target_mask: str | None = option(
+        None, help="which patches of the other tower, or of another target_view, are predicted; null: all"
+    )
+    target_view: str = option(
+        "clean", help="what the target encoder sees; with a mask, the same places in it are predicted"
+    )
     predictor: PredictorConfig = option(
         factory=PredictorConfig, help="what says the targets' latents from the context's"
     )
