@@ -182,10 +182,12 @@ def fitted_processor(
             values = [value for row in rows for value in row if value is not None]
             preprocessors[name] = load_modality(part.type).Preprocessor(part.config).fit(values)
             preprocessors[name].read_from = columns[name]
-            preprocessors[name].further = {column: columns[column] for column in own}
         keep(MMSSLProcessor(preprocessors, {name: part.type for name, part in modalities.items()}))
 
     def keep(processor: MMSSLProcessor) -> None:
+        for column, name in (further or {}).items():  # also beside what a model that is gone on from knew
+            own = processor.preprocessors[name]
+            own.further = {**own.further, column: columns[column]}
         try:
             with whole_folder(kept) as partial:
                 processor.save_pretrained(partial)
