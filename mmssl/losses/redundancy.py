@@ -1,4 +1,4 @@
-"""Losses between views that need no negatives: Barlow Twins, Mixed Barlow Twins, VICReg, LeJEPA, BYOL, SimSiam.
+"""Losses between views that need no negatives: Barlow Twins, Mixed Barlow Twins, VICReg, LeJEPA, MSBReg, BYOL, SimSiam.
 
 Barlow Twins and VICReg are statistics of the whole batch: with several processes `total` is
 `mmssl.distributed.all_sum` (see `mmssl.losses.regularisers`), and only rows that are valid count.
@@ -126,6 +126,26 @@ def centroid(z: Tensor, there: Tensor, leading: Tensor, total: Total = alone) ->
     middle = (z * led[..., None]).sum(0) / led.sum(0).clamp(min=1)[:, None]
     counts = (there & (there.sum(0) > 1) & (led.sum(0) > 0)).to(z.dtype)
     distance = (z - middle).square().mean(-1)
+    return total((distance * counts).sum()) / total(counts.sum()).clamp(min=1)
+
+
+def teachers_centroid(z: Tensor, target: Tensor, there: Tensor, leading: Tensor, total: Total = alone) -> Tensor:
+    """Mean squared distance of a sample's sides, brought to length 1, from the direction of the mean of what a teacher
+    makes, brought to length 1, of its leading ones: 2 - 2 cos, over sides and samples (MSBReg, arXiv 2207.03552). No
+    gradient goes into the target.
+
+    Args:
+        z: (V, n, D) embeddings of V sides.
+        target: (V, n, D) the teacher's of them.
+        there: (V, n) bool, whether a sample has that side. A sample counts that has two of them and a leading one.
+        leading: (V,) bool, the sides that the mean is of.
+        total: the sum over processes.
+    """
+    led = (there & leading[:, None])[..., None]
+    middle = torch.where(led, F.normalize(target.detach(), dim=-1), 0.0).sum(0)
+    z, middle = F.normalize(torch.where(there[..., None], z, 0.0), dim=-1), F.normalize(middle, dim=-1)
+    counts = (there & (there.sum(0) > 1) & led[..., 0].any(0)).to(z.dtype)
+    distance = 2 - 2 * (z * middle).sum(-1)
     return total((distance * counts).sum()) / total(counts.sum()).clamp(min=1)
 
 

@@ -59,6 +59,23 @@ def covariance(rows: Tensor, valid: Tensor | None = None, total: Total = alone) 
     return (matrix.square().sum() - matrix.diagonal().square().sum()) / rows.shape[1]
 
 
+def whitening(rows: Tensor, valid: Tensor | None = None, total: Total = alone) -> Tensor:
+    """|C - I|^2 / D of the covariance C of the rows: (1/D) sum_i (s_i^2 - 1)^2 for the singular values s_i of the
+    centred rows over sqrt(n - 1). 0 for whitened rows; every dimension that has collapsed adds 1/D. It is the
+    singular-value loss of MSBReg (arXiv 2207.03552), as far as it is known: no reference was at hand."""
+    count, _, centred = moments(rows, valid, total)
+    matrix = total(centred.T @ centred) / (count - 1).clamp(min=1)
+    error = (matrix - torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)).square().sum() / rows.shape[1]
+    # of fewer than two rows there is no covariance; the gradient's path stays
+    return torch.where(count >= 2, error, 0.0 * error)
+
+
+def brownian(rows: Tensor, motion: Tensor) -> Tensor:
+    """Squared distance of rows (n, D), brought to length 1, from random directions (n, D) of length 1 that are drawn
+    anew each step: (n,). The diffusion of MSBReg (arXiv 2207.03552): only what the other terms hold stays together."""
+    return 2 - 2 * (F.normalize(rows, dim=-1) * motion).sum(-1)
+
+
 def directions(draws: Draws, width: int, count: int) -> Tensor:
     """(width, count) random slices of unit length for `sigreg`, the same on all processes."""
     # one row of draws a dimension, whatever the rows of a process are

@@ -1,4 +1,4 @@
-"""Redundancy reduction between views: Barlow Twins, Mixed Barlow Twins, VICReg, LeJEPA. No negatives, no teacher.
+"""Redundancy reduction between views: Barlow Twins, Mixed Barlow Twins, VICReg, LeJEPA, MSBReg. No negatives.
 
 Barlow Twins (Zbontar et al. 2021): the cross-correlation of two views' embeddings is to be the identity. Mixed Barlow
 Twins (Bandara et al. 2023): besides, inputs mixed linearly are to correlate as linearly mixed embeddings do; one share
@@ -10,7 +10,9 @@ only that have both sides.
 LeJEPA (Balestriero & LeCun 2025): of any number of sides, each is pulled to the mean of the sample's global ones, and
 SIGReg makes the projections of each side a standard normal: (1 - l) times the one and l times the other, without
 predictor, teacher or stopped gradient. Across towers the mean is of all of a sample's sides, whatever modality they
-are of. The distance counts samples that have two sides, SIGReg every side that is there.
+are of. The distance counts samples that have two sides, SIGReg every side that is there. MSBReg (arXiv 2207.03552): the
+mean is that of an averaged teacher's embeddings, directions are compared, covariances are to be the identity, and each
+sample is pulled a little to a random direction, drawn anew each step. Either may have the other's regulariser.
 
 Example::
 
@@ -20,27 +22,30 @@ Example::
       vicreg: {type: redundancy, towers: [image, text], loss: vicreg}
       masked: {type: redundancy, towers: [eeg], masks: [some, others], loss: vicreg}
       lejepa: {type: redundancy, towers: [image], views: [g1, g2, l1, l2], global_views: [g1, g2], loss: lejepa}
+      msbreg: {type: redundancy, towers: [image], views: [a, b, c, d], loss: msbreg}
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ..distributed import all_sum, gather_padded, gather_rows, rank
+from ..distributed import all_sum, gather_padded, gather_rows, global_mean, rank
 from ..draws import Draws
 from ..errors import UserError
-from ..losses.redundancy import barlow_twins, centroid, mixed_barlow_twins, vicreg
-from ..losses.regularisers import directions, sigreg
+from ..losses.redundancy import barlow_twins, centroid, mixed_barlow_twins, teachers_centroid, vicreg
+from ..losses.regularisers import brownian, directions, sigreg, whitening
 from ..models.initialization import init_weights
 from ..patches import Patches, gather
 from .base import Loss, Objective
 from .options.redundancy import Config
 from .parts.heads import Head
 from .parts.sides import Pair, Side, Sides
+from .parts.teacher import Momentum, Teacher, take_over
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
@@ -57,8 +62,17 @@ class Redundancy(Objective):
             self._refuse(config, model)
         self.heads = nn.ModuleDict({name: Head.of(model.tower(name).pooled_width, config) for name in config.towers})
         init_weights(self.heads)
-        if config.loss == "lejepa":
-            self.sides.check_groups(config.global_views, self.heads, "lejepa pulls all sides of a sample to one mean")
+        if config.loss in ("lejepa", "msbreg"):
+            self.sides.check_groups(
+                config.global_views, self.heads, f"{config.loss} pulls all sides of a sample to one mean"
+            )
+        self.teacher: Teacher[Any] | None = Teacher(self._student(model)) if config.loss == "msbreg" else None
+        self.momentum = Momentum.of(config, None)
+        self.teaches = tuple(config.towers) if self.teacher is not None and config.export != "student" else ()
+
+    def _student(self, model: MMSSLModel) -> nn.ModuleDict:
+        towers = nn.ModuleDict({name: model.tower(name) for name in self.config.towers})
+        return nn.ModuleDict({"towers": towers, "heads": self.heads})
 
     def _refuse(self, config: Config, model: MMSSLModel) -> None:
         if self.sides.across or config.mask is not None or config.masks is not None:
@@ -73,8 +87,8 @@ class Redundancy(Objective):
                     raise UserError(f"objective redundancy: mixed_barlow mixes numbers, modality '{name}' has {what}")
 
     def forward(self, step: Step) -> Loss:
-        """The mean over the pairs of sides, of LeJEPA over the groups of them; logs the terms of each."""
-        if self.config.loss == "lejepa":
+        """The mean over the pairs of sides, of LeJEPA and MSBReg over the groups of them; logs the terms of each."""
+        if self.config.loss in ("lejepa", "msbreg"):
             return self._groups(step)
         across, within = self.sides.plan(step)
         embeddings: dict[Side, tuple[Tensor, Tensor]] = {}
@@ -97,26 +111,57 @@ class Redundancy(Objective):
         return self.heads[side.tower](pooled, present).float(), present
 
     def _groups(self, step: Step) -> Loss:
-        """LeJEPA's loss, over the sides of each tower or of all of them."""
+        """The loss of LeJEPA or MSBReg, over the sides of each tower or of all of them."""
         c = self.config
         totals: list[Tensor] = []
         parts: dict[str, Tensor] = {}
-        slices = directions(step.draws("sigreg"), next(iter(self.heads.values())).width, c.slices)  # type: ignore[arg-type]
         groups = self.sides.groups(step)
         for group in groups:
             found = [self._embed(step, side) for side in group]
-            leading = torch.tensor(
-                [self.sides.leads(step, side, c.global_views) for side in group], device=found[0][0].device
-            )
-            with torch.autocast(found[0][0].device.type, enabled=False):
-                distance = centroid(
-                    torch.stack([z for z, _ in found]), torch.stack([v for _, v in found]), leading, all_sum
-                )
-                spread = torch.stack([sigreg(z, slices, v, all_sum, c.knots, c.bound) for z, v in found]).mean()
-            totals.append((1 - c.sigreg_weight) * distance + c.sigreg_weight * spread)
+            device = found[0][0].device
+            leading = torch.tensor([self.sides.leads(step, side, c.global_views) for side in group], device=device)
+            z, there = torch.stack([z for z, _ in found]), torch.stack([v for _, v in found])
+            targets = None if self.teacher is None else torch.stack([self._teach(step, side) for side in group])
+            with torch.autocast(device.type, enabled=False):
+                spread = self._spread(step, z, there)
+                if targets is None:
+                    distance = centroid(z, there, leading, all_sum)
+                    totals.append((1 - c.sigreg_weight) * distance + c.sigreg_weight * spread)
+                    terms = {"invariance": distance, c.spread_by: spread}
+                else:
+                    distance = teachers_centroid(z, targets, there, leading, all_sum)
+                    motion = global_mean(brownian(z, self._motion(step, z)), there)
+                    totals.append(distance + c.regulariser_weight * spread + c.brownian_weight * motion)
+                    terms = {"centroid": distance, c.spread_by: spread, "brownian": motion}
             label = f"{group[0].tower}." if len(groups) > 1 else ""
-            parts |= {f"{label}invariance": distance.detach(), f"{label}sigreg": spread.detach()}
+            parts |= {f"{label}{name}": value.detach() for name, value in terms.items()}
         return Loss(total=torch.stack(totals).mean(), parts=parts)
+
+    def _spread(self, step: Step, z: Tensor, there: Tensor) -> Tensor:
+        """SIGReg or whitening of the sides' embeddings z (V, B, D), each side by itself. MSBReg compares directions:
+        embeddings are brought to the length that white ones have."""
+        c = self.config
+        if c.spread_by == "sigreg":
+            slices = directions(step.draws("sigreg"), z.shape[-1], c.slices)
+            each = [
+                sigreg(rows, slices, valid, all_sum, c.knots, c.bound) for rows, valid in zip(z, there, strict=True)
+            ]
+        else:
+            z = z if self.teacher is None else z.shape[-1] ** 0.5 * F.normalize(z, dim=-1)
+            each = [whitening(rows, valid, all_sum) for rows, valid in zip(z, there, strict=True)]
+        return torch.stack(each).mean()
+
+    def _motion(self, step: Step, z: Tensor) -> Tensor:
+        """(B, D) a random direction of length 1 for each sample, the same for all its sides."""
+        return F.normalize(step.draws("brownian").normal(z.shape[-1]).to(z), dim=-1)
+
+    def _teach(self, step: Step, side: Side) -> Tensor:
+        """(B, D) what the teacher makes of a side."""
+        assert self.teacher is not None
+        with torch.no_grad():
+            pooled, present = self.sides.pooled(step, side, self.teacher.net["towers"][side.tower])
+            target: Tensor = self.teacher.net["heads"][side.tower](pooled, present)
+        return target.float()
 
     def _pair(
         self, step: Step, pair: Pair, a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]
@@ -150,6 +195,21 @@ class Redundancy(Objective):
 
         pooled, _ = step.pooled_of(a.tower, ("mixing", a.view, b.view), make, self.config.cache_rows)
         return gather_rows(z_b)[partner], self.heads[a.tower](pooled, valid), share
+
+    def begin(self, steps: int | None) -> None:
+        """Set the teacher's momentum by the length of the run."""
+        self.momentum = Momentum.of(self.config, steps)
+
+    def hand_over(self, model: MMSSLModel, tower: str) -> None:
+        """The tower's weights become the teacher's."""
+        assert self.teacher is not None
+        take_over(model.tower(tower), self.teacher.net["towers"][tower])
+
+    @torch.no_grad()
+    def after_step(self, model: MMSSLModel, progress: float) -> None:
+        """Move the teacher towards the student."""
+        if self.teacher is not None:
+            self.teacher.update(self._student(model), self.momentum.at(progress))
 
 
 def partners(draws: Draws, valid: Tensor) -> Tensor:

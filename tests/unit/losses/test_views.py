@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mmssl.losses import redundancy as r
 from mmssl.losses.contrastive import dcl, dclw_weight, info_nce, info_nce_both, nt_xent, sigmoid_pairs, softmax_rows
+from mmssl.losses.regularisers import brownian, whitening
 
 N, D = 20, 12
 AT = torch.arange(N)
@@ -64,6 +65,33 @@ def test_dclw_weight_has_no_gradient_and_counts_valid_pairs_only(pair):
     alone = dclw_weight((a[valid] * b[valid]).sum(-1), valid[valid])
     torch.testing.assert_close(weight[valid], alone)
     assert torch.isfinite(dclw_weight((a * b).sum(-1), torch.zeros(N, dtype=torch.bool))).all()
+
+
+# ---------------------------------------------------------------------------------------------- whitening and Brownian
+
+
+def test_whitening_is_of_the_singular_values_and_zero_for_white_rows():
+    z = rows(0) * 0.7 + 3
+    valid = torch.rand(N, generator=torch.Generator().manual_seed(3)) > 0.3
+    there = z[valid].numpy()
+    values = np.linalg.svd((there - there.mean(0)) / np.sqrt(len(there) - 1), compute_uv=False)
+    found = whitening(z.masked_fill(~valid[:, None], torch.nan), valid)
+    assert found.item() == pytest.approx(((values**2 - 1) ** 2).sum() / D, abs=1e-12)
+    centred = z - z.mean(0)
+    white = centred @ torch.linalg.inv(torch.linalg.cholesky(centred.T @ centred / (N - 1))).T
+    assert whitening(white).item() == pytest.approx(0, abs=1e-20)
+    collapsed = white.clone()
+    collapsed[:, :3] = 1.0
+    assert whitening(collapsed).item() == pytest.approx(3 / D, abs=1e-12)
+    alone = z.requires_grad_()
+    whitening(alone, AT == 0).backward()
+    assert alone.grad.isfinite().all() and whitening(alone, AT == 0) == 0
+
+
+def test_brownian_is_the_squared_distance_of_directions():
+    z, motion = rows(0), F.normalize(rows(1), dim=-1)
+    expected = (z / z.norm(dim=-1, keepdim=True) - motion).square().sum(-1)
+    torch.testing.assert_close(brownian(z, motion), expected, rtol=0, atol=1e-12)
 
 
 # ------------------------------------------------------------------------------------------------------------ chunked
