@@ -253,7 +253,7 @@ def sides_and_their_mean() -> Pretraining:
             "cache_rows": 3,
         },
         "across": {"towers": ["table", "signal", "graph"], "slices": 8},
-        "white": {"towers": ["table", "signal"], "regulariser": "whitening", "sigreg_weight": 0.2},
+        "white": {"towers": ["table", "signal"], "regulariser": "whitening", "head_norm": "layer"},
         "msbreg": {"towers": ["signal"], "views": ["a", "b", "clean"], "loss": "msbreg", "momentum": [0.5, 0.5]},
     }
     objectives = {n: redundancy.Redundancy(redundancy.Config(**head | o, **LOW), net) for n, o in sides.items()}
