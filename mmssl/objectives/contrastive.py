@@ -290,8 +290,9 @@ class Contrastive(Taught, Objective):
         c = self.config
         (query, asking), (key, there) = rows.pair(a, b)
         both = asking & there
+        among = rows.candidates(a, b, key, both)  # which may ask encoders, that keep their precision
         with torch.autocast(query.device.type, enabled=False):
-            scale, among = scale.to(query.device), rows.candidates(a, b, key, both)
+            scale = scale.to(query.device)
             if c.loss == "sigmoid":
                 bias = self.logit_bias.float()
                 loss = sigmoid_pairs(query, among.keys, among.positive, scale, bias, among.valid, c.chunk)

@@ -152,9 +152,10 @@ class Compared:
         if self.queued:
             queue = self.queues[b.tower]
             keys, valid = [*keys, queue.rows], [*valid, queue.valid]
-            for role, found in queue.said.items():
-                said[role].append(found)
-        return Candidates(torch.cat(keys), torch.cat(valid), positive, own, {r: together(x) for r, x in said.items()})
+            for role, earlier in queue.said.items():
+                said[role].append(earlier)
+        found, there = (x[0] if len(x) == 1 else torch.cat(x) for x in (keys, valid))
+        return Candidates(found, there, positive, own, {role: together(x) for role, x in said.items()})
 
     def note(self, sides: Iterable[Side]) -> None:
         """Give the queues what they take in after the step: of each tower's samples the key of the last of the sides

@@ -49,7 +49,7 @@ class Queue(nn.Module):
     def nearest(self, x: Tensor) -> Tensor:
         """(n, D): of each row of x (n, D), normalised as those of the queue, the row that is most similar to it,
         without gradient; x itself where the queue is empty."""
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             similarity = (x @ self.rows.T).masked_fill(~self.valid, -torch.inf)
             return torch.where(self.put > 0, self.rows[similarity.argmax(1)], x.detach())
 

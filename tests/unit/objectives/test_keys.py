@@ -246,6 +246,31 @@ def test_an_empty_queue_counts_nothing():
     assert trained(work, 1) > 0.1
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {**WITHIN, **MOCO, "negatives": "both", "loss": "nt_xent"},
+        {**WITHIN, "queue": 9, "nearest": True, "predictor_hidden": 8},
+    ],
+)
+def test_under_autocast_encoders_are_in_half_precision_and_what_is_compared_is_not(options):
+    work, plain = world(**options), world(**options)
+    seen: list[torch.dtype] = []
+    for module in work.modules():
+        if isinstance(module, torch.nn.Linear) and module.in_features == 24:
+            module.register_forward_hook(lambda _, args, out: seen.append(out.dtype))
+    for number in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            half = work(batch(number), Draws(number, ROWS)).total
+        half.backward()
+        work.after_step(1.0)
+        whole = plain(batch(number), Draws(number, ROWS)).total
+        plain.after_step(1.0)
+    assert set(seen) == {torch.bfloat16} and half.dtype == torch.float32
+    assert half.item() == pytest.approx(whole.item(), abs=0.1) and half.item() != whole.item()
+    assert work.objectives["it"].queues["within"]["signal"].rows.dtype == torch.float32
+
+
 def test_the_teachers_weights_are_handed_over_with_its_projection():
     work = world(**ACROSS, keys="teacher", export="teacher")
     objective: Any = work.objectives["it"]
