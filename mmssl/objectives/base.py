@@ -71,9 +71,14 @@ class Objective(nn.Module):
         for name, line in _idle(config):
             raise UserError(f"objective {type(self).__module__.rpartition('.')[2]}: {name}: {line}")
 
-    def settle(self, views: Views) -> None:
+    def settle(self, views: Views) -> Views:
         """Called once, when the recipe's views are known and before anything is trained: what depends on them can be
-        checked, and made. UserError for views that it cannot work with."""
+        checked, and made. UserError for views that it cannot work with.
+
+        Returns:
+            Further views that it asks for, under names that no recipe has.
+        """
+        return {}
 
     def forward(self, step: Step) -> Loss:
         """The loss of one step.

@@ -88,7 +88,7 @@ class Pretext(Objective):
         except UserError as error:
             raise UserError(f"{WHERE}: tells: {error}") from None
 
-    def settle(self, views: Views) -> None:
+    def settle(self, views: Views) -> Views:
         """Make the head, of transformations for those of these views. UserError: there are none, or they do not
         compare."""
         c, hidden = self.config, self.config.hidden
@@ -98,6 +98,7 @@ class Pretext(Objective):
         self.outputs = self._transformations(views) if self.known is None else self.known.classes or self.known.width
         self.head = Head(self.width, hidden or 1, self.outputs, 1 if hidden is None else 2, "layer")
         init_weights(self.head)
+        return {}
 
     def _transformations(self, views: Views) -> int:
         found = []

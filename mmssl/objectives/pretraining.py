@@ -56,7 +56,7 @@ class Pretraining(nn.Module):
         self.views, self.masks = dict(views or {}), dict(masks or {})
         self._check_views()
         for objective in objectives.values():
-            objective.settle(self.views)
+            self.views |= objective.settle(self.views)
         self.kept = self._kept_teachers()
         self._warn_of_untrained()
         self.ramps = {n: o.config.ramp for n, o in objectives.items() if getattr(o.config, "ramp", None) is not None}

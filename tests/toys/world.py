@@ -339,14 +339,14 @@ def labelled() -> Pretraining:
         "tags": {"towers": ["signal"], "views": ["a", "b"], "class_weights": "balanced"},
         "grade": {"towers": ["graph", "signal"], "mask": "half", "complete": True},
         "mass": {"towers": ["table"]},
+        "both": {"column": "kind", "towers": ["signal", "table"], "joint_view": "shuffled", "distil": True},
     }
-    objectives = {
-        name: supervised.Supervised(
-            supervised.Config(column=name, task=TARGETS[name].kind, **options, **LOW), net, fitted(name)
-        )
-        for name, options in each.items()
-    }
-    return Pretraining(net, objectives, VIEWS, {"half": Random(ratio=0.5)})
+    objectives = {}
+    for name, options in each.items():
+        column = options.pop("column", name)
+        config = supervised.Config(column=column, task=TARGETS[column].kind, **options, **LOW)
+        objectives[name] = supervised.Supervised(config, net, fitted(column))
+    return Pretraining(net, objectives, VIEWS | TOLD, {"half": Random(ratio=0.5)})
 
 
 def places_that_match() -> Pretraining:

@@ -15,8 +15,8 @@ class Config(ObjectiveConfig):
     """Options of learning from labels, alone or beside self-supervision."""
 
     papers = (
-        "CORAL (ordinal), Cao et al. 2020, arXiv 1901.07884; labels beside self-supervision, Zhai et al. 2019 (S4L), "
-        "arXiv 1905.03670"
+        "CORAL (ordinal), Cao et al. 2020, arXiv 1901.07884; S4L (labels beside self-supervision), Zhai et al. 2019, "
+        "arXiv 1905.03670; SLA and SLA+SD, Lee et al. 2020, arXiv 1910.05872"
     )
     when = "Some rows have labels, scores or grades, and the encoder shall know what they tell, beside what it learns."
     suits = "everything with a column to predict; rows without a label still serve the other objectives"
@@ -37,6 +37,12 @@ class Config(ObjectiveConfig):
     mask: str | None = option(None, help="encode only what this mask leaves visible, as another objective does")
     mode: str = option("drop", choices=("drop", "replace"), help="what becomes of hidden patches")
     complete: bool = option(False, help="only rows that have all of these; false: any, what a row lacks is zero")
+    joint_view: str | None = option(
+        None, help="a transformed view: what is learned is class and transformation, each sample by every one (SLA)"
+    )
+    distil: bool = option(
+        False, help="with joint_view: a second head learns the class, and what all transformations together say of it"
+    )
     hidden: int | None = option(None, min=1, max=65_536, help="width of a hidden layer of the head; null: a linear map")
     class_weights: str = option(
         "none",
@@ -52,6 +58,7 @@ class Config(ObjectiveConfig):
         needs("class_weights", task=("auto", "classification", "multilabel")),
         needs("classes", task=("auto", "classification", "multilabel", "ordinal")),
         needs("mode", mask=SET),
+        needs("distil", joint_view=SET),
     )
 
     @property

@@ -49,6 +49,23 @@ def derive(step: Step, name: str, view: str) -> Derived:
     return Derived(inputs | {key: x}, modality.patchify(inputs | {key: marked}).values > 0.5)
 
 
+def each_of(views: Mapping[str, Mapping[str, Mapping[str, Any]]], view: str, where: str) -> dict[str, Any]:
+    """Name -> view, for each transformation of a transformed view the one in which all samples are transformed by it.
+
+    where: the option that names the view, for the UserError where it transforms nothing, several modalities, or always
+    alike.
+    """
+    found = [name for name, spec in views[view].items() if "transform" in spec]
+    if len(found) != 1 or len(views[view]) > 1:
+        raise UserError(f"{where}: found '{view}', expected a view that transforms one modality and does nothing else")
+    spec = views[view][found[0]]["transform"]
+    options = load(Transform, spec)
+    if options.number is not None:
+        raise UserError(f"{where}: found '{view}', which is always transformed alike, expected transform.number: null")
+    numbered = ({found[0]: {"transform": {**spec, "number": number}}} for number in range(options.count))
+    return {f"{view}.{number}": one for number, one in enumerate(numbered)}
+
+
 def unmoved(spec: Mapping[str, Any], where: str) -> str:
     """The view that a derived view is made of, whose patches lie where its own do; UserError for a transformed one."""
     if "transform" in spec:

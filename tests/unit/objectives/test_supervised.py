@@ -19,6 +19,8 @@ from mmssl.data import open_source
 from mmssl.data.labels import LabelPreprocessor, Target, target_of
 from mmssl.draws import Draws
 from mmssl.errors import BadSample
+from mmssl.masking.transforms import Transform, transformed
+from mmssl.objectives import supervised
 from mmssl.objectives.pretraining import Pretraining
 
 ROWS = 24
@@ -87,6 +89,62 @@ def test_rows_without_a_label_get_no_gradient_and_no_label_at_all_is_zero():
     assert torch.equal(tokens.grad.abs().sum((1, 2)) > 0, rows[key]["present"])
     rows[key]["present"] = torch.zeros(ROWS, dtype=torch.bool)
     assert float(objective(made.step(rows, Draws(1, ROWS))).total.detach()) == 0
+
+
+def test_class_and_transformation_at_once_is_sla_with_self_distillation(step):
+    """Lee et al. 2020, equations 3 and 6, by loops over samples and transformations."""
+    objective: Any = step[1].objectives["both"]
+    assert objective.joint == [f"shuffled.{number}" for number in range(6)]
+    state = {k: v.detach().double() for k, v in objective.state_dict().items()}
+    value, labelled = step[0].column(objective.config.label_columns[0])
+
+    def seen(view: str) -> torch.Tensor:
+        return torch.cat([step[0].pooled(tower, view)[0].detach().double() for tower in ("signal", "table")], 1)
+
+    views = [seen(view) @ state["head.dense.0.weight"].T + state["head.dense.0.bias"] for view in objective.joint]
+    alone = seen("clean") @ state["single.dense.0.weight"].T + state["single.dense.0.bias"]
+    there = torch.stack([step[0].present(tower) for tower in ("signal", "table")]).any(0)
+    total, right, rows = 0.0, 0, [i for i in range(ROWS) if labelled[i] and there[i]]
+    for i in rows:
+        total -= sum(float(views[j][i].log_softmax(0)[int(value[i]) * 6 + j]) for j in range(6)) / 6
+        together = torch.stack([sum(views[j][i][n * 6 + j] for j in range(6)) / 6 for n in range(3)])
+        p, q = together.softmax(0), alone[i].softmax(0)
+        total += float((p * (p / q).log()).sum()) - float(q[int(value[i])].log())
+        right += int(together.argmax()) == int(value[i])
+    found = objective(step[0])
+    assert float(found.total.detach()) == pytest.approx(total / len(rows), abs=1e-6)
+    assert float(found.parts["accuracy"]) == pytest.approx(right / len(rows), abs=1e-6)
+    found.total.backward()
+    assert objective.single.dense[0].weight.grad is not None
+    assert torch.equal(step[0].inputs("signal", "shuffled.1")["signal"].nan_to_num(9), other(step).nan_to_num(9))
+
+
+def other(step: Any) -> torch.Tensor:
+    """Every sample by the second order of three parts, with the gains of the view that it is made of."""
+    number = torch.ones(ROWS, dtype=torch.int64)
+    options = Transform(kind="permutation", parts=3)
+    return transformed(step[0].inputs("signal", "a")["signal"], (2,), number, options)
+
+
+@pytest.mark.parametrize(
+    ("options", "task", "facts"),
+    [
+        ({"joint_view": "a"}, "kind", ("joint_view", "'a'", "transforms one modality")),
+        ({"joint_view": "fixed"}, "kind", ("joint_view", "'fixed'", "always transformed alike")),
+        ({"joint_view": "shuffled"}, "mass", ("joint_view", "regression")),
+        ({"distil": True}, "kind", ("distil", "has no effect")),
+    ],
+)
+def test_labels_that_cannot_be_joined_with_transformations_are_refused(options, task, facts):
+    views = toy_world.TOLD | {"fixed": {"signal": {"transform": {"kind": "reversal", "number": 1}}}}
+    net = toy_world.model()
+
+    def make() -> Pretraining:
+        config = supervised.Config(column=task, task=toy_world.TARGETS[task].kind, towers=["signal"], **options)
+        return Pretraining(net, {"labels": supervised.Supervised(config, net, toy_world.fitted(task))}, views)
+
+    with refused(*facts):
+        make()
 
 
 def test_grades_are_thresholds_on_one_direction(step):
