@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..draws import Draws
 from ..errors import UserError, unknown
@@ -25,11 +25,15 @@ from .boxes import MultiBlock
 from .budget import Budget
 from .groups import Channel, Temporal, Tube, Whole
 from .growing import mask_at
+from .mixture import Weighted, chosen, picked, unweighted, weight_of, whole
 from .neighbours import Regions, Subgraphs
 from .patchwise import Block, Random
 from .spans import Span
 from .splits import coordinate_bits, patch_bits, split_by_order, split_groups
 from .targets import FeatureSubsets, TimeBlocks
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "SHIPPED",
@@ -37,6 +41,7 @@ __all__ = [
     "Budget",
     "Channel",
     "FeatureSubsets",
+    "Mixture",
     "MultiBlock",
     "PerModality",
     "Random",
@@ -80,6 +85,42 @@ class PerModality:
         return out
 
 
+@strict
+@dataclass(kw_only=True)
+class Mixture:
+    """Each sample draws one of several masks, by their weights: blocks for some, spans for others, a little and much,
+    a past and a future (UL2's idea, Tay et al. 2023, for patches of any kind).
+
+    Every mask is drawn for every sample, and the drawn one is taken: `keep` and `hide` have the widths of the widest,
+    -1 padded, whatever came up. A modality that a mask leaves alone is seen whole by the samples that drew it.
+    """
+
+    kinds: dict[str, Any] = option(factory=dict, help="name -> {type: ..., weight: ..., options}; weight 1 by default")
+
+    def __post_init__(self) -> None:
+        if len(self.kinds) < 2:
+            raise UserError(f"kinds: found {len(self.kinds)}, expected two masks or more to draw from")
+        self._weights = {name: weight_of(name, spec) for name, spec in self.kinds.items()}
+        self._built = {name: build_mask(unweighted(spec)) for name, spec in self.kinds.items()}
+
+    def at(self, progress: float, steps: int) -> Mixture:
+        """Each mask as it is at that share of a run of so many steps."""
+        now = {name: mask_at(mask, progress, steps) for name, mask in self._built.items()}
+        if all(now[name] is mask for name, mask in self._built.items()):
+            return self
+        return Mixture(kinds={name: Weighted(mask, self._weights[name]) for name, mask in now.items()})
+
+    def chosen(self, draws: Draws) -> Tensor:
+        """(B,) int64: the number of the kind that each sample has drawn, in the order of `kinds`."""
+        return chosen([*self._weights.values()], draws)
+
+    def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:
+        found = [mask(patches, draws("of", name)) for name, mask in self._built.items()]
+        number = self.chosen(draws)
+        names = [name for name in patches if any(name in splits for splits in found)]
+        return {name: picked([splits.get(name) or whole(patches[name]) for splits in found], number) for name in names}
+
+
 SHIPPED: tuple[type, ...] = (
     Random,
     Block,
@@ -95,6 +136,7 @@ SHIPPED: tuple[type, ...] = (
     Subgraphs,
     Budget,
     PerModality,
+    Mixture,
 )
 
 

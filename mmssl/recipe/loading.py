@@ -182,6 +182,8 @@ def refuse_strange_types(data: Mapping[str, object]) -> None:
                 provenance.check(kind.rpartition(".")[0] if section == "masks" else kind, where)
             elif section == "modalities" and kind not in provenance.installed_names():
                 provenance.check(f"mmssl_{kind}", where)
+    for name, part in nested_types(data.get("masks"), "masks"):
+        provenance.check(part.rpartition(".")[0], f"{name}: mask '{part}'")
     model = data.get("model")
     towers = model.get("towers") if isinstance(model, Mapping) else None
     for name, tower in towers.items() if isinstance(towers, Mapping) else ():
@@ -190,6 +192,14 @@ def refuse_strange_types(data: Mapping[str, object]) -> None:
             module = str(trunk).rpartition(".")[0]
             if module.removeprefix("mmssl_") not in provenance.installed_names() or not module.startswith("mmssl_"):
                 provenance.check(module, f"model.towers.{name}.trunk: '{trunk}'")
+
+
+def nested_types(part: object, where: str) -> Iterable[tuple[str, str]]:
+    """(where it stands, dotted name) of every type in a mapping, however deep: masks are made of masks."""
+    for key, value in part.items() if isinstance(part, Mapping) else ():
+        if key == "type" and isinstance(value, str) and "." in value:
+            yield f"{where}.type", value
+        yield from nested_types(value, f"{where}.{key}")
 
 
 def _section_of(key: str) -> str | None:

@@ -300,12 +300,17 @@ def test_a_configuration_leads_nowhere(place: Place, capsys: pytest.CaptureFixtu
 RECORDS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "objective": (lambda r: r["objectives"]["mae"].update(type="theirs.evil"), "theirs.evil"),
     "mask": (lambda r: r["masks"]["half"].update(type="theirs.evil.Mask"), "theirs.evil"),
+    "mask within masks": (
+        lambda r: r["masks"]["half"].update(type="mixture", kinds={"a": {}, "b": {"type": "theirs.evil.Mask"}}),
+        "theirs.evil",
+    ),
     "modality": (lambda r: r["modalities"]["image"].update(type="theirs.evil"), "theirs.evil"),
     "bare modality": (lambda r: r["modalities"]["image"].update(type="lidar"), "mmssl_lidar"),
     "name": (lambda r: r.update(name="../../x"), "name: found"),
     "absolute name": (lambda r: r.update(name="/tmp/x"), "name: found"),
     "data": (lambda r: r["data"].update(path="/etc"), "data.path=..."),
     "address": (lambda r: r["data"].update(path="http://127.0.0.1:9/x.csv"), "data.path=..."),
+    "run before": (lambda r: r["train"].update(after="/srv/x"), "train.after=..."),
     "start": (lambda r: r["model"].update({"from": "/srv/x"}), "model.from=..."),
     "tracker": (lambda r: r["train"].update(trackers=["wandb"]), "train.trackers=[]"),
     "no recipe": (lambda r: r.clear(), "data"),

@@ -1,0 +1,107 @@
+"""Mixtures: every sample has one of the kinds whole, drawn by weight; widths do not depend on what came up."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from toys.refusals import refused
+
+from mmssl.draws import Draws
+from mmssl.errors import UserError
+from mmssl.masking import Mixture, MultiBlock, Random, Span, build_mask, mask_at, mask_names
+from mmssl.patches import Patches, Split
+from mmssl.recipe.loading import load_recipe
+
+ROWS = 400
+KINDS = {
+    "few": {"type": "random", "ratio": 0.25, "weight": 2},
+    "many": {"type": "random", "ratio": 0.75, "weight": 1},
+    "spans": {"type": "span", "ratio": 0.5, "length": 5, "weight": 5},
+}
+
+
+def patches(batch: int = ROWS, n: int = 20, full: bool = True) -> Patches:
+    coords = torch.arange(n, dtype=torch.float32).expand(batch, n)[..., None].contiguous()
+    valid = torch.ones(batch, n, dtype=torch.bool)
+    if not full:
+        valid[::2, n // 2 :] = False
+        valid[0] = False
+    return Patches(torch.randn(batch, n, 3), coords, valid, full)
+
+
+def sets(index: torch.Tensor) -> list[set[int]]:
+    return [set(row[row >= 0].tolist()) for row in index.flatten(1)]
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_every_sample_has_what_its_kind_would_have_given_it(full):
+    mixture, p, draws = Mixture(kinds=KINDS), patches(full=full), Draws(3, ROWS)
+    split = mixture({"x": p}, draws)["x"]
+    number = mixture.chosen(draws)
+    for kind, name in enumerate(KINDS):
+        options = {k: v for k, v in KINDS[name].items() if k != "weight"}
+        alone = build_mask(options)({"x": p}, draws("of", name))["x"]
+        assert (number == kind).any()
+        for at in (number == kind).nonzero()[:, 0].tolist():
+            assert sets(split.keep)[at] == sets(alone.keep)[at] and sets(split.hide)[at] == sets(alone.hide)[at]
+    for keep, hide, there in zip(sets(split.keep), sets(split.hide), p.valid, strict=True):
+        assert not keep & hide and keep | hide == set(there.nonzero()[:, 0].tolist())
+    assert split.keep.shape[1] == 15 and split.hide.shape[2] == 15 and not split.full  # of `few`, and of `many`
+
+
+def test_kinds_come_by_their_weights_and_alike_in_any_number_of_processes():
+    mixture = Mixture(kinds=KINDS)
+    shares = torch.bincount(mixture.chosen(Draws(1, 40000)), minlength=3) / 40000
+    torch.testing.assert_close(shares, torch.tensor([0.25, 0.125, 0.625]), rtol=0, atol=0.01)
+    whole = mixture({"x": patches(8)}, Draws(5, 8))["x"]
+    halves = [mixture({"x": patches(4)}, Draws(5, 4, first, 8))["x"] for first in (0, 4)]
+    assert torch.equal(whole.keep, torch.cat([half.keep for half in halves]))
+    assert torch.equal(whole.hide, torch.cat([half.hide for half in halves]))
+    one = mixture({"x": patches(1)}, Draws(5, 1, 0, 8))["x"]
+    assert one.keep.shape[1] == whole.keep.shape[1] and one.hide.shape == (1, 1, 15)  # whatever came up
+
+
+def test_kinds_of_other_sets_and_modalities_go_together():
+    kinds = {"jepa": MultiBlock(axes=[0]), "mae": Random(ratio={"x": 0.5, "y": 0.5})}
+    found = Mixture(kinds={**kinds, "other": Random(ratio={"y": 0.3})})(
+        {"x": patches(), "y": patches()}, Draws(2, ROWS)
+    )
+    number = Mixture(kinds={**kinds, "other": Random(ratio={"y": 0.3})}).chosen(Draws(2, ROWS))
+    assert found["x"].hide.shape[1] == 4
+    assert (found["x"].hide[number == 1][:, 1:] == -1).all() and (found["x"].hide[number == 2] == -1).all()
+    assert all(len(keep) == 20 for keep in sets(found["x"].keep[number == 2]))
+    assert set(found) == {"x", "y"}
+
+
+def test_alike_kinds_have_no_holes():
+    split: Split = Mixture(kinds={"a": Random(ratio=0.5), "b": Random(ratio=0.5)})({"x": patches()}, Draws(2, ROWS))[
+        "x"
+    ]
+    assert split.full and (split.keep >= 0).all()
+
+
+def test_ramps_within_go_on():
+    ramp = {"first": 0.5, "end": 1.0}
+    mixture = build_mask({"type": "mixture", "kinds": {**KINDS, "few": {"ratio": 0.5, "ramp": ramp}}})
+    now = mask_at(mixture, 0.0, 10)
+    number = now.chosen(Draws(3, ROWS))
+    assert torch.equal(number, mixture.chosen(Draws(3, ROWS)))
+    hidden = [len(hide) for hide in sets(now({"x": patches()}, Draws(3, ROWS))["x"].hide)]
+    assert {hidden[at] for at in (number == 0).nonzero()[:, 0].tolist()} == {5}
+    steady = Mixture(kinds=KINDS)
+    assert mask_at(steady, 0.3, 10) is steady
+
+
+def test_recipes_and_refusals():
+    assert "mixture" in mask_names()
+    masks = "masks.random={type: mixture, kinds: {a: {ratio: 0.5}, b: {type: span, weight: 3, ratio: 0.4}}}"
+    mask = load_recipe("examples/image_mae", [masks]).masks["random"].config
+    assert isinstance(mask, Mixture) and isinstance(mask._built["b"], Span)
+    for kinds, line in (
+        ({"a": {}}, "kinds: found 1, expected two"),
+        ({"a": {}, "b": {"weight": 0}}, "kinds.b.weight: found 0, expected a number above 0"),
+    ):
+        with pytest.raises(UserError, match=line):
+            Mixture(kinds=kinds)
+    with refused("ratoi", meant="ratio"):
+        Mixture(kinds={"a": {}, "b": {"ratoi": 0.3}})
