@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -106,14 +106,15 @@ class Objective(nn.Module):
         """How many samples of the training data `fit` wants to see before the first step; 0: it has nothing to fit."""
         return 0
 
-    def fit(self, steps: Iterable[Step], seed: int) -> None:
+    def fit(self, steps: Callable[[], Iterable[Step]], seed: int) -> None:
         """Learn from the data what must be there before the first step, such as codebooks.
 
         Called in the first process alone, without gradient, once in a run: what `fitted` names goes to the others, and
         to a run that is resumed, through the run's folder.
 
         Args:
-            steps: batches of training samples in the order in which training sees them, the clean view.
+            steps: gives batches of training samples in the order in which training sees them, the clean view; the
+                same ones each time.
             seed: of the run.
         """
 

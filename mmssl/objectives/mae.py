@@ -210,6 +210,8 @@ class MAE(Coded):
             if self._visible(name):
                 seen = step.patches(name, self.config.view).take(split.keep, split.full)
                 found[f"{name}.visible"] = self._counted(step, name, split.keep, seen)
+            if name in self.config.codes and self.config.codes[name].topics is not None:
+                found[f"{name}.topic"] = self._both(step, name)
         return found
 
     def _visible(self, name: str) -> float:
@@ -296,7 +298,7 @@ class MAE(Coded):
     def _coded(
         self, step: Step, name: str, split: Split, prediction: Tensor, queries: Patches, encoded: Encoded
     ) -> Tensor:
-        """The loss of predicted ids: of the hidden patches, and of the visible ones by their weight."""
+        """The loss of predicted ids: of hidden patches, of visible ones and of the sample's topic by weights."""
         c, codes, visible = self.config, self.codes[name], self._visible(name)
         assert isinstance(codes, CodeTarget)
         hide, keep = (found_in(step, name, c.target_view, at, c.view) for at in (split.hide.flatten(1), split.keep))
@@ -304,6 +306,9 @@ class MAE(Coded):
         with torch.autocast(prediction.device.type, enabled=False):
             score = codes.score(prediction.float(), gather(ids, hide))
             loss = step.mean(name, score, queries.valid & (hide >= 0))
+        if codes.topics is not None:
+            topic = step.mean(f"{name}.topic", codes.topic_score(encoded.pooled(name), ids), self._both(step, name))
+            loss = loss + codes.options.topic_weight * topic
         if not visible:
             return loss
         seen = step.patches(name, c.view).take(split.keep, split.full).valid & (keep >= 0)
@@ -311,6 +316,10 @@ class MAE(Coded):
         with torch.autocast(prediction.device.type, enabled=False):
             score = codes.score(prediction.float(), gather(ids, keep))
             return loss + visible * step.mean(f"{name}.visible", score, seen)
+
+    def _both(self, step: Step, name: str) -> Tensor:
+        """(B,) which samples are seen and have a target."""
+        return step.patches(name, self.config.view).present & step.patches(name, self.config.target_view).present
 
     def _counted(self, step: Step, name: str, index: Tensor, of: Patches) -> Tensor:
         """(B, k) which patches `of` this index have a target, which another column may lack."""

@@ -74,6 +74,7 @@ class TokenCodes(CodePart):
 
     def __init__(self, config: Config, tower: str, name: str, width: int) -> None:
         super().__init__()
+        self.finished, self.topics = False, None
         self.tower, self.name, self.kept, self.where = tower, name, True, "objective tokenizer: "
         scalar = config.kind == "scalar"
         self.samples = 0 if scalar else config.samples

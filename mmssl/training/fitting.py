@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,9 @@ def _fit(begun: Begun, pretraining: Pretraining, processor: MMSSLProcessor, name
     objective, device = pretraining.objectives[name], begun.parallel.accelerator.device
     pretraining.to(device)
     with evaluating([pretraining]), torch.no_grad():
-        objective.fit(_steps(begun, pretraining, processor, objective.unfitted), begun.recipe.seed)  # type: ignore
+        samples: int = objective.unfitted  # type: ignore[assignment]
+        steps = partial(_steps, begun, pretraining, processor, samples)
+        objective.fit(steps, begun.recipe.seed)  # type: ignore[operator]
     pretraining.to("cpu")
     tensors = {
         f"{part}.{key}": value.contiguous()
@@ -64,8 +67,8 @@ def _fit(begun: Begun, pretraining: Pretraining, processor: MMSSLProcessor, name
         for key, value in module.state_dict().items()
     }
     try:
-        with whole_file(file) as partial:
-            save_file(tensors, partial)
+        with whole_file(file) as new:
+            save_file(tensors, new)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{file} could not be written: {one_line(error)}") from error
 

@@ -36,6 +36,7 @@ from mmssl.objectives.options.labels import LabelColumn
 from mmssl.objectives.options.mae import FusionConfig
 from mmssl.objectives.options.relations import PositiveOptions
 from mmssl.objectives.options.tokenizer import CodeDecoderConfig
+from mmssl.objectives.parts.topics import Topics
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.schedules import RampConfig
 from toys import graph, signal, table
@@ -413,6 +414,8 @@ def set_books(objective: Objective) -> Objective:
             module.codes.copy_(torch.randn(module.codes.shape, generator=generator))
             module.counts.fill_(1.0)
             module.sums.copy_(module.codes)
+        if isinstance(module, Topics):
+            module.words.copy_(torch.rand(module.words.shape, generator=generator, dtype=torch.float64) ** 6)
     return objective
 
 
@@ -430,7 +433,7 @@ def masked(fill: Sequence[str] = ("other", "noise", "zero")) -> Pretraining:
         "fused": mae.MAE(mae.Config(towers=["table", "signal"], mask="few", fusion=FUSION, decoder=DECODER), net),
     }
     codes = CodesConfig(kind="residual", size=5, books=2, target="volts")
-    all_codes = CodesConfig(size=5, similarity="cosine", width=6, visible=0.5)
+    all_codes = CodesConfig(size=5, similarity="cosine", width=6, visible=0.5, topics=2)
     objectives |= {
         "codes": set_books(
             mae.MAE(mae.Config(tower="signal", mask="few", decoder=DECODER, codes={"signal": codes}), net)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...errors import UserError
-from ...options import Needs, needs, option, strict
+from ...options import SET, Needs, needs, option, strict
 
 MOST_CODES = 1 << 20
 
@@ -56,13 +56,22 @@ class CodesConfig(BookOptions):
     )
     width: int = option(256, min=1, max=65_536, help="of these vectors")
     temperature: float = option(0.1, above=0, max=1_000, help="of these cosines")
+    topics: int | None = option(
+        None,
+        min=2,
+        max=65_536,
+        help="have a sample's topic classified, too, one of so many that LDA finds in its bag of codes (HuBERTopic)",
+    )
+    topic_weight: float = option(0.1, above=0, max=1_000_000, help="weight of that loss")
     visible: float = option(0.0, min=0, max=1_000_000, help="weight of the loss of the patches that are not hidden")
 
     NEEDS: ClassVar[tuple[Needs, ...]] = (
         needs("target", of="target"),
         needs("from_", of=("tokens", "codes")),
         needs("layer", of="tokens"),
-        needs("kind", "size", "books", "samples", of=("target", "tokens")),
+        needs("kind", "size", "books", of=("target", "tokens")),
+        needs("samples", of="target or tokens, or topics", holds=lambda c: c.of != "codes" or c.topics is not None),
+        needs("topic_weight", topics=SET),
         needs("width", "temperature", similarity="cosine"),
     )
 

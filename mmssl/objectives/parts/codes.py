@@ -10,7 +10,7 @@ Shapes: B batch, N patches, n of them, C books, K codes of all books together, W
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,9 +21,11 @@ from ...distributed import global_sum
 from ...errors import UserError, nearest
 from ...masking.splits import patch_bits
 from ...models.codes import Codes, flat
+from ...models.initialization import init_weights
 from ...models.opening import open_model
 from ...models.quantisers import Codebooks, perplexity, use_of
 from ..base import Objective
+from .topics import Topics, bags_of
 
 if TYPE_CHECKING:
     from ...models.modeling_mmssl import MMSSLModel
@@ -41,6 +43,8 @@ class CodePart(nn.Module):
         codes: give the ids.
         name: of the modality.
         samples: how many samples of the training data `fit` wants to see; 0: nothing is to be fitted.
+        finished: the codes are another model's own, and nothing is fitted to them but topics.
+        topics: of samples, by their codes; None where nobody asks for them.
         kept: the codes become a part of the model.
         where: what a message about an option of it begins with.
     """
@@ -49,6 +53,8 @@ class CodePart(nn.Module):
     name: str
     where: str
     samples: int
+    finished: bool
+    topics: Topics | None
     kept: bool
 
     def features(self, step: Step, view: str = "clean") -> Tensor:
@@ -71,18 +77,28 @@ class Coded(Objective):
         """Samples that the books are fitted on."""
         return max((part.samples for part in self._codes()), default=0)
 
-    def fit(self, steps: Iterable[Step], seed: int) -> None:
-        """k-means of what is coded, of a random choice of each sample's patches."""
-        chosen: dict[CodePart, list[Tensor]] = {part: [] for part in self._codes() if part.samples}
-        for step in steps:
+    def fit(self, steps: Callable[[], Iterable[Step]], seed: int) -> None:
+        """k-means of what is coded, of a random choice of each sample's patches; then topics of the samples' codes."""
+        parts = [part for part in self._codes() if part.samples]
+        chosen: dict[CodePart, list[Tensor]] = {part: [] for part in parts if not part.finished}
+        for step in steps() if chosen else ():
             for part, found in chosen.items():
                 found.append(_some_vectors(part, step))
         for part, found in chosen.items():
             fit_books(part.codes.quantiser, torch.cat(found), seed, part.where)
+        bags: dict[CodePart, list[Tensor]] = {part: [] for part in parts if part.topics is not None}
+        for step in steps() if bags else ():
+            for part, found in bags.items():
+                found.append(bags_of(part.ids(step)[..., 0], part.codes.sizes[0]))
+        for part, found in bags.items():
+            assert part.topics is not None
+            part.topics.fit(torch.cat(found), seed, part.where)
 
     def fitted(self) -> dict[str, nn.Module]:
-        """The books."""
-        return {part.name: part.codes.quantiser for part in self._codes() if part.samples}
+        """The books, and the topics."""
+        parts = self._codes()
+        books: dict[str, nn.Module] = {p.name: p.codes.quantiser for p in parts if p.samples and not p.finished}
+        return books | {f"{p.name}-topics": p.topics for p in parts if p.topics is not None}
 
     def keeps(self) -> dict[str, Codes]:
         """Codes of the model's own targets and tokens; those of another model stay with it."""
@@ -121,10 +137,16 @@ class CodeTarget(CodePart):
             if options.of == "tokens":
                 spec = _token_spec(options, self.origin, name, where)
         self.codes = _own_codes(self.origin, name, f"{where}from: {options.from_}") if spec is None else Codes(spec)
-        self.samples = 0 if options.of == "codes" else options.samples
+        self.finished = options.of == "codes"
+        self.samples = 0 if self.finished and options.topics is None else options.samples
         self.kept = options.of == "target"
         sizes, cosine = self.codes.sizes, options.similarity == "cosine"
         self.width = options.width * len(sizes) if cosine else sum(sizes)
+        self.topics = None
+        if options.topics is not None:
+            self.topics = Topics(options.topics, sizes[0])
+            self.topic_head = nn.Linear(model.tower(model.tower_of(name)).pooled_width, options.topics)
+            init_weights(self.topic_head)
         self.embeddings = nn.ParameterList(nn.Parameter(torch.empty(size, options.width)) for size in sizes * cosine)
         for vectors in self.embeddings:
             nn.init.uniform_(vectors)  # as fairseq's label embeddings
@@ -158,6 +180,14 @@ class CodeTarget(CodePart):
             for book, logits in enumerate(self.logits(prediction))
         ]
         return torch.stack(losses).sum(0)
+
+    def topic_score(self, pooled: Tensor, ids: Tensor) -> Tensor:
+        """(B,) cross-entropy of what is said of pooled outputs (B, V) with the topics of samples of these ids
+        (B, N, C), by their first book."""
+        assert self.topics is not None
+        logits = self.topic_head(pooled)
+        with torch.autocast(pooled.device.type, enabled=False):
+            return F.cross_entropy(logits.float(), self.topics.of(ids[..., 0]), reduction="none")
 
 
 def _some_vectors(part: CodePart, step: Step) -> Tensor:

@@ -30,7 +30,7 @@ def content(**codes: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("codes")
-    return pretrain(content(target="pixels", kind="residual", books=2), output=folder / "run").folder
+    return pretrain(content(target="pixels", kind="residual", books=2, topics=2), output=folder / "run").folder
 
 
 def codes_of(model: MMSSLModel, key: str = "mae-image") -> Codes:
@@ -43,9 +43,12 @@ def test_the_books_are_in_the_model_the_checkpoint_and_the_run_s_folder(done):
     model, _ = open_model(done)
     books = codes_of(model).quantiser.codes
     assert books.shape == (2, SIZE, 16) and model.config.codes["mae-image"]["target"] == "pixels"
-    assert torch.equal(load_file(done / "fitted" / "mae.safetensors")["image.codes"], books)
+    fitted = load_file(done / "fitted" / "mae.safetensors")
+    assert torch.equal(fitted["image.codes"], books)
     stored = load_file(done / "checkpoints" / "step-00000004" / "weights.safetensors")
     assert torch.equal(stored["objectives.mae.codes.image.codes.quantiser.codes"], books)
+    topics = stored["objectives.mae.codes.image.topics.words"]
+    assert torch.equal(fitted["image-topics.words"], topics) and topics.shape == (2, SIZE) and (topics > 0).all()
     assert not any(p.requires_grad for p in codes_of(model).parameters())
     last = runs.metrics(done)[-1]
     assert 0 < last["health/mae/image/codes_perplexity"] <= last["health/mae/image/codes_used"] <= 1
