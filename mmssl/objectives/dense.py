@@ -6,7 +6,7 @@ by the cosine of the tower's tokens (DenseCL). Patches without a match, holes an
 that do not overlap have none. With `region` above 1 means over blocks of patches take the place of patches.
 
 VICRegL (Bardes et al. 2022): VICReg of the matches, both kinds added. DenseCL (Wang et al. 2021): each patch finds its
-match among the mean patches of other samples, here those of the batch and not of a queue, in both directions. Local
+match among the mean patches of other samples, of a queue or of the batch, here in both directions. Local
 contrast (Chaitanya et al. 2020): among the sample's other places in both views. PixPro (Xie et al. 2021): the cosine of
 all pairs within reach, between what a predictor makes of one view and an averaged teacher of the other. All are meant
 beside an objective of whole samples: VICRegL is 0.75 of a `redundancy` and 0.25 of this, DenseCL half and half.
@@ -15,13 +15,15 @@ Example::
 
     objectives:
       vicregl: {type: dense, tower: image, views: [a, b], match: both, within: null, matches: 20, weight: 0.25}
-      densecl: {type: dense, tower: image, views: [a, b], loss: infonce, match: feature, target: teacher}
+      densecl: {type: dense, tower: image, views: [a, b], loss: infonce, match: feature, target: teacher,
+                negatives: queue, queue: 4096}
       pixpro: {type: dense, tower: image, views: [a, b], loss: cosine, target: teacher}
       local: {type: dense, tower: ecg, views: [a, b], loss: infonce, negatives: patches, region: 3}
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -39,6 +41,7 @@ from ..patches import gather
 from .base import Loss, Objective
 from .options.dense import Config
 from .parts.heads import Head
+from .parts.queue import Queue
 from .parts.regions import Regions, apart, nearest, regions, unlike
 from .parts.teacher import Momentum, Teacher, take_over
 
@@ -86,6 +89,11 @@ class Each(nn.Module):
         return self.head(x.flatten(0, 1), valid.flatten()).unflatten(0, valid.shape).float()
 
 
+def pooled(one: Map) -> tuple[Tensor, Tensor]:
+    """(the mean patch of each sample (B, E), brought to length 1, whether it has any (B,))."""
+    return F.normalize(masked_mean(one.z, one.valid), dim=-1), one.valid.any(1)
+
+
 def same_count(*several: Tensor) -> tuple[Tensor, ...]:
     """(B, M, ...) with as many matches on all processes, which add up what is of one rank."""
     if world_size() == 1:
@@ -111,6 +119,7 @@ class Dense(Objective):
             init_weights(self.predictor)
         init_weights(self.head)
         self.teacher: Teacher[Any] | None = Teacher(self._student(model)) if config.target == "teacher" else None
+        self.queue = Queue(config.queue, width) if config.queue else None
         self.momentum = Momentum.of(config, None)
         self.teaches = (config.tower,) if self.teacher is not None and config.export != "student" else ()
 
@@ -153,9 +162,17 @@ class Dense(Objective):
                     for key, value in (there | {f"{k}'": v for k, v in back.items()}).items():
                         logged.setdefault(key.rstrip("'"), []).append(value.detach())
                     losses += [there["loss"], back["loss"]]
+        self._note(theirs.values())
         kinds = len(self._ways())
         parts = {name: torch.stack(found).mean() for name, found in logged.items() if name != "loss"}
         return Loss(total=kinds * torch.stack(losses).mean(), parts=parts)
+
+    def _note(self, maps: Iterable[dict[str, Map]]) -> None:
+        """The mean patches that the queue takes once the step is done."""
+        if self.queue is None or not (self.training and torch.is_grad_enabled()):
+            return
+        rows = [tuple(gather_rows(x.detach()) for x in pooled(one)) for found in maps for one in found.values()]
+        self.queue.note(torch.cat([keys for keys, _ in rows]), torch.cat([there for _, there in rows]))
 
     def _ways(self) -> tuple[str, ...]:
         return ("place", "feature") if self.config.match == "both" else (self.config.match,)
@@ -214,16 +231,26 @@ class Dense(Objective):
         x, y = F.normalize(a.z, dim=-1), F.normalize(b.z, dim=-1)
         query = gather(x, chosen)
         positive = (query * gather(y, match)).sum(-1) / c.temperature
-        if c.negatives == "samples":
-            keys = F.normalize(masked_mean(b.z, b.valid), dim=-1)
-            every, there = gather_rows(keys), gather_rows(b.valid.any(1))
-            mine = torch.arange(len(x), device=x.device) + rank() * len(x)
-            others = there[None] & (torch.arange(len(every), device=x.device) != mine[:, None])
-            negatives, counted = query @ every.T / c.temperature, others[:, None].expand(-1, query.shape[1], -1)
+        if c.negatives != "patches":
+            keys, others = self._others(b)
+            negatives, counted = query @ keys.T / c.temperature, others[:, None].expand(-1, query.shape[1], -1)
         else:
             negatives = torch.cat([query @ y.transpose(1, 2), query @ x.transpose(1, 2)], 2) / c.temperature
             counted = torch.cat([self._elsewhere(a, m, chosen) for m in (b, a)], 2)
         return global_mean(nce_of(positive, negatives, counted), found)
+
+    def _others(self, b: Map) -> tuple[Tensor, Tensor]:
+        """(mean patches (m, E) of length 1, which of them are negatives of each sample (B, m))."""
+        size, device = len(b.z), b.z.device
+        keys, others = b.z.new_zeros(0, b.z.shape[-1]), torch.ones(size, 0, dtype=torch.bool, device=device)
+        if self.config.negatives == "samples":
+            keys, there = (gather_rows(x) for x in pooled(b))
+            mine = torch.arange(size, device=device) + rank() * size
+            others = there[None] & (torch.arange(len(keys), device=device) != mine[:, None])
+        if self.queue is not None:
+            keys = torch.cat([keys, self.queue.rows])
+            others = torch.cat([others, self.queue.valid.expand(size, -1)], 1)
+        return keys, others
 
     def _elsewhere(self, a: Map, other: Map, chosen: Tensor) -> Tensor:
         """(B, M, m) bool: the patches of a view that lie at another place than the chosen ones."""
@@ -256,8 +283,15 @@ class Dense(Objective):
         assert self.teacher is not None
         take_over(model.tower(tower), self.teacher.net["tower"])
 
+    def discard(self) -> None:
+        """Forget the mean patches that the queue would take."""
+        if self.queue is not None:
+            self.queue.forget()
+
     @torch.no_grad()
     def after_step(self, model: MMSSLModel, progress: float) -> None:
-        """Move the teacher towards the student."""
+        """Move the teacher towards the student, and the queue on."""
+        if self.queue is not None:
+            self.queue.update()
         if self.teacher is not None:
             self.teacher.update(self._student(model), self.momentum.at(progress))

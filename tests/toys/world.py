@@ -357,7 +357,7 @@ def places_that_match() -> Pretraining:
     options: dict[str, dict[str, Any]] = {
         "vicregl": {**two, "match": "both", "matches": 5, "invariance": 2.5, "variance": 2.5},
         "every": {**two, "within": None, "local_views": ["a"], "head_norm": "layer", "variance": 2.5},
-        "densecl": {**two, "loss": "infonce", "match": "feature", "target": "teacher", "export": "student"},
+        "densecl": {**two, "loss": "infonce", "match": "feature", "target": "teacher", "queue": 5},
         "local": {**two, "loss": "infonce", "negatives": "patches"},
         "pixpro": {**two, "loss": "cosine", "target": "teacher", "within": 0.8},
         "simsiam": {**two, "loss": "cosine", "match": "feature", "predictor": "mlp", "predictor_hidden": 16},

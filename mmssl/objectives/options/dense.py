@@ -50,8 +50,12 @@ class Config(TeacherOptions, HeadOptions, ObjectiveConfig):
     temperature: float = option(0.2, above=0, max=1_000, help="of infonce")
     negatives: str = option(
         "samples",
-        choices=("samples", "patches"),
-        help="of infonce: the mean patch of other samples (DenseCL), or the sample's other places in both views",
+        choices=("samples", "queue", "patches"),
+        help="of infonce: the mean patches of the batch's other samples and of the queue, if any, those of the queue "
+        "alone (DenseCL), or the sample's other places in both views",
+    )
+    queue: int = option(
+        0, min=0, max=1_000_000_000, help="mean patches of earlier steps that are negatives (DenseCL: 65,536); 0: none"
     )
     invariance: float = option(25.0, min=0, max=1_000_000, help="weight of the distance (vicreg)")
     variance: float = option(25.0, above=0, max=1_000_000, help="weight of the spread (vicreg)")
@@ -74,7 +78,8 @@ class Config(TeacherOptions, HeadOptions, ObjectiveConfig):
 
     NEEDS = (
         needs("within", match="place or both", holds=lambda c: c.match != "feature"),
-        needs("temperature", "negatives", loss="infonce"),
+        needs("temperature", "negatives", "queue", loss="infonce"),
+        needs("queue", negatives=("samples", "queue")),
         needs("invariance", "variance", "covariance", loss="vicreg"),
         needs("predictor", loss="cosine"),
         needs("matches", loss="vicreg or infonce", holds=lambda c: c.loss != "cosine" or c.match == "feature"),
@@ -103,5 +108,7 @@ class Config(TeacherOptions, HeadOptions, ObjectiveConfig):
             raise UserError("within: found null, expected a number: cosine is of all pairs within it")
         if self.loss == "infonce" and self.negatives == "patches" and self.match != "feature" and self.within is None:
             raise UserError("within: found null, expected a number: negatives are the places beyond it")
+        if self.negatives == "queue" and not self.queue:
+            raise UserError("queue: found 0, expected a number of rows: negatives are of the queue alone")
         if self.loss == "infonce" and self.negatives == "patches" and self.match == "feature":
             raise UserError("negatives: found patches, expected samples: what is no negative is said by place")

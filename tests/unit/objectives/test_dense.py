@@ -189,6 +189,39 @@ def test_densecl_and_local_contrast_are_their_formulas(negatives: str, match: st
     assert total.item() == pytest.approx(np.mean(ways), abs=1e-6)
 
 
+def test_densecls_queue_holds_the_mean_patches_of_earlier_steps() -> None:
+    """Queue alone: nothing in the first step, then those of both views of the steps before, oldest out first."""
+    options: dict[str, Any] = {"loss": "infonce", "match": "feature", "target": "teacher", "momentum": [0.5, 0.5]}
+    both = build(**options, negatives="queue", queue=15, head_norm="layer")
+    objective = both.objectives["it"]
+    kept: list[np.ndarray] = []
+    for number in range(3):
+        step = Step(toy_world.batch(toy_world.raw(ROWS, seed=number)), both.model, VIEWS, {}, Draws(number, ROWS))
+        total = objective(step).total
+        own = [maps(both, step, view) for view in ("a", "b")]
+        theirs = [objective._maps(step, view, objective.teacher.net)["signal"] for view in ("a", "b")]
+        taught = [{"z": m.z.double().numpy(), "t": m.regions.tokens.double().numpy()} for m in theirs]
+        taught = [t | {"valid": m["valid"]} for t, m in zip(taught, own, strict=True)]
+        queue, ways = np.array(kept[-15:]), []
+        for x, y in ((own[0], taught[1]), (own[1], taught[0])):
+            losses = []
+            for i in range(ROWS):
+                for p, q in matched(x, y, "feature", i, None, None):
+                    query = unit(x["z"][i, p])
+                    logits = np.array([query @ unit(y["z"][i, q]), *(queue @ query if kept else [])]) / 0.2
+                    losses.append(np.log(np.exp(logits).sum()) - logits[0])
+            ways.append(np.mean(losses))
+        assert total.item() == pytest.approx(np.mean(ways), abs=1e-5) and (number == 0) == (total == 0)
+        for y in taught:
+            kept += [unit(y["z"][i][y["valid"][i]].mean(0)) for i in range(ROWS) if y["valid"][i].any()]
+        if number == 1:  # given up and done once more: it counts once
+            both.discard()
+            objective(step)
+        both.after_step(0.5)
+    rows = np.roll(objective.queue.rows.numpy(), -(int(objective.queue.put) % 15), 0)
+    np.testing.assert_allclose(rows, np.array(kept[-15:]), atol=1e-6)
+
+
 def test_pixpro_is_its_formula_and_follows_its_teacher() -> None:
     both = build(loss="cosine", target="teacher", within=0.9, momentum=[0.5, 0.5])
     objective = both.objectives["it"]
@@ -272,6 +305,8 @@ def test_towers_of_several_modalities_and_regions_and_half_precision() -> None:
         ({"tower": "graph"}, "modality 'graph' does not say where"),
         ({"region": 2}, "patches of modality 'signal' lie on no grid"),
         ({"temperature": 0.1}, "temperature: found 0.1"),
+        ({"loss": "infonce", "negatives": "queue"}, "queue: found 0"),
+        ({"loss": "infonce", "negatives": "patches", "queue": 4}, "queue: found 4"),
         ({"match": "feature", "within": 0.5}, "within: found 0.5"),
         ({"loss": "cosine", "predictor_hidden": 8}, "predictor_hidden: found 8"),
         ({"momentum": [0.9, 1.0]}, "momentum: found"),
