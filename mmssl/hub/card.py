@@ -274,6 +274,12 @@ def _size(tower: TowerConfig) -> str:
     return f"{kind}width {tower.width}, depth {tower.depth}{heads}"
 
 
+def _label_columns(recipe: Recipe) -> str | None:
+    """The columns beside the inputs that objectives learn from: what is measured by them is no surprise."""
+    found = [name for part in recipe.objectives.values() for of in part.config.label_columns for name in of.columns]
+    return ", ".join(f"`{name}`" for name in dict.fromkeys(found)) or None
+
+
 def _training(recipe: Recipe, facts: Facts) -> str:
     train = recipe.train
     objectives = ", ".join(f"{key} (weight {part.config.weight:g})" for key, part in recipe.objectives.items())
@@ -292,6 +298,7 @@ def _training(recipe: Recipe, facts: Facts) -> str:
     return _bullets(
         [
             ("Objectives", objectives),
+            ("Columns learned from", _label_columns(recipe)),
             ("Masks", ", ".join(f"{key} ({part.type})" for key, part in recipe.masks.items())),
             ("Views", ", ".join(recipe.views)),
             ("Towers", towers),

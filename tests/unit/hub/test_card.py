@@ -123,6 +123,13 @@ def test_card_without_evaluation() -> None:
         assert "None" not in text.split("<details>")[0] and "model-index" not in text
 
 
+def test_labels_that_were_learned_from_are_named() -> None:
+    assert "Columns learned from" not in card_text(recipe(), None, Facts())
+    labels = {"type": "supervised", "column": ["age", "mass"], "task": "regression", "towers": ["image"]}
+    text = card_text(recipe(**{"objectives.labels": labels}), None, Facts())
+    assert "- Columns learned from: `age`, `mass`\n" in text
+
+
 def test_unknown_facts_are_refused(tmp_path: Path) -> None:
     with refused("sampels", error=TypeError):
         write_card(tmp_path, recipe(), None, {"sampels": 3})
