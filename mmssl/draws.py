@@ -84,6 +84,7 @@ class Draws:
     rows: rows (samples) of the local batch.
     first: the global number of local row 0 (rank * rows); `total` rows in the global batch over all processes.
     root: the key that all names were derived from; see `shared`.
+    alike: every row draws what the first row of the global batch does.
     """
 
     key: int
@@ -92,6 +93,7 @@ class Draws:
     total: int | None = None
     device: torch.device | str = "cpu"
     root: int | None = None
+    alike: bool = False
 
     def __call__(self, *names: int | str) -> Draws:
         """The independent draws of this name, e.g. `draws("crop", 1)`."""
@@ -101,12 +103,22 @@ class Draws:
         """The draws of this name that all views and masks of a step have in common: for views that complement."""
         return replace(self, key=key_of(self.key if self.root is None else self.root, "shared", *names))
 
+    def once(self) -> Draws:
+        """What is drawn once for the global batch: one row, the same on every process."""
+        return replace(self, first=0, rows=1, alike=False)
+
+    def for_all(self) -> Draws:
+        """The draws of which every sample of the global batch has the same."""
+        return replace(self, alike=True)
+
     def part(self, first: int, rows: int) -> Draws:
         """What is drawn for `rows` of the rows, from the `first` on."""
         return replace(self, rows=rows, first=self.first + first, total=self.total or self.rows)
 
     def bits(self, *shape: int) -> Tensor:
         """(rows, *shape) int64 tensor of uniform 32-bit integers."""
+        if self.alike:
+            return self._bits(0, 1, shape).repeat(self.rows, *[1] * len(shape))
         return self._bits(self.first, self.rows, shape)
 
     def _bits(self, first: int, rows: int, shape: tuple[int, ...]) -> Tensor:
@@ -160,6 +172,9 @@ def uniforms(several: Sequence[Draws], *shape: int) -> Tensor:
     """(len(several), rows, *shape) float32 in [0, 1): the `uniform(*shape)` of each, by one computation on a CPU, where
     many small ones cost more than what they compute. They differ in nothing but their keys."""
     one = several[0]
+    if one.alike:
+        alone = uniforms([draws.once() for draws in several], *shape)
+        return alone.repeat(1, one.rows, *[1] * len(shape))
     if torch.device(one.device).type != "cpu" or torch.compiler.is_compiling():
         return torch.stack([(draws.bits(*shape) >> 8).to(torch.float32) * (1 / (1 << 24)) for draws in several])
     bits = _array([draws.key for draws in several], one.first, one.rows, shape)

@@ -29,7 +29,7 @@ class Modality(PixelModality):
     """A grid of rectangular patches, row by row; a patch's numbers are in the order (channel, row, column)."""
 
     targets = ("normalised", "pixels")
-    views = View.names()
+    views, crossing = View.names(), View.crossing
     readouts = ("grid+std", "mean+std")
     coordinates = ("row [patches]", "column [patches]")
     bounded = True

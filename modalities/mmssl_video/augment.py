@@ -35,7 +35,7 @@ def augment_clips(
         tubelet: frames of a patch, of which the result has whole ones.
     """
     if view.retimes:
-        inputs = retime(inputs, draws("time"), view, tubelet)
+        inputs = retime(inputs, (draws.for_all() if view.alike else draws)("time"), view, tubelet)
     if view.changes_pixels:
         clips = inputs["pixel_values"].transpose(1, 2)  # (B, C, T, H, W)
         clips = augment(clips, draws, view, mean, std, unit_range).transpose(1, 2)

@@ -35,7 +35,7 @@ class Modality(PixelModality):
     """
 
     targets = ("normalised", "pixels", "differences", "videomae")
-    views = ClipView.names()
+    views, crossing = ClipView.names(), ClipView.crossing
     coordinates = ("time [s]", "row [patches]", "column [patches]")
 
     def __init__(

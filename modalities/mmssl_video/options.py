@@ -65,4 +65,4 @@ class ClipView(View):
     @property
     def changes_pixels(self) -> bool:
         """Whether any step works on the frames themselves."""
-        return self.resamples or self.changes_values or self.noise_std > 0
+        return self.style is not None or self.resamples or self.changes_values or self.noise_std > 0

@@ -2,7 +2,7 @@
 
 All parameters come from `mmssl.draws.Draws`: a sample's view depends on the key and its global row, not on the batch
 size, the process or the device. Order: crop, flip, brightness, contrast, saturation, hue, gray, blur, solarize, noise
-(SimCLR, Chen et al. 2020; solarize from BYOL, Grill et al. 2020).
+(SimCLR, Chen et al. 2020; solarize from BYOL, Grill et al. 2020); before all of them the style of another picture.
 
 Cropping does not use `grid_sample`, which does not antialias: it would alias wherever a crop is larger than its
 output, as local crops are. Resampling along an axis is a linear map, so each sample gets two small matrices (rows,
@@ -29,6 +29,7 @@ from ...errors import UserError
 from ..view import check_rows
 from .colour import change_contrast, change_hue, change_saturation, per_sample, to_gray
 from .options import View, pair
+from .style import standardise_style
 
 
 def augment(
@@ -61,6 +62,10 @@ def augment(
         pixels = pixels.float()
         if hole is not None:
             pixels = pixels.nan_to_num(0.0)
+        if view.style is not None:
+            pixels = standardise_style(pixels, draws("style"), (view.style[0], view.style[1]))
+        if view.alike:
+            draws = draws.for_all()
         if view.resamples:
             rows, columns = _crop_weights(view, draws, (pixels.shape[-2], pixels.shape[-1]), pixels.device)
             pixels = _apply(pixels, rows, columns)
@@ -120,6 +125,7 @@ def box_of(view: View, draws: Draws, size: tuple[int, int], device: torch.device
         size: (H, W) of the pictures.
         device: of the numbers.
     """
+    draws = draws.for_all() if view.alike else draws
     height, width = size
     out = size if view.crop_size is None else pair(view.crop_size)
     top = left = torch.zeros(draws.rows, device=device)

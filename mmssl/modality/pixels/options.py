@@ -97,7 +97,16 @@ class View(Base):
     probability that a sample undergoes it."""
 
     corruptible: ClassVar[bool] = True
+    crossing: ClassVar[tuple[str, ...]] = ("style",)
 
+    alike: bool = option(False, help="all samples of a batch undergo the same: one draw for all of them")
+    style: list[float] | None = option(
+        None,
+        above=0,
+        max=1,
+        help="all take the amplitudes of low frequencies of one picture of the batch (BSS): lowest and highest side of "
+        "their square, a share of all frequencies",
+    )
     crop_scale: list[float] | None = option(None, above=0, max=1, help="lowest and highest share of the area")
     crop_ratio: list[float] = option(factory=lambda: [3 / 4, 4 / 3], above=0, max=1_000, help="width over height")
     crop_size: int | list[int] | None = option(
@@ -116,7 +125,7 @@ class View(Base):
     noise_std: float = option(0.0, min=0, max=1_000, help="in standard deviations of the channel")
 
     def __post_init__(self) -> None:
-        check_bounds(self, "crop_scale", "crop_ratio", "blur_sigma")
+        check_bounds(self, "style", "crop_scale", "crop_ratio", "blur_sigma")
         if isinstance(self.crop_size, list) and len(self.crop_size) not in (1, 2):
             raise UserError(f"crop_size: found {self.crop_size}, expected one number, or height and width")
 
