@@ -21,7 +21,8 @@ from benchmarks.pairs import SIZES, Pair, ViT, image_model, masked
 from benchmarks.stock_weights import copy_mae_decoder, copy_vit
 from mmssl.draws import Draws
 from mmssl.masking import Random, split_by_order
-from mmssl.models.tower import Decoder, Tower
+from mmssl.models.decoder import Decoder
+from mmssl.models.tower import Tower
 from mmssl.objectives import mae
 from mmssl.objectives.pretraining import Pretraining
 

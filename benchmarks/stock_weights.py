@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmssl.models.decoder import Decoder
 from mmssl.models.stock import transfer
 from mmssl.models.stock.formats.videomae import BLOCK
-from mmssl.models.tower import Decoder, Tower
+from mmssl.models.tower import Tower
 from mmssl.models.trunk import Block
 
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import UserError, nearest
-from ..options import needs, option, strict
+from ..options import Needs, needs, option, strict
 
 YOURS = "YOUR_MODEL"
 """`model.from`, or a tower's `from`, of a shipped recipe that goes on from whatever model the user has."""
@@ -68,6 +68,24 @@ def check_trunk(trunk: str) -> None:
             f"found {trunk!r}, expected one of {', '.join(map(repr, TRUNKS))}, or the dotted name of a module: "
             f"package.Class{nearest(trunk, TRUNKS)}"
         )
+
+
+@strict
+@dataclass(kw_only=True)
+class DecoderPositions:
+    """How a decoder or predictor knows where its tokens lie."""
+
+    positions: str = option(
+        "additive",
+        choices=("additive", "rotary", "vjepa2"),
+        help="added to its tokens, as the modality has them; rotary: queries and keys are turned by the coordinates, "
+        "also where it attends to another view; vjepa2: rotary exactly as V-JEPA 2 computes it",
+    )
+    rotary_base: float | None = option(
+        None, above=1, max=1e12, help="base of the frequencies of rotary positions; null: 10000 (CroCo v2: 100)"
+    )
+
+    NEEDS: ClassVar[tuple[Needs, ...]] = (needs("rotary_base", positions=("rotary", "vjepa2")),)
 
 
 @strict
@@ -145,7 +163,7 @@ class TowerConfig:
         choices=("additive", "rotary", "vjepa2", "dinov3"),
         help="added to the tokens, as the modality has them; rotary: queries and keys are turned by the coordinates; "
         "vjepa2: rotary exactly as V-JEPA 2 computes it; dinov3: as DINOv3, by the place within the whole picture. "
-        "Decoders and predictors keep additive ones",
+        "Decoders and predictors have their own",
     )
     rotary_base: float | None = option(
         None, above=1, max=1e12, help="base of the frequencies of rotary positions; null: 10000, of dinov3 100"

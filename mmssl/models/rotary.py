@@ -46,11 +46,19 @@ class Rotary(nn.Module):
     pairs of channels an axis has the frequencies base ** (-j / m), j < m.
 
     axes: one factor a coordinate, which brings it to steps of one patch (further coordinates are ignored).
+    where: what a message begins with.
     precision: of the angles. float32 whatever the model computes in, because a rounded angle grows with the coordinate;
     some stock classes compute them in the model's own precision, which the proof of an export repeats.
     """
 
-    def __init__(self, head: int, axes: Sequence[float], kind: str = "rotary", base: float | None = None) -> None:
+    def __init__(
+        self,
+        head: int,
+        axes: Sequence[float],
+        kind: str = "rotary",
+        base: float | None = None,
+        where: str = "model.towers",
+    ) -> None:
         super().__init__()
         if kind not in BASES:
             raise ValueError(f"kind: found {kind}, expected one of {', '.join(BASES)}")
@@ -59,12 +67,12 @@ class Rotary(nn.Module):
         self.pairs = head // len(self.axes) // 2
         if kind == "dinov3" and head % (2 * len(self.axes)):
             raise UserError(
-                f"model.towers: positions: dinov3 needs heads of a multiple of {2 * len(self.axes)} channels "
+                f"{where}: positions: dinov3 needs heads of a multiple of {2 * len(self.axes)} channels "
                 f"for {len(self.axes)} coordinates, found {head}; use another width or number of heads"
             )
         if not self.pairs:
             raise UserError(
-                f"model.towers: positions: {kind} needs heads of at least {2 * len(self.axes)} channels "
+                f"{where}: positions: {kind} needs heads of at least {2 * len(self.axes)} channels "
                 f"for {len(self.axes)} coordinates, found {head}; use fewer heads or more width"
             )
         self.precision = torch.float32
@@ -109,6 +117,14 @@ def joined(rotations: Sequence[Rotation]) -> Rotation:
     """Rotations of one span of tokens after another, all of one kind."""
     cosines, sines = ([getattr(r, part) for r in rotations] for part in ("cosine", "sine"))
     return Rotation(torch.cat(cosines, 2), torch.cat(sines, 2), rotations[0].halves)
+
+
+def repeated(rotation: Rotation, times: int) -> Rotation:
+    """That of every sample `times` times in a row."""
+    if times == 1:
+        return rotation
+    cosine, sine = (x.repeat_interleave(times, 0) for x in (rotation.cosine, rotation.sine))
+    return Rotation(cosine, sine, rotation.halves)
 
 
 def turn(x: Tensor, rotation: Rotation, first: int = 0) -> Tensor:

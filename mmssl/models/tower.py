@@ -1,4 +1,4 @@
-"""`Tower`: one or more modalities on one trunk; what it returns, `Encoded`; and `Decoder`, its narrow counterpart.
+"""`Tower`: one or more modalities on one trunk, and what it returns, `Encoded`.
 
 Shapes: B batch, R prefix tokens, n tokens of a modality, D width.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from ..patches import Patches
 from .options import TowerConfig
 from .pooling import AttentionPool, Pooling
 from .rotary import Rotary, Rotation, Unplaced, joined, unturned
-from .trunk import CrossAttention, Trunk
+from .trunk import Trunk
 
 
 @dataclass
@@ -305,122 +304,3 @@ class Tower(nn.Module):
             part if patches[name].full else part * patches[name].valid[..., None]
             for name, part in zip(names, parts, strict=True)
         ]
-
-
-class Decoder(nn.Module):
-    """Predicts something for query patches from a tower's tokens: MAE's decoder, JEPA's predictor.
-
-    The encoded tokens (projected) and one mask token for each query, every one with this module's own position, attend
-    to each other in a narrow trunk. Attention does not know order, so nothing is scattered back into place; and the
-    last block is computed for the queries only.
-
-    Args:
-        modality: of the queries and of the visible patches.
-        in_width: of the tower's tokens.
-        out_width: of a prediction.
-        width: of the narrow trunk.
-        depth: its blocks.
-        heads: of each block.
-        norm_eps: of its norms.
-        mlp_ratio: of its perceptrons.
-        others: further modalities whose encoded tokens are seen, each with positions (and relations) of its own.
-        skips: earlier blocks of the tower that the last blocks attend to (HiCMAE).
-        placed: those are projected as the tokens are and get their positions, before they are attended to.
-    """
-
-    def __init__(
-        self,
-        modality: Modality,
-        in_width: int,
-        out_width: int,
-        width: int,
-        depth: int,
-        heads: int,
-        norm_eps: float = 1e-6,
-        mlp_ratio: float = 4.0,
-        others: Mapping[str, Modality] | None = None,
-        skips: int = 0,
-        placed: bool = False,
-    ) -> None:
-        super().__init__()
-        self.placed = placed
-        self.project = nn.Linear(in_width, width)
-        self.mask = Prefix(1, width)
-        self.positions = modality.positions(width)
-        self.relations = modality.relations(heads)
-        others = others or {}
-        self.other_positions = nn.ModuleDict({name: m.positions(width) for name, m in others.items()})
-        relations = {name: m.relations(heads) for name, m in others.items()}
-        self.other_relations = nn.ModuleDict({name: r for name, r in relations.items() if r is not None})
-        self.trunk = Trunk(width, depth, heads, mlp_ratio, norm_eps)
-        self.skips = nn.ModuleList(
-            CrossAttention(width, heads, width if placed else in_width, norm_eps) for _ in range(skips)
-        )
-        self.head = nn.Linear(width, out_width)
-
-    def forward(
-        self,
-        prefix: Tensor,
-        tokens: Tensor,
-        visible: Patches,
-        queries: Patches,
-        together: Patches | None = None,
-        others: Mapping[str, tuple[Tensor, Patches]] | None = None,
-        layers: Sequence[Tensor] = (),
-    ) -> Tensor:
-        """What the module says of the queries: (B * M, m, out_width).
-
-        Args:
-            prefix: (B, R, D).
-            tokens: (B, k, D) of the `visible` patches.
-            visible: (B, k) patches.
-            queries: (B * M, m) patches: M sets of queries a sample, sample by sample, that do not see one another.
-            together: visible and query patches in one, with the links between them; needed where the modality has
-                links, because there a position alone does not tell two patches apart.
-            others: name -> (tokens (B, n, D), their patches), of the further modalities.
-            layers: tokens (B, k, D) of the visible patches after earlier blocks of the tower, one for each of `skips`,
-                first to last: the decoder's last block attends to the first of them beforehand, the one before to the
-                second.
-
-        Raises:
-            ValueError: the modality has links, and `together` is not there.
-        """
-        others = others or {}
-        spans = [prefix, *(t for t, _ in others.values()), tokens]
-        sets = queries.batch // max(len(tokens), 1)
-        counts = [span.shape[1] for span in spans]
-        seen = self.project(torch.cat(spans, 1)).split(counts, 1)
-        placed = [self.other_positions[name](p.coords) for name, (_, p) in others.items()]
-        placed.append(self.positions(visible.coords))
-        parts = [part + place for part, place in zip(seen[1:], placed, strict=True)]
-        # under autocast the projections are in half precision, the positions added to them are not
-        context = torch.cat([seen[0].to(parts[0].dtype), *parts] if counts[0] else parts, 1)
-        # queries last: the final block is then computed from there on only
-        x = torch.cat([_repeated(context, sets), self.mask.tokens + self.positions(queries.coords)], 1)
-        patches = [*(p for _, p in others.values()), visible]
-        full = queries.full and all(p.full for p in patches)
-        bias = key_mask([*(_repeated(p.valid, sets) for p in patches), queries.valid], full, counts[0])
-        relations: list[Tensor | None] = [None, *self._other_relations(others, sets)]
-        if self.relations is not None:
-            if together is None:
-                raise ValueError("this modality has links: pass `together`")
-            bias = with_relations(bias, [*relations, self.relations(together)], [*counts[:-1], together.count])
-        elif self.other_relations:
-            bias = with_relations(bias, [*relations, None, None], [*counts, queries.count])
-        before = {}
-        for place, (skip, layer) in enumerate(zip(self.skips, layers, strict=True)):
-            there = key_mask([_repeated(visible.valid, sets)], visible.full, 0)
-            layer = self.project(layer) + placed[-1] if self.placed else layer
-            before[self.trunk.depth - place] = partial(skip, other=_repeated(layer, sets), bias=there)
-        return self.head(self.trunk(x, bias, first_query=context.shape[1], before=before)[0])
-
-    def _other_relations(self, others: Mapping[str, tuple[Tensor, Patches]], sets: int) -> list[Tensor | None]:
-        return [
-            _repeated(self.other_relations[name](p), sets) if name in self.other_relations else None
-            for name, (_, p) in others.items()
-        ]
-
-
-def _repeated(x: Tensor, sets: int) -> Tensor:
-    """Each row of x (B, ...) `sets` times in a row: (B * sets, ...)."""
-    return x if sets == 1 else x.repeat_interleave(sets, 0)

@@ -78,7 +78,8 @@ class Attention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """x + attention of norm(x) over another sequence: what a decoder's skip connection adds."""
+    """x + attention of norm(x) over another sequence: what a decoder's skip connection adds, and what CroCo's decoder
+    sees of the other view."""
 
     def __init__(self, width: int, heads: int, other_width: int, norm_eps: float = 1e-6) -> None:
         super().__init__()
@@ -91,12 +92,30 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(other_width, 2 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, other: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x (B, n, D), other (B, m, E), bias (B, 1, 1, m) bool: which of the others exist -> (B, n, D)."""
+    def forward(
+        self,
+        x: Tensor,
+        other: Tensor,
+        bias: Tensor | None = None,
+        turned: tuple[Rotation, Rotation] | None = None,
+        present: Tensor | None = None,
+    ) -> Tensor:
+        """x (B, n, D) -> (B, n, D).
+
+        Args:
+            x: the last n tokens of a sequence.
+            other: (B, m, E).
+            bias: (B, 1, 1, m) bool, which of the others exist.
+            turned: the rotations of all of the sequence, and of the others.
+            present: (B,) bool, samples that have others: nothing is added to the rest. None: all have.
+        """
         batch, n, _ = x.shape
         q = self.q(self.norm(x)).view(batch, n, self.heads, -1).transpose(1, 2)
         k, v = self.kv(self.norm_other(other)).view(batch, other.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-        return x + self.proj(attention(q, k, v, bias).transpose(1, 2).flatten(2))
+        if turned is not None:
+            q, k = turn(q, turned[0], turned[0].cosine.shape[2] - n), turn(k, turned[1])
+        out = self.proj(attention(q, k, v, bias).transpose(1, 2).flatten(2))
+        return x + (out if present is None else out * present[:, None, None])
 
 
 class MLP(nn.Module):
@@ -180,11 +199,18 @@ class Block(GradientCheckpointingLayer):
         self.residual2 = Residual(width, layer_scale, dropout, drop_path)
 
     def forward(
-        self, x: Tensor, bias: Tensor | None = None, first_query: int = 0, rotation: Rotation | None = None
+        self,
+        x: Tensor,
+        bias: Tensor | None = None,
+        first_query: int = 0,
+        rotation: Rotation | None = None,
+        between: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """x (B, n, D) -> (B, n - first_query, D); the arguments are those of `Attention.forward`."""
+        """x (B, n, D) -> (B, n - first_query, D); the arguments are those of `Attention.forward`, and what is done to
+        the tokens behind it."""
         branch = self.residual1(self.attention(self.norm1(x), bias, first_query, rotation))
         x = x[:, first_query:] + branch
+        x = x if between is None else between(x)
         return x + self.residual2(self.mlp(self.norm2(x)))
 
 
@@ -221,6 +247,7 @@ class Trunk(nn.Module):
         first_query: int = 0,
         before: Mapping[int, Callable[[Tensor], Tensor]] | None = None,
         rotation: Rotation | None = None,
+        between: Sequence[Callable[[Tensor], Tensor]] = (),
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """x (B, n, D) -> normed output, and the un-normed output of each block in `layers`.
 
@@ -231,13 +258,15 @@ class Trunk(nn.Module):
             first_query: only tokens from there on are wanted; the last block is not computed for the others.
             before: block (1 = the first) -> what is done to the tokens ahead of it.
             rotation: of queries and keys.
+            between: what is done to the tokens in each block, between its attention and its perceptron.
         """
         kept: dict[int, Tensor] = {}
         for number, block in enumerate(self.blocks, 1):
             if before is not None and number in before:
                 x = before[number](x)
             # only in the last: what an earlier one leaves out, the next could not look at
-            x = block(x, bias, first_query if number == self.depth else 0, rotation)
+            more = (between[number - 1],) if between else ()
+            x = block(x, bias, first_query if number == self.depth else 0, rotation, *more)
             if number in layers:
                 kept[number] = x
         if first_query and not self.depth:

@@ -37,8 +37,9 @@ from ..errors import UserError
 from ..losses.latent import average_layers, latent_loss, normalised_latents
 from ..losses.regularisers import covariance, deviations, directions, sigreg, variance
 from ..masking.targets import united
+from ..models.decoder import Decoder
 from ..models.initialization import init_weights
-from ..models.tower import Decoder, Encoded, Tower
+from ..models.tower import Encoded, Tower
 from ..options import changed
 from ..patches import Patches, Split, gather
 from .base import Loss, Objective
@@ -79,7 +80,15 @@ class JEPA(Objective):
         for name in self.names:
             others = {n: model.modality(n) for n in source.modalities if n != name or self.across}
             self.predictors[name] = Decoder(
-                model.modality(name), source.width, target.width, p.width, p.depth, p.heads, others=others
+                model.modality(name),
+                source.width,
+                target.width,
+                p.width,
+                p.depth,
+                p.heads,
+                others=others,
+                positions=p,
+                where=f"objective jepa: predictor of '{name}'",
             )
         init_weights(self.predictors)
         last = range(target.depth - c.average_layers + 1, target.depth + 1)

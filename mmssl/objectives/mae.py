@@ -11,6 +11,9 @@ counted from 0, are `[4, 7, 10]` here, and are placed as the decoder's own token
 a corrupted view overwrote is reconstructed (GMML, Atito et al. 2021; see `mmssl.masking.corruption`). With `codes`, ids
 of the patches are predicted in place of numbers, by cross-entropy: HuBERT, BEiT, MERT (see `.parts.codes`).
 
+With `beside_view` the decoder also attends to another view, encoded whole by the same tower: cross-view completion
+(CroCo, Weinzaepfel et al. 2022; naver/croco), between two crops, or two columns.
+
 Example::
 
     masks: {half: {type: random, ratio: {image: 0.75, text: 0.15}}}
@@ -20,6 +23,9 @@ Example::
     masks: {most: {type: random, ratio: {video: 0.9, audio: 0.8}}}
     objectives:
       hicmae: {type: mae, towers: [video, audio], mask: most, fusion: {depth: 2}, decoder: {skips: [4, 8, 12]}}
+
+    views: {other: {image: {column: other}}}
+    objectives: {croco: {type: mae, tower: image, mask: most, beside_view: other}}
 
     views: {spoiled: {image: {corrupt: {share: [0.5, 0.75], fill: [noise, other]}}}}
     objectives:
@@ -40,38 +46,25 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..masking.replacement import Replacement
+from ..models.decoder import Beside
 from ..models.initialization import init_weights
-from ..models.message_tower import MessageDecoder, refuse_unlinked
+from ..models.message_tower import MessageDecoder
 from ..models.options import MESSAGES
-from ..models.tower import Decoder, Encoded
+from ..models.tower import Encoded
 from ..options import changed
 from ..patches import Patches, Split, gather
 from .base import Loss
 from .options.mae import Config, DecoderConfig, FusionConfig
 from .parts.between import found_in, hidden_target
 from .parts.codes import Coded, CodeTarget
+from .parts.decoders import TokenHead, decoder_of
 from .parts.fusion import Fusion
 
 if TYPE_CHECKING:
-    from ..modality import Modality
     from ..models.modeling_mmssl import MMSSLModel
     from .step import Step
 
 __all__ = ["MAE", "Config", "DecoderConfig", "FusionConfig"]
-
-
-class TokenHead(nn.Module):
-    """BERT's prediction head: dense, GELU, norm, dense."""
-
-    def __init__(self, width: int, out_width: int) -> None:
-        super().__init__()
-        self.dense = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.out = nn.Linear(width, out_width)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens (..., D) -> (..., P)."""
-        return self.out(self.norm(nn.functional.gelu(self.dense(tokens))))
 
 
 class MAE(Coded):
@@ -97,7 +90,8 @@ class MAE(Coded):
             self._refuse_decoder(name, decoder, model)
             modality, tower = model.modality(name), model.tower(self.tower_of[name])
             width = codes[name].width if name in codes else modality.pred_width(config.target.get(name))
-            self.decoders[name] = _decoder(modality, decoder, tower.width, width, f"objective mae: decoder of '{name}'")
+            where, crosses = f"objective mae: decoder of '{name}'", config.beside_view is not None
+            self.decoders[name] = decoder_of(modality, decoder, tower.width, width, where, crosses)
         used = {n: config.decoders.get(n, config.decoder) for n in self.names}
         self.layer, self.skips = {n: d.layer for n, d in used.items()}, {n: sorted(d.skips) for n, d in used.items()}
         wanted = {layer for d in used.values() for layer in [d.layer, *d.skips] if layer is not None}
@@ -147,6 +141,11 @@ class MAE(Coded):
             raise UserError(
                 f"objective mae: without a mask all patches are seen and reconstructed from their own "
                 f"tokens: decoder.depth of '{name}' must be 0, found {decoder.depth}"
+            )
+        if config.beside_view is not None and (not decoder.depth or decoder.trunk in MESSAGES):
+            raise UserError(
+                f"objective mae: beside_view: found '{config.beside_view}', but the decoder of '{name}' cannot look at "
+                "it; expected decoder.trunk: transformer and a depth of 1 or more"
             )
         if max([decoder.layer or 0, *decoder.skips]) > tower.depth:
             raise UserError(
@@ -225,10 +224,22 @@ class MAE(Coded):
         encoded = {t: step.encode(t, c.view, c.mask, self.shown, layers=self.layers) for t in self.towers}
         if self.fusion is not None:
             encoded = self.fusion(encoded)
+        if c.beside_view is not None:
+            self._refuse_seen(step, c.beside_view)
         losses = self._corrupted(step, encoded) if c.mask is None else self._hidden(step, encoded, c.mask)
         total = torch.stack([c.weights.get(n, 1.0) * loss for n, loss in losses.items()]).sum()
         parts = {n: loss.detach() for n, loss in losses.items()} if len(losses) > 1 else {}
         return Loss(total=total, parts=parts)
+
+    def _refuse_seen(self, step: Step, view: str) -> None:
+        """UserError where the decoder would be shown what it is to reconstruct."""
+        for name in self.names:
+            for shown in (self.config.view, self.config.target_view):
+                if step.patches(name, shown) is step.patches(name, view):
+                    raise UserError(
+                        f"objective mae: beside_view: found '{view}', which shows '{name}' as view '{shown}' does, so "
+                        "that nothing is left to reconstruct; expected a view with another crop or column"
+                    )
 
     def _corrupted(self, step: Step, encoded: dict[str, Encoded]) -> dict[str, Tensor]:
         """GMML's loss: the mean absolute error over all numbers that the view overwrote; all patches were seen."""
@@ -283,7 +294,8 @@ class MAE(Coded):
             whole, hide = step.patches(name, c.view), split.hide.flatten(1)
             queries = self._queries(step, name, split)
             norm = step.model.tower(self.tower_of[name]).normed
-            prediction = self._predict(name, encoded[self.tower_of[name]], whole, split.keep, hide, queries, norm)
+            seen = encoded[self.tower_of[name]], self._beside(step, name)
+            prediction = self._predict(name, *seen, whole, split.keep, hide, queries, norm)
             if name in self.codes:
                 losses[name] = self._coded(step, name, split, prediction, queries, encoded[self.tower_of[name]])
                 continue
@@ -326,6 +338,13 @@ class MAE(Coded):
         c = self.config
         return of.valid & (found_in(step, name, c.target_view, index, c.view) >= 0)
 
+    def _beside(self, step: Step, name: str) -> Beside | None:
+        """What the tower makes of the other view, unmasked."""
+        if self.config.beside_view is None:
+            return None
+        other = step.encode(self.tower_of[name], self.config.beside_view, layers=self.layers)
+        return Beside(self._tokens(name, other), other.patches[name])
+
     def _tokens(self, name: str, encoded: Encoded) -> Tensor:
         layer = self.layer[name]
         return encoded.tokens[name] if layer is None else encoded.layers[layer][name]
@@ -334,6 +353,7 @@ class MAE(Coded):
         self,
         name: str,
         encoded: Encoded,
+        beside: Beside | None,
         whole: Patches,
         keep: Tensor,
         hide: Tensor,
@@ -356,15 +376,4 @@ class MAE(Coded):
         layers = [encoded.layers[layer][name] for layer in self.skips[name]]
         if norm is not None and self.config.decoders.get(name, self.config.decoder).skips_placed:
             layers = [norm(layer) for layer in layers]
-        return decoder(encoded.prefix, tokens, seen, queries, together, layers=layers)
-
-
-def _decoder(modality: Modality, config: DecoderConfig, in_width: int, out_width: int, where: str) -> nn.Module:
-    """What predicts `out_width` numbers of a hidden patch; where: what messages begin with."""
-    if not config.depth:
-        return TokenHead(in_width, out_width)
-    sizes = config.width, config.depth, config.heads
-    if config.trunk in MESSAGES:
-        refuse_unlinked(modality, where, config.trunk)
-        return MessageDecoder(modality, config.trunk, in_width, out_width, *sizes)
-    return Decoder(modality, in_width, out_width, *sizes, skips=len(config.skips), placed=config.skips_placed)
+        return decoder(encoded.prefix, tokens, seen, queries, together, layers=layers, beside=beside)

@@ -231,6 +231,7 @@ def of_two_columns() -> Pretraining:
         "some": jepa.JEPA(jepa.Config(mask="half", target_mask="half", **latent), net),
         "mae": mae.MAE(mae.Config(tower="signal", mask="half", target_view="later", decoder=DECODER), net),
         "gmml": mae.MAE(mae.Config(mask=None, target_view="louder", **spoiled), net),
+        "beside": mae.MAE(mae.Config(tower="signal", mask="half", beside_view="later", decoder=DECODER), net),
         "dino": distillation.Distillation(
             distillation.Config(tower="signal", global_views=["clean", "louder"], head=small, weight=0.2), net
         ),

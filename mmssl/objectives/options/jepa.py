@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...losses.latent import LATENT_LOSSES
+from ...models.options import DecoderPositions
 from ...options import needs, option, strict
 from . import ObjectiveConfig, odd_knots
 from .teacher import TeacherOptions
@@ -12,7 +13,7 @@ from .teacher import TeacherOptions
 
 @strict
 @dataclass(kw_only=True)
-class PredictorConfig:
+class PredictorConfig(DecoderPositions):
     """I-JEPA's predictor is 384 wide and 6 deep (12 for its largest); small ones do for small data.
 
     Of prefix tokens the papers differ: T-JEPA's [REG] goes into the predictor, ECG-JEPA's register does not, I-JEPA and

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ...errors import UserError
 from ...masking.replacement import Replacement
-from ...models.options import TRUNKS
+from ...models.options import TRUNKS, DecoderPositions
 from ...options import SET, needs, option, strict
 from . import ObjectiveConfig
 from .codes import CodesConfig
@@ -14,7 +14,7 @@ from .codes import CodesConfig
 
 @strict
 @dataclass(kw_only=True)
-class DecoderConfig:
+class DecoderConfig(DecoderPositions):
     """MAE's decoder is 512 wide and 8 deep for every encoder; small ones do for small data."""
 
     trunk: str = option(
@@ -41,8 +41,10 @@ class DecoderConfig:
 
     NEEDS = (
         needs("trunk", "width", "heads", depth="1 or more", holds=lambda c: c.depth > 0),
-        needs("skips", trunk="transformer"),
+        needs("skips", "positions", trunk="transformer"),
+        needs("positions", depth="1 or more", holds=lambda c: c.depth > 0),
         needs("skips_placed", skips="some", holds=lambda c: bool(c.skips)),
+        needs("skips_placed", positions="additive"),
     )
 
 
@@ -63,7 +65,7 @@ class Config(ObjectiveConfig):
     papers = (
         "MAE, He et al. 2022, arXiv 2111.06377; BERT, Devlin et al. 2019, arXiv 1810.04805; M3AE, Chen et al. 2022; "
         "HiCMAE, Sun et al. 2024, arXiv 2401.05698; HuBERT, Hsu et al. 2021, arXiv 2106.07447; BEiT, Bao et al. 2022, "
-        "arXiv 2106.08254"
+        "arXiv 2106.08254; CroCo, Weinzaepfel et al. 2022, arXiv 2210.10716, and CroCo v2, 2023, arXiv 2211.10408"
     )
     when = "No augmentations are known, or the model will be fine-tuned; the steadiest to train, weaker on few labels."
     suits = "everything that is cut into patches, alone or several modalities in one tower; unpaired data too"
@@ -73,6 +75,11 @@ class Config(ObjectiveConfig):
     fusion: FusionConfig | None = option(None, help="with `towers`: decode what this encoder makes of all their tokens")
     mask: str | None = option(None, help="the recipe's mask that says what is hidden; null: what `view` corrupted")
     view: str = option("clean", help="what the encoder sees")
+    beside_view: str | None = option(
+        None,
+        help="another view (a second crop, another column) that the same encoder sees whole, and every block of the "
+        "decoder attends to (CroCo); nothing where a sample lacks it",
+    )
     target_view: str = option("clean", help="what is to be reconstructed")
     mode: str | dict[str, str] = option("drop", choices=("drop", "replace"), help="or one a modality")
     replacement: dict[str, Replacement] = option(
@@ -89,7 +96,8 @@ class Config(ObjectiveConfig):
     )
 
     NEEDS = (
-        needs("mode", "codes", mask=SET),
+        needs("mode", "codes", "beside_view", mask=SET),
+        needs("beside_view", tower=SET),
         needs("replacement", mask=SET),
         needs("replacement", mode="replace", holds=lambda c: "replace" in (c.mode, *_values(c.mode))),
     )
