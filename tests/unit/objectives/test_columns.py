@@ -73,8 +73,9 @@ def test_a_sample_that_lacks_a_column_counts_nothing() -> None:
     found = []
     for content in (samples, changed):
         work = toy_world.of_two_columns()
-        # centres, assignments and batch norms are of all rows of a side, and gmml reads the later column alone
-        for name in ("dino", "vicreg", "byol", "gmml"):
+        # centres, assignments and batch norms are of all rows of a side; gmml reads the later column alone, and beside
+        # reconstructs the main one, whatever it is beside
+        for name in ("dino", "vicreg", "byol", "gmml", "beside"):
             del work.objectives[name]
         loss = work(toy_world.batch(content), Draws(9, ROWS))
         loss.total.backward()
