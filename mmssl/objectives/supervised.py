@@ -95,6 +95,9 @@ class Supervised(Objective):
             raise UserError(f"{where}: class_weights: found balanced, but a {target.task} has no classes to weigh")
         if config.label_smoothing and target.task != "classification":
             raise UserError(f"{where}: label_smoothing: found {config.label_smoothing}, which a {target.task} has not")
+        if config.asymmetry is not None and (target.task != "multilabel" or config.class_weights == "balanced"):
+            found = "class_weights" if target.task == "multilabel" else f"a {target.task}"
+            raise UserError(f"{where}: asymmetry: found {config.asymmetry} with {found}, expected several labels alone")
         if config.joint_view is not None and target.task != "classification":
             raise UserError(
                 f"{where}: joint_view: found '{config.joint_view}', which goes with classes, not {target.task}"
@@ -144,7 +147,8 @@ class Supervised(Objective):
         if self.joint:
             return self._both(step, value)
         logits = self.thresholds(self._says(step, self.head, self.sides))
-        return task_loss(step, self.target.task, logits, value, self.counts(step), self.weights, c.label_smoothing)
+        more = (self.weights, c.label_smoothing, c.asymmetry)
+        return task_loss(step, self.target.task, logits, value, self.counts(step), *more)
 
     def transformed(self, step: Step) -> Tensor:
         """(B, M, N, M) logits: of each sample, shown in each transformation, each class with each transformation."""

@@ -31,7 +31,7 @@ class SignalModality(LinearPatches):
 
     targets = ("normalised", "voltage", "spectrum")
     properties: ClassVar[dict[str, Property]] = {
-        "frequency": Property("sample", "the frequency of most power above 0.5 Hz, in octaves from 8 Hz")
+        "frequency": Property("sample", "the frequency of most power, in octaves from an eighth of the rate")
     }
     views = View.names()
     corruptible = View.corruptible
@@ -113,7 +113,7 @@ class SignalModality(LinearPatches):
 
     def known(self, name: str, inputs: Inputs, patches: Patches, seen: Patches) -> Tensor:
         """(B, 1) the frequency at which all channels together have most power; unknown where nothing was measured."""
-        octave, power = strongest(inputs["signal"].float(), self.rate)
+        octave, power = strongest(inputs["signal"].float())
         return octave.masked_fill(power <= 0, torch.nan)[:, None]
 
     def raster(self, inputs: Inputs) -> tuple[Inputs, str, tuple[int, ...]]:

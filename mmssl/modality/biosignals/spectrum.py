@@ -63,16 +63,16 @@ def bins(count: int) -> int:
     return count // 2 + 1
 
 
-def strongest(signal: Tensor, rate: float, least: float = 0.5) -> tuple[Tensor, Tensor]:
-    """((B,) the frequency of most power in octaves from 8 Hz, (B,) that power) of signal (B, C, T), NaN where nothing
-    was measured; over all channels, from `least` Hz on."""
+def strongest(signal: Tensor, cycles: float = 2.0) -> tuple[Tensor, Tensor]:
+    """((B,) the frequency of most power in octaves from an eighth of the rate, (B,) that power) of signal (B, C, T),
+    NaN where nothing was measured; over all channels, from so many cycles in T samples on."""
     there = ~signal.isnan()
     mean = signal.nan_to_num(0.0).sum(2, keepdim=True) / there.sum(2, keepdim=True).clamp(min=1)
     centred = (signal - mean).nan_to_num(0.0)
     power = torch.fft.rfft(centred * hann(signal.shape[2], signal.device)).abs().square().sum(1)
-    hertz = torch.fft.rfftfreq(signal.shape[2], 1 / rate, device=signal.device)
-    found = power.masked_fill(hertz < least, 0.0).max(1)
-    return (hertz[found.indices].clamp(min=least) / 8).log2(), found.values
+    number = torch.arange(power.shape[1], device=signal.device)
+    found = power.masked_fill(number < cycles, 0.0).max(1)
+    return (found.indices.clamp(min=1) * 8 / signal.shape[2]).log2(), found.values
 
 
 def band_powers(signal: Tensor, rate: float, edges: Sequence[float], seconds: float) -> Tensor:

@@ -26,7 +26,7 @@ class Config(ObjectiveConfig):
     tells: str = option(
         DRAWN,
         help="drawn: which transformation made the view; else what the modality knows: of graphs degree, landmarks, "
-        "edge, distance, similarity; of EEG and ECG frequency; of ECG heart_rate",
+        "edge, distance, similarity; of EEG, ECG and series frequency; of ECG heart_rate",
     )
     views: list[str] = option(
         factory=lambda: ["clean"],

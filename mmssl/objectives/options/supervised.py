@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...errors import UserError
 from ...options import SET, needs, option, strict
 from . import ObjectiveConfig
 from .labels import LabelColumn
@@ -49,17 +50,28 @@ class Config(ObjectiveConfig):
         choices=("none", "balanced"),
         help="balanced: rare classes, or rare labels where they are there, count more",
     )
+    asymmetry: list[float] | None = option(
+        None,
+        min=0,
+        max=100,
+        help="of several labels: exponents of those that hold and of others, and a margin: ASL has [1, 4, 0.05]",
+    )
     label_smoothing: float = option(
         0.0, min=0, below=1, help="of classes: share of the label that all have equal parts of"
     )
 
     NEEDS = (
         needs("label_smoothing", task=("auto", "classification")),
+        needs("asymmetry", task=("auto", "multilabel")),
         needs("class_weights", task=("auto", "classification", "multilabel")),
         needs("classes", task=("auto", "classification", "multilabel", "ordinal")),
         needs("mode", mask=SET),
         needs("distil", joint_view=SET),
     )
+
+    def __post_init__(self) -> None:
+        if self.asymmetry is not None and (len(self.asymmetry) != 3 or self.asymmetry[2] >= 1):
+            raise UserError(f"asymmetry: found {self.asymmetry}, expected two exponents and a margin below 1")
 
     @property
     def label_columns(self) -> tuple[LabelColumn, ...]:

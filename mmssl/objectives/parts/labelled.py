@@ -5,6 +5,7 @@ Shapes: B rows, C what a head gives of each (`mmssl.losses.supervised.row_losses
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,19 +33,20 @@ def task_loss(
     counts: dict[str, Tensor],
     weights: Tensor | None = None,
     smoothing: float = 0.0,
+    asymmetry: Sequence[float] | None = None,
 ) -> Loss:
     """The mean of `row_losses` over the global batch; of classes the accuracy, too, of grades how many they are off.
 
     Args:
         step: its rows are counted over.
-        task: see `row_losses`, also for the weights and the smoothing.
+        task: see `row_losses`, also for weights, smoothing and asymmetry.
         logits: (B, C).
         value: (B,) or (B, C) labels; where there is none it is not looked at.
         counts: of `task_counts`.
     """
     with torch.autocast(logits.device.type, enabled=False):
         logits = logits.float()
-        losses = row_losses(task, logits, value, weights, smoothing)
+        losses = row_losses(task, logits, value, weights, smoothing, asymmetry)
         total = step.mean("loss", losses, counts["loss"])
         parts: dict[str, Tensor] = {}
         if task == "classification":

@@ -27,6 +27,19 @@ def test_a_smoothed_class_is_a_mixture_with_all_classes(smoothing):
     np.testing.assert_allclose(found.numpy(), -(wanted * log_softmax(L)).sum(1), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("positive", "negative", "margin"), [(1.0, 4.0, 0.05), (0.0, 2.0, 0.0), (0.0, 0.0, 0.0)])
+def test_absent_labels_that_are_easy_count_less(positive, negative, margin):
+    """ASL's equations 5 to 7, with nothing of the kind the binary cross-entropy."""
+    y = torch.from_numpy(RNG.integers(0, 2, (40, 4))).float()
+    p = 1 / (1 + np.exp(-L))
+    q = np.maximum(p - margin, 0)
+    loss = np.where(y == 1, -((1 - p) ** positive) * np.log(p), -(q**negative) * np.log(1 - q)).mean(1)
+    found = row_losses("multilabel", LOGITS, y, asymmetry=[positive, negative, margin])
+    np.testing.assert_allclose(found.numpy(), loss, rtol=0, atol=1e-6)
+    if not (positive or negative or margin):
+        np.testing.assert_allclose(found.numpy(), row_losses("multilabel", LOGITS, y).numpy(), rtol=0, atol=1e-6)
+
+
 def test_a_grade_lies_above_every_lower_threshold():
     """CORAL's equation 4 with equal importance of the thresholds, over 5 grades."""
     grades = torch.from_numpy(RNG.integers(0, 5, 40))

@@ -133,6 +133,8 @@ def other(step: Any) -> torch.Tensor:
         ({"joint_view": "fixed"}, "kind", ("joint_view", "'fixed'", "always transformed alike")),
         ({"joint_view": "shuffled"}, "mass", ("joint_view", "regression")),
         ({"distil": True}, "kind", ("distil", "has no effect")),
+        ({"asymmetry": [1, 4, 0.05], "class_weights": "balanced"}, "tags", ("asymmetry", "class_weights")),
+        ({"asymmetry": [1, 4]}, "tags", ("asymmetry", "two exponents")),
     ],
 )
 def test_labels_that_cannot_be_joined_with_transformations_are_refused(options, task, facts):
