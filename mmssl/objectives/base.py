@@ -21,6 +21,7 @@ from .options import ObjectiveConfig, objective_module
 if TYPE_CHECKING:
     from ..models.codes import Codes
     from ..models.modeling_mmssl import MMSSLModel
+    from ..models.processing_mmssl import MMSSLProcessor
     from .step import Step, Views
 
 
@@ -124,6 +125,11 @@ class Objective(nn.Module):
 
     def keeps(self) -> dict[str, Codes]:
         """Modality -> codes that become a part of the model at the end of a run (`MMSSLModel.keep_codes`)."""
+        return {}
+
+    def makers(self) -> dict[str, tuple[MMSSLModel, MMSSLProcessor]]:
+        """Modality -> another model that this run has made codes of, with them, and its processor: at the end it is
+        written into the run's folder `codes/`, as a model of its own."""
         return {}
 
     teaches: tuple[str, ...] = ()

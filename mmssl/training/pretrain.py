@@ -168,6 +168,9 @@ def finish(
                 save_model(model, processor, target)
             else:
                 adapter.save(processor, target)
+            for name, objective in loop.pretraining.objectives.items():
+                for modality, (maker, reads) in objective.makers().items():  # type: ignore[operator]
+                    save_model(maker, reads, folder / "codes" / f"{name}-{modality}")
     except OSError as error:
         lost = f"; {fault}" if fault else "; nothing is lost"
         raise RunError(

@@ -28,9 +28,13 @@ from mmssl.training.ranks import Clock
 
 
 def watched() -> dict[str, Any]:
-    """Two towers, a teacher that says its health, labels for the probe, and micro-batches that do not fill the last
-    chunk of the health probe."""
+    """Two towers, a teacher and codes that say their health, books that are fitted first, labels for the probe, and
+    micro-batches that do not fill the last chunk of the health probe."""
     content = runs.image_text()
+    codes = {"size": 6, "samples": 64, "target": "pixels", "similarity": "cosine", "width": 8, "topics": 3}
+    content["objectives"]["mae"]["codes"] = {"image": codes}
+    books = {"size": 6, "samples": 64, "width": 8, "decoder": {"width": 8, "depth": 1, "heads": 2}}
+    content["objectives"]["tokens"] = {"type": "tokenizer", "tower": "image", "weight": 0.1, **books}
     content["views"] = {name: {"image": {"crop_scale": [0.3, 1.0]}} for name in ("a", "b")}
     content["objectives"]["pull"] = {"type": "toys.collapse", "tower": "image", "weight": 0.1}
     content["evaluation"]["label"] = "label"

@@ -29,6 +29,7 @@ from .topics import Topics, bags_of
 
 if TYPE_CHECKING:
     from ...models.modeling_mmssl import MMSSLModel
+    from ...models.processing_mmssl import MMSSLProcessor
     from ..options.codes import BookOptions, CodesConfig
     from ..step import Step
 
@@ -104,6 +105,17 @@ class Coded(Objective):
         """Codes of the model's own targets and tokens; those of another model stay with it."""
         return {part.name: part.codes for part in self._codes() if part.kept}
 
+    def makers(self) -> dict[str, tuple[MMSSLModel, MMSSLProcessor]]:
+        """Finished models whose tokens were coded, with these codes in place of others."""
+        found = {}
+        for part in self._codes():
+            if isinstance(part, CodeTarget) and part.options.of == "tokens":
+                part.origin.codes.clear()
+                part.origin.config.codes = None
+                part.origin.keep_codes(part.name, part.codes)
+                found[part.name] = part.origin, part.reads
+        return found
+
     @torch.no_grad()
     def health(self, step: Step) -> dict[str, Tensor]:
         """How the codes of each modality are used: `codes_use`."""
@@ -132,7 +144,8 @@ class CodeTarget(CodePart):
             spec = _target_spec(options, model, name, where)
         else:
             assert options.from_ is not None
-            self.origin = open_model(options.from_)[0].requires_grad_(False)
+            self.origin, self.reads = open_model(options.from_)
+            self.origin.requires_grad_(False)
             _refuse_other(self.origin, model, name, f"{where}from: {options.from_}")
             if options.of == "tokens":
                 spec = _token_spec(options, self.origin, name, where)

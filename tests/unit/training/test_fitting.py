@@ -130,6 +130,13 @@ def test_tokens_of_a_finished_model_are_coded(done, tmp_path):
     for key, value in first.state_dict().items():
         assert torch.equal(state[f"{name}origin.{key}"], value), "nothing of the finished model moves"
     assert np.isfinite(runs.losses(run.folder)[4]) and run.model.config.codes is None
+    units, reads = open_model(run.folder / "codes" / "mae-image")
+    assert torch.equal(codes_of(units, "image").quantiser.codes, books) and list(units.codes) == ["image"]
+    picture = reads.preprocessors["image"]([np.eye(8, dtype=np.uint8) * 200])
+    tokens = first.tower("image")({"image": first.modality("image").patchify(picture)}, layers=(1,)).layers[1]["image"]
+    assert torch.equal(
+        code_ids(units, {"image": picture})["image"][0, :, 0], torch.cdist(tokens[0], books[0]).argmin(1)
+    )
     # what is coded is that block's output, in evaluation mode
     from mmssl.draws import Draws
     from mmssl.objectives import mae
