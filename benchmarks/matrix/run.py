@@ -97,7 +97,7 @@ def run_cell(cell: Cell, seed: int, results: Path) -> dict[str, Any]:
         "differences": {arm: against(arm, outputs) for arm in outputs if arm != "pretrained"},
         "knn": means(near),
         "knn_differences": {arm: against(arm, near) for arm in near if arm != "pretrained"},
-        "readout": model.config.towers[next(iter(model.config.towers))]["readout"],  # type: ignore[index]
+        "readout": read_out(model),
         "chance": round(chance(cell.metric, rows.y, folds), 5),
         "rankme": {name: round(_rank(rows, name), 3) for name in ("pretrained", "untrained")},
         "width": int(rows.arms["pretrained"].shape[1]),
@@ -136,6 +136,14 @@ def _trained(recipe: Recipe, kept: Path) -> tuple[MMSSLModel, MMSSLProcessor, di
     for name, spec in model.config.towers.items():
         model.tower(name).set_pooling(tower_config(spec))
     return model, processor, json.loads((kept / SPENT).read_text())
+
+
+def read_out(model: MMSSLModel) -> str:
+    """How its tower is read out: `mean+std`, or `mean+std of 3 blocks`."""
+    assert model.config.towers is not None
+    tower = next(iter(model.config.towers.values()))
+    layers = tower.get("readout_layers", 1)
+    return tower["readout"] if layers == 1 else f"{tower['readout']} of {layers} blocks"
 
 
 def _tell(text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from benchmarks.matrix.judging import (
     neighbours,
     probed,
 )
-from benchmarks.matrix.run import numbered, write_result
+from benchmarks.matrix.run import numbered, read_out, write_result
 from mmssl.recipe.loading import load_recipe
 
 CELL = Cell("set", "mae", "image", {}, ("train", "test"), "label", {"kind": "standard"}, "accuracy")
@@ -213,6 +214,14 @@ def test_labels_are_numbered_in_order() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ report
+
+
+def test_how_a_tower_is_read_out_names_its_blocks() -> None:
+    def model(**options: Any) -> Any:
+        return SimpleNamespace(config=SimpleNamespace(towers={"image": {"readout": "flat", **options}}))
+
+    assert read_out(model()) == read_out(model(readout_layers=1)) == "flat"
+    assert read_out(model(readout_layers=3)) == "flat of 3 blocks"
 
 
 def test_spread_is_that_of_a_sample() -> None:
