@@ -1,12 +1,14 @@
-"""Self-distillation between views and of masked patches: DINO, iBOT, KoLeo, multi-crop and Gram anchoring.
+"""Self-distillation between views and of masked patches: DINO, iBOT, EsViT, KoLeo, multi-crop and Gram anchoring.
 
 A student learns to assign each view to the prototypes that an averaged teacher assigns another view of the same sample
-to (DINO, Caron et al. 2021), and each masked patch to those that the teacher, who sees it, gives it (iBOT, Zhou et al.
-2022). The teacher sees global views only, the student local ones too (multi-crop, SwAV). Collapse is kept away by
-centring and sharpening, or by Sinkhorn-Knopp (DINOv2, Oquab et al. 2023), which is balanced over the global batch.
-KoLeo spreads the features of a batch; Gram anchoring (DINOv3, Simeoni et al. 2025) keeps the similarities between a
-sample's patches as an earlier teacher had them, which may come from a model (`gram.from`) and see larger pictures
-(`gram.views`). Written over views: any modality that has them can take part.
+to (DINO, Caron et al. 2021), each masked patch to those that the teacher, who sees it, gives it (iBOT, Zhou et al.
+2022), each patch of a view to those of the teacher's most similar patch of another (`region_weight`: EsViT, Li et al.
+2022), and all patches of a view together (`instance_weight`: CMD, Bi et al. 2025). The teacher sees global views only,
+the student local ones too (multi-crop, SwAV). Collapse is kept away by centring and sharpening, or by Sinkhorn-Knopp
+(DINOv2, Oquab et al. 2023), which is balanced over the global batch. KoLeo spreads the features of a batch; Gram
+anchoring (DINOv3, Simeoni et al. 2025) keeps the similarities between a sample's patches as an earlier teacher had
+them, which may come from a model (`gram.from`) and see larger pictures (`gram.views`). Written over views: any modality
+that has them can take part.
 
 Example::
 
@@ -38,6 +40,7 @@ from ..patches import Patches, gather
 from ..schedules import moved
 from .base import Loss, Objective
 from .options.distillation import Config, GramConfig, HeadConfig
+from .parts import regional
 from .parts.prototypes import PrototypeHead
 from .parts.teacher import Momentum, Teacher, take_over
 
@@ -62,7 +65,7 @@ class Distillation(Objective):
         tower = model.tower(config.tower)
         masks = config.masks * (len(config.global_views) if len(config.masks) == 1 else 1)
         self.mask_of = dict(zip(config.global_views, masks, strict=False))
-        own = config.patch_head if masks and config.patch_weight else None
+        own = config.patch_head if (masks and config.patch_weight) or config.regional else None
         self.heads = nn.ModuleDict()
         if config.class_weight or own is None:
             self.heads["class"] = _head(config.head, tower.pooled_width)
@@ -78,6 +81,8 @@ class Distillation(Objective):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("class_centre", torch.zeros(config.head.prototypes))
         self.register_buffer("patch_centre", torch.zeros((config.patch_head or config.head).prototypes))
+        if config.regional:
+            self.register_buffer("region_centre", torch.zeros((config.patch_head or config.head).prototypes))
         self._host: tuple[int, float] | None = None
         self._sums: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -93,14 +98,14 @@ class Distillation(Objective):
         for view in views:
             if views.count(view) > 1:
                 raise UserError(f"objective distillation: view '{view}' is named {views.count(view)} times")
-        if c.class_weight and len(views) < 2:
+        if (c.class_weight or c.region_weight) and len(views) < 2:
             raise UserError(
                 f"objective distillation: views are compared, found only {views}; name two, "
                 f"or set class_weight: 0 to distil masked patches alone"
             )
-        if not c.class_weight and not (c.masks and c.patch_weight):
+        if not c.class_weight and not c.region_weight and not (c.masks and c.patch_weight):
             raise UserError(
-                "objective distillation: neither views (class_weight) nor masked patches (masks, "
+                "objective distillation: neither views (class_weight, region_weight) nor masked patches (masks, "
                 "patch_weight) are learnt from"
             )
         if c.masks and not tower.replaces:
@@ -196,7 +201,8 @@ class Distillation(Objective):
     # ---------------------------------------------------------------------------------------------------------- loss
 
     def forward(self, step: Step) -> Loss:
-        """The weighted sum of the losses that are on: class, patch, KoLeo, Gram; logs each of them and the health."""
+        """The weighted sum of the losses that are on: class, patch, region, instance, KoLeo, Gram; logs each, and the
+        health."""
         c = self.config
         _refuse_equal_views(c, step)
         students = {v: step.encode(c.tower, v, self.mask_of.get(v), "replace") for v in c.global_views}
@@ -210,6 +216,8 @@ class Distillation(Objective):
             losses["class"] = c.class_weight, loss
         if c.masks and c.patch_weight:
             losses["patch"] = c.patch_weight, self._masked_patches(step, students, teachers)
+        if c.regional:
+            losses |= self._regions(students, teachers)
         if c.koleo_weight:
             losses["koleo"] = c.koleo_weight, self._spread([students[v] for v in c.global_views])
         if c.gram is not None:
@@ -284,6 +292,23 @@ class Distillation(Objective):
             counts.append(count > 0)
         return global_mean(torch.cat(means), torch.cat(counts))
 
+    def _regions(
+        self, students: Mapping[str, Encoded], teachers: Mapping[str, Encoded]
+    ) -> dict[str, tuple[float, Tensor]]:
+        """The losses of EsViT and CMD that are on, with their weights."""
+        c, head = self.config, "patch" if "patch" in self.heads else "class"
+        own = regional.seen(students, self.heads[head](regional.flattened(students)[0], self._frozen()))
+        with torch.no_grad():
+            tokens, valid = regional.flattened(teachers)
+            target = self._targets("region", self.teacher_heads.net[head](tokens), valid)
+        theirs, losses = regional.seen(teachers, target), {}
+        if c.region_weight:
+            losses["region"] = c.region_weight, regional.region_loss(own, theirs, c.student_temperature)
+        if c.instance_weight:
+            whole = {v: self.heads["class"](e.pooled(), self._frozen()) for v, e in students.items()}
+            losses["instance"] = c.instance_weight, regional.instance_loss(own, theirs, whole, c.student_temperature)
+        return losses
+
     def _spread(self, encoded: list[Encoded]) -> Tensor:
         """KoLeo among the samples of the global batch, within each view, averaged over views."""
         rows, counts = [], []
@@ -356,7 +381,7 @@ def _head(config: HeadConfig, width: int) -> PrototypeHead:
 
 def _refuse_equal_views(c: Config, step: Step) -> None:
     """Two views that leave all of the tower's modalities as they are would be one: nothing to compare."""
-    if not c.class_weight:
+    if not c.class_weight and not c.region_weight:
         return
     names = list(step.model.tower(c.tower).modalities)
     plain = [v for v in [*c.global_views, *c.local_views] if v == "clean" or not any(n in step.views[v] for n in names)]

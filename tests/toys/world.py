@@ -471,6 +471,9 @@ def self_distillation() -> Pretraining:
             tower="signal", masks=["half", "few"], patch_head=head, targets="centring", **views, **shared
         ),
         "nodes": distillation.Config(tower="graph", global_views=["clean", "b"], masks=["half"], head=head, **low),
+        "regions": distillation.Config(
+            tower="signal", head=head, patch_head=head, region_weight=0.5, instance_weight=0.5, **views, **low
+        ),
         "cells": distillation.Config(
             tower="table", global_views=["clean"], masks=["half"], head=head, class_weight=0.0, **low
         ),

@@ -60,11 +60,12 @@ class GramConfig:
 @strict
 @dataclass(kw_only=True)
 class Config(TeacherOptions, ObjectiveConfig):
-    """Options of DINO, iBOT, DINOv2 and DINOv3."""
+    """Options of DINO, iBOT, DINOv2 and DINOv3, EsViT and CMD."""
 
     papers = (
         "DINO, Caron et al. 2021, arXiv 2104.14294; iBOT, Zhou et al. 2022, arXiv 2111.07832; DINOv2, Oquab et al. "
-        "2023, arXiv 2304.07193; DINOv3 (Gram anchoring), Simeoni et al. 2025, arXiv 2508.10104"
+        "2023, arXiv 2304.07193; DINOv3 (Gram anchoring), Simeoni et al. 2025, arXiv 2508.10104; "
+        "EsViT, Li et al. 2022, arXiv 2106.09785; CMD, Bi et al. 2025, arXiv 2401.08860"
     )
     when = "Good augmentations are known and features are wanted frozen, of whole samples and of patches; long runs."
     suits = "images first; signals and sound with good views; masked patches alone need no views"
@@ -88,6 +89,12 @@ class Config(TeacherOptions, ObjectiveConfig):
         help="iBOT's loss, the mean over samples with hidden patches; DINOv2 divides by all samples, and leaves half "
         "of them as they are: its 1 is 0.5 here",
     )
+    region_weight: float = option(
+        0.0, min=0, max=1_000_000, help="EsViT's loss, of each patch and the teacher's most like it in another view"
+    )
+    instance_weight: float = option(
+        0.0, min=0, max=1_000_000, help="CMD's losses, of all regions of a view together; along with class_weight"
+    )
     koleo_weight: float = option(
         0.0, min=0, max=1_000_000, help="of the mean over global views; DINOv2 takes 0.1 of their sum"
     )
@@ -102,15 +109,28 @@ class Config(TeacherOptions, ObjectiveConfig):
 
     NEEDS = (
         needs("patch_weight", masks=SET),
-        needs("patch_head", masks=SET),
-        needs("patch_head", patch_weight="above 0", holds=lambda c: c.patch_weight > 0),
+        needs("patch_head", masks=SET, holds=lambda c: bool(c.masks) or c.regional),
+        needs("patch_head", patch_weight="above 0", holds=lambda c: c.patch_weight > 0 or c.regional),
         needs("head", class_weight="above 0", holds=lambda c: c.class_weight > 0 or c.patch_head is None),
         needs("centre_momentum", targets="centring"),
         needs("temperature_warmup", teacher_temperature="different", holds=lambda c: len({*c.teacher_temperature}) > 1),
     )
 
+    @property
+    def regional(self) -> bool:
+        """Whether patches of whole views are assigned to prototypes."""
+        return self.region_weight > 0 or self.instance_weight > 0
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.instance_weight and not self.class_weight:
+            raise UserError("instance_weight: found a weight, and class_weight 0; expected both")
+        patches = self.patch_head.prototypes if self.patch_head is not None else self.head.prototypes
+        if self.instance_weight and patches != self.head.prototypes:
+            raise UserError(
+                f"patch_head.prototypes: found {patches}, expected {self.head.prototypes} as in head: instance_weight "
+                "compares what views and their patches are assigned to"
+            )
         if len(self.teacher_temperature) != 2:
             raise UserError(f"teacher_temperature: found {self.teacher_temperature}, expected [start, end]")
         if not self.global_views:

@@ -66,7 +66,8 @@ def apart(a: Places, b: Places) -> Tensor:
 
 def unlike(a: Tensor, b: Tensor) -> Tensor:
     """(B, n, m) one minus the cosine of tokens a (B, n, D) and b (B, m, D)."""
-    return 1 - F.normalize(a.float(), dim=-1) @ F.normalize(b.float(), dim=-1).transpose(1, 2)
+    with torch.autocast(a.device.type, enabled=False):
+        return 1 - F.normalize(a.float(), dim=-1) @ F.normalize(b.float(), dim=-1).transpose(1, 2)
 
 
 def nearest(
