@@ -28,7 +28,7 @@ from .growing import mask_at
 from .mixture import Weighted, chosen, picked, unweighted, weight_of, whole
 from .neighbours import Regions, Subgraphs
 from .patchwise import Block, Random
-from .spans import Span
+from .spans import Span, Suffix
 from .splits import coordinate_bits, patch_bits, split_by_order, split_groups
 from .targets import FeatureSubsets, TimeBlocks
 
@@ -48,6 +48,7 @@ __all__ = [
     "Regions",
     "Span",
     "Subgraphs",
+    "Suffix",
     "Temporal",
     "TimeBlocks",
     "Tube",
@@ -129,6 +130,7 @@ SHIPPED: tuple[type, ...] = (
     Channel,
     Whole,
     Span,
+    Suffix,
     MultiBlock,
     TimeBlocks,
     FeatureSubsets,

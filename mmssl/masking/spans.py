@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..draws import Draws
+from ..errors import UserError
 from ..lazy import later
 from ..options import option, strict
 from ..patches import Patches, Split
@@ -70,6 +71,43 @@ class Span(Growing):
         marked = torch.zeros(len(rank), most + 1, dtype=torch.bool, device=rank.device)
         marked.scatter_(1, torch.where(at < hidden[:, None], place, most), True)
         return marked[:, :most].gather(1, rank.clamp(max=most - 1)) if most else marked[:, :0]
+
+
+@strict
+@dataclass(kw_only=True)
+class Suffix(Growing):
+    """The end of each sample along one coordinate, to be told from what comes before it: UL2's S-denoiser (Tay et al.
+    2023), the prefix language model of T5. `ratio` is the share of a sample's places, counted as in `Random`, or drawn
+    for each sample; the first place always stays. UL2 hides a quarter on average."""
+
+    ratio: float | list[float] | dict[str, float] = option(
+        0.25,
+        min=0,
+        below=1,
+        help="share of places hidden; or [lowest, highest], drawn for each sample; or a modality's",
+    )
+    axis: int = option(0, min=0, max=16, help="the coordinate whose end is hidden")
+
+    def __post_init__(self) -> None:
+        if isinstance(self.ratio, list) and (len(self.ratio) != 2 or self.ratio[0] > self.ratio[1]):
+            raise UserError(f"ratio: found {self.ratio}, expected a number or [lowest, highest]")
+        super().__post_init__()
+
+    def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:
+        out = {}
+        for name, p in patches.items():
+            ratio = self.ratio if isinstance(self.ratio, list) else ratio_of(self.ratio, name)
+            if ratio is not None:
+                along = rising(p.coords[:, :, axis_of(self.axis, p, name, "suffix", "axis")])
+                out[name] = split_groups(p, along, partial(self._hidden, ratio, draws(name)))
+        return out
+
+    @staticmethod
+    def _hidden(ratio: float | list[float], draws: Draws, rank: Tensor, places: Tensor) -> Tensor:
+        share: float | Tensor = ratio if not isinstance(ratio, list) else 0.0
+        if isinstance(ratio, list):
+            share = (ratio[0] + (ratio[1] - ratio[0]) * draws("ratio").uniform().double()).to(places.device)
+        return rank >= (places - hidden_counts(places, share))[:, None]
 
 
 def _some_of(bits: Tensor, among: Tensor, count: Tensor) -> Tensor:

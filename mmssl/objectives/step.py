@@ -325,9 +325,16 @@ class Step:
         inputs: what `make` returns. Computed once for the same `name`, which says what they are."""
         encoder, seen = self.model.tower(tower), (tower, name, None, (), None, torch.is_grad_enabled())
         if rows is None and self.rows is None:
-            encoded = self._once(("encode", *seen, ()), lambda: encoder(make(), {}))
+            encoded = self.encode_of(tower, name, lambda: (make(), {}))
             return encoded.pooled(), encoded.present()
         return self._once(("pooled", *seen, rows), lambda: self._pool(encoder, make(), None, rows))
+
+    def encode_of(
+        self, tower: str, name: Key, make: Callable[[], tuple[dict[str, Patches], dict[str, Tensor]]]
+    ) -> Encoded:
+        """A tower's output on such patches, and with mask tokens where `make` says besides."""
+        seen = ("encode", tower, name, None, (), None, torch.is_grad_enabled(), ())
+        return self._once(seen, lambda: tower_output(self.model.tower(tower), *make(), (), self.rows))
 
     def look(self, tower: str, view: str = CLEAN, mask: str | None = None) -> tuple[object, ...]:
         """What tells apart what a tower sees: equal for a view or a mask that leaves all its modalities alone."""
