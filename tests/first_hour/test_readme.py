@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import shlex
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from toys.own_data import of_kinds, pictures, sensors, sentences, table
 from toys.own_files import encoded, tudataset, wfdb_record
 
 from mmssl.cli import main
@@ -19,28 +18,6 @@ from mmssl.recipe.presets import presets_of
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 SECTION = re.compile(r"<!-- own data[^\n]*-->\n```\n(.*?)```\n<!-- /own data -->", re.DOTALL)
-WORDS = "the old river ran past a quiet mill and many small boats lay there in winter".split()
-
-
-def pictures(folder: Path, count: int = 12) -> None:
-    """Pictures of two classes, each in the folder of its class."""
-    rng = np.random.default_rng(0)
-    for number in range(count):
-        place = folder / ("cats", "dogs")[number % 2]
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (24, 30, 3), np.uint8)).save(place / f"{number}.png")
-
-
-def sentences(count: int) -> list[str]:
-    """So many short texts, no two the same."""
-    rng = np.random.default_rng(1)
-    return [f"{' '.join(rng.choice(WORDS, 7))} {number}" for number in range(count)]
-
-
-def table(path: Path, header: list[str], rows: list[list[object]]) -> None:
-    """A csv file."""
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
 
 
 def recordings(folder: Path) -> None:
@@ -69,15 +46,6 @@ def patients(path: Path) -> None:
         for n in range(40)
     ]
     table(path, ["patient_id", "age", "2024", "smoker", "ward"], rows)
-
-
-def sensors(path: Path) -> None:
-    """A table of two channels a file."""
-    rng = np.random.default_rng(3)
-    path.mkdir()
-    for n in range(12):
-        rows: list[list[object]] = [[t / 10, *map(float, rng.normal(size=2).round(3))] for t in range(60)]
-        table(path / f"{n}.csv", ["time", "speed", "heat"], rows)
 
 
 def texts(path: Path) -> None:
@@ -191,34 +159,8 @@ def test_what_every_recipe_prints_runs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On data of all its modalities, in one table of files."""
-    from toys.own_files import edf, video
-
     monkeypatch.chdir(tmp_path)
-    kinds = list(load_recipe(name).modalities)
-    count = 12
-    written: dict[str, Callable[[int], Path]] = {
-        "audio": lambda n: encoded(tmp_path / "a" / f"{n}.wav", seconds=0.5, seed=n),
-        "video": lambda n: video(tmp_path / "v" / f"{n}.mp4", seed=n),
-        "eeg": lambda n: edf(tmp_path / "e" / f"{n}.edf", seed=n),
-        "ecg": lambda n: wfdb_record(tmp_path / "h", f"r{n}"),
-        "series": lambda n: tmp_path / "sensors" / f"{n}.csv",
-    }
-    path = "table.csv"
-    if "series" in kinds:
-        sensors(tmp_path / "sensors")
-    if kinds == ["graph"]:
-        tudataset(tmp_path / "graphs")
-        path = "graphs"
-    elif "image" in kinds:
-        pictures(tmp_path / "shown")
-        written["image"] = lambda n: sorted((tmp_path / "shown").rglob("*.png"))[n]
-    if path == "table.csv":
-        names = [kind for kind in kinds if kind in written] + (["text"] if "text" in kinds else [])
-        rows: list[list[object]] = []
-        for n, line in enumerate(sentences(count)):
-            cells: list[object] = [str(written[k](n).relative_to(tmp_path)) if k in written else line for k in names]
-            rows.append([*cells, *([n % 5, "ab"[n % 2], n / 7] if "tabular" in kinds else [])])
-        table(tmp_path / path, [*names, *(["ward", "group_of", "score"] if "tabular" in kinds else [])], rows)
+    path = of_kinds(tmp_path, list(load_recipe(name).modalities))
     said = run(["mmssl", "pretrain", name, f"data.path={path}", *tiny(name)], capsys)
     run(["mmssl", "export", f"runs/{name}", "--to", EXPORTS.get(name, "onnx"), "--output", "exported"], capsys)
     for command in next_commands(said):
