@@ -160,7 +160,7 @@ def test_what_every_recipe_prints_runs(
 ) -> None:
     """On data of all its modalities, in one table of files."""
     monkeypatch.chdir(tmp_path)
-    path = of_kinds(tmp_path, list(load_recipe(name).modalities))
+    path = of_kinds(tmp_path, {kind: kind for kind in load_recipe(name).modalities})
     said = run(["mmssl", "pretrain", name, f"data.path={path}", *tiny(name)], capsys)
     run(["mmssl", "export", f"runs/{name}", "--to", EXPORTS.get(name, "onnx"), "--output", "exported"], capsys)
     for command in next_commands(said):

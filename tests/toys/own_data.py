@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -45,36 +46,48 @@ def sensors(path: Path) -> None:
 
 
 def of_kinds(
-    folder: Path, kinds: Sequence[str], more: Mapping[str, Callable[[int], object]] | None = None, count: int = 12
+    folder: Path, kinds: Mapping[str, str], more: Mapping[str, Callable[[int], object]] | None = None, count: int = 12
 ) -> str:
-    """Samples of these kinds in one table of files, with further columns; or a folder of graphs. Returns its name.
+    """Samples in one table of files; or a folder of graphs. Returns its name.
 
-    more: column -> its value in a row.
+    Args:
+        folder: where they are written.
+        kinds: column -> the kind of what is in it; a table's own columns have their own names.
+        more: column -> its value in a row.
+        count: how many samples.
     """
-    if list(kinds) == ["graph"]:
+    if set(kinds.values()) == {"graph"}:
         tudataset(folder / "graphs")
         return "graphs"
-    if "series" in kinds:
-        sensors(folder / "sensors")
-    written: dict[str, Callable[[int], Path]] = {
-        "audio": lambda n: encoded(folder / "a" / f"{n}.wav", seconds=0.5, seed=n),
-        "video": lambda n: video(folder / "v" / f"{n}.mp4", seed=n),
-        "eeg": lambda n: edf(folder / "e" / f"{n}.edf", seed=n),
-        "ecg": lambda n: wfdb_record(folder / "h", f"r{n}"),
-        "series": lambda n: folder / "sensors" / f"{n}.csv",
-    }
-    if "image" in kinds:
-        pictures(folder / "shown", count)
-        files = sorted((folder / "shown").rglob("*.png"))
-        written["image"] = lambda n: files[n]
-    columns: dict[str, Callable[[int], object]] = {
-        kind: lambda n, kind=kind: str(written[kind](n).relative_to(folder)) for kind in kinds if kind in written
-    }
     lines = sentences(count)
-    if "text" in kinds:
-        columns["text"] = lambda n: lines[n]
-    if "tabular" in kinds:
-        columns |= {"ward": lambda n: n % 5, "group_of": lambda n: "ab"[n % 2], "score": lambda n: n / 7}
+    writers: dict[str, Callable[[], Callable[[int], object]]] = {
+        "audio": lambda: lambda n: encoded(folder / "a" / f"{n}.wav", seconds=0.5, seed=n).relative_to(folder),
+        "video": lambda: lambda n: video(folder / "v" / f"{n}.mp4", seed=n).relative_to(folder),
+        "eeg": lambda: lambda n: edf(folder / "e" / f"{n}.edf", seed=n).relative_to(folder),
+        "ecg": lambda: lambda n: wfdb_record(folder / "h", f"r{n}").relative_to(folder),
+        "series": lambda: _listed(sensors, folder / "sensors", "*.csv"),
+        "image": lambda: _listed(lambda path: pictures(path, count), folder / "shown", "*.png"),
+        "text": lambda: lines.__getitem__,
+    }
+    columns: dict[str, Callable[[int], object]] = {}
+    for name, kind in kinds.items():
+        if kind == "tabular":
+            columns |= {"ward": lambda n: n % 5, "group_of": lambda n: "ab"[n % 2], "score": lambda n: n / 7}
+        else:
+            columns[name] = writers[kind]()
     columns |= more or {}
-    table(folder / "table.csv", list(columns), [[make(n) for make in columns.values()] for n in range(count)])
-    return "table.csv"
+    rows = [{name: _plain(make(n)) for name, make in columns.items()} for n in range(count)]
+    (folder / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return "table.jsonl"
+
+
+def _listed(write: Callable[[Path], object], folder: Path, pattern: str) -> Callable[[int], object]:
+    """The files that are written into a folder, as the folder beside it names them."""
+    if not folder.is_dir():
+        write(folder)
+    files = sorted(folder.rglob(pattern))
+    return lambda n: files[n].relative_to(folder.parent)
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
