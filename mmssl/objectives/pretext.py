@@ -1,5 +1,7 @@
-"""Pretext: the label is known because the view was made by it, or because it can be computed. Which way was the picture
-turned, were the parts in order? How many neighbours has this node, how fast does the heart beat?
+"""Pretext: the label is known because the view was made by it, or because it can be computed.
+
+Which way was the picture turned, were the parts in order? How many neighbours has this node, how fast does the heart
+beat?
 
 **Drawn.** A view says how it transforms each sample by a number that it draws (`views: {turned: {image: {transform:
 {kind: rotation}}}}`, see `mmssl.masking.transforms`), and a head on the tower's pooled output tells the number: RotNet
