@@ -67,7 +67,7 @@ class Modality(Base):
         "degree": Property("patch", "neighbours"),
         "edge": Property("pair", "connected, of pairs that are not seen to be", 2),
         "likeness": Property("pair", "product of features"),
-        "size": Property("sample", "1, 2 or more than 4 nodes, above 6 unknown", 3),
+        "size": Property("sample", "up to 2, up to 4 or 5 nodes; of 6 unknown", 3),
     }
     coordinates = ("degree",)
 
@@ -119,7 +119,7 @@ class Modality(Base):
         if name == "edge":
             return patches.links.masked_fill(seen.links > 0, torch.nan)
         count = patches.valid.sum(1, keepdim=True)
-        return ((count > 2).float() + (count > 4).float()).masked_fill(count > 6, torch.nan)
+        return ((count > 2).float() + (count > 4).float()).masked_fill(count > 5, torch.nan)
 
     def augment(self, inputs: Inputs, draws: Draws, drop_edges: float = 0.2) -> Inputs:
         n = inputs["links"].shape[-1]

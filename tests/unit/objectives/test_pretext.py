@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,7 +60,8 @@ def test_what_is_known_of_samples_and_patches_is_learned_where_it_is_known(step)
     size, degree = (step[1].objectives[name] for name in ("size", "degree"))
     graph = step[0].patches("graph")
     nodes = graph.valid.sum(1)
-    rows = (nodes > 0) & (nodes <= 6)
+    rows = (nodes > 0) & (nodes <= 5)
+    assert int((nodes == 6).sum()) > 0
     label = (nodes > 2).long() + (nodes > 4).long()
     each = entropy(told(size, step[0].pooled("graph", mask="half")[0]), label)
     assert float(size(step[0]).total.detach()) == pytest.approx(float(each[rows].mean()), abs=1e-6)
@@ -100,6 +102,19 @@ def test_padding_changes_no_pair():
             for f in (wide, narrow)
         ]
         assert each[0] == each[1]
+
+
+def test_between_two_turns_lies_the_second_less_the_first():
+    objective: Any = toy_world.pretexts().objectives["between"]
+    objective.outputs = 4
+    drawn = {"back": torch.tensor([0, 1, 3, 2]), "forth": torch.tensor([1, 3, 0, 2])}
+    there = torch.ones(4, dtype=torch.bool)
+    fake: Any = SimpleNamespace(
+        patches=lambda name, view: SimpleNamespace(present=there),
+        present=lambda *_: there,
+        drawn=lambda name, view: drawn[view],
+    )
+    assert objective._drawn(fake)[0].tolist() == [1, 2, 1, 0]
 
 
 def test_the_label_is_what_was_done_to_the_sample(step):
