@@ -134,3 +134,35 @@ def listwise(logits: Tensor, grades: Tensor, valid: Tensor) -> Tensor:
         return (logits * 0.0).sum().double()
     x, y, there = (part[rows][:, columns] for part in (logits.double(), grades.double(), valid))
     return gaussian_wasserstein(*(part.masked_fill(~there, -torch.inf).softmax(1) for part in (x, y)))
+
+
+def weighted_negatives(
+    query: Tensor, positive: Tensor, keys: Tensor, weights: Tensor, excluded: Tensor, scale: Tensor | float
+) -> Tensor:
+    """(n,) log(exp(s+) + sum_j w_j exp(s_j)) - s+, where keys that are told from weigh differently (ColloSSL).
+
+    query, positive: (n, D); keys: (m, D); weights: (m,), 0 for what does not count; excluded: (n, e) int64 keys that a
+    query leaves out.
+    """
+    near = scale * (query * positive).sum(1)
+    there = (weights > 0).expand(len(query), -1).scatter(1, excluded, False)
+    logits = scale * query @ keys.T + weights.clamp(min=torch.finfo(weights.dtype).tiny).log()
+    return _log_sum(logits, there).logaddexp(near) - near
+
+
+WIDTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1, 5, 10, 15, 20, 25, 30, 100)
+"""Variances of the Gaussian kernels that ColloSSL's discrepancy is the sum of."""
+
+
+def mean_discrepancy(x: Tensor, y: Tensor, there: Tensor, here: Tensor) -> Tensor:
+    """() squared maximum mean discrepancy of rows x (m, D) where `there` (m,) and y (k, D) where `here` (k,), by the
+    sum of Gaussian kernels exp(-d^2 / (2 v)) of `WIDTHS` (Gretton et al. 2012); infinite where either has no row."""
+
+    def kernel(a: Tensor, b: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        distance = torch.cdist(a.double(), b.double()).square()
+        weight = left[:, None].double() * right[None]
+        total = sum(((-distance / (2 * width)).exp() * weight).sum() for width in WIDTHS)
+        return total / weight.sum().clamp(min=1)
+
+    found = kernel(x, x, there, there) + kernel(y, y, here, here) - 2 * kernel(x, y, there, here)
+    return torch.where(there.any() & here.any(), found.clamp(min=0), torch.inf)

@@ -18,7 +18,8 @@ Columns of the data may say who belongs together and who is told apart (`parts/r
 class, patient or slice (`positives`: SupCon, Khosla et al. 2020; HobbitLong/SupContrast), negatives of the same cluster
 alone (MCL) or of others, the nearest keys alone (`neighbours`: LOOK, Feng et al. 2022), or lists with grades (`loss:
 listwise`: SyCL, Esfandiarpoor et al. 2025). A sample whose value is unknown belongs with itself alone; one without any
-positive counts nothing. `loss/NAME.positives` says how many a sample has.
+positive counts nothing. `loss/NAME.positives` says how many a sample has. With `closest`, of several sides the one that
+is distributed most alike is the positive (ColloSSL, Jain et al. 2022; `parts/closest.py`).
 
 More than two towers: all pairs, or with `hub_tower` every tower against one (ImageBind, Girdhar et al. 2023). Two
 views need no augmentations: `masks: [a, b]` makes them from one clean view by hiding different patches.
@@ -62,10 +63,11 @@ from ..distributed import gather_rows, global_mean, rank, world_size
 from ..errors import UserError
 from ..losses.contrastive import dclw_weight, info_nce_both, sigmoid_pairs, softmax_rows
 from ..models.initialization import init_weights
-from ..models.pooling import masked_mean
 from .base import Loss, Objective
 from .options.contrastive import Config
+from .parts.closest import closest_loss
 from .parts.compared import Candidates, Compared
+from .parts.embeddings import Embeddings
 from .parts.heads import Head
 from .parts.queue import Queue
 from .parts.relations import Relations, listed, related_rows
@@ -108,6 +110,7 @@ class Contrastive(Taught, Objective):
         kinds = {role: torch.int64 if of.kind == "id" else torch.float32 for role, of in config.columns.items()}
         self.queues = self._of_towers(config.queue, lambda size, width: Queue(size, width, kinds))
         self.teacher = Teacher(self.student(model)) if config.keys == "teacher" else None
+        self.made = Embeddings(config, self.sides, self.heads, self.teacher)
         self.momentum = Momentum.of(config, None)
         self._positives: list[Tensor] = []
         self.teaches = tuple(config.towers) if self.teacher is not None and config.export != "student" else ()
@@ -215,6 +218,12 @@ class Contrastive(Taught, Objective):
     ) -> dict[str, Tensor]:
         rows = self._compared(step, inside, layer)
         out = {}
+        if self.config.closest:
+            beside: dict[Side, list[Side]] = {}
+            for a, b in pairs:
+                beside.setdefault(a, []).append(b)
+                beside.setdefault(b, []).append(a)
+            return {a.label: closest_loss(rows, a, others, scale) for a, others in beside.items()}
         for a, b in pairs:
             at = "" if layer is None else f".{layer}"
             out[f"{a.label}-{b.label}{at}"] = self._pair(a, b, rows, scale)
@@ -227,8 +236,8 @@ class Contrastive(Taught, Objective):
         predictors: Any = self.predictors[kind]
         queues: Any = self.queues[kind]
         return Compared(
-            embed=lambda side: self._embed(step, side, inside) if layer is None else self._at(step, side, layer),
-            teach=None if self.teacher is None else lambda side: self._teach(step, side, inside),
+            embed=lambda side: self.made.embed(step, side, inside, layer),
+            teach=None if self.teacher is None else lambda side: self.made.teach(step, side, inside),
             predictors=predictors,
             queues=queues,
             batch=c.told_from != "queue",
@@ -237,37 +246,6 @@ class Contrastive(Taught, Objective):
             nearest=c.nearest,
             relations=Relations.of(c, step) if c.related else None,
         )
-
-    def _embed(self, step: Step, side: Side, inside: bool) -> tuple[Tensor, Tensor]:
-        pooled, present = self.sides.pooled(step, side)
-        if inside and not self.config.project_within:
-            return self.heads[side.tower](pooled, present), present
-        return step.model.project(side.tower, pooled), present
-
-    def _teach(self, step: Step, side: Side, inside: bool) -> tuple[Tensor, Tensor]:
-        """As `_embed`, by the teacher, which may see another view and then sees all of it. Without gradient."""
-        assert self.teacher is not None
-        net: Any = self.teacher.net
-        if self.config.key_views is not None:
-            view = self.config.key_views[self.sides.looks.index((side.view, side.mask))]
-            side = side._replace(view=view, mask=None)
-        with torch.no_grad():
-            pooled, present = self.sides.pooled(step, side, net["towers"][side.tower])
-            if inside and not self.config.project_within:
-                return net["heads"][side.tower](pooled, present), present
-            if side.tower not in net["projections"]:
-                return pooled, present
-            projection = net["projections"][side.tower]
-            return projection(pooled.to(next(projection.parameters()).dtype)), present
-
-    def _at(self, step: Step, side: Side, layer: int) -> tuple[Tensor, Tensor]:
-        """The mean of a side's tokens after an earlier block, not projected (HiCMAE, Sun et al. 2024)."""
-        encoded = step.encode(side.tower, side.view, side.mask, self.config.mode, layers=self.config.layers)
-        tokens = encoded.layers[layer]
-        valid = torch.cat([encoded.patches[name].valid for name in tokens], 1)
-        every = torch.cat(list(tokens.values()), 1)
-        every = step.model.tower(side.tower).normed(every) if self.config.layers_normed else every
-        return masked_mean(every, valid), encoded.present()
 
     def _pair(self, a: Side, b: Side, rows: Compared, scale: Tensor) -> Tensor:
         """The loss of two sides, averaged over both directions and over the pairs of all processes."""

@@ -281,6 +281,7 @@ def keys_and_queues() -> Pretraining:
             "chunk": 3,
             "cache_rows": 3,
         },
+        "devices": {"towers": ["signal"], "views": ["a", "b", "clean"], **head, "closest": True, "temperature": 0.2},
         "look": {
             **between,
             **taught,

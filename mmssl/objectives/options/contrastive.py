@@ -13,6 +13,7 @@ from .relations import RelationOptions
 from .sides import SideOptions
 from .teacher import TeacherOptions
 
+RELATED = ("positives", "negatives_column", "neighbours")
 LOSSES = ("infonce", "sigmoid", "nt_xent", "dcl", "dclw", "listwise")
 
 
@@ -27,7 +28,8 @@ class Config(TeacherOptions, RelationOptions, HeadOptions, SideOptions, Objectiv
         "2112.12750; ImageBind, Girdhar et al. 2023, arXiv 2305.05665; GradCache, Gao et al. 2021, arXiv 2101.06983; "
         "MoCo v1 to v3, He et al. 2020, Chen et al. 2020 and 2021, arXiv 1911.05722, 2003.04297, 2104.02057; NNCLR, "
         "Dwibedi et al. 2021, arXiv 2104.14548; SupCon, Khosla et al. 2020, arXiv 2004.11362; LOOK, Feng et al. 2022, "
-        "arXiv 2110.06014; SyCL, Esfandiarpoor et al. 2025, arXiv 2503.23239"
+        "arXiv 2110.06014; SyCL, Esfandiarpoor et al. 2025, arXiv 2503.23239; ColloSSL, Jain et al. 2022, arXiv "
+        "2202.00758"
     )
     when = (
         "Retrieval, zero-shot or few labels are wanted, and pairs or good augmentations exist; big batches help, or a "
@@ -89,6 +91,11 @@ class Config(TeacherOptions, RelationOptions, HeadOptions, SideOptions, Objectiv
     nearest: bool = option(
         False, help="the one that asks is the nearest of the queue to the sample's embedding, not the latter (NNCLR)"
     )
+    closest: bool = option(
+        False,
+        help="of several sides (devices, views) each asks the one whose embeddings are distributed most alike, and is "
+        "told from other samples of all of them, by weight of 1 / that discrepancy (ColloSSL)",
+    )
     layers: list[int] = option(
         factory=list, min=1, max=1_024, help="across: mean tokens after these blocks, counted from 1, summed (HiCMAE)"
     )
@@ -127,6 +134,14 @@ class Config(TeacherOptions, RelationOptions, HeadOptions, SideOptions, Objectiv
     def __post_init__(self) -> None:
         super().__post_init__()
         self._refuse_related()
+        if self.closest:
+            others = ("queue", "predictor_hidden", "chunk", "label_smoothing", "layers", "negatives", *RELATED)
+            found = [n for n in others if getattr(self, n)] + ["keys"] * (self.keys == "teacher")
+            found += ["both_ways"] * (not self.both_ways) + ["loss"] * (self.loss != "infonce")
+            if found:
+                raise UserError(
+                    f"closest: found true with {found[0]}: {getattr(self, found[0])}, which it does not read"
+                )
         if self.negatives in ("queue", "both") and self.queue is None:
             raise UserError(f"negatives: found {self.negatives} and queue: null, expected a number of rows in queue")
         if self.nearest and self.told_from != "batch":
@@ -143,7 +158,7 @@ class Config(TeacherOptions, RelationOptions, HeadOptions, SideOptions, Objectiv
 
     def _refuse_related(self) -> None:
         """UserError where columns say who belongs together to a loss that does not listen."""
-        asked = [n for n in ("positives", "negatives_column", "neighbours") if getattr(self, n)]
+        asked = [n for n in RELATED if getattr(self, n)]
         if self.loss == "listwise":
             others = [n for n in ("negatives_column", "neighbours", "queue", "chunk", "nearest") if getattr(self, n)]
             if self.positives is None or others:

@@ -123,7 +123,7 @@ class Compared:
         if self.queues and ("queued", side) not in self._found:
             self._found["queued", side] = self.keys(side)
 
-    def _every(self, side: Side) -> Tensor:
+    def every(self, side: Side) -> Tensor:
         """(M, D) of the global batch: keys of a side, or with `nearest` what has the gradient."""
         role, made = ("asks", self.asks) if self.nearest else ("keys", self.keys)
         if (role, side) not in self._gathered:
@@ -143,11 +143,11 @@ class Compared:
             every = gather_rows(both)
             # where the rows of this process are among the gathered ones
             positive = torch.arange(len(both), device=both.device) + rank() * len(both)
-            keys, valid = [self._every(b)], [every]
+            keys, valid = [self.every(b)], [every]
             if self.own_view:
                 # the query itself is among the keys of its own side, where it is neither positive nor negative
                 own = positive + len(every)
-                keys, valid = [*keys, self._every(a)], [*valid, every]
+                keys, valid = [*keys, self.every(a)], [*valid, every]
             said = {role: [one] * len(keys) for role, one in mine.items()}
         if self.queued:
             queue = self.queues[b.tower]

@@ -8,7 +8,15 @@ import torch
 from torch.nn import functional as F
 
 from mmssl.losses.contrastive import softmax_rows
-from mmssl.losses.several import gaussian_wasserstein, listwise, nearest, several, several_rows
+from mmssl.losses.several import (
+    WIDTHS,
+    gaussian_wasserstein,
+    listwise,
+    mean_discrepancy,
+    nearest,
+    several,
+    several_rows,
+)
 
 N, M, D = 7, 11, 5
 
@@ -156,3 +164,18 @@ def test_a_list_is_the_distance_of_softmaxes_of_what_is_there():
     nothing = listwise(logits, grades, torch.zeros(6, 6).bool())
     nothing.backward()
     assert nothing.item() == 0 and (logits.grad == 0).all()
+
+
+def test_the_discrepancy_is_the_means_of_kernels_of_the_rows_that_are_there():
+    g = torch.Generator().manual_seed(3)
+    x, y = torch.randn(5, 3, generator=g), torch.randn(4, 3, generator=g)
+    there, here = torch.tensor([True, True, False, True, True]), torch.tensor([True, False, True, True])
+
+    def kernel(a, b):
+        return np.mean([[sum(math.exp(-((p - q) ** 2).sum() / 2 / w) for w in WIDTHS) for q in b] for p in a])
+
+    a, b = x[there].double().numpy(), y[here].double().numpy()
+    ours = mean_discrepancy(x, y, there, here)
+    assert ours.item() == pytest.approx(kernel(a, a) + kernel(b, b) - 2 * kernel(a, b), abs=1e-9)
+    assert mean_discrepancy(x, x, there, there).item() == pytest.approx(0.0, abs=1e-9)
+    assert mean_discrepancy(x, y, there, torch.zeros(4).bool()) == torch.inf

@@ -46,8 +46,8 @@ def looked(work: Pretraining, number: int) -> dict[str, list[Side]]:
     ((a, b),) = across or within
     out: dict[str, list[Side]] = {"asks": [], "keys": []}
     for side in (a, b):
-        x = objective._embed(step, side, bool(within))
-        key = x if objective.teacher is None else objective._teach(step, side, bool(within))
+        x = objective.made.embed(step, side, bool(within))
+        key = x if objective.teacher is None else objective.made.teach(step, side, bool(within))
         predictors = objective.predictors["within" if within else "across"]
         asked = (predictors[side.tower](*x), x[1]) if len(predictors) else x
         for role, (rows, present) in (("asks", asked), ("keys", key)):

@@ -12,6 +12,7 @@ from toys import world as toy_world
 from toys.refusals import refused
 
 from mmssl.draws import Draws
+from mmssl.losses.several import mean_discrepancy
 from mmssl.objectives.contrastive import Config, Contrastive
 from mmssl.objectives.options.relations import PositiveOptions
 from mmssl.objectives.pretraining import Pretraining
@@ -58,8 +59,8 @@ def looked(work: Pretraining, number: int) -> tuple[list[list[Row]], list[list[R
     ((a, b),) = across or within
     out: tuple[list[list[Row]], list[list[Row]]] = ([], [])
     for i, side in enumerate((a, b)):
-        made = [objective._embed(step, side, bool(within))]
-        made.append(made[0] if objective.teacher is None else objective._teach(step, side, bool(within)))
+        made = [objective.made.embed(step, side, bool(within))]
+        made.append(made[0] if objective.teacher is None else objective.made.teach(step, side, bool(within)))
         for rows, (x, present) in zip(out, made, strict=True):
             unit = F.normalize(x.double(), dim=-1).detach().numpy()
             rows.append([Row(unit[j], i, (number, j), said[j]) for j in range(ROWS) if present[j]])
@@ -222,9 +223,59 @@ def test_what_is_read_is_what_was_asked_for():
     assert world(**WITHIN).objectives["it"].config.label_columns == ()
 
 
+DEVICES: dict[str, dict[str, Any]] = {
+    "views": {**WITHIN, "views": ["a", "b", "clean"]},
+    "towers": {"towers": ["table", "signal", "graph"], "learn_temperature": False},
+}
+
+
+@pytest.mark.parametrize("case", DEVICES)
+def test_the_side_that_is_most_alike_is_the_positive(case):
+    """ColloSSL: -log exp(s+) / (exp(s+) + sum over sides d and other samples j of w_d exp(s_dj)), w = 1 / MMD."""
+    work = world(**DEVICES[case], closest=True, temperature=0.05)
+    objective, step = work.objectives["it"], step_of(work, 1)
+    across, within = objective.sides.plan(step)
+    sides = list(dict.fromkeys(side for pair in across or within for side in pair))
+    made = [objective.made.embed(step, side, bool(within)) for side in sides]
+    unit = [(F.normalize(x.double(), dim=-1).detach(), present) for x, present in made]
+    expected, chosen = [], []
+    for a, (x, there) in enumerate(unit):
+        others = [d for d in range(len(unit)) if d != a]
+        found = {d: max(mean_discrepancy(x, unit[d][0], there, unit[d][1]).item(), 1e-4) for d in others}
+        weight = {d: 1 / found[d] / max(1.0, *(1 / f for f in found.values())) for d in others}
+        best = min(found, key=lambda d: found[d])
+        chosen.append(best)
+        losses = []
+        for i in (i for i in range(ROWS) if there[i] and unit[best][1][i]):
+            near = math.exp(float(x[i] @ unit[best][0][i]) / 0.05)
+            rest = [(d, j) for d in others for j in range(ROWS) if j != i and unit[d][1][j]]
+            told = sum(weight[d] * math.exp(float(x[i] @ unit[d][0][j]) / 0.05) for d, j in rest)
+            losses.append(math.log(near + told) - math.log(near))
+        expected.append(np.mean(losses))
+    loss = work(toy_world.batch(raw(1)), Draws(1, ROWS))
+    assert loss.total.item() == pytest.approx(np.mean(expected), abs=1e-5)
+    assert {name for name in loss.parts if "." in name} == {f"it.{side.label}" for side in sides}
+    loss.total.backward()
+    assert all(torch.isfinite(p.grad).all() for p in work.parameters() if p.grad is not None)
+
+
+def test_sides_that_nobody_has_cost_nothing():
+    work = world(**DEVICES["towers"], closest=True)
+    nothing = {name: [None] * ROWS for name in toy_world.PREPROCESSORS} | {
+        "table": toy_world.raw(ROWS, absent=0.0)["table"]
+    }
+    loss = work(toy_world.batch(nothing), Draws(1, ROWS)).total
+    loss.backward()
+    assert loss.item() == 0
+    assert all(torch.isfinite(p.grad).all() for p in work.parameters() if p.grad is not None)
+
+
 @pytest.mark.parametrize(
     ("options", "facts"),
     [
+        ({"closest": True, "loss": "nt_xent"}, ("closest", "loss: nt_xent")),
+        ({"closest": True, "keys": "teacher"}, ("closest", "keys: teacher")),
+        ({"closest": True, "neighbours": 2}, ("closest", "neighbours: 2")),
         ({"positives": {"column": ["a", "b"], "within": 1.0}}, ("within: found 1", "single column")),
         ({"positives": {"column": ""}}, ("column: found none",)),
         ({"positives": {"column": "who"}, "loss": "sigmoid"}, ("positives", "loss: sigmoid")),
