@@ -1,4 +1,5 @@
-"""Losses of cluster posteriors. Pure functions; SwAV's balanced targets are `mmssl.losses.distillation.sinkhorn`.
+"""Losses of cluster posteriors. Pure functions; SwAV's balanced targets are `mmssl.losses.distillation.sinkhorn`;
+and the k-means of DeepCluster.
 
 Sums over several processes are the caller's: `total` adds up a tensor over them, with gradients.
 Shapes: n samples, K clusters.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .regularisers import Total, alone
 
@@ -28,3 +30,19 @@ def uniformity(log_p: Tensor, valid: Tensor, total: Total = alone) -> Tensor:
     mean = total(torch.where(valid[:, None], log_p.exp(), 0.0).sum(0)) / count.clamp(min=1)
     # no cluster is ever empty but by rounding; of nothing all are, and the path of the gradient stays
     return torch.where(count > 0, -mean.clamp(min=torch.finfo(mean.dtype).tiny).log().mean(), 0.0 * mean.sum())
+
+
+@torch.no_grad()
+def spherical_means(rows: Tensor, start: Tensor, rounds: int = 10) -> Tensor:
+    """Spherical k-means: rows go to the centre of greatest cosine, centres become the mean of their rows, brought to
+    length 1, `rounds` times; a centre without rows stays where it is (as in DeepCluster-v2, Caron et al. 2020;
+    facebookresearch/swav `main_deepclusterv2.py`).
+
+    rows: (n, D) and start: (K, D), both of length 1. Returns (K, D).
+    """
+    centres = start
+    for _ in range(rounds):
+        member = F.one_hot((rows @ centres.T).argmax(1), len(centres)).to(rows.dtype)
+        moved = F.normalize(member.T @ rows, dim=-1)
+        centres = torch.where(member.any(0)[:, None], moved, centres)
+    return centres

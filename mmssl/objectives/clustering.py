@@ -1,11 +1,14 @@
-"""Cluster assignment between views: SwAV, and the cluster loss of GEDI. No pairs of samples are compared.
+"""Cluster assignment between views: SwAV, DeepCluster, the cluster loss of GEDI. No pairs of samples are compared.
 
 Embeddings of length 1 have a cosine with each of K learned prototypes. SwAV (Caron et al. 2020): every view predicts
 the assignment that another one of the sample's global views is given, where the assignments of a batch are balanced by
 Sinkhorn-Knopp over all processes, without gradient; where a batch has fewer samples than there are prototypes, a queue
 of earlier embeddings is balanced with it (the authors' keeps each view's by itself, this one all together). GEDI
 (Sansone & Manhaeve 2022): the target is the other view's own posterior, with gradient, and a uniform prior is compared
-with the mean posterior, which keeps every cluster in use; its energy model is not built.
+with the mean posterior, which keeps every cluster in use; its energy model is not built. DeepCluster (`kmeans`):
+prototypes are the means of a spherical k-means over the queue, renewed every so many steps, and a view predicts the one
+that is nearest to another view. The authors' is over the data set after each epoch, whose samples keep their cluster
+until the next; here it is as recent as the queue, and nothing is learned until that is full.
 
 Views may be the modalities of a sample: clusters are then common to the towers. Views, and samples, that are absent
 count nothing.
@@ -14,6 +17,7 @@ Example::
 
     objectives:
       swav: {type: clustering, towers: [image], views: [g1, g2, l1, l2], global_views: [g1, g2], prototypes: 300}
+      deep: {type: clustering, towers: [image], views: [a, b], assign: kmeans, prototypes: 300, queue: 8192}
       gedi: {type: clustering, towers: [image], views: [a, b], assign: posterior, prototypes: 10}
       across: {type: clustering, towers: [image, audio], prototypes: 64}
 """
@@ -27,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..distributed import all_sum, gather_rows, global_mean, global_sum, rank, world_size
-from ..losses.clusters import agreement, uniformity
+from ..losses.clusters import agreement, spherical_means, uniformity
 from ..losses.distillation import sinkhorn, soft_cross_entropy
 from ..models.initialization import init_weights
 from .base import Loss, Objective
@@ -46,6 +50,9 @@ if TYPE_CHECKING:
 class Clustering(Objective):
     """The views of a sample belong to the same clusters."""
 
+    steps: Tensor
+    clustered: Tensor
+
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)
         self.sides = Sides(config, model, "clustering")
@@ -57,6 +64,10 @@ class Clustering(Objective):
         init_weights(self.prototypes)
         self.progress = Progress()
         self.queue = Queue(config.queue, width) if config.queue else None  # type: ignore[arg-type]
+        if config.assign == "kmeans":
+            self.prototypes.requires_grad_(False)
+            self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+            self.register_buffer("clustered", torch.zeros((), dtype=torch.bool))
 
     def forward(self, step: Step) -> Loss:
         """The mean over groups of sides; logs how many prototypes are in use, and the terms of `posterior`."""
@@ -71,7 +82,7 @@ class Clustering(Objective):
             with torch.autocast(found[0][0].device.type, enabled=False):
                 scores = [self.prototypes(z, self.progress.now() < c.freeze_prototypes) for z, _ in found]
                 there = [present for _, present in found]
-                loss, logged = (self._swapped if c.assign == "sinkhorn" else self._posterior)(scores, there, leads)
+                loss, logged = (self._posterior if c.assign == "posterior" else self._swapped)(scores, there, leads)
             totals.append(loss)
             label = f"{group[0].tower}." if len(groups) > 1 else ""
             parts |= {f"{label}{name}": value.detach() for name, value in logged.items()}
@@ -103,11 +114,15 @@ class Clustering(Objective):
                     counts.append(there[i] & there[j])
         every, valid = torch.cat(list(targets.values())), torch.cat([there[i] for i in targets])
         loss = global_mean(torch.cat(rows), torch.cat(counts))
+        if self.config.assign == "kmeans":
+            loss = loss * self.clustered
         return loss, {"prototypes_used": used(every, valid)}
 
     @torch.no_grad()
     def _assigned(self, scores: Tensor, present: Tensor) -> Tensor:
-        """(B, K) balanced assignments of a side, along with the queue's rows."""
+        """(B, K) balanced assignments of a side, along with the queue's rows; of k-means the nearest prototypes."""
+        if self.config.assign == "kmeans":
+            return F.one_hot(scores.argmax(1), scores.shape[1]).to(scores.dtype)
         c, more, valid = self.config, scores.new_zeros(0, scores.shape[1]), present.new_zeros(0)
         if self.queue is not None and self.progress.now() >= c.queue_from:
             # every process has the whole queue, and balances its share of it
@@ -143,10 +158,25 @@ class Clustering(Objective):
 
     @torch.no_grad()
     def after_step(self, model: MMSSLModel, progress: float) -> None:
-        """Move the queue on."""
+        """Move the queue on, and the means of k-means when they are due."""
         self.progress.move(progress)
         if self.queue is not None:
             self.queue.update()
+        if self.config.assign == "kmeans":
+            self.steps += 1
+            self._cluster()
+
+    def _cluster(self) -> None:
+        """k-means over the queue, from the means as they were; at first from rows that lie evenly in it. Every process
+        has the same queue. Waits for the device."""
+        assert self.queue is not None
+        rows, first = self.queue.rows, not bool(self.clustered)
+        if int(self.queue.put) < len(rows) or not (first or int(self.steps) % self.config.every == 0):
+            return
+        at = torch.arange(self.config.prototypes, device=rows.device) * len(rows) // self.config.prototypes
+        start = rows[at] if first else F.normalize(self.prototypes.weight.float(), dim=-1)
+        self.prototypes.weight.copy_(spherical_means(rows, start))
+        self.clustered.fill_(True)
 
 
 @torch.no_grad()

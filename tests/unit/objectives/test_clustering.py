@@ -11,7 +11,7 @@ from toys import world as toy_world
 
 from mmssl.draws import Draws
 from mmssl.errors import UserError
-from mmssl.losses.clusters import agreement, uniformity
+from mmssl.losses.clusters import agreement, spherical_means, uniformity
 from mmssl.masking import Random
 from mmssl.objectives import clustering
 from mmssl.objectives.pretraining import Pretraining
@@ -131,6 +131,51 @@ def test_the_queue_is_balanced_along_once_it_is_full_and_asked_for() -> None:
     assert again.objectives["it"].progress.now() == pytest.approx(0.8)
 
 
+def test_spherical_means_are_lloyds_rounds() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.rand(40, 3, generator=generator, dtype=torch.float64)
+    start = torch.cat([rows[:4], -torch.ones(1, 3, dtype=torch.float64)])  # the last one is nobody's, and stays
+    rows, start = (torch.nn.functional.normalize(x, dim=1) for x in (rows, start))
+    found = start.numpy().copy()
+    for _ in range(3):
+        nearest = (rows.numpy() @ found.T).argmax(1)
+        for k in set(nearest.tolist()):
+            mean = rows.numpy()[nearest == k].sum(0)
+            found[k] = mean / np.linalg.norm(mean)
+    ours = spherical_means(rows, start, 3)
+    np.testing.assert_allclose(ours.numpy(), found, atol=1e-12)
+    assert torch.equal(ours[4], start[4])
+
+
+def test_deepcluster_predicts_the_nearest_mean_once_there_are_some() -> None:
+    both = build(assign="kmeans", queue=20, every=2)
+    objective = both.objectives["it"]
+    assert not objective.prototypes.weight.requires_grad
+    means = []
+    for number in range(5):
+        inputs, draws = batch(number), Draws(number, ROWS)
+        step = Step(inputs, both.model, VIEWS, MASKS, draws)
+        loss = both(inputs, draws).total
+        scores, there = seen(both, step)
+        losses = []
+        for i in range(2):
+            log = np.log(softmax(scores[1 - i] / 0.1))[there[i]]
+            losses += list(-log[np.arange(len(log)), scores[i][there[i]].argmax(1)])
+        assert loss.item() == pytest.approx(np.mean(losses) if number >= 2 else 0.0, abs=1e-5)
+        loss.backward()
+        both.after_step((number + 1) / 5)
+        means.append(objective.prototypes.weight.clone())
+    moved = [not torch.equal(a, b) for a, b in zip(means, means[1:], strict=False)]
+    assert moved == [True, False, True, False]  # as the queue is full after the second step, and after every second one
+    start = means[2]
+    torch.testing.assert_close(means[3].norm(dim=1), torch.ones(5))
+    assert start.isfinite().all()
+    state = both.state_dict()
+    again = build(assign="kmeans", queue=20, every=2)
+    again.load_state_dict(state)
+    assert again.objectives["it"].clustered and torch.equal(again.objectives["it"].prototypes.weight, means[-1])
+
+
 def test_prototypes_are_frozen_for_a_share_of_the_run() -> None:
     both = build(freeze_prototypes=0.5)
     for progress, moves in ((0.4, False), (0.6, False), (1.0, True)):  # the second step begins at 0.4
@@ -191,6 +236,9 @@ def test_nothing_at_all_is_no_loss_and_half_precision_is_near(assign: str) -> No
         ({"towers": ["signal", "table"], "pairs": "both"}, "clusters are common to all sides"),
         ({"assign": "posterior", "queue": 8}, "queue: found 8"),
         ({"queue_from": 0.5}, "queue_from: found 0.5"),
+        ({"assign": "kmeans", "queue": 4}, "queue: found 4, expected at least the 5 prototypes"),
+        ({"every": 4}, "every: found 4"),
+        ({"assign": "kmeans", "queue": 9, "freeze_prototypes": 0.5}, "freeze_prototypes: found 0.5"),
         ({"prior_weight": 2.0}, "prior_weight: found 2"),
     ],
 )
