@@ -377,7 +377,13 @@ def clusters() -> Pretraining:
         "swav": {"towers": ["signal"], "views": ["a", "b", "clean"], "global_views": ["b", "a"], "queue": 5},
         "across": {"towers": ["table", "graph"], "sharpness": 0.3, "queue": 7, "cache_rows": 3},
         "deep": {"towers": ["signal"], "views": ["a", "b"], "assign": "kmeans", "queue": 6, "every": 1},
-        "gedi": {"towers": ["signal", "graph"], "views": ["b", "clean"], "pairs": "within", "assign": "posterior"},
+        "gedi": {
+            "towers": ["signal", "graph"],
+            "views": ["b", "clean"],
+            "pairs": "within",
+            "assign": "posterior",
+            "head_norm": "layer",
+        },
     }
     objectives = {n: clustering.Clustering(clustering.Config(**o, **head, **LOW), net) for n, o in options.items()}
     return Pretraining(net, objectives, VIEWS, {})
