@@ -42,6 +42,7 @@ class Patches:
         grid: how many places the whole input has along each axis of its grid, known to the host; None where the patches
             lie on none (`Modality.tile`).
         place: (B, N, A) int64, which of them a patch has, along each of the A axes.
+        mode: (B,) int64 number of the tower's mode that a sample is read in (`TowerConfig.modes`); None: its first.
     """
 
     values: Tensor
@@ -53,6 +54,7 @@ class Patches:
     extent: Tensor | None = None
     grid: tuple[int, ...] | None = None
     place: Tensor | None = None
+    mode: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.values.dtype not in (torch.float32, torch.float64, torch.int64):
@@ -102,7 +104,7 @@ class Patches:
                 links = links.masked_fill(~(there[:, :, None] & there[:, None, :]), 0)
             if fixed is not None:
                 fixed = fixed & there
-        return Patches(values, coords, valid, full, links, fixed, self.extent, self.grid, place)
+        return Patches(values, coords, valid, full, links, fixed, self.extent, self.grid, place, self.mode)
 
     def found(self, others: Patches) -> Tensor:
         """(B, k) int64 which of these patches lies where each of `others` (B, k) does; -1 where none does."""
@@ -124,11 +126,11 @@ class Patches:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Patches:
         """With `change` made to every tensor: the same samples of each."""
-        links, fixed, extent, place = (
-            None if x is None else change(x) for x in (self.links, self.fixed, self.extent, self.place)
+        links, fixed, extent, place, mode = (
+            None if x is None else change(x) for x in (self.links, self.fixed, self.extent, self.place, self.mode)
         )
         changed = change(self.values), change(self.coords), change(self.valid)
-        return Patches(*changed, self.full, links, fixed, extent, self.grid, place)
+        return Patches(*changed, self.full, links, fixed, extent, self.grid, place, mode)
 
     def replace(self, **changes: object) -> Patches:
         """A copy with some fields changed; their shapes are the caller's business."""
@@ -183,8 +185,10 @@ class Split:
             short.
         hide: (B, M, m) int64 indices of M target blocks, -1 padded (masked autoencoding has M = 1, JEPA several).
         full: true when the host knows that neither holds a -1.
+        kind: (B,) int64 which of a mixture's kinds it is; None of other masks.
     """
 
     keep: Tensor
     hide: Tensor
     full: bool = False
+    kind: Tensor | None = None

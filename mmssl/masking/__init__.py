@@ -25,7 +25,7 @@ from .boxes import MultiBlock
 from .budget import Budget
 from .groups import Channel, Temporal, Tube, Whole
 from .growing import mask_at
-from .mixture import Weighted, chosen, picked, unweighted, weight_of, whole
+from .mixture import Weighted, chosen, mode_numbers, mode_of, picked, unweighted, weight_of, whole
 from .neighbours import Regions, Subgraphs
 from .patchwise import Block, Random
 from .spans import Span, Suffix
@@ -58,6 +58,7 @@ __all__ = [
     "load_mask",
     "mask_at",
     "mask_names",
+    "mode_numbers",
     "patch_bits",
     "split_by_order",
     "split_groups",
@@ -96,12 +97,16 @@ class Mixture:
     -1 padded, whatever came up. A modality that a mask leaves alone is seen whole by the samples that drew it.
     """
 
-    kinds: dict[str, Any] = option(factory=dict, help="name -> {type: ..., weight: ..., options}; weight 1 by default")
+    kinds: dict[str, Any] = option(
+        factory=dict,
+        help="name -> {type: ..., weight: ..., options}; weight 1 by default; mode: its name in a tower's `modes`",
+    )
 
     def __post_init__(self) -> None:
         if len(self.kinds) < 2:
             raise UserError(f"kinds: found {len(self.kinds)}, expected two masks or more to draw from")
         self._weights = {name: weight_of(name, spec) for name, spec in self.kinds.items()}
+        self.modes = {name: mode_of(name, spec) for name, spec in self.kinds.items()}
         self._built = {name: build_mask(unweighted(spec)) for name, spec in self.kinds.items()}
 
     def at(self, progress: float, steps: int) -> Mixture:
@@ -109,7 +114,9 @@ class Mixture:
         now = {name: mask_at(mask, progress, steps) for name, mask in self._built.items()}
         if all(now[name] is mask for name, mask in self._built.items()):
             return self
-        return Mixture(kinds={name: Weighted(mask, self._weights[name]) for name, mask in now.items()})
+        return Mixture(
+            kinds={name: Weighted(mask, self._weights[name], self.modes[name]) for name, mask in now.items()}
+        )
 
     def chosen(self, draws: Draws) -> Tensor:
         """(B,) int64: the number of the kind that each sample has drawn, in the order of `kinds`."""

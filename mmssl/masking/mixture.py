@@ -20,10 +20,11 @@ else:
 
 @dataclass(frozen=True)
 class Weighted:
-    """A mask that is built already, with its weight."""
+    """A mask that is built already, with its weight and its mode."""
 
     mask: Callable[[dict[str, Patches], Draws], dict[str, Split]]
     weight: float
+    mode: str
 
     def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:
         return self.mask(patches, draws)
@@ -37,9 +38,34 @@ def weight_of(name: str, spec: Any) -> float:
     return float(weight)
 
 
+def mode_of(name: str, spec: Any) -> str:
+    """What a kind is called in `TowerConfig.modes`: several may be one. UserError where that is no name."""
+    mode = spec.get("mode", name) if isinstance(spec, Mapping) else getattr(spec, "mode", name)
+    if not isinstance(mode, str):
+        raise UserError(f"kinds.{name}.mode: found {mode!r:.60}, expected a name")
+    return mode
+
+
+def mode_numbers(mask: object, split: Split, modes: Sequence[str], where: str) -> Tensor | None:
+    """(B,) int64 the number among `modes` of what each sample has drawn; None of a mask that is no mixture.
+
+    where: the tower's name, for the message.
+    """
+    named: dict[str, str] | None = getattr(mask, "modes", None)
+    if named is None or split.kind is None:
+        return None
+    strange = [mode for mode in named.values() if mode not in modes]
+    if strange:
+        raise UserError(
+            f"model.towers.{where}.modes: found {', '.join(modes)}, expected a mask's '{strange[0]}' among them"
+        )
+    numbers = torch.tensor([modes.index(mode) for mode in named.values()], device=split.kind.device)
+    return numbers[split.kind]
+
+
 def unweighted(spec: Any) -> Any:
     """What a kind's mask is built of."""
-    return {k: v for k, v in spec.items() if k != "weight"} if isinstance(spec, Mapping) else spec
+    return {k: v for k, v in spec.items() if k not in ("weight", "mode")} if isinstance(spec, Mapping) else spec
 
 
 def chosen(weights: Sequence[float], draws: Draws) -> Tensor:
@@ -66,7 +92,7 @@ def picked(splits: list[Split], number: Tensor) -> Split:
     row = torch.arange(len(number), device=number.device)
     full = all(split.full and split.keep.shape == splits[0].keep.shape for split in splits)
     full = full and all(split.hide.shape == splits[0].hide.shape for split in splits)
-    return Split(keep[row, number], hide[row, number], full)
+    return Split(keep[row, number], hide[row, number], full, number)
 
 
 def _wide(index: Tensor, *sizes: int) -> Tensor:

@@ -135,6 +135,11 @@ class TowerConfig:
     prefix: int = option(
         1, min=0, max=1_024, help="learned tokens in front: the first is CLS, further ones are registers"
     )
+    modes: list[str] = option(
+        factory=list,
+        help="learned tokens, of which one stands in front: that of the kind that a sample has drawn of a mask; "
+        "where nothing is hidden, so in fine-tuning, the first",
+    )
     pooling: str = option(
         "mean", check=check_pooling, pattern=POOLING, help=f"what objectives and projections learn through. {POOLINGS}"
     )
@@ -191,7 +196,7 @@ class TowerConfig:
     adapter: AdapterConfig | None = option(None, help="train this adapter only; the tower itself is frozen")
 
     NEEDS = (
-        needs("prefix", "qkv_bias", "positions", "rotary_base", "causal", "embed_norm", trunk="transformer"),
+        needs("prefix", "modes", "qkv_bias", "positions", "rotary_base", "causal", "embed_norm", trunk="transformer"),
         needs("trunk_options", trunk="package.Class", holds=lambda c: own_trunk(c.trunk)),
         needs(
             *("depth", "final_norm", "layer_scale", "dropout", "drop_path"),

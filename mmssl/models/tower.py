@@ -153,6 +153,7 @@ class Tower(nn.Module):
     replaces = True
     """False for a foreign model whose input cannot be replaced by a mask token."""
     single = False
+    mode_names: Sequence[str] = ()
     """True where one token stands for all of a sample."""
 
     def __init__(self, config: TowerConfig, modalities: Mapping[str, Modality]) -> None:
@@ -161,6 +162,8 @@ class Tower(nn.Module):
         self.modalities = nn.ModuleDict(modalities)
         self.rotary = rotary_of(config, modalities)
         self.prefix = Prefix(config.prefix, config.width) if config.prefix else None
+        if config.modes:
+            self.modes, self.mode_names = Prefix(len(config.modes), config.width), list(config.modes)
         self.types = nn.Embedding(len(modalities), config.width) if len(modalities) > 1 else None
         relations = {name: m.relations(config.heads) for name, m in modalities.items()}
         self.relations = nn.ModuleDict({name: r for name, r in relations.items() if r is not None})
@@ -231,13 +234,13 @@ class Tower(nn.Module):
 
     @property
     def prefix_count(self) -> int:
-        """How many learned tokens stand in front of the patches' own: CLS and registers."""
-        return 0 if self.prefix is None else len(self.prefix.tokens)
+        """How many learned tokens stand in front of the patches' own: CLS, registers, and that of a mode."""
+        return (0 if self.prefix is None else len(self.prefix.tokens)) + bool(self.mode_names)
 
     @property
     def classes(self) -> bool:
         """Whether there is a class token in front."""
-        return self.prefix_count > 0
+        return self.prefix is not None
 
     def forward(
         self, patches: Mapping[str, Patches], hidden: Mapping[str, Tensor] | None = None, layers: Sequence[int] = ()
@@ -260,6 +263,8 @@ class Tower(nn.Module):
             counts.append(tokens.shape[1])
             spans.append(self.relations[name](patches[name]) if name in self.relations else None)
         r = self.prefix_count
+        if self.mode_names:
+            parts.insert(0, self._mode([patches[name] for name in names]).to(parts[0].dtype))
         if self.prefix is not None:
             parts.insert(0, self.prefix(parts[0].shape[0]).to(parts[0].dtype))
         x = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
@@ -286,6 +291,12 @@ class Tower(nn.Module):
             read.append((first, dict(zip(names, self._clear(rest, patches, names), strict=True))))
         of = {name: patches[name] for name in names}
         return Encoded(tokens, of, prefix, self.pooling, self.readout, layered, read)
+
+    def _mode(self, patches: Sequence[Patches]) -> Tensor:
+        """(B, 1, D) the token of the mode that each sample is read in."""
+        tokens: Tensor = self.modes.tokens
+        number = next((p.mode for p in patches if p.mode is not None), None)
+        return tokens[:1].expand(patches[0].batch, 1, -1) if number is None else tokens[number][:, None]
 
     def normed(self, tokens: Tensor) -> Tensor:
         """Tokens (..., D) after one of its blocks behind its last norm, as the last block's are given out."""

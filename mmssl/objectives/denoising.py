@@ -18,6 +18,9 @@ What is hidden says the mask. UL2 (Tay et al. 2023, table 1) draws one of seven 
     objectives:
       ul2: {type: denoising, tower: text, mask: ul2}
 
+With `modes: [S, R, X]` of the tower and a `mode` of each kind (`r3: {type: span, mode: R, ...}`) the tower is told
+which of them a text drew, by a token that it keeps.
+
 Shapes: B batch, N tokens of a text, n those that the encoder reads, T that the decoder writes, V ids, D width.
 """
 
@@ -33,6 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UserError
+from ..masking import mode_numbers
 from ..masking.splits import indices
 from ..models.initialization import init_weights
 from ..models.positions import SinCos
@@ -166,7 +170,10 @@ class Denoising(Objective):
         split = step.split(self.name, self.config.mask, self.config.view)
         if split is None:
             raise UserError(f"objective denoising: mask '{self.config.mask}' hides nothing of '{self.name}'")
-        return corrupted(step.patches(self.name, self.config.view), split, self.ids)
+        c, p = self.config, step.patches(self.name, self.config.view)
+        modes = step.model.tower(c.tower).mode_names
+        p = p.replace(mode=mode_numbers(step.masks[c.mask], split, modes, c.tower)) if modes else p
+        return corrupted(p, split, self.ids)
 
     def counts(self, step: Step) -> dict[str, Tensor]:
         """What is written."""

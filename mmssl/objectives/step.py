@@ -13,6 +13,7 @@ from torch import Tensor
 from ..data.stored import POOLED
 from ..distributed import global_mean
 from ..draws import Draws
+from ..masking import mode_numbers
 from ..masking.replacement import Replacement, replaced
 from ..modality import Batch, Inputs
 from ..modality.columns import COLUMN, without_column
@@ -382,7 +383,9 @@ class Step:
         hidden: dict[str, Tensor] = {}
         for name, how in self._modes(tower, mode).items():
             whole = self.patches(name, view)
-            split = splits.get(name)
+            split, modes = splits.get(name), self.model.tower(tower).mode_names
+            if split is not None and modes:
+                whole = whole.replace(mode=mode_numbers(self.masks[str(mask)], split, modes, tower))
             if split is None:
                 patches[name] = whole
             elif how == "drop":

@@ -52,8 +52,11 @@ UNGATED = need(
 
 ATTENDS = need("tower", "trunk", "transformer", why="its blocks are those of a transformer")
 
+NO_MODES = Need("tower", "modes", [], lambda value: not value, "none", "it has no tokens of modes in front")
+
 STOCK_TOWER = (
     ATTENDS,
+    NO_MODES,
     ADDITIVE,
     UNGATED,
     need("tower", "causal", False, why="its attention looks both ways"),

@@ -19,7 +19,7 @@ from ...errors import RunError
 from . import transfer
 from .exportable import Branch
 from .job import Pipeline
-from .needs import ADDITIVE, UNGATED, Need, need
+from .needs import ADDITIVE, ATTENDS, NO_MODES, UNGATED, Need, need
 
 if TYPE_CHECKING:
     from tokenizers.models import Model
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 
 NEEDS: tuple[Need, ...] = (
+    ATTENDS,
+    NO_MODES,
     ADDITIVE,
     UNGATED,
     need("tower", "embed_norm", False, why="it has no norm before its first block"),

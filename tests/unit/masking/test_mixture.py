@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from toys import world as toy_world
 from toys.refusals import refused
 
+from mmssl import provenance
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.masking import Mixture, MultiBlock, Random, Span, build_mask, mask_at, mask_names
+from mmssl.models.configuration_mmssl import MMSSLConfig
+from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
+from mmssl.objectives import mae
+from mmssl.objectives.pretraining import Pretraining
 from mmssl.patches import Patches, Split
 from mmssl.recipe.loading import load_recipe
+from mmssl.training.optimizer import no_decay_names
 
 ROWS = 400
 KINDS = {
@@ -105,3 +115,61 @@ def test_recipes_and_refusals():
             Mixture(kinds=kinds)
     with refused("ratoi", meant="ratio"):
         Mixture(kinds={"a": {}, "b": {"ratoi": 0.3}})
+
+
+# ------------------------------------------------------------------------------------------------------ mode tokens
+
+MODES = {"r": {"ratio": 0.25, "mode": "R"}, "x": {"ratio": 0.75, "mode": "X"}, "s": {"ratio": 0.5, "mode": "R"}}
+
+
+def toy(modes: list[str], **options: Any) -> Any:
+    torch.manual_seed(0)
+    spec = tower_spec(TowerConfig(width=16, depth=1, heads=2, modes=modes, **options))
+    sizes = {"type": "toys.signal", **toy_world.PREPROCESSORS["signal"].sizes()}
+    return MMSSLModel(MMSSLConfig(modalities={"signal": sizes}, towers={"signal": spec})).eval()
+
+
+def test_the_token_of_the_kind_that_was_drawn_stands_in_front_and_the_first_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "_TRUSTED", {"toys"})
+    net, mask = toy(["X", "R"]), Mixture(kinds=MODES)
+    tower, rows = net.tower("signal"), 8
+    batch = {"signal": toy_world.batch(toy_world.raw(rows, absent=0.0))["signal"]}
+    work = Pretraining(net, {}, {}, {"m": mask})
+    step = work.step(batch, Draws(3, rows))
+    number = step.splits("signal", "m")["signal"].kind
+    wanted = torch.tensor([1, 0, 1])[number]
+    assert len(set(wanted.tolist())) == 2
+    for mode in ("drop", "replace"):
+        found = step.encode("signal", mask="m", mode=mode)
+        assert found.patches["signal"].mode.tolist() == wanted.tolist() and found.prefix.shape[1] == 2
+        with torch.no_grad():  # both tokens alike: nothing but the token depends on what was drawn
+            kept = tower.modes.tokens.clone()
+            for row in range(rows):
+                tower.modes.tokens.copy_(kept[wanted[row]].expand(2, -1))
+                alone = tower(*step._seen("signal", "clean", "m", mode))
+                torch.testing.assert_close(alone.tokens["signal"][row], found.tokens["signal"][row], rtol=0, atol=1e-6)
+            tower.modes.tokens.copy_(kept)
+    whole = net.encode_batch(batch).pooled["signal"]
+    with torch.no_grad():
+        tower.modes.tokens[1] += torch.randn(16)
+        torch.testing.assert_close(net.encode_batch(batch).pooled["signal"], whole)
+        tower.modes.tokens[0] += torch.randn(16)
+    assert not torch.allclose(net.encode_batch(batch).pooled["signal"], whole)
+    net.save_pretrained(tmp_path)
+    loaded = MMSSLModel.from_pretrained(tmp_path)
+    assert torch.equal(loaded.tower("signal").modes.tokens, tower.modes.tokens)
+    assert "towers.signal.modes.tokens" in no_decay_names(net)
+
+
+def test_modes_train_and_are_refused_where_a_mask_has_others():
+    net = toy(["X", "R"])
+    options = mae.Config(tower="signal", mask="m", decoder=toy_world.DECODER)
+    work = Pretraining(net, {"it": mae.MAE(options, net)}, {}, {"m": Mixture(kinds=MODES)})
+    batch = {"signal": toy_world.batch(toy_world.raw(8, absent=0.0))["signal"]}
+    work(batch, Draws(3, 8)).total.backward()
+    assert (net.tower("signal").modes.tokens.grad.abs().sum(1) > 0).all()
+    other = toy(["X", "S"])
+    with refused("modes", "R"):
+        Pretraining(other, {"it": mae.MAE(options, other)}, {}, {"m": Mixture(kinds=MODES)})(batch, Draws(3, 8))
+    with refused("mode", "3"):
+        Mixture(kinds={"a": {}, "b": {"mode": 3}})

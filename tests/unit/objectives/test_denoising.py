@@ -275,3 +275,20 @@ def test_a_step_lowers_the_loss():
         optimizer.step()
     assert losses[0] == pytest.approx(math.log(V + 1), abs=1)  # it knows nothing yet
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_tower_is_told_which_denoiser_a_text_drew():
+    torch.manual_seed(0)
+    tower = tower_spec(TowerConfig(width=16, depth=2, heads=2, modes=["S", "R", "X"]))
+    sizes = {"type": "text", "vocab_size": V, "max_length": 24}
+    net = MMSSLModel(MMSSLConfig(modalities={"text": sizes}, towers={"text": tower}))
+    mask = Mixture(kinds={name: {**options, "mode": name[0].upper()} for name, options in DENOISERS.items()})
+    pretraining = Pretraining(net, {"it": objective(net)}, {}, {"m": mask})
+    step = pretraining.step(batch(), Draws(3, 5))
+    it: Any = pretraining.objectives["it"]
+    drawn = [[*DENOISERS][kind][0].upper() for kind in step.splits("text", "m")["text"].kind.tolist()]
+    assert it._text(step).patches.mode.tolist() == ["SRX".index(mode) for mode in drawn]
+    pretraining(batch(), Draws(3, 5)).total.backward()
+    moved = (net.tower("text").modes.tokens.grad.abs().sum(1) > 0).tolist()
+    writing = (it._text(step).target >= 0).any(1).tolist()  # the last text is absent, the one before hides nothing
+    assert moved == [mode in {m for m, w in zip(drawn, writing, strict=True) if w} for mode in "SRX"] and any(moved)
