@@ -159,6 +159,24 @@ def test_a_mixture_and_streams_have_it_where_they_have_it(folder: Path, tmp_path
     assert len(runs.losses(tmp_path / "streamed")) == 4
 
 
+def test_metadata_of_a_folder_of_files_names_the_other_column(tmp_path: Path) -> None:
+    """Files alone are of the main column; `X_file_name` makes the column X, absent where it names none."""
+    from PIL import Image
+
+    names = [f"{side}{number}.png" for side in "ab" for number in range(3)]
+    for name in names:
+        Image.new("L", (8, 8), ord(name[0])).save(tmp_path / name)
+    content = runs.recipe(data={"path": str(tmp_path), "limit": None})
+    content["views"] = {"after": {"image": {"column": "after"}}}
+    with refused("data.columns.after", "no column 'after'"):
+        open_training_data(load_recipe(content))
+    (tmp_path / "metadata.csv").write_text("file_name,after_file_name\na0.png,b0.png\na1.png,\na2.png,b2.png\n")
+    opened = open_training_data(load_recipe(content))
+    read = [[row["image"]["path"], row["after"] and row["after"]["path"]] for row in opened.source]
+    found = [[Path(path).name if path else None for path in row] for row in read]
+    assert found == [["a0.png", "b0.png"], ["a1.png", None], ["a2.png", "b2.png"]]
+
+
 def test_what_a_run_was_trained_on_includes_it(folder: Path, tmp_path: Path) -> None:
     """Another answer is other data."""
     found = []
