@@ -79,8 +79,8 @@ SEVEN: dict[str, tuple[list[str], list[str]]] = {
         ["objectives.mae: found tower: None and towers: [], expected one of them"],
     ),
     "key of another objective": (
-        ["objectives.mae.temperature=0.1"],
-        ["objectives.mae.temperature: found a key of objective 'contrastive', expected one of weight, ramp, tower..."],
+        ["objectives.mae.max_scale=10"],
+        ["objectives.mae.max_scale: found a key of objective 'contrastive', expected one of weight, ramp, tower..."],
     ),
     "unknown objective": (
         ["objectives.x={type: contrastve}"],
@@ -263,7 +263,7 @@ def test_views_that_take_from_other_rows_are_refused_under_accumulation() -> Non
     (line,) = crossing_faults(crossing_views("tabular"), {"resample": 0.3, "drop": 0.1}, "views.a.table", 2)
     assert line.startswith("views.a.table.resample: takes from other rows")
     assert not crossing_faults(crossing_views("tabular"), {"resample": 0.0, "drop": 0.1}, "views.a.table", 2)
-    assert crossing_views("toys.signal") == () and crossing_views("image") == ()
+    assert crossing_views("toys.signal") == () and crossing_views("image") == ("style",)
 
 
 def test_all_faults_of_schema_and_between_keys_come_at_once() -> None:
