@@ -33,6 +33,7 @@ TOWERS: dict[str, dict[str, Any]] = {
     "ecg": {"activation": "quick_gelu"},
     "ecg-lead": {"pooling": "cls", "qkv_bias": False},
     "graph": {"final_norm": False},
+    "series": {"embed_norm": True},
 }
 PICKED = "text"
 """The case whose model has another tower beside it, and is exported with `tower`."""
@@ -95,6 +96,7 @@ def given(case: str, inputs: dict[str, torch.Tensor]) -> dict[str, np.ndarray[An
         "video": ["pixel_values", "times", "length"],
         "tabular": ["cells"],
         "ecg": ["signal"],
+        "series": ["signal"],
         "eeg": ["signal", "electrodes"],
         "graph": ["x", "links", "nodes", "centre", "encodings"],
     }

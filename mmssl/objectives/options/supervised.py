@@ -31,7 +31,10 @@ class Config(ObjectiveConfig):
         help="what it says: a class, any of several labels, a number, or a grade; auto: by looking (never ordinal)",
     )
     classes: list[str | int | float] | None = option(
-        None, help="the classes, of grades from the lowest; rows of others have no label; null: those of the data"
+        None,
+        min=-(2**53),
+        max=2**53,
+        help="the classes, of grades from the lowest; rows of others have no label; null: those of the data",
     )
     towers: list[str] = option(help="the towers whose pooled outputs are put side by side")
     views: list[str] = option(factory=lambda: ["clean"], help="the views of each of them that are put side by side")

@@ -238,7 +238,7 @@ def test_what_the_encoder_made_of_a_hidden_node_does_not_reach_the_decoder() -> 
     hide = split.hide.flatten(1)
     queries = whole.take(hide)
     encoded = step.encode("graph", mask="half", mode="replace")
-    found = objective._predict("graph", encoded, whole, split.keep, hide, queries)
+    found = objective._predict("graph", encoded, None, whole, split.keep, hide, queries)
     # by hand, every node in its own place: hidden ones are the decoder's mask token
     decoder: Any = objective.decoders["graph"]
     hidden = whole.hidden_by(hide)
@@ -248,7 +248,7 @@ def test_what_the_encoder_made_of_a_hidden_node_does_not_reach_the_decoder() -> 
     torch.testing.assert_close(found * queries.valid[..., None], expected * queries.valid[..., None], rtol=0, atol=1e-6)
     spoiled = encoded.tokens["graph"] + 9.0 * hidden[..., None]
     encoded.tokens["graph"] = spoiled
-    torch.testing.assert_close(objective._predict("graph", encoded, whole, split.keep, hide, queries), found)
+    torch.testing.assert_close(objective._predict("graph", encoded, None, whole, split.keep, hide, queries), found)
 
 
 def test_a_graph_decoder_needs_edges_and_a_perceptron_has_no_trunk() -> None:

@@ -30,6 +30,7 @@ OFFERED = {
     "ecg": {"grid": 2},
     "ecg-lead": {"grid": 2, "axis": 8},
     "graph": {},
+    "series": {"grid": 2, "axis": 3},
 }
 
 

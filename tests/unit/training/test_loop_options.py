@@ -65,7 +65,7 @@ OWN = (
     "health_samples",
     "guard",
 )
-OWN += ("store_frozen", "parallel", "probe_every", "probe_tasks", "probe_samples")
+OWN += ("after", "store_frozen", "parallel", "probe_every", "probe_tasks", "probe_samples")
 
 
 @pytest.mark.parametrize("cls", RESUMABLE)

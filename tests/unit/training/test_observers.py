@@ -19,6 +19,7 @@ from mmssl.cli import main
 from mmssl.finetuning.jobs import SupervisedJob
 from mmssl.training import preparing
 from mmssl.training.health import Health
+from mmssl.training.labels import Labels
 from mmssl.training.loop import Loop
 from mmssl.training.metrics import TIMED, MetricsFile
 from mmssl.training.observers import Measured, Moment, Observer, Observers, Verdict
@@ -261,13 +262,13 @@ def test_a_checkpoint_of_another_version_is_refused_in_one_line(tmp_path, capsys
 def test_all_processes_look_at_the_same_steps(capsys):
     """What is `due` decides where they wait for each other: one that has an observer more waits for ever."""
     train = SimpleNamespace(health_every=None, probe_every=None, guard=None, compile=False, keep_best=None)
-    recipe = SimpleNamespace(seed=0, train=train)
+    recipe = SimpleNamespace(seed=0, train=train, views={})
     due = []
     for number in range(2):
         place = SimpleNamespace(is_main_process=number == 0, process_index=number, num_processes=2)
         parallel = SimpleNamespace(accelerator=place, cut=False)
         observers = Observers(
-            make_observers(recipe, None, SimpleNamespace(preprocessors={}), None, {}, parallel, {}, None)
+            make_observers(recipe, None, SimpleNamespace(preprocessors={}), None, {}, parallel, {}, None, Labels())
         )
         due.append([])
         for step in range(10):
