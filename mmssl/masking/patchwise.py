@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..draws import Draws
-from ..errors import UserError
 from ..lazy import later
 from ..options import option, strict
 from ..patches import Patches, Split
 from .growing import Growing
-from .splits import hidden_counts, maskable_of, patch_bits, ratio_of, split_by_counts, split_by_order
+from .splits import check_ratio, hidden_counts, maskable_of, patch_bits, ratio_of, split_by_counts, split_by_order
 
 if TYPE_CHECKING:
     import torch
@@ -69,8 +68,7 @@ class Block(Growing):
     axes: list[int] | None = option(None, min=0, max=16, help="coordinates the boxes extend over; null: all")
 
     def __post_init__(self) -> None:
-        if isinstance(self.ratio, list) and (len(self.ratio) != 2 or self.ratio[0] > self.ratio[1]):
-            raise UserError(f"ratio: found {self.ratio}, expected a number or [lowest, highest]")
+        check_ratio(self.ratio)
         super().__post_init__()
 
     def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:

@@ -7,12 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..draws import Draws
-from ..errors import UserError
 from ..lazy import later
 from ..options import option, strict
 from ..patches import Patches, Split
 from .growing import Growing
-from .splits import axis_of, hidden_counts, ratio_of, rising, split_groups
+from .splits import axis_of, check_ratio, hidden_counts, ratio_of, rising, split_groups
 
 if TYPE_CHECKING:
     import torch
@@ -89,8 +88,7 @@ class Suffix(Growing):
     axis: int = option(0, min=0, max=16, help="the coordinate whose end is hidden")
 
     def __post_init__(self) -> None:
-        if isinstance(self.ratio, list) and (len(self.ratio) != 2 or self.ratio[0] > self.ratio[1]):
-            raise UserError(f"ratio: found {self.ratio}, expected a number or [lowest, highest]")
+        check_ratio(self.ratio)
         super().__post_init__()
 
     def __call__(self, patches: dict[str, Patches], draws: Draws) -> dict[str, Split]:

@@ -26,6 +26,12 @@ def ratio_of(ratio: float | dict[str, float], name: str) -> float | None:
     return ratio
 
 
+def check_ratio(ratio: object) -> None:
+    """UserError for a range that is none."""
+    if isinstance(ratio, list) and (len(ratio) != 2 or ratio[0] > ratio[1]):
+        raise UserError(f"ratio: found {ratio}, expected a number or [lowest, highest]")
+
+
 def hidden_count(n: int, ratio: float) -> int:
     """How many of n patches are hidden: MAE's count, but one is always kept."""
     # int() rounds down, as in MAE; 1e-6, because 10 * (1 - 0.9) falls just short of 1
