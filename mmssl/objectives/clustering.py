@@ -59,13 +59,13 @@ class Clustering(Objective):
         self.heads = nn.ModuleDict({name: Head.of(model.tower(name).pooled_width, config) for name in config.towers})
         self.sides.check_groups(config.global_views, self.heads, "clusters are common to all sides of a sample")
         width = next(iter(self.heads.values())).width
-        self.prototypes = Prototypes(width, config.prototypes)  # type: ignore[arg-type]
+        means = config.assign == "kmeans"
+        self.prototypes = Prototypes(width, config.prototypes, given=means)  # type: ignore[arg-type]
         init_weights(self.heads)
         init_weights(self.prototypes)
         self.progress = Progress()
         self.queue = Queue(config.queue, width) if config.queue else None  # type: ignore[arg-type]
-        if config.assign == "kmeans":
-            self.prototypes.requires_grad_(False)
+        if means:
             self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
             self.register_buffer("clustered", torch.zeros((), dtype=torch.bool))
 

@@ -12,12 +12,18 @@ class Prototypes(nn.Module):
 
     Of length 1, too (DINO, iBOT, DINOv2): cosines, a weight-normalised linear map whose norms stay at 1. Or of the
     length that they learn (`unit=False`, DINOv3): a plain linear map without bias, small at the start.
+    given: nothing trains them, whoever has them sets them. They are a buffer then, which every process holds whole.
     """
 
-    def __init__(self, width: int, count: int, unit: bool = True) -> None:
+    weight: Tensor
+
+    def __init__(self, width: int, count: int, unit: bool = True, given: bool = False) -> None:
         super().__init__()
         self.unit = unit
-        self.weight = nn.Parameter(torch.zeros(count, width))
+        if given:
+            self.register_buffer("weight", torch.zeros(count, width))
+        else:
+            self.weight = nn.Parameter(torch.zeros(count, width))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
