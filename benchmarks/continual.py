@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from mmssl.training.building import build_pretraining
 from mmssl.training.pretrain import pretrain
 from mmssl.training.process import prepare_process
 
+DATA = Path(os.environ.get("MMSSL_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 RESULTS = Path(__file__).resolve().parent / "results" / "continual.json"
 STEPS, ANNEAL, ROWS = 400, 60, 500
 INFINITE = {"schedule": {"kind": "infinite", "cooldown": 120, "hold": 0.4}, "warmup": 20, "anneal": ANNEAL}
@@ -88,7 +90,7 @@ def one_seed(seed: int, files: list[Path], held_out: list[list[Any]], folder: Pa
 def main() -> None:
     """Run and store."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("/work/shared/data/fashion_mnist"))
+    parser.add_argument("--data", type=Path, default=DATA / "fashion_mnist")
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     prepare_process()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -42,28 +42,29 @@ def fit_objectives(begun: Begun, pretraining: Pretraining, processor: MMSSLProce
         UserError: the data do not suffice, or what was fitted is of another recipe.
         RunError: it cannot be written.
     """
+    objective: Any  # what a ModuleDict holds is a module to type checkers
     for name, objective in pretraining.objectives.items():
         if not objective.unfitted:
             continue
         file = begun.folder / FOLDER / f"{name}.safetensors"
         with doing(f"fitting what objective '{name}' learns from the data first"):
-            on_first(begun.parallel.accelerator, lambda: _fit(begun, pretraining, processor, name, file))  # noqa: B023
-        _read(objective.fitted(), file)  # type: ignore[operator]
+            on_first(begun.parallel.accelerator, partial(_fit, begun, pretraining, processor, name, file))
+        _read(objective.fitted(), file)
 
 
 def _fit(begun: Begun, pretraining: Pretraining, processor: MMSSLProcessor, name: str, file: Path) -> None:
     if begun.resume and file.is_file():
         return
-    objective, device = pretraining.objectives[name], begun.parallel.accelerator.device
+    objective: Any = pretraining.objectives[name]
+    device = begun.parallel.accelerator.device
     pretraining.to(device)
     with evaluating([pretraining]), torch.no_grad():
-        samples: int = objective.unfitted  # type: ignore[assignment]
-        steps = partial(_steps, begun, pretraining, processor, samples)
-        objective.fit(steps, begun.recipe.seed)  # type: ignore[operator]
+        steps = partial(_steps, begun, pretraining, processor, objective.unfitted)
+        objective.fit(steps, begun.recipe.seed)
     pretraining.to("cpu")
     tensors = {
         f"{part}.{key}": value.contiguous()
-        for part, module in objective.fitted().items()  # type: ignore[operator]
+        for part, module in objective.fitted().items()
         for key, value in module.state_dict().items()
     }
     try:

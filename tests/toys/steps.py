@@ -10,6 +10,7 @@ import torch
 from mmssl.draws import Draws
 from mmssl.objectives.accumulation import passes
 from toys import world as toy_world
+from toys import worlds
 
 ROWS = 4
 ROUNDING = 8 * torch.finfo(torch.float32).eps
@@ -21,13 +22,13 @@ WORLDS = {
     "masked": toy_world.masked,
     "distillation": toy_world.self_distillation,
     "pairs and views": toy_world.pairs_and_views,
-    "sides and their mean": toy_world.sides_and_their_mean,
-    "keys and queues": toy_world.keys_and_queues,
-    "labels": toy_world.labelled,
-    "places": toy_world.places_that_match,
-    "pretexts": toy_world.pretexts,
-    "clusters": toy_world.clusters,
-    "columns": toy_world.of_two_columns,
+    "sides and their mean": worlds.sides_and_their_mean,
+    "keys and queues": worlds.keys_and_queues,
+    "labels": worlds.labelled,
+    "places": worlds.places_that_match,
+    "pretexts": worlds.pretexts,
+    "clusters": worlds.clusters,
+    "columns": worlds.of_two_columns,
 }
 
 
@@ -45,18 +46,8 @@ def samples(case: str) -> dict[str, list]:
 
 
 PARTS = 2
-CUT = {
-    "towers": WORLDS["towers"],
-    "masked": lambda: toy_world.masked(fill=["noise"]),
-    "pairs and views": toy_world.pairs_and_views,
-    "sides and their mean": toy_world.sides_and_their_mean,
-    "keys and queues": toy_world.keys_and_queues,
-    "labels": toy_world.labelled,
-    "places": toy_world.places_that_match,
-    "pretexts": toy_world.pretexts,
-    "clusters": toy_world.clusters,
-    "columns": toy_world.of_two_columns,
-}
+CUT = {name: make for name, make in WORLDS.items() if name not in ("joint", "distillation")}
+CUT |= {"masked": lambda: toy_world.masked(fill=["noise"])}
 """Worlds that are also trained in parts (`train.accumulation`): what looks across rows comes last, or nothing does."""
 
 

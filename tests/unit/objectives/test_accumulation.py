@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from toys import collapse
+from toys import collapse, worlds
 from toys import world as toy_world
 
 from mmssl.draws import Draws
@@ -61,12 +61,12 @@ WORLDS: dict[str, Callable[[], Pretraining]] = {
     "masked": masked,
     "distillation": toy_world.self_distillation,
     "pairs and views": toy_world.pairs_and_views,
-    "sides and their mean": toy_world.sides_and_their_mean,
-    QUEUES: toy_world.keys_and_queues,
-    "labels": toy_world.labelled,
-    "places": toy_world.places_that_match,
-    "pretexts": toy_world.pretexts,
-    "clusters": toy_world.clusters,
+    "sides and their mean": worlds.sides_and_their_mean,
+    QUEUES: worlds.keys_and_queues,
+    "labels": worlds.labelled,
+    "places": worlds.places_that_match,
+    "pretexts": worlds.pretexts,
+    "clusters": worlds.clusters,
 }
 SLOW = pytest.mark.slow
 NORMED = "pairs and views"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 from toys import world as toy_world
+from toys import worlds
 from toys.refusals import refused
 
 from mmssl.draws import Draws
@@ -72,7 +73,7 @@ def test_a_sample_that_lacks_a_column_counts_nothing() -> None:
         changed[name][row] = changed[name][row][:, ::-1] * 3
     found = []
     for content in (samples, changed):
-        work = toy_world.of_two_columns()
+        work = worlds.of_two_columns()
         # centres, assignments and batch norms are of all rows of a side; gmml reads the later column alone, and beside
         # reconstructs the main one, whatever it is beside
         for name in ("dino", "vicreg", "byol", "gmml", "beside"):

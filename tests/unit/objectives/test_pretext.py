@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from toys import world as toy_world
+from toys import worlds
 from toys.refusals import refused
 
 from mmssl.draws import Draws
@@ -19,7 +20,7 @@ ROWS = 24
 
 @pytest.fixture(scope="module")
 def step() -> tuple[Any, Pretraining]:
-    made = toy_world.pretexts()
+    made = worlds.pretexts()
     return made.step(toy_world.batch(toy_world.raw(ROWS, seed=3)), Draws(1, ROWS)), made
 
 
@@ -89,7 +90,7 @@ def test_of_pairs_as_many_of_each_class_are_asked_and_none_that_is_seen(step):
 
 
 def test_padding_changes_no_pair():
-    made = toy_world.pretexts()
+    made = worlds.pretexts()
     raw = toy_world.raw(ROWS, seed=3, absent=0.0)
     small = [i for i, graph in enumerate(raw["graph"]) if len(graph["x"]) < 5]
     alone = toy_world.batch({n: [v[i] if i in small else None for i in range(ROWS)] for n, v in raw.items()})
@@ -105,7 +106,7 @@ def test_padding_changes_no_pair():
 
 
 def test_between_two_turns_lies_the_second_less_the_first():
-    objective: Any = toy_world.pretexts().objectives["between"]
+    objective: Any = worlds.pretexts().objectives["between"]
     objective.outputs = 4
     drawn = {"back": torch.tensor([0, 1, 3, 2]), "forth": torch.tensor([1, 3, 0, 2])}
     there = torch.ones(4, dtype=torch.bool)
@@ -145,6 +146,6 @@ def test_the_label_is_what_was_done_to_the_sample(step):
 )
 def test_views_of_which_nothing_can_be_told_are_refused(options, views, facts):
     net = toy_world.model()
-    known = toy_world.TOLD | {name: {"signal": {"transform": spec}} for name, spec in views.items()}
+    known = worlds.TOLD | {name: {"signal": {"transform": spec}} for name, spec in views.items()}
     with refused(*facts):
         Pretraining(net, {"p": pretext.Pretext(pretext.Config(**{"tower": "signal", **options}), net)}, known)

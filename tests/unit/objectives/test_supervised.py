@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from toys import runs
+from toys import runs, worlds
 from toys import world as toy_world
 from toys.refusals import refused
 
@@ -28,7 +28,7 @@ ROWS = 24
 
 @pytest.fixture(scope="module")
 def step() -> tuple[Any, Pretraining]:
-    made = toy_world.labelled()
+    made = worlds.labelled()
     rows = toy_world.batch(toy_world.raw(ROWS, seed=3) | toy_world.labels(ROWS, seed=3))
     return made.step(rows, Draws(1, ROWS)), made
 
@@ -78,7 +78,7 @@ def test_the_loss_is_the_formula_over_the_rows_that_have_a_label_and_are_seen(st
 
 
 def test_rows_without_a_label_get_no_gradient_and_no_label_at_all_is_zero():
-    made = toy_world.labelled()
+    made = worlds.labelled()
     rows = toy_world.batch(toy_world.raw(ROWS, seed=3, absent=0.0) | toy_world.labels(ROWS, seed=3))
     objective: Any = made.objectives["mass"]
     key = toy_world.TARGETS["mass"].key
@@ -138,7 +138,7 @@ def other(step: Any) -> torch.Tensor:
     ],
 )
 def test_labels_that_cannot_be_joined_with_transformations_are_refused(options, task, facts):
-    views = toy_world.TOLD | {"fixed": {"signal": {"transform": {"kind": "reversal", "number": 1}}}}
+    views = worlds.TOLD | {"fixed": {"signal": {"transform": {"kind": "reversal", "number": 1}}}}
     net = toy_world.model()
 
     def make() -> Pretraining:

@@ -1,0 +1,200 @@
+"""Toy worlds of the objectives that learn from views, columns, queues, places and clusters; see `world`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmssl.masking import Random
+from mmssl.objectives import (
+    bootstrap,
+    clustering,
+    contrastive,
+    dense,
+    distillation,
+    jepa,
+    mae,
+    matching,
+    pretext,
+    redundancy,
+    supervised,
+)
+from mmssl.objectives.base import Objective
+from mmssl.objectives.options.relations import PositiveOptions
+from mmssl.objectives.pretraining import Pretraining
+from toys.world import DECODER, HEAD, LOW, PREDICTOR, TARGETS, VIEWS, fitted, model
+
+
+def of_two_columns() -> Pretraining:
+    """One encoder of two columns of signals: every kind of objective that speaks of views."""
+    net = model()
+    head, two = {"head_hidden": 16, "head_width": 8}, {"towers": ["signal"], "views": ["clean", "later"]}
+    spread = {"loss": "vicreg", "variance": 2.5, "invariance": 2.5, "covariance": 0.1}
+    latent = {"tower": "signal", "target_view": "later", "predictor": PREDICTOR}
+    small = distillation.HeadConfig(prototypes=12, hidden=16, bottleneck=8, layers=2)
+    spoiled = {"tower": "signal", "view": "spoiled", "target": {"signal": "volts"}, "decoder": HEAD}
+    objectives: dict[str, Objective] = {
+        "contrastive": contrastive.Contrastive(contrastive.Config(**two, project_within=True, **LOW), net),
+        "vicreg": redundancy.Redundancy(redundancy.Config(**two, **spread, **head, **LOW), net),
+        "byol": bootstrap.Bootstrap(bootstrap.Config(**two, predictor_hidden=16, **head, **LOW), net),
+        "matching": matching.Matching(matching.Config(towers=["signal"], other_view="later", hidden=16), net),
+        "places": jepa.JEPA(jepa.Config(mask="half", **latent), net),
+        "whole": jepa.JEPA(jepa.Config(**latent), net),
+        "some": jepa.JEPA(jepa.Config(mask="half", target_mask="half", **latent), net),
+        "mae": mae.MAE(mae.Config(tower="signal", mask="half", target_view="later", decoder=DECODER), net),
+        "gmml": mae.MAE(mae.Config(mask=None, target_view="louder", **spoiled), net),
+        "beside": mae.MAE(mae.Config(tower="signal", mask="half", beside_view="later", decoder=DECODER), net),
+        "dino": distillation.Distillation(
+            distillation.Config(tower="signal", global_views=["clean", "louder"], head=small, weight=0.2), net
+        ),
+    }
+    views = {"later": {"signal": {"column": "later"}}, "louder": {"signal": {"column": "later", "gain": 0.5}}}
+    views |= {"spoiled": {"signal": {"corrupt": {"fill": ["noise"], "view": "louder"}}}}
+    return Pretraining(net, objectives, views, {"half": Random(ratio=0.5)})
+
+
+def sides_and_their_mean() -> Pretraining:
+    """LeJEPA, between the views of each tower and across towers."""
+    net = model()
+    head = {"loss": "lejepa", "head_hidden": 16, "head_width": 8}
+    sides: dict[str, dict[str, Any]] = {
+        "within": {
+            "towers": ["signal", "graph"],
+            "views": ["b", "a", "clean"],
+            "global_views": ["a", "b"],
+            "within_towers": ["signal"],
+            "pairs": "within",
+            "cache_rows": 3,
+        },
+        "across": {"towers": ["table", "signal", "graph"], "slices": 8},
+        "white": {"towers": ["table", "signal"], "regulariser": "whitening", "head_norm": "layer"},
+        "msbreg": {"towers": ["signal"], "views": ["a", "b", "clean"], "loss": "msbreg", "momentum": [0.5, 0.5]},
+    }
+    objectives = {n: redundancy.Redundancy(redundancy.Config(**head | o, **LOW), net) for n, o in sides.items()}
+    return Pretraining(net, objectives, VIEWS, {})
+
+
+def keys_and_queues() -> Pretraining:
+    """MoCo, MoCo v3 and NNCLR, within a tower and across, with queues that are short and run round; and by columns:
+    SupCon, LOOK, lists of grades, and negatives of other clusters alone."""
+    net = model()
+    head = {"head_hidden": 16, "head_width": 8}
+    between = {"towers": ["signal"], "views": ["a", "b"], **head}
+    taught = {"keys": "teacher", "momentum": [0.5, 0.5]}
+    asked: dict[str, dict[str, Any]] = {
+        "moco": {**between, **taught, "queue": 5, "both_ways": False, "temperature": 0.2, "chunk": 3, "cache_rows": 3},
+        "third": {**between, **taught, "predictor_hidden": 16, "head_norm": "batch", "key_views": ["clean", "b"]},
+        "across": {"towers": ["table", "graph"], **taught, "queue": 9, "negatives": "both", "loss": "sigmoid"},
+        "near": {**between, "queue": 7, "nearest": True, "predictor_hidden": 16, "loss": "dclw"},
+        "supcon": {
+            **between,
+            "loss": "nt_xent",
+            "positives": PositiveOptions(column="who"),
+            "chunk": 3,
+            "cache_rows": 3,
+        },
+        "devices": {"towers": ["signal"], "views": ["a", "b", "clean"], **head, "closest": True, "temperature": 0.2},
+        "look": {
+            **between,
+            **taught,
+            "queue": 9,
+            "negatives": "both",
+            "neighbours": 3,
+            "positives": PositiveOptions(column="who", form="inside", pair=False),
+        },
+        "graded": {
+            "towers": ["table", "graph"],
+            "loss": "listwise",
+            "positives": PositiveOptions(column="who", grade="score"),
+        },
+        "apart": {
+            **between,
+            "positives": PositiveOptions(column="when", within=0.5, form="each"),
+            "negatives_column": "who",
+            "negatives_of": "other",
+        },
+    }
+    objectives = {n: contrastive.Contrastive(contrastive.Config(**o, **LOW), net) for n, o in asked.items()}
+    return Pretraining(net, objectives, VIEWS, {})
+
+
+TOLD = {
+    "a": VIEWS["a"],
+    "shuffled": {"signal": {"transform": {"kind": "permutation", "parts": 3, "view": "a"}}},
+    "back": {"signal": {"transform": {"kind": "reversal"}}},
+    "forth": {"signal": {"transform": {"kind": "reversal", "view": "a"}}},
+    "spoiled": {"signal": {"corrupt": {"view": "back"}}},
+    "fewer": {"graph": {"drop_edges": 0.5}},
+}
+
+
+def pretexts() -> Pretraining:
+    """What transformed a view, what lies between two, of a corrupted one and behind a mask; what is known of graphs,
+    of their nodes and of pairs of them."""
+    net = model()
+    each: dict[str, dict[str, Any]] = {
+        "order": {"views": ["shuffled"], "hidden": 8},
+        "between": {"views": ["back", "forth"]},
+        "spoiled": {"views": ["spoiled"], "mask": "half"},
+        "size": {"tower": "graph", "tells": "size", "mask": "half", "hidden": 8},
+        "degree": {"tower": "graph", "tells": "degree", "hidden": 8},
+        "edge": {"tower": "graph", "tells": "edge", "views": ["fewer"], "pairs": 2},
+        "likeness": {"tower": "graph", "tells": "likeness", "pairs": 5},
+    }
+    made = {n: pretext.Config(**{"tower": "signal", **o}, **LOW) for n, o in each.items()}
+    objectives = {n: pretext.Pretext(config, net) for n, config in made.items()}
+    return Pretraining(net, objectives, TOLD, {"half": Random(ratio=0.5)})
+
+
+def labelled() -> Pretraining:
+    """Every task of a label, on one tower and on several side by side, of views and behind a mask."""
+    net = model()
+    each: dict[str, dict[str, Any]] = {
+        "kind": {"towers": ["signal", "table"], "class_weights": "balanced", "label_smoothing": 0.1, "hidden": 8},
+        "tags": {"towers": ["signal"], "views": ["a", "b"], "class_weights": "balanced"},
+        "grade": {"towers": ["graph", "signal"], "mask": "half", "complete": True},
+        "mass": {"towers": ["table"]},
+        "both": {"column": "kind", "towers": ["signal", "table"], "joint_view": "shuffled", "distil": True},
+    }
+    objectives = {}
+    for name, options in each.items():
+        column = options.pop("column", name)
+        config = supervised.Config(column=column, task=TARGETS[column].kind, **options, **LOW)
+        objectives[name] = supervised.Supervised(config, net, fitted(column))
+    return Pretraining(net, objectives, VIEWS | TOLD, {"half": Random(ratio=0.5)})
+
+
+def places_that_match() -> Pretraining:
+    """Patches of two views by their place, by what they show, and regions of them; samples that lose their tail."""
+    net = model()
+    two = {"tower": "signal", "views": ["early", "late"], "head_hidden": 16, "head_width": 8}
+    options: dict[str, dict[str, Any]] = {
+        "vicregl": {**two, "match": "both", "matches": 5, "invariance": 2.5, "variance": 2.5},
+        "every": {**two, "within": None, "local_views": ["a"], "head_norm": "layer", "variance": 2.5},
+        "densecl": {**two, "loss": "infonce", "match": "feature", "target": "teacher", "queue": 5},
+        "local": {**two, "loss": "infonce", "negatives": "patches"},
+        "pixpro": {**two, "loss": "cosine", "target": "teacher", "within": 0.8},
+        "simsiam": {**two, "loss": "cosine", "match": "feature", "predictor": "mlp", "predictor_hidden": 16},
+    }
+    objectives = {n: dense.Dense(dense.Config(**o, **LOW), net) for n, o in options.items()}
+    views = VIEWS | {"early": {"signal": {"gain": 0.2}}, "late": {"signal": {"gain": 0.4, "shift": 3}}}
+    return Pretraining(net, objectives, views, {})
+
+
+def clusters() -> Pretraining:
+    """SwAV with several crops and a queue, within towers and across them, and GEDI's cluster loss."""
+    net = model()
+    head = {"head_hidden": 16, "head_width": 8, "prototypes": 6}
+    options: dict[str, dict[str, Any]] = {
+        "swav": {"towers": ["signal"], "views": ["a", "b", "clean"], "global_views": ["b", "a"], "queue": 5},
+        "across": {"towers": ["table", "graph"], "sharpness": 0.3, "queue": 7, "cache_rows": 3},
+        "deep": {"towers": ["signal"], "views": ["a", "b"], "assign": "kmeans", "queue": 6, "every": 1},
+        "gedi": {
+            "towers": ["signal", "graph"],
+            "views": ["b", "clean"],
+            "pairs": "within",
+            "assign": "posterior",
+            "head_norm": "layer",
+        },
+    }
+    objectives = {n: clustering.Clustering(clustering.Config(**o, **head, **LOW), net) for n, o in options.items()}
+    return Pretraining(net, objectives, VIEWS, {})
