@@ -18,7 +18,7 @@ from .models.auto import watch as _watch_auto_classes
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import embed, evaluate, export, pretrain, push
+    from .api import cluster, embed, evaluate, export, pretrain, push
     from .finetuning.finetune import finetune
     from .finetuning.pipelines import MMSSLPipeline
     from .finetuning.task import load_task
@@ -34,6 +34,7 @@ __all__ = [
     "MMSSLPipeline",
     "MMSSLProcessor",
     "__version__",
+    "cluster",
     "embed",
     "evaluate",
     "export",
@@ -50,6 +51,7 @@ _WHERE = {
     "MMSSLModel": "mmssl.models.modeling_mmssl",
     "MMSSLPipeline": "mmssl.finetuning.pipelines",
     "MMSSLProcessor": "mmssl.models.processing_mmssl",
+    "cluster": "mmssl.api",
     "embed": "mmssl.api",
     "evaluate": "mmssl.api",
     "export": "mmssl.api",

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .curation.clustering import cluster_as
+from .curation.options import ClusterConfig
 from .data.given import given, is_rows
 from .errors import UserError
-from .evaluation.embedding_file import embed as embed_rows
+from .evaluation.embedded_rows import embed as embed_rows
 from .evaluation.evaluate import evaluate as measure
 from .evaluation.leaks import LabelRead
 from .evaluation.options import EmbedConfig, EvaluateConfig
@@ -209,6 +211,32 @@ def embed_as(model: str | Path, asked: EmbedConfig, output: str | Path, base: st
     with doing("loading the model"):
         opened, processor = open_model(found, base)
     return embed_rows(opened, processor.preprocessors, asked, output)
+
+
+def cluster(
+    source: str | Path,
+    output: str | Path,
+    *,
+    data: Data | None = None,
+    columns: Columns | None = None,
+    base: str | None = None,
+    **options: object,
+) -> dict[str, Any]:
+    """Cluster rows by their embeddings, into a parquet file beside their ids; what `mmssl cluster` does.
+
+    Args:
+        source: a file of `mmssl embed`, or a model as for `evaluate`.
+        output: the parquet file.
+        data: of a model: as for `evaluate`.
+        columns: modality -> its column(s), where the model does not know them.
+        base: the model that an adapter belongs on, where it has moved.
+        **options: e.g. `clusters=[1000, 100]`, `balanced=True`, `split="test"`.
+
+    Returns:
+        "rows", "clustered" (rows with an embedding), "levels" (of each: "clusters", "least", "most", "distance").
+    """
+    with given(data) as path:
+        return cluster_as(source, command_options(ClusterConfig, options, _flags(path, columns)), output, base)
 
 
 def export(

@@ -20,7 +20,7 @@ from ..errors import LostProcess, RunError, TimeUp, UserError, nearest, one_line
 from ..models.privacy import hidden
 from ..provenance import trust
 from ..saying import doing, secrets_hidden
-from . import verifying
+from . import curating, verifying
 from .results import print_report, show_run
 from .telling import add_commands
 
@@ -175,7 +175,8 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     )
     _add_export(command("export", _export, "Write a model as a stock class that needs no mmssl, and prove it equal."))
 
-    for name in ("pretrain", "evaluate", "embed", "push", "reproduce", "finetune", "export"):
+    curating.add_commands(command, _add_data, _flags)
+    for name in ("pretrain", "evaluate", "embed", "push", "reproduce", "finetune", "export", "cluster"):
         _add_trust(commands.choices[name])
     add_commands(command, commands.choices)
     return parser, dict(commands.choices)
@@ -234,6 +235,10 @@ def _add_trust(sub: argparse.ArgumentParser) -> None:
 
 def _add_model_and_data(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", metavar="MODEL", help=MODEL)
+    _add_data(sub)
+
+
+def _add_data(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--base", metavar="MODEL", help=BASE)
     sub.add_argument("--data", metavar="DATA", help=DATA)
     help = "column(s) that hold a modality, e.g. image=img; may be repeated"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..curation.options import ClusterConfig
 from ..errors import UserError, nearest
 from ..evaluation.options import EmbedConfig, EvaluateConfig
 from ..finetuning.options import FinetuneConfig
@@ -42,6 +43,7 @@ SECTIONS: dict[str, type] = {
     "finetune": FinetuneConfig,
     "evaluate": EvaluateConfig,
     "embed": EmbedConfig,
+    "cluster": ClusterConfig,
 }
 """Topics of their own -> their options; `objectives` is what all of them have."""
 

@@ -89,6 +89,39 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     return f"row {', '.join(other[:5])}{more} of {len(now['seen'])} that were compared hold something else"
 
 
+SKETCHED = 256
+"""Rows that `sketch` looks at, evenly spread."""
+
+
+def sketch(source: Source, columns: Iterable[str]) -> dict[str, Any]:
+    """What tells whether a file about rows belongs to these data: {"rows", "columns", "sha256" of evenly spread rows}.
+
+    Numbers count alike however a table was read, as text or as numbers; files count by their size and their ends. Of a
+    stream rows and hash are None.
+    """
+    names = sorted(set(columns))
+    if not hasattr(source, "__len__"):
+        return {"rows": None, "columns": names, "sha256": None}
+    count = len(source)
+    numbers = sorted({i * count // SKETCHED for i in range(SKETCHED)}) if count > SKETCHED else range(count)
+    digest = hashlib.sha256()
+    for row in source.select_columns(names).select(numbers):
+        for name in names:
+            digest.update(_content(_as_number(row[name]), _ends) + b"\x1f")
+    return {"rows": count, "columns": names, "sha256": digest.hexdigest()}
+
+
+def _as_number(value: object) -> object:
+    """A value of a cell as a number where it is one, however it is written; nothing for what is unknown."""
+    if isinstance(value, (bool, int, float, str)):
+        try:
+            number = float(value)
+        except ValueError:
+            return value
+        return None if number != number else repr(number)
+    return value
+
+
 def _content(value: object, read: Callable[[Path], bytes] = Path.read_bytes) -> bytes:
     if value is None:
         return b"\x00"

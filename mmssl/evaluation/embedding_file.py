@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import limits
-from ..data.kinds import Files
+from ..data.fingerprint import fingerprint, sketch
 from ..data.listing import ROW, START, whole_of
 from ..data.loading import evaluation_batches
 from ..data.quarantine import refuse_share
-from ..data.sources import column_names, open_source, used_columns
-from ..data.windows import Windows
-from ..data.workers import types_of, workers_for
+from ..data.row_files import about_of, with_about
+from ..data.sources import column_names, used_columns
 from ..errors import RunError, UserError
 from ..files import replaceable, whole_file
 from ..modality import Preprocessor
@@ -31,9 +29,8 @@ from ..modality.table import ID_NAME
 from ..models.codes import code_ids
 from ..models.running import device_of, evaluating, to_device
 from ..models.saving import weights_hash
-from ..saying import doing, say
+from ..saying import doing
 from .embedding import Collector, Progress
-from .rows import find_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,7 +38,6 @@ if TYPE_CHECKING:
     from ..data.quarantine import Bad
     from ..data.sources import Source
     from ..models.modeling_mmssl import MMSSLModel
-    from .options import EmbedConfig
 
 PART_ROWS = 8192
 OTHERS = frozenset({".csv", ".tsv", ".json", ".jsonl", ".npy", ".npz", ".txt", ".pt", ".h5", ".arrow", ".feather"})
@@ -49,44 +45,6 @@ OTHERS = frozenset({".csv", ".tsv", ".json", ".jsonl", ".npy", ".npz", ".txt", "
 STATE = "state.json"
 BAD = b"mmssl_bad"
 """Key of a part's metadata: the broken values that were left out, as JSON."""
-
-
-def embed(
-    model: MMSSLModel, preprocessors: Mapping[str, Preprocessor], options: EmbedConfig, output_parquet: str | Path
-) -> dict[str, object]:
-    """`write_embeddings` of the rows that `options` name. UserError also where the data has none of the modalities."""
-    limits.apply(options.limits)
-    source = open_source(
-        options.path,
-        name=options.name,
-        split=options.split,
-        streaming=options.streaming,
-        limit=options.limit,
-        words=words_of(preprocessors, options.columns),
-        fetch=options.fetch,
-        reading=options.reading,
-        files=Files(preprocessors, options.columns, Windows(options.windows, options.stride)),
-    )
-    columns, said = find_columns(source, preprocessors, options.columns)
-    for line in said:
-        say(line)
-    return write_embeddings(
-        model,
-        preprocessors,
-        source,
-        columns,
-        output_parquet,
-        workers=workers_for(options.workers, types_of(model.config.modalities)),
-        broken=options.broken,
-        max_bad=options.max_bad,
-        codes=options.codes,
-    )
-
-
-def words_of(preprocessors: Mapping[str, Preprocessor], columns: Mapping[str, str | list[str]]) -> list[str]:
-    """The columns that a model may read: those that are named, of its modalities' names, and that it was fitted on."""
-    own = {name: of for name, p in preprocessors.items() if (of := p.own_columns()) is not None and name not in columns}
-    return used_columns({**{name: name for name in preprocessors}, **columns}) + used_columns(own)
 
 
 def write_embeddings(
@@ -101,6 +59,7 @@ def write_embeddings(
     broken: str = "part",
     pooled: bool = False,
     codes: bool = False,
+    reuse: bool = False,
     part_rows: int = PART_ROWS,
     max_bad: float = 1.0,
     progress: Progress | None = None,
@@ -123,6 +82,7 @@ def write_embeddings(
         broken: what a broken part of a row costs: that "part" alone, or the whole "row".
         pooled: write the pooled states instead of the normalised and projected ones.
         codes: write the ids of the patches, too (`codes_columns`).
+        reuse: take the file that is there, where the same model made it of the same rows.
         part_rows: rows of a part, about.
         max_bad: share of broken rows above which it stops (`max_bad`); the parts that are whole stay.
         progress: is called with the number of rows done.
@@ -144,7 +104,9 @@ def write_embeddings(
     named = codes_columns(model, list(columns)) if codes else {}
     folder = path.with_name(f".{path.name}.parts")
     size = max(part_rows // batch_size, 1) * batch_size
-    key = _key(model, source, columns, pooled, size) | {"broken": broken, "codes": named}
+    key = file_key(model, source, columns, pooled, size) | {"broken": broken, "codes": named}
+    if reuse and (whole := _whole(path, key, list(columns))) is not None:
+        return whole
     try:
         parts = _begin(folder, key)
         resumed = len(parts) * size
@@ -163,7 +125,8 @@ def write_embeddings(
         if not parts:
             raise UserError("data: there is no row to embed")
         with doing("joining the parts"):
-            summary = _join(parts, path, list(columns))
+            about = {**sketch(source, used_columns(columns)), "made": json.loads(json.dumps(key))}
+            summary = _join(parts, path, list(columns), about)
             shutil.rmtree(folder)
     except OSError as error:
         kept = sorted(folder.glob("part-*")) if folder.is_dir() else []
@@ -172,20 +135,28 @@ def write_embeddings(
     return summary | {"resumed": resumed}
 
 
-def _key(
+def file_key(
     model: MMSSLModel, source: Source, columns: Mapping[str, str | list[str]], pooled: bool, size: int
 ) -> dict[str, object]:
     """What parts must have in common to belong together: weights, data, columns, kind and size."""
-    from ..data.fingerprint import fingerprint
-
-    used = [c for value in columns.values() for c in ([value] if isinstance(value, str) else value)]
     return {
         "weights": weights_hash(model.state_dict().items()) if isinstance(model, torch.nn.Module) else None,
-        "data": fingerprint(source, used, rows=100),
+        "data": fingerprint(source, used_columns(columns), rows=100),
         "columns": dict(columns),
         "pooled": pooled,
         "rows": size,
     }
+
+
+def _whole(path: Path, key: Mapping[str, Any], names: list[str]) -> dict[str, object] | None:
+    """What is in the file that a call with the same key has written; None where there is none."""
+    import pyarrow.parquet as pq
+
+    if not path.is_file() or about_of(path, "output").get("made") != json.loads(json.dumps(key)):
+        return None
+    table = pq.read_table(path, columns=[f"{name}_present" for name in names])
+    present = {name: sum(table[f"{name}_present"].to_pylist()) for name in names}
+    return {"rows": table.num_rows, "present": present, "bad": [], "resumed": table.num_rows}
 
 
 def _begin(folder: Path, key: Mapping[str, Any]) -> list[Path]:
@@ -253,12 +224,13 @@ def _write_part(folder: Path, number: int, table: pa.Table, bad: list[Bad]) -> P
     return path
 
 
-def _join(parts: list[Path], path: Path, names: list[str]) -> dict[str, object]:
-    """Write the parts into one file, part after part, and count what is in it."""
+def _join(parts: list[Path], path: Path, names: list[str], about: dict[str, Any]) -> dict[str, object]:
+    """Write the parts into one file, part after part, and count what is in it. about: the data, and how it was made."""
     import pyarrow.parquet as pq
 
     summary: dict[str, Any] = {"rows": 0, "present": dict.fromkeys(names, 0), "bad": []}
-    schema = pq.read_schema(parts[0]).remove_metadata()
+    about = about | {"rows": sum(map(_rows_of, parts))}  # of a stream it is known only now
+    schema = with_about(pq.read_schema(parts[0]), about)
     with whole_file(path) as partial, pq.ParquetWriter(partial, schema) as writer:
         for part in parts:
             table = pq.read_table(part)

@@ -22,7 +22,7 @@ from ..data.sources import open_source
 from ..data.splits import strata, take_share, without
 from ..data.windows import Windows
 from ..errors import NoSplit, UserError
-from ..evaluation.embedding_file import words_of
+from ..evaluation.embedded_rows import words_of
 from ..evaluation.leaks import refuse_label, telling_columns
 from ..evaluation.rows import find_columns
 from ..modality import Preprocessor

@@ -17,6 +17,7 @@ from toys import runs, tuned
 
 from mmssl import cli
 from mmssl.cli import main
+from mmssl.curation.options import ClusterConfig
 from mmssl.errors import UserError
 from mmssl.evaluation import evaluate as evaluating
 from mmssl.evaluation.options import EmbedConfig, EvaluateConfig
@@ -27,7 +28,13 @@ from mmssl.recipe.loading import FLAGS, load_recipe
 from mmssl.training.building import open_training_data
 from mmssl.training.reproduce import check_overrides
 
-COMMANDS = {"pretrain": DataConfig, "finetune": FinetuneConfig, "evaluate": EvaluateConfig, "embed": EmbedConfig}
+COMMANDS = {
+    "pretrain": DataConfig,
+    "finetune": FinetuneConfig,
+    "evaluate": EvaluateConfig,
+    "embed": EmbedConfig,
+    "cluster": ClusterConfig,
+}
 WORDS = ("path", "name", "split", "columns", "label", "group", "limit", "workers", "streaming")
 SHARED = [field.name for field in dataclasses.fields(RowsConfig)]
 OWN = {("pretrain", "path"): "required", ("evaluate", "split"): "test"}
@@ -78,7 +85,7 @@ def test_what_two_commands_have_in_common_is_said_in_the_same_words() -> None:
     said: dict[str, set[tuple[str, str]]] = {}
     for cls in COMMANDS.values():
         for field in dataclasses.fields(cls):
-            if field.name not in ("path", "label", "temperature"):  # a temperature is of what the command does
+            if field.name not in ("path", "label", "temperature", "seed"):  # the last two are of what the command does
                 kind, _, help = declared(cls, field.name)
                 said.setdefault(field.name, set()).add((str(kind), help))
     assert not {name: words for name, words in said.items() if len(words) > 1}

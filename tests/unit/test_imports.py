@@ -35,6 +35,7 @@ ROOMS = (
     "objectives",
     "recipe",
     "evaluation",
+    "curation",
     "hub",
     "training",
     "exporting",

@@ -1,0 +1,125 @@
+"""Files about the rows of data: embeddings, clusters, selections. Each is a parquet file with a row for every row of
+the data, in their order, and says in its metadata which data these are (`mmssl.data.fingerprint.sketch`), so that it
+is never taken for rows of others. The data themselves are copied nowhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmssl.errors import UserError, nearest, one_line
+
+from .arrow_files import check_parquet
+from .fingerprint import sketch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from .sources import Source
+
+ABOUT = b"mmssl_rows"
+"""Key of the file's metadata: JSON, of which `rows`, `columns` and `sha256` are of the data."""
+REASON = "reason"
+"""Column of a selection: "kept", or why a row is left out."""
+KEPT = "kept"
+
+
+def with_about(schema: pa.Schema, about: Mapping[str, Any]) -> pa.Schema:
+    """A schema whose file says what it is about."""
+    schema = schema.remove_metadata()
+    return schema.with_metadata({ABOUT: json.dumps(about).encode()})
+
+
+def about_of(path: str | Path, option: str) -> dict[str, Any]:
+    """What a file says of itself; {} where it was not written by mmssl.
+
+    option: what names the file, for the message.
+
+    Raises UserError where it is not there or no parquet file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    place = Path(path)
+    if not place.is_file():
+        there = sorted(p.name for p in place.parent.glob("*.parquet")) if place.parent.is_dir() else []
+        raise UserError(f"{option}: no such file: '{path}'{nearest(place.name, there)}")
+    try:
+        rows = check_parquet(place, place)
+        found = json.loads((pq.read_schema(place).metadata or {}).get(ABOUT, b"{}"))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{option}: '{path}' is no whole parquet file ({one_line(error)})") from error
+    return {"rows": rows, **found} if isinstance(found, dict) else {"rows": rows}
+
+
+def refuse_others(path: str | Path, about: Mapping[str, Any], source: Source, option: str) -> None:
+    """UserError where a file is not about these data: another number of rows, a column that is not there, or rows that
+    hold something else; or where they are a stream, whose rows have no numbers."""
+    if not hasattr(source, "__len__"):
+        raise UserError(f"{option}: found '{path}', but the rows of a stream have no numbers, expected streaming=false")
+    count = len(source)
+    if about["rows"] != count:
+        raise UserError(
+            f"{option}: '{path}' is about {about['rows']:,} rows, the data have {count:,}: it belongs to other data, "
+            "another split or another limit"
+        )
+    columns = about.get("columns") or []
+    for name in columns:
+        if name not in (source.column_names or ()):
+            raise UserError(f"{option}: '{path}' belongs to other data: these have no column '{name}'")
+    if columns and about.get("sha256") not in (None, sketch(source, columns)["sha256"]):
+        raise UserError(
+            f"{option}: '{path}' belongs to other data: their rows hold something else in {', '.join(columns)}"
+        )
+
+
+def read_values(path: str | Path, column: str, option: str) -> list[Any]:
+    """A column of a file about rows, in the order of the data. UserError where it has none of that name."""
+    import pyarrow.parquet as pq
+
+    known = pq.read_schema(path).names
+    if column not in known:
+        raise UserError(
+            f"{option}: '{path}' has no column '{column}', it has {', '.join(known)}{nearest(column, known)}"
+        )
+    values: list[Any] = pq.read_table(path, columns=[column])[column].to_pylist()
+    return values
+
+
+def kept_rows(path: str | Path, source: Source, option: str) -> NDArray[np.int64]:
+    """Numbers, in rising order, of the rows that a selection keeps.
+
+    Raises UserError where the file is no selection, is not about these data, or keeps none.
+    """
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    about = about_of(path, option)
+    known = pq.read_schema(path).names
+    if REASON not in known:
+        raise UserError(
+            f"{option}: '{path}' is no selection: found the columns {', '.join(known[:8])}, expected a file of "
+            f"`mmssl select`, with a column '{REASON}'"
+        )
+    refuse_others(path, about, source, option)
+    chosen = pc.equal(pq.read_table(path, columns=[REASON])[REASON].cast("string"), KEPT)
+    rows = np.flatnonzero(np.asarray(chosen.fill_null(False)))
+    if not len(rows):
+        raise UserError(f"{option}: '{path}' keeps no row")
+    return rows
+
+
+def selected(source: Source, path: str | None, option: str) -> Source:
+    """The rows that a selection keeps; all where `path` is None."""
+    if path is None:
+        return source
+    rows = kept_rows(path, source, option)
+    return source.select(rows) if hasattr(source, "select") else source
