@@ -98,16 +98,21 @@ def _apart(chosen: Sequence[tuple[Kind, Chosen]]) -> list[dict[str, File]]:
 
 def _paired(chosen: Sequence[tuple[Kind, Chosen]]) -> list[dict[str, File]]:
     """A row a stem: of one folder, or, where the kinds lie in folders of their own, of any."""
-    groups = _groups(chosen, lambda path: os.path.splitext(path)[0])
+    groups = _groups(chosen, _stem)
     if not any(len(row) > 1 for row in groups.values()):
-        flat = _groups(chosen, lambda path: os.path.splitext(os.path.basename(path))[0])
+        flat = _groups(chosen, lambda path: _stem(os.path.basename(path)))
         if len(flat) < len(groups) and all(
-            len({os.path.splitext(os.path.basename(f))[0] for f in of.files}) == len(of.files) for _, of in chosen
+            len({_stem(os.path.basename(f)) for f in of.files}) == len(of.files) for _, of in chosen
         ):
             groups = flat
     sure = {path for _, of in chosen for path in of.files}
     rows = [row for row in groups.values() if any(file.path in sure for file in row.values())]
     return sorted(rows, key=lambda row: next(iter(row.values())).path)
+
+
+def _stem(path: str) -> str:
+    """Without the ending; without both of `.nii.gz`."""
+    return os.path.splitext(path.removesuffix(".gz"))[0]
 
 
 def _groups(chosen: Sequence[tuple[Kind, Chosen]], stem: Any) -> dict[str, dict[str, File]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-DECODED = ("image", "audio", "video", "ecg", "eeg", "series")
+DECODED = ("image", "audio", "video", "ecg", "eeg", "series", "volume")
 """Modalities whose samples take long to read."""
 SLOW = ("video",)
 """Those of which one is read longer than a step on it takes."""

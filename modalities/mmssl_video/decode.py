@@ -7,7 +7,6 @@ decoded. A value that is broken raises `BadSample` with the reason; a null one i
 from __future__ import annotations
 
 import io
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,10 +15,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from mmssl.boundary import regular_file, within_places
+from mmssl.boundary import regular_file
 from mmssl.errors import BadSample
 from mmssl.limits import check
 from mmssl.modality.pixels.decode import decode, from_array, read_file
+from mmssl.modality.pixels.folder import pictures_in
 from mmssl.modality.raw import FFMPEG, NPY_MAGIC, Array, as_array, is_blank, load_npy, stretch_of, unwrap
 
 from .lengths import LOST, all_listed, first_stream, length_of, video_library, zero_of
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-PICTURES = frozenset(".png .jpg .jpeg .webp .bmp .tif .tiff .ppm .pgm .npy".split())
 TOLERANCE = 1e-4
 """Seconds by which a frame's time may lie after the asked one: times are rounded to the file's time base."""
 SEEK_FROM = 2.0
@@ -111,8 +110,7 @@ def read_clip(raw: object, wanted: Wanted) -> Clip | None:
     if isinstance(raw, (str, Path)):
         path = Path(raw)
         if path.is_dir():
-            within_places(path)
-            return _from_pictures(_pictures(path), fps, wanted)
+            return _from_pictures(pictures_in(path), fps, wanted)
         if not path.exists():
             raise BadSample(f"cannot read file '{path}': no such file or folder")
         if regular_file(path).suffix.lower() == ".npy":
@@ -144,19 +142,6 @@ def _unwrap(raw: Mapping[str, object], fps: float) -> tuple[object, float]:
 
 
 # ---------------------------------------------------------------------------------------------- pictures and arrays
-
-
-def _natural(path: Path) -> list[tuple[int, int, str]]:
-    """Sorts "frame10" after "frame9"."""
-    parts = re.split(r"(\d+)", path.name.lower())
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
-
-
-def _pictures(folder: Path) -> list[Path]:
-    found = [p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith(".")]
-    if not found:
-        raise BadSample(f"no pictures in folder '{folder}'")
-    return sorted(found, key=_natural)
 
 
 def _from_pictures(pictures: Sequence[object], fps: float, wanted: Wanted) -> Clip:

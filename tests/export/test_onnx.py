@@ -34,6 +34,7 @@ TOWERS: dict[str, dict[str, Any]] = {
     "ecg-lead": {"pooling": "cls", "qkv_bias": False},
     "graph": {"final_norm": False},
     "series": {"embed_norm": True},
+    "volume": {"prefix": 0},
 }
 PICKED = "text"
 """The case whose model has another tower beside it, and is exported with `tower`."""
@@ -97,6 +98,7 @@ def given(case: str, inputs: dict[str, torch.Tensor]) -> dict[str, np.ndarray[An
         "tabular": ["cells"],
         "ecg": ["signal"],
         "series": ["signal"],
+        "volume": ["voxels"],
         "eeg": ["signal", "electrodes"],
         "graph": ["x", "links", "nodes", "centre", "encodings"],
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toys.own_data import of_kinds, pictures, sensors, sentences, table
+from toys.own_data import of_kinds, pictures, scans, sensors, sentences, table
 from toys.own_files import encoded, tudataset, wfdb_record
 
 from mmssl.cli import main
@@ -68,6 +68,7 @@ OWN: dict[str, Callable[[Path], object]] = {
     "recordings/": recordings,
     "records/": records,
     "sensors/": sensors,
+    "scans/": scans,
     "table.csv": patients,
     "texts.txt": texts,
     "graphs/": tudataset,

@@ -45,6 +45,17 @@ def sensors(path: Path) -> None:
         table(path / f"{n}.csv", ["time", "speed", "heat"], rows)
 
 
+def scans(path: Path) -> None:
+    """A volume a file, longer or shorter."""
+    import nibabel
+
+    rng = np.random.default_rng(4)
+    path.mkdir()
+    for n in range(12):
+        voxels = rng.normal(300, 60, (12, 12, 6 + n % 4)).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(voxels, np.diag([2.0, 2.0, 4.0, 1.0])), path / f"{n}.nii.gz")
+
+
 def of_kinds(
     folder: Path, kinds: Mapping[str, str], more: Mapping[str, Callable[[int], object]] | None = None, count: int = 12
 ) -> str:
@@ -66,6 +77,7 @@ def of_kinds(
         "eeg": lambda: lambda n: edf(folder / "e" / f"{n}.edf", seed=n).relative_to(folder),
         "ecg": lambda: lambda n: wfdb_record(folder / "h", f"r{n}").relative_to(folder),
         "series": lambda: _listed(sensors, folder / "sensors", "*.csv"),
+        "volume": lambda: _listed(scans, folder / "scans", "*.nii.gz"),
         "image": lambda: _listed(lambda path: pictures(path, count), folder / "shown", "*.png"),
         "text": lambda: lines.__getitem__,
     }

@@ -25,6 +25,7 @@ TINY: dict[str, dict[str, Any]] = {
     "ecg-lead": {"rate": 50, "window": 0.2, "patch": "lead", "plausible": [1e-3, 100.0]},
     "graph": {"nodes": 12},
     "series": {"window": 4, "rate": 10},
+    "volume": {"size": [4, 8, 8], "patch": 4},
 }
 """Case -> options. A case is a modality, or one with a word behind it where it cuts patches in another way."""
 
@@ -108,6 +109,14 @@ def _series(rng: np.random.Generator) -> list[Any]:
     ]
 
 
+def _volumes(rng: np.random.Generator) -> list[Any]:
+    shapes = ((4, 8, 8), (9, 7, 12), (3, 5, 5), (6, 20, 10), (8, 8, 8))
+    out: list[Any] = [{"t1": rng.normal(100, 20, shape), "t2": rng.normal(9, 2, shape)} for shape in shapes]
+    del out[1]["t2"]
+    out[3] = {"array": np.stack(list(out[3].values())), "channels": ["t1", "t2"], "spacing": [2.0, 0.5, 0.5]}
+    return out
+
+
 def _graphs(rng: np.random.Generator) -> list[Any]:
     out = []
     for nodes, edges in ((7, 9), (1, 0), (12, 30), (4, 3), (5, 4)):
@@ -126,6 +135,7 @@ MADE: dict[str, Callable[[np.random.Generator], list[Any]]] = {
     "ecg": _ecg,
     "graph": _graphs,
     "series": _series,
+    "volume": _volumes,
 }
 
 
@@ -179,6 +189,14 @@ def _weizmann(folder: Path) -> tuple[list[Any], dict[str, Any]]:
     return [str(path) for path in sorted((folder / "weizmann4" / "test").glob("*.mp4"))[:5]], {}
 
 
+def _clips_as_volumes(folder: Path) -> tuple[list[Any], dict[str, Any]]:
+    """Frames above one another: no shared set has volumes."""
+    from mmssl_video.decode import Wanted, read_clip
+
+    clips = [read_clip(path, Wanted(12, None, channels=1)) for path in _weizmann(folder)[0]]
+    return [np.stack([frame[..., 0] for frame in clip[0]]) for clip in clips if clip is not None], {}
+
+
 REAL: dict[str, Callable[[Path], tuple[list[Any], dict[str, Any]]]] = {
     "image": lambda folder: (_column(folder / "emoji" / "twemoji-test.parquet", "image"), {}),
     "text": _news,
@@ -189,4 +207,5 @@ REAL: dict[str, Callable[[Path], tuple[list[Any], dict[str, Any]]]] = {
     "ecg": _ptbxl,
     "graph": _mutag,
     "series": _beats,
+    "volume": _clips_as_volumes,
 }

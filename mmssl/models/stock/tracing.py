@@ -81,6 +81,8 @@ def to_ours(part: Branch, named: Inputs) -> Inputs:
         return {"pixel_values": images.as_ours(part, named["pixel_values"])}
     if part.type in ("ecg", "eeg", "series"):  # says that there may be NaN; nothing is read from it
         return {**named, "holes": named["signal"]}
+    if part.type == "volume":
+        return {**named, "holes": named["voxels"]}
     return named
 
 
@@ -251,6 +253,32 @@ def _video(part: Branch) -> Signature:
     )
 
 
+def _volume(part: Branch) -> Signature:
+    modality = part.modality
+    names, channels = ("slices", "rows", "columns"), len(modality.names)
+    # an axis of one patch is one for ever: a trace takes 1 for a constant
+    free = [side > cut for side, cut in zip(modality.size, modality.patch, strict=True)]
+    axes: dict[int, Axis] = {0: "batch"}
+    axes |= {n + 2: (modality.patch[n], names[n]) for n in range(3) if free[n]}
+
+    def make(batch: int, size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        shape = [modality.size[n] + size * free[n] * modality.patch[n] for n in range(3)]
+        voxels = torch.randn(batch, channels, *shape, generator=generator)
+        for row in range(1, batch):
+            voxels[row, :, :, :row] = torch.nan
+            voxels[row, row % channels, :, -1] = torch.nan
+        return {"voxels": voxels}
+
+    fixed = " and ".join(f"{modality.size[n]} {names[n]}" for n in range(3) if not free[n])
+    return Signature(
+        {"voxels": axes},
+        make,
+        {"voxels": "(B, C, slices, rows, columns) normalised, NaN where there is nothing"},
+        {names[n]: (2, None) for n in range(3) if free[n]},
+        fixed=f"volumes of {fixed}" if fixed else "",
+    )
+
+
 def _graph(part: Branch) -> Signature:
     modality = part.modality
     width = modality.laplacian + modality.walk
@@ -294,4 +322,5 @@ SIGNATURES: dict[str, Callable[[Branch], Signature]] = {
     "eeg": _signal,
     "tabular": _tabular,
     "graph": _graph,
+    "volume": _volume,
 }

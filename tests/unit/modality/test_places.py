@@ -21,7 +21,7 @@ from mmssl.objectives.accumulation import Joined, draws_of
 from mmssl.objectives.step import Step
 
 ROWS = 6
-SHIPPED = ("image", "video", "audio", "text", "tabular", "eeg", "ecg", "graph", "series")
+SHIPPED = ("image", "video", "audio", "text", "tabular", "eeg", "ecg", "graph", "series", "volume")
 
 
 def middles(modality: Any, inputs: dict[str, torch.Tensor], view: dict[str, Any], draws: Draws | None = None) -> Any:

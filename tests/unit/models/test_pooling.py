@@ -31,6 +31,7 @@ OFFERED = {
     "ecg-lead": {"grid": 2, "axis": 8},
     "graph": {},
     "series": {"grid": 2, "axis": 3},
+    "volume": {"grid": 8},
 }
 
 

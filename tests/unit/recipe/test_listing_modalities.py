@@ -23,6 +23,7 @@ FILES = {
     ("ecg", "mne"): ("x.fif", b"not empty"),
     ("eeg", "wfdb"): ("x.hea", b"x 1 100 1000\nx.dat 16 200 12 0 0 0 0 C3\n"),
     ("graph", "torch_geometric"): ("x_A.txt", b"1, 2\n"),
+    ("volume", "nibabel"): ("x.nii", (348).to_bytes(4, "little") + bytes(400)),
     ("ecg", "wfdb"): ("x.hea", b"x 1 100 1000\nx.dat 16 200 12 0 0 0 0 I\n"),
 }
 """A file of the kind that each package is needed for: the fault is found before any of it is read."""
@@ -33,7 +34,8 @@ def test_the_command_says_what_each_reads_and_needs(capsys: pytest.CaptureFixtur
     text = capsys.readouterr().out
     parts = {part.split()[0]: part for part in text.split("\n") if part and not part.startswith(" ")}
     shipped = {path.name.removeprefix("mmssl_") for path in (REPO / "modalities").glob("mmssl_*")}
-    assert shipped == {"audio", "ecg", "eeg", "graph", "image", "series", "tabular", "text", "video"} <= set(parts)
+    wanted = {"audio", "ecg", "eeg", "graph", "image", "series", "tabular", "text", "video", "volume"}
+    assert shipped == wanted <= set(parts)
     lines = text.splitlines()
     for name in shipped:
         at = next(i for i, line in enumerate(lines) if line.startswith(f"{name} "))

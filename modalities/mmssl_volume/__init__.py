@@ -1,0 +1,23 @@
+"""Volumes: three-dimensional arrays of one channel or several, as MRI, CT, PET and microscopes give them.
+
+See README.md in this folder.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mmssl.lazy import attributes
+
+from .options import Config, View
+
+if TYPE_CHECKING:
+    from .modality import Modality
+    from .preprocessor import Preprocessor
+else:
+    __getattr__ = attributes(__name__, Modality=".modality", Preprocessor=".preprocessor")
+
+__all__ = ["NEEDS", "READS", "Config", "Modality", "Preprocessor", "View"]
+
+READS = "NIfTI (.nii, .nii.gz), FreeSurfer (.mgh, .mgz), .npy, arrays with their spacing, folders and lists of slices"
+NEEDS: dict[str, str] = {"nibabel": "mmssl[volume]"}
