@@ -244,6 +244,8 @@ class Modality(Placed, Known, nn.Module):
     local_targets: ClassVar[bool] = False
     """True when `target` looks at nothing but the values of each patch by itself: it is then given the hidden patches
     alone, with the inputs as they are."""
+    plain = True
+    """True when a token is made of its patch's values as they are, so that a trunk may look at those instead."""
     views: ClassVar[tuple[str, ...]] = ()
     """Options that `augment` understands (see `mmssl.modality.view`); empty = this modality has no augmented views."""
     crossing: ClassVar[tuple[str, ...]] = ()

@@ -31,16 +31,26 @@ class LinearPatches(Modality):
         """P: how many numbers a patch has."""
         raise NotImplementedError
 
+    @property
+    def shown(self) -> int:
+        """How many numbers of a patch its token is made of: P, unless `described` says otherwise."""
+        return self.numbers
+
+    def described(self, values: Tensor) -> Tensor:
+        """(B, n, shown) what tokens are made of, NaN where it does not exist: the values (B, n, P) as they are."""
+        return values
+
     def make_tokens(self, width: int) -> None:
         """Make the parameters. Their order is that of the random numbers they start from: seeds rest on it."""
-        self.proj = nn.Linear(self.numbers, width)
+        self.proj = nn.Linear(self.shown, width)
         self.mask = MaskToken(width)
         self.position = self.positions(width)
 
     def embed(self, patches: Patches, hidden: Tensor | None = None) -> Tensor:
-        """A linear map of the patch, where elements that do not exist count as 0, the mean, and the position."""
+        """A linear map of what describes the patch, where what does not exist counts as 0, the mean, and the
+        position."""
         dtype = self.proj.weight.dtype
-        tokens = self.proj(patches.values.nan_to_num(0.0).to(dtype))
+        tokens = self.proj(self.described(patches.values).nan_to_num(0.0).to(dtype))
         if hidden is not None:
             tokens = self.mask(tokens, hidden)
         # under autocast the sum stays float32, as the trunk's residual stream should

@@ -17,7 +17,7 @@ from ..modality import MaskToken, Modality
 from ..patches import Patches
 from .convolutions import ConvTrunk
 from .options import TowerConfig
-from .raster import laid_out, places, scattered
+from .raster import laid_out, places, raster_tile, scattered
 from .tower import Encoded, Tower
 from .trunk import GATED
 
@@ -37,12 +37,8 @@ class ConvTower(Tower):
         nn.Module.__init__(self)
         self.name = config.sole(modalities)
         modality = modalities[self.name]
-        tile = modality.tile()
-        if not tile:
-            raise UserError(
-                f"model.towers: modality '{self.name}': found trunk: {config.trunk}, but its patches are no parts of a "
-                "picture, clip or signal that can be laid out again; expected trunk: transformer"
-            )
+        where = f"model.towers: modality '{self.name}': found trunk: {config.trunk}"
+        tile = raster_tile(modality, where, "trunk: transformer")
         if config.activation in GATED:
             raise UserError(
                 f"model.towers: modality '{self.name}': found activation: {config.activation} with trunk: "

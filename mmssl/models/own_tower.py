@@ -25,7 +25,7 @@ from ..modality import Modality
 from ..patches import Patches, gather
 from ..provenance import by_stranger
 from .options import TowerConfig, own_trunk
-from .raster import laid_out, places, scattered
+from .raster import laid_out, places, raster_tile, scattered
 from .tower import Encoded, Tower
 
 TAKES, GIVES = ("patches", "raster"), ("patches", "sample")
@@ -80,11 +80,7 @@ class OwnTower(Tower):
         tile = modalities[self.name].tile()
         sizes: dict[str, Any] = {"width": config.width}
         if self.takes == "raster":
-            if not tile:
-                raise UserError(
-                    f"{self.where}: takes rasters, but the patches of this modality are no parts of a picture, clip or "
-                    "signal that can be laid out again; expected one that takes patches"
-                )
+            raster_tile(modalities[self.name], f"{self.where}: takes rasters", "one that takes patches")
             self.modalities.requires_grad_(False)  # their linear embedding is not used
             sizes["channels"] = tile[0]
         self.tile = tuple(side or 1 for side in tile)  # leads or electrodes, side by side, are an axis

@@ -10,7 +10,31 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ..errors import UserError
+from ..modality import Modality
 from ..patches import Patches
+
+
+def raster_tile(modality: Modality, where: str, else_: str) -> tuple[int, ...]:
+    """`modality.tile()`; UserError where its patches are no parts of a raster, or are not what tokens are made of.
+
+    Args:
+        modality: of the patches.
+        where: what looks at rasters, for the message.
+        else_: what is expected of a modality without them.
+    """
+    tile = modality.tile()
+    if not tile:
+        raise UserError(
+            f"{where}, but its patches are no parts of a picture, clip or signal that can be laid out again; expected "
+            f"{else_}"
+        )
+    if not modality.plain:
+        raise UserError(
+            f"{where}, which looks at the samples themselves and would pass over tokens: spectrum or both; expected "
+            f"tokens: values, or {else_}"
+        )
+    return tile
 
 
 def places(p: Patches) -> Tensor:

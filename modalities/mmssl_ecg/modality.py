@@ -46,6 +46,7 @@ class Modality(Rows):
         window: int,
         patch: str = "time",
         spectrum: Mapping[str, list[float]] | None = None,
+        tokens: str = "values",
     ) -> None:
         """Make the parameters.
 
@@ -55,9 +56,11 @@ class Modality(Rows):
             rate: samples a second.
             window: samples of a patch in time.
             patch: "time" or "lead".
-            spectrum: mean and std of each bin of a window's log spectrum, for targets.
+            spectrum: mean and std of each bin of a window's log spectrum, for targets and tokens.
+            tokens: see `SignalModality`.
         """
-        super().__init__(leads, [float(LEADS.index(lead)) for lead in leads], rate, window, patch == "time", spectrum)
+        order = [float(LEADS.index(lead)) for lead in leads]
+        super().__init__(leads, order, rate, window, patch == "time", spectrum, tokens)
         self.make_tokens(width)
 
     def positions(self, width: int) -> nn.Module:

@@ -141,4 +141,5 @@ class Preprocessor(SignalPreprocessor):
             "window": self.window,
             "patch": self.config.patch,
             "spectrum": self.fitted().get("spectrum"),
+            "tokens": self.config.tokens,
         }

@@ -41,6 +41,7 @@ class Modality(SignalModality):
         channels: int = 0,
         spectrum: Mapping[str, list[float]] | None = None,
         places: Sequence[Sequence[float]] = (),
+        tokens: str = "values",
     ) -> None:
         """Make the parameters.
 
@@ -49,10 +50,11 @@ class Modality(SignalModality):
             rate: samples a second.
             window: w, samples of a patch.
             channels: how many different ones the data had, which only the raw features use.
-            spectrum: mean and std of each bin of a window's log spectrum, for targets.
+            spectrum: mean and std of each bin of a window's log spectrum, for targets and tokens.
             places: of the electrodes of the data it was fitted on, metres, for `cells`.
+            tokens: see `SignalModality`.
         """
-        super().__init__(rate, window, 1, spectrum)
+        super().__init__(rate, window, 1, spectrum, tokens)
         self.channels, self.electrodes = channels, [list(place) for place in places]
         self.make_tokens(width)
 

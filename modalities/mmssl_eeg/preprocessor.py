@@ -125,5 +125,6 @@ class Preprocessor(SignalPreprocessor):
             "window": self.window,
             "channels": len(self.fitted()["channels"]),
             "spectrum": self.fitted().get("spectrum"),
+            "tokens": self.config.tokens,
             "places": [list(place_of(name) or (0.0, 0.0, 0.0)) for name in self.fitted()["channels"]],
         }

@@ -40,6 +40,7 @@ class Modality(Rows):
         window: int,
         patch: str = "channel",
         spectrum: Mapping[str, list[float]] | None = None,
+        tokens: str = "values",
     ) -> None:
         """Make the parameters.
 
@@ -49,10 +50,11 @@ class Modality(Rows):
             rate: steps a second.
             window: steps of a patch in time.
             patch: "channel" or "time".
-            spectrum: mean and std of each bin of a window's log spectrum, for targets.
+            spectrum: mean and std of each bin of a window's log spectrum, for targets and tokens.
+            tokens: see `SignalModality`.
         """
         order = [float(number) for number in range(len(channels))]
-        super().__init__(channels, order, rate, window, patch == "time", spectrum)
+        super().__init__(channels, order, rate, window, patch == "time", spectrum, tokens)
         self.make_tokens(width)
 
     def positions(self, width: int) -> nn.Module:

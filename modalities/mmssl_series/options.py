@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmssl.errors import UserError
-from mmssl.modality.biosignals.options import LAYOUTS, View
+from mmssl.modality.biosignals.options import LAYOUTS, TOKENS, TOKENS_HELP, View
 from mmssl.options import needs, option, strict
 
 __all__ = ["Config", "View"]
@@ -17,6 +17,7 @@ class Config:
     """What a recipe may set for series. Lengths are in steps of the grid that all series are brought to."""
 
     window: int = option(8, min=2, max=1_000_000, help="steps in a patch")
+    tokens: str = option("values", choices=TOKENS, help=TOKENS_HELP)
     length: int | None = option(
         512, min=2, max=100_000_000, help="steps of the longest stretch taken of a series; null: all of it"
     )

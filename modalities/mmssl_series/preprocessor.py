@@ -282,6 +282,7 @@ class Preprocessor(base.Preprocessor[Sample]):
             "window": self.config.window,
             "patch": self.config.patch,
             "spectrum": self.fitted().get("spectrum"),
+            "tokens": self.config.tokens,
         }
 
 

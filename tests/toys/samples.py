@@ -22,7 +22,7 @@ TINY: dict[str, dict[str, Any]] = {
     "tabular": {},
     "eeg": {"rate": 64, "window": 0.5, "unknown": "keep", "plausible": [0.01, 1e6]},
     "ecg": {"rate": 50, "window": 0.2, "plausible": [1e-3, 100.0]},
-    "ecg-lead": {"rate": 50, "window": 0.2, "patch": "lead", "plausible": [1e-3, 100.0]},
+    "ecg-lead": {"rate": 50, "window": 0.2, "patch": "lead", "plausible": [1e-3, 100.0], "tokens": "both"},
     "graph": {"nodes": 12},
     "series": {"window": 4, "rate": 10},
     "volume": {"size": [4, 8, 8], "patch": 4},

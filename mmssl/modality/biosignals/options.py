@@ -12,6 +12,9 @@ from ..view import check_bounds
 
 LAYOUTS = ("channels_first", "channels_last")
 """Which axis of an array of two holds the channels."""
+TOKENS = ("values", "spectrum", "both")
+"""What a token is made of."""
+TOKENS_HELP = "what a token is made of: the values of its window, their log power spectrum, or both side by side"
 
 
 @strict
@@ -26,6 +29,7 @@ class SignalConfig:
         10.0, above=0, max=1_000_000, help="the longest window taken of a recording; null: all of it"
     )
     window: float = option(1.0, above=0, max=1_000_000, help="seconds in a patch")
+    tokens: str = option("values", choices=TOKENS, help=TOKENS_HELP)
     source_rate: float | None = option(
         None, above=0, max=1_000_000, help="rate of recordings that do not say their own"
     )

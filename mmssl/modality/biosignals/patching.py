@@ -38,7 +38,12 @@ class SignalModality(LinearPatches):
     halved = (0,)
 
     def __init__(
-        self, rate: float, window: int, rows: int = 1, spectrum: Mapping[str, list[float]] | None = None
+        self,
+        rate: float,
+        window: int,
+        rows: int = 1,
+        spectrum: Mapping[str, list[float]] | None = None,
+        tokens: str = "values",
     ) -> None:
         """Set what describes the signals; a subclass makes the parameters.
 
@@ -46,17 +51,40 @@ class SignalModality(LinearPatches):
             rate: samples a second.
             window: samples of a patch.
             rows: channels in a patch (1: each channel has its own).
-            spectrum: mean and std of each bin of a window's log spectrum, which targets are standardised by (None: as
-                it is).
+            spectrum: mean and std of each bin of a window's log spectrum, which spectra are standardised by (None: as
+                they are).
+            tokens: "values", "spectrum" or "both": what tokens are made of.
         """
         super().__init__()
         self.moments = {"mean": [0.0], "std": [1.0]} if spectrum is None else dict(spectrum)
         self.rate, self.window, self.rows = float(rate), window, rows
+        self.tokens, self.plain = tokens, tokens == "values"
 
     @property
     def numbers(self) -> int:
         """P = channels * samples of a patch."""
         return self.rows * self.window
+
+    @property
+    def shown(self) -> int:
+        """P, the bins of each channel's spectrum, or both."""
+        spectra = self.rows * bins(self.window)
+        return {"values": self.numbers, "spectrum": spectra, "both": self.numbers + spectra}[self.tokens]
+
+    def described(self, values: Tensor) -> Tensor:
+        """(B, n, shown) the voltages (B, n, P), the spectra, or both: tokens of spectra are BIOT's (Yang et al. 2023,
+        arXiv 2305.10351, https://github.com/ycq091044/BIOT), there of magnitudes."""
+        if self.plain:
+            return values
+        spectra = self.spectra(values, ENOUGH_OF_A_PATCH)
+        return spectra if self.tokens == "spectrum" else torch.cat([values, spectra], 2)
+
+    def spectra(self, values: Tensor, least: float = 1.0) -> Tensor:
+        """(B, n, rows * bins) log power spectra of each row of the patches (B, n, P), standardised bin by bin with the
+        data's moments; NaN for a row of which a smaller share than `least` was measured."""
+        mean, std = (torch.tensor(self.moments[key], device=values.device) for key in ("mean", "std"))
+        rows = values.unflatten(2, (self.rows, self.window))
+        return ((log_spectrum(rows, least) - mean) / std).flatten(2)
 
     def windows(self, inputs: Inputs) -> Tensor:
         """(B, C, n, w) of "signal" (B, C, T); UserError when it does not divide into windows."""
@@ -107,9 +135,7 @@ class SignalModality(LinearPatches):
         """
         if self.kind(kind) != "spectrum":
             return super().target(inputs, patches, kind)
-        mean, std = (torch.tensor(self.moments[key], device=patches.values.device) for key in ("mean", "std"))
-        rows = patches.values.unflatten(2, (self.rows, self.window))
-        return ((log_spectrum(rows) - mean) / std).flatten(2)
+        return self.spectra(patches.values)
 
     def known(self, name: str, inputs: Inputs, patches: Patches, seen: Patches) -> Tensor:
         """(B, 1) the frequency at which all channels together have most power; unknown where nothing was measured."""

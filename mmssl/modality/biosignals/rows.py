@@ -36,6 +36,7 @@ class Rows(SignalModality):
         window: int,
         together: bool,
         spectrum: Mapping[str, list[float]] | None = None,
+        tokens: str = "values",
     ) -> None:
         """Set what describes the channels; a subclass makes the parameters and has `positions`.
 
@@ -45,9 +46,9 @@ class Rows(SignalModality):
             rate: samples a second.
             window: w, samples of a patch in time.
             together: whether a patch holds all channels.
-            spectrum: see `SignalModality`.
+            spectrum, tokens: see `SignalModality`.
         """
-        super().__init__(rate, window, len(names) if together else 1, spectrum)
+        super().__init__(rate, window, len(names) if together else 1, spectrum, tokens)
         self.names, self.order, self.together = list(names), list(order), together
 
     def patchify(self, inputs: Inputs) -> Patches:

@@ -24,18 +24,20 @@ def hann(count: int, device: torch.device) -> Tensor:
     return window / window.square().mean().sqrt()
 
 
-def log_spectrum(x: Tensor) -> Tensor:
+def log_spectrum(x: Tensor, least: float = 1.0) -> Tensor:
     """x (..., w) to (..., w // 2 + 1): log of the power in each bin, where white noise of variance 1 has power 1.
 
-    Each stretch is centred and Hann-windowed. NaN in all bins where an element does not exist.
+    Each stretch is centred and Hann-windowed. NaN in all bins where less than that share of the elements exists; in a
+    stretch that counts, those that do not exist are the mean of the others, whose power stands for all.
     """
     if not x.numel():  # nobody hides anything; FFTs of nothing raise
         return x.new_empty(*x.shape[:-1], bins(x.shape[-1]))
-    there = ~x.isnan().any(-1, keepdim=True)
-    x = x.nan_to_num(0.0)
-    x = x - x.mean(-1, keepdim=True)
-    power = torch.fft.rfft(x * hann(x.shape[-1], x.device)).abs().square() / x.shape[-1]
-    return (power + FLOOR).log().masked_fill(~there, torch.nan)
+    there = ~x.isnan()
+    count = there.sum(-1, keepdim=True)
+    mean = x.nan_to_num(0.0).sum(-1, keepdim=True) / count.clamp(min=1)
+    x = (x - mean).nan_to_num(0.0)
+    power = torch.fft.rfft(x * hann(x.shape[-1], x.device)).abs().square() / count.clamp(min=1)
+    return (power + FLOOR).log().masked_fill(count < least * x.shape[-1], torch.nan)
 
 
 def spectrum_moments(signals: Iterable[NDArray[np.float32]], window: int) -> dict[str, list[float]]:
