@@ -18,7 +18,7 @@ from .models.auto import watch as _watch_auto_classes
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import cluster, embed, evaluate, export, pretrain, push
+    from .api import cluster, embed, evaluate, export, pretrain, push, tune
     from .finetuning.finetune import finetune
     from .finetuning.pipelines import MMSSLPipeline
     from .finetuning.task import load_task
@@ -44,6 +44,7 @@ __all__ = [
     "pretrain",
     "push",
     "trust",
+    "tune",
 ]
 
 _WHERE = {
@@ -61,6 +62,7 @@ _WHERE = {
     "pretrain": "mmssl.api",
     "push": "mmssl.api",
     "trust": "mmssl.provenance",
+    "tune": "mmssl.api",
 }
 
 

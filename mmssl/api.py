@@ -24,7 +24,7 @@ from .evaluation.table import Scores, as_finetuned
 from .exporting.writing import Exported, export_model
 from .files import replaceable
 from .finetuning.compare import Comparison
-from .finetuning.finetune import finetune as tune
+from .finetuning.finetune import finetune as tune_head
 from .finetuning.finishing import FinetuneRun
 from .hub.push import Pushed
 from .hub.push import push as send
@@ -36,6 +36,8 @@ from .recipe.loading import command_options
 from .saying import doing
 from .training import pretrain as trained
 from .training.building import start_of
+from .tuning.space import space_of
+from .tuning.tune import Tuned, Wanted, run_tuning
 
 if TYPE_CHECKING:
     from .data.given import Data
@@ -76,7 +78,7 @@ class Run(trained.Run):
     ) -> FinetuneRun | Comparison:
         """`mmssl.finetune` of its model, by default on its own data; with `compare=True` beside what else there is."""
         rows = self.data if data is None else data
-        found: FinetuneRun | Comparison = tune(self.model_folder, rows, label, **options)
+        found: FinetuneRun | Comparison = tune_head(self.model_folder, rows, label, **options)
         return found
 
 
@@ -123,6 +125,42 @@ def pretrain(
             overrides = {**overrides, "data": options}
         done = trained.pretrain(recipe, output=output, resume=resume, preset=preset, **overrides)
     return Run(**vars(done), data=None if rows is None or isinstance(rows, str | Path) else rows)
+
+
+def tune(
+    recipe: str | Path | Mapping[str, object],
+    search: Mapping[str, object],
+    *,
+    trials: int = 20,
+    by: str = "rankme",
+    output: str | Path | None = None,
+    resume: bool | str = False,
+    samples: int = 5000,
+    seed: int = 0,
+    prune: bool = True,
+    preset: str | None = None,
+    **overrides: object,
+) -> Tuned:
+    """Run a recipe with several values, and choose among them, also without labels; what `mmssl tune` does.
+
+    Args:
+        recipe: a path, the name of a shipped recipe, or a dict.
+        search: dotted key -> a list of values, or a range: "log(1e-4,1e-2)", "uniform(0.5,0.9)", "int(2,8)".
+        trials: how many runs, together with those of a study that is gone on with.
+        by: rankme, lidar, alpha-req, or probe, which needs a label.
+        output: the study's folder (default `runs/tune-NAME`, numbered when taken).
+        resume: go on with its study; "auto": where there is one.
+        samples: training rows that the scores are computed on, the same for all trials.
+        seed: of the search; the runs have the recipe's.
+        prune: runs whose embeddings collapse, and by rankme those that fall behind, end early.
+        preset: as for `pretrain`.
+        **overrides: of all runs, e.g. `train={"steps": 100}`.
+
+    Returns:
+        The study, which shows itself as a table; `recipe` is the file of the best one.
+    """
+    wanted = Wanted(recipe, overrides, space_of(search), trials, by, samples, seed, prune, preset)
+    return run_tuning(wanted, output=output, resume=resume)
 
 
 def evaluate(

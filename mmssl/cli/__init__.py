@@ -20,7 +20,7 @@ from ..errors import LostProcess, RunError, TimeUp, UserError, nearest, one_line
 from ..models.privacy import hidden
 from ..provenance import trust
 from ..saying import doing, secrets_hidden
-from . import curating, verifying
+from . import curating, tuning, verifying
 from .results import print_report, show_run
 from .telling import add_commands
 
@@ -164,6 +164,7 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     help = "Prove for a recipe that a run that is killed and resumed is the one that never stopped."
     verifying.add_arguments(command("verify-resume", verifying.verify, help))
 
+    tuning.add_arguments(command("tune", tuning.tune, tuning.HELP))
     _add_push(command("push", _push, "Publish a model or adapter folder on the Hub."))
     sub = command("reproduce", _reproduce, "Train a model again from its card, and compare.")
     sub.add_argument("model", metavar="MODEL", help=MODEL)
@@ -176,7 +177,7 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     _add_export(command("export", _export, "Write a model as a stock class that needs no mmssl, and prove it equal."))
 
     curating.add_commands(command, _add_data, _flags)
-    for name in ("pretrain", "evaluate", "embed", "push", "reproduce", "finetune", "export", "cluster"):
+    for name in ("pretrain", "evaluate", "embed", "push", "reproduce", "finetune", "export", "cluster", "tune"):
         _add_trust(commands.choices[name])
     add_commands(command, commands.choices)
     return parser, dict(commands.choices)

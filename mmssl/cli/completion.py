@@ -76,7 +76,7 @@ def _of_command(words: Sequence[str], parser: argparse.ArgumentParser) -> Iterat
         yield from _values(before)
     elif first:
         yield from _first(words[0])
-    elif words[0] in ("pretrain", "show"):
+    elif words[0] in ("pretrain", "show", "tune"):
         yield from _keys(typed)
 
 
@@ -90,6 +90,8 @@ def _values(option: str) -> Iterator[str]:
         from ..recipe.evaluation import TASKS
 
         yield from TASKS
+    elif option == "--by":
+        yield from ("rankme", "lidar", "alpha-req", "probe")
     elif option == "--peft":
         yield from ("lora", "dora", "ia3", "none", "linear")
 
@@ -104,7 +106,7 @@ def _first(command: str) -> Iterator[str]:
         yield from LISTS
     elif command == "completion":
         yield from SCRIPTS
-    elif command == "pretrain":
+    elif command in ("pretrain", "tune"):
         yield from recipe_names()
     elif command == "show":
         from .showing import topic_names

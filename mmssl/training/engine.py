@@ -40,7 +40,7 @@ logger = logging.getLogger("mmssl")
 T = TypeVar("T")
 
 
-HELD = ("metrics.jsonl", "checkpoints", "model", "cells")
+HELD = ("metrics.jsonl", "checkpoints", "model", "cells", "tune.json")
 """By these a folder is known to hold a run."""
 
 

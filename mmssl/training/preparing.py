@@ -3,7 +3,7 @@ preprocessors, and the loop with what hangs on it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -157,8 +157,13 @@ def processor_of(begun: Begun) -> MMSSLProcessor:
     )
 
 
-def loop_of(begun: Begun, processor: MMSSLProcessor) -> tuple[Loop, float, dict[str, Lengths]]:
-    """(the loop, at the step that it goes on from; steps of an epoch; what is known of the lengths of streams)."""
+def loop_of(
+    begun: Begun, processor: MMSSLProcessor, watched_by: Sequence[Observer] = ()
+) -> tuple[Loop, float, dict[str, Lengths]]:
+    """(the loop, at the step that it goes on from; steps of an epoch; what is known of the lengths of streams).
+
+    watched_by: further observers, in front of the recipe's.
+    """
     recipe, parallel, opened, mixture = begun.recipe, begun.parallel, begun.opened, begun.mixture
     accelerator, folder = parallel.accelerator, begun.folder
     with doing("building the model"):
@@ -174,6 +179,7 @@ def loop_of(begun: Begun, processor: MMSSLProcessor) -> tuple[Loop, float, dict[
     lengths = {name: Lengths() for name in (FIRST, *recipe.data.mix)}
     rows = (opened.source, opened.columns)
     observers = make_observers(recipe, pretraining, processor, *rows, parallel, lengths, mixture, begun.labels)
+    observers = [*watched_by, *observers]
     loop = Loop(parallel, pretraining, recipe.train, steps, folder, recipe.seed, quarantine, observers=observers)
     loop.shares_every = recipe.train.gradient_share_every
     if begun.resume:

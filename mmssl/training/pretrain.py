@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from .lock import RunLock
 from .loop import Loop
 from .micro_batch import find_micro_batch, settled
 from .mixture import Mixed, said_of
+from .observers import Observer
 from .preparing import Begun, begin, loop_of, processor_of
 from .run_log import RunLog
 from .starting import check_adapters
@@ -84,8 +85,17 @@ def pretrain(
     return run_pretraining(recipe, output=output, resume=resume)
 
 
-def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, resume: bool | str = False) -> Run:
-    """`pretrain`, of a recipe or of what somebody asks for, some of which may have to be chosen first."""
+def run_pretraining(
+    asked: Recipe | Asked,
+    *,
+    output: str | Path | None = None,
+    resume: bool | str = False,
+    watched_by: Sequence[Observer] = (),
+) -> Run:
+    """`pretrain`, of a recipe or of what somebody asks for, some of which may have to be chosen first.
+
+    watched_by: further observers of the loop; they note before those that the recipe asks for.
+    """
     with RunLog() as log, doing("pretraining"):
         recipe = asked if isinstance(asked, Recipe) else asked.recipe()
         refuse_placeholder(recipe)
@@ -93,19 +103,19 @@ def run_pretraining(asked: Recipe | Asked, *, output: str | Path | None = None, 
         parallel = make_parallel(recipe.train)
         with RunLock() as lock, lost_peers_told():
             begun = begin(asked, recipe, parallel, log, lock, output, resume)
-            run, fault = _train(begun)
+            run, fault = _train(begun, watched_by)
         if fault is not None:
             complete = f"the model in {run.model_folder} is complete"
             raise RunError(f"{fault}; {complete}, --resume would train those steps again")
         return run
 
 
-def _train(begun: Begun) -> tuple[Run, RunError | None]:
+def _train(begun: Begun, watched_by: Sequence[Observer] = ()) -> tuple[Run, RunError | None]:
     """(the finished run, why its last checkpoint could not be written, if so)."""
     recipe, parallel, folder, mixture = begun.recipe, begun.parallel, begun.folder, begun.mixture
     accelerator, main = parallel.accelerator, parallel.accelerator.is_main_process
     processor = processor_of(begun)
-    loop, per_epoch, lengths = loop_of(begun, processor)
+    loop, per_epoch, lengths = loop_of(begun, processor, watched_by)
     pretraining = loop.pretraining
     if main:
         describe(recipe, loop, begun.rows, begun.resume)

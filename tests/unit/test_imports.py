@@ -40,6 +40,7 @@ ROOMS = (
     "training",
     "exporting",
     "finetuning",
+    "tuning",
     "api",
     "doctor",
     "cli",
