@@ -18,7 +18,7 @@ from .models.auto import watch as _watch_auto_classes
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import cluster, embed, evaluate, export, pretrain, push, tune
+    from .api import cluster, embed, evaluate, export, init, pretrain, push, tune
     from .finetuning.finetune import finetune
     from .finetuning.pipelines import MMSSLPipeline
     from .finetuning.task import load_task
@@ -39,6 +39,7 @@ __all__ = [
     "evaluate",
     "export",
     "finetune",
+    "init",
     "load_recipe",
     "load_task",
     "pretrain",
@@ -57,6 +58,7 @@ _WHERE = {
     "evaluate": "mmssl.api",
     "export": "mmssl.api",
     "finetune": "mmssl.finetuning.finetune",
+    "init": "mmssl.api",
     "load_recipe": "mmssl.recipe.loading",
     "load_task": "mmssl.finetuning.task",
     "pretrain": "mmssl.api",

@@ -28,6 +28,9 @@ from .finetuning.finetune import finetune as tune_head
 from .finetuning.finishing import FinetuneRun
 from .hub.push import Pushed
 from .hub.push import push as send
+from .looking.init import Started
+from .looking.init import init as begin
+from .looking.options import InitConfig
 from .models.locating import locate
 from .models.opening import open_model
 from .models.running import untrained_twin
@@ -314,6 +317,32 @@ def push(
         dry_run: look at everything, send nothing.
     """
     return send(model, repo_id, private=private, revision=revision, message=message, dry_run=dry_run, base=base)
+
+
+def init(
+    data: str | Path,
+    output: str | Path = "recipe.yaml",
+    *,
+    goal: str | None = None,
+    label: str | None = None,
+    columns: Columns | None = None,
+    force: bool = False,
+    **options: object,
+) -> Started:
+    """Look at data and write a commented recipe for them; what `mmssl init` does.
+
+    Args:
+        data: a folder, file, glob, Hub id or builtin:NAME.
+        output: the file of the recipe.
+        goal: "retrieval", "classify" or "embed"; None: whatever the data allow.
+        label: column of what is to be predicted.
+        columns: modality -> its column(s), where looking would find others.
+        force: replace a file that is there.
+        **options: e.g. `name="motor"`, `split="train"`, `group="patient_id"`.
+    """
+    return begin(
+        command_options(InitConfig, options, _flags(str(data), columns, goal=goal, label=label)), output, force=force
+    )
 
 
 def _flags(path: str | None, columns: Columns | None, **given: Any) -> dict[str, Any]:

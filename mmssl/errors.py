@@ -28,6 +28,14 @@ class NoSplit(UserError):
     """The data has no split of the name that was asked for."""
 
 
+class NoConfiguration(UserError):
+    """The data have several configurations, and none of them, or none that there is, was named. `known`: theirs."""
+
+    def __init__(self, message: str, known: list[str]) -> None:
+        super().__init__(message)
+        self.known = known
+
+
 class RunError(RuntimeError):
     """Something outside the input failed (a full disk, a lost file): one line to print, exit code 1."""
 

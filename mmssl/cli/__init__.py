@@ -20,9 +20,10 @@ from ..errors import LostProcess, RunError, TimeUp, UserError, nearest, one_line
 from ..models.privacy import hidden
 from ..provenance import trust
 from ..saying import doing, secrets_hidden
-from . import curating, tuning, verifying
+from . import curating, looking, tuning, verifying
 from .results import print_report, show_run
 from .telling import add_commands
+from .words import columns_of, listed
 
 IMPORTS = "loading torch and transformers"
 MODEL = "a folder (of a model, a run, an adapter, a fine-tuning, or one that transformers loads), or an id on the Hub"
@@ -179,6 +180,7 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     curating.add_commands(command, _add_data, _flags)
     for name in ("pretrain", "evaluate", "embed", "push", "reproduce", "finetune", "export", "cluster", "tune"):
         _add_trust(commands.choices[name])
+    looking.add_commands(command)
     add_commands(command, commands.choices)
     return parser, dict(commands.choices)
 
@@ -353,28 +355,9 @@ def _export(args: argparse.Namespace) -> int:
 
 def _flags(args: argparse.Namespace) -> dict[str, Any]:
     """key -> value of those options of a command that stand for a key (`FLAGS`), where they were given."""
-    flags = {"path": args.data, "columns": _columns(args.column), "label": _listed(getattr(args, "label", None))}
+    flags = {"path": args.data, "columns": columns_of(args.column), "label": listed(getattr(args, "label", None))}
     flags |= {key: getattr(args, name, None) for key, name in (("tasks", "task"), ("peft", "peft"), ("compare",) * 2)}
     return {key: value for key, value in flags.items() if value}
-
-
-def _columns(words: list[str]) -> dict[str, str | list[str]]:
-    """`["image=img", "table=a,b"]` -> `{"image": "img", "table": ["a", "b"]}`."""
-    columns: dict[str, str | list[str]] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        column = _listed(value)
-        if not equals or column is None:
-            raise UserError(f"--column: found '{word}', expected MODALITY=COLUMN, e.g. image=img")
-        columns[name] = column
-    return columns
-
-
-def _listed(text: str | None) -> str | list[str] | None:
-    """`"a,b"` -> `["a", "b"]`, `"a"` as it is."""
-    if not text:
-        return None
-    return text.split(",") if "," in text else text
 
 
 def _finetune(args: argparse.Namespace) -> int:

@@ -92,6 +92,10 @@ def _values(option: str) -> Iterator[str]:
         yield from TASKS
     elif option == "--by":
         yield from ("rankme", "lidar", "alpha-req", "probe")
+    elif option == "--goal":
+        from ..looking.options import GOALS
+
+        yield from GOALS
     elif option == "--peft":
         yield from ("lora", "dora", "ia3", "none", "linear")
 

@@ -32,7 +32,7 @@ def fingerprint(source: Source, columns: Iterable[str], rows: int = ROWS) -> dic
     digest, hashed = hashlib.sha256(), 0
     for row in islice(iter(source.select_columns(names)), rows):
         for name in names:
-            digest.update(_content(row[name]))
+            digest.update(content_of(row[name]))
             digest.update(b"\x1f")
         hashed += 1
     size = len(source) if hasattr(source, "__len__") else None
@@ -64,7 +64,7 @@ def glance(source: Source, columns: Iterable[str]) -> dict[str, object]:
     for number, row in zip(numbers, rows, strict=False):  # a stream may end before
         digest = hashlib.sha256()
         for name in names:
-            digest.update(_content(row[name], _ends) + b"\x1f")
+            digest.update(content_of(row[name], _ends) + b"\x1f")
         seen[str(number)] = digest.hexdigest()[:12]
     return {"rows": count, "columns": names, "seen": seen}
 
@@ -107,7 +107,7 @@ def sketch(source: Source, columns: Iterable[str]) -> dict[str, Any]:
     digest = hashlib.sha256()
     for row in source.select_columns(names).select(numbers):
         for name in names:
-            digest.update(_content(_as_number(row[name]), _ends) + b"\x1f")
+            digest.update(content_of(_as_number(row[name]), _ends) + b"\x1f")
     return {"rows": count, "columns": names, "sha256": digest.hexdigest()}
 
 
@@ -122,7 +122,8 @@ def _as_number(value: object) -> object:
     return value
 
 
-def _content(value: object, read: Callable[[Path], bytes] = Path.read_bytes) -> bytes:
+def content_of(value: object, read: Callable[[Path], bytes] = Path.read_bytes) -> bytes:
+    """Bytes that are equal of values with the same contents; of names of files, of the files. read: a file's."""
     if value is None:
         return b"\x00"
     if isinstance(value, bytes):
@@ -136,19 +137,19 @@ def _content(value: object, read: Callable[[Path], bytes] = Path.read_bytes) -> 
     if isinstance(value, dict) and set(value) == {"bytes", "path"}:
         return value["bytes"] if value["bytes"] is not None else _file(str(value["path"]), read)
     if isinstance(value, dict):
-        return b"{" + b"\x1e".join(k.encode() + b":" + _content(v, read) for k, v in sorted(value.items())) + b"}"
+        return b"{" + b"\x1e".join(k.encode() + b":" + content_of(v, read) for k, v in sorted(value.items())) + b"}"
     if isinstance(value, str):
         return _file(value, read)
     if isinstance(value, np.ndarray):
         return str((value.dtype, value.shape)).encode() + value.tobytes()
     if isinstance(value, (list, tuple)):
-        return b"[" + b"\x1e".join(_content(v, read) for v in value) + b"]"
+        return b"[" + b"\x1e".join(content_of(v, read) for v in value) + b"]"
     return json.dumps(value, default=str).encode()
 
 
 def told(value: object) -> object:
     """A value of a row as something that tells its contents when it is written out: arrays and windows by a hash."""
-    return _content(value) if isinstance(value, (Window, np.ndarray)) else value
+    return content_of(value) if isinstance(value, (Window, np.ndarray)) else value
 
 
 _WHOLES: dict[object, bytes] = {}
@@ -172,7 +173,7 @@ def _part(value: object, read: Callable[[Path], bytes]) -> bytes:
     if isinstance(value, memoryview):
         return bytes(value) if read is not _ends else str(len(value)).encode() + bytes(value[:ENDS]) + value[-ENDS:]
     if read is not _ends or not isinstance(value, np.ndarray):
-        return _content(value, read)
+        return content_of(value, read)
     flat = value.reshape(-1)
     return str((value.dtype, value.shape)).encode() + flat[:ENDS].tobytes() + flat[-ENDS:].tobytes()
 

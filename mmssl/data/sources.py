@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote
 
-from mmssl.errors import UserError, nearest
+from mmssl.errors import NoConfiguration, UserError, nearest
 from mmssl.models.privacy import is_veiled
 from mmssl.names import asking_the_hub, refuse_misspelt
 from mmssl.reading import AS_FOUND, Reading
@@ -382,9 +382,8 @@ def _builder(path: str, name: str | None, what: str) -> Any:
             raise
         known = datasets.get_dataset_config_names(path)
         said = "data.name is missing" if name is None else f"data.name: no configuration '{name}'"
-        raise UserError(
-            f"{said}; {what} has the configurations {', '.join(known)}{nearest(name, known) if name else ''}"
-        ) from error
+        hint = nearest(name, known) if name else ""
+        raise NoConfiguration(f"{said}; {what} has the configurations {', '.join(known)}{hint}", known) from error
 
 
 def _declared(path: str, name: str | None, builder: Any) -> bool:

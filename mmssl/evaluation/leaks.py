@@ -76,7 +76,7 @@ def telling_columns(source: Dataset, columns: Mapping[str, str | list[str]], lab
             continue
         if (why := column.identifier) is not None:
             said.append(f"column '{name}' is an input, but tells rows apart ({why})")
-        elif (share := _accuracy(_levels(values), y)) > max(NEARLY, usual + (1 - usual) / 2):
+        elif (share := told(levels(values), y)) > max(NEARLY, usual + (1 - usual) / 2):
             said.append(
                 f"column '{name}' alone tells the label of {share:.1%} of the rows: is it known when the label is not?"
             )
@@ -85,10 +85,10 @@ def telling_columns(source: Dataset, columns: Mapping[str, str | list[str]], lab
     return said
 
 
-def _accuracy(levels: Sequence[Hashable], labels: Sequence[int]) -> float:
+def told(levels: Sequence[Hashable], labels: Sequence[Hashable]) -> float:
     """Share of the second half of the rows whose label is the usual one at its level in the first half."""
     half = len(levels) // 2
-    met: dict[Hashable, Counter[int]] = defaultdict(Counter)
+    met: dict[Hashable, Counter[Hashable]] = defaultdict(Counter)
     for level, label in zip(levels[:half], labels[:half], strict=True):
         met[level][label] += 1
     usual = Counter(labels[:half]).most_common(1)[0][0]
@@ -97,7 +97,7 @@ def _accuracy(levels: Sequence[Hashable], labels: Sequence[int]) -> float:
     return right / max(len(levels) - half, 1)
 
 
-def _levels(values: Sequence[object]) -> list[Hashable]:
+def levels(values: Sequence[object]) -> list[Hashable]:
     """Values as they can be counted: amounts by bins of equal count, all else as it is written."""
     numbers = [_number(value) for value in values]
     known = np.array([n for n in numbers if n is not None])

@@ -157,3 +157,11 @@ def dump(data: object) -> str:
     return yaml.dump(
         data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None
     )  # a SafeDumper
+
+
+def in_one_line(value: object) -> str:
+    """Plain data as YAML on one line, however long."""
+    text: str = yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=float("inf"), default_flow_style=True
+    )
+    return text.removesuffix("\n").removesuffix("\n...")

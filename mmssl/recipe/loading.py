@@ -38,6 +38,8 @@ FLAGS = {
     "tasks": "--task",
     "peft": "--peft",
     "compare": "--compare",
+    "goal": "--goal",
+    "preset": "--preset",
 }
 """The keys for which commands have an option of their own."""
 T = TypeVar("T")

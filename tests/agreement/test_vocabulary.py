@@ -17,11 +17,13 @@ from toys import runs, tuned
 
 from mmssl import cli
 from mmssl.cli import main
+from mmssl.cli.looking import flags
 from mmssl.curation.options import ClusterConfig
 from mmssl.errors import UserError
 from mmssl.evaluation import evaluate as evaluating
 from mmssl.evaluation.options import EmbedConfig, EvaluateConfig
 from mmssl.finetuning.options import FinetuneConfig, load_options
+from mmssl.looking.options import InitConfig
 from mmssl.options.schema import build, local_options
 from mmssl.recipe.config import DataConfig, EvaluationConfig, Recipe, RowsConfig
 from mmssl.recipe.loading import FLAGS, load_recipe
@@ -34,6 +36,7 @@ COMMANDS = {
     "evaluate": EvaluateConfig,
     "embed": EmbedConfig,
     "cluster": ClusterConfig,
+    "init": InitConfig,
 }
 WORDS = ("path", "name", "split", "columns", "label", "group", "limit", "workers", "streaming")
 SHARED = [field.name for field in dataclasses.fields(RowsConfig)]
@@ -132,7 +135,10 @@ def test_an_option_of_a_command_is_its_key() -> None:
     both = {"path": "d", "columns": {"image": ["a", "b"]}, "label": "c"}
     assert cli._flags(finetune) == {**both, "peft": "ia3", "compare": True}
     assert cli._flags(evaluate) == {**both, "tasks": ["knn"]}
-    assert {*cli._flags(finetune), *cli._flags(evaluate)} == set(FLAGS)
+    begun = cli.parse(["init", "d", "--goal", "embed", "--preset", "demo"])
+    init = flags(begun, "goal", "preset")
+    assert init == {"path": "d", "goal": "embed", "preset": "demo"}
+    assert {*cli._flags(finetune), *cli._flags(evaluate), *init} == set(FLAGS)
     assert load_options(["label=[a,b]", "peft=linear"]).label_columns == ["a", "b"]
 
 

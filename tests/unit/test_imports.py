@@ -41,6 +41,7 @@ ROOMS = (
     "exporting",
     "finetuning",
     "tuning",
+    "looking",
     "api",
     "doctor",
     "cli",

@@ -1,0 +1,199 @@
+"""`mmssl init`: what it takes data for, and that the recipe it writes runs as it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from toys.own_data import of_kinds, pictures, sensors, sentences, table
+from toys.own_files import encoded, person, tudataset, video, wfdb_record
+
+import mmssl
+from mmssl.cli import main
+from mmssl.looking.init import Started, init
+from mmssl.looking.options import InitConfig
+from mmssl.looking.writing import commented
+from mmssl.options import plainyaml
+from mmssl.recipe.loading import load_recipe
+
+RUNS = ("image", "tabular")
+"""Kinds whose recipe is run in the fast tests."""
+
+
+def _table(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [[f"P{n:04}", *rng.normal(size=3).round(3), "abc"[n % 3], ("no", "yes")[n % 2], n % 2] for n in range(60)]
+    table(folder / "t.csv", ["patient_id", "x", "y", "z", "sort", "word_of", "outcome"], rows)
+
+
+def _lines(folder: Path) -> None:
+    (folder / "t.txt").write_text("\n".join(sentences(40)) + "\n")
+
+
+def _arrays(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    signals = [rng.normal(size=(2, 90)).tolist() for _ in range(12)]
+    pq.write_table(pa.table({"signal": signals, "label": [n % 2 for n in range(12)]}), folder / "t.parquet")
+
+
+def _twelve(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    signals = [(80 * rng.normal(size=(12, 1000)).cumsum(1)).astype(np.int16).tolist() for _ in range(12)]
+    pq.write_table(pa.table({"signal": signals}), folder / "t.parquet")
+
+
+def _montage(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    signals = [(30 * rng.normal(size=(3, 200))).tolist() for _ in range(12)]
+    pq.write_table(pa.table({"signal": signals}), folder / "t.parquet")
+    (folder / "about.json").write_text(json.dumps({"electrodes": ["Fp1", "Cz", "O2"], "sampling_rate": 100}))
+    (folder / "README.md").write_text("Three electrodes.")
+
+
+def _pairs(folder: Path) -> None:
+    of_kinds(folder, {"image": "image", "caption": "text"})
+    (folder / "table.jsonl").rename(folder / "pairs.jsonl")
+
+
+KINDS: dict[str, tuple[Callable[[Path], object], str, dict[str, Any]]] = {
+    "image": (pictures, ".", {"image": "image"}),
+    "audio": (lambda f: [encoded(f / f"{n}.wav", seed=n) for n in range(12)], ".", {"audio": "audio"}),
+    "video": (lambda f: [video(f / f"{n}.mp4", seed=n) for n in range(8)], ".", {"video": "video"}),
+    "ecg": (lambda f: [wfdb_record(f, f"r{n}") for n in range(12)], ".", {"ecg": "ecg"}),
+    "ecg-unnamed": (_twelve, "t.parquet", {"ecg": "signal"}),
+    "eeg": (_montage, "t.parquet", {"eeg": "signal"}),
+    "series": (lambda f: sensors(f / "s"), "s", {"series": "series"}),
+    "series-arrays": (_arrays, "t.parquet", {"series": "signal"}),
+    "graph": (tudataset, ".", {"graph": "graph"}),
+    "text": (_lines, "t.txt", {"text": "text"}),
+    "tabular": (_table, "t.csv", {"tabular": ["x", "y", "z", "sort"]}),
+    "tabular-numbers": (lambda f: person(f / "t.csv", rows=40), "t.csv", {}),
+    "image-text": (_pairs, "pairs.jsonl", {"image": "image", "text": "caption"}),
+}
+"""Kind -> (what writes such data, its name, modality -> column(s) that are to be found)."""
+
+
+def started(kind: str, folder: Path, **options: Any) -> Started:
+    """Data of a kind, and what `init` makes of them."""
+    write, name, _ = KINDS[kind]
+    data = folder / "data"
+    data.mkdir()
+    write(data)
+    return init(InitConfig(path=str(data / name), **options), folder / "recipe.yaml")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_data_of_each_kind(kind: str, tmp_path: Path) -> None:
+    done = started(kind, tmp_path)
+    recipe = load_recipe(done.path)
+    wanted = KINDS[kind][2]
+    if wanted:
+        assert {name: recipe.data.columns.get(name, name) for name in recipe.modalities} == wanted
+    assert plainyaml.read(done.path) == done.recipe and recipe.train.epochs is not None and recipe.train.epochs >= 10
+    chosen = next(iter(done.recipe["objectives"]))
+    line = next(line for line in done.text.splitlines() if line.strip().startswith(f"{chosen}:"))
+    assert "#" in line, "the objective's reason stands behind it"
+
+
+SHORT = {"steps": 2, "health_every": None, "trackers": [], "log_every": 1}
+
+
+def runs(done: Started, folder: Path) -> None:
+    """The recipe is run as it was written, for two steps."""
+    done_run = mmssl.pretrain(done.path, output=folder / "run", train=SHORT, evaluation={"tasks": []})
+    assert (done_run.folder / "model" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("kind", [k if k in RUNS else pytest.param(k, marks=pytest.mark.slow) for k in KINDS])
+def test_the_recipe_runs_as_it_is(kind: str, tmp_path: Path) -> None:
+    runs(started(kind, tmp_path), tmp_path)
+
+
+@pytest.mark.slow
+def test_every_shared_set(shared_data: Path, tmp_path: Path) -> None:
+    for place in sorted(path for path in shared_data.iterdir() if path.is_dir()):
+        folder = tmp_path / place.name
+        folder.mkdir()
+        runs(init(InitConfig(path=str(place)), folder / "recipe.yaml"), folder)
+
+
+def test_labels_and_what_tells_them_are_no_inputs(tmp_path: Path) -> None:
+    done = started("tabular", tmp_path)
+    assert done.recipe["evaluation"] == {"label": "outcome"}
+    said = "\n".join(done.found)
+    assert "word_of" in said and "tells the label" in said and "patient_id" in said
+
+
+def test_a_label_that_is_asked_for(tmp_path: Path) -> None:
+    done = started("tabular", tmp_path, label="word_of")
+    assert done.recipe["evaluation"]["label"] == "word_of"
+    assert done.recipe["data"]["columns"]["tabular"] == ["x", "y", "z", "sort"], "what tells it goes with it"
+
+
+def test_what_nothing_says_of_signals(tmp_path: Path) -> None:
+    eeg = started("eeg", tmp_path).recipe["modalities"]["eeg"]
+    assert (eeg["source_rate"], eeg["source_channels"], eeg["seconds"]) == (100.0, ["Fp1", "Cz", "O2"], 2.0)
+    other = tmp_path / "other"
+    other.mkdir()
+    found = started("ecg-unnamed", other)
+    assert found.recipe["modalities"]["ecg"]["source_rate"] == 100.0
+    assert found.recipe["modalities"]["ecg"]["source_unit"] == "uV"
+    assert "12 channels" in "\n".join(found.found)
+
+
+@pytest.mark.parametrize(
+    ("goal", "base", "tasks"),
+    [("retrieval", "tabular_contrastive", ["knn", "rankme"]), ("classify", "tabular_mae", ["knn", "linear"])],
+)
+def test_goals(goal: str, base: str, tasks: list[str], tmp_path: Path) -> None:
+    done = started("tabular", tmp_path, goal=goal)
+    assert (done.base, done.recipe["evaluation"]["tasks"]) == (base, tasks)
+
+
+def test_names_of_strangers_stay_in_their_comment() -> None:
+    data = {"data": {"path": "x\ny: 1 # z", "columns": {"tabular": ["a: b", "c\u2028d", "- e"]}}}
+    why = {"data.path": "a\nobjectives: {}", "data.columns.tabular": "one\u2028two: 3\x85\x1b[2J"}
+    text = commented(data, why, ["head\nseed: 1"])
+    assert plainyaml.parse(text, "it") == data and "\x1b" not in text
+
+
+def test_a_file_is_never_replaced_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures(tmp_path / "p")
+    kept = tmp_path / "recipe.yaml"
+    kept.write_text("mine")
+    words = ["init", str(tmp_path / "p"), "--output", str(kept)]
+    assert main(words) == 2 and kept.read_text() == "mine"
+    assert "--force" in capsys.readouterr().err
+    assert main([*words, "--force"]) == 0 and "image" in kept.read_text()
+    assert f"mmssl pretrain {kept}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere/"], "no such file or folder"),
+        (["{p}", "--goal", "fame"], "goal"),
+        (["{p}", "--label", "lable"], "did you mean 'label'"),
+        (["{p}", "streaming=true"], "streaming"),
+    ],
+)
+def test_bad_input_is_one_line(words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures(tmp_path / "p")
+    out = tmp_path / "recipe.yaml"
+    named = [word.format(p=tmp_path / "p") for word in words]
+    assert main(["init", *named, "--output", str(out)]) == 2
+    assert said in capsys.readouterr().err and not out.exists()
+
+
+def test_an_empty_folder_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "p").mkdir()
+    assert main(["init", str(tmp_path / "p"), "--output", str(tmp_path / "r.yaml")]) == 2
+    assert "empty" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "p")
