@@ -18,7 +18,7 @@ from .models.auto import watch as _watch_auto_classes
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import cluster, embed, evaluate, export, init, pretrain, push, tune
+    from .api import cluster, embed, evaluate, evaluate_suite, export, init, pretrain, push, tune
     from .finetuning.finetune import finetune
     from .finetuning.pipelines import MMSSLPipeline
     from .finetuning.task import load_task
@@ -37,6 +37,7 @@ __all__ = [
     "cluster",
     "embed",
     "evaluate",
+    "evaluate_suite",
     "export",
     "finetune",
     "init",
@@ -56,6 +57,7 @@ _WHERE = {
     "cluster": "mmssl.api",
     "embed": "mmssl.api",
     "evaluate": "mmssl.api",
+    "evaluate_suite": "mmssl.api",
     "export": "mmssl.api",
     "finetune": "mmssl.finetuning.finetune",
     "init": "mmssl.api",

@@ -6,6 +6,7 @@ Options are those of the commands, under the same names (`mmssl show evaluate`, 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,10 @@ from typing import TYPE_CHECKING, Any
 from .curation.clustering import cluster_as
 from .curation.options import ClusterConfig
 from .data.given import given, is_rows
-from .errors import UserError
 from .evaluation.embedded_rows import embed as embed_rows
-from .evaluation.evaluate import evaluate as measure
-from .evaluation.leaks import LabelRead
 from .evaluation.options import EmbedConfig, EvaluateConfig
-from .evaluation.own_run import with_rows, with_way_out
-from .evaluation.table import Scores, as_finetuned
+from .evaluation.own_run import with_rows
+from .evaluation.table import Scores
 from .exporting.writing import Exported, export_model
 from .files import replaceable
 from .finetuning.compare import Comparison
@@ -28,17 +26,18 @@ from .finetuning.finetune import finetune as tune_head
 from .finetuning.finishing import FinetuneRun
 from .hub.push import Pushed
 from .hub.push import push as send
+from .judging.one import judge_model
+from .judging.sets import read_sets
+from .judging.suite import Suite, run_suite
 from .looking.init import Started
 from .looking.init import init as begin
 from .looking.options import InitConfig
 from .models.locating import locate
 from .models.opening import open_model
-from .models.running import untrained_twin
 from .recipe.config import Recipe
 from .recipe.loading import command_options
 from .saying import doing
 from .training import pretrain as trained
-from .training.building import start_of
 from .tuning.space import space_of
 from .tuning.tune import Tuned, Wanted, run_tuning
 
@@ -193,29 +192,38 @@ def evaluate(
     """
     with given(data) as path:
         asked = command_options(EvaluateConfig, options, _flags(path, columns, label=label, tasks=tasks))
-        return evaluate_as(model, asked, base)
+        return judge_model(model, asked, base)
 
 
-def evaluate_as(model: str | Path, asked: EvaluateConfig, base: str | None = None) -> Scores:
-    """`evaluate`, with its options read."""
-    found = locate(model)
-    asked = with_rows(asked, found)
-    with doing("loading the model"):
-        opened, processor = open_model(found, base)
-    start, notes = None, []
-    try:
-        start = start_of(found, processor, base)
-    except UserError as error:  # what the run went on from was moved or deleted since; the model itself is here
-        notes = [f"start: left out, {' '.join(str(error).split())}"]
-    twin, readers = untrained_twin(opened), processor.preprocessors
-    try:
-        report = measure(opened, readers, asked.data, asked, untrained=twin, start=start, further=asked.further)
-    except LabelRead as error:
-        raise with_way_out(error, found) from None
-    report["notes"] += notes
-    if found.task:
-        report["tasks"] = {task: as_finetuned(metrics) for task, metrics in report["tasks"].items()}
-    return Scores(report)
+def evaluate_suite(
+    models: Sequence[str | Path],
+    data: Sequence[str],
+    *,
+    label: str | None = None,
+    tasks: Sequence[str] | None = None,
+    output: str | Path | None = None,
+    resume: bool | str = False,
+    base: str | None = None,
+    **options: object,
+) -> Suite:
+    """Measure several models on several sets; what `mmssl evaluate A B --data X Y` does.
+
+    Args:
+        models: as for `evaluate`; differences between models are to the first.
+        data: paths, Hub ids, builtin:NAME, or YAML files with the options of a set, or of several by name.
+        label: column of the labels, where a YAML file says no other.
+        tasks: None: linear, knn and boosting.
+        output: the suite's folder (default `runs/suite`, numbered when taken).
+        resume: take the cells that are there; "auto": where there are any.
+        base: of adapters.
+        **options: of all sets, as for `evaluate`.
+
+    Returns:
+        The suite, which shows itself as tables; `report` has all numbers, `broken` the cells that are lacking and why.
+    """
+    words = [f"{key}={json.dumps(value)}" for key, value in options.items()]
+    sets = read_sets(data, words, _flags(None, None, label=label, tasks=tasks))
+    return run_suite([str(model) for model in models], sets, output=output, resume=resume, base=base)
 
 
 def embed(

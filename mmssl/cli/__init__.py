@@ -20,7 +20,7 @@ from ..errors import LostProcess, RunError, TimeUp, UserError, nearest, one_line
 from ..models.privacy import hidden
 from ..provenance import trust
 from ..saying import doing, secrets_hidden
-from . import curating, looking, tuning, verifying
+from . import curating, evaluating, looking, tuning, verifying
 from .results import print_report, show_run
 from .telling import add_commands
 from .words import columns_of, listed
@@ -146,12 +146,8 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     help = "size of a shipped recipe: demo (minutes on a CPU), small, base; default: by data and device, and said"
     sub.add_argument("--preset", metavar="NAME", help=help)
 
-    sub = command("evaluate", _evaluate, "Measure a model on data, beside its untrained twin and the raw features.")
-    _add_model_and_data(sub)
-    help = "knn, linear, zero-shot, retrieval or rankme; may be repeated; default: all that model and data allow"
-    sub.add_argument("--task", metavar="TASK", action="append", help=help)
-    sub.add_argument("overrides", metavar="key=value", nargs="*", help="options, e.g. split=validation limit=1000 k=10")
-
+    sub = command("evaluate", lambda args: evaluating.evaluate(args, _flags, IMPORTS), evaluating.HELP)
+    evaluating.add_arguments(sub, MODEL, DATA, BASE)
     _add_label(sub)
 
     sub = command("embed", _embed, "Write the embeddings of every sample to a parquet file.")
@@ -166,6 +162,7 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     verifying.add_arguments(command("verify-resume", verifying.verify, help))
 
     tuning.add_arguments(command("tune", tuning.tune, tuning.HELP))
+
     _add_push(command("push", _push, "Publish a model or adapter folder on the Hub."))
     sub = command("reproduce", _reproduce, "Train a model again from its card, and compare.")
     sub.add_argument("model", metavar="MODEL", help=MODEL)
@@ -270,18 +267,6 @@ def _pretrain(args: argparse.Namespace) -> int:
     run = run_pretraining(asked, output=args.output, resume=args.resume or False)
     if os.environ.get("RANK", "0") == "0":
         show_run(run)
-    return 0
-
-
-def _evaluate(args: argparse.Namespace) -> int:
-    from ..evaluation.options import EvaluateConfig
-    from ..recipe.loading import command_options
-
-    options = command_options(EvaluateConfig, args.overrides, _flags(args))
-    with doing(IMPORTS):
-        from ..api import evaluate_as
-
-    print_report(evaluate_as(args.model, options, args.base))
     return 0
 
 

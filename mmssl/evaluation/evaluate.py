@@ -25,6 +25,7 @@ from ..recipe.evaluation import TASKS
 from ..saying import doing
 from . import further as others
 from . import tasks
+from .answers import Answers, by_group
 from .embedding import Embedded, embed_source, refuse_diverged
 from .held_out import Sources, files_of, open_outside, open_sources, read_columns
 from .leaks import refuse_label, telling_columns
@@ -58,6 +59,8 @@ def evaluate(
     train_source: Source | None = None,
     seed: int = 0,
     further: Mapping[str, str] | None = None,
+    answers: Answers | None = None,
+    by: str | None = None,
 ) -> Report:
     """Run the tasks of `config` and return a report of JSON values.
 
@@ -74,6 +77,8 @@ def evaluate(
         train_source: the opened training split of `data`, where the caller has it already.
         seed: of the subsets and of the linear probe's held-out rows.
         further: name -> modality, further columns that retrieval compares beside those that the model was trained on.
+        answers: gets what was right row by row.
+        by: a column by whose values scores are told; they are `report["by"]`.
 
     Raises UserError for an unknown task, data or a split that does not exist (a missing split `test` that nobody asked
     for leaves the tasks out instead), a label column that does not exist, class names that do not fit the labels, and
@@ -115,8 +120,29 @@ def evaluate(
         report["notes"] += said
     given = {"model": model, "start": start, "untrained": untrained}
     encoders = {name: encoder for name, encoder in given.items() if encoder is not None}
-    _Evaluation(encoders, preprocessors, mapping, data, config, seed, sources, report, more).run(wanted)
+    answers = Answers() if answers is None else answers
+    _know_rows(answers, sources, config, by)
+    _Evaluation(encoders, preprocessors, mapping, data, config, seed, sources, report, more, answers).run(wanted)
+    if by is not None and answers.by is not None:
+        report["by"] = {"column": by, "scores": {}}
+        for (task, name), answer in answers.found.items():
+            found = by_group(answer, answers.by)
+            if found is not None:
+                report["by"]["scores"].setdefault(task, {})[name] = found
     return report
+
+
+def _know_rows(answers: Answers, sources: Sources, config: EvaluationConfig, by: str | None) -> None:
+    """Which rows are tested, whose they are, and what scores are told by; UserError where they lack that column."""
+    assert sources.test is not None
+    answers.tested, answers.source = sources.tested, str(sources.split["test"])
+    known = sources.test.column_names
+    if config.group is None or config.group in known:
+        answers.groups = alike(sources.test, config.group)
+    if by is not None:
+        if by not in known:
+            raise UserError(f"by: the data has no column '{by}', it has {', '.join(known)}{nearest(by, known)}")
+        answers.by = list(sources.test.with_format(None)[by])
 
 
 def check_evaluation(
@@ -188,11 +214,12 @@ class _Evaluation:
         sources: Sources,
         report: Report,
         further: Mapping[str, str],
+        answers: Answers,
     ) -> None:
         self.encoders, self.preprocessors, self.mapping, self.data = encoders, preprocessors, mapping, data
         self.config = config
         self.model = encoders["model"]
-        self.seed, self.sources, self.report = seed, sources, report
+        self.seed, self.sources, self.report, self.answers = seed, sources, report, answers
         assert sources.test is not None
         self.test = sources.test
         self.columns, lacking = present_columns(self.test, list(preprocessors), mapping)
@@ -237,6 +264,7 @@ class _Evaluation:
             None if labels is None else labels.train,
             {} if train is None else self.retrieving.spoken(self.sources.train, columns, train),
             None if labels is None else labels.alike,
+            memory=self.answers.memory,
         )
         for task in possible:
             try:
@@ -244,6 +272,7 @@ class _Evaluation:
                     metrics, skipped = self._task(task)
             except UserError as error:  # what the others measured is not lost by it
                 metrics, skipped = {}, {task: one_line(error)}
+            self.answers.take(task, self.features.answers)
             if metrics:
                 self.report["tasks"][task] = metrics
                 self.report["notes"] += [f"{task}: {name} left out, {why}" for name, why in skipped.items()]
@@ -289,7 +318,7 @@ class _Evaluation:
         """Why a task cannot be run, before anything is embedded; None when it can."""
         if task == "ood":
             return None if self.config.ood else "it needs other data to tell from the held-out rows (evaluation.ood)"
-        if task in ("knn", "linear", "attentive", "labels"):
+        if task in ("knn", "linear", "boosting", "attentive", "labels"):
             if self.labels is None:
                 return self.no_labels
             if self.labels.train is None:
@@ -317,6 +346,8 @@ class _Evaluation:
             return tasks.knn(self.features, self.config.k)
         if task == "linear":
             return tasks.linear(self.features, self.seed)
+        if task == "boosting":
+            return tasks.boosting(self.features, self.seed)
         if task == "attentive":
             return tasks.attentive(self.features, self.seed, device_of(self.model))
         if task == "zero-shot":

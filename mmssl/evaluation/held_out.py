@@ -24,7 +24,7 @@ from ..data.sources import Columns, open_source, used_columns
 from ..data.splits import Rows, without
 from ..data.windows import Windows
 from ..errors import NoSplit
-from .rows import label_column, subset
+from .rows import label_column, spread, subset
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,13 +38,15 @@ DEFAULT_SPLIT = "test"
 
 @dataclass
 class Sources:
-    """test: held-out rows, None when there are none; train: rows for the probes; split: what they are called."""
+    """test: held-out rows, None when there are none; train: rows for the probes; split: what they are called; tested:
+    (n,) the numbers of the test rows in the split, or the rows, that they were taken from."""
 
     test: Dataset | None
     train: Dataset | None
     split: dict[str, str | None]
     notes: list[str] = field(default_factory=list)
     same_rows: bool = False
+    tested: Rows = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def read_columns(config: EvaluationConfig, columns: Columns, modalities: Iterable[str] = ()) -> set[str]:
@@ -149,6 +151,8 @@ def open_sources(
     """The test rows, and the rows that probes learn from: the training split of the data that is tested on where it
     has one, else the pretraining data (`train_source` when that is open already); words, files: see `open_source`;
     rule: see `hold_out`."""
+    import datasets
+
     limits.apply(data.limits)
     path = config.path or data.path
     other = elsewhere(data, config)
@@ -166,7 +170,8 @@ def open_sources(
         learned = first_limited(shared.rows.select(shared.rest), data.limit) if train_source is None else train_source
         called: dict[str, str | None] = {"test": f"{shared.rule.share:g} of {data.split}", "train": data.split}
         rows = limited(shared.rows.select(shared.held), config.limit, 0)
-        return Sources(rows, limited(learned, config.train_limit, 1), called, notes)
+        tested = shared.held[spread(len(shared.held), config.limit, seed)]
+        return Sources(rows, limited(learned, config.train_limit, 1), called, notes, tested=tested)
     split = config.split
     test: Source | None = _or_none(data, path, name, split, words, files, optional=config.split == DEFAULT_SPLIT)
     if test is None and other:
@@ -188,12 +193,16 @@ def open_sources(
         if removed:
             notes.append(f"{removed:,} rows of '{data.split}' are also in '{split}': probes do not learn from them")
     measured = None if test is None else limited(test, config.limit, 0)
+    rows_of = (
+        spread(len(test), config.limit, seed) if isinstance(test, datasets.Dataset) else range(len(measured or ()))
+    )
     return Sources(
         measured,
         limited(test if train is None else train, config.train_limit, 1),
         {"test": split if measured is not None else None, "train": data.split},
         notes,
         same,
+        np.fromiter(rows_of, np.int64),
     )
 
 

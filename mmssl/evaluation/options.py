@@ -23,6 +23,10 @@ class EvaluateConfig(RowsConfig, EvaluationConfig):
         "was trained on (question and answer); --column NAME=COLUMN, where it is called otherwise",
     )
 
+    by: str | None = option(
+        None, help="column (sex, region, device) by whose values scores are told, too, with the disparity between them"
+    )
+
     @property
     def data(self) -> DataConfig:
         """Where the rows come from that probes learn from, and how all are read."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from .answers import said_by_group
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -97,6 +99,9 @@ def table_rows(report: Report) -> list[tuple[str, ...]]:
 def remarks(report: Report) -> list[str]:
     """What was left out and why, and what else a reader must know; one line each."""
     lines = [f"{task}: left out, {reason}" for task, reason in report.get("skipped", {}).items()]
+    by = report.get("by", {})
+    for task, found in by.get("scores", {}).items():
+        lines += [said_by_group(f"{task} {name}", by["column"], of) for name, of in found.items()]
     return lines + list(report.get("notes", []))
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.splits import Groups
+from .answers import Answer, hits_of, remembered
 from .attentive import attentive_logits, fit_attentive
 from .baselines import Ridge, Space, majority, wilson
 from .calibration import bootstrap, expected_calibration_error
@@ -45,6 +48,8 @@ class Features:
         y_train: likewise.
         paired: modality -> raw features of the training rows for the ridge map, where they are others than `train.raw`.
         alike: a name a training row; a probe that holds some out to choose by does not part those of one name.
+        answers: metric -> what was right, of the task that ran last.
+        memory: see `Answers.memory`.
     """
 
     test: Embedded
@@ -54,6 +59,8 @@ class Features:
     y_train: Tensor | None = None
     paired: Mapping[str, Tensor] = field(default_factory=dict)
     alike: Sequence[Hashable] | None = None
+    answers: dict[str, Answer] = field(default_factory=dict)
+    memory: Path | None = None
     _ridges: dict[tuple[str, str], tuple[Space, Space, Ridge] | None] = field(default_factory=dict)
 
     def ridge(self, a: str, b: str) -> tuple[Space, Space, Ridge] | None:
@@ -121,14 +128,17 @@ def probed(
         groups = None if names is None else [names[row] for row in use.nonzero()[:, 0].tolist()]
         values: dict[str, float | None] = {"chance": majority(truth, int(torch.bincount(y_train[use]).argmax()))}
         sure: dict[str, tuple[Tensor, Tensor]] = {}
+        right: dict[str, Tensor] = {}
         for encoder in ENCODERS:
             x, x_test = read(train, encoder, name), read(test, encoder, name)
             if x is not None and x_test is not None:
                 predicted, confidence = probe(x[use], y_train[use], x_test[against], classes, groups)
                 values[encoder] = float((predicted == truth).double().mean())
+                right[encoder] = hits_of(predicted, truth)
                 if confidence is not None:
                     sure[encoder] = (confidence, predicted == truth)
         out[f"{name}/{what}"] = metric(values, len(truth))
+        features.answers[f"{name}/{what}"] = Answer(against.nonzero()[:, 0], right)
         if sure:
             out[f"{name}/ECE"] = _calibration(sure, len(truth))
     return out, skipped
@@ -163,6 +173,22 @@ def linear(features: Features, seed: int) -> tuple[Metrics, dict[str, str]]:
         return predicted, confidence
 
     return probed(features, probe)
+
+
+def boosting(features: Features, seed: int) -> tuple[Metrics, dict[str, str]]:
+    """Accuracy of gradient boosting on the raw features alone, per modality: what an encoder has to beat."""
+
+    def probe(x: Tensor, y: Tensor, x_test: Tensor, classes: int, groups: Groups | None) -> tuple[Tensor, None]:
+        from .boosting import fit_boosting
+
+        def make() -> NDArray[Any]:
+            fitted = fit_boosting(x.numpy(), y.numpy(), outputs=classes, groups=groups, seed=seed)
+            return fitted(x_test.numpy()).argmax(1)
+
+        parts = ("boosting", x.numpy(), y.numpy(), x_test.numpy(), classes, groups, seed)
+        return torch.from_numpy(remembered(features.memory, parts, make)), None
+
+    return probed(features, probe, read=lambda rows, encoder, name: rows.raw.get(name) if encoder == "raw" else None)
 
 
 def attentive(features: Features, seed: int, device: torch.device) -> tuple[Metrics, dict[str, str]]:
@@ -219,6 +245,8 @@ def zero_shot(
         hits = {encoder: zero_shot_predict(*side) == truth for encoder, side in sides.items()}
         values = chance | {e: float(hit.double().mean()) for e, hit in hits.items()}
         out[f"{name}/accuracy"] = metric(values, len(truth))
+        rows = use.nonzero()[:, 0]
+        features.answers[f"{name}/accuracy"] = Answer(rows, {e: hit.double() for e, hit in hits.items()})
         if temperature is not None:
             chances = {encoder: probabilities(*side, temperature) for encoder, side in sides.items()}
             means = {e: frechet_predict(p, angles(sides[e][1])) == truth for e, p in chances.items()}

@@ -7,7 +7,19 @@ from dataclasses import dataclass
 
 from ..options import option, strict
 
-TASKS = ("knn", "linear", "attentive", "zero-shot", "retrieval", "rankme", "labels", "separability", "ood", "subsets")
+TASKS = (
+    "knn",
+    "linear",
+    "boosting",
+    "attentive",
+    "zero-shot",
+    "retrieval",
+    "rankme",
+    "labels",
+    "separability",
+    "ood",
+    "subsets",
+)
 SPLIT = "which rows of the data: one of its splits"
 
 

@@ -38,6 +38,7 @@ ROOMS = (
     "curation",
     "hub",
     "training",
+    "judging",
     "exporting",
     "finetuning",
     "tuning",
