@@ -7,8 +7,8 @@ a row it is the idea of Sechidis et al., "On the Stratification of Multi-Label D
 
 What is wanted differs: `take_share` an exact number of rows (labels that somebody pays for, rows to stop by),
 `hold_out` a share of every label that never empties one (rows to choose by), `few_of_each` a share of every label
-that never loses one. `folds` shares all rows out into parts, `nested` puts them into the order in which labels are
-bought.
+that never loses one. `folds` and `parts_of` share all rows out into parts, `nested` puts them into the order in which
+labels are bought.
 """
 
 from __future__ import annotations
@@ -92,6 +92,19 @@ def folds(y: NDArray[Any], parts: int, groups: Groups | None = None, seed: int =
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # fewer rows of a class than folds
         return list(StratifiedGroupKFold(parts, shuffle=True, random_state=seed).split(y, y, groups))
+
+
+def parts_of(counts: Counts, parts: int, groups: Groups | None = None, seed: int = 0) -> list[Fold]:
+    """All n rows in at most `parts` parts, each held out once, with the labels of `counts` shared out as `take_share`
+    does; rows of a group stay together. Fewer parts where rows or groups are fewer."""
+    left, out = np.arange(len(counts)), []
+    for number in range(parts):
+        own = None if groups is None else [groups[row] for row in left.tolist()]
+        held = left[take_share(counts[left], 1 / (parts - number), own, seed + number)]
+        if len(held):
+            out.append((without(len(counts), held), held))
+        left = np.setdiff1d(left, held)
+    return out
 
 
 def nested(counts: Counts, size: int, seed: int = 0, least: int = 2) -> Rows:

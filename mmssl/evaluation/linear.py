@@ -66,12 +66,15 @@ class Probe:
         bias: (C,) float64.
         strength: the C that was chosen.
         chosen_at: the mean score it had where it was chosen, nan where nothing could be held out.
+        penalty: (D,) float64: the probe is where the mean over its rows of `mmssl.losses.supervised.row_losses`, plus
+            the sum of penalty * weight**2, is least.
     """
 
     weight: Array
     bias: Array
     strength: float
     chosen_at: float
+    penalty: Array
 
     def __call__(self, x: Array) -> Array:
         """(n, C) float64 for x (n, D)."""
@@ -89,6 +92,7 @@ def fit_probe(
     balanced: bool = False,
     seed: int = 0,
     protocol: Protocol | None = None,
+    strength: float | None = None,
 ) -> Probe:
     """The probe of frozen features.
 
@@ -101,6 +105,7 @@ def fit_probe(
         balanced: each class weighs the same.
         seed: of the held-out fifth.
         protocol: how C is chosen.
+        strength: C, where it is known already; None: it is chosen.
 
     Raises:
         ValueError: there are fewer than two classes.
@@ -117,14 +122,16 @@ def fit_probe(
         parts = [(without(len(y), held), held)] if len(held) else []
     score = protocol.score or (balanced_accuracy if balanced and task == "classification" else _first(task))
     fitting = _Fitting(task, outputs, balanced, protocol.max_iter)
-    best, chosen_at = STRENGTHS[len(STRENGTHS) // 2], float("nan")
-    means = [mean_of_known([fitting.scored(z, y, part, c, score) for part in parts]) for c in STRENGTHS]
-    if not np.isnan(means).all():
+    best, chosen_at = strength or STRENGTHS[len(STRENGTHS) // 2], float("nan")
+    tried = STRENGTHS if strength is None else ()
+    means = [mean_of_known([fitting.scored(z, y, part, c, score) for part in parts]) for c in tried]
+    if means and not np.isnan(means).all():
         first = int(np.nanargmax(means))  # in rising order of C: of equal scores the most regularised wins
         best, chosen_at = STRENGTHS[first], means[first]
     weight, bias = fitting.fit(z, y, best)
     folded = weight / deviation
-    return Probe(folded, bias - folded @ shift, best, chosen_at)
+    penalty = fitting.penalty(y, best) * np.square(deviation)
+    return Probe(folded, bias - folded @ shift, best, chosen_at, penalty)
 
 
 def _first(task: str) -> Score:
@@ -160,6 +167,14 @@ class _Fitting:
         learned, held = part
         weight, bias = self.fit(z[learned], y[learned], strength)
         return score(z[held] @ weight.T + bias, y[held])
+
+    def penalty(self, y: Array, strength: float) -> float:
+        """What the mean loss of a row is increased by for a standardised weight of 1."""
+        if self.task == "classification":
+            # of two classes one logit is fitted, their difference, whose square is twice the sum of their squares
+            return 1 / (strength * len(y)) if len(np.unique(y)) == 2 else 0.5 / (strength * len(y))
+        # of several labels or numbers the loss of a row is their mean
+        return (0.5 if self.task == "multilabel" else 1.0) / (strength * len(y) * self.outputs)
 
     def fit(self, z: Array, y: Array, strength: float) -> tuple[Array, Array]:
         """weight (C, D), bias (C,) on standardised features. A class without rows gets a logit that never wins."""

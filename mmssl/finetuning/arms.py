@@ -1,7 +1,8 @@
 """The ways to learn from the same labelled rows that `mmssl finetune --compare` measures.
 
 Encoders and raw features are embedded once, for all draws. Every arm of a draw gets the same labelled rows, and gives
-its answers for the same test rows; rows to stop by, and to choose a rate or a strength on, are among the labelled ones.
+its answers for the same test rows; what a rate, a strength and the end of a training are chosen on is among the
+labelled ones.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ from ..modality import Batch, Modality
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.processing_mmssl import MMSSLProcessor
 from ..training.checkpoints import found
+from .choosing import choose
 from .fitting import build, train
 from .jobs import Features, Job, SupervisedJob
-from .options import PEAK, PEAK_ADAPTER, STEEPER, WHOLE, FinetuneConfig
+from .options import WHOLE, FinetuneConfig
 from .partition import Examples, Partition, Pool, share_out, taken
 
 TUNED = {"pretrained": "model", "scratch": "untrained", "start": "start"}
@@ -50,17 +52,6 @@ TITLES = {
     "raw_boosting": "raw features, boosting",
 }
 RUNNING = "running"
-
-
-@dataclass
-class ArmJob(SupervisedJob):
-    """A supervised job whose features are known: `known` of the labelled rows, by the encoder that is trained."""
-
-    known: Features | None = None
-
-    def _start(self) -> None:
-        assert self.known is not None
-        self.start_head(self.known.of["model"], self.known.present)
 
 
 @dataclass
@@ -170,7 +161,7 @@ class Bench:
         return Features({"model": self.labelled.of[name][at]}, self.labelled.present[at])
 
     def _probed(self, name: str, draw: Draw) -> Answers:
-        job = ArmJob(self.encoders["model"], self.processor, draw.options, draw.partition)
+        job = SupervisedJob(self.encoders["model"], self.processor, draw.options, draw.partition)
         known = self._known(draw, name)
         probe = job.probe(known.of["model"], known.present, np.arange(len(draw.rows)))
         logits = probe(self.test.of[name][self.test.present].numpy())
@@ -211,49 +202,59 @@ class Bench:
 
     # ---------------------------------------------------------------------------------------------------- fine-tuning
 
-    def rates(self, peft: str) -> list[float]:
-        """The peak learning rates that are tried."""
-        first = PEAK.get(peft, PEAK_ADAPTER)
-        return self.options.rates or [first, STEEPER * first]
-
     def _tuned(self, arm: str, draw: Draw) -> Answers:
-        """The rate that did best on the rows to stop by; without such rows the first."""
+        """Rate and steps chosen by folds of few labels; else the rate that did best on the rows to stop by, without
+        such rows the first."""
         # an adapter on random weights is nobody's alternative: what starts from them is trained whole
         peft = "none" if arm == "scratch" else draw.options.peft
-        rates, place = self.rates(peft), self.folder / RUNNING / f"{arm}-{len(draw.rows)}-{draw.number}"
+        place = self.folder / RUNNING / f"{arm}-{len(draw.rows)}-{draw.number}"
         best: Answers | None = None
-        for number, rate in enumerate(rates if draw.partition.validation is not None else rates[:1]):
-            answers = self._train(arm, draw, peft, rate, place.with_name(f"{place.name}-{number}"))
-            if best is None or answers.facts["validation"] < best.facts["validation"]:
-                best = answers
+        if draw.partition.folds:
+            best = self._train(arm, draw, peft, None, place)
+        else:
+            rates = draw.options.rates_of(peft, few=False)
+            for number, rate in enumerate(rates if draw.partition.validation is not None else rates[:1]):
+                answers = self._train(arm, draw, peft, rate, place / str(number))
+                if best is None or answers.facts["validation"] < best.facts["validation"]:
+                    best = answers
         assert best is not None
-        for number in range(len(rates)):  # the cell is kept by who asked; its checkpoints are not needed any more
-            shutil.rmtree(place.with_name(f"{place.name}-{number}"), ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)  # the cell is kept by who asked
         return best
 
-    def _train(self, arm: str, draw: Draw, peft: str, rate: float, place: Path) -> Answers:
+    def _train(self, arm: str, draw: Draw, peft: str, rate: float | None, place: Path) -> Answers:
+        """Train one arm at a rate; None: as its folds choose."""
+        job, origin = self._job_of(arm, draw, peft), {"arm": arm, "rows": [len(draw.rows), draw.number]}
+        origin["weights"], choice, options = self.weights, None, job.options
+        place.mkdir(parents=True, exist_ok=True)
+        if rate is None:
+            choice = choose(self.accelerator, job, options, place, origin)
+            options = choice.applied(options)
+        else:
+            options = replace(options, train=replace(options.train, lr=rate))
+        job.options = options
+        with (place / "said.txt").open("a") as said, contextlib.redirect_stdout(said):
+            pretraining, _ = build(job, options)
+            resume, stop = bool(found(place / "checkpoints")), None if choice is None else choice.step
+            loop, validation, _ = train(self.accelerator, pretraining, job, options, place, origin, resume, stop=stop)
+        step, value = loop.steps, None if choice is None else choice.told()["loss"]
+        if validation is not None:
+            step, value = validation.restore() or 0, validation.best
+            job.restored(step)
+        logits = job.logits(self.pool.test, job.encoder, job.task.head)[0][self.test.present]
+        self.accelerator.free_memory()
+        facts = {"lr": options.train.lr, "best_step": step, "steps": loop.steps, "peft": peft, "validation": value}
+        return Answers(logits, facts)
+
+    def _job_of(self, arm: str, draw: Draw, peft: str) -> SupervisedJob:
+        """A job on a copy of the arm's encoder, with its options."""
         options, name = draw.options, TUNED[arm]
         # lower layers that learned nothing are not to be kept as they are
         decay = 1.0 if arm == "scratch" and options.layer_decay is None else options.layer_decay
-        loop_options = replace(options.train, lr=rate, trackers=[])
-        options = replace(options, peft=peft, layer_decay=decay, train=loop_options)
+        options = replace(options, peft=peft, layer_decay=decay, train=replace(options.train, trackers=[]))
         if peft not in WHOLE:
             options.adapter = replace(options.adapter, type=peft)
-        encoder = copy.deepcopy(self.encoders[name])
-        job = ArmJob(encoder, self.processor, options, draw.partition, known=self._known(draw, name))
-        place.mkdir(parents=True, exist_ok=True)
-        origin = {"weights": self.weights, "arm": arm, "rows": [len(draw.rows), draw.number]}
-        with (place / "said.txt").open("a") as said, contextlib.redirect_stdout(said):
-            pretraining, _ = build(job, options)
-            resume = bool(found(place / "checkpoints"))
-            loop, validation, _ = train(self.accelerator, pretraining, job, options, place, origin, resume)
-        step, value = loop.steps, None
-        if validation is not None:
-            step, value = validation.restore() or 0, validation.best
-        task = job.task
-        logits = job.logits(self.pool.test, job.encoder, task.head)[0][self.test.present]
-        self.accelerator.free_memory()
-        return Answers(logits, {"lr": rate, "best_step": step, "steps": loop.steps, "peft": peft, "validation": value})
+        known, encoder = self._known(draw, name), copy.deepcopy(self.encoders[name])
+        return SupervisedJob(encoder, self.processor, options, draw.partition, known=known)
 
 
 def _own_trees(modality: Modality) -> bool:

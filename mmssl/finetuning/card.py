@@ -67,11 +67,12 @@ def _usage(job: Job, base: Base | None) -> str:
 def _facts(job: Job, report: Report, data: str) -> list[str]:
     settings, parameters = report["settings"], report["parameters"]
     size = sum(parameters["bytes"].values()) / 1e6
-    train = job.options.train
+    train, n = job.options.train, report["n_validation"]
     taken = f" of {report['pool']:,}" if report["pool"] != report["n_train"] + report["n_validation"] else ""
     return [
-        f"- Data: `{public_path(data)}`, split `{report['split']['train']}`; {report['n_train']:,} training rows and "
-        f"{report['n_validation']:,} to stop by{taken}",
+        f"- Data: `{public_path(data)}`, split `{report['split']['train']}`; {report['n_train']:,} training rows"
+        + (f", {len(job.rows.folds)} folds of them to choose by" if job.rows.folds else f" and {n:,} to stop by")
+        + taken,
         f"- Trained: {parameters['trained']:,} of {parameters['all']:,} parameters ({settings['peft']}); "
         f"files {size:.2f} MB",
         f"- Length: {settings['steps']} steps of {train.batch_size}, {settings['seconds']} s; the best weights are "

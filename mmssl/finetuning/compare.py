@@ -28,10 +28,8 @@ from ..models.opening import open_model
 from ..models.privacy import public
 from ..models.running import in_float32, untrained_twin
 from ..models.saving import weights_hash
-from ..options import not_resumable
 from ..options.plainyaml import dump
-from ..options.schema import to_dict, yaml_name
-from ..recipe.config import LoopConfig
+from ..options.schema import to_dict
 from ..saying import doing, say
 from ..training.building import flat, start_of
 from ..training.engine import check_rows, goes_on, make_accelerator, run_folder
@@ -39,6 +37,7 @@ from ..training.lock import RunLock
 from ..training.run_log import RunLog
 from .arms import RUNNING, TITLES, Answers, Bench
 from .comparison import Cell, Outcome, card, check_score, plain, report_of
+from .folder import fixed_options
 from .options import BUDGETS, FinetuneConfig, check_augment, refuse_beside
 from .partition import Pool, open_pool
 
@@ -46,8 +45,6 @@ NAME = "compare"
 CELLS, STATE = "cells", "compare.json"
 FREE = {"compare", "labels", "fraction"}
 """Options with which a comparison may go on, besides those that say so: other budgets are other cells."""
-FIXED_OF_LOOP = ("steps", "epochs")
-"""Those with which a run may go on, but a comparison may not: its cells would not be alike."""
 
 
 @dataclass
@@ -216,17 +213,14 @@ def _read(place: Path) -> Answers | None:
 
 def _state(options: FinetuneConfig, pool: Pool, weights: str) -> dict[str, Any]:
     """What has to be the same for cells to be of one comparison, as JSON has it."""
-    plainly = to_dict(options)
-    names = [name for name in map(yaml_name, not_resumable(FinetuneConfig)) if name not in FREE | {"train", "path"}]
-    of_loop = [*map(yaml_name, not_resumable(LoopConfig)), *FIXED_OF_LOOP]
-    fixed = {name: plainly[name] for name in [*names, "patience"]}
-    fixed |= {f"train.{name}": plainly["train"][name] for name in of_loop}
     rows = hashlib.sha256()
     for part in (pool.train, pool.test):
         assert part.labels is not None
         rows.update(np.ascontiguousarray(part.labels.numpy()).tobytes())
         rows.update(repr(part.groups).encode())
-    state: dict[str, Any] = json.loads(json.dumps({"the model": weights, "the rows": rows.hexdigest(), **fixed}))
+    state: dict[str, Any] = json.loads(
+        json.dumps({"the model": weights, "the rows": rows.hexdigest(), **fixed_options(options, FREE)})
+    )
     return state
 
 

@@ -24,8 +24,8 @@ Cell = tuple[str, int, int]
 HOW_TO_READ = (
     "Mean and standard deviation over draws of the labelled rows, which are the same for all arms. Differences are "
     "between arms on the same labelled and the same test rows, with 95 % intervals over both; better and worse are "
-    "said where the interval leaves out 0. A fine-tuned arm chose its learning rate and when to stop, a linear one its "
-    "C, boosting the size of its leaves, on rows that were taken from the labelled ones."
+    "said where the interval leaves out 0. A fine-tuned arm chose when to stop (and its learning rate, where there are "
+    "several), a linear one its C, boosting the size of its leaves, by rows among the labelled ones."
 )
 
 

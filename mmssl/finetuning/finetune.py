@@ -1,7 +1,8 @@
 """`finetune`: an encoder, data and a label column to a folder that predicts; what `mmssl finetune` does.
 
 The encoder is trained whole, not at all (`linear`), or through a PEFT adapter, by the same loop, engine and data
-loading as pretraining: a supervised task is one more objective. The best weights on validation rows are kept.
+loading as pretraining: a supervised task is one more objective. The best weights on validation rows are kept; with few
+labels folds of them say how long to train, and all are learned from.
 """
 
 from __future__ import annotations
@@ -25,17 +26,18 @@ from ..models.locating import locate
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import open_model
 from ..models.processing_mmssl import MMSSLProcessor
-from ..saying import doing, speaker
+from ..saying import doing, say, speaker
 from ..training.building import flat
 from ..training.checkpoints import found
 from ..training.engine import check_rows, goes_on, make_accelerator, on_first, run_folder
 from ..training.lock import RunLock
 from ..training.run_log import RunLog
 from ..training.trackers import choose_trackers, end_training, start_trackers
+from .choosing import choose, forget_folds
 from .compare import Comparison, run_comparison
 from .finishing import FinetuneRun, finish
 from .fitting import build, train
-from .folder import start_folder
+from .folder import options_text, start_folder
 from .jobs import Job, SupervisedJob, kept_head
 from .options import FinetuneConfig, check_augment, load_options, refuse_beside, refuse_teacher
 from .partition import load_partition
@@ -163,6 +165,7 @@ def _run(
             job = make_job(model, encoder, processor, options, teacher)
     except LabelRead as error:
         raise with_way_out(error, start) from None
+    _one_rate(options, job)
     accelerator = make_accelerator(options.train)
     main = accelerator.is_main_process
     settled = replace(choose_trackers(options.train), mixed_precision=accelerator.mixed_precision)
@@ -179,16 +182,29 @@ def _run(
             used = [*flat(job.rows.columns.values()), *options.label_columns]
             # before the head starts from a probe, which may take minutes: another run's rows are refused at once
             on_first(accelerator, lambda: check_rows(folder, glance(job.rows.train.source, used), resume))
+            asked, choice = options_text(options), None
+            if job.rows.folds:
+                assert isinstance(job, SupervisedJob)
+                with doing("choosing rate and steps"):
+                    choice = choose(accelerator, job, options, folder, origin)
+                options = job.options = choice.applied(options)
+                say(str(choice))
             with doing("preparing the head"):
                 pretraining, handle = build(job, options)
             start_trackers(accelerator, options.train.trackers, folder.name, folder)
-            loop, validation, fault = train(accelerator, pretraining, job, options, folder, origin, resume)
+            stop = None if choice is None else choice.step
+            loop, validation, fault = train(
+                accelerator, pretraining, job, options, folder, origin, resume, stop=stop, asked=asked
+            )
             best = None if validation is None else validation.restore()
             step = loop.steps if best is None else best
+            if best is not None:
+                job.restored(best)
             end_training(accelerator)
             if not main:
                 return FinetuneRun(folder, folder / "model")
-            run = finish(job, loop, folder, known, handle, step)
+            run = finish(job, loop, folder, known, handle, step, choice)
+            forget_folds(folder)
             speaker.note(repr(Scores(run.report)))
         except UserError:
             if main and not existed and not found(folder / "checkpoints"):
@@ -198,6 +214,15 @@ def _run(
     if fault is not None:
         raise RunError(f"{fault}; the model in {run.model_folder} is complete, --resume would train those steps again")
     return run
+
+
+def _one_rate(options: FinetuneConfig, job: Job) -> None:
+    if options.rates is not None and len(options.rates) > 1 and not job.rows.folds:
+        rows = f"{len(job.rows.labelled):,} labels, more than the {options.few:,} that are few"
+        why = (
+            rows if isinstance(job, SupervisedJob) and len(job.rows.labelled) > options.few else "nothing to choose by"
+        )
+        raise UserError(f"rates: found {len(options.rates)} of them with {why}; expected one, train.lr")
 
 
 def make_job(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from ..evaluation.evaluate import Report
+    from .choosing import Choice
 
 
 @dataclass
@@ -43,7 +44,9 @@ class FinetuneRun:
         return load_task(self.model_folder)
 
 
-def finish(job: Job, loop: Loop, folder: Path, base: Base, handle: PeftModel | None, step: int) -> FinetuneRun:
+def finish(
+    job: Job, loop: Loop, folder: Path, base: Base, handle: PeftModel | None, step: int, choice: Choice | None = None
+) -> FinetuneRun:
     """Write `model/`, reload it as a user would, measure that, write evaluation.json and the card."""
     target = folder / "model"
     if job.rows.held is not None:
@@ -76,6 +79,7 @@ def finish(job: Job, loop: Loop, folder: Path, base: Base, handle: PeftModel | N
             "best_step": step,
             "steps": loop.steps,
             "seconds": round(loop.seconds, 1),
+            **({} if choice is None else {"chosen": choice.told()}),
         },
         "parameters": {"trained": trained, "all": every, "bytes": files},
     }

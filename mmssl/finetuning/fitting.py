@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from ..saying import say
 from ..training.engine import on_first
 from ..training.loop import Batches, Loop
 from ..training.micro_batch import find_micro_batch, settle_micro_batch
+from ..training.observers import Observer
 from ..training.parallel import Parallel
 from ..training.validation import Validation
 from .folder import options_text, write_options
@@ -69,27 +70,44 @@ def train(
     folder: Path,
     origin: dict[str, Any],
     resume: bool,
+    *,
+    watch: Callable[[int], Observer] | None = None,
+    stop: int | None = None,
+    asked: str | None = None,
 ) -> tuple[Loop, Validation | None, RunError | None]:
     """Run the loop.
+
+    Args:
+        accelerator: trains.
+        pretraining: of `build`.
+        job: it is of.
+        options: of the run.
+        folder: of the run.
+        origin: what the run started from, by name.
+        resume: go on from the last checkpoint in `folder`.
+        watch: makes what looks at the run, from the steps between looks; None: a `Validation`, where there are rows.
+        stop: end after so many steps of the schedule; None: after all.
+        asked: what config.yaml says where a run is gone on with; None: the options.
 
     Returns:
         The loop; what looked at the validation rows and kept the best weights, where there are such rows; why the last
         checkpoint could not be written, or None.
     """
     settings, rows = options.train, job.rows
-    asked = options_text(options)
+    asked = options_text(options) if asked is None else asked
     fit_batch(settings, len(rows.train), accelerator.num_processes)
     settle_micro_batch(settings, pretraining, accelerator.num_processes)
     steps = steps_of(settings, len(rows.train))
     main = accelerator.is_main_process
     # whole models as in MAE (He et al. 2022, table 9); what is new, as adapters are, has one rate
     decay = options.layer_decay if options.layer_decay is not None else 0.75 if options.peft == "none" else 1.0
-    validation = None
-    if rows.validation is not None:
-        every, monitor = options.eval_every or max(steps // 20, 1), options.monitor
+    validation, every = None, options.eval_every or max(steps // 20, 1)
+    observers: list[Observer] = [watch(every)] if watch is not None else []
+    if watch is None and rows.validation is not None:
         validation = Validation(
-            accelerator, pretraining, job.look, every=every, patience=options.patience, monitor=monitor
+            accelerator, pretraining, job.look, every=every, patience=options.patience, monitor=options.monitor
         )
+        observers = [validation]
     loop = Loop(
         Parallel(accelerator),
         pretraining,
@@ -98,10 +116,12 @@ def train(
         folder,
         options.seed,
         Quarantine(folder if main else None, options.max_bad),
-        observers=[validation] if validation is not None else [],
+        observers=observers,
         optimizer=partial(layered_optimizer, decay=decay),
         origin=origin,
     )
+    if stop is not None:
+        loop.steps = stop  # the schedule stays that of all steps
     if resume:
         loop.resume()
         on_first(accelerator, lambda: write_options(folder, asked))
@@ -122,9 +142,10 @@ def _describe(job: Job, options: FinetuneConfig, loop: Loop) -> None:
     rows, accelerator = job.rows, loop.accelerator
     for line in rows.notes:
         say(line)
+    aside = f"{len(rows.validation) if rows.validation else 0:,} to stop by"
+    chosen_by = f"{len(rows.folds)} folds of them to choose by" if rows.folds else aside
     say(
-        f"mmssl finetune: {job.title}; {len(rows.train):,} training rows, "
-        f"{len(rows.validation) if rows.validation else 0:,} to stop by, {len(rows.test):,} test rows; "
+        f"mmssl finetune: {job.title}; {len(rows.train):,} training rows, {chosen_by}, {len(rows.test):,} test rows; "
         f"{trained:,} of {parameters:,} parameters trained ({options.peft}); at most {loop.steps} steps of "
         f"{loop.settings.batch_size}; {accelerator.num_processes} x {accelerator.device}; "
         f"{read_by(job.workers(beside_a_step=True))}"

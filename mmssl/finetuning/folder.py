@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ from accelerate import Accelerator
 from ..errors import UserError
 from ..files import write_whole
 from ..models.privacy import veiled
+from ..options import not_resumable
 from ..options.plainyaml import dump, parse, read
-from ..options.schema import to_dict
+from ..options.schema import to_dict, yaml_name
 from ..recipe.config import LoopConfig
 from ..training.engine import changes, on_first, warn_of
 from ..training.lock import RunLock
 from .options import FinetuneConfig
+
+LENGTH = ("steps", "epochs")
+"""Options with which a run may go on, but not what is put together from several: its parts would not be alike."""
 
 
 def start_folder(accelerator: Accelerator, folder: Path, options: FinetuneConfig, resume: bool, lock: RunLock) -> None:
@@ -41,6 +46,18 @@ def options_text(options: FinetuneConfig) -> str:
     return dump(veiled(to_dict(options)))
 
 
+def fixed_options(options: FinetuneConfig, free: Set[str] = frozenset()) -> dict[str, Any]:
+    """Name -> value of the options that have to be the same for results to be of one run, as JSON has them.
+
+    free: which may differ, too.
+    """
+    plainly = to_dict(options)
+    names = [name for name in map(yaml_name, not_resumable(FinetuneConfig)) if name not in free | {"train", "path"}]
+    fixed = {name: plainly[name] for name in [*names, "patience"]}
+    of_loop = [*map(yaml_name, not_resumable(LoopConfig)), *LENGTH]
+    return fixed | {f"train.{name}": plainly["train"][name] for name in of_loop}
+
+
 def write_options(folder: Path, text: str) -> None:
     """Write `config.yaml`. UserError where it cannot be written."""
     try:
@@ -52,5 +69,6 @@ def write_options(folder: Path, text: str) -> None:
 def _warn_of_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
     """Options that make the resumed run another one than that which was started."""
     now = parse(dump(now), "config.yaml")  # as what was written is read
-    changed = [name for name in changes(FinetuneConfig, before, now) if name != "train"]
-    warn_of(changed + changes(LoopConfig, before.get("train", {}), now["train"], "train."))
+    loop = changes(LoopConfig, before.get("train", {}), now["train"], "train.")
+    said = {"train", "rates"} if "train.lr" in loop else {"train"}  # one rate that is named is both
+    warn_of([name for name in changes(FinetuneConfig, before, now) if name not in said] + loop)

@@ -4,8 +4,9 @@ and what the report holds. Everything else is the same for all of them, in `mmss
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from ..data.labels import LABEL, LabelPreprocessor, Target
 from ..data.loading import Loaded, evaluation_batches
+from ..data.splits import Fold
 from ..data.workers import types_of, workers_for
 from ..errors import UserError, nearest
 from ..evaluation.baselines import hashed
@@ -73,6 +75,9 @@ class Job:
         """(loss, score) on the validation rows."""
         raise NotImplementedError
 
+    def restored(self, step: int) -> None:
+        """The best weights, those of `step`, were put back."""
+
     def write(self, folder: Path) -> None:
         """What belongs beside the encoder."""
 
@@ -107,13 +112,21 @@ class Job:
 
 @dataclass
 class SupervisedJob(Job):
-    """Classification, multi-label or regression: a head on the pooled outputs."""
+    """Classification, multi-label or regression: a head on the pooled outputs.
+
+    Attributes:
+        kept: the first layer of an objective's projection head, which the linear layer stands behind.
+        known: features of the labelled rows by the encoder as it came, as `model`; None: `prepare` finds them.
+        strength: the C of the probe that the head starts from; None: it is chosen.
+    """
 
     encoder: MMSSLModel
     processor: MMSSLProcessor
     options: FinetuneConfig
     rows: Partition
     kept: Kept | None = None
+    known: Features | None = None
+    strength: float | None = None
     towers: list[str] = field(default_factory=list)
     title: str = ""
     _task: Supervised | None = None
@@ -141,18 +154,24 @@ class SupervisedJob(Job):
             UserError: class weights are wanted for a regression, or the training rows have one class.
         """
         target, options = self.target, self.options
-        assert self.rows.train.labels is not None
-        weights = None
-        if options.class_weights == "balanced":
-            weights = class_weights(target.task, self.rows.train.labels, target.outputs)
-            if weights is None:
-                raise UserError("class_weights: found balanced, but a regression has no classes")
         view = VIEW if options.augment else "clean"
         self._task = make_objective(
-            self.encoder, target.task, self.towers, target.outputs, view, kept=self.kept, weights=weights
+            self.encoder, target.task, self.towers, target.outputs, view, kept=self.kept, weights=self.class_weights()
         )
-        self._start()
+        self.prepare()
+        if options.head_start == "probe":
+            self._task.start(self.start_probe())
         return self._task
+
+    def class_weights(self) -> Tensor | None:
+        """(C,) what a row counts by its class, or a label where it holds; None: all alike."""
+        if self.options.class_weights != "balanced":
+            return None
+        assert self.rows.train.labels is not None
+        weights = class_weights(self.target.task, self.rows.train.labels, self.target.outputs)
+        if weights is None:
+            raise UserError("class_weights: found balanced, but a regression has no classes")
+        return weights
 
     @property
     def task(self) -> Supervised:
@@ -160,12 +179,14 @@ class SupervisedJob(Job):
         assert self._task is not None
         return self._task
 
-    def _start(self) -> None:
-        """Probes of the frozen encoder, its untrained twin and the raw features; the head starts from one, too.
+    def prepare(self) -> None:
+        """Features of the labelled rows by the encoder as it came, and the report's probes, where they are not known.
 
-        The probes of the report are those of `mmssl evaluate`: fitted on all labelled rows that the run was given,
-        the ones to stop by among them. The head's start has not seen those, or stopping would be told that it is done.
+        These probes, of the encoder, its untrained twin and the raw features, are those of `mmssl evaluate`: fitted on
+        all labelled rows that the run was given, the ones to stop by among them.
         """
+        if self.known is not None:
+            return
         rows = self.rows
         encoders = {"model": self.encoder, "untrained": untrained_twin(self.encoder)}
         labelled, test = self.features(rows.labelled, encoders), self.features(rows.test, encoders)
@@ -173,19 +194,30 @@ class SupervisedJob(Job):
         for name, x in labelled.of.items():
             probe = self.probe(x, labelled.present, everything)
             self._probes[name] = torch.from_numpy(probe(test.of[name][test.present].numpy()))
-        self.start_head(labelled.of["model"], labelled.present)
+        self.known = Features({"model": labelled.of["model"]}, labelled.present)
 
-    def start_head(self, x: Tensor, present: Tensor) -> None:
-        """The head begins as the probe of the features x (n, D) of the labelled rows, where that is asked for."""
-        task = self._task
-        assert task is not None
-        if self.options.head_start == "probe":
-            with torch.no_grad():
-                probe = self.probe(task.head.hidden(x), present, self.rows.trained)
-                task.head.linear.weight.copy_(torch.from_numpy(probe.weight))
-                task.head.linear.bias.copy_(torch.from_numpy(probe.bias))
+    def start_probe(self) -> Probe:
+        """What the head starts from: fitted on the rows that are trained on alone, or a look at the others would say
+        that nothing is left to learn."""
+        assert self.known is not None
+        x = self.known.of["model"]
+        with torch.no_grad():
+            seen = x if self.kept is None else self.kept(x)
+        return self.probe(seen, self.known.present, self.rows.trained, self.strength)
 
-    def probe(self, x: Tensor, present: Tensor, rows: NDArray[np.int64]) -> Probe:
+    def of_fold(self, fold: Fold, strength: float | None) -> SupervisedJob:
+        """The same on the rows of a fold, from a copy of the encoder as it is now."""
+        encoder, kept, rows = copy.deepcopy(self.encoder), copy.deepcopy(self.kept), self.rows.of(fold)
+        return SupervisedJob(encoder, self.processor, self.options, rows, kept, self.known, strength)
+
+    def can_learn(self, fold: Fold) -> bool:
+        """Whether rows of this fold that can be read are there on both sides, and tell two classes apart."""
+        assert self.known is not None and self.rows.labelled.labels is not None
+        trained, held = (torch.from_numpy(rows)[self.known.present[rows]] for rows in fold)
+        classes = len(self.rows.labelled.labels[trained].unique()) if self.target.task == "classification" else 2
+        return len(trained) > 1 and len(held) > 0 and classes > 1
+
+    def probe(self, x: Tensor, present: Tensor, rows: NDArray[np.int64], strength: float | None = None) -> Probe:
         """The probe of features x (n, D) of `rows.labelled`, fitted on those of its `rows` that are present (n,)."""
         part, target, options = self.rows.labelled, self.target, self.options
         assert part.labels is not None
@@ -202,6 +234,7 @@ class SupervisedJob(Job):
             groups=None if together is None else [together[row] for row in chosen],
             balanced=options.class_weights == "balanced",
             seed=options.seed,
+            strength=strength,
         )
 
     def features(self, part: Examples, encoders: Mapping[str, MMSSLModel]) -> Features:
@@ -237,19 +270,35 @@ class SupervisedJob(Job):
 
     def look(self) -> tuple[float, float]:
         """(mean loss, the task's first score) on the validation rows that are present."""
-        part, task = self.rows.validation, self._task
-        assert part is not None and part.labels is not None and task is not None
-        logits, present = self.logits(part, self.encoder, task.head)
+        part = self.rows.validation
+        assert part is not None and part.labels is not None
+        logits, present = self.held_logits()
         # what could not be read has no features to judge
-        logits, labels = logits[present], part.labels[present]
-        weights = None if task.weights is None else task.weights.cpu()
-        losses = row_losses(self.target.task, logits, labels, weights)
-        if weights is not None and self.target.task == "classification":
-            loss = float((losses * weights[labels]).sum() / weights[labels].sum())
-        else:
-            loss = float(losses.mean())
+        return self.judged(logits[present], part.labels[present])
+
+    def restored(self, step: int) -> None:
+        """The probe, where no training was better, is the one of all labelled rows: none is needed to stop by."""
+        if step == 0 and self._task is not None and self.options.head_start == "probe":
+            self.rows = replace(self.rows, trained=np.arange(len(self.rows.labelled)))
+            self._task.start(self.start_probe())
+
+    def held_logits(self) -> tuple[Tensor, Tensor]:
+        """(n, C) answers for the validation rows, (n,) which of them can be read."""
+        assert self.rows.validation is not None
+        return self.logits(self.rows.validation, self.encoder, self.task.head)
+
+    def judged(self, logits: Tensor, labels: Tensor) -> tuple[float, float]:
+        """(mean loss, the task's first score) of answers (n, C)."""
+        losses, counted = self.losses(logits, labels)
         name, function = next(iter(score_functions(self.target).items()))
-        return loss, function(logits.numpy(), labels.numpy())
+        return float((losses * counted).sum() / counted.sum()), function(logits.numpy(), labels.numpy())
+
+    def losses(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(n,) losses of answers (n, C), (n,) what each counts in their mean."""
+        weights, task = self.class_weights(), self.target.task
+        losses = row_losses(task, logits, labels, weights)
+        by_class = weights is not None and task == "classification"
+        return losses, weights[labels] if by_class and weights is not None else torch.ones(len(losses))
 
     def write(self, folder: Path) -> None:
         """The head and what the label is, beside the encoder, so that `load_task` opens the folder."""

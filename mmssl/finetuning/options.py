@@ -23,12 +23,15 @@ PEAK = {"none": 2e-4, "linear": 1e-2}
 """Peak learning rates; adapters take `PEAK_ADAPTER`."""
 PEAK_ADAPTER = 1e-3
 STEEPER = 5.0
-"""The second rate that a comparison tries is so many times the first: random weights stand, and ask for, more."""
+"""The second rate that is tried is so many times the first: random weights stand, and ask for, more."""
 ARMS = ("pretrained", "scratch", "start", "probe", "start_probe", "untrained_probe", "raw_linear", "raw_boosting")
 """What `--compare` compares; see `mmssl.finetuning.arms`."""
 BUDGETS = (20, 100, 1000)
 """Labels that a comparison has when nobody says how many."""
 LEAST_STEPS, EPOCHS = 200, 30
+FEW_STEPS, FEW_RATE = 60, 2.5
+"""With few labels, when nobody says: steps of the schedule, and how many times the usual peak rate. When to stop is
+chosen by folds, so that the rate may be high."""
 
 
 @strict
@@ -60,6 +63,14 @@ class FinetuneConfig(RowsConfig):
         max=1_000_000_000,
         help="number of labels to use, stratified, instead of a share; with --compare several, null: 20, 100, 1000",
     )
+    few: int = option(
+        500,
+        min=0,
+        max=1_000_000_000,
+        help="with at most so many labelled rows, rate and number of steps are chosen by cross-validation inside them, "
+        "and all of them are learned from; with more, a part is held out to stop by; 0: always",
+    )
+    folds: int = option(4, min=2, max=100, help="parts of this cross-validation")
     compare: bool = option(False, help="measure the reason to pretrain: several ways to learn from the same labels")
     draws: int = option(5, min=1, max=1_000, resumable=True, help="draws of the labelled rows (--compare)")
     arms: list[str] | None = option(
@@ -69,8 +80,8 @@ class FinetuneConfig(RowsConfig):
         None,
         above=0,
         max=1_000,
-        help="peak learning rates of what is fine-tuned, chosen among on each draw's rows to stop by; null: train.lr, "
-        "or 2e-4 and 1e-3 (1e-3 and 5e-3 of an adapter) (--compare)",
+        help="peak learning rates, chosen among with few labels and by --compare; null: train.lr, or with few labels "
+        "5e-4 (2.5e-3 of an adapter), else 2e-4 and 1e-3 (1e-3 and 5e-3 of an adapter)",
     )
     score: str | None = option(
         None, resumable=True, help="which score the tables show; null: the first of the task (--compare)"
@@ -94,6 +105,11 @@ class FinetuneConfig(RowsConfig):
     eval_batch_size: int = option(256, min=1, max=1_000_000, resumable=True, help="rows that are scored at a time")
     temperature: float = option(1.0, above=0, max=1_000, help="of a teacher's answers and the student's (--teacher)")
     train: LoopConfig = option(factory=LoopConfig, help="the loop")
+
+    def rates_of(self, peft: str, few: bool) -> list[float]:
+        """The peak learning rates that are tried, of what is trained so; few: with few labels."""
+        first = PEAK.get(peft, PEAK_ADAPTER)
+        return self.rates or ([FEW_RATE * first] if few else [first, STEEPER * first])
 
     @property
     def label_columns(self) -> list[str]:
@@ -122,10 +138,13 @@ def load_options(
     if isinstance(train, dict):
         if train.get("optimizer", "adamw") in ("adamw", "muon"):
             train.setdefault("betas", [0.9, 0.999])
-        if data.get("compare") is True and "lr" in train:
+        if "lr" in train:
             if data.get("rates") is not None:
                 faults.append("rates: found both rates and train.lr, expected one of them")
             data["rates"] = [train["lr"]]
+        rates = data.get("rates")
+        if isinstance(rates, list) and len(rates) == 1:
+            train["lr"] = rates[0]
         train.setdefault("lr", PEAK.get(peft, PEAK_ADAPTER) if isinstance(peft, str) else PEAK_ADAPTER)
     options = build(FinetuneConfig, data, "", faults)
     if not faults and options is not BAD:
@@ -170,7 +189,7 @@ def _check(options: FinetuneConfig, faults: Faults, given: set[str]) -> None:
     if not options.compare:
         faults += [
             f"{key}: found {getattr(options, key)}, which is of a comparison; expected it with --compare"
-            for key in ("draws", "arms", "rates", "score")
+            for key in ("draws", "arms", "score")
             if getattr(options, key) != getattr(DEFAULTS, key)
         ]
         faults += [

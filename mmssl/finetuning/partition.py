@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..data.labels import Encoded, Target, encode_all, make_target, read_columns
 from ..data.listing import whole_of
 from ..data.sampler import order
 from ..data.sources import open_source
-from ..data.splits import strata, take_share, without
+from ..data.splits import Fold, parts_of, strata, take_share, without
 from ..data.windows import Windows
 from ..errors import NoSplit, UserError
 from ..evaluation.embedded_rows import words_of
@@ -77,6 +77,7 @@ class Partition:
         split: what the parts are called.
         notes: what a reader must know.
         held: how the test rows were held out; None: they are a split.
+        folds: with few labels, numbers of the `labelled` rows to learn from and to choose on; then all are trained on.
     """
 
     train: Examples
@@ -90,6 +91,13 @@ class Partition:
     split: dict[str, str]
     notes: list[str] = field(default_factory=list)
     held: Rule | None = None
+    folds: list[Fold] = field(default_factory=list)
+
+    def of(self, fold: Fold) -> Partition:
+        """The rows of one fold: to train on, and to look at."""
+        trained, held = fold
+        train, validation = taken(self.labelled, trained), taken(self.labelled, held)
+        return replace(self, train=train, validation=validation, trained=trained, folds=[])
 
 
 def open_split(options: FinetuneConfig, split: str, modalities: Modalities, whole: bool = False) -> Dataset:
@@ -187,10 +195,16 @@ def open_pool(
 
 
 def share_out(pool: Pool, labelled: Examples, modalities: Modalities, options: FinetuneConfig) -> Partition:
-    """Rows to stop by, taken from the labelled ones (or a split of their own), and the rest to train on."""
+    """Rows to stop by, taken from the labelled ones (or a split of their own), and the rest to train on.
+
+    Of few labels all are trained on, and `folds` of them say how.
+    """
+    folds = _folds(pool, labelled, options)
+    if folds:
+        options = replace(options, validation_share=0.0)
     trained, validation, shown = _validation(labelled, pool.target, options, modalities)
     train = taken(labelled, trained)
-    _enough(train, pool.target, options)
+    _enough(train, pool.target)
     return Partition(
         train,
         validation,
@@ -200,9 +214,14 @@ def share_out(pool: Pool, labelled: Examples, modalities: Modalities, options: F
         len(pool.train),
         pool.columns,
         pool.target,
-        {"train": options.split, "validation": shown, "test": pool.test_name},
+        {
+            "train": options.split,
+            "validation": f"{len(folds)} folds of the training rows" if folds else shown,
+            "test": pool.test_name,
+        },
         pool.notes,
         pool.held,
+        folds,
     )
 
 
@@ -307,7 +326,16 @@ def _validation(
     return without(len(train), held), taken(train, held), f"{options.validation_share:g} of the training rows"
 
 
-def _enough(train: Examples, target: Target | None, options: FinetuneConfig) -> None:
+def _folds(pool: Pool, labelled: Examples, options: FinetuneConfig) -> list[Fold]:
+    """Of few labels the folds to choose by; none where rows to stop by are named, or none are wanted."""
+    named = options.validation is not None or options.validation_share == 0
+    if pool.target is None or named or len(labelled) > options.few:
+        return []
+    # those of one recording, patient or speaker are alike, as in `_validation`; another seed than that of `fraction`
+    return parts_of(_counts(labelled, pool.target), options.folds, labelled.alike, options.seed + 1)
+
+
+def _enough(train: Examples, target: Target | None) -> None:
     if len(train) < 2:
         raise UserError(f"data: {len(train)} training rows are left, expected at least two")
     if target is not None and target.task == "classification":

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.labels import LABEL
+from ..evaluation.linear import Probe
 from ..modality import Batch
 from ..models.modeling_mmssl import MMSSLModel
 from ..objectives.base import Loss, Objective, ObjectiveConfig
@@ -92,9 +93,10 @@ def pooled(model: MMSSLModel, towers: Sequence[str], batch: Batch, learned: bool
 
 
 class Supervised(Objective):
-    """The task's loss. `head` starts at zero or at a fitted probe, see `mmssl.finetuning.finetune`."""
+    """The task's loss. `head` starts at zero or at a fitted probe, see `start`."""
 
     weights: Tensor | None
+    penalty: Tensor | None
 
     def __init__(
         self, config: Config, model: MMSSLModel, kept: Kept | None = None, weights: Tensor | None = None
@@ -103,6 +105,19 @@ class Supervised(Objective):
         super().__init__(config, model)
         self.head = TaskHead(pooled_width(model, config.towers, kept is not None), config.outputs, kept)
         self.register_buffer("weights", weights)
+        self.register_buffer("penalty", None)
+
+    @torch.no_grad()
+    def start(self, probe: Probe) -> None:
+        """The head begins as a probe of what its linear layer sees, and keeps the probe's penalty.
+
+        Without that the start is no minimum: with few labels the first thing to be learned would be larger weights,
+        which says the labelled rows with more certainty and others with less reason.
+        """
+        linear = self.head.linear
+        linear.weight.copy_(torch.from_numpy(probe.weight))
+        linear.bias.copy_(torch.from_numpy(probe.bias))
+        self.penalty = torch.from_numpy(probe.penalty).to(linear.weight)
 
     separable = True
 
@@ -113,12 +128,21 @@ class Supervised(Objective):
         return task_counts(c.task, rows, label["value"], self.weights)
 
     def forward(self, step: Step) -> Loss:
-        """The mean loss over the global batch's rows with a label and any modality; of classes the accuracy, too."""
+        """The mean loss over the global batch's rows with a label and any modality, with the penalty of the probe that
+        the head started from; of classes the accuracy, too."""
         c = self.config
         encoded = [step.encode(name, c.view) for name in c.towers]
         learned = self.head.kept is not None
         features = torch.cat([(e.pooled() if learned else e.summary()).float() for e in encoded], 1)
-        return task_loss(step, c.task, self.head(features), step.batch[LABEL]["value"], self.counts(step), self.weights)
+        counts = self.counts(step)
+        loss = task_loss(step, c.task, self.head(features), step.batch[LABEL]["value"], counts, self.weights)
+        if self.penalty is not None:
+            penalty = (self.head.linear.weight.square() * self.penalty).sum()
+            # over the rows, as the loss is: parts of a batch have their parts of it
+            assert loss.total is not None
+            total = loss.total + step.mean("rows", penalty.expand(len(features)), counts["rows"])
+            return Loss(total=total, parts=loss.parts)
+        return loss
 
 
 def make_objective(

@@ -12,7 +12,15 @@ from mmssl.finetuning.finetune import finetune
 from mmssl.training.loop import Loop
 from mmssl.training.metrics import TIMED
 
-SHORT = ["train.steps=8", "train.batch_size=16", "eval_every=2", "limit=96", "train.log_every=2", "train.save_every=3"]
+SHORT = [
+    "few=0",
+    "train.steps=8",
+    "train.batch_size=16",
+    "eval_every=2",
+    "limit=96",
+    "train.log_every=2",
+    "train.save_every=3",
+]
 LABEL = ["--label", "label", "train.lr=0.05"]
 
 

@@ -14,7 +14,7 @@ from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.models.saving import save_model
 from mmssl_image import Config, Preprocessor
 
-QUICK = ["train.steps=4", "train.batch_size=16", "eval_every=2", "limit=160", "train.log_every=2"]
+QUICK = ["few=0", "train.steps=4", "train.batch_size=16", "eval_every=2", "limit=160", "train.log_every=2"]
 
 
 def image_base(folder: Path, seed: int = 0, width: int = 16) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmssl.data.splits import few_of_each, folds, hold_out, strata, take_share, without
+from mmssl.data.splits import few_of_each, folds, hold_out, parts_of, strata, take_share, without
 
 
 def one_hot(labels: np.ndarray) -> np.ndarray:
@@ -83,6 +83,28 @@ def test_folds_hold_every_row_out_once() -> None:
         assert sorted(np.concatenate([held for _, held in found])) == list(range(90))
         for learned, held in found:
             assert names is None or not set(names[learned]) & set(names[held])
+
+
+def test_parts_hold_every_row_out_once_and_share_the_labels() -> None:
+    y = np.array([0] * 40 + [1] * 7 + [2] * 2 + [3])
+    parts = parts_of(strata("classification", y, 4), 4, seed=3)
+    assert len(parts) == 4
+    assert np.array_equal(np.sort(np.concatenate([held for _, held in parts])), np.arange(50))
+    for learned, held in parts:
+        assert np.array_equal(learned, without(50, held))
+        assert abs((y[held] == 0).sum() - 10) <= 1 and 1 <= (y[held] == 1).sum() <= 2 and (y[held] == 2).sum() <= 1
+    again = parts_of(strata("classification", y, 4), 4, seed=4)
+    assert any(not np.array_equal(a[1], b[1]) for a, b in zip(parts, again, strict=True))
+    numbers = np.linspace(0, 1, 20)[:, None]
+    for _, held in parts_of(strata("regression", numbers, 1), 4, seed=0):
+        assert len(held) == 5 and 0.3 < numbers[held].mean() < 0.7
+
+
+def test_parts_keep_groups_together_and_are_fewer_where_those_are() -> None:
+    who = np.repeat([7, 8, 9], 6)
+    parts = parts_of(np.eye(2)[np.tile([0, 1], 9)], 5, who.tolist(), seed=1)
+    assert 2 <= len(parts) <= 3 and sum(len(held) for _, held in parts) == 18
+    assert all(not set(who[learned]) & set(who[held]) for learned, held in parts)
 
 
 def test_strata_of_every_task() -> None:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import balanced_accuracy_score, f1_score, r2_score, roc_auc_score
 from sklearn.model_selection import GridSearchCV, PredefinedSplit
@@ -15,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from mmssl.data.splits import folds, hold_out, strata
 from mmssl.evaluation import scoring
 from mmssl.evaluation.linear import STRENGTHS, Protocol, fit_probe
+from mmssl.losses.supervised import row_losses
 
 RNG = np.random.default_rng(0)
 
@@ -77,6 +79,24 @@ def test_several_labels_and_numbers_are_scikit_learns() -> None:
     fitted = fit_probe(x, numbers, task="regression")
     ridge = make_pipeline(StandardScaler(), Ridge(alpha=1 / fitted.strength)).fit(x, numbers)
     np.testing.assert_allclose(fitted(x), ridge.predict(x), atol=1e-9)
+
+
+@pytest.mark.parametrize("task", ["classification", "two classes", "multilabel", "regression"])
+def test_it_is_where_its_loss_with_its_penalty_is_least(task: str) -> None:
+    x = RNG.normal(size=(60, 5)) * [1, 2, 30, 0.1, 1]
+    y = RNG.integers(3, size=60) if task == "classification" else RNG.integers(2, size=(60, 2)).astype(float)
+    y = RNG.normal(size=(60, 2)) if task == "regression" else (x[:, 0] > 0).astype(int) if task == "two classes" else y
+    name = "classification" if task == "two classes" else task
+    probe = fit_probe(x, y, task=name, outputs=3 if name == "classification" else None, strength=0.3)
+    assert probe.strength == 0.3
+    weight = torch.from_numpy(probe.weight).requires_grad_()
+    logits = torch.from_numpy(x) @ weight.T + torch.from_numpy(probe.bias)
+    loss = row_losses(name, logits, torch.from_numpy(y)).mean()
+    penalty = (torch.from_numpy(probe.penalty) * weight.square()).sum()
+    # of standardised weights, as they are fitted: to a gradient of 1e-4 a row in C's units
+    pulls = [torch.autograd.grad(part, weight, retain_graph=True)[0].numpy() / x.std(0) for part in (loss, penalty)]
+    assert np.abs(pulls[0]).max() > 1e-2
+    np.testing.assert_allclose(pulls[0] + pulls[1], 0, atol=2e-4)
 
 
 def test_of_equal_scores_the_most_regularised_wins() -> None:

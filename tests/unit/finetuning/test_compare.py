@@ -74,7 +74,7 @@ def whole(base: Path, rows: datasets.Dataset, tmp_path_factory: pytest.TempPathF
         patch.setattr(arms.Bench, "run", spy)
         out = tmp_path_factory.mktemp("whole") / "out"
         found = mmssl.finetune(
-            base, rows, "label", compare=True, labels=[12, 40], draws=2, group="who", train=QUICK, output=out
+            base, rows, "label", compare=True, labels=[12, 40], draws=2, group="who", train=QUICK, few=0, output=out
         )
     return {"report": found.report, "folder": out, "seen": seen, "shown": repr(found)}
 
@@ -187,7 +187,7 @@ def test_a_rate_is_chosen_on_the_rows_to_stop_by_and_random_weights_are_trained_
         return arms.Answers(torch.zeros(int(bench.test.present.sum()), 3), {"lr": rate, "validation": abs(rate - 1e-3)})
 
     monkeypatch.setattr(arms.Bench, "_train", train)
-    given = {"compare": True, "labels": [40], "draws": 1, "arms": ["pretrained", "scratch"]}
+    given = {"compare": True, "labels": [40], "draws": 1, "arms": ["pretrained", "scratch"], "few": 0}
     report = mmssl.finetune(base, rows, "label", **given, output=tmp_path / "a").report
     assert [c["lr"] for c in report["cells"]] == [1e-3, 1e-3] and report["options"]["peft"] == "none"
     assert tried == [(arm, "none", rate) for arm in ("pretrained", "scratch") for rate in (2e-4, 1e-3)]
@@ -200,6 +200,7 @@ def test_training_that_is_stopped_within_an_arm_loses_nothing(base, rows, tmp_pa
     from mmssl.training.validation import Validation
 
     words = {"labels": [24], "draws": 1, "arms": ["pretrained"], "train": {**QUICK, "steps": 4}, "eval_every": 1}
+    words["few"] = 0
     at_once = mmssl.finetune(base, rows, "label", compare=True, **words, output=tmp_path / "once").report
     look, looks = Validation.look, []
 

@@ -70,7 +70,9 @@ def test_windows_of_a_file_are_on_one_side_of_every_split():
     reader = cells.Preprocessor(cells.Config()).fit([{"a": row["a"], "b": row["b"]} for row in rows])
     reader.read_from = ["a", "b"]
     with given(rows) as path:
-        part = load_partition(["label"], {"tabular": reader}, load_options({}, {"path": path, "label": "label"}))
+        part = load_partition(
+            ["label"], {"tabular": reader}, load_options({"few": 0}, {"path": path, "label": "label"})
+        )
     files = [set(examples.source["file"]) for examples in (part.train, part.validation, part.test)]
     assert sum(map(len, files)) == len(set.union(*files)) == 20 and all(files)
     assert len(part.validation) % 6 == 0 and len(part.train) + len(part.validation) + len(part.test) == 120
