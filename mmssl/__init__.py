@@ -18,7 +18,7 @@ from .models.auto import watch as _watch_auto_classes
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import cluster, embed, evaluate, evaluate_suite, export, init, pretrain, push, tune
+    from .api import check, cluster, embed, evaluate, evaluate_suite, export, init, pretrain, push, tune
     from .finetuning.finetune import finetune
     from .finetuning.pipelines import MMSSLPipeline
     from .finetuning.task import load_task
@@ -34,6 +34,7 @@ __all__ = [
     "MMSSLPipeline",
     "MMSSLProcessor",
     "__version__",
+    "check",
     "cluster",
     "embed",
     "evaluate",
@@ -54,6 +55,7 @@ _WHERE = {
     "MMSSLModel": "mmssl.models.modeling_mmssl",
     "MMSSLPipeline": "mmssl.finetuning.pipelines",
     "MMSSLProcessor": "mmssl.models.processing_mmssl",
+    "check": "mmssl.api",
     "cluster": "mmssl.api",
     "embed": "mmssl.api",
     "evaluate": "mmssl.api",

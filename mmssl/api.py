@@ -29,9 +29,11 @@ from .hub.push import push as send
 from .judging.one import judge_model
 from .judging.sets import read_sets
 from .judging.suite import Suite, run_suite
+from .looking.check import Checked
+from .looking.check import check as look_through
 from .looking.init import Started
 from .looking.init import init as begin
-from .looking.options import InitConfig
+from .looking.options import CheckConfig, InitConfig
 from .models.locating import locate
 from .models.opening import open_model
 from .recipe.config import Recipe
@@ -351,6 +353,29 @@ def init(
     return begin(
         command_options(InitConfig, options, _flags(str(data), columns, goal=goal, label=label)), output, force=force
     )
+
+
+def check(
+    data: str | Path,
+    output: str | Path | None = None,
+    *,
+    every: bool = False,
+    label: str | None = None,
+    columns: Columns | None = None,
+    **options: object,
+) -> Checked:
+    """Look through data for what is wrong with them; what `mmssl check` does for DATA.
+
+    Args:
+        data: a folder, file, glob, Hub id or builtin:NAME.
+        output: folder of report.html and report.json; None: nothing is written.
+        every: decode every row, and not a sample.
+        label: column of what is to be predicted.
+        columns: modality -> its column(s), where looking would find others.
+        **options: e.g. `sample=200`, `name="motor"`, `workers=4`.
+    """
+    asked = command_options(CheckConfig, options, _flags(str(data), columns, label=label))
+    return look_through(asked, output, every=every)
 
 
 def _flags(path: str | None, columns: Columns | None, **given: Any) -> dict[str, Any]:

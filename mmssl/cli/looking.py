@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,14 @@ def add_commands(command: Command) -> None:
     sub.add_argument("--output", metavar="FILE", type=Path, default=Path("recipe.yaml"), help="default: recipe.yaml")
     sub.add_argument("--force", action="store_true", help="replace the file that is there")
 
+    help = "Look through data for what is wrong with them: broken, missing, repeated, leaking, constant."
+    sub = command("check", _check, help)
+    sub.add_argument("data", metavar="DATA|RECIPE", help=f"{DATA}; or a .yaml file or shipped recipe that names data")
+    _add_words(sub, "options of the data, e.g. sample=200 workers=4; of a recipe key.path=value")
+    sub.add_argument("--all", action="store_true", help="decode every row, not a sample; goes on where it was stopped")
+    sub.add_argument("--label", metavar="COLUMN", help="column of what is to be predicted")
+    sub.add_argument("--output", metavar="DIR", type=Path, default=Path("check"), help="of the report (default: check)")
+
 
 def _add_words(sub: argparse.ArgumentParser, help: str) -> None:
     sub.add_argument("overrides", metavar="key=value", nargs="*", help=help)
@@ -49,6 +58,29 @@ def _init(args: argparse.Namespace) -> int:
     print("\n".join(map(shown, done.found)))
     print(f"\nwrote {done.path}, from {done.base}: every choice with its reason\n\nnext:\n  mmssl pretrain {done.path}")
     return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from ..recipe.loading import command_options, load_recipe, recipe_names
+
+    with doing(IMPORTS):
+        from ..looking.check import check
+        from ..looking.options import CheckConfig
+
+    recipe = None
+    if Path(args.data).suffix in (".yaml", ".yml") or args.data in recipe_names():
+        named = {f"data.columns.{name}": of for name, of in columns_of(args.column).items()}
+        label = {} if args.label is None else {"evaluation.label": args.label}
+        own = [word for word in args.overrides if word.partition("=")[0] in ("sample", "workers")]
+        others = [word for word in args.overrides if word not in own]
+        recipe = load_recipe(args.data, [*others, *(f"{k}={json.dumps(v)}" for k, v in {**named, **label}.items())])
+        options: CheckConfig = command_options(CheckConfig, own, {})
+    else:
+        options = command_options(CheckConfig, args.overrides, flags(args, "label"))
+    done = check(options, args.output, recipe=recipe, every=args.all)
+    print("\n".join(map(shown, done.lines())))
+    print(f"\nthe report: {args.output / 'report.html'} (and report.json)")
+    return 1 if done.worthless else 0
 
 
 def flags(args: argparse.Namespace, *names: str) -> dict[str, Any]:

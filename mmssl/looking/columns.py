@@ -329,14 +329,21 @@ def _no_cell(name: str, column: Column, beside: Sequence[str]) -> str | None:
 
 
 def _part_of_text(found: Roles, known: Mapping[str, Column], column: Column) -> str | None:
-    """Where a column's words stand in the text of the same row: both would tell the model the same."""
+    """Why a column says nothing beside the text that is read; None where it may."""
     text = found.columns.get("text")
-    if not isinstance(text, str) or column.texts is None or text not in known:
+    if not isinstance(text, str) or text not in known or not part_of_text(known[text], column):
         return None
-    by_row = dict(zip(known[text].rows, map(str, known[text].values), strict=True))
+    return f"its words stand in '{text}'"
+
+
+def part_of_text(text: Column, column: Column) -> bool:
+    """Whether a column's words stand in the text of the same row: both tell a model the same."""
+    if column.texts is None:
+        return False
+    by_row = dict(zip(text.rows, map(str, text.values), strict=True))
     pairs = [(v, by_row[row]) for v, row in zip(column.texts, column.rows, strict=True) if row in by_row]
     inside = sum(value.lower() in whole.lower() for value, whole in pairs)
-    return f"its words stand in '{text}'" if pairs and inside >= 0.95 * len(pairs) else None
+    return bool(pairs) and inside >= 0.95 * len(pairs)
 
 
 def told_of(name: str, column: Column) -> str:

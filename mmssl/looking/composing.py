@@ -27,6 +27,7 @@ OBJECTIVES = {
     "video": ("contrastive", "two stretches of a clip: the only one of three that gained on weizmann4 (RESULTS.md)"),
     "tabular": ("mae", "hidden cells from the others: gained on 3 of 3 tables (RESULTS.md)"),
     "graph": ("mae", "hidden nodes from their neighbours: the best of three on cora (RESULTS.md)"),
+    "volume": ("mae", "hidden blocks from those around them: a safe start"),
     "series": ("mae", "hidden windows from the others: the safe start where no change is known to be harmless"),
 }
 """Modality -> which of mae, contrastive and jepa, and why."""

@@ -31,7 +31,7 @@ LOOKED_AT = 5
 """Recordings whose rate, channels and unit are looked at."""
 GROUPED = 5
 """Groups (patients, speakers) from which on rows are held out by them."""
-ORDER = ("image", "video", "audio", "ecg", "eeg", "series", "graph", "text", "tabular")
+ORDER = ("image", "volume", "video", "audio", "ecg", "eeg", "series", "graph", "text", "tabular")
 LINES = 40
 """Columns that are told of, at most."""
 
@@ -71,19 +71,8 @@ def init(asked: InitConfig, output: str | Path = "recipe.yaml", *, force: bool =
     if path.exists() and not force:
         raise UserError(f"--output: '{path}' is there already; --force replaces it, --output FILE writes another")
     replaceable(path)
-    if asked.streaming:
-        raise UserError(
-            "streaming: found true, expected false: init looks at rows here and there; set it in the recipe"
-        )
     with doing(f"looking at {asked.path}"):
-        opened = open_data(asked)
-        roles = roles_of(opened.rows, opened.modalities, asked.columns, asked.label, asked.group)
-        signals = _signals(roles, opened)
-        found = _composed(asked, opened, roles, signals)
-        said = _settle(found, asked, roles)
-        lines = _told(opened, roles, signals)
-    data = _ordered(found.data)
-    load_recipe(copy.deepcopy(data))
+        found, data, lines = draft(asked)
     head = [
         f"Written by mmssl init for {asked.path}, from the shipped recipe {found.name}; behind # is why.",
         f"Run it: mmssl pretrain {path}",
@@ -93,7 +82,28 @@ def init(asked: InitConfig, output: str | Path = "recipe.yaml", *, force: bool =
         write_whole(path, text)
     except OSError as error:
         raise RunError(f"{path} could not be written: {one_line(error)}") from error
-    return Started(path, data, text, [*lines, *opened.said, *roles.said, *said], found.name)
+    return Started(path, data, text, lines, found.name)
+
+
+def draft(asked: InitConfig, told: bool = True) -> tuple[composing.Composed, dict[str, Any], list[str]]:
+    """(what a recipe for these data is made of, the recipe, lines for the user).
+
+    told: whether the lines are wanted, for which rows are compared.
+
+    Raises:
+        UserError: nothing in the data is read.
+    """
+    if asked.streaming:
+        raise UserError("streaming: found true, expected false: rows are looked at here and there; set it in a recipe")
+    opened = open_data(asked)
+    roles = roles_of(opened.rows, opened.modalities, asked.columns, asked.label, asked.group)
+    signals = _signals(roles, opened)
+    found = _composed(asked, opened, roles, signals)
+    said = _settle(found, asked)
+    data = _ordered(found.data)
+    load_recipe(copy.deepcopy(data))
+    lines = _told(opened, roles, signals) if told else []
+    return found, data, [*lines, *opened.said, *roles.said, *said]
 
 
 # ------------------------------------------------------------------------------------------------------ what is there
@@ -191,7 +201,7 @@ def _evaluation(found: composing.Composed, asked: InitConfig, opened: Opened, ro
 # --------------------------------------------------------------------------------------------------------- what fits
 
 
-def _settle(found: composing.Composed, asked: InitConfig, roles: Roles) -> list[str]:
+def _settle(found: composing.Composed, asked: InitConfig) -> list[str]:
     """Size, preprocessing, batch and length by the rows and this machine; what to say of the rows."""
     modalities = list(found.data["modalities"])
     plain = copy.deepcopy(found.data)

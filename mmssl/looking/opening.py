@@ -23,6 +23,7 @@ from ..data.windows import Windows
 from ..errors import BadSample, NoConfiguration, NoSplit, UserError
 from ..modality import Preprocessor, load_modality
 from ..modality.biosignals.files import HEADERS
+from ..modality.lookup import installed
 from ..modality.raw import load_npy
 from ..recipe.config import RowsConfig
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 GRAPHS = (".graphml", ".gml", ".pt", ".npz")
+VOLUMES = (".nii", ".nii.gz", ".mgh", ".mgz")
 MANY = 8
 """csv files of numbers from which on each is a recording of its own, and they are not parts of one table."""
 SPLITS = ("test", "validation")
@@ -166,8 +168,9 @@ def _of_files(files: Sequence[str], local: Path, said: list[str], found: Found |
     media = {kind: kinds[kind] for kind in ("image", "audio", "video") if kinds[kind]}
     if _tu(files) or kinds["graph"] and kinds["graph"] >= kinds["array"] + sum(media.values()):
         return ("graph",)
-    if kinds["series"]:
-        return ("series",)
+    for kind in ("series", "volume"):
+        if kinds[kind]:
+            return (kind,)
     if kinds["signal"] >= max(1, *media.values(), 0) if media else kinds["signal"]:
         return (signal_of(next(file for file in files if _kind(file) == "signal"), str(local), said),)
     if media and sum(media.values()) + kinds["array"] >= kinds["table"]:
@@ -194,6 +197,8 @@ def _kind(file: str) -> str:
     ending = Path(name).suffix
     if name.endswith(HEADERS):
         return "signal"
+    if name.endswith(VOLUMES):
+        return "volume"
     if ending == ".ts":
         with open(file, "rb") as opened:
             return "series" if opened.read(1) in (b"@", b"#") else "video"
@@ -212,6 +217,8 @@ def _tu(files: Sequence[str]) -> bool:
 
 def _sounds(file: str) -> bool:
     """Whether a video has a sound."""
+    if not installed("av"):
+        return False
     import av
 
     try:

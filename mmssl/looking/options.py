@@ -37,3 +37,13 @@ class InitConfig(RowsConfig):
         mine, usual = to_dict(self), to_dict(RowsConfig())
         names = [field.name for field in fields(RowsConfig)]
         return {name: mine[name] for name in names if name != "columns" and mine[name] != usual[name]}
+
+
+@strict
+@dataclass(kw_only=True)
+class CheckConfig(InitConfig):
+    """Which data `mmssl check` looks at, and how closely."""
+
+    sample: int = option(
+        1000, min=1, max=1_000_000_000, help="rows of each split that are decoded; with --all every one is"
+    )

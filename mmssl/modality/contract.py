@@ -21,6 +21,7 @@ from ..errors import UserError, nearest
 from ..patches import Patches
 from .inputs import Inputs
 from .known import Known
+from .looked import Looked
 from .places import Placed
 from .table import Column, Table, joined
 
@@ -99,6 +100,11 @@ class Preprocessor(Generic[Decoded]):
     def holds(self, path: Path) -> bool:
         """Whether a file of `reads_else` is a sample, by a look at its beginning."""
         return True
+
+    def look(self, raw: object) -> Looked | None:
+        """What `mmssl check` tells of a raw value: how large it is, and its channels as they were recorded. None: it is
+        null. Raises BadSample for what cannot be read."""
+        return Looked()
 
     def value(self, path: str) -> Any:
         """What a row holds of the file `path`; all rows of a column hold the same kind of value."""

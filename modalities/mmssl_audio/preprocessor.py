@@ -12,6 +12,7 @@ from mmssl import modality as base
 from mmssl.errors import BadSample
 from mmssl.modality import Inputs
 from mmssl.modality.endings import SOUNDS, VIDEOS
+from mmssl.modality.looked import Looked
 from mmssl.modality.raw import Array
 from mmssl.modality.table import Column
 
@@ -112,6 +113,12 @@ class Preprocessor(base.Preprocessor[Array]):
                 f"{len(wave) / config.rate:.4f} s of sound, shorter than one frame of {config.least / config.rate:g} s"
             )
         return wave
+
+    def look(self, raw: object) -> Looked | None:
+        """Seconds, and the sound at the model's rate."""
+        config = self.config
+        wave = read_sound(raw, config.rate, None, 0, config.layout, config.source_rate)
+        return None if wave is None else Looked({"seconds": len(wave) / config.rate}, {"sound": wave}, signal=True)
 
     def collate(self, samples: Sequence[Array | None]) -> Inputs:
         """What `read` returned (None = absent), padded with zeros to the longest."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from mmssl import modality as base
 from mmssl.errors import BadSample, UserError
 from mmssl.modality import Inputs, with_present
+from mmssl.modality.looked import Looked
 from mmssl.modality.table import Column
 
 from .encodings import encodings
@@ -160,6 +161,13 @@ class Preprocessor(base.Preprocessor[Sample]):
         if state["scale"] == "row":
             return x / np.maximum(np.abs(x).sum(1, keepdims=True), 1e-12)
         return x
+
+    def look(self, raw: object) -> Looked | None:
+        """Nodes and edges; of a node those of the graph that it lies in."""
+        if raw is None:
+            return None
+        graph = self._graph(raw)
+        return Looked({"nodes": float(graph.nodes), "edges": float(len(graph.target))})
 
     def read(self, raw: object, choice: int = 0) -> Sample | None:
         """One raw graph, or the subgraph around its centre.

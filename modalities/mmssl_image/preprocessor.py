@@ -12,6 +12,7 @@ from torch import Tensor
 from mmssl import modality as base
 from mmssl.modality import Inputs, with_present
 from mmssl.modality.endings import PICTURES
+from mmssl.modality.looked import Looked, of_picture
 from mmssl.modality.pixels.decode import adapt_channels, decode
 from mmssl.modality.pixels.moments import Survey, configured
 from mmssl.modality.pixels.options import pair, smaller
@@ -70,6 +71,11 @@ class Preprocessor(base.Preprocessor[Array]):
 
     def _whole(self, raw: object) -> Array | None:
         return decode(raw, self.background, self.config.channels, self.config.layout)
+
+    def look(self, raw: object) -> Looked | None:
+        """Pixels a side, and the colours."""
+        image = self._whole(raw)
+        return None if image is None else of_picture(image)
 
     def _decode(self, raw: object) -> Array | None:
         """Raw to (H, W, C) uint8 or float32 of the model's size; C is that of the image unless it is configured."""

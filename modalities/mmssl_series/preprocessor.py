@@ -24,6 +24,7 @@ from mmssl.modality.biosignals.files import ARRAYS, is_recording
 from mmssl.modality.biosignals.processing import resampled
 from mmssl.modality.biosignals.recording import RATE, SIGNAL, Array, Unsaid
 from mmssl.modality.biosignals.spectrum import spectrum_moments
+from mmssl.modality.looked import Looked
 from mmssl.modality.table import Column, Table
 
 from .options import Config
@@ -131,6 +132,14 @@ class Preprocessor(base.Preprocessor[Sample]):
         if 2 * signal.shape[1] < self.config.window:
             raise BadSample(f"{signal.shape[1]} steps are less than half a window of {self.config.window}")
         return Sample(signal.astype(np.float32), names)
+
+    def look(self, raw: object) -> Looked | None:
+        """Steps and channels, and what is taken of the series."""
+        sample = self.prepare(raw)
+        if sample is None:
+            return None
+        sizes = {"steps taken": float(sample.signal.shape[1]), "channels": float(len(sample.names))}
+        return Looked(sizes, dict(zip(sample.names, sample.signal, strict=True)), signal=True)
 
     def _named(self, series: Series) -> tuple[list[int], list[str]]:
         """(rows of the channels that are taken, their names here)."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from mmssl import modality as base
 from mmssl.errors import BadSample, UserError
 from mmssl.modality import Inputs, with_present
+from mmssl.modality.looked import Looked
 from mmssl.modality.table import Table, joined
 
 from .options import Config
@@ -136,6 +137,14 @@ class Preprocessor(base.Preprocessor[Tokens]):
         if all(tokens.special):  # also without any token: nothing but characters that the tokenizer drops
             raise BadSample("text has no tokens but special ones")
         return tokens
+
+    def look(self, raw: object) -> Looked | None:
+        """Words and characters, of several texts of the first."""
+        texts = self._variants(raw)
+        if not texts:
+            return None
+        sizes = {"words": float(len(texts[0].split())), "characters": float(len(texts[0]))}
+        return Looked(sizes, text=texts[0])
 
     def variants(self, raw: object) -> int:
         """How many texts there are to choose among; 1 where there is none, or something else."""

@@ -15,6 +15,7 @@ from mmssl import modality as base
 from mmssl.errors import BadSample
 from mmssl.modality import Inputs
 from mmssl.modality.endings import VIDEOS
+from mmssl.modality.looked import Looked, of_picture
 from mmssl.modality.pixels.decode import adapt_channels
 from mmssl.modality.pixels.moments import Survey, configured
 from mmssl.modality.pixels.options import pair
@@ -90,6 +91,15 @@ class Preprocessor(base.Preprocessor[Sample]):
         state = survey.state(self.config, "videos", grey_joins_colour=False)
         self.state = {**state, "fps": float(self.config.fps or usual)}
         return self
+
+    def look(self, raw: object) -> Looked | None:
+        """Pixels a side, frames, and the colours of the first frame."""
+        clip = read_clip(raw, self.wanted)
+        if clip is None:
+            return None
+        found = of_picture(clip[0][0])
+        found.sizes["frames taken"] = float(len({id(frame) for frame in clip[0]}))
+        return found
 
     def _decode(self, raw: object, choice: int = 0) -> Sample | None:
         """Raw to frames of the model's size; C is that of the video unless it is configured."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mmssl import modality as base
 from mmssl.errors import BadSample, UserError, nearest
 from mmssl.modality import Inputs, with_present
+from mmssl.modality.looked import Looked
 from mmssl.modality.pixels.moments import Moments
 from mmssl.modality.raw import check_npy
 from mmssl.modality.table import Column, Table
@@ -128,6 +129,13 @@ class Preprocessor(base.Preprocessor[Sample]):
         if not rows:
             raise BadSample(f"the model has channels {', '.join(own or [])}, the volume {', '.join(names)}")
         return rows, [names[row] for row in rows]
+
+    def look(self, raw: object) -> Looked | None:
+        """Voxels of the grid that the model sees, and the channels in them."""
+        sample = self.prepare(raw)
+        if sample is None:
+            return None
+        return Looked({"channels": float(len(sample.names))}, dict(zip(sample.names, sample.voxels, strict=True)))
 
     def read(self, raw: object, choice: int = 0) -> Sample | None:
         """One raw value to normalised channels on the grid; None when it is null. choice: of no use here."""

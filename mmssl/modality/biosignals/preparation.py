@@ -22,6 +22,7 @@ from torch import Tensor
 from ...errors import BadSample
 from ..contract import Preprocessor
 from ..inputs import Inputs, with_present
+from ..looked import Looked
 from ..table import Column, Table
 from . import files
 from .options import SignalConfig
@@ -291,6 +292,18 @@ class SignalPreprocessor(Preprocessor[Sample]):
                 f"the unit right? ({options})"
             )
         return signal
+
+    def look(self, raw: object) -> Looked | None:
+        """Seconds, rate and channels of a recording, and what is taken of it, in `unit`."""
+        recording = parse(raw, self.open, Unsaid(self.config.source_channels, self.config.layout))
+        if recording is None:
+            return None
+        rate = self._rate(recording)
+        sizes = {"seconds": recording.length / rate, "rate": rate, "channels": float(recording.count)}
+        sample = self.prepare(raw)
+        assert sample is not None
+        channels = dict(zip(sample.names, sample.signal, strict=True))
+        return Looked(sizes, channels, signal=True, unit=self.unit)
 
     def read(self, raw: object, choice: int = 0) -> Sample | None:
         """One raw value to normalised channels, as `prepare` takes it; None when it is null."""

@@ -1,0 +1,195 @@
+"""`mmssl check DATA|RECIPE`: reads rows as training would, some of them or all, and tells what is wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.fingerprint import glance
+from ..data.loading import read_rows
+from ..data.sampler import order
+from ..data.workers import cores
+from ..errors import RunError, one_line
+from ..evaluation.leaks import LabelRead
+from ..files import write_whole
+from ..modality import select
+from ..options.schema import to_dict
+from ..recipe.config import Recipe
+from ..recipe.loading import load_recipe
+from ..saying import doing
+from ..training.building import flat
+from ..training.choosing import refuse_placeholder
+from . import comparing, decoding
+from .decoding import Facts
+from .findings import NOTE, WORTHLESS, WRONG, Finding, channels_of, of_modality, reasons_of, sizes_of, worst_first
+from .init import draft
+from .options import CheckConfig
+from .rows import Rows, open_rows
+
+FITTED = 500
+"""Rows that preprocessors are fitted on."""
+COMPARED = 20_000
+"""Rows of a split that are compared with all others, byte by byte, where not all are looked at."""
+MANY = 512
+"""Rows from which on worker processes are worth their start."""
+
+
+@dataclass
+class Checked:
+    """What `check` found. `findings` are the worst first; the rest is described in docs/how-to/begin.md."""
+
+    data: str
+    splits: dict[str, dict[str, int]] = field(default_factory=dict)
+    modalities: dict[str, dict[str, Any]] = field(default_factory=dict)
+    presence: list[dict[str, Any]] = field(default_factory=list)
+    repeated: dict[str, Any] = field(default_factory=dict)
+    across: list[dict[str, Any]] = field(default_factory=list)
+    label: dict[str, Any] | None = None
+    group: str | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def worthless(self) -> bool:
+        """Whether a run on these data would say nothing."""
+        return any(one.level == WORTHLESS for one in self.findings)
+
+    def lines(self) -> list[str]:
+        """The findings, a line each."""
+        return [f"{one.level}: {one.text}" for one in self.findings] or ["nothing is wrong, as far as was looked"]
+
+    def plain(self) -> dict[str, Any]:
+        """It as JSON values."""
+        return {"format": 1, **asdict(self), "worthless": self.worthless}
+
+
+def check(
+    asked: CheckConfig, output: str | Path | None = None, *, recipe: Recipe | None = None, every: bool = False
+) -> Checked:
+    """Look through data.
+
+    Args:
+        asked: the data; with a recipe only how closely.
+        output: folder for report.json, report.html and what an interrupted look goes on from; None: nothing is written.
+        recipe: what says which data, and how they are read; None: they are looked at as `mmssl init` does.
+        every: decode every row, and not a sample.
+
+    Raises:
+        UserError: there are no such data, or nothing in them is read.
+        RunError: the report cannot be written.
+    """
+    folder = None if output is None else Path(output)
+    if recipe is None:
+        with doing(f"looking at {asked.path}"):
+            recipe = load_recipe(draft(asked, told=False)[1])
+    refuse_placeholder(recipe)
+    out = Checked(recipe.data.path)
+    try:
+        data = open_rows(recipe)
+    except LabelRead as error:
+        out.findings.append(Finding(WORTHLESS, "label-input", str(error), modality=error.modality))
+        return _written(out, folder, None, {})
+    facts = _facts(data, asked, folder, every)
+    out.group = data.group
+    out.findings += data.said
+    _modalities(out, data, facts)
+    _presence(out, data)
+    with doing("comparing the rows"):
+        comparing.repeated_rows(out, data, facts, None if every else COMPARED)
+    comparing.label(out, data)
+    out.findings = worst_first(out.findings)
+    return _written(out, folder, data, facts)
+
+
+def _written(out: Checked, folder: Path | None, data: Rows | None, facts: Mapping[str, Sequence[Facts]]) -> Checked:
+    if folder is None:
+        return out
+    from .page import page
+
+    try:
+        write_whole(folder / "report.json", json.dumps(out.plain(), indent=1, ensure_ascii=False) + "\n")
+        write_whole(folder / "report.html", page(out, data, facts))
+    except OSError as error:
+        raise RunError(f"the report could not be written to {folder}: {one_line(error)}") from error
+    return out
+
+
+# --------------------------------------------------------------------------------------------------------------- rows
+
+
+def _facts(data: Rows, asked: CheckConfig, folder: Path | None, every: bool) -> dict[str, list[Facts]]:
+    """Split -> facts of the rows that are looked at."""
+    first = next(iter(data.splits.values()))
+    with doing("fitting the preprocessors"):
+        rows = read_rows(first, list(flat(data.columns.values())), FITTED)
+        samples = {name: [select(row, column) for row in rows] for name, column in data.columns.items()}
+        failed = decoding.fitted(data.readers, samples)
+    for name, why in failed.items():
+        data.said.append(
+            Finding(WORTHLESS, "unreadable", f"{name}: none of {len(rows):,} samples is read: {why}", modality=name)
+        )
+        data.readers.pop(name)
+    found = {}
+    for split, source in data.splits.items():
+        numbers: list[int] = list(range(len(source)))
+        if not every and len(numbers) > asked.sample:
+            numbers = sorted(order(len(source), 0, 0)[: asked.sample].tolist())
+        kept = None if folder is None else folder / f"looked-{split.replace(' ', '-')}.jsonl"
+        told = [to_dict(data.recipe.modalities), data.columns, glance(source, list(flat(data.columns.values())))]
+        key = hashlib.sha256(json.dumps(told, default=str, sort_keys=True).encode()).hexdigest()[:16]
+        usual = min(cores() - 1, 8) if len(numbers) >= MANY else 0
+        workers = asked.workers if isinstance(asked.workers, int) else usual
+        what = f"reading {split}"
+        if not data.readers:
+            found[split] = [{"row": n, "modalities": {}, "bad": {}} for n in numbers]
+            continue
+        found[split] = decoding.look_through(
+            source, data.readers, data.columns, numbers, kept, key, workers=workers, what=what
+        )
+    return found
+
+
+def _modalities(out: Checked, data: Rows, facts: Mapping[str, Sequence[Facts]]) -> None:
+    for split, found in facts.items():
+        out.splits[split] = {"rows": len(data.splits[split]), "looked_at": len(found)}
+    for name, column in data.columns.items():
+        told: dict[str, Any] = {"type": data.recipe.modalities[name].type, "column": column, "splits": {}}
+        for split, found in facts.items():
+            of = {
+                "present": sum(name in one["modalities"] for one in found),
+                "reasons": reasons_of(found, name),
+                "sizes": sizes_of(found, name),
+                "channels": channels_of(found, name),
+            }
+            units = {u for one in found if (u := one["modalities"].get(name, {}).get("unit"))}
+            told["splits"][split] = {**of, "unit": next(iter(units), "")}
+            if name in data.readers:
+                out.findings += of_modality(name, split, len(found), of, data.recipe.data.max_bad)
+        out.modalities[name] = told
+
+
+def _presence(out: Checked, data: Rows) -> None:
+    """How many rows have which modalities, of all rows of what is trained on; nothing is decoded for it."""
+    source = next(iter(data.splits.values()))
+    names = list(data.columns)
+    counts: Counter[tuple[str, ...]] = Counter()
+    chosen = source.select_columns(list(dict.fromkeys(flat(data.columns.values())))).with_format("arrow")
+    for table in chosen.iter(batch_size=1000):
+        there = []
+        for name in names:
+            columns = data.columns[name]
+            valid = [np.asarray(table[c].is_valid()) for c in ([columns] if isinstance(columns, str) else columns)]
+            there.append(np.logical_or.reduce(valid))
+        for row in np.stack(there, 1):
+            counts[tuple(name for name, has in zip(names, row, strict=True) if has)] += 1
+    out.presence = [{"modalities": list(of), "rows": count} for of, count in counts.most_common()]
+    whole = counts.get(tuple(names), 0)
+    if len(names) > 1 and whole < 0.5 * len(source):
+        text = f"only {whole:,} of {len(source):,} rows have all of {', '.join(names)}"
+        out.findings.append(Finding(WRONG if whole < 0.1 * len(source) else NOTE, "incomplete", text))

@@ -1,0 +1,253 @@
+"""Every sample that is looked at, read once as training would: what is broken, how large it is, what its channels are.
+
+Rows are read by worker processes and told of in a file, line by line, so that a look that was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..boundary import reading_sample
+from ..data.quarantine import Bad
+from ..data.reader import Fault, Reader
+from ..errors import BadSample, RunError, UserError, one_line
+from ..files import replaceable
+from ..modality import Preprocessor, select
+from ..modality.looked import Looked
+from ..saying import doing
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+AT_ONCE = 32
+MOST = 20_000
+"""Numbers of a channel that its statistics are made of, evenly spread."""
+AT_REST = 0.05
+"""Share of a signal's samples at its least or greatest value from which on it is saturated."""
+SIDES = (8, 9)
+"""Of the small picture whose neighbouring cells make up the signature of a sample: 64 bits."""
+
+Facts = dict[str, Any]
+"""Of a row: "row", "modalities" (name -> "sizes", "channels", "signature"), "bad" (modality -> reason)."""
+
+
+class Looker(Reader):
+    """Reads rows, and tells of each in place of putting them into a batch."""
+
+    def load(self, items: Any) -> Any:
+        """Facts of these rows."""
+        return [self.facts(row, index) for (_, index, _), row in zip(items, self.rows(items), strict=True)]
+
+    def facts(self, row: Any, index: int) -> Facts:
+        """What there is to say of a row."""
+        if isinstance(row, Bad):
+            return {"row": index, "modalities": {}, "bad": {"*": row.reason}}
+        read, bad = self.read(row, 0, index)
+        out: Facts = {"row": index, "modalities": {}, "bad": {fault.modality: fault.reason for fault in bad}}
+        for name, reader in self.preprocessors.items():
+            if name in out["bad"] or "*" in out["bad"] or (read and read.get(name) is None):
+                continue
+            found = _looked(reader, self.declared(select(row, self.columns[name]), self.columns[name]))
+            if found is not None:
+                out["modalities"][name] = told(found)
+        if out["bad"].get("*") == "no modality present":
+            out["bad"] = {}
+        return out
+
+
+def _looked(reader: Preprocessor, raw: object) -> Looked | None:
+    try:
+        with reading_sample():
+            return reader.look(raw)
+    except BadSample:
+        return Looked()  # it was read, in the way that training reads it
+
+
+def told(found: Looked) -> Facts:
+    """A sample in numbers."""
+    channels = {name: _channel(values, found.signal) for name, values in found.channels.items()}
+    out: Facts = {"sizes": {key: round(float(value), 6) for key, value in found.sizes.items()}}
+    if channels:
+        out["channels"] = channels
+        out["unit"] = found.unit
+    signature = signature_of(found)
+    return out if signature is None else {**out, "signature": f"{signature:016x}"}
+
+
+def _channel(values: NDArray[Any], signal: bool) -> list[float | int]:
+    """[mean, deviation, least, greatest, 1 where it is flat, 1 where it is saturated]."""
+    flat = np.asarray(values, dtype=np.float64).reshape(-1)
+    flat = flat[:: max(len(flat) // MOST, 1)]
+    flat = flat[np.isfinite(flat)]
+    if not len(flat):
+        return [0.0, 0.0, 0.0, 0.0, 1, 0]
+    low, high, spread = float(flat.min()), float(flat.max()), float(flat.std())
+    rest = float(((flat == low) | (flat == high)).mean()) if high > low else 0.0
+    saturated = signal and len(flat) >= 100 and rest > AT_REST and len(np.unique(flat)) > 8
+    return [float(f"{x:.6g}") for x in (flat.mean(), spread, low, high)] + [int(high == low), int(saturated)]
+
+
+def signature_of(found: Looked) -> int | None:
+    """64 bits that are nearly the same of samples that are: which of neighbouring cells is the greater, of a small
+    picture of it; of texts of which words stand in them. None: too little to go by."""
+    if found.text is not None:
+        return _of_words(found.text)
+    grids = [grid for values in found.channels.values() if (grid := _small(np.asarray(values))) is not None]
+    if not grids:
+        return None
+    grid = np.mean(grids, axis=0)
+    bits = (grid[:, 1:] > grid[:, :-1]).reshape(-1)
+    if grid.std() < 1e-9:
+        return None
+    return int("".join("01"[int(bit)] for bit in bits), 2)
+
+
+def _small(values: NDArray[Any]) -> NDArray[np.float64] | None:
+    """An array as a picture of `SIDES`, each cell the mean of what lies in it; one axis is cut into its rows."""
+    rows, columns = SIDES
+    numbers = np.nan_to_num(values.astype(np.float64))
+    if numbers.ndim == 1:
+        if len(numbers) < rows * columns:
+            return None
+        numbers = numbers[: len(numbers) // (rows * columns) * (rows * columns)]
+        size = np.abs(numbers - numbers.mean()).reshape(rows, columns, -1).mean(-1)
+        return np.asarray(size)
+    while numbers.ndim > 2:
+        numbers = numbers.mean(0)
+    if numbers.shape[0] < rows or numbers.shape[1] < columns:
+        return None
+    edges = [np.linspace(0, length, parts + 1).astype(int) for length, parts in zip(numbers.shape, SIDES, strict=True)]
+    sums = np.add.reduceat(np.add.reduceat(numbers, edges[0][:-1], 0), edges[1][:-1], 1)
+    return np.asarray(sums / np.outer(np.diff(edges[0]), np.diff(edges[1])))
+
+
+def _of_words(text: str) -> int | None:
+    """Charikar's simhash of the words and pairs of them, in small letters."""
+    words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
+    parts = [*words, *(" ".join(pair) for pair in zip(words, words[1:], strict=False))]
+    if len(words) < 4:
+        return None
+    votes = np.zeros(64)
+    for part in parts:
+        number = int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "big")
+        votes += np.array([1 if number >> bit & 1 else -1 for bit in range(64)])
+    return sum(1 << bit for bit in range(64) if votes[bit] > 0)
+
+
+# ----------------------------------------------------------------------------------------------------- all of them
+
+
+def look_through(
+    rows: Dataset,
+    readers: Mapping[str, Preprocessor],
+    columns: Mapping[str, str | list[str]],
+    numbers: Sequence[int],
+    kept: Path | None,
+    key: str,
+    *,
+    workers: int,
+    what: str,
+) -> list[Facts]:
+    """Facts of these rows, of those that `kept` has already from there.
+
+    Args:
+        rows: the data.
+        readers: modality -> its fitted preprocessor.
+        columns: modality -> its column(s).
+        numbers: of the rows.
+        kept: the file that facts are written to as they come; None: nowhere.
+        key: what the file belongs to: of other data, or read otherwise, it is begun anew.
+        workers: processes that read; 0: this one.
+        what: is read, in words.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    known = _known(kept, key)
+    left = [number for number in numbers if number not in known]
+    looker = Looker(rows, readers, columns, None)
+    chunks = [[(0, number, None) for number in left[at : at + AT_ONCE]] for at in range(0, len(left), AT_ONCE)]
+    try:
+        with doing(what, len(numbers)) as advance, _appended(kept, key, bool(known)) as file:
+            for facts in _read(looker, chunks, workers):
+                known |= {one["row"]: one for one in facts}
+                if file is not None:
+                    file.write("".join(json.dumps(one) + "\n" for one in facts))
+                    file.flush()
+                advance(len(known))
+    except OSError as error:
+        raise RunError(f"{kept} could not be written: {one_line(error)}") from error
+    return [known[number] for number in numbers]
+
+
+def _read(looker: Looker, chunks: list[Any], workers: int) -> Iterator[list[Facts]]:
+    results: Any = map(looker.__getitems__, chunks)
+    if workers:
+        results = torch.utils.data.DataLoader(
+            looker, batch_sampler=chunks, num_workers=workers, collate_fn=_as_it_is, generator=torch.Generator()
+        )
+    for result in results:
+        if isinstance(result, Fault):
+            raise result.error
+        yield cast("list[Facts]", result)
+
+
+def _as_it_is(facts: object) -> object:
+    return facts
+
+
+def _known(kept: Path | None, key: str) -> dict[int, Facts]:
+    """What an interrupted look has told of already; a last line that it did not finish is left out."""
+    if kept is None or not kept.is_file():
+        return {}
+    lines = kept.read_text(encoding="utf-8", errors="replace").split("\n")
+    try:
+        if json.loads(lines[0]).get("key") != key:
+            return {}
+    except (ValueError, AttributeError):
+        return {}
+    found = {}
+    for line in lines[1:-1]:
+        try:
+            facts = json.loads(line)
+            found[int(facts["row"])] = facts
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+@contextlib.contextmanager
+def _appended(kept: Path | None, key: str, goes_on: bool) -> Iterator[TextIO | None]:
+    """The file of facts, open for more of them; None where there is none."""
+    if kept is None:
+        yield None
+        return
+    path = replaceable(kept)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if goes_on:
+        text = path.read_bytes()
+        path.write_bytes(text[: text.rfind(b"\n") + 1])
+    with path.open("a" if goes_on else "w", encoding="utf-8") as file:
+        if not goes_on:
+            file.write(json.dumps({"key": key}) + "\n")
+        yield file
+
+
+def fitted(readers: Mapping[str, Preprocessor], samples: Mapping[str, Sequence[object]]) -> dict[str, str]:
+    """Fit the preprocessors; modality -> why it could not be: nothing that it looked at can be read."""
+    failed = {}
+    for name, reader in readers.items():
+        try:
+            reader.fit(samples[name])
+        except UserError as error:
+            failed[name] = one_line(error)
+    return failed

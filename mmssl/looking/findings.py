@@ -1,0 +1,232 @@
+"""What is wrong with data, from what was read of them: lines for the user, the worst first."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .decoding import Facts
+
+WORTHLESS, WRONG, NOTE = "worthless", "wrong", "note"
+LEVELS = (WORTHLESS, WRONG, NOTE)
+"""A run on these data would say nothing; something should be mended; something to know."""
+FAR = 12.0
+"""Robust deviations (of the median distance from the median) from which on a channel of a sample is an outlier."""
+NEAR, BANDS = 2, 4
+"""Bits by which the signatures of two samples that are nearly the same differ, at most; parts of one that are compared
+first: of so few differing bits one part has none."""
+SHOWN = 5
+"""Rows that are named of each finding in its line."""
+PLACE = re.compile(r"\s*\([^()]*\)$|'[^']*'|\S*[/\\]\S+|\d+(?:\.\d+)?")
+"""What differs between two samples that are broken in the same way."""
+
+
+@dataclass
+class Finding:
+    """One thing that is to be known.
+
+    Attributes:
+        level: one of `LEVELS`.
+        kind: a word for programs, see docs/how-to/begin.md.
+        text: a line for the user.
+        split: of the data; empty: all of them.
+        modality: that it concerns; empty: none.
+        rows: numbers of rows in the split, the first of them.
+    """
+
+    level: str
+    kind: str
+    text: str
+    split: str = ""
+    modality: str = ""
+    rows: list[int] = field(default_factory=list)
+
+
+def named(rows: Sequence[int]) -> str:
+    """ "rows 3, 17, 40 and 12 more"."""
+    more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
+    return f"row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows[:SHOWN]))}{more}"
+
+
+def worst_first(found: Sequence[Finding]) -> list[Finding]:
+    """In the order of their levels, within one as they were found."""
+    return sorted(found, key=lambda one: LEVELS.index(one.level))
+
+
+# ------------------------------------------------------------------------------------------------- of single samples
+
+
+def reasons_of(facts: Sequence[Facts], modality: str) -> list[dict[str, Any]]:
+    """Why samples are broken: "reason" (the first of the kind), "count", "rows", the most frequent first."""
+    groups: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for one in facts:
+        reason = one["bad"].get(modality) or one["bad"].get("*")
+        if reason is not None:
+            groups[PLACE.sub("_", reason)].append((one["row"], reason))
+    ordered = sorted(groups.values(), key=lambda rows: -len(rows))
+    return [{"reason": rows[0][1], "count": len(rows), "rows": [row for row, _ in rows[:50]]} for rows in ordered]
+
+
+def sizes_of(facts: Sequence[Facts], modality: str) -> dict[str, dict[str, Any]]:
+    """Size -> "least", "median", "greatest", and "rows" of the smallest and the largest."""
+    values: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    for one in facts:
+        for key, value in one["modalities"].get(modality, {}).get("sizes", {}).items():
+            values[key].append((value, one["row"]))
+    out = {}
+    for key, found in values.items():
+        found.sort()
+        middle = found[len(found) // 2][0]
+        counts, edges = np.histogram([value for value, _ in found], bins=min(24, len({v for v, _ in found})))
+        out[key] = {
+            "least": found[0][0],
+            "median": middle,
+            "greatest": found[-1][0],
+            "rows": [found[0][1], found[-1][1]],
+            "histogram": {"counts": counts.tolist(), "edges": [float(f"{edge:.6g}") for edge in edges]},
+        }
+    return out
+
+
+def channels_of(facts: Sequence[Facts], modality: str) -> dict[str, dict[str, Any]]:
+    """Channel -> "mean", "std" (of all samples), "least", "greatest", "samples", and rows: "flat", "saturated",
+    "outliers"."""
+    values: dict[str, list[tuple[int, list[float]]]] = defaultdict(list)
+    for one in facts:
+        for name, numbers in one["modalities"].get(modality, {}).get("channels", {}).items():
+            values[name].append((one["row"], numbers))
+    out = {}
+    for name, found in values.items():
+        rows = np.array([row for row, _ in found])
+        numbers = np.array([of for _, of in found], dtype=np.float64)
+        alive = numbers[:, 4] == 0
+        mean = numbers[alive, 0].mean() if alive.any() else 0.0
+        spread = np.sqrt(np.mean(numbers[alive, 1] ** 2 + (numbers[alive, 0] - mean) ** 2)) if alive.any() else 0.0
+        out[name] = {
+            "mean": float(f"{mean:.6g}"),
+            "std": float(f"{spread:.6g}"),
+            "least": float(numbers[:, 2].min()),
+            "greatest": float(numbers[:, 3].max()),
+            "samples": len(found),
+            "flat": rows[~alive].tolist(),
+            "saturated": rows[numbers[:, 5] == 1].tolist(),
+            "outliers": rows[alive][_far(np.log(np.maximum(numbers[alive, 1], 1e-12)))].tolist(),
+        }
+    return out
+
+
+def _far(values: np.ndarray) -> np.ndarray:
+    """Which values are outliers by their median and median distance from it."""
+    if len(values) < 20:
+        return np.zeros(len(values), bool)
+    distance = np.abs(values - np.median(values))
+    usual = max(float(np.median(distance)) * 1.4826, 1e-3)
+    return np.asarray(distance > FAR * usual)
+
+
+def of_modality(name: str, split: str, looked_at: int, told: Mapping[str, Any], most: float) -> Iterator[Finding]:
+    """What is found in one modality of one split.
+
+    told: what `reasons_of`, `sizes_of` and `channels_of` said, and "present".
+    most: share of broken samples that a run puts up with.
+    """
+    broken = sum(one["count"] for one in told["reasons"])
+    if told["present"] == 0 and not broken:
+        yield Finding(WRONG, "empty", f"{split}: no row has {name}", split, name)
+        return
+    if broken:
+        share = broken / max(looked_at, 1)
+        level = WORTHLESS if share > most or broken >= told["present"] + broken else WRONG
+        first = told["reasons"][0]
+        kinds = f" in {len(told['reasons'])} ways" if len(told["reasons"]) > 1 else ""
+        text = f"{split}: {broken:,} of {looked_at:,} {name} are broken{kinds} ({share:.1%}), e.g. {first['reason']}"
+        yield Finding(level, "broken", text, split, name, first["rows"])
+    yield from _of_channels(name, split, told)
+
+
+def _of_channels(name: str, split: str, told: Mapping[str, Any]) -> Iterator[Finding]:
+    channels = told["channels"]
+    dead = [channel for channel, of in channels.items() if len(of["flat"]) == of["samples"]]
+    if channels and len(dead) == len(channels):
+        yield Finding(WORTHLESS, "constant", f"{split}: {name} is constant in every sample", split, name)
+        return
+    if dead:
+        yield Finding(WRONG, "flat", f"{split}: {name}: {_some(dead)} never vary", split, name)
+    for kind, words in (("flat", "flat"), ("saturated", "saturated"), ("outliers", "of another size than usual")):
+        rows = sorted({row for channel, of in channels.items() if channel not in dead for row in of[kind]})
+        which = [channel for channel, of in channels.items() if channel not in dead and of[kind]]
+        if rows:
+            level = NOTE if kind == "outliers" or len(rows) < 3 else WRONG
+            text = (
+                f"{split}: {name}: {len(rows):,} samples with a channel that is {words} ({_some(which)}): {named(rows)}"
+            )
+            yield Finding(level, kind.removesuffix("s"), text, split, name, rows[:50])
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+# ----------------------------------------------------------------------------------------------------- of pairs of rows
+
+
+def near_pairs(
+    one: Mapping[int, int], other: Mapping[int, int] | None = None, bits: int = NEAR, most: int = 2000
+) -> list[tuple[int, int]]:
+    """(row, row) whose signatures differ in few bits: within a split, or between two.
+
+    most: pairs that are listed; a bucket of more rows than that (silence, blank pages) is left out.
+    """
+    width = 64 // BANDS
+    buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for row, code in one.items():
+        for band in range(BANDS):
+            buckets[band, code >> band * width & (1 << width) - 1].append(row)
+    found: set[tuple[int, int]] = set()
+    for row, code in (one if other is None else other).items():
+        for band in range(BANDS):
+            for match in buckets.get((band, code >> band * width & (1 << width) - 1), [])[:most]:
+                if other is None and match >= row:
+                    continue
+                if (one[match] ^ code).bit_count() <= bits:
+                    found.add((match, row))
+        if len(found) >= most:
+            break
+    return sorted(found)
+
+
+def signatures(facts: Sequence[Facts], modality: str) -> dict[int, int]:
+    """Row -> its signature, of those that have one."""
+    found = {one["row"]: one["modalities"].get(modality, {}).get("signature") for one in facts}
+    return {row: int(code, 16) for row, code in found.items() if code is not None}
+
+
+# ------------------------------------------------------------------------------------------------------- of the label
+
+
+def of_classes(label: str, counts: Mapping[str, Counter[str]], missing: Mapping[str, int]) -> Iterator[Finding]:
+    """What is found in the classes of each split."""
+    first = next(iter(counts), "")
+    train = counts.get(first, Counter())
+    if len(train) == 1 and not missing.get(first):
+        yield Finding(WORTHLESS, "one-class", f"{first}: '{label}' is '{next(iter(train))}' in every row", first)
+    total = sum(train.values())
+    rare = [name for name, count in train.items() if count < 5]
+    if rare and len(train) > 1:
+        yield Finding(NOTE, "rare-class", f"{first}: fewer than 5 rows of the classes {_some(rare)}", first)
+    if len(train) > 1 and total and max(train.values()) > 0.9 * total:
+        name, count = train.most_common(1)[0]
+        text = f"{first}: {count / total:.0%} of the rows are of the class '{name}': accuracy says little"
+        yield Finding(NOTE, "unbalanced", text, first)
+    for split, of in counts.items():
+        strange = [name for name in of if train and name not in train]
+        if strange:
+            text = f"{split}: classes that {first} has none of: {_some(strange)}"
+            yield Finding(WRONG, "unknown-class", text, split)
+        if missing.get(split):
+            yield Finding(NOTE, "no-label", f"{split}: {missing[split]:,} rows without '{label}'", split)

@@ -1,0 +1,145 @@
+"""The page that `mmssl check` writes: one file, no script, nothing fetched; every word of the data is escaped."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..boundary import reading_sample
+from ..data.loading import read_rows
+from ..errors import BadSample
+from ..modality import Preprocessor, select
+from ..modality.looked import Looked
+
+if TYPE_CHECKING:
+    from .check import Checked
+    from .decoding import Facts
+    from .rows import Rows
+
+TEMPLATE = Path(__file__).with_name("check.html.jinja")
+SAMPLES, SIDE = 8, 96
+"""Samples of each modality that are drawn; pixels of a picture's longer side."""
+POINTS, TRACES = 240, 4
+"""Of a signal's line; channels that are drawn."""
+
+
+@dataclass
+class Drawn:
+    """A sample on the page.
+
+    Attributes:
+        row: its number.
+        picture: of an image, as the address of a PNG in itself.
+        lines: of signals, the points of each channel in a box of 240 by 40.
+        text: of language.
+        caption: its sizes.
+    """
+
+    row: int
+    picture: str = ""
+    lines: Sequence[str] = ()
+    text: str = ""
+    caption: str = ""
+
+
+def page(found: Checked, data: Rows | None, facts: Mapping[str, Sequence[Facts]]) -> str:
+    """The page as HTML.
+
+    Args:
+        found: what is told.
+        data: the rows, for pictures of some of them; None: without.
+        facts: of the rows that were read.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = lambda value: f"{value:,.6g}"
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    drawn = {} if data is None or not facts else _drawn(data, facts)
+    return template.render(found=found, drawn=drawn, bars=_bars)
+
+
+def _bars(counts: Sequence[float], width: int = 240, height: int = 48) -> list[dict[str, float]]:
+    """Bars of a histogram, as boxes."""
+    step, most = width / max(len(counts), 1), max([*counts, 1])
+    return [
+        {
+            "x": round(n * step, 2),
+            "w": round(step * 0.9, 2),
+            "h": round(height * c / most, 2),
+            "y": round(height - height * c / most, 2),
+        }
+        for n, c in enumerate(counts)
+    ]
+
+
+def _drawn(data: Rows, facts: Mapping[str, Sequence[Facts]]) -> dict[str, list[Drawn]]:
+    """Some samples of each modality."""
+    split = next(iter(data.splits))
+    rows = [one["row"] for one in facts[split] if not one["bad"]][:SAMPLES]
+    if not rows:
+        return {}
+    source = data.splits[split].select(rows)
+    columns = [c for of in data.columns.values() for c in ([of] if isinstance(of, str) else of)]
+    values = read_rows(source, list(dict.fromkeys(columns)), len(rows))
+    out: dict[str, list[Drawn]] = {}
+    for name, reader in data.readers.items():
+        found = [_draw(reader, select(value, data.columns[name]), row) for value, row in zip(values, rows, strict=True)]
+        out[name] = [one for one in found if one is not None]
+    return {name: drawn for name, drawn in out.items() if drawn}
+
+
+def _draw(reader: Preprocessor, raw: object, row: int) -> Drawn | None:
+    try:
+        with reading_sample():
+            found = reader.look(raw)
+    except BadSample:
+        return None
+    if found is None or not (found.channels or found.text):
+        return None
+    caption = ", ".join(f"{key} {value:,.4g}" for key, value in found.sizes.items())
+    if found.text is not None:
+        return Drawn(row, text=found.text[:280], caption=caption)
+    if found.signal:
+        return Drawn(row, lines=[_line(np.asarray(v)) for v in list(found.channels.values())[:TRACES]], caption=caption)
+    picture = _picture(found)
+    return None if picture is None else Drawn(row, picture=picture, caption=caption)
+
+
+def _line(values: NDArray[Any]) -> str:
+    """The points of a signal: the mean of each stretch, so that a long one has no more than a short one."""
+    flat = np.nan_to_num(values.astype(np.float64).reshape(-1))
+    if len(flat) > POINTS:
+        edges = np.linspace(0, len(flat), POINTS + 1).astype(int)[:-1]
+        flat = np.add.reduceat(flat, edges) / np.diff([*edges, len(flat)])
+    low, high = float(flat.min()), float(flat.max())
+    heights = 38 - 36 * (flat - low) / (high - low if high > low else 1.0)
+    return " ".join(f"{240 * n / max(len(flat) - 1, 1):.1f},{y:.1f}" for n, y in enumerate(heights))
+
+
+def _picture(found: Looked) -> str | None:
+    from PIL import Image
+
+    planes = [np.asarray(plane, dtype=np.float64) for plane in list(found.channels.values())[:3]]
+    planes = [plane[len(plane) // 2] if plane.ndim == 3 else plane for plane in planes]  # the middle of a volume
+    if any(plane.ndim != 2 for plane in planes):
+        return None
+    planes = planes if len(planes) == 3 else planes[:1] * 3
+    stacked = np.nan_to_num(np.stack(planes, -1))
+    low, high = stacked.min(), stacked.max()
+    if low < 0 or high > 255 or high <= 1:
+        stacked = 255 * (stacked - low) / (high - low if high > low else 1.0)
+    image = Image.fromarray(stacked.astype(np.uint8))
+    image.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
