@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .curation.asking import select_as
 from .curation.clustering import cluster_as
-from .curation.options import ClusterConfig
+from .curation.options import ClusterConfig, SelectConfig
 from .data.given import given, is_rows
 from .evaluation.embedded_rows import embed as embed_rows
 from .evaluation.options import EmbedConfig, EvaluateConfig
@@ -288,6 +289,25 @@ def cluster(
     """
     with given(data) as path:
         return cluster_as(source, command_options(ClusterConfig, options, _flags(path, columns)), output, base)
+
+
+def select(
+    data: Data, output: str | Path, *, columns: Columns | None = None, base: str | None = None, **options: object
+) -> dict[str, Any]:
+    """Choose the rows of data that are worth training on, into a small file; what `mmssl select` does.
+
+    Args:
+        data: as for `evaluate`.
+        output: the parquet file, which `data.select` of a recipe and `select` of other commands take.
+        columns: modality -> its column(s); copies are told by these.
+        base: the model that an adapter belongs on, where it has moved.
+        **options: e.g. `embeddings="e.parquet"`, `drop_duplicates=0.98`, `near="target.parquet"`, `balance="label"`.
+
+    Returns:
+        "rows", "kept", "reasons" (why rows are left out -> how many).
+    """
+    with given(data) as path:
+        return select_as(command_options(SelectConfig, options, _flags(path, columns)), output, base)
 
 
 def export(

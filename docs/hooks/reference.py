@@ -99,7 +99,7 @@ def recipe_page() -> str:
 def options_page() -> str:
     """The options of the commands that take `key=value` without a recipe."""
     parts = ["# Options of commands", "`key=value` behind a command, in any order."]
-    for name in ("finetune", "evaluate", "embed", "cluster"):
+    for name in ("finetune", "evaluate", "embed", "cluster", "select"):
         cls = SECTIONS[name]
         parts += [f"## mmssl {name}", docstring(cls), table(cls)]
     return "\n\n".join(parts) + "\n"

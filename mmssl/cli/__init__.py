@@ -175,7 +175,8 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     _add_export(command("export", _export, "Write a model as a stock class that needs no mmssl, and prove it equal."))
 
     curating.add_commands(command, _add_data, _flags)
-    for name in ("pretrain", "evaluate", "embed", "push", "reproduce", "finetune", "export", "cluster", "tune"):
+    trusting = ("pretrain", "evaluate", "embed", "push", "reproduce", "finetune", "export", "cluster", "select", "tune")
+    for name in trusting:
         _add_trust(commands.choices[name])
     looking.add_commands(command)
     add_commands(command, commands.choices)

@@ -10,6 +10,16 @@ from typing import Any
 from ..saying import doing
 from .telling import Command
 
+SELECT = {
+    "--embeddings": ("FILE|MODEL", "embeddings of the rows, or a model, which makes them first"),
+    "--clusters": ("FILE", "a file of `mmssl cluster`, whose columns the options below may name"),
+    "--drop-duplicates": ("COSINE", "leave out copies of earlier rows; with a number also what is at least so alike"),
+    "--near": ("TARGET", "keep what is near to these data: embeddings, or data where --embeddings is a model"),
+    "--keep": ("FRACTION", "keep this share of the rows"),
+    "--by": ("SCORE", "those with the highest score: a column, typicality, pair, target or random (order=lowest)"),
+    "--balance": ("COLUMN", "keep as many rows of each value of a column"),
+}
+"""Option -> (metavar, help); each stands for the key of its name. Steps come in the order that they stand in here."""
 EMBEDDINGS = "a parquet file of embeddings (of `mmssl embed`), or a model, which makes them of --data first"
 
 
@@ -32,6 +42,19 @@ def add_commands(
     help = "options, e.g. clusters=[1000,100] kind=plain balanced=true seed=1 (see `mmssl show cluster`)"
     sub.add_argument("overrides", metavar="key=value", nargs="*", help=help)
 
+    sub = command("select", _select, "Choose the rows of data that are worth training on, into a small file.")
+    sub.add_argument("data", metavar="DATA", help="a folder, file, glob, Hub id or builtin:NAME")
+    for option, (metavar, help) in SELECT.items():
+        nargs = "?" if option == "--drop-duplicates" else None
+        sub.add_argument(option, metavar=metavar, nargs=nargs, const="true" if nargs else None, help=help)
+    sub.add_argument("--base", metavar="MODEL", help="the model that an adapter belongs on, where it has moved")
+    help = "column(s) that hold a modality, e.g. image=img; may be repeated"
+    sub.add_argument("--column", metavar="MODALITY=COLUMN[,COLUMN]", action="append", default=[], help=help)
+    sub.add_argument("--output", metavar="FILE.parquet", type=Path, required=True)
+    help = "options, e.g. split=test near_stop=0.9 order=lowest seed=1 (see `mmssl show select`)"
+    sub.add_argument("overrides", metavar="key=value", nargs="*", help=help)
+    sub.set_defaults(flags=flags)
+
 
 def _cluster(args: argparse.Namespace, flags: dict[str, Any]) -> int:
     from ..curation.options import ClusterConfig
@@ -47,4 +70,31 @@ def _cluster(args: argparse.Namespace, flags: dict[str, Any]) -> int:
     for level in done["levels"]:
         sizes = f"{level['least']:,} to {level['most']:,} rows"
         print(f"{level['clusters']:,} clusters of {sizes}; a row is {level['distance']:.3g} from its centre")
+    return 0
+
+
+def _select(args: argparse.Namespace) -> int:
+    from ..curation.options import SelectConfig
+    from ..options.plainyaml import parse
+    from ..recipe.loading import command_options
+
+    flags = args.flags(args)
+    for option in SELECT:
+        name = option.removeprefix("--").replace("-", "_")
+        value = getattr(args, name)
+        if option == "--drop-duplicates" and "=" in (value or ""):  # argparse takes any word behind it
+            args.overrides.append(value)
+            value = "true"
+        if value is not None:
+            number = option in ("--keep", "--drop-duplicates")
+            flags[name] = parse(value, option) if number else value
+    options = command_options(SelectConfig, args.overrides, flags)
+    with doing("loading torch and transformers"):
+        from ..curation.asking import select_as
+
+    done = select_as(options, args.output, args.base)
+    print(f"{args.output}: {done['kept']:,} of {done['rows']:,} rows are kept")
+    for reason, count in done["reasons"].items():
+        print(f"  {count:,} {reason}")
+    print(f"use it: data.select={args.output} of a recipe, select={args.output} of a command")
     return 0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..curation.options import ClusterConfig
+from ..curation.options import ClusterConfig, SelectConfig
 from ..errors import UserError, nearest
 from ..evaluation.options import EmbedConfig, EvaluateConfig
 from ..finetuning.options import FinetuneConfig
@@ -44,6 +44,7 @@ SECTIONS: dict[str, type] = {
     "evaluate": EvaluateConfig,
     "embed": EmbedConfig,
     "cluster": ClusterConfig,
+    "select": SelectConfig,
 }
 """Topics of their own -> their options; `objectives` is what all of them have."""
 

@@ -40,7 +40,7 @@ def cluster_as(
         refuse_rows(options, source)
         embeddings = open_embeddings(source, options.column, "cluster")
     else:
-        embeddings = made_embeddings(source, options, embeddings_beside(output), options.column, base)
+        embeddings, _ = made_embeddings(source, options, embeddings_beside(output), options.column, base)
     return write_clusters(embeddings, options, output)
 
 

@@ -30,6 +30,8 @@ from .kmeans import BATCH, Rows
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from ..data.sources import Source
+
 SUFFIX, PRESENT = "_embedding", "_present"
 """Of the columns of `mmssl embed`: MODALITY_embedding, MODALITY_present."""
 Part = tuple[NDArray[np.int64], Rows]
@@ -100,6 +102,13 @@ class Embeddings:
             raise UserError(f"{self.option}: '{self.path}' {wrong}, expected {self.width}, as in the rows before")
         return first + there, flat.reshape(len(there), self.width or 0)
 
+    def wide(self) -> int:
+        """Values of an embedding. UserError where no row has one."""
+        for _ in self:
+            if self.width is not None:
+                return self.width
+        raise UserError(f"{self.option}: '{self.path}' has no row with a '{self.column}'")
+
     def vectors(self) -> Iterator[Rows]:
         """The embeddings alone, without batches that have none."""
         yield from (x for _, x in self if len(x))
@@ -150,6 +159,13 @@ def open_embeddings(path: str | Path, column: str | None, option: str) -> Embedd
     return Embeddings(Path(path), column, option, about, int(pq.read_metadata(path).num_rows), ids)
 
 
+def embedding_columns(path: str | Path) -> list[str]:
+    """All columns of embeddings of a file."""
+    import pyarrow.parquet as pq
+
+    return [f.name for f in pq.read_schema(path) if _is_vector(f.type)]
+
+
 def _is_vector(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
@@ -174,8 +190,9 @@ def refuse_rows(options: RowsConfig, name: str | Path) -> None:
 
 def made_embeddings(
     model: str | Path, options: RowsConfig, place: Path, column: str | None, base: str | None = None
-) -> Embeddings:
-    """Those that a MODEL gives of the rows that the options name: in `place`, from where they are taken another time.
+) -> tuple[Embeddings, Source]:
+    """Those that a MODEL gives of the rows that the options name, in `place`, from where they are taken another time;
+    and these rows.
 
     Raises UserError as `mmssl embed` does, and before anything is embedded where a model of several modalities gives
     several and `column` names none of them.
@@ -194,7 +211,7 @@ def made_embeddings(
     summary = write_rows(opened, processor.preprocessors, source, columns, asked, place, reuse=True)
     if summary["resumed"]:
         say(f"{place}: {summary['resumed']:,} rows were embedded already")
-    return open_embeddings(place, column, "--data")
+    return open_embeddings(place, column, "--data"), source
 
 
 def embeddings_beside(output: str | Path) -> Path:

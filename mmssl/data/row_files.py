@@ -117,7 +117,22 @@ def kept_rows(path: str | Path, source: Source, option: str) -> NDArray[np.int64
     return rows
 
 
-def selected(source: Source, path: str | None, option: str) -> Source:
+def kept_among(
+    source: Source, path: str | None, rows: NDArray[np.int64], option: str = "data.select"
+) -> NDArray[np.int64]:
+    """Those of some rows of the data, in rising order, that a selection keeps; all where `path` is None.
+
+    Raises UserError as `kept_rows` does, and where it keeps none of these.
+    """
+    if path is None:
+        return rows
+    found = np.intersect1d(rows, kept_rows(path, source, option))
+    if not len(found):
+        raise UserError(f"{option}: '{path}' keeps none of the {len(rows):,} rows that it could keep")
+    return found
+
+
+def selected(source: Source, path: str | None, option: str = "data.select") -> Source:
     """The rows that a selection keeps; all where `path` is None."""
     if path is None:
         return source

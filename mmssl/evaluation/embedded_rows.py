@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import limits
 from ..data.kinds import Files
+from ..data.row_files import selected
 from ..data.selection import limited
 from ..data.sources import open_source, used_columns
 from ..data.windows import Windows
@@ -46,7 +47,7 @@ def open_rows(
         reading=options.reading,
         files=Files(preprocessors, options.columns, Windows(options.windows, options.stride)),
     )
-    source = limited(source, options.limit)
+    source = limited(selected(source, options.select), options.limit)
     columns, said = find_columns(source, preprocessors, options.columns)
     for line in said:
         say(line)

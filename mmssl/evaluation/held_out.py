@@ -18,6 +18,7 @@ from ..data.fingerprint import told
 from ..data.holding import Rule, held_rows
 from ..data.kinds import Files
 from ..data.listing import whole_of
+from ..data.row_files import kept_among, selected
 from ..data.sampler import order
 from ..data.selection import limited as first_limited
 from ..data.sources import Columns, open_source, used_columns
@@ -167,10 +168,12 @@ def open_sources(
     shared = hold_out(data, config, words, rule, files)
     if shared is not None:
         notes.append(said_of(shared, config.split))
-        learned = first_limited(shared.rows.select(shared.rest), data.limit) if train_source is None else train_source
+        rest = kept_among(shared.rows, data.select, shared.rest)
+        learned = first_limited(shared.rows.select(rest), data.limit) if train_source is None else train_source
         called: dict[str, str | None] = {"test": f"{shared.rule.share:g} of {data.split}", "train": data.split}
-        rows = limited(shared.rows.select(shared.held), config.limit, 0)
-        tested = shared.held[spread(len(shared.held), config.limit, seed)]
+        held = kept_among(shared.rows, config.select, shared.held, "evaluation.select")
+        rows = limited(shared.rows.select(held), config.limit, 0)
+        tested = held[spread(len(held), config.limit, seed)]
         return Sources(rows, limited(learned, config.train_limit, 1), called, notes, tested=tested)
     split = config.split
     test: Source | None = _or_none(data, path, name, split, words, files, optional=config.split == DEFAULT_SPLIT)
@@ -182,7 +185,8 @@ def open_sources(
     if other and split != data.split:
         train = _or_none(data, path, name, data.split, words, files)
     if train is None and train_source is None:
-        train = first_limited(opened_rows(data, data.path, data.name, data.split, words, files), data.limit)
+        whole = opened_rows(data, data.path, data.name, data.split, words, files)
+        train = first_limited(selected(whole, data.select), data.limit)
     elif train is None:
         train = train_source
     assert train is not None
@@ -192,17 +196,21 @@ def open_sources(
         same = train is None
         if removed:
             notes.append(f"{removed:,} rows of '{data.split}' are also in '{split}': probes do not learn from them")
-    measured = None if test is None else limited(test, config.limit, 0)
-    rows_of = (
-        spread(len(test), config.limit, seed) if isinstance(test, datasets.Dataset) else range(len(measured or ()))
-    )
+    measured, tested = None, np.empty(0, np.int64)
+    if isinstance(test, datasets.Dataset):
+        every = kept_among(test, config.select, np.arange(len(test)), "evaluation.select")
+        measured = limited(test if config.select is None else test.select(every), config.limit, 0)
+        tested = every[spread(len(every), config.limit, seed)]
+    elif test is not None:
+        measured = limited(selected(test, config.select, "evaluation.select"), config.limit, 0)
+        tested = np.arange(len(measured))
     return Sources(
         measured,
         limited(test if train is None else train, config.train_limit, 1),
         {"test": split if measured is not None else None, "train": data.split},
         notes,
         same,
-        np.fromiter(rows_of, np.int64),
+        tested,
     )
 
 

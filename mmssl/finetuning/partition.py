@@ -17,7 +17,9 @@ from ..data.holding import Rule, alike, held_rows
 from ..data.kinds import Files
 from ..data.labels import Encoded, Target, encode_all, make_target, read_columns, stack
 from ..data.listing import whole_of
+from ..data.row_files import kept_among, selected
 from ..data.sampler import order
+from ..data.selection import limited
 from ..data.sources import open_source
 from ..data.splits import Fold, parts_of, strata, take_share, without
 from ..data.windows import Windows
@@ -112,13 +114,15 @@ def open_split(options: FinetuneConfig, split: str, modalities: Modalities, whol
         options.path,
         name=options.name,
         split=split,
-        limit=None if whole else options.limit,
+        limit=None if whole or (options.select is not None and split == options.split) else options.limit,
         words=words,
         fetch=options.fetch,
         reading=options.reading,
         files=Files(modalities, options.columns, Windows(options.windows, options.stride)),
     )
-    return cast("Dataset", opened)
+    if whole or split != options.split or options.select is None:
+        return cast("Dataset", opened)
+    return cast("Dataset", limited(selected(opened, options.select), options.limit))
 
 
 @dataclass
@@ -283,7 +287,7 @@ def _test(
     if kept is not None and kept.of(rows) and options.group in (None, kept.group):
         chosen = kept
     held = held_rows(rows, chosen)
-    rest = without(len(rows), held)
+    rest = kept_among(rows, options.select, without(len(rows), held))
     if options.limit is not None and options.limit < len(held):
         held = held[np.sort(order(len(held), 0, 0)[: options.limit])]
     test = _examples(rows, target, options.group, held) if len(held) else everything

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from ..limits import Limits
 from ..masking import load_mask, mask_names
 from ..modality import modality_config, modality_names
 from ..models.options import TowerConfig
 from ..objectives.options import objective_config, objective_names
-from ..options import SET, needs, option, strict
+from ..options import SET, Needs, needs, option, strict
 from ..options.schema import Part, Variant
 from ..reading import UNITS, Reading, check_encoding
 from .evaluation import SPLIT, EvaluationConfig
@@ -33,6 +33,7 @@ OBJECTIVE = Variant("objective", objective_config, objective_names, default=lamb
 MASK = Variant("mask", lambda name: load_mask(name), mask_names, default=lambda key: "random")
 
 PATH = "builtin:NAME, a folder or file of what the modalities read, a file or glob of a table, a Hub id"
+SELECT = "a file of `mmssl select`: only the rows of the split that it keeps"
 MAX_BAD = "share of broken samples above which the run stops"
 
 
@@ -64,6 +65,7 @@ class RowsConfig:
     limit: int | None = option(
         None, min=1, max=1_000_000_000, help="so many rows of the split: any, always the same; a stream's first"
     )
+    select: str | None = option(None, local=True, help=SELECT)
     workers: int | Literal["auto"] = option(
         "auto",
         min=0,
@@ -101,7 +103,9 @@ class RowsConfig:
         """What is said of text files."""
         return Reading(self.header, self.encoding, self.texts)
 
-    NEEDS = (needs("stride", holds=lambda config: config.windows is not False, windows="seconds, or null"),)
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
+        needs("stride", holds=lambda config: config.windows is not False, windows="seconds, or null"),
+    )
 
 
 @strict

@@ -69,6 +69,7 @@ class EvaluationConfig:
     ood: str | None = option(None, local=True, help="other data, to be told from the held-out rows by the task `ood`")
     ood_split: str = option("train", help="its split")
     limit: int | None = option(None, min=1, max=1_000_000_000, help="rows to measure on")
+    select: str | None = option(None, local=True, help="a file of `mmssl select`: measure on the rows that it keeps")
     train_limit: int | None = option(5000, min=1, max=1_000_000_000, help="rows that the probes learn from")
     batch_size: int = option(256, min=1, max=1_000_000, help="samples that are embedded at a time")
 

@@ -40,6 +40,10 @@ FLAGS = {
     "compare": "--compare",
     "goal": "--goal",
     "preset": "--preset",
+    **{
+        name: f"--{name.replace('_', '-')}"
+        for name in ("embeddings", "clusters", "drop_duplicates", "near", "keep", "by", "balance")
+    },
 }
 """The keys for which commands have an option of their own."""
 T = TypeVar("T")

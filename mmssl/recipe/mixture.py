@@ -28,6 +28,7 @@ class MixConfig:
         factory=dict, help="as data.columns; default: those of data.columns or of its own name, where they are there"
     )
     limit: int | None = option(None, min=1, max=1_000_000_000, help="so many rows of the split: any, always the same")
+    select: str | None = option(None, local=True, help="as data.select")
     weight: float | None = option(None, above=0, max=1_000_000, help="of its samples, among those of all the data")
     repeat: float | None = option(None, above=0, max=1_000_000, help="how often its rows come in an epoch; null: once")
     source: str | None = option(None, resumable=True, local=True, help="where the data come from, for the card")

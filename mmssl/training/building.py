@@ -9,12 +9,16 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 
 from .. import limits
 from ..data.choosing import choose_columns, no_inputs, possible_label
 from ..data.loading import read_rows
+from ..data.row_files import kept_among
+from ..data.sampler import order
 from ..data.selection import limited
 from ..data.sources import open_source, used_columns
 from ..errors import RunError, UserError, one_line
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     from ..data.loading import Source
     from ..data.mixed_streams import MixedStreams
     from ..data.mixing import Mixture
+    from ..recipe.config import DataConfig
 
 Columns = dict[str, str | list[str]]
 """Modality, or further column that a view reads -> its column(s) of the data."""
@@ -72,6 +77,7 @@ class TrainingData:
         chosen: those of them that nobody named, found by looking.
         held: the rows that are held out; None where the data have a split to test on, or nothing is measured.
         said: what the user should know of both.
+        numbers: of the rows in their split, in rising order; None: all of them.
     """
 
     source: Source
@@ -79,6 +85,7 @@ class TrainingData:
     chosen: Columns = field(default_factory=dict)
     held: Held | None = None
     said: list[str] = field(default_factory=list)
+    numbers: NDArray[np.int64] | None = None
 
 
 def open_training_data(recipe: Recipe) -> TrainingData:
@@ -103,16 +110,30 @@ def open_training_data(recipe: Recipe) -> TrainingData:
         name=data.name,
         split=data.split,
         streaming=data.streaming,
-        limit=data.limit if held is None else None,
         columns=columns,
         fetch=data.fetch,
         reading=data.reading,
         files=files_of(data, readers, columns),
     )
+    numbers = left_numbers(source, data, held)
+    source = limited(source, data.limit) if numbers is None else source.select(numbers)
     if held is not None:
-        source = limited(source.select(held.rest), data.limit)
         said.append(said_of(held, evaluation.split))
-    return TrainingData(source, columns, chosen, held, said)
+    if data.select is not None:
+        said.append(f"data.select: {len(source):,} rows are trained on, as {data.select} says")
+    return TrainingData(source, columns, chosen, held, said, numbers)
+
+
+def left_numbers(source: Source, data: DataConfig, held: Held | None) -> NDArray[np.int64] | None:
+    """Numbers, in rising order, of the rows of a split that are trained on: which a selection keeps, which are not held
+    out, and of these as many as `limit` says; None: all, or a stream. UserError where the selection is of others."""
+    if not hasattr(source, "__len__") and data.select is None:
+        return None
+    rows = np.arange(len(source) if hasattr(source, "__len__") else 0) if held is None else held.rest
+    rows = kept_among(source, data.select, rows)
+    if data.limit is not None and data.limit < len(rows):
+        rows = rows[np.sort(order(len(rows), 0, 0)[: data.limit])]
+    return None if len(rows) == len(source) else rows
 
 
 def _chosen(recipe: Recipe, words: set[str]) -> tuple[Columns, list[str]]:

@@ -13,6 +13,7 @@ from ..data.loading import presence
 from ..data.mixed_streams import MixedStreams, StreamPortion
 from ..data.mixing import Mixture, Portion, Wish, places
 from ..data.reader import is_stream
+from ..data.row_files import selected
 from ..data.selection import limited
 from ..data.sources import open_source
 from ..errors import UserError
@@ -92,9 +93,8 @@ def _place(path: str, name: str | None) -> tuple[str, str | None]:
 
 def _opened(recipe: Recipe, of: MixConfig, first: Columns) -> tuple[Source, Columns]:
     """The rows of data that are mixed in, and the columns of the modalities that they have."""
-    data = dataclasses.replace(
-        recipe.data, path=of.path, name=of.name, split=of.split, columns=of.columns, limit=of.limit, mix={}
-    )
+    own = {name: getattr(of, name) for name in ("path", "name", "split", "columns", "limit", "select")}
+    data = dataclasses.replace(recipe.data, **own, mix={})
     readers = with_further(readers_of(recipe.modalities), further_columns(recipe.views))
     maybe = {name: [of.columns.get(name), first.get(name), name] for name in readers}
     words = set(flat(column for columns in maybe.values() for column in columns if column is not None))
@@ -123,7 +123,7 @@ def _opened(recipe: Recipe, of: MixConfig, first: Columns) -> tuple[Source, Colu
         reading=data.reading,
         files=files_of(data, readers, columns),
     )
-    return limited(source, of.limit), columns
+    return limited(selected(source, of.select), of.limit), columns
 
 
 def parts_of(mixture: Mixed) -> dict[str, tuple[Source, Columns]]:

@@ -17,8 +17,9 @@ from toys import runs, tuned
 
 from mmssl import cli
 from mmssl.cli import main
+from mmssl.cli.curating import SELECT
 from mmssl.cli.looking import flags
-from mmssl.curation.options import ClusterConfig
+from mmssl.curation.options import ClusterConfig, SelectConfig
 from mmssl.errors import UserError
 from mmssl.evaluation import evaluate as evaluating
 from mmssl.evaluation.options import EmbedConfig, EvaluateConfig
@@ -37,6 +38,7 @@ COMMANDS = {
     "embed": EmbedConfig,
     "cluster": ClusterConfig,
     "init": InitConfig,
+    "select": SelectConfig,
 }
 WORDS = ("path", "name", "split", "columns", "label", "group", "limit", "workers", "streaming")
 SHARED = [field.name for field in dataclasses.fields(RowsConfig)]
@@ -138,7 +140,8 @@ def test_an_option_of_a_command_is_its_key() -> None:
     begun = cli.parse(["init", "d", "--goal", "embed", "--preset", "demo"])
     init = flags(begun, "goal", "preset")
     assert init == {"path": "d", "goal": "embed", "preset": "demo"}
-    assert {*cli._flags(finetune), *cli._flags(evaluate), *init} == set(FLAGS)
+    chooses = {option.removeprefix("--").replace("-", "_") for option in SELECT}
+    assert {*cli._flags(finetune), *cli._flags(evaluate), *init, *chooses} == set(FLAGS)
     assert load_options(["label=[a,b]", "peft=linear"]).label_columns == ["a", "b"]
 
 

@@ -1,0 +1,123 @@
+"""What `mmssl select` is asked for: opened, and looked at before anything is computed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from .. import limits
+from ..data.row_files import refuse_others
+from ..data.sources import open_source
+from ..errors import UserError, nearest
+from ..files import replaceable
+from .embeddings import Embeddings, embeddings_beside, is_embeddings, made_embeddings, open_embeddings
+from .options import SCORES, SelectConfig
+from .selecting import Materials, choose, compared_columns, pair_columns, write_selection
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def select_as(options: SelectConfig, output: str | Path, base: str | None = None) -> dict[str, Any]:
+    """`mmssl select`: choose rows, and write the file. See `write_selection`.
+
+    Raises UserError for what does not go together, before anything is computed, or where no row would be left.
+    """
+    place = Path(output)
+    replaceable(place)
+    refuse_options(options)
+    materials = gathered(options, place, base)
+    refuse_columns(materials)
+    return write_selection(materials, choose(materials), place)
+
+
+def refuse_options(options: SelectConfig) -> None:
+    """UserError for options that do not go together, or do nothing."""
+    o = options
+    if o.path is None:
+        raise UserError("--data: found none, expected a folder, file, glob, Hub id or builtin:NAME")
+    for name in ("limit", "streaming"):
+        if getattr(o, name):
+            raise UserError(f"{name}: found {getattr(o, name)}, but a selection is about all rows of a split")
+    if o.drop_duplicates is False and o.near is None and o.keep is None and o.balance is None:
+        raise UserError("select: found no step, expected one of --drop-duplicates, --near, --keep with --by, --balance")
+    if o.keep is not None and o.by is None:
+        raise UserError(f"keep: found {o.keep:g} without a score, expected --by COLUMN or {', '.join(SCORES)}")
+    if o.by == "target" and (o.near is None or o.near_classes is not None):
+        raise UserError("by: found target, but no target is named, expected --near TARGET, without near_classes")
+    wants = {"near": o.near is not None, "by": o.by in ("typicality", "pair")}
+    wants["drop_duplicates"] = not isinstance(o.drop_duplicates, bool)
+    for name, has_need in wants.items():
+        if has_need and o.embeddings is None:
+            raise UserError(f"{name}: found {getattr(o, name)} without embeddings, expected --embeddings FILE|MODEL")
+    if o.near is not None and not is_embeddings(o.near) and is_embeddings(cast("str", o.embeddings)):
+        raise UserError(
+            f"near: found '{o.near}', which is no file of embeddings, expected one, or a MODEL at --embeddings"
+        )
+
+
+def gathered(options: SelectConfig, place: Path, base: str | None) -> Materials:
+    """The rows, and the embeddings of them and of the target, made where a MODEL is named. UserError where a file
+    belongs to other rows, or was made by another model."""
+    limits.apply(options.limits)
+    named, near = options.embeddings, options.near
+    rows = replace(options, select=None)
+    embeddings: Embeddings | None = None
+    if named is None or is_embeddings(named):
+        opened = open_source(
+            cast("str", options.path),
+            name=options.name,
+            split=options.split,
+            fetch=options.fetch,
+            reading=options.reading,
+        )
+        if named is not None:
+            embeddings = open_embeddings(named, options.column, "embeddings")
+    else:
+        embeddings, opened = made_embeddings(named, rows, embeddings_beside(place), options.column, base)
+    source = cast("Dataset", opened)
+    if embeddings is not None:
+        refuse_others(embeddings.path, embeddings.about, source, "embeddings")
+    target: Embeddings | None = None
+    if near is not None and is_embeddings(near):
+        target = open_embeddings(near, options.column, "near")
+    elif near is not None:
+        of = replace(rows, path=near, split=options.near_split, name=None)
+        target, _ = made_embeddings(
+            cast("str", named), of, place.with_name(f"{place.stem}.target.parquet"), options.column, base
+        )
+    if embeddings is not None and target is not None:
+        refuse_other_model(embeddings, target)
+    return Materials(source, options, embeddings, target)
+
+
+def refuse_other_model(one: Embeddings, other: Embeddings) -> None:
+    """UserError where two files were made by different models, as their widths or the hashes of the weights say."""
+    weights = [of.about.get("made", {}).get("weights") for of in (one, other)]
+    if one.wide() != other.wide():
+        said = f"has embeddings of {other.width} values, '{one.path}' of {one.width}"
+    elif None not in weights and weights[0] != weights[1]:
+        said = f"was made by another model than '{one.path}'"
+    else:
+        return
+    raise UserError(f"near: '{other.path}' {said}; expected embeddings of one model")
+
+
+def refuse_columns(materials: Materials) -> None:
+    """UserError for a column that is not there."""
+    options = materials.options
+    for option in ("within", "each", "balance", "near_classes", "by"):
+        name = getattr(options, option)
+        if name is None or (option == "by" and name in SCORES):
+            continue
+        try:
+            materials.values(name, option)
+        except UserError as error:
+            if option != "by" or "found no column" not in str(error):
+                raise
+            raise UserError(f"{error}; or {', '.join(SCORES)}{nearest(name, SCORES)}") from None
+    if options.drop_duplicates is not False:
+        compared_columns(materials)
+    if options.by == "pair":
+        pair_columns(materials.needed("by").path)
