@@ -12,7 +12,7 @@ from .telling import Command
 
 SELECT = {
     "--embeddings": ("FILE|MODEL", "embeddings of the rows, or a model, which makes them first"),
-    "--clusters": ("FILE", "a file of `mmssl cluster`, whose columns the options below may name"),
+    "--beside": ("FILE", "a parquet with a row a row, as of `mmssl cluster`: the options below may name its columns"),
     "--drop-duplicates": ("COSINE", "leave out copies of earlier rows; with a number also what is at least so alike"),
     "--near": ("TARGET", "keep what is near to these data: embeddings, or data where --embeddings is a model"),
     "--keep": ("FRACTION", "keep this share of the rows"),

@@ -61,7 +61,9 @@ class SelectConfig(RowsConfig):
     embeddings: str | None = option(
         None, local=True, help="of the rows: a file of `mmssl embed`, or a model that makes them first"
     )
-    clusters: str | None = option(None, local=True, help="a file of `mmssl cluster`, whose columns may be named below")
+    beside: str | None = option(
+        None, local=True, help="a parquet with a row a row, as of `mmssl cluster`, whose columns may be named below"
+    )
     column: str | None = option(None, help="column of the embeddings; null: the only one that there is")
     drop_duplicates: float | bool = option(
         False,

@@ -59,8 +59,8 @@ class Materials:
     target: Embeddings | None = None
 
     def values(self, name: str, option: str) -> list[Any]:
-        """A column of the data, of the clusters or beside the embeddings. UserError where none or several have it."""
-        files = {"clusters": self.options.clusters}
+        """A column of the data, of the file beside them, or of the embeddings'; UserError where none or several have it."""
+        files = {"beside": self.options.beside}
         files["embeddings"] = None if self.embeddings is None else str(self.embeddings.path)
         known = {"the data": list(self.source.column_names)}
         known |= {path: self._columns(path, key) for key, path in files.items() if path is not None}

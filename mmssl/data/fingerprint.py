@@ -147,11 +147,6 @@ def content_of(value: object, read: Callable[[Path], bytes] = Path.read_bytes) -
     return json.dumps(value, default=str).encode()
 
 
-def content_of(value: object) -> bytes:
-    """What a value holds, to be hashed: of a file its bytes, wherever it lies."""
-    return _content(value)
-
-
 def told(value: object) -> object:
     """A value of a row as something that tells its contents when it is written out: arrays and windows by a hash."""
     return content_of(value) if isinstance(value, (Window, np.ndarray)) else value

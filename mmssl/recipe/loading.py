@@ -42,7 +42,7 @@ FLAGS = {
     "preset": "--preset",
     **{
         name: f"--{name.replace('_', '-')}"
-        for name in ("embeddings", "clusters", "drop_duplicates", "near", "keep", "by", "balance")
+        for name in ("embeddings", "beside", "drop_duplicates", "near", "keep", "by", "balance")
     },
 }
 """The keys for which commands have an option of their own."""

@@ -91,10 +91,10 @@ def test_steps_come_in_one_order_and_an_earlier_selection_before_them(place: Pat
 def test_columns_come_from_clusters_too(place: Path) -> None:
     assert main(["cluster", "e.parquet", "--output", "c.parquet", "clusters=3"]) == 0
     clusters = pq.read_table("c.parquet").to_pandas()
-    found = chosen("--balance", "cluster", "--clusters", "c.parquet")
+    found = chosen("--balance", "cluster", "--beside", "c.parquet")
     kept = found["reason"] == "kept"
     assert clusters[kept].groupby("cluster").size().tolist() == [10, 10, 10]
-    found = chosen("--keep", "0.5", "--by", "distance", "--clusters", "c.parquet", "order=lowest")
+    found = chosen("--keep", "0.5", "--by", "distance", "--beside", "c.parquet", "order=lowest")
     kept = found["reason"] == "kept"
     assert clusters["distance"][kept].max() <= clusters["distance"][~kept].min()
 
@@ -118,7 +118,7 @@ def test_columns_come_from_clusters_too(place: Path) -> None:
         (["--near", "there", "--embeddings", "e.parquet"], "near: found 'there', which is no file of embeddings"),
         (["--near", "wide.parquet", "--embeddings", "e.parquet"], "has embeddings of 2 values"),
         (["--balance", "kind", "--embeddings", "target.parquet"], "is about 4 rows, the data have 40"),
-        (["--balance", "kind", "--clusters", "target.parquet"], "is about 4 rows, the data have 40"),
+        (["--balance", "kind", "--beside", "target.parquet"], "is about 4 rows, the data have 40"),
         (["--balance", "kind", "limit=3"], "limit: found 3, but a selection is about all rows"),
         (["--balance", "kind", "balance=x"], "balance: found it as an override beside --balance"),
         (["--balance", "kind", "select=rows.parquet"], "is no selection: found the columns"),
