@@ -59,7 +59,7 @@ class Materials:
     target: Embeddings | None = None
 
     def values(self, name: str, option: str) -> list[Any]:
-        """A column of the data, of the file beside them, or of the embeddings'; UserError where none or several have it."""
+        """A column of the data, or of one of the files; UserError where none or several have it."""
         files = {"beside": self.options.beside}
         files["embeddings"] = None if self.embeddings is None else str(self.embeddings.path)
         known = {"the data": list(self.source.column_names)}

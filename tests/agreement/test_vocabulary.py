@@ -90,7 +90,7 @@ def test_what_two_commands_have_in_common_is_said_in_the_same_words() -> None:
     said: dict[str, set[tuple[str, str]]] = {}
     for cls in COMMANDS.values():
         for field in dataclasses.fields(cls):
-            if field.name not in ("path", "label", "temperature", "seed"):  # the last two are of what the command does
+            if field.name not in ("path", "label", "temperature", "seed", "by"):  # the last ones are of what it does
                 kind, _, help = declared(cls, field.name)
                 said.setdefault(field.name, set()).add((str(kind), help))
     assert not {name: words for name, words in said.items() if len(words) > 1}
