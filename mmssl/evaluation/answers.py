@@ -45,6 +45,7 @@ class Answers:
         source: which data those are.
         groups: whose rows stay together, a name a test row; None: each stands for itself.
         by: what scores are told for, a value a test row; None: nobody asked.
+        pooled: modality -> (rows (n,), the model's pooled states (n, V)), where the task `cka` compares models by them.
         memory: a folder of answers that another model would give, too: those of baselines on the same raw features.
     """
 
@@ -53,6 +54,7 @@ class Answers:
     source: str = ""
     groups: Sequence[Hashable] | None = None
     by: Sequence[Hashable] | None = None
+    pooled: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     memory: Path | None = None
 
     def take(self, task: str, answers: dict[str, Answer]) -> None:

@@ -6,7 +6,7 @@ not allow is left out of the report, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ..recipe.config import DataConfig, EvaluationConfig
 
 DEFAULT_TASKS = ("knn", "zero-shot", "retrieval", "rankme")
-PAIRED = ("retrieval", "subsets")
+PAIRED = ("retrieval", "ranking", "subsets")
 
 Report = dict[str, Any]
 
@@ -248,8 +248,8 @@ class _Evaluation:
         self.subsets, self.tokens = "subsets" in possible, "attentive" in possible
         test = self._embed(self.test, self.columns, "test", self.encoders)
         train, columns = None, {}
-        if self.sources.train is not None and set(possible) - {"rankme", "separability"}:
-            probes = {"knn", "linear", "attentive", "labels", "ood", "subsets"} & set(possible)
+        if self.sources.train is not None and set(possible) - {"rankme", "separability", "cka"}:
+            probes = {"knn", "linear", "attentive", "labels", "ood", "subsets", "selective"} & set(possible)
             columns = present_columns(self.sources.train, list(self.preprocessors), self.mapping)[0]
             # between modalities only the raw features' ridge map learns from these rows
             train = self._embed(self.sources.train, columns, "train", self.encoders if probes else {})
@@ -266,6 +266,8 @@ class _Evaluation:
             None if labels is None else labels.alike,
             memory=self.answers.memory,
         )
+        if "cka" in possible:
+            self.answers.pooled = others.compared_rows(test)
         for task in possible:
             try:
                 with doing(f"measuring {task}"):
@@ -318,7 +320,7 @@ class _Evaluation:
         """Why a task cannot be run, before anything is embedded; None when it can."""
         if task == "ood":
             return None if self.config.ood else "it needs other data to tell from the held-out rows (evaluation.ood)"
-        if task in ("knn", "linear", "boosting", "attentive", "labels"):
+        if task in ("knn", "linear", "boosting", "attentive", "labels", "selective"):
             if self.labels is None:
                 return self.no_labels
             if self.labels.train is None:
@@ -334,7 +336,7 @@ class _Evaluation:
                 return self.no_labels
             named = self._names(self.labels)
             return named if isinstance(named, str) else None
-        if len(self.columns) + (len(self.beside) if task == "retrieval" else 0) < 2 and task in PAIRED:
+        if len(self.columns) + (len(self.beside) if task in ("retrieval", "ranking") else 0) < 2 and task in PAIRED:
             return "it needs data with at least two of the model's modalities"
         return None
 
@@ -342,27 +344,24 @@ class _Evaluation:
         return class_names(labels, self.test, self.sources.train, self.config.classes)
 
     def _task(self, task: str) -> tuple[tasks.Metrics, dict[str, str]]:
-        if task == "knn":
-            return tasks.knn(self.features, self.config.k)
-        if task == "linear":
-            return tasks.linear(self.features, self.seed)
-        if task == "boosting":
-            return tasks.boosting(self.features, self.seed)
-        if task == "attentive":
-            return tasks.attentive(self.features, self.seed, device_of(self.model))
-        if task == "zero-shot":
-            return self._zero_shot()
-        if task == "retrieval":
-            return self._retrieval()
-        if task == "subsets":
-            return Scorecard(self.features, self.model, self.config.k).run()
-        if task == "labels":
-            return others.label_shares(self.features, self.config.label_shares, self.seed)
-        if task == "separability":
-            return others.separable(self.features.test, self.seed)
-        if task == "ood":
-            return self._ood()
-        return tasks.rank_me(self.features.test, bool(getattr(self.model.config, "projection", None)))
+        found, config, seed = self.features, self.config, self.seed
+        run: dict[str, Callable[[], tuple[tasks.Metrics, dict[str, str]]]] = {
+            "knn": lambda: tasks.knn(found, config.k),
+            "linear": lambda: tasks.linear(found, seed),
+            "boosting": lambda: tasks.boosting(found, seed),
+            "attentive": lambda: tasks.attentive(found, seed, device_of(self.model)),
+            "zero-shot": self._zero_shot,
+            "retrieval": self._retrieval,
+            "ranking": lambda: self._retrieval(ranked=True),
+            "subsets": lambda: Scorecard(found, self.model, config.k).run(),
+            "labels": lambda: others.label_shares(found, config.label_shares, seed),
+            "separability": lambda: others.separable(found.test, seed),
+            "selective": lambda: others.selective(found, seed),
+            "cka": lambda: others.alike_to(found.test),
+            "ood": self._ood,
+            "rankme": lambda: tasks.rank_me(found.test, bool(getattr(self.model.config, "projection", None))),
+        }
+        return run[task]()
 
     def _ood(self) -> tuple[tasks.Metrics, dict[str, str]]:
         config = self.config
@@ -389,8 +388,8 @@ class _Evaluation:
         templates = len(self.config.templates)
         return tasks.zero_shot(self.features, text, spoken, templates, y, self.config.temperature)
 
-    def _retrieval(self) -> tuple[tasks.Metrics, dict[str, str]]:
+    def _retrieval(self, ranked: bool = False) -> tuple[tasks.Metrics, dict[str, str]]:
         features = self.features
         if self.beside:
             features = self.retrieving.beside(features, self.test, self.sources.train, self.beside)
-        return self.retrieving.run(features, self.test, {**self.columns, **self.beside})
+        return self.retrieving.run(features, self.test, {**self.columns, **self.beside}, ranked)

@@ -6,6 +6,7 @@ Shapes: Q queries, C candidates, E embedding width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -48,6 +49,53 @@ def retrieval_ranks(
         ahead = (gap > TIE).sum(1) + 0.5 * (gap.abs() <= TIE).sum(1)
         out[start : start + chunk] = 1 + ahead.cpu().numpy()
     return out
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How well each query's relevant candidates are ordered.
+
+    Attributes:
+        reciprocal: (Q,) one over the rank of the best relevant one.
+        gain: (Q,) nDCG, the discounted gain of all relevant ones over the best there could be.
+    """
+
+    reciprocal: NDArray[np.float64]
+    gain: NDArray[np.float64]
+
+
+def ranking(queries: Tensor, candidates: Tensor, relevant: Sequence[Sequence[int]], *, chunk: int = 512) -> Ranking:
+    """MRR and nDCG (Jarvelin & Kekalainen 2002, relevance 0 or 1, over all ranks), query by query.
+
+    Arguments as of `retrieval_ranks`. Among candidates of equal cosine each has the middle rank of them, as there, so a
+    collapsed encoder gets what is far from the best.
+    """
+    first = retrieval_ranks(queries, candidates, relevant, chunk=chunk)
+    queries, candidates = normalize(queries.float(), dim=1), normalize(candidates.float(), dim=1)
+    gain = np.empty(len(queries))
+    for start in range(0, len(queries), chunk):
+        cosine = queries[start : start + chunk] @ candidates.T
+        for at, row in enumerate(cosine, start):
+            right = row[list(relevant[at])]
+            gap = row[None] - right[:, None]
+            # its own candidate is among those that are as good
+            ranks = 1 + (gap > TIE).sum(1).double() + 0.5 * ((gap.abs() <= TIE).sum(1).double() - 1)
+            best = (1 / torch.arange(2, len(right) + 2).double().log2()).sum()
+            gain[at] = float((1 / (1 + ranks).log2()).sum() / best)
+    return Ranking(1 / first, gain)
+
+
+def chance_ranking(relevant: Sequence[int], candidates: int) -> tuple[float, float]:
+    """(MRR, nDCG) of a random order, averaged over the queries."""
+    counts, times = np.unique(np.asarray(relevant), return_counts=True)
+    places = np.arange(1, candidates + 1)
+    discounts = 1 / np.log2(1 + places)
+    reciprocal, gains = [], []
+    for count in counts.tolist():
+        known = np.concatenate([[0.0], chance_cdf([count], candidates, candidates)])
+        reciprocal.append(float((np.diff(known) / places).sum()))
+        gains.append(float(count * discounts.mean() / discounts[:count].sum()))
+    return float(np.average(reciprocal, weights=times)), float(np.average(gains, weights=times))
 
 
 def recall_at(ranks: NDArray[np.float64], k: int) -> float:

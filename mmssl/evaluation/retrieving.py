@@ -158,8 +158,10 @@ class Retrieving:
             _ridges={},
         )
 
-    def run(self, features: tasks.Features, test: Dataset, columns: Columns) -> tuple[tasks.Metrics, dict[str, str]]:
-        """Retrieval between all of these columns of the test rows."""
+    def run(
+        self, features: tasks.Features, test: Dataset, columns: Columns, ranked: bool = False
+    ) -> tuple[tasks.Metrics, dict[str, str]]:
+        """Retrieval between all of these columns of the test rows. ranked: MRR and nDCG in place of recalls."""
         sides = {}
         for name, column in columns.items():
             if isinstance(column, str) and self.reads_text(name):
@@ -170,4 +172,4 @@ class Retrieving:
                     sides[name] = tasks.text_side(items, unique, texts, features.test.present[name])
             else:
                 sides[name] = tasks.row_side(features.test, name)
-        return tasks.retrieval(features, sides)
+        return (tasks.ranked if ranked else tasks.retrieval)(features, sides)

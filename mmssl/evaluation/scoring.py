@@ -74,10 +74,21 @@ def r2(predicted: Array, truth: Array) -> float:
     return mean_of_known([float(v) for v in share])
 
 
+def spearman(predicted: Array, truth: Array) -> float:
+    """Mean over the targets of Spearman's rank correlation, ties sharing their ranks; nan where either is constant."""
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(part, axis=0) for part in (predicted, truth)]
+    a, b = (part - part.mean(0) for part in ranks)
+    spread = np.sqrt(np.square(a).sum(0) * np.square(b).sum(0))
+    share = np.where(spread > 0, (a * b).sum(0) / np.maximum(spread, 1e-300), np.nan)
+    return mean_of_known([float(v) for v in share])
+
+
 def scores_of(task: str) -> dict[str, Score]:
     """name -> score of classification, multilabel or regression; the first is what a report leads with."""
     if task == "regression":
-        return {"r2": r2}
+        return {"r2": r2, "spearman": spearman}
     if task == "multilabel":
         return {"auroc": label_auroc, "f1": f1}
     return {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy, "auroc": class_auroc}

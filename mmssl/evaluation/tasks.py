@@ -5,7 +5,7 @@ A metric also has `n` (what it is a mean over) and, where it is a share, `interv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
@@ -25,7 +25,15 @@ from .frechet import angles, frechet_predict, probabilities
 from .knn import knn_predict, standardised
 from .linear import fit_probe
 from .rank import rankme
-from .retrieval import chance_median_rank, chance_recall, median_rank, recall_at, retrieval_ranks
+from .retrieval import (
+    chance_median_rank,
+    chance_ranking,
+    chance_recall,
+    median_rank,
+    ranking,
+    recall_at,
+    retrieval_ranks,
+)
 from .zero_shot import class_vectors, zero_shot_predict
 
 Metric = dict[str, Any]
@@ -289,35 +297,65 @@ def _direction(queries: Side, candidates: Side) -> tuple[list[int], list[int], l
     return asked, pool, [sorted(place[i] for i in rights[item]) for item in asked]
 
 
-def retrieval(features: Features, sides: Mapping[str, Side]) -> tuple[Metrics, dict[str, str]]:
-    """R@1, R@5, R@10 and the median rank between every two modalities, both ways."""
-    out: Metrics = {}
-    skipped: dict[str, str] = {}
+Pair = tuple[Tensor, Tensor]
+"""Queries (Q, E) and candidates (C, E) that may be compared by cosine."""
+
+
+def paired_sides(
+    features: Features, sides: Mapping[str, Side], skipped: dict[str, str]
+) -> Iterator[tuple[str, dict[str, Pair], list[list[int]], int]]:
+    """(name, encoder -> its vectors, relevant candidates of each query, number of candidates) of every two modalities,
+    both ways; those left out are added to `skipped`."""
     for a, b in permutations(sides, 2):
         pair = f"{a}->{b}"
         asked, pool, relevant = _direction(sides[a], sides[b])
         if len(pool) < 2:
             skipped[pair] = "fewer than two test rows have both"
             continue
-        ranks = {}
+        found: dict[str, Pair] = {}
         for encoder, of in sides[a].items.embeddings.items():
             queries, candidates = of[a][asked], sides[b].items.embeddings[encoder][b][pool]
             if queries.shape[1] == candidates.shape[1]:
-                ranks[encoder] = retrieval_ranks(queries, candidates, relevant)
-        if "model" not in ranks:
+                found[encoder] = (queries, candidates)
+        if "model" not in found:
             skipped[pair] = "the two embeddings differ in width (set model.projection)"
             continue
         raw = features.cross(a, b, sides[a].items.raw.get(a), sides[b].items.raw.get(b))
         if raw is not None:
-            ranks["raw"] = retrieval_ranks(raw[0][asked], raw[1][pool], relevant)
-        counts, n = [len(right) for right in relevant], len(asked)
+            found["raw"] = (raw[0][asked], raw[1][pool])
+        yield pair, found, relevant, len(pool)
+
+
+def retrieval(features: Features, sides: Mapping[str, Side]) -> tuple[Metrics, dict[str, str]]:
+    """R@1, R@5, R@10 and the median rank between every two modalities, both ways."""
+    out: Metrics = {}
+    skipped: dict[str, str] = {}
+    for pair, found, relevant, pool in paired_sides(features, sides, skipped):
+        ranks = {encoder: retrieval_ranks(*vectors, relevant) for encoder, vectors in found.items()}
+        counts, n = [len(right) for right in relevant], len(relevant)
         for k in (1, 5, 10):
-            if k < len(pool):  # with k candidates in all, every recall at k is 1
+            if k < pool:  # with k candidates in all, every recall at k is 1
                 values: dict[str, float | None] = {encoder: recall_at(rank, k) for encoder, rank in ranks.items()}
-                out[f"{pair}/R@{k}"] = metric({**values, "chance": chance_recall(counts, len(pool), k)}, n)
+                out[f"{pair}/R@{k}"] = metric({**values, "chance": chance_recall(counts, pool, k)}, n)
         values = {encoder: median_rank(rank) for encoder, rank in ranks.items()}
-        values["chance"] = chance_median_rank(counts, len(pool))
-        out[f"{pair}/median rank"] = metric(values, n, share=False) | {"candidates": len(pool)}
+        values["chance"] = chance_median_rank(counts, pool)
+        out[f"{pair}/median rank"] = metric(values, n, share=False) | {"candidates": pool}
+    return out, skipped
+
+
+def ranked(features: Features, sides: Mapping[str, Side]) -> tuple[Metrics, dict[str, str]]:
+    """The mean reciprocal rank and nDCG between every two modalities, both ways, with bootstrap intervals."""
+    out: Metrics = {}
+    skipped: dict[str, str] = {}
+    for pair, found, relevant, pool in paired_sides(features, sides, skipped):
+        orders = {encoder: ranking(*vectors, relevant) for encoder, vectors in found.items()}
+        chance = chance_ranking([len(right) for right in relevant], pool)
+        for name, which, by_chance in (("MRR", "reciprocal", chance[0]), ("nDCG", "gain", chance[1])):
+            each = {e: torch.from_numpy(getattr(order, which)) for e, order in orders.items()}
+            values: dict[str, float | None] = {e: float(of.mean()) for e, of in each.items()}
+            spans = {e: bootstrap(lambda rows, of=of: float(of[rows].mean()), len(of)) for e, of in each.items()}  # type: ignore[misc]
+            out[f"{pair}/{name}"] = metric({**values, "chance": by_chance}, len(relevant), share=False)
+            out[f"{pair}/{name}"]["interval"] = spans
     return out, skipped
 
 

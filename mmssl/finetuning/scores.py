@@ -52,6 +52,7 @@ def chance(target: Target, train: Array, truth: Array) -> dict[str, float]:
     if target.task == "regression":
         return {
             "r2": r2(np.broadcast_to(train.mean(0), truth.shape), truth),
+            "spearman": 0.0,
             "mae": float((np.abs(train.mean(0) - truth) * np.array(target.std)).mean()),
         }
     if target.task == "multilabel":

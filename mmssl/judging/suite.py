@@ -50,6 +50,7 @@ class Cell:
         tested: numbers of the test rows in `source`.
         source: which rows they were taken from.
         groups: a number a test row, alike where rows belong together; None: each stands for itself.
+        pooled: modality -> (rows, pooled states) where models are compared by them.
     """
 
     report: dict[str, Any]
@@ -57,6 +58,7 @@ class Cell:
     tested: np.ndarray
     source: str
     groups: np.ndarray | None
+    pooled: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
 
 @dataclass
@@ -167,7 +169,7 @@ def _measure(subject: Subject, asked: EvaluateConfig, memory: Path) -> Cell:
     answers = Answers(memory=memory)
     report = judge(subject, asked, answers)
     named = None if answers.groups is None else np.unique([str(g) for g in answers.groups], return_inverse=True)[1]
-    return Cell(dict(report), answers.found, answers.tested, answers.source, named)
+    return Cell(dict(report), answers.found, answers.tested, answers.source, named, answers.pooled)
 
 
 # --------------------------------------------------------------------------------------------------------- kept cells
@@ -195,6 +197,8 @@ def _keep(where: Path, key: str, cell: Cell) -> None:
     for (task, metric), answer in cell.answers.items():
         held[f"rows|{task}|{metric}"] = answer.rows.contiguous()
         held |= {f"right|{task}|{metric}|{encoder}": hits.contiguous() for encoder, hits in answer.right.items()}
+    for name, (rows, pooled) in cell.pooled.items():
+        held |= {f"seen|{name}": rows.contiguous(), f"pooled|{name}": pooled.contiguous()}
     facts = {"key": key, "source": cell.source, "report": json.dumps(cell.report)}
     try:
         with whole_file(where) as partial:
@@ -225,7 +229,9 @@ def _read(where: Path, key: str) -> Cell | None:
             task, _, metric = what.partition("|")
             answers[task, metric] = Answer(rows, right)
     groups = held["groups"].numpy() if "groups" in held else None
-    return Cell(report, answers, held["tested"].numpy(), facts["source"], groups)
+    seen = {name.removeprefix("seen|"): rows for name, rows in held.items() if name.startswith("seen|")}
+    pooled = {name: (rows, held[f"pooled|{name}"]) for name, rows in seen.items()}
+    return Cell(report, answers, held["tested"].numpy(), facts["source"], groups, pooled)
 
 
 # --------------------------------------------------------------------------------------------------------------- end

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from ..evaluation.answers import Answer, said_by_group
 from ..evaluation.differences import Difference, paired_difference, resampled_scores
 from ..evaluation.scoring import Array
+from ..evaluation.similarity import cka_interval, debiased_cka
 from ..evaluation.table import aligned, markdown
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ def report_of(
     return {
         "first": models[0],
         "rows": rows,
+        "cka": [one for called in sets for one in _likenesses(cells, called, models)],
         "broken": [{"model": model, "set": called, "reason": why} for (model, called), why in broken.items()],
         "notes": list(_notes(cells)),
         "cells": [
@@ -122,6 +125,22 @@ def _difference(mine: Cell, ours: Answer, other: Cell, theirs: Answer, encoder: 
     return paired_difference(pair[0].mean()[None], pair[1].mean()[None], *drawn), len(shared)
 
 
+def _likenesses(cells: Mapping[Key, Cell], called: str, models: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """CKA of every two models on the rows of a set that both saw, where the task `cka` was asked for."""
+    for a, b in combinations([model for model in models if (model, called) in cells], 2):
+        one, two = cells[a, called], cells[b, called]
+        for name in one.pooled.keys() & two.pooled.keys() if one.source == two.source else ():
+            (rows, x), (others, y) = one.pooled[name], two.pooled[name]
+            numbers = one.tested[rows.numpy()], two.tested[others.numpy()]
+            shared, at, there = np.intersect1d(*numbers, assume_unique=True, return_indices=True)
+            if len(shared) < 8:
+                continue
+            pair = x[at], y[there]
+            value = debiased_cka(*pair)
+            known = {"value": value, "interval": cka_interval(*pair)} if value == value else {"value": None}
+            yield {"set": called, "modality": name, "models": [a, b], "n": len(shared), **known}
+
+
 def _mean(right: Array, _: Array) -> float:
     return float(right.mean())
 
@@ -166,6 +185,15 @@ def difference_rows(report: Mapping[str, Any]) -> list[list[str]]:
     return rows if used else rows[:1]
 
 
+def likeness_rows(report: Mapping[str, Any]) -> list[list[str]]:
+    """Titles, then how alike every two models are."""
+    rows = [["set", "model", "model", "CKA (95 %)", "n"]]
+    for one in report.get("cka", []):
+        value = _number(one["value"]) + (_span(one["interval"]) if one["value"] is not None else "")
+        rows.append([f"{one['set']} {one['modality']}", *one["models"], value, str(one["n"])])
+    return rows
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
@@ -183,7 +211,7 @@ def _less(found: Mapping[str, Any] | None) -> str:
 
 def tables(report: Mapping[str, Any]) -> list[list[list[str]]]:
     """The tables that have more than titles."""
-    return [rows for rows in (score_rows(report), difference_rows(report)) if len(rows) > 1]
+    return [rows for rows in (score_rows(report), difference_rows(report), likeness_rows(report)) if len(rows) > 1]
 
 
 def lines_behind(report: Mapping[str, Any]) -> list[str]:

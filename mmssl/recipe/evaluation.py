@@ -14,9 +14,12 @@ TASKS = (
     "attentive",
     "zero-shot",
     "retrieval",
+    "ranking",
     "rankme",
     "labels",
     "separability",
+    "selective",
+    "cka",
     "ood",
     "subsets",
 )

@@ -110,6 +110,24 @@ def test_one_model_on_one_set_is_what_it_was(judged, capsys) -> None:
     assert said[0] == said[1] == said[2] and said[0].splitlines()[0].split()[:3] == ["task", "metric", "pretrained"]
 
 
+def test_models_are_compared_by_their_features_and_by_when_they_are_sure(judged, other, tmp_path, capsys) -> None:
+    words = ["evaluate", str(judged.base), str(other), "--data", str(judged.data), "label=label"]
+    assert main([*words, "--task", "cka", "--task", "selective", "--output", str(tmp_path / "out")]) == 0
+    report = json.loads((tmp_path / "out" / "suite.json").read_text())
+    for row in rows(report, task="cka"):
+        assert row["score"] is None and -0.2 < row["baselines"]["raw"] < 1 and row["baselines"]["untrained"] is not None
+    assert rows(report, task="cka")[0]["baselines"]["untrained"] == pytest.approx(1, abs=1e-6), "it is its own twin"
+    (pair,) = report["cka"]
+    assert pair["models"][1] == "shaken" and pair["n"] == 200 and 0 < pair["value"] < 0.999
+    areas = rows(report, metric="image/AURC")
+    assert all(0 < row["score"] < row["chance"] and not row["less"] for row in areas)
+    assert main([*words[:2], *words[3:], "--task", "selective", "--task", "linear"]) == 0
+    said = capsys.readouterr().out
+    assert f"{areas[0]['score']:.3f}" in said and "risk at 80 % coverage" in said.replace("80%", "80 %")
+    assert main([*words, "--task", "cka", "--task", "selective", "--output", str(tmp_path / "out"), "--resume"]) == 0
+    assert json.loads((tmp_path / "out" / "suite.json").read_text())["cka"] == report["cka"]
+
+
 def test_what_is_wrong_is_told_in_a_line(judged, tmp_path, capsys) -> None:
     (tmp_path / "sets.yaml").write_text("a: {label: x}\nb: 3\n")
     (tmp_path / "other.yaml").write_text(f"path: {judged.data}\nlabl: x\n")

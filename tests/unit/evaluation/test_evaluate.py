@@ -187,13 +187,16 @@ def test_missing_and_broken_values_are_left_out(tmp_path: Path) -> None:
         return [None if i % 10 == 0 else p[:2] if i % 10 == 1 else p for i, p in enumerate(points)]
 
     path = str(write_data(tmp_path / "d", point=holes))
-    config = EvaluationConfig(tasks=["knn", "retrieval", "rankme"])
+    config = EvaluationConfig(tasks=["knn", "retrieval", "ranking", "rankme"])
     for broken, texts in (("part", 240), ("row", 216)):  # with "row" a broken sample is absent in all modalities
         report = evaluate(ByHand(True), READERS, DataConfig(path=path, max_bad=0.1, broken=broken), config)
         assert report["bad"] == {"test": 24, "train": 24} and report["n_test"] == 240
         assert report["tasks"]["knn"]["point/accuracy"]["n"] == 192
         assert report["tasks"]["knn"]["text/accuracy"]["n"] == texts
         assert report["tasks"]["retrieval"]["point->text/median rank"]["n"] == 192
+        ranked, first = report["tasks"]["ranking"], report["tasks"]["retrieval"]["point->text/R@1"]
+        assert first["model"] <= ranked["point->text/MRR"]["model"] <= 1 and ranked["point->text/MRR"]["n"] == 192
+        assert ranked["point->text/nDCG"]["chance"] < 0.7 < ranked["point->text/nDCG"]["model"] <= 1
     with refused("24 of 240 samples read are broken (10%), more than max_bad = 0.05 allows"):
         evaluate(ByHand(True), READERS, DataConfig(path=path), config)
 
