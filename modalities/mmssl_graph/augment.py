@@ -57,10 +57,12 @@ def grown(links: Tensor, nodes: Tensor, centre: Tensor, draws: Draws, share: flo
     luck = draws.uniform(nodes.shape[1]).to(links.device).masked_fill(~nodes, -1.0)
     wanted = (nodes.sum(1) * share + 1e-6).to(torch.int64).clamp(min=1)
     start = torch.where(centre.any(1, keepdim=True), centre, luck == luck.amax(1, keepdim=True)) & nodes
-    near = ((links > 0) | (links > 0).transpose(1, 2)).to(torch.float32)
+    near = (links > 0) | (links > 0).transpose(1, 2)
+    reach = (start[:, :, None] & near).any(1)  # who has a neighbour in it
     for _ in range(int(wanted.max()) - 1 if len(wanted) else 0):
-        edge = (torch.einsum("bn,bnm->bm", start.to(torch.float32), near) > 0) & ~start & nodes
+        edge = reach & ~start & nodes
         best = luck.masked_fill(~edge, -1.0).argmax(1, keepdim=True)
-        grows = edge.any(1) & (start.sum(1) < wanted)
-        start = start | (torch.zeros_like(start).scatter_(1, best, True) & grows[:, None])
+        grows = (edge.any(1) & (start.sum(1) < wanted))[:, None]
+        start = start | (torch.zeros_like(start).scatter_(1, best, True) & grows)
+        reach = reach | (near.gather(1, best[:, :, None].expand(-1, -1, near.shape[2]))[:, 0] & grows)
     return start
