@@ -28,6 +28,24 @@ def normalised_patches(values: Tensor, eps: float = 1e-6) -> Tensor:
     return centred * torch.rsqrt(variance + eps)
 
 
+def denormalised(normalised: Tensor, values: Tensor, eps: float = 1e-6) -> Tensor:
+    """The inverse of `normalised_patches`, by the mean and the deviation of `values` (B, N, P)."""
+    mean, variance = _centre(values)
+    return normalised * torch.sqrt(variance + eps) + mean
+
+
+def destandardised(standard: Tensor, values: Tensor, eps: Tensor | float = 1e-6) -> Tensor:
+    """The inverse of `standardised`, by the mean and the deviation of `values` (..., P)."""
+    mean, variance = _centre(values)
+    return standard * (variance.sqrt() + eps) + mean
+
+
+def _centre(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance (..., 1) of values (..., P), of those that are not NaN."""
+    centred, variance = _moments(values)
+    return (values - centred).nanmean(-1, keepdim=True).nan_to_num(0.0), variance
+
+
 def standardised(values: Tensor, eps: Tensor | float = 1e-6) -> Tensor:
     """As `normalised_patches`, but eps is added to the standard deviation (VideoMAE, Tong et al. 2022)."""
     centred, variance = _moments(values)

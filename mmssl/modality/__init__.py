@@ -5,6 +5,7 @@
     lookup      the package of a name, without torch
     view        options of an augmented view
     known       what is known of samples without labels
+    shown       what people can look at of a sample
     places      where patches lie, those of a view in the sample that it was made of
     faults      what is wrong with a recipe's views
     linear      tokens by one linear map of a patch's numbers

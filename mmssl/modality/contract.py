@@ -23,6 +23,7 @@ from .inputs import Inputs
 from .known import Known
 from .looked import Looked
 from .places import Placed
+from .shown import Visible
 from .table import Column, Table, joined
 
 Decoded = TypeVar("Decoded")
@@ -235,7 +236,7 @@ class Preprocessor(Generic[Decoded]):
         return []
 
 
-class Modality(Placed, Known, nn.Module):
+class Modality(Placed, Known, Visible, nn.Module):
     """The only place that knows pixels, volts or cells. Built as `Modality(width, **preprocessor.sizes())`.
 
     Where a token is one linear map of a patch's numbers, `mmssl.modality.linear.LinearPatches` has the rest.

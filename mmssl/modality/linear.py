@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ..losses.reconstruction import normalised_patches, patch_mse
+from ..losses.reconstruction import denormalised, normalised_patches, patch_mse
 from ..patches import Patches
 from .contract import Modality
 from .inputs import Inputs
@@ -25,6 +25,8 @@ class LinearPatches(Modality):
 
     targets: ClassVar[tuple[str, ...]] = ("normalised", "values")
     local_targets = True
+    plain: ClassVar[tuple[str, ...]] = ("values", "pixels", "voltage")
+    """Kinds of target that are a patch's values as they are."""
 
     @property
     def numbers(self) -> int:
@@ -73,3 +75,10 @@ class LinearPatches(Modality):
         """(B, n) mean squared error over the elements of each patch that exist; 0 for a patch without any."""
         self.kind(kind)
         return patch_mse(pred, target)
+
+    def guess(self, pred: Tensor, patches: Patches, kind: str | None = None) -> Tensor | None:
+        """Values as they are predicted; "normalised": with the mean and the deviation of the patch itself."""
+        kind = self.kind(kind)
+        if kind == "normalised":
+            return denormalised(pred, patches.values)
+        return pred if kind in self.plain else None

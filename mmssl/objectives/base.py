@@ -25,7 +25,24 @@ if TYPE_CHECKING:
     from .step import Step, Views
 
 
-__all__ = ["Loss", "Objective", "ObjectiveConfig", "RampConfig", "load_objective"]
+__all__ = ["Loss", "Objective", "ObjectiveConfig", "RampConfig", "Reconstruction", "load_objective"]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What an objective predicts of patches that it hid from the encoder.
+
+    Attributes:
+        index: (B, m) int64 which patches of the view they are, -1: none.
+        prediction: (B, m, out), as the modality's `score` takes it.
+        kind: of target; None: the modality's first.
+        view: whose patches were to be predicted.
+    """
+
+    index: Tensor
+    prediction: Tensor
+    kind: str | None
+    view: str
 
 
 @dataclass
@@ -130,6 +147,11 @@ class Objective(nn.Module):
     def makers(self) -> dict[str, tuple[MMSSLModel, MMSSLProcessor]]:
         """Modality -> another model that this run has made codes of, with them, and its processor: at the end it is
         written into the run's folder `codes/`, as a model of its own."""
+        return {}
+
+    def reconstructs(self, step: Step) -> dict[str, Reconstruction]:
+        """Modality -> what it predicts of what it hid, for people to look at, in eval mode and without gradient; empty
+        (the default) where it predicts nothing that a modality's `guess` could show."""
         return {}
 
     teaches: tuple[str, ...] = ()

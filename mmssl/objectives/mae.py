@@ -53,7 +53,7 @@ from ..models.options import MESSAGES
 from ..models.tower import Encoded
 from ..options import changed
 from ..patches import Patches, Split, gather
-from .base import Loss
+from .base import Loss, Reconstruction
 from .options.mae import Config, DecoderConfig, FusionConfig
 from .parts.between import found_in, hidden_target
 from .parts.codes import Coded, CodeTarget
@@ -220,16 +220,42 @@ class MAE(Coded):
 
     def forward(self, step: Step) -> Loss:
         """The weighted sum over modalities of the error on what the encoder did not see; logs each of several."""
-        c = self.config
-        encoded = {t: step.encode(t, c.view, c.mask, self.shown, layers=self.layers) for t in self.towers}
-        if self.fusion is not None:
-            encoded = self.fusion(encoded)
+        c, encoded = self.config, self._encoded(step)
         if c.beside_view is not None:
             self._refuse_seen(step, c.beside_view)
         losses = self._corrupted(step, encoded) if c.mask is None else self._hidden(step, encoded, c.mask)
         total = torch.stack([c.weights.get(n, 1.0) * loss for n, loss in losses.items()]).sum()
         parts = {n: loss.detach() for n, loss in losses.items()} if len(losses) > 1 else {}
         return Loss(total=total, parts=parts)
+
+    def reconstructs(self, step: Step) -> dict[str, Reconstruction]:
+        """What is predicted of the patches that the mask, or a corrupted view, took; not where it is ids of codes."""
+        c, encoded, found = self.config, self._encoded(step), dict[str, Reconstruction]()
+        for name, (_, counted) in (self._overwritten(step) if c.mask is None else {}).items():
+            prediction = self.decoders[name](self._tokens(name, encoded[self.tower_of[name]]))
+            every = torch.arange(counted.shape[1], device=counted.device).expand(counted.shape[:2])
+            index = every.masked_fill(~counted.any(-1), -1)
+            found[name] = Reconstruction(index, prediction, c.target.get(name), c.target_view)
+        for name, split in ({} if c.mask is None else self._splits(step, c.mask)).items():
+            if name not in self.codes:
+                prediction, _ = self._predicted(step, name, split, encoded)
+                index = found_in(step, name, c.target_view, split.hide.flatten(1), c.view)
+                found[name] = Reconstruction(index, prediction, c.target.get(name), c.target_view)
+        return found
+
+    def _encoded(self, step: Step) -> dict[str, Encoded]:
+        """What every tower makes of what it is shown; of several with what the fusion makes of that."""
+        c = self.config
+        encoded = {t: step.encode(t, c.view, c.mask, self.shown, layers=self.layers) for t in self.towers}
+        return encoded if self.fusion is None else self.fusion(encoded)
+
+    def _predicted(self, step: Step, name: str, split: Split, encoded: dict[str, Encoded]) -> tuple[Tensor, Patches]:
+        """(what is predicted of the patches of one modality that the mask hides, those patches)."""
+        whole, hide = step.patches(name, self.config.view), split.hide.flatten(1)
+        queries = self._queries(step, name, split)
+        norm = step.model.tower(self.tower_of[name]).normed
+        seen = encoded[self.tower_of[name]], self._beside(step, name)
+        return self._predict(name, *seen, whole, split.keep, hide, queries, norm), queries
 
     def _refuse_seen(self, step: Step, view: str) -> None:
         """UserError where the decoder would be shown what it is to reconstruct."""
@@ -288,14 +314,9 @@ class MAE(Coded):
 
     def _hidden(self, step: Step, encoded: dict[str, Encoded], mask: str) -> dict[str, Tensor]:
         """The loss of the patches that the mask hides, one a modality."""
-        c = self.config
-        losses: dict[str, Tensor] = {}
+        c, losses = self.config, dict[str, Tensor]()
         for name, split in self._splits(step, mask).items():
-            whole, hide = step.patches(name, c.view), split.hide.flatten(1)
-            queries = self._queries(step, name, split)
-            norm = step.model.tower(self.tower_of[name]).normed
-            seen = encoded[self.tower_of[name]], self._beside(step, name)
-            prediction = self._predict(name, *seen, whole, split.keep, hide, queries, norm)
+            prediction, queries = self._predicted(step, name, split, encoded)
             if name in self.codes:
                 losses[name] = self._coded(step, name, split, prediction, queries, encoded[self.tower_of[name]])
                 continue
@@ -304,7 +325,7 @@ class MAE(Coded):
             with torch.autocast(prediction.device.type, enabled=False):
                 score = step.model.modality(name).score(prediction.float(), target, queries, kind)
                 # over all hidden patches of the global batch, so that samples with more of them weigh more
-                losses[name] = step.mean(name, score, self._counted(step, name, hide, queries))
+                losses[name] = step.mean(name, score, self._counted(step, name, split.hide.flatten(1), queries))
         return losses
 
     def _coded(

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from mmssl.draws import Draws
 from mmssl.errors import UserError
-from mmssl.modality import Inputs
+from mmssl.modality import Inputs, Preprocessor
 from mmssl.modality.linear import LinearPatches
 from mmssl.modality.places import Places, by_coords
+from mmssl.modality.shown import Curves, Shown, Spectrum, flags, rows
 from mmssl.models.positions import LearnedGrid, SinCos
 from mmssl.patches import Patches, places_of
 
@@ -300,3 +301,22 @@ class Modality(LinearPatches):
         weights = overlap.clamp(min=0)
         weights = weights / weights.sum(2, keepdim=True).clamp(min=1e-9)
         return (weights @ small).flatten(1)
+
+    def show(self, inputs: Inputs, reader: Preprocessor, hidden: Inputs | None = None) -> list[Shown | None]:
+        """The normalised log-mel spectrum, or the waveform where patches are cut from that, as long as each is."""
+        if self.features == "waveform":
+            long, key, step = inputs.get("length"), "waveform", 1 / self.rate
+        else:
+            mel, long = self.spectrum(inputs)
+            inputs, key, step = inputs | {"mel": mel}, "mel", self.log_mel.shift / self.rate
+        found: list[Shown | None] = []
+        for row, (there, values) in enumerate(rows(inputs, key)):
+            count = len(values) if long is None else int(long[row])
+            mask = flags(hidden, key, row)
+            if not there or not count:
+                found.append(None)
+            elif key == "mel":
+                found.append(Spectrum(values[:count], step, None if mask is None else mask[:count]))
+            else:
+                found.append(Curves(values[None, :count], [""], step, None if mask is None else mask[None, :count]))
+        return found

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mmssl.modality import Inputs
+from mmssl.modality import Inputs, Preprocessor
 from mmssl.modality.biosignals.patching import SignalModality
 from mmssl.modality.biosignals.spectrum import BAND_FLOOR, band_powers
 from mmssl.models.positions import SinCos
@@ -101,3 +101,9 @@ class Modality(SignalModality):
         place = torch.where((channel >= 0) & (channel < count), channel, count)  # unknown ones into the last, cut off
         out = out.scatter(1, place[..., None].expand_as(powers), powers)
         return out[:, :count].flatten(1)
+
+    def channel_names(self, inputs: Inputs, reader: Preprocessor, row: int) -> list[str]:
+        """By their numbers among the channels of the data; those that it never met by their place."""
+        known = reader.fitted()["channels"]
+        numbers = inputs["channel"][row].tolist()
+        return [known[n] if 0 <= n < len(known) else f"channel {i + 1}" for i, n in enumerate(numbers)]

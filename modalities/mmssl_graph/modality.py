@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,8 +16,9 @@ from mmssl import modality as base
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.losses.reconstruction import patch_mse
-from mmssl.modality import Inputs, MaskToken
+from mmssl.modality import Inputs, MaskToken, Preprocessor
 from mmssl.modality.places import Places, by_number
+from mmssl.modality.shown import Nodes, Shown, flags, rows
 from mmssl.patches import Patches
 
 from .augment import augment, centres
@@ -260,3 +262,20 @@ class Modality(base.Modality):
         """(B, F or 3 F) features propagated over two hops without a parameter (SGC, Wu et al. 2019): of the centre, in
         the whole graph that it was sampled from; of a graph without centre the means of X, S X and S S X."""
         return inputs["propagated"]
+
+    def guess(self, pred: Tensor, patches: Patches, kind: str | None = None) -> Tensor | None:
+        """The features, of "features" up to a factor."""
+        return None if self.kind(kind) == "edges" else pred
+
+    def show(self, inputs: Inputs, reader: Preprocessor, hidden: Inputs | None = None) -> list[Shown | None]:
+        """The nodes that are there with their edges, of whatever direction."""
+        found: list[Shown | None] = []
+        for row, (_, features) in enumerate(rows(inputs, "x")):
+            there = inputs["nodes"][row].cpu()
+            links = inputs["links"][row].cpu()[there][:, there]
+            edges = ((links > 0) | (links > 0).T).triu(1).nonzero().numpy()
+            mask = flags(hidden, "x", row)
+            part = None if mask is None else mask.any(-1)[there.numpy()]
+            kinds = features[there.numpy()].argmax(-1) if features.shape[-1] else np.zeros(int(there.sum()), np.int64)
+            found.append(Nodes(kinds, edges, part) if len(kinds) else None)
+        return found

@@ -11,11 +11,12 @@ from torch.nn import functional as F
 
 from mmssl.draws import Draws
 from mmssl.errors import UserError
-from mmssl.modality import Inputs
+from mmssl.modality import Inputs, Preprocessor
 from mmssl.modality.pixels.augment import augment, box_of, box_places
 from mmssl.modality.pixels.options import pair
-from mmssl.modality.pixels.patching import PixelModality, grid_coords
+from mmssl.modality.pixels.patching import PixelModality, grid_coords, natural
 from mmssl.modality.places import Places
+from mmssl.modality.shown import Frames, Shown, flags, rows
 from mmssl.models.positions import LearnedGrid, SinCos
 from mmssl.patches import Patches, places_of
 
@@ -154,3 +155,12 @@ class Modality(PixelModality):
         height, width = pixels.shape[-2:]
         small = F.adaptive_avg_pool2d(pixels, (min(height, RAW_SIDE), min(width, RAW_SIDE)))
         return small.flatten(1)
+
+    def show(self, inputs: Inputs, reader: Preprocessor, hidden: Inputs | None = None) -> list[Shown | None]:
+        """The picture."""
+        seen = inputs | {"pixel_values": natural(inputs["pixel_values"], self.mean, self.std, self.unit_range)}
+        found: list[Shown | None] = []
+        for row, (there, pixels) in enumerate(rows(seen, "pixel_values")):
+            mask = flags(hidden, "pixel_values", row)
+            found.append(Frames(pixels[None], None if mask is None else mask.any(0)[None]) if there else None)
+        return found

@@ -102,6 +102,16 @@ def seconds_of(value: object, order: str = "iso") -> float:
         raise BadSample(f"found {shown(value)}, expected a date such as {DATES[order]}") from None
 
 
+def date_of(seconds: float, clock: bool) -> str:
+    """Seconds since 1970 as a date, of one with a time of the day with that."""
+    unit = 60.0 if clock else DAY  # scaled, it has lost a few seconds
+    try:
+        found = dt.datetime(1970, 1, 1) + dt.timedelta(seconds=round(seconds / unit) * unit)
+    except OverflowError:  # a guess may lie anywhere
+        return f"{seconds:.4g} s"
+    return found.strftime("%Y-%m-%d %H:%M" if clock else "%Y-%m-%d")
+
+
 def boolean_of(value: object) -> str:
     """A cell of a boolean column as "false" or "true". Raises BadSample."""
     name = category_of(value).lower()

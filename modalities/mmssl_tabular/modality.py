@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from mmssl import modality as base
 from mmssl.draws import Draws
 from mmssl.errors import UserError
-from mmssl.modality import Inputs, MaskToken
+from mmssl.modality import Inputs, MaskToken, Preprocessor
 from mmssl.modality.places import Places, by_number
+from mmssl.modality.shown import Cells, Shown, flags, rows
 from mmssl.models.positions import LearnedGrid
 from mmssl.patches import Patches
 
@@ -202,6 +203,38 @@ class Modality(base.Modality):
         self.kind(kind)
         return inputs["cells"].to(torch.float32)
 
+    def _own(self, pred: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+        """(predictions (B, n, most) of each cell's own column, of all columns' (B, n, S); which of them it has)."""
+        table = self.columns
+        place = torch.arange(table.most, device=pred.device)
+        index = (table.offset[column][..., None] + place).clamp(max=table.width - 1)
+        return pred.gather(2, index), place < table.slots[column][..., None]
+
+    def guess(self, pred: Tensor, patches: Patches, kind: str | None = None) -> Tensor | None:
+        """The likeliest category; the number, NaN where the cell is likelier to be empty in a column that ever was."""
+        self.kind(kind)
+        table, column = self.columns, patches.coords[..., 0].to(torch.int64)
+        own, inside = self._own(pred, column)
+        likeliest = own.masked_fill(~inside, -torch.inf).argmax(-1)
+        category = torch.where(likeliest > 0, (likeliest - 1).float(), torch.nan)
+        elements = F.pad(own[..., 1 : 1 + table.elements], (0, max(table.elements - own.shape[-1] + 1, 0)))
+        empty = table.can_miss[column] & (own[..., 0] > 0)
+        numbers = elements.masked_fill(empty[..., None], torch.nan)
+        of_category = torch.full_like(numbers, torch.nan)
+        of_category[..., 0] = category
+        return torch.where(table.is_category[column][..., None], of_category, numbers)
+
+    def show(self, inputs: Inputs, reader: Preprocessor, hidden: Inputs | None = None) -> list[Shown | None]:
+        """The row, as its columns write it."""
+        columns: Any = reader.columns  # type: ignore[attr-defined]
+        found: list[Shown | None] = []
+        for row, (there, cells) in enumerate(rows(inputs, "cells")):
+            told = [column.told(float(cell[0])) for column, cell in zip(columns, cells, strict=True)]
+            mask = flags(hidden, "cells", row)
+            part = None if mask is None else mask.any(-1).tolist()
+            found.append(Cells(list(self.names), told, part) if there else None)
+        return found
+
     def score(self, pred: Tensor, target: Tensor, patches: Patches, kind: str | None = None) -> Tensor:
         """(B, n) loss of pred (B, n, S) for the cells target (B, n, P).
 
@@ -211,11 +244,7 @@ class Modality(base.Modality):
         """
         self.kind(kind)
         table, column = self.columns, patches.coords[..., 0].to(torch.int64)
-        slots = table.slots[column]
-        place = torch.arange(table.most, device=pred.device)
-        index = (table.offset[column][..., None] + place).clamp(max=table.width - 1)
-        own = pred.gather(2, index)  # (B, n, most) the column's own predictions
-        inside = place < slots[..., None]
+        own, inside = self._own(pred, column)
         empty = target.isnan().all(-1)
         values = target.nan_to_num(0.0)
         # categories: class 0 is "missing", 1 "other", then the categories

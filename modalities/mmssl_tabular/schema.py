@@ -106,6 +106,20 @@ class Column:
             turns[:, 4:] = np.nan  # no such element: a date alone has no time of the day
         return np.concatenate([first[:, None], turns], 1)
 
+    def told(self, cell: float) -> str:
+        """The first element of a cell, after `scale`, as people read it."""
+        if np.isnan(cell):
+            return "(empty)"
+        if self.is_category:
+            code = round(cell)
+            return self.categories[code - 1] if 0 < code <= len(self.categories) else "(other)"
+        raw = float(np.interp(cell, self.scaled, self.knots)) if self.knots else cell * self.std + self.mean
+        if self.kind == "ordinal":
+            return self.categories[min(max(round(raw), 1), len(self.categories)) - 1]
+        if self.kind == "date":
+            return cells.date_of(raw, self.clock)
+        return f"{raw:.4g}"
+
 
 def fit_column(
     name: str,

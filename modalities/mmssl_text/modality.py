@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from mmssl import modality as base
 from mmssl.draws import Draws
-from mmssl.modality import Inputs, MaskToken
+from mmssl.modality import Inputs, MaskToken, Preprocessor
 from mmssl.modality.places import Places, by_number
+from mmssl.modality.shown import Shown, Words, flags, rows
 from mmssl.models.positions import LearnedGrid, SinCos
 from mmssl.patches import Patches
 
@@ -129,3 +130,20 @@ class Modality(base.Modality):
         counted = patches.valid if patches.fixed is None else patches.valid & ~patches.fixed
         counts = torch.zeros(patches.batch, self.vocab_size, device=patches.values.device)
         return counts.scatter_add_(1, patches.values, counted.to(torch.float32)).log1p()
+
+    def guess(self, pred: Tensor, patches: Patches, kind: str | None = None) -> Tensor | None:
+        """The likeliest token."""
+        self.kind(kind)
+        return pred.argmax(-1)
+
+    def show(self, inputs: Inputs, reader: Preprocessor, hidden: Inputs | None = None) -> list[Shown | None]:
+        """The tokens that are there, as the tokenizer writes them; special ones are left out."""
+        valid = self.patchify(inputs)
+        ordinary = valid.valid if valid.fixed is None else valid.valid & ~valid.fixed
+        found: list[Shown | None] = []
+        for row, (there, ids) in enumerate(rows(inputs, "input_ids")):
+            kept = ordinary[row].cpu().numpy()
+            mask = flags(hidden, "input_ids", row)
+            words: list[str] = reader.pieces(ids[kept].tolist())  # type: ignore[attr-defined]
+            found.append(Words(words, None if mask is None else mask[kept].tolist()) if there and words else None)
+        return found

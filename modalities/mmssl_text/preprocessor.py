@@ -175,6 +175,10 @@ class Preprocessor(base.Preprocessor[Tokens]):
             inputs["special_tokens_mask"] = padded(special, int(filled))
         return with_present(inputs, samples)
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Ids as people read them: a space where a word begins."""
+        return self.tokenizer.pieces(ids)
+
     def sizes(self) -> dict[str, object]:
         """What the `Modality` is built with."""
         return {

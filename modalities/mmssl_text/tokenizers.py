@@ -20,6 +20,7 @@ from mmssl.errors import UserError, one_line
 PAD, UNK, BEGIN, END = 0, 1, 2, 3  # of a SentencePiece model trained here; the last two with special tokens only
 MODEL_FILE = "spiece.model"
 WORD_MARK = "\u2581"  # SentencePiece's sign for "a word begins here"
+BYTE_MARK = "\u0120"  # the same of byte-level BPE (GPT-2, RoBERTa)
 LONGEST_SENTENCE = 4000  # bytes; SentencePiece's trainer skips what is longer than 4,192
 NO_WORD = -1
 PIECES = 4000
@@ -49,6 +50,9 @@ class Tokenizer(Protocol):
 
     def __call__(self, text: str, max_length: int) -> Tokens:
         """Tokens of a text, at most `max_length` of them."""
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Ids as text, a space where a word begins."""
 
     def save(self, folder: Path) -> list[str]:
         """Write into `folder`; the names of the files."""
@@ -143,6 +147,11 @@ class SentencePiece:
             words.append(word)
         return Tokens(ids, words, [False] * len(ids))
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Ids as text; those outside the vocabulary as a sign for that."""
+        known = [min(max(int(number), 0), self.vocab_size - 1) for number in ids]
+        return [piece.replace(WORD_MARK, " ") for piece in self.processor.id_to_piece(known)]
+
     def save(self, folder: Path) -> list[str]:
         """Write the model into `folder`; the name of its file."""
         (folder / MODEL_FILE).write_bytes(self.processor.serialized_model_proto())
@@ -228,6 +237,11 @@ class Pretrained:
         encoding = backend.encode(text, add_special_tokens=self.special_tokens)
         words = [NO_WORD if word is None else word for word in encoding.word_ids]
         return Tokens(encoding.ids, words, [bool(s) for s in encoding.special_tokens_mask])
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Ids as text, each by itself: WordPiece's `##` joins, other vocabularies mark where a word begins."""
+        found = [str(piece) for piece in self.tokenizer.convert_ids_to_tokens([int(number) for number in ids])]
+        return [piece.replace(WORD_MARK, " ").replace(BYTE_MARK, " ") for piece in found]
 
     def save(self, folder: Path) -> list[str]:
         """Write the tokenizer's files into `folder`; their names."""

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmssl.draws import Draws
-from mmssl.losses.reconstruction import normalised_patches, standardised
-from mmssl.modality import Inputs
+from mmssl.losses.reconstruction import destandardised, normalised_patches, standardised
+from mmssl.modality import Inputs, Preprocessor
 from mmssl.modality.pixels.augment import box_of, box_places
-from mmssl.modality.pixels.patching import PixelModality, grid_coords
+from mmssl.modality.pixels.patching import PixelModality, grid_coords, natural
 from mmssl.modality.places import Places
+from mmssl.modality.shown import Frames, Shown, flags, rows
 from mmssl.models.positions import IndexSinCos, SinCos
 from mmssl.patches import Patches, gather, places_of
 
@@ -159,6 +160,26 @@ class Modality(PixelModality):
         by_channel = normalised_patches(values.unflatten(2, (self.channels, -1)))
         frames = by_channel.unflatten(3, (self.tubelet, -1))
         return torch.cat([frames[..., :1, :], frames[..., 1:, :] - frames[..., :1, :]], -2).flatten(2)
+
+    def guess(self, pred: Tensor, patches: Patches, kind: str | None = None) -> Tensor | None:
+        """As the base; "videomae" by each channel's own mean and deviation."""
+        if self.kind(kind) != "videomae":
+            return super().guess(pred, patches, kind)
+        spread = pred.new_tensor(self.std)[:, None]
+        values = patches.values.unflatten(2, (self.channels, -1))
+        return destandardised(pred.unflatten(2, (self.channels, -1)), values, 1e-6 / spread).flatten(2)
+
+    def show(self, inputs: Inputs, reader: Preprocessor, hidden: Inputs | None = None) -> list[Shown | None]:
+        """The frames that are there."""
+        pixels = natural(inputs["pixel_values"], self.mean, self.std, self.unit_range)
+        length = inputs.get("length")
+        many = [pixels.shape[1]] * len(pixels) if length is None else length.tolist()
+        found: list[Shown | None] = []
+        for row, (there, frames) in enumerate(rows(inputs | {"pixel_values": pixels}, "pixel_values")):
+            mask, count = flags(hidden, "pixel_values", row), int(many[row])
+            part = None if mask is None else mask.any(1)[:count]
+            found.append(Frames(frames[:count], part) if there and count else None)
+        return found
 
     def augment(self, inputs: Inputs, draws: Draws, **spec: object) -> Inputs:
         """One view of the batch.

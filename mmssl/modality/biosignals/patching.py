@@ -8,16 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ...draws import Draws
 from ...errors import UserError
 from ...patches import Patches, places_of
+from ..contract import Preprocessor
 from ..inputs import Inputs
 from ..known import Property
 from ..linear import LinearPatches
 from ..places import Places, by_coords
+from ..shown import Curves, Shown, flags, rows
 from .options import View
 from .spectrum import bins, log_spectrum, strongest
 from .views import augment, stretch_of
@@ -163,3 +166,18 @@ class SignalModality(LinearPatches):
         """By time in windows, and by electrode or lead as `axes` says."""
         start, _, _, moved = stretch_of(inputs["signal"], draws, View.build(spec), self.rate, self.window)
         return by_coords(patches, self.axes()).shifted(0, (start + moved) / self.window)
+
+    def channel_names(self, inputs: Inputs, reader: Preprocessor, row: int) -> list[str]:
+        """Of the channels of one sample, for who looks at it."""
+        return [str(number + 1) for number in range(inputs["signal"].shape[1])]
+
+    def show(self, inputs: Inputs, reader: Preprocessor, hidden: Inputs | None = None) -> list[Shown | None]:
+        """The channels that were measured."""
+        found: list[Shown | None] = []
+        for row, (there, values) in enumerate(rows(inputs, "signal")):
+            some = ~np.isnan(values).all(1)
+            mask, names = flags(hidden, "signal", row), self.channel_names(inputs, reader, row)
+            kept = [name for name, one in zip(names, some, strict=True) if one]
+            part = None if mask is None else mask[some]
+            found.append(Curves(values[some], kept, 1 / self.rate, part) if there and kept else None)
+        return found

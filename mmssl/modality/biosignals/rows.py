@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...errors import UserError
 from ...patches import Patches
+from ..contract import Preprocessor
 from ..inputs import Inputs
 from .patching import SignalModality
 
@@ -106,3 +107,7 @@ class Rows(SignalModality):
             return super().cell(kind, patches)
         order = torch.tensor(self.order, device=patches.coords.device)
         return (patches.coords[..., 1:] - order).abs().argmin(-1)
+
+    def channel_names(self, inputs: Inputs, reader: Preprocessor, row: int) -> list[str]:
+        """The model's."""
+        return self.names

@@ -78,3 +78,17 @@ def grid_coords(rows: int, columns: int, device: torch.device) -> tuple[Tensor, 
     """Row (rows, 1) and column (columns,) of every patch of a grid, float32, to be broadcast."""
     row = torch.arange(rows, device=device, dtype=torch.float32)[:, None]
     return row, torch.arange(columns, device=device, dtype=torch.float32)
+
+
+def natural(pixels: Tensor, mean: Sequence[float], std: Sequence[float], unit_range: bool) -> Tensor:
+    """Normalised pixels (..., C, H, W) as people see them: (..., H, W, 1 or 3) in 0..1; of other counts of channels the
+    mean. Where values have no known range they are stretched between their least and largest."""
+    scale, shift = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (std, mean))
+    found = (pixels.float() * scale + shift).movedim(-3, -1)
+    if found.shape[-1] not in (1, 3):
+        found = found.nanmean(-1, keepdim=True)
+    if not unit_range:
+        known = found[found.isfinite()]
+        low, high = (known.min(), known.max()) if known.numel() else (found.new_zeros(()), found.new_ones(()))
+        found = (found - low) / (high - low).clamp(min=1e-9)
+    return found.clamp(0.0, 1.0)
