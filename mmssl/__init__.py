@@ -18,7 +18,7 @@ from .models.auto import watch as _watch_auto_classes
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import check, cluster, embed, evaluate, evaluate_suite, export, init, pretrain, push, select, tune
+    from .api import check, cluster, embed, evaluate, evaluate_suite, export, init, pretrain, push, report, select, tune
     from .finetuning.finetune import finetune
     from .finetuning.pipelines import MMSSLPipeline
     from .finetuning.task import load_task
@@ -46,6 +46,7 @@ __all__ = [
     "load_task",
     "pretrain",
     "push",
+    "report",
     "select",
     "trust",
     "tune",
@@ -68,6 +69,7 @@ _WHERE = {
     "load_task": "mmssl.finetuning.task",
     "pretrain": "mmssl.api",
     "push": "mmssl.api",
+    "report": "mmssl.api",
     "select": "mmssl.api",
     "trust": "mmssl.provenance",
     "tune": "mmssl.api",

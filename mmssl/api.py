@@ -1,4 +1,4 @@
-"""What the commands do, from Python: `evaluate`, `embed`, `export` and `push` beside `pretrain` and `finetune`.
+"""What the commands do, from Python: `evaluate`, `embed`, `export`, `report`, `push` beside `pretrain` and `finetune`.
 
 Options are those of the commands, under the same names (`mmssl show evaluate`, `mmssl show embed`). Wrong input raises
 `UserError`, a full disk and the like `RunError`, in one clear line each.
@@ -41,6 +41,7 @@ from .recipe.config import Recipe
 from .recipe.loading import command_options
 from .saying import doing
 from .training import pretrain as trained
+from .training.reporting import report as write_report
 from .tuning.space import space_of
 from .tuning.tune import Tuned, Wanted, run_tuning
 
@@ -323,6 +324,19 @@ def export(
         base: the model that an adapter belongs on, where it has moved; the two are merged.
     """
     return export_model(model, to, output, tower, base)
+
+
+def report(runs: str | Path | Sequence[str | Path], output: str | Path | None = None) -> Path:
+    """Write one page of HTML about a run, or several to compare; what `mmssl report` does.
+
+    Args:
+        runs: folders of runs, finished or not, or of a model.
+        output: the file; None: `report.html` in the folder of the run, of several in the working directory.
+
+    Returns:
+        The file.
+    """
+    return write_report([runs] if isinstance(runs, str | Path) else list(runs), output)
 
 
 def push(

@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 from toys import forking
 
-from mmssl.hub.picture import draw_training
+from mmssl.hub.picture import draw_training, page_wanted
 
 # The same examples every time, as long as they take: what fails here fails everywhere, a busy machine is no fault.
 hypothesis.settings.register_profile("mmssl", derandomize=True, deadline=None)
@@ -66,9 +66,11 @@ def shared_data() -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def undrawn() -> Iterator[None]:
-    """Runs draw no picture for their card, half of the computing time of a run of two steps. `drawn` has them do it."""
+    """Runs draw no picture for their card and no page, most of the computing time of a run of two steps. `drawn` has
+    them do it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mmssl.hub.picture.draw_training", lambda metrics, picture: False)
+        patch.setattr("mmssl.hub.picture.page_wanted", lambda asked: False)
         yield
 
 
@@ -83,9 +85,10 @@ def few_resamples() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def drawn(undrawn: None) -> Iterator[None]:
-    """Runs draw the picture of their card, as those of a user do; in the rest of the module, too."""
+    """Runs draw the picture of their card and their page, as those of a user do; in the rest of the module, too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mmssl.hub.picture.draw_training", draw_training)
+        patch.setattr("mmssl.hub.picture.page_wanted", page_wanted)
         yield
 
 

@@ -20,7 +20,7 @@ from ..errors import LostProcess, RunError, TimeUp, UserError, nearest, one_line
 from ..models.privacy import hidden
 from ..provenance import trust
 from ..saying import doing, secrets_hidden
-from . import curating, evaluating, looking, tuning, verifying
+from . import curating, evaluating, looking, reporting, tuning, verifying
 from .results import print_report, show_run
 from .telling import add_commands
 from .words import columns_of, listed
@@ -162,6 +162,7 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     verifying.add_arguments(command("verify-resume", verifying.verify, help))
 
     tuning.add_arguments(command("tune", tuning.tune, tuning.HELP))
+    reporting.add_arguments(command("report", reporting.report, "Write one page of HTML about a run, or several."))
 
     _add_push(command("push", _push, "Publish a model or adapter folder on the Hub."))
     sub = command("reproduce", _reproduce, "Train a model again from its card, and compare.")
@@ -175,8 +176,8 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     _add_export(command("export", _export, "Write a model as a stock class that needs no mmssl, and prove it equal."))
 
     curating.add_commands(command, _add_data, _flags)
-    trusting = ("pretrain", "evaluate", "embed", "push", "reproduce", "finetune", "export", "cluster", "select", "tune")
-    for name in trusting:
+    trusting = ("pretrain", "evaluate", "embed", "report", "push", "reproduce", "finetune", "export", "cluster", "select")
+    for name in (*trusting, "tune"):
         _add_trust(commands.choices[name])
     looking.add_commands(command)
     add_commands(command, commands.choices)

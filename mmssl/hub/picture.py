@@ -1,4 +1,4 @@
-"""The card's picture: how loss and health went during the run, from `metrics.jsonl`."""
+"""The card's picture: how loss and health went during the run, from `metrics.jsonl`; and whether a run gets a page."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ logger = logging.getLogger("mmssl")
 PICTURE = "training.png"
 PANEL = (4.6, 3.2)
 """Inches of one panel, its labels included."""
+ACROSS, MOST_PARTS = 4, 4
+"""Panels side by side; parts of objectives that have one."""
 MOST = 8
 """Lines in one panel; more could not be told apart."""
 
@@ -30,7 +32,8 @@ def read_rows(path: Path) -> list[dict[str, object]]:
 
 
 def panels(rows: list[dict[str, Any]]) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
-    """Title -> line -> (steps, values): the loss and its parts, RankMe, other health, probes; only what was logged."""
+    """Title -> line -> (steps, values): the loss and what it is the sum of, each part of an objective by itself (a
+    temperature would flatten the losses), RankMe, other health, probes; only what was logged."""
     found: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
     for row in rows:
         for key, value in row.items():
@@ -40,12 +43,15 @@ def panels(rows: list[dict[str, Any]]) -> dict[str, dict[str, tuple[list[int], l
             steps, values = found.setdefault(title, {}).setdefault(key.partition("/")[2] or key, ([], []))
             steps.append(int(row["step"]))
             values.append(float(value))
-    order = ("loss", "effective rank (RankMe)", "health", "probe")
-    return {title: found[title] for title in order if title in found}
+    order = ("effective rank (RankMe)", "health", "probe")
+    parts = [title for title in found if title not in ("loss", *order)][:MOST_PARTS]
+    return {title: found[title] for title in ("loss", *parts, *order) if title in found}
 
 
 def _title(key: str) -> str | None:
-    head = key.partition("/")[0]
+    head, _, rest = key.partition("/")
+    if head == "loss" and "." in rest:
+        return rest
     if head == "health":
         return "effective rank (RankMe)" if "rankme" in key else "health"
     return head if head in ("loss", "probe") else None
@@ -63,15 +69,20 @@ def draw_training(metrics: Path, picture: Path) -> bool:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    width, height = PANEL[0] * len(shown), PANEL[1]
+    across = min(len(shown), ACROSS)
+    down = -(-len(shown) // across)
+    width, height = PANEL[0] * across, PANEL[1] * down
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)  # not pyplot: no window system, no global state
     # fixed margins in inches: a layout engine draws everything once more to measure it, half of all the time
     left, right, bottom, top = 0.65, 0.1, 0.48, 0.28
     room = {"left": left / width, "right": 1 - right / width, "bottom": bottom / height, "top": 1 - top / height}
     room["wspace"] = (left + right) / (PANEL[0] - left - right)
-    panes = figure.subplots(1, len(shown), squeeze=False, gridspec_kw=room)[0]
-    for axes, (title, lines) in zip(panes, shown.items(), strict=True):
+    room["hspace"] = (bottom + top) / (PANEL[1] - bottom - top)
+    panes = figure.subplots(down, across, squeeze=False, gridspec_kw=room).flatten()
+    for axes in panes[len(shown) :]:
+        axes.set_visible(False)
+    for axes, (title, lines) in zip(panes, shown.items(), strict=False):
         for name, (steps, values) in list(lines.items())[:MOST]:
             axes.plot(steps, values, label=name, linewidth=1.4, marker="." if len(steps) < 12 else None)
         left_out = f" ({len(lines) - MOST} lines left out)" if len(lines) > MOST else ""
@@ -81,3 +92,16 @@ def draw_training(metrics: Path, picture: Path) -> bool:
         axes.legend(fontsize=7, frameon=False)
     figure.savefig(picture, dpi=110)
     return True
+
+
+def lacking() -> list[str]:
+    """What is not installed of what a page about a run (`mmssl.reporting`) is drawn by."""
+    return [name for name in ("matplotlib", "jinja2") if not installed(name)]
+
+
+def page_wanted(asked: bool | str) -> bool:
+    """Whether a run writes its page: with `auto` where what draws it is installed, else with a warning."""
+    absent = lacking()
+    if asked is not False and absent:
+        logger.warning("the run gets no report.html: that needs %s (pip install 'mmssl[plots]')", " and ".join(absent))
+    return asked is not False and not absent

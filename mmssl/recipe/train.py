@@ -216,6 +216,12 @@ class TrainConfig(LoopConfig):
     guard: GuardConfig | None = option(
         factory=GuardConfig, resumable=True, help="what is done about a collapse; null: nothing"
     )
+    report: bool | Literal["auto"] = option(
+        "auto",
+        resumable=True,
+        local=True,
+        help="write report.html at the end: curves, scores, what the model sees; auto: where matplotlib is installed",
+    )
     probe_every: int | None = option(
         None, min=1, max=1_000_000_000, resumable=True, help="steps between probes on labelled rows (evaluation.label)"
     )

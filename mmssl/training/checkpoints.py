@@ -271,6 +271,12 @@ def held_step(path: Path) -> int | None:
     return held
 
 
+def best_step(path: Path) -> int | None:
+    """Of a whole checkpoint: the step of the best one so far; None where none is kept."""
+    step: int | None = _read(path).get(BEST, {}).get("step")
+    return step
+
+
 def optimizer_of(path: Path) -> str:
     """Of a whole checkpoint: the name of the rule whose state it holds."""
     rule: str = _read(path).get("optimizer", "adamw")  # there was no other once

@@ -48,6 +48,7 @@ from .observers import Observer
 from .online_probe import OnlineProbe, load_labelled
 from .pace import Pace
 from .parallel import Parallel
+from .reporting import check_report
 from .run_log import RunLog
 from .settling import settled_data, settled_train
 from .stream_place import StreamPlace
@@ -110,6 +111,7 @@ def begin(
     """
     accelerator, device = parallel.accelerator, this_device()
     trackers = choose_trackers(recipe.train).trackers
+    check_report(recipe.train.report)
     goes = on_first(accelerator, lambda: goes_on(recipe.name, output, resume))
     folder = on_first(accelerator, lambda: prepare_folder(recipe.name, output, goes, lock))
     log.open(folder)

@@ -37,6 +37,7 @@ from .micro_batch import find_micro_batch, settled
 from .mixture import Mixed, said_of
 from .observers import Observer
 from .preparing import Begun, begin, loop_of, processor_of
+from .reporting import write_own
 from .run_log import RunLog
 from .starting import check_adapters
 from .storing import store_outputs
@@ -164,7 +165,7 @@ def finish(
     mixture: Mixed | None,
     fault: RunError | None,
 ) -> Run:
-    """Write `model/`, reload it as a user would, evaluate that, write `evaluation.json` and the card.
+    """Write `model/`, reload it as a user would, evaluate that, write `evaluation.json`, the card and `report.html`.
 
     fault: why the last checkpoint could not be written, if so. RunError when the model cannot be written either.
     """
@@ -223,6 +224,7 @@ def finish(
         _write(folder / "evaluation.json", json.dumps(report, indent=2) + "\n")
         describe_model(report)
         speaker.note(repr(Scores(report)))
+    write_own(recipe, loop, reloaded, reprocessor, opened)
     return Run(folder, target, reloaded, reprocessor, Scores(report))
 
 
