@@ -14,6 +14,7 @@ from ..models.adapters import trainable
 from ..models.saving import write_model
 from ..saying import doing
 from ..training.loop import Loop
+from ..training.reporting import write_page
 from .card import write_card
 from .jobs import Job
 from .task import TaskModel, load_task
@@ -47,7 +48,7 @@ class FinetuneRun:
 def finish(
     job: Job, loop: Loop, folder: Path, base: Base, handle: PeftModel | None, step: int, choice: Choice | None = None
 ) -> FinetuneRun:
-    """Write `model/`, reload it as a user would, measure that, write evaluation.json and the card."""
+    """Write `model/`, reload it as a user would, measure that, write evaluation.json, the card and `report.html`."""
     target = folder / "model"
     if job.rows.held is not None:
         job.encoder.config.held_out = asdict(job.rows.held)
@@ -88,4 +89,5 @@ def finish(
         write_card(target, job, None if handle is None else base, report)
     except OSError as error:
         raise RunError(f"{folder / 'evaluation.json'} could not be written: {one_line(error)}") from error
+    write_page(folder)
     return FinetuneRun(folder, target, report)

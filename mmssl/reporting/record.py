@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..boundary import check_folder
+from ..boundary import own_file
 from ..errors import UserError, one_line
 from ..evaluation.table import header, remarks, table_rows
 from ..hub.picture import read_rows
@@ -24,6 +24,7 @@ MOST_LINES = 200
 LOGGED = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)  (.*)")
 MARKS = ("config.yaml", "metrics.jsonl")
 """Files that say by their presence that a folder is that of a run."""
+FILES = (*MARKS, "evaluation.json", "quarantine.jsonl", REPRODUCTION)
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Record:
     Attributes:
         folder: of the run, or of a model that was taken out of its run.
         name: what it is called beside the others.
+        alone: it is a model without its run.
         model: the folder of its model, where there is one.
         settings: its recipe as plain data, without paths of this machine.
         recipe: the same, checked; None where this version cannot read it.
@@ -47,6 +49,7 @@ class Record:
 
     folder: Path
     name: str
+    alone: bool = False
     model: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     recipe: Recipe | None = None
@@ -73,7 +76,7 @@ class Record:
     def state(self) -> str:
         """How it stands, in words."""
         of = f" of {self.steps:,}" if self.steps else ""
-        if not any((self.folder / name).is_file() for name in MARKS):
+        if self.alone:
             return "a model without its run"
         if self.ended == "done" or (not self.ended and self.model is not None):
             return f"finished after {self.step:,} steps"
@@ -128,17 +131,18 @@ def read_record(folder: Path, name: str | None = None, done: bool = False) -> Re
         name: what it is called.
         done: it has just ended well, which its log does not say yet.
     """
-    check_folder(folder)
+    for path in [folder / file for file in FILES] + sorted(folder.glob("train*.log")):
+        own_file(folder, path)
     record = Record(folder, name or folder.resolve().name)
-    alone = not any((folder / mark).is_file() for mark in MARKS)
-    record.model = folder if alone else folder / "model"
+    record.alone = not any((folder / mark).is_file() for mark in MARKS)
+    record.model = folder if record.alone else folder / "model"
     if not (record.model / "config.json").is_file() and not (record.model / "adapter_config.json").is_file():
         record.model = None
     rows = read_rows(folder / "metrics.jsonl")
     record.rows = [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
     scores = _object(folder / "evaluation.json", record)
     record.scores = scores if isinstance(scores.get("tasks", {}), dict) else {}
-    _read_settings(record, alone)
+    _read_settings(record)
     _read_log(record)
     record.broken = [row for row in read_rows(folder / "quarantine.jsonl") if isinstance(row, dict)]
     record.ended = "done" if done else record.ended
@@ -161,14 +165,14 @@ def _object(path: Path, record: Record) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _read_settings(record: Record, alone: bool) -> None:
+def _read_settings(record: Record) -> None:
     """The recipe of a run, or of the record beside a model that was taken out of one."""
     path = record.folder / "config.yaml"
     source: Any = path
-    if alone:
+    if record.alone:
         source = _object(record.folder / REPRODUCTION, record).get("recipe")
     if source is None or (source is path and not path.is_file()):
-        record.absent.append(f"no settings: no {REPRODUCTION if alone else path.name}")
+        record.absent.append(f"no settings: no {REPRODUCTION if record.alone else path.name}")
         return
     try:
         plain = plainyaml.read(path) if source is path else source

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,8 +57,6 @@ def write_own(
 ) -> Path | None:
     """Write `report.html` of a run whose model and scores are written; None where none is wanted or can be.
 
-    The run is complete: what cannot be read or written any more is a warning.
-
     Args:
         recipe: with what was chosen.
         loop: that has ended, and its objectives.
@@ -66,16 +64,33 @@ def write_own(
         processor: likewise.
         opened: the data that it learned from.
     """
-    if not picture.page_wanted(recipe.train.report):
+    return write_page(
+        loop.folder,
+        recipe.train.report,
+        lambda record: _seen(record, model, processor, opened, loop.pretraining, more=False),
+    )
+
+
+def write_page(
+    folder: Path, wanted: bool | str = "auto", looks: Callable[[Record], Seen | None] = lambda record: None
+) -> Path | None:
+    """Write `report.html` of what has just ended in a folder: it is complete, so that what cannot be read or written
+    any more is a warning.
+
+    Args:
+        folder: of a pretraining, or of a fine-tuning.
+        wanted: `train.report`.
+        looks: at its model.
+    """
+    if not picture.page_wanted(wanted):
         return None
-    path = loop.folder / NAME
+    path = folder / NAME
     try:
         with doing(f"writing {NAME}"):
-            record = read_record(loop.folder, done=True)
-            seen = _seen(record, model, processor, opened, loop.pretraining, more=False)
-            write_report([(record, seen)], path)
+            record = read_record(folder, done=True)
+            write_report([(record, looks(record))], path)
     except (UserError, RunError, OSError) as error:
-        logger.warning("%s was not written (%s); the run is complete", path, one_line(error))
+        logger.warning("%s was not written (%s); all else is complete", path, one_line(error))
         return None
     say(f"what the run looks like: {path}")
     return path
@@ -107,8 +122,8 @@ def report(runs: Sequence[str | Path], output: str | Path | None = None) -> Path
     if twice is not None:
         raise UserError(f"report: found '{twice}' twice, expected each run once")
     records = [read_record(folder, name) for folder, name in zip(folders, names_of(folders), strict=True)]
-    alone = len(records) == 1 and records[0].model != records[0].folder
-    path = Path(output) if output is not None else records[0].folder / NAME if alone else Path(NAME)
+    single = len(records) == 1 and not records[0].alone
+    path = Path(output) if output is not None else records[0].folder / NAME if single else Path(NAME)
     replaceable(path)  # said now, not after everything is looked at
     looked: list[tuple[Record, Seen | None]] = []
     for record in records:
@@ -127,7 +142,7 @@ def look_at(record: Record) -> Seen | None:
     if record.model is None:
         record.absent.append("what the model sees: there is no model yet")
         return None
-    if record.model == record.folder:
+    if record.alone:
         record.absent.append("what the model sees: a model alone does not know where the rows are that it learned from")
         return None
     recipe = record.recipe

@@ -47,8 +47,8 @@ def seen_of(text: str, count: int = 6) -> Seen:
     seen = Seen(list(range(count)), f"{count} rows of {text}")
     for name, (was, made) in samples(text).items():
         seen.shown[name] = dict.fromkeys(range(count), was)
-        seen.made["mae", name] = [Made(row, was, made) for row in range(count)]
-        seen.maps[name] = [Map(row, was, noise(4, 4, 3), noise(4, 4)) for row in range(count)]
+        seen.made["mae", name] = [Made(row, was, made) for row in range(2)]
+        seen.maps[name] = [Map(0, was, noise(4, 4, 3), noise(4, 4))]
         places = [(row / count, row / count) for row in range(count)]
         seen.planes[name] = [Plane("PCA", places), Plane("UMAP", places)]
         seen.there[name] = list(range(count))
@@ -68,8 +68,13 @@ def record_of(text: str, name: str = "run") -> Record:
     )
     record.scores, record.warnings = SCORES, [("2026-01-01 00:00:00", text)]
     record.broken = [{"index": 3, "modality": text, "column": text, "reason": text}]
-    record.ended = f"ended: {text}"
+    record.ended = text
     return record
+
+
+@pytest.fixture(scope="module")
+def plain() -> str:
+    return page.report_text([(record_of("mine"), seen_of("mine"))])
 
 
 def test_nothing_of_others_is_more_than_text() -> None:
@@ -81,10 +86,10 @@ def test_nothing_of_others_is_more_than_text() -> None:
     assert any("hidden stretches shaded" in label for label in shown)
 
 
-def test_every_field_stands_on_the_page() -> None:
-    found = check(page.report_text([(record_of("mine"), seen_of("mine"))]))
+def test_every_field_stands_on_the_page(plain: str) -> None:
+    found = check(plain)
     for said in (
-        "not finished (last logged: step 3): ended: mine",
+        "not finished (last logged: step 3): mine",
         "0.500 (0.400-0.600)",
         "linear: left out",
         "all objectives together",
@@ -104,8 +109,8 @@ def test_every_field_stands_on_the_page() -> None:
     assert any("from 3 to 1" in line for line in told)
 
 
-def test_a_mask_and_its_guess_are_told_apart_without_colours() -> None:
-    found = check(page.report_text([(record_of("a"), seen_of("a"))]))
+def test_a_mask_and_its_guess_are_told_apart_without_colours(plain: str) -> None:
+    found = check(plain)
     assert {m.get("class") for m in found.all("mark")} >= {"right", "wrong"}
     assert "✓" in found.text and "✗" in found.text
 
@@ -120,18 +125,23 @@ def test_runs_are_compared() -> None:
     assert len({legend["style"] for legend in legends}) == 2
 
 
-@pytest.mark.parametrize("most", [250_000, 120_000])
-def test_a_page_that_would_be_too_large_shows_less_and_says_so(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = seen_of("a")
-    whole = page.report_text([(record_of("a"), seen)])
-    monkeypatch.setattr(page, "LARGEST", most)
-    less = page.report_text([(record_of("a"), seen)])
-    assert len(whole) > most > len(less)
-    assert "so that this page stays small" in check(less).text or "What it predicts" not in check(less).text
+def test_a_page_that_would_be_too_large_shows_less_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six pictures of noise, then three; or none, where even two are too many."""
+    was = Frames(noise(1, 32, 32, 3), np.ones((1, 32, 32), bool))
+    seen = Seen([0], "a row", made={("mae", "image"): [Made(row, was, was) for row in range(6)]})
+    text = page.report_text([(Record(Path("run"), "a"), seen)])
+    assert len(check(text).all("img")) == 3 * 6
+    for left in (3, 2, 0):
+        monkeypatch.setattr(page, "LARGEST", len(text) - 1)
+        text = page.report_text([(Record(Path("run"), "a"), seen)])
+        assert len(check(text).all("img")) == 3 * left
+        assert ("so that this page stays small" in text) == (left > 0)
 
 
 def test_nothing_at_all_is_a_page_too(tmp_path: Path) -> None:
-    size = page.write_report([(Record(tmp_path, "empty", absent=["no curves"]), None)], tmp_path / "report.html")
+    size = page.write_report(
+        [(Record(tmp_path, "empty", alone=True, absent=["no curves"]), None)], tmp_path / "report.html"
+    )
     text = (tmp_path / "report.html").read_text()
     assert size == len(text.encode()) and "a model without its run" in check(text).text
 

@@ -65,6 +65,7 @@ def test_the_command_shows_the_same_of_the_disk(run: Path, tmp_path: Path, capsy
     assert check(html).text.count("row ") == check((run / "report.html").read_text()).text.count("row ")
 
 
+@pytest.mark.slow
 def test_a_page_changes_nothing_of_the_model(run: Path, tmp_path: Path) -> None:
     content = runs.image_text()
     content["train"]["report"] = False
@@ -87,6 +88,7 @@ def test_a_killed_run_says_so_and_is_compared(run: Path, tmp_path: Path) -> None
     assert "there is no model yet" in found.text and "train.lr" in found.text and "0.5" in found.text
 
 
+@pytest.mark.slow
 def test_what_is_gone_is_said(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
