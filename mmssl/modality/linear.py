@@ -25,7 +25,7 @@ class LinearPatches(Modality):
 
     targets: ClassVar[tuple[str, ...]] = ("normalised", "values")
     local_targets = True
-    plain: ClassVar[tuple[str, ...]] = ("values", "pixels", "voltage")
+    as_they_are: ClassVar[tuple[str, ...]] = ("values", "pixels", "voltage")
     """Kinds of target that are a patch's values as they are."""
 
     @property
@@ -81,4 +81,4 @@ class LinearPatches(Modality):
         kind = self.kind(kind)
         if kind == "normalised":
             return denormalised(pred, patches.values)
-        return pred if kind in self.plain else None
+        return pred if kind in self.as_they_are else None

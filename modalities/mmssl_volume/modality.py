@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from mmssl.draws import Draws
 from mmssl.errors import UserError
-from mmssl.modality import Inputs
+from mmssl.modality import Inputs, Preprocessor
 from mmssl.modality.linear import LinearPatches
 from mmssl.modality.places import Places
+from mmssl.modality.shown import Frames, Shown, flags, rows
 from mmssl.models.positions import SinCos
 from mmssl.patches import Patches, places_of
 
@@ -143,3 +144,12 @@ class Modality(LinearPatches):
         total = nn.functional.adaptive_avg_pool3d(voxels.nan_to_num(0.0), parts)
         share = nn.functional.adaptive_avg_pool3d(there.float(), parts)
         return torch.where(share > 0, total / share.clamp(min=1e-9), 0.0).flatten(1)
+
+    def show(self, inputs: Inputs, reader: Preprocessor, hidden: Inputs | None = None) -> list[Shown | None]:
+        """The slices, of several channels their mean; large values are brought nearer to each other."""
+        seen = inputs | {"voxels": 0.5 + 0.5 * torch.tanh(inputs["voxels"].float().nanmean(1) / 2)}
+        found: list[Shown | None] = []
+        for row, (there, slices) in enumerate(rows(seen, "voxels")):
+            mask = flags(hidden, "voxels", row)
+            found.append(Frames(slices[..., None], None if mask is None else mask.any(0)) if there else None)
+        return found

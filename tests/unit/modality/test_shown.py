@@ -17,6 +17,7 @@ from mmssl.reporting.painting import large, small
 KINDS = {
     "image": Frames,
     "video": Frames,
+    "volume": Frames,
     "audio": Spectrum,
     "audio-waveform": Curves,
     "ecg": Curves,
@@ -69,7 +70,8 @@ def test_what_a_mask_hid_is_told_in_its_place(case: Case) -> None:
         marks = np.asarray(one.hidden)
         assert 0 < marks.sum() < marks.size or marks.size == 1
         if isinstance(one, Frames):
-            assert marks[0, :8, :8].all() and not marks[0, 8:].any() and not marks[0, :, 8:].any()
+            side = case.reader.config.patch
+            assert marks[0, :side, :side].all() and not marks[0, side:].any() and not marks[0, :, side:].any()
 
 
 def test_everything_that_is_shown_is_painted(case: Case) -> None:
