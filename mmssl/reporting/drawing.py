@@ -29,7 +29,7 @@ INK, PALE = "#010203", "#040506"
 LIVING = {INK: "currentColor", PALE: "var(--pale)"}
 SVG = "http://www.w3.org/2000/svg"
 LINK = "{http://www.w3.org/1999/xlink}href"
-SETTINGS = {
+SETTINGS: Any = {
     "svg.fonttype": "none",
     "text.color": INK,
     "axes.labelcolor": INK,

@@ -344,7 +344,8 @@ def _chart(seen: Seen, modality: str, thumbs: bool) -> Chart:
     """The map of one modality with its samples."""
     planes, rows = seen.planes[modality], seen.there[modality]
     shown = seen.shown.get(modality, {})
-    points, pictures = [], []
+    points: list[Point] = []
+    pictures: list[Any] = []
     for i, row in enumerate(rows):
         told = [f"row {seen.rows[row]}"]
         told += [f"{c.column}: {c.values[row]}" for c in seen.colourings if c.values[row]]

@@ -216,7 +216,7 @@ def _graph(nodes: Nodes, places: Any, salt: str) -> str:
             axes.plot(*places[[first, second]].T, color=INK, linewidth=0.4, alpha=0.5)
         colours = [COLOURS[int(kind) % len(COLOURS)] for kind in nodes.kinds]
         rings = [2.0 if nodes.hidden is not None and nodes.hidden[i] else 0.0 for i in range(len(nodes.kinds))]
-        axes.scatter(*places.T, s=36, c=colours, edgecolors=INK, linewidths=rings, zorder=2)
+        axes.scatter(places[:, 0], places[:, 1], s=36, c=colours, edgecolors=INK, linewidths=rings, zorder=2)
     return svg[0]
 
 

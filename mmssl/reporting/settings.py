@@ -26,7 +26,8 @@ def _changed(value: Any, path: str) -> Iterator[tuple[str, str, str]]:
             yield f"{path}.type", value.type, ""
         yield from _changed(value.config, path)
         return
-    for key, field in field_names(type(value)).items():
+    cls: type = type(value)
+    for key, field in field_names(cls).items():
         own, default, where = getattr(value, field.name), default_of(field), f"{path}.{key}" if path else key
         if dataclasses.is_dataclass(own) and default != "null":
             yield from _changed(own, where)
