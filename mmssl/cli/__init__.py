@@ -176,8 +176,8 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     _add_export(command("export", _export, "Write a model as a stock class that needs no mmssl, and prove it equal."))
 
     curating.add_commands(command, _add_data, _flags)
-    trusting = ("pretrain", "evaluate", "embed", "report", "push", "reproduce", "finetune", "export", "cluster", "select")
-    for name in (*trusting, "tune"):
+    trusting = ("pretrain", "evaluate", "embed", "report", "push", "reproduce", "finetune", "export")
+    for name in (*trusting, "cluster", "select", "tune"):
         _add_trust(commands.choices[name])
     looking.add_commands(command)
     add_commands(command, commands.choices)
