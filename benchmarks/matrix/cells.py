@@ -81,7 +81,7 @@ class Cell:
         """A hash of all that the result depends on but the seed and the code: what has another one is out of date."""
         judged: dict[str, Any] = {"splits": self.splits, "label": self.label, "protocol": self.protocol}
         judged |= {"metric": self.metric, "probe": STRENGTHS}
-        return _hash({**self._trained(), "judged": judged})
+        return digest({**self._trained(), "judged": judged})
 
     def training(self) -> str:
         """A hash of what the trained weights depend on but the seed and the code: how a tower is read out is not in
@@ -89,10 +89,10 @@ class Cell:
         recipe = copy.deepcopy(self._trained())
         for tower in recipe["model"]["towers"].values():
             tower.pop("readout", None)
-        return _hash(recipe)
+        return digest(recipe)
 
 
-def _hash(value: Any) -> str:
+def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 

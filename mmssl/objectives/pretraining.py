@@ -62,9 +62,19 @@ class Pretraining(nn.Module):
         self.ramps = {n: o.config.ramp for n, o in objectives.items() if getattr(o.config, "ramp", None) is not None}
         if self.ramps:  # of the weights, in the order of `ramps`; a buffer, so that a checkpoint has them
             self.register_buffer("factors", self._factors())
+        self.log_variances = self._variances()
         for tower in model.towers.values():
             if tower.frozen:
                 tower.requires_grad_(False)
+
+    def _variances(self) -> nn.ParameterDict:
+        """Objective -> () the logarithm of the variance that its loss is divided by, of those that learn it: first 0."""
+        asked = [name for name, o in self.objectives.items() if getattr(o.config, "learn_weight", False)]
+        if asked and len(self.objectives) == 1:
+            raise UserError(
+                f"objectives.{asked[0]}.learn_weight: found true, but there is no other objective to weigh it against"
+            )
+        return nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in asked})
 
     def _kept_teachers(self) -> dict[str, str]:
         """Tower -> the objective whose teacher's weights it gets at the end; UserError where two shall give theirs."""
@@ -153,18 +163,28 @@ class Pretraining(nn.Module):
             if part is not None:
                 part.objective = name
             loss = objective(step)
-            weight: Any = objective.config.weight  # type: ignore[union-attr]
-            if name in self.ramps:
-                weight = weight * self.factors[list(self.ramps).index(name)]
-                if part is None or part.last:
-                    parts[f"{name}.weight"] = weight
+            last = part is None or part.last
+            weight = self._weight(name)
+            if isinstance(weight, torch.Tensor) and last:
+                parts[f"{name}.weight"] = weight.detach()
             weighted = weight * loss.total
+            if name in self.log_variances and last:  # once a step
+                weighted = weighted + self.log_variances[name].float() / 2
             total = weighted if total is None else total + weighted
             each[name] = weighted
             parts[name] = loss.total.detach()
             parts |= {f"{name}.{part}": value.detach() for part, value in (loss.parts or {}).items()}
         # before the loss leaves: what lies between here and the encodings belongs to no process group
         return Loss(total=total, parts=parts, shares=self._shares(each, step) if shares else None)
+
+    def _weight(self, name: str) -> float | torch.Tensor:
+        """The factor of an objective's loss: () where it moves or is learned."""
+        weight: Any = self.objectives[name].config.weight  # type: ignore[union-attr]
+        if name in self.ramps:
+            weight = weight * self.factors[list(self.ramps).index(name)]
+        if name in self.log_variances:
+            weight = weight * (-self.log_variances[name].float()).exp()
+        return weight  # type: ignore[no-any-return]
 
     def _shares(self, losses: Mapping[str, torch.Tensor], step: Step) -> dict[str, torch.Tensor] | None:
         """`gradient_shares` of the optimiser step; None before its last pass."""

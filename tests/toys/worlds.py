@@ -152,7 +152,7 @@ def labelled() -> Pretraining:
         "kind": {"towers": ["signal", "table"], "class_weights": "balanced", "label_smoothing": 0.1, "hidden": 8},
         "tags": {"towers": ["signal"], "views": ["a", "b"], "class_weights": "balanced"},
         "grade": {"towers": ["graph", "signal"], "mask": "half", "complete": True},
-        "mass": {"towers": ["table"]},
+        "mass": {"towers": ["table"], "learn_weight": True},
         "both": {"column": "kind", "towers": ["signal", "table"], "joint_view": "shuffled", "distil": True},
     }
     objectives = {}

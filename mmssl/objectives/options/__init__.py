@@ -35,8 +35,15 @@ class ObjectiveConfig:
 
     weight: float = option(1.0, min=0, max=1_000_000, help="factor of this objective in the total loss")
     ramp: RampConfig | None = option(None, help="lets that factor grow or shrink over the run; null: it stays")
+    learn_weight: bool = option(
+        False,
+        help="divide this loss by a variance that is learned, and add half its logarithm, so that what cannot be told "
+        "counts less (Kendall et al. 2018, arXiv 1705.07115; of squared errors with weight: 0.5)",
+    )
 
-    NEEDS: ClassVar[tuple[Needs, ...]] = (needs("ramp", weight="above 0", holds=lambda c: c.weight > 0),)
+    NEEDS: ClassVar[tuple[Needs, ...]] = (
+        needs("ramp", "learn_weight", weight="above 0", holds=lambda c: c.weight > 0),
+    )
 
     @property
     def label_columns(self) -> tuple[LabelColumn, ...]:
