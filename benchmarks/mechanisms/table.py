@@ -12,10 +12,7 @@ from .rows import Row, stored
 PAGE = pages.REPO / "docs" / "benchmarks" / "mechanisms.md"
 MARKS = ("<!-- mechanisms: python -m benchmarks.mechanisms -->", "<!-- /mechanisms -->")
 COLUMNS = {"linear": "linear accuracy", "knn": "knn accuracy"}
-HEAD = [
-    "| | mechanism | data, steps | linear | nearest neighbours | raw: linear, kNN |",
-    "|---|---|---|---|---|---|",
-]
+HEAD = ["| | mechanism | data, steps | linear | nearest neighbours | raw: linear, kNN |", "|---|---|---|---|---|---|"]
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -34,7 +34,7 @@ from .retrieval import (
     recall_at,
     retrieval_ranks,
 )
-from .zero_shot import class_vectors, zero_shot_predict
+from .zero_shot import class_vectors, ensembles, template_vectors, zero_shot_predict
 
 Metric = dict[str, Any]
 Metrics = dict[str, Metric]
@@ -226,7 +226,8 @@ def zero_shot(
         templates: prompts a class.
         y: (n,) int64 class of the test rows in the order of the prompts, -1 unknown.
         temperature: of the softmax over the cosines; with it also the accuracy of Loki's Frechet-mean rule, with the
-            angles between class vectors for a metric, and the calibration error.
+            angles between class vectors for a metric, the calibration error and, of several templates, both where each
+            template answers by itself: mean of the probabilities, surest answer, vote.
     """
     test = features.test
     out, skipped = {}, {}
@@ -261,7 +262,35 @@ def zero_shot(
             values = chance | {e: float(hit.double().mean()) for e, hit in means.items()}
             out[f"{name}/accuracy, Frechet mean"] = metric(values, len(truth))
             out[f"{name}/ECE"] = _calibration({e: (p.amax(1), hits[e]) for e, p in chances.items()}, len(truth))
+            if templates > 1:
+                spoken = {encoder: found[text] for encoder, found in prompts.embeddings.items() if encoder in sides}
+                spoken |= {"raw": pair[1]} if pair is not None else {}
+                asked = {encoder: (sides[encoder][0], every) for encoder, every in spoken.items()}
+                out |= _by_template(name, asked, templates, temperature, truth, chance)
     return out, skipped
+
+
+def _by_template(
+    name: str,
+    sides: Mapping[str, tuple[Tensor, Tensor]],
+    templates: int,
+    temperature: float,
+    truth: Tensor,
+    chance: Mapping[str, float | None],
+) -> Metrics:
+    """Accuracy and calibration error where templates answer one by one. sides: encoder -> (samples (n, E), prompts)."""
+    answers = {
+        encoder: ensembles(probabilities(x, one, temperature) for one in template_vectors(every, templates))
+        for encoder, (x, every) in sides.items()
+    }
+    out: Metrics = {}
+    for how in ("mean", "max", "vote"):
+        found = {encoder: (by[how][0] == truth, by[how][1]) for encoder, by in answers.items()}
+        values = {**chance, **{e: float(hit.double().mean()) for e, (hit, _) in found.items()}}
+        out[f"{name}/accuracy, {how} of templates"] = metric(values, len(truth))
+        sure = {e: (confidence, hit) for e, (hit, confidence) in found.items()}
+        out[f"{name}/ECE, {how} of templates"] = _calibration(sure, len(truth))
+    return out
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ averaged over the templates and normalised again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -34,6 +34,38 @@ def class_vectors(embedded: Tensor, templates: int) -> Tensor:
         raise ValueError(f"{len(embedded)} prompts cannot be shared out to {templates} templates a class")
     unit = normalize(embedded.float(), dim=1)
     return normalize(unit.reshape(-1, templates, unit.shape[1]).mean(1), dim=1)
+
+
+def template_vectors(embedded: Tensor, templates: int) -> Tensor:
+    """(templates, C, E): the class vectors of each template by itself, from the embeddings of `prompts`."""
+    if templates < 1 or len(embedded) % templates:
+        raise ValueError(f"{len(embedded)} prompts cannot be shared out to {templates} templates a class")
+    return embedded.float().reshape(-1, templates, embedded.shape[1]).transpose(0, 1)
+
+
+def ensembles(chances: Iterable[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """How -> (predicted class (n,), confidence (n,)) where each template answers by itself, in probabilities (n, C).
+
+    Li et al., "Self-ensembled calibration" of few-shot prompts: "mean" of the probabilities, "max" the surest answer of
+    all templates, "vote" the class that most templates answer with (of equally many the one with the higher mean), with
+    the share of the templates for its confidence. ValueError for none.
+    """
+    total, best, votes, count = None, None, None, 0
+    for p in chances:
+        one = torch.nn.functional.one_hot(p.argmax(1), p.shape[1]).to(p.dtype)
+        total, best, votes = (
+            (p, p, one)
+            if total is None or best is None or votes is None
+            else (total + p, torch.maximum(best, p), votes + one)
+        )
+        count += 1
+    if total is None or best is None or votes is None:
+        raise ValueError("ensembles: found no template")
+    mean, share = total / count, votes / count
+    # a mean of probabilities is at most 1, and shares are at least 1 / count apart
+    winner = (share + mean / (2 * count)).argmax(1)
+    voted = share.gather(1, winner[:, None])[:, 0]
+    return {"mean": (mean.argmax(1), mean.amax(1)), "max": (best.argmax(1), best.amax(1)), "vote": (winner, voted)}
 
 
 def zero_shot_predict(samples: Tensor, classes: Tensor, chunk: int = 4096) -> Tensor:

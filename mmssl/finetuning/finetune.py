@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
@@ -25,6 +25,7 @@ from ..models.adapter_files import base_of
 from ..models.locating import locate
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import open_model
+from ..models.options import mode_number
 from ..models.processing_mmssl import MMSSLProcessor
 from ..saying import doing, say, speaker
 from ..training.building import flat
@@ -160,12 +161,15 @@ def _run(
     with doing("loading the model"):
         encoder, processor = open_model(start, base)
     check_augment(options, processor.types)
+    read_in_modes(encoder, options.modes)
     try:
         with doing("reading rows and labels"):
             job = make_job(model, encoder, processor, options, teacher)
     except LabelRead as error:
         raise with_way_out(error, start) from None
     _one_rate(options, job)
+    if job.rows.folds:
+        refuse_separability(options, "few labels, where folds say when to stop (few=0: none)")
     accelerator = make_accelerator(options.train)
     main = accelerator.is_main_process
     settled = replace(choose_trackers(options.train), mixed_precision=accelerator.mixed_precision)
@@ -225,6 +229,28 @@ def _one_rate(options: FinetuneConfig, job: Job) -> None:
         raise UserError(f"rates: found {len(options.rates)} of them with {why}; expected one, train.lr")
 
 
+def read_in_modes(encoder: MMSSLModel, modes: Mapping[str, str]) -> None:
+    """Let towers read in these of their modes, also where they are opened again. UserError for one they do not have."""
+    for name, mode in modes.items():
+        if name not in encoder.towers:
+            raise UserError(f"modes: found tower '{name}', expected one of {', '.join(encoder.towers)}")
+        tower, towers = encoder.tower(name), encoder.config.towers
+        if not tower.mode_names:
+            raise UserError(f"modes.{name}: found '{mode}', but this tower was told of no modes when it was pretrained")
+        try:
+            tower.mode = mode_number(list(tower.mode_names), mode)
+        except UserError as error:
+            raise UserError(f"modes.{name}: {error}") from None
+        assert towers is not None
+        towers[name]["mode"] = mode
+
+
+def refuse_separability(options: FinetuneConfig, beside: str) -> None:
+    """UserError where a run that has no features of its own for it is to stop by separability."""
+    if options.monitor == "separability":
+        raise UserError(f"monitor: found separability with {beside}, expected loss or score")
+
+
 def make_job(
     path: str, encoder: MMSSLModel, processor: MMSSLProcessor, options: FinetuneConfig, teacher: str | None = None
 ) -> Job:
@@ -234,8 +260,10 @@ def make_job(
         rows = load_partition([], processor.preprocessors, options, rule)
         if teacher is not None:
             refuse_beside(options, "--teacher", {"task": "auto", "keep_head": None, "class_weights": "none"})
+            refuse_separability(options, "--teacher")
             return TeachingJob(encoder, processor, options, rows, teacher_path=teacher, label=tuple(label))
         refuse_beside(options, "task=retrieval", {"keep_head": None, "class_weights": "none"})
+        refuse_separability(options, "task=retrieval")
         if label:
             raise UserError("--label: found it with task=retrieval, which has no labels")
         return RetrievalJob(encoder, processor, options, rows)

@@ -22,6 +22,7 @@ from ..errors import UserError, nearest
 from ..evaluation.baselines import hashed
 from ..evaluation.embedding import has_raw
 from ..evaluation.linear import Probe, fit_probe
+from ..evaluation.separability import separability
 from ..evaluation.tasks import Metrics
 from ..losses.supervised import class_weights, row_losses
 from ..modality import Batch, Preprocessor
@@ -269,12 +270,13 @@ class SupervisedJob(Job):
         return torch.cat(out), torch.cat(present)
 
     def look(self) -> tuple[float, float]:
-        """(mean loss, the task's first score) on the validation rows that are present."""
+        """(mean loss, the task's first score or the separability) on the validation rows that are present."""
         part = self.rows.validation
         assert part is not None and part.labels is not None
         logits, present = self.held_logits()
         # what could not be read has no features to judge
-        return self.judged(logits[present], part.labels[present])
+        loss, score = self.judged(logits[present], part.labels[present])
+        return loss, self._separability(part) if self.options.monitor == "separability" else score
 
     def restored(self, step: int) -> None:
         """The probe, where no training was better, is the one of all labelled rows: none is needed to stop by."""
@@ -299,6 +301,16 @@ class SupervisedJob(Job):
         losses = row_losses(task, logits, labels, weights)
         by_class = weights is not None and task == "classification"
         return losses, weights[labels] if by_class and weights is not None else torch.ones(len(losses))
+
+    def _separability(self, part: Examples) -> float:
+        """How well the features of some rows fall into clusters (Gourgoulias et al. 2023, who stop where that grows no
+        more)."""
+        found: list[Tensor] = []
+        with evaluating([self.encoder]):
+            for loaded in self.batches(part, Job.inputs(self)[0]):
+                x, there = self._pooled(self.encoder, loaded.batch)
+                found.append(x[there].float().cpu())
+        return separability(torch.cat(found), seed=self.options.seed, draws=0)[0]
 
     def write(self, folder: Path) -> None:
         """The head and what the label is, beside the encoder, so that `load_task` opens the folder."""

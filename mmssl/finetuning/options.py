@@ -87,13 +87,21 @@ class FinetuneConfig(RowsConfig):
         None, resumable=True, help="which score the tables show; null: the first of the task (--compare)"
     )
     augment: dict[str, dict[str, Any]] = option(factory=dict, help="modality -> augmentation of the training rows")
+    modes: dict[str, str] = option(
+        factory=dict, help="tower -> which of its `modes` it reads in from here on (UL2); default: as it did"
+    )
     class_weights: str = option(
         "none", choices=("none", "balanced"), help="balanced: every class counts alike in the loss"
     )
     head_start: str = option("probe", choices=("probe", "zero"), help="probe: start from the fitted linear probe")
     keep_head: str | None = option(None, help="name of the objective whose head's first layer is kept (SimCLRv2)")
     layer_decay: float | None = option(None, above=0, max=1, help="null: 0.75 when everything is trained, else 1")
-    monitor: str = option("loss", choices=("loss", "score"), help="what early stopping looks at")
+    monitor: str = option(
+        "loss",
+        choices=("loss", "score", "separability"),
+        help="what early stopping looks at; separability: how well the validation rows' features fall into clusters, "
+        "without labels (see evaluate --task separability)",
+    )
     patience: int | None = option(
         5,
         min=1,

@@ -106,6 +106,13 @@ class AdapterConfig:
     options: dict[str, Any] = option(factory=dict, help="further options of PEFT's configuration of this type")
 
 
+def mode_number(modes: list[str], mode: str | None) -> int:
+    """Which of a tower's modes it is; None: the first. UserError for one that is none of them."""
+    if mode is not None and mode not in modes:
+        raise UserError(f"mode: found '{mode}', expected one of modes {', '.join(modes)}{nearest(mode, modes)}")
+    return 0 if mode is None else modes.index(mode)
+
+
 @strict
 @dataclass(kw_only=True)
 class TowerConfig:
@@ -138,7 +145,10 @@ class TowerConfig:
     modes: list[str] = option(
         factory=list,
         help="learned tokens, of which one stands in front: that of the kind that a sample has drawn of a mask; "
-        "where nothing is hidden, so in fine-tuning, the first",
+        "where nothing is hidden, so in fine-tuning, that of `mode`",
+    )
+    mode: str | None = option(
+        None, help="of `modes` the one in which it reads where nothing is hidden; null: the first"
     )
     pooling: str = option(
         "mean", check=check_pooling, pattern=POOLING, help=f"what objectives and projections learn through. {POOLINGS}"
@@ -196,6 +206,7 @@ class TowerConfig:
     adapter: AdapterConfig | None = option(None, help="train this adapter only; the tower itself is frozen")
 
     NEEDS = (
+        needs("mode", modes="some", holds=lambda c: bool(c.modes)),
         needs("prefix", "modes", "qkv_bias", "positions", "rotary_base", "causal", "embed_norm", trunk="transformer"),
         needs("trunk_options", trunk="package.Class", holds=lambda c: own_trunk(c.trunk)),
         needs(
@@ -215,6 +226,10 @@ class TowerConfig:
             holds=lambda c: not (c.trunk in CONVOLUTIONS or own_trunk(c.trunk)) or c.pooling == "attention",
         ),
     )
+
+    def __post_init__(self) -> None:
+        if self.modes and self.mode is not None:
+            mode_number(self.modes, self.mode)
 
     def sole(self, modalities: Iterable[str]) -> str:
         """The one modality of a tower that has to have one; UserError where there are several."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..modality import Modality
 from ..patches import Patches
-from .options import TowerConfig
+from .options import TowerConfig, mode_number
 from .pooling import AttentionPool, Pooling
 from .rotary import Rotary, Rotation, Unplaced, joined, unturned
 from .trunk import Trunk
@@ -154,6 +154,7 @@ class Tower(nn.Module):
     """False for a foreign model whose input cannot be replaced by a mask token."""
     single = False
     mode_names: Sequence[str] = ()
+    mode = 0
     """True where one token stands for all of a sample."""
 
     def __init__(self, config: TowerConfig, modalities: Mapping[str, Modality]) -> None:
@@ -164,6 +165,7 @@ class Tower(nn.Module):
         self.prefix = Prefix(config.prefix, config.width) if config.prefix else None
         if config.modes:
             self.modes, self.mode_names = Prefix(len(config.modes), config.width), list(config.modes)
+            self.mode = mode_number(config.modes, config.mode)
         self.types = nn.Embedding(len(modalities), config.width) if len(modalities) > 1 else None
         relations = {name: m.relations(config.heads) for name, m in modalities.items()}
         self.relations = nn.ModuleDict({name: r for name, r in relations.items() if r is not None})
@@ -296,7 +298,8 @@ class Tower(nn.Module):
         """(B, 1, D) the token of the mode that each sample is read in."""
         tokens: Tensor = self.modes.tokens
         number = next((p.mode for p in patches if p.mode is not None), None)
-        return tokens[:1].expand(patches[0].batch, 1, -1) if number is None else tokens[number][:, None]
+        at_rest = tokens[self.mode : self.mode + 1].expand(patches[0].batch, 1, -1)
+        return at_rest if number is None else tokens[number][:, None]
 
     def normed(self, tokens: Tensor) -> Tensor:
         """Tokens (..., D) after one of its blocks behind its last norm, as the last block's are given out."""

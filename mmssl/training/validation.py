@@ -46,7 +46,7 @@ class Validation(Observer):
             rows: measures on the validation rows.
             every: steps between looks.
             patience: looks without gain after which the run has trained enough; None: it never has.
-            monitor: "loss" or "score".
+            monitor: "loss", or else the score.
         """
         self.accelerator, self.module, self.rows = accelerator, module, rows
         self.every, self.patience, self.monitor = every, patience, monitor

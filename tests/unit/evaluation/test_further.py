@@ -16,6 +16,7 @@ from mmssl.evaluation.calibration import bootstrap, expected_calibration_error
 from mmssl.evaluation.frechet import angles, frechet_predict, probabilities
 from mmssl.evaluation.outliers import outlier_score
 from mmssl.evaluation.separability import persistence_times, separability
+from mmssl.evaluation.zero_shot import ensembles
 
 
 def test_ece_is_the_papers_sum_over_bins():
@@ -63,6 +64,26 @@ def test_angles_and_probabilities():
     p = probabilities(torch.tensor([[2.0, 0.0]]), v, 0.5)
     raw = np.exp(np.array([1, 0, -1]) / 0.5)
     np.testing.assert_allclose(p.numpy()[0], raw / raw.sum(), atol=1e-12)
+
+
+def test_templates_that_answer_one_by_one():
+    rng = np.random.default_rng(5)
+    p = rng.dirichlet(np.ones(4), size=(3, 50))  # templates, samples, classes
+    p[:, 0] = [[0.5, 0.3, 0.1, 0.1], [0.1, 0.6, 0.2, 0.1], [0.2, 0.1, 0.6, 0.1]]  # a vote that is open
+    found = ensembles(torch.from_numpy(one) for one in p)
+    for row in range(50):
+        mean = sum(p[t, row] for t in range(3)) / 3
+        assert found["mean"][0][row] == mean.argmax()
+        assert float(found["mean"][1][row]) == pytest.approx(mean.max(), abs=1e-12)
+        surest = max(range(3), key=lambda t: p[t, row].max())
+        assert found["max"][0][row] == p[surest, row].argmax()
+        assert float(found["max"][1][row]) == pytest.approx(p[surest, row].max(), abs=1e-12)
+        votes = np.bincount([p[t, row].argmax() for t in range(3)], minlength=4)
+        most = [c for c in range(4) if votes[c] == votes.max()]
+        assert found["vote"][0][row] == max(most, key=lambda c: mean[c])
+        assert float(found["vote"][1][row]) == pytest.approx(votes.max() / 3, abs=1e-12)
+    with pytest.raises(ValueError, match="no template"):
+        ensembles([])
 
 
 @pytest.mark.parametrize(("n", "width"), [(2, 3), (60, 5), (300, 32)])
@@ -113,6 +134,7 @@ def test_the_tasks_from_the_command_line(
     words = ["--task", "linear", "--task", "zero-shot", "--task", "labels", "--task", "separability", "--task", "ood"]
     words += ["--task", "attentive"]
     options = ["limit=80", "train_limit=150", "temperature=0.1", "label_shares=[0.1, 1.0]", "ood=builtin:digits"]
+    options += ["templates=['{}', 'the digit {}']"]
     assert main(["evaluate", str(tmp_path / "run"), "--data", "builtin:digits", *words, *options]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "image/" in line]
     found = {" ".join(line.split("0.")[0].split()): line for line in lines}
@@ -124,6 +146,8 @@ def test_the_tasks_from_the_command_line(
         "zero-shot image/accuracy",
         "zero-shot image/ECE",
         "zero-shot image/accuracy, Frechet mean",
+        "zero-shot image/accuracy, vote of templates",
+        "zero-shot image/ECE, max of templates",
         "labels image/accuracy at 10 % of labels",
         "labels image/accuracy at 100 % of labels",
         "separability image/1 - mean persistence",

@@ -1,9 +1,12 @@
 """Retrieval, distillation, the kept part of a head, and adapters converted for stock models."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from scipy.sparse.csgraph import minimum_spanning_tree
 from toys import runs, tuned
 from transformers import AutoModel, ViTConfig, ViTModel
 
@@ -11,7 +14,8 @@ from benchmarks.stock_weights import copy_vit
 from mmssl.cli import main
 from mmssl.errors import UserError
 from mmssl.exporting.adapter_weights import adapted_modules, block_modules, convert_adapter
-from mmssl.finetuning.finetune import finetune
+from mmssl.finetuning.finetune import finetune, make_job
+from mmssl.finetuning.options import load_options
 from mmssl.finetuning.task import load_task
 from mmssl.finetuning.teaching import soft_losses
 from mmssl.models.adapter_files import base_of, write_adapter
@@ -152,6 +156,21 @@ def test_a_smaller_student_learns_the_teachers_answers(pair, tmp_path, capsys):
 
 WIDTH, DEPTH = 24, 3
 QKV = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
+
+
+def test_separability_of_the_validation_rows_may_say_when_to_stop(pair):
+    model, processor = open_model(pair)
+    options = load_options({"path": "builtin:digits", "label": "label", "modalities": ["image"], "limit": 120})
+    options = replace(options, monitor="separability", head_start="zero")
+    job = make_job(str(pair), model, processor, options)
+    job.objective()
+    x = job.features(job.rows.validation, {"model": model}).of["model"].double().numpy()
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    edges = minimum_spanning_tree(np.linalg.norm(x[:, None] - x[None], axis=2)).data
+    times = np.concatenate([np.zeros(len(x) - 1 - len(edges)), edges]) / edges.max()
+    assert job.look()[1] == pytest.approx(1 - times.mean(), abs=1e-5)
+    with pytest.raises(UserError, match="monitor: found separability with task=retrieval"):
+        make_job(str(pair), model, processor, replace(options, label=None, task="retrieval"))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from toys.refusals import refused
 from mmssl import provenance
 from mmssl.draws import Draws
 from mmssl.errors import UserError
+from mmssl.finetuning.finetune import read_in_modes
 from mmssl.masking import Mixture, MultiBlock, Random, Span, build_mask, mask_at, mask_names
 from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
@@ -159,6 +160,32 @@ def test_the_token_of_the_kind_that_was_drawn_stands_in_front_and_the_first_else
     loaded = MMSSLModel.from_pretrained(tmp_path)
     assert torch.equal(loaded.tower("signal").modes.tokens, tower.modes.tokens)
     assert "towers.signal.modes.tokens" in no_decay_names(net)
+
+
+def test_a_tower_reads_in_the_mode_that_it_is_told_to_where_nothing_is_hidden(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "_TRUSTED", {"toys"})
+    batch = {"signal": toy_world.batch(toy_world.raw(4, absent=0.0))["signal"]}
+    first, second = toy(["X", "R"]), toy(["X", "R"], mode="R")
+    with torch.no_grad():
+        second.tower("signal").modes.tokens.copy_(first.tower("signal").modes.tokens.flip(0))
+        wanted = first.encode_batch(batch).pooled["signal"]
+        torch.testing.assert_close(second.encode_batch(batch).pooled["signal"], wanted, rtol=0, atol=0)
+        read_in_modes(second, {"signal": "X"})
+        assert not torch.allclose(second.encode_batch(batch).pooled["signal"], wanted)
+        read_in_modes(second, {"signal": "R"})
+        second.save_pretrained(tmp_path)
+        loaded = MMSSLModel.from_pretrained(tmp_path).eval()
+        torch.testing.assert_close(loaded.encode_batch(batch).pooled["signal"], wanted, rtol=0, atol=0)
+    for modes, line in (
+        ({"signal": "S"}, "modes.signal: mode: found 'S', expected one of modes X, R"),
+        ({"text": "R"}, "modes: found tower 'text', expected one of signal"),
+    ):
+        with pytest.raises(UserError, match=line):
+            read_in_modes(second, modes)
+    with pytest.raises(UserError, match="told of no modes"):
+        read_in_modes(toy([]), {"signal": "R"})
+    with pytest.raises(UserError, match="mode: found 'S', expected one of modes X, R"):
+        toy(["X", "R"], mode="S")
 
 
 def test_modes_train_and_are_refused_where_a_mask_has_others():
