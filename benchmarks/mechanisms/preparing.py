@@ -1,4 +1,4 @@
-"""What some rows need of the shared data that is not in them: labels of a few rows alone, leads as devices of their own."""
+"""What some rows need that is not in the shared data: labels of a few rows alone, leads as devices of their own."""
 
 from __future__ import annotations
 

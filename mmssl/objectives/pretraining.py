@@ -68,7 +68,7 @@ class Pretraining(nn.Module):
                 tower.requires_grad_(False)
 
     def _variances(self) -> nn.ParameterDict:
-        """Objective -> () the logarithm of the variance that its loss is divided by, of those that learn it: first 0."""
+        """Objective -> () logarithm of the variance that its loss is divided by, of those that learn it: first 0."""
         asked = [name for name, o in self.objectives.items() if getattr(o.config, "learn_weight", False)]
         if asked and len(self.objectives) == 1:
             raise UserError(
@@ -184,7 +184,8 @@ class Pretraining(nn.Module):
             weight = weight * self.factors[list(self.ramps).index(name)]
         if name in self.log_variances:
             weight = weight * (-self.log_variances[name].float()).exp()
-        return weight  # type: ignore[no-any-return]
+        factor: float | torch.Tensor = weight
+        return factor
 
     def _shares(self, losses: Mapping[str, torch.Tensor], step: Step) -> dict[str, torch.Tensor] | None:
         """`gradient_shares` of the optimiser step; None before its last pass."""
