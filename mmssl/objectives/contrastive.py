@@ -19,7 +19,8 @@ class, patient or slice (`positives`: SupCon, Khosla et al. 2020; HobbitLong/Sup
 alone (MCL) or of others, the nearest keys alone (`neighbours`: LOOK, Feng et al. 2022), or lists with grades (`loss:
 listwise`: SyCL, Esfandiarpoor et al. 2025). A sample whose value is unknown belongs with itself alone; one without any
 positive counts nothing. `loss/NAME.positives` says how many a sample has. With `closest`, of several sides the one that
-is distributed most alike is the positive (ColloSSL, Jain et al. 2022; `parts/closest.py`).
+is distributed most alike is the positive (ColloSSL, Jain et al. 2022; `parts/closest.py`). What is compared may be the
+mean of several towers (`pooled`: CLIPPINGS) or of several views (`pooled_views`: neighbours' texts; `parts/pooled.py`).
 
 More than two towers: all pairs, or with `hub_tower` every tower against one (ImageBind, Girdhar et al. 2023). Two
 views need no augmentations: `masks: [a, b]` makes them from one clean view by hiding different patches.
@@ -46,6 +47,9 @@ Example::
              positives: {column: label, form: inside, pair: false}}
       sycl: {type: contrastive, towers: [image, text], loss: listwise, both_ways: false,
              positives: {column: query, grade: relevance}}
+      clippings: {type: contrastive, towers: [image, text], views: [a, b], loss: nt_xent, positives: {column: product},
+                  pooled: {image: 0.5, text: 0.5}}
+      neighbours: {type: contrastive, towers: [graph, text], views: [near_1, near_2], pooled_views: [near_1, near_2]}
       qa: {type: contrastive, towers: [text], views: [clean, answer], project_within: true}  # answer: another column
       slip: {type: contrastive, towers: [image, text], views: [a, b], pairs: both, within_towers: [image]}
 """
@@ -69,9 +73,10 @@ from .parts.closest import closest_loss
 from .parts.compared import Candidates, Compared
 from .parts.embeddings import Embeddings
 from .parts.heads import Head
+from .parts.pooled import PooledSides
 from .parts.queue import Queue
 from .parts.relations import Relations, listed, related_rows
-from .parts.sides import Pair, Side, Sides
+from .parts.sides import Pair, Side
 from .parts.teacher import Momentum, Taught, Teacher
 
 if TYPE_CHECKING:
@@ -91,7 +96,7 @@ class Contrastive(Taught, Objective):
 
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)
-        self.sides = Sides(config, model, "contrastive")
+        self.sides = PooledSides(config, model, "contrastive")
         self.learned = config.learns
         self.start = config.temperature or (0.07 if config.loss == "infonce" else 0.1)
         self.least = 0.0 if config.loss == "sigmoid" else 1.0  # of a learned 1 / temperature, as in CLIP

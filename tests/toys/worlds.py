@@ -28,12 +28,16 @@ def of_two_columns() -> Pretraining:
     """One encoder of two columns of signals: every kind of objective that speaks of views."""
     net = model()
     head, two = {"head_hidden": 16, "head_width": 8}, {"towers": ["signal"], "views": ["clean", "later"]}
+    pooled = {"towers": ["signal", "table"], "views": ["clean", "later"], "pooled": {"signal": 0.4, "table": 0.6}}
+    several = {"towers": ["graph", "signal"], "views": ["later", "louder"], "pooled_views": ["later", "louder"]}
     spread = {"loss": "vicreg", "variance": 2.5, "invariance": 2.5, "covariance": 0.1}
     latent = {"tower": "signal", "target_view": "later", "predictor": PREDICTOR}
     small = distillation.HeadConfig(prototypes=12, hidden=16, bottleneck=8, layers=2)
     spoiled = {"tower": "signal", "view": "spoiled", "target": {"signal": "volts"}, "decoder": HEAD}
     objectives: dict[str, Objective] = {
         "contrastive": contrastive.Contrastive(contrastive.Config(**two, project_within=True, **LOW), net),
+        "pooled": contrastive.Contrastive(contrastive.Config(**pooled, **LOW), net),
+        "mean": contrastive.Contrastive(contrastive.Config(**several, **LOW), net),
         "vicreg": redundancy.Redundancy(redundancy.Config(**two, **spread, **head, **LOW), net),
         "byol": bootstrap.Bootstrap(bootstrap.Config(**two, predictor_hidden=16, **head, **LOW), net),
         "matching": matching.Matching(matching.Config(towers=["signal"], other_view="later", hidden=16), net),

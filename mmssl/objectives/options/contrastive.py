@@ -96,6 +96,18 @@ class Config(TeacherOptions, RelationOptions, HeadOptions, SideOptions, Objectiv
         help="of several sides (devices, views) each asks the one whose embeddings are distributed most alike, and is "
         "told from other samples of all of them, by weight of 1 / that discrepancy (ColloSSL)",
     )
+    pooled: dict[str, float] = option(
+        factory=dict,
+        min=0,
+        max=1_000,
+        help="tower -> weight, of all towers: their embeddings, of length 1, are added up into one a sample, which is "
+        "compared between views (CLIPPINGS: a picture and its text)",
+    )
+    pooled_views: list[str] = option(
+        factory=list,
+        help="these views count as one: the mean of their embeddings, of those that a sample has (the texts of a "
+        "node's neighbours)",
+    )
     layers: list[int] = option(
         factory=list, min=1, max=1_024, help="across: mean tokens after these blocks, counted from 1, summed (HiCMAE)"
     )
@@ -134,6 +146,7 @@ class Config(TeacherOptions, RelationOptions, HeadOptions, SideOptions, Objectiv
     def __post_init__(self) -> None:
         super().__post_init__()
         self._refuse_related()
+        self._refuse_pooled()
         if self.closest:
             others = ("queue", "predictor_hidden", "chunk", "label_smoothing", "layers", "negatives", *RELATED)
             found = [n for n in others if getattr(self, n)] + ["keys"] * (self.keys == "teacher")
@@ -155,6 +168,23 @@ class Config(TeacherOptions, RelationOptions, HeadOptions, SideOptions, Objectiv
                 f"negatives: found {self.negatives or 'null'} with a queue, whose keys alone are then compared, and "
                 f"{what}, which reads those of the batch; expected negatives: both"
             )
+
+    def _refuse_pooled(self) -> None:
+        """UserError where means of sides are compared by what knows single ones."""
+        name = "pooled" if self.pooled else "pooled_views"
+        if not (self.pooled or self.pooled_views):
+            return
+        alone = {"keys": self.keys == "teacher", "pooled_views": self.pooled and self.pooled_views}
+        alone |= {n: getattr(self, n) for n in ("queue", "predictor_hidden", "closest", "layers")}
+        for other in (n for n, found in alone.items() if found and n != name):
+            raise UserError(f"{other}: found {getattr(self, other)} with {name}, which it does not read")
+        if self.pooled and (set(self.pooled) != set(self.towers) or self.pairs is not None or len(self.pooled) < 2):
+            raise UserError(
+                f"pooled: found {', '.join(self.pooled)} with towers {self.towers} and pairs: {self.pairs}, expected a "
+                "weight for each of two towers or more, and no pairs"
+            )
+        if len(set(self.pooled_views)) == 1:
+            raise UserError(f"pooled_views: found {self.pooled_views}, expected two views or more")
 
     def _refuse_related(self) -> None:
         """UserError where columns say who belongs together to a loss that does not listen."""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ...models.pooling import masked_mean
 from ..options.contrastive import Config
-from .sides import Side, Sides
+from .pooled import PooledSides, weighted
+from .sides import Side
 from .teacher import Teacher
 
 if TYPE_CHECKING:
@@ -30,12 +31,16 @@ class Embeddings:
     """
 
     config: Config
-    sides: Sides
+    sides: PooledSides
     heads: nn.ModuleDict
     teacher: Teacher[Any] | None
 
     def embed(self, step: Step, side: Side, inside: bool, layer: int | None = None) -> tuple[Tensor, Tensor]:
         """Of the model. inside: within a tower; layer: of the tokens behind that block."""
+        several = self.sides.members.get(side)
+        if several is not None:
+            found = [self.embed(step, member, inside) for member, _ in several]
+            return weighted(found, [weight for _, weight in several], self.sides.unit)
         if layer is not None:
             return self._at(step, side, layer)
         pooled, present = self.sides.pooled(step, side)

@@ -131,6 +131,13 @@ CASES: dict[str, dict[str, Any]] = {
     "partitions": {**WITHIN, "positives": {"column": "when", "within": 0.7, "form": "each"}},
     "one cluster": {**WITHIN, "loss": "nt_xent", "negatives_column": "who"},
     "other clusters": {**WITHIN, "queue": 6, "negatives": "both", "negatives_column": "who", "negatives_of": "other"},
+    "pooled": {
+        **ACROSS,
+        "views": ["a", "b"],
+        "loss": "nt_xent",
+        "pooled": {"table": 0.4, "graph": 0.6},
+        "positives": {"column": "who"},
+    },
     "neighbours alone": {**WITHIN, "loss": "nt_xent", "neighbours": 2},
 }
 
