@@ -56,6 +56,15 @@ def scans(path: Path) -> None:
         nibabel.save(nibabel.Nifti1Image(voxels, np.diag([2.0, 2.0, 4.0, 1.0])), path / f"{n}.nii.gz")
 
 
+def ring(path: Path, number: int) -> Path:
+    """A graph of 5 to 8 nodes in a ring, in JSON."""
+    count = 5 + number % 4
+    path.parent.mkdir(parents=True, exist_ok=True)
+    links = [{"source": n, "target": (n + 1) % count} for n in range(count)]
+    path.write_text(json.dumps({"nodes": [{"id": n, "size": n * number} for n in range(count)], "links": links}))
+    return path
+
+
 def of_kinds(
     folder: Path, kinds: Mapping[str, str], more: Mapping[str, Callable[[int], object]] | None = None, count: int = 12
 ) -> str:
@@ -76,6 +85,7 @@ def of_kinds(
         "video": lambda: lambda n: video(folder / "v" / f"{n}.mp4", seed=n).relative_to(folder),
         "eeg": lambda: lambda n: edf(folder / "e" / f"{n}.edf", seed=n).relative_to(folder),
         "ecg": lambda: lambda n: wfdb_record(folder / "h", f"r{n}").relative_to(folder),
+        "graph": lambda: lambda n: ring(folder / "g" / f"{n}.json", n).relative_to(folder),
         "series": lambda: _listed(sensors, folder / "sensors", "*.csv"),
         "volume": lambda: _listed(scans, folder / "scans", "*.nii.gz"),
         "image": lambda: _listed(lambda path: pictures(path, count), folder / "shown", "*.png"),
