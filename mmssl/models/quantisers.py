@@ -4,7 +4,7 @@
 codes what the ones before leave over (residual, as EnCodec, Defossez et al. 2022, arXiv 2210.13438), or each a part of
 the vector (product, Jegou et al. 2011). Books are fitted by k-means or follow what they are given as moving averages
 (VQ-VAE's appendix A.1, as in vector-quantize-pytorch and fairseq); a code that nothing comes to is set to an input of
-the batch. `FiniteScalar` rounds each number to a few levels (FSQ, Mentzer et al. 2023, arXiv 2309.15505) and has
+the batch. Or they are parameters (`train_codes`), which an optimiser moves by `pull`. `FiniteScalar` rounds each number to a few levels (FSQ, Mentzer et al. 2023, arXiv 2309.15505) and has
 nothing to fit. Both pass gradients straight through, and compute in float32 under autocast too.
 
 Shapes: n vectors, F numbers of one, C books, K codes of a book, W numbers of a code.
@@ -88,6 +88,23 @@ class Codebooks(Quantiser):
         self.register_buffer("counts", torch.zeros(books, size))
         self.register_buffer("sums", torch.zeros(books, size, part))
 
+    def train_codes(self) -> None:
+        """Make `codes` a parameter, under the same name: saved and loaded it is the same."""
+        codes = self.codes
+        del self.codes
+        self.codes = nn.Parameter(codes)
+
+    def pull(self, x: Tensor) -> Tensor:
+        """(n,) of x (n, F): the squared distance of each book's codes to what they code, the mean over its numbers and
+        the sum over books, with a gradient for the codes alone: VQ-VAE's second term."""
+        with torch.autocast(x.device.type, enabled=False):
+            with torch.no_grad():
+                ids, inputs = self.coded(x.float())
+            parts = [
+                (given - self.codes[book].float()[ids[:, book]]).square().mean(-1) for book, given in enumerate(inputs)
+            ]
+            return torch.stack(parts).sum(0)
+
     def _ids(self, x: Tensor, book: int) -> Tensor:
         """x (n, W) -> (n,)."""
         codes = self.codes[book].float()
@@ -151,6 +168,7 @@ class Codebooks(Quantiser):
             self.counts[book, dead] = least
             self.sums[book, dead] = given[: len(dead)] * least
 
+    @torch.no_grad()
     def fit(self, x: NDArray[np.float32], seed: int) -> None:
         """k-means of x (n, F), book after book, each on what the ones before leave over (or its own part).
 

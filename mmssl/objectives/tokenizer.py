@@ -2,8 +2,8 @@
 
 The encoder sees all patches; each of its tokens goes through a linear map into a quantiser (`mmssl.models.quantisers`),
 the codes through a shallow decoder, which predicts the modality's own target of every patch. As in VQ-VAE (van den Oord
-et al. 2017): gradients go straight through, the books follow moving averages of what comes to them, and a commitment
-term holds tokens near their codes. BEiT's tokenizer (Bao et al. 2022) is one of pixels, EEGFormer (Chen et al. 2024)
+et al. 2017): gradients go straight through, the books follow moving averages of what comes to them or are trained by
+gradient (`learned_by`), and a commitment term holds tokens near their codes. BEiT's tokenizer (Bao et al. 2022) is one of pixels, EEGFormer (Chen et al. 2024)
 one of spectra, with a transformer as encoder. The linear map and the books become a part of the model: `mmssl embed
 --codes` writes the ids, and another recipe's `mae` predicts them (`codes: {of: codes, from: THIS_RUN}`).
 
@@ -114,12 +114,24 @@ class Tokenizer(Coded):
         width = self.part.codes.quantiser.width
         self.decoder = CodeDecoder(modality, config.decoder, width, modality.pred_width(config.target))
         init_weights(nn.ModuleList([self.part, self.decoder]))
+        if config.learned_by == "gradient" and config.kind != "scalar":
+            self._books().train_codes()
         self._seen: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
 
     def counts(self, step: Step) -> dict[str, Tensor]:
         """All patches, under the names of both losses."""
         valid = step.patches(self.name, self.config.view).valid
-        return {"reconstruction": valid, "commitment": valid}
+        names = ["reconstruction", "commitment", *(["books"] if self._trains_books else [])]
+        return dict.fromkeys(names, valid)
+
+    @property
+    def _trains_books(self) -> bool:
+        return self.config.learned_by == "gradient" and self.config.kind != "scalar"
+
+    def _books(self) -> Codebooks:
+        quantiser = self.part.codes.quantiser
+        assert isinstance(quantiser, Codebooks)
+        return quantiser
 
     def forward(self, step: Step) -> Loss:
         """The modality's own score of what the decoder makes of the codes, and the commitment; logs both."""
@@ -134,10 +146,15 @@ class Tokenizer(Coded):
             score = step.model.modality(self.name).score(predicted.float(), target, patches, c.target)
             made = step.mean("reconstruction", score, patches.valid)
             near = step.mean("commitment", found.distance.view(patches.valid.shape), patches.valid)
-        if self.training:
+            total = made + c.commitment * near
+            parts = {"reconstruction": made.detach(), "commitment": near.detach()}
+            if self._trains_books:
+                pull = self._books().pull(x.detach().flatten(0, 1)).view(patches.valid.shape)
+                pulled = step.mean("books", pull, patches.valid)
+                total, parts = total + pulled, parts | {"books": pulled.detach()}
+        if self.training and not self._trains_books:
             self._note(step, x.detach().float(), patches)
-        parts = {"reconstruction": made.detach(), "commitment": near.detach()}
-        return Loss(total=made + c.commitment * near, parts=parts)
+        return Loss(total=total, parts=parts)
 
     def _note(self, step: Step, x: Tensor, patches: Patches) -> None:
         """Keep for `after_step` what comes to each code, and of every sample a patch that could become one."""

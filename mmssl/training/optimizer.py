@@ -20,6 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ..errors import UserError
 from ..modality import MaskToken
 from ..models.positions import LearnedGrid
+from ..models.quantisers import Codebooks
 from ..models.tower import Prefix
 from ..recipe.config import LoopConfig
 
@@ -38,11 +39,11 @@ def settle_optimizer(train: L) -> L:
 
 
 def no_decay_names(module: nn.Module) -> set[str]:
-    """Names of the parameters that weight decay leaves alone: vectors (biases, norms, scales) and learned tokens and
-    positions."""
+    """Names of the parameters that weight decay leaves alone: vectors (biases, norms, scales), learned tokens,
+    positions and codebooks."""
     names = set()
     for prefix, part in module.named_modules():
-        whole = isinstance(part, (Prefix, MaskToken, LearnedGrid))
+        whole = isinstance(part, (Prefix, MaskToken, LearnedGrid, Codebooks))
         for name, parameter in part.named_parameters(recurse=False):
             if whole or parameter.ndim < 2:
                 names.add(f"{prefix}.{name}" if prefix else name)

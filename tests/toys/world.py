@@ -225,6 +225,7 @@ def pretraining(joint: bool = False) -> Pretraining:
     return Pretraining(net, objectives, VIEWS, masks)
 
 
+@torch.no_grad()
 def set_books(objective: Objective) -> Objective:
     """Codebooks that were fitted to something."""
     generator = torch.Generator().manual_seed(7)

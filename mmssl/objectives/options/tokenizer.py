@@ -52,6 +52,12 @@ class Config(BookOptions, ObjectiveConfig):
         factory=list, min=2, max=4_096, help="of scalar: of each number, e.g. [8, 5, 5, 5]: 1,000 codes"
     )
     width: int = option(32, min=1, max=65_536, help="numbers that a token is brought to before it is coded")
+    learned_by: str = option(
+        "averages",
+        choices=("averages", "gradient"),
+        help="how books learn: they follow moving averages of what comes to them, or are trained as all else, by their "
+        "distance to that (VQ-VAE's second term)",
+    )
     commitment: float = option(0.25, min=0, max=1_000_000, help="weight of the distance of a token to its code")
     decay: float = option(
         0.9, min=0, below=1, help="of the moving averages that the books follow; 0.99 in VQ-VAE, for runs of 10^5 steps"
@@ -66,8 +72,10 @@ class Config(BookOptions, ObjectiveConfig):
 
     NEEDS = (
         needs(
-            "size", "books", "samples", "width", "commitment", "decay", "revive", kind=("vector", "residual", "product")
+            *("size", "books", "samples", "width", "commitment", "learned_by", "decay", "revive"),
+            kind=("vector", "residual", "product"),
         ),
+        needs("decay", "revive", learned_by="averages"),
         needs("levels", kind="scalar"),
     )
 

@@ -14,6 +14,7 @@ from mmssl.draws import Draws
 from mmssl.objectives import tokenizer
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.objectives.step import Step
+from mmssl.training.optimizer import no_decay_names
 
 SIZES = {"size": 5, "width": 4, "decoder": toy_world.CODE_DECODER}
 
@@ -52,6 +53,31 @@ def test_the_loss_is_that_of_what_is_made_of_the_codes_and_the_commitment():
     loss.total.backward()
     assert all(p.grad.abs().sum() > 0 for p in [*work.decoder.parameters(), work.part.codes.inward.weight])
     assert net.tower("signal").modalities["signal"].proj.weight.grad.abs().sum() > 0, "straight through the codes"
+
+
+@pytest.mark.parametrize(("kind", "books"), [("vector", 1), ("residual", 2), ("product", 2)])
+def test_books_that_are_trained_are_pulled_to_what_they_code(kind, books):
+    net = toy_world.model()
+    work, step = made(net, learned_by="gradient", commitment=0.3, kind=kind, books=books), step_of(net)
+    quantiser, plain = work.part.codes.quantiser, made(net, commitment=0.3, kind=kind, books=books)
+    plain.load_state_dict(work.state_dict())  # a parameter is saved under the name of the buffer
+    loss = work.train()(step)
+    loss.total.backward()
+    x, codes = tokens_of(work, step), quantiser.codes.detach().double().numpy()
+    rest, pull, wanted = x, 0.0, np.zeros_like(codes)
+    for book in range(books):
+        given = rest if kind != "product" else x[:, book * codes.shape[2] : (book + 1) * codes.shape[2]]
+        ids = ((given[:, None] - codes[book]) ** 2).sum(2).argmin(1)
+        away = given - codes[book][ids]
+        pull += (away**2).mean()
+        np.add.at(wanted[book], ids, -2 * away / away.size)
+        rest = away
+    assert float(loss.parts["books"]) == pytest.approx(pull, abs=1e-6)
+    assert loss.total.item() == pytest.approx(plain(step).total.item() + pull, abs=1e-6)
+    np.testing.assert_allclose(quantiser.codes.grad.numpy(), wanted, atol=1e-6)
+    before = quantiser.codes.detach().clone()
+    work.after_step(net, 0.5)
+    assert torch.equal(quantiser.codes, before) and "part.codes.quantiser.codes" in no_decay_names(work)
 
 
 def test_books_move_after_the_step_alone_and_to_the_averages_of_what_came():
