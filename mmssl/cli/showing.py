@@ -19,6 +19,7 @@ from ..masking import load_mask, mask_names
 from ..masking.corruption import Corruption
 from ..masking.transforms import Transform
 from ..modality import modality_config, modality_names, modality_package
+from ..modality.columns import COLUMN
 from ..models.options import AdapterConfig, TowerConfig
 from ..objectives.options import ObjectiveConfig, objective_config, objective_module, objective_names
 from ..options.describing import REQUIRED, Described, about, default_of, docstring, in_line, options_of
@@ -55,6 +56,16 @@ KINDS = {
     "objectives": (objective_names, objective_config),
 }
 """`KIND.NAME`: the shipped names of a kind, and the options of one (or of anybody's, by its dotted path)."""
+
+
+COLUMN_OF_A_VIEW = Described(
+    COLUMN,
+    "text or null",
+    "null",
+    "",
+    "a further column of data.columns, read in place of the modality's own: a text's answer, the next frame",
+)
+"""What every modality's views have beside their own options (`mmssl.modality.columns`)."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,8 @@ def topic(name: str) -> Topic:
         if found is None:
             raise UserError(f"show: modality '{inner}' says nothing of the options of its views")
         text = docstring(objective_module(inner)) if kind == "objectives" else about(found)
-        return Topic(name, text, tuple(options_of(found)))
+        further = (COLUMN_OF_A_VIEW,) if kind == "views" else ()
+        return Topic(name, text, (*options_of(found), *further))
     raise UserError(f"unknown topic '{name}'{nearest(name, topic_names())}")
 
 
@@ -203,6 +215,8 @@ def _views(schemas: Schemas, name: str) -> Schema:
     """The views of a modality that is called as its type is."""
     view: Any = _options_of_kind("views", name)
     options = schemas.reference(f"view.{name}", view)
+    column = {"type": ["string", "null"], "default": None, "description": COLUMN_OF_A_VIEW.help}
+    schemas.defs[f"view.{name}"]["properties"][COLUMN] = column
     for kind, cls in (("corrupt", Corruption), ("transform", Transform)) if view.corruptible else ():
         derived = {
             "type": "object",

@@ -4,8 +4,9 @@
 codes what the ones before leave over (residual, as EnCodec, Defossez et al. 2022, arXiv 2210.13438), or each a part of
 the vector (product, Jegou et al. 2011). Books are fitted by k-means or follow what they are given as moving averages
 (VQ-VAE's appendix A.1, as in vector-quantize-pytorch and fairseq); a code that nothing comes to is set to an input of
-the batch. Or they are parameters (`train_codes`), which an optimiser moves by `pull`. `FiniteScalar` rounds each number to a few levels (FSQ, Mentzer et al. 2023, arXiv 2309.15505) and has
-nothing to fit. Both pass gradients straight through, and compute in float32 under autocast too.
+the batch. Or they are parameters (`train_codes`), which an optimiser moves by `pull`. `FiniteScalar` rounds each number
+to a few levels (FSQ, Mentzer et al. 2023, arXiv 2309.15505) and has nothing to fit. Both pass gradients straight
+through, and compute in float32 under autocast too.
 
 Shapes: n vectors, F numbers of one, C books, K codes of a book, W numbers of a code.
 """

@@ -3,9 +3,10 @@
 The encoder sees all patches; each of its tokens goes through a linear map into a quantiser (`mmssl.models.quantisers`),
 the codes through a shallow decoder, which predicts the modality's own target of every patch. As in VQ-VAE (van den Oord
 et al. 2017): gradients go straight through, the books follow moving averages of what comes to them or are trained by
-gradient (`learned_by`), and a commitment term holds tokens near their codes. BEiT's tokenizer (Bao et al. 2022) is one of pixels, EEGFormer (Chen et al. 2024)
-one of spectra, with a transformer as encoder. The linear map and the books become a part of the model: `mmssl embed
---codes` writes the ids, and another recipe's `mae` predicts them (`codes: {of: codes, from: THIS_RUN}`).
+gradient (`learned_by`), and a commitment term holds tokens near their codes. BEiT's tokenizer (Bao et al. 2022) is one
+of pixels, EEGFormer (Chen et al. 2024) one of spectra, with a transformer as encoder. The linear map and the books
+become a part of the model: `mmssl embed --codes` writes the ids, and another recipe's `mae` predicts them (`codes: {of:
+codes, from: THIS_RUN}`).
 
 Books start from k-means of the untrained encoder's tokens. A code that hardly any token comes to is set to a token of
 the batch, of a random choice that is the same for any number of processes (dead-code revival; Dhariwal et al. 2020,

@@ -13,6 +13,7 @@ from toys.own_data import of_kinds, pictures, scans, sensors, sentences, table
 from toys.own_files import encoded, tudataset, wfdb_record
 
 from mmssl.cli import main
+from mmssl.modality.columns import further_columns
 from mmssl.recipe.loading import load_recipe, plain_recipe, recipe_names
 from mmssl.recipe.presets import presets_of
 
@@ -90,6 +91,7 @@ EXPORTS = {
     "text_mae": "sentence-transformers",
     "text_jepa": "sentence-transformers",
     "text_contrastive": "sentence-transformers",
+    "text_pairs": "sentence-transformers",
     "video_mae": "videomae",
     "video_jepa": "vjepa2",
     "video_contrastive": "vjepa2",
@@ -161,7 +163,8 @@ def test_what_every_recipe_prints_runs(
 ) -> None:
     """On data of all its modalities, in one table of files."""
     monkeypatch.chdir(tmp_path)
-    path = of_kinds(tmp_path, {kind: kind for kind in load_recipe(name).modalities})
+    recipe = load_recipe(name)
+    path = of_kinds(tmp_path, {kind: kind for kind in recipe.modalities} | further_columns(recipe.views))
     said = run(["mmssl", "pretrain", name, f"data.path={path}", *tiny(name)], capsys)
     run(["mmssl", "export", f"runs/{name}", "--to", EXPORTS.get(name, "onnx"), "--output", "exported"], capsys)
     for command in next_commands(said):

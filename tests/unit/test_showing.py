@@ -25,7 +25,7 @@ from mmssl.objectives.base import load_objective
 from mmssl.objectives.options import objective_config, objective_names
 from mmssl.options import needs, option, plainyaml, strict
 from mmssl.options.describing import REQUIRED, options_of
-from mmssl.recipe.loading import load_recipe, recipe_names, recipe_path
+from mmssl.recipe.loading import load_recipe, plain_recipe, recipe_names, recipe_path
 
 TOPICS = list(showing.all_options())
 
@@ -113,6 +113,13 @@ def test_a_package_that_says_everything_in_one_file(tmp_path: Path, monkeypatch:
     assert "far" in {one.key for one in showing.topic("objectives.mylab.method").options}
 
 
+def test_a_view_says_that_it_may_read_another_column(validator: Any) -> None:
+    shown = showing.topic("views.text").options[-1]
+    assert (shown.key, shown.type, shown.default) == ("column", "text or null", "null")
+    recipe = plain_recipe("text_pairs")
+    assert recipe["views"]["answer"]["text"] == {"column": "answer"} and not list(validator.iter_errors(recipe))
+
+
 def test_formats_are_described_as_they_describe_themselves() -> None:
     for name, title, text in described():
         module = sys.modules[load_format(name).write.__module__]
@@ -180,6 +187,7 @@ FAULTS: dict[str, Any] = {
     "objectives.jepa": {"tower": "image", "momentun": [0.9, 1.0]},
     "views.a.image.flop": 0.5,
     "views.a.image.flip": 2,
+    "views.a.image.column": 3,
     "views.a.image.corrupt": {"shares": [0.1, 0.2]},
     "evaluation.tasks": ["knn", "guess"],
     "data": {"columns": {"image": "image"}},
