@@ -160,7 +160,9 @@ QKV = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
 
 def test_separability_of_the_validation_rows_may_say_when_to_stop(pair):
     model, processor = open_model(pair)
-    options = load_options({"path": "builtin:digits", "label": "label", "modalities": ["image"], "limit": 120})
+    options = load_options(
+        {"path": "builtin:digits", "label": "label", "modalities": ["image"], "limit": 120, "few": 0}
+    )
     options = replace(options, monitor="separability", head_start="zero")
     job = make_job(str(pair), model, processor, options)
     job.objective()
