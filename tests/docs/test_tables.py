@@ -10,6 +10,8 @@ from benchmarks import adapter_continue, compare, crossmodal, finetune, loader, 
 from benchmarks.matrix import __main__ as matrix
 from benchmarks.matrix import report
 from benchmarks.matrix.cells import read_cells
+from benchmarks.mechanisms import table as mechanisms
+from benchmarks.mechanisms.rows import read_rows
 
 pytestmark = pytest.mark.docs
 
@@ -60,3 +62,9 @@ def test_what_many_gpus_cost() -> None:
 
 def test_speed_of_the_loader() -> None:
     assert pages.between(pages.SPEED.read_text(), loader.MARKS) == loader.table(), "run python -m benchmarks.loader"
+
+
+def test_every_mechanism() -> None:
+    page = mechanisms.PAGE.read_text()
+    now = mechanisms.table(read_rows())
+    assert pages.between(page, mechanisms.MARKS) == now, "run python -m benchmarks.mechanisms --table"

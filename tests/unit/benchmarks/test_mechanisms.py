@@ -1,0 +1,88 @@
+"""The rows of docs/benchmarks/mechanisms.md: their recipes are valid, and a result is of the recipe that is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from toys.refusals import refused
+
+from benchmarks.mechanisms import __main__ as command
+from benchmarks.mechanisms import preparing, rows, run
+from benchmarks.mechanisms.rows import Row, due, read_rows, store, stored
+from benchmarks.mechanisms.table import line, table
+from mmssl.recipe.loading import load_recipe
+
+ROWS = read_rows()
+SCORES = {
+    "linear accuracy": {"pretrained": 0.75, "untrained": 0.5, "raw": 0.6},
+    "knn accuracy": {"pretrained": 1.0, "untrained": 0.25, "raw": 0.3},
+}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_its_recipe_is_valid_and_what_comes_first_is_a_row(row: Row) -> None:
+    recipe = load_recipe({"name": row.name, **row.recipe()})
+    assert recipe.evaluation.tasks and recipe.evaluation.label
+    assert row.first is None or row.first in {other.name for other in ROWS}
+    assert row.prepare is None or row.prepare in preparing.MAKES
+
+
+def test_every_recipe_of_the_folder_is_a_row_but_that_of_the_pairs() -> None:
+    there = {path.stem for path in rows.HERE.glob("*.yaml")} - {"rows"}
+    assert there - {row.name for row in ROWS} == {"titles"}
+    with refused("nnclrr", "nnclr"):
+        read_rows(["nnclrr"])
+
+
+def test_a_result_of_another_recipe_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "RESULTS", tmp_path / "results")
+    row = read_rows(["gedi"])[0]
+    assert due(row, 1) and table([row]).count("\n") == 1
+    store(row, 1, SCORES)
+    store(row, 0, SCORES)
+    assert list(stored(row)) == [0, 1] and not due(row, 1) and due(row, 2)
+    shown = ".750/.500 .750/.500 | 1.000/.250 1.000/.250 | .600, .300 |"
+    assert line(row, stored(row)).endswith(shown) and "fashion_mnist, 150" in table([row])
+    monkeypatch.setattr(Row, "digest", lambda self: "another")
+    assert due(row, 1)
+
+
+def test_what_is_found_is_read_off_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: dict[str, Any] = {}
+
+    def pretrain(recipe: dict[str, Any], *, output: Path) -> None:
+        (output / "model").mkdir(parents=True)
+        (output / "metrics.jsonl").write_text('{"loss": 2.0}\n{"loss": 1.5}\n')
+        score = '{"model": 0.71, "untrained": 0.7, "raw": null}'
+        tasks = f'{{"knn": {{"image/accuracy": {score}}}, "linear": {{"image/ECE": {score}}}}}'
+        (output / "evaluation.json").write_text(f'{{"tasks": {tasks}}}')
+        kept[recipe["name"]] = recipe
+
+    monkeypatch.setattr(rows, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(run.mmssl, "pretrain", pretrain)
+    found = run.measure(read_rows(["beit"])[0], 2, tmp_path)
+    assert found["knn accuracy"] == {"pretrained": 0.71, "untrained": 0.7}
+    assert found["loss"] == [2.0, 1.5] and "linear ECE" not in found
+    codes = kept["beit"]["objectives"]["beit"]["codes"]["image"]
+    assert codes["from"] == str(tmp_path / "beit_tokenizer-2") and kept["beit_tokenizer"]["seed"] == 2
+
+
+def test_a_fifth_of_each_class_keeps_its_label(tmp_path: Path) -> None:
+    source = tmp_path / "data"
+    source.mkdir()
+    for split, count in (("train", 60), ("test", 10)):
+        datasets.Dataset.from_dict({"label": [n % 3 for n in range(count)]}).to_csv(source / f"{split}.csv")
+    found = preparing.few(source)
+    kept = [value for value in found["train"]["few"] if value is not None]
+    assert sorted(kept) == ["class 0"] * 4 + ["class 1"] * 4 + ["class 2"] * 4
+    pairs = zip(found["train"]["few"], found["train"]["label"], strict=True)
+    assert all(value in (None, f"class {label}") for value, label in pairs)
+    assert found["test"]["few"] == [None] * 10
+
+
+def test_the_command_names_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["nothing", "--table"]) == 2
+    assert "found 'nothing'" in capsys.readouterr().err
