@@ -29,6 +29,7 @@ from .answers import Answers, by_group
 from .embedding import Embedded, embed_source, refuse_diverged
 from .held_out import Sources, files_of, open_outside, open_sources, read_columns
 from .leaks import refuse_label, telling_columns
+from .prompting import zero_shot
 from .retrieving import Retrieving, columns_of, further_of, there
 from .rows import Labels, check_named, class_names, label_column, present_columns, read_labels, subset
 from .subsets import Scorecard, joint_groups, subsets_of
@@ -386,7 +387,7 @@ class _Evaluation:
         # -1 looks up the last entry: unknown stays unknown
         y: Tensor = torch.tensor([*numbers, -1])[labels.test]
         templates = len(self.config.templates)
-        return tasks.zero_shot(self.features, text, spoken, templates, y, self.config.temperature)
+        return zero_shot(self.features, text, spoken, templates, y, self.config.temperature)
 
     def _retrieval(self, ranked: bool = False) -> tuple[tasks.Metrics, dict[str, str]]:
         features = self.features
