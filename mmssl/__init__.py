@@ -18,7 +18,21 @@ from .models.auto import watch as _watch_auto_classes
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import check, cluster, embed, evaluate, evaluate_suite, export, init, pretrain, push, report, select, tune
+    from .api import (
+        check,
+        cluster,
+        embed,
+        evaluate,
+        evaluate_suite,
+        export,
+        init,
+        plan,
+        pretrain,
+        push,
+        report,
+        select,
+        tune,
+    )
     from .finetuning.finetune import finetune
     from .finetuning.pipelines import MMSSLPipeline
     from .finetuning.task import load_task
@@ -44,6 +58,7 @@ __all__ = [
     "init",
     "load_recipe",
     "load_task",
+    "plan",
     "pretrain",
     "push",
     "report",
@@ -67,6 +82,7 @@ _WHERE = {
     "init": "mmssl.api",
     "load_recipe": "mmssl.recipe.loading",
     "load_task": "mmssl.finetuning.task",
+    "plan": "mmssl.api",
     "pretrain": "mmssl.api",
     "push": "mmssl.api",
     "report": "mmssl.api",

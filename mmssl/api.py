@@ -35,12 +35,15 @@ from .looking.check import check as look_through
 from .looking.init import Started
 from .looking.init import init as begin
 from .looking.options import CheckConfig, InitConfig
+from .looking.plan import Plan
+from .looking.plan import plan as plan_run
 from .models.locating import locate
 from .models.opening import open_model
 from .recipe.config import Recipe
 from .recipe.loading import command_options
 from .saying import doing
 from .training import pretrain as trained
+from .training.choosing import Asked
 from .training.reporting import report as write_report
 from .tuning.space import space_of
 from .tuning.tune import Tuned, Wanted, run_tuning
@@ -410,6 +413,20 @@ def check(
     """
     asked = command_options(CheckConfig, options, _flags(str(data), columns, label=label))
     return look_through(asked, output, every=every)
+
+
+def plan(
+    recipe: str | Path | Mapping[str, Any], *, preset: str | None = None, steps: int = 6, **overrides: object
+) -> Plan:
+    """What a run will cost, from a few steps of it that are thrown away; what `mmssl plan` does.
+
+    Args:
+        recipe: as for `pretrain`.
+        preset: size of a shipped recipe.
+        steps: of the trial.
+        **overrides: changes of the recipe, as for `pretrain`.
+    """
+    return plan_run(Asked(recipe, overrides, preset), steps)
 
 
 def _flags(path: str | None, columns: Columns | None, **given: Any) -> dict[str, Any]:

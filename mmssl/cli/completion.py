@@ -76,7 +76,7 @@ def _of_command(words: Sequence[str], parser: argparse.ArgumentParser) -> Iterat
         yield from _values(before)
     elif first:
         yield from _first(words[0])
-    elif words[0] in ("pretrain", "show", "tune"):
+    elif words[0] in ("pretrain", "plan", "show", "tune"):
         yield from _keys(typed)
 
 
@@ -110,7 +110,7 @@ def _first(command: str) -> Iterator[str]:
         yield from LISTS
     elif command == "completion":
         yield from SCRIPTS
-    elif command in ("pretrain", "tune"):
+    elif command in ("check", "plan", "pretrain", "tune"):
         yield from recipe_names()
     elif command == "show":
         from .showing import topic_names

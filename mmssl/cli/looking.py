@@ -37,6 +37,15 @@ def add_commands(command: Command) -> None:
     sub.add_argument("--label", metavar="COLUMN", help="column of what is to be predicted")
     sub.add_argument("--output", metavar="DIR", type=Path, default=Path("check"), help="of the report (default: check)")
 
+    sub = command("plan", _plan, "Say what a run will cost, from a few steps of it that are thrown away.")
+    sub.add_argument("config", metavar="RECIPE", help="a .yaml file or a shipped recipe (see `mmssl list recipes`)")
+    sub.add_argument(
+        "overrides", metavar="key.path=value", nargs="*", help="change the recipe, e.g. train.batch_size=64"
+    )
+    sub.add_argument("--preset", metavar="NAME", help="size of a shipped recipe, as of `mmssl pretrain`")
+    sub.add_argument("--steps", metavar="N", type=int, default=6, help="of the trial (default: 6)")
+    sub.add_argument("--json", action="store_true", help="the plan as JSON")
+
 
 def _add_words(sub: argparse.ArgumentParser, help: str) -> None:
     sub.add_argument("overrides", metavar="key=value", nargs="*", help=help)
@@ -81,6 +90,21 @@ def _check(args: argparse.Namespace) -> int:
     print("\n".join(map(shown, done.lines())))
     print(f"\nthe report: {args.output / 'report.html'} (and report.json)")
     return 1 if done.worthless else 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from ..recipe.loading import load_recipe
+
+    load_recipe(args.config, args.overrides, preset=args.preset)  # a mistake in it shows at once
+    with doing(IMPORTS):
+        from ..looking.plan import plan
+        from ..training.choosing import Asked
+        from ..training.process import prepare_process
+
+    prepare_process()
+    found = plan(Asked(args.config, args.overrides, args.preset), args.steps)
+    print(json.dumps(found.plain(), indent=1) if args.json else "\n".join(["", *found.lines()]))
+    return 0
 
 
 def flags(args: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -1,0 +1,221 @@
+"""`mmssl plan RECIPE`: what a run will cost, from a few steps of it that are thrown away. Nothing is written."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..distributed import lost_peers_told
+from ..errors import UserError
+from ..models.stock.targets import said_of_targets
+from ..saying import doing
+from ..training.choosing import Asked, refuse_placeholder
+from ..training.effort import HALF, PEAKS, gpu_peak, resident
+from ..training.engine import make_parallel
+from ..training.feeding import feed
+from ..training.lock import RunLock
+from ..training.pace import duration
+from ..training.preparing import begin, loop_of, processor_of
+from ..training.run_log import RunLog
+from ..training.storing import store_outputs
+from ..training.trial import Trial, trial
+
+STEPS = 6
+"""Of the trial; the first is not timed."""
+USED = 0.3
+"""Share of what its maker says that a GPU is taken to do: encoders of these sizes reach a fifth to two fifths."""
+DEVICES = {"T4": 16, "L4": 24, "RTX 4090": 24, "A100": 80, "H100": 80, "H200": 141, "B200": 180}
+"""GPU -> GB of its memory, by its maker's data sheet; how fast it is stands in `mmssl.training.effort.PEAKS`."""
+QUICKEST = 0.02
+"""Seconds that a step of a small model takes there all the same: kernels are launched, batches copied."""
+TIGHT = 0.9
+"""Share of a GPU's memory that a run may fill."""
+
+
+@dataclass
+class Plan:
+    """What a run will cost.
+
+    Attributes:
+        name: of the recipe.
+        rows: that it trains on; None: a stream.
+        steps, epochs: of the run.
+        batch_size, accumulation: samples of a step; in so many parts.
+        device: of the trial, and its precision.
+        trial: what its steps cost, see `mmssl.training.trial.Trial`.
+        process: bytes that this process held before the first step: libraries, data, weights.
+        exports: what the model exports to, in a line.
+        checkpoint, model: bytes of one checkpoint, and of the model's folder; keep: checkpoints that stay.
+        others: GPU -> "seconds" of the run, "memory" (bytes), "fits".
+    """
+
+    name: str
+    rows: int | None
+    steps: int
+    epochs: float | None
+    batch_size: int
+    accumulation: int
+    device: str
+    trial: Trial
+    process: int
+    exports: str
+    checkpoint: int
+    model: int
+    keep: int
+    others: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def step_seconds(self) -> float:
+        """Of a usual step."""
+        return statistics.median(self.trial.seconds)
+
+    @property
+    def seconds(self) -> float:
+        """Of all steps."""
+        return self.steps * self.step_seconds
+
+    @property
+    def peak(self) -> int:
+        """Bytes of the process at its fullest: on a processor."""
+        return self.process + self.trial.peak - self.trial.weights
+
+    def plain(self) -> dict[str, Any]:
+        """It as JSON values."""
+        more = {"peak": self.trial.peak, "process_peak": self.peak, "step_seconds": self.step_seconds}
+        return {**asdict(self), **more, "seconds": self.seconds}
+
+    def lines(self) -> list[str]:
+        """It for people."""
+        t, size = self.trial, f"{self.rows:,} rows" if self.rows is not None else "a stream"
+        epochs = "" if self.epochs is None else f", {self.epochs:.3g} epochs"
+        parts = f" in {self.accumulation} parts" if self.accumulation > 1 else ""
+        lines = [
+            f"{self.name}: {size}; {self.steps:,} steps of {self.batch_size}{parts}{epochs}",
+            f"parameters: {t.parameters:,} of the model, {t.objectives:,} trained beside it by objectives",
+            f"tokens: {t.tokens / self.batch_size:,.0f} a sample, {t.tokens:,.0f} a step",
+        ]
+        if t.flops is not None:
+            each, all_of_them = _si(t.flops / self.batch_size), _si(t.flops * self.steps)
+            lines.append(f"arithmetic: {each}FLOP a sample, {_si(t.flops)}FLOP a step, {all_of_them}FLOP in all")
+        waited = t.waited / max(sum(t.seconds), 1e-9)
+        lines += [
+            f"memory: {_bytes(t.weights)} weights, {_bytes(t.gradients)} gradients, {_bytes(t.optimizer)} optimiser, "
+            f"{_bytes(t.activations)} activations, {_bytes(t.batch)} inputs: {_bytes(t.peak)} at the fullest moment, "
+            f"beside {_bytes(self.process - t.weights)} of libraries and data",
+            f"time: {self.step_seconds:.3g} s a step on {self.device}, {waited:.0%} of it waiting for data: "
+            f"about {duration(self.seconds)} for all, evaluation aside",
+            f"disk: {_bytes(self.keep * self.checkpoint)} of {self.keep} checkpoints, {_bytes(self.model)} of a model",
+            self.exports,
+        ]
+        return lines + self._elsewhere()
+
+    def _elsewhere(self) -> list[str]:
+        lines = [f"elsewhere, at {USED:.0%} of what the maker says in 16 bits, if data come fast enough:"]
+        for name, of in self.others.items():
+            fits = "" if of["fits"] else f"; {_bytes(of['memory'])} do not fit: a smaller train.micro_batch"
+            lines.append(f"  {name:10} {duration(of['seconds']):>8}{fits}")
+        return lines if self.others else []
+
+
+def plan(asked: Asked, steps: int = STEPS) -> Plan:
+    """Make a few steps of a recipe in a folder that goes, and tell what they say of the whole.
+
+    Args:
+        asked: the recipe.
+        steps: of the trial, at least two.
+
+    Raises:
+        UserError: as of a run.
+    """
+    if steps < 2:
+        raise UserError(f"--steps: found {steps}, expected at least 2: the first is not timed")
+    with tempfile.TemporaryDirectory(prefix="mmssl-plan-") as folder, doing("planning"):
+        return _planned(asked, steps, Path(folder) / "run")
+
+
+def _planned(asked: Asked, steps: int, folder: Path) -> Plan:
+    quiet = _with(asked, {"train.trackers": [], "train.micro_batch": None})
+    recipe = quiet.recipe()
+    refuse_placeholder(recipe)
+    parallel = make_parallel(recipe.train)
+    with RunLog() as log, RunLock() as lock, lost_peers_told():
+        begun = begin(quiet, recipe, parallel, log, lock, folder, False)
+        processor = processor_of(begun)
+        loop, per_epoch, lengths = loop_of(begun, processor)
+        source, columns = begun.opened.source, begun.opened.columns
+        stored = store_outputs(begun.recipe, loop.pretraining, processor, source, columns, parallel.accelerator, folder)
+        batches = feed(
+            begun.recipe, source, columns, processor, parallel.accelerator, stored, lengths, begun.mixture, begun.labels
+        )
+        before = int((resident() or 0.0) * 1e9)
+        with doing("trying some steps", steps):
+            found = trial(loop, batches, steps)
+        rows = len(begun.rows) if hasattr(begun.rows, "__len__") else None
+        train, model = begun.recipe.train, loop.pretraining.model
+        device = f"{loop.accelerator.device}, {train.mixed_precision if train.mixed_precision != 'no' else 'float32'}"
+        out = Plan(
+            name=begun.recipe.name,
+            rows=rows,
+            steps=loop.steps,
+            epochs=None if rows is None else loop.steps / per_epoch if per_epoch == per_epoch and per_epoch else None,
+            batch_size=train.batch_size,
+            accumulation=train.accumulation,
+            device=device,
+            trial=found,
+            process=before,
+            exports=said_of_targets(model, processor),
+            checkpoint=found.weights + found.optimizer,
+            model=sum(p.numel() * p.element_size() for p in model.parameters()),
+            keep=train.keep,
+        )
+    out.others = _elsewhere(out)
+    return out
+
+
+def _with(asked: Asked, more: dict[str, object]) -> Asked:
+    """The same with further overrides, behind the user's."""
+    given = asked.overrides
+    if not isinstance(given, Mapping):
+        return Asked(
+            asked.config, [*given, *(f"{key}={json.dumps(value)}" for key, value in more.items())], asked.preset
+        )
+    return Asked(asked.config, {**given, **more}, asked.preset)
+
+
+def _elsewhere(found: Plan) -> dict[str, dict[str, Any]]:
+    """Time and memory on GPUs, in 16 bits: activations are half as large."""
+    t = found.trial
+    if t.flops is None:
+        return {}
+    memory = t.weights + t.optimizer + t.batch + max(t.activations // 2, t.gradients)
+    out = {}
+    for name, size in DEVICES.items():
+        speed = gpu_peak(name, HALF)
+        assert speed is not None and name in PEAKS
+        out[name] = {
+            "seconds": found.steps * max(t.flops / (USED * speed), QUICKEST),
+            "memory": memory,
+            "fits": memory <= TIGHT * size * 1e9,
+        }
+    return out
+
+
+def _bytes(number: float) -> str:
+    """ "12 MB", "1.3 GB"."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number / 1e3:.3g} kB"
+
+
+def _si(number: float) -> str:
+    """ "1.3 G"."""
+    for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.3g} "
