@@ -213,6 +213,7 @@ def embed_source(
     groups: Sequence[tuple[str, ...]] = (),
     tokens: bool = False,
     further: Mapping[str, str] | None = None,
+    change: Callable[[Iterable[Loaded]], Iterable[Loaded]] | None = None,
 ) -> Embedded:
     """Features of all rows of `source`, in its order, by all models in one pass over the data.
 
@@ -229,6 +230,7 @@ def embed_source(
         groups: modalities of one tower to encode together as well.
         tokens: keep every patch's token as well, of a source of known length.
         further: name of a further column -> its modality, whose preprocessor reads it.
+        change: what is done to the batches first.
 
     Returns:
         The features; what is broken is absent, and listed in `bad`.
@@ -238,8 +240,9 @@ def embed_source(
     chosen = {name: preprocessors[(further or {}).get(name, name)] for name in columns}
     batches = evaluation_batches(source, chosen, dict(columns), batch_size=batch_size, workers=workers, broken=broken)
     rows = len(source) if tokens else 0
+    changed = batches if change is None else change(batches)
     return embed_batches(
-        models, batches, describe=describe, progress=progress, groups=groups, tokens_of=rows, further=further
+        models, changed, describe=describe, progress=progress, groups=groups, tokens_of=rows, further=further
     )
 
 

@@ -7,6 +7,7 @@ not allow is left out of the report, with the reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,6 @@ from torch import Tensor
 from ..data.choosing import choose_columns, no_inputs
 from ..data.holding import alike
 from ..data.quarantine import refuse_share
-from ..data.sources import Columns
 from ..data.workers import types_of, workers_for
 from ..errors import UserError, nearest, one_line
 from ..modality import Preprocessor
@@ -31,7 +31,8 @@ from .held_out import Sources, files_of, open_outside, open_sources, read_column
 from .leaks import refuse_label, telling_columns
 from .prompting import zero_shot
 from .retrieving import Retrieving, columns_of, further_of, there
-from .rows import Labels, check_named, class_names, label_column, present_columns, read_labels, subset
+from .robustness import corrupted, robustness, views_of
+from .rows import Labels, check_named, class_names, present_columns, read_labels, subset
 from .subsets import Scorecard, joint_groups, subsets_of
 from .zero_shot import prompts
 
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from ..recipe.config import DataConfig, EvaluationConfig
 
 DEFAULT_TASKS = ("knn", "zero-shot", "retrieval", "rankme")
+PROBED = ("knn", "linear", "attentive", "labels", "ood", "subsets", "selective", "robustness")
+"""Tasks that need what the encoders make of the training rows."""
 PAIRED = ("retrieval", "ranking", "subsets")
 
 Report = dict[str, Any]
@@ -146,57 +149,6 @@ def _know_rows(answers: Answers, sources: Sources, config: EvaluationConfig, by:
         answers.by = list(sources.test.with_format(None)[by])
 
 
-def check_evaluation(
-    data: DataConfig, config: EvaluationConfig, train_source: Source, readers: Mapping[str, Preprocessor]
-) -> None:
-    """Raise before training what `evaluate` would raise after it: data, a split or a label column that does not exist,
-    class names that do not fit the labels, other data for `ood` that are not there.
-
-    Streams are not looked into, which would read from them. readers: modality -> what reads it.
-    """
-    if config.tasks == [] or data.streaming:
-        return
-    read = read_columns(config, data.columns)
-    files = files_of(data, readers)
-    sources = open_sources(data, config, 0, train_source, read, files=files)
-    label_column(train_source if sources.test is None else sources.test, config.label)
-    if config.group is not None and sources.train is not None:
-        alike(sources.train, config.group)
-    if config.classes is not None and sources.test is not None:
-        labels, reason = read_labels(sources.test, sources.train, config.label)
-        if labels is None:
-            raise UserError(f"evaluation.classes: found names of classes, but {reason}")
-        class_names(labels, sources.test, sources.train, config.classes)
-    if config.ood is not None and "ood" in (config.tasks or ()):
-        open_outside(data, config, read, files)
-
-
-def labelled_rows(
-    data: DataConfig,
-    config: EvaluationConfig,
-    train_source: Source,
-    seed: int,
-    columns: Columns,
-    readers: Mapping[str, Preprocessor],
-) -> tuple[Dataset, Dataset | None, Labels] | str:
-    """(test rows, training rows, their labels) for a probe, within the limits of `config`, or why there are none.
-
-    columns: modality -> the column(s) that it reads; readers: modality -> what reads it.
-    """
-    files = files_of(data, readers, columns)
-    sources = open_sources(data, config, seed, train_source, read_columns(config, columns), files=files)
-    if sources.test is None:
-        return f"the data has no split '{config.split}' to test on"
-    if sources.same_rows:
-        return "the test rows are the training rows"
-    labels, reason = read_labels(sources.test, sources.train, config.label, config.group)
-    if labels is None:
-        return reason
-    if labels.train is None:
-        return f"the training rows have no column '{labels.column}'"
-    return sources.test, sources.train, labels
-
-
 def _listed(columns: str | Sequence[str] | None) -> list[str]:
     return [] if columns is None else [columns] if isinstance(columns, str) else list(columns)
 
@@ -230,6 +182,8 @@ class _Evaluation:
         report["notes"] += [f"{name}: not evaluated, {why}" for name, why in lacking.items()]
         beside = columns_of(preprocessors, further, mapping)
         self.beside = there(self.test, {n: of for n, of in beside.items() if further[n] in self.columns})
+        types = {name: str(spec["type"]) for name, spec in (self.model.config.modalities or {}).items()}
+        self.corrupted = views_of(config.corruptions, types)
         self.retrieving = Retrieving(encoders, preprocessors, further, config.batch_size, seed, data.broken)
         self.labels, self.no_labels = read_labels(self.test, sources.train, config.label, config.group)
         if self.labels is not None:
@@ -250,7 +204,9 @@ class _Evaluation:
         test = self._embed(self.test, self.columns, "test", self.encoders)
         train, columns = None, {}
         if self.sources.train is not None and set(possible) - {"rankme", "separability", "cka"}:
-            probes = {"knn", "linear", "attentive", "labels", "ood", "subsets", "selective"} & set(possible)
+            probes = {"knn", "linear", "attentive", "labels", "ood", "subsets", "selective", "robustness"} & set(
+                possible
+            )
             columns = present_columns(self.sources.train, list(self.preprocessors), self.mapping)[0]
             # between modalities only the raw features' ridge map learns from these rows
             train = self._embed(self.sources.train, columns, "train", self.encoders if probes else {})
@@ -284,10 +240,18 @@ class _Evaluation:
                 self.report["skipped"][task] = why or "no modality to run it on"
 
     def _embed(
-        self, source: Dataset, columns: Mapping[str, str | list[str]], what: str, encoders: Mapping[str, MMSSLModel]
+        self,
+        source: Dataset,
+        columns: Mapping[str, str | list[str]],
+        what: str,
+        encoders: Mapping[str, MMSSLModel],
+        view: str | None = None,
     ) -> Embedded:
-        total = len(source)
-        with doing(f"embedding the {what} rows", total) as advance:
+        """Features of all rows, as they are or as a corruption has them."""
+        total, change = len(source), None
+        if view is not None:
+            change = partial(corrupted, model=self.model, views=self.corrupted, view=view, seed=self.seed)
+        with doing(f"embedding the {what} rows" + ("" if view is None else f", {view}"), total) as advance:
             embedded = embed_source(
                 encoders,
                 self.preprocessors,
@@ -298,8 +262,9 @@ class _Evaluation:
                 workers=workers_for(self.data.workers, types_of(self.model.config.modalities)),
                 broken=self.data.broken,
                 progress=advance,
-                groups=self._groups(columns) if self.subsets else (),
-                tokens=self.tokens and what != "ood",
+                groups=self._groups(columns) if self.subsets and view is None else (),
+                tokens=self.tokens and what != "ood" and view is None,
+                change=change,
             )
         self.report[f"n_{what}"] = total
         broken = len({bad.index for bad in embedded.bad})
@@ -321,7 +286,9 @@ class _Evaluation:
         """Why a task cannot be run, before anything is embedded; None when it can."""
         if task == "ood":
             return None if self.config.ood else "it needs other data to tell from the held-out rows (evaluation.ood)"
-        if task in ("knn", "linear", "boosting", "attentive", "labels", "selective"):
+        if task == "robustness" and not self.corrupted:
+            return "it needs views for corruptions (evaluation.corruptions)"
+        if task in ("knn", "linear", "boosting", "attentive", "labels", "selective", "robustness"):
             if self.labels is None:
                 return self.no_labels
             if self.labels.train is None:
@@ -359,10 +326,19 @@ class _Evaluation:
             "separability": lambda: others.separable(found.test, seed),
             "selective": lambda: others.selective(found, seed),
             "cka": lambda: others.alike_to(found.test),
+            "robustness": self._robustness,
             "ood": self._ood,
             "rankme": lambda: tasks.rank_me(found.test, bool(getattr(self.model.config, "projection", None))),
         }
         return run[task]()
+
+    def _robustness(self) -> tuple[tasks.Metrics, dict[str, str]]:
+        found = {}
+        for view, spec in self.corrupted.items():
+            columns = {name: column for name, column in self.columns.items() if name in spec}
+            if columns:
+                found[view] = self._embed(self.test, columns, "test", self.encoders, view)
+        return robustness(self.features, found, self.seed)
 
     def _ood(self) -> tuple[tasks.Metrics, dict[str, str]]:
         config = self.config

@@ -202,7 +202,8 @@ def _keep(where: Path, key: str, cell: Cell) -> None:
     facts = {"key": key, "source": cell.source, "report": json.dumps(cell.report)}
     try:
         with whole_file(where) as partial:
-            save_file(held, partial, facts)
+            # clones: several metrics may be of the same rows, and safetensors stores no memory twice
+            save_file({name: tensor.clone() for name, tensor in held.items()}, partial, facts)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{where} could not be written: {one_line(error)}") from error
 

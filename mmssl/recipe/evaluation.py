@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..options import option, strict
 
@@ -19,6 +20,7 @@ TASKS = (
     "labels",
     "separability",
     "selective",
+    "robustness",
     "cka",
     "ood",
     "subsets",
@@ -69,6 +71,10 @@ class EvaluationConfig:
         None, above=0, max=1_000, help="of zero-shot probabilities: adds ECE and the Frechet mean"
     )
     label_shares: list[float] = option(factory=lambda: [0.01, 0.1, 1.0], above=0, max=1, help="of the task `labels`")
+    corruptions: dict[str, list[dict[str, dict[str, Any]]]] = option(
+        factory=dict,
+        help="of the task `robustness`: name -> views by rising severity, a list of: modality -> options of its view",
+    )
     ood: str | None = option(None, local=True, help="other data, to be told from the held-out rows by the task `ood`")
     ood_split: str = option("train", help="its split")
     limit: int | None = option(None, min=1, max=1_000_000_000, help="rows to measure on")

@@ -11,8 +11,8 @@ from accelerate import Accelerator
 from ..data.loading import Loaded, evaluation_batches
 from ..errors import UserError
 from ..evaluation import tasks
+from ..evaluation.checking import labelled_rows
 from ..evaluation.embedding import embed_batches
-from ..evaluation.evaluate import labelled_rows
 from ..evaluation.rows import Labels, present_columns
 from ..modality import Preprocessor
 from ..models.modeling_mmssl import MMSSLModel

@@ -16,7 +16,7 @@ from ..data.reader import is_stream
 from ..data.selection import place_of
 from ..data.shards import Lengths
 from ..errors import UserError
-from ..evaluation.evaluate import check_evaluation
+from ..evaluation.checking import check_evaluation
 from ..modality.columns import further_columns, with_further
 from ..models.processing_mmssl import MMSSLProcessor
 from ..objectives.pretraining import Pretraining
