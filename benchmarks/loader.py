@@ -1,14 +1,16 @@
-"""Images a second that training is fed: JPEG files of 500 x 375, decoded, cropped at random to 224 px, mirrored at
-random, normalised, in batches; ours against torchvision v2 in torch's `DataLoader`, in turns in one run.
+"""Images a second that training is fed: JPEG files, decoded, cropped at random to 224 px, mirrored at random,
+normalised, in batches; ours against torchvision v2 in torch's `DataLoader`, in turns in one run.
 
 tensor: `torchvision.io.decode_jpeg` and v2 on uint8 tensors, the fastest that torchvision has.
 pillow: Pillow and v2 on its pictures.
-ours: the rows of a table as `data.workers` reads them, and the view `{crop_scale: [0.35, 1], flip: 0.5}` of a step.
+ours: the rows of a table as `data.workers` reads them, and the view `{crop_scale: [0.35, 1], flip: 0.5}` of a step,
+resampled bilinearly as the others do.
 
-All start from the bytes of the same files, real photographs of the shared folder ($MMSSL_SHARED_DATA) in one size.
-Told are images a second, medians of rounds, on one thread: of the processor without workers, of the clock with them.
-Freed memory is kept as in a run, for all sides. `kept` is ours from the second epoch on where `train.memory` holds what
-was decoded. The table goes into docs/benchmarks/speed.md.
+All start from the bytes of the same files: photographs of the shared folder ($MMSSL_SHARED_DATA), enlarged to 500 x 375
+as in Flickr8k and ImageNet, and to 1600 x 1200. Told are images a second, medians of rounds, and ratios of the rounds,
+on one thread: of the processor without workers, of the clock with them. Freed memory is kept as in a run, for all
+sides. `kept` is ours from the second epoch on where `train.memory` holds what was decoded. The table goes into
+docs/benchmarks/speed.md.
 
     python -m benchmarks.loader [--workers 0 2] [--images 256] [--rounds 5] [--batch 64]
 """
@@ -32,25 +34,30 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks import pages
 from benchmarks.machine import machine
 from benchmarks.readers import column
+from mmssl.data.cuts import Cuts
 from mmssl.data.loading import training_batches
 from mmssl.draws import Draws
 from mmssl.modality import load_modality
+from mmssl.modality.cutting import cut_of
 from mmssl.training.memory import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results" / "loader.json"
 MARKS = ("<!-- python -m benchmarks.loader -->", "<!-- end of python -m benchmarks.loader -->")
 SIZE, CROP = 224, (0.35, 1.0)
+FILES = {"500 x 375": 1, "1600 x 1200": 4}
+"""Width and height of the files -> of how many images one is taken in a round."""
+VIEW = {"crop_scale": list(CROP), "flip": 0.5}
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
-def files(count: int) -> list[bytes]:
-    """JPEG files of 500 x 375 from photographs, as many as asked for, some of them again where there are fewer."""
+def files(count: int, sides: tuple[int, int] = (500, 375)) -> list[bytes]:
+    """JPEG files of (width, height) from photographs, as many as asked for, some again where there are fewer."""
     from PIL import Image
 
     found = []
     for row in column("flickr8k_mini/train.parquet", "image", count):
         out = io.BytesIO()
-        Image.open(io.BytesIO(row["bytes"])).convert("RGB").resize((500, 375)).save(out, "JPEG", quality=90)
+        Image.open(io.BytesIO(row["bytes"])).convert("RGB").resize(sides).save(out, "JPEG", quality=90)
         found.append(out.getvalue())
     return (found * (count // len(found) + 1))[:count]
 
@@ -117,9 +124,13 @@ class Ours:
         rows = datasets.Dataset.from_dict({"image": [{"bytes": one, "path": None} for one in raw]})
         self.rows = rows.cast_column("image", datasets.Image(decode=False))
         package = load_modality("image")
-        self.preprocessor = package.Preprocessor(package.Config(size=SIZE, channels=3, mean=MEAN, std=STD))
+        options = {"size": SIZE, "channels": 3, "mean": MEAN, "std": STD, "interpolation": "bilinear"}
+        self.preprocessor = package.Preprocessor(package.Config(**options))
         self.preprocessor.fit(self.rows["image"][:8])
         self.modality = package.Modality(16, **self.preprocessor.sizes())
+        cutter = self.preprocessor.cutter({"view": VIEW})
+        cutter.whole = False
+        self.cuts = Cuts(0, {"image": cutter})
         self.batch, self.workers, self.memory = batch, workers, memory
         self.count, self.taken = len(raw) // batch, 0
         self.loader = self._batches()
@@ -133,6 +144,7 @@ class Ours:
             batch_size=self.batch,
             workers=self.workers,
             memory=self.memory,
+            cuts=self.cuts,
         )
         return iter(made)
 
@@ -140,19 +152,23 @@ class Ours:
         for _ in range(self.count):
             loaded = next(self.loader)
             self.taken += 1
-            inputs = loaded.batch["image"]
-            yield self.modality.augment(inputs, Draws(self.taken, self.batch), crop_scale=list(CROP), flip=0.5)
+            inputs = loaded.batch[cut_of("image", "view")]
+            yield self.modality.augment(inputs, Draws(self.taken, self.batch), **VIEW)
 
 
-def race(workers: int, raw: list[bytes], batch: int, rounds: int) -> dict[str, float]:
-    """Images a second of each side, medians of alternating rounds after one that warms up."""
+Rates = dict[str, list[float]]
+"""Side -> images a second in each of the rounds."""
+
+
+def race(workers: int, raw: list[bytes], batch: int, rounds: int) -> Rates:
+    """Images a second of each side in alternating rounds, after one that warms up."""
     loaders = {
         "ours": Ours(raw, batch, workers),
-        "kept": Ours(raw, batch, workers, memory=1.0),
+        "kept": Ours(raw, batch, workers, memory=4.0),
         "tensor": peer(raw, by_tensor(), batch, workers),
         "pillow": peer(raw, by_pillow(), batch, workers),
     }
-    rates: dict[str, list[float]] = {name: [] for name in loaders}
+    rates: Rates = {name: [] for name in loaders}
     clock = time.perf_counter if workers else time.process_time
     for number in range(rounds + 1):
         for name, loader in loaders.items():
@@ -161,23 +177,31 @@ def race(workers: int, raw: list[bytes], batch: int, rounds: int) -> dict[str, f
                 images += len(one["pixel_values"] if isinstance(one, dict) else one)
             if number:
                 rates[name].append(images / (clock() - start))
-    return {name: statistics.median(values) for name, values in rates.items()}
+    return rates
+
+
+def ratio(rates: Rates, name: str) -> str:
+    """Against the fastest peer: the median of the rounds, and the range."""
+    each = [own / other for own, other in zip(rates[name], rates["tensor"], strict=True)]
+    return f"{statistics.median(each):.2f}x ({min(each):.2f}-{max(each):.2f})"
 
 
 def table(stored: dict[str, Any] | None = None) -> str:
     """What stands between the marks of the page."""
     stored = json.loads(RESULTS.read_text()) if stored is None else stored
     lines = [
-        "| workers | mmssl, images/s | mmssl, kept | v2, tensors | v2, Pillow | to tensors |",
-        "|---|---|---|---|---|---|",
+        "| files | workers | mmssl, images/s | kept | v2, tensors | v2, Pillow | mmssl to tensors | kept to tensors |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for workers, found in stored["rates"].items():
-        ratios = ", ".join(f"{found[name] / found['tensor']:.2f}x" for name in ("ours", "kept"))
-        rates = " | ".join(f"{found[name]:,.0f}" for name in ("ours", "kept", "tensor", "pillow"))
-        lines.append(f"| {workers} | {rates} | {ratios} |")
+    for size, by_workers in stored["rates"].items():
+        for workers, found in by_workers.items():
+            told = (f"{statistics.median(found[name]):,.0f}" for name in ("ours", "kept", "tensor", "pillow"))
+            ratios = (ratio(found, name) for name in ("ours", "kept"))
+            lines.append(f"| {' | '.join([size, workers, *told, *ratios])} |")
     on = stored["machine"]
-    told = f"{on['processor']} ({on['model']}; {', '.join(on['features'])}; {on['cores']} cores), one thread"
-    return "\n".join([*lines, "", f"{told}; load of the machine {stored['load'][0]:.1f} to {stored['load'][1]:.1f}."])
+    told_of = f"{on['processor']} ({on['model']}; {', '.join(on['features'])}; {on['cores']} cores), one thread"
+    load = f"load of the machine {stored['load'][0]:.1f} to {stored['load'][1]:.1f}"
+    return "\n".join([*lines, "", f"{told_of}; {load}; ratios are medians of the rounds and their range."])
 
 
 def main() -> None:
@@ -189,10 +213,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    raw, load = files(args.images), os.getloadavg()[0]
-    rates = {str(workers): race(workers, raw, args.batch, args.rounds) for workers in args.workers}
-    rounded = {w: {name: round(rate, 1) for name, rate in found.items()} for w, found in rates.items()}
-    stored = {"rates": rounded, "load": [round(load, 1), round(os.getloadavg()[0], 1)], "machine": machine()}
+    load, rates = os.getloadavg()[0], dict[str, dict[str, Rates]]()
+    for size, fewer in FILES.items():
+        width, height = (int(side) for side in size.split(" x "))
+        raw = files(args.images // fewer, (width, height))
+        found = {str(workers): race(workers, raw, args.batch, args.rounds) for workers in args.workers}
+        rates[size] = {w: {n: [round(x, 1) for x in each] for n, each in of.items()} for w, of in found.items()}
+    stored = {"rates": rates, "load": [round(load, 1), round(os.getloadavg()[0], 1)], "machine": machine()}
     RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
     pages.write(pages.SPEED, table(), MARKS)
     print(table())

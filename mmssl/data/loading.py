@@ -17,6 +17,7 @@ import numpy as np
 
 from mmssl.modality import Preprocessor, select
 
+from .cuts import Cuts
 from .explained import stream_rows
 from .memory import Memory
 from .origins import fetched_if_possible, is_null, origins
@@ -50,6 +51,7 @@ def training_batches(
     broken: str = "part",
     memory: float = 0.0,
     stored: Mapping[str, Outputs] | None = None,
+    cuts: Cuts | None = None,
 ) -> Iterator[Loaded]:
     """Endless shuffled micro-batches of process `rank`; see `mmssl.data.sampler` for what is in which.
 
@@ -71,6 +73,7 @@ def training_batches(
         broken: what a broken part of a row costs: that "part" alone, or the whole "row".
         memory: GB of decoded samples that are kept (see `mmssl.data.memory`), by all workers together.
         stored: modality -> outputs of its frozen tower, which are read in place of its column.
+        cuts: views that are cut out of rows as they are read, of modalities that are not stored.
 
     Raises:
         UserError: a column is not there, or the batch cannot be cut into equal parts or is larger than the data.
@@ -78,7 +81,7 @@ def training_batches(
     columns = columns_of(preprocessors, columns)
     check_columns(source, columns)
     kept = Memory(int(memory * 1e9) // max(workers, 1))
-    reader = Reader(source, preprocessors, columns, seed, broken=broken, memory=kept, stored=stored)
+    reader = Reader(source, preprocessors, columns, seed, broken=broken, memory=kept, stored=stored, cuts=cuts)
     batches: Iterable[Items]
     if is_stream(source):
         source, own = readers_of(source, readers, world)

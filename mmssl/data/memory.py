@@ -42,7 +42,9 @@ for _name in dir(int):
 def size_of(sample: object) -> int:
     """About how many bytes a decoded sample has."""
     if isinstance(sample, np.ndarray):
-        return int(sample.nbytes) + 128
+        # of a view of larger memory (colours with a fourth byte a pixel) what it keeps alive
+        held = abs(sample.strides[0]) * len(sample) if sample.ndim else 0
+        return max(int(sample.nbytes), held) + 128
     if isinstance(sample, torch.Tensor):
         return sample.nbytes + 512
     if dataclasses.is_dataclass(sample) and not isinstance(sample, type):

@@ -19,6 +19,7 @@ import numpy as np
 from mmssl.draws import key_of
 from mmssl.modality import Preprocessor
 
+from .cuts import Cuts
 from .memory import Memory
 from .mixing import BITS, MixedReader
 from .reader import Loaded, read_batches, read_columns
@@ -88,6 +89,7 @@ def mixed_stream_batches(
     workers: int = 0,
     start_batch: int = 0,
     broken: str = "part",
+    cuts: Cuts | None = None,
 ) -> Iterator[Loaded]:
     """Endless micro-batches of a process; the main process reads rows, workers decode them.
 
@@ -96,9 +98,9 @@ def mixed_stream_batches(
         preprocessors: modality -> what reads and collates it.
         lengths: name -> of the shards of that stream, as far as they are known; what is learned is added.
         plan: seed, buffer of each reader, batch, and which process this is.
-        workers, start_batch, broken: as of `training_batches`.
+        workers, start_batch, broken, cuts: as of `training_batches`.
     """
-    reader = MixedReader(mixture.portions, preprocessors, mixture.seed, broken, Memory(0))
+    reader = MixedReader(mixture.portions, preprocessors, mixture.seed, broken, Memory(0), cuts)
     items = _micro_batches(mixture, lengths, plan, start_batch)
     return read_batches(reader, items, workers, ahead=plan.accumulation)
 

@@ -23,6 +23,7 @@ from mmssl.errors import RunError, UserError
 from mmssl.limits import current, within
 from mmssl.modality import Preprocessor
 
+from .cuts import Cuts
 from .memory import Memory
 from .reader import Fault, Loaded, Loader, Reader, Sample, collated, read_batches
 from .sampler import Sampler, order
@@ -157,6 +158,7 @@ def mixed_batches(
     start_batch: int = 0,
     broken: str = "part",
     memory: float = 0.0,
+    cuts: Cuts | None = None,
 ) -> Iterator[Loaded]:
     """Endless micro-batches of process `rank`; the arguments are those of `training_batches`."""
     sampler = Sampler(
@@ -176,9 +178,8 @@ def mixed_batches(
             yield [(int(times[slot]), int(numbers[slot]), None) for _, slot in slots]
 
     kept = Memory(int(memory * 1e9) // max(workers, 1))
-    return read_batches(
-        MixedReader(mixture.portions, preprocessors, mixture.seed, broken, kept), batches(), workers, ahead=accumulation
-    )
+    reader = MixedReader(mixture.portions, preprocessors, mixture.seed, broken, kept, cuts)
+    return read_batches(reader, batches(), workers, ahead=accumulation)
 
 
 class MixedReader(Loader):
@@ -191,7 +192,9 @@ class MixedReader(Loader):
         seed: int,
         broken: str,
         memory: Memory,
+        cuts: Cuts | None = None,
     ) -> None:
+        self.cuts = cuts
         self.readers = [
             Reader(
                 portion.source,
@@ -201,6 +204,7 @@ class MixedReader(Loader):
                 broken=broken,
                 memory=memory,
                 first=number << BITS,
+                cuts=cuts,
             )
             for number, portion in enumerate(portions.values())
         ]
@@ -216,7 +220,8 @@ class MixedReader(Loader):
                 for place, sample in zip(at, read, strict=True):
                     found[place] = self.whole(sample)
             with within(self.limits):
-                return collated(items, [sample for sample in found if sample is not None], self.preprocessors)
+                samples = [sample for sample in found if sample is not None]
+                return collated(items, samples, self.preprocessors, cuts=self.cuts)
         except (UserError, RunError) as error:
             return Fault(error)
 

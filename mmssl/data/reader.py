@@ -17,6 +17,7 @@ from mmssl.limits import current, within
 from mmssl.modality import Batch, Preprocessor, select
 from mmssl.models.privacy import without_secrets
 
+from .cuts import Cuts
 from .memory import Memory, Watched
 from .origins import fetched, is_null, origins, places
 from .quarantine import Bad
@@ -41,7 +42,8 @@ class Loaded:
     """One micro-batch of this process, of B samples.
 
     Attributes:
-        batch: every modality's inputs, collated; samples that are bad or lack a modality are absent rows.
+        batch: every modality's inputs, collated; samples that are bad or lack a modality are absent rows. Of one that
+            is cut (`mmssl.data.cuts`) what its views show, and itself where that is wanted.
         bad: what is broken: an entry a modality and sample.
         missing: modality -> samples that lack it, where it is not broken.
         rows: (B,) int64 sample numbers, in the order of the batch.
@@ -98,15 +100,17 @@ class Reader(Loader):
         memory: Memory | None = None,
         stored: Mapping[str, Outputs] | None = None,
         first: int = 0,
+        cuts: Cuts | None = None,
     ) -> None:
         """first: the number of the first row, where the rows of several data are numbered together."""
-        self.stored, self.first = dict(stored or {}), first
+        self.stored, self.first, self.cuts = dict(stored or {}), first, cuts
         needed = read_columns({name: wanted for name, wanted in columns.items() if name not in self.stored}, keep)
         # A stream's rows come with the items; the stream itself must not travel to the workers.
         self.source = None if is_stream(source) or not needed else source.select_columns(needed)
         # lists of whole numbers, in training the arrays that they are declared to be
         self.kinds = typed(source.features, used_columns(columns))
         self.preprocessors, self.columns, self.seed, self.keep = dict(preprocessors), columns, seed, keep
+        self.readers: dict[str, Any] = {**self.preprocessors, **({} if cuts is None else cuts.cutters)}
         self.broken, self.memory = broken, memory or Memory(0)
         self.origins, self.places, self.limits = origins(source), places(source), current()
 
@@ -118,7 +122,7 @@ class Reader(Loader):
             return Fault(error)
 
     def load(self, items: Items) -> Loaded:
-        return collated(items, self.samples(items), self.preprocessors, self.stored, self.keep)
+        return collated(items, self.samples(items), self.preprocessors, self.stored, self.keep, self.cuts)
 
     def samples(self, items: Items) -> list[Sample]:
         """What is read of each row; of those that are kept in memory no row."""
@@ -160,7 +164,7 @@ class Reader(Loader):
         out: Row = {}
         bad: list[Bad] = []
         drawn = False
-        for name, preprocessor in self.preprocessors.items():
+        for name in self.preprocessors:
             wanted, kept = self.columns[name], self.stored.get(name)
             choice = Watched(self.choice(epoch, index, name))
             raw = None if kept is not None else self.declared(select(row, wanted), wanted)
@@ -169,7 +173,8 @@ class Reader(Loader):
                     if kept is not None:
                         out[name] = kept.read(index, choice)
                     else:
-                        out[name] = None if is_null(raw) else preprocessor.read(fetched(raw, self.origins), choice)
+                        reader = self.readers[name]
+                        out[name] = None if is_null(raw) else reader.read(fetched(raw, self.origins), choice)
             except BadSample as error:
                 column = wanted if isinstance(wanted, str) else ",".join(wanted)
                 bad.append(Bad(index, name, column, _reason(error, raw)))
@@ -200,6 +205,7 @@ def collated(
     preprocessors: Mapping[str, Preprocessor],
     stored: Mapping[str, Outputs] | None = None,
     keep: Sequence[str] = (),
+    cuts: Cuts | None = None,
 ) -> Loaded:
     """A micro-batch of what was read of its rows; the other arguments are those of `Reader`."""
     samples: dict[str, list[Any]] = {name: [] for name in preprocessors}
@@ -214,7 +220,12 @@ def collated(
             values.append(found.get(name))
         for name, values in kept.items():
             values.append(None if isinstance(row, Bad) else row[name])
-    batch = {n: ((stored or {}).get(n) or preprocessors[n]).collate(values) for n, values in samples.items()}
+    batch: Batch = {}
+    for name, values in samples.items():
+        if cuts is not None and name in cuts.cutters:
+            batch |= cuts.batch(name, values, items)
+        else:
+            batch[name] = ((stored or {}).get(name) or preprocessors[name]).collate(values)
     numbers = torch.tensor([index for _, index, _ in items], dtype=torch.int64)
     return Loaded(batch, bad, missing, numbers, items[0][0], kept)
 

@@ -4,6 +4,7 @@
     inputs      the tensors that a model is given
     lookup      the package of a name, without torch
     view        options of an augmented view
+    cutting     views that are cut out of a sample while its row is read
     known       what is known of samples without labels
     shown       what people can look at of a sample
     places      where patches lie, those of a view in the sample that it was made of

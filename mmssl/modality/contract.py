@@ -19,6 +19,7 @@ from ..boundary import good_samples, reading_sample
 from ..draws import Draws
 from ..errors import UserError, nearest
 from ..patches import Patches
+from .cutting import Cutter
 from .inputs import Inputs
 from .known import Known
 from .looked import Looked
@@ -206,6 +207,11 @@ class Preprocessor(Generic[Decoded]):
         """Decoded samples (None = absent) to padded tensors. Owns the padding; see `with_present`."""
         raise NotImplementedError
 
+    def cutter(self, views: Mapping[str, Mapping[str, Any]]) -> Cutter[Any] | None:
+        """What reads training rows of which some of these views (name -> options of `Modality.augment`) are cut out
+        before a sample gets the model's size. None: all views are made of what `collate` gives."""
+        return None
+
     def __call__(self, raw: Sequence[object]) -> Inputs:
         """Raw values (None = absent) to padded tensors."""
         return self.collate([None if value is None else self.read(value) for value in raw])
@@ -340,7 +346,7 @@ class Modality(Placed, Known, Visible, nn.Module):
         """One augmented view of a whole batch, drawn per sample.
 
         Args:
-            inputs: the batch as it came; never changed in place.
+            inputs: the batch as it came, or what the preprocessor's `cutter` cut for this view; never changed in place.
             draws: random numbers that follow the sample, not the batch or the process.
             spec: options of the recipe's view; their names are checked against `views`.
         """

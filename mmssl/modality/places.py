@@ -109,7 +109,7 @@ class Placed:
         """Where the patches of a view lie in the sample: `by_coords` or `by_number` where no view moves them.
 
         Args:
-            inputs: the batch as it came.
+            inputs: the batch as it came, or what was cut for this view (`mmssl.modality.cutting`).
             patches: all patches of the view.
             draws: as `augment` was given them.
             spec: options of the view; none: the batch as it came.

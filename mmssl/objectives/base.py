@@ -7,7 +7,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,9 @@ class Objective(nn.Module):
     """
 
     relies_on: tuple[str, ...] = ()
+    asks_named: ClassVar[bool] = False
+    """True where it asks for no view in training but those that its config names, in options called `view` or `views`
+    or that end so. Else (the default) readers give the view "clean" to every step, also where all others are cut."""
 
     @property
     def separable(self) -> bool:

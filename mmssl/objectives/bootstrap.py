@@ -99,6 +99,8 @@ class DirectPredictor(nn.Module):
 class Bootstrap(Taught, Objective):
     """A predictor on one side's embedding meets the target embedding of the other side."""
 
+    asks_named = True
+
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)
         self.sides = Sides(config, model, "bootstrap")

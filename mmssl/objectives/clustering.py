@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 class Clustering(Objective):
     """The views of a sample belong to the same clusters."""
 
+    asks_named = True
     steps: Tensor
     clustered: Tensor
 

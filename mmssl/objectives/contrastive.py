@@ -94,6 +94,8 @@ class Contrastive(Taught, Objective):
     with `project_within` the projection, too.
     """
 
+    asks_named = True
+
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)
         self.sides = PooledSides(config, model, "contrastive")

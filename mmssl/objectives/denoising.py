@@ -145,6 +145,7 @@ class Writer(nn.Module):
 class Denoising(Objective):
     """Cross-entropy, in nats, of every token and sentinel that is written."""
 
+    asks_named = True
     separable = True
 
     def __init__(self, config: Config, model: MMSSLModel) -> None:

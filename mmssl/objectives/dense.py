@@ -106,6 +106,8 @@ def same_count(*several: Tensor) -> tuple[Tensor, ...]:
 class Dense(Objective):
     """Matched patches of two views agree."""
 
+    asks_named = True
+
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)
         self._refuse(config, model)

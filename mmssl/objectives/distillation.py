@@ -41,12 +41,13 @@ from ..schedules import moved
 from .base import Loss, Objective
 from .options.distillation import Config, GramConfig, HeadConfig
 from .parts import regional
+from .parts.derived import variants
 from .parts.prototypes import PrototypeHead
 from .parts.teacher import Momentum, Teacher, take_over
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
-    from .step import Step
+    from .step import Step, Views
 
 __all__ = ["Config", "Distillation", "GramConfig", "HeadConfig"]
 
@@ -54,6 +55,7 @@ __all__ = ["Config", "Distillation", "GramConfig", "HeadConfig"]
 class Distillation(Objective):
     """Student views against other teacher views, masked patches against the teacher's."""
 
+    asks_named = True
     progress: Tensor
     steps: Tensor
     class_centre: Tensor
@@ -77,6 +79,7 @@ class Distillation(Objective):
         self.momentum = Momentum.of(config, None)
         self.teaches = (config.tower,) if config.export != "student" else ()
         self.gram_teacher = self._gram_teacher(config, tower) if config.gram is not None else None
+        self.options_of = {name: model.modality(name).views for name in model.config.modalities or {}}
         self.register_buffer("progress", torch.zeros(()))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("class_centre", torch.zeros(config.head.prototypes))
@@ -85,6 +88,11 @@ class Distillation(Objective):
             self.register_buffer("region_centre", torch.zeros((config.patch_head or config.head).prototypes))
         self._host: tuple[int, float] | None = None
         self._sums: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def settle(self, views: Views) -> Views:
+        """As `Objective.settle`: the larger pictures of `gram.views`."""
+        gram, names = self.config.gram, self.config.global_views
+        return variants(views, names, gram.views, self.options_of) if gram is not None and gram.views else {}
 
     def _refuse(self, c: Config, model: MMSSLModel) -> None:
         tower, names = model.tower(c.tower), list(model.tower(c.tower).modalities)

@@ -57,6 +57,8 @@ __all__ = ["JEPA", "Config", "PredictorConfig", "RegulariserConfig"]
 class JEPA(Objective):
     """Latents of target patches predicted from the latents of context patches."""
 
+    asks_named = True
+
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)
         c = config

@@ -58,6 +58,8 @@ class Classifier(nn.Module):
 class Matching(Objective):
     """Whether two modalities are of one sample."""
 
+    asks_named = True
+
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)
         self.swapped = self._swapped(config, model)

@@ -60,6 +60,8 @@ WHERE = "objective pretext"
 class Pretext(Objective):
     """What a view was made by, what two views differ by, or what a modality knows of its samples."""
 
+    asks_named = True
+
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)
         self.name = self._modality(config, model)

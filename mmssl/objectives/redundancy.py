@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 class Redundancy(Objective):
     """Embeddings of a sample's sides agree, and no dimension repeats another."""
 
+    asks_named = True
+
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)
         self.sides = Sides(config, model, "redundancy")

@@ -17,12 +17,13 @@ from ..masking import mode_numbers
 from ..masking.replacement import Replacement, replaced
 from ..modality import Batch, Inputs
 from ..modality.columns import COLUMN, without_column
+from ..modality.cutting import cut_of, drawn_as, variant_name
 from ..modality.places import Places
 from ..models.chunked import pool, square, token_square, tower_output
 from ..models.tower import Encoded, Tower
 from ..patches import Patches, Split
 from .options.labels import LabelColumn
-from .parts.derived import Derived, derive, is_derived, transform_of, unmoved
+from .parts.derived import Derived, changed, derive, is_derived, transform_of, unmoved
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
@@ -64,7 +65,7 @@ class Step:
     """What objectives see of one batch. Everything is memoised under all that it depends on.
 
     Attributes:
-        batch: as it came: the view "clean", and beside it the further columns that views read.
+        batch: as it came: the view "clean", the further columns that views read, and what readers cut for views.
         model: its towers encode.
         views: view name -> modality -> options of its `augment`; what a view does not name stays clean in it.
         masks: mask name -> mask.
@@ -89,7 +90,6 @@ class Step:
     ) -> None:
         self.batch, self.model, self.views, self.masks, self.draws, self.part = batch, model, views, masks, draws, part
         self._memo: dict[Any, Any] = {}
-        self._drawn_as: dict[str, str] = {}
         self._squares: dict[int, Callable[[Tensor], Tensor]] = {}
 
     def _totals(self) -> Mapping[str, Tensor] | None:
@@ -138,24 +138,30 @@ class Step:
         """The inputs of modality `name` in this view."""
         view = self._view_of(name, view)
         if view == CLEAN:
-            return self.batch[name]
+            return self._whole(name)
         if is_derived(self.views[view][name]):
             return self._derived(name, view).inputs
         read, options = self._read(name, view)
-        if not options and read is not self.batch[name]:
+        if not options and COLUMN in self.views[view][name]:
             return read  # another column as it is
 
         def make() -> Inputs:
             with torch.no_grad():
-                draws = self.draws("view", self._drawn_as.get(view, view), name)
+                draws = self.draws("view", drawn_as(view), name)
                 return self.model.modality(name).augment(read, draws, **options)
 
         return self._once(("inputs", name, view), make)
 
     def _read(self, name: str, view: str) -> tuple[Inputs, dict[str, Any]]:
-        """(what a view is made of: the modality's main column or a further one, options of its `augment`)."""
+        """(what a view is made of: a column of the modality, or what was cut of it; options of its `augment`)."""
         spec = self.views[view][name] if view != CLEAN else {}
-        return self.batch[spec.get(COLUMN, name)], without_column(spec)
+        column = spec.get(COLUMN, name)
+        return self.batch.get(cut_of(column, view)) or self._whole(column), without_column(spec)
+
+    def _whole(self, column: str) -> Inputs:
+        if column not in self.batch:
+            raise RuntimeError(f"of '{column}' only what views show was read: an objective asks for more than it named")
+        return self.batch[column]
 
     def column(self, wanted: LabelColumn) -> tuple[Tensor, Tensor]:
         """(value (B,) or (B, C), present (B,) bool) of a column that an objective's config names in `label_columns`;
@@ -168,16 +174,10 @@ class Step:
         of each sample, only larger. Modalities that have no such options see it as it is."""
         if view == CLEAN:
             return view
-        name = f"{view} {sorted(changes.items())}"
+        name = variant_name(view, changes)
         if name not in self.views:
-            options = {}
-            for modality, spec in self.views[view].items():
-                known = self.model.modality(modality).views
-                options[modality] = {
-                    **spec,
-                    **{k: v for k, v in changes.items() if k in known and not is_derived(spec)},
-                }
-            self.views, self._drawn_as[name] = {**self.views, name: options}, view
+            known = {modality: self.model.modality(modality).views for modality in self.views[view]}
+            self.views = {**self.views, name: changed(self.views[view], changes, known)}
         return name
 
     def _derived(self, name: str, view: str) -> Derived:
@@ -212,7 +212,7 @@ class Step:
             spec = self.views[view][name] if view != CLEAN else {}
             if is_derived(spec):
                 return self.places(name, unmoved(spec, f"views.{view}.{name}"))
-            draws = self.draws("view", self._drawn_as.get(view, view), name)
+            draws = self.draws("view", drawn_as(view), name)
             with torch.no_grad():
                 read, options = self._read(name, view)
                 return self.model.modality(name).places(read, self.patches(name, view), draws, **options)

@@ -68,6 +68,7 @@ class Thresholds(nn.Module):
 class Supervised(Objective):
     """What a column says is learned from what the towers see."""
 
+    asks_named = True
     weights: Tensor | None
 
     def __init__(self, config: Config, model: MMSSLModel, target: Target) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from accelerate import Accelerator
 
+from ..data.cuts import Cuts
 from ..data.loading import Loaded, training_batches
 from ..data.mixed_streams import MixedStreams, mixed_stream_batches
 from ..data.mixing import mixed_batches
@@ -38,6 +39,7 @@ def feed(
     mixture: Mixed | None,
     labels: Labels,
     alone: bool = False,
+    cuts: Cuts | None = None,
 ) -> Batches:
     """This process's micro-batches of the training rows, from any one on.
 
@@ -52,6 +54,7 @@ def feed(
         mixture: the rows of several data, in place of those of `source`.
         labels: the columns that objectives learn from, which come along.
         alone: as if there were no other process: the rows of all of them.
+        cuts: views that are cut out of rows as they are read.
     """
     preprocessors = with_further(processor.preprocessors, further_columns(recipe.views)) | labels.readers
     columns = {**columns, **labels.columns}
@@ -71,6 +74,7 @@ def feed(
                 workers=workers,
                 start_batch=first,
                 broken=recipe.data.broken,
+                cuts=cuts,
             )
         if mixture is not None:
             return mixed_batches(
@@ -84,6 +88,7 @@ def feed(
                 start_batch=first,
                 broken=recipe.data.broken,
                 memory=recipe.train.memory,
+                cuts=cuts,
             )
         return training_batches(
             source,
@@ -102,6 +107,7 @@ def feed(
             broken=recipe.data.broken,
             memory=recipe.train.memory,
             stored=stored,
+            cuts=cuts,
         )
 
     return batches

@@ -14,6 +14,7 @@ from ..evaluation.table import Scores
 from ..files import write_whole
 from ..hub.card import write_card
 from ..hub.record import write_record
+from ..modality.columns import further_columns, with_further
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.opening import open_model
 from ..models.privacy import GONE, veiled
@@ -27,6 +28,7 @@ from ..recipe.config import Recipe
 from ..saying import doing, say, speaker
 from .building import TrainingData, build_model
 from .choosing import Asked, refuse_placeholder
+from .cutting import cuts_of
 from .describing import describe
 from .engine import make_parallel
 from .facts import facts_of
@@ -127,7 +129,10 @@ def _train(begun: Begun, watched_by: Sequence[Observer] = ()) -> tuple[Run, RunE
         write_config(folder / "config.yaml", settled(recipe))
     source, columns = begun.opened.source, begun.opened.columns
     stored = store_outputs(recipe, pretraining, processor, source, columns, accelerator, folder)
-    batches = feed(recipe, source, columns, processor, accelerator, stored, lengths, mixture, begun.labels)
+    inputs = with_further(processor.preprocessors, further_columns(recipe.views))
+    cuts = cuts_of(pretraining, inputs, stored, recipe.seed)
+    rows = source, columns, processor, accelerator
+    batches = feed(recipe, *rows, stored, lengths, mixture, begun.labels, cuts=cuts)
     said = find_micro_batch(loop, batches)
     if main and said is not None:
         say(said)

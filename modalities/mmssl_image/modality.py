@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from mmssl.draws import Draws
 from mmssl.errors import UserError
 from mmssl.modality import Inputs, Preprocessor
-from mmssl.modality.pixels.augment import augment, box_of, box_places
+from mmssl.modality.pixels.augment import augment, augment_cut
+from mmssl.modality.pixels.boxes import box_of, box_places
 from mmssl.modality.pixels.options import pair
 from mmssl.modality.pixels.patching import PixelModality, grid_coords, natural
 from mmssl.modality.places import Places
@@ -20,6 +21,7 @@ from mmssl.modality.shown import Frames, Shown, flags, rows
 from mmssl.models.positions import LearnedGrid, SinCos
 from mmssl.patches import Patches, places_of
 
+from .cutting import BOX, CUT, box_cut
 from .options import View
 
 RAW_SIDE = 32
@@ -125,7 +127,7 @@ class Modality(PixelModality):
         """One view of the batch.
 
         Args:
-            inputs: pixels (B, C, H, W).
+            inputs: pixels (B, C, H, W), or what was cut for this view (`.cutting`).
             draws: random numbers of the B samples.
             spec: options of `mmssl.modality.pixels.options.View`.
 
@@ -135,12 +137,22 @@ class Modality(PixelModality):
         view = View.build(spec)
         if view.crop_size is not None and self.position_kind == "learned" and pair(view.crop_size) != self.size:
             raise UserError("crop_size: another size than the image's needs positions: sincos")
-        pixels = augment(inputs["pixel_values"], draws, view, self.mean, self.std, self.unit_range)
+        known = self.mean, self.std, self.unit_range
+        if CUT not in inputs:
+            pixels = augment(inputs["pixel_values"], draws, view, *known)
+            self.grid_of(pixels)
+            return inputs | {"pixel_values": pixels}
+        pixels = augment_cut(inputs[CUT], draws, view, *known)
         self.grid_of(pixels)
-        return inputs | {"pixel_values": pixels}
+        if "present" not in inputs:
+            return {"pixel_values": pixels}
+        present = inputs["present"]
+        return {"pixel_values": pixels.masked_fill(~present[:, None, None, None], 0.0), "present": present}
 
     def places(self, inputs: Inputs, patches: Patches, draws: Draws, **spec: object) -> Places:
-        """Rows and columns of the picture, in patches."""
+        """Rows and columns of the picture in the model's size, in patches; what was cut may lie beyond its edges."""
+        if BOX in inputs:
+            return Places(*box_places(patches.coords, box_cut(inputs), self.patch))
         size = inputs["pixel_values"].shape[-2], inputs["pixel_values"].shape[-1]
         box = box_of(View.build(spec), draws, size, patches.coords.device)
         return Places(*box_places(patches.coords, box, self.patch))

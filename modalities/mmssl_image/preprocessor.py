@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,13 +13,14 @@ from mmssl import modality as base
 from mmssl.modality import Inputs, with_present
 from mmssl.modality.endings import PICTURES
 from mmssl.modality.looked import Looked, of_picture
-from mmssl.modality.pixels.decode import adapt_channels, decode
+from mmssl.modality.pixels.decode import Shrink, adapt_channels, decode
 from mmssl.modality.pixels.moments import Survey, configured
 from mmssl.modality.pixels.options import pair, smaller
 from mmssl.modality.pixels.resample import fit_size
 from mmssl.modality.raw import Array
 from mmssl.modality.table import Column
 
+from .cutting import PictureCutter, cropped
 from .options import Config
 
 ENOUGH_WHEN_CONFIGURED = 100
@@ -66,22 +67,24 @@ class Preprocessor(base.Preprocessor[Array]):
     def suggest(self, samples: Iterable[object]) -> tuple[dict[str, int], str]:
         """`size` and `patch` of pictures that are smaller than the recipe's: enlarged, they would cost more and say no
         more."""
-        sides = [min(image.shape[:2]) for image in self.readable(samples, self._whole)]
+        sides = [min(image.shape[:2]) for image in self.readable(samples, self.whole)]
         return smaller(self.config, sides, "pictures")
 
-    def _whole(self, raw: object) -> Array | None:
-        return decode(raw, self.background, self.config.channels, self.config.layout)
+    def whole(self, raw: object, shrink: Shrink | None = None) -> Array | None:
+        """Raw to (H, W, C) uint8, uint16 or float32 as it was stored; see `mmssl.modality.pixels.decode.decode`."""
+        return decode(raw, self.background, self.config.channels, self.config.layout, shrink)
 
     def look(self, raw: object) -> Looked | None:
         """Pixels a side, and the colours."""
-        image = self._whole(raw)
+        image = self.whole(raw)
         return None if image is None else of_picture(image)
 
     def _decode(self, raw: object) -> Array | None:
         """Raw to (H, W, C) uint8 or float32 of the model's size; C is that of the image unless it is configured."""
-        image = self._whole(raw)
-        if image is None:
-            return None
+        image = self.whole(raw)
+        return None if image is None else self._fit(image)
+
+    def _fit(self, image: Array) -> Array:
         wanted = self.config.channels or image.shape[2]
         if image.shape[2] != 1 or (self.config.resize == "pad" and len(set(self.background)) > 1):
             image = adapt_channels(image, wanted)
@@ -101,8 +104,17 @@ class Preprocessor(base.Preprocessor[Array]):
         Raises:
             BadSample: it cannot be decoded, or its channels do not fit.
         """
-        image = self._decode(raw)
-        return None if image is None else adapt_channels(image, self.fitted()["channels"])
+        image = self.whole(raw)
+        return None if image is None else self.sized(image)
+
+    def sized(self, image: Array) -> Array:
+        """What `read` makes of a picture (H, W, C) as it was stored."""
+        return adapt_channels(self._fit(image), self.fitted()["channels"])
+
+    def cutter(self, views: Mapping[str, Mapping[str, Any]]) -> PictureCutter | None:
+        """Of all views with a crop of each picture's own."""
+        found = cropped(views)
+        return PictureCutter(self, found) if found else None
 
     def variants(self, raw: object) -> int:
         """1: a value is read alike each time."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from mmssl.draws import Draws
 from mmssl.losses.reconstruction import destandardised, normalised_patches, standardised
 from mmssl.modality import Inputs, Preprocessor
-from mmssl.modality.pixels.augment import box_of, box_places
+from mmssl.modality.pixels.boxes import box_of, box_places
 from mmssl.modality.pixels.patching import PixelModality, grid_coords, natural
 from mmssl.modality.places import Places
 from mmssl.modality.shown import Frames, Shown, flags, rows

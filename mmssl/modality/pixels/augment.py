@@ -10,6 +10,8 @@ columns) and a batched product applies them. The weights are those of antialiase
 `F.interpolate(antialias=True)`: a triangle as wide as the larger of an input and an output pixel. A box may lie
 between pixels. Blur is the same product with Gaussian weights.
 
+What a reader cut out of the pictures as they were recorded (`.cutting`) is cropped and flipped already: `augment_cut`.
+
 All frames of a clip undergo the same.
 
 Shapes: B batch, C channels, T frames (of clips only), H, W input, h, w output.
@@ -17,9 +19,7 @@ Shapes: B batch, C channels, T frames (of clips only), H, W input, h, w output.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,8 +27,9 @@ from torch import Tensor
 from ...draws import Draws
 from ...errors import UserError
 from ..view import check_rows
+from .boxes import box_of
 from .colour import change_contrast, change_hue, change_saturation, per_sample, to_gray
-from .options import View, pair
+from .options import View
 from .style import standardise_style
 
 
@@ -75,9 +76,34 @@ def augment(
             ones = [1] * (pixels.ndim - 2)
             centre, scale = (pixels.new_tensor(values).view(-1, *ones) for values in (mean, std))
             pixels = (_change_values(pixels * scale + centre, draws, view, unit_range) - centre) / scale
-        if view.noise_std:
-            pixels = pixels + view.noise_std * draws("noise").normal(*pixels.shape[1:]).to(pixels.device)
-        return pixels if hole is None else pixels.masked_fill(hole, torch.nan)
+        return _with_noise(pixels, hole, draws, view)
+
+
+def augment_cut(
+    cut: Tensor, draws: Draws, view: View, mean: Sequence[float], std: Sequence[float], unit_range: bool
+) -> Tensor:
+    """What a reader cut out for a view (B, C, h, w), uint8 or float32 before normalisation, to the view (B, C, h, w),
+    normalised: colour, blur and noise. The other arguments, NaN and errors are those of `augment`."""
+    check_rows(draws.rows, len(cut))
+    _check(view, cut.shape[1], unit_range)
+    with torch.autocast(cut.device.type, enabled=False):
+        pixels, whole = cut.float(), cut.dtype == torch.uint8
+        centre, scale = (pixels.new_tensor(values).view(-1, 1, 1) for values in (mean, std))
+        hole = None if whole else pixels.isnan()
+        if hole is not None:
+            pixels = torch.where(hole, centre, pixels)
+        if view.changes_values:
+            pixels = _change_values(pixels.div_(255) if whole else pixels, draws, view, unit_range)
+        elif whole:
+            centre, scale = centre * 255, scale * 255
+        return _with_noise(pixels.sub_(centre).div_(scale), hole, draws, view)
+
+
+def _with_noise(pixels: Tensor, hole: Tensor | None, draws: Draws, view: View) -> Tensor:
+    """The last step: noise, and NaN again where nothing is."""
+    if view.noise_std:
+        pixels = pixels + view.noise_std * draws("noise").normal(*pixels.shape[1:]).to(pixels.device)
+    return pixels if hole is None else pixels.masked_fill(hole, torch.nan)
 
 
 def _check(view: View, channels: int, unit_range: bool) -> None:
@@ -92,57 +118,6 @@ def _check(view: View, channels: int, unit_range: bool) -> None:
 # -------------------------------------------------------------------------------------------------------- resampling
 
 
-@dataclass(frozen=True)
-class Box:
-    """The part of each picture that a view shows, in pixels: (B,) each.
-
-    Attributes:
-        top: where its rows begin.
-        left: where its columns begin.
-        height: of it.
-        width: of it.
-        mirrored: left is right in the view; None: in none.
-        out: (h, w) of the view.
-    """
-
-    top: Tensor
-    left: Tensor
-    height: Tensor
-    width: Tensor
-    mirrored: Tensor | None
-    out: tuple[int, int]
-
-
-def box_of(view: View, draws: Draws, size: tuple[int, int], device: torch.device) -> Box:
-    """The box that is drawn for each sample.
-
-    It has a share of the area drawn uniformly and a log-uniform ratio of its sides; a side that would stick out is cut
-    to the image's (torchvision draws again instead, which a batch cannot).
-
-    Args:
-        view: what is done.
-        draws: random numbers of the B samples.
-        size: (H, W) of the pictures.
-        device: of the numbers.
-    """
-    draws = draws.for_all() if view.alike else draws
-    height, width = size
-    out = size if view.crop_size is None else pair(view.crop_size)
-    top = left = torch.zeros(draws.rows, device=device)
-    box_h, box_w = top + height, top + width
-    if view.crop_scale is not None:
-        share, ratio, y, x = draws("crop").uniform(4).to(device).unbind(1)
-        low, high = view.crop_scale
-        area = (low + (high - low) * share) * (height * width)
-        low, high = (math.log(bound) for bound in view.crop_ratio)
-        ratio = torch.exp(low + (high - low) * ratio)
-        box_h = (area / ratio).sqrt().clamp(max=height)
-        box_w = (area * ratio).sqrt().clamp(max=width)
-        top, left = y * (height - box_h), x * (width - box_w)
-    mirrored = draws("flip").chance(view.flip).to(device) if view.flip else None
-    return Box(top, left, box_h, box_w, mirrored, out)
-
-
 def _crop_weights(view: View, draws: Draws, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
     """The rows' weights (B, h, H) and the columns' (B, w, W) of each sample's box; flipped where it is mirrored."""
     box = box_of(view, draws, size, device)
@@ -151,25 +126,6 @@ def _crop_weights(view: View, draws: Draws, size: tuple[int, int], device: torch
     if box.mirrored is not None:
         columns = torch.where(box.mirrored[:, None, None], columns.flip(1), columns)
     return rows, columns
-
-
-def box_places(coords: Tensor, box: Box, patch: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """(middle, size) (B, N, 2) in the picture, in patches of it, of the view's patches.
-
-    Args:
-        coords: (B, N, 2) row and column of each in the view, in patches.
-        box: that the view shows.
-        patch: (height, width) in pixels.
-    """
-    (height, width), (ph, pw) = box.out, patch
-    row, column = coords.float().unbind(-1)
-    if box.mirrored is not None:
-        column = torch.where(box.mirrored[:, None], width / pw - 1 - column, column)
-    tall, wide = box.height[:, None] / height, box.width[:, None] / width
-    middle = torch.stack(
-        [box.top[:, None] / ph + (row + 0.5) * tall, box.left[:, None] / pw + (column + 0.5) * wide], -1
-    )
-    return middle, torch.stack([tall, wide], -1).expand_as(middle)
 
 
 def resize_weights(start: Tensor, length: Tensor, count: int, out: int) -> Tensor:

@@ -22,6 +22,7 @@ from ...boundary import is_ours, reading_sample, regular_file
 from ...errors import BadSample, UserError, one_line
 from ...limits import check
 from ..raw import NPY_MAGIC, Array, as_array, is_blank, load_npy, single, unwrap
+from .in_place import rgb_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -66,8 +67,16 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in module.OPEN if name in FORMATS)
 
 
+Shrink = Callable[[int, int], int]
+"""(height, width) of a picture -> by which factor it may be read smaller: 1, 2, 4 or 8."""
+
+
 def decode(
-    raw: object, background: Sequence[int], channels: int | None = None, layout: str | None = None
+    raw: object,
+    background: Sequence[int],
+    channels: int | None = None,
+    layout: str | None = None,
+    shrink: Shrink | None = None,
 ) -> Array | None:
     """One raw image to (H, W, C) uint8, uint16 or float32, C as the image has it.
 
@@ -77,6 +86,8 @@ def decode(
         background: 1 or 3 numbers of 0..255 that transparent pixels are composited over.
         channels: the channel count that the user configured; tells (C, H, W) from (H, W, C) where both are possible.
         layout: "channels_first" or "channels_last", of arrays; None: by their shape.
+        shrink: of JPEG files, whose decoder gives a half, a quarter or an eighth of each side for less. With it the
+            array of a colour picture may be Pillow's own memory (`.in_place`), to read parts of.
 
     Returns:
         None for a null value.
@@ -93,7 +104,7 @@ def decode(
     if isinstance(raw, (str, Path)):
         raw = read_file(Path(raw))
     if isinstance(raw, (bytes, bytearray, memoryview)):
-        return _from_bytes(bytes(raw), background, channels, layout)
+        return _from_bytes(bytes(raw), background, channels, layout, shrink)
     if isinstance(raw, (torch.Tensor, np.ndarray, list, tuple)):
         return from_array(as_array(raw, "image"), channels, layout)
     if _is_pillow(raw):
@@ -113,12 +124,14 @@ def read_file(path: Path) -> bytes:
         raise BadSample(f"cannot read file '{one_line(path, 120)}': {error.strerror or error}") from error
 
 
-def _from_bytes(data: bytes, background: Sequence[int], channels: int | None, layout: str | None) -> Array:
+def _from_bytes(
+    data: bytes, background: Sequence[int], channels: int | None, layout: str | None, shrink: Shrink | None
+) -> Array:
     if not data:
         raise BadSample("empty image (0 bytes)")
     if data.startswith(NPY_MAGIC):
         return from_array(load_npy(data), channels, layout)
-    return _guarded(lambda: _open_with_pillow(data, background))
+    return _guarded(lambda: _open_with_pillow(data, background, shrink))
 
 
 def _guarded(decoder: Callable[[], Array]) -> Array:
@@ -135,16 +148,18 @@ def _guarded(decoder: Callable[[], Array]) -> Array:
 # ----------------------------------------------------------------------------------------------------------- Pillow
 
 
-def _open_with_pillow(data: bytes, background: Sequence[int]) -> Array:
+def _open_with_pillow(data: bytes, background: Sequence[int], shrink: Shrink | None) -> Array:
     image_module = pillow()
     try:
         image = image_module.open(io.BytesIO(data), formats=_formats())
     except image_module.UnidentifiedImageError as error:
         raise BadSample(f"not an image file that Pillow knows ({len(data)} bytes)") from error
     _check_size(image)
+    if shrink is not None and (factor := shrink(image.height, image.width)) > 1:
+        image.draft(None, (image.width // factor, image.height // factor))
     if _is_deep_colour(image, data):
         return _finish(_keyed(_decode_deep_colour(data), image.info.get("transparency")), background)
-    return _from_pillow(image, background)
+    return _from_pillow(image, background, in_place=shrink is not None)
 
 
 def _check_size(image: Image) -> None:
@@ -158,7 +173,7 @@ def _is_pillow(raw: object) -> TypeGuard[Image]:
     return isinstance(raw, pillow().Image)
 
 
-def _from_pillow(image: Image, background: Sequence[int]) -> Array:
+def _from_pillow(image: Image, background: Sequence[int], in_place: bool = False) -> Array:
     from PIL import ImageOps
 
     from_netpbm = image.format == "PPM"  # exif_transpose makes a copy without a format
@@ -180,6 +195,8 @@ def _from_pillow(image: Image, background: Sequence[int]) -> Array:
         mode = "L" if image.mode in ("1", "L") else "RGB"
     if image.mode != mode:  # else it would be copied
         image = image.convert(mode)
+    if in_place and mode == "RGB" and (found := rgb_of(image)) is not None:
+        return found
     if image.width * image.height > STRIP:
         return _in_strips(image, background)
     return _finish(np.asarray(image), background)

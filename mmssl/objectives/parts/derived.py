@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from ...errors import UserError
 from ...masking.corruption import Corruption, corrupt
 from ...masking.transforms import Transform, transformed
+from ...modality.cutting import variant_name
 from ...options.schema import load
 
 if TYPE_CHECKING:
@@ -31,6 +32,27 @@ class Derived:
 def is_derived(spec: Mapping[str, Any]) -> bool:
     """Whether a view's options for a modality make it of another view."""
     return "corrupt" in spec or "transform" in spec
+
+
+def changed(
+    view: Mapping[str, Mapping[str, Any]], changes: Mapping[str, Any], known: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, Any]]:
+    """A view (modality -> its options) with some options of `augment` changed, of the modalities that have them: known,
+    modality -> names. One that is made of another view stays as it is."""
+    return {
+        name: {**spec, **{k: v for k, v in changes.items() if k in known[name] and not is_derived(spec)}}
+        for name, spec in view.items()
+    }
+
+
+def variants(
+    views: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    names: Sequence[str],
+    changes: Mapping[str, Any],
+    known: Mapping[str, Sequence[str]],
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Name -> view, of the variants of these views (`Step.variant`) as `changed` makes them."""
+    return {variant_name(view, changes): changed(views[view], changes, known) for view in names}
 
 
 @torch.no_grad()
