@@ -72,8 +72,9 @@ class Objective(nn.Module):
 
     relies_on: tuple[str, ...] = ()
     asks_named: ClassVar[bool] = False
-    """True where it asks for no view in training but those that its config names, in options called `view` or `views`
-    or that end so. Else (the default) readers give the view "clean" to every step, also where all others are cut."""
+    """True where in training it asks for no views and towers but those that its config names, in options called `view`
+    or `tower`, the plural of that, or ending so. Else (the default) readers give the view "clean" to every step, also
+    where all others are cut."""
 
     @property
     def separable(self) -> bool:

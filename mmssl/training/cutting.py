@@ -31,69 +31,65 @@ def cuts_of(
         seed: of the run.
     """
     asked = asked_views(pretraining)
-    wanted, whole = _reads(pretraining.views, asked, set(pretraining.model.config.modalities or {}))
+    wanted, whole = _reads(pretraining.views, asked)
     cutters: dict[str, Cutter[Any]] = {}
     for name, views in wanted.items():
         cutter = None if name in stored else preprocessors[name].cutter(views)
         if cutter is not None:
-            cutter.whole = asked is None or name in whole or set(views) > set(cutter.views)
+            cutter.whole = name in whole or set(views) > set(cutter.views)
             cutters[name] = cutter
     return Cuts(seed, cutters) if cutters else None
 
 
-def asked_views(pretraining: Pretraining) -> set[str] | None:
-    """The views that the objectives may ask for, and those that they are made of; None: any."""
-    found: set[str] = set()
+def asked_views(pretraining: Pretraining) -> set[tuple[str, str]]:
+    """(modality, view) of all that the objectives may ask for, and of what that is made of."""
+    model, views = pretraining.model, pretraining.views
+    found: set[tuple[str, str]] = set()
     for objective in pretraining.objectives.values():
-        looks: Any = [objective.looks(name) for name in pretraining.model.towers]  # type: ignore[operator]
-        if None not in looks:
-            found |= {view for look in looks for view in look}
-        elif objective.asks_named:
-            found |= set(named_views(objective.config))
-        else:
-            return None
-    views = pretraining.views
-    found |= {view for view in views if drawn_as(view) in found}
-    while more := {source for view in found for source in _sources(views, view)} - found:
+        looks: Any = {tower: objective.looks(tower) for tower in model.towers}  # type: ignore[operator]
+        if None in looks.values() and objective.asks_named:
+            named = set(_named(objective.config, "view"))
+            looks = dict.fromkeys(set(_named(objective.config, "tower")) & set(model.towers) or model.towers, named)
+        elif None in looks.values():
+            looks = dict.fromkeys(model.towers, {CLEAN, *views})
+        found |= {
+            (name, view) for tower, look in looks.items() for name in model.tower(tower).modalities for view in look
+        }
+    found |= {(name, view) for name in dict(found) for view in views if (name, drawn_as(view)) in found}
+    while more := {(name, source) for name, view in found if (source := _source(views, name, view))} - found:
         found |= more
     return found
 
 
-def named_views(config: object) -> Iterator[str]:
-    """The views that an objective's config names, also in parts of it."""
+def _named(config: object, kind: str) -> Iterator[str]:
+    """The views, or towers, that an objective's config names, also in parts of it."""
     if not dataclasses.is_dataclass(config):
         return
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name in ("view", "views") or field.name.endswith(("_view", "_views")):
+        if field.name in (kind, f"{kind}s") or field.name.endswith((f"_{kind}", f"_{kind}s")):
             yield from [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else ()
         for part in value.values() if isinstance(value, dict) else [value]:
-            yield from named_views(part)
+            yield from _named(part, kind)
 
 
-def _sources(views: Specs, view: str) -> Iterator[str]:
-    """The views that one is made of."""
-    for spec in views.get(view, {}).values():
-        source = source_of(spec)
-        if source is not None:
-            yield source
+def _source(views: Specs, name: str, view: str) -> str | None:
+    """The view that one is made of, of modality `name`."""
+    return source_of(views.get(view, {}).get(name, {}))
 
 
-def _reads(
-    views: Specs, asked: Collection[str] | None, modalities: Collection[str]
-) -> tuple[dict[str, dict[str, dict[str, Any]]], set[str]]:
+def _reads(views: Specs, asked: Collection[tuple[str, str]]) -> tuple[dict[str, dict[str, dict[str, Any]]], set[str]]:
     """(input -> view -> its options, of views that read it; inputs that are wanted as they came)."""
     reads: dict[str, dict[str, dict[str, Any]]] = {}
     whole: set[str] = set()
-    for view in [CLEAN, *views] if asked is None else sorted(asked):
-        for name in modalities:
-            spec = views.get(view, {}).get(name) if view != CLEAN else None
-            if spec is None or source_of(spec) == CLEAN:
-                whole.add(name)
-            elif source_of(spec) is None:
-                column, options = spec.get(COLUMN, name), without_column(spec)
-                if options:
-                    reads.setdefault(column, {})[view] = options
-                else:
-                    whole.add(column)
+    for name, view in sorted(asked):
+        spec = views.get(view, {}).get(name)
+        if spec is None:
+            whole.add(name)
+        elif source_of(spec) is None:
+            column, options = spec.get(COLUMN, name), without_column(spec)
+            if options:
+                reads.setdefault(column, {})[view] = options
+            else:
+                whole.add(column)
     return reads, whole

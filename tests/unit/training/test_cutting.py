@@ -44,13 +44,14 @@ def preprocessor() -> mmssl_image.Preprocessor:
     return mmssl_image.Preprocessor(config).fit([np.zeros((8, 8, 1), np.uint8)])
 
 
-def work(kind: Any, **options: Any) -> Pretraining:
+def work(kind: Any) -> Pretraining:
     torch.manual_seed(0)
     sizes = {"type": "image", **preprocessor().sizes()}
     tower = tower_spec(TowerConfig(width=16, depth=1, heads=2))
-    net = MMSSLModel(MMSSLConfig(modalities={"image": sizes}, towers={"image": tower}))
-    objective = kind(options, net) if kind is Stranger else kind(net)
-    return Pretraining(net, {"it": objective}, VIEWS, {"half": Random(ratio=0.5)})
+    names = ("image", "sketch")
+    net = MMSSLModel(MMSSLConfig(modalities=dict.fromkeys(names, sizes), towers=dict.fromkeys(names, tower)))
+    made = kind(net)
+    return Pretraining(net, made if isinstance(made, dict) else {"it": made}, VIEWS, {"half": Random(ratio=0.5)})
 
 
 def cuts(of: Pretraining, stored: tuple[str, ...] = ()) -> Cuts | None:
@@ -65,7 +66,7 @@ def simclr(*views: str) -> Any:
 class Stranger(Objective):
     """Says nothing of what it asks for."""
 
-    def __init__(self, options: Any, model: MMSSLModel) -> None:
+    def __init__(self, model: MMSSLModel) -> None:
         super().__init__(contrastive.Config(towers=["image"], views=["a", "b"]), model)
 
 
@@ -100,6 +101,14 @@ CASES: dict[str, tuple[Any, dict[str, set[str]], set[str]]] = {
         set(),
     ),
     "turned whole": (lambda net: pretext.Pretext(pretext.Config(tower="image", views=["whole"]), net), {}, set()),
+    "of another tower": (
+        lambda net: {
+            "it": simclr("a", "b")(net),
+            "mae": mae.MAE(mae.Config(tower="sketch", mask="half", decoder=DECODER), net),
+        },
+        {"image": {"a", "b"}},
+        set(),
+    ),
     "stranger": (Stranger, {"image": {"a", "b", "small"}, "after": {"other"}}, {"image", "after"}),
 }
 
