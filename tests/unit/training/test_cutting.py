@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from toys import runs
 from toys.refusals import refused
 
 import mmssl_image
@@ -165,3 +167,19 @@ def test_a_larger_variant_is_the_same_crop() -> None:
 def test_a_wrong_option_of_a_view_is_refused_before_anything_is_read() -> None:
     with refused("crop_scale", "lowest"):
         preprocessor().cutter({"a": {"crop_scale": [0.9, 0.1]}})
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_and_workers_end_where_the_straight_run_does(tmp_path) -> None:
+    content = runs.recipe()
+    content["views"] = {name: {"image": dict(CROP)} for name in ("a", "b")}
+    content["masks"], content["objectives"] = (
+        {},
+        {"simclr": {"type": "contrastive", "towers": ["image"], "views": ["a", "b"], "loss": "nt_xent"}},
+    )
+    assert runs.cli(tmp_path, content=content, output="straight") == 0
+    with runs.killed_at(4):
+        runs.cli(tmp_path, content=content)
+    assert runs.cli(tmp_path, "--resume", "data.workers=2", content=content) == 0
+    ends = [load_file(tmp_path / run / "checkpoints/step-00000006/weights.safetensors") for run in ("straight", "run")]
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
