@@ -70,8 +70,6 @@ __all__ = ["MAE", "Config", "DecoderConfig", "FusionConfig"]
 class MAE(Coded):
     """Masked autoencoding of the modalities that the mask names, of one tower or of several that are fused."""
 
-    asks_named = True
-
     def __init__(self, config: Config, model: MMSSLModel) -> None:
         super().__init__(config, model)
         self.towers = self._towers(config)

@@ -92,7 +92,6 @@ class TokenCodes(CodePart):
 class Tokenizer(Coded):
     """A tower's tokens as codes, of which its patches are made again."""
 
-    asks_named = True
     separable = True
 
     def __init__(self, config: Config, model: MMSSLModel) -> None:

@@ -70,6 +70,8 @@ class CodePart(nn.Module):
 class Coded(Objective):
     """An objective with parts that are `CodePart`s: their books are fitted, watched, and kept with the model."""
 
+    asks_named = True
+
     def _codes(self) -> list[CodePart]:
         return [part for part in self.modules() if isinstance(part, CodePart)]
 
