@@ -11,6 +11,7 @@ EXPORTS = REPO / "docs" / "how-to" / "export.md"
 BENCHMARKS = REPO / "docs" / "benchmarks" / "index.md"
 FINE_TUNING = REPO / "docs" / "benchmarks" / "fine-tuning.md"
 SPEED = REPO / "docs" / "benchmarks" / "speed.md"
+TUNING = REPO / "docs" / "benchmarks" / "tuning.md"
 SCALING = REPO / "docs" / "benchmarks" / "scaling.md"
 
 Marks = tuple[str, str]

@@ -143,6 +143,9 @@ def _know_rows(answers: Answers, sources: Sources, config: EvaluationConfig, by:
     known = sources.test.column_names
     if config.group is None or config.group in known:
         answers.groups = alike(sources.test, config.group)
+    if config.group in known and sources.train is not None and config.group in sources.train.column_names:
+        learned = alike(sources.train, config.group)
+        answers.on_both = 0 if sources.same_rows else len({*(answers.groups or ())} & {*(learned or ())})
     if by is not None:
         if by not in known:
             raise UserError(f"by: the data has no column '{by}', it has {', '.join(known)}{nearest(by, known)}")

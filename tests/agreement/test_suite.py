@@ -82,6 +82,7 @@ def test_a_broken_cell_is_told_and_the_others_are_kept(suite) -> None:
     assert "none of the model's modalities" in report["broken"][0]["reason"]
     assert len(list((folder / "out" / "cells").glob("*.safetensors"))) == 4
     said = plain_suite(report)
+    assert "group: 12 of 12 of the test rows' 'person' are also among those learned from" in said
     assert "on broken: left out" in said and "by person" in said and "disparity" in said
     assert (folder / "out" / "README.md").read_text().count("| people |") == len(rows(report, set="people")) * 2 - 2
 

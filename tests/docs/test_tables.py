@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks import adapter_continue, compare, crossmodal, finetune, loader, pages, scaling, steps
+from benchmarks import adapter_continue, compare, crossmodal, finetune, loader, pages, scaling, steps, tuning
 from benchmarks.matrix import __main__ as matrix
 from benchmarks.matrix import report
 from benchmarks.matrix.cells import read_cells
@@ -45,6 +45,11 @@ def test_self_supervision_through_an_adapter() -> None:
     assert set(results) <= set(adapter_continue.SETTINGS)
     shown = pages.between(pages.FINE_TUNING.read_text(), adapter_continue.MARKS)
     assert shown == adapter_continue.table(results), "the table that python -m benchmarks.adapter_continue prints"
+
+
+def test_choosing_without_labels() -> None:
+    shown = pages.between(pages.TUNING.read_text(), tuning.MARKS)
+    assert shown == tuning.table(json.loads(tuning.RESULTS.read_text())), "run python -m benchmarks.tuning table"
 
 
 def test_speed_of_training_steps() -> None:
