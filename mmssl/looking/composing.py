@@ -41,6 +41,8 @@ CONVOLVED = {"image": None, "audio": None, "eeg": "grid+std", "ecg": "mean"}
 WHY_CONVOLVED = "on small data better than a transformer (docs/how-to/choose.md); transformer for stock classes"
 NOT_CONVOLVED = ("heads", "prefix", "positions", "pooling", "embed_norm", "causal")
 """Keys of a tower that a residual network has not."""
+COLOURS = ("saturation", "hue", "gray")
+"""Options of views of pictures that need red, green and blue."""
 NODES = "examples/node_mae"
 EPOCHS, SMALL = 10, 100_000
 """Passes that are made over data of at most so many rows: below, encoders are rarely worth having."""
@@ -125,6 +127,17 @@ def convolve(found: Composed, modalities: Sequence[str]) -> None:
         if CONVOLVED[name] is not None:
             tower = found.data["model"]["towers"][name]
             tower["readout"] = CONVOLVED[name]
+
+
+def colourless(found: Composed, modality: str, channels: int) -> None:
+    """Leave out of the views what changes colours, of pictures that have none, or more than three."""
+    for name, view in found.data.get("views", {}).items():
+        own = view.get(modality, {})
+        gone = [key for key in COLOURS if own.pop(key, None) is not None]
+        if gone:
+            found.why[f"views.{name}.{modality}"] = (
+                f"without {', '.join(gone)}: these pictures have {channels} channel(s)"
+            )
 
 
 def _pair(modalities: Sequence[str]) -> Composed:

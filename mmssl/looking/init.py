@@ -9,24 +9,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..data.loading import read_rows
 from ..errors import RunError, UserError, one_line
 from ..files import replaceable, write_whole
+from ..modality import select
 from ..modality.table import joined
 from ..options import plainyaml
 from ..options.schema import Faults
 from ..recipe.loading import load_recipe, merge_overrides
 from ..recipe.presets import DEMO, presets_of, take_preset
 from ..saying import doing
-from ..training.building import open_training_data
+from ..training.building import TrainingData, open_training_data
 from ..training.choosing import Asked, choose
 from ..training.device import this_device
 from . import composing, repeated
 from .columns import Roles, roles_of, told_of, used
-from .opening import Opened, open_data
+from .opening import Opened, open_data, reader
 from .options import InitConfig
 from .signals import Signals, look_at_signals
 from .writing import commented
 
+FITTED = 64
+"""Pictures whose channels are looked at."""
 LOOKED_AT = 5
 """Recordings whose rate, channels and unit are looked at."""
 GROUPED = 5
@@ -224,10 +228,22 @@ def _settle(found: composing.Composed, asked: InitConfig) -> list[str]:
         why = reasons.get(key, reasons.get(".".join(key.split(".")[:2]), ""))
         found.set(key, value, "" if why in found.why.values() else why)
     found.why.setdefault("model", reasons.get(f"preset {choice.preset}", ""))
+    for name in ("image", "video"):
+        channels = _channels(found, name, rows) if name in modalities else 3
+        if channels != 3:
+            composing.colourless(found, name, channels)
     if choice.preset == DEMO:
         composing.convolve(found, modalities)
     composing.length(found, len(rows.source))
     return rows.said
+
+
+def _channels(found: composing.Composed, name: str, rows: TrainingData) -> int:
+    """Channels that a model of these pictures will have, by some of them."""
+    column = rows.columns[name]
+    some = read_rows(rows.source, [column] if isinstance(column, str) else column, FITTED)
+    fitted = reader(name, found.data["modalities"][name]).fit([select(row, column) for row in some])
+    return int(fitted.fitted()["channels"])
 
 
 def _told_by_data(found: composing.Composed, own: Mapping[str, Any], modality: str) -> set[str]:

@@ -266,3 +266,10 @@ def test_bad_input_is_exit_2(words: list[str], tmp_path: Path, capsys: pytest.Ca
     named = [word.format(p=tmp_path / "p") for word in words]
     assert main(["check", *named, "--output", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.count("error:") == 1 and not (tmp_path / "out").exists()
+
+
+def test_worker_processes_tell_the_same(tmp_path: Path) -> None:
+    pictures(tmp_path / "p", 12)
+    (tmp_path / "p" / "cats" / "0.png").write_bytes(b"no picture")
+    alone = checked(tmp_path / "p").plain()
+    assert check(CheckConfig(path=str(tmp_path / "p"), workers=1), every=True).plain() == alone

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from toys.own_data import of_kinds, pictures, sensors, sentences, table
 from toys.own_files import encoded, person, tudataset, video, wfdb_record
 
@@ -122,6 +123,17 @@ def test_every_shared_set(shared_data: Path, tmp_path: Path) -> None:
         folder = tmp_path / place.name
         folder.mkdir()
         runs(init(InitConfig(path=str(place)), folder / "recipe.yaml"), folder)
+
+
+def test_grey_pictures_have_no_colours_to_change(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        Image.fromarray(rng.integers(0, 255, (20, 20), np.uint8)).save(tmp_path / f"{number}.png")
+    done = init(InitConfig(path=str(tmp_path)), tmp_path / "recipe.yaml")
+    view = done.recipe["views"]["a"]["image"]
+    assert not {"saturation", "hue", "gray"} & set(view) and view["brightness"]
+    assert "1 channel" in done.text
+    runs(done, tmp_path)
 
 
 def test_labels_and_what_tells_them_are_no_inputs(tmp_path: Path) -> None:
