@@ -112,6 +112,12 @@ class FinetuneConfig(RowsConfig):
     eval_every: int | None = option(None, min=1, max=1_000_000_000, help="steps between them; null: a twentieth of all")
     eval_batch_size: int = option(256, min=1, max=1_000_000, resumable=True, help="rows that are scored at a time")
     temperature: float = option(1.0, above=0, max=1_000, help="of a teacher's answers and the student's (--teacher)")
+    soft_loss: str = option(
+        "cross_entropy",
+        choices=("cross_entropy", "js"),
+        help="between a teacher's chances and the student's; js: Jensen-Shannon divergence, which no sure answer of "
+        "either makes large (--teacher)",
+    )
     train: LoopConfig = option(factory=LoopConfig, help="the loop")
 
     def rates_of(self, peft: str, few: bool) -> list[float]:

@@ -2,11 +2,12 @@
 
 Chen et al. 2020, "Big Self-Supervised Models are Strong Semi-Supervised Learners" (SimCLRv2), section 2: cross-entropy
 between the teacher's softmax(t / tau) and the student's softmax(s / tau). Several labels a row: the same of every
-label's yes and no. Regression, which has no distribution: the squared error of the two answers.
+label's yes and no. Or, as in SSLD, the Jensen-Shannon divergence of both (`soft_loss`). Regression, which has no distribution: the squared error of the two answers.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,16 +45,30 @@ class Config(ObjectiveConfig):
     towers: list[str] = option(help="the student's towers")
     view: str = option("clean", help="what the student sees; the teacher sees the row as it is")
     temperature: float = option(1.0, above=0, max=1_000)
+    soft_loss: str = option("cross_entropy", choices=("cross_entropy", "js"))
 
 
-def soft_losses(task: str, student: Tensor, teacher: Tensor, tau: float) -> Tensor:
-    """(B,) from logits (B, C) of both; only the student's have a gradient."""
+def soft_losses(task: str, student: Tensor, teacher: Tensor, tau: float, how: str = "cross_entropy") -> Tensor:
+    """(B,) from logits (B, C) of both; only the student's have a gradient. how: cross_entropy, or js, the
+    Jensen-Shannon divergence of SSLD (Cui et al. 2021, arXiv 2103.05959), of each label by itself where several may
+    hold."""
     s, t = student / tau, teacher.detach() / tau
+    if how == "js" and task == "classification":
+        return jensen_shannon(s.log_softmax(1), t.log_softmax(1))
+    if how == "js" and task == "multilabel":
+        both = (torch.stack([F.logsigmoid(x), F.logsigmoid(-x)], -1) for x in (s, t))
+        return jensen_shannon(*both).mean(1)
     if task == "classification":
         return -(t.softmax(1) * s.log_softmax(1)).sum(1)
     if task == "multilabel":
         return F.binary_cross_entropy_with_logits(s, t.sigmoid(), reduction="none").mean(1)
     return (student - teacher.detach()).square().mean(1)
+
+
+def jensen_shannon(a: Tensor, b: Tensor) -> Tensor:
+    """(...,) (KL(a | m) + KL(b | m)) / 2 of distributions given as logarithms (..., C), m their mean: 0 to log 2."""
+    mean = torch.logaddexp(a, b) - math.log(2)
+    return ((a.exp() * (a - mean)).sum(-1) + (b.exp() * (b - mean)).sum(-1)) / 2
 
 
 class Distilled(Objective):
@@ -85,7 +100,7 @@ class Distilled(Objective):
         # without gradient, in evaluation mode, on the row without augmentation
         wanted, _ = teacher.logits(self._theirs(step))
         with torch.autocast(logits.device.type, enabled=False):
-            losses = soft_losses(teacher.target.task, logits.float(), wanted.float(), c.temperature)
+            losses = soft_losses(teacher.target.task, logits.float(), wanted.float(), c.temperature, c.soft_loss)
             return Loss(total=step.mean("rows", losses, self.counts(step)["rows"]), parts={})
 
 
@@ -109,6 +124,8 @@ class TeachingJob(SupervisedJob):
         self.teacher_columns = {TEACHER + name: column for name, column in columns.items()}
         self.title = f"distillation of {self.target.task} of {', '.join(self.target.columns)}"
         self._soft: Distilled | None = None
+        if self.options.soft_loss == "js" and self.target.task == "regression":
+            raise UserError("soft_loss: found js, but the teacher answers with numbers, which have no distribution")
         if self.label and list(self.label) != self.target.columns:
             known_labels = ",".join(self.target.columns)
             raise UserError(f"--label: found {','.join(self.label)}, but the teacher knows {known_labels}")
@@ -122,7 +139,9 @@ class TeachingJob(SupervisedJob):
     def objective(self) -> Distilled:
         """`Distilled` with this job's teacher."""
         view = VIEW if self.options.augment else "clean"
-        config = Config(towers=self.towers, view=view, temperature=self.options.temperature)
+        config = Config(
+            towers=self.towers, view=view, temperature=self.options.temperature, soft_loss=self.options.soft_loss
+        )
         self._soft = Distilled(config, self.encoder, self.teacher)
         return self._soft
 
@@ -146,7 +165,8 @@ class TeachingJob(SupervisedJob):
         """(mean soft loss, share of rows where both give the same class) on the validation rows that both see."""
         assert self.rows.validation is not None and self._soft is not None
         student, teacher, seen = self.both(self.rows.validation, self.encoder, self._soft.head)
-        losses = soft_losses(self.target.task, student[seen], teacher[seen], self.options.temperature)
+        o = self.options
+        losses = soft_losses(self.target.task, student[seen], teacher[seen], o.temperature, o.soft_loss)
         return float(losses.mean()), float((student[seen].argmax(1) == teacher[seen].argmax(1)).float().mean())
 
     def write(self, folder: Path) -> None:

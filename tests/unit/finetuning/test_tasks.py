@@ -122,6 +122,25 @@ def test_soft_cross_entropy_is_the_formula():
     np.testing.assert_allclose(soft_losses("classification", s, t, tau).numpy(), -(p * np.log(q)).sum(1), atol=1e-6)
 
 
+def test_jensen_shannon_is_the_formula_and_finite_where_both_are_sure():
+    torch.manual_seed(0)
+    s, t, tau = torch.randn(20, 4, requires_grad=True), torch.randn(20, 4), 0.5
+    q, p = (np.exp(x.detach().double().numpy() / tau) for x in (s, t))
+    p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+    m = (p + q) / 2
+    wanted = ((p * np.log(p / m)).sum(1) + (q * np.log(q / m)).sum(1)) / 2
+    found = soft_losses("classification", s, t, tau, "js")
+    np.testing.assert_allclose(found.detach().numpy(), wanted, atol=1e-6)
+    p, q = (1 / (1 + np.exp(-x.detach().double().numpy() / tau)) for x in (t, s))
+    m = (p + q) / 2
+    each = sum(a * np.log(a / m) + (1 - a) * np.log((1 - a) / (1 - m)) for a in (p, q))
+    np.testing.assert_allclose(soft_losses("multilabel", s, t, tau, "js").detach().numpy(), each.mean(1) / 2, atol=1e-6)
+    sure = torch.tensor([[400.0, -400.0]], requires_grad=True)
+    most = soft_losses("classification", sure, -sure.detach(), 1.0, "js")
+    most.sum().backward()
+    assert most.item() == pytest.approx(np.log(2)) and sure.grad.isfinite().all()
+
+
 @pytest.mark.slow
 def test_a_smaller_student_learns_the_teachers_answers(pair, tmp_path, capsys):
     teacher = tmp_path / "teacher"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import mutual_info_score
 from torch.nn import functional as F
 from toys.refusals import refused
 from toys.tables import fitted, model, module, table, whole
@@ -164,6 +166,18 @@ def test_resampling_of_two_processes_is_that_of_one(monkeypatch: pytest.MonkeyPa
     )
     two = [m.augment(half, Draws(5, 4, first=4 * i, total=8), resample=0.5)["cells"] for i, half in enumerate(halves)]
     torch.testing.assert_close(torch.cat(two), one, equal_nan=True, rtol=0, atol=0)
+
+
+def test_columns_are_related_in_the_order_of_their_mutual_information() -> None:
+    draw = np.random.default_rng(3)
+    cause = draw.integers(0, 4, 300)
+    columns = {f"c{n}": np.where(draw.random(300) < n / 6, draw.integers(0, 4, 300), cause) for n in range(6)}
+    names = list(columns)
+    rows = [{name: "abcd"[columns[name][i]] for name in names} for i in range(300)]
+    found = fitted(rows).state["related"]
+    for i, mine in enumerate(names):
+        told = {j: mutual_info_score(columns[mine], columns[names[j]]) for j in range(6) if j != i}
+        assert found[i] == sorted(told, key=told.__getitem__, reverse=True)
 
 
 def test_correlated_masks_of_two_views_are_complements_around_a_seed() -> None:
