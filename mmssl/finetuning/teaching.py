@@ -2,7 +2,8 @@
 
 Chen et al. 2020, "Big Self-Supervised Models are Strong Semi-Supervised Learners" (SimCLRv2), section 2: cross-entropy
 between the teacher's softmax(t / tau) and the student's softmax(s / tau). Several labels a row: the same of every
-label's yes and no. Or, as in SSLD, the Jensen-Shannon divergence of both (`soft_loss`). Regression, which has no distribution: the squared error of the two answers.
+label's yes and no. Or, as in SSLD, the Jensen-Shannon divergence of both (`soft_loss`). Regression, which has no
+distribution: the squared error of the two answers.
 """
 
 from __future__ import annotations
