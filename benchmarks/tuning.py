@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from scipy.stats import spearmanr
 
 from mmssl.api import evaluate
@@ -110,7 +111,7 @@ def table(stored: Mapping[str, Any]) -> str:
         for by in BY:
             scores = [trial[by] for trial in trials]
             rho, low, high = correlation(scores, judged)
-            chosen = judged[max(range(len(scores)), key=lambda i, scores=scores: scores[i])]  # type: ignore[misc]
+            chosen = judged[int(np.argmax(scores))]
             ends = [max(judged), statistics.median(judged), trials[0]["untrained"]]
             rows.append([f"{name}, {len(trials)}", by, f"{rho:+.2f} ({low:+.2f} to {high:+.2f})"])
             rows[-1] += [f"{value:.3f}" for value in (chosen, *ends)]

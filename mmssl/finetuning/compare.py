@@ -32,7 +32,7 @@ from ..options.plainyaml import dump
 from ..options.schema import to_dict
 from ..saying import doing, say
 from ..training.building import flat, start_of
-from ..training.engine import check_rows, goes_on, make_accelerator, run_folder
+from ..training.engine import check_rows, check_state, goes_on, make_accelerator, run_folder
 from ..training.lock import RunLock
 from ..training.run_log import RunLog
 from .arms import RUNNING, TITLES, Answers, Bench
@@ -116,7 +116,7 @@ def run_comparison(
         lock.acquire(folder)
         log.open(folder)
         try:
-            _check_state(folder, _state(options, pool, weights), resume)
+            check_state(folder / STATE, _state(options, pool, weights), resume, "comparison", "cells")
             used = [*flat(pool.columns.values()), *options.label_columns]
             check_rows(folder, glance(pool.train.source, used), resume)
             bench = Bench(encoders, processor, options, pool, list(budgets), accelerator, folder, weights)
@@ -222,23 +222,6 @@ def _state(options: FinetuneConfig, pool: Pool, weights: str) -> dict[str, Any]:
         json.dumps({"the model": weights, "the rows": rows.hexdigest(), **fixed_options(options, FREE)})
     )
     return state
-
-
-def _check_state(folder: Path, state: Mapping[str, object], resume: bool) -> None:
-    place = folder / STATE
-    if resume and place.is_file():
-        try:
-            before = json.loads(place.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"--resume: {place} cannot be read ({one_line(error)})") from None
-        changed = [name for name in state if before.get(name) != state[name]]
-        if changed:
-            raise UserError(
-                f"--resume: {', '.join(changed)} changed since the comparison was started, whose cells would not be "
-                "alike; name another --output"
-            )
-        return
-    _write(place, json.dumps(state, indent=2) + "\n")
 
 
 def _write(place: Path, text: str) -> None:

@@ -220,7 +220,7 @@ def _read(where: Path, key: str) -> Cell | None:
             facts = file.metadata()
             if facts["key"] != key:
                 return None
-            held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            held = {name: file.get_tensor(name) for name in file.keys()}
             report = json.loads(facts["report"])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--resume: {where} is damaged ({one_line(error)}); delete it, and it is made again") from None

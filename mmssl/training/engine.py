@@ -133,6 +133,38 @@ def check_rows(folder: Path, now: dict[str, Any], resume: bool) -> None:
         raise RunError(f"{kept} could not be written: {one_line(error)}") from error
 
 
+def check_state(place: Path, state: Mapping[str, object], resume: bool, of: str, parts: str) -> None:
+    """Keep what has to be the same for the parts of something to be alike, or look whether it is still.
+
+    Args:
+        place: the file of it.
+        state: JSON values by what they are called.
+        resume: what is kept is gone on with, so that `state` has to be it.
+        of: what it was that was started: "study".
+        parts: which of it would not be alike: "trials".
+
+    Raises:
+        UserError: something changed, or the file cannot be read; RunError: it cannot be written.
+    """
+    if resume and place.is_file():
+        try:
+            before = json.loads(place.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"--resume: {place} cannot be read ({one_line(error)})") from None
+        changed = [name for name in state if before.get(name) != state[name]]
+        if changed:
+            raise UserError(
+                f"--resume: {', '.join(changed)} changed since the {of} was started, whose {parts} would not be "
+                "alike; name another --output"
+            )
+        return
+    try:
+        with whole_file(place) as partial:
+            partial.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{place} could not be written: {one_line(error)}") from error
+
+
 def changes(cls: type, before: Mapping[str, object], now: Mapping[str, object], prefix: str = "") -> list[str]:
     """Options that make a resumed run another one than that which was started.
 

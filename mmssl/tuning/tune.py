@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RunError, TimeUp, UserError, nearest, one_line, out_of_memory
 from ..evaluation.rows import label_column, read_labels
-from ..files import write_whole
 from ..models.privacy import veiled
 from ..options.schema import to_dict
 from ..recipe.config import Recipe
@@ -25,7 +24,7 @@ from ..recipe.loading import load_recipe
 from ..saying import doing, say
 from ..training.building import open_training_data
 from ..training.choosing import Asked, kept_choice, refuse_placeholder
-from ..training.engine import goes_on, run_folder
+from ..training.engine import check_state, goes_on, run_folder
 from ..training.lock import RunLock
 from ..training.pretrain import Run, run_pretraining, write_config
 from .scores import BY, Judge, Scores
@@ -112,7 +111,9 @@ def run_tuning(wanted: Wanted, *, output: str | Path | None = None, resume: bool
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(folder)
-            _keep_state(folder, _state(wanted, recipe), goes)
+            if goes and not (folder / STATE).is_file():
+                raise UserError(f"--resume: there is no study in {folder}")
+            check_state(folder / STATE, _state(wanted, recipe), goes, "study", "trials")
         except OSError as error:
             raise UserError(f"--output {folder}: cannot be written ({error.strerror})") from None
         except UserError:
@@ -165,25 +166,6 @@ def _state(wanted: Wanted, recipe: Recipe) -> dict[str, Any]:
     asked = {"by": wanted.by, "seed": wanted.seed, "samples": wanted.samples, "prune": wanted.prune}
     state: dict[str, Any] = json.loads(json.dumps({"recipe": plainly, "space": space, **asked}))
     return state
-
-
-def _keep_state(folder: Path, state: Mapping[str, Any], resume: bool) -> None:
-    place = folder / STATE
-    if resume:
-        if not place.is_file():
-            raise UserError(f"--resume: there is no study in {folder}")
-        try:
-            before = json.loads(place.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"--resume: {place} cannot be read ({one_line(error)})") from None
-        changed = [name for name in state if before.get(name) != state[name]]
-        if changed:
-            raise UserError(
-                f"--resume: {', '.join(changed)} changed since the study was started, whose trials would not be alike; "
-                "name another --output"
-            )
-        return
-    write_whole(place, json.dumps(state, indent=2) + "\n")
 
 
 # ------------------------------------------------------------------------------------------------------ trial by trial
