@@ -70,7 +70,7 @@ def run_cell(cell: Cell, seed: int, results: Path) -> dict[str, Any]:
     quiet = {"seed": seed, "evaluation": {"tasks": []}, "train": {"trackers": []}}
     recipe = load_recipe(local(cell.recipe_data()), quiet)
     cache = results.parent / "cache"
-    model, processor, spent = _trained(recipe, cache / f"{cell.data}.{cell.objective}.{seed}.{cell.training()}")
+    model, processor, spent = trained(recipe, cache / f"{cell.data}.{cell.objective}.{seed}.{cell.training()}")
     rows = read_rows(cell, recipe, model, processor)
     folds = make_folds(rows.y, rows.split, rows.columns, cell.protocol)
     groups = rows.columns[cell.protocol["group"]] if "group" in cell.protocol else None
@@ -115,7 +115,7 @@ def run_cell(cell: Cell, seed: int, results: Path) -> dict[str, Any]:
     }
 
 
-def _trained(recipe: Recipe, kept: Path) -> tuple[MMSSLModel, MMSSLProcessor, dict[str, Any]]:
+def trained(recipe: Recipe, kept: Path) -> tuple[MMSSLModel, MMSSLProcessor, dict[str, Any]]:
     """(model, processor, losses and time of its run), which `kept` holds, or will; read out as the recipe says."""
     if not (kept / SPENT).is_file():
         with tempfile.TemporaryDirectory(prefix="mmssl-matrix-") as folder:
