@@ -115,6 +115,7 @@ def line_plot(lines: list[Line], salt: str) -> str:
                 markersize=2.5,
             )
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")  # no offset in a corner
+        axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
         plain(axes)
     return made[0]
 

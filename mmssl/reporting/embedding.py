@@ -125,7 +125,7 @@ def colourings(rows: Dataset, label: str | None) -> list[Colouring]:
             isinstance(feature, datasets.Value) and feature.dtype not in ("binary", "large_binary")
         )
         found = _colouring(name, rows.with_format(None)[name], feature) if plain else None
-        if found is not None:
+        if found is not None and found.values not in [other.values for other in out]:  # a number's name beside it
             out.append(found)
         if len(out) == COLUMNS:
             break

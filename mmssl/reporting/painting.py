@@ -33,7 +33,8 @@ ENLARGED = 96
 
 @dataclass(frozen=True)
 class Mark:
-    """A word or a cell. kind: "" as it is, "hidden", or of what was guessed "right" or "wrong"."""
+    """A word or a cell. kind: "" as it is, "hidden", or of what was guessed "right", "wrong", or "near" of a
+    number."""
 
     text: str
     kind: str = ""
@@ -77,7 +78,12 @@ def picture(pixels: Pixels, alt: str, caption: str = "", lossy: bool = False) ->
     small = height < ENLARGED
     factor = 1.0 if not small else min(ENLARGED / height, 4 * ENLARGED / width)
     return Picture(
-        alt, caption, data_uri(pixels, lossy and not small), small, round(width * factor), round(height * factor)
+        alt,
+        caption,
+        data_uri(pixels, lossy and max(height, width) > 24),
+        small,
+        round(width * factor),
+        round(height * factor),
     )
 
 
@@ -190,10 +196,20 @@ def _cells(was: Cells, made: Cells | None, salt: str, words: str) -> Iterator[Pi
     for number, (name, value, gone) in enumerate(zip(was.names, was.values, hidden, strict=True)):
         guess = made.values[number] if made is not None and gone else None
         kind = "" if not gone else "hidden" if guess is None else "right" if guess == value else "wrong"
+        if kind == "wrong" and _is_number(guess) and _is_number(value):
+            kind = "near"  # a number is never met exactly
         marks.append(Mark(value if guess is None else guess, kind, name, value))
     marks.sort(key=lambda mark: not mark.kind)  # hidden ones first, before some are left out
-    caption = "cells that were hidden first" if was.hidden else ""
+    caption = "hidden cells come first" if was.hidden else ""
     yield Picture(words, caption, cells=marks[:MOST_CELLS], wide=True)
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        float(text or "")
+    except ValueError:
+        return False
+    return True
 
 
 def _nodes(was: Nodes, made: Nodes | None, salt: str, words: str) -> Iterator[Picture]:
@@ -249,7 +265,7 @@ def small(shown: Shown, words: str) -> Picture:
     pixels = thumb(shown)
     if pixels is not None:
         height, width = pixels.shape[:2]
-        return replace(picture(pixels, words), width=round(width * SMALL / height), height=SMALL)
+        return replace(picture(pixels, words, lossy=True), width=round(width * SMALL / height), height=SMALL)
     return Picture(words, words=[Mark(text_of(shown))])
 
 
@@ -258,7 +274,8 @@ def thumb(shown: Shown, side: int = SMALL) -> Pixels | None:
     if isinstance(shown, Frames):
         return resized(_rgb(shown.pixels[len(shown.pixels) // 2]), side)
     if isinstance(shown, Spectrum):
-        return resized(np.ascontiguousarray(heat(shown.values, *_range(shown.values)).swapaxes(0, 1)[::-1]), side)
+        colours = heat(shown.values, *_range(shown.values))[..., :3]
+        return resized(np.ascontiguousarray(colours.swapaxes(0, 1)[::-1]), side)
     if isinstance(shown, Curves):
         return _stroke(shown.values[0], side)
     return None

@@ -32,6 +32,7 @@ HEALTH = {
 }
 KINDS = {"health": "Health", "probe": "Probes", "validation": "Validation", "gradient_share": "Who pulls the encoders"}
 PACE = "Pace"
+TOGETHER = "all objectives together"
 LEFT_OUT = ("step", "epoch", "wall_time", "seconds_left", "slowest_rank")
 
 
@@ -79,6 +80,9 @@ def panels(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Panel]:
     order = ["Loss", *KINDS.values(), PACE]
     made = [_panel(*key, list(lines.values())) for key, lines in found.items()]
     kept = [panel for panel in made if panel.lines]
+    alike = [p for p in kept if p.group == "Loss" and p.title != TOGETHER and _values(p) == _values(kept[0])]
+    if kept and kept[0].title == TOGETHER and alike:
+        kept = kept[1:]  # of a single objective
     return sorted(kept, key=lambda panel: order.index(panel.group))
 
 
@@ -89,11 +93,15 @@ def _panel(group: str, title: str, unit: str, lines: list[Line]) -> Panel:
     return Panel(group, title, unit, there[:MOST_LINES], max(len(there) - MOST_LINES, 0))
 
 
+def _values(panel: Panel) -> list[list[float]]:
+    return [line.values for line in panel.lines]
+
+
 def _place(key: str) -> tuple[str, str, str, str] | None:
     """(group, title, unit, part of the panel) of a key; None for what is no number of a run."""
     head, slash, rest = key.partition("/")
     if head == "loss":
-        return "Loss", rest or "all objectives together", "", ""
+        return "Loss", rest or TOGETHER, "", ""
     if head in KINDS and slash:
         part, _, measure = rest.rpartition("/")
         return KINDS[head], HEALTH.get(measure, measure if part else rest), "", part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -118,7 +119,9 @@ class Column:
             return self.categories[min(max(round(raw), 1), len(self.categories)) - 1]
         if self.kind == "date":
             return cells.date_of(raw, self.clock)
-        return f"{raw:.4g}"
+        size = self.knots[-1] - self.knots[0] if self.knots else self.std
+        digits = 5 - math.floor(math.log10(size)) if size > 0 else 6  # what float32 has kept of it
+        return f"{round(raw, digits) + 0.0:.6g}"
 
 
 def fit_column(
