@@ -140,8 +140,8 @@ def _curves(was: Curves, made: Curves | None, salt: str, words: str) -> Iterator
     count, total = min(len(was.values), MOST_CHANNELS), was.values.shape[1]
     every = max(-(-total // MOST_TIMES), 1)
     times = np.arange(0, total, every) * was.step
-    with figure(7.2, 0.45 + 0.5 * count if count > 1 else 1.6, salt) as (drawn, svg):
-        bottom = 0.32 / drawn.get_figheight()
+    with figure(7.2, 0.5 + 0.5 * count if count > 1 else 1.6, salt) as (drawn, svg):
+        bottom = 0.42 / drawn.get_figheight()
         axes = drawn.add_axes((0.1, bottom, 0.88, 0.97 - bottom))
         for number in range(count):
             own = was.values[number, ::every]
