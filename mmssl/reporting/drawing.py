@@ -101,6 +101,8 @@ def plain(axes: Axes) -> None:
 
 def line_plot(lines: list[Line], salt: str) -> str:
     """An SVG of lines over steps."""
+    from matplotlib.ticker import MaxNLocator
+
     with figure(4.4, 2.5, salt) as (drawn, made):
         axes = drawn.add_axes((0.15, 0.14, 0.83, 0.82))
         for number, line in enumerate(lines):
@@ -115,7 +117,7 @@ def line_plot(lines: list[Line], salt: str) -> str:
                 markersize=2.5,
             )
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")  # no offset in a corner
-        axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         plain(axes)
     return made[0]
 

@@ -118,7 +118,7 @@ def colourings(rows: Dataset, label: str | None) -> list[Colouring]:
 
     first = label_column(rows, label if label in rows.column_names else None)[0]
     order = [name for name in dict.fromkeys([first, *rows.column_names]) if name is not None]
-    out = []
+    out: list[Colouring] = []
     for name in order:
         feature = rows.features[name]
         plain = isinstance(feature, datasets.ClassLabel) or (
