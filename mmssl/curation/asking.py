@@ -11,7 +11,7 @@ from ..data.row_files import refuse_others
 from ..data.sources import open_source
 from ..errors import UserError, nearest
 from ..files import replaceable
-from .embeddings import Embeddings, embeddings_beside, is_embeddings, made_embeddings, open_embeddings
+from .embeddings import Embeddings, embeddings_beside, is_embeddings, made_embeddings, open_embeddings, standardise
 from .options import SCORES, SelectConfig
 from .selecting import Materials, choose, compared_columns, pair_columns, write_selection
 
@@ -89,6 +89,10 @@ def gathered(options: SelectConfig, place: Path, base: str | None) -> Materials:
         )
     if embeddings is not None and target is not None:
         refuse_other_model(embeddings, target)
+    if options.standardise:
+        if embeddings is None:
+            raise UserError("standardise: found true without embeddings, expected --embeddings FILE|MODEL")
+        standardise(embeddings, *([] if target is None else [target]))
     return Materials(source, options, embeddings, target)
 
 

@@ -18,7 +18,15 @@ from ..data.row_files import with_about
 from ..errors import RunError, UserError, one_line
 from ..files import replaceable, whole_file
 from ..saying import doing
-from .embeddings import Embeddings, embeddings_beside, is_embeddings, made_embeddings, open_embeddings, refuse_rows
+from .embeddings import (
+    Embeddings,
+    embeddings_beside,
+    is_embeddings,
+    made_embeddings,
+    open_embeddings,
+    refuse_rows,
+    standardise,
+)
 from .kmeans import KMeans, Labels, Rows, cluster, distances, unit
 
 if TYPE_CHECKING:
@@ -41,6 +49,8 @@ def cluster_as(
         embeddings = open_embeddings(source, options.column, "cluster")
     else:
         embeddings, _ = made_embeddings(source, options, embeddings_beside(output), options.column, base)
+    if options.standardise:
+        standardise(embeddings)
     return write_clusters(embeddings, options, output)
 
 

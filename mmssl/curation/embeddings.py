@@ -50,6 +50,7 @@ class Embeddings:
         rows: of the file, those without an embedding included.
         ids: further columns, which tell rows apart.
         width: of an embedding; None: not known before one was read.
+        moments: (mean, deviation) of each number, which it is standardised by; None: it is taken as it is.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Embeddings:
     rows: int = 0
     ids: list[str] = field(default_factory=list)
     width: int | None = None
+    moments: tuple[Rows, Rows] | None = None
 
     def tables(self) -> Iterator[tuple[pa.Table, Part]]:
         """Batch after batch, in the order of the rows: its number and ids as a table, and its embeddings.
@@ -80,6 +82,8 @@ class Embeddings:
                         f"{self.option}: '{self.path}' row {wrong}: '{self.column}' holds what is no number"
                     )
                 first += batch.num_rows
+                if self.moments is not None and len(x):
+                    x = (x - self.moments[0]) / self.moments[1]
                 yield ids, (numbers, x)
 
     def __iter__(self) -> Iterator[Part]:
@@ -164,6 +168,17 @@ def embedding_columns(path: str | Path) -> list[str]:
     import pyarrow.parquet as pq
 
     return [f.name for f in pq.read_schema(path) if _is_vector(f.type)]
+
+
+def standardise(embeddings: Embeddings, *others: Embeddings) -> None:
+    """Have embeddings standardised, number by number, over the rows of the first ones; others by the same moments."""
+    count, total, squares = 0, np.zeros(()), np.zeros(())
+    for x in embeddings.vectors():
+        count, total, squares = count + len(x), total + x.sum(0), squares + (x**2).sum(0)
+    mean = total / max(count, 1)
+    deviation = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 0))
+    for one in (embeddings, *others):
+        one.moments = (mean, np.where(deviation > 1e-12, deviation, 1.0))  # what is constant stays at 0
 
 
 def _is_vector(kind: pa.DataType) -> bool:

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from ..options import SET, needs, option, strict
 from ..recipe.config import RowsConfig
 
+STANDARDISE = (
+    "number by number, over the rows, before embeddings are compared: where all cosines are near 1, as of a masked "
+    "autoencoder's"
+)
 NO_LABELS = "found a column, but clusters are of embeddings; `mmssl select --balance COLUMN` chooses by one"
 
 
@@ -26,6 +30,7 @@ class ClusterConfig(RowsConfig):
     )
     balanced: bool = option(False, help="clusters of one size, to within one row")
     column: str | None = option(None, help="column of the embeddings; null: the only one that there is")
+    standardise: bool = option(False, help=STANDARDISE)
     iterations: int = option(50, min=1, max=100_000, help="passes over the rows at most; fewer where nothing moves")
     restarts: int = option(3, min=1, max=1_000, help="beginnings, of which the best one on the sample is gone on with")
     sample: int = option(
@@ -65,6 +70,7 @@ class SelectConfig(RowsConfig):
         None, local=True, help="a parquet with a row a row, as of `mmssl cluster`, whose columns may be named below"
     )
     column: str | None = option(None, help="column of the embeddings; null: the only one that there is")
+    standardise: bool = option(False, help=STANDARDISE)
     drop_duplicates: float | bool = option(
         False,
         min=0,

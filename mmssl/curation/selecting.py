@@ -25,7 +25,7 @@ from ..data.sources import used_columns
 from ..errors import RunError, UserError, nearest, one_line
 from ..evaluation.embedding_file import id_columns
 from ..files import whole_file
-from ..saying import doing
+from ..saying import doing, say
 from .duplicates import alike_rows, same_contents
 from .embeddings import Embeddings, embedding_columns, open_embeddings
 from .kmeans import Labels, unit
@@ -192,6 +192,8 @@ def _near(materials: Materials, chosen: Chosen) -> None:
     alike[~here] = -np.inf
     rows, _ = simcore(alike, options.near_stop, options.near_reference, options.near_rows)
     known = np.isfinite(alike).any(1)
+    if len(rows) == known.sum() and options.near_rows is None and not options.standardise:
+        say("near: no round was below the stop: all rows are near; standardise=true tells apart what is all alike")
     chosen.reason[here & ~known] = UNKNOWN
     chosen.value[known] = alike[known].max(1)
     chosen.keep(rows, FAR)

@@ -30,6 +30,7 @@ from .streams import Plan, micro_batches, read_by_workers, readers_of, reading_w
 from .values import as_declared, typed
 
 if TYPE_CHECKING:
+    from .orders import Order
     from .sources import Source
 
 
@@ -52,6 +53,7 @@ def training_batches(
     memory: float = 0.0,
     stored: Mapping[str, Outputs] | None = None,
     cuts: Cuts | None = None,
+    by: Order | None = None,
 ) -> Iterator[Loaded]:
     """Endless shuffled micro-batches of process `rank`; see `mmssl.data.sampler` for what is in which.
 
@@ -74,6 +76,7 @@ def training_batches(
         memory: GB of decoded samples that are kept (see `mmssl.data.memory`), by all workers together.
         stored: modality -> outputs of its frozen tower, which are read in place of its column.
         cuts: views that are cut out of rows as they are read, of modalities that are not stored.
+        by: the order of the samples, where it is not the plain one.
 
     Raises:
         UserError: a column is not there, or the batch cannot be cut into equal parts or is larger than the data.
@@ -99,6 +102,7 @@ def training_batches(
             rank=rank,
             world=world,
             seed=seed,
+            by=by,
             start=start_batch,
         )
         batches = ([(epoch, index, None) for epoch, index in items] for items in sampler)

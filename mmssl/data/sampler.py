@@ -12,14 +12,19 @@ every step, as `mmssl.draws.Draws` assumes, in `accumulation` parts, one behind 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmssl.errors import UserError
 
+if TYPE_CHECKING:
+    from .orders import Order
+
 _M64 = (1 << 64) - 1
 
-Item = tuple[int, int]  # (epoch, sample number)
+Item = tuple[int, int]
+"""(epoch, sample number); of samples that come again in an epoch a number that tells their comings apart."""
 
 
 def order(size: int, seed: int, epoch: int) -> np.ndarray:
@@ -62,6 +67,7 @@ class Sampler:
         rank: of this process.
         world: number of processes.
         seed: of the order.
+        by: gives the rows of an epoch, where they are not in the plain order: of `size` rows, and batches of this size.
         start: micro-batches already done; the stream goes on after them in constant time.
 
     Raises:
@@ -77,6 +83,7 @@ class Sampler:
         rank: int = 0,
         world: int = 1,
         seed: int = 0,
+        by: Order | None = None,
         start: int = 0,
     ) -> None:
         self.local, self.micro = slices(batch_size, accumulation, world)
@@ -87,18 +94,24 @@ class Sampler:
             )
         self.size, self.batch_size, self.rank, self.seed, self.start = size, batch_size, rank, seed, start
         self.accumulation = accumulation
-        self.steps_per_epoch = size // batch_size
+        self.by = by
+        self.steps_per_epoch = size // batch_size if by is None else by.steps
         self.batches_per_epoch = self.steps_per_epoch * accumulation
 
     def __iter__(self) -> Iterator[list[Item]]:
         epoch, first = divmod(self.start, self.batches_per_epoch)
         while True:
-            indices = order(self.size, self.seed, epoch)
+            if self.by is None:
+                indices = order(self.size, self.seed, epoch)
+                numbers = np.full(len(indices), epoch, np.int64)
+            else:
+                indices, numbers = self.by.epoch(epoch)
             for batch in range(first, self.batches_per_epoch):
                 step, part = divmod(batch, self.accumulation)
                 # a contiguous slice of the step: so its rows are numbered, and draws follow the numbers
                 low = step * self.batch_size + self.rank * self.local + part * self.micro
-                yield [(epoch, int(index)) for index in indices[low : low + self.micro]]
+                part_of = slice(low, low + self.micro)
+                yield list(zip(numbers[part_of].tolist(), indices[part_of].tolist(), strict=True))
             epoch, first = epoch + 1, 0
 
 

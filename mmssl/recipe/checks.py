@@ -22,6 +22,7 @@ from ..options.wording import show
 from ..provenance import by_user
 from ..schedules import HORIZON, Rate, schedule_faults
 from .mixture import check_mixture
+from .sampling import check_sampler
 
 _LONGEST = 200
 """Characters of a recipe's name, of which the file system allows 255 bytes."""
@@ -51,6 +52,7 @@ def check_recipe(recipe: Any, faults: Faults) -> None:
     for name in columns if isinstance(columns, dict) else ():
         known(name, f"data.columns.{name}")
     check_mixture(recipe.data, known, faults)
+    check_sampler(recipe.data, faults)
 
 
 def _get(part: object, name: str) -> Any:

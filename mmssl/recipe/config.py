@@ -15,6 +15,7 @@ from ..options.schema import Part, Variant
 from ..reading import UNITS, Reading, check_encoding
 from .evaluation import SPLIT, EvaluationConfig
 from .mixture import MixConfig
+from .sampling import SamplerConfig
 from .train import OPTIMIZERS, GuardConfig, LoopConfig, TrainConfig
 
 __all__ = [
@@ -122,6 +123,9 @@ class DataConfig(RowsConfig):
         min=1,
         max=1_024,
         help="places that each process reads a stream at, each with files of its own; null: 1 alone, else up to 4",
+    )
+    sampler: SamplerConfig | None = option(
+        None, help="which samples are together in a batch, and how often they come; null: all once, in any order"
     )
     mix: dict[str, MixConfig] = option(factory=dict, help="name -> further data that are trained on beside `path`")
     weight: float | None = option(

@@ -78,6 +78,7 @@ class TrainingData:
         held: the rows that are held out; None where the data have a split to test on, or nothing is measured.
         said: what the user should know of both.
         numbers: of the rows in their split, in rising order; None: all of them.
+        split: all rows of the split; None: these.
     """
 
     source: Source
@@ -86,6 +87,11 @@ class TrainingData:
     held: Held | None = None
     said: list[str] = field(default_factory=list)
     numbers: NDArray[np.int64] | None = None
+    split: Source | None = None
+
+    def whole(self) -> Source:
+        """All rows of the split, which files about rows are about."""
+        return self.source if self.split is None else self.split
 
 
 def open_training_data(recipe: Recipe) -> TrainingData:
@@ -115,13 +121,13 @@ def open_training_data(recipe: Recipe) -> TrainingData:
         reading=data.reading,
         files=files_of(data, readers, columns),
     )
-    numbers = left_numbers(source, data, held)
+    numbers, split = left_numbers(source, data, held), source
     source = limited(source, data.limit) if numbers is None else source.select(numbers)
     if held is not None:
         said.append(said_of(held, evaluation.split))
     if data.select is not None:
         said.append(f"data.select: {len(source):,} rows are trained on, as {data.select} says")
-    return TrainingData(source, columns, chosen, held, said, numbers)
+    return TrainingData(source, columns, chosen, held, said, numbers, split)
 
 
 def left_numbers(source: Source, data: DataConfig, held: Held | None) -> NDArray[np.int64] | None:

@@ -11,6 +11,7 @@ from ..data.cuts import Cuts
 from ..data.loading import Loaded, training_batches
 from ..data.mixed_streams import MixedStreams, mixed_stream_batches
 from ..data.mixing import mixed_batches
+from ..data.orders import Order
 from ..data.shards import Lengths
 from ..data.stored import Outputs
 from ..data.streams import Plan
@@ -40,6 +41,7 @@ def feed(
     labels: Labels,
     alone: bool = False,
     cuts: Cuts | None = None,
+    by: Order | None = None,
 ) -> Batches:
     """This process's micro-batches of the training rows, from any one on.
 
@@ -53,6 +55,7 @@ def feed(
         lengths: name of the data -> what is known of the shards of a stream.
         mixture: the rows of several data, in place of those of `source`.
         labels: the columns that objectives learn from, which come along.
+        by: the order of the samples (`data.sampler`).
         alone: as if there were no other process: the rows of all of them.
         cuts: views that are cut out of rows as they are read.
     """
@@ -108,6 +111,7 @@ def feed(
             memory=recipe.train.memory,
             stored=stored,
             cuts=cuts,
+            by=by,
         )
 
     return batches

@@ -83,7 +83,9 @@ def _steps(begun: Begun, pretraining: Pretraining, processor: MMSSLProcessor, sa
     train = replace(recipe.train, memory=0.0)
     source, columns = begun.opened.source, begun.opened.columns
     rows = source, columns, processor, accelerator
-    batches = feed(replace(recipe, train=train), *rows, {}, lengths, begun.mixture, begun.labels, alone=True)
+    batches = feed(
+        replace(recipe, train=train), *rows, {}, lengths, begun.mixture, begun.labels, alone=True, by=begun.by
+    )
     done = 0
     for number, loaded in enumerate(batches(0)):
         size = loaded.size

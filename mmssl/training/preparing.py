@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from accelerate import Accelerator
 
 from ..data.fingerprint import glance
+from ..data.orders import Order
 from ..data.quarantine import Quarantine
 from ..data.reader import is_stream
 from ..data.selection import place_of
@@ -50,6 +51,8 @@ from .pace import Pace
 from .parallel import Parallel
 from .reporting import check_report
 from .run_log import RunLog
+from .sampling import keep_order, order_of
+from .sampling import said_of as sampling_said
 from .settling import settled_data, settled_train
 from .stream_place import StreamPlace
 from .trackers import choose_trackers, start_trackers
@@ -70,6 +73,7 @@ class Begun:
         opened: the data of `data.path`.
         mixture: of these and of `data.mix`; None without one.
         labels: the columns that objectives learn from, which `mixture` is read with.
+        by: the order of the samples; None: the plain one.
     """
 
     recipe: Recipe
@@ -79,6 +83,7 @@ class Begun:
     opened: TrainingData
     mixture: Mixed | None
     labels: Labels
+    by: Order | None = None
 
     @property
     def rows(self) -> Source | Mixed:
@@ -129,12 +134,17 @@ def begin(
     on_first(accelerator, lambda: warn_of_changes(recipe, folder, goes))
     readers = with_further(readers_of(recipe.modalities), further_columns(recipe.views))
     on_first(accelerator, lambda: check_evaluation(recipe.data, recipe.evaluation, opened.source, readers))
+    by = order_of(recipe, opened)
+    if by is not None:
+        on_first(accelerator, lambda: keep_order(by, folder, goes))
+        if accelerator.is_main_process:
+            say(sampling_said(by, recipe))
     with doing("looking at the rows"):
         mixture = open_mixture(recipe, opened)
         labels = open_labels(recipe, opened.source, opened.columns, mixture, folder, accelerator, goes)
         seen = (opened.source, opened.columns | labels.columns, with_labels(mixture, labels), glance)
         on_first(accelerator, lambda: check_rows(folder, noted(*seen), goes))
-    return Begun(recipe, parallel, folder, goes, opened, mixture, labels)
+    return Begun(recipe, parallel, folder, goes, opened, mixture, labels, by)
 
 
 def _opened(recipe: Recipe) -> TrainingData:
@@ -174,7 +184,7 @@ def loop_of(
     settle_micro_batch(recipe.train, pretraining, accelerator.num_processes)
     if opened.held is not None:
         pretraining.model.config.held_out = asdict(opened.held.rule)
-    steps, per_epoch = count_steps(recipe.train, begun.rows)
+    steps, per_epoch = count_steps(recipe.train, begun.rows, begun.by)
     place = place_of(opened.source) if mixture is None else mixture.place
     share = None if mixture is None else mixture.share
     quarantine = Quarantine(folder if accelerator.is_main_process else None, recipe.data.max_bad, place, share)
@@ -275,10 +285,11 @@ def make_observers(
     return observers
 
 
-def count_steps(train: LoopConfig, source: Source | Mixed) -> tuple[int, float]:
+def count_steps(train: LoopConfig, source: Source | Mixed, by: Order | None = None) -> tuple[int, float]:
     """(optimiser steps of the run, steps of an epoch or nan where the length of the data is unknown)."""
     # the rest of an epoch that fills no batch is dropped
     per_epoch = len(source) // train.batch_size if hasattr(source, "__len__") else float("nan")
+    per_epoch = per_epoch if by is None else by.steps
     if train.steps is not None:
         return train.steps, per_epoch
     assert train.epochs is not None

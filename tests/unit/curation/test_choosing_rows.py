@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmssl.curation.duplicates import alike_rows, same_contents
-from mmssl.curation.embeddings import Embeddings, open_embeddings
+from mmssl.curation.embeddings import Embeddings, open_embeddings, standardise
 from mmssl.curation.kmeans import unit
 from mmssl.curation.near import hits, simcore, similarities, target_centres
 from mmssl.curation.scores import best_rows, pair_cosines, typicality
@@ -66,6 +66,19 @@ def test_near_is_near_to_the_target(tmp_path: Path) -> None:
     alike = similarities(rows, target_centres(target, 3, 0))
     assert np.isneginf(alike[0]).all() and alike[31:61].min() > alike[61:].max()
     assert {*simcore(alike, 0.8, 1)[0].tolist()} == set(range(31, 61))
+
+
+def test_standardised_embeddings_are_told_apart_where_cosines_are_all_alike(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    spread = np.repeat(np.eye(3), 20, 0) + 0.1 * rng.normal(size=(60, 3))
+    x = 100 + spread * [1, 5, 0.2]
+    rows, target = kept_at(tmp_path / "r.parquet", v=x.tolist()), kept_at(tmp_path / "t.parquet", v=x[20:24].tolist())
+    assert len(simcore(similarities(rows, target_centres(target, 2, 0)), 0.8, 1)[0]) == 60
+    standardise(rows, target)
+    found = np.concatenate(list(rows.vectors()))
+    held = x.astype(np.float32).astype(np.float64)
+    np.testing.assert_allclose(found, (held - held.mean(0)) / held.std(0), rtol=1e-4, atol=1e-4)
+    assert {*simcore(similarities(rows, target_centres(target, 2, 0)), 0.8, 1)[0].tolist()} == set(range(20, 40))
 
 
 def test_classes_are_hit_by_the_rows_of_the_target(tmp_path: Path) -> None:
