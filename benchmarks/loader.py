@@ -149,6 +149,9 @@ class Ours:
         return iter(made)
 
     def __iter__(self) -> Any:
+        """As many batches as an epoch has; those that workers read ahead while others had their turn do not count."""
+        for _ in range(2 * self.workers):
+            next(self.loader)
         for _ in range(self.count):
             loaded = next(self.loader)
             self.taken += 1
