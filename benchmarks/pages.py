@@ -12,6 +12,7 @@ BENCHMARKS = REPO / "docs" / "benchmarks" / "index.md"
 FINE_TUNING = REPO / "docs" / "benchmarks" / "fine-tuning.md"
 SPEED = REPO / "docs" / "benchmarks" / "speed.md"
 TUNING = REPO / "docs" / "benchmarks" / "tuning.md"
+SUITE = REPO / "docs" / "benchmarks" / "suite.md"
 SCALING = REPO / "docs" / "benchmarks" / "scaling.md"
 
 Marks = tuple[str, str]

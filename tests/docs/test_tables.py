@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks import adapter_continue, compare, crossmodal, finetune, loader, pages, scaling, steps, tuning
+from benchmarks import adapter_continue, compare, crossmodal, finetune, loader, pages, scaling, steps, suite, tuning
 from benchmarks.matrix import __main__ as matrix
 from benchmarks.matrix import report
 from benchmarks.matrix.cells import read_cells
@@ -50,6 +50,11 @@ def test_self_supervision_through_an_adapter() -> None:
 def test_choosing_without_labels() -> None:
     shown = pages.between(pages.TUNING.read_text(), tuning.MARKS)
     assert shown == tuning.table(json.loads(tuning.RESULTS.read_text())), "run python -m benchmarks.tuning table"
+
+
+def test_a_suite() -> None:
+    shown = pages.between(pages.SUITE.read_text(), suite.MARKS)
+    assert shown == suite.table(json.loads(suite.RESULTS.read_text())), "run python -m benchmarks.suite table"
 
 
 def test_speed_of_training_steps() -> None:
