@@ -6,7 +6,19 @@ import json
 
 import pytest
 
-from benchmarks import adapter_continue, compare, crossmodal, finetune, loader, pages, scaling, steps, suite, tuning
+from benchmarks import (
+    adapter_continue,
+    compare,
+    crossmodal,
+    finetune,
+    first_hour,
+    loader,
+    pages,
+    scaling,
+    steps,
+    suite,
+    tuning,
+)
 from benchmarks.matrix import __main__ as matrix
 from benchmarks.matrix import report
 from benchmarks.matrix.cells import read_cells
@@ -45,6 +57,11 @@ def test_self_supervision_through_an_adapter() -> None:
     assert set(results) <= set(adapter_continue.SETTINGS)
     shown = pages.between(pages.FINE_TUNING.read_text(), adapter_continue.MARKS)
     assert shown == adapter_continue.table(results), "the table that python -m benchmarks.adapter_continue prints"
+
+
+def test_what_init_chose() -> None:
+    shown = pages.between(first_hour.PAGE.read_text(), first_hour.MARKS)
+    assert shown == first_hour.table(first_hour.kept()), "run python -m benchmarks.first_hour --report"
 
 
 def test_choosing_without_labels() -> None:
