@@ -268,9 +268,11 @@ def masked(fill: Sequence[str] = ("other", "noise", "zero")) -> Pretraining:
         tower="signal", kind="residual", size=5, books=2, width=4, decay=0.5, revive=0.6, decoder=CODE_DECODER, **LOW
     )
     finite = tokenizer.Config(tower="graph", kind="scalar", levels=[3, 4], decoder=CODE_DECODER, **LOW)
+    trained = tokenizer.Config(tower="graph", size=5, width=4, learned_by="gradient", decoder=CODE_DECODER, **LOW)
     objectives |= {
         "tokens": set_books(tokenizer.Tokenizer(books, net)),
         "finite tokens": tokenizer.Tokenizer(finite, net),
+        "trained books": set_books(tokenizer.Tokenizer(trained, net)),
     }
     views = {"a": {"signal": {"gain": 0.2}}, "spoiled": spoiled}
     return Pretraining(net, objectives, views, {"few": Budget(visible=4)})
