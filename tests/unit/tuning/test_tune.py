@@ -211,3 +211,13 @@ def test_a_real_study_from_the_command_line(tmp_path, capsys) -> None:
     best = max(rows, key=lambda row: float(row["probe"]))
     assert runs.losses(tmp_path / "run") == runs.losses(tmp_path / "study" / "trials" / f"{int(best['trial']):03d}")
     assert json.loads((tmp_path / "study" / "tune.json").read_text())["by"] == "probe"
+
+
+@pytest.mark.slow
+def test_a_real_run_that_the_guard_would_stop_is_pruned(tmp_path) -> None:
+    recipe = runs.write(tmp_path, runs.recipe(train={"health_every": 1, "health_samples": 32}))
+    words = ["tune", str(recipe), "train.guard.min_rank=[1.1,50]", "--trials", "2", "--output", str(tmp_path / "study")]
+    assert main(words) == 0
+    rows = {row["train.guard.min_rank"]: row for row in csv.DictReader((tmp_path / "study" / "trials.csv").open())}
+    assert rows["1.1"]["state"] == "complete" and rows["50"]["state"] == "pruned" and "min_rank" in rows["50"]["reason"]
+    assert load_recipe(tmp_path / "study" / "best.yaml").train.guard.min_rank == 1.1
