@@ -16,6 +16,7 @@ from PIL import Image
 from toys import runs, tuned
 
 from mmssl import cli
+from mmssl.cli import evaluating as cli_evaluating
 from mmssl.cli import main
 from mmssl.cli.curating import SELECT
 from mmssl.cli.looking import flags
@@ -136,7 +137,7 @@ def test_an_option_of_a_command_is_its_key() -> None:
     )
     both = {"path": "d", "columns": {"image": ["a", "b"]}, "label": "c"}
     assert cli._flags(finetune) == {**both, "peft": "ia3", "compare": True}
-    assert cli._flags(evaluate) == {**both, "tasks": ["knn"]}
+    assert cli._flags(evaluate) == {**both, "path": ["d"], "tasks": ["knn"]}  # it may be given several
     begun = cli.parse(["init", "d", "--goal", "embed", "--preset", "demo"])
     init = flags(begun, "goal", "preset")
     assert init == {"path": "d", "goal": "embed", "preset": "demo"}
@@ -201,7 +202,8 @@ def test_a_configuration_is_the_same_rows_in_every_command(
         asked.append(workers)
         return embed_source(*args, workers=0, **rest)
 
-    monkeypatch.setattr(cli, "print_report", reports.append)
+    for module in (cli, cli_evaluating):
+        monkeypatch.setattr(module, "print_report", reports.append)
     monkeypatch.setattr(evaluating, "embed_source", in_this_process)
     monkeypatch.chdir(tmp_path)
     words = [str(base), "--data", str(data), "--column", "image=picture", "name=bold"]

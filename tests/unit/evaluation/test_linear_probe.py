@@ -83,9 +83,13 @@ def test_several_labels_and_numbers_are_scikit_learns() -> None:
 
 @pytest.mark.parametrize("task", ["classification", "two classes", "multilabel", "regression"])
 def test_it_is_where_its_loss_with_its_penalty_is_least(task: str) -> None:
-    x = RNG.normal(size=(60, 5)) * [1, 2, 30, 0.1, 1]
-    y = RNG.integers(3, size=60) if task == "classification" else RNG.integers(2, size=(60, 2)).astype(float)
-    y = RNG.normal(size=(60, 2)) if task == "regression" else (x[:, 0] > 0).astype(int) if task == "two classes" else y
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(60, 5)) * [1, 2, 30, 0.1, 1]
+    numbers = x[:, :2] + rng.normal(size=(60, 2))
+    signs = (numbers > 0).astype(int)
+    y = {"classification": signs.sum(1), "two classes": signs[:, 0], "multilabel": signs * 1.0, "regression": numbers}[
+        task
+    ]
     name = "classification" if task == "two classes" else task
     probe = fit_probe(x, y, task=name, outputs=3 if name == "classification" else None, strength=0.3)
     assert probe.strength == 0.3
