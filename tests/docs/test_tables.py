@@ -10,6 +10,7 @@ from benchmarks import (
     adapter_continue,
     compare,
     crossmodal,
+    curation,
     finetune,
     first_hour,
     loader,
@@ -72,6 +73,11 @@ def test_choosing_without_labels() -> None:
 def test_a_suite() -> None:
     shown = pages.between(pages.SUITE.read_text(), suite.MARKS)
     assert shown == suite.table(json.loads(suite.RESULTS.read_text())), "run python -m benchmarks.suite table"
+
+
+def test_choosing_data() -> None:
+    shown = pages.between(curation.PAGE.read_text(), curation.MARKS)
+    assert shown == curation.table(json.loads(curation.RESULTS.read_text())), "run python -m benchmarks.curation table"
 
 
 def test_speed_of_training_steps() -> None:
