@@ -18,21 +18,8 @@ from .models.auto import watch as _watch_auto_classes
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import (
-        check,
-        cluster,
-        embed,
-        evaluate,
-        evaluate_suite,
-        export,
-        init,
-        plan,
-        pretrain,
-        push,
-        report,
-        select,
-        tune,
-    )
+    from .api import embed, evaluate, evaluate_suite, export, pretrain, push, report, tune
+    from .around import check, cluster, init, plan, select
     from .finetuning.finetune import finetune
     from .finetuning.pipelines import MMSSLPipeline
     from .finetuning.task import load_task
@@ -72,21 +59,21 @@ _WHERE = {
     "MMSSLModel": "mmssl.models.modeling_mmssl",
     "MMSSLPipeline": "mmssl.finetuning.pipelines",
     "MMSSLProcessor": "mmssl.models.processing_mmssl",
-    "check": "mmssl.api",
-    "cluster": "mmssl.api",
+    "check": "mmssl.around",
+    "cluster": "mmssl.around",
     "embed": "mmssl.api",
     "evaluate": "mmssl.api",
     "evaluate_suite": "mmssl.api",
     "export": "mmssl.api",
     "finetune": "mmssl.finetuning.finetune",
-    "init": "mmssl.api",
+    "init": "mmssl.around",
     "load_recipe": "mmssl.recipe.loading",
     "load_task": "mmssl.finetuning.task",
-    "plan": "mmssl.api",
+    "plan": "mmssl.around",
     "pretrain": "mmssl.api",
     "push": "mmssl.api",
     "report": "mmssl.api",
-    "select": "mmssl.api",
+    "select": "mmssl.around",
     "trust": "mmssl.provenance",
     "tune": "mmssl.api",
 }

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .curation.asking import select_as
-from .curation.clustering import cluster_as
-from .curation.options import ClusterConfig, SelectConfig
+from .around import Columns, flags
 from .data.given import given, is_rows
 from .evaluation.embedded_rows import embed as embed_rows
 from .evaluation.options import EmbedConfig, EvaluateConfig
@@ -30,29 +28,18 @@ from .hub.push import push as send
 from .judging.one import judge_model
 from .judging.sets import read_sets
 from .judging.suite import Suite, run_suite
-from .looking.check import Checked
-from .looking.check import check as look_through
-from .looking.init import Started
-from .looking.init import init as begin
-from .looking.options import CheckConfig, InitConfig
-from .looking.plan import Plan
-from .looking.plan import plan as plan_run
 from .models.locating import locate
 from .models.opening import open_model
 from .recipe.config import Recipe
 from .recipe.loading import command_options
 from .saying import doing
 from .training import pretrain as trained
-from .training.choosing import Asked
 from .training.reporting import report as write_report
 from .tuning.space import space_of
 from .tuning.tune import Tuned, Wanted, run_tuning
 
 if TYPE_CHECKING:
     from .data.given import Data
-
-Columns = Mapping[str, str | Sequence[str]]
-"""Modality -> its column(s)."""
 
 
 @dataclass(repr=False)
@@ -198,7 +185,7 @@ def evaluate(
         The report, a dict that shows itself as a table.
     """
     with given(data) as path:
-        asked = command_options(EvaluateConfig, options, _flags(path, columns, label=label, tasks=tasks))
+        asked = command_options(EvaluateConfig, options, flags(path, columns, label=label, tasks=tasks))
         return judge_model(model, asked, base)
 
 
@@ -229,7 +216,7 @@ def evaluate_suite(
         The suite, which shows itself as tables; `report` has all numbers, `broken` the cells that are lacking and why.
     """
     words = [f"{key}={json.dumps(value)}" for key, value in options.items()]
-    sets = read_sets(data, words, _flags(None, None, label=label, tasks=tasks))
+    sets = read_sets(data, words, flags(None, None, label=label, tasks=tasks))
     return run_suite([str(model) for model in models], sets, output=output, resume=resume, base=base)
 
 
@@ -256,7 +243,7 @@ def embed(
         "rows", "present" (modality -> rows that have it), "bad" (what was broken), "resumed" (rows that were there).
     """
     with given(data) as path:
-        return embed_as(model, command_options(EmbedConfig, options, _flags(path, columns)), output, base)
+        return embed_as(model, command_options(EmbedConfig, options, flags(path, columns)), output, base)
 
 
 def embed_as(model: str | Path, asked: EmbedConfig, output: str | Path, base: str | None = None) -> dict[str, Any]:
@@ -267,51 +254,6 @@ def embed_as(model: str | Path, asked: EmbedConfig, output: str | Path, base: st
     with doing("loading the model"):
         opened, processor = open_model(found, base)
     return embed_rows(opened, processor.preprocessors, asked, output)
-
-
-def cluster(
-    source: str | Path,
-    output: str | Path,
-    *,
-    data: Data | None = None,
-    columns: Columns | None = None,
-    base: str | None = None,
-    **options: object,
-) -> dict[str, Any]:
-    """Cluster rows by their embeddings, into a parquet file beside their ids; what `mmssl cluster` does.
-
-    Args:
-        source: a file of `mmssl embed`, or a model as for `evaluate`.
-        output: the parquet file.
-        data: of a model: as for `evaluate`.
-        columns: modality -> its column(s), where the model does not know them.
-        base: the model that an adapter belongs on, where it has moved.
-        **options: e.g. `clusters=[1000, 100]`, `balanced=True`, `split="test"`.
-
-    Returns:
-        "rows", "clustered" (rows with an embedding), "levels" (of each: "clusters", "least", "most", "distance").
-    """
-    with given(data) as path:
-        return cluster_as(source, command_options(ClusterConfig, options, _flags(path, columns)), output, base)
-
-
-def select(
-    data: Data, output: str | Path, *, columns: Columns | None = None, base: str | None = None, **options: object
-) -> dict[str, Any]:
-    """Choose the rows of data that are worth training on, into a small file; what `mmssl select` does.
-
-    Args:
-        data: as for `evaluate`.
-        output: the parquet file, which `data.select` of a recipe and `select` of other commands take.
-        columns: modality -> its column(s); copies are told by these.
-        base: the model that an adapter belongs on, where it has moved.
-        **options: e.g. `embeddings="e.parquet"`, `drop_duplicates=0.98`, `near="target.parquet"`, `balance="label"`.
-
-    Returns:
-        "rows", "kept", "reasons" (why rows are left out -> how many).
-    """
-    with given(data) as path:
-        return select_as(command_options(SelectConfig, options, _flags(path, columns)), output, base)
 
 
 def export(
@@ -364,74 +306,3 @@ def push(
         dry_run: look at everything, send nothing.
     """
     return send(model, repo_id, private=private, revision=revision, message=message, dry_run=dry_run, base=base)
-
-
-def init(
-    data: str | Path,
-    output: str | Path = "recipe.yaml",
-    *,
-    goal: str | None = None,
-    label: str | None = None,
-    columns: Columns | None = None,
-    force: bool = False,
-    **options: object,
-) -> Started:
-    """Look at data and write a commented recipe for them; what `mmssl init` does.
-
-    Args:
-        data: a folder, file, glob, Hub id or builtin:NAME.
-        output: the file of the recipe.
-        goal: "retrieval", "classify" or "embed"; None: whatever the data allow.
-        label: column of what is to be predicted.
-        columns: modality -> its column(s), where looking would find others.
-        force: replace a file that is there.
-        **options: e.g. `name="motor"`, `split="train"`, `group="patient_id"`.
-    """
-    return begin(
-        command_options(InitConfig, options, _flags(str(data), columns, goal=goal, label=label)), output, force=force
-    )
-
-
-def check(
-    data: str | Path,
-    output: str | Path | None = None,
-    *,
-    every: bool = False,
-    label: str | None = None,
-    columns: Columns | None = None,
-    **options: object,
-) -> Checked:
-    """Look through data for what is wrong with them; what `mmssl check` does for DATA.
-
-    Args:
-        data: a folder, file, glob, Hub id or builtin:NAME.
-        output: folder of report.html and report.json; None: nothing is written.
-        every: decode every row, and not a sample.
-        label: column of what is to be predicted.
-        columns: modality -> its column(s), where looking would find others.
-        **options: e.g. `sample=200`, `name="motor"`, `workers=4`.
-    """
-    asked = command_options(CheckConfig, options, _flags(str(data), columns, label=label))
-    return look_through(asked, output, every=every)
-
-
-def plan(
-    recipe: str | Path | Mapping[str, Any], *, preset: str | None = None, steps: int = 6, **overrides: object
-) -> Plan:
-    """What a run will cost, from a few steps of it that are thrown away; what `mmssl plan` does.
-
-    Args:
-        recipe: as for `pretrain`.
-        preset: size of a shipped recipe.
-        steps: of the trial.
-        **overrides: changes of the recipe, as for `pretrain`.
-    """
-    return plan_run(Asked(recipe, overrides, preset), steps)
-
-
-def _flags(path: str | None, columns: Columns | None, **given: Any) -> dict[str, Any]:
-    """What the commands have options of their own for, where it is given."""
-    named = None if columns is None else {k: v if isinstance(v, str) else list(v) for k, v in columns.items()}
-    found = {"path": path, "columns": named, **given}
-    found = {key: list(value) if key == "tasks" and value is not None else value for key, value in found.items()}
-    return {key: value for key, value in found.items() if value is not None}

@@ -44,6 +44,7 @@ ROOMS = (
     "finetuning",
     "tuning",
     "looking",
+    "around",
     "api",
     "doctor",
     "cli",
