@@ -50,6 +50,7 @@ OPTIONAL = {
     "av": ("reads video, and its sound", "mmssl[video]"),
     "mne": ("reads EEG files", "mmssl[eeg]"),
     "wfdb": ("reads ECG records", "mmssl[ecg]"),
+    "nibabel": ("reads NIfTI and MGH volumes", "mmssl[volume]"),
     "torch_geometric": ("reads TUDatasets", "mmssl[graph]"),
     "networkx": ("reads GraphML and GML", "mmssl[graph]"),
     "onnx": ("writes ONNX files: mmssl export --to onnx", "mmssl[onnx]"),
@@ -58,6 +59,7 @@ OPTIONAL = {
     "sentence_transformers": ("mmssl export --to sentence-transformers", "mmssl[sentence-transformers]"),
     "tensorboard": ("curves while a run trains", "mmssl[tensorboard]"),
     "matplotlib": ("the card's picture of the run", "mmssl[plots]"),
+    "optuna": ("searches: mmssl tune", "mmssl[tune]"),
     "wandb": ("the tracker of train.trackers=[wandb]", "wandb"),
 }
 """Import name -> what it is for, and what pip installs."""

@@ -159,9 +159,12 @@ class Step:
         return self.batch.get(cut_of(column, view)) or self._whole(column), without_column(spec)
 
     def _whole(self, column: str) -> Inputs:
-        if column not in self.batch:
-            raise RuntimeError(f"of '{column}' only what views show was read: an objective asks for more than it named")
-        return self.batch[column]
+        try:
+            return self.batch[column]
+        except KeyError:
+            raise RuntimeError(
+                f"of '{column}' only what views show was read: an objective asks for more than it named"
+            ) from None
 
     def column(self, wanted: LabelColumn) -> tuple[Tensor, Tensor]:
         """(value (B,) or (B, C), present (B,) bool) of a column that an objective's config names in `label_columns`;

@@ -32,6 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pipelines")
     tuned.image_base(folder / "base")
     quick = ["--data", "builtin:digits", "--label", "label", "limit=120", "train.steps=2", "train.batch_size=16"]
+    quick += ["few=0", "head_start=zero"]  # what is trained shall differ from its start
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for peft_kind, out in (("none", "full"), ("lora", "lora")):

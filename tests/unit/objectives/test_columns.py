@@ -75,8 +75,8 @@ def test_a_sample_that_lacks_a_column_counts_nothing() -> None:
     for content in (samples, changed):
         work = worlds.of_two_columns()
         # centres, assignments and batch norms are of all rows of a side; gmml reads the later column alone, and beside
-        # reconstructs the main one, whatever it is beside
-        for name in ("dino", "vicreg", "byol", "gmml", "beside"):
+        # reconstructs the main one, whatever it is beside; what is pooled is pooled of what there is
+        for name in ("dino", "vicreg", "byol", "gmml", "beside", "pooled", "mean"):
             del work.objectives[name]
         loss = work(toy_world.batch(content), Draws(9, ROWS))
         loss.total.backward()

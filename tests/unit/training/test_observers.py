@@ -26,7 +26,7 @@ from mmssl.training.observers import Measured, Moment, Observer, Observers, Verd
 from mmssl.training.preparing import make_observers
 
 TUNE = ["--data", "builtin:digits", "--label", "label", "train.lr=0.05", "limit=96", "train.batch_size=16"]
-TUNE += ["train.steps=8", "eval_every=2", "train.log_every=3"]
+TUNE += ["few=0", "train.steps=8", "eval_every=2", "train.log_every=3"]
 
 
 @pytest.fixture
