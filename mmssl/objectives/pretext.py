@@ -10,6 +10,12 @@ two clips (`parts: 2`), the direction of time, the order of the colours. Of two 
 on both outputs tells by how much they differ (ScatSimCLR, Kinakh et al. 2021). The view may be made of an augmented
 one, and a corrupted one be made of it (SiT's rotations, Atito et al. 2021).
 
+**Where.** Of two views that are cut out of one sample the head on both outputs tells how far the middle of the second
+lies from that of the first, along each axis, in shares of the sample (`tells: offset`). Doersch et al. (2015, arXiv
+1505.05192; cdoersch/deepcontext) tell which of the eight neighbours a second square of a grid is, of squares that do
+not touch; here places are continuous, learned by the squared error, and any modality has them that knows where its
+patches lie: the earlier of two sounds, the upper of two pictures.
+
 **Known.** A modality says what it can compute of a sample, of its patches or of pairs of them (`mmssl.modality.known`):
 SelfTask-GNN's pretexts (Jin et al. 2020, arXiv 2006.10141; ChandlerBang/SelfTask-GNN). Of pairs equally many of each
 class are drawn, and a linear head sees the absolute difference of both tokens, as there. With a view that drops edges
@@ -28,6 +34,7 @@ Example::
       turn: {type: pretext, tower: image, views: [turned]}
       edges: {type: pretext, tower: graph, tells: edge, views: [fewer]}
       hops: {type: pretext, tower: graph, tells: distance}
+      where: {type: pretext, tower: image, tells: offset, views: [crop, other_crop]}
       heart: {type: pretext, tower: ecg, tells: heart_rate, mask: half}
 """
 
@@ -42,7 +49,7 @@ from ..errors import UserError
 from ..modality.known import Property
 from ..models.initialization import init_weights
 from .base import Loss, Objective
-from .options.pretext import DRAWN, Config
+from .options.pretext import DRAWN, OFFSET, Config
 from .parts.derived import transform_of
 from .parts.heads import Head
 from .parts.labelled import task_loss
@@ -66,8 +73,10 @@ class Pretext(Objective):
         super().__init__(config, model)
         self.name = self._modality(config, model)
         self.known = self._known(config, model)
-        if len(set(config.views)) < len(config.views) or not 1 <= len(config.views) <= (1 if self.known else 2):
-            expected = "one" if self.known else "one, or two different ones"
+        self.axes = self._axes(config, model)
+        least, most = (2, 2) if self.axes else (1, 1 if self.known else 2)
+        if len(set(config.views)) < len(config.views) or not least <= len(config.views) <= most:
+            expected = "two different ones" if self.axes else "one" if self.known else "one, or two different ones"
             raise UserError(f"{WHERE}: views: found {config.views}, expected {expected}")
         if config.mask is not None:
             refuse_mask(WHERE, model, config.tower, config.mode)
@@ -88,9 +97,23 @@ class Pretext(Objective):
     def _known(self, config: Config, model: MMSSLModel) -> Property | None:
         """The declaration of what is told; None where it is what a view drew."""
         try:
-            return None if config.tells == DRAWN else model.modality(self.name).property(config.tells, self.name)
+            return (
+                None if config.tells in (DRAWN, OFFSET) else model.modality(self.name).property(config.tells, self.name)
+            )
         except UserError as error:
             raise UserError(f"{WHERE}: tells: {error}") from None
+
+    def _axes(self, config: Config, model: MMSSLModel) -> int:
+        """Along how many axes an offset is told; 0: none is."""
+        if config.tells != OFFSET:
+            return 0
+        modality = model.modality(self.name)
+        if not modality.axes() or not modality.knows_places():
+            raise UserError(
+                f"{WHERE}: tells: found {OFFSET}, but patches of '{self.name}' lie along no axis; expected a modality "
+                "whose views are cut out of its samples"
+            )
+        return len(modality.axes())
 
     def settle(self, views: Views) -> Views:
         """Make the head, of transformations for those of these views. UserError: there are none, or they do not
@@ -99,7 +122,10 @@ class Pretext(Objective):
         for view in (c.known_view, *c.views):
             if view != "clean" and view not in views:
                 raise UserError(f"{WHERE}: found unknown view '{view}', expected one of clean, {', '.join(views)}")
-        self.outputs = self._transformations(views) if self.known is None else self.known.classes or self.known.width
+        if self.known is not None:
+            self.outputs = self.known.classes or self.known.width
+        else:
+            self.outputs = self.axes or self._transformations(views)
         self.head = Head(self.width, hidden or 1, self.outputs, 1 if hidden is None else 2, "layer")
         init_weights(self.head)
         return {}
@@ -127,16 +153,36 @@ class Pretext(Objective):
 
     def counts(self, step: Step) -> dict[str, Tensor]:
         """The samples that have the modality in every view, or all of what is known."""
-        rows = self._drawn(step)[1] if self.known is None else self._asked(step, self.known).known.flatten()
+        rows = self._made(step)[1] if self.known is None else self._asked(step, self.known).known.flatten()
         return {"rows": rows, "loss": rows}
 
-    def _drawn(self, step: Step) -> tuple[Tensor, Tensor]:
-        """((B,) int64 the number, or the difference of two; (B,) bool: the sample has the modality)."""
+    def _made(self, step: Step) -> tuple[Tensor, Tensor]:
+        """(what the views were made by; (B,) bool: the sample has the modality in all of them)."""
         c = self.config
         there = [
             step.patches(self.name, view).present & step.present(c.tower, view, c.mask, c.mode) for view in c.views
         ]
         rows = torch.stack(there).all(0)
+        return (self._offset(step), rows) if self.axes else self._drawn(step, rows)
+
+    @torch.no_grad()
+    def _offset(self, step: Step) -> Tensor:
+        """(B, A) from the middle of what the first view shows to that of the second, in shares of the sample."""
+        middles = []
+        for view in self.config.views:
+            there = step.patches(self.name, view).valid[..., None]
+            centre = step.places(self.name, view).centre.float().masked_fill(~there, 0.0)
+            middles.append(centre.sum(1) / there.sum(1).clamp(min=1))
+        there = step.patches(self.name).valid[..., None]
+        places = step.places(self.name).centre.float()
+        least = places.masked_fill(~there, torch.inf).amin(1)
+        most = places.masked_fill(~there, -torch.inf).amax(1)
+        reach = (most - least + 1).clamp(min=1)  # of a sample that is not there: infinite, and never looked at
+        return (middles[1] - middles[0]) / reach
+
+    def _drawn(self, step: Step, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """((B,) int64 the number, or the difference of two; rows)."""
+        c = self.config
         numbers = [step.drawn(self.name, view).to(rows.device) for view in c.views]
         return numbers[0] if len(numbers) == 1 else (numbers[1] - numbers[0]) % self.outputs, rows
 
@@ -149,9 +195,10 @@ class Pretext(Objective):
         assert self.head is not None
         c, known = self.config, self.known
         if known is None:
-            value, rows = self._drawn(step)
+            value, rows = self._made(step)
             features = torch.cat([step.pooled(c.tower, view, c.mask, c.mode)[0] for view in c.views], 1)
-            return task_loss(step, "classification", self.head(features, rows), value, {"rows": rows, "loss": rows})
+            task = "regression" if self.axes else "classification"
+            return task_loss(step, task, self.head(features, rows), value, {"rows": rows, "loss": rows})
         found = self._asked(step, known)
         if known.level == "sample":
             features = found.features(step.pooled(c.tower, c.views[0], c.mask, c.mode)[0], None)

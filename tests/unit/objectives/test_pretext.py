@@ -12,6 +12,8 @@ from toys import worlds
 from toys.refusals import refused
 
 from mmssl.draws import Draws
+from mmssl.models.configuration_mmssl import MMSSLConfig
+from mmssl.models.modeling_mmssl import MMSSLModel
 from mmssl.objectives import pretext
 from mmssl.objectives.pretraining import Pretraining
 
@@ -115,7 +117,38 @@ def test_between_two_turns_lies_the_second_less_the_first():
         present=lambda *_: there,
         drawn=lambda name, view: drawn[view],
     )
-    assert objective._drawn(fake)[0].tolist() == [1, 2, 1, 0]
+    assert objective._made(fake)[0].tolist() == [1, 2, 1, 0]
+
+
+def pictures() -> MMSSLModel:
+    """A tower of pictures of 8 x 12 pixels, whose value says where each is."""
+    one = {"size": [8, 12], "patch": [4, 4], "channels": 2, "mean": [0.0] * 2, "std": [1.0] * 2, "unit_range": False}
+    towers = {"image": {"width": 16, "depth": 1, "heads": 2}}
+    torch.manual_seed(0)
+    return MMSSLModel(MMSSLConfig(modalities={"image": {"type": "image", **one}}, towers=towers))
+
+
+def test_how_far_two_crops_lie_apart_is_learned_in_shares_of_the_sample():
+    net = pictures()
+    crop = {"image": {"crop_scale": [0.1, 0.3]}}
+    config = pretext.Config(tower="image", tells="offset", views=["a", "b"])
+    made = Pretraining(net, {"where": pretext.Pretext(config, net)}, {"a": crop, "b": crop}, {})
+    places = torch.stack(torch.meshgrid(torch.arange(8) + 0.5, torch.arange(12) + 0.5, indexing="ij"))
+    there = torch.arange(ROWS) % 5 != 0
+    pixels = places.expand(ROWS, -1, -1, -1) * there[:, None, None, None]
+    step = made.step({"image": {"pixel_values": pixels, "present": there}}, Draws(4, ROWS))
+    # what a crop shows is where it is: its mean says its middle
+    middle = [step.inputs("image", view)["pixel_values"].double().mean((2, 3)) for view in ("a", "b")]
+    offset = (middle[1] - middle[0]) / torch.tensor([8.0, 12.0])
+    objective: Any = made.objectives["where"]
+    torch.testing.assert_close(objective._made(step)[0][there].double(), offset[there], atol=0.02, rtol=0)
+    assert offset[there].abs().amax(0).min() > 0.3
+    x = told(objective, torch.cat([step.pooled("image", view)[0] for view in ("a", "b")], 1))
+    wanted = (x - objective._made(step)[0].double()).square()[there].mean()
+    assert float(objective(step).total.detach()) == pytest.approx(float(wanted), abs=1e-6)
+    assert objective.counts(step)["rows"].tolist() == there.tolist()
+    with refused("'a'", "expected two different ones"):
+        pretext.Pretext(pretext.Config(tower="image", tells="offset", views=["a"]), net)
 
 
 def test_the_label_is_what_was_done_to_the_sample(step):
@@ -138,6 +171,7 @@ def test_the_label_is_what_was_done_to_the_sample(step):
         ({"views": ["fixed"]}, {"fixed": {"kind": "reversal", "number": 1}}, ("'fixed'", "nothing to tell")),
         ({"views": ["back"], "modality": "table"}, {}, ("table", "expected one of signal")),
         ({"views": ["nowhere"]}, {}, ("unknown view 'nowhere'", "shuffled")),
+        ({"tells": "offset", "tower": "graph", "views": ["clean", "fewer"]}, {}, ("offset", "'graph'", "no axis")),
         ({"tells": "degree"}, {}, ("tells", "'degree'", "'signal' does not know", "it knows none")),
         ({"tower": "graph", "tells": "degrees"}, {}, ("did you mean 'degree'",)),
         ({"tower": "graph", "tells": "degree", "mask": "half"}, {}, ("mask", "asked of all patches")),
