@@ -11,7 +11,7 @@ on both outputs tells by how much they differ (ScatSimCLR, Kinakh et al. 2021). 
 one, and a corrupted one be made of it (SiT's rotations, Atito et al. 2021).
 
 **Where.** Of two views that are cut out of one sample the head on both outputs tells how far the middle of the second
-lies from that of the first, along each axis, in shares of the sample (`tells: offset`). Doersch et al. (2015, arXiv
+lies from that of the first, along each axis, in lengths of a view (`tells: offset`). Doersch et al. (2015, arXiv
 1505.05192; cdoersch/deepcontext) tell which of the eight neighbours a second square of a grid is, of squares that do
 not touch; here places are continuous, learned by the squared error, and any modality has them that knows where its
 patches lie: the earlier of two sounds, the upper of two pictures.
@@ -167,18 +167,17 @@ class Pretext(Objective):
 
     @torch.no_grad()
     def _offset(self, step: Step) -> Tensor:
-        """(B, A) from the middle of what the first view shows to that of the second, in shares of the sample."""
-        middles = []
+        """(B, A) from the middle of the first view to that of the second, in lengths of a view: of both the mean."""
+        middles, lengths = [], []
         for view in self.config.views:
             there = step.patches(self.name, view).valid[..., None]
-            centre = step.places(self.name, view).centre.float().masked_fill(~there, 0.0)
-            middles.append(centre.sum(1) / there.sum(1).clamp(min=1))
-        there = step.patches(self.name).valid[..., None]
-        places = step.places(self.name).centre.float()
-        least = places.masked_fill(~there, torch.inf).amin(1)
-        most = places.masked_fill(~there, -torch.inf).amax(1)
-        reach = (most - least + 1).clamp(min=1)  # of a sample that is not there: infinite, and never looked at
-        return (middles[1] - middles[0]) / reach
+            places = step.places(self.name, view)
+            begin = (places.centre - places.size / 2).float().masked_fill(~there, torch.inf).amin(1)
+            end = (places.centre + places.size / 2).float().masked_fill(~there, -torch.inf).amax(1)
+            begin, end = (torch.where(there.any(1), side, 0.0) for side in (begin, end))
+            middles.append((begin + end) / 2)
+            lengths.append(end - begin)
+        return (middles[1] - middles[0]) / ((lengths[0] + lengths[1]) / 2).clamp(min=1e-6)
 
     def _drawn(self, step: Step, rows: Tensor) -> tuple[Tensor, Tensor]:
         """((B,) int64 the number, or the difference of two; rows)."""
