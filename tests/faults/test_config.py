@@ -80,7 +80,7 @@ SEVEN: dict[str, tuple[list[str], list[str]]] = {
     ),
     "key of another objective": (
         ["objectives.mae.max_scale=10"],
-        ["objectives.mae.max_scale: found a key of objective 'contrastive', expected one of weight, ramp, learn_weight..."],
+        ["objectives.mae.max_scale: found a key of objective 'contrastive', expected one of weight, ramp..."],
     ),
     "unknown objective": (
         ["objectives.x={type: contrastve}"],
