@@ -26,6 +26,7 @@ SMALL: dict[int, dict[str, Any]] = {
     12: {"objectives": {"units": {"codes": {"audio": {"size": 16}}}}},
     22: {"objectives": {"mae": {"codes": {"audio": {"size": 16, "topics": 3}}}}},
     41: {"objectives": {"tokenizer": {"size": 16}}},
+    10: {"data": {"sampler": None}},
     47: {"data": {"sampler": None}},
     79: {"data": {"sampler": None}},
     52: {"train": {"warmup": 0, "anneal": 1}},
