@@ -28,6 +28,7 @@ from mmssl.recipe.loading import load_recipe
 from mmssl.training.building import build_model
 from mmssl.training.pretrain import pretrain
 
+from .. import glyphs
 from .cells import Cell, local, result_path
 from .judging import (
     RAW_SCALES,
@@ -69,6 +70,8 @@ def run_cell(cell: Cell, seed: int, results: Path) -> dict[str, Any]:
     """
     quiet = {"seed": seed, "evaluation": {"tasks": []}, "train": {"trackers": []}}
     recipe = load_recipe(local(cell.recipe_data()), quiet)
+    if cell.data == "glyphs":
+        glyphs.write(Path(recipe.data.path))
     cache = results.parent / "cache"
     model, processor, spent = trained(recipe, cache / f"{cell.data}.{cell.objective}.{seed}.{cell.training()}")
     rows = read_rows(cell, recipe, model, processor)
