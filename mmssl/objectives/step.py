@@ -72,8 +72,7 @@ class Step:
         draws: of the views, masks and objectives.
         part: which part of an optimiser step this is; None: all of it.
         rows: towers see so many rows at a time, and see them again in the backward pass; None: all at once.
-        progress: share of the run that is done, in [0, 1).
-        steps: of the run.
+        progress, steps: share of the run that is done, in [0, 1); steps of the run.
     """
 
     rows: int | None = None
@@ -162,9 +161,7 @@ class Step:
         try:
             return self.batch[column]
         except KeyError:
-            raise RuntimeError(
-                f"of '{column}' only what views show was read: an objective asks for more than it named"
-            ) from None
+            raise RuntimeError(f"of '{column}' only views were read: an objective asks for more than it says") from None
 
     def column(self, wanted: LabelColumn) -> tuple[Tensor, Tensor]:
         """(value (B,) or (B, C), present (B,) bool) of a column that an objective's config names in `label_columns`;
