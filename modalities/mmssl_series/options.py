@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mmssl.errors import UserError
 from mmssl.modality.biosignals.options import LAYOUTS, TOKENS, TOKENS_HELP, View
+from mmssl.modality.channels import check_channels
 from mmssl.options import needs, option, strict
 
 __all__ = ["Config", "View"]
@@ -51,13 +52,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.length is not None and self.length < self.window:
             raise UserError(f"length: found {self.length} steps, expected at least one window of {self.window}")
-        for key in ("channels", "source_channels"):
-            names = getattr(self, key) or []
-            twice = next((name for name in names if names.count(name) > 1), None)
-            if twice is not None:
-                raise UserError(f"{key}: found '{twice}' twice, expected different channels")
-        if self.channels == []:
-            raise UserError("channels: found none, expected at least one, or null")
+        check_channels(self.channels, self.source_channels)
 
     @property
     def steps_a_second(self) -> float:

@@ -24,6 +24,7 @@ from mmssl.modality.biosignals.files import ARRAYS, is_recording
 from mmssl.modality.biosignals.processing import resampled
 from mmssl.modality.biosignals.recording import RATE, SIGNAL, Array, Unsaid
 from mmssl.modality.biosignals.spectrum import spectrum_moments
+from mmssl.modality.channels import own_names, taken
 from mmssl.modality.looked import Looked
 from mmssl.modality.table import Column, Table
 
@@ -143,27 +144,11 @@ class Preprocessor(base.Preprocessor[Sample]):
 
     def _named(self, series: Series) -> tuple[list[int], list[str]]:
         """(rows of the channels that are taken, their names here)."""
-        own = self.state.get("channels") or self.config.channels
-        count = len(series.channels)
-        names = series.names
-        if names is None:
-            names = list(own) if own is not None and len(own) == count else [str(n + 1) for n in range(count)]
+        known = self.state.get("channels") or self.config.channels
+        names = own_names(known, len(series.channels)) if series.names is None else series.names
         names = [self.config.aliases.get(name, name) for name in names]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise BadSample(f"channel '{twice}' is there twice")
-        rows = []
-        for row, name in enumerate(names):
-            if own is None or name in own:
-                rows.append(row)
-            elif self.config.unknown == "refuse":
-                raise BadSample(
-                    f"unknown channel '{name}', the model has {_few(own)}{nearest(name, own)} (options aliases, "
-                    "unknown: drop)"
-                )
-        if not rows:
-            raise BadSample(f"the model has channels {_few(own or [])}, the series {_few(names)}")
-        return rows, [names[row] for row in rows]
+        ways = "options aliases, unknown: drop"
+        return taken(names, known, "series", self.config.unknown == "drop", ways)
 
     def _grid(self, series: Series) -> list[Array]:
         """The values of each channel on the grid of steps, which begins with the series."""
@@ -293,7 +278,3 @@ class Preprocessor(base.Preprocessor[Sample]):
             "spectrum": self.fitted().get("spectrum"),
             "tokens": self.config.tokens,
         }
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

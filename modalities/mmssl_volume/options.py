@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mmssl.errors import UserError
+from mmssl.modality.channels import check_channels
 from mmssl.modality.view import View as Base
 from mmssl.modality.view import check_bounds
 from mmssl.options import option, strict
@@ -63,13 +64,7 @@ class Config:
         for side, cut, axis in zip(three(self.size), three(self.patch), AXES, strict=True):
             if side % cut:
                 raise UserError(f"size: found {side} {axis}, expected a multiple of the patch's {cut}")
-        for key in ("channels", "source_channels"):
-            names = getattr(self, key) or []
-            twice = next((name for name in names if names.count(name) > 1), None)
-            if twice is not None:
-                raise UserError(f"{key}: found '{twice}' twice, expected different channels")
-        if self.channels == []:
-            raise UserError("channels: found none, expected at least one, or null")
+        check_channels(self.channels, self.source_channels)
         if self.intensity is not None and (len(self.intensity) != 2 or not self.intensity[0] < self.intensity[1]):
             raise UserError(f"intensity: found {self.intensity}, expected [lowest, highest]")
 

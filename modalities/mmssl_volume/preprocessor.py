@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mmssl import modality as base
 from mmssl.errors import BadSample, UserError, nearest
 from mmssl.modality import Inputs, with_present
-from mmssl.modality.looked import Looked
+from mmssl.modality.channels import own_names, taken
 from mmssl.modality.pixels.moments import Moments
 from mmssl.modality.raw import check_npy
 from mmssl.modality.table import Column, Table
@@ -107,35 +107,11 @@ class Preprocessor(base.Preprocessor[Sample]):
 
     def _named(self, volume: Volume) -> tuple[list[int], list[str]]:
         """(rows of the channels that are taken, their names here)."""
-        own = self.state.get("channels") or self.config.channels
-        count = len(volume.array)
-        names = volume.names or self.config.source_channels
-        if names is None:
-            names = list(own) if own is not None and len(own) == count else [str(n + 1) for n in range(count)]
+        known, count = self.state.get("channels") or self.config.channels, len(volume.array)
+        names = volume.names or self.config.source_channels or own_names(known, count)
         if len(names) != count:
             raise BadSample(f"found {count} channels, expected {len(names)}: {', '.join(names)} (source_channels)")
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise BadSample(f"channel '{twice}' is there twice")
-        rows = []
-        for row, name in enumerate(names):
-            if own is None or name in own:
-                rows.append(row)
-            elif self.config.unknown == "refuse":
-                raise BadSample(
-                    f"unknown channel '{name}', the model has {', '.join(own)}{nearest(name, own)} (option unknown: "
-                    "drop)"
-                )
-        if not rows:
-            raise BadSample(f"the model has channels {', '.join(own or [])}, the volume {', '.join(names)}")
-        return rows, [names[row] for row in rows]
-
-    def look(self, raw: object) -> Looked | None:
-        """Voxels of the grid that the model sees, and the channels in them."""
-        sample = self.prepare(raw)
-        if sample is None:
-            return None
-        return Looked({"channels": float(len(sample.names))}, dict(zip(sample.names, sample.voxels, strict=True)))
+        return taken(names, known, "volume", self.config.unknown == "drop")
 
     def read(self, raw: object, choice: int = 0) -> Sample | None:
         """One raw value to normalised channels on the grid; None when it is null. choice: of no use here."""
