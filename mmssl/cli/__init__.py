@@ -23,6 +23,7 @@ from ..saying import doing, secrets_hidden
 from . import curating, evaluating, looking, reporting, tuning, verifying
 from .results import print_report, show_run
 from .telling import add_commands
+from .threads import wait_briefly
 from .words import columns_of, listed
 
 IMPORTS = "loading torch and transformers"
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         words = list(sys.argv[1:] if argv is None else argv)
         args = parse(words)
+        if "torch" not in sys.modules:
+            wait_briefly(os.environ)
         trust(*getattr(args, "trust", ()))
         with secrets_hidden(), doing(f"mmssl {words[0]}"):
             return args.call(args)
