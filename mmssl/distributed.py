@@ -208,3 +208,21 @@ def gather_padded(x: Tensor, fill: float = 0) -> Tensor:
     if short:
         x = torch.cat([x, x.new_full((len(x), short, *x.shape[2:]), fill)], 1)
     return gather_rows(x)
+
+
+def in_full(value: Tensor) -> Tensor:
+    """All of a tensor that is cut over the processes, which call it together; another one as it is."""
+    whole: Any = getattr(value, "full_tensor", None)  # of a DTensor, whose module takes long to import
+    return value if whole is None else whole()
+
+
+@torch.no_grad()
+def set_in_full(value: Tensor, whole: Tensor) -> None:
+    """Give a tensor these numbers; one that is cut over the processes gets its share of them."""
+    if not hasattr(value, "full_tensor"):
+        value.copy_(whole)
+        return
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(value, DTensor)
+    value.copy_(distribute_tensor(whole, value.device_mesh, value.placements))

@@ -4,9 +4,9 @@
 codes what the ones before leave over (residual, as EnCodec, Defossez et al. 2022, arXiv 2210.13438), or each a part of
 the vector (product, Jegou et al. 2011). Books are fitted by k-means or follow what they are given as moving averages
 (VQ-VAE's appendix A.1, as in vector-quantize-pytorch and fairseq); a code that nothing comes to is set to an input of
-the batch. Or they are parameters (`train_codes`), which an optimiser moves by `pull`. `FiniteScalar` rounds each number
-to a few levels (FSQ, Mentzer et al. 2023, arXiv 2309.15505) and has nothing to fit. Both pass gradients straight
-through, and compute in float32 under autocast too.
+the batch. Or they are parameters (`train_codes`), which an optimiser moves by `pull`, and the averages only count.
+`FiniteScalar` rounds each number to a few levels (FSQ, Mentzer et al. 2023, arXiv 2309.15505) and has nothing to fit.
+Both pass gradients straight through, and compute in float32 under autocast too.
 
 Shapes: n vectors, F numbers of one, C books, K codes of a book, W numbers of a code.
 """
@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from ..distributed import in_full, set_in_full
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,9 +108,10 @@ class Codebooks(Quantiser):
             ]
             return torch.stack(parts).sum(0)
 
-    def _ids(self, x: Tensor, book: int) -> Tensor:
-        """x (n, W) -> (n,)."""
-        codes = self.codes[book].float()
+    @staticmethod
+    def _ids(x: Tensor, codes: Tensor) -> Tensor:
+        """x (n, W) -> (n,): which of codes (K, W) is the nearest."""
+        codes = codes.float()
         bias = codes.square().sum(1) / 2
         rows = max(AT_A_TIME // len(codes), 1)
         # |x - e|^2 is least where x e - |e|^2 / 2 is most
@@ -118,17 +121,17 @@ class Codebooks(Quantiser):
             else (torch.zeros(0, dtype=torch.int64, device=x.device))
         )
 
-    def coded(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(ids (n, C), of each book what it coded (n, W)) of x (n, F) float32."""
+    def coded(self, x: Tensor, codes: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """(ids (n, C), of each book what it coded (n, W)) of x (n, F) float32; codes (C, K, W): in place of its own."""
         found, inputs = [], []
-        rest = x
+        rest, codes = x, self.codes if codes is None else codes
         with torch.autocast(x.device.type, enabled=False):
             for book in range(len(self.sizes)):
                 given = rest if self.residual else x.chunk(len(self.sizes), 1)[book]
                 inputs.append(given)
-                found.append(self._ids(given, book))
+                found.append(self._ids(given, codes[book]))
                 if self.residual:
-                    rest = given - self.codes[book].float()[found[-1]]
+                    rest = given - codes[book].float()[found[-1]]
         return torch.stack(found, 1), inputs
 
     def ids(self, x: Tensor) -> Tensor:
@@ -149,11 +152,13 @@ class Codebooks(Quantiser):
             sums[book].index_add_(0, ids[:, book], given)
         return counts, sums
 
-    def follow(self, counts: Tensor, sums: Tensor, decay: float) -> None:
-        """Move the averages, and the codes that anything came to lately, towards the `statistics` of all vectors of a
-        step (over all processes)."""
+    def follow(self, counts: Tensor, sums: Tensor, decay: float, moves: bool = True) -> None:
+        """Move the averages, and with `moves` the codes that anything came to lately, towards the `statistics` of all
+        vectors of a step (over all processes)."""
         self.counts.lerp_(counts, 1 - decay)
         self.sums.lerp_(sums, 1 - decay)
+        if not moves:
+            return
         alive = (self.counts > 1e-3)[..., None]
         self.codes.copy_(torch.where(alive, self.sums / self.counts.clamp(min=1e-3)[..., None], self.codes))
 
@@ -162,12 +167,14 @@ class Codebooks(Quantiser):
         the second one, ... as far as there are any."""
         if not len(x):
             return
-        _, inputs = self.coded(x)
+        codes = in_full(self.codes).detach().clone()  # those that are trained may be cut over processes
+        _, inputs = self.coded(x, codes)
         for book, given in enumerate(inputs):
             dead = (self.counts[book] < least).nonzero()[: len(given), 0]
-            self.codes[book, dead] = given[: len(dead)]
+            codes[book, dead] = given[: len(dead)].to(codes)
             self.counts[book, dead] = least
             self.sums[book, dead] = given[: len(dead)] * least
+        set_in_full(self.codes, codes)
 
     @torch.no_grad()
     def fit(self, x: NDArray[np.float32], seed: int) -> None:
@@ -189,7 +196,7 @@ class Codebooks(Quantiser):
             means = MiniBatchKMeans(size, random_state=seed + book, batch_size=batch, n_init=3, max_iter=100)
             means.fit(given)
             self.codes[book] = torch.from_numpy(means.cluster_centers_).to(self.codes)
-            ids = self._ids(torch.from_numpy(given).to(self.codes), book)
+            ids = self._ids(torch.from_numpy(given).to(self.codes), self.codes[book])
             share = torch.bincount(ids, minlength=size).to(self.counts) * (size / len(given))
             self.counts[book], self.sums[book] = share, self.codes[book] * share[:, None]
             if self.residual:

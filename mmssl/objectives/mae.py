@@ -9,7 +9,8 @@ visible patches between them (MultiMAE, 4M). `skips` lets the decoder look at ea
 `towers` meet in a `fusion` encoder between them and their decoders (HiCMAE, Sun et al. 2024, whose blocks 3, 6 and 9,
 counted from 0, are `[4, 7, 10]` here, and are placed as the decoder's own tokens: `skips_placed`). Without a mask, what
 a corrupted view overwrote is reconstructed (GMML, Atito et al. 2021; see `mmssl.masking.corruption`). With `codes`, ids
-of the patches are predicted in place of numbers, by cross-entropy: HuBERT, BEiT, MERT (see `.parts.codes`).
+of the patches are predicted in place of numbers, by cross-entropy: HuBERT, BEiT, MERT (see `.parts.codes`). They may be
+learned in the same run (`learn`, see `.parts.learned`): what makes the codes gets no gradient from their prediction.
 
 With `beside_view` the decoder also attends to another view, encoded whole by the same tower: cross-view completion
 (CroCo, Weinzaepfel et al. 2022; naver/croco), between two crops, or two columns.
@@ -59,6 +60,8 @@ from .parts.between import found_in, hidden_target
 from .parts.codes import Coded, CodeTarget
 from .parts.decoders import TokenHead, decoder_of
 from .parts.fusion import Fusion
+from .parts.learned import CodePart
+from .parts.overwritten import overwritten
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
@@ -200,18 +203,22 @@ class MAE(Coded):
 
     def counts(self, step: Step) -> dict[str, Tensor]:
         """Modality -> the patches, or the numbers of a corrupted view, that are reconstructed."""
-        mask = self.config.mask
-        if mask is None:
-            return {name: counted for name, (_, counted) in self._overwritten(step).items()}
-        found: dict[str, Tensor] = {}
-        for name, split in self._splits(step, mask).items():
+        c = self.config
+        if c.mask is None:
+            return {n: counted for n, (_, counted) in overwritten(step, c, self.names, self._where()).items()}
+        found = {f"{n}.{t}": step.patches(n, c.target_view).valid for n, part in self._learned() for t in part.terms()}
+        for name, split in self._splits(step, c.mask).items():
             found[name] = self._counted(step, name, split.hide.flatten(1), self._queries(step, name, split))
             if self._visible(name):
-                seen = step.patches(name, self.config.view).take(split.keep, split.full)
+                seen = step.patches(name, c.view).take(split.keep, split.full)
                 found[f"{name}.visible"] = self._counted(step, name, split.keep, seen)
-            if name in self.config.codes and self.config.codes[name].topics is not None:
+            if name in c.codes and c.codes[name].topics is not None:
                 found[f"{name}.topic"] = self._both(step, name)
         return found
+
+    def _learned(self) -> list[tuple[str, CodePart]]:
+        """The modalities whose codes are learned beside, with these."""
+        return [(part.name, part) for part in self._codes() if part.learning is not None]
 
     def _visible(self, name: str) -> float:
         """Weight of the loss of visible patches."""
@@ -226,12 +233,16 @@ class MAE(Coded):
         losses = self._corrupted(step, encoded) if c.mask is None else self._hidden(step, encoded, c.mask)
         total = torch.stack([c.weights.get(n, 1.0) * loss for n, loss in losses.items()]).sum()
         parts = {n: loss.detach() for n, loss in losses.items()} if len(losses) > 1 else {}
+        for name, part in self._learned():
+            learned, terms = part.learn(step, c.target_view, f"{name}.{{}}".format)
+            total, parts = total + learned, parts | {f"{name}.{term}": value for term, value in terms.items()}
         return Loss(total=total, parts=parts)
 
     def reconstructs(self, step: Step) -> dict[str, Reconstruction]:
         """What is predicted of the patches that the mask, or a corrupted view, took; not where it is ids of codes."""
         c, encoded, found = self.config, self._encoded(step), dict[str, Reconstruction]()
-        for name, (_, counted) in (self._overwritten(step) if c.mask is None else {}).items():
+        corrupted = overwritten(step, c, self.names, self._where()) if c.mask is None else {}
+        for name, (_, counted) in corrupted.items():
             prediction = self.decoders[name](self._tokens(name, encoded[self.tower_of[name]]))
             every = torch.arange(counted.shape[1], device=counted.device).expand(counted.shape[:2])
             index = every.masked_fill(~counted.any(-1), -1)
@@ -269,37 +280,13 @@ class MAE(Coded):
 
     def _corrupted(self, step: Step, encoded: dict[str, Encoded]) -> dict[str, Tensor]:
         """GMML's loss: the mean absolute error over all numbers that the view overwrote; all patches were seen."""
-        losses: dict[str, Tensor] = {}
-        for name, (target, counted) in self._overwritten(step).items():
+        c, losses = self.config, dict[str, Tensor]()
+        for name, (target, counted) in overwritten(step, c, self.names, self._where()).items():
             prediction = self.decoders[name](self._tokens(name, encoded[self.tower_of[name]]))
             with torch.autocast(prediction.device.type, enabled=False):
                 error = (prediction.float() - target.nan_to_num(0.0)).abs()
                 losses[name] = step.mean(name, error, counted)
         return losses
-
-    def _overwritten(self, step: Step) -> dict[str, tuple[Tensor, Tensor]]:
-        """Modality -> (target (B, N, P), which of its numbers the view overwrote)."""
-        c = self.config
-        found: dict[str, tuple[Tensor, Tensor]] = {}
-        for name in self.names:
-            where = step.corrupted(name, c.view)
-            if where is None:
-                continue
-            target = step.target(name, c.target_view, c.target.get(name))
-            if target.shape != where.shape:
-                raise UserError(
-                    f"objective mae: target {name}: '{c.target.get(name) or 'its default'}' has "
-                    f"{target.shape[-1]} numbers a patch, expected a kind that has the {where.shape[-1]} "
-                    f"that view '{c.view}' overwrites"
-                )
-            there = step.patches(name, c.target_view).valid[..., None]  # another column may not be
-            found[name] = target, where & there & ~target.isnan()
-        if not found:
-            raise UserError(
-                f"objective mae: no mask, and view '{c.view}' corrupts no modality of {self._where()}; "
-                f"name a mask, or a view with 'corrupt'"
-            )
-        return found
 
     def _splits(self, step: Step, mask: str) -> dict[str, Split]:
         """Modality -> what the mask hides of it."""

@@ -30,7 +30,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ..distributed import world_size
+from ..distributed import in_full, world_size
 from ..errors import RunError, UserError
 from ..objectives.pretraining import Pretraining
 
@@ -248,8 +248,3 @@ def reached(total: Tensor) -> Iterator[Tensor]:
         if hasattr(node, "variable"):
             yield node.variable
         todo += [following for following, _ in node.next_functions]
-
-
-def in_full(value: Tensor) -> Tensor:
-    """All of a tensor that is cut over the processes, which call it together; another one as it is."""
-    return value.full_tensor() if isinstance(value, DTensor) else value

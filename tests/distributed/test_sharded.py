@@ -12,10 +12,11 @@ from toys import world as toy_world
 from toys.processes import free_ports, joined, processes
 from toys.steps import CUT, PARTS, ROWS, WORLDS, assert_equal_one, in_parts, one_pass, samples, two_steps
 
+from mmssl.distributed import in_full
 from mmssl.draws import Draws
 from mmssl.errors import RunError
 from mmssl.objectives.pretraining import Pretraining
-from mmssl.training.parallel import Sharded, in_full
+from mmssl.training.parallel import Sharded
 
 CASE = "one rank lacks a modality"
 

@@ -16,12 +16,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from toys import world as toy_world
 from toys.processes import free_ports, joined, processes
 
+from mmssl.distributed import in_full
 from mmssl.objectives import contrastive
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.recipe.config import OPTIMIZERS, LoopConfig
 from mmssl.training import checkpoints
 from mmssl.training.optimizer import hidden_matrices, optimizer_of, optimizer_tensors
-from mmssl.training.parallel import Sharded, in_full
+from mmssl.training.parallel import Sharded
 
 pytestmark = pytest.mark.slow
 STATE = {"seconds": 0, "looked": 0, "course": {}, "batch_size": 1}

@@ -19,11 +19,11 @@ from toys import runs
 from toys.processes import free_ports, processes
 
 from mmssl.cli import main
+from mmssl.distributed import in_full
 from mmssl.training import checkpoints
 from mmssl.training.loop import Loop
 from mmssl.training.metrics import TIMED
 from mmssl.training.observers import Verdict
-from mmssl.training.parallel import in_full
 from mmssl.training.ranks import Clock
 
 

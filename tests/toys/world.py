@@ -16,7 +16,7 @@ from mmssl.models.options import TowerConfig
 from mmssl.models.quantisers import Codebooks
 from mmssl.objectives import bootstrap, contrastive, distillation, jepa, mae, matching, redundancy, tokenizer
 from mmssl.objectives.base import Objective
-from mmssl.objectives.options.codes import CodesConfig
+from mmssl.objectives.options.codes import CodesConfig, LearningOptions
 from mmssl.objectives.options.distillation import GramConfig
 from mmssl.objectives.options.jepa import PredictorConfig, RegulariserConfig
 from mmssl.objectives.options.labels import LabelColumn
@@ -46,6 +46,7 @@ DECODER = mae.DecoderConfig(width=16, depth=1, heads=2)
 HEAD = mae.DecoderConfig(depth=0)
 FUSION = FusionConfig(depth=2, heads=2)
 CODE_DECODER = CodeDecoderConfig(width=8, depth=1, heads=2)
+LEARN = LearningOptions(width=4, learned_by="gradient", decay=0.5, revive=0.6, decoder=CODE_DECODER)
 PREDICTOR = PredictorConfig(width=16, depth=1, heads=2)
 
 
@@ -241,7 +242,7 @@ def set_books(objective: Objective) -> Objective:
 
 def masked(fill: Sequence[str] = ("other", "noise", "zero")) -> Pretraining:
     """A joint budget, a decoder that looks at earlier blocks, corrupted signals, filled from other samples too, and
-    codes in place of numbers, of hidden patches and of all; tokenizers."""
+    codes in place of numbers, of hidden patches and of all, fitted and learned beside; tokenizers."""
     net = model()
     spoiled = {"signal": {"corrupt": {"fill": list(fill), "view": "a"}}}
     skips = mae.DecoderConfig(width=16, depth=2, heads=2, skips=[1, 2])
@@ -254,6 +255,7 @@ def masked(fill: Sequence[str] = ("other", "noise", "zero")) -> Pretraining:
     }
     codes = CodesConfig(kind="residual", size=5, books=2, target="volts")
     all_codes = CodesConfig(size=5, similarity="cosine", width=6, visible=0.5, topics=2)
+    learned = CodesConfig(size=5, target="volts", learn=LEARN)
     objectives |= {
         "codes": set_books(
             mae.MAE(mae.Config(tower="signal", mask="few", decoder=DECODER, codes={"signal": codes}), net)
@@ -264,6 +266,8 @@ def masked(fill: Sequence[str] = ("other", "noise", "zero")) -> Pretraining:
             )
         ),
     }
+    replaced = {"mask": "few", "mode": "replace", "decoder": HEAD, "codes": {"signal": learned}}
+    objectives["learned codes"] = set_books(mae.MAE(mae.Config(tower="signal", **replaced, **LOW), net))
     books = tokenizer.Config(
         tower="signal", kind="residual", size=5, books=2, width=4, decay=0.5, revive=0.6, decoder=CODE_DECODER, **LOW
     )

@@ -25,46 +25,17 @@ from ...models.initialization import init_weights
 from ...models.opening import open_model
 from ...models.quantisers import Codebooks, perplexity, use_of
 from ..base import Objective
+from .learned import CodePart
 from .topics import Topics, bags_of
 
 if TYPE_CHECKING:
     from ...models.modeling_mmssl import MMSSLModel
     from ...models.processing_mmssl import MMSSLProcessor
-    from ..options.codes import BookOptions, CodesConfig
+    from ..options.codes import BookOptions, CodesConfig, LearningOptions
     from ..step import Step
 
 MOST_VECTORS = 200_000
 """Patches that k-means sees at most: of each sample the same number, at random places."""
-
-
-class CodePart(nn.Module):
-    """What has to do with the codes of one modality.
-
-    Attributes:
-        codes: give the ids.
-        name: of the modality.
-        samples: how many samples of the training data `fit` wants to see; 0: nothing is to be fitted.
-        finished: the codes are another model's own, and nothing is fitted to them but topics.
-        topics: of samples, by their codes; None where nobody asks for them.
-        kept: the codes become a part of the model.
-        where: what a message about an option of it begins with.
-    """
-
-    codes: Codes
-    name: str
-    where: str
-    samples: int
-    finished: bool
-    topics: Topics | None
-    kept: bool
-
-    def features(self, step: Step, view: str = "clean") -> Tensor:
-        """(B, N, F) of all patches of this view: what `codes` are of."""
-        raise NotImplementedError
-
-    def ids(self, step: Step, view: str = "clean") -> Tensor:
-        """(B, N, C) int64 of all patches of this view, -1 where there is none."""
-        return self.codes.ids(self.features(step, view), step.patches(self.name, view).valid)
 
 
 class Coded(Objective):
@@ -118,6 +89,17 @@ class Coded(Objective):
                 found[part.name] = part.origin, part.reads
         return found
 
+    def discard(self) -> None:
+        """Forget what came to codes that are learned."""
+        for part in self._codes():
+            part.forget()
+
+    @torch.no_grad()
+    def after_step(self, model: MMSSLModel, progress: float) -> None:
+        """Move the books that are learned to what came to them in the step, over all processes, and revive codes."""
+        for part in self._codes():
+            part.follow()
+
     @torch.no_grad()
     def health(self, step: Step) -> dict[str, Tensor]:
         """How the codes of each modality are used: `codes_use`."""
@@ -153,7 +135,7 @@ class CodeTarget(CodePart):
                 spec = _token_spec(options, self.origin, name, where)
         self.codes = _own_codes(self.origin, name, f"{where}from: {options.from_}") if spec is None else Codes(spec)
         self.finished = options.of == "codes"
-        self.samples = 0 if self.finished and options.topics is None else options.samples
+        self.samples = options.samples if options.fits else 0
         self.kept = options.of == "target"
         sizes, cosine = self.codes.sizes, options.similarity == "cosine"
         self.width = options.width * len(sizes) if cosine else sum(sizes)
@@ -165,7 +147,13 @@ class CodeTarget(CodePart):
         self.embeddings = nn.ParameterList(nn.Parameter(torch.empty(size, options.width)) for size in sizes * cosine)
         for vectors in self.embeddings:
             nn.init.uniform_(vectors)  # as fairseq's label embeddings
-        self.codes.requires_grad_(False)
+        if options.learn is None:
+            self.codes.requires_grad_(False)
+        else:
+            kinds, tokens = model.modality(name), self.codes.spec["numbers"]
+            width = kinds.pred_width(options.target) if options.of == "target" else tokens
+            self.learn_by(options.learn, kinds, width)
+            init_weights(nn.ModuleList([self.codes, self.decoder]))
 
     def train(self, mode: bool = True) -> CodeTarget:
         """What gives labels is always in eval mode."""
@@ -179,6 +167,13 @@ class CodeTarget(CodePart):
         if self.options.of == "target":
             return flat(step.target(self.name, view, self.options.target))
         return self.codes.features(self.origin, step.inputs(self.name, view), step.patches(self.name, view))
+
+    def error(self, step: Step, view: str, made: Tensor) -> Tensor:
+        """The modality's own score of its target; of tokens the mean squared error."""
+        if self.options.of == "tokens":
+            return (made - self.features(step, view)).square().mean(-1)
+        kind, patches = self.options.target, step.patches(self.name, view)
+        return step.model.modality(self.name).score(made, step.target(self.name, view, kind), patches, kind)
 
     def logits(self, prediction: Tensor) -> list[Tensor]:
         """prediction (B, n, width) float32 -> (B, n, size) of each book."""
@@ -251,23 +246,29 @@ def _target_spec(options: CodesConfig, model: MMSSLModel, name: str, where: str)
             f"{where}target: found '{options.target}', expected one of {', '.join(kinds)}"
             f"{nearest(options.target, kinds)}"
         )
-    about = {"modality": name, "of": "target", "target": options.target, "layer": None, "width": None}
-    return about | book_spec(options, modality.pred_width(options.target), where)
+    about = {"modality": name, "of": "target", "target": options.target, "layer": None}
+    return about | book_spec(options, options.learn, modality.pred_width(options.target), where)
 
 
 def _token_spec(options: CodesConfig, origin: MMSSLModel, name: str, where: str) -> dict[str, Any]:
     tower = origin.tower(origin.tower_of(name))
     if options.layer is not None and options.layer > tower.depth:
         raise UserError(f"{where}layer: found {options.layer}, but the tower of {options.from_} has {tower.depth}")
-    about = {"modality": name, "of": "tokens", "target": None, "layer": options.layer, "width": None}
-    return about | book_spec(options, tower.width, where)
+    about = {"modality": name, "of": "tokens", "target": None, "layer": options.layer}
+    return about | book_spec(options, options.learn, tower.width, where)
 
 
-def book_spec(options: BookOptions, numbers: int, where: str) -> dict[str, Any]:
-    """What `Codes.spec` says of books of vectors of so many numbers. UserError where these cannot be divided."""
+def book_spec(options: BookOptions, learned: LearningOptions | None, numbers: int, where: str) -> dict[str, Any]:
+    """What `Codes.spec` says of a quantiser of so many numbers, and of how they are brought to the width of codes that
+    are learned. UserError where those of others cannot be divided."""
+    spec = {"numbers": numbers, "kind": options.kind, "size": options.size, "books": options.books}
+    if learned is not None:
+        scalar = options.kind == "scalar"
+        width = len(learned.levels) if scalar else learned.width
+        return spec | {"width": width, "levels": learned.levels if scalar else None}
     if options.kind == "product" and numbers % options.books:
         raise UserError(f"{where}books: found {options.books}, expected a divisor of the {numbers} numbers of a patch")
-    return {"numbers": numbers, "kind": options.kind, "size": options.size, "books": options.books, "levels": None}
+    return spec | {"width": None, "levels": None}
 
 
 def _own_codes(origin: MMSSLModel, name: str, where: str) -> Codes:

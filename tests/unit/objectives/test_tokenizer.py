@@ -42,7 +42,7 @@ def test_the_loss_is_that_of_what_is_made_of_the_codes_and_the_commitment():
     loss = work(step)
     x, codes = tokens_of(work, step), work.part.codes.quantiser.codes[0].double().numpy()
     nearest = codes[((x[:, None] - codes) ** 2).sum(2).argmin(1)]
-    weights = [p.detach().double().numpy() for p in work.decoder.parameters()]
+    weights = [p.detach().double().numpy() for p in work.part.decoder.parameters()]
     made_again = (nearest @ weights[0].T + weights[1]) @ weights[2].T + weights[3]
     wanted = step.patches("signal").values[step.patches("signal").valid].double().numpy()
     error = np.nanmean((made_again - wanted) ** 2, axis=1).mean()
@@ -51,7 +51,7 @@ def test_the_loss_is_that_of_what_is_made_of_the_codes_and_the_commitment():
     assert float(loss.parts["commitment"]) == pytest.approx(distance, abs=1e-6)
     assert float(loss.total.detach()) == pytest.approx(error + 0.3 * distance, abs=1e-6)
     loss.total.backward()
-    assert all(p.grad.abs().sum() > 0 for p in [*work.decoder.parameters(), work.part.codes.inward.weight])
+    assert all(p.grad.abs().sum() > 0 for p in [*work.part.decoder.parameters(), work.part.codes.inward.weight])
     assert net.tower("signal").modalities["signal"].proj.weight.grad.abs().sum() > 0, "straight through the codes"
 
 

@@ -212,3 +212,20 @@ def test_a_tokenizer_by_itself_is_loaded_by_another_recipe(tmp_path, monkeypatch
     after = load_file(run.folder / "checkpoints" / "step-00000002" / "weights.safetensors")
     for key, value in model.state_dict().items():
         assert torch.equal(after[f"objectives.mae.codes.image.origin.{key}"], value), "nothing of the tokenizer moves"
+
+
+def test_codes_that_are_learned_beside_go_on_where_they_were_and_are_kept(tmp_path):
+    wanted = content(target="pixels", learn={"learned_by": "gradient", "width": 4, "decoder": {"width": 8, "heads": 2}})
+    wanted["train"] |= {"save_every": 2, "health_every": 4}
+    straight = pretrain(wanted, output=tmp_path / "straight").folder
+    with runs.killed_at(4):
+        pretrain(wanted, output=tmp_path / "killed")
+    runs.assert_same_weights(straight, pretrain(wanted, output=tmp_path / "killed", resume=True).folder)
+    model, _ = open_model(straight)
+    codes, fitted = codes_of(model), load_file(straight / "fitted" / "mae.safetensors")["image.codes"]
+    stored = load_file(straight / "checkpoints" / "step-00000004" / "weights.safetensors")
+    assert torch.equal(codes.quantiser.codes, stored["objectives.mae.codes.image.codes.quantiser.codes"])
+    assert not torch.equal(codes.quantiser.codes, fitted), "the books have moved since"
+    assert model.config.codes["mae-image"]["width"] == 4
+    last = runs.metrics(straight)[-1]
+    assert last["loss/mae.image.reconstruction"] > 0 and last["health/mae/image/codes_used"] > 0
