@@ -25,7 +25,7 @@ def augment(inputs: Inputs, draws: Draws, view: View, numeric: Tensor, related: 
         numeric: (N,) bool, columns of numbers.
         related: (N, N - 1) as `schema.related`.
     """
-    cells = inputs["cells"]
+    cells, draws = inputs["cells"], draws.for_all() if view.alike else draws
     count = cells.shape[1]
     if view.noise_std:
         noise = draws("noise").normal(count).to(cells) * view.noise_std
@@ -82,6 +82,7 @@ def correlated(draws: Draws, related: Tensor) -> Tensor:
 
     Correlated feature masking (Yao et al. 2021, "Self-supervised Learning for Large-scale Item Recommendations",
     arXiv 2007.12865, section 3.3): the second view gets the complement, so that neither can copy what the other says.
+    There the seed is drawn anew for each batch: all rows are `alike`.
     """
     count = len(related)
     if count < 2:

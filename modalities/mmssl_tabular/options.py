@@ -51,3 +51,4 @@ class View(Base):
         None, choices=("seed", "rest"), help="hide a column and those it tells most of, or all the others"
     )
     drop: float = option(0.0, min=0, below=1, help="share of the cells that are hidden, independently")
+    alike: bool = option(False, help="all rows of a batch undergo the same, such as one hidden set: one draw for all")

@@ -198,6 +198,24 @@ def test_correlated_masks_of_two_views_are_complements_around_a_seed() -> None:
     assert torch.equal(patches.valid, seed) and not patches.full
 
 
+def test_one_seed_may_hold_for_a_whole_batch_and_is_the_same_for_any_number_of_processes() -> None:
+    p = whole()
+    m = module(p)
+    rows = table(8, seed=5)
+    seeds = set()
+    for number in range(12):
+
+        def shown(kind: str, draws: Draws, part: slice = slice(None), view: str = "a") -> torch.Tensor:
+            return m.augment(p(rows[part]), draws("view", view), correlated=kind, alike=True)["shown"]
+
+        seed = shown("seed", Draws(number, 8))
+        assert torch.equal(seed, seed[:1].expand_as(seed))
+        assert torch.equal(shown("rest", Draws(number, 8), view="b"), ~seed)
+        assert torch.equal(shown("seed", Draws(number, 4, 4, 8), slice(4, 8)), seed[4:])
+        seeds.add(tuple(seed[0].tolist()))
+    assert len(seeds) > 2, "drawn anew for each batch"
+
+
 def test_noise_and_dropping_leave_the_rest_alone() -> None:
     p = whole()
     m = module(p)
