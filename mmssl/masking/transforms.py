@@ -2,9 +2,10 @@
 
 What was done can then be learned (`objectives/pretext.py`): rotations (Gidaris et al. 2018, arXiv 1803.07728), jigsaws
 (Noroozi & Favaro 2016, arXiv 1603.09246, whose permutations lie far apart), the direction of time, the order of two
-clips (Misra et al. 2016, arXiv 1603.08561), the order of the colours (Lee et al. 2020, arXiv 1910.05872). Samples are
-moved about along the axes that `Modality.raster` names, within what each of them has, so that padding stays where it
-is. The number follows the sample: two processes transform as one does.
+clips (Misra et al. 2016, arXiv 1603.08561), the order of the colours (Lee et al. 2020, arXiv 1910.05872), or which of
+several such things was done, if any (transformation prediction, as in E4SelfLearning). Samples are moved about along
+the axes that `Modality.raster` names, within what each of them has, so that padding stays where it is. The number
+follows the sample: two processes transform as one does.
 
 Shapes: B batch, A axes, S places along all of them.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ else:
     torch = later("torch", __name__)
 
 KINDS = ("rotation", "reversal", "permutation", "channels")
+WHICH = "which"
 MOST_PIECES = 64
 TRIED = 2000
 """Permutations that are looked at for the next one to take."""
@@ -44,9 +46,11 @@ class Transform:
 
     kind: str = option(
         "rotation",
-        choices=KINDS,
-        help="quarter turns; an axis or not backwards; parts in another order; channels in another order",
+        choices=(*KINDS, WHICH),
+        help="quarter turns; an axis or not backwards; parts in another order; channels in another order; or one of "
+        "those in `of`, or none, of which it is told which",
     )
+    of: list[str] = option(factory=list, choices=KINDS, help="of which: the kinds, each in any way but as it is")
     view: str = option("clean", help="the view that is transformed")
     parts: int = option(2, min=2, max=16, help="of permutation: parts along each axis; of channels: how many there are")
     axes: list[int] = option(
@@ -59,9 +63,15 @@ class Transform:
     most: int = option(24, min=2, max=1000, help="of all orders so many, which differ most from each other")
     number: int | None = option(None, min=0, max=999, help="always this one (0: as it is); null: drawn for each sample")
 
-    NEEDS = (needs("parts", "most", kind=("permutation", "channels")), needs("axes", kind=("reversal", "permutation")))
+    NEEDS = (
+        needs("of", kind=WHICH),
+        needs("parts", "most", kind="permutation or channels", holds=lambda c: c.is_any("permutation", "channels")),
+        needs("axes", kind="reversal or permutation", holds=lambda c: c.is_any("reversal", "permutation")),
+    )
 
     def __post_init__(self) -> None:
+        if self.kind == WHICH and (not self.of or len(set(self.of)) < len(self.of)):
+            raise UserError(f"of: found {self.of}, expected different kinds")
         if not self.axes or len(set(self.axes)) < len(self.axes):
             raise UserError(f"axes: found {self.axes}, expected different ones")
         if self.pieces > MOST_PIECES:
@@ -69,9 +79,25 @@ class Transform:
         if self.number is not None and self.number >= self.count:
             raise UserError(f"number: found {self.number}, expected at most {self.count - 1}: there are {self.count}")
 
+    def is_any(self, *kinds: str) -> bool:
+        """Whether one of these is done to some sample."""
+        return bool({self.kind, *self.of} & set(kinds))
+
+    @property
+    def each(self) -> list[tuple[int, Transform]]:
+        """Of which: (the number of its first way, the kind by itself), in the order of `of`."""
+        found, start = [], 1
+        for kind in self.of:
+            one = replace(self, kind=kind, of=[], number=None)
+            found.append((start, one))
+            start += one.count - 1
+        return found
+
     @property
     def count(self) -> int:
         """How many transformations there are; number 0 changes nothing."""
+        if self.kind == WHICH:
+            return 1 + sum(one.count - 1 for _, one in self.each)
         if self.kind in ("rotation", "reversal"):
             return 4 if self.kind == "rotation" else 2
         return min(math.factorial(self.pieces), self.most)
@@ -83,9 +109,25 @@ class Transform:
 
     def drawn(self, draws: Draws) -> Tensor:
         """(B,) int64: the number of each sample's transformation."""
-        if self.number is None:
+        if self.number is not None:
+            return torch.full((draws.rows,), self.number, device=draws.device)
+        if self.kind != WHICH:
             return draws("transform").integers(self.count)
-        return torch.full((draws.rows,), self.number, device=draws.device)
+        each = self.each
+        ways = [draws("way", kind).integers(one.count - 1) + start for kind, (start, one) in enumerate(each)]
+        which = draws("transform").integers(1 + len(each))  # kinds of few ways come as often as others
+        return torch.stack([torch.zeros_like(which), *ways], 1).gather(1, which[:, None])[:, 0]
+
+    @property
+    def labels(self) -> int:
+        """How many of them are told apart: all, or of which the kinds, and none."""
+        return 1 + len(self.of) if self.kind == WHICH else self.count
+
+    def label(self, number: Tensor) -> Tensor:
+        """Of each number (B,) which of `labels` it is."""
+        if self.kind != WHICH:
+            return number
+        return torch.stack([number >= start for start, _ in self.each]).sum(0)
 
     @property
     def cyclic(self) -> bool:
@@ -127,6 +169,11 @@ def transformed(x: Tensor, axes: tuple[int, ...], number: Tensor, options: Trans
     Raises:
         UserError: the samples cannot be transformed so.
     """
+    if options.kind == WHICH:
+        for start, one in options.each:
+            own = (number >= start) & (number < start + one.count - 1)
+            x = transformed(x, axes, torch.where(own, number - start + 1, 0), one)
+        return x
     rest = [axis for axis in range(1, x.ndim) if axis not in axes]
     if options.kind == "channels":
         return _channels(x, rest, number, options)

@@ -6,9 +6,10 @@ beat?
 **Drawn.** A view says how it transforms each sample by a number that it draws (`views: {turned: {image: {transform:
 {kind: rotation}}}}`, see `mmssl.masking.transforms`), and a head on the tower's pooled output tells the number: RotNet
 (Gidaris et al. 2018, arXiv 1803.07728; gidariss/FeatureLearningRotNet), jigsaws (Noroozi & Favaro 2016), the order of
-two clips (`parts: 2`), the direction of time, the order of the colours. Of two views of a turn or a reversal the head
-on both outputs tells by how much they differ (ScatSimCLR, Kinakh et al. 2021). The view may be made of an augmented
-one, and a corrupted one be made of it (SiT's rotations, Atito et al. 2021).
+two clips (`parts: 2`), the direction of time, the order of the colours, or which of several such things was done to a
+sample, if any (`kind: which`). Of two views of a turn or a reversal the head on both outputs tells by how much they
+differ (ScatSimCLR, Kinakh et al. 2021). The view may be made of an augmented one, and a corrupted one be made of it
+(SiT's rotations, Atito et al. 2021).
 
 **Where.** Of two views that are cut out of one sample the head on both outputs tells how far the middle of the second
 lies from that of the first, along each axis, in lengths of a view (`tells: offset`). Doersch et al. (2015, arXiv
@@ -147,7 +148,7 @@ class Pretext(Objective):
             raise UserError(
                 f"{WHERE}: views: found '{self.config.views[0]}', which is always transformed alike: nothing to tell"
             )
-        return found[0].count
+        return found[0].labels
 
     separable = True
 

@@ -187,7 +187,7 @@ class Step:
         """(B,) int64: by which of its transformations each sample of modality `name` was transformed in a view that is
         a transformed one, or made of one."""
         at, options = transform_of(self.views, view, name)
-        return options.drawn(self.draws("view", at, name))
+        return options.label(options.drawn(self.draws("view", at, name)))
 
     def corrupted(self, name: str, view: str) -> Tensor | None:
         """(B, N, P) bool: which numbers of the patches a view overwrote; None where it is no corrupted view."""

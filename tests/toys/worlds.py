@@ -127,6 +127,7 @@ TOLD = {
     "back": {"signal": {"transform": {"kind": "reversal"}}},
     "forth": {"signal": {"transform": {"kind": "reversal", "view": "a"}}},
     "spoiled": {"signal": {"corrupt": {"view": "back"}}},
+    "done": {"signal": {"transform": {"kind": "which", "of": ["reversal", "permutation"], "parts": 3, "view": "a"}}},
     "fewer": {"graph": {"drop_edges": 0.5}},
 }
 
@@ -139,6 +140,7 @@ def pretexts() -> Pretraining:
         "order": {"views": ["shuffled"], "hidden": 8},
         "between": {"views": ["back", "forth"]},
         "spoiled": {"views": ["spoiled"], "mask": "half"},
+        "which": {"views": ["done"]},
         "size": {"tower": "graph", "tells": "size", "mask": "half", "hidden": 8},
         "degree": {"tower": "graph", "tells": "degree", "hidden": 8},
         "edge": {"tower": "graph", "tells": "edge", "views": ["fewer"], "pairs": 2},

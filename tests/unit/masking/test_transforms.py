@@ -82,6 +82,22 @@ def test_orders_lie_far_apart_and_begin_with_the_usual_one():
     assert len(orders(3, 24)) == 6 == Transform(kind="permutation", parts=3).count
 
 
+def test_one_of_several_kinds_is_done_or_none_and_it_is_told_which():
+    options = Transform(kind="which", of=["rotation", "channels"], parts=3)
+    assert options.count == 1 + 3 + 5 and options.labels == 3
+    number = [0, 1, 3, 4, 8, 6]
+    found = transformed(PICTURES, (2, 3), torch.tensor(number), options)
+    colours = [list(order) for order in itertools.permutations(range(3))]
+    pairs = zip(PICTURES, number, strict=True)
+    wanted = [torch.rot90(x, k, (1, 2)) if k < 4 else x[colours[k - 3]] for x, k in pairs]
+    assert torch.equal(found, torch.stack(wanted))
+    assert options.label(torch.tensor(number)).tolist() == [0, 1, 1, 2, 2, 2]
+    drawn = options.drawn(Draws(1, 600))
+    assert options.label(drawn).bincount().min() > 150 and drawn.unique().tolist() == list(range(9))
+    halves = [options.drawn(Draws(1, 300, first, 600)) for first in (0, 300)]
+    assert torch.equal(drawn, torch.cat(halves))
+
+
 def test_numbers_follow_the_sample_and_are_all_drawn_or_one():
     options = Transform(kind="rotation")
     whole = options.drawn(Draws(1, 400))
@@ -97,6 +113,10 @@ def test_numbers_follow_the_sample_and_are_all_drawn_or_one():
         ({"number": 4}, ("number", "at most 3")),
         ({"kind": "reversal", "parts": 3}, ("parts", "has no effect")),
         ({"kind": "permutation", "axes": [0, 0]}, ("axes", "different ones")),
+        ({"kind": "which"}, ("of", "[]", "different kinds")),
+        ({"kind": "which", "of": ["reversal", "reversal"]}, ("of", "different kinds")),
+        ({"kind": "which", "of": ["reversal"], "parts": 3}, ("parts", "has no effect")),
+        ({"of": ["reversal"]}, ("of", "has no effect with kind: rotation")),
         ({"kind": "permutation", "parts": 9, "axes": [0, 1]}, ("parts", "81")),
     ],
 )

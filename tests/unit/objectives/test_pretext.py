@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from toys import world as toy_world
 from toys import worlds
+from toys.processes import joined, two_processes
 from toys.refusals import refused
 
 from mmssl.draws import Draws
@@ -41,15 +43,17 @@ def entropy(x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     return x.exp().sum(1).log() - x[torch.arange(len(x)), label]
 
 
-@pytest.mark.parametrize("name", ["order", "between", "spoiled"])
+@pytest.mark.parametrize("name", ["order", "between", "spoiled", "which"])
 def test_the_loss_is_the_cross_entropy_of_what_was_drawn(step, name):
     objective: Any = step[1].objectives[name]
     c = objective.config
     x = told(objective, torch.cat([step[0].pooled("signal", view, c.mask)[0] for view in c.views], 1))
     back = step[0].drawn("signal", "back")
-    label = {"order": step[0].drawn("signal", "shuffled"), "spoiled": back}.get(
-        name, (step[0].drawn("signal", "forth") - back) % 2
-    )
+    label = {
+        "order": step[0].drawn("signal", "shuffled"),
+        "spoiled": back,
+        "which": step[0].drawn("signal", "done"),
+    }.get(name, (step[0].drawn("signal", "forth") - back) % 2)
     rows = step[0].patches("signal").present
     each = entropy(x, label)
     found = objective(step[0])
@@ -128,15 +132,49 @@ def pictures() -> MMSSLModel:
     return MMSSLModel(MMSSLConfig(modalities={"image": {"type": "image", **one}}, towers=towers))
 
 
-def test_how_far_two_crops_lie_apart_is_learned_in_lengths_of_a_crop():
+def whereabouts() -> Pretraining:
+    """Where one crop of two lies, seen from the other one."""
     net = pictures()
     crop = {"image": {"crop_scale": [0.1, 0.3]}}
     config = pretext.Config(tower="image", tells="offset", views=["a", "b"])
-    made = Pretraining(net, {"where": pretext.Pretext(config, net)}, {"a": crop, "b": crop}, {})
+    return Pretraining(net, {"where": pretext.Pretext(config, net)}, {"a": crop, "b": crop}, {})
+
+
+def shown_places() -> dict[str, torch.Tensor]:
+    """ROWS of such pictures, some of them absent."""
     places = torch.stack(torch.meshgrid(torch.arange(8) + 0.5, torch.arange(12) + 0.5, indexing="ij"))
     there = torch.arange(ROWS) % 5 != 0
-    pixels = places.expand(ROWS, -1, -1, -1) * there[:, None, None, None]
-    step = made.step({"image": {"pixel_values": pixels, "present": there}}, Draws(4, ROWS))
+    return {"pixel_values": places.expand(ROWS, -1, -1, -1) * there[:, None, None, None], "present": there}
+
+
+def worker(rank: int, port: int, results: Any) -> None:
+    with joined(rank, port):
+        made, half = whereabouts(), ROWS // 2
+        mine = {name: value[rank * half : (rank + 1) * half] for name, value in shown_places().items()}
+        loss = made({"image": mine}, Draws(4, half, rank * half, ROWS)).total
+        loss.backward()
+        found = {"": loss.detach()} | {n: p.grad for n, p in made.named_parameters() if p.grad is not None}
+        for value in found.values():
+            dist.all_reduce(value)
+        results[rank] = {name: (value / 2).numpy() for name, value in found.items()}
+
+
+@pytest.mark.slow
+def test_two_processes_tell_places_as_one_does():
+    single = whereabouts()
+    loss = single({"image": shown_places()}, Draws(4, ROWS)).total
+    loss.backward()
+    wanted = {"": loss.detach()} | {n: p.grad for n, p in single.named_parameters() if p.grad is not None}
+    for found in two_processes(worker).values():
+        assert set(found) == set(wanted)
+        for name, value in wanted.items():
+            torch.testing.assert_close(torch.from_numpy(found[name]), value, rtol=1e-6, atol=1e-6, msg=name)
+
+
+def test_how_far_two_crops_lie_apart_is_learned_in_lengths_of_a_crop():
+    made, inputs = whereabouts(), shown_places()
+    net, there = made.model, inputs["present"]
+    step = made.step({"image": inputs}, Draws(4, ROWS))
     # what a crop shows is where it is: its mean says its middle, what lies between its first and last pixel its length
     shown = [step.inputs("image", view)["pixel_values"].double() for view in ("a", "b")]
     spread = [x.amax((2, 3)) - x.amin((2, 3)) for x in shown]
@@ -162,6 +200,17 @@ def test_the_label_is_what_was_done_to_the_sample(step):
         there = ~clean[row].isnan().all(0)
         wanted = clean[row][:, there].flip(-1) if number[row] else clean[row][:, there]
         assert torch.equal(back[row][:, there].nan_to_num(9.0), wanted.nan_to_num(9.0))
+
+
+def test_of_several_kinds_the_label_is_the_one_that_was_done(step):
+    clean, done = step[0].inputs("signal", "a")["signal"], step[0].inputs("signal", "done")["signal"]
+    label = step[0].drawn("signal", "done")
+    assert label.unique().tolist() == [0, 1, 2] and step[1].objectives["which"].outputs == 3
+    for row in range(ROWS):
+        there = ~clean[row].isnan().all(0)
+        x, found = clean[row][:, there].nan_to_num(9.0), done[row][:, there].nan_to_num(9.0)
+        backwards = torch.equal(found, x.flip(-1))
+        assert x.shape[1] < 2 or int(label[row]) == (0 if torch.equal(found, x) else 1 if backwards else 2)
 
 
 @pytest.mark.parametrize(
