@@ -212,6 +212,9 @@ def _add_finetune(sub: argparse.ArgumentParser) -> None:
         "raw features, all from the same labels=[20,100,1000] or fraction=[0.01,0.1,1], over draws=5; one table"
     )
     sub.add_argument("--compare", action="store_true", help=help)
+    help = "rows without labels to learn from, too: DATA, or rest: those of --data whose label is empty or not used"
+    sub.add_argument("--unlabelled", metavar="DATA", help=help)
+    sub.add_argument("--rounds", metavar="N", type=int, help="how often these are labelled anew (default: 3)")
     help = (
         "lora (default), dora, ia3 or another of PEFT's types; none: train everything (default with --compare); "
         "linear: the head alone"
@@ -346,8 +349,9 @@ def _export(args: argparse.Namespace) -> int:
 def _flags(args: argparse.Namespace) -> dict[str, Any]:
     """key -> value of those options of a command that stand for a key (`FLAGS`), where they were given."""
     flags = {"path": args.data, "columns": columns_of(args.column), "label": listed(getattr(args, "label", None))}
-    flags |= {key: getattr(args, name, None) for key, name in (("tasks", "task"), ("peft", "peft"), ("compare",) * 2)}
-    return {key: value for key, value in flags.items() if value}
+    names = {"tasks": "task", **{name: name for name in ("peft", "compare", "unlabelled", "rounds")}}
+    flags |= {key: getattr(args, name, None) for key, name in names.items()}
+    return {key: value for key, value in flags.items() if value or type(value) is int}
 
 
 def _finetune(args: argparse.Namespace) -> int:

@@ -25,7 +25,7 @@ from .reader import Loaded, Reader, checked, is_stream, read_batches, read_colum
 from .sampler import Sampler, in_order, order
 from .shards import Items, Lengths, Row, Shards
 from .sources import Columns, check_columns
-from .stored import Outputs
+from .stored import Stored
 from .streams import Plan, micro_batches, read_by_workers, readers_of, reading_workers
 from .values import as_declared, typed
 
@@ -51,7 +51,7 @@ def training_batches(
     start_batch: int = 0,
     broken: str = "part",
     memory: float = 0.0,
-    stored: Mapping[str, Outputs] | None = None,
+    stored: Mapping[str, Stored] | None = None,
     cuts: Cuts | None = None,
     by: Order | None = None,
 ) -> Iterator[Loaded]:
@@ -74,7 +74,7 @@ def training_batches(
             a stream where the `lengths` of what was read are known.
         broken: what a broken part of a row costs: that "part" alone, or the whole "row".
         memory: GB of decoded samples that are kept (see `mmssl.data.memory`), by all workers together.
-        stored: modality -> outputs of its frozen tower, which are read in place of its column.
+        stored: modality -> outputs of its frozen tower, or labels, which are read in place of its column.
         cuts: views that are cut out of rows as they are read, of modalities that are not stored.
         by: the order of the samples, where it is not the plain one.
 
@@ -82,7 +82,8 @@ def training_batches(
         UserError: a column is not there, or the batch cannot be cut into equal parts or is larger than the data.
     """
     columns = columns_of(preprocessors, columns)
-    check_columns(source, columns)
+    told = [name for name in stored or () if preprocessors[name].beside]  # labels that no column holds
+    check_columns(source, {name: wanted for name, wanted in columns.items() if name not in told})
     kept = Memory(int(memory * 1e9) // max(workers, 1))
     reader = Reader(source, preprocessors, columns, seed, broken=broken, memory=kept, stored=stored, cuts=cuts)
     batches: Iterable[Items]

@@ -23,7 +23,7 @@ from .origins import fetched, is_null, origins, places
 from .quarantine import Bad
 from .shards import Items, Row
 from .sources import Columns, used_columns
-from .stored import Outputs
+from .stored import Stored
 from .values import as_declared, typed
 from .workers import on_gpu
 
@@ -98,7 +98,7 @@ class Reader(Loader):
         keep: Sequence[str] = (),
         broken: str = "part",
         memory: Memory | None = None,
-        stored: Mapping[str, Outputs] | None = None,
+        stored: Mapping[str, Stored] | None = None,
         first: int = 0,
         cuts: Cuts | None = None,
     ) -> None:
@@ -203,7 +203,7 @@ def collated(
     items: Items,
     read: Sequence[Sample],
     preprocessors: Mapping[str, Preprocessor],
-    stored: Mapping[str, Outputs] | None = None,
+    stored: Mapping[str, Stored] | None = None,
     keep: Sequence[str] = (),
     cuts: Cuts | None = None,
 ) -> Loaded:

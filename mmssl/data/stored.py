@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +19,16 @@ from ..modality import Inputs
 
 POOLED = "pooled"
 """The key of a batch that holds a tower's outputs where others hold its inputs."""
+
+
+class Stored(Protocol):
+    """What is known of each row without reading it: `read` and `collate` stand in for a preprocessor's."""
+
+    def read(self, index: int, choice: int = 0) -> Any:
+        """Of row `index`; None where there is nothing."""
+
+    def collate(self, samples: Sequence[Any]) -> Inputs:
+        """A batch of what `read` gave."""
 
 
 class Outputs:

@@ -93,6 +93,7 @@ def fit_probe(
     seed: int = 0,
     protocol: Protocol | None = None,
     strength: float | None = None,
+    weights: Array | None = None,
 ) -> Probe:
     """The probe of frozen features.
 
@@ -106,6 +107,7 @@ def fit_probe(
         seed: of the held-out fifth.
         protocol: how C is chosen.
         strength: C, where it is known already; None: it is chosen.
+        weights: (n,) what each row counts in the loss; None: one.
 
     Raises:
         ValueError: there are fewer than two classes.
@@ -114,7 +116,7 @@ def fit_probe(
         raise ValueError("a linear probe needs training rows of at least two classes")
     protocol = protocol or Protocol()
     outputs = outputs or (int(y.max()) + 1 if task == "classification" else y.shape[1])
-    shift, deviation = _scale(x, protocol.scale)
+    shift, deviation = _scale(x, protocol.scale, weights)
     z = _standardised(x, shift, deviation)
     parts = protocol.parts
     if parts is None:
@@ -124,13 +126,13 @@ def fit_probe(
     fitting = _Fitting(task, outputs, balanced, protocol.max_iter)
     best, chosen_at = strength or STRENGTHS[len(STRENGTHS) // 2], float("nan")
     tried = STRENGTHS if strength is None else ()
-    means = [mean_of_known([fitting.scored(z, y, part, c, score) for part in parts]) for c in tried]
+    means = [mean_of_known([fitting.scored(z, y, part, c, score, weights) for part in parts]) for c in tried]
     if means and not np.isnan(means).all():
         first = int(np.nanargmax(means))  # in rising order of C: of equal scores the most regularised wins
         best, chosen_at = STRENGTHS[first], means[first]
-    weight, bias = fitting.fit(z, y, best)
+    weight, bias = fitting.fit(z, y, best, weights)
     folded = weight / deviation
-    penalty = fitting.penalty(y, best) * np.square(deviation)
+    penalty = fitting.penalty(y, best, len(y) if weights is None else float(weights.sum())) * np.square(deviation)
     return Probe(folded, bias - folded @ shift, best, chosen_at, penalty)
 
 
@@ -138,11 +140,11 @@ def _first(task: str) -> Score:
     return next(iter(scores_of(task).values()))
 
 
-def _scale(x: Array, scale: str) -> tuple[Array, Array]:
+def _scale(x: Array, scale: str, weights: Array | None = None) -> tuple[Array, Array]:
     """(mean (D,), what is divided by (D,)), float64."""
     from sklearn.preprocessing import StandardScaler
 
-    fitted = StandardScaler().fit(x)
+    fitted = StandardScaler().fit(x, sample_weight=weights)
     if scale == "common":
         return fitted.mean_, np.full(x.shape[1], max(float(np.sqrt(fitted.var_.mean())), 1e-12))
     return fitted.mean_, fitted.scale_
@@ -162,50 +164,54 @@ class _Fitting:
     balanced: bool
     max_iter: int
 
-    def scored(self, z: Array, y: Array, part: Fold, strength: float, score: Score) -> float:
+    def scored(
+        self, z: Array, y: Array, part: Fold, strength: float, score: Score, weights: Array | None = None
+    ) -> float:
         """The score on the second rows of a part of what is fitted on the first."""
         learned, held = part
-        weight, bias = self.fit(z[learned], y[learned], strength)
+        weight, bias = self.fit(z[learned], y[learned], strength, None if weights is None else weights[learned])
         return score(z[held] @ weight.T + bias, y[held])
 
-    def penalty(self, y: Array, strength: float) -> float:
-        """What the mean loss of a row is increased by for a standardised weight of 1."""
+    def penalty(self, y: Array, strength: float, count: float) -> float:
+        """What the mean loss of `count` rows is increased by for a standardised weight of 1."""
         if self.task == "classification":
             # of two classes one logit is fitted, their difference, whose square is twice the sum of their squares
-            return 1 / (strength * len(y)) if len(np.unique(y)) == 2 else 0.5 / (strength * len(y))
+            return 1 / (strength * count) if len(np.unique(y)) == 2 else 0.5 / (strength * count)
         # of several labels or numbers the loss of a row is their mean
-        return (0.5 if self.task == "multilabel" else 1.0) / (strength * len(y) * self.outputs)
+        return (0.5 if self.task == "multilabel" else 1.0) / (strength * count * self.outputs)
 
-    def fit(self, z: Array, y: Array, strength: float) -> tuple[Array, Array]:
+    def fit(self, z: Array, y: Array, strength: float, weights: Array | None = None) -> tuple[Array, Array]:
         """weight (C, D), bias (C,) on standardised features. A class without rows gets a logit that never wins."""
         if self.task == "regression":
             from sklearn.linear_model import Ridge
 
-            ridge = Ridge(alpha=1 / strength).fit(z, y)
+            ridge = Ridge(alpha=1 / strength).fit(z, y, sample_weight=weights)
             return np.atleast_2d(ridge.coef_), np.atleast_1d(ridge.intercept_)
         if self.task == "multilabel":
-            pairs = [self._label(z, y[:, c] > 0.5, strength) for c in range(self.outputs)]
+            pairs = [self._label(z, y[:, c] > 0.5, strength, weights) for c in range(self.outputs)]
             return np.stack([w for w, _ in pairs]), np.array([b for _, b in pairs])
         there = np.unique(y)
         weight, bias = np.zeros((self.outputs, z.shape[1])), np.full(self.outputs, NEVER)
         if len(there) == 1:
             bias[there] = 0.0
         elif len(there) == 2:  # one logit for both: half of it for either
-            fitted = self._regression(z, y == there[1], strength)
+            fitted = self._regression(z, y == there[1], strength, weights)
             w, b = fitted.coef_[0], fitted.intercept_[0]
             weight[there], bias[there] = np.stack([-w / 2, w / 2]), np.array([-b / 2, b / 2])
         else:
-            fitted = self._regression(z, y, strength)
+            fitted = self._regression(z, y, strength, weights)
             weight[there], bias[there] = fitted.coef_, fitted.intercept_
         return weight, bias
 
-    def _label(self, z: Array, positive: NDArray[np.bool_], strength: float) -> tuple[Array, float]:
+    def _label(
+        self, z: Array, positive: NDArray[np.bool_], strength: float, weights: Array | None
+    ) -> tuple[Array, float]:
         if positive.all() or not positive.any():  # nothing to tell apart
             return np.zeros(z.shape[1]), -RARELY if positive.all() else RARELY
-        fitted = self._regression(z, positive, strength)
+        fitted = self._regression(z, positive, strength, weights)
         return fitted.coef_[0], float(fitted.intercept_[0])
 
-    def _regression(self, z: Array, y: Array, strength: float) -> Any:
+    def _regression(self, z: Array, y: Array, strength: float, weights: Array | None) -> Any:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
 
@@ -214,7 +220,7 @@ class _Fitting:
         )
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            probe.fit(z, y)
+            probe.fit(z, y, sample_weight=weights)
         for warning in caught:
             if issubclass(warning.category, ConvergenceWarning):
                 # weak penalties converge slowly; the held-out rows judge them all the same

@@ -4,6 +4,8 @@ finetune.py     MODEL + data + label column -> a folder that predicts
 fitting.py      the objective on the encoder, in the one training loop; finishing.py, folder.py: what is left
 options.py      its options
 choosing.py     few labels: rate and steps by folds inside them, the linear probe among the candidates
+self_training.py  rows without labels, labelled in rounds by what was learned: unlabelled.py which, pseudo.py by what
+label_model.py  many weak rules, put together; kept.py: what is kept of an objective's head
 partition.py    which rows are trained on, looked at and measured on
 compare.py      is there a reason to pretrain: several ways to learn from the same few labels
 arms.py         these ways; comparison.py: their report and tables

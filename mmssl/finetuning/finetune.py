@@ -39,10 +39,12 @@ from .compare import Comparison, run_comparison
 from .finishing import FinetuneRun, finish
 from .fitting import build, train
 from .folder import options_text, start_folder
-from .jobs import Job, SupervisedJob, kept_head
+from .jobs import Job, SupervisedJob
+from .kept import kept_head
 from .options import FinetuneConfig, check_augment, load_options, refuse_beside, refuse_teacher
 from .partition import load_partition
 from .retrieval import RetrievalJob
+from .self_training import forget_rounds, self_trained
 from .supervised import pooled_width
 from .teaching import TeachingJob
 
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from ..data.given import Data
 
 logger = logging.getLogger("mmssl")
+LABELLED = {"class_weights": "none", "unlabelled": None}
+"""Options of a task with labels, by their defaults."""
 NAME = "finetune"
 """What a run is called that nobody gives a folder."""
 
@@ -65,6 +69,7 @@ def finetune(
     output: str | Path | None = None,
     base: str | None = None,
     teacher: str | Path | None = None,
+    unlabelled: Data | None = None,
     resume: bool | str = False,
     **options: object,
 ) -> FinetuneRun: ...
@@ -79,6 +84,7 @@ def finetune(
     output: str | Path | None = None,
     base: str | None = None,
     teacher: str | Path | None = None,
+    unlabelled: Data | None = None,
     resume: bool | str = False,
     **options: object,
 ) -> Comparison: ...
@@ -92,6 +98,7 @@ def finetune(
     output: str | Path | None = None,
     base: str | None = None,
     teacher: str | Path | None = None,
+    unlabelled: Data | None = None,
     resume: bool | str = False,
     **options: object,
 ) -> FinetuneRun | Comparison:
@@ -111,6 +118,8 @@ def finetune(
         output: folder of the run; default: the next free one in runs/.
         base: the model that an adapter belongs on, where it is not at the place that the adapter remembers.
         teacher: what an earlier `finetune` left, to be distilled into `model`.
+        unlabelled: data without labels that are learned from, too, as for `data`; "rest": the training rows whose label
+            is not known, or was not drawn.
         resume: go on from the last checkpoint in `output` (default: the last in runs/); "auto": where there is one.
         **options: fields of `FinetuneConfig`, the command's `key=value`, e.g. `name="the data's configuration",
             fraction=0.1, train={"steps": 100}`.
@@ -124,8 +133,8 @@ def finetune(
     """
     columns = list(label) if label is not None and not isinstance(label, str) else label
     taught = None if teacher is None else str(teacher)
-    with given(data) as path:
-        said = {"path": path, "label": columns, "compare": compare}
+    with given(data) as path, given(unlabelled) as others:
+        said = {"path": path, "label": columns, "compare": compare, "unlabelled": others}
         config = load_options(options, said | ({} if peft is None else {"peft": peft}))
         if config.compare:
             refuse_teacher(taught)
@@ -193,10 +202,16 @@ def _run(
                     choice = choose(accelerator, job, options, folder, origin)
                 options = job.options = choice.applied(options)
                 say(str(choice))
+            stop, taught = None if choice is None else choice.step, None
+            if job.rows.unlabelled is not None:
+                assert isinstance(job, SupervisedJob)
+                taught = self_trained(accelerator, job, options, choice, folder, origin)
+                job, options, stop, origin = taught.job, taught.job.options, taught.stop, origin | taught.origin
             with doing("preparing the head"):
                 pretraining, handle = build(job, options)
+                if taught is not None:
+                    taught.ready(pretraining)
             start_trackers(accelerator, options.train.trackers, folder.name, folder)
-            stop = None if choice is None else choice.step
             loop, validation, fault = train(
                 accelerator, pretraining, job, options, folder, origin, resume, stop=stop, asked=asked
             )
@@ -207,8 +222,9 @@ def _run(
             end_training(accelerator)
             if not main:
                 return FinetuneRun(folder, folder / "model")
-            run = finish(job, loop, folder, known, handle, step, choice)
+            run = finish(job, loop, folder, known, handle, step, choice, None if taught is None else taught.facts)
             forget_folds(folder)
+            forget_rounds(folder)
             speaker.note(repr(Scores(run.report)))
         except UserError:
             if main and not existed and not found(folder / "checkpoints"):
@@ -259,10 +275,10 @@ def make_job(
     if teacher is not None or options.task == "retrieval":
         rows = load_partition([], processor.preprocessors, options, rule)
         if teacher is not None:
-            refuse_beside(options, "--teacher", {"task": "auto", "keep_head": None, "class_weights": "none"})
+            refuse_beside(options, "--teacher", {"task": "auto", "keep_head": None, **LABELLED})
             refuse_separability(options, "--teacher")
             return TeachingJob(encoder, processor, options, rows, teacher_path=teacher, label=tuple(label))
-        refuse_beside(options, "task=retrieval", {"keep_head": None, "class_weights": "none"})
+        refuse_beside(options, "task=retrieval", {"keep_head": None, **LABELLED})
         refuse_separability(options, "task=retrieval")
         if label:
             raise UserError("--label: found it with task=retrieval, which has no labels")

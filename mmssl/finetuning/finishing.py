@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,9 +47,19 @@ class FinetuneRun:
 
 
 def finish(
-    job: Job, loop: Loop, folder: Path, base: Base, handle: PeftModel | None, step: int, choice: Choice | None = None
+    job: Job,
+    loop: Loop,
+    folder: Path,
+    base: Base,
+    handle: PeftModel | None,
+    step: int,
+    choice: Choice | None = None,
+    rounds: Mapping[str, object] | None = None,
 ) -> FinetuneRun:
-    """Write `model/`, reload it as a user would, measure that, write evaluation.json, the card and `report.html`."""
+    """Write `model/`, reload it as a user would, measure that, write evaluation.json, the card and `report.html`.
+
+    rounds: of self-training.
+    """
     target = folder / "model"
     if job.rows.held is not None:
         job.encoder.config.held_out = asdict(job.rows.held)
@@ -81,6 +92,7 @@ def finish(
             "steps": loop.steps,
             "seconds": round(loop.seconds, 1),
             **({} if choice is None else {"chosen": choice.told()}),
+            **({} if rounds is None else {"self_training": dict(rounds)}),
         },
         "parameters": {"trained": trained, "all": every, "bytes": files},
     }

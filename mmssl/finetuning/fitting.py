@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from ..data.loading import Loaded, training_batches
+from ..data.orders import Weighted
 from ..data.quarantine import Quarantine
 from ..data.workers import read_by
 from ..errors import RunError, UserError
@@ -28,6 +29,7 @@ from .folder import options_text, write_options
 from .jobs import VIEW, Job
 from .layer_decay import layered_optimizer
 from .options import WHOLE, FinetuneConfig, fit_batch, steps_of
+from .unlabelled import Learned
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -93,11 +95,12 @@ def train(
         The loop; what looked at the validation rows and kept the best weights, where there are such rows; why the last
         checkpoint could not be written, or None.
     """
-    settings, rows = options.train, job.rows
+    settings, rows, learned = options.train, job.rows, job.learned()
+    count = len(learned.source)
     asked = options_text(options) if asked is None else asked
-    fit_batch(settings, len(rows.train), accelerator.num_processes)
+    fit_batch(settings, count, accelerator.num_processes)
     settle_micro_batch(settings, pretraining, accelerator.num_processes)
-    steps = steps_of(settings, len(rows.train))
+    steps = steps_of(settings, count)
     main = accelerator.is_main_process
     # whole models as in MAE (He et al. 2022, table 9); what is new, as adapters are, has one rate
     decay = options.layer_decay if options.layer_decay is not None else 0.75 if options.peft == "none" else 1.0
@@ -126,39 +129,44 @@ def train(
         loop.resume()
         on_first(accelerator, lambda: write_options(folder, asked))
     if main:
-        _describe(job, options, loop)
+        _describe(job, options, loop, count - len(rows.train))
         if resume:
             say(loop.where)
-    batches = _feed(job, options, accelerator)
+    batches = _feed(job, learned, options, accelerator)
     said = find_micro_batch(loop, batches)
     if main and said is not None:
         say(said)
-    return loop, validation, loop.run(batches, max(len(rows.train) // settings.batch_size, 1))
+    return loop, validation, loop.run(batches, max(count // settings.batch_size, 1))
 
 
-def _describe(job: Job, options: FinetuneConfig, loop: Loop) -> None:
-    """The line a run starts with."""
+def _describe(job: Job, options: FinetuneConfig, loop: Loop, others: int) -> None:
+    """The line a run starts with; others: training rows beside the labelled ones."""
     trained, parameters = trainable(loop.pretraining)
     rows, accelerator = job.rows, loop.accelerator
     for line in rows.notes:
         say(line)
+    more = f" and {others:,} that were labelled by what was learned from these" if others else ""
     aside = f"{len(rows.validation) if rows.validation else 0:,} to stop by"
     chosen_by = f"{len(rows.folds)} folds of them to choose by" if rows.folds else aside
     say(
-        f"mmssl finetune: {job.title}; {len(rows.train):,} training rows, {chosen_by}, {len(rows.test):,} test rows; "
+        f"mmssl finetune: {job.title}; {len(rows.train):,} training rows{more}, {chosen_by}, "
+        f"{len(rows.test):,} test rows; "
         f"{trained:,} of {parameters:,} parameters trained ({options.peft}); at most {loop.steps} steps of "
         f"{loop.settings.batch_size}; {accelerator.num_processes} x {accelerator.device}; "
         f"{read_by(job.workers(beside_a_step=True))}"
     )
 
 
-def _feed(job: Job, options: FinetuneConfig, accelerator: Accelerator) -> Batches:
+def _feed(job: Job, learned: Learned, options: FinetuneConfig, accelerator: Accelerator) -> Batches:
     """This process's micro-batches of the training rows, from any one on."""
     preprocessors, columns = job.inputs()
+    weights, by = learned.weights, None
+    if weights is not None:
+        by = Weighted.of(options.seed, options.train.batch_size, weights)
 
     def batches(first: int) -> Iterator[Loaded]:
         return training_batches(
-            job.rows.train.source,
+            learned.source,
             preprocessors,
             columns,
             seed=options.seed,
@@ -170,6 +178,8 @@ def _feed(job: Job, options: FinetuneConfig, accelerator: Accelerator) -> Batche
             start_batch=first,
             broken=options.broken,
             memory=options.train.memory,
+            stored=learned.stored,
+            by=by,
         )
 
     return batches

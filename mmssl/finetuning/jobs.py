@@ -18,7 +18,7 @@ from ..data.labels import LABEL, LabelPreprocessor, Target
 from ..data.loading import Loaded, evaluation_batches
 from ..data.splits import Fold
 from ..data.workers import types_of, workers_for
-from ..errors import UserError, nearest
+from ..errors import UserError
 from ..evaluation.baselines import hashed
 from ..evaluation.embedding import has_raw
 from ..evaluation.linear import Probe, fit_probe
@@ -35,6 +35,7 @@ from .partition import Examples, Partition
 from .scores import measure, score_functions
 from .supervised import Kept, Supervised, make_objective, pooled
 from .task import load_task, write_task
+from .unlabelled import Learned, Pseudo, Told, joined
 
 VIEW = "training"
 
@@ -62,6 +63,10 @@ class Job:
     rows: Partition
     towers: list[str]
     title: str
+
+    def learned(self) -> Learned:
+        """What is trained on."""
+        return Learned(self.rows.train.source)
 
     def objective(self) -> Objective:
         """The objective that is trained, built for `self.encoder`; UserError where the options do not fit the task."""
@@ -119,6 +124,7 @@ class SupervisedJob(Job):
         kept: the first layer of an objective's projection head, which the linear layer stands behind.
         known: features of the labelled rows by the encoder as it came, as `model`; None: `prepare` finds them.
         strength: the C of the probe that the head starts from; None: it is chosen.
+        pseudo: rows that are learned from beside the labelled ones; None: none are.
     """
 
     encoder: MMSSLModel
@@ -128,6 +134,7 @@ class SupervisedJob(Job):
     kept: Kept | None = None
     known: Features | None = None
     strength: float | None = None
+    pseudo: Pseudo | None = None
     towers: list[str] = field(default_factory=list)
     title: str = ""
     _task: Supervised | None = None
@@ -202,9 +209,31 @@ class SupervisedJob(Job):
         that nothing is left to learn."""
         assert self.known is not None
         x = self.known.of["model"]
+        present, rows, more = self.known.present, self.rows.trained, self.pseudo
+        if more is not None:
+            x = torch.cat([x, more.features])
         with torch.no_grad():
             seen = x if self.kept is None else self.kept(x)
-        return self.probe(seen, self.known.present, self.rows.trained, self.strength)
+        return self.probe(seen, present, rows, self.strength, more)
+
+    def student(self, pseudo: Pseudo | None) -> SupervisedJob:
+        """The same beginning anew, from a copy of the encoder as it is now, on these rows, too."""
+        encoder, kept = copy.deepcopy(self.encoder), copy.deepcopy(self.kept)
+        strength, options = self.strength, copy.deepcopy(self.options)
+        made = SupervisedJob(encoder, self.processor, options, self.rows, kept, self.known, strength, pseudo)
+        made._probes = self._probes
+        return made
+
+    def learned(self) -> Learned:
+        """The labelled rows that are trained on, and those that something labelled."""
+        train, more = self.rows.train, self.pseudo
+        if more is None:
+            return Learned(train.source)
+        assert train.labels is not None
+        labels = [*train.labels.tolist(), *more.labels.tolist()]
+        told = Told(labels, LabelPreprocessor(self.target))
+        source = joined(train.source, more.source, self.rows.columns)
+        return Learned(source, {LABEL: told}, np.concatenate([np.ones(len(train)), more.weights]))
 
     def of_fold(self, fold: Fold, strength: float | None) -> SupervisedJob:
         """The same on the rows of a fold, from a copy of the encoder as it is now."""
@@ -218,12 +247,31 @@ class SupervisedJob(Job):
         classes = len(self.rows.labelled.labels[trained].unique()) if self.target.task == "classification" else 2
         return len(trained) > 1 and len(held) > 0 and classes > 1
 
-    def probe(self, x: Tensor, present: Tensor, rows: NDArray[np.int64], strength: float | None = None) -> Probe:
-        """The probe of features x (n, D) of `rows.labelled`, fitted on those of its `rows` that are present (n,)."""
+    def probe(
+        self,
+        x: Tensor,
+        present: Tensor,
+        rows: NDArray[np.int64],
+        strength: float | None = None,
+        more: Pseudo | None = None,
+    ) -> Probe:
+        """The probe of features x (n, D) of `rows.labelled`, fitted on those of its `rows` that are present (n,).
+
+        more: rows of which x has the features behind those.
+        """
         part, target, options = self.rows.labelled, self.target, self.options
         assert part.labels is not None
         chosen = rows[present.numpy()[rows]]
         y = part.labels.numpy()[chosen]
+        weights, balanced = None, options.class_weights == "balanced"
+        if more is not None:
+            weights = np.concatenate([np.ones(len(y)), more.weights])
+            chosen = np.concatenate([chosen, len(part) + np.arange(len(more.labels))])
+            y = np.concatenate([y, more.labels])
+            if balanced:  # by the labelled rows, as the loss is
+                by_class, balanced = self.class_weights(), False
+                assert by_class is not None
+                weights = weights * by_class.numpy()[y]
         if target.task == "classification" and len(np.unique(y)) < 2:
             raise UserError(f"--label: found one class in the {len(y)} training rows that can be read, expected two")
         together = part.alike
@@ -232,10 +280,11 @@ class SupervisedJob(Job):
             y,
             task=target.task,
             outputs=target.outputs,
-            groups=None if together is None else [together[row] for row in chosen],
-            balanced=options.class_weights == "balanced",
+            groups=None if together is None or more is not None else [together[row] for row in chosen],
+            balanced=balanced,
             seed=options.seed,
             strength=strength,
+            weights=weights,
         )
 
     def features(self, part: Examples, encoders: Mapping[str, MMSSLModel]) -> Features:
@@ -338,49 +387,3 @@ class SupervisedJob(Job):
         tuned = measure(self.target, {"finetuned": logits[present]}, truth, train, groups, prefix, seed)
         probes = measure(self.target, self._probes, truth, train, groups, prefix, seed)
         return {"fine-tuned": tuned, "linear probe": probes}
-
-
-def kept_head(model_path: str, name: str, towers: Sequence[str], width: int) -> Kept:
-    """The first layer of the projection head that objective `name` had on the tower at the end of run `model_path`.
-
-    Heads are no part of the model; they are in the run's last checkpoint. UserError when there is none that fits.
-    """
-    from safetensors import safe_open
-
-    from ..training.checkpoints import WEIGHTS, latest
-
-    if len(towers) > 1:
-        raise UserError(
-            f"keep_head: a head belongs to one tower, but the task has {', '.join(towers)}; name modalities of one"
-        )
-    run = Path(model_path)
-    run = run.parent if run.name == "model" else run
-    checkpoint = latest(run / "checkpoints")
-    if checkpoint is None:
-        raise UserError(
-            f"keep_head: {run} has no checkpoint, and objectives' heads are nowhere else; expected the folder of a run"
-        )
-    with safe_open(checkpoint / WEIGHTS, "pt") as file:
-        keys = [k for k in file.keys() if k.startswith("objectives.")]  # noqa: SIM118 - no dict
-        names = sorted({k.split(".")[1] for k in keys})
-        if name not in names:
-            known = ", ".join(names) or "none"
-            raise UserError(
-                f"keep_head: {checkpoint} has no objective '{name}' with weights, but {known}{nearest(name, names)}"
-            )
-        prefix = f"objectives.{name}.heads.{towers[0]}."
-        found = {k.removeprefix(prefix): file.get_tensor(k) for k in keys if k.startswith(prefix)}
-    if "dense.1.weight" not in found:
-        raise UserError(f"keep_head: objective '{name}' has no projection head with a hidden layer on '{towers[0]}'")
-    if "dense.0.bias" not in found:
-        raise UserError(
-            f"keep_head: the head of '{name}' has a batch norm, which keeps no statistics of its training; "
-            "train with head_norm: layer to keep a part of it"
-        )
-    hidden, into = found["dense.0.weight"].shape
-    if into != width:
-        raise UserError(f"keep_head: the head of '{name}' takes {into} features, the task's tower gives {width}")
-    kept = Kept(into, hidden, "norms.0.weight" in found)
-    names_of = {"dense.0.": "fc1.", "norms.0.": "norm."}
-    kept.load_state_dict({names_of[k[:8]] + k[8:]: v for k, v in found.items() if k[:8] in names_of})
-    return kept

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
@@ -29,9 +30,40 @@ ARMS = ("pretrained", "scratch", "start", "probe", "start_probe", "untrained_pro
 BUDGETS = (20, 100, 1000)
 """Labels that a comparison has when nobody says how many."""
 LEAST_STEPS, EPOCHS = 200, 30
+REST = "rest"
+"""Stands for data without labels: the training rows whose label is not known or was not drawn."""
+WAYS = ("confidence", "neighbours", "propagation", "label_model")
+"""What labels a row without a label; see `mmssl.finetuning.pseudo`."""
 FEW_STEPS, FEW_RATE = 60, 2.5
 """With few labels, when nobody says: steps of the schedule, and how many times the usual peak rate. When to stop is
 chosen by folds, so that the rate may be high."""
+
+
+@strict
+@dataclass(kw_only=True)
+class SelfTrainingConfig:
+    """How rows without labels are learned from (--unlabelled)."""
+
+    by: str = option(
+        "confidence",
+        choices=WAYS,
+        help="what labels a row: the likeliest class of the model so far; the same where most of the nearest labelled "
+        "rows agree; labels spread along the graph of nearest neighbours; many weak rules and a model of their votes",
+    )
+    keep: float = option(0.5, above=0, max=1, help="share of the rows of each class kept in the last round, the surest")
+    grow: bool = option(True, help="from round to round as many more, instead of that share from the first on")
+    weight: float = option(
+        1.0, above=0, max=1_000_000, help="what those that are kept count together, the labelled ones being 1"
+    )
+    balance: bool = option(True, help="of each class together as it does among the labelled rows")
+    neighbours: int = option(10, min=1, max=10_000, help="nearest rows that vote, or that a row is joined with")
+    steps: int | None = option(
+        None, min=0, max=1_000_000_000, help="of a training on rows so labelled; null: as on the labelled ones alone"
+    )
+    gold_last: bool = option(False, help="learn from those that are kept first, and from the labelled rows alone last")
+    split: str = option("train", help="of the unlabelled data, where they are data of their own")
+    name: str | None = option(None, help="of their configuration")
+    limit: int | None = option(None, min=1, max=1_000_000_000_000, help="at most so many of them")
 
 
 @strict
@@ -118,6 +150,13 @@ class FinetuneConfig(RowsConfig):
         help="between a teacher's chances and the student's; js: Jensen-Shannon divergence, which no sure answer of "
         "either makes large (--teacher)",
     )
+    unlabelled: str | None = option(
+        None,
+        help="data without labels that are learned from, too; rest: the training rows whose label is not known, or was "
+        "not drawn",
+    )
+    rounds: int = option(3, min=1, max=1_000, help="how often they are labelled anew (--unlabelled)")
+    self_training: SelfTrainingConfig = option(factory=SelfTrainingConfig, help="how (--unlabelled)")
     train: LoopConfig = option(factory=LoopConfig, help="the loop")
 
     def rates_of(self, peft: str, few: bool) -> list[float]:
@@ -211,6 +250,7 @@ def _check(options: FinetuneConfig, faults: Faults, given: set[str]) -> None:
             for key in ("labels", "fraction")
             if isinstance(getattr(options, key), list)
         ]
+    faults += _unlabelled_faults(options)
     if train.accumulation > train.batch_size:
         faults.append(f"train.accumulation: found {train.accumulation}, expected at most train.batch_size")
     faults += micro_batch_faults(train.micro_batch, train.accumulation) + rate_faults(train)
@@ -226,6 +266,27 @@ def _check(options: FinetuneConfig, faults: Faults, given: set[str]) -> None:
             check_adapter(options.adapter, "adapter")
         except UserError as error:
             faults.append(str(error).replace("adapter.type:", "--peft:"))
+
+
+def _unlabelled_faults(options: FinetuneConfig) -> list[str]:
+    said = options.self_training
+    if options.unlabelled is None:
+        keys = [key for key in ("rounds", "self_training") if getattr(options, key) != getattr(DEFAULTS, key)]
+        return [f"{key}: found it without --unlabelled, expected both" for key in keys]
+    if options.compare:
+        return ["unlabelled: found it with --compare, which learns from labels alone"]
+    if options.unlabelled == REST:
+        keys = [key for key in ("split", "name", "limit") if getattr(said, key) != getattr(DEFAULTS.self_training, key)]
+        return [f"self_training.{key}: found it with --unlabelled rest, which are rows of --data" for key in keys]
+    given = (options.unlabelled, options.path)
+    places = [None if path is None else Path(path).expanduser().resolve() for path in given]
+    same = places[0] == places[1] and said.name == options.name
+    if same and said.split in (options.split, options.test, options.validation):
+        return [
+            f"unlabelled: found split '{said.split}' of --data, which has rows that are measured on or learned from by "
+            "their labels; expected --unlabelled rest, or other data"
+        ]
+    return []
 
 
 def fit_batch(train: LoopConfig, rows: int, processes: int) -> None:

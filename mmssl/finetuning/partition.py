@@ -29,6 +29,7 @@ from ..evaluation.leaks import refuse_label, telling_columns
 from ..evaluation.rows import find_columns
 from ..modality import Preprocessor
 from .options import FinetuneConfig
+from .unlabelled import open_unlabelled
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -80,6 +81,7 @@ class Partition:
         notes: what a reader must know.
         held: how the test rows were held out; None: they are a split.
         folds: with few labels, numbers of the `labelled` rows to learn from and to choose on; then all are trained on.
+        unlabelled: rows that are learned from without their labels; None: none are.
     """
 
     train: Examples
@@ -94,6 +96,7 @@ class Partition:
     notes: list[str] = field(default_factory=list)
     held: Rule | None = None
     folds: list[Fold] = field(default_factory=list)
+    unlabelled: Dataset | None = None
 
     def of(self, fold: Fold) -> Partition:
         """The rows of one fold: to train on, and to look at."""
@@ -137,6 +140,7 @@ class Pool:
         test_name: what the test rows are called.
         notes: what a reader must know.
         held: how the test rows were held out; None: they are a split.
+        rows: those of `train`, with those whose label is not known.
     """
 
     train: Examples
@@ -146,6 +150,7 @@ class Pool:
     test_name: str
     notes: list[str]
     held: Rule | None
+    rows: Dataset
 
     def telling(self, part: Examples) -> list[str]:
         """What is to be said of columns that tell the label of these rows."""
@@ -163,9 +168,13 @@ def load_partition(
 ) -> Partition:
     """Open the data, read the labels, and share the rows out; the arguments are those of `open_pool`."""
     pool = open_pool(label, modalities, options, rule)
-    labelled = _share_of_labels(pool.train, pool.target, options)
+    drawn = _share_of_labels(pool.train, pool.target, options)
+    labelled = taken(pool.train, drawn)
     pool.notes += pool.telling(labelled)
-    return share_out(pool, labelled, modalities, options)
+    shared = share_out(pool, labelled, modalities, options)
+    if options.unlabelled is not None:
+        shared.unlabelled = open_unlabelled(pool, without(len(pool.train), drawn), modalities, options)
+    return shared
 
 
 def open_pool(
@@ -188,14 +197,14 @@ def open_pool(
     if options.group is not None:
         read_columns(source, [options.group], "group")
     everything = _examples(source, target, options.group, np.arange(len(source)))
-    train, test, name, held = _test(everything, target, options, modalities, rule)
+    train, test, name, held, rows = _test(everything, source, target, options, modalities, rule)
     notes = [*said, *([] if held is None else [f"the data has no split to test on: held out are {held.text}"])]
     if options.group is not None and train.groups is not None and test.groups is not None:
         shared = ({str(g) for g in train.groups} & {str(g) for g in test.groups}) - {"None"}
         if shared:
             notes.append(f"group: {len(shared)} values of '{options.group}' are in training and test rows alike")
             logger.warning("%s: the test scores flatter", notes[-1])
-    return Pool(train, test, columns, target, name, notes, held)
+    return Pool(train, test, columns, target, name, notes, held, rows)
 
 
 def share_out(pool: Pool, labelled: Examples, modalities: Modalities, options: FinetuneConfig) -> Partition:
@@ -260,25 +269,30 @@ def _share(part: Examples, target: Target | None, share: float, seed: int) -> ND
 
 def _test(
     everything: Examples,
+    source: Dataset,
     target: Target | None,
     options: FinetuneConfig,
     modalities: Modalities,
     rule: Mapping[str, Any] | None,
-) -> tuple[Examples, Examples, str, Rule | None]:
-    """(training rows, test rows, what the latter are called, how they were held out where they are no split)."""
+) -> tuple[Examples, Examples, str, Rule | None, Dataset]:
+    """(training rows, test rows, what the latter are called, how they were held out where they are no split,
+    training rows with those whose label is not known).
+
+    everything: the rows of `source` with a label.
+    """
     if options.test is not None:
         if options.test == options.split:
             raise UserError(f"test: found '{options.test}', the split that is trained on; expected another one")
         try:
-            source = open_split(options, options.test, modalities)
+            judged = open_split(options, options.test, modalities)
         except NoSplit:
             if options.test != "test":
                 raise
         else:
-            part = _examples(source, target, options.group, np.arange(len(source)))
+            part = _examples(judged, target, options.group, np.arange(len(judged)))
             if not len(part):
                 raise UserError(f"test: no row of split '{options.test}' has a label that the training rows have")
-            return everything, part, options.test, None
+            return everything, part, options.test, None, source
     # drawn from all rows, whatever the limit: the same ones that pretraining and evaluation hold out
     rows = open_split(options, options.split, modalities, whole=True)
     windows = whole_of(rows.column_names)  # those of one recording stay together
@@ -297,17 +311,18 @@ def _test(
     if not len(held) or not len(test) or not len(train):
         raise UserError(f"test_share: {len(everything)} rows are too few to hold out a part; name a split with test=")
     used = Rule(chosen.label, chosen.group, chosen.share, len(rows))
-    return train, test, f"{used.share:g} of {options.split}", used
+    return train, test, f"{used.share:g} of {options.split}", used, rows.select(rest)
 
 
-def _share_of_labels(train: Examples, target: Target | None, options: FinetuneConfig) -> Examples:
+def _share_of_labels(train: Examples, target: Target | None, options: FinetuneConfig) -> NDArray[np.int64]:
+    """Numbers of the rows whose labels are used."""
     share = options.fraction
     assert not isinstance(share, list) and not isinstance(options.labels, list), "several are of a comparison"
     if options.labels is not None:
         if options.labels > len(train):
             raise UserError(f"labels: found {options.labels}, but only {len(train)} training rows have a label")
         share = options.labels / len(train)
-    return train if share is None or share >= 1 else taken(train, _share(train, target, share, options.seed))
+    return np.arange(len(train)) if share is None or share >= 1 else _share(train, target, share, options.seed)
 
 
 def _validation(

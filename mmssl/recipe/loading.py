@@ -38,6 +38,8 @@ FLAGS = {
     "tasks": "--task",
     "peft": "--peft",
     "compare": "--compare",
+    "unlabelled": "--unlabelled",
+    "rounds": "--rounds",
     "goal": "--goal",
     "preset": "--preset",
     **{
