@@ -141,8 +141,10 @@ def test_an_option_of_a_command_is_its_key() -> None:
     begun = cli.parse(["init", "d", "--goal", "embed", "--preset", "demo"])
     init = flags(begun, "goal", "preset")
     assert init == {"path": "d", "goal": "embed", "preset": "demo"}
+    further = cli._flags(cli.parse(["finetune", *words, "--unlabelled", "rest", "--rounds", "0"]))
+    assert further == {**both, "unlabelled": "rest", "rounds": 0}, "0 is said, too, and refused by the options"
     chooses = {option.removeprefix("--").replace("-", "_") for option in SELECT}
-    assert {*cli._flags(finetune), *cli._flags(evaluate), *init, *chooses} == set(FLAGS)
+    assert {*cli._flags(finetune), *further, *cli._flags(evaluate), *init, *chooses} == set(FLAGS)
     assert load_options(["label=[a,b]", "peft=linear"]).label_columns == ["a", "b"]
 
 
