@@ -1,7 +1,7 @@
 """Example cards: `python -m benchmarks.cards` renders hub_cards/RECIPE.md anew from hub_cards/RECIPE.json.
 
 `python -m benchmarks.cards --train quickstart` trains the shipped recipe first and keeps what its card was made of (the
-facts of the run, the scores, the picture). A test holds every example against the template's current rendering. The
+facts of the run, the scores, the pictures). A test holds every example against the template's current rendering. The
 quickstart's scores also stand in README and docs/benchmarks/index.md.
 """
 
@@ -24,6 +24,8 @@ from mmssl.training.process import prepare_process
 from . import pages
 
 CARDS = pages.REPO / "hub_cards"
+CHANGES = {"train.card_samples": True}
+"""The data of these recipes are free to be shown."""
 MARKS = ("<!-- quickstart: python -m benchmarks.cards -->", "<!-- /quickstart -->")
 ROWS = {
     "zero-shot accuracy": ("zero-shot", "image/accuracy"),
@@ -37,7 +39,7 @@ ROWS = {
 def render(name: str, folder: Path = CARDS) -> str:
     """The card of the shipped recipe `name`, of the run that its .json describes."""
     kept: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
-    return card_text(load_recipe(name), kept["report"], Facts(**kept["facts"]))
+    return card_text(load_recipe(name, CHANGES), kept["report"], Facts(**kept["facts"]))
 
 
 def quickstart(folder: Path = CARDS) -> str:
@@ -63,12 +65,15 @@ def train(name: str, folder: Path = CARDS) -> None:
         return real(place, recipe, report, facts)
 
     with tempfile.TemporaryDirectory() as scratch, mock.patch.object(training, "write_card", write_card):
-        run = training.pretrain(name, output=Path(scratch) / "run", train={"trackers": []})
+        run = training.pretrain(name, output=Path(scratch) / "run", **{"train.trackers": []}, **CHANGES)
         facts = dataclasses.asdict(seen[-1])
-        if facts["picture"]:
-            picture = f"{name}{Path(facts['picture']).suffix}"
-            shutil.copyfile(run.model_folder / facts["picture"], folder / picture)
-            facts["picture"] = picture
+
+        def kept(picture: str, called: str) -> str:
+            shutil.copyfile(run.model_folder / picture, folder / called)
+            return called
+
+        facts["picture"] = facts["picture"] and kept(facts["picture"], f"{name}.png")
+        facts["pictures"] = {kept(file, f"{name}-{file}"): words for file, words in facts["pictures"].items()}
     (folder / f"{name}.json").write_text(json.dumps({"facts": facts, "report": run.report}, indent=1) + "\n")
 
 

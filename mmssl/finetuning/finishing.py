@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RunError, one_line
+from ..evaluation.table import Scores
 from ..files import whole_folder, write_whole
 from ..models.adapter_files import Base, write_adapter
 from ..models.adapters import trainable
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from .choosing import Choice
 
 
-@dataclass
+@dataclass(repr=False)
 class FinetuneRun:
     """What a fine-tuning left.
 
@@ -40,6 +41,13 @@ class FinetuneRun:
     folder: Path
     model_folder: Path
     report: Report = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"FinetuneRun({str(self.folder)!r})\n{Scores(self.report)!r}"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return f"<p><code>{self.folder}</code></p>{Scores(self.report)._repr_html_()}"
 
     def load(self) -> TaskModel:
         """What was saved, ready to predict."""

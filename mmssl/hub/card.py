@@ -56,6 +56,7 @@ class Facts:
         fingerprint: of the data (`mmssl.data.fingerprint`).
         mixture: where several data are mixed, name -> (rows, None of a stream; share of the samples).
         picture: name of the file beside the card that shows the run.
+        pictures: of what the model sees, name of a file beside the card -> what it shows.
         python: its version; by default this process's.
         versions: package -> version; by default this process's.
     """
@@ -77,6 +78,7 @@ class Facts:
     fingerprint: dict[str, object] = field(default_factory=dict)
     mixture: dict[str, tuple[int | None, float]] = field(default_factory=dict)
     picture: str | None = None
+    pictures: dict[str, str] = field(default_factory=dict)
     python: str = field(default_factory=platform.python_version)
     versions: dict[str, str] = field(default_factory=lambda: software_versions())
 
@@ -159,6 +161,7 @@ def card_text(recipe: Recipe, report: Report | None, facts: Facts) -> str:
         data=_data(recipe, facts),
         training=_training(recipe, facts),
         curves=f"![loss and health over the steps of the run]({facts.picture})" if facts.picture else "",
+        pictures=_pictures(facts),
         recipe=plainyaml.dump(public(to_dict(recipe))).rstrip(),
         scores=_scores(report),
         limits=_limits(recipe, report, facts),
@@ -348,6 +351,16 @@ def _scores(report: Report | None) -> str:
     if any("start" in metric for metrics in report["tasks"].values() for metric in metrics.values()):
         legend += " `start` is what the run went on from: continued training has to beat that."
     return "\n\n".join([head, markdown_table(report), legend])
+
+
+def _pictures(facts: Facts) -> str:
+    """Each with what it shows, which is also there for who does not see it."""
+    out = []
+    for name, words in facts.pictures.items():
+        said = without_secrets(words)
+        alone = said.translate(dict.fromkeys(map(ord, "`[]")))
+        out.append(f"![{alone}]({name})\n\n{said}")
+    return "\n\n".join(out)
 
 
 def _limits(recipe: Recipe, report: Report | None, facts: Facts) -> str:

@@ -12,6 +12,8 @@ from ..modality import installed
 logger = logging.getLogger("mmssl")
 
 PICTURE = "training.png"
+MAP, SAMPLES = "embeddings.png", "samples-{}.png"
+"""Pictures that `mmssl.reporting.card` draws beside it; `SAMPLES` show the data."""
 PANEL = (4.6, 3.2)
 """Inches of one panel, its labels included."""
 ACROSS, MOST_PARTS = 4, 4

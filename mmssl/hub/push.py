@@ -24,6 +24,7 @@ from ..errors import RunError, UserError, one_line
 from ..models.locating import ADAPTER, PEFT_CONFIG, locate
 from ..names import refuse_misspelt
 from .contents import lacks, may_hold
+from .picture import SAMPLES
 from .secrets import findings, text_of
 
 if TYPE_CHECKING:
@@ -110,6 +111,9 @@ def push(
     with tempfile.TemporaryDirectory(prefix="mmssl-push-") as scratch:
         folder, notes = _staged(folder, Path(scratch), base)
         files = publishable(folder)
+        shown = [name for name in files if re.fullmatch(re.escape(SAMPLES).replace(r"\{\}", r"\d+"), name)]
+        if shown:
+            notes = [*notes, f"its card shows samples of the data: {', '.join(shown)} (train.card_samples)"]
         if dry_run:
             return Pushed("", repo_id, files, notes)
         from huggingface_hub import HfApi, get_token

@@ -222,6 +222,12 @@ class TrainConfig(LoopConfig):
         local=True,
         help="write report.html at the end: curves, scores, what the model sees; auto: where matplotlib is installed",
     )
+    card_samples: bool = option(
+        False,
+        resumable=True,
+        local=True,
+        help="the model's card, which `mmssl push` publishes, shows samples of the data and names of their classes",
+    )
     probe_every: int | None = option(
         None, min=1, max=1_000_000_000, resumable=True, help="steps between probes on labelled rows (evaluation.label)"
     )

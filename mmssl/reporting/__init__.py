@@ -8,6 +8,7 @@
     embedding   the map of embeddings, and what lies near to what
     drawing     plots (matplotlib) and pictures (Pillow) that a page can hold
     painting    samples as pictures
+    card        the pictures that a model's card carries
     page        all of it into `templates/`, by Jinja2 with escaping
 
 Nothing here trains, or opens a run's data: `mmssl.training.reporting` does, for a run that ends and for one that is on

@@ -147,6 +147,14 @@ def data_uri(pixels: NDArray[np.uint8], lossy: bool = False) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
+def pixels_of(uri: str) -> NDArray[np.uint8]:
+    """The pixels (H, W) or (H, W, C) that `data_uri` has put into an address."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as image:
+        return np.asarray(image)
+
+
 def resized(pixels: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
     """Pixels (H, W, C) with at most `most` rows and columns."""
     from PIL import Image

@@ -138,31 +138,34 @@ def _spectrum(was: Spectrum, made: Spectrum | None, salt: str, words: str) -> It
 
 def _curves(was: Curves, made: Curves | None, salt: str, words: str) -> Iterator[Picture]:
     count, total = min(len(was.values), MOST_CHANNELS), was.values.shape[1]
-    every = max(-(-total // MOST_TIMES), 1)
-    times = np.arange(0, total, every) * was.step
     with figure(7.2, 0.5 + 0.5 * count if count > 1 else 1.6, salt) as (drawn, svg):
         bottom = 0.42 / drawn.get_figheight()
-        axes = drawn.add_axes((0.1, bottom, 0.88, 0.97 - bottom))
-        for number in range(count):
-            own = was.values[number, ::every]
-            middle, reach = _scale(own)
-            place = -number
-            axes.plot(times, place + (own - middle) / reach, color=INK, linewidth=0.8)
-            if was.hidden is not None:
-                hidden = was.hidden[number, ::every]
-                axes.fill_between(
-                    times, place - 0.5, place + 0.5, where=hidden, color=COLOURS[0], alpha=0.18, linewidth=0
-                )
-                if made is not None:
-                    guessed = np.where(hidden, made.values[number, ::every], np.nan)
-                    guessed = np.clip((guessed - middle) / reach, -0.7, 0.7)
-                    axes.plot(times, place + guessed, color=COLOURS[1], linewidth=1.3)
-        _label_channels(axes, [visible(name) for name in was.names[:count]])
+        draw_curves(drawn.add_axes((0.1, bottom, 0.88, 0.97 - bottom)), was, made)
     more = f", {count} of {len(was.values)} channels" if count < len(was.values) else ""
     caption = f"{total * was.step:.3g} s{more}"
     if was.hidden is not None:
         caption += ": hidden stretches shaded" + (", what was predicted there in colour" if made is not None else "")
     yield Picture(f"{words}, {caption}", caption, svg=svg[0], wide=True)
+
+
+def draw_curves(axes: Axes, was: Curves, made: Curves | None) -> None:
+    """The first channels one below the other, hidden stretches shaded, what was predicted there in colour."""
+    count, total = min(len(was.values), MOST_CHANNELS), was.values.shape[1]
+    every = max(-(-total // MOST_TIMES), 1)
+    times = np.arange(0, total, every) * was.step
+    for number in range(count):
+        own = was.values[number, ::every]
+        middle, reach = _scale(own)
+        place = -number
+        axes.plot(times, place + (own - middle) / reach, color=INK, linewidth=0.8)
+        if was.hidden is not None:
+            hidden = was.hidden[number, ::every]
+            axes.fill_between(times, place - 0.5, place + 0.5, where=hidden, color=COLOURS[0], alpha=0.18, linewidth=0)
+            if made is not None:
+                guessed = np.where(hidden, made.values[number, ::every], np.nan)
+                guessed = np.clip((guessed - middle) / reach, -0.7, 0.7)
+                axes.plot(times, place + guessed, color=COLOURS[1], linewidth=1.3)
+    _label_channels(axes, [visible(name) for name in was.names[:count]])
 
 
 def _label_channels(axes: Axes, names: list[str]) -> None:

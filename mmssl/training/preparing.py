@@ -116,7 +116,7 @@ def begin(
     """
     accelerator, device = parallel.accelerator, this_device()
     trackers = choose_trackers(recipe.train).trackers
-    check_report(recipe.train.report)
+    check_report(recipe.train.report, recipe.train.card_samples)
     goes = on_first(accelerator, lambda: goes_on(recipe.name, output, resume))
     folder = on_first(accelerator, lambda: prepare_folder(recipe.name, output, goes, lock))
     log.open(folder)

@@ -170,7 +170,8 @@ def finish(
     mixture: Mixed | None,
     fault: RunError | None,
 ) -> Run:
-    """Write `model/`, reload it as a user would, evaluate that, write `evaluation.json`, the card and `report.html`.
+    """Write `model/`, reload it as a user would, evaluate that, write `evaluation.json`, `report.html`, and the card
+    with its pictures.
 
     fault: why the last checkpoint could not be written, if so. RunError when the model cannot be written either.
     """
@@ -229,7 +230,9 @@ def finish(
         _write(folder / "evaluation.json", json.dumps(report, indent=2) + "\n")
         describe_model(report)
         speaker.note(repr(Scores(report)))
-    write_own(recipe, loop, reloaded, reprocessor, opened)
+    facts.pictures = write_own(recipe, loop, reloaded, reprocessor, opened)
+    if facts.pictures:
+        write_card(target, recipe, report, facts)
     return Run(folder, target, reloaded, reprocessor, Scores(report))
 
 

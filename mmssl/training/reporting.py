@@ -26,6 +26,7 @@ from ..models.processing_mmssl import MMSSLProcessor
 from ..objectives.base import Objective, load_objective
 from ..objectives.pretraining import Pretraining
 from ..recipe.config import Recipe
+from ..reporting.card import draw_pictures
 from ..reporting.looking import ROWS, Seen, Subject, look
 from ..reporting.page import MOST_RUNS, NAME, write_report
 from ..reporting.record import Record, names_of, read_record, run_folder
@@ -41,11 +42,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("mmssl")
 
 
-def check_report(wanted: bool | str) -> None:
-    """UserError where a report is wanted and cannot be drawn."""
-    if wanted is True and picture.lacking():
+def check_report(wanted: bool | str, samples: bool = False) -> None:
+    """UserError where a report is wanted, or samples on the card, and cannot be drawn."""
+    if wanted is False and samples:
+        raise UserError("train.card_samples: found true, but train.report: false leaves out looking at samples")
+    if (wanted is True or samples) and picture.lacking():
+        asked = "report" if wanted is True else "card_samples"
         raise UserError(
-            f"train.report: found true, but {picture.lacking()[0]} is not installed: pip install 'mmssl[plots]'"
+            f"train.{asked}: found true, but {picture.lacking()[0]} is not installed: pip install 'mmssl[plots]'"
         )
 
 
@@ -54,8 +58,8 @@ def check_report(wanted: bool | str) -> None:
 
 def write_own(
     recipe: Recipe, loop: Loop, model: MMSSLModel, processor: MMSSLProcessor, opened: TrainingData
-) -> Path | None:
-    """Write `report.html` of a run whose model and scores are written; None where none is wanted or can be.
+) -> dict[str, str]:
+    """Write `report.html` of a run whose model and scores are written, where it is wanted and can be.
 
     Args:
         recipe: with what was chosen.
@@ -63,12 +67,21 @@ def write_own(
         model: as it was saved, and read again.
         processor: likewise.
         opened: the data that it learned from.
+
+    Returns:
+        The pictures that were drawn for the model's card: file in `model/` -> what it shows.
     """
-    return write_page(
-        loop.folder,
-        recipe.train.report,
-        lambda record: _seen(record, model, processor, opened, loop.pretraining, more=False),
-    )
+    drawn: dict[str, str] = {}
+
+    def looks(record: Record) -> Seen | None:
+        seen = _seen(record, model, processor, opened, loop.pretraining, more=False)
+        if seen is not None:
+            label, samples = recipe.evaluation.label, recipe.train.card_samples
+            drawn.update(draw_pictures(seen, loop.folder / "model", label, samples))
+        return seen
+
+    write_page(loop.folder, recipe.train.report, looks)
+    return drawn
 
 
 def write_page(

@@ -20,8 +20,15 @@ def test_it_is_short_and_says_how_to_begin() -> None:
 
 
 def test_every_link_into_the_repository_leads_somewhere() -> None:
-    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", TEXT) if not link.startswith("http")]
+    found = re.findall(r"\]\(([^)]+)\)", TEXT) + re.findall(r'src="([^"]+)"', TEXT)
+    links = [link.partition("#")[0] for link in found if not link.startswith("http")]
     assert len(links) > 20 and [link for link in links if not (pages.REPO / link).exists()] == []
+
+
+def test_it_shows_small_pictures_with_words_for_them() -> None:
+    pictures = re.findall(r'<img src="([^"]+)" [^>]*alt="([^"]+)"', TEXT)
+    assert pictures and TEXT.count("<img") == len(pictures)
+    assert all((pages.REPO / file).stat().st_size < 150_000 for file, _ in pictures)
 
 
 def test_the_quickstarts_table_is_that_of_its_card() -> None:

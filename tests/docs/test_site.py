@@ -39,7 +39,8 @@ def in_navigation(nav: list[Any]) -> Iterator[str]:
 
 
 def test_every_page_is_in_the_navigation(made: dict[str, str]) -> None:
-    written = {str(path.relative_to(REPO / "docs")) for path in (REPO / "docs").rglob("*.md")}
+    found = [path for ending in ("*.md", "*.ipynb") for path in (REPO / "docs").rglob(ending)]
+    written = {str(path.relative_to(REPO / "docs")) for path in found}
     nav = set(in_navigation(yaml.safe_load((REPO / "mkdocs.yml").read_text())["nav"]))
     listed = {path for path in made if not path.startswith(("reference/modalities/", "reference/objectives/"))}
     assert nav - {"MODALITIES", "OBJECTIVES"} == written | listed

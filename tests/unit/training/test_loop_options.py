@@ -51,7 +51,7 @@ RESUMABLE = {
             "parallel",
         ),
         *("gradient_share_every", "health_every", "health_samples", "guard"),
-        *("probe_every", "probe_tasks", "probe_samples", "report"),
+        *("probe_every", "probe_tasks", "probe_samples", "report", "card_samples"),
     },
     FinetuneConfig: {"arms", "draws", "score", "patience", "eval_batch_size", "workers", "max_bad", "limits", "fetch"},
 }
@@ -65,7 +65,7 @@ OWN = (
     "health_samples",
     "guard",
 )
-OWN += ("after", "store_frozen", "parallel", "probe_every", "probe_tasks", "probe_samples", "report")
+OWN += ("after", "store_frozen", "parallel", "probe_every", "probe_tasks", "probe_samples", "report", "card_samples")
 
 
 @pytest.mark.parametrize("cls", RESUMABLE)

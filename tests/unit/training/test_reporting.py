@@ -56,6 +56,27 @@ def test_a_run_writes_its_page(run: Path) -> None:
     assert "no reconstructions" not in found.text and "report.html" in (run / "train.log").read_text()
 
 
+def test_its_card_shows_a_map_and_no_sample(run: Path) -> None:
+    card = (run / "model" / "README.md").read_text()
+    assert {path.name for path in (run / "model").glob("*.png")} == {picture.PICTURE, picture.MAP}
+    assert f"]({picture.MAP})" in card and "coloured by `label`" in card and f"Embeddings of {ROWS} rows" in card
+    assert "card_samples: false" in card and "knn" in card
+
+
+@pytest.mark.slow
+def test_samples_are_on_the_card_where_asked_and_a_push_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = runs.image_text()
+    content["train"]["card_samples"] = True
+    assert runs.cli(tmp_path, content=content) == 0
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert "](samples-1.png)" in card and (tmp_path / "run" / "model" / "samples-1.png").is_file()
+    capsys.readouterr()
+    assert main(["push", str(tmp_path / "run"), "me/x", "--dry-run"]) == 0
+    assert "its card shows samples of the data: samples-1.png" in "".join(capsys.readouterr())
+
+
 def test_the_command_shows_the_same_of_the_disk(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.html"
     assert main(["report", str(run), "--output", str(page)]) == 0
@@ -124,4 +145,6 @@ def test_without_what_draws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cap
     assert picture.page_wanted("auto") is False and "pip install 'mmssl[plots]'" in caplog.text
     with refused("report", "matplotlib"):
         mmssl.report(tmp_path)
+    assert runs.cli(tmp_path, "train.card_samples=true") == 2
+    assert runs.cli(tmp_path, "train.card_samples=true", "train.report=false") == 2
     assert runs.cli(tmp_path, "train.report=true") == 2 and not list(tmp_path.glob("run/metrics.jsonl"))
