@@ -1,4 +1,5 @@
-"""What some rows need that is not in the shared data: labels of a few rows alone, leads as devices of their own."""
+"""What some rows need that is not in the shared data: labels of a few rows alone, leads as devices of their own, how
+far each node of a graph lies from those with a label."""
 
 from __future__ import annotations
 
@@ -8,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import shortest_path
 
 SHARE = 5
 """One row of so many of each class keeps its label."""
@@ -15,14 +19,21 @@ LEADS = {"ii": 1, "v1": 6, "v3": 8, "v6": 11}
 """Column -> the lead of a twelve-lead ECG that it holds."""
 
 
-def prepared(how: str, source: Path, folder: Path) -> Path:
-    """A folder of the same data with further columns; made where it is not there."""
+def prepared(how: str, path: str, folder: Path) -> str:
+    """`data.path` of the same data with further columns: a folder, or a file of a graph; made where it is not there."""
+    kind, _, rest = path.rpartition(":")
+    source = Path(rest)
+    if kind == "graph":
+        file = folder / f"{source.stem}-{how}.npz"
+        if not file.is_file():
+            np.savez(file, **MAKES[how](source))
+        return f"graph:{file}"
     out = folder / f"{source.name}-{how}"
     if not out.is_dir():
         out.mkdir()
         for split, rows in MAKES[how](source).items():
             rows.to_parquet(out / f"{split}.parquet")
-    return out
+    return str(out)
 
 
 def few(source: Path) -> dict[str, Any]:
@@ -53,4 +64,21 @@ def leads(source: Path) -> dict[str, Any]:
     return {"train": read("train"), "test": read("validation", "test")}
 
 
-MAKES: dict[str, Callable[[Path], dict[str, Any]]] = {"few": few, "leads": leads}
+def far(source: Path) -> dict[str, Any]:
+    """`far_CLASS_mean`, `_least` and `_most`: edges from each node to the training nodes of a class, of which one that
+    cannot be reached is one edge further than all others (Distance2Labeled of SelfTask-GNN)."""
+    held = dict(np.load(source))
+    start, end = held["edge_index"]
+    nodes = len(held["y"])
+    labelled = np.flatnonzero(held["train_mask"])
+    links = coo_array((np.ones(len(start)), (start, end)), shape=(nodes, nodes)).tocsr()
+    hops = shortest_path(links, directed=False, unweighted=True, indices=labelled)
+    hops = np.minimum(hops, hops[np.isfinite(hops)].max() + 1)
+    found = {}
+    for value in np.unique(held["y"]):
+        own = hops[held["y"][labelled] == value]
+        found |= {f"far_{value}_mean": own.mean(0), f"far_{value}_least": own.min(0), f"far_{value}_most": own.max(0)}
+    return held | {name: numbers.astype(np.float32) for name, numbers in found.items()}
+
+
+MAKES: dict[str, Callable[[Path], dict[str, Any]]] = {"few": few, "leads": leads, "far": far}

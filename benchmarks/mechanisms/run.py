@@ -45,7 +45,7 @@ def trained(row: Row, seed: int, folder: Path) -> Path:
         before = trained(read_rows([row.first])[0], seed, folder)
         recipe = json.loads(json.dumps(recipe).replace('"RUN"', json.dumps(str(before))))
     if row.prepare is not None:
-        recipe["data"]["path"] = str(prepared(row.prepare, Path(recipe["data"]["path"]), folder))
+        recipe["data"]["path"] = prepared(row.prepare, recipe["data"]["path"], folder)
     recipe["train"] = {"trackers": [], "health_every": None, **recipe["train"]}
     mmssl.pretrain({"name": row.name, **recipe, "seed": seed}, output=output)
     return output

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 from toys.refusals import refused
 
@@ -68,6 +69,22 @@ def test_what_is_found_is_read_off_the_run(tmp_path: Path, monkeypatch: pytest.M
     assert found["loss"] == [2.0, 1.5] and "linear ECE" not in found
     codes = kept["beit"]["objectives"]["beit"]["codes"]["image"]
     assert codes["from"] == str(tmp_path / "beit_tokenizer-2") and kept["beit_tokenizer"]["seed"] == 2
+
+
+def test_nodes_are_told_how_far_they_lie_from_the_labels_of_training(tmp_path: Path) -> None:
+    """0 - 1 - 2 - 3, and 4 alone; nodes 0 (class 0), 2 and 3 (class 1) are those of training."""
+    index = np.array([[0, 1, 1, 2, 2, 3], [1, 0, 2, 1, 3, 2]])
+    masks = {"train_mask": np.array([1, 0, 1, 1, 0], bool), "test_mask": np.array([0, 1, 0, 0, 1], bool)}
+    labels = np.array([0, 0, 1, 1, 1])
+    np.savez(tmp_path / "line.npz", edge_index=index, y=labels, x=np.ones((5, 2), np.float32), **masks)
+    path = preparing.prepared("far", f"graph:{tmp_path / 'line.npz'}", tmp_path)
+    from mmssl.data.sources import open_source
+
+    found = list(open_source(path, split="all"))
+    assert [row["far_0_least"] for row in found] == [0, 1, 2, 3, 4]
+    assert [row["far_1_mean"] for row in found] == [2.5, 1.5, 0.5, 0.5, 4]
+    assert [(row["far_1_least"], row["far_1_most"]) for row in found][:3] == [(2, 3), (1, 2), (0, 1)]
+    assert preparing.prepared("far", f"graph:{tmp_path / 'line.npz'}", tmp_path) == path
 
 
 def test_a_fifth_of_each_class_keeps_its_label(tmp_path: Path) -> None:
