@@ -44,12 +44,12 @@ def _reads(package: ModuleType) -> list[str]:
 
 
 def objectives() -> Listing:
-    """The objectives that mmssl ships; below each, when to use it, the data it suits, and its papers."""
+    """The objectives that mmssl ships; below each, when to use it and the data it suits. `show` tells of its papers."""
     listing = []
     for name in objective_names():
         objective = objective_config(name)
         listing.append((name, docstring(objective_module(name)).partition("\n")[0]))
-        facts = {"when": objective.when, "data": objective.suits, "paper": objective.papers}
+        facts = {"when": objective.when, "data": objective.suits}
         listing += [("", f"{fact}: {text}") for fact, text in facts.items() if text]
     return listing
 

@@ -20,10 +20,10 @@ NEAR = 3
 """Edges up to which distances are told apart; all that is further, or not connected, is one more class."""
 LANDMARKS = 4
 REACH = 6
-"""Edges up to which the distance to a landmark counts."""
+"""Edges up to which distances to landmarks, and between them, count."""
 PROPERTIES = {
     "degree": Property("patch", "log(1 + neighbours of a node)"),
-    "landmarks": Property("patch", f"edges to the {LANDMARKS} nodes of most neighbours, over {REACH}", 0, LANDMARKS),
+    "landmarks": Property("patch", f"edges to the centres of {LANDMARKS} clusters, over {REACH}", 0, LANDMARKS),
     "edge": Property("pair", "whether two nodes are connected, of pairs that the view does not connect", 2),
     "distance": Property("pair", f"edges between two nodes: 1 to {NEAR}, or more", NEAR + 1),
     "similarity": Property("pair", "cosine of the features of two nodes"),
@@ -46,12 +46,37 @@ def known(name: str, inputs: Inputs, patches: Patches, seen: Patches) -> Tensor:
     if name == "distance":
         hops = distances(links, NEAR).float() - 1
         return hops.masked_fill(links < 0, torch.nan)
-    # of equal degrees the node of the lower number, so that the order is one
-    number = torch.arange(near.shape[1], device=near.device)
-    order = (near.sum(2) * len(number) + len(number) - 1 - number).masked_fill(~nodes, -1)
-    first = order.topk(min(LANDMARKS, len(number)), dim=1)
-    hops = distances(links, REACH).clamp(max=REACH).float() / REACH
-    out = hops.new_ones(*nodes.shape, LANDMARKS)  # as far as can be from what a smaller graph does not have
-    found = hops.gather(2, first.indices[:, None].expand(-1, near.shape[1], -1))
-    out[..., : found.shape[2]] = found.masked_fill((first.values < 0)[:, None], 1.0)
+    return _to_centres(links, nodes, near.sum(2))
+
+
+def _to_centres(links: Tensor, nodes: Tensor, degree: Tensor) -> Tensor:
+    """(B, N, LANDMARKS) edges over REACH to the centres of clusters (DistanceCluster, where METIS makes the clusters).
+
+    The first seed is the node of most neighbours, each next one the node furthest from those before it; a node is in the
+    cluster of the nearest seed, and a centre is the cluster's node of most neighbours. Of equal ones it is the first one
+    each time. From what a smaller graph does not have, all lie as far as can be.
+    """
+    hops = distances(links, REACH).clamp(max=REACH)
+    batch, count = nodes.shape
+    row = torch.arange(batch, device=nodes.device)
+    number = torch.arange(count, device=nodes.device)
+
+    def first(score: Tensor, among: Tensor) -> Tensor:
+        """(B,) the node of the highest score (B, N) >= 0, of equal ones the first."""
+        return (score * count + count - 1 - number).masked_fill(~among, -1).argmax(1)
+
+    nearest = torch.full_like(degree, REACH + 1)
+    cluster = torch.zeros_like(degree)
+    taken = torch.zeros_like(nodes)
+    for place in range(min(LANDMARKS, count)):
+        seed = first(nearest if place else degree, nodes & ~taken)
+        taken[row, seed] = True
+        own = hops[row, :, seed].masked_fill(number == seed[:, None], -1)  # a seed leads its own cluster
+        cluster = torch.where(own < nearest, place, cluster)
+        nearest = nearest.minimum(own)
+    out = hops.new_ones(batch, count, LANDMARKS, dtype=torch.float32)
+    for place in range(LANDMARKS):
+        members = nodes & (cluster == place)
+        centre = first(degree, members)
+        out[..., place] = torch.where(members.any(1, keepdim=True), hops[row, :, centre].float() / REACH, 1.0)
     return out

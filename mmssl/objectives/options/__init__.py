@@ -25,7 +25,7 @@ from .labels import LabelColumn
 class ObjectiveConfig:
     """What every objective's `Config` has. Fields named tower(s), mask(s) and view(s) refer to the recipe's names.
 
-    papers, when, suits: what `mmssl list objectives` and its page of the site show, each one line of plain text:
+    papers, when, suits: what its page of the site shows, each one line of plain text, the last two `mmssl list`, too:
     authors, year and arXiv number of each method; when to choose it over the others; the data it suits.
     """
 
