@@ -52,9 +52,9 @@ def known(name: str, inputs: Inputs, patches: Patches, seen: Patches) -> Tensor:
 def _to_centres(links: Tensor, nodes: Tensor, degree: Tensor) -> Tensor:
     """(B, N, LANDMARKS) edges over REACH to the centres of clusters (DistanceCluster, where METIS makes the clusters).
 
-    The first seed is the node of most neighbours, each next one the node furthest from those before it; a node is in the
-    cluster of the nearest seed, and a centre is the cluster's node of most neighbours. Of equal ones it is the first one
-    each time. From what a smaller graph does not have, all lie as far as can be.
+    The first seed is the node of most neighbours, each next one the node furthest from those before it; a node is in
+    the cluster of the nearest seed, and a centre is the cluster's node of most neighbours. Of equals the first is
+    taken. From what a smaller graph does not have, all lie as far as can be.
     """
     hops = distances(links, REACH).clamp(max=REACH)
     batch, count = nodes.shape
