@@ -18,7 +18,7 @@ from .models.auto import watch as _watch_auto_classes
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import embed, evaluate, evaluate_suite, export, pretrain, push, report, tune
+    from .api import demo, embed, evaluate, evaluate_suite, export, pretrain, push, report, tune
     from .around import check, cluster, init, plan, select
     from .finetuning.finetune import finetune
     from .finetuning.pipelines import MMSSLPipeline
@@ -37,6 +37,7 @@ __all__ = [
     "__version__",
     "check",
     "cluster",
+    "demo",
     "embed",
     "evaluate",
     "evaluate_suite",
@@ -61,6 +62,7 @@ _WHERE = {
     "MMSSLProcessor": "mmssl.models.processing_mmssl",
     "check": "mmssl.around",
     "cluster": "mmssl.around",
+    "demo": "mmssl.api",
     "embed": "mmssl.api",
     "evaluate": "mmssl.api",
     "evaluate_suite": "mmssl.api",

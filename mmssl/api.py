@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from .around import Columns, flags
 from .data.given import given, is_rows
+from .demonstrating.opening import demo_as
+from .demonstrating.options import DemoConfig
+from .demonstrating.serving import LOOPBACK, PORT, Page
 from .evaluation.embedded_rows import embed as embed_rows
 from .evaluation.options import EmbedConfig, EvaluateConfig
 from .evaluation.own_run import with_rows
@@ -269,6 +272,34 @@ def export(
         base: the model that an adapter belongs on, where it has moved; the two are merged.
     """
     return export_model(model, to, output, tower, base)
+
+
+def demo(
+    model: str | Path,
+    data: Data | None = None,
+    *,
+    columns: Columns | None = None,
+    base: str | None = None,
+    host: str = LOOPBACK[0],
+    port: int = PORT,
+    **options: object,
+) -> Page:
+    """Serve a page that searches data by samples of any modality, and classifies them by words; `mmssl demo`.
+
+    Args:
+        model: as for `evaluate`.
+        data: as for `evaluate`.
+        columns: modality -> its column(s), where the model does not know them.
+        base: the model that an adapter belongs on, where it has moved.
+        host: another address than this machine's own, which lets others in.
+        port: 0: any that is free.
+        **options: e.g. `split="test"`, `limit=1000`, `embeddings="e.parquet"`, `label="species"`.
+
+    Returns:
+        The page, being served: `.url`, `.wait()`, `.close()`; `with mmssl.demo(...) as page:` closes it at the end.
+    """
+    with given(data) as path:
+        return demo_as(model, command_options(DemoConfig, options, flags(path, columns)), base, host, port)
 
 
 def report(runs: str | Path | Sequence[str | Path], output: str | Path | None = None) -> Path:

@@ -20,7 +20,7 @@ from ..errors import LostProcess, RunError, TimeUp, UserError, nearest, one_line
 from ..models.privacy import hidden
 from ..provenance import trust
 from ..saying import doing, secrets_hidden
-from . import curating, evaluating, looking, reporting, tuning, verifying
+from . import curating, demonstrating, evaluating, looking, reporting, tuning, verifying
 from .results import print_report, show_run
 from .telling import add_commands
 from .threads import wait_briefly
@@ -167,6 +167,9 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     tuning.add_arguments(command("tune", tuning.tune, tuning.HELP))
     reporting.add_arguments(command("report", reporting.report, "Write one page of HTML about a run, or several."))
 
+    sub = command("demo", lambda args: demonstrating.demo(args, _flags), demonstrating.HELP)
+    demonstrating.add_arguments(sub, MODEL, _add_data)
+
     _add_push(command("push", _push, "Publish a model or adapter folder on the Hub."))
     sub = command("reproduce", _reproduce, "Train a model again from its card, and compare.")
     sub.add_argument("model", metavar="MODEL", help=MODEL)
@@ -179,7 +182,7 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     _add_export(command("export", _export, "Write a model as a stock class that needs no mmssl, and prove it equal."))
 
     curating.add_commands(command, _add_data, _flags)
-    trusting = ("pretrain", "evaluate", "embed", "report", "push", "reproduce", "finetune", "export")
+    trusting = ("pretrain", "evaluate", "embed", "demo", "report", "push", "reproduce", "finetune", "export")
     for name in (*trusting, "cluster", "select", "tune"):
         _add_trust(commands.choices[name])
     looking.add_commands(command)
@@ -200,6 +203,7 @@ def _add_push(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--message", metavar="TEXT", help="of the commit")
     sub.add_argument("--base", metavar="MODEL", help=f"{BASE}; here an id on the Hub, by which others find it")
     sub.add_argument("--dry-run", action="store_true", help="look at everything, show it, send nothing")
+    demonstrating.add_space(sub)
 
 
 def _add_finetune(sub: argparse.ArgumentParser) -> None:
@@ -296,6 +300,9 @@ def _embed(args: argparse.Namespace) -> int:
 
 
 def _push(args: argparse.Namespace) -> int:
+    if args.space is not None:
+        return demonstrating.push_space(args, _flags)
+    demonstrating.refuse_data(args)
     from ..hub.push import push
 
     done = push(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..curation.options import ClusterConfig, SelectConfig
+from ..demonstrating.options import DemoConfig
 from ..errors import UserError, nearest
 from ..evaluation.options import EmbedConfig, EvaluateConfig
 from ..finetuning.options import FinetuneConfig
@@ -44,6 +45,7 @@ SECTIONS: dict[str, type] = {
     "finetune": FinetuneConfig,
     "evaluate": EvaluateConfig,
     "embed": EmbedConfig,
+    "demo": DemoConfig,
     "cluster": ClusterConfig,
     "select": SelectConfig,
 }

@@ -87,6 +87,11 @@ def has_raw(modality: Modality) -> bool:
     return type(modality).raw_features is not Modality.raw_features
 
 
+def shared_space(model: MMSSLModel, one: str, other: str) -> bool:
+    """Whether embeddings of two modalities may be compared: what both towers project into, or one modality's own."""
+    return one == other or all(model.tower_of(name) in model.projections for name in (one, other))
+
+
 def _there(inputs: Inputs) -> Tensor:
     """(B,) bool which samples have this modality; inputs without `present` have it everywhere."""
     if "present" in inputs:

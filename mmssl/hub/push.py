@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -109,23 +109,54 @@ def push(
                 f"name it as others do"
             )
     with tempfile.TemporaryDirectory(prefix="mmssl-push-") as scratch:
-        folder, notes = _staged(folder, Path(scratch), base)
+        folder, notes = staged(folder, Path(scratch), base)
         files = publishable(folder)
         shown = [name for name in files if re.fullmatch(re.escape(SAMPLES).replace(r"\{\}", r"\d+"), name)]
         if shown:
             notes = [*notes, f"its card shows samples of the data: {', '.join(shown)} (train.card_samples)"]
         if dry_run:
             return Pushed("", repo_id, files, notes)
-        from huggingface_hub import HfApi, get_token
-
-        if get_token() is None:
-            raise UserError("push: no token found; run `hf auth login`, or set HF_TOKEN to a token that may write")
-        api = HfApi()
-        url = _talk(repo_id, lambda: _commit(api, folder, files, repo_id, private, revision, message))
-    return Pushed(str(url.commit_url), str(url.repo_url.repo_id), files, notes)
+        kind = "adapter" if (folder / PEFT_CONFIG).is_file() else "model"
+        said = message or f"Upload {kind} with mmssl"
+        return send(folder, files, repo_id, private=private, revision=revision, message=said, notes=notes)
 
 
-def _staged(folder: Path, scratch: Path, base: str | None) -> tuple[Path, list[str]]:
+def send(
+    folder: Path,
+    files: Sequence[str],
+    repo_id: str,
+    *,
+    private: bool,
+    message: str,
+    revision: str | None = None,
+    notes: Sequence[str] = (),
+    space: bool = False,
+) -> Pushed:
+    """Send files of a folder, which were looked at, in one commit.
+
+    Args:
+        folder: where they lie.
+        files: their paths in it.
+        repo_id: where to.
+        private: of a repository that is made now; one that exists and is public is refused then.
+        message: of the commit.
+        revision: a branch, made where it does not exist.
+        notes: what the user must know.
+        space: to a Space, which runs them with Gradio; else to a repository of a model.
+
+    Raises UserError and RunError as `push` does.
+    """
+    from huggingface_hub import HfApi, get_token
+
+    if get_token() is None:
+        raise UserError("push: no token found; run `hf auth login`, or set HF_TOKEN to a token that may write")
+    api = HfApi()
+    kind = "space" if space else "model"
+    url = _talk(repo_id, lambda: _commit(api, folder, files, repo_id, private, revision, message, kind))
+    return Pushed(str(url.commit_url), str(url.repo_url.repo_id), list(files), list(notes))
+
+
+def staged(folder: Path, scratch: Path, base: str | None) -> tuple[Path, list[str]]:
     """The folder as it is; of an adapter of ours a copy that names its base as others know it."""
     from .staging import stage_adapter
 
@@ -137,21 +168,29 @@ def _staged(folder: Path, scratch: Path, base: str | None) -> tuple[Path, list[s
 
 
 def _commit(
-    api: HfApi, folder: Path, files: list[str], repo_id: str, private: bool, revision: str | None, message: str | None
+    api: HfApi,
+    folder: Path,
+    files: Sequence[str],
+    repo_id: str,
+    private: bool,
+    revision: str | None,
+    message: str,
+    kind: str,
 ) -> CommitInfo:
-    full = api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
+    sdk = "gradio" if kind == "space" else None
+    full = api.create_repo(repo_id, private=private or None, exist_ok=True, repo_type=kind, space_sdk=sdk).repo_id
     # `exist_ok` leaves a repository that is there as public as it is
-    if private and not api.repo_info(full).private:
+    if private and not api.repo_info(full, repo_type=kind).private:
         raise UserError(f"--private: {full} exists and is public; make it private on the Hub first, or push elsewhere")
     if revision is not None:
         api.create_branch(full, branch=revision, exist_ok=True)
-    kind = "adapter" if (folder / PEFT_CONFIG).is_file() else "model"
     return api.upload_folder(
         repo_id=full,
+        repo_type=kind,
         folder_path=folder,
         revision=revision,
         allow_patterns=[_literal(name) for name in files],
-        commit_message=message or f"Upload {kind} with mmssl",
+        commit_message=message,
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..draws import Draws, key_of
 from ..errors import UserError, one_line
-from ..evaluation.embedding import Collector, Embedded
+from ..evaluation.embedding import Collector, Embedded, shared_space
 from ..evaluation.rows import spread
 from ..modality import Batch, Inputs, Preprocessor
 from ..modality.columns import with_further
@@ -204,8 +204,7 @@ def _places(subject: Subject, embedded: Embedded, seen: Seen) -> None:
         seen.planes[name] = planes(of[rows], subject.seed, subject.more)
         seen.near[name] = neighbours(of[rows], rows, queries)
     for one, other in permutations(vectors, 2):
-        towers = {subject.model.tower_of(name) for name in (one, other)}
-        if not all(tower in subject.model.projections for tower in towers):
+        if not shared_space(subject.model, one, other):
             continue  # nothing has brought them into one space
         both = [i for i in seen.there[one] if i in set(seen.there[other])]
         if len(both) >= FEWEST:

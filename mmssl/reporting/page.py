@@ -152,7 +152,7 @@ def _rendered(views: Sequence[View], drawn: list[Any]) -> str:
     script = (TEMPLATES / "map.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
-        _templates()
+        templates()
         .get_template("page.html.j2")
         .render(
             views=views,
@@ -175,7 +175,8 @@ def _rendered(views: Sequence[View], drawn: list[Any]) -> str:
 
 
 @cache
-def _templates() -> Any:
+def templates(folder: Path = TEMPLATES) -> Any:
+    """The environment of the templates in a folder, which may import those of reports."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -186,7 +187,7 @@ def _templates() -> Any:
 
     found = Environment(
         finalize=finished,
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader([folder, TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

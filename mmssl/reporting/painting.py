@@ -263,12 +263,12 @@ PAINTERS: tuple[tuple[type, Callable[..., Iterator[Picture]]], ...] = (
 # ------------------------------------------------------------------------------------------------------------- small
 
 
-def small(shown: Shown, words: str) -> Picture:
-    """A sample among others."""
-    pixels = thumb(shown)
+def small(shown: Shown, words: str, side: int = SMALL) -> Picture:
+    """A sample among others, `side` pixels high."""
+    pixels = thumb(shown, side)
     if pixels is not None:
         height, width = pixels.shape[:2]
-        return replace(picture(pixels, words, lossy=True), width=round(width * SMALL / height), height=SMALL)
+        return replace(picture(pixels, words, lossy=True), width=round(width * side / height), height=side)
     return Picture(words, words=[Mark(text_of(shown))])
 
 

@@ -44,6 +44,7 @@ ROOMS = (
     "finetuning",
     "tuning",
     "looking",
+    "demonstrating",
     "around",
     "api",
     "doctor",
