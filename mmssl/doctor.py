@@ -59,6 +59,8 @@ OPTIONAL = {
     "sentence_transformers": ("mmssl export --to sentence-transformers", "mmssl[sentence-transformers]"),
     "tensorboard": ("curves while a run trains", "mmssl[tensorboard]"),
     "gradio": ("the page of mmssl demo", "mmssl[demo]"),
+    "fastapi": ("that page, too", "mmssl[demo]"),
+    "uvicorn": ("serves it", "mmssl[demo]"),
     "matplotlib": ("the card's picture of the run", "mmssl[plots]"),
     "optuna": ("searches: mmssl tune", "mmssl[tune]"),
     "wandb": ("the tracker of train.trackers=[wandb]", "wandb"),

@@ -13,7 +13,7 @@ from .index import Hit
 
 if TYPE_CHECKING:
     from ..modality.shown import Shown
-    from .engine import Engine, Sample
+    from .engine import Engine, Fit, Sample
 
 TEMPLATES = Path(__file__).parent / "templates"
 SIDE = 112
@@ -58,10 +58,11 @@ def found(engine: Engine, sample: Sample, target: str, hits: Sequence[Hit]) -> s
     return _render("found", asked=_asked(engine, sample), cards=cards, target=target, called=engine.called)
 
 
-def classified(engine: Engine, sample: Sample, words: Sequence[tuple[str, float]]) -> str:
-    """Which of one's own words fit a sample, the nearest first."""
-    low, high = min(v for _, v in words), max(v for _, v in words)
-    bars = [(word, value, 100 * (value - low) / (high - low) if high > low else 100.0) for word, value in words]
+def classified(engine: Engine, sample: Sample, fits: Sequence[Fit]) -> str:
+    """Which of one's own words fit a sample, the nearest first: bars of their shares, else from the least cosine on."""
+    low, high = min(fit.cosine for fit in fits), max(fit.cosine for fit in fits)
+    wide = max(high - low, 1e-9)
+    bars = [(fit, 100 * ((fit.cosine - low) / wide if fit.share is None else fit.share)) for fit in fits]
     return _render("words", asked=_asked(engine, sample), bars=bars)
 
 
@@ -91,7 +92,7 @@ def _asked(engine: Engine, sample: Sample) -> Card:
         title, says = engine.name_of(sample.row), engine.says(sample.row)
     shown = sample.shown
     pictures = [_none()] if shown is None else large(shown, None, "asked", f"{sample.modality}: {title}")
-    pictures = [replace(one, caption="" if one.caption == "original" else one.caption) for one in pictures]
+    pictures = [replace(one, caption=one.caption.removeprefix("original").lstrip(", ")) for one in pictures]
     return Card(title, says, pictures, sample.sound, sample.row)
 
 

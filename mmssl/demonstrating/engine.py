@@ -6,6 +6,7 @@ space; of others each is searched by itself alone.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -64,6 +65,16 @@ class Sample:
     shown: Shown | None = None
     sound: str = ""
     row: int | None = None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A word, its cosine with a sample, and its share among the words by the temperature that the model was trained
+    with; None where it has none."""
+
+    word: str
+    cosine: float
+    share: float | None
 
 
 class Engine:
@@ -196,10 +207,8 @@ class Engine:
         own = sample.row if target == sample.modality else None
         return self.index.nearest(sample.vector, target, max(int(count), 1), own)
 
-    def zero_shot(
-        self, sample: Sample, words: Sequence[str], templates: Sequence[str] | None = None
-    ) -> list[tuple[str, float]]:
-        """(word, cosine of the sample with it put into the templates), the nearest first (`evaluation.zero_shot`).
+    def zero_shot(self, sample: Sample, words: Sequence[str], templates: Sequence[str] | None = None) -> list[Fit]:
+        """How words, put into the templates, fit a sample: the nearest first (`evaluation.zero_shot`).
 
         BadSample for no word, too many, or a template without {}; UserError where the model has no text for it.
         """
@@ -217,8 +226,13 @@ class Engine:
         with self._lock:
             embedded = embed_texts({"model": self.model}, self.readers[text], text, [text_of(one) for one in asked])
         classes = class_vectors(embedded.embeddings["model"][text], len(sentences))
-        cosines = (classes @ sample.vector).tolist()
-        return sorted(zip(chosen, cosines, strict=True), key=lambda pair: -pair[1])
+        cosines = classes @ sample.vector
+        shares: list[float | None] = [None] * len(chosen)
+        scale = self.model.config.logit_scale
+        if scale is not None and self.model.config.logit_bias is None:
+            shares = (cosines * math.exp(scale)).softmax(0).tolist()
+        found = [Fit(*one) for one in zip(chosen, cosines.tolist(), shares, strict=True)]
+        return sorted(found, key=lambda fit: -fit.cosine)
 
     # --------------------------------------------------------------------------------------------------- what is seen
 

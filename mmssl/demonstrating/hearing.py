@@ -9,7 +9,7 @@ from pathlib import Path
 from ..boundary import regular_file
 from ..errors import BadSample
 
-MOST = 1 << 20
+MOST = 1 << 18
 """Bytes of a sound; a page holds a dozen of them."""
 KINDS = {
     b"RIFF": "audio/wav",

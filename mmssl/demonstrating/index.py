@@ -50,9 +50,10 @@ class Index:
             raise UserError(f"{option}: '{path}' has the embeddings {', '.join(there) or 'none'}, expected {expected}")
         vectors, rows = {}, {}
         for name in wanted:
-            numbers, x = open_embeddings(path, f"{name}{SUFFIX}", option).load()
-            if len(numbers):
-                vectors[name], rows[name] = torch.from_numpy(x).float(), torch.from_numpy(numbers)
+            parts = [part for part in open_embeddings(path, f"{name}{SUFFIX}", option) if len(part[0])]
+            if parts:
+                rows[name] = torch.cat([torch.from_numpy(numbers) for numbers, _ in parts])
+                vectors[name] = torch.cat([torch.from_numpy(x).float() for _, x in parts])
         if not vectors:
             raise UserError(f"{option}: '{path}' has no row with any of {', '.join(wanted)}")
         return cls(vectors, rows)

@@ -64,7 +64,9 @@ class Page:
     def _serve(self, host: str) -> None:
         import uvicorn
 
-        config = uvicorn.Config(application(self.engine, host), log_level="warning", lifespan="on", ws="none")
+        config = uvicorn.Config(
+            application(self.engine, host), log_level="warning", lifespan="on", ws="none", timeout_graceful_shutdown=1
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._socket]}, name="mmssl-demo", daemon=True
@@ -84,7 +86,7 @@ class Page:
 
     def close(self) -> None:
         """End it; what was uploaded is gone then."""
-        self._server.should_exit = self._server.force_exit = True
+        self._server.should_exit = True
         self._thread.join(10)
         self._over.close()
 
@@ -136,7 +138,7 @@ def application(engine: Engine, host: str) -> Any:
     """The page as an application; at a loopback address it answers nobody who calls this machine by another name."""
     import gradio
     from fastapi import FastAPI
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from fastapi.middleware.trustedhost import TrustedHostMiddleware
 
     from .cards import style
     from .page import blocks, theme

@@ -17,7 +17,7 @@ from typing import Any
 
 from .. import __version__
 from ..data.given import is_object
-from ..data.origins import elsewhere
+from ..data.origins import URL, elsewhere
 from ..errors import RunError, UserError, one_line
 from ..evaluation.own_run import with_rows
 from ..files import whole_folder
@@ -112,7 +112,7 @@ def _refuse_place(place: Path) -> None:
 def _refuse_here(asked: DemoConfig) -> None:
     """UserError for data, and for other files, that lie on this machine."""
     path = str(asked.path)
-    if is_object(path) or not (path.startswith("builtin:") or elsewhere(path)):
+    if is_object(path) or not (path.startswith("builtin:") or _is_remote(path)):
         raise UserError(
             f"--data: found '{path}', which lies on this machine, expected what a Space reaches: a Hub id, "
             "builtin:NAME or an address"
@@ -120,6 +120,17 @@ def _refuse_here(asked: DemoConfig) -> None:
     for name in ("embeddings", "select"):
         if (value := getattr(asked, name)) is not None:
             raise UserError(f"{name}: found '{value}', which lies on this machine, expected null for a Space")
+
+
+def _is_remote(path: str) -> bool:
+    """Whether data are an address, or what can be an id on the Hub and is no path here."""
+    if elsewhere(path) is None or URL.match(path):
+        return elsewhere(path) is not None
+    try:
+        check_repo_id(path)
+    except UserError:
+        return False
+    return True
 
 
 def _model_files(found: Located, scratch: Path, base: str | None) -> tuple[Path, list[str], list[str]]:

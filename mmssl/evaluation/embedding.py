@@ -88,8 +88,13 @@ def has_raw(modality: Modality) -> bool:
 
 
 def shared_space(model: MMSSLModel, one: str, other: str) -> bool:
-    """Whether embeddings of two modalities may be compared: what both towers project into, or one modality's own."""
-    return one == other or all(model.tower_of(name) in model.projections for name in (one, other))
+    """Whether embeddings of two modalities may be compared: of one, of towers that project into one space, or of towers
+    of one width that were trained to agree without a projection."""
+    towers = [model.tower_of(name) for name in (one, other)]
+    if one == other or all(tower in model.projections for tower in towers):
+        return True
+    agree = model.config.logit_scale is not None and not model.projections
+    return agree and len({model.embedding_width(tower) for tower in towers}) == 1
 
 
 def _there(inputs: Inputs) -> Tensor:

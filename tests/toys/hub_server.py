@@ -76,8 +76,11 @@ class Hub:
             name = f"{asked.get('organization') or 'me'}/{asked['name']}"
             there = name in self.repos
             private = asked.get("visibility") == "private" or bool(asked.get("private"))
-            self.repos.setdefault(name, {"private": private, "branches": {"main": {}}})
-            return {"url": f"{self.url}/{name}", "name": name}, 409 if there else 200
+            kind = asked.get("type") or "model"
+            self.repos.setdefault(
+                name, {"private": private, "branches": {"main": {}}, "type": kind, "sdk": asked.get("sdk")}
+            )
+            return {"url": f"{self.url}/{'spaces/' * (kind == 'space')}{name}", "name": name}, 409 if there else 200
         if path == "/api/validate-yaml":
             return ({"errors": [], "warnings": []},)
         if path == "/api/whoami-v2":
@@ -88,7 +91,7 @@ class Hub:
             return ({},)
         if ".git/info/lfs/objects/batch" in path:
             return (self._batch(json.loads(body)),)
-        if path.startswith("/api/models/"):
+        if path.startswith(("/api/models/", "/api/spaces/")):
             return self._model("/".join(parts[2:4]), parts[4:], method, body)
         name = "/".join(parts[:2])
         if len(parts) > 4 and parts[2] == "resolve":

@@ -1,0 +1,91 @@
+"""What somebody gives: files, words, rows; and the sentences for what is none of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmssl.demonstrating.uploads import as_lines, first_row, of_files, row_of, text_of
+from mmssl.errors import BadSample
+from mmssl.modality import load_modality
+
+NAMES = ["age", "age: years", "job"]
+
+
+def reader(name: str) -> object:
+    package = load_modality(name)
+    return package.Preprocessor(package.Config())
+
+
+def test_a_row_is_written_and_read_again() -> None:
+    row = {"age": 3, "age: years": None, "job": "a baker: the\nlast one"}
+    assert row_of(as_lines(row), NAMES) == {"age": "3", "age: years": None, "job": "a baker: the last one"}
+    assert row_of("  job:cook  ", NAMES) == {"age": None, "age: years": None, "job": "cook"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("", "no words yet"),
+        ("   \n ", "no words yet"),
+        ("wage: 3", "found the line 'wage: 3'"),
+        ("just words", "`column: value`"),
+        ("age: 3\nage: 4", "'age' twice"),
+        ("x" * 20_001, "at most 20,000"),
+    ],
+)
+def test_what_is_no_row_is_a_sentence(lines: str, said: str) -> None:
+    with pytest.raises(BadSample, match=".") as error:
+        row_of(lines, NAMES)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_no_words_are_a_sentence() -> None:
+    assert text_of("  seven ") == "seven"
+    for words in (None, "", " \n"):
+        with pytest.raises(BadSample, match="no words yet"):
+            text_of(words)
+
+
+@pytest.mark.parametrize("text", ["age,job\n3,cook\n4,smith\n", "\ufeffjob;age\ncook;3\n", "age\tjob\n3\tcook\n"])
+def test_the_first_row_of_a_csv_file(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(text, encoding="utf-8")
+    assert row_of(first_row(path, NAMES), NAMES) == {"age": "3", "age: years": None, "job": "cook"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "no row"), (b"age,job\n", "no row"), (b"a,b\n1,2\n", "the columns a, b"), (b"\x89PNG\xff\x00", "no table")],
+)
+def test_what_is_no_csv_file_is_a_sentence(content: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    with pytest.raises(BadSample) as error:
+        first_row(path, NAMES)
+    assert said in str(error.value)
+
+
+def test_files_lie_side_by_side_under_their_own_names(tmp_path: Path) -> None:
+    places = []
+    for number, name in enumerate(("r.dat", "r.hea")):  # each upload comes in a folder of its own
+        (tmp_path / str(number)).mkdir()
+        places.append(tmp_path / str(number) / name)
+        places[-1].write_text(name)
+    side = tmp_path / "side"
+    side.mkdir()
+    found = of_files(places, reader("ecg"), side)  # type: ignore[arg-type]
+    assert (found if isinstance(found, str) else found["path"]) == str(side / "r.hea")
+    assert (side / "r.dat").read_text() == "r.dat"
+
+
+def test_files_of_which_none_is_known_are_a_sentence(tmp_path: Path) -> None:
+    for name in ("a.doc", "b.doc"):
+        (tmp_path / name).write_text("")
+    side = tmp_path / "side"
+    side.mkdir()
+    with pytest.raises(BadSample, match=r"none of these 2 files is an image, expected one of \.png"):
+        of_files([tmp_path / "a.doc", tmp_path / "b.doc"], reader("image"), side)  # type: ignore[arg-type]
+    with pytest.raises(BadSample, match="no file yet"):
+        of_files([], reader("image"), side)  # type: ignore[arg-type]
