@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .models.processing_mmssl import MMSSLProcessor
     from .provenance import trust
     from .recipe.loading import load_recipe
+    from .saying import set_log
 
 __all__ = [
     "MMSSLConfig",
@@ -51,6 +52,7 @@ __all__ = [
     "push",
     "report",
     "select",
+    "set_log",
     "trust",
     "tune",
 ]
@@ -76,6 +78,7 @@ _WHERE = {
     "push": "mmssl.api",
     "report": "mmssl.api",
     "select": "mmssl.around",
+    "set_log": "mmssl.saying",
     "trust": "mmssl.provenance",
     "tune": "mmssl.api",
 }

@@ -13,16 +13,17 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import LostProcess, RunError, TimeUp, UserError, nearest, one_line, out_of_memory, shown, unknown
 from ..models.privacy import hidden
 from ..provenance import trust
-from ..saying import doing, secrets_hidden
+from ..saying import LOGS, doing, result, say, secrets_hidden, speaker, told_as
 from . import curating, demonstrating, evaluating, looking, reporting, tuning, verifying
 from .results import print_report, show_run
-from .telling import add_commands
+from .telling import add_commands, one_of
 from .threads import wait_briefly
 from .words import columns_of, listed
 
@@ -43,56 +44,66 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    try:
-        words = list(sys.argv[1:] if argv is None else argv)
-        args = parse(words)
-        if "torch" not in sys.modules:
-            wait_briefly(os.environ)
-        trust(*getattr(args, "trust", ()))
-        with secrets_hidden(), doing(f"mmssl {words[0]}"):
-            return args.call(args)
-    except UserError as error:
-        _complain(error)
-        return 2
-    except RunError as error:
-        _complain(error)
-        return 75 if isinstance(error, TimeUp) else 1
-    except KeyboardInterrupt:
-        _say("interrupted")
-        return 130
-    except Exception as error:
-        if out_of_memory(error):
-            _complain(RunError(f"out of memory ({one_line(error, 200)}); a smaller batch_size or model needs less"))
-            return 1
-        traceback.print_exc()
-        from ..doctor import import_broke, import_failed
-
-        if import_broke(error):
-            _complain(import_failed(error))
-        return 1
+    words = list(sys.argv[1:] if argv is None else argv)
+    with told_as(*wanted_log(words)):
+        try:
+            args = parse(words)
+            if "torch" not in sys.modules:
+                wait_briefly(os.environ)
+            trust(*getattr(args, "trust", ()))
+            with secrets_hidden(), doing(f"mmssl {args.command}"):
+                return args.call(args)
+        except UserError as error:
+            return _complain(error, 2)
+        except RunError as error:
+            return _complain(error, 75 if isinstance(error, TimeUp) else 1)
+        except KeyboardInterrupt:
+            if _first():
+                speaker.complain(["interrupted"], 130, mark="")
+            return 130
+        except Exception as error:
+            return _broken(error)
 
 
-def _complain(error: Exception) -> None:
+def wanted_log(words: Sequence[str]) -> tuple[bool, bool]:
+    """(whether `--quiet`, whether `--log json`) of a command line, which may be wrong otherwise."""
+    json = "--log=json" in words or ("--log", "json") in pairwise(words)
+    return "--quiet" in words, json
+
+
+def _broken(error: Exception) -> int:
+    """An error that is nobody's word to the user: told whole, but for the memory that is out."""
+    if out_of_memory(error):
+        said = f"out of memory ({one_line(error, 200)}); a smaller batch_size or model needs less"
+        return _complain(RunError(said), 1)
+    traceback.print_exc()
+    from ..doctor import import_broke, import_failed
+
+    if import_broke(error):
+        return _complain(import_failed(error), 1)
+    if speaker.json:
+        return _complain(RunError(f"{type(error).__name__}: {one_line(error)}"), 1)
+    return 1
+
+
+def _complain(error: Exception, code: int) -> int:
+    """Say why the command ends; returns its exit code. Of several processes the first speaks, unless it is gone."""
     distributed: Any = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()  # a process that dies with its group open takes the others down by SIGABRT
-    lines = map(shown, hidden(str(error)).rstrip("\n").split("\n"))
+    lines = list(map(shown, hidden(str(error)).rstrip("\n").split("\n")))
     if isinstance(error, LostProcess | TimeUp):
         alone = isinstance(error, LostProcess) and error.speaks
     elif alone := not _first():
         # a launcher ends all when the first of them fails: the fault that all have is for the first process to tell
         time.sleep(PATIENCE)
-    _say("\n".join(f"error: {line}" for line in lines), alone)
+    if alone or _first():
+        speaker.complain(lines, code)
+    return code
 
 
 def _first() -> bool:
     return os.environ.get("RANK", "0") == "0"
-
-
-def _say(text: str, anyway: bool = False) -> None:
-    """To stderr; only by the first process of those that `accelerate launch` started, unless that is gone."""
-    if anyway or _first():
-        print(text, file=sys.stderr, flush=True)
 
 
 # ---------------------------------------------------------------------------------------------------------- parsing
@@ -101,6 +112,8 @@ def _say(text: str, anyway: bool = False) -> None:
 def parse(argv: list[str]) -> argparse.Namespace:
     """The parsed command; UserError naming the nearest valid command or option."""
     parser, commands = parsers()
+    front = next((i for i, word in enumerate(argv) if i == len(argv) - 1 or not _is_log(argv, i)), 0)
+    argv = [*argv[front : front + 1], *argv[:front], *argv[front + 1 :]]  # `mmssl --quiet COMMAND`, too
     if argv and not argv[0].startswith("-") and argv[0] not in commands:
         raise unknown("command", argv[0], commands)
     args, rest = parser.parse_known_args(_explicit(argv) if "--resume" in argv else argv)
@@ -115,6 +128,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
         expected = "; options of the recipe are key.path=value" if hasattr(args, "overrides") else ""
         raise UserError(f"unexpected argument '{word}' of mmssl {argv[0]}{expected}")
     return args
+
+
+def _is_log(argv: Sequence[str], i: int) -> bool:
+    """Whether a word is one of the options of every command, or the value of one."""
+    return argv[i] == "--quiet" or argv[i].partition("=")[0] == "--log" or (i > 0 and argv[i - 1] == "--log")
 
 
 def _explicit(argv: list[str]) -> list[str]:
@@ -134,11 +152,13 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
 
     parser = _Parser(prog="mmssl", description="Self-supervised pretraining on any modality.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"mmssl {__version__}")
+    _add_log(parser)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, call: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
-        sub.set_defaults(call=call)
+        sub.set_defaults(call=call, command=name)
+        _add_log(sub)
         return sub
 
     sub = command("pretrain", _pretrain, "Pretrain a model as a recipe says.")
@@ -188,6 +208,13 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     looking.add_commands(command)
     add_commands(command, commands.choices)
     return parser, dict(commands.choices)
+
+
+def _add_log(parser: argparse.ArgumentParser) -> None:
+    """The options of every command, which `main` reads before all others."""
+    parser.add_argument("--quiet", action="store_true", help="say nothing but errors and the result")
+    help = "json: messages and progress as JSON lines on stderr, results on stdout as ever (default: text)"
+    parser.add_argument("--log", metavar="|".join(LOGS), type=one_of(LOGS), default=LOGS[0], help=help)
 
 
 def _add_resume(sub: argparse.ArgumentParser) -> None:
@@ -293,9 +320,9 @@ def _embed(args: argparse.Namespace) -> int:
 
     summary = embed_as(args.model, options, args.output, args.base)
     if summary["resumed"]:
-        print(f"went on after {summary['resumed']} rows that an interrupted run had embedded")
+        result(f"went on after {summary['resumed']} rows that an interrupted run had embedded")
     counts = ", ".join(f"{n} with {name}" for name, n in summary["present"].items())
-    print(f"{args.output}: {summary['rows']} rows, {counts}, {len(summary['bad'])} broken values left out")
+    result(f"{args.output}: {summary['rows']} rows, {counts}, {len(summary['bad'])} broken values left out")
     return 0
 
 
@@ -315,11 +342,11 @@ def _push(args: argparse.Namespace) -> int:
         base=args.base,
     )
     for note in done.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
     if args.dry_run:
-        print("\n".join(["would be published:", *(f"  {name}" for name in done.files)]))
+        result("\n".join(["would be published:", *(f"  {name}" for name in done.files)]))
     else:
-        print(f"{done.repo_id}: {len(done.files)} files, {done.url}")
+        result(f"{done.repo_id}: {len(done.files)} files, {done.url}")
     return 0
 
 
@@ -330,7 +357,7 @@ def _reproduce(args: argparse.Namespace) -> int:
 
     prepare_process()  # as the run that is done again
     found = reproduce(args.model, args.overrides, output=args.output)
-    print(found.text())
+    result(found.text())
     return 0 if found.reproduced else 1
 
 
@@ -346,10 +373,10 @@ def _export(args: argparse.Namespace) -> int:
     with doing(f"exporting as {args.to}"):
         write = export_adapter if args.adapter else export_model
         done = write(args.model, args.to, args.output, args.tower, args.base)
-    print(proof_text(done.job, done.proof))
+    result(proof_text(done.job, done.proof))
     for note in done.job.notes:
-        print(f"note: {note}")
-    print(f"\n{args.output}: {done.job.cls or args.to}, largest difference {done.proof.largest('float32'):.1e}")
+        say(f"note: {note}")
+    result(f"\n{args.output}: {done.job.cls or args.to}, largest difference {done.proof.largest('float32'):.1e}")
     return 0
 
 
@@ -381,5 +408,5 @@ def _finetune(args: argparse.Namespace) -> int:
     if os.environ.get("RANK", "0") == "0":
         print_report(run.report)
         size = sum(run.report["parameters"]["bytes"].values()) / 1e6
-        print(f"\nthe result, with its card: {run.model_folder} ({size:.2f} MB)")
+        result(f"\nthe result, with its card: {run.model_folder} ({size:.2f} MB)")
     return 0

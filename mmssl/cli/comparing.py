@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from ..saying import result
+
 if TYPE_CHECKING:
     from ..finetuning.options import FinetuneConfig
 
@@ -22,10 +24,8 @@ def compare(args: argparse.Namespace, options: FinetuneConfig) -> int:
     prepare_process()
     found = run_comparison(args.model, options, output=args.output, base=args.base, resume=args.resume or False)
     if sys.stdout.isatty():
-        from rich.console import Console
-
-        Console().print(rich_tables(found.report))
+        result(rich_tables(found.report))
     else:
-        print(plain(found.report))
-    print(f"\nthe comparison, with every draw: {found.folder}")
+        result(plain(found.report))
+    result(f"\nthe comparison, with every draw: {found.folder}")
     return 0

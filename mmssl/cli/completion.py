@@ -59,7 +59,7 @@ def candidates(words: Sequence[str], commands: Mapping[str, argparse.ArgumentPar
     """
     typed = words[-1] if words else ""
     if len(words) < 2:
-        offered: Iterator[str] = iter([*commands, "--help", "--version"])
+        offered: Iterator[str] = iter([*commands, "--help", "--version", "--quiet", "--log"])
     elif words[0] in commands:
         offered = _of_command(words, commands[words[0]])
     else:
@@ -96,6 +96,10 @@ def _values(option: str) -> Iterator[str]:
         from ..looking.options import GOALS
 
         yield from GOALS
+    elif option == "--log":
+        from ..saying import LOGS
+
+        yield from LOGS
     elif option == "--peft":
         yield from ("lora", "dora", "ia3", "none", "linear")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..saying import doing
+from ..saying import doing, result
 from .telling import Command
 
 SELECT = {
@@ -66,10 +66,10 @@ def _cluster(args: argparse.Namespace, flags: dict[str, Any]) -> int:
 
     done = cluster_as(args.source, options, args.output, args.base)
     left = done["rows"] - done["clustered"]
-    print(f"{args.output}: {done['clustered']:,} rows" + (f", {left:,} more have no embedding" if left else ""))
+    result(f"{args.output}: {done['clustered']:,} rows" + (f", {left:,} more have no embedding" if left else ""))
     for level in done["levels"]:
         sizes = f"{level['least']:,} to {level['most']:,} rows"
-        print(f"{level['clusters']:,} clusters of {sizes}; a row is {level['distance']:.3g} from its centre")
+        result(f"{level['clusters']:,} clusters of {sizes}; a row is {level['distance']:.3g} from its centre")
     return 0
 
 
@@ -93,8 +93,8 @@ def _select(args: argparse.Namespace) -> int:
         from ..curation.asking import select_as
 
     done = select_as(options, args.output, args.base)
-    print(f"{args.output}: {done['kept']:,} of {done['rows']:,} rows are kept")
+    result(f"{args.output}: {done['kept']:,} of {done['rows']:,} rows are kept")
     for reason, count in done["reasons"].items():
-        print(f"  {count:,} {reason}")
-    print(f"use it: data.select={args.output} of a recipe, select={args.output} of a command")
+        result(f"  {count:,} {reason}")
+    result(f"use it: data.select={args.output} of a recipe, select={args.output} of a command")
     return 0

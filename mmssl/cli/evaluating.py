@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..saying import doing
+from ..saying import doing, result
 from .results import print_report
 
 HELP = "Measure a model on data, beside its untrained twin and the raw features; several models on several sets, too."
@@ -59,7 +59,7 @@ def evaluate(args: argparse.Namespace, flags: Flags, imports: str) -> int:
     sets = read_sets(data, words, flags(args))
     found = run_suite(models, sets, output=args.output, resume=args.resume or False, base=args.base)
     _print(found.report)
-    print(f"\nthe suite, with all numbers: {found.folder}")
+    result(f"\nthe suite, with all numbers: {found.folder}")
     return 1 if found.broken else 0
 
 
@@ -95,8 +95,6 @@ def _print(report: Mapping[str, Any]) -> None:
     from ..judging.table import plain_suite, rich_suite
 
     if sys.stdout.isatty():
-        from rich.console import Console
-
-        Console().print(rich_suite(report))
+        result(rich_suite(report))
     else:
-        print(plain_suite(report))
+        result(plain_suite(report))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import shown
-from ..saying import doing
+from ..saying import doing, result
 from .words import columns_of
 
 if TYPE_CHECKING:
@@ -64,8 +64,10 @@ def _init(args: argparse.Namespace) -> int:
     prepare_process()
     options: InitConfig = command_options(InitConfig, args.overrides, flags(args, "goal", "label", "preset"))
     done = init(options, args.output, force=args.force)
-    print("\n".join(map(shown, done.found)))
-    print(f"\nwrote {done.path}, from {done.base}: every choice with its reason\n\nnext:\n  mmssl pretrain {done.path}")
+    result("\n".join(map(shown, done.found)))
+    result(
+        f"\nwrote {done.path}, from {done.base}: every choice with its reason\n\nnext:\n  mmssl pretrain {done.path}"
+    )
     return 0
 
 
@@ -87,8 +89,8 @@ def _check(args: argparse.Namespace) -> int:
     else:
         options = command_options(CheckConfig, args.overrides, flags(args, "label"))
     done = check(options, args.output, recipe=recipe, every=args.all)
-    print("\n".join(map(shown, done.lines())))
-    print(f"\nthe report: {args.output / 'report.html'} (and report.json)")
+    result("\n".join(map(shown, done.lines())))
+    result(f"\nthe report: {args.output / 'report.html'} (and report.json)")
     return 1 if done.worthless else 0
 
 
@@ -103,7 +105,7 @@ def _plan(args: argparse.Namespace) -> int:
 
     prepare_process()
     found = plan(Asked(args.config, args.overrides, args.preset), args.steps)
-    print(json.dumps(found.plain(), indent=1) if args.json else "\n".join(["", *found.lines()]))
+    result(json.dumps(found.plain(), indent=1) if args.json else "\n".join(["", *found.lines()]))
     return 0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..saying import result
+
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
     """Its words and options."""
@@ -22,5 +24,5 @@ def report(args: argparse.Namespace) -> int:
         from ..training.reporting import report as write
 
     path = write(args.runs, args.output)
-    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
+    result(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
     return 0

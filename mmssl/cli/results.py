@@ -7,6 +7,8 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
+from ..saying import result
+
 if TYPE_CHECKING:
     from ..evaluation.evaluate import Report
     from ..training.pretrain import Run
@@ -32,7 +34,7 @@ def show_run(run: Run) -> None:
     probe = ["--task", "linear", *_named("--label", "", "label", label)] if label else ["--task", "rankme"]
     if run.report:
         print_report(run.report)
-    print(f"\nthe model, with its card: {run.model_folder}\n\nnext:")
+    result(f"\nthe model, with its card: {run.model_folder}\n\nnext:")
     commands = [
         ["mmssl", "evaluate", *where, *probe],
         ["mmssl", "embed", *where, "--output", str(run.folder / "embeddings.parquet")],
@@ -40,7 +42,7 @@ def show_run(run: Run) -> None:
     if "tensorboard" in (recipe.train.trackers or ()):
         commands.append(["tensorboard", "--logdir", str(run.folder / "tensorboard")])
     for words in commands:
-        print("  " + shlex.join(words))
+        result("  " + shlex.join(words))
 
 
 def _named(option: str, prefix: str, key: str, columns: str | list[str]) -> list[str]:
@@ -61,8 +63,6 @@ def print_report(report: Report) -> None:
     from ..evaluation.table import plain_table, rich_table
 
     if sys.stdout.isatty():
-        from rich.console import Console
-
-        Console().print(rich_table(report))
+        result(rich_table(report))
     else:
-        print(plain_table(report))
+        result(plain_table(report))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from ..errors import UserError, nearest
+from ..saying import result
 
 
 class Command(Protocol):
@@ -68,18 +67,10 @@ def _list(args: argparse.Namespace) -> int:
                 facts = found[-1]["facts"]
                 assert isinstance(facts, list)
                 facts.append(line)
-        _say(json.dumps(found, indent=2, ensure_ascii=False))
+        result(json.dumps(found, indent=2, ensure_ascii=False))
     else:
-        _say("\n".join(f"{name:25} {line}".rstrip() for name, line in rows))
+        result("\n".join(f"{name:25} {line}".rstrip() for name, line in rows))
     return 0
-
-
-def _say(text: str) -> None:
-    """To stdout, until who reads it (`| head`) has had enough."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
 
 
 def _show(args: argparse.Namespace) -> int:
@@ -88,11 +79,11 @@ def _show(args: argparse.Namespace) -> int:
     if args.schema:
         if args.what:
             raise UserError(f"show: found '{args.what}' beside --schema, which is of any recipe")
-        _say(json.dumps(showing.recipe_schema(), indent=1, ensure_ascii=False))
+        result(json.dumps(showing.recipe_schema(), indent=1, ensure_ascii=False))
     elif args.what is None:
         raise UserError("show: found nothing to show, expected a recipe, options (see `mmssl show --help`) or --schema")
     else:
-        _say(showing.show(args.what, args.overrides, args.defaults, args.preset))
+        result(showing.show(args.what, args.overrides, args.defaults, args.preset))
     return 0
 
 
@@ -102,7 +93,7 @@ def _completion(args: argparse.Namespace, parsers: Mapping[str, argparse.Argumen
     words = args.words[1:] if args.words[:1] == ["--"] else args.words
     text = "\n".join(candidates(words, parsers)) if args.shell == "words" else SCRIPTS[args.shell].rstrip("\n")
     if text:
-        _say(text)
+        result(text)
     return 0
 
 

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..saying import result
+
 if TYPE_CHECKING:
     from ..tuning.tune import Tuned
 
@@ -49,8 +51,8 @@ def tune(args: argparse.Namespace) -> int:
     wanted = Wanted(args.config, fixed, space, args.trials, args.by, args.samples, args.seed, prune, args.preset)
     found = run_tuning(wanted, output=args.output, resume=args.resume or False)
     _print(found)
-    print(f"\nthe best recipe: {found.recipe}\nall trials: {found.folder / 'trials.csv'}")
-    print(f"\nnext:\n  mmssl pretrain {found.recipe}")
+    result(f"\nthe best recipe: {found.recipe}\nall trials: {found.folder / 'trials.csv'}")
+    result(f"\nnext:\n  mmssl pretrain {found.recipe}")
     return 0
 
 
@@ -58,8 +60,6 @@ def _print(found: Tuned) -> None:
     from ..tuning.table import plain, rich_table
 
     if sys.stdout.isatty():
-        from rich.console import Console
-
-        Console().print(rich_table(found.trials, found.best))
+        result(rich_table(found.trials, found.best))
     else:
-        print(plain(found.trials, found.best))
+        result(plain(found.trials, found.best))

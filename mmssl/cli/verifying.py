@@ -6,6 +6,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from ..saying import result
+
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
     """Its words and options."""
@@ -37,5 +39,5 @@ def verify(args: argparse.Namespace) -> int:
             seed=args.seed,
             preset=args.preset,
         )
-    print(found.as_json() if args.json else found.text())
+    result(found.as_json() if args.json else found.text())
     return 0 if found.same else 1

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.fingerprint import content_of
+from ..saying import doing, told
 from .kmeans import Labels
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ def same_contents(source: Dataset, columns: Sequence[str], rows: Iterable[int]) 
     first: dict[bytes, int] = {}
     found: dict[int, int] = {}
     numbers = list(rows)
-    for row, value in zip(numbers, source.select_columns(list(columns)).select(numbers), strict=True):
+    chosen = source.select_columns(list(columns)).select(numbers)
+    for row, value in zip(numbers, told(chosen, "comparing what rows hold", len(numbers), size=None), strict=True):
         digest = hashlib.sha256()
         for name in columns:
             digest.update(content_of(value[name]) + b"\x1f")
@@ -52,11 +54,14 @@ def alike_rows(
     for place in range(len(numbers)):
         parts.setdefault(None if groups is None else groups[place], []).append(place)
     found: dict[int, tuple[int, float]] = {}
-    for places in parts.values():
-        kept = np.empty(0, np.int64)
-        for low in range(0, len(places), BLOCK):
-            block = np.array(places[low : low + BLOCK])
-            kept = np.concatenate([kept, _block(x, numbers, kept, block, least, found)])
+    with doing("comparing rows with those that are kept", len(numbers)) as advance:
+        done = 0
+        for places in parts.values():
+            kept = np.empty(0, np.int64)
+            for low in range(0, len(places), BLOCK):
+                block = np.array(places[low : low + BLOCK])
+                kept = np.concatenate([kept, _block(x, numbers, kept, block, least, found)])
+                advance(done := done + len(block))
     return found
 
 

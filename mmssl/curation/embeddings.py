@@ -24,7 +24,7 @@ from ..models.opening import open_model
 from ..options import changed
 from ..recipe.config import RowsConfig
 from ..recipe.loading import FLAGS
-from ..saying import doing, say
+from ..saying import doing, say, told
 from .kmeans import BATCH, Rows
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Embeddings:
         chosen = np.zeros(self.rows, bool)
         chosen[order(self.rows, seed, 0)[:size]] = True
         found, count = [], 0
-        for numbers, x in self:
+        for numbers, x in told(self, "reading the embeddings", self.rows, size=BATCH):
             count += len(x)
             found.append(x[chosen[numbers]])
         if not count:

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..saying import doing, told
+
 Rows = NDArray[np.float64]
 Labels = NDArray[np.int64]
 Pass = Callable[[], Iterable[Rows]]
@@ -161,11 +163,11 @@ def lloyd(
 
     k, priced = len(start), sample[:: -(-len(sample) // PRICED)]
     found = KMeans(start, spherical, np.zeros(k), rows, np.inf, balanced, np.zeros(k, np.int64))
-    for _ in range(iterations):
+    for number in range(iterations):
         if balanced:
             found.prices = fair_prices(costs(priced, found.centres, spherical), found.prices)
         give, sums, counts, cost = found.assigning(), np.zeros_like(start), np.zeros(k), 0.0
-        for x in begin():
+        for x in told(begin(), f"pass {number + 1} of at most {iterations} over the rows", rows, size=BATCH):
             label = give(x)
             member = csr_matrix((np.ones(len(x)), (label, np.arange(len(x)))), shape=(k, len(x)))
             sums += member @ x
@@ -221,6 +223,10 @@ def cluster(
     def every() -> Iterator[Rows]:
         yield from (unit(x) if spherical else x for x in (begin or held)())
 
-    found = [lloyd(start, held, len(sample), **more) for start in beginnings(sample, k, restarts, seed)]
+    found = []
+    with doing(f"beginnings of {k:,} clusters on {len(sample):,} rows", restarts) as advance:
+        for start in beginnings(sample, k, restarts, seed):
+            found.append(lloyd(start, held, len(sample), **more))
+            advance(len(found))
     best = min(found, key=lambda one: one.cost)
     return best if begin is None else lloyd(best.centres, every, rows, **more)

@@ -13,8 +13,9 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..saying import told
 from .embeddings import Embeddings
-from .kmeans import Labels, Rows, cluster, unit
+from .kmeans import BATCH, Labels, Rows, cluster, unit
 
 Similarities = NDArray[np.float32]
 
@@ -28,7 +29,7 @@ def target_centres(target: Embeddings, clusters: int, seed: int) -> Rows:
 def similarities(embeddings: Embeddings, centres: Rows) -> Similarities:
     """(rows, k) cosine of each row with each centre; -inf where a row has no embedding."""
     found = np.full((embeddings.rows, len(centres)), -np.inf, np.float32)
-    for numbers, x in embeddings:
+    for numbers, x in told(embeddings, "comparing the embeddings with the target", embeddings.rows, size=BATCH):
         found[numbers] = unit(x) @ centres.T
     return found
 

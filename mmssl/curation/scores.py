@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..saying import told
 from .embeddings import Embeddings
 from .kmeans import Labels, unit
 
@@ -38,7 +39,7 @@ def typicality(numbers: Labels, x: NDArray[np.float32], rows: int, neighbours: i
     k = min(neighbours, len(x) - 1)
     if k < 1:
         raise UserError(f"by: typicality of {len(x)} row, expected at least two")
-    for low in range(0, len(x), BLOCK):
+    for low in told(range(0, len(x), BLOCK), "comparing rows with all others", len(x), size=BLOCK):
         apart = 2 - 2 * (x[low : low + BLOCK] @ x.T)
         own = np.arange(len(apart))
         apart[own, low + own] = np.inf  # a row is not its own neighbour

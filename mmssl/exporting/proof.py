@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from ..errors import RunError
 from ..models.stock.job import DTYPES, Job, Trial
+from ..saying import doing
 
 TOLERANCE = 1e-4
 """float32: largest absolute difference, over the largest absolute value (at least 1)."""
@@ -82,7 +83,8 @@ def prove(folders: Sequence[Path], jobs: Sequence[Job]) -> list[Proof]:
         scratch = Path(temporary)
         spec = [_spec(folder, job, scratch / str(i)) for i, (folder, job) in enumerate(zip(folders, jobs, strict=True))]
         (scratch / "jobs.json").write_text(json.dumps(spec))
-        results = _run(scratch)
+        with doing("loading what was written in a process without mmssl"):
+            results = _run(scratch)
         proofs = []
         for folder, job, result, i in zip(folders, jobs, results, range(len(jobs)), strict=True):
             if result["error"]:

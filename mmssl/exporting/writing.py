@@ -21,6 +21,7 @@ from ..models.stock.formats import load_format
 from ..models.stock.job import Job
 from ..models.stock.record import write_record
 from ..models.stock.targets import refuse_with_ways
+from ..saying import doing
 from .card import card_text
 from .proof import Proof, prove
 
@@ -71,10 +72,11 @@ def export_several(wanted: Sequence[tuple[object, str, Path, str | None]], base:
         with tempfile.TemporaryDirectory(prefix="mmssl-export-") as scratch, contextlib.ExitStack() as folders:
             jobs, sources, partials = [], [], []
             for i, ((model, to, output, tower), chosen) in enumerate(zip(wanted, formats, strict=True)):
-                source = open_source_model(model, Path(scratch) / str(i), tower, base)
+                with doing("reading the model"):
+                    source = open_source_model(model, Path(scratch) / str(i), tower, base)
                 refuse_with_ways(source, to, chosen)
                 partials.append(folders.enter_context(whole_folder(output)))
-                with no_progress_bars():
+                with no_progress_bars(), doing(f"writing {to}"):
                     jobs.append(chosen.write(source, partials[-1]))
                 if jobs[-1].library in ("transformers", "sentence_transformers"):
                     write_record(source, to, list(chosen.needs), partials[-1])

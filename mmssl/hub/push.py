@@ -23,6 +23,7 @@ from ..boundary import kind_of
 from ..errors import RunError, UserError, one_line
 from ..models.locating import ADAPTER, PEFT_CONFIG, locate
 from ..names import refuse_misspelt
+from ..saying import doing
 from .contents import lacks, may_hold
 from .picture import SAMPLES
 from .secrets import findings, text_of
@@ -109,8 +110,9 @@ def push(
                 f"name it as others do"
             )
     with tempfile.TemporaryDirectory(prefix="mmssl-push-") as scratch:
-        folder, notes = staged(folder, Path(scratch), base)
-        files = publishable(folder)
+        with doing("looking at what would be published"):
+            folder, notes = staged(folder, Path(scratch), base)
+            files = publishable(folder)
         shown = [name for name in files if re.fullmatch(re.escape(SAMPLES).replace(r"\{\}", r"\d+"), name)]
         if shown:
             notes = [*notes, f"its card shows samples of the data: {', '.join(shown)} (train.card_samples)"]
@@ -152,7 +154,9 @@ def send(
         raise UserError("push: no token found; run `hf auth login`, or set HF_TOKEN to a token that may write")
     api = HfApi()
     kind = "space" if space else "model"
-    url = _talk(repo_id, lambda: _commit(api, folder, files, repo_id, private, revision, message, kind))
+    size = sum((folder / name).stat().st_size for name in files) / 1e6
+    with doing(f"sending {len(files)} files ({size:,.1f} MB) to {repo_id}"):
+        url = _talk(repo_id, lambda: _commit(api, folder, files, repo_id, private, revision, message, kind))
     return Pushed(str(url.commit_url), str(url.repo_url.repo_id), list(files), list(notes))
 
 

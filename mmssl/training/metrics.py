@@ -17,13 +17,11 @@ from typing import Self
 
 import torch
 from accelerate import Accelerator
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from ..data.quarantine import Bad
 from ..files import replaceable, whole_file
-from ..saying import Advance, doing, say, speaker
+from ..saying import Activity, speaker
 
 logger = logging.getLogger("mmssl")
 
@@ -213,64 +211,36 @@ TRAINING = "steps of training"
 
 
 class Display:
-    """A live progress bar on a terminal, plain lines elsewhere; silent on all processes but the first."""
+    """How far the training is, and its last numbers; silent on all processes but the first."""
 
     def __init__(self, steps: int, start: int, show: bool) -> None:
         self.steps, self.show = steps, show
         self._stack = contextlib.ExitStack()
-        self._advance: Advance | None = None
-        self.console = Console(stderr=True)
-        self.live = show and self.console.is_terminal
-        self.progress = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[text]}"),
-            TextColumn("{task.fields[doing]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.live,
-        )
-        self.task = self.progress.add_task("train", total=steps, completed=start, text="", doing="")
+        self.activity = Activity(TRAINING, steps, done=start, first=start)
 
     def __enter__(self) -> Self:
-        self.progress.start()
-        if self.live:
-            speaker.screen = self._show
         if self.show:
-            self._advance = self._stack.enter_context(doing(TRAINING, self.steps))
+            self._stack.enter_context(speaker.doing(self.activity))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-        if self.live:
-            speaker.screen = None
-        self.progress.stop()
-
-    def _show(self, doing: str) -> None:
-        """What is being done beside the training; of that itself the bar says more."""
-        self.progress.update(self.task, doing="" if doing.startswith(TRAINING) else doing)
 
     def advance(self, step: int) -> None:
-        """Move the bar to `step`."""
-        self.progress.update(self.task, completed=step)
-        if self._advance is not None:
-            self._advance(step)
+        """`step` is done."""
+        self.activity.done = step
 
     def report(self, row: Row) -> None:
         """row: a line of metrics.jsonl."""
+        if not self.show:
+            return
         parts = [f"{k.removeprefix('loss/')} {v:.3f}" for k, v in row.items() if k.startswith("loss/")]
         rate = row["samples_per_second"]
         text = f"loss {row['loss']:.3f} ({', '.join(parts)})  {health_text(row)}{rate:.0f} samples/s"
         left = row["seconds_left"] or 0.0
         line = f"step {row['step']}/{self.steps}  {text}  left {int(left // 60)}:{int(left % 60):02d}"
-        if self.live:
-            self.progress.update(self.task, text=text)
-            speaker.note(line)
-        elif self.show:
-            say(line)
+        self.activity.note = text
+        speaker.measured(line, {"steps": self.steps, **row})
 
 
 def health_text(row: Row) -> str:

@@ -107,7 +107,7 @@ def run_tuning(wanted: Wanted, *, output: str | Path | None = None, resume: bool
     goes = goes_on(name, output, resume)
     folder = run_folder(name, output, goes)
     existed = folder.exists()
-    with RunLock() as lock, doing("tuning"):
+    with RunLock() as lock, doing("trials", _total(wanted)) as advance:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(folder)
@@ -122,6 +122,7 @@ def run_tuning(wanted: Wanted, *, output: str | Path | None = None, resume: bool
             raise
         study = open_study(folder, wanted)
         while (trial := next_trial(study, wanted)) is not None:
+            advance(trial.number)
             _run(study, trial, wanted, folder)
             write_csv(folder / TABLE, rows_of(study, wanted))
         return _finish(study, wanted, folder)
