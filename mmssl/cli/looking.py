@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import shown
-from ..saying import doing, result
+from ..errors import UserError, shown
+from ..saying import doing, result, speaker
 from .words import columns_of
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def add_commands(command: Command) -> None:
     sub.add_argument("--preset", metavar="NAME", help="size: demo, small or base; default: by the rows and the device")
     sub.add_argument("--output", metavar="FILE", type=Path, default=Path("recipe.yaml"), help="default: recipe.yaml")
     sub.add_argument("--force", action="store_true", help="replace the file that is there")
+    sub.add_argument("--ask", action="store_true", help="tell what was found, and ask on the terminal before it writes")
 
     help = "Look through data for what is wrong with them: broken, missing, repeated, leaking, constant."
     sub = command("check", _check, help)
@@ -56,15 +58,26 @@ def _add_words(sub: argparse.ArgumentParser, help: str) -> None:
 def _init(args: argparse.Namespace) -> int:
     from ..recipe.loading import command_options
 
+    if args.ask and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UserError("--ask: found no terminal to ask on, expected one; without --ask init takes what it finds")
     with doing(IMPORTS):
-        from ..looking.init import init
+        from ..looking.asking import answered
+        from ..looking.init import Draft, init
         from ..looking.options import InitConfig
         from ..training.process import prepare_process
 
     prepare_process()
     options: InitConfig = command_options(InitConfig, args.overrides, flags(args, "goal", "label", "preset"))
-    done = init(options, args.output, force=args.force)
-    result("\n".join(map(shown, done.found)))
+    told: list[str] = []
+
+    def ask(asked: InitConfig, found: Draft) -> InitConfig:
+        told.extend(found.lines)
+        result("\n".join(map(shown, [*told, "", "Enter keeps what stands in brackets, Ctrl-C leaves all as it was."])))
+        return answered(asked, found.recipe, found.columns, speaker.ask, result)
+
+    done = init(options, args.output, force=args.force, ask=ask if args.ask else None)
+    if done.found != told:
+        result("\n".join(map(shown, done.found)))
     result(
         f"\nwrote {done.path}, from {done.base}: every choice with its reason\n\nnext:\n  mmssl pretrain {done.path}"
     )

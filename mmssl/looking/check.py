@@ -87,7 +87,7 @@ def check(
     folder = None if output is None else Path(output)
     if recipe is None:
         with doing(f"looking at {asked.path}"):
-            recipe = load_recipe(draft(asked, told=False)[1])
+            recipe = load_recipe(draft(asked, told=False).recipe)
     refuse_placeholder(recipe)
     out = Checked(recipe.data.path)
     try:

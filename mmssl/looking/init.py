@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,13 +59,30 @@ class Started:
     base: str = ""
 
 
-def init(asked: InitConfig, output: str | Path = "recipe.yaml", *, force: bool = False) -> Started:
+@dataclass
+class Draft:
+    """A recipe before it is written: what it is made of, itself, lines for the user, the columns of the data."""
+
+    composed: composing.Composed
+    recipe: dict[str, Any]
+    lines: list[str]
+    columns: list[str]
+
+
+def init(
+    asked: InitConfig,
+    output: str | Path = "recipe.yaml",
+    *,
+    force: bool = False,
+    ask: Callable[[InitConfig, Draft], InitConfig] | None = None,
+) -> Started:
     """Look at data and write a recipe for them.
 
     Args:
         asked: the data, and what the encoder is for.
         output: the file.
         force: replace a file that is there.
+        ask: gets what was found, and says what is asked for in its place; where that is the same, it stays.
 
     Raises:
         UserError: there is a file already; or nothing in the data is read.
@@ -76,7 +93,11 @@ def init(asked: InitConfig, output: str | Path = "recipe.yaml", *, force: bool =
         raise UserError(f"--output: '{path}' is there already; --force replaces it, --output FILE writes another")
     replaceable(path)
     with doing(f"looking at {asked.path}"):
-        found, data, lines = draft(asked)
+        drawn = draft(asked)
+    if ask is not None and (answers := ask(asked, drawn)) != asked:
+        with doing(f"looking at {asked.path} again"):
+            drawn = draft(answers)
+    found, data = drawn.composed, drawn.recipe
     head = [
         f"Written by mmssl init for {asked.path}, from the shipped recipe {found.name}; behind # is why.",
         f"Run it: mmssl pretrain {path}",
@@ -86,11 +107,11 @@ def init(asked: InitConfig, output: str | Path = "recipe.yaml", *, force: bool =
         write_whole(path, text)
     except OSError as error:
         raise RunError(f"{path} could not be written: {one_line(error)}") from error
-    return Started(path, data, text, lines, found.name)
+    return Started(path, data, text, drawn.lines, found.name)
 
 
-def draft(asked: InitConfig, told: bool = True) -> tuple[composing.Composed, dict[str, Any], list[str]]:
-    """(what a recipe for these data is made of, the recipe, lines for the user).
+def draft(asked: InitConfig, told: bool = True) -> Draft:
+    """A recipe for these data.
 
     told: whether the lines are wanted, for which rows are compared.
 
@@ -107,7 +128,7 @@ def draft(asked: InitConfig, told: bool = True) -> tuple[composing.Composed, dic
     data = _ordered(found.data)
     load_recipe(copy.deepcopy(data))
     lines = _told(opened, roles, signals) if told else []
-    return found, data, [*lines, *opened.said, *roles.said, *said]
+    return Draft(found, data, [*lines, *opened.said, *roles.said, *said], list(roles.table.columns))
 
 
 # ------------------------------------------------------------------------------------------------------ what is there

@@ -120,6 +120,15 @@ class Speaker:
             except BrokenPipeError:  # who reads it (`| head`) has had enough; Python flushes it once more at its end
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
+    def ask(self, question: str) -> str:
+        """What is answered on the terminal; nothing is told of meanwhile."""
+        with self._lock:
+            self.clear()
+            try:
+                return input(question)
+            except EOFError:  # Ctrl-D
+                raise KeyboardInterrupt from None
+
     def event(self, event: str, **facts: object) -> None:
         """A JSON line to stderr; none where it is to be quiet."""
         if not self.quiet or event == "error":

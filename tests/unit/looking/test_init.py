@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,3 +210,62 @@ def test_an_empty_folder_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["init", str(tmp_path / "p"), "--output", str(tmp_path / "r.yaml")]) == 2
     assert "empty" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "p")
+
+
+# ---------------------------------------------------------------------------------------------------------- questions
+
+
+def _terminal(monkeypatch: pytest.MonkeyPatch, answers: list[str]) -> list[str]:
+    """One that answers, then Enter each time; returns what it is asked."""
+    asked: list[str] = []
+
+    def answer(question: str) -> str:
+        asked.append(question)
+        return answers[len(asked) - 1] if len(asked) <= len(answers) else ""
+
+    monkeypatch.setattr("builtins.input", answer)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    return asked
+
+
+def test_without_a_terminal_nobody_is_asked(tmp_path, monkeypatch, capsys):
+    _table(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "t.csv", "--ask"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "recipe.yaml").exists()
+
+
+def test_who_takes_all_that_was_found_gets_the_same_recipe(tmp_path, monkeypatch, capsys):
+    _table(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "t.csv"]) == 0
+    without = (tmp_path / "recipe.yaml").read_bytes()
+    asked = _terminal(monkeypatch, [])
+    assert main(["init", "t.csv", "--ask", "--force"]) == 0
+    assert (tmp_path / "recipe.yaml").read_bytes() == without
+    said = capsys.readouterr().out
+    assert len(asked) == 5 and "[outcome]" in asked[1] and "[patient_id]" in asked[2]
+    assert said.count("t.csv: 60 rows") == 2  # of each of the two, once
+
+
+def test_answers_change_the_recipe_and_wrong_ones_are_asked_again(tmp_path, monkeypatch, capsys):
+    _table(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    asked = _terminal(monkeypatch, ["classify", "srt", "sort", "", "x, y", "demo"])
+    assert main(["init", "t.csv", "--ask"]) == 0
+    recipe = load_recipe("recipe.yaml")
+    assert recipe.evaluation.label == "sort" and recipe.data.columns["tabular"] == ["x", "y"]
+    assert "did you mean 'sort'" in capsys.readouterr().out and asked[1] == asked[2]
+
+
+def test_who_stops_while_being_asked_has_no_file(tmp_path, monkeypatch):
+    _table(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    _terminal(monkeypatch, [])
+
+    def stop(question: str) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", stop)
+    assert main(["init", "t.csv", "--ask"]) == 130 and not (tmp_path / "recipe.yaml").exists()
