@@ -61,7 +61,7 @@ def answered(asked: InitConfig, recipe: dict[str, Any], columns: Sequence[str], 
         ):
             found = put(question, evaluation.get(key) or NONE, column)
             changes |= {} if found is None else {key: found}
-        own = {}
+        own: dict[str, Any] = {}
         for modality in recipe["modalities"]:
             stands = data.get("columns", {}).get(modality, modality)
             now = stands if isinstance(stands, str) else joined(stands, SHOWN)

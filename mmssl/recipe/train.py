@@ -228,6 +228,23 @@ class TrainConfig(LoopConfig):
         local=True,
         help="the model's card, which `mmssl push` publishes, shows samples of the data and names of their classes",
     )
+    report_every: int | None = option(
+        None,
+        min=1,
+        max=1_000_000_000,
+        resumable=True,
+        local=True,
+        help="steps between pictures while it trains: report.html is brought up to date, and reconstructions, patches "
+        "and the map go to tensorboard, trackio and wandb; the training stays the same",
+    )
+    report_minutes: float | None = option(
+        None,
+        above=0,
+        max=100_000,
+        resumable=True,
+        local=True,
+        help="minutes between them, at the next line of the log; null: none by the clock",
+    )
     probe_every: int | None = option(
         None, min=1, max=1_000_000_000, resumable=True, help="steps between probes on labelled rows (evaluation.label)"
     )
@@ -241,5 +258,6 @@ class TrainConfig(LoopConfig):
     NEEDS = (
         needs("health_samples", health_every=SET),
         needs("probe_tasks", "probe_samples", probe_every=SET),
+        needs("report_every", "report_minutes", report=("auto", True)),
         needs("keep_best_model", keep_best=SET),
     )

@@ -45,18 +45,28 @@ SETTINGS: Any = {
 
 
 @contextmanager
-def figure(width: float, height: float, salt: str) -> Iterator[tuple[Figure, list[str]]]:
-    """A figure of so many inches; behind the block the list holds its SVG. salt: so that no two of a page share ids."""
+def figure(width: float, height: float, salt: str | None) -> Iterator[tuple[Figure, list[str]]]:
+    """A figure of so many inches; behind the block the list holds its SVG.
+
+    salt: so that no two of a page share ids; None: the list holds an address with its pixels, on clear ground.
+    """
     import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     made: list[str] = []
-    with matplotlib.rc_context({**SETTINGS, "svg.hashsalt": salt}), warnings.catch_warnings():
+    ground = {"svg.hashsalt": salt} if salt is not None else {"axes.edgecolor": "#999999", "grid.color": "#cccccc"}
+    with matplotlib.rc_context({**SETTINGS, **ground}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # who reads the page has fonts of his own
         drawn = Figure(figsize=(width, height))
-        FigureCanvasSVG(drawn)  # not pyplot: no window system, no global state
-        yield drawn, made
+        canvas = FigureCanvasAgg(drawn) if salt is None else FigureCanvasSVG(drawn)
+        yield drawn, made  # not by pyplot: no window system, no global state
+        if isinstance(canvas, FigureCanvasAgg):
+            canvas.draw()
+            made.append(data_uri(np.asarray(canvas.buffer_rgba())))
+            return
+        assert salt is not None
         file = io.StringIO()
         drawn.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Type": None, "Format": None})
         made.append(_cleaned(file.getvalue(), salt))

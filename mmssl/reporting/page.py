@@ -245,7 +245,7 @@ def _view(record: Record, seen: Seen | None, number: int, detail: Detail) -> Vie
         view.made += [group] if group.samples else []
     for modality, maps in seen.maps.items():
         shown = [
-            (f"row {one.row}", _map(one, modality, f"{salt}{modality}{i}"))
+            (f"row {one.row}", patch_pictures(one, modality, f"{salt}{modality}{i}"))
             for i, one in enumerate(maps[: detail.pictures])
         ]
         view.maps += [Group(modality, shown)] if shown else []
@@ -282,13 +282,13 @@ def _facts(record: Record) -> list[tuple[str, str]]:
     return found
 
 
-def _map(one: Map, modality: str, salt: str) -> list[Picture]:
-    """A sample, its patches by their components, and where the last block looks."""
+def patch_pictures(one: Map, modality: str, salt: str | None) -> list[Picture]:
+    """A sample, its patches by their components, and where the last block looks. salt: see `large`."""
     from ..modality.shown import Spectrum
 
     words = f"{modality} of row {one.row}"
     turned = isinstance(one.was, Spectrum)  # bands are counted from below
-    found = large(replace(one.was, hidden=None), None, f"{salt}o", words)
+    found = large(replace(one.was, hidden=None), None, salt and f"{salt}o", words)
     there = ~np.isnan(one.components[..., :1])
     pixels = np.concatenate([np.nan_to_num(one.components), there], -1)
     colours = (pixels * 255).round().astype(np.uint8)

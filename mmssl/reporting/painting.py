@@ -90,13 +90,13 @@ def picture(pixels: Pixels, alt: str, caption: str = "", lossy: bool = False) ->
 # ------------------------------------------------------------------------------------------------------ three of a kind
 
 
-def large(was: Shown, made: Shown | None, salt: str, words: str) -> list[Picture]:
+def large(was: Shown, made: Shown | None, salt: str | None, words: str) -> list[Picture]:
     """What was, with what a mask hid of it, and what was predicted there.
 
     Args:
         was: the sample, which says what was hidden of it, if anything was.
         made: the same with what was predicted in place of what was hidden; None: nothing that could be shown.
-        salt: tells this picture's parts from those of others on the page.
+        salt: tells this picture's parts from those of others on the page; None: there is none, plots are pixels, too.
         words: what the sample is called.
     """
     for kind, paint in PAINTERS:
@@ -105,7 +105,7 @@ def large(was: Shown, made: Shown | None, salt: str, words: str) -> list[Picture
     raise TypeError(f"nothing paints {type(was).__name__}")
 
 
-def _frames(was: Frames, made: Frames | None, salt: str, words: str) -> Iterator[Picture]:
+def _frames(was: Frames, made: Frames | None, salt: str | None, words: str) -> Iterator[Picture]:
     chosen = _spread(len(was.pixels), MOST_FRAMES)
     whole = _side_by_side([_large(was.pixels[i]) for i in chosen])
     yield picture(whole, words, "original", lossy=True)
@@ -117,7 +117,7 @@ def _frames(was: Frames, made: Frames | None, salt: str, words: str) -> Iterator
         yield picture(filled, f"{words}, with what was predicted in the hidden places", "reconstructed", lossy=True)
 
 
-def _spectrum(was: Spectrum, made: Spectrum | None, salt: str, words: str) -> Iterator[Picture]:
+def _spectrum(was: Spectrum, made: Spectrum | None, salt: str | None, words: str) -> Iterator[Picture]:
     low, high = _range(was.values)
 
     def drawn(values: Any, hidden: Any = None) -> Pixels:
@@ -136,7 +136,7 @@ def _spectrum(was: Spectrum, made: Spectrum | None, salt: str, words: str) -> It
         yield picture(drawn(made.values), alt, "reconstructed")
 
 
-def _curves(was: Curves, made: Curves | None, salt: str, words: str) -> Iterator[Picture]:
+def _curves(was: Curves, made: Curves | None, salt: str | None, words: str) -> Iterator[Picture]:
     count, total = min(len(was.values), MOST_CHANNELS), was.values.shape[1]
     with figure(7.2, 0.5 + 0.5 * count if count > 1 else 1.6, salt) as (drawn, svg):
         bottom = 0.42 / drawn.get_figheight()
@@ -145,7 +145,13 @@ def _curves(was: Curves, made: Curves | None, salt: str, words: str) -> Iterator
     caption = f"{total * was.step:.3g} s{more}"
     if was.hidden is not None:
         caption += ": hidden stretches shaded" + (", what was predicted there in colour" if made is not None else "")
-    yield Picture(f"{words}, {caption}", caption, svg=svg[0], wide=True)
+    yield _plot(svg[0], f"{words}, {caption}", caption, wide=True)
+
+
+def _plot(drawn: str, alt: str, caption: str, wide: bool = False) -> Picture:
+    """What `figure` gave."""
+    kind = {"uri": drawn} if drawn.startswith("data:") else {"svg": drawn}
+    return Picture(alt, caption, wide=wide, **kind)
 
 
 def draw_curves(axes: Axes, was: Curves, made: Curves | None) -> None:
@@ -178,7 +184,7 @@ def _label_channels(axes: Axes, names: list[str]) -> None:
     axes.set_xlabel("s")
 
 
-def _words(was: Words, made: Words | None, salt: str, words: str) -> Iterator[Picture]:
+def _words(was: Words, made: Words | None, salt: str | None, words: str) -> Iterator[Picture]:
     hidden = was.hidden or [False] * len(was.tokens)
     marks = []
     for number, (token, gone) in enumerate(zip(was.tokens[:MOST_WORDS], hidden, strict=False)):
@@ -193,7 +199,7 @@ def _words(was: Words, made: Words | None, salt: str, words: str) -> Iterator[Pi
     yield Picture(words, caption if was.hidden else "", words=marks, wide=True)
 
 
-def _cells(was: Cells, made: Cells | None, salt: str, words: str) -> Iterator[Picture]:
+def _cells(was: Cells, made: Cells | None, salt: str | None, words: str) -> Iterator[Picture]:
     hidden = was.hidden or [False] * len(was.names)
     marks = []
     for number, (name, value, gone) in enumerate(zip(was.names, was.values, hidden, strict=True)):
@@ -215,19 +221,19 @@ def _is_number(text: str | None) -> bool:
     return True
 
 
-def _nodes(was: Nodes, made: Nodes | None, salt: str, words: str) -> Iterator[Picture]:
+def _nodes(was: Nodes, made: Nodes | None, salt: str | None, words: str) -> Iterator[Picture]:
     places = _layout(was)
     caption = f"{len(was.kinds)} nodes, coloured by their largest feature" + (
         ", hidden ones ringed" * (was.hidden is not None)
     )
-    yield Picture(f"graph of {words}: {caption}", caption, svg=_graph(was, places, f"{salt}a"))
+    yield _plot(_graph(was, places, salt and f"{salt}a"), f"graph of {words}: {caption}", caption)
     if made is not None:
         wrong = int((made.kinds != was.kinds)[was.hidden].sum()) if was.hidden is not None else 0
         caption = f"with what was predicted of the hidden ones, {wrong} otherwise"
-        yield Picture(f"graph of {words} {caption}", caption, svg=_graph(made, places, f"{salt}b"))
+        yield _plot(_graph(made, places, salt and f"{salt}b"), f"graph of {words} {caption}", caption)
 
 
-def _graph(nodes: Nodes, places: Any, salt: str) -> str:
+def _graph(nodes: Nodes, places: Any, salt: str | None) -> str:
     with figure(3.2, 2.6, salt) as (drawn, svg):
         axes = drawn.add_axes((0.02, 0.02, 0.96, 0.96))
         axes.axis("off")

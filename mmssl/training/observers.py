@@ -76,11 +76,13 @@ class Observer:
 
     Attributes:
         name: the key of its state in a checkpoint's `state.json`; its tensors are in `<name>.safetensors`.
+        verb: what it does, before its name, for who waits.
         logged: its numbers stand in the line of the log, which is written for them; else in a line of their own.
         goes_back: its verdicts may want a healthy checkpoint, so that one is written before the first step.
     """
 
     name: ClassVar[str]
+    verb: ClassVar[str] = "measuring"
     logged: bool = True
     goes_back: bool = False
 
@@ -132,7 +134,7 @@ class Observers:
                 moment.logs = moment.logs or observer.logged  # those behind it are asked with that known
         found = []
         for observer in due:
-            with doing(f"measuring {observer.name} after step {moment.step}"):
+            with doing(f"{observer.verb} {observer.name} after step {moment.step}"):
                 found.append((observer, observer.look(moment)))
         for observer, seen in found:
             moment.measured |= seen if observer.logged else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from ..models.processing_mmssl import MMSSLProcessor
 from ..objectives.pretraining import Pretraining
 from ..recipe.config import LoopConfig, Recipe
 from ..recipe.mixture import FIRST
+from ..reporting.looking import Subject
 from ..saying import doing, say
 from .best import KeepBest
 from .building import (
@@ -49,7 +51,8 @@ from .observers import Observer
 from .online_probe import OnlineProbe, load_labelled
 from .pace import Pace
 from .parallel import Parallel
-from .reporting import check_report
+from .picturing import Pictures
+from .reporting import check_report, subject_of
 from .run_log import RunLog
 from .sampling import keep_order, order_of
 from .sampling import said_of as sampling_said
@@ -116,7 +119,7 @@ def begin(
     """
     accelerator, device = parallel.accelerator, this_device()
     trackers = choose_trackers(recipe.train).trackers
-    check_report(recipe.train.report, recipe.train.card_samples)
+    check_report(recipe.train)
     goes = on_first(accelerator, lambda: goes_on(recipe.name, output, resume))
     folder = on_first(accelerator, lambda: prepare_folder(recipe.name, output, goes, lock))
     log.open(folder)
@@ -191,6 +194,10 @@ def loop_of(
     lengths = {name: Lengths() for name in (FIRST, *recipe.data.mix)}
     rows = (opened.source, opened.columns)
     observers = make_observers(recipe, pretraining, processor, *rows, parallel, lengths, mixture, begun.labels)
+    if recipe.train.report_every is not None or recipe.train.report_minutes is not None:
+        with doing("reading the rows that are pictured"):
+            seen = partial(_pictured, recipe, pretraining, processor, opened)
+            observers.append(Pictures(parallel, seen, recipe.train, folder))
     observers = [*watched_by, *observers]
     loop = Loop(parallel, pretraining, recipe.train, steps, folder, recipe.seed, quarantine, observers=observers)
     loop.shares_every = recipe.train.gradient_share_every
@@ -201,6 +208,11 @@ def loop_of(
         with doing("reading the checkpoint of the run before"):
             loop.go_on_from(Path(recipe.train.after))
     return loop, per_epoch, lengths
+
+
+def _pictured(recipe: Recipe, pretraining: Pretraining, processor: MMSSLProcessor, opened: TrainingData) -> Subject:
+    """The model as it trains, and its objectives."""
+    return replace(subject_of(recipe, pretraining.model, processor, opened), pretraining=pretraining)
 
 
 def chosen_recipe(

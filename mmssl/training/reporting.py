@@ -25,7 +25,7 @@ from ..models.privacy import is_veiled
 from ..models.processing_mmssl import MMSSLProcessor
 from ..objectives.base import Objective, load_objective
 from ..objectives.pretraining import Pretraining
-from ..recipe.config import Recipe
+from ..recipe.config import Recipe, TrainConfig
 from ..reporting.card import draw_pictures
 from ..reporting.looking import ROWS, Seen, Subject, look
 from ..reporting.page import MOST_RUNS, NAME, write_report
@@ -42,15 +42,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger("mmssl")
 
 
-def check_report(wanted: bool | str, samples: bool = False) -> None:
-    """UserError where a report is wanted, or samples on the card, and cannot be drawn."""
-    if wanted is False and samples:
+def check_report(train: TrainConfig) -> None:
+    """UserError where a report is wanted, at the end or on the way, or samples on the card, and cannot be drawn."""
+    if train.report is False and train.card_samples:
         raise UserError("train.card_samples: found true, but train.report: false leaves out looking at samples")
-    if (wanted is True or samples) and picture.lacking():
-        asked = "report" if wanted is True else "card_samples"
-        raise UserError(
-            f"train.{asked}: found true, but {picture.lacking()[0]} is not installed: pip install 'mmssl[plots]'"
-        )
+    for key in ("report", "report_every", "report_minutes", "card_samples"):
+        value = getattr(train, key)
+        if value not in (None, False, "auto") and picture.lacking():
+            found = "true" if value is True else f"{value:g}"
+            raise UserError(
+                f"train.{key}: found {found}, but {picture.lacking()[0]} is not installed: pip install 'mmssl[plots]'"
+            )
 
 
 # --------------------------------------------------------------------------------------------------- at a run's end
@@ -189,23 +191,28 @@ def _seen(
     recipe = record.recipe
     if recipe is None:
         return None
-    further = further_columns(recipe.views)
-    readers = processor.preprocessors
-    rows, called = _rows(recipe, opened, readers)
+    subject = subject_of(recipe, model, processor, opened)
     try:
         if live is None or live.kept:
             live = reopened(recipe, record.folder)
     except (UserError, RunError, OSError) as error:
         record.absent.append(f"no reconstructions: {one_line(error)}")
         live = None
-    label = recipe.evaluation.label
-    subject = Subject(model, readers, rows, called, opened.columns, label, recipe.seed, live, further, more)
+    subject = dataclasses.replace(subject, pretraining=live, more=more)
     try:
         with eagerly(recipe.train.compile is True):
             return look(subject)
     except (UserError, RunError, OSError) as error:
         record.absent.append(f"what the model sees: {one_line(error)}")
         return None
+
+
+def subject_of(recipe: Recipe, model: MMSSLModel, processor: MMSSLProcessor, opened: TrainingData) -> Subject:
+    """A model and the rows that it is looked at with, without its objectives."""
+    rows, called = _rows(recipe, opened, processor.preprocessors)
+    further, label = further_columns(recipe.views), recipe.evaluation.label
+    own = model, processor.preprocessors, rows, called, opened.columns, label, recipe.seed
+    return Subject(*own, further=further)
 
 
 def _rows(recipe: Recipe, opened: TrainingData, readers: Mapping[str, Preprocessor]) -> tuple[Dataset, str]:

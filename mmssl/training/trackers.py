@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from accelerate import Accelerator
 from accelerate.tracking import filter_trackers, get_available_trackers
@@ -89,6 +90,26 @@ def start_trackers(accelerator: Accelerator, trackers: Sequence[str] | None, nam
             f"train.trackers: {', '.join(trackers)} could not be started ({type(error).__name__}: {one_line(error)}); "
             "log in or work offline as its maker says, or leave it out"
         ) from error
+
+
+def track_pictures(accelerator: Accelerator, pictures: Mapping[str, Any], texts: Mapping[str, str], step: int) -> bool:
+    """Give pictures (H, W, 3) and Markdown to those trackers that show them: TensorBoard, trackio, Weights & Biases.
+    False where they failed, which is said."""
+    try:
+        for tracker in accelerator.trackers:
+            if tracker.name == "tensorboard":
+                tracker.log(dict(texts), step=step)
+                tracker.log_images({k: v[None] for k, v in pictures.items()}, step=step, dataformats="NHWC")
+            elif tracker.name == "wandb":
+                tracker.log_images({name: [pixels] for name, pixels in pictures.items()}, step=step)
+            elif tracker.name == "trackio":
+                trackio: Any = importlib.import_module("trackio")
+                images = {name: trackio.Image(pixels) for name, pixels in pictures.items()}
+                tracker.log({**images, **{name: trackio.Markdown(text) for name, text in texts.items()}}, step=step)
+    except Exception as error:  # of somebody else's code: a server that is away, say, must not end a run
+        logger.warning("the trackers took no pictures (%s); training goes on without them", one_line(error))
+        return False
+    return True
 
 
 def end_training(accelerator: Accelerator) -> None:

@@ -20,7 +20,7 @@ from toys.processes import free_ports, processes
 
 from mmssl.cli import main
 from mmssl.distributed import in_full
-from mmssl.training import checkpoints
+from mmssl.training import checkpoints, picturing
 from mmssl.training.loop import Loop
 from mmssl.training.metrics import TIMED
 from mmssl.training.observers import Verdict
@@ -88,6 +88,8 @@ def run(case: str, folder: Path, rank: int) -> dict[str, Any]:
     """One run: its exit code, and weights and optimiser after each rollback. In the case `nan` the loss and the weights
     of the last process, and of it alone, break once after the third step."""
     content, _ = CASES[case]
+    two = os.environ.get("WORLD_SIZE") == "2"
+    pictured: list[int] = []
     after: list[tuple[int, dict[str, torch.Tensor]]] = []
     hit: list[int] = []
     gradients, go_back, load = Loop._gradients, Loop._go_back, checkpoints.load
@@ -139,8 +141,11 @@ def run(case: str, folder: Path, rank: int) -> dict[str, Any]:
         patch.setattr(checkpoints, "load", load_late)
         own = folder / f"recipe-{rank}"
         own.mkdir(exist_ok=True)
-        code = main(["pretrain", str(runs.write(own, content())), "--output", str(folder / case)])
-    return {"code": code, "after": after}
+        patch.setattr(picturing, "write_report", lambda _, path: pictured.append(rank))
+        plain = content()
+        plain["train"] |= {"report_every": 2} if two else {}  # of two alone, whose numbers are those of one without
+        code = main(["pretrain", str(runs.write(own, plain)), "--output", str(folder / case)])
+    return {"code": code, "after": after, "pictured": pictured}
 
 
 QUICK = ("watched", "nan", "watched, sharded")
@@ -230,6 +235,12 @@ def test_what_was_watched_is_in_the_log(quick, case):
         "probe/image/knn",
     }
     assert kinds <= {key for row in runs.metrics(two / case) for key in row}
+
+
+@pytest.mark.parametrize("case", ["watched", "watched, sharded"])
+def test_the_first_of_two_processes_makes_the_pictures(quick, case):
+    _, _, found = quick
+    assert found[case, 0]["pictured"] == [0, 0] and not found[case, 1]["pictured"]
 
 
 def test_what_shares_of_two_have_written_one_process_goes_on_with(quick, tmp_path):

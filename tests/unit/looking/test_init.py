@@ -245,7 +245,7 @@ def test_who_takes_all_that_was_found_gets_the_same_recipe(tmp_path, monkeypatch
     assert main(["init", "t.csv", "--ask", "--force"]) == 0
     assert (tmp_path / "recipe.yaml").read_bytes() == without
     said = capsys.readouterr().out
-    assert len(asked) == 5 and "[outcome]" in asked[1] and "[patient_id]" in asked[2]
+    assert len(asked) == 5 and "[outcome]" in asked[1] and "[none]" in asked[2] and "[x, y, z, sort]" in asked[3]
     assert said.count("t.csv: 60 rows") == 2  # of each of the two, once
 
 
