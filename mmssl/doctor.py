@@ -62,6 +62,7 @@ OPTIONAL = {
     "fastapi": ("that page, too", "mmssl[demo]"),
     "uvicorn": ("serves it", "mmssl[demo]"),
     "matplotlib": ("the card's picture of the run", "mmssl[plots]"),
+    "umap": ("lays out the map of report.html", "mmssl[umap]"),
     "optuna": ("searches: mmssl tune", "mmssl[tune]"),
     "wandb": ("the tracker of train.trackers=[wandb]", "wandb"),
 }

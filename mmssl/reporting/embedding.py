@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..evaluation.rows import label_column
 from ..modality import installed
+from ..saying import doing
 from .words import text_in_line
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ COLUMNS = 5
 """Columns that a map can be coloured by, at most."""
 CLASSES = 10
 """Different values that have a colour of their own; the rarer ones share one. Of more numbers, as many ranges."""
+NEIGHBOURS = 15
+"""Of a row by which UMAP lays it out."""
 FEWEST = 4
 """Rows that a map is made of, at least."""
 
@@ -56,7 +59,7 @@ class Near:
 
 
 def planes(embeddings: Tensor, seed: int, more: bool) -> list[Plane]:
-    """(n, E) embeddings on a plane: by principal components, and by UMAP where it is installed and more is wanted."""
+    """(n, E) embeddings on a plane: by UMAP where it is installed and more is wanted, and by principal components."""
     centred = embeddings.double() - embeddings.double().mean(0)
     u, s, _ = torch.linalg.svd(centred, full_matrices=False)
     u = u * (u.gather(0, u.abs().argmax(0, keepdim=True)).sign() + 0.5).sign()  # of both signs the same one each time
@@ -64,13 +67,21 @@ def planes(embeddings: Tensor, seed: int, more: bool) -> list[Plane]:
     places = torch.zeros(len(u), 2, dtype=torch.float64)
     places[:, : min(2, u.shape[1])] = (u * s)[:, :2]
     found = [Plane(f"PCA: {float(share[:2].sum()):.0%} of the variance", _unit(places))]
-    if more and len(embeddings) > 15 and installed("umap"):
-        umap: Any = importlib.import_module(
-            "umap"
-        )  # of nobody's extras: it compiles for half a minute at its first use
-        fitted = umap.UMAP(n_neighbors=15, metric="cosine", random_state=seed, n_jobs=1)
-        found.append(Plane("UMAP", _unit(torch.from_numpy(fitted.fit_transform(embeddings.numpy())).double())))
+    if more and len(embeddings) > NEIGHBOURS and installed("umap"):
+        with doing("laying the map out by UMAP"):  # it compiles for half a minute at its first use
+            found.insert(0, _umap(embeddings, seed))
     return found
+
+
+def _umap(embeddings: Tensor, seed: int) -> Plane:
+    """McInnes et al. 2018, arXiv 1802.03426."""
+    import umap
+
+    fitted = umap.UMAP(n_neighbors=NEIGHBOURS, metric="cosine", random_state=seed, n_jobs=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="(umap|sklearn)")  # of its own calls of others
+        places = torch.from_numpy(fitted.fit_transform(embeddings.float().numpy())).double()
+    return Plane(f"UMAP: {NEIGHBOURS} neighbours by cosine", _unit(places))
 
 
 def _unit(places: Tensor) -> list[tuple[float, float]]:

@@ -76,7 +76,7 @@ def write_own(
     drawn: dict[str, str] = {}
 
     def looks(record: Record) -> Seen | None:
-        seen = _seen(record, model, processor, opened, loop.pretraining, more=False)
+        seen = _seen(record, model, processor, opened, loop.pretraining)
         if seen is not None:
             label, samples = recipe.evaluation.label, recipe.train.card_samples
             drawn.update(draw_pictures(seen, loop.folder / "model", label, samples))
@@ -172,19 +172,14 @@ def look_at(record: Record) -> Seen | None:
     try:
         model, processor = open_model(record.folder)
         opened = open_training_data(recipe)
-        return _seen(record, model, processor, opened, None, more=True)
+        return _seen(record, model, processor, opened, None)
     except (UserError, RunError, OSError) as error:
         record.absent.append(f"what the model sees: {one_line(error)}")
         return None
 
 
 def _seen(
-    record: Record,
-    model: MMSSLModel,
-    processor: MMSSLProcessor,
-    opened: TrainingData,
-    live: Pretraining | None,
-    more: bool,
+    record: Record, model: MMSSLModel, processor: MMSSLProcessor, opened: TrainingData, live: Pretraining | None
 ) -> Seen | None:
     """Look at a model. live: its objectives at the end of the run, whose towers are the saved ones where no teacher's
     weights were kept; else those of the last checkpoint are taken."""
@@ -198,7 +193,7 @@ def _seen(
     except (UserError, RunError, OSError) as error:
         record.absent.append(f"no reconstructions: {one_line(error)}")
         live = None
-    subject = dataclasses.replace(subject, pretraining=live, more=more)
+    subject = dataclasses.replace(subject, pretraining=live, more=True)
     try:
         with eagerly(recipe.train.compile is True):
             return look(subject)

@@ -30,7 +30,13 @@ OURS = {"dev", "docs", "bench", "all"}
 APART = {"demo": "Gradio holds Pillow below the version that all others get"}
 """Extras that are installed by name alone, and why."""
 NAMED = {"transformers", "accelerate", "torch", "torchaudio", "open_clip_torch", "peft", "datasets", "sentencepiece"}
-IMPORTED_AS = {"open_clip_torch": "open_clip", "scikit_learn": "sklearn", "pillow": "PIL", "pyyaml": "yaml"}
+IMPORTED_AS = {
+    "open_clip_torch": "open_clip",
+    "scikit_learn": "sklearn",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "umap_learn": "umap",
+}
 """Where the import name is not the package's."""
 NOT_IMPORTED = {"tensorboard": "Accelerate's tracker imports it"}
 USED_ELSEWHERE = {"mmssl_audio": {"video"}, "mmssl": set(EXTRAS) - OURS}

@@ -51,7 +51,7 @@ RESUMABLE = {
             "parallel",
         ),
         *("gradient_share_every", "health_every", "health_samples", "guard"),
-        *("probe_every", "probe_tasks", "probe_samples", "report", "card_samples"),
+        *("probe_every", "probe_tasks", "probe_samples", "report", "card_samples", "report_every", "report_minutes"),
     },
     FinetuneConfig: {"arms", "draws", "score", "patience", "eval_batch_size", "workers", "max_bad", "limits", "fetch"},
 }
@@ -66,6 +66,7 @@ OWN = (
     "guard",
 )
 OWN += ("after", "store_frozen", "parallel", "probe_every", "probe_tasks", "probe_samples", "report", "card_samples")
+OWN += ("report_every", "report_minutes")
 
 
 @pytest.mark.parametrize("cls", RESUMABLE)
