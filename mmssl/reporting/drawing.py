@@ -56,7 +56,7 @@ def figure(width: float, height: float, salt: str | None) -> Iterator[tuple[Figu
     from matplotlib.figure import Figure
 
     made: list[str] = []
-    ground = {"svg.hashsalt": salt} if salt is not None else {"axes.edgecolor": "#999999", "grid.color": "#cccccc"}
+    ground: Any = {"svg.hashsalt": salt} if salt is not None else {"axes.edgecolor": "#999999", "grid.color": "#cccccc"}
     with matplotlib.rc_context({**SETTINGS, **ground}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # who reads the page has fonts of his own
         drawn = Figure(figsize=(width, height))

@@ -150,8 +150,8 @@ def _curves(was: Curves, made: Curves | None, salt: str | None, words: str) -> I
 
 def _plot(drawn: str, alt: str, caption: str, wide: bool = False) -> Picture:
     """What `figure` gave."""
-    kind = {"uri": drawn} if drawn.startswith("data:") else {"svg": drawn}
-    return Picture(alt, caption, wide=wide, **kind)
+    pixels = drawn.startswith("data:")
+    return Picture(alt, caption, uri=drawn if pixels else "", svg="" if pixels else drawn, wide=wide)
 
 
 def draw_curves(axes: Axes, was: Curves, made: Curves | None) -> None:
