@@ -13,19 +13,18 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import LostProcess, RunError, TimeUp, UserError, nearest, one_line, out_of_memory, shown, unknown
 from ..models.privacy import hidden
 from ..provenance import trust
-from ..saying import LOGS, doing, result, say, secrets_hidden, speaker, told_as
+from ..saying import doing, result, say, secrets_hidden, speaker, told_as
 from . import curating, demonstrating, evaluating, looking, reporting, tuning, verifying
 from .results import print_report, show_run
-from .telling import add_commands, one_of
+from .telling import add_commands
 from .threads import wait_briefly
-from .words import columns_of, listed
+from .words import add_log, columns_of, command_first, listed, wanted_log
 
 IMPORTS = "loading torch and transformers"
 MODEL = "a folder (of a model, a run, an adapter, a fine-tuning, or one that transformers loads), or an id on the Hub"
@@ -63,12 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 130
         except Exception as error:
             return _broken(error)
-
-
-def wanted_log(words: Sequence[str]) -> tuple[bool, bool]:
-    """(whether `--quiet`, whether `--log json`) of a command line, which may be wrong otherwise."""
-    json = "--log=json" in words or ("--log", "json") in pairwise(words)
-    return "--quiet" in words, json
 
 
 def _broken(error: Exception) -> int:
@@ -112,8 +105,7 @@ def _first() -> bool:
 def parse(argv: list[str]) -> argparse.Namespace:
     """The parsed command; UserError naming the nearest valid command or option."""
     parser, commands = parsers()
-    front = next((i for i, word in enumerate(argv) if i == len(argv) - 1 or not _is_log(argv, i)), 0)
-    argv = [*argv[front : front + 1], *argv[:front], *argv[front + 1 :]]  # `mmssl --quiet COMMAND`, too
+    argv = command_first(argv)
     if argv and not argv[0].startswith("-") and argv[0] not in commands:
         raise unknown("command", argv[0], commands)
     args, rest = parser.parse_known_args(_explicit(argv) if "--resume" in argv else argv)
@@ -128,11 +120,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
         expected = "; options of the recipe are key.path=value" if hasattr(args, "overrides") else ""
         raise UserError(f"unexpected argument '{word}' of mmssl {argv[0]}{expected}")
     return args
-
-
-def _is_log(argv: Sequence[str], i: int) -> bool:
-    """Whether a word is one of the options of every command, or the value of one."""
-    return argv[i] == "--quiet" or argv[i].partition("=")[0] == "--log" or (i > 0 and argv[i - 1] == "--log")
 
 
 def _explicit(argv: list[str]) -> list[str]:
@@ -152,13 +139,13 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
 
     parser = _Parser(prog="mmssl", description="Self-supervised pretraining on any modality.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"mmssl {__version__}")
-    _add_log(parser)
+    add_log(parser)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, call: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
         sub.set_defaults(call=call, command=name)
-        _add_log(sub)
+        add_log(sub)
         return sub
 
     sub = command("pretrain", _pretrain, "Pretrain a model as a recipe says.")
@@ -208,13 +195,6 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     looking.add_commands(command)
     add_commands(command, commands.choices)
     return parser, dict(commands.choices)
-
-
-def _add_log(parser: argparse.ArgumentParser) -> None:
-    """The options of every command, which `main` reads before all others."""
-    parser.add_argument("--quiet", action="store_true", help="say nothing but errors and the result")
-    help = "json: messages and progress as JSON lines on stderr, results on stdout as ever (default: text)"
-    parser.add_argument("--log", metavar="|".join(LOGS), type=one_of(LOGS), default=LOGS[0], help=help)
 
 
 def _add_resume(sub: argparse.ArgumentParser) -> None:
