@@ -78,7 +78,7 @@ def _written(path: Path, width: float, height: float) -> Iterator[Figure]:
 
 
 def _draw_map(seen: Seen, path: Path, colouring: Colouring | None, named: bool) -> None:
-    """The embeddings of each modality by their first two principal components."""
+    """The embeddings of each modality as the page lays them out first."""
     names = list(seen.planes)[:MOST_MAPS]
     legend = colouring is not None and named
     with _written(path, 3.3 * len(names) + 1.6 * legend, 3.3) as drawn:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .drawing import COLOURS, INK, figure, plain
+from .drawing import COLOURS, INK, figure, pixels_of, plain
 from .page import patch_pictures
 from .painting import Picture, large
 
@@ -65,14 +63,14 @@ def map_pixels(plane: Plane, colouring: Colouring | None, rows: Sequence[int]) -
             axes.legend(
                 title=colouring.column[:18], bbox_to_anchor=(1.01, 1), loc="upper left", fontsize=7, frameon=False
             )
-    return pixels_of(made[0])
+    return on_white(made[0])
 
 
-def pixels_of(uri: str) -> Pixels:
+def on_white(uri: str) -> Pixels:
     """(H, W, 3) of a picture that an address holds; what is clear is white."""
     from PIL import Image
 
-    image = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGBA")
+    image = Image.fromarray(pixels_of(uri)).convert("RGBA")
     ground = Image.new("RGBA", image.size, "white")
     return np.asarray(Image.alpha_composite(ground, image).convert("RGB"))
 
@@ -86,7 +84,7 @@ def _rows(samples: Sequence[Sequence[Picture]]) -> Iterator[Pixels]:
         for one in pictures:
             if not one.uri:
                 continue
-            pixels = pixels_of(one.uri)
+            pixels = on_white(one.uri)
             height, width = one.height or len(pixels), one.width or pixels.shape[1]
             if one.strip:
                 height, width = len(pixels) * max(round(width / pixels.shape[1]), 1), max(width, 3 * TALL)

@@ -17,7 +17,7 @@ from mmssl.hub import picture
 from mmssl.recipe.loading import load_recipe
 from mmssl.reporting.drawing import data_uri
 from mmssl.reporting.looking import Subject
-from mmssl.reporting.sheets import pixels_of
+from mmssl.reporting.sheets import on_white
 from mmssl.training import picturing, trackers
 from mmssl.training.metrics import TIMED
 from mmssl.training.observers import Moment
@@ -135,5 +135,5 @@ def test_trackio_gets_images_and_markdown(monkeypatch):
 def test_what_is_clear_is_white():
     pixels = np.zeros((2, 3, 4), np.uint8)
     pixels[0, 0] = (10, 20, 30, 255)
-    found = pixels_of(data_uri(pixels))
+    found = on_white(data_uri(pixels))
     assert found[0, 0].tolist() == [10, 20, 30] and (found.reshape(-1, 3)[1:] == 255).all()
