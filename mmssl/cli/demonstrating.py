@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..saying import doing
+from ..saying import doing, result, say
 
 HELP = "Search data by words, pictures, sounds, signals or rows, on a page of this machine."
 Flags = Callable[[argparse.Namespace], dict[str, Any]]
@@ -78,9 +78,9 @@ def push_space(args: argparse.Namespace, flags: Flags) -> int:
         dry_run=args.dry_run,
     )
     for note in done.notes:
-        print(f"note: {note}")
-    print("\n".join([f"{args.space}:", *(f"  {name}" for name in done.files)]))
-    print("nothing was sent" if args.dry_run else f"{done.repo_id}: {len(done.files)} files, {done.url}")
+        say(f"note: {note}")
+    result("\n".join([f"{args.space}:", *(f"  {name}" for name in done.files)]))
+    result("nothing was sent" if args.dry_run else f"{done.repo_id}: {len(done.files)} files, {done.url}")
     return 0
 
 
