@@ -71,7 +71,7 @@ def _to_centres(links: Tensor, nodes: Tensor, degree: Tensor) -> Tensor:
     for place in range(min(LANDMARKS, count)):
         seed = first(nearest if place else degree, nodes & ~taken)
         taken[row, seed] = True
-        own = hops[row, :, seed].masked_fill(number == seed[:, None], -1)  # a seed leads its own cluster
+        own = hops[row, :, seed]
         cluster = torch.where(own < nearest, place, cluster)
         nearest = nearest.minimum(own)
     out = hops.new_ones(batch, count, LANDMARKS, dtype=torch.float32)
