@@ -45,14 +45,14 @@ from .options import FinetuneConfig, check_augment, load_options, refuse_beside,
 from .partition import load_partition
 from .retrieval import RetrievalJob
 from .self_training import forget_rounds, self_trained
-from .supervised import pooled_width
+from .supervised import pooled_width, tail_of
 from .teaching import TeachingJob
 
 if TYPE_CHECKING:
     from ..data.given import Data
 
 logger = logging.getLogger("mmssl")
-LABELLED = {"class_weights": "none", "unlabelled": None}
+LABELLED = {"class_weights": "none", "loss": "cross_entropy", "unlabelled": None}
 """Options of a task with labels, by their defaults."""
 NAME = "finetune"
 """What a run is called that nobody gives a folder."""
@@ -286,6 +286,8 @@ def make_job(
     if not label:
         raise UserError("--label: found none, expected the column(s) of the labels")
     rows = load_partition(label, processor.preprocessors, options, rule)
+    if rows.target is not None and rows.train.labels is not None:
+        tail_of(options, rows.target, rows.train.labels)  # refused before anything is computed
     kept = None
     if options.keep_head is not None:
         job = SupervisedJob(encoder, processor, options, rows)

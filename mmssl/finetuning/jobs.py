@@ -24,7 +24,7 @@ from ..evaluation.embedding import has_raw
 from ..evaluation.linear import Probe, fit_probe
 from ..evaluation.separability import separability
 from ..evaluation.tasks import Metrics
-from ..losses.supervised import class_weights, row_losses
+from ..losses.supervised import Tail, class_weights, row_losses
 from ..modality import Batch, Preprocessor
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.processing_mmssl import MMSSLProcessor
@@ -33,7 +33,7 @@ from ..objectives.base import Objective
 from .options import FinetuneConfig
 from .partition import Examples, Partition
 from .scores import measure, score_functions
-from .supervised import Kept, Supervised, make_objective, pooled
+from .supervised import Kept, Supervised, make_objective, pooled, tail_of
 from .task import load_task, write_task
 from .unlabelled import Learned, Pseudo, Told, joined
 
@@ -163,9 +163,8 @@ class SupervisedJob(Job):
         """
         target, options = self.target, self.options
         view = VIEW if options.augment else "clean"
-        self._task = make_objective(
-            self.encoder, target.task, self.towers, target.outputs, view, kept=self.kept, weights=self.class_weights()
-        )
+        weights, tail, sizes = self.class_weights(), self.tail(), (self.towers, target.outputs, view)
+        self._task = make_objective(self.encoder, target.task, *sizes, kept=self.kept, weights=weights, tail=tail)
         self.prepare()
         if options.head_start == "probe":
             self._task.start(self.start_probe())
@@ -180,6 +179,11 @@ class SupervisedJob(Job):
         if weights is None:
             raise UserError("class_weights: found balanced, but a regression has no classes")
         return weights
+
+    def tail(self) -> Tail | None:
+        """What the loss does for classes that are rare among the labelled training rows."""
+        assert self.rows.train.labels is not None
+        return tail_of(self.options, self.target, self.rows.train.labels)
 
     @property
     def task(self) -> Supervised:
@@ -347,7 +351,7 @@ class SupervisedJob(Job):
     def losses(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """(n,) losses of answers (n, C), (n,) what each counts in their mean."""
         weights, task = self.class_weights(), self.target.task
-        losses = row_losses(task, logits, labels, weights)
+        losses = row_losses(task, logits, labels, weights, tail=self.tail())
         by_class = weights is not None and task == "classification"
         return losses, weights[labels] if by_class and weights is not None else torch.ones(len(losses))
 
@@ -383,7 +387,7 @@ class SupervisedJob(Job):
         assert labels is not None and train is not None
         groups = None if test.groups is None else [g for g, p in zip(test.groups, present.tolist(), strict=True) if p]
         prefix = "+".join(self.rows.columns) + "/"
-        truth, seed = labels[present], self.options.seed
-        tuned = measure(self.target, {"finetuned": logits[present]}, truth, train, groups, prefix, seed)
-        probes = measure(self.target, self._probes, truth, train, groups, prefix, seed)
+        truth, more = labels[present], (groups, prefix, self.options.seed, self.options.shots)
+        tuned = measure(self.target, {"finetuned": logits[present]}, truth, train, *more)
+        probes = measure(self.target, self._probes, truth, train, *more)
         return {"fine-tuned": tuned, "linear probe": probes}

@@ -53,10 +53,10 @@ class SelfTrainingConfig:
     keep: float = option(0.5, above=0, max=1, help="share of the rows of each class kept in the last round, the surest")
     grow: bool = option(True, help="from round to round as many more, instead of that share from the first on")
     weight: float = option(
-        1.0, above=0, max=1_000_000, help="what those that are kept count together, the labelled ones being 1"
+        0.3, above=0, max=1_000_000, help="what those that are kept count together, the labelled ones being 1"
     )
     balance: bool = option(True, help="of each class together as it does among the labelled rows")
-    neighbours: int = option(10, min=1, max=10_000, help="nearest rows that vote, or that a row is joined with")
+    neighbours: int = option(5, min=1, max=10_000, help="nearest rows that vote, or that a row is joined with")
     steps: int | None = option(
         None, min=0, max=1_000_000_000, help="of a training on rows so labelled; null: as on the labelled ones alone"
     )
@@ -124,6 +124,21 @@ class FinetuneConfig(RowsConfig):
     )
     class_weights: str = option(
         "none", choices=("none", "balanced"), help="balanced: every class counts alike in the loss"
+    )
+    loss: str = option(
+        "cross_entropy",
+        choices=("cross_entropy", "logit_adjusted", "ldam"),
+        help="of classes; logit_adjusted: what is rare is not said less often for that; ldam: with the wider a margin "
+        "the rarer the class is",
+    )
+    tau: float = option(1.0, min=0, max=100, help="of logit_adjusted; 1: as if all classes were as frequent")
+    margin: float = option(0.5, min=0, max=1_000, help="of ldam: that of the rarest class, in logits")
+    shots: list[int] = option(
+        factory=lambda: [20, 100],
+        min=1,
+        max=1_000_000_000,
+        help="training rows of a class from which on it counts as medium, and above which as many, where the report "
+        "has scores by how frequent classes are",
     )
     head_start: str = option("probe", choices=("probe", "zero"), help="probe: start from the fitted linear probe")
     keep_head: str | None = option(None, help="name of the objective whose head's first layer is kept (SimCLRv2)")
@@ -250,7 +265,7 @@ def _check(options: FinetuneConfig, faults: Faults, given: set[str]) -> None:
             for key in ("labels", "fraction")
             if isinstance(getattr(options, key), list)
         ]
-    faults += _unlabelled_faults(options)
+    faults += _unlabelled_faults(options) + _tail_faults(options)
     if train.accumulation > train.batch_size:
         faults.append(f"train.accumulation: found {train.accumulation}, expected at most train.batch_size")
     faults += micro_batch_faults(train.micro_batch, train.accumulation) + rate_faults(train)
@@ -266,6 +281,19 @@ def _check(options: FinetuneConfig, faults: Faults, given: set[str]) -> None:
             check_adapter(options.adapter, "adapter")
         except UserError as error:
             faults.append(str(error).replace("adapter.type:", "--peft:"))
+
+
+def _tail_faults(options: FinetuneConfig) -> list[str]:
+    faults = [
+        f"{key}: found {getattr(options, key)}, but loss={options.loss}; expected it with loss={loss}"
+        for key, loss in (("tau", "logit_adjusted"), ("margin", "ldam"))
+        if options.loss != loss and getattr(options, key) != getattr(DEFAULTS, key)
+    ]
+    if options.loss == "logit_adjusted" and options.class_weights != "none":
+        faults.append("class_weights: found balanced with loss=logit_adjusted, which does the same; expected one")
+    if len(options.shots) != 2 or options.shots[0] > options.shots[1]:
+        faults.append(f"shots: found {options.shots}, expected two numbers in rising order")
+    return faults
 
 
 def _unlabelled_faults(options: FinetuneConfig) -> list[str]:

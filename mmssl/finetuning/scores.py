@@ -12,7 +12,7 @@ from torch import Tensor
 from ..data.labels import Target
 from ..evaluation.baselines import wilson
 from ..evaluation.differences import resamples
-from ..evaluation.scoring import Array, Score, r2, scores_of
+from ..evaluation.scoring import Array, Score, balanced_accuracy, r2, scores_of
 from ..evaluation.tasks import ENCODERS, Metrics, metric
 
 RESAMPLES = 200
@@ -24,6 +24,30 @@ def score_functions(target: Target) -> dict[str, Score]:
     if target.task == "regression":
         functions["mae"] = lambda p, y: float((np.abs(p - y) * np.array(target.std)).mean())
     return functions
+
+
+def by_frequency(counts: Array, truth: Array, shots: Sequence[int]) -> dict[str, Score]:
+    """Scores of the classes that have few training rows, a medium number and many: the mean over these classes of the
+    share of their rows that is recognised (Liu et al. 2019, "Large-Scale Long-Tailed Recognition", who part them at 20
+    and 100). None where all classes that are measured are of one kind.
+
+    Args:
+        counts: (C,) training rows of each class.
+        truth: (n,) classes of the rows that are measured.
+        shots: from how many on a class is medium, and above how many it is one of many.
+    """
+    names = np.array(["few", "medium", "many"])
+    kind = names[(counts >= shots[0]).astype(int) + (counts > shots[1])]
+    there = [name for name in names.tolist() if (kind[np.unique(truth)] == name).any()]
+
+    def of(name: str) -> Score:
+        def score(logits: Array, y: Array) -> float:
+            rows = kind[y] == name
+            return balanced_accuracy(logits[rows], y[rows]) if rows.any() else float("nan")
+
+        return score
+
+    return {f"recall_{name}": of(name) for name in there} if len(there) > 1 else {}
 
 
 def intervals(
@@ -70,6 +94,7 @@ def measure(
     groups: Sequence[Hashable] | None = None,
     prefix: str = "",
     seed: int = 0,
+    shots: Sequence[int] | None = None,
 ) -> Metrics:
     """The metrics of a report (as `mmssl.evaluation.tasks.metric`).
 
@@ -82,9 +107,12 @@ def measure(
         groups: (n,) whose rows are drawn together for the intervals (patients, say); None: each by itself.
         prefix: of the metrics' names.
         seed: of the intervals' draws.
+        shots: see `by_frequency`; None: no such scores.
     """
     y = truth.numpy()
     functions = score_functions(target)
+    if shots is not None and target.task == "classification":
+        functions |= by_frequency(np.bincount(train.numpy(), minlength=target.outputs), y, shots)
     by_chance = chance(target, train.numpy(), y)
     bounds = {name: intervals(functions, p.numpy(), y, groups, seed) for name, p in logits.items()}
     out: Metrics = {}

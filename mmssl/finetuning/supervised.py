@@ -15,13 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data.labels import LABEL
+from ..data.labels import LABEL, Target
+from ..errors import UserError
 from ..evaluation.linear import Probe
+from ..losses.supervised import Tail, ldam, logit_adjusted
 from ..modality import Batch
 from ..models.modeling_mmssl import MMSSLModel
 from ..objectives.base import Loss, Objective, ObjectiveConfig
 from ..objectives.parts.labelled import task_counts, task_loss
 from ..options import option, strict
+from .options import FinetuneConfig
 
 if TYPE_CHECKING:
     from ..objectives.step import Step
@@ -99,10 +102,16 @@ class Supervised(Objective):
     penalty: Tensor | None
 
     def __init__(
-        self, config: Config, model: MMSSLModel, kept: Kept | None = None, weights: Tensor | None = None
+        self,
+        config: Config,
+        model: MMSSLModel,
+        kept: Kept | None = None,
+        weights: Tensor | None = None,
+        tail: Tail | None = None,
     ) -> None:
-        """weights: (C,) of `class_weights`."""
+        """weights: (C,) of `class_weights`. tail: what the loss does for rare classes."""
         super().__init__(config, model)
+        self.tail = tail
         self.head = TaskHead(pooled_width(model, config.towers, kept is not None), config.outputs, kept)
         self.register_buffer("weights", weights)
         self.register_buffer("penalty", None)
@@ -117,6 +126,8 @@ class Supervised(Objective):
         linear = self.head.linear
         linear.weight.copy_(torch.from_numpy(probe.weight))
         linear.bias.copy_(torch.from_numpy(probe.bias))
+        if self.tail is not None:  # what is added to the logits the bias need not say: so the start is a minimum, too
+            linear.bias.sub_(self.tail.offsets.to(linear.bias))
         self.penalty = torch.from_numpy(probe.penalty).to(linear.weight)
 
     separable = True
@@ -135,7 +146,8 @@ class Supervised(Objective):
         learned = self.head.kept is not None
         features = torch.cat([(e.pooled() if learned else e.summary()).float() for e in encoded], 1)
         counts = self.counts(step)
-        loss = task_loss(step, c.task, self.head(features), step.batch[LABEL]["value"], counts, self.weights)
+        value = step.batch[LABEL]["value"]
+        loss = task_loss(step, c.task, self.head(features), value, counts, self.weights, tail=self.tail)
         if self.penalty is not None:
             penalty = (self.head.linear.weight.square() * self.penalty).sum()
             # over the rows, as the loss is: parts of a batch have their parts of it
@@ -143,6 +155,16 @@ class Supervised(Objective):
             total = loss.total + step.mean("rows", penalty.expand(len(features)), counts["rows"])
             return Loss(total=total, parts=loss.parts)
         return loss
+
+
+def tail_of(options: FinetuneConfig, target: Target, labels: Tensor) -> Tail | None:
+    """What the loss of the options does for classes that are rare among labels (n,). UserError without classes."""
+    if options.loss == "cross_entropy":
+        return None
+    if target.task != "classification":
+        raise UserError(f"loss: found {options.loss}, but a {target.task} has no classes that are rare")
+    counts = torch.bincount(labels, minlength=target.outputs)
+    return logit_adjusted(counts, options.tau) if options.loss == "logit_adjusted" else ldam(counts, options.margin)
 
 
 def make_objective(
@@ -154,6 +176,7 @@ def make_objective(
     *,
     kept: Kept | None = None,
     weights: Tensor | None = None,
+    tail: Tail | None = None,
 ) -> Supervised:
     """`Supervised` with its `Config`."""
-    return Supervised(Config(task=task, towers=list(towers), outputs=outputs, view=view), model, kept, weights)
+    return Supervised(Config(task=task, towers=list(towers), outputs=outputs, view=view), model, kept, weights, tail)

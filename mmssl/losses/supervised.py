@@ -4,10 +4,39 @@ between grades, squared error of numbers."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+class Tail(NamedTuple):
+    """What a cross-entropy does for rare classes: offsets (C,) added to the logits, margins (C,) taken from the true
+    class's."""
+
+    offsets: Tensor
+    margins: Tensor
+
+    def __call__(self, logits: Tensor, value: Tensor) -> Tensor:
+        """logits (B, C), value (B,) classes -> (B, C)."""
+        true = F.one_hot(value, logits.shape[1]).to(logits.dtype)
+        return logits + self.offsets.to(logits) - true * self.margins.to(logits)
+
+
+def logit_adjusted(counts: Tensor, tau: float) -> Tail:
+    """tau log of each class's share, counts (C,) rows of each, one where there is none: what the logits leave to be
+    said by how frequent classes are (Menon et al. 2021, arXiv 2007.07314, equation 10; tau = 1 is balanced softmax, Ren
+    et al. 2020, arXiv 2007.10740)."""
+    shares = counts.double().clamp(min=1) / counts.sum()
+    return Tail((tau * shares.log()).float(), torch.zeros(len(counts)))
+
+
+def ldam(counts: Tensor, largest: float) -> Tail:
+    """Margins in proportion to n_c^(-1/4), the rarest class's `largest` (Cao et al. 2019, arXiv 1906.07413, equation
+    13; kaidic/LDAM-DRW, whose logits are cosines times 30, while these are a linear head's as they are)."""
+    margins = counts.double().clamp(min=1) ** -0.25
+    return Tail(torch.zeros(len(counts)), (largest * margins / margins.max()).float())
 
 
 def row_losses(
@@ -17,6 +46,7 @@ def row_losses(
     weights: Tensor | None = None,
     smoothing: float = 0.0,
     asymmetry: Sequence[float] | None = None,
+    tail: Tail | None = None,
 ) -> Tensor:
     """(B,) loss of each row from logits or numbers (B, C) and value: (B,) classes or grades, else (B, C).
 
@@ -30,8 +60,11 @@ def row_losses(
         weights: (C,) of the positive labels of a multi-label task.
         smoothing: of a classification: share of the label that all classes have equal parts of.
         asymmetry: of a multi-label task: see `asymmetric`, which stands in place of the cross-entropy.
+        tail: of a classification: what is done to the logits first.
     """
     if task == "classification":
+        if tail is not None:
+            logits = tail(logits, value)
         return F.cross_entropy(logits, value, reduction="none", label_smoothing=smoothing)
     if task == "multilabel" and asymmetry is not None:
         return asymmetric(logits, value, *asymmetry).mean(1)

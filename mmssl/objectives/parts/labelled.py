@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...losses.supervised import row_losses
+from ...losses.supervised import Tail, row_losses
 from ..base import Loss
 
 if TYPE_CHECKING:
@@ -34,19 +34,20 @@ def task_loss(
     weights: Tensor | None = None,
     smoothing: float = 0.0,
     asymmetry: Sequence[float] | None = None,
+    tail: Tail | None = None,
 ) -> Loss:
     """The mean of `row_losses` over the global batch; of classes the accuracy, too, of grades how many they are off.
 
     Args:
         step: its rows are counted over.
-        task: see `row_losses`, also for weights, smoothing and asymmetry.
+        task: see `row_losses`, also for weights, smoothing, asymmetry and tail.
         logits: (B, C).
         value: (B,) or (B, C) labels; where there is none it is not looked at.
         counts: of `task_counts`.
     """
     with torch.autocast(logits.device.type, enabled=False):
         logits = logits.float()
-        losses = row_losses(task, logits, value, weights, smoothing, asymmetry)
+        losses = row_losses(task, logits, value, weights, smoothing, asymmetry, tail)
         total = step.mean("loss", losses, counts["loss"])
         parts: dict[str, Tensor] = {}
         if task == "classification":
