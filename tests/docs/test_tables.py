@@ -16,6 +16,7 @@ from benchmarks import (
     loader,
     pages,
     scaling,
+    selftraining,
     steps,
     suite,
     tuning,
@@ -51,6 +52,12 @@ def test_fine_tuning() -> None:
 def test_what_pretraining_is_worth() -> None:
     page = pages.FINE_TUNING.read_text()
     assert pages.between(page, compare.MARKS) == compare.table(), "run python -m benchmarks.compare table"
+
+
+def test_what_rows_without_labels_add() -> None:
+    page = pages.FINE_TUNING.read_text()
+    rounds = selftraining.table(json.loads(selftraining.RESULT.read_text()))
+    assert pages.between(page, selftraining.MARKS) == rounds, "run python -m benchmarks.selftraining table"
 
 
 def test_self_supervision_through_an_adapter() -> None:
