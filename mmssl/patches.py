@@ -43,6 +43,8 @@ class Patches:
             lie on none (`Modality.tile`).
         place: (B, N, A) int64, which of them a patch has, along each of the A axes.
         mode: (B,) int64 number of the tower's mode that a sample is read in (`TowerConfig.modes`); None: its first.
+        raw: (B, F) float32 the raw features of the whole input, zero where it is absent, where the tower pools them
+            (`pooling: raw`); None of what `take` gives: they would tell of patches that it leaves out.
     """
 
     values: Tensor
@@ -55,6 +57,7 @@ class Patches:
     grid: tuple[int, ...] | None = None
     place: Tensor | None = None
     mode: Tensor | None = None
+    raw: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.values.dtype not in (torch.float32, torch.float64, torch.int64):
@@ -126,11 +129,12 @@ class Patches:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Patches:
         """With `change` made to every tensor: the same samples of each."""
-        links, fixed, extent, place, mode = (
-            None if x is None else change(x) for x in (self.links, self.fixed, self.extent, self.place, self.mode)
+        links, fixed, extent, place, mode, raw = (
+            None if x is None else change(x)
+            for x in (self.links, self.fixed, self.extent, self.place, self.mode, self.raw)
         )
         changed = change(self.values), change(self.coords), change(self.valid)
-        return Patches(*changed, self.full, links, fixed, extent, self.grid, place, mode)
+        return Patches(*changed, self.full, links, fixed, extent, self.grid, place, mode, raw)
 
     def replace(self, **changes: object) -> Patches:
         """A copy with some fields changed; their shapes are the caller's business."""
@@ -167,7 +171,9 @@ def joined(several: Sequence[Patches]) -> Patches:
     extent = torch.cat(reaches) if len(reaches) == len(several) else None
     grids = [p.grid for p in several if p.grid is not None]
     grid = tuple(map(max, zip(*grids, strict=True))) if len(grids) == len(several) else None
-    return Patches(every("values"), every("coords"), every("valid"), full, links, fixed, extent, grid, place)
+    raw = None if several[0].raw is None else torch.cat([p.raw for p in several if p.raw is not None])
+    found = every("values"), every("coords"), every("valid")
+    return Patches(*found, full, links, fixed, extent, grid, place, raw=raw)
 
 
 def places_of(*sizes: int, device: torch.device) -> Tensor:

@@ -14,6 +14,8 @@ from ..options import Needs, needs, option, strict
 YOURS = "YOUR_MODEL"
 """`model.from`, or a tower's `from`, of a shipped recipe that goes on from whatever model the user has."""
 
+RAW = "raw"
+"""The part of a pooling that is the modality's raw features, past the trunk."""
 STATISTICS = ("mean", "std", "max", "sum", "cls", "last")
 CELLS = ("grid", "axis", "flat", "centre")
 """Poolings that keep which patch is which; what cells there are is the modality's business (`Modality.cells`)."""
@@ -29,20 +31,22 @@ def check_pooling(how: str | None) -> None:
     if how is None or how == "attention":
         return
     parts = pooling_parts(how)
-    if len(set(parts)) < len(parts) or not set(parts) <= {*STATISTICS, *CELLS}:
+    if len(set(parts)) < len(parts) or not set(parts) <= {*STATISTICS, *CELLS, RAW}:
         raise ValueError(
-            f"expected attention, or some of {', '.join((*STATISTICS, *CELLS))} joined by +, each once, got {how!r}"
+            f"expected attention, or some of {', '.join((*STATISTICS, *CELLS, RAW))} joined by +, each once, "
+            f"got {how!r}"
         )
 
 
-_PART = f"({'|'.join((*STATISTICS, *CELLS))})"
+_PART = f"({'|'.join((*STATISTICS, *CELLS, RAW))})"
 POOLING = rf"^(attention|{_PART}(\+{_PART})*)$"
 POOLINGS = (
     "mean, std, max, sum: of the tokens; cls: the first prefix token; last: the last token (CLIP's EOS); grid: means "
     "of the halves of each axis side by side (2x2 of a picture); axis: means over time side by side (leads, "
     "electrodes, mel bands, places of a video); flat: all tokens of inputs of a fixed size side by side (columns of a "
-    "table); centre: the node that a subgraph was sampled around (of a whole graph the mean of its nodes); several "
-    "joined by + (mean+std); attention: a learned query (SigLIP)"
+    "table); centre: the node that a subgraph was sampled around (of a whole graph the mean of its nodes); raw: the "
+    "modality's raw features (pixels, word counts, spectrum, cells), past the trunk; several joined by + (mean+std, "
+    "mean+raw); attention: a learned query (SigLIP)"
 )
 
 TRUNKS = ("transformer", "resnet", "gin", "gcn", "gat")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .dispatch import attention
-from .options import CELLS, TowerConfig, pooling_parts
+from .options import CELLS, RAW, TowerConfig, pooling_parts
 from .trunk import MLP
 
 if TYPE_CHECKING:
@@ -96,12 +96,15 @@ class Pooling:
         for part in pooling_parts(self.how):
             if part == "cls" and not classes:
                 raise UserError(f"{where}: found {self.how}, but the tower has no class token; expected prefix: 1")
-            if part in CELLS:
+            if part in CELLS or part == RAW:
                 if len(self.modalities) > 1:
                     raise UserError(
                         f"{where}: found {self.how}, expected {part} in towers of one modality only, "
                         f"this one has {', '.join(self.modalities)}"
                     )
+                if part == RAW:
+                    self._check_raw(where)
+                    continue
                 lacking = [name for name, modality in self.modalities.items() if not modality.cells(part)]
                 if lacking:
                     offered = [kind for kind in CELLS if self.modalities[lacking[0]].cells(kind)]
@@ -110,15 +113,33 @@ class Pooling:
                         f"'{part}'; expected {', '.join(offered) if offered else 'mean, std, max, sum or last'}"
                     )
 
+    def _check_raw(self, where: str) -> None:
+        """UserError where a modality does not say how many raw features it has."""
+        for name, modality in self.modalities.items():
+            if modality.raw_width is None:
+                raise UserError(
+                    f"{where}: found {self.how}, but modality '{name}' does not say how many raw features it has "
+                    "(raw_width); expected a pooling without raw"
+                )
+
+    @property
+    def raw(self) -> bool:
+        """Whether raw features are a part of it."""
+        return RAW in pooling_parts(self.how)
+
     def times(self) -> int:
-        """How many times as wide as a token the vector is."""
+        """How many times as wide as a token the vector is, but for raw features."""
         cells = next(iter(self.modalities.values())).cells
-        return sum(cells(part) if part in CELLS else 1 for part in pooling_parts(self.how))
+        return sum(cells(part) if part in CELLS else 1 for part in pooling_parts(self.how) if part != RAW)
+
+    def wide(self, width: int) -> int:
+        """How many numbers the vector has, of tokens of that width."""
+        return width * self.times() + ((next(iter(self.modalities.values())).raw_width or 0) if self.raw else 0)
 
     def __call__(
         self, tokens: Mapping[str, Tensor], patches: Mapping[str, Patches], prefix: Tensor, names: Sequence[str]
     ) -> Tensor:
-        """(B, times * D) float32 of the tokens (B, n, D) of these modalities; zeros where no patch is valid.
+        """(B, wide(D)) float32 of the tokens (B, n, D) of these modalities; zeros where no patch is valid.
 
         Args:
             tokens: modality -> (B, n, D).
@@ -141,11 +162,22 @@ class Pooling:
             elif part in CELLS:
                 modality = self.modalities[names[0]]
                 out.append(cell_means(x, valid, modality.cell(part, patches[names[0]]), modality.cells(part)))
+            elif part == RAW:
+                out.append(self._raw(patches[names[0]], names[0]))
             elif part == "sum":
                 out.append((x.float() * valid[..., None]).sum(1))
             else:
                 out.append({"mean": masked_mean, "std": masked_std, "max": masked_max}[part](x, valid))
         return out[0] if len(out) == 1 else torch.cat(out, 1)
+
+    def _raw(self, patches: Patches, name: str) -> Tensor:
+        """(B, F) of whole inputs."""
+        if patches.raw is None:
+            raise UserError(
+                f"model.towers: found pooling {self.how} of modality '{name}', some patches of which are left out by a "
+                "mask: its raw features would tell of those; expected a pooling without raw, or no mask"
+            )
+        return patches.raw
 
 
 class AttentionPool(nn.Module):

@@ -36,6 +36,14 @@ class LinearProjection(nn.Linear):
         super().__init__(width, out, bias=False)
         self.dropout, self.norm = dropout, Standard(width) if standard else None
 
+    @torch.no_grad()
+    def set(self, mean: Tensor, deviation: Tensor, weight: Tensor) -> None:
+        """Take statistics (width,) of what comes in, and the map (out, width) of what is standardised by them."""
+        assert self.norm is not None
+        self.norm.mean.copy_(mean)
+        self.norm.deviation.copy_(deviation)
+        self.weight.copy_(weight)
+
     def forward(self, x: Tensor) -> Tensor:
         """x (n, width) -> (n, out)."""
         x = x if self.norm is None else self.norm(x)

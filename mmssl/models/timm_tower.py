@@ -183,7 +183,9 @@ def _cells(patches: Patches, rows: int, columns: int) -> Patches:
     share = torch.stack(grid, -1).flatten(0, 1).float() / torch.tensor([rows, columns], device=device)
     coords = share * patches.extent[:, None]
     valid = patches.present[:, None].expand(-1, count)
-    return Patches(coords.new_zeros(batch, count, 1), coords, valid, patches.full, extent=patches.extent)
+    return Patches(
+        coords.new_zeros(batch, count, 1), coords, valid, patches.full, extent=patches.extent, raw=patches.raw
+    )
 
 
 def _fixed_size(config: Mapping[str, Any]) -> list[int] | None:

@@ -209,6 +209,13 @@ class Tower(nn.Module):
         self.readout_layers, self.readout_norm = config.readout_layers, config.readout_norm
         for where, chosen in (("pooling", self.pooling), ("readout", self.readout)):
             chosen.check(f"model.towers: {where}", self.classes)
+        for modality in modalities.values():
+            modality.carries = self.pooling.raw or self.readout.raw
+        if self.readout_layers > 1 and self.readout.raw:
+            raise UserError(
+                f"model.towers: readout_layers: found {self.readout_layers} with readout {self.readout.how}: raw "
+                "features are of no layer; expected 1"
+            )
         if self.readout_layers > max(self.depth, 1):
             raise UserError(
                 f"model.towers: readout_layers: found {self.readout_layers}, expected at most the tower's "
@@ -218,12 +225,12 @@ class Tower(nn.Module):
     @property
     def pooled_width(self) -> int:
         """W of `Encoded.pooled`."""
-        return self.width * self.pooling.times()
+        return self.pooling.wide(self.width)
 
     @property
     def summary_width(self) -> int:
         """V of `Encoded.summary`."""
-        return self.width * self.readout.times() * self.readout_layers
+        return self.readout.wide(self.width) * self.readout_layers
 
     def train(self, mode: bool = True) -> Tower:
         """A frozen tower stays in eval mode: its dropout and statistics are part of what it learned."""

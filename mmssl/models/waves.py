@@ -105,7 +105,7 @@ class WaveTower(TransformersTower):
             tokens = self.heard(waves, lengths, max([1, *counts]))
         kept = tokens.shape[1]
         valid = torch.arange(kept, device=tokens.device) < torch.tensor(counts, device=tokens.device)[:, None]
-        seen = Patches(p.values[:, :kept], p.coords[:, :kept], valid, full=min(counts, default=0) == kept)
+        seen = Patches(p.values[:, :kept], p.coords[:, :kept], valid, full=min(counts, default=0) == kept, raw=p.raw)
         prefix = tokens[:, :0]
         return Encoded({self.name: tokens}, {self.name: seen}, prefix, self.pooling, self.readout)
 

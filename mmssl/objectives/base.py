@@ -158,6 +158,8 @@ class Objective(nn.Module):
         (the default) where it predicts nothing that a modality's `guess` could show."""
         return {}
 
+    starts: tuple[str, ...] = ()
+    """Names of the towers whose projection, with the statistics before it, `fit` sets."""
     teaches: tuple[str, ...] = ()
     """Names of the towers that it keeps an averaged teacher of, whose weights the model may get at the end."""
 

@@ -57,7 +57,7 @@ Example::
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,8 +67,10 @@ from ..distributed import gather_rows, global_mean, rank, world_size
 from ..errors import UserError
 from ..losses.contrastive import dclw_weight, info_nce_both, sigmoid_pairs, softmax_rows
 from ..models.initialization import init_weights
+from ..models.projection import LinearProjection
 from .base import Loss, Objective
 from .options.contrastive import Config
+from .parts.closed_form import MOST, Rows, closed_form
 from .parts.closest import closest_loss
 from .parts.compared import Candidates, Compared
 from .parts.embeddings import Embeddings
@@ -78,6 +80,7 @@ from .parts.queue import Queue
 from .parts.relations import Relations, listed, related_rows
 from .parts.sides import Pair, Side
 from .parts.teacher import Momentum, Taught, Teacher
+from .step import CLEAN
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
@@ -120,6 +123,8 @@ class Contrastive(Taught, Objective):
         self.made = Embeddings(config, self.sides, self.heads, self.teacher)
         self.momentum = Momentum.of(config, None)
         self._positives: list[Tensor] = []
+        self.starts = tuple(self.sides.across) if config.start is not None else ()
+        self._started: dict[str, Any] = {name: self._linear(model, name) for name in self.starts}  # no submodules
         self.teaches = tuple(config.towers) if self.teacher is not None and config.export != "student" else ()
         if self.learned:
             self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / self.start)))
@@ -144,6 +149,18 @@ class Contrastive(Taught, Objective):
         own = {name: model.projections[name] for name in sorted(self.projected) if name in model.projections}
         towers = nn.ModuleDict({name: model.tower(name) for name in self.config.towers})
         return nn.ModuleDict({"towers": towers, "heads": self.heads, "projections": nn.ModuleDict(own)})
+
+    @staticmethod
+    def _linear(model: MMSSLModel, name: str) -> LinearProjection:
+        """A tower's projection; UserError where it is not a linear map of standardised numbers."""
+        found = model.projections[name] if name in model.projections else None
+        if not isinstance(found, LinearProjection) or found.norm is None:
+            raise UserError(
+                f"objective contrastive: start: found cca, but the projection of tower '{name}' is no linear map of "
+                "standardised numbers; expected model.projection, model.projection_standard: true, and no "
+                "model.projection_hidden"
+            )
+        return found
 
     def _refuse(self, config: Config, model: MMSSLModel) -> None:
         ramp = config.temperature_ramp
@@ -322,6 +339,27 @@ class Contrastive(Taught, Objective):
         if self.config.layers or self.teacher is not None or any(mask is not None for _, mask in self.sides.looks):
             return None
         return [view for view, _ in self.sides.looks]
+
+    @property
+    def unfitted(self) -> int:
+        """Samples that the projections start from."""
+        return MOST if self.starts else 0
+
+    def fit(self, steps: Callable[[], Iterable[Step]], seed: int) -> None:
+        """Projections in closed form, of the clean view."""
+        found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.starts}
+        for step in steps():
+            for name, rows in found.items():
+                rows.append(step.pooled(name, CLEAN, None, self.config.mode, None, None))
+        rows = {n: Rows(*(torch.cat(part).cpu() for part in zip(*of, strict=True))) for n, of in found.items()}
+        width = next(iter(self._started.values())).out_features
+        maps = closed_form(rows, self.sides.crossings(), width, seed, "objective contrastive")
+        for name, linear in maps.items():
+            self._started[name].set(linear.mean, linear.deviation, linear.weight.T)
+
+    def fitted(self) -> dict[str, nn.Module]:
+        """The projections that start in closed form."""
+        return dict(self._started)
 
     def constants(self) -> dict[str, float]:
         """The temperature across towers, as log(1 / temperature), and SigLIP's bias."""

@@ -54,7 +54,7 @@ from .options.pretext import DRAWN, OFFSET, Config
 from .parts.derived import transform_of
 from .parts.heads import Head
 from .parts.labelled import task_loss
-from .parts.sides import refuse_mask
+from .parts.sides import refuse_mask, refuse_raw
 from .parts.told import Asked, asked
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class Pretext(Objective):
             raise UserError(f"{WHERE}: views: found {config.views}, expected {expected}")
         if config.mask is not None:
             refuse_mask(WHERE, model, config.tower, config.mode)
+            refuse_raw(WHERE, model, config.tower)
         tower = model.tower(config.tower)
         of_tokens = self.known is not None and self.known.level != "sample"
         self.width = tower.width if of_tokens else len(config.views) * tower.pooled_width

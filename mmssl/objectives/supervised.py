@@ -43,7 +43,7 @@ from .options.supervised import Config
 from .parts.derived import each_of
 from .parts.heads import Head
 from .parts.labelled import task_counts, task_loss
-from .parts.sides import refuse_mask
+from .parts.sides import refuse_mask, refuse_raw
 
 if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
@@ -106,6 +106,7 @@ class Supervised(Objective):
         if config.mask is not None:
             for tower in config.towers:
                 refuse_mask(where, model, tower, config.mode)
+                refuse_raw(where, model, tower)
 
     def settle(self, views: Views) -> Views:
         """Make the heads; ask for each transformation of the joint view."""

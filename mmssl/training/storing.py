@@ -72,7 +72,8 @@ def store_outputs(
 
     RunError where they cannot be written.
     """
-    stored = {}
+    stored: dict[str, Outputs] = {}
+    started = {tower for objective in pretraining.objectives.values() for tower in objective.starts}  # type: ignore[union-attr]
     workers = workers_for(recipe.data.workers, [part.type for part in recipe.modalities.values()])
     for name, tower in storable(recipe, pretraining).items():
         counts = counted_samples(source, processor.preprocessors[name], columns[name])
@@ -97,16 +98,20 @@ def store_outputs(
                 f"({size:.1f} MiB), train.store_frozen=false computes it anew in every step"
             )
         stored[name] = outputs
+        if tower in started:  # its statistics belong to its weights
+            continue
         projection: Any = pretraining.model.projections[tower] if tower in pretraining.model.projections else None
         if isinstance(getattr(projection, "norm", None), Standard):
             projection.norm.fit(torch.from_numpy(outputs.rows()))
     if recipe.model.projection_standard:
         model = pretraining.model
-        lacking = [name for name in model.towers if not set(stored) & set(model.tower(name).modalities)]
+        there = {name for name in model.towers if set(stored) & set(model.tower(name).modalities)} | started
+        lacking = [name for name in model.towers if name not in there]
         if lacking:
             raise UserError(
                 f"model.projection_standard: found true, but outputs of tower '{lacking[0]}' are not stored: expected "
-                "towers that are frozen, of views that do not change, and train.store_frozen: true"
+                "towers that are frozen, of views that do not change, and train.store_frozen: true, or start: cca of "
+                "the objective that compares them"
             )
     return stored
 

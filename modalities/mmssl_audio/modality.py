@@ -284,6 +284,11 @@ class Modality(LinearPatches):
         outside = torch.arange(mel.shape[1], device=mel.device) >= frames[:, None]
         return {"mel": mel.masked_fill(outside[..., None], torch.nan), "frames": frames}, "mel", (1, 2)
 
+    @property
+    def raw_width(self) -> int:
+        """F of `raw_features`."""
+        return RAW_TIMES * min(self.mel_bins, RAW_BANDS)
+
     def raw_features(self, inputs: Inputs) -> Tensor:
         """(B, 24 * 16) log spectrogram of 24 times, over each sound's own length, and 16 bands; absent rows: zero."""
         if self.features == "mel":

@@ -75,6 +75,11 @@ class Modality(Rows):
         values = [torch.nan if beats is None else beats / 60 for beats in found]
         return torch.tensor(values, device=patches.coords.device)[:, None]
 
+    @property
+    def raw_width(self) -> int:
+        """F of `raw_features`."""
+        return len(self.names) * (len(BANDS) + 1)
+
     def raw_features(self, inputs: Inputs) -> Tensor:
         """(B, L * 12) for each lead the log power in 10 bands, the log spread and the log of the largest value."""
         signal = inputs["signal"].float()

@@ -92,6 +92,11 @@ class Modality(SignalModality):
         """Sine-cosine of the window's number and of the place in centimetres."""
         return SinCos(width, 4, scale=self.axes())
 
+    @property
+    def raw_width(self) -> int:
+        """F of `raw_features`."""
+        return max(self.channels, 1) * (len(BANDS) - 1)
+
     def raw_features(self, inputs: Inputs) -> Tensor:
         """(B, channels * 6) log power of each channel of the data in 6 bands. The floor where a sample lacks one."""
         powers = band_powers(inputs["signal"], self.rate, BANDS, STRETCH)  # (B, C, 6)

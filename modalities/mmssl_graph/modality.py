@@ -258,6 +258,11 @@ class Modality(base.Modality):
         """As the contract has it: see `mmssl_graph.known`."""
         return known(name, inputs, patches, seen)
 
+    @property
+    def raw_width(self) -> int:
+        """F of `raw_features`."""
+        return self.features * (1 if self.centred else 3)
+
     def raw_features(self, inputs: Inputs) -> Tensor:
         """(B, F or 3 F) features propagated over two hops without a parameter (SGC, Wu et al. 2019): of the centre, in
         the whole graph that it was sampled from; of a graph without centre the means of X, S X and S S X."""

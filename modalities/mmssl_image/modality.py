@@ -161,6 +161,11 @@ class Modality(PixelModality):
         """Rows and columns."""
         return inputs, "pixel_values", (2, 3)
 
+    @property
+    def raw_width(self) -> int:
+        """F of `raw_features`."""
+        return self.channels * math.prod(min(side, RAW_SIDE) for side in self.size)
+
     def raw_features(self, inputs: Inputs) -> Tensor:
         """(B, C * h * w) pixels, averaged over areas down to at most 32x32; absent rows are zero."""
         pixels = inputs["pixel_values"].float().nan_to_num(0.0)

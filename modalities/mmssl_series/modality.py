@@ -61,6 +61,11 @@ class Modality(Rows):
         """Sine-cosine of the window's number, and of the channel's."""
         return SinCos(width, len(self.axes()), scale=self.axes())
 
+    @property
+    def raw_width(self) -> int:
+        """F of `raw_features`."""
+        return len(self.names) * (6 + PARTS + BANDS)
+
     def raw_features(self, inputs: Inputs) -> Tensor:
         """(B, C * 30): of each channel mean, spread, least, largest, mean change and first value, the means of 16
         stretches, and the log power in 8 octaves; 0 where a sample lacks one."""

@@ -61,6 +61,7 @@ class Columns(nn.Module):
         ]
         codes = [k + 1 if cat else 0 for k, cat in zip(categories, is_category, strict=True)]
         self.codes, self.width, self.most = sum(codes), sum(slots), max(slots)
+        self.raw = sum(k + 2 if cat else self.elements + 1 for k, cat in zip(categories, is_category, strict=True))
         tables = {
             "categories": categories,
             "is_category": is_category,
@@ -274,6 +275,11 @@ class Modality(base.Modality):
     def places(self, inputs: Inputs, patches: Patches, draws: Draws, **spec: object) -> Places:
         """Column by column."""
         return by_number(patches)
+
+    @property
+    def raw_width(self) -> int:
+        """F of `raw_features`."""
+        return self.columns.raw
 
     def raw_features(self, inputs: Inputs) -> Tensor:
         """(B, F) scaled numbers (an empty one is 0) and one-hot categories ("other" and "missing" among them)."""

@@ -124,6 +124,11 @@ class Modality(base.Modality):
         """Token by token: a view leaves words out and moves none."""
         return by_number(patches)
 
+    @property
+    def raw_width(self) -> int:
+        """F of `raw_features`."""
+        return self.vocab_size
+
     def raw_features(self, inputs: Inputs) -> Tensor:
         """(B, V) float32: log(1 + how often each token occurs), special tokens left out."""
         patches = self.patchify(inputs)

@@ -230,6 +230,11 @@ class Modality(PixelModality):
         pixels = beyond_length(inputs["pixel_values"].float(), inputs.get("length"), torch.nan)
         return inputs | {"pixel_values": pixels}, "pixel_values", (1, 3, 4)
 
+    @property
+    def raw_width(self) -> int:
+        """F of `raw_features`."""
+        return 2 * self.channels * math.prod(min(side, RAW_SIDE) for side in self.size)
+
     def raw_features(self, inputs: Inputs) -> Tensor:
         """(B, 2 * C * h * w): the mean frame, and the mean absolute change from frame to frame; absent rows: zero."""
         pixels = inputs["pixel_values"].float().nan_to_num(0.0)

@@ -135,6 +135,11 @@ class Modality(LinearPatches):
         """Slices, rows and columns."""
         return inputs, "voxels", (2, 3, 4)
 
+    @property
+    def raw_width(self) -> int:
+        """F of `raw_features`."""
+        return len(self.names) * math.prod(min(side, RAW_SIDE) for side in self.size)
+
     def raw_features(self, inputs: Inputs) -> Tensor:
         """(B, C * d * h * w): means over at most 8 parts along each axis, 0 where there is nothing."""
         voxels = inputs["voxels"].float()

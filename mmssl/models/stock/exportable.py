@@ -114,6 +114,7 @@ class Branch:
             "flat": f"`{tokens}.flatten(1)`",
             "last": f"`{tokens}[:, -1]`",
             "attention": "what its learned query gives",
+            "raw": "the modality's raw features, which mmssl alone computes",
         }
         parts = [ways.get(p, f"the means of `{tokens}` in each cell of '{p}'") for p in pooling_parts(self.readout)]
         layers = self.options.readout_layers

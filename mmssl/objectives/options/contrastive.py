@@ -114,6 +114,13 @@ class Config(TeacherOptions, RelationOptions, HeadOptions, SideOptions, Objectiv
     layers_normed: bool = option(
         False, help="those tokens behind the tower's last norm, as in HiCMAE; false: as they are"
     )
+    start: str | None = option(
+        None,
+        choices=("cca",),
+        help="cca: across towers, projections begin in closed form, by canonical correlations of what the towers pool "
+        "the first samples to, shrunk as held-out pairs want it: for few pairs, with model.projection_standard; null: "
+        "at random",
+    )
     chunk: int | None = option(
         None, min=1, max=1_000_000, help="similarities of this many rows at a time; memory chunk x batch"
     )
@@ -124,6 +131,7 @@ class Config(TeacherOptions, RelationOptions, HeadOptions, SideOptions, Objectiv
         needs("temperature_ramp", learn_temperature="false", holds=lambda c: not c.learns),
         needs("max_scale", learn_temperature="true", holds=lambda c: c.learns),
         needs("within_weight", pairs="both"),
+        needs("start", pairs=("across", "both"), holds=lambda c: c.kind != "within"),
         needs("project_within", pairs=("within", "both"), holds=lambda c: c.kind != "across"),
         needs(
             *(f.name for f in fields(HeadOptions) if f.name != "head_norm"),
@@ -145,6 +153,12 @@ class Config(TeacherOptions, RelationOptions, HeadOptions, SideOptions, Objectiv
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.start is not None and (self.keys == "teacher" or self.layers):
+            what = "layers" if self.layers else "keys"
+            raise UserError(
+                f"start: found {self.start} with {what}: {getattr(self, what)}, expected projections that are compared "
+                "as they are trained: keys: online, and no layers"
+            )
         self._refuse_related()
         self._refuse_pooled()
         if self.closest:

@@ -47,6 +47,16 @@ def refuse_mask(where: str, model: MMSSLModel, name: str, mode: str) -> None:
         raise UserError(f"{where}: tower '{name}' cannot {mode} masked patches{other}")
 
 
+def refuse_raw(where: str, model: MMSSLModel, name: str) -> None:
+    """UserError where what a tower pools would tell of masked patches. where: the objective."""
+    pooling = model.tower(name).pooling
+    if pooling.raw:
+        raise UserError(
+            f"{where}: tower '{name}' has pooling: {pooling.how}, whose raw features tell of masked patches; expected "
+            "a pooling without raw, or no mask"
+        )
+
+
 class Sides:
     """The sides and pairs of an objective's options. UserError for options that contradict each other."""
 
@@ -98,6 +108,7 @@ class Sides:
                 )
             if any(mask for _, mask in self.looks):
                 refuse_mask(self.where, model, name, options.mode)
+                refuse_raw(self.where, model, name)
 
     def different(self, step: Step) -> dict[str, list[Side]]:
         """The sides of each tower. What a tower sees twice the same is one side."""

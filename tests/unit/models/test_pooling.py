@@ -110,6 +110,26 @@ def test_cells_are_means_that_follow_the_patch_and_not_its_place_in_the_row(case
         torch.testing.assert_close(pooling(rest, moved, encoded.prefix, [name]), found)
 
 
+@pytest.mark.parametrize("case", OFFERED)
+def test_raw_features_go_past_the_trunk(case):
+    encoded, model, modality = encoded_of(case, pooling="mean+raw")
+    name, inputs = modality_of(case), model_of(case)[1]
+    plain = encoded_of(case)[0].pooled()
+    wanted = modality.raw_features(inputs) * encoded.present()[:, None]
+    assert model.tower(name).pooled_width == WIDTH + wanted.shape[1] == WIDTH + modality.raw_width
+    torch.testing.assert_close(encoded.pooled(), torch.cat([plain, wanted], 1))
+    assert encoded_of(case)[0].patches[name].raw is None  # computed where it is pooled alone
+    encoded.patches[name] = encoded.patches[name].take(torch.zeros(len(wanted), 1, dtype=torch.long))
+    encoded.tokens[name] = encoded.tokens[name][:, :1]
+    with pytest.raises(UserError, match="left out by a mask"):
+        encoded.pooled()
+
+
+def test_raw_features_are_of_no_layer_and_of_one_modality():
+    with pytest.raises(UserError, match="readout_layers: found 2 with readout mean\\+raw"):
+        model_of("image", readout="mean+raw", readout_layers=2)
+
+
 def test_halves_are_cut_in_the_middle_and_a_picture_of_another_size_lies_over_the_same_grid():
     _, model, modality = encoded_of("image")
     pixels = torch.zeros(1, 3, 16, 24)
