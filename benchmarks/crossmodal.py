@@ -33,33 +33,45 @@ from .matrix.report import table as markdown
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 SMALL = {"width": 64, "depth": 2, "heads": 4}
-CLIP_ONLY: dict[str, Any] = {
-    "model": {"projection": 64, "towers": {"image": SMALL, "text": SMALL}},
-    "objectives": {"image_mae": None, "text_mae": None, "clip": {"temperature": 0.1}},
-    "masks": {"patches": None, "words": None},
-}
+RAW = {"depth": 0, "width": 8, "heads": 1, "pooling": "raw", "frozen": True}
+
+
+def few_pairs(*towers: str) -> dict[str, Any]:
+    """What docs/how-to/few-pairs.md changes: raw features, and projections in closed form."""
+    return {
+        "model": {"projection_standard": True, "towers": {tower: dict(RAW) for tower in towers}},
+        "objectives": {"clip": {"start": "cca"}},
+        "train": {"steps": 1, "lr": 1e-6, "health_every": None},
+    }
+
+
 SETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "emoji": (
-        "examples/image_text_clip",
-        {
-            **CLIP_ONLY,
-            "data": {"name": "twemoji"},
-            "train": {"steps": 600, "batch_size": 96, "lr": 2e-3},
-            "evaluation": {"label": "label"},
-        },
-    ),
+    "emoji": ("examples/image_text_pairs", {}),
     "flickr8k_mini": (
         "examples/image_text_clip",
         {
-            **CLIP_ONLY,
+            "model": {"projection": 64, "towers": {"image": SMALL, "text": SMALL}},
+            "objectives": {"image_mae": None, "text_mae": None, "clip": {"temperature": 0.1}},
+            "masks": {"patches": None, "words": None},
             "data": {"columns": {"text": "captions"}},
             "modalities": {"image": {"size": 48, "patch": 8, "resize": "crop"}},
             "train": {"steps": 300, "batch_size": 64, "lr": 1e-3},
         },
     ),
     "grid_s1_av": ("examples/video_audio_text_clip", {}),
-    "ptbxl_500": ("examples/ecg_text_tabular_clip", {}),
-    "clothing_reviews": ("examples/text_tabular_clip", {}),
+    "ptbxl_500": (
+        "examples/ecg_text_tabular_clip",
+        {
+            "model": {
+                "projection_standard": True,
+                "projection_dropout": 0.5,
+                "towers": {name: {"pooling": "mean+raw"} for name in ("ecg", "text", "tabular")},
+            },
+            "objectives": {"clip": {"start": "cca", "hub_tower": None}},
+            "train": {"steps": 100, "lr": 1e-3},
+        },
+    ),
+    "clothing_reviews": ("examples/text_tabular_clip", few_pairs("text", "tabular")),
     "spoken_written_digits": ("examples/audio_image_clip", {}),
     "grid_s1_av/hicmae": ("examples/video_audio_hicmae", {}),
     "emoji/m3ae": (

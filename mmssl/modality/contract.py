@@ -13,13 +13,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 
-import torch
 from torch import Tensor, nn
 
 from ..boundary import good_samples, reading_sample
 from ..draws import Draws
 from ..errors import UserError, nearest
 from ..patches import Patches
+from .carrying import Carrying
 from .cutting import Cutter
 from .inputs import Inputs
 from .known import Known
@@ -243,7 +243,7 @@ class Preprocessor(Generic[Decoded]):
         return []
 
 
-class Modality(Placed, Known, Visible, nn.Module):
+class Modality(Placed, Known, Visible, Carrying, nn.Module):
     """The only place that knows pixels, volts or cells. Built as `Modality(width, **preprocessor.sizes())`.
 
     Where a token is one linear map of a patch's numbers, `mmssl.modality.linear.LinearPatches` has the rest.
@@ -273,22 +273,6 @@ class Modality(Placed, Known, Visible, nn.Module):
     readouts: ClassVar[tuple[str, ...]] = ("mean+std",)
     """How the tokens of a tower that learned through their mean are read out (`TowerConfig.readout`), the best first:
     the first that is not too wide is taken."""
-    carries = False
-    """True where patches bring the raw features of their sample along, which the tower pools (`pooling: raw`)."""
-
-    def __init_subclass__(cls, **kwargs: object) -> None:
-        """Put `Patches.raw` behind every subclass's `patchify`."""
-        super().__init_subclass__(**kwargs)
-        own = cls.__dict__.get("patchify")
-        if own is None:
-            return
-
-        @functools.wraps(own)
-        def patchify(self: Any, inputs: Inputs) -> Patches:
-            patches: Patches = own(self, inputs)
-            return with_raw(self, inputs, patches) if self.carries and patches.raw is None else patches
-
-        cls.patchify = patchify  # type: ignore[method-assign]
 
     def patchify(self, inputs: Inputs) -> Patches:
         """Cut into patches. No parameters, no loss of what `unpatchify` needs.
@@ -382,11 +366,6 @@ class Modality(Placed, Known, Visible, nn.Module):
         """(B, F) float32: the field's honest raw-feature baseline (pixels, word counts, spectrum, ...)."""
         raise NotImplementedError
 
-    @property
-    def raw_width(self) -> int | None:
-        """F of `raw_features`, known before any input is there; None where it is not (`pooling: raw` needs it)."""
-        return None
-
     def tree_features(self, inputs: Inputs) -> tuple[Tensor, tuple[bool, ...]]:
         """Raw features as decision trees take them, for boosting; by default `raw_features`, none of them a category.
 
@@ -402,14 +381,3 @@ class Modality(Placed, Known, Visible, nn.Module):
         if kind not in self.targets:
             raise UserError(f"target '{kind}' is not one of {', '.join(self.targets)}{nearest(kind, self.targets)}")
         return kind
-
-
-def with_raw(modality: Modality, inputs: Inputs, patches: Patches) -> Patches:
-    """The patches of these inputs with their raw features, zero where the modality is absent."""
-    modality.carries = False  # raw features may be made of patches
-    try:
-        with torch.autocast(patches.values.device.type, enabled=False), torch.no_grad():
-            raw = modality.raw_features(inputs).float()
-    finally:
-        modality.carries = True
-    return patches.replace(raw=raw * patches.present[:, None])

@@ -349,8 +349,8 @@ class Contrastive(Taught, Objective):
         """Projections in closed form, of the clean view."""
         found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.starts}
         for step in steps():
-            for name, rows in found.items():
-                rows.append(step.pooled(name, CLEAN, None, self.config.mode, None, None))
+            for name, parts in found.items():
+                parts.append(step.pooled(name, CLEAN, None, self.config.mode, None, None))
         rows = {n: Rows(*(torch.cat(part).cpu() for part in zip(*of, strict=True))) for n, of in found.items()}
         width = next(iter(self._started.values())).out_features
         maps = closed_form(rows, self.sides.crossings(), width, seed, "objective contrastive")
