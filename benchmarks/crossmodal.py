@@ -59,18 +59,7 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "grid_s1_av": ("examples/video_audio_text_clip", {}),
-    "ptbxl_500": (
-        "examples/ecg_text_tabular_clip",
-        {
-            "model": {
-                "projection_standard": True,
-                "projection_dropout": 0.5,
-                "towers": {name: {"pooling": "mean+raw"} for name in ("ecg", "text", "tabular")},
-            },
-            "objectives": {"clip": {"start": "cca", "hub_tower": None}},
-            "train": {"steps": 100, "lr": 1e-3},
-        },
-    ),
+    "ptbxl_500": ("examples/ecg_text_tabular_clip", {}),
     "clothing_reviews": ("examples/text_tabular_clip", few_pairs("text", "tabular")),
     "spoken_written_digits": ("examples/audio_image_clip", {}),
     "grid_s1_av/hicmae": ("examples/video_audio_hicmae", {}),
