@@ -154,8 +154,9 @@ def _column(name: str, values: Sequence[object], numbers: Sequence[int], feature
     media = next((kind for cls, kind in kinds.items() if isinstance(feature, cls)), None)
     there = [(value, number) for value, number in zip(values, numbers, strict=False) if not _is_null(value)]
     if media is None and there:
-        found = {_media_of(value) for value, _ in there}
-        media = found.pop() if len(found) == 1 else None
+        found = [kind for value, _ in there if (kind := _media_of(value)) is not None]
+        # a broken one, or a path that says nothing, makes no other column of it
+        media = found[0] if len(set(found)) == 1 and 2 * len(found) > len(there) else None
     return Column(name, [value for value, _ in there], [number for _, number in there], media)
 
 

@@ -33,6 +33,8 @@ from .init import draft
 from .options import CheckConfig
 from .rows import Rows, open_rows
 
+FACTS = 2
+"""The form of what is told of a row, for files that another version has begun."""
 FITTED = 500
 """Rows that preprocessors are fitted on."""
 COMPARED = 20_000
@@ -84,12 +86,16 @@ def check(
         UserError: there are no such data, or nothing in them is read.
         RunError: the report cannot be written.
     """
-    folder = None if output is None else Path(output)
+    folder, telling = None if output is None else Path(output), dict[str, str]()
     if recipe is None:
         with doing(f"looking at {asked.path}"):
-            recipe = load_recipe(draft(asked, told=False).recipe)
+            drawn = draft(asked, told=False)
+            recipe, telling = load_recipe(drawn.recipe), drawn.telling
     refuse_placeholder(recipe)
     out = Checked(recipe.data.path)
+    for name, why in telling.items():
+        text = f"the column '{name}' {why.replace('another', 'is another')}: no input, as init would have it"
+        out.findings.append(Finding(NOTE, "label-told", text))
     try:
         data = open_rows(recipe)
     except LabelRead as error:
@@ -141,7 +147,7 @@ def _facts(data: Rows, asked: CheckConfig, folder: Path | None, every: bool) -> 
         if not every and len(numbers) > asked.sample:
             numbers = sorted(order(len(source), 0, 0)[: asked.sample].tolist())
         kept = None if folder is None else folder / f"looked-{split.replace(' ', '-')}.jsonl"
-        told = [to_dict(data.recipe.modalities), data.columns, glance(source, list(flat(data.columns.values())))]
+        told = [FACTS, to_dict(data.recipe.modalities), data.columns, glance(source, list(flat(data.columns.values())))]
         key = hashlib.sha256(json.dumps(told, default=str, sort_keys=True).encode()).hexdigest()[:16]
         usual = min(cores() - 1, 8) if len(numbers) >= MANY else 0
         workers = asked.workers if isinstance(asked.workers, int) else usual

@@ -66,6 +66,7 @@ class Roles:
         label: what the encoder is judged by, and why.
         group: what says who a row is of, and why.
         left: column -> why it is no input.
+        telling: those of them that tell the label, or that it tells.
         said: what else there is to say.
     """
 
@@ -74,6 +75,7 @@ class Roles:
     label: tuple[str, str] | None = None
     group: tuple[str, str] | None = None
     left: dict[str, str] = field(default_factory=dict)
+    telling: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
 
@@ -225,6 +227,7 @@ def _derived(found: Roles, known: Mapping[str, Column]) -> None:
         why = "another word for the label" if name == f"{label}_name" else made_of(column, by_row)
         if why is not None:
             found.left[name] = why
+            found.telling.append(name)
 
 
 def made_of(column: Column, by_row: Mapping[int, Any]) -> str | None:
@@ -244,7 +247,21 @@ def made_of(column: Column, by_row: Mapping[int, Any]) -> str | None:
         bound = SURE if least is None else usual + least * (1 - usual)
         if usual < 0.95 and len(set(one)) < 0.5 * len(one) and (share := told(one, other)) >= bound:
             return f"{why} in {share:.0%} of the rows"
-    return None
+    share = told_by_order(pairs)
+    return None if share < SURE else f"tells the label by its size in {share:.0%} of the rows"
+
+
+def told_by_order(pairs: Sequence[tuple[Any, Any]]) -> float:
+    """Share of the rows, in the order of a column of numbers, whose label is that of the row before: of a number that
+    tells it, also with some noise, nearly all. 0 where the numbers repeat, are none, or one label is usual."""
+    numbers = [(v, str(y)) for v, y in pairs if isinstance(v, int | float) and not isinstance(v, bool)]
+    labels = Counter(y for _, y in numbers)
+    few = not 2 <= len(labels) <= len(numbers) / 10 or labels.most_common(1)[0][1] > 0.95 * len(numbers)
+    if few or len(numbers) < len(pairs) or 2 * len({v for v, _ in numbers}) < len(numbers):
+        return 0.0
+    inner = [y for _, y in sorted(numbers)]
+    same = sum(a == b for a, b in itertools.pairwise(inner)) + len(labels) - 1
+    return same / (len(inner) - 1)
 
 
 # ------------------------------------------------------------------------------------------------- texts and cells

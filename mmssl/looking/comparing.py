@@ -11,7 +11,7 @@ from ..training.building import flat
 from . import repeated
 from .columns import made_of, part_of_text
 from .decoding import Facts
-from .findings import NOTE, WORTHLESS, WRONG, Finding, named, near_pairs, of_classes, signatures
+from .findings import NOTE, WORTHLESS, WRONG, Finding, alike_pairs, named, near_pairs, of_classes, small_ones, words_of
 from .rows import Rows
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def _near(
     theirs: Mapping[int, bytes],
 ) -> list[tuple[int, int]]:
     """Pairs that are nearly the same, without those that are the same."""
-    pairs = near_pairs(signatures(one, name), None if other is None else signatures(other, name))
+    pairs = near_pairs(words_of(one, name), None if other is None else words_of(other, name))
+    pairs += alike_pairs(small_ones(one, name), None if other is None else small_ones(other, name))
     return [(a, b) for a, b in pairs if mine.get(a) != theirs.get(b) or mine.get(a) is None]
 
 

@@ -34,10 +34,11 @@ MOST = 20_000
 AT_REST = 0.05
 """Share of a signal's samples at its least or greatest value from which on it is saturated."""
 SIDES = (8, 9)
-"""Of the small picture whose neighbouring cells make up the signature of a sample: 64 bits."""
+"""Of the small picture that samples are compared by."""
 
 Facts = dict[str, Any]
-"""Of a row: "row", "modalities" (name -> "sizes", "channels", "signature"), "bad" (modality -> reason)."""
+"""Of a row: "row", "modalities" (name -> "sizes", "channels", and "small" or "words" to be compared by), "bad"
+(modality -> reason)."""
 
 
 class Looker(Reader):
@@ -79,8 +80,11 @@ def told(found: Looked) -> Facts:
     if channels:
         out["channels"] = channels
         out["unit"] = found.unit
-    signature = signature_of(found)
-    return out if signature is None else {**out, "signature": f"{signature:016x}"}
+    if found.text is not None:
+        words = _of_words(found.text)
+        return out if words is None else {**out, "words": f"{words:016x}"}
+    small = small_of(found)
+    return out if small is None else {**out, "small": small.tobytes().hex()}
 
 
 def _channel(values: NDArray[Any], signal: bool) -> list[float | int]:
@@ -96,19 +100,16 @@ def _channel(values: NDArray[Any], signal: bool) -> list[float | int]:
     return [float(f"{x:.6g}") for x in (flat.mean(), spread, low, high)] + [int(high == low), int(saturated)]
 
 
-def signature_of(found: Looked) -> int | None:
-    """64 bits that are nearly the same of samples that are: which of neighbouring cells is the greater, of a small
-    picture of it; of texts of which words stand in them. None: too little to go by."""
-    if found.text is not None:
-        return _of_words(found.text)
+def small_of(found: Looked) -> NDArray[np.int8] | None:
+    """A sample as a picture of `SIDES`, around its mean, the largest number 127: nearly the same of samples that are,
+    however bright or loud. None: too little to go by, or the same everywhere."""
     grids = [grid for values in found.channels.values() if (grid := _small(np.asarray(values))) is not None]
     if not grids:
         return None
     grid = np.mean(grids, axis=0)
-    bits = (grid[:, 1:] > grid[:, :-1]).reshape(-1)
-    if grid.std() < 1e-9:
-        return None
-    return int("".join("01"[int(bit)] for bit in bits), 2)
+    grid = grid - grid.mean()
+    most = np.abs(grid).max()
+    return None if grid.std() < 1e-9 else np.asarray((127 * grid / most).round(), np.int8)
 
 
 def _small(values: NDArray[Any]) -> NDArray[np.float64] | None:
@@ -131,7 +132,7 @@ def _small(values: NDArray[Any]) -> NDArray[np.float64] | None:
 
 
 def _of_words(text: str) -> int | None:
-    """Charikar's simhash of the words and pairs of them, in small letters."""
+    """Charikar's simhash of the words and pairs of them, in small letters: 64 bits."""
     words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
     parts = [*words, *(" ".join(pair) for pair in zip(words, words[1:], strict=False))]
     if len(words) < 4:

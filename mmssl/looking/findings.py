@@ -9,16 +9,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ..data.sampler import order
 from .decoding import Facts
 
+Small = NDArray[np.int8]
 WORTHLESS, WRONG, NOTE = "worthless", "wrong", "note"
 LEVELS = (WORTHLESS, WRONG, NOTE)
 """A run on these data would say nothing; something should be mended; something to know."""
 FAR = 12.0
 """Robust deviations (of the median distance from the median) from which on a channel of a sample is an outlier."""
+ALIKE = 0.99
+"""Cosine of the small pictures of two samples from which on they are nearly the same."""
+COMPARED, BLOCK = 50_000, 1024
+"""Rows of a split whose small pictures are compared, at most; at a time."""
 NEAR, BANDS = 2, 4
-"""Bits by which the signatures of two samples that are nearly the same differ, at most; parts of one that are compared
+"""Bits by which the signatures of two texts that are nearly the same differ, at most; parts of one that are compared
 first: of so few differing bits one part has none."""
 SHOWN = 5
 """Rows that are named of each finding in its line."""
@@ -200,10 +207,43 @@ def near_pairs(
     return sorted(found)
 
 
-def signatures(facts: Sequence[Facts], modality: str) -> dict[int, int]:
-    """Row -> its signature, of those that have one."""
-    found = {one["row"]: one["modalities"].get(modality, {}).get("signature") for one in facts}
+def alike_pairs(
+    one: Mapping[int, Small], other: Mapping[int, Small] | None = None, least: float = ALIKE, most: int = 2000
+) -> list[tuple[int, int]]:
+    """(row, row) whose small pictures have at least such a cosine: within a split, or between two; of more than
+    `COMPARED` rows a sample, always the same. most: pairs that are listed."""
+    found: list[tuple[int, int]] = []
+    if not one or (other is not None and not other):
+        return found
+    mine, theirs = _units(one), _units(one if other is None else other)
+    for at in range(0, len(theirs[0]), BLOCK):
+        cosine = mine[1] @ theirs[1][at : at + BLOCK].T
+        pairs = [(int(mine[0][a]), int(theirs[0][at + b])) for a, b in np.argwhere(cosine >= least)]
+        found += [(a, b) for a, b in pairs if other is not None or a < b]
+        if len(found) >= most:
+            break
+    return sorted(found)
+
+
+def _units(small: Mapping[int, Small]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """(numbers of rows, their small pictures at length 1)."""
+    rows = np.asarray(list(small), np.int64)
+    if len(rows) > COMPARED:
+        rows = rows[np.sort(order(len(rows), 0, 0)[:COMPARED].numpy())]
+    x = np.asarray([small[row] for row in rows.tolist()], np.float32).reshape(len(rows), -1)
+    return rows, x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)
+
+
+def words_of(facts: Sequence[Facts], modality: str) -> dict[int, int]:
+    """Row -> the signature of its words, of those that have one."""
+    found = {one["row"]: one["modalities"].get(modality, {}).get("words") for one in facts}
     return {row: int(code, 16) for row, code in found.items() if code is not None}
+
+
+def small_ones(facts: Sequence[Facts], modality: str) -> dict[int, Small]:
+    """Row -> its small picture, of those that have one."""
+    found = {one["row"]: one["modalities"].get(modality, {}).get("small") for one in facts}
+    return {row: np.frombuffer(bytes.fromhex(code), np.int8) for row, code in found.items() if code is not None}
 
 
 # ------------------------------------------------------------------------------------------------------- of the label

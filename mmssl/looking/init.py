@@ -61,12 +61,14 @@ class Started:
 
 @dataclass
 class Draft:
-    """A recipe before it is written: what it is made of, itself, lines for the user, the columns of the data."""
+    """A recipe before it is written: what it is made of, itself, lines for the user, the columns of the data, and those
+    of them that are no input because they tell the label, with the reason."""
 
     composed: composing.Composed
     recipe: dict[str, Any]
     lines: list[str]
     columns: list[str]
+    telling: dict[str, str]
 
 
 def init(
@@ -128,7 +130,8 @@ def draft(asked: InitConfig, told: bool = True) -> Draft:
     data = _ordered(found.data)
     load_recipe(copy.deepcopy(data))
     lines = _told(opened, roles, signals) if told else []
-    return Draft(found, data, [*lines, *opened.said, *roles.said, *said], list(roles.table.columns))
+    every, telling = list(roles.table.columns), {name: roles.left[name] for name in roles.telling}
+    return Draft(found, data, [*lines, *opened.said, *roles.said, *said], every, telling)
 
 
 # ------------------------------------------------------------------------------------------------------ what is there

@@ -65,6 +65,21 @@ def read_sound(
         BadSample: the value is broken, with the reason.
         UserError: a struct of other things, or a package that decodes it is missing.
     """
+    recorded = recorded_sound(raw, seconds, choice, layout, source_rate)
+    if recorded is None:
+        return None
+    wave = resample(*recorded, rate)
+    return wave if seconds is None else wave[: max(round(seconds * rate), 1)]
+
+
+def recorded_sound(
+    raw: object,
+    seconds: float | None = None,
+    choice: int = 0,
+    layout: str | None = None,
+    source_rate: float | None = None,
+) -> tuple[Array, int] | None:
+    """(waveform, samples a second) as it was recorded, its channels averaged; arguments, errors: see `read_sound`."""
     raw = original = single(raw, "sound")
     if isinstance(raw, Mapping):
         raw = _unwrap(raw)
@@ -96,8 +111,7 @@ def read_sound(
     wave = wave.mean(1, dtype=np.float32)
     if not np.isfinite(wave).all():
         raise BadSample("NaN or infinite samples")
-    wave = resample(wave, found, rate)
-    return wave if seconds is None else wave[: max(round(seconds * rate), 1)]
+    return wave, found
 
 
 def seconds_of(raw: object, layout: str | None, source_rate: float | None) -> float | None:

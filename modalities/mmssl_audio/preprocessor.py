@@ -16,7 +16,7 @@ from mmssl.modality.looked import Looked
 from mmssl.modality.raw import Array
 from mmssl.modality.table import Column
 
-from .decode import RATES, read_sound, seconds_of
+from .decode import RATES, read_sound, recorded_sound, seconds_of
 from .mel import LogMel
 from .options import Config
 
@@ -115,10 +115,12 @@ class Preprocessor(base.Preprocessor[Array]):
         return wave
 
     def look(self, raw: object) -> Looked | None:
-        """Seconds, and the sound at the model's rate."""
-        config = self.config
-        wave = read_sound(raw, config.rate, None, 0, config.layout, config.source_rate)
-        return None if wave is None else Looked({"seconds": len(wave) / config.rate}, {"sound": wave}, signal=True)
+        """Seconds, samples a second, and the sound as it was recorded: resampled it rests at no extreme any more."""
+        recorded = recorded_sound(raw, layout=self.config.layout, source_rate=self.config.source_rate)
+        if recorded is None:
+            return None
+        wave, rate = recorded
+        return Looked({"seconds": len(wave) / rate, "rate": float(rate)}, {"sound": wave}, signal=True)
 
     def collate(self, samples: Sequence[Array | None]) -> Inputs:
         """What `read` returned (None = absent), padded with zeros to the longest."""

@@ -19,8 +19,8 @@ import mmssl
 from mmssl.cli import main
 from mmssl.looking import decoding
 from mmssl.looking.check import Checked, check
-from mmssl.looking.decoding import signature_of, told
-from mmssl.looking.findings import near_pairs
+from mmssl.looking.decoding import small_of, told
+from mmssl.looking.findings import alike_pairs, near_pairs, small_ones, words_of
 from mmssl.looking.options import CheckConfig
 from mmssl.modality.looked import Looked, of_picture
 
@@ -129,6 +129,23 @@ def test_a_label_among_the_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main([*words, "--column", "tabular=x,y"]) == 0
 
 
+def test_a_column_that_tells_the_label_is_named_where_init_leaves_it_out(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [[*rng.normal(size=2).round(3), n % 3 * 10, n % 3 + rng.normal(0, 0.05), n % 3] for n in range(90)]
+    table(tmp_path / "t.csv", ["x", "y", "code", "guess", "label"], rows)
+    found = [one for one in check(CheckConfig(path=str(tmp_path / "t.csv"))).findings if one.kind == "label-told"]
+    assert [one.text.split("'")[1] for one in found] == ["code", "guess"]
+
+
+def test_a_broken_file_among_the_first_makes_no_other_column_of_it(tmp_path: Path) -> None:
+    pictures(tmp_path / "p", 12)
+    files = sorted(path for path in (tmp_path / "p").rglob("*") if path.suffix == ".png")
+    rows = [{"bytes": path.read_bytes() if n != 2 else b"no picture", "path": None} for n, path in enumerate(files)]
+    pq.write_table(pa.table({"image": rows, "label": [n % 2 for n in range(len(rows))]}), tmp_path / "t.parquet")
+    done = check(CheckConfig(path=str(tmp_path / "t.parquet")))
+    assert list(done.modalities) == ["image"] and any(one.kind == "broken" for one in done.findings)
+
+
 def test_one_class_and_strange_classes(tmp_path: Path) -> None:
     assert "one-class" in kinds(checked(cells(tmp_path, label=["a"] * 60), label="label"), "worthless")
     split, label = ["train"] * 40 + ["test"] * 20, ["ab"[n % 2] for n in range(58)] + ["c", "c"]
@@ -158,14 +175,21 @@ def test_what_looks_nearly_the_same() -> None:
     )
     alike = np.asarray(Image.fromarray(one).resize((80, 60)).resize((64, 48)))
     other = np.asarray(Image.fromarray(rng.integers(0, 255, (6, 7, 3), np.uint8)).resize((64, 48)))
-    codes = [signature_of(of_picture(picture)) for picture in (one, alike, other)]
-    assert all(code is not None for code in codes)
-    assert near_pairs({n: code for n, code in enumerate(codes) if code is not None}, bits=4) == [(0, 1)]
+    bright = np.clip(one * 1.1 + 5, 0, 255).astype(np.uint8)
+    found = {n: told(of_picture(picture))["small"] for n, picture in enumerate((one, alike, other, bright))}
+    facts = [{"row": n, "modalities": {"image": {"small": code}}} for n, code in found.items()]
+    assert alike_pairs(small_ones(facts, "image")) == [(0, 1), (0, 3), (1, 3)]
+    assert alike_pairs(small_ones(facts[:1], "image"), small_ones(facts, "image")) == [(0, 0), (0, 1), (0, 3)]
+    assert alike_pairs({}) == []
+    sound = np.sin(np.arange(4000) / 20) * np.exp(-np.arange(4000) / 900)
+    noise = sound + rng.normal(0, 0.01, 4000)
+    facts = [{"row": n, "modalities": {"s": told(Looked(channels={"s": of}))}} for n, of in enumerate((sound, noise))]
+    assert alike_pairs(small_ones(facts, "s")) == [(0, 1)]
     words = "the old river ran past a quiet mill and many small boats lay there in winter"
     texts = [words, words.upper() + "!", "nothing of that kind was ever seen by anybody who lived near this sea"]
-    codes = [signature_of(Looked(text=text)) for text in texts]
-    assert near_pairs({n: code for n, code in enumerate(codes) if code is not None}) == [(0, 1)]
-    assert signature_of(Looked(channels={"a": np.zeros(900)})) is None, "silence looks like all silence"
+    facts = [{"row": n, "modalities": {"text": told(Looked(text=text))}} for n, text in enumerate(texts)]
+    assert near_pairs(words_of(facts, "text")) == [(0, 1)]
+    assert small_of(Looked(channels={"a": np.zeros(900)})) is None, "silence looks like all silence"
 
 
 def test_near_pairs_are_all_pairs_of_few_bits() -> None:
