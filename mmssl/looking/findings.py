@@ -229,7 +229,7 @@ def _units(small: Mapping[int, Small]) -> tuple[NDArray[np.int64], NDArray[np.fl
     """(numbers of rows, their small pictures at length 1)."""
     rows = np.asarray(list(small), np.int64)
     if len(rows) > COMPARED:
-        rows = rows[np.sort(order(len(rows), 0, 0)[:COMPARED].numpy())]
+        rows = rows[np.sort(order(len(rows), 0, 0)[:COMPARED])]
     x = np.asarray([small[row] for row in rows.tolist()], np.float32).reshape(len(rows), -1)
     return rows, x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)
 

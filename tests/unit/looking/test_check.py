@@ -17,7 +17,7 @@ from toys.own_data import pictures, table
 
 import mmssl
 from mmssl.cli import main
-from mmssl.looking import decoding
+from mmssl.looking import decoding, findings
 from mmssl.looking.check import Checked, check
 from mmssl.looking.decoding import small_of, told
 from mmssl.looking.findings import alike_pairs, near_pairs, small_ones, words_of
@@ -190,6 +190,16 @@ def test_what_looks_nearly_the_same() -> None:
     facts = [{"row": n, "modalities": {"text": told(Looked(text=text))}} for n, text in enumerate(texts)]
     assert near_pairs(words_of(facts, "text")) == [(0, 1)]
     assert small_of(Looked(channels={"a": np.zeros(900)})) is None, "silence looks like all silence"
+
+
+def test_of_very_many_rows_a_sample_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(findings, "COMPARED", 6)
+    rng = np.random.default_rng(0)
+    small = {row: rng.integers(-127, 127, 72).astype(np.int8) for row in range(0, 20, 2)}
+    rows, units = findings._units(small)
+    assert len(rows) == 6 and set(rows.tolist()) < set(small) and rows.tolist() == sorted(rows.tolist())
+    np.testing.assert_allclose((units**2).sum(1), 1, rtol=1e-5)
+    assert alike_pairs(small, {3: small[int(rows[2])]}) == [(int(rows[2]), 3)]
 
 
 def test_near_pairs_are_all_pairs_of_few_bits() -> None:
