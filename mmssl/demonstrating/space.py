@@ -21,7 +21,7 @@ from ..data.origins import URL, elsewhere
 from ..errors import RunError, UserError, one_line
 from ..evaluation.own_run import with_rows
 from ..files import whole_folder
-from ..hub.push import Pushed, check_repo_id, publishable, send, staged
+from ..hub.push import Pushed, check_repo_id, publishable, send, staged, told_of_samples
 from ..hub.secrets import findings
 from ..modality import installed
 from ..models.locating import Located, locate
@@ -140,7 +140,8 @@ def _model_files(found: Located, scratch: Path, base: str | None) -> tuple[Path,
             raise UserError(f"--base {base}: {found.name} lies on the Hub, which knows its base")
         return scratch, [], []
     source, notes = staged(Path(found.place), scratch, base)
-    return source, publishable(source), notes
+    files = publishable(source)
+    return source, files, [*notes, *told_of_samples(files)]
 
 
 def _texts(found: Located, repo_id: str, asked: DemoConfig) -> dict[str, str]:

@@ -113,14 +113,18 @@ def push(
         with doing("looking at what would be published"):
             folder, notes = staged(folder, Path(scratch), base)
             files = publishable(folder)
-        shown = [name for name in files if re.fullmatch(re.escape(SAMPLES).replace(r"\{\}", r"\d+"), name)]
-        if shown:
-            notes = [*notes, f"its card shows samples of the data: {', '.join(shown)} (train.card_samples)"]
+        notes = [*notes, *told_of_samples(files)]
         if dry_run:
             return Pushed("", repo_id, files, notes)
         kind = "adapter" if (folder / PEFT_CONFIG).is_file() else "model"
         said = message or f"Upload {kind} with mmssl"
         return send(folder, files, repo_id, private=private, revision=revision, message=said, notes=notes)
+
+
+def told_of_samples(files: Sequence[str]) -> list[str]:
+    """What is said where the card among these files shows rows of the data."""
+    shown = [name for name in files if re.fullmatch(re.escape(SAMPLES).replace(r"\{\}", r"\d+"), name)]
+    return [f"its card shows samples of the data: {', '.join(shown)} (train.card_samples)"] if shown else []
 
 
 def send(

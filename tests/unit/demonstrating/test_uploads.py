@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from toys.own_files import wfdb_record
 
-from mmssl.demonstrating.uploads import as_lines, first_row, of_files, row_of, text_of
+from mmssl.demonstrating.uploads import as_lines, first_row, has_parts, of_files, row_of, text_of
 from mmssl.errors import BadSample
 from mmssl.modality import load_modality
 
 NAMES = ["age", "age: years", "job"]
 
 
-def reader(name: str) -> object:
+def reader(name: str) -> Any:
     package = load_modality(name)
     return package.Preprocessor(package.Config())
 
@@ -67,17 +69,18 @@ def test_what_is_no_csv_file_is_a_sentence(content: bytes, said: str, tmp_path: 
     assert said in str(error.value)
 
 
-def test_files_lie_side_by_side_under_their_own_names(tmp_path: Path) -> None:
-    places = []
-    for number, name in enumerate(("r.dat", "r.hea")):  # each upload comes in a folder of its own
-        (tmp_path / str(number)).mkdir()
-        places.append(tmp_path / str(number) / name)
-        places[-1].write_text(name)
-    side = tmp_path / "side"
+def test_files_of_one_recording_are_read_together(tmp_path: Path) -> None:
+    header, places = wfdb_record(tmp_path, "r"), []
+    signals, side = reader("ecg").fit([str(header)]), tmp_path / "side"
+    for path in (header.with_suffix(".dat"), header.with_suffix(".hea")):  # each upload comes in a folder of its own
+        (tmp_path / path.suffix).mkdir()
+        places.append(path.rename(tmp_path / path.suffix / path.name))
     side.mkdir()
-    found = of_files(places, reader("ecg"), side)  # type: ignore[arg-type]
-    assert (found if isinstance(found, str) else found["path"]) == str(side / "r.hea")
-    assert (side / "r.dat").read_text() == "r.dat"
+    assert has_parts(signals) and not has_parts(reader("image"))
+    assert len(signals([of_files(places, signals, side)])) > 0
+    (side / "r.dat").unlink()
+    with pytest.raises(BadSample, match=r"r\.dat"):
+        signals([of_files(places[1:], signals, side)])
 
 
 def test_files_of_which_none_is_known_are_a_sentence(tmp_path: Path) -> None:
@@ -86,6 +89,6 @@ def test_files_of_which_none_is_known_are_a_sentence(tmp_path: Path) -> None:
     side = tmp_path / "side"
     side.mkdir()
     with pytest.raises(BadSample, match=r"none of these 2 files is an image, expected one of \.png"):
-        of_files([tmp_path / "a.doc", tmp_path / "b.doc"], reader("image"), side)  # type: ignore[arg-type]
+        of_files([tmp_path / "a.doc", tmp_path / "b.doc"], reader("image"), side)
     with pytest.raises(BadSample, match="no file yet"):
-        of_files([], reader("image"), side)  # type: ignore[arg-type]
+        of_files([], reader("image"), side)
