@@ -89,7 +89,7 @@ def _given(engine: Engine, name: str) -> tuple[list[Any], Asking]:
     columns = engine.cells(name)
     first = as_lines(engine.cells_in(name, 0)) if name in engine.columns else as_lines(dict.fromkeys(columns))
     lines = gradio.Textbox(label=f"{name}: a line a column", value=first, lines=min(len(columns), 12), max_lines=24)
-    table = gradio.File(label="or the first row of a csv file", height=100)
+    table = gradio.File(label="or the first row of a csv file", height=140)
     said = gradio.HTML()
 
     def read(path: str | None, before: str) -> tuple[str, str]:
