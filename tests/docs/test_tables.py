@@ -19,6 +19,7 @@ from benchmarks import (
     selftraining,
     steps,
     suite,
+    tails,
     tuning,
 )
 from benchmarks.matrix import __main__ as matrix
@@ -52,6 +53,11 @@ def test_fine_tuning() -> None:
 def test_what_pretraining_is_worth() -> None:
     page = pages.FINE_TUNING.read_text()
     assert pages.between(page, compare.MARKS) == compare.table(), "run python -m benchmarks.compare table"
+
+
+def test_rare_classes() -> None:
+    shown = pages.between(pages.FINE_TUNING.read_text(), tails.MARKS)
+    assert shown == tails.table(json.loads(tails.RESULT.read_text())), "run python -m benchmarks.tails table"
 
 
 def test_what_rows_without_labels_add() -> None:
