@@ -65,8 +65,9 @@ def leads(source: Path) -> dict[str, Any]:
 
 
 def far(source: Path) -> dict[str, Any]:
-    """`far_CLASS_mean`, `_least` and `_most`: edges from each node to the training nodes of a class, of which one that
-    cannot be reached is one edge further than all others (Distance2Labeled of SelfTask-GNN)."""
+    """`far_CLASS_mean` and `_least`: edges from each node to the training nodes of a class, of which one that cannot be
+    reached is one edge further than all others (Distance2Labeled of SelfTask-GNN, whose greatest distances are left
+    out: where one of the class lies apart they are the same for all)."""
     held = dict(np.load(source))
     start, end = held["edge_index"]
     nodes = len(held["y"])
@@ -77,7 +78,7 @@ def far(source: Path) -> dict[str, Any]:
     found = {}
     for value in np.unique(held["y"]):
         own = hops[held["y"][labelled] == value]
-        found |= {f"far_{value}_mean": own.mean(0), f"far_{value}_least": own.min(0), f"far_{value}_most": own.max(0)}
+        found |= {f"far_{value}_mean": own.mean(0), f"far_{value}_least": own.min(0)}
     return held | {name: numbers.astype(np.float32) for name, numbers in found.items()}
 
 
