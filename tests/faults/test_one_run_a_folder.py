@@ -220,7 +220,7 @@ def test_somebody_says_it_where_the_first_process_is_gone(
         with pytest.raises(LostProcess) as caught, lost_peers_told():
             raise RuntimeError("Connection reset by peer")
     assert caught.value.speaks == speaks
-    cli._complain(caught.value)
+    assert cli._complain(caught.value, 1) == 1
     assert len(runs.errors(capsys.readouterr().err)) == (speaks or rank == 0)
 
 
@@ -235,7 +235,7 @@ def test_a_process_waits_for_the_first_to_say_what_all_have_found_and_then_says_
         ("1", TimeUp("the time is over"), [], False),
     ):
         monkeypatch.setenv("RANK", rank)
-        cli._complain(error)
+        assert cli._complain(error, 2) == 2
         assert waited == waits and bool(runs.errors(capsys.readouterr().err)) == says
         waited.clear()
 

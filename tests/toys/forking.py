@@ -101,6 +101,11 @@ class Started:
             os.killpg(self.group, signal.SIGKILL)
 
 
+def _at_import(variables: dict[str, str]) -> dict[str, str]:
+    """Those that libraries read when they are imported; without bars, which change no result."""
+    return {k: v for k, v in variables.items() if k.startswith(READ_AT_IMPORT) and not k.endswith("_PROGRESS_BARS")}
+
+
 def start(
     argv: Sequence[str],
     *,
@@ -112,7 +117,7 @@ def start(
     """env: all its variables, `environment(level)` if None. ValueError where one of them would come too late."""
     env = environment(level) if env is None else env
     if level != "torch":
-        asked, given = ({k: v for k, v in e.items() if k.startswith(READ_AT_IMPORT)} for e in (env, environment(level)))
+        asked, given = (_at_import(variables) for variables in (env, environment(level)))
         if asked != given:
             raise ValueError(f"level {level!r} was imported with {given}, asked for are {asked}")
     _hold(level)
