@@ -4,6 +4,8 @@
 # make docs         the site of docs/, with every command and option, in site/
 # make docs-check   the numbers of README, RESULTS.md and docs/ against stored results and new exports
 # make bench        training steps against the fastest peers, in turns, then docs/benchmarks/speed.md (20 minutes)
+# make pictures     the tutorials (notebooks) and the quickstart's card run anew, with the pictures in them and in README
+#                   (an hour; DATA and ENCODERS say where the shared data and `benchmarks.stock_encoders` are)
 # make fuzz         12,000 damaged files of every format that is read: no traceback, no hang, no memory (20 minutes)
 # make lint         ruff and mypy                     make clean       remove caches and build products
 #
@@ -15,13 +17,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH_INDEX ?=
+DATA ?= $(or $(MMSSL_SHARED_DATA),../shared/data)
+ENCODERS ?= ../encoders
 TORCH := 'torch>=2.11,<2.16' 'torchaudio>=2.11.1,<2.12' torchvision
 CORE := $(VENV)/.installed-core
 DEV := $(VENV)/.installed-dev
 DOCS := $(VENV)/.installed-docs
 BENCH := $(VENV)/.installed-bench
 
-.PHONY: quickstart test fast test-slow docs docs-check matrix bench fuzz lint clean
+.PHONY: quickstart test fast test-slow docs docs-check pictures matrix bench fuzz lint clean
 
 quickstart: $(CORE)
 	$(BIN)/mmssl pretrain quickstart
@@ -48,6 +52,11 @@ matrix: $(DEV)
 
 bench: $(BENCH)
 	$(BIN)/python -m benchmarks.steps
+
+pictures: $(DEV)
+	$(BIN)/python -m benchmarks.stock_encoders $(ENCODERS)
+	$(BIN)/python -m benchmarks.cards --train quickstart
+	$(BIN)/python -m benchmarks.notebooks --data $(DATA) --encoders $(ENCODERS)
 
 fuzz: $(DEV)
 	PYTHONPATH=tests $(BIN)/python -m fuzz

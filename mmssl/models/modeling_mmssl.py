@@ -339,9 +339,10 @@ class MMSSLModel(PreTrainedModel):
             raise ValueError(f"modality: found '{name}', expected one of {', '.join(names)}{nearest(name, names)}")
         if isinstance(samples, (str, bytes)):
             raise ValueError(f"samples: found one {type(samples).__name__}, expected a list of them")
-        if processor is None and not self.name_or_path:
+        place = self.adapter_from or self.name_or_path
+        if processor is None and not place:
             raise ValueError("processor: found none, expected one: this model was not loaded from a folder")
-        processor = processor or self._own_processor(str(self.name_or_path))
+        processor = processor or self._own_processor(str(place))
         was_training = self.training
         self.eval()
         out = np.zeros((len(samples), self.embedding_width(self.tower_of(name))), np.float32)

@@ -51,7 +51,9 @@ def _opened(found: Located, base: str | None) -> tuple[MMSSLModel, MMSSLProcesso
     if found.kind in ("adapter", "peft"):
         with no_progress_bars():
             handle = load_adapter(found, base)
-            return merged(handle, found.place), MMSSLProcessor.from_pretrained(found.folder())
+            model, processor = merged(handle, found.place), MMSSLProcessor.from_pretrained(found.folder())
+            model.adapter_from = str(found.folder())
+            return model, processor
     if base is not None:
         raise UserError(f"--base {base}: {found.name} is {WORDS[found.kind]}, only an adapter has a base")
     if found.kind == "mmssl":

@@ -27,7 +27,10 @@ PROJECT: dict[str, Any] = tomllib.loads((REPO / "pyproject.toml").read_text())["
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 OURS = {"dev", "docs", "bench", "all"}
 """Extras that are for who works on mmssl, or only name others."""
-APART = {"demo": "Gradio holds Pillow below the version that all others get"}
+APART = {
+    "demo": "Gradio holds Pillow below the version that all others get",
+    "umap": "its compiling costs each run half a minute",
+}
 """Extras that are installed by name alone, and why."""
 NAMED = {"transformers", "accelerate", "torch", "torchaudio", "open_clip_torch", "peft", "datasets", "sentencepiece"}
 IMPORTED_AS = {

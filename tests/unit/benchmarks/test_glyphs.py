@@ -18,6 +18,7 @@ def pixels(value: dict[str, bytes]) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(value["bytes"])))
 
 
+@pytest.mark.slow
 def test_rows_are_two_fonts_of_one_character_and_the_judged_ones_have_fonts_of_their_own() -> None:
     known = glyphs.fonts()
     learned = list(islice(glyphs.rows("train", known), 40))

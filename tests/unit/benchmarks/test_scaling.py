@@ -11,6 +11,7 @@ DECODER = (32, 2, 4)
 ONE = {"parameters": 1e9, "block_parameters": 2e7, "gflop_a_sample": 400.0, "bytes_a_sample": 1e8, "bytes_a_step": 2e9}
 
 
+@pytest.mark.slow
 def test_what_is_measured_without_memory_is_what_real_tensors_have() -> None:
     assert scaling.measure(SIZES["tiny"], DECODER) == scaling.measure(SIZES["tiny"], DECODER, fake=False)
 

@@ -183,6 +183,7 @@ def test_the_head_keeps_the_penalty_of_its_probe(base, rows, tmp_path, monkeypat
         assert scale > 1e-4 and pulled.abs().max() < 0.05 * scale, label
 
 
+@pytest.mark.slow
 def test_a_fold_that_is_stopped_goes_on_and_nothing_is_done_twice(base, rows, tmp_path, monkeypatch):
     words = {"labels": 24, "folds": 2, "rates": [1e-2, 1e-1], "peft": "none", "eval_every": 2}
     words["train"] = QUICK | {"trackers": []}
@@ -211,6 +212,7 @@ def test_a_fold_that_is_stopped_goes_on_and_nothing_is_done_twice(base, rows, tm
     assert len(looks) == before and again.report["tasks"] == run.report["tasks"], "the choice is kept"
 
 
+@pytest.mark.slow
 def test_a_comparison_chooses_in_the_same_way(base, rows, tmp_path, monkeypatch):
     seen = spied(monkeypatch)
     given = {"labels": [24], "draws": 1, "train": QUICK, "folds": 2, "rates": [1e-2], "arms": ["pretrained", "probe"]}

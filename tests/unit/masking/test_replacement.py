@@ -146,6 +146,7 @@ def worker(rank: int, port: int, results: Any) -> None:
         results[rank] = total.item(), {n: p.grad.numpy() for n, p in module.module.named_parameters()}
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one():
     found = two_processes(worker)
     single = language(replacement={"text": Replacement(random=0.4, same=0.3)})

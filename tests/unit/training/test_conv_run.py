@@ -72,6 +72,7 @@ def test_blocks_that_are_computed_again_and_half_precision(tmp_path: Path) -> No
     assert all(bool(torch.isfinite(half[name]).all()) for name in half)
 
 
+@pytest.mark.slow
 def test_every_verb_takes_it(straight: Path, tmp_path: Path) -> None:
     data = ["--data", "builtin:digits", "limit=96"]
     assert main(["embed", str(straight), "--data", "builtin:digits", "--output", str(tmp_path / "e.parquet")]) == 0
