@@ -1,10 +1,10 @@
 """What pretraining is worth with few labels, on real sets: `python -m benchmarks.compare SET [--runs DIR]`.
 
 SET: a key of `SETS`, of which four are tables. The encoder is that of a cell of `benchmarks.matrix` with its first
-seed, which is trained where the matrix has not kept it, and is measured by `mmssl finetune --compare`. Nothing is
-chosen on test rows: which cell is, by the scores of the matrix; rates and steps in every draw by folds of its labels.
-Results, with the commands that make them, go to benchmarks/results/compare_SET.json; `table` writes them into
-docs/benchmarks/fine-tuning.md. An interrupted comparison goes on where it was.
+seed, which is trained where the matrix has not kept it, and is measured by `mmssl finetune --compare`. Rates
+and steps are chosen in every draw by folds of its labels; which cell, by the matrix's scores, which come of the same
+test rows. Results, with the commands that make them, go to benchmarks/results/compare_SET.json; `table` writes them
+into docs/benchmarks/fine-tuning.md. An interrupted comparison goes on where it was.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def test_jepa_then_finetune_then_the_stock_class(dinov3: Path, tmp_path: Path) -
     assert main(["export", str(tuned), "--to", "dinov3_vit", "--output", str(out)]) == 0
     model, processor = open_model(tuned)
     pictures = [np.zeros((32, 32, 3), np.uint8)]
-    np.testing.assert_array_equal(model.encode(pictures), model.encode(pictures, processor=processor))  # the adapter's own
+    np.testing.assert_array_equal(model.encode(pictures), model.encode(pictures, processor=processor))
     stock = DINOv3ViTModel.from_pretrained(out)
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     pixels = processor(image=[picture])["image_pixel_values"]
