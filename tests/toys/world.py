@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mmssl.data.labels import IdPreprocessor, LabelPreprocessor, NumberPreprocessor, Target
-from mmssl.masking import Budget, FeatureSubsets, MultiBlock, Random
+from mmssl.masking import Budget, FeatureSubsets, Mixture, MultiBlock, Random
 from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.options import TowerConfig
@@ -241,8 +241,8 @@ def set_books(objective: Objective) -> Objective:
 
 
 def masked(fill: Sequence[str] = ("other", "noise", "zero")) -> Pretraining:
-    """A joint budget, a decoder that looks at earlier blocks, corrupted signals, filled from other samples too, and
-    codes in place of numbers, of hidden patches and of all, fitted and learned beside; tokenizers."""
+    """A joint budget, a mask of two kinds, a decoder that looks at earlier blocks, corrupted signals, filled from other
+    samples too, and codes in place of numbers, of hidden patches and of all, fitted and learned beside; tokenizers."""
     net = model()
     spoiled = {"signal": {"corrupt": {"fill": list(fill), "view": "a"}}}
     skips = mae.DecoderConfig(width=16, depth=2, heads=2, skips=[1, 2])
@@ -252,6 +252,7 @@ def masked(fill: Sequence[str] = ("other", "noise", "zero")) -> Pretraining:
         "skips_replaced": mae.MAE(mae.Config(tower="graph", mask="few", mode="replace", decoder=skips), net),
         "gmml": mae.MAE(mae.Config(tower="signal", **gmml), net),
         "fused": mae.MAE(mae.Config(towers=["table", "signal"], mask="few", fusion=FUSION, decoder=DECODER), net),
+        "kinds": mae.MAE(mae.Config(tower="signal", mask="kinds", decoder=DECODER), net),
     }
     codes = CodesConfig(kind="residual", size=5, books=2, target="volts")
     all_codes = CodesConfig(size=5, similarity="cosine", width=6, visible=0.5, topics=2)
@@ -279,7 +280,8 @@ def masked(fill: Sequence[str] = ("other", "noise", "zero")) -> Pretraining:
         "trained books": set_books(tokenizer.Tokenizer(trained, net)),
     }
     views = {"a": {"signal": {"gain": 0.2}}, "spoiled": spoiled}
-    return Pretraining(net, objectives, views, {"few": Budget(visible=4)})
+    kinds = {"sparse": {"type": "random", "ratio": 0.3}, "dense": {"type": "random", "ratio": 0.7}}
+    return Pretraining(net, objectives, views, {"few": Budget(visible=4), "kinds": Mixture(kinds=kinds)})
 
 
 def self_distillation() -> Pretraining:
