@@ -128,6 +128,13 @@ class LoopConfig:
         local=True,
         help="minutes between checkpoints, written at the next line of the log; null: none by the clock",
     )
+    save_async: bool = option(
+        False,
+        resumable=True,
+        local=True,
+        help="write checkpoints while the training goes on, out of a copy in the processor's memory (once more the "
+        "weights and the optimiser's state); the last one, and one of an interrupted run, is waited for",
+    )
     time_limit: float | None = option(
         None,
         above=0,

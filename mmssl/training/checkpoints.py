@@ -17,22 +17,18 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..errors import RunError, UserError
 from ..files import sync
 from . import shards
-from .engine import on_first
-from .optimizer import optimizer_tensors, restore_optimizer
+from .optimizer import restore_optimizer
 
 logger = logging.getLogger("mmssl")
 WEIGHTS, OPTIMIZER = shards.WHOLE
@@ -67,14 +63,14 @@ def _step(path: Path) -> int:
     return int(match[1])
 
 
-def _sweep(folder: Path) -> None:
+def sweep(folder: Path) -> None:
     """Delete what is half written or half deleted, also of a process that was killed."""
     for path in folder.glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _set_aside(path: Path) -> None:
-    """Rename a checkpoint for `_sweep` to delete, so that a crash leaves no half of one under its name."""
+    """Rename a checkpoint for `sweep` to delete, so that a crash leaves no half of one under its name."""
     path.rename(path.with_name(f".{path.name}.deleted"))
 
 
@@ -90,80 +86,9 @@ def _stored(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tens
     return out
 
 
-def save(
-    folder: Path,
-    step: int,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    extra: State,
-    keep: int,
-    more: Mapping[str, Mapping[str, torch.Tensor]],
-) -> Path:
-    """Write `folder/step-<step>` atomically, then delete all but the newest `keep` and the newest that is healthy.
-
-    Later steps are deleted too: a run that goes on from before them could not read them, or it would have.
-
-    Args:
-        folder: of all checkpoints of the run.
-        step: optimiser steps done.
-        module: whose weights are stored.
-        optimizer: whose state is stored.
-        extra: what goes into `state.json`; there `healthy` is true, false, or null where nobody looked.
-        keep: how many stay.
-        more: name -> tensors that go into `<name>.safetensors`, where there are any.
-
-    Returns:
-        The checkpoint's folder.
-
-    Raises:
-        RunError: it cannot be written (a full disk); nothing half-written stays, older checkpoints stay.
-    """
-    try:
-        partial = begin(folder, step)
-        save_file(_stored(module.state_dict().items()), partial / WEIGHTS)
-        save_file(_stored(optimizer_tensors(module, optimizer)), partial / OPTIMIZER)
-        return commit(folder, step, {}, extra, keep, more)
-    except (OSError, SafetensorError) as error:
-        raise failed(folder, step, error) from error
-    finally:
-        _sweep(folder)
-
-
-def save_together(
-    folder: Path,
-    step: int,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    extra: State,
-    keep: int,
-    more: Mapping[str, Mapping[str, torch.Tensor]],
-    accelerator: Accelerator,
-) -> None:
-    """`save` of processes that each hold a share of every tensor: each writes its own, and the first one what says that
-    all of it is there. All call it together, and all raise RunError where any of them could not write."""
-    try:
-        partial = on_first(accelerator, lambda: _as_run_error(folder, step, lambda: begin(folder, step)))
-        tensors = module.state_dict() | dict(optimizer_tensors(module, optimizer))
-        written = shards.write(partial / shards.FOLDER, tensors)
-        mine = {path.relative_to(partial).as_posix(): facts(path) for path in written}
-        files = {name: about for found in gather_object([mine]) for name, about in found.items()}
-    except OSError as error:
-        raise failed(folder, step, error) from error
-    on_first(accelerator, lambda: _as_run_error(folder, step, lambda: commit(folder, step, files, extra, keep, more)))
-
-
-def _as_run_error(folder: Path, step: int, work: Callable[[], Path]) -> Path:
-    """What `work` returns; RunError where it cannot write, and nothing of it stays."""
-    try:
-        return work()
-    except (OSError, SafetensorError) as error:
-        _sweep(folder)
-        raise failed(folder, step, error) from error
-
-
 def begin(folder: Path, step: int) -> Path:
     """The folder that a checkpoint is written in before it gets its name, made anew. OSError where that cannot be."""
-    _sweep(folder)
+    sweep(folder)
     partial = folder / f".{name_of(step)}.partial"
     partial.mkdir(parents=True)
     return partial
@@ -175,17 +100,16 @@ def commit(
     files: Mapping[str, State],
     extra: State,
     keep: int,
-    more: Mapping[str, Mapping[str, torch.Tensor]],
+    tensors: Mapping[str, Mapping[str, torch.Tensor]],
 ) -> Path:
-    """Write what goes with the tensors of `begin`'s folder, and give it its name; the rest as `save`.
+    """Write into `begin`'s folder what is not there yet, and give it its name; what is too old is deleted.
 
-    files: `facts` of those that others have written, by their path in it, which are on the disk already. OSError or
-    SafetensorError where it cannot be written.
+    files: `facts` of those that others have written, by their path in it, which are on the disk already. extra: what
+    goes into `state.json`. tensors: file -> what is in it. OSError or SafetensorError where it cannot be written.
     """
     target, partial = folder / name_of(step), folder / f".{name_of(step)}.partial"
-    for name, held in more.items():
-        if held:
-            save_file(_stored(held.items()), partial / f"{name}.safetensors")
+    for name, held in tensors.items():
+        save_file(_stored(held.items()), partial / name)
     written = sorted(path for path in partial.iterdir() if path.is_file())
     files = {path.name: facts(path) for path in written} | dict(files)
     (partial / STATE).write_text(json.dumps({"step": step, "files": files, **extra}, indent=2))
@@ -235,7 +159,7 @@ def _thin_out(folder: Path, step: int, keep: int, more: set[int | None]) -> None
             _set_aside(old)
         except OSError as error:
             logger.warning("the old checkpoint %s could not be deleted (%s)", old, error)
-    _sweep(folder)
+    sweep(folder)
 
 
 def _last(folder: Path) -> str:

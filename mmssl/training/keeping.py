@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from ..errors import UserError
 from ..recipe.config import LoopConfig
 from ..saying import doing, say
-from . import checkpoints
+from . import checkpoints, writing
 from .engine import on_first
 from .observers import Observers
 from .parallel import Parallel
+
+logger = logging.getLogger("mmssl")
 
 
 class Keeper:
     """Writes and reads the checkpoints in a folder.
 
     Attributes:
-        saved: the step of the last one that was written; None before the first.
+        saved: the step of the last one that was written, or is being written beside the training (`wait`); None before
+            the first.
     """
 
     def __init__(
@@ -52,9 +57,14 @@ class Keeper:
         self.settings, self.origin = settings, origin
         self.saved: int | None = None
         self._saved_at = time.monotonic()
+        self._beside = writing.Beside() if settings.save_async else None
+        self._group: dist.ProcessGroup | None = parallel.hosts
+        if self._beside is not None and parallel.cut:  # what a thread says must not come between what the loop says
+            self._group = parallel.talk()
 
     def latest(self, healthy: bool = False) -> Path | None:
         """`checkpoints.latest`. The first process looks: it says if one is damaged."""
+        self.wait()
         return on_first(self.accelerator, lambda: checkpoints.latest(self.folder, healthy))
 
     def unannealed(self, path: Path, held: int | None) -> Path:
@@ -81,6 +91,7 @@ class Keeper:
 
     def best(self) -> Path | None:
         """The checkpoint that `train.keep_best` kept; None where there is none."""
+        self.wait()
         step = self.observers.state().get(checkpoints.BEST, {}).get("step")
         return on_first(self.accelerator, lambda: None if step is None else checkpoints.of_step(self.folder, step))
 
@@ -130,23 +141,47 @@ class Keeper:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         return int(state["step"]) + int(state.get("before", 0))
 
-    def write(self, step: int, own: checkpoints.State) -> None:
+    def write(self, step: int, own: checkpoints.State, beside: bool = False) -> None:
         """Write a checkpoint: the first process alone, or where each holds a share all together.
 
-        own: what the loop says of itself.
+        own: what the loop says of itself. beside: it may be written while the training goes on (`train.save_async`).
         """
+        self.wait()
         if self.accelerator.is_main_process or self.parallel.cut:
             scaler = self.accelerator.scaler
             state = {"scaler": scaler.state_dict() if scaler is not None else None, **own}
             state |= {"batch_size": self.settings.batch_size, "optimizer": self.settings.optimizer}
             state |= self.observers.state()
             state |= {"origin": self.origin} if self.origin else {}
-            together = partial(checkpoints.save_together, accelerator=self.accelerator)
-            save = together if self.parallel.cut else checkpoints.save
-            with doing(f"writing the checkpoint of step {step}"):
-                tensors = self.observers.tensors()
-                save(self.folder, step, self.module, self.optimizer, state, self.settings.keep, tensors)
+            content = writing.Content.of(self.module, self.optimizer, state, self.observers.tensors())
+            if beside and self._beside is not None:
+                self._beside.begin(content, partial(self._save, step))
+            else:
+                with doing(f"writing the checkpoint of step {step}"):
+                    self._save(step, content)
         self.saved, self._saved_at = step, time.monotonic()
+
+    def _save(self, step: int, content: writing.Content) -> None:
+        if self.parallel.cut:
+            writing.save_together(self.folder, step, content, self.settings.keep, self._group)
+        else:
+            writing.save(self.folder, step, content, self.settings.keep)
+
+    def wait(self) -> None:
+        """Wait until no checkpoint is being written any more. One that could not be is warned of, as is one that is
+        written at once; another error than of writing is raised."""
+        if self._beside is None:
+            return
+        with doing("waiting for the last checkpoint"):
+            error = self._beside.wait()
+        if error is not None:
+            self.saved = None
+            logger.warning("%s; the training went on", error)
+
+    def has(self, step: int) -> bool:
+        """Whether the last checkpoint that is written whole is of this step; waits until it is."""
+        self.wait()
+        return self.saved == step
 
     def long_unsaved(self) -> bool:
         """Whether the last checkpoint is `save_minutes` old; the same in all processes, which call it together."""

@@ -136,10 +136,10 @@ class Loop:
         self.looked = int(state["looked"])
         return state
 
-    def save(self, step: int, healthy: bool | None = None) -> None:
-        """Write a checkpoint. healthy: null where that was not measured at this step."""
+    def save(self, step: int, healthy: bool | None = None, beside: bool = False) -> None:
+        """Write a checkpoint; healthy: null where that was not measured at this step, beside: as `Keeper.write`."""
         own = {"seed": self.seed, "seconds": self.seconds, "healthy": healthy, "looked": self.looked}
-        self.keeper.write(step, own | {"course": self.course.state_dict()} | self.rates.state(step))
+        self.keeper.write(step, own | {"course": self.course.state_dict()} | self.rates.state(step), beside)
 
     def run(self, batches: Batches, per_epoch: float) -> RunError | None:
         """Train.
@@ -156,8 +156,7 @@ class Loop:
             UserError: too many broken samples.
             KeyboardInterrupt: stopped by hand, after a checkpoint.
         """
-        step = self.start
-        main = self.accelerator.is_main_process
+        step, main = self.start, self.accelerator.is_main_process
         with Display(self.steps, step, main) as display, Interrupts() as interrupts, contextlib.ExitStack() as stack:
             if main:
                 self._metrics = MetricsFile(self.folder / "metrics.jsonl", self.looked)
@@ -165,6 +164,7 @@ class Loop:
             # of processes that hold shares none can stop alone
             answered = stack.enter_context(interrupts.together(self.parallel.agreed if self.parallel.cut else None))
             stack.enter_context(self.effort.watched())
+            stack.callback(self.keeper.wait)
             try:
                 self._first_look(interrupts)
                 self.module.train()
@@ -196,7 +196,7 @@ class Loop:
             except KeyboardInterrupt:
                 with interrupts.saving():
                     logger.warning("stopped by hand after step %d; writing a checkpoint, go on with --resume", step)
-                    if self.keeper.saved != step:
+                    if not self.keeper.has(step):
                         self.save(step)
                 raise
             except (UserError, OutOfMemory) as error:  # too many broken samples, in all processes at once
@@ -223,7 +223,7 @@ class Loop:
         limit = self.settings.time_limit
         if limit is None or step >= self.steps or not self.parallel.agreed(time.monotonic() - self.began >= 60 * limit):
             return
-        if self.keeper.saved != step:
+        if not self.keeper.has(step):
             self.save(step, self._healthy)
         raise TimeUp(
             f"train.time_limit: {limit:g} minutes are over after step {step} of {self.steps}; a checkpoint is written, "
@@ -287,7 +287,7 @@ class Loop:
         elif verdict is not None:
             self._stop(moment.step, verdict, finite)
         if moment.saves:
-            self._try_to_save(moment.step, "training goes on", moment.healthy)
+            self._try_to_save(moment.step, "training goes on", moment.healthy, beside=True)
         return moment.step
 
     def _stop(self, step: int, verdict: Verdict, finite: bool) -> NoReturn:
@@ -320,10 +320,12 @@ class Loop:
             self._metrics.cut(back)
         return back
 
-    def _try_to_save(self, step: int, instead: str, healthy: bool | None = None) -> RunError | None:
+    def _try_to_save(
+        self, step: int, instead: str, healthy: bool | None = None, beside: bool = False
+    ) -> RunError | None:
         """A checkpoint that cannot be written is no reason to throw the run away."""
         try:
-            self.save(step, healthy)
+            self.save(step, healthy, beside)
         except RunError as error:
             logger.warning("%s; %s", error, instead)
             return error

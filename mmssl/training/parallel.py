@@ -52,7 +52,12 @@ class Parallel:
         # what the hosts say to each other in every step must not wait for their GPUs
         self.hosts: dist.ProcessGroup | None = None
         if world_size() > 1:
-            self.hosts = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
+            self.hosts = self.talk()
+
+    @staticmethod
+    def talk() -> dist.ProcessGroup:
+        """Another group of all processes, over processors; all call it together."""
+        return cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
 
     def place(self, pretraining: Pretraining) -> None:
         """Put it where it is trained, before its optimiser is made."""

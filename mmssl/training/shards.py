@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
@@ -32,24 +33,23 @@ WHOLE = ("weights.safetensors", "optimizer.safetensors")
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """OSError for what any process could not do; all raise it together. Torch says nothing of a process being alone."""
+    """OSError for what any process could not do; all raise it together."""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            yield
+        yield
     except CheckpointException as error:
         # what the first of them said, without the traces of all
         raise OSError(next((str(found[0]) for found in error.failures.values()), str(error))) from None
 
 
-def write(folder: Path, tensors: Mapping[str, Tensor]) -> list[Path]:
-    """Write this process's share of `tensors` into `folder`; all processes call it together.
+def write(folder: Path, tensors: Mapping[str, Tensor], group: dist.ProcessGroup | None = None) -> list[Path]:
+    """Write this process's share of `tensors` into `folder`; all processes of the group call it together.
 
     Returns:
         What this process has written; it is on the disk. OSError where any of them could not.
     """
     with _told():
-        dcp.save(dict(tensors), storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
+        writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        dcp.save(dict(tensors), storage_writer=writer, process_group=group)
     return sorted(folder.glob(f"shard-{rank() + 1:05d}-*.safetensors"))
 
 
@@ -108,7 +108,8 @@ class Stored:
                 if alike and parameter.ndim
                 else torch.empty(about.size, dtype=about.properties.dtype)
             )
-        with _told():
+        with _told(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # of a process alone
             reader = dcp.HuggingFaceStorageReader(str(self.folder))
             dcp.load({**weights, **moments}, storage_reader=reader, no_dist=world_size() == 1)
         return weights, moments

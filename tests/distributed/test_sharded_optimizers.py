@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,12 @@ from mmssl.distributed import in_full
 from mmssl.objectives import contrastive
 from mmssl.objectives.pretraining import Pretraining
 from mmssl.recipe.config import OPTIMIZERS, LoopConfig
-from mmssl.training import checkpoints
+from mmssl.training import checkpoints, writing
 from mmssl.training.optimizer import hidden_matrices, optimizer_of, optimizer_tensors
 from mmssl.training.parallel import Sharded
 
 pytestmark = pytest.mark.slow
+BESIDE = "beside"
 STATE = {"seconds": 0, "looked": 0, "course": {}, "batch_size": 1}
 
 
@@ -61,12 +63,17 @@ def worker(rank: int, port: int, names: Sequence[str], folder: str, results) -> 
         assert accelerator.num_processes == 2
         for name in names:
             pretraining = world()
-            Sharded(accelerator).place(pretraining)
+            parallel = Sharded(accelerator)
+            parallel.place(pretraining)
             optimizer = optimizer_of(pretraining, settings(name))
             walk(pretraining, optimizer, 0, 2)
             path = Path(folder) / name
-            checkpoints.save_together(path, 2, pretraining, optimizer, STATE, 1, {}, accelerator)
+            content = writing.Content.of(pretraining, optimizer, STATE, {"of_an_observer": {"x": torch.ones(2)}})
+            writing.save_together(path, 2, content, 1, parallel.hosts)
+            beside, group = writing.Beside(), parallel.talk()
+            beside.begin(content, partial(writing.save_together, path / BESIDE, 2, keep=1, group=group))
             walk(pretraining, optimizer, 2, 3)
+            assert beside.wait() is None
             checkpoints.load(path / "step-00000002", pretraining, optimizer)
             walk(pretraining, optimizer, 2, 3)
             results[rank, name] = {key: in_full(value).numpy() for key, value in tensors(pretraining, optimizer)}
@@ -85,6 +92,18 @@ def of_two(names: Sequence[str]) -> Iterator[tuple[dict, Path]]:
 @pytest.fixture(scope="module")
 def found():
     yield from of_two(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_what_is_written_beside_the_steps_is_what_is_written_at_once(found, name):
+    folder = found[1] / name
+    files = [p.relative_to(folder) for p in sorted((folder / "step-00000002").rglob("*")) if p.is_file()]
+    assert len(files) == 4  # of two processes, of the observer, and what says that all are there
+    assert all((folder / BESIDE / file).is_file() for file in files)
+    beside = checkpoints.latest(folder / BESIDE)
+    assert beside is not None
+    # a file of a share may have them in another order
+    assert checkpoints.digests(beside) == checkpoints.digests(folder / "step-00000002")
 
 
 def check(found: tuple[dict, Path], name: str) -> None:

@@ -121,12 +121,12 @@ def test_a_disk_that_is_really_full(tmp_path, capsys, caplog):
         ballast = disk / "ballast"
         real = Loop.save
 
-        def save(self: Loop, step: int, healthy: bool | None = None) -> None:
+        def save(self: Loop, step: int, *rest: Any) -> None:
             if step == 4:  # fills the disk after the first checkpoint
                 with contextlib.suppress(OSError), ballast.open("wb") as file:
                     while True:
                         file.write(bytes(4096))
-            real(self, step, healthy)
+            real(self, step, *rest)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Loop, "save", save)

@@ -20,7 +20,7 @@ from toys import runs
 from mmssl import cli
 from mmssl.distributed import lost_peers_told
 from mmssl.errors import LostProcess, RunError, TimeUp, UserError
-from mmssl.training import checkpoints, metrics
+from mmssl.training import metrics, writing
 from mmssl.training.interrupts import SIGNALS, Interrupts
 from mmssl.training.lock import HOLDER, RunLock
 from mmssl.training.loop import Loop
@@ -91,7 +91,7 @@ def test_any_of_the_signals_stops_and_a_second_waits_for_the_checkpoint(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """SIGHUP is a closed terminal."""
-    gradients, save = Loop._gradients, checkpoints.save
+    gradients, save = Loop._gradients, writing.save
 
     def interrupted(self: Loop, stream: Any, step: int, *rest: Any) -> Any:
         if step == 3:
@@ -103,7 +103,7 @@ def test_any_of_the_signals_stops_and_a_second_waits_for_the_checkpoint(
         return save(*words)
 
     monkeypatch.setattr(Loop, "_gradients", interrupted)
-    monkeypatch.setattr(checkpoints, "save", saving)
+    monkeypatch.setattr(writing, "save", saving)
     assert runs.cli(tmp_path, content=runs.recipe(train={"save_every": None})) == 130
     assert runs.checkpoints(tmp_path / "run") == ["step-00000003"]
     assert any("is being written, wait" in record.getMessage() for record in caplog.records)

@@ -157,8 +157,8 @@ def test_a_collapse_is_rolled_back_bitwise_with_a_lower_rate_and_other_draws_and
             out |= {f"{name}/{k}": v.clone() for k, v in loop.optimizer.optimizer.state.get(p, {}).items()}
         return out
 
-    def saved(loop: Loop, step: int, healthy: bool | None = None) -> None:
-        save(loop, step, healthy)
+    def saved(loop: Loop, step: int, healthy: bool | None = None, beside: bool = False) -> None:
+        save(loop, step, healthy, beside)
         if healthy and step not in first:
             first[step] = tensors(loop)
 

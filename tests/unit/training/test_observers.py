@@ -114,9 +114,9 @@ def test_ctrl_c_while_a_checkpoint_is_written_waits_for_it_and_writes_no_second_
     saved: list[int] = []
     real = Loop.save
 
-    def save(self: Loop, step: int, healthy: bool | None = None) -> None:
+    def save(self: Loop, step: int, *rest: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        real(self, step, healthy)
+        real(self, step, *rest)
         saved.append(step)
 
     monkeypatch.setattr(Loop, "save", save)
