@@ -278,6 +278,11 @@ def _reason(error: BadSample, raw: object) -> str:
     text = one_line(LONG.sub(lambda long: f"'{long[1][:60]}...' ({len(long[1]):,} characters)", str(error)))
     if isinstance(raw, str) and len(raw) > 100 and BASE64.fullmatch(raw):
         text = f"{text}; is it base64? Store the bytes themselves"
-    path = raw.get("path") if isinstance(raw, dict) else raw if isinstance(raw, str) and len(raw) < 300 else None
-    path = shown(path[:300]) if isinstance(path, str) else None
+    path = named_file(raw)
     return without_secrets(text if path is None or path in text else f"{text} ({path})")
+
+
+def named_file(raw: object) -> str | None:
+    """The file that a raw value names, as it may be shown; None where it names none."""
+    path = raw.get("path") if isinstance(raw, dict) else raw if isinstance(raw, str) and len(raw) < 300 else None
+    return shown(path[:300]) if isinstance(path, str) else None

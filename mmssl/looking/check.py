@@ -33,7 +33,7 @@ from .init import draft
 from .options import CheckConfig
 from .rows import Rows, open_rows
 
-FACTS = 2
+FACTS = 3
 """The form of what is told of a row, for files that another version has begun."""
 FITTED = 500
 """Rows that preprocessors are fitted on."""
@@ -165,18 +165,20 @@ def _modalities(out: Checked, data: Rows, facts: Mapping[str, Sequence[Facts]]) 
     for split, found in facts.items():
         out.splits[split] = {"rows": len(data.splits[split]), "looked_at": len(found)}
     for name, column in data.columns.items():
+        first: Sequence[Facts] = ()
         told: dict[str, Any] = {"type": data.recipe.modalities[name].type, "column": column, "splits": {}}
         for split, found in facts.items():
             of = {
                 "present": sum(name in one["modalities"] for one in found),
                 "reasons": reasons_of(found, name),
                 "sizes": sizes_of(found, name),
-                "channels": channels_of(found, name),
+                "channels": channels_of(found, name, first),
             }
+            first = first or found
             units = {u for one in found if (u := one["modalities"].get(name, {}).get("unit"))}
             told["splits"][split] = {**of, "unit": next(iter(units), "")}
             if name in data.readers:
-                out.findings += of_modality(name, split, len(found), of, data.recipe.data.max_bad)
+                out.findings += of_modality(name, split, found, of, data.recipe.data.max_bad)
         out.modalities[name] = told
 
 

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from ..boundary import reading_sample
 from ..data.quarantine import Bad
-from ..data.reader import Fault, Reader
+from ..data.reader import Fault, Reader, named_file
 from ..errors import BadSample, RunError, UserError, one_line
 from ..files import replaceable
 from ..modality import Preprocessor, select
 from ..modality.looked import Looked
+from ..models.privacy import without_secrets
 from ..saying import doing
 
 if TYPE_CHECKING:
@@ -33,12 +34,16 @@ MOST = 20_000
 """Numbers of a channel that its statistics are made of, evenly spread."""
 AT_REST = 0.05
 """Share of a signal's samples at its least or greatest value from which on it is saturated."""
+STAYS, LEVELS = 3, 64
+"""Times that a signal stays at one extreme for two samples and more from which on it is saturated too, where it has so
+many different values: of 1,800 leads of PTB-XL and 3,840 of EEGMMI none does; of leads cut where 5 % of their samples
+lie 97 % are found so."""
 SIDES = (8, 9)
 """Of the small picture that samples are compared by."""
 
 Facts = dict[str, Any]
-"""Of a row: "row", "modalities" (name -> "sizes", "channels", and "small" or "words" to be compared by), "bad"
-(modality -> reason)."""
+"""Of a row: "row", "modalities" (name -> "sizes", "channels", the "file" it comes from, and "small" or "words" to be
+compared by), "bad" (modality -> reason)."""
 
 
 class Looker(Reader):
@@ -57,9 +62,11 @@ class Looker(Reader):
         for name, reader in self.preprocessors.items():
             if name in out["bad"] or "*" in out["bad"] or (read and read.get(name) is None):
                 continue
-            found = _looked(reader, self.declared(select(row, self.columns[name]), self.columns[name]))
+            raw = self.declared(select(row, self.columns[name]), self.columns[name])
+            found = _looked(reader, raw)
             if found is not None:
-                out["modalities"][name] = told(found)
+                file = None if found.text is not None else named_file(raw)
+                out["modalities"][name] = told(found) | ({} if file is None else {"file": without_secrets(file)})
         if out["bad"].get("*") == "no modality present":
             out["bad"] = {}
         return out
@@ -79,7 +86,9 @@ def told(found: Looked) -> Facts:
     out: Facts = {"sizes": {key: round(float(value), 6) for key, value in found.sizes.items()}}
     if channels:
         out["channels"] = channels
-        out["unit"] = found.unit
+        out["unit"], out["signal"] = found.unit, found.signal
+    if found.doubts:
+        out["doubts"] = found.doubts
     if found.text is not None:
         words = _of_words(found.text)
         return out if words is None else {**out, "words": f"{words:016x}"}
@@ -89,15 +98,33 @@ def told(found: Looked) -> Facts:
 
 def _channel(values: NDArray[Any], signal: bool) -> list[float | int]:
     """[mean, deviation, least, greatest, 1 where it is flat, 1 where it is saturated]."""
-    flat = np.asarray(values, dtype=np.float64).reshape(-1)
-    flat = flat[:: max(len(flat) // MOST, 1)]
+    whole = np.asarray(values, dtype=np.float64).reshape(-1)
+    flat = whole[:: max(len(whole) // MOST, 1)]
     flat = flat[np.isfinite(flat)]
     if not len(flat):
         return [0.0, 0.0, 0.0, 0.0, 1, 0]
     low, high, spread = float(flat.min()), float(flat.max()), float(flat.std())
-    rest = float(((flat == low) | (flat == high)).mean()) if high > low else 0.0
-    saturated = signal and len(flat) >= 100 and rest > AT_REST and len(np.unique(flat)) > 8
+    saturated = signal and len(flat) >= 100 and high > low and _rests(whole, flat)
     return [float(f"{x:.6g}") for x in (flat.mean(), spread, low, high)] + [int(high == low), int(saturated)]
+
+
+def _rests(whole: NDArray[np.float64], some: NDArray[np.float64]) -> bool:
+    """Whether a signal rests at its least or greatest value; `some` of its numbers tell how many values it has."""
+    low, high = float(np.nanmin(whole)), float(np.nanmax(whole))
+    share = float(((whole == low) | (whole == high)).mean())
+    levels = len(np.unique(some))
+    if share > AT_REST and levels > 8:
+        return True
+    if levels < LEVELS:
+        return False  # of few values each comes often
+    stays = [_stays(whole == extreme) for extreme in (low, high) if extreme != 0.0]  # 0 is what counts have least
+    return max(stays, default=0) >= STAYS
+
+
+def _stays(there: NDArray[np.bool_]) -> int:
+    """How often two and more in a row are true."""
+    pairs = there[1:] & there[:-1]
+    return int(pairs[:1].sum() + (pairs[1:] & ~pairs[:-1]).sum())
 
 
 def small_of(found: Looked) -> NDArray[np.int8] | None:

@@ -27,6 +27,8 @@ COMPARED, BLOCK = 50_000, 1024
 NEAR, BANDS = 2, 4
 """Bits by which the signatures of two texts that are nearly the same differ, at most; parts of one that are compared
 first: of so few differing bits one part has none."""
+USUAL = 0.8
+"""Share of the samples that have what is usual."""
 SHOWN = 5
 """Rows that are named of each finding in its line."""
 PLACE = re.compile(r"\s*\([^()]*\)$|'[^']*'|\S*[/\\]\S+|\d+(?:\.\d+)?")
@@ -54,10 +56,11 @@ class Finding:
     rows: list[int] = field(default_factory=list)
 
 
-def named(rows: Sequence[int]) -> str:
-    """ "rows 3, 17, 40 and 12 more"."""
+def named(rows: Sequence[int], of: Mapping[int, str] | None = None) -> str:
+    """ "rows 3, 17 (V2, b.hea), 40 and 12 more"; `of` is what is said of some of them."""
     more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
-    return f"row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows[:SHOWN]))}{more}"
+    each = [f"{row} ({of[row]})" if of and of.get(row) else str(row) for row in rows[:SHOWN]]
+    return f"row{'s' if len(rows) > 1 else ''} {', '.join(each)}{more}"
 
 
 def worst_first(found: Sequence[Finding]) -> list[Finding]:
@@ -100,13 +103,13 @@ def sizes_of(facts: Sequence[Facts], modality: str) -> dict[str, dict[str, Any]]
     return out
 
 
-def channels_of(facts: Sequence[Facts], modality: str) -> dict[str, dict[str, Any]]:
+def channels_of(facts: Sequence[Facts], modality: str, others: Sequence[Facts] = ()) -> dict[str, dict[str, Any]]:
     """Channel -> "mean", "std" (of all samples), "least", "greatest", "samples", and rows: "flat", "saturated",
-    "outliers"."""
-    values: dict[str, list[tuple[int, list[float]]]] = defaultdict(list)
-    for one in facts:
-        for name, numbers in one["modalities"].get(modality, {}).get("channels", {}).items():
-            values[name].append((one["row"], numbers))
+    "outliers".
+
+    others: of another split, which say with these what is usual.
+    """
+    values, beside = _channels(facts, modality), _channels(others, modality)
     out = {}
     for name, found in values.items():
         rows = np.array([row for row, _ in found])
@@ -114,6 +117,8 @@ def channels_of(facts: Sequence[Facts], modality: str) -> dict[str, dict[str, An
         alive = numbers[:, 4] == 0
         mean = numbers[alive, 0].mean() if alive.any() else 0.0
         spread = np.sqrt(np.mean(numbers[alive, 1] ** 2 + (numbers[alive, 0] - mean) ** 2)) if alive.any() else 0.0
+        sizes = np.concatenate([numbers[alive, 1], [of[1] for _, of in beside.get(name, ()) if of[4] == 0]])
+        far = _far(np.log(np.maximum(sizes, 1e-12)))[: int(alive.sum())]
         out[name] = {
             "mean": float(f"{mean:.6g}"),
             "std": float(f"{spread:.6g}"),
@@ -122,9 +127,18 @@ def channels_of(facts: Sequence[Facts], modality: str) -> dict[str, dict[str, An
             "samples": len(found),
             "flat": rows[~alive].tolist(),
             "saturated": rows[numbers[:, 5] == 1].tolist(),
-            "outliers": rows[alive][_far(np.log(np.maximum(numbers[alive, 1], 1e-12)))].tolist(),
+            "outliers": rows[alive][far].tolist(),
         }
     return out
+
+
+def _channels(facts: Sequence[Facts], modality: str) -> dict[str, list[tuple[int, list[float]]]]:
+    """Channel -> (row, its numbers)."""
+    values: dict[str, list[tuple[int, list[float]]]] = defaultdict(list)
+    for one in facts:
+        for name, numbers in one["modalities"].get(modality, {}).get("channels", {}).items():
+            values[name].append((one["row"], numbers))
+    return values
 
 
 def _far(values: np.ndarray) -> np.ndarray:
@@ -136,13 +150,15 @@ def _far(values: np.ndarray) -> np.ndarray:
     return np.asarray(distance > FAR * usual)
 
 
-def of_modality(name: str, split: str, looked_at: int, told: Mapping[str, Any], most: float) -> Iterator[Finding]:
+def of_modality(
+    name: str, split: str, facts: Sequence[Facts], told: Mapping[str, Any], most: float
+) -> Iterator[Finding]:
     """What is found in one modality of one split.
 
-    told: what `reasons_of`, `sizes_of` and `channels_of` said, and "present".
+    facts: of its rows. told: what `reasons_of`, `sizes_of` and `channels_of` said of them, and "present".
     most: share of broken samples that a run puts up with.
     """
-    broken = sum(one["count"] for one in told["reasons"])
+    looked_at, broken = len(facts), sum(one["count"] for one in told["reasons"])
     if told["present"] == 0 and not broken:
         yield Finding(WRONG, "empty", f"{split}: no row has {name}", split, name)
         return
@@ -153,11 +169,20 @@ def of_modality(name: str, split: str, looked_at: int, told: Mapping[str, Any], 
         kinds = f" in {len(told['reasons'])} ways" if len(told["reasons"]) > 1 else ""
         text = f"{split}: {broken:,} of {looked_at:,} {name} are broken{kinds} ({share:.1%}), e.g. {first['reason']}"
         yield Finding(level, "broken", text, split, name, first["rows"])
-    yield from _of_channels(name, split, told)
+    files = files_of(facts, name)
+    yield from _of_channels(name, split, told["channels"], files)
+    yield from _of_doubts(name, split, facts, files)
 
 
-def _of_channels(name: str, split: str, told: Mapping[str, Any]) -> Iterator[Finding]:
-    channels = told["channels"]
+def files_of(facts: Sequence[Facts], modality: str) -> dict[int, str]:
+    """Row -> the file it comes from, with the folder that this lies in; of those that come from one."""
+    found = {one["row"]: one["modalities"].get(modality, {}).get("file") for one in facts}
+    return {row: "/".join(re.split(r"[/\\]", file)[-2:]) for row, file in found.items() if file}
+
+
+def _of_channels(
+    name: str, split: str, channels: Mapping[str, Mapping[str, Any]], files: Mapping[int, str]
+) -> Iterator[Finding]:
     dead = [channel for channel, of in channels.items() if len(of["flat"]) == of["samples"]]
     if channels and len(dead) == len(channels):
         yield Finding(WORTHLESS, "constant", f"{split}: {name} is constant in every sample", split, name)
@@ -165,14 +190,55 @@ def _of_channels(name: str, split: str, told: Mapping[str, Any]) -> Iterator[Fin
     if dead:
         yield Finding(WRONG, "flat", f"{split}: {name}: {_some(dead)} never vary", split, name)
     for kind, words in (("flat", "flat"), ("saturated", "saturated"), ("outliers", "of another size than usual")):
-        rows = sorted({row for channel, of in channels.items() if channel not in dead for row in of[kind]})
-        which = [channel for channel, of in channels.items() if channel not in dead and of[kind]]
+        which: dict[int, list[str]] = defaultdict(list)
+        for channel, of in channels.items():
+            for row in of[kind] if channel not in dead else ():
+                which[row].append(channel)
+        rows = sorted(which)
         if rows:
             level = NOTE if kind == "outliers" or len(rows) < 3 else WRONG
-            text = (
-                f"{split}: {name}: {len(rows):,} samples with a channel that is {words} ({_some(which)}): {named(rows)}"
-            )
+            said = named(rows, _beside(which, files))
+            text = f"{split}: {name}: {_samples(len(rows))} with a channel that is {words}: {said}"
             yield Finding(level, kind.removesuffix("s"), text, split, name, rows[:50])
+
+
+def _beside(which: Mapping[int, Sequence[str]], files: Mapping[int, str]) -> dict[int, str]:
+    """Row -> its channels, and its file where it has one."""
+    return {row: "; ".join([_some(names), *([files[row]] if row in files else [])]) for row, names in which.items()}
+
+
+def _of_doubts(name: str, split: str, facts: Sequence[Facts], files: Mapping[int, str]) -> Iterator[Finding]:
+    """Samples that lack a channel which nearly all have, have a rate that nearly none has, or are doubtful as the
+    modality sees it."""
+    there = [(one["row"], one["modalities"][name]) for one in facts if name in one["modalities"]]
+    signals = [(row, of) for row, of in there if of.get("signal")]
+    counts = Counter(channel for _, of in signals for channel in of["channels"])
+    usual = [channel for channel, count in counts.items() if count > USUAL * len(signals)]
+    lacking = {row: [c for c in usual if c not in of["channels"]] for row, of in signals}
+    lacking = {row: channels for row, channels in lacking.items() if channels}
+    if lacking:
+        said = named(list(lacking), _beside(lacking, files))
+        text = f"{split}: {name}: {_samples(len(lacking))} without a channel that the others have: {said}"
+        yield Finding(NOTE, "no-channel", text, split, name, list(lacking)[:50])
+    rates = {row: rate for row, of in there if (rate := of["sizes"].get("rate")) is not None}
+    for rate, count in Counter(rates.values()).most_common(1):
+        others = {row: [f"{other:g}"] for row, other in rates.items() if other != rate}
+        if others and count > USUAL * len(rates):
+            said = named(list(others), _beside(others, files))
+            text = f"{split}: {name}: {_samples(len(others))} at another rate than {rate:g} a second: {said}"
+            yield Finding(NOTE, "other-rate", text, split, name, list(others)[:50])
+    doubts: dict[str, dict[int, list[str]]] = defaultdict(dict)
+    for row, of in there:
+        for doubt in of.get("doubts", ()):
+            said, _, found = doubt.partition(" (")
+            doubts[said].setdefault(row, []).append(found.rstrip(")"))
+    for said, rows in doubts.items():
+        text = f"{split}: {name}: {_samples(len(rows))} with {said} {named(list(rows), _beside(rows, files))}"
+        yield Finding(NOTE if len(rows) < USUAL * len(there) else WRONG, "doubt", text, split, name, list(rows)[:50])
+
+
+def _samples(count: int) -> str:
+    return "1 sample" if count == 1 else f"{count:,} samples"
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:

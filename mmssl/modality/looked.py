@@ -20,6 +20,7 @@ class Looked:
         signal: whether they are signals over time, which do not rest at their extremes.
         unit: of the numbers; empty: none.
         text: the words themselves, of what is language.
+        doubts: what of it no such sample has, in words; what differs between two samples stands in brackets.
     """
 
     sizes: dict[str, float] = field(default_factory=dict)
@@ -27,6 +28,7 @@ class Looked:
     signal: bool = False
     unit: str = ""
     text: str | None = None
+    doubts: list[str] = field(default_factory=list)
 
 
 COLOURS = {1: ("grey",), 2: ("grey", "alpha"), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "alpha")}

@@ -36,6 +36,8 @@ MARGIN = 2.0
 """Seconds read before and after a window, so that filters have settled inside it."""
 ENOUGH = 500
 """Recordings that statistics are measured on, at most."""
+LOOKED = 1 << 22
+"""Samples of all channels of a recording that are looked at for what is wrong with it, around the window's middle."""
 KEPT = 100
 """Recordings that the statistics of spectra are measured on, at most."""
 
@@ -190,21 +192,15 @@ class SignalPreprocessor(Preprocessor[Sample]):
         Raises:
             BadSample: it cannot be read, is too short, does not vary, or has an amplitude that no such signal has.
         """
-        recording = parse(raw, self.open, Unsaid(self.config.source_channels, self.config.layout))
+        recording = self._opened(raw)
         if recording is None:
             return None
-        recording.check()
-        if recording.names is None:
-            recording.names = self.default_names(recording.count)
         rate = self._rate(recording)
-        rows, names, factors = self.choose(recording)
-        said = [(recording.units or [None] * recording.count)[row] for row in rows]
         first, last = self._window(recording, rate, choice)
         lead = min(first, round(MARGIN * rate))
-        signal = recording.load(first - lead, min(last + round(MARGIN * rate), recording.length))[rows]
-        units = [unit or self.config.source_unit for unit in said]
-        scale = np.array([f * volts(u) / volts(self.unit) for f, u in zip(factors, units, strict=True)])
-        signal = self._checked(signal * scale[:, None], names, None in said)
+        end = min(last + round(MARGIN * rate), recording.length)
+        signal, names, by_option = self._recorded(recording, first - lead, end)
+        signal = self._checked(signal, names, by_option)
         if recording.rate is None:
             self.check_rate(signal, rate)
         signal, names = self.complete(signal, names)
@@ -221,6 +217,24 @@ class SignalPreprocessor(Preprocessor[Sample]):
             )
         places = {name: place for name, place in recording.places.items() if name in names}
         return Sample(signal.astype(np.float32), names, places)
+
+    def _opened(self, raw: object) -> Recording | None:
+        """The recording, its channels named; None when it is null."""
+        recording = parse(raw, self.open, Unsaid(self.config.source_channels, self.config.layout))
+        if recording is not None:
+            recording.check()
+            if recording.names is None:
+                recording.names = self.default_names(recording.count)
+        return recording
+
+    def _recorded(self, recording: Recording, first: int, last: int) -> tuple[Array, list[str], bool]:
+        """(the channels that are taken, from `first` to before `last`, in `unit` and otherwise as recorded; their
+        names here; whether `source_unit` gave the unit of any)."""
+        rows, names, factors = self.choose(recording)
+        said = [(recording.units or [None] * recording.count)[row] for row in rows]
+        units = [unit or self.config.source_unit for unit in said]
+        scale = np.array([f * volts(u) / volts(self.unit) for f, u in zip(factors, units, strict=True)])
+        return recording.load(first, last)[rows] * scale[:, None], names, None in said
 
     def _rate(self, recording: Recording) -> float:
         """Samples a second: what the recording says, else the option; BadSample where nothing does."""
@@ -294,16 +308,24 @@ class SignalPreprocessor(Preprocessor[Sample]):
         return signal
 
     def look(self, raw: object) -> Looked | None:
-        """Seconds, rate and channels of a recording, and what is taken of it, in `unit`."""
-        recording = parse(raw, self.open, Unsaid(self.config.source_channels, self.config.layout))
+        """Seconds, rate and channels of a recording, and those that are taken as they were recorded, in `unit`: behind
+        a filter, or at another rate, a clipped channel rests at no extreme any more."""
+        recording = self._opened(raw)
         if recording is None:
             return None
         rate = self._rate(recording)
         sizes = {"seconds": recording.length / rate, "rate": rate, "channels": float(recording.count)}
-        sample = self.prepare(raw)
-        assert sample is not None
-        channels = dict(zip(sample.names, sample.signal, strict=True))
-        return Looked(sizes, channels, signal=True, unit=self.unit)
+        first, last = self._window(recording, rate, 0)
+        room = max(LOOKED // recording.count - (last - first), 0) // 2
+        first, last = max(first - room, 0), min(last + room, recording.length)
+        signal, names, _ = self._recorded(recording, first, last)
+        found = Looked(sizes, dict(zip(names, signal, strict=True)), signal=True, unit=self.unit)
+        found.doubts = self.doubts(signal, rate)
+        return found
+
+    def doubts(self, signal: Array, rate: float) -> list[str]:
+        """A hook: what no recording of this kind has, of the signal (C, T) in `unit`, in words."""
+        return []
 
     def read(self, raw: object, choice: int = 0) -> Sample | None:
         """One raw value to normalised channels, as `prepare` takes it; None when it is null."""
