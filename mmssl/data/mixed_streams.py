@@ -36,11 +36,13 @@ UNIT = 1 << 40
 
 @dataclass(frozen=True)
 class StreamPortion:
-    """One of the streams of a mixture; columns: modality -> its column(s), of the modalities that it has."""
+    """One of the streams of a mixture; columns: modality -> its column(s), of the modalities that it has; weight: of
+    its samples; tokens: as of `Portion`."""
 
     source: IterableDataset
     columns: dict[str, str | list[str]]
     weight: float
+    tokens: float | None = None
 
 
 @dataclass(frozen=True)

@@ -42,24 +42,30 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Wish:
-    """How much of one of the data is asked for: its weight among the others, or how often its rows come in an epoch."""
+    """How much of one of the data is asked for: its weight among the others, or how often its rows come in an epoch.
+
+    tokens: of a sample, on average, where weights and temperature are of tokens; else 1.
+    """
 
     rows: int
     weight: float | None = None
     repeat: float | None = None
+    tokens: float = 1.0
 
 
 def places(wishes: Mapping[str, Wish], temperature: float, batch_size: int) -> dict[str, int]:
     """Places in an epoch of each of the data, all together whole batches.
 
     An epoch is as long as all rows, each as often as it is repeated. Without weights each of the data has a share of
-    its rows to the power of 1 / temperature: 1 is as many as it has, large ones are alike for all.
+    its rows (its tokens, where these are known) to the power of 1 / temperature: 1 is as many as it has, large ones are
+    alike for all. A share of tokens is one of samples times their number of tokens.
 
     Raises UserError where there is not one batch, or one of the data would never come.
     """
     amounts = np.array([wish.rows * (wish.repeat or 1.0) for wish in wishes.values()])
-    weights = [wish.weight for wish in wishes.values()]
-    shares = amounts ** (1 / temperature) if None in weights else np.array(weights, np.float64)
+    weights, tokens = [wish.weight for wish in wishes.values()], np.array([wish.tokens for wish in wishes.values()])
+    shares = (amounts * tokens) ** (1 / temperature) if None in weights else np.array(weights, np.float64)
+    shares = shares / tokens
     total = int(amounts.sum()) // batch_size * batch_size
     if not total:
         raise UserError(
@@ -87,11 +93,13 @@ class Portion:
         source: the rows.
         columns: modality -> its column(s), of the modalities that these data have.
         places: of its rows in an epoch.
+        tokens: of a sample, on average, where the shares are of tokens.
     """
 
     source: Dataset
     columns: dict[str, str | list[str]]
     places: int
+    tokens: float | None = None
 
 
 @dataclass(frozen=True)

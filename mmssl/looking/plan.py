@@ -20,7 +20,7 @@ from ..training.engine import make_parallel
 from ..training.feeding import feed
 from ..training.lock import RunLock
 from ..training.pace import duration
-from ..training.preparing import begin, loop_of, processor_of
+from ..training.preparing import begin, loop_of, processor_of, weighed
 from ..training.run_log import RunLog
 from ..training.storing import store_outputs
 from ..training.trial import Trial, trial
@@ -146,6 +146,7 @@ def _planned(asked: Asked, steps: int, folder: Path) -> Plan:
     with RunLog() as log, RunLock() as lock, lost_peers_told():
         begun = begin(quiet, recipe, parallel, log, lock, folder, False)
         processor = processor_of(begun)
+        begun = weighed(begun, processor)
         loop, per_epoch, lengths = loop_of(begun, processor)
         source, columns = begun.opened.source, begun.opened.columns
         stored = store_outputs(begun.recipe, loop.pretraining, processor, source, columns, parallel.accelerator, folder)

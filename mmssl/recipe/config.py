@@ -137,6 +137,12 @@ class DataConfig(RowsConfig):
     temperature: float = option(
         1.0, min=0.01, max=1_000_000, help="of a mixture: shares are of numbers of rows to the power of 1 / temperature"
     )
+    weigh: str = option(
+        "samples",
+        choices=("samples", "tokens"),
+        help="what weights and temperature of a mixture are of: its samples, or the tokens in them, which are counted "
+        "on some of each of the data",
+    )
     fit_samples: int = option(
         2000, min=1, max=1_000_000_000, resumable=True, help="samples that preprocessors are fitted on"
     )
@@ -150,7 +156,14 @@ class DataConfig(RowsConfig):
         "supervised learns from one",
         "group": "found a column of groups, but what rows are held out by stands in evaluation.group",
     }
-    NEEDS = (needs("weight", "repeat", "temperature", mix=SET),)
+    NEEDS = (
+        needs("weight", "repeat", "temperature", "weigh", mix=SET),
+        needs(
+            "weigh",
+            holds=lambda config: config.temperature != 1 or config.weight is not None,
+            weight="a number for each of the data, or temperature other than 1",
+        ),
+    )
 
 
 @strict

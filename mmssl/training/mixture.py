@@ -132,14 +132,41 @@ def parts_of(mixture: Mixed) -> dict[str, tuple[Source, Columns]]:
     return {name: (of.source, of.columns) for name, of in portions.items()}
 
 
+def by_tokens(mixture: Mixed, tokens: Mapping[str, float], recipe: Recipe) -> Mixed:
+    """The same with shares of tokens; tokens: name -> of a sample of these data, on average."""
+    data = recipe.data
+    asked: Mapping[str, DataConfig | MixConfig] = {FIRST: data, **data.mix}
+    if isinstance(mixture, MixedStreams):
+        streams = mixture.portions.items()
+        return dataclasses.replace(
+            mixture,
+            portions={
+                name: dataclasses.replace(of, weight=(asked[name].weight or 1.0) / tokens[name], tokens=tokens[name])
+                for name, of in streams
+            },
+        )
+    wishes = {
+        name: Wish(len(of.source), asked[name].weight, asked[name].repeat, tokens[name])
+        for name, of in mixture.portions.items()
+    }
+    counts = places(wishes, data.temperature, recipe.train.batch_size)
+    portions = {
+        name: dataclasses.replace(of, places=counts[name], tokens=tokens[name]) for name, of in mixture.portions.items()
+    }
+    return dataclasses.replace(mixture, portions=portions)
+
+
 def said_of(mixture: Mixed, modalities: Iterable[str]) -> list[str]:
     """A line for each of the data."""
     out = []
+    brought = {name: mixture.share(name) * (of.tokens or 0.0) for name, of in mixture.portions.items()}
     for name, of in mixture.portions.items():
         absent = [modality for modality in modalities if modality not in of.columns]
         share = f"{mixture.share(name):.1%} of the samples"
         if isinstance(of, Portion):
             share = f"{len(of.source):,} rows, {share}, each {of.places / len(of.source):.2g} times in an epoch"
+        if of.tokens is not None:
+            share += f", {of.tokens:.4g} tokens a sample, {brought[name] / sum(brought.values()):.1%} of the tokens"
         out.append(f"{name}: {share}" + (f"; without {', '.join(absent)}" if absent else ""))
     return out
 

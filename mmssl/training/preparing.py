@@ -46,7 +46,7 @@ from .labels import Labels, open_labels, with_labels
 from .lock import RunLock
 from .loop import Loop
 from .micro_batch import settle_micro_batch
-from .mixture import Mixed, Shares, noted, open_mixture
+from .mixture import Mixed, Shares, by_tokens, noted, open_mixture
 from .observers import Observer
 from .online_probe import OnlineProbe, load_labelled
 from .pace import Pace
@@ -59,6 +59,7 @@ from .sampling import said_of as sampling_said
 from .settling import settled_data, settled_train
 from .stream_place import StreamPlace
 from .trackers import choose_trackers, start_trackers
+from .weighing import tokens_a_sample
 
 if TYPE_CHECKING:
     from ..data.loading import Source
@@ -170,6 +171,17 @@ def processor_of(begun: Begun) -> MMSSLProcessor:
         mixture=begun.mixture,
         further=further_columns(begun.recipe.views),
     )
+
+
+def weighed(begun: Begun, processor: MMSSLProcessor) -> Begun:
+    """The same with the shares of a mixture as `data.weigh` says. UserError where nobody can tell."""
+    recipe, mixture = begun.recipe, begun.mixture
+    if mixture is None or recipe.data.weigh == "samples":
+        return begun
+    types = {name: part.type for name, part in recipe.modalities.items()}
+    with doing("counting the tokens of each of the data"):
+        tokens = on_first(begun.parallel.accelerator, lambda: tokens_a_sample(mixture, processor, types))
+    return replace(begun, mixture=by_tokens(mixture, tokens, recipe))
 
 
 def loop_of(

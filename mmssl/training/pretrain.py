@@ -38,7 +38,7 @@ from .loop import Loop
 from .micro_batch import find_micro_batch, settled
 from .mixture import Mixed, said_of
 from .observers import Observer
-from .preparing import Begun, begin, loop_of, processor_of
+from .preparing import Begun, begin, loop_of, processor_of, weighed
 from .reporting import write_own
 from .run_log import RunLog
 from .starting import check_adapters
@@ -115,9 +115,10 @@ def run_pretraining(
 
 def _train(begun: Begun, watched_by: Sequence[Observer] = ()) -> tuple[Run, RunError | None]:
     """(the finished run, why its last checkpoint could not be written, if so)."""
+    processor = processor_of(begun)
+    begun = weighed(begun, processor)
     recipe, parallel, folder, mixture = begun.recipe, begun.parallel, begun.folder, begun.mixture
     accelerator, main = parallel.accelerator, parallel.accelerator.is_main_process
-    processor = processor_of(begun)
     loop, per_epoch, lengths = loop_of(begun, processor, watched_by)
     pretraining = loop.pretraining
     if main:

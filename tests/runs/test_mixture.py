@@ -13,6 +13,7 @@ from toys.refusals import refused
 
 from mmssl.cli import main
 from mmssl.data import open_source
+from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.recipe.config import Recipe
 from mmssl.recipe.loading import load_recipe
 from mmssl.training.building import open_training_data
@@ -98,6 +99,47 @@ def test_streams_are_mixed_and_a_run_goes_on_in_the_place_of_each(tmp_path: Path
     assert [(row["source"], row["index"]) for row in listed] == [("pictures", 3)]
     card = (tmp_path / "cut" / "model" / "README.md").read_text()
     assert "Shares of the samples: data 50.0%, pictures 25.0%, captions 25.0%" in card
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_weights_of_tokens(tmp_path: Path, mixed: dict[str, Any], streaming: bool, capsys) -> None:
+    """A picture has 4 tokens, the broken one none; captions are counted here by the tokenizer of the run."""
+    mixed["data"] |= {"weigh": "tokens", "streaming": streaming, "shuffle_buffer": 8}
+    mixed["train"] |= {"steps": 40, "batch_size": 8, "log_every": 40, "save_every": 10}
+    assert runs.cli(tmp_path, content=mixed, output="straight") == 0
+    said = capsys.readouterr().out
+    reader = MMSSLProcessor.from_pretrained(tmp_path / "straight" / "processor").preprocessors["text"]
+    texts = list(open_source("builtin:digits", limit=160)["text"]) if not streaming else []
+    if texts:
+        lengths = [len(reader.read(text).ids) for text in texts]
+        first = list(open_source("builtin:digits", limit=96)["text"])
+        tokens = {
+            "data": 4 + sum(len(reader.read(text).ids) for text in first) / 96,
+            "pictures": 4 * 39 / 40,
+            "captions": sum(lengths[136:]) / 24,
+        }
+        exact = {name: weight / tokens[name] for name, weight in (("data", 2), ("pictures", 1), ("captions", 1))}
+        for name, share in exact.items():
+            assert f"{tokens[name]:.4g} tokens a sample" in said
+            found = runs.metrics(tmp_path / "straight")[-1][f"share/{name}"]
+            assert found == pytest.approx(share / sum(exact.values()), abs=1 / 160 + 1 / 320)
+    assert "50.0% of the tokens" in said or not streaming
+    with runs.killed_at(40):
+        runs.cli(tmp_path, content=mixed, output="cut")
+    assert runs.cli(tmp_path, "--resume", content=mixed, output="cut") == 0
+    runs.assert_same_weights(tmp_path / "cut", tmp_path / "straight")
+
+
+def test_tokens_are_weighed_where_something_is(tmp_path: Path, mixed: dict[str, Any], capsys) -> None:
+    mixed["data"] |= {"weigh": "tokens", "weight": None}
+    for of in mixed["data"]["mix"].values():
+        del of["weight"]
+    assert runs.cli(tmp_path, content=mixed) == 2
+    assert "data.weigh" in capsys.readouterr().err and not (tmp_path / "run").exists()
+    lines = [json.dumps({"text": ""}) for _ in range(30)]
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines) + "\n")
+    assert runs.cli(tmp_path, "data.temperature=2", content=mixed) == 2
+    assert "none of 30 rows of 'captions' has any" in capsys.readouterr().err
 
 
 def test_broken_samples_are_listed_with_their_data(tmp_path: Path, mixed: dict[str, Any]) -> None:

@@ -100,6 +100,28 @@ def test_without_weights_each_has_its_rows_and_temperature_makes_them_more_alike
         places({"a": Wish(10), "c": Wish(2)}, 1.0, 16)
 
 
+def test_shares_of_tokens_are_those_of_samples_times_their_tokens() -> None:
+    wishes = {
+        "a": Wish(5000, weight=5, tokens=196.0),
+        "b": Wish(7000, weight=3, tokens=16.0),
+        "c": Wish(9000, weight=2),
+    }
+    found = places(wishes, 1.0, 8)
+    assert sum(found.values()) == 21_000
+    exact = {"a": 5 / 196, "b": 3 / 16, "c": 2.0}
+    for name, share in exact.items():
+        assert abs(found[name] - 21_000 * share / sum(exact.values())) < 1
+    brought = {name: found[name] * wish.tokens for name, wish in wishes.items()}
+    for name, wish in wishes.items():  # each is off by less than one sample
+        assert abs(brought[name] - sum(brought.values()) * (wish.weight or 0) / 10) < 400
+    # without weights and at temperature 1 all rows come once, however many tokens they have
+    plain = {"a": Wish(800, tokens=196.0), "b": Wish(100, repeat=2, tokens=16.0), "c": Wish(24)}
+    assert places(plain, 1.0, 8) == {"a": 800, "b": 200, "c": 24}
+    alike = places(plain, 1e6, 8)  # as many tokens of each
+    exact = {"a": 1 / 196, "b": 1 / 16, "c": 1.0}
+    assert all(abs(alike[name] - 1024 * share / sum(exact.values())) < 1 for name, share in exact.items())
+
+
 def test_all_rows_of_each_come_before_one_comes_again(mixture: Mixture) -> None:
     given = [int(row) for batch in take(mixture, 48 * 5 // 8) for row in batch.rows]
     assert [sum(row >> BITS == n for row in given) for n in range(3)] == [24 * 5, 20 * 5, 4 * 5]
