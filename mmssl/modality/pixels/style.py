@@ -21,7 +21,7 @@ def standardise_style(pixels: Tensor, draws: Draws, share: tuple[float, float]) 
     before any other step of the view, channel by channel, and values are not clamped.
 
     Args:
-        pixels: (B, C, ..., H, W) float32, without NaN; a picture of zeros alone is absent.
+        pixels: (B, C, ..., H, W) float32 or float64, without NaN; a picture of zeros alone is absent.
         draws: random numbers of the B samples.
         share: lowest and highest side of the square of frequencies, over that of all of them.
     """
