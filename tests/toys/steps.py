@@ -29,6 +29,8 @@ WORLDS = {
     "pretexts": worlds.pretexts,
     "clusters": worlds.clusters,
     "columns": worlds.of_two_columns,
+    "modules of one's own": worlds.on_modules_of_ones_own,
+    "shipped trunks": worlds.on_shipped_trunks,
 }
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from mmssl.masking import Random
+from mmssl.models.configuration_mmssl import MMSSLConfig
+from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
+from mmssl.models.options import TowerConfig
 from mmssl.objectives import (
     bootstrap,
     clustering,
@@ -21,7 +26,7 @@ from mmssl.objectives import (
 from mmssl.objectives.base import Objective
 from mmssl.objectives.options.relations import PositiveOptions
 from mmssl.objectives.pretraining import Pretraining
-from toys.world import DECODER, HEAD, LOW, PREDICTOR, TARGETS, VIEWS, fitted, model
+from toys.world import DECODER, HEAD, LOW, PREDICTOR, PREPROCESSORS, TARGETS, VIEWS, fitted, model
 
 
 def of_two_columns() -> Pretraining:
@@ -204,3 +209,69 @@ def clusters() -> Pretraining:
     }
     objectives = {n: clustering.Clustering(clustering.Config(**o, **head, **LOW), net) for n, o in options.items()}
     return Pretraining(net, objectives, VIEWS, {})
+
+
+ECG = {
+    "type": "toys.leads",
+    "leads": ["I", "II", "III", "aVR", "aVL", "aVF", *(f"V{n}" for n in range(1, 7))],
+    "rate": 100.0,
+}
+"""The toy signals are read as these: on a grid, of leads that may be missing, in windows of 10 samples."""
+
+
+def on_trunks(trunks: dict[str, dict[str, Any]], later: str) -> MMSSLModel:
+    """A model of these towers; `later`, a further column of signals, is a modality by itself, cut by time or lead."""
+    torch.manual_seed(0)
+    specs = {n: {"type": f"toys.{n}", **p.sizes()} for n, p in PREPROCESSORS.items()}
+    specs |= {n: {**ECG, "window": 10, "patch": patch} for n, patch in (("signal", "time"), ("later", later))}
+    towers = {name: TowerConfig(width=24, **options) for name, options in trunks.items()}
+    config = MMSSLConfig(
+        modalities={name: specs[name] for name in trunks},
+        towers={name: tower_spec(tower) for name, tower in towers.items()},
+        projection=16,
+    )
+    return MMSSLModel(config)
+
+
+LOUD = {"a": {"signal": {"amplitude": 0.2}}, "b": {"signal": {"amplitude": 0.5}, "graph": {"drop_edges": 0.3}}}
+
+
+def on_modules_of_ones_own() -> Pretraining:
+    """Trunks that the user brings: on patches and on rasters, which give a token a patch or a vector a sample."""
+    own = {"table": "Memory", "graph": "Summary", "signal": "Cells", "later": "Peaks"}
+    options = {"signal": {"trunk_options": {"patch": [10]}}}
+    net = on_trunks({n: {"trunk": f"toys.trunks.{cls}", **options.get(n, {})} for n, cls in own.items()}, "time")
+    head, small = {"head_hidden": 16, "head_width": 8}, distillation.HeadConfig(prototypes=12, hidden=16, layers=2)
+    between = {"towers": ["signal"], "views": ["a", "b"], **head}
+    objectives: dict[str, Objective] = {
+        "clip": contrastive.Contrastive(contrastive.Config(towers=[*own], **LOW), net),
+        "vicreg": redundancy.Redundancy(redundancy.Config(**between, loss="vicreg", **LOW), net),
+        "byol": bootstrap.Bootstrap(bootstrap.Config(**between, predictor_hidden=16, **LOW), net),
+        "cells": mae.MAE(mae.Config(tower="table", mask="half", decoder=DECODER), net),
+        "windows": mae.MAE(mae.Config(tower="signal", mask="half", mode="replace", decoder=DECODER), net),
+        "latent": jepa.JEPA(jepa.Config(tower="table", mask="half", predictor=PREDICTOR), net),
+        "dino": distillation.Distillation(
+            distillation.Config(tower="graph", global_views=["clean", "b"], head=small, weight=0.2), net
+        ),
+    }
+    return Pretraining(net, objectives, LOUD, {"half": Random(ratio=0.5)})
+
+
+def on_shipped_trunks() -> Pretraining:
+    """Residual convolutions, over all leads at once and over each by itself, and messages along edges."""
+    resnet: dict[str, Any] = {"trunk": "resnet", "depth": 2}
+    messages = {"trunk": "gat", "depth": 2, "heads": 2}
+    net = on_trunks({"signal": resnet, "later": resnet, "graph": messages}, "lead")
+    hidden = {"mask": "half", "mode": "replace"}
+    deep = mae.DecoderConfig(width=16, depth=1, heads=2, trunk="gin")
+    objectives: dict[str, Objective] = {
+        "clip": contrastive.Contrastive(contrastive.Config(towers=["signal", "later", "graph"], **LOW), net),
+        "simclr": contrastive.Contrastive(
+            contrastive.Config(towers=["signal"], views=["a", "b"], head_hidden=16, head_width=8, **LOW), net
+        ),
+        "windows": mae.MAE(mae.Config(tower="signal", decoder=DECODER, **hidden), net),
+        "nodes": mae.MAE(mae.Config(tower="graph", decoder=deep, **hidden), net),
+        "some nodes": mae.MAE(mae.Config(tower="graph", mask="half", decoder=DECODER), net),
+        "latent": jepa.JEPA(jepa.Config(tower="graph", mask="half", predictor=PREDICTOR), net),
+    }
+    return Pretraining(net, objectives, LOUD, {"half": Random(ratio=0.5)})
