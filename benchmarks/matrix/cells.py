@@ -145,7 +145,9 @@ def local(data: dict[str, Any]) -> dict[str, Any]:
     if not folder:
         return data
     data = copy.deepcopy(data)
-    data["data"]["path"] = data["data"]["path"].replace(SHARED, folder)
+    for part in ("data", "evaluation"):
+        if data.get(part, {}).get("path"):
+            data[part]["path"] = data[part]["path"].replace(SHARED, folder)
     return data
 
 

@@ -1,18 +1,23 @@
 """What some rows need that is not in the shared data: labels of a few rows alone, leads as devices of their own, how
-far each node of a graph lies from those with a label."""
+far each node of a graph lies from those with a label, frames beside later ones, half of the classes, clusters."""
 
 from __future__ import annotations
 
+import csv
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import shortest_path
 
+EVERY, APART = 4, 8
+"""Frames from one that is taken of a clip to the next, and to the one that is seen beside it."""
+CLUSTERS = 10
 SHARE = 5
 """One row of so many of each class keeps its label."""
 LEADS = {"ii": 1, "v1": 6, "v3": 8, "v6": 11}
@@ -36,10 +41,15 @@ def prepared(how: str, path: str, folder: Path) -> str:
     return str(out)
 
 
+def read(source: Path) -> dict[str, Any]:
+    """The rows of a folder's training and test split."""
+    held = datasets.load_dataset(str(source))
+    return {split: held[split] for split in ("train", "test")}
+
+
 def few(source: Path) -> dict[str, Any]:
     """`few`: the label of every fifth training row of each class, as text; None for all other rows."""
-    read = datasets.load_dataset(str(source))
-    splits = {split: read[split] for split in ("train", "test")}
+    splits = read(source)
     labels, draw = splits["train"]["label"], random.Random(0)
     known: set[int] = set()
     for value in sorted(set(labels)):
@@ -57,11 +67,11 @@ def leads(source: Path) -> dict[str, Any]:
     def apart(row: dict[str, Any]) -> dict[str, Any]:
         return {name: [row["signal"][number]] for name, number in LEADS.items()}
 
-    def read(*splits: str) -> Any:
+    def of(*splits: str) -> Any:
         rows = datasets.Dataset.from_parquet([str(source / f"{split}.parquet") for split in splits])
         return rows.map(apart, keep_in_memory=True).select_columns([*LEADS, "norm", "patient_id"])
 
-    return {"train": read("train"), "test": read("validation", "test")}
+    return {"train": of("train"), "test": of("validation", "test")}
 
 
 def far(source: Path) -> dict[str, Any]:
@@ -82,4 +92,53 @@ def far(source: Path) -> dict[str, Any]:
     return held | {name: numbers.astype(np.float32) for name, numbers in found.items()}
 
 
-MAKES: dict[str, Callable[[Path], dict[str, Any]]] = {"few": few, "leads": leads, "far": far}
+def frames(source: Path) -> dict[str, Any]:
+    """Every fourth frame of each clip as grey `image`, and `later`, which comes eight frames after it."""
+    import av
+
+    def taken(folder: Path) -> Iterator[dict[str, Any]]:
+        with (folder / "metadata.csv").open() as file:
+            clips = list(csv.DictReader(file))
+        for clip in clips:
+            with av.open(str(folder / clip["file_name"])) as opened:
+                grey = [Image.fromarray(f.to_ndarray(format="gray")) for f in opened.decode(video=0)]
+            for at in range(0, len(grey) - APART, EVERY):
+                yield {"image": grey[at], "later": grey[at + APART], "label": int(clip["label"])}
+
+    kinds = {"image": datasets.Image(), "later": datasets.Image(), "label": datasets.Value("int64")}
+    return {
+        split: datasets.Dataset.from_list(list(taken(source / split)), features=datasets.Features(kinds))
+        for split in ("train", "test")
+    }
+
+
+def classes(source: Path, wanted: Container[int]) -> dict[str, Any]:
+    """The rows of these classes."""
+    return {
+        split: rows.filter(lambda label: label in wanted, input_columns="label", keep_in_memory=True)
+        for split, rows in read(source).items()
+    }
+
+
+def stages(source: Path) -> dict[str, Any]:
+    """`stage`: the cluster of each picture, by k-means of the training pictures' pixels."""
+    from sklearn.cluster import KMeans
+
+    splits = read(source)
+    pixels = {split: np.stack([np.asarray(image).ravel() for image in rows["image"]]) for split, rows in splits.items()}
+    fitted = KMeans(CLUSTERS, n_init=1, random_state=0).fit(pixels["train"])
+    return {
+        split: rows.add_column("stage", [f"cluster {n}" for n in fitted.predict(pixels[split])])
+        for split, rows in splits.items()
+    }
+
+
+MAKES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "few": few,
+    "leads": leads,
+    "far": far,
+    "frames": frames,
+    "first_five": lambda source: classes(source, range(5)),
+    "other_five": lambda source: classes(source, range(5, 10)),
+    "stages": stages,
+}
