@@ -27,7 +27,8 @@ from mmssl.evaluation.linear import fit_probe
 from mmssl.evaluation.scoring import balanced_accuracy
 from mmssl.evaluation.table import markdown
 from mmssl.finetuning.jobs import SupervisedJob
-from mmssl.finetuning.options import WAYS, FinetuneConfig, SelfTrainingConfig, load_options
+from mmssl.finetuning.options import WAYS as EVERY
+from mmssl.finetuning.options import FinetuneConfig, SelfTrainingConfig, load_options
 from mmssl.finetuning.partition import Partition, open_pool
 from mmssl.finetuning.pseudo import Guess, Known
 from mmssl.finetuning.self_training import answered, weights_of
@@ -50,6 +51,8 @@ SETS = {
     "pictures": ("cifar10_mini/mae", "cifar10_mini", "label"),
 }
 """Set -> (cell of the matrix, data, label)."""
+WAYS = tuple(way for way in EVERY if way != "teacher")
+"""Those that a frozen encoder's features are enough for."""
 LIMIT, LABELS, DRAWS, RESAMPLES = 2000, (20, 100), 5, 200
 ASIDE, OTHER_SEEDS = 0.3, 1000
 """Share of the training rows that settings are judged on, and the first seed of the labels that they are tried with."""
@@ -77,24 +80,30 @@ class Rows:
         return Rows(self.x[rest], self.y[rest], self.x[judged], self.y[judged], self.classes)
 
 
+def opened(name: str, **more: object) -> SupervisedJob:
+    """The encoder of a set with its rows; more: options."""
+    wanted, data, label = SETS[name]
+    cell = next(cell for cell in read_cells() if cell.name == wanted)
+    quiet = {"seed": 0, "evaluation": {"tasks": []}, "train": {"trackers": []}}
+    recipe = load_recipe(local(cell.recipe_data()), quiet)
+    encoder, processor, _ = trained(recipe, MATRIX / "cache" / f"{cell.data}.{cell.objective}.0.{cell.training()}")
+    asked = {"limit": LIMIT, "task": "classification", **more}
+    options = load_options(asked, {"path": str(DATA / data), "label": label})
+    pool = open_pool([label], processor.preprocessors, options)
+    assert pool.target is not None
+    everything = np.arange(len(pool.train))
+    whole = Partition(pool.train, None, pool.test, pool.train, everything, 0, pool.columns, pool.target, {})
+    return SupervisedJob(encoder, processor, options, whole)
+
+
 def embedded(name: str, kept: Path) -> Rows:
     """The features of a set by its encoder, which `kept` holds, or will."""
     place = kept / f"{name}.npz"
     if not place.is_file():
-        wanted, data, label = SETS[name]
-        cell = next(cell for cell in read_cells() if cell.name == wanted)
-        quiet = {"seed": 0, "evaluation": {"tasks": []}, "train": {"trackers": []}}
-        recipe = load_recipe(local(cell.recipe_data()), quiet)
-        encoder, processor, _ = trained(recipe, MATRIX / "cache" / f"{cell.data}.{cell.objective}.0.{cell.training()}")
-        options = load_options({"limit": LIMIT, "task": "classification"}, {"path": str(DATA / data), "label": label})
-        pool = open_pool([label], processor.preprocessors, options)
-        assert pool.target is not None
-        everything = np.arange(len(pool.train))
-        whole = Partition(pool.train, None, pool.test, pool.train, everything, 0, pool.columns, pool.target, {})
-        job = SupervisedJob(encoder, processor, options, whole)
-        found: dict[str, Array] = {"classes": np.array(pool.target.outputs)}
-        for prefix, part in (("", pool.train), ("judged_", pool.test)):
-            features = job.features(part, {"model": encoder})
+        job = opened(name)
+        found: dict[str, Array] = {"classes": np.array(job.target.outputs)}
+        for prefix, part in (("", job.rows.train), ("judged_", job.rows.test)):
+            features = job.features(part, {"model": job.encoder})
             assert part.labels is not None
             there = features.present
             found |= {f"{prefix}x": features.of["model"][there].numpy(), f"{prefix}y": part.labels[there].numpy()}

@@ -18,7 +18,8 @@ from ..saying import doing
 from ..training.loop import Loop
 from ..training.reporting import write_page
 from .card import write_card
-from .jobs import Job
+from .experts import weigh
+from .jobs import Job, SupervisedJob
 from .task import TaskModel, load_task
 
 if TYPE_CHECKING:
@@ -72,6 +73,10 @@ def finish(
     if job.rows.held is not None:
         job.encoder.config.held_out = asdict(job.rows.held)
     trained, every = trainable(loop.pretraining)
+    shares: dict[str, object] = {}
+    if isinstance(job, SupervisedJob) and job.options.weigh:
+        with doing("weighing the experts"):
+            shares["experts"] = weigh(job)
     try:
         with doing("writing the model"), whole_folder(target) as partial:
             if handle is None:
@@ -101,6 +106,7 @@ def finish(
             "seconds": round(loop.seconds, 1),
             **({} if choice is None else {"chosen": choice.told()}),
             **({} if rounds is None else {"self_training": dict(rounds)}),
+            **shares,
         },
         "parameters": {"trained": trained, "all": every, "bytes": files},
     }

@@ -26,6 +26,7 @@ from ..training.observers import Observer
 from ..training.parallel import Parallel
 from ..training.validation import Validation
 from .folder import options_text, write_options
+from .following import Following
 from .jobs import VIEW, Job
 from .layer_decay import layered_optimizer
 from .options import WHOLE, FinetuneConfig, fit_batch, steps_of
@@ -57,6 +58,8 @@ def build(job: Job, options: FinetuneConfig) -> tuple[Pretraining, PeftModel | N
             extra, save = job.extra_targets(), job.extra_saved()
             handle = add_adapter(encoder, options.adapter, job.towers, extra=extra, save=save)
     in_float32(encoder, whole=False)
+    if isinstance(objective, Following):
+        objective.follow(encoder)
     views = {VIEW: options.augment} if options.augment else {}
     for name in options.augment:
         if name not in job.rows.columns:

@@ -24,7 +24,7 @@ from ..evaluation.embedding import has_raw
 from ..evaluation.linear import Probe, fit_probe
 from ..evaluation.separability import separability
 from ..evaluation.tasks import Metrics
-from ..losses.supervised import Tail, class_weights, row_losses
+from ..losses.supervised import Experts, Tail, class_weights, row_losses
 from ..modality import Batch, Preprocessor
 from ..models.modeling_mmssl import MMSSLModel
 from ..models.processing_mmssl import MMSSLProcessor
@@ -180,7 +180,7 @@ class SupervisedJob(Job):
             raise UserError("class_weights: found balanced, but a regression has no classes")
         return weights
 
-    def tail(self) -> Tail | None:
+    def tail(self) -> Tail | Experts | None:
         """What the loss does for classes that are rare among the labelled training rows."""
         assert self.rows.train.labels is not None
         return tail_of(self.options, self.target, self.rows.train.labels)
@@ -350,8 +350,9 @@ class SupervisedJob(Job):
 
     def losses(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """(n,) losses of answers (n, C), (n,) what each counts in their mean."""
-        weights, task = self.class_weights(), self.target.task
-        losses = row_losses(task, logits, labels, weights, tail=self.tail())
+        weights, task, tail = self.class_weights(), self.target.task, self.tail()
+        tail = tail.mean if isinstance(tail, Experts) else tail  # of experts these are their mean
+        losses = row_losses(task, logits, labels, weights, tail=tail)
         by_class = weights is not None and task == "classification"
         return losses, weights[labels] if by_class and weights is not None else torch.ones(len(losses))
 
@@ -388,6 +389,10 @@ class SupervisedJob(Job):
         groups = None if test.groups is None else [g for g, p in zip(test.groups, present.tolist(), strict=True) if p]
         prefix = "+".join(self.rows.columns) + "/"
         truth, more = labels[present], (groups, prefix, self.options.seed, self.options.shots)
-        tuned = measure(self.target, {"finetuned": logits[present]}, truth, train, *more)
+        answers = {"finetuned": logits[present]}
+        if task.head.shares is not None and self.options.weigh:
+            task.head.shares.fill_(1 / task.head.count)
+            answers["averaged"] = self.logits(test, task.model, task.head)[0][present]
+        tuned = measure(self.target, answers, truth, train, *more)
         probes = measure(self.target, self._probes, truth, train, *more)
         return {"fine-tuned": tuned, "linear probe": probes}

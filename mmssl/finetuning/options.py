@@ -32,7 +32,7 @@ BUDGETS = (20, 100, 1000)
 LEAST_STEPS, EPOCHS = 200, 30
 REST = "rest"
 """Stands for data without labels: the training rows whose label is not known or was not drawn."""
-WAYS = ("confidence", "neighbours", "propagation", "label_model")
+WAYS = ("confidence", "neighbours", "propagation", "label_model", "teacher")
 """What labels a row without a label; see `mmssl.finetuning.pseudo`."""
 FEW_STEPS, FEW_RATE = 60, 2.5
 """With few labels, when nobody says: steps of the schedule, and how many times the usual peak rate. When to stop is
@@ -48,7 +48,8 @@ class SelfTrainingConfig:
         "confidence",
         choices=WAYS,
         help="what labels a row: the likeliest class of the model so far; the same where most of the nearest labelled "
-        "rows agree; labels spread along the graph of nearest neighbours; many weak rules and a model of their votes",
+        "rows agree; labels spread along the graph of nearest neighbours; many weak rules and a model of their votes; "
+        "teacher: an average of the model labels them in every step, of one training and not in rounds",
     )
     keep: float = option(0.5, above=0, max=1, help="share of the rows of each class kept in the last round, the surest")
     grow: bool = option(True, help="from round to round as many more, instead of that share from the first on")
@@ -59,6 +60,14 @@ class SelfTrainingConfig:
     neighbours: int = option(5, min=1, max=10_000, help="nearest rows that vote, or that a row is joined with")
     steps: int | None = option(
         None, min=0, max=1_000_000_000, help="of a training on rows so labelled; null: as on the labelled ones alone"
+    )
+    reweigh: bool = option(
+        False, help="kept rows count by how much learning from them helps labelled rows that are kept aside"
+    )
+    sure: float = option(0.8, min=0, below=1, help="how sure the teacher has to be of a row (by=teacher)")
+    momentum: float = option(0.95, min=0, max=1, help="of the teacher: what is left of it after a step (by=teacher)")
+    ahead: int = option(
+        0, min=0, max=1_000, help="steps, like its last, that the student goes on for the teacher alone (by=teacher)"
     )
     gold_last: bool = option(False, help="learn from those that are kept first, and from the labelled rows alone last")
     split: str = option("train", help="of the unlabelled data, where they are data of their own")
@@ -127,12 +136,19 @@ class FinetuneConfig(RowsConfig):
     )
     loss: str = option(
         "cross_entropy",
-        choices=("cross_entropy", "logit_adjusted", "ldam"),
+        choices=("cross_entropy", "logit_adjusted", "ldam", "experts"),
         help="of classes; logit_adjusted: what is rare is not said less often for that; ldam: with the wider a margin "
-        "the rarer the class is",
+        "the rarer the class is; experts: three heads, one plain, one for classes that are equally frequent and one "
+        "for the rare being frequent, whose answers are averaged",
     )
     tau: float = option(1.0, min=0, max=100, help="of logit_adjusted; 1: as if all classes were as frequent")
     margin: float = option(0.5, min=0, max=1_000, help="of ldam: that of the rarest class, in logits")
+    lean: float = option(2.0, min=0, max=100, help="of experts: how far the third leans to rare classes")
+    weigh: bool = option(
+        False,
+        help="what the experts' answers count is found on the inputs of the test rows, without their labels: so that "
+        "two views of a row (augment) are answered alike",
+    )
     shots: list[int] = option(
         factory=lambda: [20, 100],
         min=1,
@@ -286,11 +302,15 @@ def _check(options: FinetuneConfig, faults: Faults, given: set[str]) -> None:
 def _tail_faults(options: FinetuneConfig) -> list[str]:
     faults = [
         f"{key}: found {getattr(options, key)}, but loss={options.loss}; expected it with loss={loss}"
-        for key, loss in (("tau", "logit_adjusted"), ("margin", "ldam"))
+        for key, loss in (("tau", "logit_adjusted"), ("margin", "ldam"), ("lean", "experts"), ("weigh", "experts"))
         if options.loss != loss and getattr(options, key) != getattr(DEFAULTS, key)
     ]
-    if options.loss == "logit_adjusted" and options.class_weights != "none":
-        faults.append("class_weights: found balanced with loss=logit_adjusted, which does the same; expected one")
+    if options.loss in ("logit_adjusted", "experts") and options.class_weights != "none":
+        faults.append(f"class_weights: found balanced with loss={options.loss}, which does the same; expected one")
+    if options.weigh and not options.augment:
+        faults.append("weigh: found it without augment, expected augment.MODALITY: what two views of a row are")
+    if options.weigh and options.compare:
+        faults.append("weigh: found it with --compare, whose arms are measured on rows that nothing was chosen by")
     if len(options.shots) != 2 or options.shots[0] > options.shots[1]:
         faults.append(f"shots: found {options.shots}, expected two numbers in rising order")
     return faults
@@ -301,6 +321,9 @@ def _unlabelled_faults(options: FinetuneConfig) -> list[str]:
     if options.unlabelled is None:
         keys = [key for key in ("rounds", "self_training") if getattr(options, key) != getattr(DEFAULTS, key)]
         return [f"{key}: found it without --unlabelled, expected both" for key in keys]
+    ways = _way_faults(options)
+    if ways:
+        return ways
     if options.compare:
         return ["unlabelled: found it with --compare, which learns from labels alone"]
     if options.unlabelled == REST:
@@ -315,6 +338,24 @@ def _unlabelled_faults(options: FinetuneConfig) -> list[str]:
             "their labels; expected --unlabelled rest, or other data"
         ]
     return []
+
+
+def _way_faults(options: FinetuneConfig) -> list[str]:
+    said, usual = options.self_training, DEFAULTS.self_training
+    if said.by != "teacher":
+        keys = [key for key in ("sure", "momentum", "ahead") if getattr(said, key) != getattr(usual, key)]
+        return [f"self_training.{key}: found it with by={said.by}, expected by=teacher" for key in keys]
+    others = ("keep", "grow", "balance", "neighbours", "reweigh", "gold_last")
+    faults = [
+        f"self_training.{key}: found it with by=teacher, which keeps rows by how sure it is (self_training.sure)"
+        for key in others
+        if getattr(said, key) != getattr(usual, key)
+    ]
+    if options.rounds != DEFAULTS.rounds:
+        faults.append(f"rounds: found {options.rounds} with self_training.by=teacher, which is one training")
+    if options.class_weights != "none":
+        faults.append("class_weights: found balanced with self_training.by=teacher, expected loss=logit_adjusted")
+    return faults
 
 
 def fit_batch(train: LoopConfig, rows: int, processes: int) -> None:

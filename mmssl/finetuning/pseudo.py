@@ -38,10 +38,12 @@ class Guess:
     Attributes:
         labels: (m,) class numbers.
         sure: (m,) how sure, 0 to 1; 0: of no use.
+        worth: (m,) what each counts among those that are kept (`mmssl.finetuning.reweighing`); None: all alike.
     """
 
     labels: Classes
     sure: Floats
+    worth: Floats | None = None
 
 
 @dataclass
@@ -162,7 +164,8 @@ def kept(found: Guess, known: Known, share: float, together: float, balance: boo
         rows = np.flatnonzero((found.labels == number) & (found.sure > 0))
         # of equally sure ones the first, so that the result is one
         rows = rows[np.argsort(-found.sure[rows], kind="stable")][: int(np.ceil(share * len(rows)))]
-        weights[rows] = known.counts[number] / max(len(rows), 1) if balance else 1.0
+        own = np.ones(len(rows)) if found.worth is None else found.worth[rows]
+        weights[rows] = own * (known.counts[number] / max(own.sum(), 1e-12) if balance else 1.0)
     if weights.sum() > 0:
         weights *= together * len(known.y) / weights.sum()
     return weights

@@ -38,10 +38,12 @@ from ..training.engine import on_first
 from .choosing import Choice
 from .fitting import build, train
 from .folder import fixed_options
+from .following import FollowingJob
 from .jobs import SupervisedJob
 from .options import FinetuneConfig, SelfTrainingConfig
 from .partition import Examples
 from .pseudo import Guess, Known, guess, kept
+from .reweighing import worth
 from .unlabelled import Pseudo
 
 ROUNDS = "rounds"
@@ -106,7 +108,8 @@ class Rounds:
         for number in range(self.options.rounds):
             said = self.round(number, pseudo, digest)
             pseudo = self.chosen(said, number)
-            digest = _digest([digest, said.labels.tolist(), said.sure.tolist()])
+            worths = [] if said.worth is None else [said.worth.tolist()]
+            digest = _digest([digest, said.labels.tolist(), said.sure.tolist(), *worths])
         return self.last(pseudo, digest)
 
     def round(self, number: int, pseudo: Pseudo | None, digest: str) -> Guess:
@@ -171,10 +174,14 @@ class Rounds:
             logits = head(x.to(head.linear.weight.device)).float().cpu()
         else:
             logits, _ = teacher.logits(self.rows, teacher.encoder, head)
-            if self.said.by != "confidence":
+            if self.said.by != "confidence" or self.said.reweigh:
                 features = teacher.features(teacher.rows.labelled, {"model": teacher.encoder}).of["model"]
                 x = teacher.features(self.rows, {"model": teacher.encoder}).of["model"]
-        return answered(self.said, self.known(features), x.numpy(), logits.numpy(), self.present, self.options.seed)
+        known, seed = self.known(features), self.options.seed
+        found = answered(self.said, known, x.numpy(), logits.numpy(), self.present, seed)
+        if self.said.reweigh:
+            found.worth = worth(known, x.numpy(), found.labels, seed) * self.present
+        return found
 
     def known(self, features: Tensor) -> Known:
         """The rows that are trained on and can be read; features of all labelled ones."""
@@ -252,7 +259,24 @@ def self_trained(
 ) -> Taught:
     """The rounds of a run whose rate and steps are chosen already."""
     stop = None if choice is None else choice.step
+    if options.self_training.by == "teacher":
+        return _followed(job, options, stop)
     return Rounds(accelerator, job, options, stop, folder, origin).run()
+
+
+def _followed(job: SupervisedJob, options: FinetuneConfig, stop: int | None) -> Taught:
+    """One training, in which a teacher labels the other rows; where folds found no step to be of use, all steps."""
+    assert job.rows.unlabelled is not None
+    job.prepare()
+    made = FollowingJob(job.encoder, job.processor, options, job.rows, job.kept, job.known, job.strength)
+    made.others, made._probes = job.rows.unlabelled, job._probes
+    if options.self_training.steps is not None:
+        steps = options.self_training.steps
+        made.options, stop = replace(options, train=replace(options.train, steps=steps, epochs=None)), steps
+    columns = flat(job.rows.columns.values())
+    facts = {"unlabelled": len(made.others), "by": options.self_training.by}
+    origin = {"self-training": _digest([fixed_options(made.options), glance(made.others, columns)])}
+    return Taught(made, lambda _: None, stop or None, origin, facts)
 
 
 def forget_rounds(folder: Path) -> None:
@@ -267,7 +291,8 @@ def _digest(value: object) -> str:
 def _keep(place: Path, of: str, said: Guess) -> None:
     try:
         with whole_file(place) as partial:
-            save_file({"labels": said.labels, "sure": said.sure}, partial, {"of": of})
+            arrays = {"labels": said.labels, "sure": said.sure}
+            save_file(arrays | ({} if said.worth is None else {"worth": said.worth}), partial, {"of": of})
     except (OSError, SafetensorError) as error:
         raise RunError(f"{place} could not be written: {one_line(error)}") from error
 
@@ -280,6 +305,7 @@ def _read(place: Path, of: str) -> Guess | None:
         with safe_open(place, "np") as file:
             if (file.metadata() or {}).get("of") != of:
                 return None
-            return Guess(file.get_tensor("labels"), file.get_tensor("sure"))
+            worths = file.get_tensor("worth") if "worth" in file.keys() else None  # noqa: SIM118 - no dict
+            return Guess(file.get_tensor("labels"), file.get_tensor("sure"), worths)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise RunError(f"{place} is damaged ({one_line(error)}); delete it, and it is made again") from None

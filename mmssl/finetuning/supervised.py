@@ -7,7 +7,7 @@ row without label, or without any of the modalities, counts nothing; means are o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from ..data.labels import LABEL, Target
 from ..errors import UserError
 from ..evaluation.linear import Probe
-from ..losses.supervised import Tail, ldam, logit_adjusted
+from ..losses.supervised import Experts, Tail, ldam, logit_adjusted, sade
 from ..modality import Batch
 from ..models.modeling_mmssl import MMSSLModel
+from ..models.tower import Tower
 from ..objectives.base import Loss, Objective, ObjectiveConfig
 from ..objectives.parts.labelled import task_counts, task_loss
 from ..options import option, strict
@@ -56,12 +57,18 @@ class Kept(nn.Module):
 
 
 class TaskHead(nn.Module):
-    """(B, D) pooled -> (B, C) logits or standardised numbers: linear, after what is kept of an objective's head."""
+    """(B, D) pooled -> (B, C) logits or standardised numbers: linear, after what is kept of an objective's head.
 
-    def __init__(self, width: int, outputs: int, kept: Kept | None = None) -> None:
+    With experts K > 1 the linear layer has K times C outputs, and the logits are the sum of theirs by `shares` (K,).
+    """
+
+    shares: Tensor | None
+
+    def __init__(self, width: int, outputs: int, kept: Kept | None = None, experts: int = 1) -> None:
         super().__init__()
-        self.kept = kept
-        self.linear = nn.Linear(width if kept is None else kept.fc1.out_features, outputs)
+        self.kept, self.count = kept, experts
+        self.linear = nn.Linear(width if kept is None else kept.fc1.out_features, experts * outputs)
+        self.register_buffer("shares", torch.full((experts,), 1 / experts) if experts > 1 else None)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
@@ -69,9 +76,16 @@ class TaskHead(nn.Module):
         """(B, H) what the linear layer sees."""
         return pooled if self.kept is None else self.kept(pooled)
 
+    def experts(self, pooled: Tensor) -> Tensor:
+        """(B, K, C) what each says."""
+        said: Tensor = self.linear(self.hidden(pooled))
+        return said.unflatten(-1, (self.count, -1))
+
     def forward(self, pooled: Tensor) -> Tensor:
         """pooled (B, D) -> (B, C)."""
-        return self.linear(self.hidden(pooled))
+        if self.shares is None:
+            return self.linear(self.hidden(pooled))
+        return (self.shares[:, None] * self.experts(pooled)).sum(-2)
 
 
 def pooled_width(model: MMSSLModel, towers: Sequence[str], learned: bool = False) -> int:
@@ -107,12 +121,13 @@ class Supervised(Objective):
         model: MMSSLModel,
         kept: Kept | None = None,
         weights: Tensor | None = None,
-        tail: Tail | None = None,
+        tail: Tail | Experts | None = None,
     ) -> None:
         """weights: (C,) of `class_weights`. tail: what the loss does for rare classes."""
         super().__init__(config, model)
         self.tail = tail
-        self.head = TaskHead(pooled_width(model, config.towers, kept is not None), config.outputs, kept)
+        experts = len(tail.tails) if isinstance(tail, Experts) else 1
+        self.head = TaskHead(pooled_width(model, config.towers, kept is not None), config.outputs, kept, experts)
         self.register_buffer("weights", weights)
         self.register_buffer("penalty", None)
 
@@ -123,11 +138,12 @@ class Supervised(Objective):
         Without that the start is no minimum: with few labels the first thing to be learned would be larger weights,
         which says the labelled rows with more certainty and others with less reason.
         """
-        linear = self.head.linear
-        linear.weight.copy_(torch.from_numpy(probe.weight))
-        linear.bias.copy_(torch.from_numpy(probe.bias))
-        if self.tail is not None:  # what is added to the logits the bias need not say: so the start is a minimum, too
-            linear.bias.sub_(self.tail.offsets.to(linear.bias))
+        linear, tail = self.head.linear, self.tail
+        linear.weight.copy_(torch.from_numpy(probe.weight).repeat(self.head.count, 1))
+        linear.bias.copy_(torch.from_numpy(probe.bias).repeat(self.head.count))
+        if tail is not None:  # what is added to the logits the bias need not say: so the start is a minimum, too
+            tails = tail.tails if isinstance(tail, Experts) else (tail,)
+            linear.bias.sub_(torch.cat([own.offsets for own in tails]).to(linear.bias))
         self.penalty = torch.from_numpy(probe.penalty).to(linear.weight)
 
     separable = True
@@ -138,32 +154,41 @@ class Supervised(Objective):
         rows = label["present"] & torch.stack([step.present(name, c.view) for name in c.towers]).any(0)
         return task_counts(c.task, rows, label["value"], self.weights)
 
+    def features(self, step: Step, view: str, nets: Mapping[str, Tower] | None = None) -> Tensor:
+        """(B, D) what the head is given in a view; nets: tower -> what stands in for it."""
+        names, learned = self.config.towers, self.head.kept is not None
+        encoded = [step.encode(name, view, net=None if nets is None else nets[name]) for name in names]
+        return torch.cat([(e.pooled() if learned else e.summary()).float() for e in encoded], 1)
+
+    def said(self, step: Step) -> Tensor:
+        """(B, C) what the head says of the training view; of experts (B, K, C)."""
+        features = self.features(step, self.config.view)
+        return self.head(features) if self.head.count == 1 else self.head.experts(features)
+
     def forward(self, step: Step) -> Loss:
         """The mean loss over the global batch's rows with a label and any modality, with the penalty of the probe that
         the head started from; of classes the accuracy, too."""
-        c = self.config
-        encoded = [step.encode(name, c.view) for name in c.towers]
-        learned = self.head.kept is not None
-        features = torch.cat([(e.pooled() if learned else e.summary()).float() for e in encoded], 1)
-        counts = self.counts(step)
+        c, counts, said = self.config, self.counts(step), self.said(step)
         value = step.batch[LABEL]["value"]
-        loss = task_loss(step, c.task, self.head(features), value, counts, self.weights, tail=self.tail)
+        loss = task_loss(step, c.task, said, value, counts, self.weights, tail=self.tail)
         if self.penalty is not None:
-            penalty = (self.head.linear.weight.square() * self.penalty).sum()
+            penalty = (self.head.linear.weight.square() * self.penalty).sum() / self.head.count
             # over the rows, as the loss is: parts of a batch have their parts of it
             assert loss.total is not None
-            total = loss.total + step.mean("rows", penalty.expand(len(features)), counts["rows"])
+            total = loss.total + step.mean("rows", penalty.expand(len(said)), counts["rows"])
             return Loss(total=total, parts=loss.parts)
         return loss
 
 
-def tail_of(options: FinetuneConfig, target: Target, labels: Tensor) -> Tail | None:
+def tail_of(options: FinetuneConfig, target: Target, labels: Tensor) -> Tail | Experts | None:
     """What the loss of the options does for classes that are rare among labels (n,). UserError without classes."""
     if options.loss == "cross_entropy":
         return None
     if target.task != "classification":
         raise UserError(f"loss: found {options.loss}, but a {target.task} has no classes that are rare")
     counts = torch.bincount(labels, minlength=target.outputs)
+    if options.loss == "experts":
+        return sade(counts, options.lean)
     return logit_adjusted(counts, options.tau) if options.loss == "logit_adjusted" else ldam(counts, options.margin)
 
 
@@ -176,7 +201,7 @@ def make_objective(
     *,
     kept: Kept | None = None,
     weights: Tensor | None = None,
-    tail: Tail | None = None,
+    tail: Tail | Experts | None = None,
 ) -> Supervised:
     """`Supervised` with its `Config`."""
     return Supervised(Config(task=task, towers=list(towers), outputs=outputs, view=view), model, kept, weights, tail)

@@ -103,7 +103,7 @@ def write_task(head: TaskHead, target: Target, towers: Sequence[str], modalities
     """Put head and task into a folder that holds the encoder or its adapter."""
     save_file({k: v.detach().cpu().contiguous() for k, v in head.state_dict().items()}, folder / HEAD)
     kept = head.kept
-    spec = {
+    spec: dict[str, Any] = {
         "target": target.to_dict(),
         "towers": list(towers),
         "modalities": list(modalities),
@@ -111,6 +111,8 @@ def write_task(head: TaskHead, target: Target, towers: Sequence[str], modalities
         if kept is None
         else {"hidden": kept.fc1.out_features, "norm": isinstance(kept.norm, torch.nn.LayerNorm)},
     }
+    if head.count > 1:
+        spec["experts"] = head.count
     (folder / TASK).write_text(json.dumps(spec, indent=2) + "\n")
 
 
@@ -125,7 +127,8 @@ def load_task(path: str | Path, base: str | None = None) -> TaskModel:
         spec = read_json_object(folder / TASK, f"{folder}: its {TASK}")
         target, towers, kept = Target(**spec["target"]), list(spec["towers"]), spec["kept"]
         width = pooled_width(model, towers, kept is not None)
-        head = TaskHead(width, target.outputs, None if kept is None else Kept(width, kept["hidden"], kept["norm"]))
+        first = None if kept is None else Kept(width, kept["hidden"], kept["norm"])
+        head = TaskHead(width, target.outputs, first, int(spec.get("experts", 1)))
         head.load_state_dict(load_file(folder / HEAD))
         modalities = list(spec["modalities"])
     return TaskModel(model, processor, head.eval(), target, towers, modalities)

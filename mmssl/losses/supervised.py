@@ -39,6 +39,30 @@ def ldam(counts: Tensor, largest: float) -> Tail:
     return Tail(torch.zeros(len(counts)), (largest * margins / margins.max()).float())
 
 
+class Experts(NamedTuple):
+    """Of several heads that answer together: what the cross-entropy of each does for rare classes."""
+
+    tails: tuple[Tail, ...]
+
+    @property
+    def mean(self) -> Tail:
+        """Of the mean of their logits."""
+        offsets, margins = (torch.stack(parts).mean(0) for parts in zip(*self.tails, strict=True))
+        return Tail(offsets, margins)
+
+
+def sade(counts: Tensor, lean: float) -> Experts:
+    """A plain, a balanced and an inverse softmax: 0, log s and log s - lean log r are added to the logits, with s (C,)
+    the share of each class of counts (C,) and r that of the class as frequent as it is rare, the mean one of those as
+    frequent as it (Zhang et al. 2022, arXiv 2107.09249, equations 1 to 3; Vanint/SADE-AgnosticLT)."""
+    shares = counts.double().clamp(min=1) / counts.sum()
+    rising = shares.sort().values
+    turned = torch.stack([rising.flip(0)[rising == share].mean() for share in shares])
+    none, balanced = torch.zeros(len(counts)), logit_adjusted(counts, 1.0)
+    inverse = (shares.log() - lean * turned.log()).float()
+    return Experts((Tail(none, none), balanced, Tail(inverse, none)))
+
+
 def row_losses(
     task: str,
     logits: Tensor,
@@ -46,7 +70,7 @@ def row_losses(
     weights: Tensor | None = None,
     smoothing: float = 0.0,
     asymmetry: Sequence[float] | None = None,
-    tail: Tail | None = None,
+    tail: Tail | Experts | None = None,
 ) -> Tensor:
     """(B,) loss of each row from logits or numbers (B, C) and value: (B,) classes or grades, else (B, C).
 
@@ -60,8 +84,12 @@ def row_losses(
         weights: (C,) of the positive labels of a multi-label task.
         smoothing: of a classification: share of the label that all classes have equal parts of.
         asymmetry: of a multi-label task: see `asymmetric`, which stands in place of the cross-entropy.
-        tail: of a classification: what is done to the logits first.
+        tail: of a classification: what is done to the logits first; of experts, whose logits are (B, K, C), the mean
+            of what each loses.
     """
+    if isinstance(tail, Experts):
+        each = [row_losses(task, logits[:, k], value, weights, smoothing, tail=own) for k, own in enumerate(tail.tails)]
+        return torch.stack(each).mean(0)
     if task == "classification":
         if tail is not None:
             logits = tail(logits, value)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...losses.supervised import Tail, row_losses
+from ...losses.supervised import Experts, Tail, row_losses
 from ..base import Loss
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ def task_loss(
     weights: Tensor | None = None,
     smoothing: float = 0.0,
     asymmetry: Sequence[float] | None = None,
-    tail: Tail | None = None,
+    tail: Tail | Experts | None = None,
 ) -> Loss:
     """The mean of `row_losses` over the global batch; of classes the accuracy, too, of grades how many they are off.
 
     Args:
         step: its rows are counted over.
         task: see `row_losses`, also for weights, smoothing, asymmetry and tail.
-        logits: (B, C).
+        logits: (B, C); of experts (B, K, C), whose mean is what they say.
         value: (B,) or (B, C) labels; where there is none it is not looked at.
         counts: of `task_counts`.
     """
@@ -51,7 +51,8 @@ def task_loss(
         total = step.mean("loss", losses, counts["loss"])
         parts: dict[str, Tensor] = {}
         if task == "classification":
-            parts["accuracy"] = step.mean("rows", (logits.argmax(1) == value).float(), counts["rows"]).detach()
+            said = logits.mean(1) if logits.ndim == 3 else logits
+            parts["accuracy"] = step.mean("rows", (said.argmax(1) == value).float(), counts["rows"]).detach()
         elif task == "ordinal":
             off = ((logits > 0).sum(1) - value).abs().float()
             parts["off"] = step.mean("rows", off, counts["rows"]).detach()
