@@ -67,7 +67,7 @@ def encoder(name: str, folder: Path) -> Path:
     return folder
 
 
-def measure(chosen: list[str], place: Path) -> None:
+def measure(chosen: list[str], ways: list[str], place: Path) -> None:
     """Every set, number of labels, draw and way that is not in `place` yet; kept there after each."""
     found: dict[str, Any] = json.loads(place.read_text()) if place.is_file() else {}
     for name in chosen:
@@ -75,14 +75,14 @@ def measure(chosen: list[str], place: Path) -> None:
             model = encoder(name, Path(scratch) / "model")
             for labels in LABELS:
                 for draw in range(DRAWS):
-                    for way, how in WAYS.items():
+                    for way in ways:
                         cell = found.setdefault(name, {}).setdefault(str(labels), {})
                         if len(cell.get(way, [])) > draw:
                             continue
                         with contextlib.redirect_stdout(io.StringIO()):
                             out = Path(scratch) / f"{way}-{labels}-{draw}"
                             data, label = str(DATA / SETS[name][1]), SETS[name][2]
-                            run = finetune(model, data, label, labels=labels, seed=draw, output=out, **HOW, **how)
+                            run = finetune(model, data, label, labels=labels, seed=draw, output=out, **HOW, **WAYS[way])
                         cell["test"] = run.report["n_test"]
                         tuned, probe = (run.report["tasks"][task] for task in ("fine-tuned", "linear probe"))
                         key = next(key for key in tuned if key.endswith("/accuracy"))
@@ -95,7 +95,7 @@ def measure(chosen: list[str], place: Path) -> None:
 
 def table(found: dict[str, Any]) -> str:
     """A row for each set and number of labels, and of each way how often it gained."""
-    ways = [way for way in WAYS if way != "alone"]
+    ways = [way for way in WAYS if way != "alone" and all(way in c for cells in found.values() for c in cells.values())]
     rows = [["data", "labels", "test rows", "linear probe", "fine-tuned alone", *[f"by {way}" for way in ways]]]
     gains: dict[str, list[float]] = {}
     for name, by_labels in found.items():
@@ -120,11 +120,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("measure", "table"))
     parser.add_argument("--sets", nargs="+", choices=tuple(SETS), default=list(SETS))
+    parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS))
     parser.add_argument("--result", type=Path, default=RESULT, help="where what is measured is kept")
     args = parser.parse_args()
     if args.what == "measure":
         prepare_process()
-        measure(args.sets, args.result)
+        measure(args.sets, args.ways, args.result)
     else:
         pages.write(pages.FINE_TUNING, table(json.loads(args.result.read_text())), MARKS)
 
