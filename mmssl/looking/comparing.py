@@ -11,8 +11,9 @@ from ..training.building import flat
 from . import repeated
 from .columns import made_of, part_of_text
 from .decoding import Facts
-from .findings import NOTE, WORTHLESS, WRONG, Finding, alike_pairs, named, near_pairs, of_classes, small_ones, words_of
+from .findings import NOTE, WORTHLESS, WRONG, Finding, alike_pairs, named, of_classes, small_ones
 from .rows import Rows
+from .sketches import alike_rows, alike_texts, cells_of, sketches_of
 
 if TYPE_CHECKING:
     from .check import Checked
@@ -61,7 +62,8 @@ def _near(
     theirs: Mapping[int, bytes],
 ) -> list[tuple[int, int]]:
     """Pairs that are nearly the same, without those that are the same."""
-    pairs = near_pairs(words_of(one, name), None if other is None else words_of(other, name))
+    pairs = alike_texts(sketches_of(one, name), None if other is None else sketches_of(other, name))
+    pairs += alike_rows(cells_of(one, name), None if other is None else cells_of(other, name))
     pairs += alike_pairs(small_ones(one, name), None if other is None else small_ones(other, name))
     return [(a, b) for a, b in pairs if mine.get(a) != theirs.get(b) or mine.get(a) is None]
 
@@ -77,7 +79,8 @@ def _of_repeated(
     for name, pairs in near.items():
         if pairs:
             first, second = pairs[0]
-            text = f"{split}: {len(pairs):,} pairs of {name} look nearly the same, e.g. rows {first} and {second}"
+            count_of = f"{len(pairs):,} pairs of {name} look" if len(pairs) > 1 else f"1 pair of {name} looks"
+            text = f"{split}: {count_of} nearly the same, e.g. rows {first} and {second}"
             yield Finding(NOTE, "near", text, split, name, [row for pair in pairs[:25] for row in pair])
 
 

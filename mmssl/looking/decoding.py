@@ -6,7 +6,6 @@ Rows are read by worker processes and told of in a file, line by line, so that a
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from ..modality import Preprocessor, select
 from ..modality.looked import Looked
 from ..models.privacy import without_secrets
 from ..saying import doing
+from .sketches import sketch
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,8 +42,8 @@ SIDES = (8, 9)
 """Of the small picture that samples are compared by."""
 
 Facts = dict[str, Any]
-"""Of a row: "row", "modalities" (name -> "sizes", "channels", the "file" it comes from, and "small" or "words" to be
-compared by), "bad" (modality -> reason)."""
+"""Of a row: "row", "modalities" (name -> "sizes", "channels", the "file" it comes from, and "small", "words" or
+"cells" to be compared by), "bad" (modality -> reason)."""
 
 
 class Looker(Reader):
@@ -90,8 +90,10 @@ def told(found: Looked) -> Facts:
     if found.doubts:
         out["doubts"] = found.doubts
     if found.text is not None:
-        words = _of_words(found.text)
-        return out if words is None else {**out, "words": f"{words:016x}"}
+        words = sketch(found.text)
+        return out if words is None else {**out, "words": words}
+    if found.cells:
+        return {**out, "cells": {name: float(f"{value:.12g}") for name, value in found.cells.items()}}
     small = small_of(found)
     return out if small is None else {**out, "small": small.tobytes().hex()}
 
@@ -105,7 +107,8 @@ def _channel(values: NDArray[Any], signal: bool) -> list[float | int]:
         return [0.0, 0.0, 0.0, 0.0, 1, 0]
     low, high, spread = float(flat.min()), float(flat.max()), float(flat.std())
     saturated = signal and len(flat) >= 100 and high > low and _rests(whole, flat)
-    return [float(f"{x:.6g}") for x in (flat.mean(), spread, low, high)] + [int(high == low), int(saturated)]
+    still = high == low and len(whole) > 1  # of a cell of a table nothing is said
+    return [float(f"{x:.6g}") for x in (flat.mean(), spread, low, high)] + [int(still), int(saturated)]
 
 
 def _rests(whole: NDArray[np.float64], some: NDArray[np.float64]) -> bool:
@@ -156,19 +159,6 @@ def _small(values: NDArray[Any]) -> NDArray[np.float64] | None:
     edges = [np.linspace(0, length, parts + 1).astype(int) for length, parts in zip(numbers.shape, SIDES, strict=True)]
     sums = np.add.reduceat(np.add.reduceat(numbers, edges[0][:-1], 0), edges[1][:-1], 1)
     return np.asarray(sums / np.outer(np.diff(edges[0]), np.diff(edges[1])))
-
-
-def _of_words(text: str) -> int | None:
-    """Charikar's simhash of the words and pairs of them, in small letters: 64 bits."""
-    words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
-    parts = [*words, *(" ".join(pair) for pair in zip(words, words[1:], strict=False))]
-    if len(words) < 4:
-        return None
-    votes = np.zeros(64)
-    for part in parts:
-        number = int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "big")
-        votes += np.array([1 if number >> bit & 1 else -1 for bit in range(64)])
-    return sum(1 << bit for bit in range(64) if votes[bit] > 0)
 
 
 # ----------------------------------------------------------------------------------------------------- all of them

@@ -20,13 +20,12 @@ LEVELS = (WORTHLESS, WRONG, NOTE)
 """A run on these data would say nothing; something should be mended; something to know."""
 FAR = 12.0
 """Robust deviations (of the median distance from the median) from which on a channel of a sample is an outlier."""
+FAR_CELL = 100.0
+"""The same for a cell of a table."""
 ALIKE = 0.99
 """Cosine of the small pictures of two samples from which on they are nearly the same."""
 COMPARED, BLOCK = 50_000, 1024
 """Rows of a split whose small pictures are compared, at most; at a time."""
-NEAR, BANDS = 2, 4
-"""Bits by which the signatures of two texts that are nearly the same differ, at most; parts of one that are compared
-first: of so few differing bits one part has none."""
 USUAL = 0.8
 """Share of the samples that have what is usual."""
 SHOWN = 5
@@ -119,6 +118,11 @@ def channels_of(facts: Sequence[Facts], modality: str, others: Sequence[Facts] =
         spread = np.sqrt(np.mean(numbers[alive, 1] ** 2 + (numbers[alive, 0] - mean) ** 2)) if alive.any() else 0.0
         sizes = np.concatenate([numbers[alive, 1], [of[1] for _, of in beside.get(name, ()) if of[4] == 0]])
         far = _far(np.log(np.maximum(sizes, 1e-12)))[: int(alive.sum())]
+        if len(sizes) and not sizes.any():  # cells of a table, one number each
+            means = np.concatenate([numbers[alive, 0], [of[0] for _, of in beside.get(name, ()) if of[4] == 0]])
+            far = _far_cells(means)[: int(alive.sum())]
+            alive &= len(set(means.tolist())) > 1 or len(means) == 1
+            far = far[: int(alive.sum())]
         out[name] = {
             "mean": float(f"{mean:.6g}"),
             "std": float(f"{spread:.6g}"),
@@ -150,6 +154,13 @@ def _far(values: np.ndarray) -> np.ndarray:
     return np.asarray(distance > FAR * usual)
 
 
+def _far_cells(values: np.ndarray) -> np.ndarray:
+    """Which cells of a column are none of its numbers, such as -9999: columns have long tails, but no such ones."""
+    distance = np.abs(values - np.median(values))
+    usual = float(np.median(distance)) * 1.4826 if len(values) >= 20 else 0.0
+    return np.asarray(distance > FAR_CELL * usual) if usual > 0 else np.zeros(len(values), bool)
+
+
 def of_modality(
     name: str, split: str, facts: Sequence[Facts], told: Mapping[str, Any], most: float
 ) -> Iterator[Finding]:
@@ -170,7 +181,8 @@ def of_modality(
         text = f"{split}: {broken:,} of {looked_at:,} {name} are broken{kinds} ({share:.1%}), e.g. {first['reason']}"
         yield Finding(level, "broken", text, split, name, first["rows"])
     files = files_of(facts, name)
-    yield from _of_channels(name, split, told["channels"], files)
+    table = any("cells" in one["modalities"].get(name, {}) for one in facts)
+    yield from _of_channels(name, split, told["channels"], files, table)
     yield from _of_doubts(name, split, facts, files)
 
 
@@ -181,10 +193,11 @@ def files_of(facts: Sequence[Facts], modality: str) -> dict[int, str]:
 
 
 def _of_channels(
-    name: str, split: str, channels: Mapping[str, Mapping[str, Any]], files: Mapping[int, str]
+    name: str, split: str, channels: Mapping[str, Mapping[str, Any]], files: Mapping[int, str], table: bool
 ) -> Iterator[Finding]:
+    """table: they are the columns of numbers of a table, which has others beside them."""
     dead = [channel for channel, of in channels.items() if len(of["flat"]) == of["samples"]]
-    if channels and len(dead) == len(channels):
+    if channels and len(dead) == len(channels) and not table:
         yield Finding(WORTHLESS, "constant", f"{split}: {name} is constant in every sample", split, name)
         return
     if dead:
@@ -198,7 +211,8 @@ def _of_channels(
         if rows:
             level = NOTE if kind == "outliers" or len(rows) < 3 else WRONG
             said = named(rows, _beside(which, files))
-            text = f"{split}: {name}: {_samples(len(rows))} with a channel that is {words}: {said}"
+            with_a = f"{_samples(len(rows))} with a {'column' if table else 'channel'}"
+            text = f"{split}: {name}: {with_a} that is {words}: {said}"
             yield Finding(level, kind.removesuffix("s"), text, split, name, rows[:50])
 
 
@@ -248,31 +262,6 @@ def _some(names: Sequence[str], most: int = 4) -> str:
 # ----------------------------------------------------------------------------------------------------- of pairs of rows
 
 
-def near_pairs(
-    one: Mapping[int, int], other: Mapping[int, int] | None = None, bits: int = NEAR, most: int = 2000
-) -> list[tuple[int, int]]:
-    """(row, row) whose signatures differ in few bits: within a split, or between two.
-
-    most: pairs that are listed; a bucket of more rows than that (silence, blank pages) is left out.
-    """
-    width = 64 // BANDS
-    buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for row, code in one.items():
-        for band in range(BANDS):
-            buckets[band, code >> band * width & (1 << width) - 1].append(row)
-    found: set[tuple[int, int]] = set()
-    for row, code in (one if other is None else other).items():
-        for band in range(BANDS):
-            for match in buckets.get((band, code >> band * width & (1 << width) - 1), [])[:most]:
-                if other is None and match >= row:
-                    continue
-                if (one[match] ^ code).bit_count() <= bits:
-                    found.add((match, row))
-        if len(found) >= most:
-            break
-    return sorted(found)
-
-
 def alike_pairs(
     one: Mapping[int, Small], other: Mapping[int, Small] | None = None, least: float = ALIKE, most: int = 2000
 ) -> list[tuple[int, int]]:
@@ -298,12 +287,6 @@ def _units(small: Mapping[int, Small]) -> tuple[NDArray[np.int64], NDArray[np.fl
         rows = rows[np.sort(order(len(rows), 0, 0)[:COMPARED])]
     x = np.asarray([small[row] for row in rows.tolist()], np.float32).reshape(len(rows), -1)
     return rows, x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)
-
-
-def words_of(facts: Sequence[Facts], modality: str) -> dict[int, int]:
-    """Row -> the signature of its words, of those that have one."""
-    found = {one["row"]: one["modalities"].get(modality, {}).get("words") for one in facts}
-    return {row: int(code, 16) for row, code in found.items() if code is not None}
 
 
 def small_ones(facts: Sequence[Facts], modality: str) -> dict[int, Small]:

@@ -19,6 +19,7 @@ class Looked:
         channels: name -> its numbers, of any shape; NaN where nothing was measured.
         signal: whether they are signals over time, which do not rest at their extremes.
         unit: of the numbers; empty: none.
+        cells: column -> its value as a number, of a row of a table, without those that are missing.
         text: the words themselves, of what is language.
         doubts: what of it no such sample has, in words; what differs between two samples stands in brackets.
     """
@@ -27,6 +28,7 @@ class Looked:
     channels: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     signal: bool = False
     unit: str = ""
+    cells: dict[str, float] = field(default_factory=dict)
     text: str | None = None
     doubts: list[str] = field(default_factory=list)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mmssl import modality as base
 from mmssl.errors import UserError, nearest
 from mmssl.modality import Inputs, with_present
+from mmssl.modality.looked import Looked
 from mmssl.modality.table import Column, Table
 
 from . import cells, schema
@@ -146,6 +147,15 @@ class Preprocessor(base.Preprocessor[Cells]):
             if not cells.is_missing(value, schema.no_value(self.config, column.kind)):
                 out[i] = column.read(value)
         return None if np.isnan(out).all() else out
+
+    def look(self, raw: object) -> Looked | None:
+        """The cells; those of numbers are channels of one value, so that they have statistics."""
+        row = self.read(raw)
+        if row is None:
+            return None
+        known = [(c, float(v)) for c, v in zip(self.columns, row, strict=True) if not np.isnan(v)]
+        numbers = {c.name: np.array([v]) for c, v in known if not c.is_category}
+        return Looked({"cells": float(len(known))}, numbers, cells={c.name: v for c, v in known})
 
     def _differences(self, row: Mapping[str, object]) -> str:
         known = [column.name for column in self.columns]

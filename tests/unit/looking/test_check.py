@@ -20,8 +20,9 @@ from mmssl.cli import main
 from mmssl.looking import decoding, findings
 from mmssl.looking.check import Checked, check
 from mmssl.looking.decoding import small_of, told
-from mmssl.looking.findings import alike_pairs, near_pairs, small_ones, words_of
+from mmssl.looking.findings import alike_pairs, small_ones
 from mmssl.looking.options import CheckConfig
+from mmssl.looking.sketches import alike_texts, sketches_of
 from mmssl.modality.looked import Looked, of_picture
 
 
@@ -188,7 +189,7 @@ def test_what_looks_nearly_the_same() -> None:
     words = "the old river ran past a quiet mill and many small boats lay there in winter"
     texts = [words, words.upper() + "!", "nothing of that kind was ever seen by anybody who lived near this sea"]
     facts = [{"row": n, "modalities": {"text": told(Looked(text=text))}} for n, text in enumerate(texts)]
-    assert near_pairs(words_of(facts, "text")) == [(0, 1)]
+    assert alike_texts(sketches_of(facts, "text")) == [(0, 1)]
     assert small_of(Looked(channels={"a": np.zeros(900)})) is None, "silence looks like all silence"
 
 
@@ -200,18 +201,6 @@ def test_of_very_many_rows_a_sample_is_compared(monkeypatch: pytest.MonkeyPatch)
     assert len(rows) == 6 and set(rows.tolist()) < set(small) and rows.tolist() == sorted(rows.tolist())
     np.testing.assert_allclose((units**2).sum(1), 1, rtol=1e-5)
     assert alike_pairs(small, {3: small[int(rows[2])]}) == [(int(rows[2]), 3)]
-
-
-def test_near_pairs_are_all_pairs_of_few_bits() -> None:
-    rng = np.random.default_rng(1)
-    codes = {n: int(rng.integers(0, 2**63)) for n in range(50)}
-    for n in range(50, 90):
-        code = codes[n - 50]
-        for bit in rng.choice(64, n % 4, replace=False):
-            code ^= 1 << int(bit)
-        codes[n] = code
-    every = {(a, b) for a in codes for b in codes if a < b and (codes[a] ^ codes[b]).bit_count() <= 2}
-    assert set(near_pairs(codes)) == every
 
 
 def test_channels_in_numbers() -> None:
