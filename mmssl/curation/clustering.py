@@ -17,6 +17,7 @@ import numpy as np
 from ..data.row_files import with_about
 from ..errors import RunError, UserError, one_line
 from ..files import replaceable, whole_file
+from ..recipe.renewing import KMeansOptions, level_names
 from ..saying import doing
 from .embeddings import (
     Embeddings,
@@ -63,22 +64,17 @@ def refuse_levels(clusters: Sequence[int]) -> None:
             raise UserError(f"clusters: found {coarse} behind {fine}, expected fewer: levels go from fine to coarse")
 
 
-def level_names(levels: int) -> list[tuple[str, str]]:
-    """(column of the clusters, column of the distances) of each level, from fine to coarse."""
-    return [("cluster", "distance")] + [(f"cluster_{n}", f"distance_{n}") for n in range(2, levels + 1)]
-
-
-def find_clusters(embeddings: Embeddings, options: ClusterConfig) -> list[KMeans]:
+def find_clusters(embeddings: Embeddings, options: KMeansOptions, seed: int) -> list[KMeans]:
     """The levels, from fine to coarse: those of the rows, and of the centres of the level before, which count alike
     however many rows they have (Vo et al. 2024, arXiv 2405.15613). UserError where there are too few rows."""
     with doing("reading a sample of the embeddings"):
-        sample, rows = embeddings.sample(options.sample, options.seed)
+        sample, rows = embeddings.sample(options.sample, seed)
     k, spherical = options.levels[0], options.kind == "spherical"
     if k > len(sample):
         what = f"{rows:,} rows have an embedding" if rows == len(sample) else f"sample is {options.sample:,}"
         raise UserError(f"clusters: found {k:,}, but {what}, expected at most as many clusters")
     more: Any = {"spherical": spherical, "balanced": options.balanced, "iterations": options.iterations}
-    more |= {"restarts": options.restarts, "seed": options.seed}
+    more |= {"restarts": options.restarts, "seed": seed}
     with doing(f"finding {k:,} clusters"):
         begin = None if rows == len(sample) else embeddings.vectors
         levels = [cluster(sample, begin, rows, k, **more)]
@@ -126,7 +122,7 @@ def write_clusters(embeddings: Embeddings, options: ClusterConfig, output: str |
 
     path = Path(output)
     replaceable(path)
-    levels = find_clusters(embeddings, options)
+    levels = find_clusters(embeddings, options, options.seed)
     names = level_names(len(levels))
     sizes = [np.zeros(len(level.centres), np.int64) for level in levels]
     sums = np.zeros(len(levels))

@@ -54,6 +54,7 @@ def training_batches(
     stored: Mapping[str, Stored] | None = None,
     cuts: Cuts | None = None,
     by: Order | None = None,
+    epoch: int = 0,
 ) -> Iterator[Loaded]:
     """Endless shuffled micro-batches of process `rank`; see `mmssl.data.sampler` for what is in which.
 
@@ -77,6 +78,7 @@ def training_batches(
         stored: modality -> outputs of its frozen tower, or labels, which are read in place of its column.
         cuts: views that are cut out of rows as they are read, of modalities that are not stored.
         by: the order of the samples, where it is not the plain one.
+        epoch: the number of its first epoch, where another order came before.
 
     Raises:
         UserError: a column is not there, or the batch cannot be cut into equal parts or is larger than the data.
@@ -105,6 +107,7 @@ def training_batches(
             seed=seed,
             by=by,
             start=start_batch,
+            epoch=epoch,
         )
         batches = ([(epoch, index, None) for epoch, index in items] for items in sampler)
     return read_batches(reader, batches, workers, ahead=accumulation)
@@ -122,6 +125,7 @@ def evaluation_batches(
     rank: int = 0,
     world: int = 1,
     broken: str = "part",
+    stored: Mapping[str, Stored] | None = None,
 ) -> Iterator[Loaded]:
     """All samples once, in order, the last batch short; of several captions always the first.
 
@@ -136,12 +140,14 @@ def evaluation_batches(
         rank: of this process, which gets every world-th batch.
         world: number of processes.
         broken: what a broken part of a row costs: that "part" alone, or the whole "row".
+        stored: what is read in place of a column, which the data need not have.
     """
     columns = columns_of(preprocessors, columns)
-    check_columns(source, {**columns, **({"keep": list(keep)} if keep else {})})
+    held = {name: wanted for name, wanted in columns.items() if name not in (stored or ())}
+    check_columns(source, {**held, **({"keep": list(keep)} if keep else {})})
     batches: Iterable[Items]
     if is_stream(source):
-        needed = source.select_columns(read_columns(columns, keep))
+        needed = source.select_columns(read_columns(held, keep))
         rows = ((0, number, row) for number, row in enumerate(stream_rows(needed)))
         numbered = enumerate(_chunks(islice(rows, limit), batch_size))
         batches = (chunk for number, chunk in numbered if number % world == rank)
@@ -149,7 +155,7 @@ def evaluation_batches(
         size = len(source) if limit is None else min(limit, len(source))
         items = in_order(size, batch_size, rank=rank, world=world)
         batches = ([(epoch, index, None) for epoch, index in chunk] for chunk in items)
-    return read_batches(Reader(source, preprocessors, columns, None, keep, broken), batches, workers)
+    return read_batches(Reader(source, preprocessors, columns, None, keep, broken, stored=stored), batches, workers)
 
 
 def read_rows(source: Source, columns: Columns | Iterable[str], n: int, seed: int = 0) -> list[Row]:

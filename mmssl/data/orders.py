@@ -252,6 +252,96 @@ class Paced(Order):
         return rows.reshape(self.steps, self.batch_size)
 
 
+@dataclass(frozen=True)
+class Together(Order):
+    """The rows of a group lie one behind the other, so that they are in one batch (positives of each other); a group
+    that reaches over the end of a batch is cut there. Rows of no group come between them, each once."""
+
+    groups: Numbers
+
+    @classmethod
+    def of(cls, seed: int, batch_size: int, codes: Numbers) -> Together:
+        """codes: (n,) the group of each row, -1 where it has none."""
+        groups = codes.copy()
+        alone = np.flatnonzero(codes < 0)
+        groups[alone] = codes.max(initial=-1) + 1 + np.arange(len(alone))
+        steps = len(codes) // batch_size
+        if not steps:
+            raise UserError(f"data.sampler: the data has {len(codes):,} samples, fewer than one batch ({batch_size})")
+        return cls(seed, batch_size, steps, len(codes), groups)
+
+    def rows(self, epoch: int) -> Numbers:
+        """Group after group; what fills no batch is left out of this epoch."""
+        drawn = by_group(order(self.size, self.key("rows"), epoch), self.groups, self.key("groups"), epoch)
+        return drawn[: self.steps * self.batch_size].reshape(self.steps, self.batch_size)
+
+
+@dataclass(frozen=True)
+class Kept(Order):
+    """A share of the rows alone, those that score best: of all, or as many of each group, as far as it has them
+    (pruning; where scores are renewed in a run, dynamic pruning).
+
+    Attributes:
+        kept: numbers of the rows that come, in rising order, each once an epoch.
+    """
+
+    kept: Numbers
+
+    @classmethod
+    def of(
+        cls,
+        seed: int,
+        batch_size: int,
+        scores: NDArray[np.float64],
+        keep: float,
+        lowest: bool,
+        codes: Numbers | None = None,
+    ) -> Kept:
+        """Choose.
+
+        Args:
+            seed: of the order, and of which rows of one score are kept.
+            batch_size: of a step.
+            scores: (n,), nan where there is none: such rows never come.
+            keep: share of the rows with a score that is kept, to within one.
+            lowest: the best are the lowest.
+            codes: (n,) the group of each row, -1 where it has none: such rows never come.
+        """
+        known = np.flatnonzero(~np.isnan(scores) & (True if codes is None else codes >= 0))
+        drawn = known[np.argsort(order(len(scores), key_of(seed, "sampler", "ties"), 0)[known], kind="stable")]
+        best = drawn[np.argsort(scores[drawn] if lowest else -scores[drawn], kind="stable")]
+        count = round(keep * len(known))
+        groups = np.zeros(len(best), np.int64) if codes is None else np.unique(codes[best], return_inverse=True)[1]
+        kept = np.sort(best[rank_in_group(groups) < shared_out(np.bincount(groups), count)[groups]])
+        if len(kept) < batch_size:
+            raise UserError(
+                f"data.sampler: {len(kept):,} of {len(scores):,} rows are kept, fewer than one batch (train.batch_size "
+                f"{batch_size})"
+            )
+        return cls(seed, batch_size, len(kept) // batch_size, len(scores), kept)
+
+    def rows(self, epoch: int) -> Numbers:
+        """Those that are kept, in any order; what fills no batch is left out of this epoch."""
+        drawn = self.kept[order(len(self.kept), self.key("rows"), epoch)]
+        return drawn[: self.steps * self.batch_size].reshape(self.steps, self.batch_size)
+
+
+def shared_out(sizes: Numbers, count: int) -> Numbers:
+    """(k,) how many rows each group gives, `count` in all: as many of each, to within one, or all that it has."""
+    given, left = np.zeros(len(sizes), np.int64), min(count, int(sizes.sum()))
+    while left:
+        room = np.flatnonzero(given < sizes)
+        each, rest = divmod(left, len(room))
+        if each:
+            more = np.minimum(each, sizes[room] - given[room])
+        else:  # the last ones go to the largest groups
+            more = np.zeros(len(room), np.int64)
+            more[np.argsort(-sizes[room], kind="stable")[:rest]] = 1
+        given[room] += more
+        left -= int(more.sum())
+    return given
+
+
 def codes_of(values: Sequence[object]) -> Numbers:
     """(n,) a number from 0 on for each value, -1 where there is none."""
     known: dict[object, int] = {}

@@ -69,6 +69,7 @@ class Sampler:
         seed: of the order.
         by: gives the rows of an epoch, where they are not in the plain order: of `size` rows, and batches of this size.
         start: micro-batches already done; the stream goes on after them in constant time.
+        epoch: the number of the first epoch.
 
     Raises:
         UserError: the batch cannot be cut into equal parts, or is larger than the data.
@@ -85,6 +86,7 @@ class Sampler:
         seed: int = 0,
         by: Order | None = None,
         start: int = 0,
+        epoch: int = 0,
     ) -> None:
         self.local, self.micro = slices(batch_size, accumulation, world)
         if size < batch_size:
@@ -94,12 +96,13 @@ class Sampler:
             )
         self.size, self.batch_size, self.rank, self.seed, self.start = size, batch_size, rank, seed, start
         self.accumulation = accumulation
-        self.by = by
+        self.by, self.first = by, epoch
         self.steps_per_epoch = size // batch_size if by is None else by.steps
         self.batches_per_epoch = self.steps_per_epoch * accumulation
 
     def __iter__(self) -> Iterator[list[Item]]:
-        epoch, first = divmod(self.start, self.batches_per_epoch)
+        done, first = divmod(self.start, self.batches_per_epoch)
+        epoch = self.first + done
         while True:
             if self.by is None:
                 indices = order(self.size, self.seed, epoch)

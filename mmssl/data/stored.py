@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import BadSample
-from ..modality import Inputs
+from ..modality import Inputs, Preprocessor
 
 POOLED = "pooled"
 """The key of a batch that holds a tower's outputs where others hold its inputs."""
@@ -29,6 +29,36 @@ class Stored(Protocol):
 
     def collate(self, samples: Sequence[Any]) -> Inputs:
         """A batch of what `read` gave."""
+
+
+class Given:
+    """A column about the rows that is not among theirs, read as its preprocessor reads one of theirs.
+
+    values: (n,) raw values; None where there is none. They may be put in the place of others between two passes.
+    """
+
+    def __init__(self, reader: Preprocessor[Any], values: Sequence[Any]) -> None:
+        self.reader, self.values = reader, values
+
+    def read(self, index: int, choice: int = 0) -> Any:
+        """Of row `index`; None where there is nothing."""
+        raw = self.values[index]
+        return None if raw is None else self.reader.read(raw)
+
+    def collate(self, samples: Sequence[Any]) -> Inputs:
+        """A batch of what `read` gave."""
+        return self.reader.collate(samples)
+
+
+class Unknown(Given):
+    """A column of which nothing is known, of rows that are looked at outside of training."""
+
+    def __init__(self, reader: Preprocessor[Any]) -> None:
+        super().__init__(reader, ())
+
+    def read(self, index: int, choice: int = 0) -> Any:
+        """Nothing."""
+        return None
 
 
 class Outputs:

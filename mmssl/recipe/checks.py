@@ -22,6 +22,7 @@ from ..options.wording import show
 from ..provenance import by_user
 from ..schedules import HORIZON, Rate, schedule_faults
 from .mixture import check_mixture
+from .renewing import check_renewed
 from .sampling import check_sampler
 
 _LONGEST = 200
@@ -53,6 +54,7 @@ def check_recipe(recipe: Any, faults: Faults) -> None:
         known(name, f"data.columns.{name}")
     check_mixture(recipe.data, known, faults)
     check_sampler(recipe.data, faults)
+    check_renewed(recipe, faults)
 
 
 def _get(part: object, name: str) -> Any:

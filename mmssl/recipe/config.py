@@ -15,6 +15,7 @@ from ..options.schema import Part, Variant
 from ..reading import UNITS, Reading, check_encoding
 from .evaluation import SPLIT, EvaluationConfig
 from .mixture import MixConfig
+from .renewing import RenewedConfig
 from .sampling import SamplerConfig
 from .train import OPTIMIZERS, GuardConfig, LoopConfig, TrainConfig
 
@@ -126,6 +127,12 @@ class DataConfig(RowsConfig):
     )
     sampler: SamplerConfig | None = option(
         None, help="which samples are together in a batch, and how often they come; null: all once, in any order"
+    )
+    renewed: RenewedConfig | None = option(
+        None, help="columns that the model in training gives rows, and gives anew; null: none"
+    )
+    beside: str | None = option(
+        None, local=True, help="a parquet with a row a row, as of `mmssl cluster`, whose columns objectives may name"
     )
     mix: dict[str, MixConfig] = option(factory=dict, help="name -> further data that are trained on beside `path`")
     weight: float | None = option(

@@ -24,6 +24,7 @@ from .building import Columns
 from .labels import Labels, with_labels
 from .loop import Batches
 from .mixture import Mixed
+from .renewing import Renewed
 
 if TYPE_CHECKING:
     from ..data.loading import Source
@@ -42,6 +43,7 @@ def feed(
     alone: bool = False,
     cuts: Cuts | None = None,
     by: Order | None = None,
+    renewed: Renewed | None = None,
 ) -> Batches:
     """This process's micro-batches of the training rows, from any one on.
 
@@ -56,6 +58,7 @@ def feed(
         mixture: the rows of several data, in place of those of `source`.
         labels: the columns that objectives learn from, which come along.
         by: the order of the samples (`data.sampler`).
+        renewed: says which order it is instead, where that changes.
         alone: as if there were no other process: the rows of all of them.
         cuts: views that are cut out of rows as they are read.
     """
@@ -93,6 +96,7 @@ def feed(
                 memory=recipe.train.memory,
                 cuts=cuts,
             )
+        order, start, epoch = (by, first, 0) if renewed is None else renewed.since(first, recipe.train.accumulation)
         return training_batches(
             source,
             preprocessors,
@@ -106,12 +110,13 @@ def feed(
             shuffle_buffer=recipe.data.shuffle_buffer,
             readers=recipe.data.readers,
             lengths=lengths.get(FIRST),
-            start_batch=first,
+            start_batch=start,
             broken=recipe.data.broken,
             memory=recipe.train.memory,
-            stored=stored,
+            stored={**stored, **labels.given},
             cuts=cuts,
-            by=by,
+            by=by if order is None else order,
+            epoch=epoch,
         )
 
     return batches

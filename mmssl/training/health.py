@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -42,6 +42,7 @@ from .observers import Measured, Moment, Observer
 
 if TYPE_CHECKING:
     from ..data.loading import Source
+    from ..data.stored import Stored
 
 Columns = Mapping[str, str | list[str]]
 
@@ -176,6 +177,7 @@ def load_probe(
     rank: int,
     world: int,
     broken: str,
+    stored: Mapping[str, Stored] | None = None,
 ) -> list[list[Loaded]]:
     """This process's rows of the probe, the same in each run: of each chunk of as many rows as a step has, its parts.
 
@@ -189,6 +191,7 @@ def load_probe(
         rank: of this process.
         world: number of processes.
         broken: see `training_batches`.
+        stored: see `evaluation_batches`.
     """
     rows, _ = subset(source, samples, seed, buffer=0)
     mine: list[int] = []
@@ -197,5 +200,6 @@ def load_probe(
         mine += range(start + rank * size, start + (rank + 1) * size)
     part = train.batch_size // train.accumulation // world
     chosen = rows.select(mine)
-    parts = list(evaluation_batches(chosen, preprocessors, dict(columns), batch_size=part, broken=broken))
+    more: dict[str, Any] = {"batch_size": part, "broken": broken, "stored": stored}
+    parts = list(evaluation_batches(chosen, preprocessors, dict(columns), **more))
     return [parts[first : first + train.accumulation] for first in range(0, len(parts), train.accumulation)]

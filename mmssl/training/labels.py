@@ -29,6 +29,7 @@ from ..data.mixed_streams import MixedStreams
 from ..data.mixing import Mixture
 from ..data.reader import is_stream
 from ..data.selection import column_names
+from ..data.stored import Given
 from ..errors import RunError, UserError, nearest, one_line
 from ..files import write_whole
 from ..losses.supervised import class_weights
@@ -42,6 +43,7 @@ from .engine import on_first
 if TYPE_CHECKING:
     from ..data.loading import Source
     from ..recipe.config import Recipe
+    from .beside import Beside
     from .building import Columns
     from .mixture import Mixed
 
@@ -64,11 +66,13 @@ class Labels:
         columns: key in a batch -> column(s).
         readers: key -> what reads them.
         targets: key -> what was fitted, of those that are tasks.
+        given: key -> values of each row, of what is not among the columns of the data (`mmssl.training.beside`).
     """
 
     columns: dict[str, str | list[str]] = field(default_factory=dict)
     readers: dict[str, Preprocessor] = field(default_factory=dict)
     targets: dict[str, Target] = field(default_factory=dict)
+    given: dict[str, GivenBeside] = field(default_factory=dict)
 
     def of(self, config: ObjectiveConfig) -> list[Target]:
         """What an objective is built with beside its config and the model."""
@@ -83,6 +87,7 @@ def open_labels(
     folder: Path,
     accelerator: Accelerator,
     resume: bool,
+    beside: Beside | None = None,
 ) -> Labels:
     """What reads the columns that objectives ask for, with the classes and statistics that the first process fits, or
     that the run was started with.
@@ -96,6 +101,7 @@ def open_labels(
         folder: of the run, which keeps what was fitted in `labels.json`.
         accelerator: the processes.
         resume: take what is kept there.
+        beside: columns about the rows which the data have not.
 
     Raises:
         UserError: none of the data has a column, what learns from it reads it as an input, or it says nothing.
@@ -105,23 +111,56 @@ def open_labels(
     wanted = wanted_columns(recipe.objectives)
     for one in wanted.values():
         known = list(dict.fromkeys(name for of, _ in parts for name in column_names(of)))
+        further = [] if beside is None else beside.known
         for column in one.columns:
-            if column not in known:
+            if column not in known and column not in further:
+                more = f", beside them {', '.join(further)}" if further else ""
                 raise UserError(
-                    f"{one.option}: the data has no column '{column}', its columns are {', '.join(known)}"
-                    f"{nearest(column, known)}"
+                    f"{one.option}: the data has no column '{column}', its columns are {', '.join(known)}{more}"
+                    f"{nearest(column, [*known, *further])}"
                 )
     for _, read in parts:
         _refuse_inputs(recipe, read)
     fitting = {key: one for key, one in wanted.items() if one.fits}
     sources = [of for of, _ in parts]
-    targets = _fitted(fitting, sources, recipe.data.fit_samples, folder, accelerator, resume) if fitting else {}
+    samples = recipe.data.fit_samples
+    targets = _fitted(fitting, sources, samples, folder, accelerator, resume, beside) if fitting else {}
     whole = any(is_stream(of) for of in sources)
-    return Labels(
-        {key: one.column if isinstance(one.column, str) else list(one.column) for key, one in wanted.items()},
-        {key: _reader(one, sources, targets.get(key), whole) for key, one in wanted.items()},
-        targets,
-    )
+    readers = {key: _reader(one, sources, targets.get(key), whole) for key, one in wanted.items()}
+    given = {
+        key: GivenBeside(readers[key], one, beside, source)
+        for key, one in wanted.items()
+        if beside is not None and any(column in beside for column in one.columns)
+    }
+    columns = {key: one.column if isinstance(one.column, str) else list(one.column) for key, one in wanted.items()}
+    return Labels({key: of for key, of in columns.items() if key not in given}, readers, targets, given)
+
+
+class GivenBeside(Given):
+    """A column, or several of which one at least is not among those of the data, as it is now."""
+
+    def __init__(self, reader: Preprocessor[Any], wanted: LabelColumn, beside: Beside, source: Source) -> None:
+        self.wanted, self.beside, self.source = wanted, beside, source
+        super().__init__(reader, self._values())
+
+    def again(self) -> None:
+        """Take the columns as they are now."""
+        self.values = self._values()
+
+    def _values(self) -> list[Any]:
+        own = self.source.with_format(None)
+        wanted = self.wanted
+        told = {
+            name: self.beside.values(name, wanted.option) if name in self.beside else list(own[name])
+            for name in wanted.columns
+        }
+        if isinstance(wanted.column, str):
+            return told[wanted.column]
+        return [dict(zip(told, row, strict=True)) for row in zip(*told.values(), strict=True)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For workers, which read values alone."""
+        return {"reader": self.reader, "values": self.values}
 
 
 def _fitted(
@@ -131,6 +170,7 @@ def _fitted(
     folder: Path,
     accelerator: Accelerator,
     resume: bool,
+    beside: Beside | None,
 ) -> dict[str, Target]:
     """Key -> target: of all rows, of streams of the first `samples`."""
     kept = folder / "labels.json"
@@ -140,7 +180,7 @@ def _fitted(
             found = {key: Target(**spec) for key, spec in read_json_object(kept, f"{kept}").items()}
             if found.keys() >= wanted.keys():
                 return {key: found[key].to_dict() for key in wanted}
-        found = {key: _fit(one, sources, samples) for key, one in wanted.items()}
+        found = {key: _fit(one, sources, samples, beside) for key, one in wanted.items()}
         plain = {key: target.to_dict() for key, target in found.items()}
         try:
             write_whole(kept, json.dumps(plain, indent=2) + "\n")
@@ -151,7 +191,9 @@ def _fitted(
     return {key: Target(**spec) for key, spec in on_first(accelerator, fit).items()}
 
 
-def _fit(wanted: LabelColumn, sources: Sequence[Source], samples: int) -> Target:
+def _fit(wanted: LabelColumn, sources: Sequence[Source], samples: int, beside: Beside | None) -> Target:
+    if beside is not None and any(column in beside for column in wanted.columns):
+        return _fit_beside(wanted, beside)
     values: dict[str, list[Any]] = {column: [] for column in wanted.columns}
     there = [of for of in sources if set(wanted.columns) <= set(column_names(of))]
     for of in there:
@@ -170,6 +212,23 @@ def _fit(wanted: LabelColumn, sources: Sequence[Source], samples: int) -> Target
     labels = [value for row in rows_of(values, target) if (value := target.encode(row)) is not None]
     weights = class_weights(target.task, stack(labels, target), target.outputs)
     return target if weights is None else dataclasses.replace(target, weights=weights.tolist())
+
+
+def _fit_beside(wanted: LabelColumn, beside: Beside) -> Target:
+    """Of a column that the data have not. Clusters that a run finds anew are all that there may be."""
+    if len(wanted.columns) > 1:
+        raise UserError(f"{wanted.option}: found {', '.join(wanted.columns)}, expected a single column")
+    name = wanted.columns[0]
+    renewed = beside.renewed
+    if renewed is None or not beside.gives(name):
+        return target_of({name: beside.values(name, wanted.option)}, wanted.kind, None, wanted.option, wanted.classes)
+    if not name.startswith("cluster") or renewed.stages_count or wanted.kind not in ("auto", "classification"):
+        raise UserError(
+            f"{wanted.option}: found '{name}' of data.renewed, expected clusters as classes, and data.renewed.stages: "
+            "false"
+        )
+    count = renewed.levels[renewed.names.index(name) // 2]
+    return target_of({name: list(range(count))}, "classification", None, wanted.option, wanted.classes)
 
 
 def _refuse_inputs(recipe: Recipe, columns: Columns) -> None:

@@ -189,8 +189,9 @@ class Loop:
                     with interrupts.held():  # what was seen, the log and the checkpoint too
                         meter, verdict = self._account(moment, found, meter, norm, per_epoch, display)
                         step = self._settle(moment, verdict)
-                    if step != moment.step:  # it went back
-                        stream, meter = self._stream(batches, step), Meter()
+                    went_back = step != moment.step
+                    if went_back or self.observers.renewed:
+                        stream, meter = self._stream(batches, step), Meter() if went_back else meter
                     answered()
                     self._watch_the_clock(step)
             except KeyboardInterrupt:
@@ -216,7 +217,7 @@ class Loop:
         every, logs = self.settings.save_every, step % self.settings.log_every == 0 or step == self.steps
         saves = every is not None and step % every == 0 or logs and self.keeper.long_unsaved()
         saves = saves or step == self.rates.held
-        return Moment(step, self.steps, saves and step < self.steps, logs)
+        return Moment(step, self.steps, saves and step < self.steps, logs, self.course.skipped)
 
     def _watch_the_clock(self, step: int) -> None:
         """TimeUp, with a checkpoint, where the run has had its time; RunError where that cannot be written."""
@@ -233,7 +234,7 @@ class Loop:
     def _first_look(self, interrupts: Interrupts) -> None:
         """Look at the start, or make up for a look that was interrupted."""
         if self.looked < self.start:
-            moment = Moment(self.start, self.steps)
+            moment = Moment(self.start, self.steps, skipped=self.course.skipped)
             found = self.parallel.look(self.pretraining, partial(self.observers.look, moment))
             with interrupts.held():
                 self.observers.note(moment, found, self._metrics)

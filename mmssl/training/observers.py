@@ -30,6 +30,7 @@ class Moment:
     Attributes:
         saves: a checkpoint is written after this step, and the run goes on behind it.
         logs: a line of the log is written after this step.
+        skipped: steps of data that rollbacks passed over.
         measured: what was seen so far after this step, for that line.
         loss: the mean since the line before it, over all processes; None where nobody needs it.
         parts: likewise the loss's parts, by their keys of the log (`loss/...`).
@@ -40,10 +41,16 @@ class Moment:
     steps: int
     saves: bool = False
     logs: bool = False
+    skipped: int = 0
     measured: Measured = field(default_factory=dict)
     loss: float | None = None
     parts: dict[str, float] = field(default_factory=dict)
     healthy: bool | None = None
+
+    @property
+    def place(self) -> int:
+        """Steps of data that are done or passed over."""
+        return self.step + self.skipped
 
     @property
     def last(self) -> bool:
@@ -78,6 +85,7 @@ class Observer:
         name: the key of its state in a checkpoint's `state.json`; its tensors are in `<name>.safetensors`.
         verb: what it does, before its name, for who waits.
         logged: its numbers stand in the line of the log, which is written for them; else in a line of their own.
+        renewed: what it noted makes other batches of the data, which the loop has not begun yet.
         goes_back: its verdicts may want a healthy checkpoint, so that one is written before the first step.
     """
 
@@ -85,6 +93,7 @@ class Observer:
     verb: ClassVar[str] = "measuring"
     logged: bool = True
     goes_back: bool = False
+    renewed: bool = False
 
     def due(self, moment: Moment) -> bool:
         """Whether to look now. Changes nothing."""
@@ -152,6 +161,11 @@ class Observers:
     def enough(self) -> bool:
         """Whether any of them says that the run has trained enough."""
         return any(observer.enough for observer in self.members)
+
+    @property
+    def renewed(self) -> bool:
+        """Whether the batches from here on are others than those that are being read."""
+        return any(observer.renewed for observer in self.members)
 
     @property
     def goes_back(self) -> bool:

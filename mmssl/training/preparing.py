@@ -17,6 +17,7 @@ from ..data.quarantine import Quarantine
 from ..data.reader import is_stream
 from ..data.selection import place_of
 from ..data.shards import Lengths
+from ..data.stored import Unknown
 from ..errors import UserError
 from ..evaluation.checking import check_evaluation
 from ..modality.columns import further_columns, with_further
@@ -26,6 +27,7 @@ from ..recipe.config import LoopConfig, Recipe
 from ..recipe.mixture import FIRST
 from ..reporting.looking import Subject
 from ..saying import doing, say
+from .beside import about_rows, follow
 from .best import KeepBest
 from .building import (
     Columns,
@@ -52,6 +54,7 @@ from .online_probe import OnlineProbe, load_labelled
 from .pace import Pace
 from .parallel import Parallel
 from .picturing import Pictures
+from .renewing import Renewed
 from .reporting import check_report, subject_of
 from .run_log import RunLog
 from .sampling import keep_order, order_of
@@ -77,7 +80,8 @@ class Begun:
         opened: the data of `data.path`.
         mixture: of these and of `data.mix`; None without one.
         labels: the columns that objectives learn from, which `mixture` is read with.
-        by: the order of the samples; None: the plain one.
+        by: the order of the samples; None: the plain one, or that which `renewed` says.
+        renewed: gives clusters while it trains; None: nobody asks for them.
     """
 
     recipe: Recipe
@@ -88,6 +92,7 @@ class Begun:
     mixture: Mixed | None
     labels: Labels
     by: Order | None = None
+    renewed: Renewed | None = None
 
     @property
     def rows(self) -> Source | Mixed:
@@ -138,17 +143,20 @@ def begin(
     on_first(accelerator, lambda: warn_of_changes(recipe, folder, goes))
     readers = with_further(readers_of(recipe.modalities), further_columns(recipe.views))
     on_first(accelerator, lambda: check_evaluation(recipe.data, recipe.evaluation, opened.source, readers))
-    by = order_of(recipe, opened)
+    beside, renewed = about_rows(recipe, opened)
+    by = None if renewed is not None and renewed.order is not None else order_of(recipe, opened, beside)
     if by is not None:
         on_first(accelerator, lambda: keep_order(by, folder, goes))
         if accelerator.is_main_process:
             say(sampling_said(by, recipe))
     with doing("looking at the rows"):
         mixture = open_mixture(recipe, opened)
-        labels = open_labels(recipe, opened.source, opened.columns, mixture, folder, accelerator, goes)
+        labels = open_labels(recipe, opened.source, opened.columns, mixture, folder, accelerator, goes, beside)
+        if renewed is not None:
+            follow(renewed, labels)
         seen = (opened.source, opened.columns | labels.columns, with_labels(mixture, labels), glance)
         on_first(accelerator, lambda: check_rows(folder, noted(*seen), goes))
-    return Begun(recipe, parallel, folder, goes, opened, mixture, labels, by)
+    return Begun(recipe, parallel, folder, goes, opened, mixture, labels, by, renewed)
 
 
 def _opened(recipe: Recipe) -> TrainingData:
@@ -210,6 +218,9 @@ def loop_of(
         with doing("reading the rows that are pictured"):
             seen = partial(_pictured, recipe, pretraining, processor, opened)
             observers.append(Pictures(parallel, seen, recipe.train, folder))
+    if begun.renewed is not None:
+        begun.renewed.attach(pretraining.model, processor, *rows, recipe, parallel, folder)
+        observers.append(begun.renewed)
     observers = [*watched_by, *observers]
     loop = Loop(parallel, pretraining, recipe.train, steps, folder, recipe.seed, quarantine, observers=observers)
     loop.shares_every = recipe.train.gradient_share_every
@@ -272,7 +283,8 @@ def make_observers(
         readers = with_further(processor.preprocessors, further_columns(recipe.views)) | labels.readers
         seen = (source, readers, columns | labels.columns)
         with doing(reading):
-            chunks = load_probe(*seen, train, samples=train.health_samples, seed=seed, **where)
+            given = {key: Unknown(labels.readers[key]) for key in labels.given}
+            chunks = load_probe(*seen, train, samples=train.health_samples, seed=seed, stored=given, **where)
         marks = train.guard is not None and train.guard.action != "warn"
         more = {"at_saves": marks, "compiled": train.compile is True}
         observers.append(Health(accelerator, pretraining, chunks, every=train.health_every, seed=seed, **more))

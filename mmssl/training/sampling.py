@@ -11,26 +11,37 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..boundary import read_json_object
-from ..data.orders import Balanced, Distinct, Numbers, Order, Paced, Same, Weighted, codes_of
+from ..data.orders import Balanced, Distinct, Kept, Numbers, Order, Paced, Same, Together, Weighted, codes_of
 from ..data.row_files import about_of, read_values, refuse_others
 from ..errors import RunError, UserError, nearest, one_line
 from ..files import write_whole
 
 if TYPE_CHECKING:
     from ..recipe.config import Recipe
+    from .beside import Beside
     from .building import TrainingData
+    from .renewing import GivenColumns
 
 KEPT = "sampler.json"
 GROUPED: dict[str, Callable[[int, int, Numbers], Order]] = {
     "distinct": Distinct.of,
     "same": Same.of,
+    "together": Together.of,
     "balanced": Balanced.of,
 }
 """Kind -> what makes it of a seed, a batch size, and a number a row."""
 
 
-def order_of(recipe: Recipe, opened: TrainingData) -> Order | None:
-    """The order of the rows that are trained on; None: the plain one.
+def waits(recipe: Recipe, renewed: GivenColumns | None) -> bool:
+    """Whether the order goes by columns that the model in training gives, so that there is none before it did."""
+    asked = recipe.data.sampler
+    if asked is None or renewed is None or asked.file is not None:
+        return False
+    return any(name in renewed.names for name in (*asked.columns, asked.each))
+
+
+def order_of(recipe: Recipe, opened: TrainingData, beside: Beside | None = None) -> Order | None:
+    """The order of the rows that are trained on; None: the plain one. beside: columns which the data have not.
 
     Raises UserError where the column is not there or says nothing, its file is about other data, or no batch can be
     made by it.
@@ -38,7 +49,7 @@ def order_of(recipe: Recipe, opened: TrainingData) -> Order | None:
     asked = recipe.data.sampler
     if asked is None:
         return None
-    columns = [_values(recipe, opened, name) for name in asked.columns]
+    columns = [_values(recipe, opened, name, beside) for name in asked.columns]
     seed, size = recipe.seed, recipe.train.batch_size
     if asked.kind in GROUPED:
         codes = np.stack([codes_of(values) for values in columns])
@@ -50,15 +61,20 @@ def order_of(recipe: Recipe, opened: TrainingData) -> Order | None:
     numbers = _numbers(columns[0], asked.columns[0])
     if asked.kind == "weighted":
         return Weighted.of(seed, size, numbers)
+    if asked.kind == "kept":
+        parts = None if asked.each is None else codes_of(_values(recipe, opened, asked.each, beside))
+        return Kept.of(seed, size, numbers, asked.keep, asked.order == "lowest", parts)
     return Paced.of(seed, size, numbers, asked.start, asked.over, asked.order == "lowest")
 
 
-def _values(recipe: Recipe, opened: TrainingData, name: str) -> list[Any]:
+def _values(recipe: Recipe, opened: TrainingData, name: str, beside: Beside | None) -> list[Any]:
     """A column's values, of the rows that are trained on."""
     asked, source = recipe.data.sampler, opened.source
     assert asked is not None
     if asked.file is None:
-        known = source.column_names or []
+        if beside is not None and name in beside:
+            return beside.values(name, "data.sampler.column")
+        known = [*(source.column_names or []), *([] if beside is None else beside.known)]
         if name not in known:
             raise UserError(
                 f"data.sampler.column: the data has no column '{name}', its columns are {', '.join(known)}"

@@ -69,6 +69,19 @@ def broken() -> dict[str, Any]:
     return content
 
 
+def renewed() -> dict[str, Any]:
+    """Clusters that the run finds anew say who is told from whom and what is in a batch."""
+    content = runs.recipe(
+        data={"renewed": {"every": 3, "first": 1, "clusters": 5}, "sampler": {"kind": "same", "column": "cluster"}},
+        train={"log_every": 1, "health_every": None, "guard": None},
+    )
+    content["model"]["towers"]["image"].pop("dropout")
+    content["views"] = {name: {"image": {"crop_scale": [0.3, 1.0]}} for name in ("a", "b")}
+    told = {"type": "contrastive", "towers": ["image"], "views": ["a", "b"], "negatives_column": "cluster"}
+    content["objectives"] = {"simclr": told}
+    return content
+
+
 def sharded(content: dict[str, Any]) -> dict[str, Any]:
     content["train"]["parallel"] = "fsdp2"
     return content
@@ -77,6 +90,8 @@ def sharded(content: dict[str, Any]) -> dict[str, Any]:
 CASES = {
     "watched": (watched, 0),
     "watched, sharded": (lambda: sharded(watched()), 0),
+    "renewed": (renewed, 0),
+    "renewed, sharded": (lambda: sharded(renewed()), 0),
     "nan, sharded": (lambda: sharded(broken()), 0),
     "stop": (lambda: collapsing(action="stop"), 1),
     "rollback": (lambda: collapsing(action="rollback", rollbacks=2, lr_factor=0.9), 1),
@@ -148,7 +163,7 @@ def run(case: str, folder: Path, rank: int) -> dict[str, Any]:
     return {"code": code, "after": after, "pictured": pictured}
 
 
-QUICK = ("watched", "nan", "watched, sharded")
+QUICK = ("watched", "nan", "watched, sharded", "renewed", "renewed, sharded")
 """The others run for 30 steps in three processes: they are marked as slow."""
 LONG = tuple(case for case in CASES if case not in QUICK)
 EVERY = [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES]

@@ -10,7 +10,20 @@ import numpy as np
 import pytest
 from toys.refusals import refused
 
-from mmssl.data.orders import Balanced, Distinct, Order, Paced, Same, Weighted, codes_of, times, turns
+from mmssl.data.orders import (
+    Balanced,
+    Distinct,
+    Kept,
+    Order,
+    Paced,
+    Same,
+    Together,
+    Weighted,
+    codes_of,
+    shared_out,
+    times,
+    turns,
+)
 from mmssl.data.sampler import Sampler
 
 CODES = np.repeat([0, 1, 2, 3, 4, 5], [30, 20, 20, 15, 10, 5])
@@ -21,6 +34,8 @@ EVERY: dict[str, Any] = {
     "balanced": lambda seed: Balanced.of(seed, 4, CODES),
     "weighted": lambda seed: Weighted.of(seed, 4, np.linspace(0, 1, 100)),
     "paced": lambda seed: Paced.of(seed, 4, np.arange(100.0), 0.2, 3, False),
+    "together": lambda seed: Together.of(seed, 4, CODES),
+    "kept": lambda seed: Kept.of(seed, 4, np.arange(100.0), 0.5, False, CODES),
 }
 
 
@@ -155,3 +170,42 @@ def test_what_fills_no_batch_is_refused() -> None:
     ):
         with refused(*facts):
             make()
+
+
+def test_rows_of_a_group_are_together() -> None:
+    codes = np.concatenate([np.repeat(np.arange(30), 2), np.full(40, -1)])
+    by = Together.of(3, 8, codes)
+    assert by.steps == 12
+    for epoch in range(3):
+        found = batches(by, epoch)
+        assert len({*found.reshape(-1).tolist()}) == 96, "each row once"
+        cut = sum(1 for batch in found for row in batch if codes[row] >= 0 and (codes[batch] == codes[row]).sum() == 1)
+        assert cut <= 2 * 12, "only what lies at the end of a batch is apart"
+        assert sum((codes[batch] == code).sum() == 2 for batch in found for code in range(30)) >= 30 - 12 - 2
+
+
+def test_the_best_of_each_group_are_kept() -> None:
+    scores = np.arange(100.0)
+    scores[CODES == 5] = np.nan
+    by = Kept.of(0, 4, scores, 0.4, True, CODES)  # 38 of the 95 that have a score: 8 of each, but 6 of 10 at least
+    assert np.array_equal(np.bincount(CODES[by.kept]), [8, 8, 8, 7, 7])
+    for code in range(5):
+        mine = np.flatnonzero(CODES == code)
+        assert np.array_equal(by.kept[CODES[by.kept] == code], mine[: (CODES[by.kept] == code).sum()]), "the lowest"
+    assert by.steps == 9 and {*batches(by, 0).reshape(-1).tolist()} <= {*by.kept.tolist()}
+    assert (
+        Kept.of(0, 4, np.zeros(100), 0.1, False).kept.tolist() != Kept.of(1, 4, np.zeros(100), 0.1, False).kept.tolist()
+    )
+    assert Kept.of(0, 4, np.arange(100.0), 0.1, False).kept.tolist() == [*range(90, 100)]
+    with refused("data.sampler", 3, "train.batch_size 4"):
+        Kept.of(0, 4, np.arange(100.0), 0.03, False)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count"), [([30, 20, 5], 20), ([30, 20, 5], 40), ([1, 1, 1], 2), ([4, 4], 8), ([7], 0)]
+)
+def test_groups_give_alike_as_far_as_they_have(sizes: list[int], count: int) -> None:
+    given = shared_out(np.array(sizes), count)
+    assert given.sum() == count and (given <= sizes).all()
+    short = given[given < sizes]
+    assert not len(short) or given.max() <= short.min() + 1, "none gives more than another could have"
