@@ -74,7 +74,7 @@ def test_what_is_known_of_samples_and_patches_is_learned_where_it_is_known(step)
     assert float(size(step[0]).total.detach()) == pytest.approx(float(each[rows].mean()), abs=1e-6)
     said = told(degree, step[0].encode("graph").tokens["graph"].flatten(0, 1)).view(*graph.valid.shape)
     error = (said - graph.links.sum(2).double()).square()[graph.valid]
-    assert float(degree(step[0]).total.detach()) == pytest.approx(float(error.mean()), abs=1e-5)
+    assert float(degree(step[0]).total.detach()) == pytest.approx(float(error.mean()), abs=1e-6, rel=1e-6)
 
 
 def test_of_pairs_as_many_of_each_class_are_asked_and_none_that_is_seen(step):

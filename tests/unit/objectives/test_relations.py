@@ -260,7 +260,7 @@ def test_the_side_that_is_most_alike_is_the_positive(case):
             losses.append(math.log(near + told) - math.log(near))
         expected.append(np.mean(losses))
     loss = work(toy_world.batch(raw(1)), Draws(1, ROWS))
-    assert loss.total.item() == pytest.approx(np.mean(expected), abs=1e-5)
+    assert loss.total.item() == pytest.approx(np.mean(expected), abs=1e-6, rel=1e-6)
     assert {name for name in loss.parts if "." in name} == {f"it.{side.label}" for side in sides}
     loss.total.backward()
     assert all(torch.isfinite(p.grad).all() for p in work.parameters() if p.grad is not None)
