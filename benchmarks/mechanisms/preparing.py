@@ -18,6 +18,8 @@ from scipy.sparse.csgraph import shortest_path
 EVERY, APART = 4, 8
 """Frames from one that is taken of a clip to the next, and to the one that is seen beside it."""
 CLUSTERS = 10
+ROUNDS = 100
+"""Of label propagation."""
 SHARE = 5
 """One row of so many of each class keeps its label."""
 LEADS = {"ii": 1, "v1": 6, "v3": 8, "v6": 11}
@@ -74,15 +76,41 @@ def leads(source: Path) -> dict[str, Any]:
     return {"train": of("train"), "test": of("validation", "test")}
 
 
+def network(source: Path) -> tuple[dict[str, Any], Any]:
+    """What the file of a graph holds, and its edges as a sparse matrix of both directions."""
+    held = dict(np.load(source))
+    start, end = held["edge_index"]
+    nodes = len(held["y"])
+    links = coo_array((np.ones(len(start)), (start, end)), shape=(nodes, nodes)).tocsr()
+    return held, ((links + links.T) > 0).astype(np.float64)
+
+
+def context(source: Path) -> dict[str, Any]:
+    """`context_CLASS`: the share of a class among the nodes up to two edges away, of which those without a label have
+    what label propagation gives them (ContextLabel of SelfTask-GNN); alike for all classes where nobody is."""
+    held, links = network(source)
+    known = held["train_mask"]
+    values = np.unique(held["y"])
+    given = (held["y"][:, None] == values) * known[:, None].astype(np.float64)
+    passed = given.copy()
+    for _ in range(ROUNDS):
+        heard = links @ passed
+        total = heard.sum(1, keepdims=True)
+        passed = np.where(known[:, None], given, np.divide(heard, total, out=np.zeros_like(heard), where=total > 0))
+    near = ((links + links @ links) > 0).astype(np.float64)
+    near.setdiag(0)
+    heard = near @ passed
+    total = heard.sum(1, keepdims=True)
+    shares = np.divide(heard, total, out=np.full_like(heard, 1 / len(values)), where=total > 0)
+    return held | {f"context_{value}": shares[:, n].astype(np.float32) for n, value in enumerate(values)}
+
+
 def far(source: Path) -> dict[str, Any]:
     """`far_CLASS_mean` and `_least`: edges from each node to the training nodes of a class, of which one that cannot be
     reached is one edge further than all others (Distance2Labeled of SelfTask-GNN, whose greatest distances are left
     out: where one of the class lies apart they are the same for all)."""
-    held = dict(np.load(source))
-    start, end = held["edge_index"]
-    nodes = len(held["y"])
+    held, links = network(source)
     labelled = np.flatnonzero(held["train_mask"])
-    links = coo_array((np.ones(len(start)), (start, end)), shape=(nodes, nodes)).tocsr()
     hops = shortest_path(links, directed=False, unweighted=True, indices=labelled)
     hops = np.minimum(hops, hops[np.isfinite(hops)].max() + 1)
     found = {}
@@ -137,6 +165,7 @@ MAKES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "few": few,
     "leads": leads,
     "far": far,
+    "context": context,
     "frames": frames,
     "first_five": lambda source: classes(source, range(5)),
     "other_five": lambda source: classes(source, range(5, 10)),

@@ -150,19 +150,33 @@ def stretch_of(
 
 
 def mix_within_batch(wave: Tensor, inside: Tensor, draws: Draws, view: View) -> Tensor:
-    """Every chosen sound with another one of the batch under it; its own length stays."""
+    """Every chosen sound with another one of the batch under it, or a stretch of that somewhere under it (MERT, Li et
+    al. 2023, section 3.3); its own length stays. Levels are of the powers of both, of a stretch of its own."""
     if draws.total not in (None, draws.rows):
         raise UserError(
             "mix: samples are mixed within a batch that one process holds, found a batch spread over several; leave "
             "mix out, or train with one process"
         )
     other = draws.permutation().to(wave.device)
-    partner = wave[other]
-    own, its = _power(wave, inside), _power(partner, inside[other])
+    partner, there = wave[other], inside[other]
+    if view.mix_length is not None:
+        partner, there = _stretch(partner, there.sum(1), inside.sum(1), draws("stretch"), view.mix_length)
+    own, its = _power(wave, inside), _power(partner, there)
     level = 10 ** (draws("db").uniform(low=view.mix_db[0], high=view.mix_db[1]).to(wave.device) / 20)
     factor = level[:, None] * (own / its.clamp(min=1e-20)).sqrt() * (its > 1e-20)
     chosen = draws("whether").chance(view.mix).to(wave.device)[:, None]
     return torch.where(chosen & inside, wave + factor * partner, wave)
+
+
+def _stretch(wave: Tensor, has: Tensor, room: Tensor, draws: Draws, share: list[float]) -> tuple[Tensor, Tensor]:
+    """A stretch of each sound (B, S) that has so many samples, moved to anywhere in as many as there is room for, zero
+    around it; and where it lies (B, S)."""
+    long, first, to = draws.uniform(3).to(wave.device).unbind(1)
+    count = ((share[0] + (share[1] - share[0]) * long) * torch.minimum(has, room)).round().long()
+    begin, place = ((at * (free - count + 1)).long() for at, free in ((first, has), (to, room)))
+    after = torch.arange(wave.shape[1], device=wave.device) - place[:, None]
+    lies = (after >= 0) & (after < count[:, None])
+    return wave.gather(1, (after + begin[:, None]).clamp(0, wave.shape[1] - 1)) * lies, lies
 
 
 def _power(wave: Tensor, inside: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from mmssl.errors import UserError
 from mmssl.modality.view import View as Base
 from mmssl.modality.view import check_bounds
-from mmssl.options import option, strict
+from mmssl.options import SET, Needs, needs, option, strict
 
 
 @strict
@@ -132,6 +132,12 @@ class View(Base):
     mix_db: list[float] = option(
         factory=lambda: [-20.0, -5.0], min=-200, max=200, help="its level against the sample's own"
     )
+    mix_length: list[float] | None = option(
+        None,
+        above=0,
+        max=1,
+        help="how much of it, lowest and highest share of the shorter one, from anywhere to anywhere (MERT); null: all",
+    )
     polarity: float = option(0.0, min=0, max=1, help="probability that the sign is turned")
     noise: float = option(0.0, min=0, max=1, help="probability of white noise")
     noise_level: list[float] = option(
@@ -172,6 +178,8 @@ class View(Base):
     time_width: float = option(0.2, min=0, max=1, help="their greatest length, a share of the sound's")
     mel_masks: int = option(0, min=0, max=1_024, help="SpecAugment: ranges of mel bins set to the mean")
     mel_width: float = option(0.2, min=0, max=1, help="their greatest width, a share of all bins")
+
+    NEEDS: ClassVar[tuple[Needs, ...]] = (needs("mix_length", mix=SET),)
 
     def __post_init__(self) -> None:
         check_bounds(self, *(field.name for field in fields(self) if isinstance(getattr(self, field.name), list)))

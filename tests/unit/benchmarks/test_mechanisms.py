@@ -89,6 +89,10 @@ def test_nodes_are_told_how_far_they_lie_from_the_labels_of_training(tmp_path: P
     assert [row["far_1_mean"] for row in found] == [2.5, 1.5, 0.5, 0.5, 4]
     assert [row["far_1_least"] for row in found] == [2, 1, 0, 0, 4]
     assert preparing.prepared("far", f"graph:{tmp_path / 'line.npz'}", tmp_path) == path
+    # 1 is half of either class; 0 has 1 and 2 around it, 1 has 0, 2 and 3, 2 has all others, 3 has 1 and 2, 4 nobody
+    around = preparing.context(tmp_path / "line.npz")
+    np.testing.assert_allclose(around["context_0"], [1 / 4, 1 / 3, 1 / 2, 1 / 4, 1 / 2], atol=1e-6)
+    np.testing.assert_allclose(around["context_0"] + around["context_1"], 1, atol=1e-6)
 
 
 def test_a_fifth_of_each_class_keeps_its_label(tmp_path: Path) -> None:

@@ -34,9 +34,9 @@ def test_smoothed_labels_are_those_of_cross_entropy(pair, chunk):
         (both[0][there].mean(), forth),
         (both[1][there].mean(), back),
     ):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
         for x, y in zip(*(torch.autograd.grad(v, (a, b), retain_graph=True) for v in (ours, theirs)), strict=True):
-            torch.testing.assert_close(x, y, rtol=0, atol=1e-5)
+            torch.testing.assert_close(x, y, rtol=0, atol=1e-6)
 
 
 def test_info_nce_equals_clip_loss(pair):

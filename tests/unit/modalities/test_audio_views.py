@@ -142,6 +142,35 @@ def test_mixing_is_by_the_global_permutation_and_refused_across_processes() -> N
         m.augment(inputs, Draws(4, 3, 0, 6), mix=1.0)
 
 
+def test_a_stretch_of_another_sound_lies_somewhere_under_it() -> None:
+    """Found again as some stretch of the partner, of a length that was asked for, at the level that was asked for."""
+    p = preprocessor()
+    m = modality(p)
+    inputs = p(noise(1000, 600, 800, 900))
+    lengths = [1000, 600, 800, 900]
+    draws = Draws(4, 4)
+    spec = {"mix": 1.0, "mix_db": [-6.0, -6.0], "mix_length": [0.2, 0.5]}
+    wave = inputs["waveform"]
+    added = m.augment({"waveform": wave.double(), "length": inputs["length"]}, draws, **spec)["waveform"] - wave
+    other = draws("mix").permutation()
+    places = set()
+    for row in range(4):
+        partner, shorter = wave[other[row]], min(lengths[row], lengths[int(other[row])])
+        at = added[row].abs().gt(1e-6).nonzero()[:, 0]
+        first, count = int(at[0]), int(at[-1] - at[0] + 1)
+        assert 0.2 * shorter - 2 <= count <= 0.5 * shorter + 2 and int(at[-1]) < lengths[row]
+        piece = added[row, first : first + count]
+        windows = partner[: lengths[int(other[row])]].unfold(0, count, 1)
+        alike = (windows @ piece) / (windows.norm(dim=1) * piece.norm())
+        assert float(alike.max()) > 0.9999
+        powers = piece.square().mean() / wave[row, : lengths[row]].square().mean()
+        assert float(10 * powers.log10()) == pytest.approx(-6.0, abs=0.1)
+        places.add((first, int(alike.argmax())))
+    assert len(places) == 4
+    with refused("mix_length", "mix"):
+        mmssl_audio.View.build({"mix_length": [0.2, 0.5]})
+
+
 @pytest.mark.parametrize("name", ["examples/audio_mae", "examples/audio_contrastive"])
 def test_recipes_are_valid(name: str) -> None:
     from mmssl.recipe.loading import load_recipe

@@ -79,7 +79,7 @@ def test_finite_scalar_against_its_formula():
     assert set(found.ids[:, 0].tolist()) <= set(range(160)) and len(found.ids.unique()) > 60
     np.testing.assert_allclose(quantiser.values(found.ids), values, atol=1e-6)
     found.values.sum().backward()
-    np.testing.assert_allclose(x.grad, slopes, atol=1e-5)
+    np.testing.assert_allclose(x.grad, slopes, atol=1e-6)
     assert not found.distance.any()
 
 
@@ -101,7 +101,7 @@ def test_codes_follow_the_means_of_what_comes_to_them(kind):
         for code, vector in enumerate(vectors):
             mine = part[ids == code]
             wanted = mine.mean(0) if len(mine) else vector
-            np.testing.assert_allclose(quantiser.codes[book, code], wanted, atol=1e-5)
+            np.testing.assert_allclose(quantiser.codes[book, code], wanted, atol=1e-6)
             assert counts[book, code] == len(mine)
         rest = part - vectors[ids]
 

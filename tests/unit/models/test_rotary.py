@@ -49,7 +49,7 @@ def test_the_formula(kind, head, axes):
     found = turn(x, Rotary(head, axes, kind)(at(coords)))
     for b, h, n in np.ndindex(2, 3, 5):
         expected = by_hand(x[b, h, n].double().numpy(), coords[b, n].double().numpy(), axes, kind)
-        np.testing.assert_allclose(found[b, h, n].numpy(), expected, atol=1e-5)
+        np.testing.assert_allclose(found[b, h, n].numpy(), expected, atol=1e-6)
 
 
 def test_attention_depends_on_differences_alone():
