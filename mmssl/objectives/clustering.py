@@ -8,7 +8,8 @@ of earlier embeddings is balanced with it (the authors' keeps each view's by its
 with the mean posterior, which keeps every cluster in use; its energy model is not built. DeepCluster (`kmeans`):
 prototypes are the means of a spherical k-means over the queue, renewed every so many steps, and a view predicts the one
 that is nearest to another view. The authors' is over the data set after each epoch, whose samples keep their cluster
-until the next; here it is as recent as the queue, and nothing is learned until that is full.
+until the next; here it is as recent as the queue, and nothing is learned until that is full. A queue of as many as an
+epoch has embeddings (rows times `global_views`), with `every` the steps of one, holds all of them.
 
 Views may be the modalities of a sample: clusters are then common to the towers. Views, and samples, that are absent
 count nothing.
