@@ -18,6 +18,7 @@ import numpy as np
 from mmssl.modality import Preprocessor, select
 
 from .cuts import Cuts
+from .disk import Disk
 from .explained import stream_rows
 from .memory import Memory
 from .origins import fetched_if_possible, is_null, origins
@@ -55,6 +56,7 @@ def training_batches(
     cuts: Cuts | None = None,
     by: Order | None = None,
     epoch: int = 0,
+    disk: Disk | None = None,
 ) -> Iterator[Loaded]:
     """Endless shuffled micro-batches of process `rank`; see `mmssl.data.sampler` for what is in which.
 
@@ -79,6 +81,7 @@ def training_batches(
         cuts: views that are cut out of rows as they are read, of modalities that are not stored.
         by: the order of the samples, where it is not the plain one.
         epoch: the number of its first epoch, where another order came before.
+        disk: where decoded samples are kept besides (see `mmssl.data.disk`).
 
     Raises:
         UserError: a column is not there, or the batch cannot be cut into equal parts or is larger than the data.
@@ -87,7 +90,8 @@ def training_batches(
     told = [name for name in stored or () if preprocessors[name].beside]  # labels that no column holds
     check_columns(source, {name: wanted for name, wanted in columns.items() if name not in told})
     kept = Memory(int(memory * 1e9) // max(workers, 1))
-    reader = Reader(source, preprocessors, columns, seed, broken=broken, memory=kept, stored=stored, cuts=cuts)
+    more: dict[str, Any] = {"memory": kept, "stored": stored, "cuts": cuts, "disk": disk}
+    reader = Reader(source, preprocessors, columns, seed, broken=broken, **more)
     batches: Iterable[Items]
     if is_stream(source):
         source, own = readers_of(source, readers, world)

@@ -20,6 +20,7 @@ from mmssl.draws import key_of
 from mmssl.modality import Preprocessor
 
 from .cuts import Cuts
+from .disk import Disk
 from .memory import Memory
 from .mixing import BITS, MixedReader
 from .reader import Loaded, read_batches, read_columns
@@ -92,6 +93,7 @@ def mixed_stream_batches(
     start_batch: int = 0,
     broken: str = "part",
     cuts: Cuts | None = None,
+    disk: Disk | None = None,
 ) -> Iterator[Loaded]:
     """Endless micro-batches of a process; the main process reads rows, workers decode them.
 
@@ -100,9 +102,9 @@ def mixed_stream_batches(
         preprocessors: modality -> what reads and collates it.
         lengths: name -> of the shards of that stream, as far as they are known; what is learned is added.
         plan: seed, buffer of each reader, batch, and which process this is.
-        workers, start_batch, broken, cuts: as of `training_batches`.
+        workers, start_batch, broken, cuts, disk: as of `training_batches`.
     """
-    reader = MixedReader(mixture.portions, preprocessors, mixture.seed, broken, Memory(0), cuts)
+    reader = MixedReader(mixture.portions, preprocessors, mixture.seed, broken, Memory(0), cuts, disk)
     items = _micro_batches(mixture, lengths, plan, start_batch)
     return read_batches(reader, items, workers, ahead=plan.accumulation)
 

@@ -24,6 +24,7 @@ from mmssl.limits import current, within
 from mmssl.modality import Preprocessor
 
 from .cuts import Cuts
+from .disk import Disk
 from .memory import Memory
 from .reader import Fault, Loaded, Loader, Reader, Sample, collated, read_batches
 from .sampler import Sampler, order
@@ -167,6 +168,7 @@ def mixed_batches(
     broken: str = "part",
     memory: float = 0.0,
     cuts: Cuts | None = None,
+    disk: Disk | None = None,
 ) -> Iterator[Loaded]:
     """Endless micro-batches of process `rank`; the arguments are those of `training_batches`."""
     sampler = Sampler(
@@ -186,7 +188,7 @@ def mixed_batches(
             yield [(int(times[slot]), int(numbers[slot]), None) for _, slot in slots]
 
     kept = Memory(int(memory * 1e9) // max(workers, 1))
-    reader = MixedReader(mixture.portions, preprocessors, mixture.seed, broken, kept, cuts)
+    reader = MixedReader(mixture.portions, preprocessors, mixture.seed, broken, kept, cuts, disk)
     return read_batches(reader, batches(), workers, ahead=accumulation)
 
 
@@ -201,6 +203,7 @@ class MixedReader(Loader):
         broken: str,
         memory: Memory,
         cuts: Cuts | None = None,
+        disk: Disk | None = None,
     ) -> None:
         self.cuts = cuts
         self.readers = [
@@ -213,6 +216,7 @@ class MixedReader(Loader):
                 memory=memory,
                 first=number << BITS,
                 cuts=cuts,
+                disk=disk,
             )
             for number, portion in enumerate(portions.values())
         ]

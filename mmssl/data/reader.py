@@ -18,6 +18,7 @@ from mmssl.modality import Batch, Preprocessor, select
 from mmssl.models.privacy import without_secrets
 
 from .cuts import Cuts
+from .disk import Disk, on_disk
 from .memory import Memory, Watched
 from .origins import fetched, is_null, origins, places
 from .quarantine import Bad
@@ -101,8 +102,10 @@ class Reader(Loader):
         stored: Mapping[str, Stored] | None = None,
         first: int = 0,
         cuts: Cuts | None = None,
+        disk: Disk | None = None,
     ) -> None:
-        """first: the number of the first row, where the rows of several data are numbered together."""
+        """first: the number of the first row, where the rows of several data are numbered together. disk: where decoded
+        samples are kept."""
         self.stored, self.first, self.cuts = dict(stored or {}), first, cuts
         needed = read_columns({name: wanted for name, wanted in columns.items() if name not in self.stored}, keep)
         # A stream's rows come with the items; the stream itself must not travel to the workers.
@@ -110,7 +113,8 @@ class Reader(Loader):
         # lists of whole numbers, in training the arrays that they are declared to be
         self.kinds = typed(source.features, used_columns(columns))
         self.preprocessors, self.columns, self.seed, self.keep = dict(preprocessors), columns, seed, keep
-        self.readers: dict[str, Any] = {**self.preprocessors, **({} if cuts is None else cuts.cutters)}
+        self.readers = on_disk({**self.preprocessors, **({} if cuts is None else cuts.cutters)}, disk)
+        self.variants = None if disk is None else disk.variants
         self.broken, self.memory = broken, memory or Memory(0)
         self.origins, self.places, self.limits = origins(source), places(source), current()
 
@@ -190,7 +194,10 @@ class Reader(Loader):
 
     def choice(self, epoch: int, index: int, name: str) -> int:
         """What a preprocessor chooses a variant by."""
-        return 0 if self.seed is None else key_of(self.seed, epoch, index, name, CHOICE) >> 1
+        if self.seed is None:
+            return 0
+        drawn = key_of(self.seed, epoch, index, name, CHOICE) >> 1
+        return drawn if self.variants is None else key_of(self.seed, drawn % self.variants, index, name, CHOICE) >> 1
 
     def declared(self, raw: object, wanted: str | Sequence[str]) -> Any:
         """A raw value, its lists as the arrays that their columns declare."""

@@ -55,6 +55,8 @@ class Preprocessor(Generic[Decoded]):
     """Endings of files that are samples where they lie beside another modality's file of the same stem (captions)."""
     takes_the_rest: ClassVar[bool] = False
     """True where `default_columns` takes what no other modality has: it is asked last."""
+    kept_on_disk: ClassVar[bool] = False
+    """True where `read` takes long and returns an array, or a tuple of arrays: `data.cache` keeps them."""
     beside: ClassVar[bool] = False
     """True where it reads no input but what is said of a row beside them: a label."""
     read_from: str | list[str] | None = None

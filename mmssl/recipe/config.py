@@ -112,6 +112,17 @@ class RowsConfig:
 
 @strict
 @dataclass(kw_only=True)
+class CacheConfig:
+    """Decoded clips and sounds on disk, so that they are decoded once; any number of runs and processes share it."""
+
+    path: str = option(local=True, help="a folder, on a disk that is faster than decoding")
+    gigabytes: float = option(
+        50.0, above=0, max=1_000_000, resumable=True, local=True, help="at most; what was not read for longest goes"
+    )
+
+
+@strict
+@dataclass(kw_only=True)
 class DataConfig(RowsConfig):
     """Where the samples come from and which columns hold which modality."""
 
@@ -150,6 +161,16 @@ class DataConfig(RowsConfig):
         help="what weights and temperature of a mixture are of: its samples, or the tokens in them, which are counted "
         "on some of each of the data",
     )
+    cache: CacheConfig | None = option(
+        None, resumable=True, local=True, help="decoded clips and sounds are kept on disk; null: in memory alone"
+    )
+    variants: int | None = option(
+        None,
+        min=1,
+        max=1_000_000,
+        help="of what is drawn anew whenever a row is read (where in a longer recording a clip starts, which caption): "
+        "so many different ones of each row, which data.cache then keeps, too; null: any",
+    )
     fit_samples: int = option(
         2000, min=1, max=1_000_000_000, resumable=True, help="samples that preprocessors are fitted on"
     )
@@ -164,6 +185,7 @@ class DataConfig(RowsConfig):
         "group": "found a column of groups, but what rows are held out by stands in evaluation.group",
     }
     NEEDS = (
+        needs("variants", cache=SET),
         needs("weight", "repeat", "temperature", "weigh", mix=SET),
         needs(
             "weigh",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from accelerate import Accelerator
 
 from ..data.cuts import Cuts
+from ..data.disk import Disk
 from ..data.loading import Loaded, training_batches
 from ..data.mixed_streams import MixedStreams, mixed_stream_batches
 from ..data.mixing import mixed_batches
@@ -18,7 +19,7 @@ from ..data.streams import Plan
 from ..data.workers import workers_for
 from ..modality.columns import further_columns, with_further
 from ..models.processing_mmssl import MMSSLProcessor
-from ..recipe.config import Recipe
+from ..recipe.config import DataConfig, Recipe
 from ..recipe.mixture import FIRST
 from .building import Columns
 from .labels import Labels, with_labels
@@ -28,6 +29,12 @@ from .renewing import Renewed
 
 if TYPE_CHECKING:
     from ..data.loading import Source
+
+
+def disk_of(data: DataConfig) -> Disk | None:
+    """Where decoded samples are kept. UserError where nothing can be written there."""
+    cache = data.cache
+    return None if cache is None else Disk(cache.path, int(cache.gigabytes * 1e9), data.variants)
 
 
 def feed(
@@ -67,6 +74,7 @@ def feed(
     mixture = with_labels(mixture, labels)
     types = [part.type for part in recipe.modalities.values()]
     workers = workers_for(recipe.data.workers, types, beside_a_step=True)
+    disk = disk_of(recipe.data)
     rank, world = (0, 1) if alone else (accelerator.process_index, accelerator.num_processes)
 
     def batches(first: int) -> Iterator[Loaded]:
@@ -81,6 +89,7 @@ def feed(
                 start_batch=first,
                 broken=recipe.data.broken,
                 cuts=cuts,
+                disk=disk,
             )
         if mixture is not None:
             return mixed_batches(
@@ -95,6 +104,7 @@ def feed(
                 broken=recipe.data.broken,
                 memory=recipe.train.memory,
                 cuts=cuts,
+                disk=disk,
             )
         order, start, epoch = (by, first, 0) if renewed is None else renewed.since(first, recipe.train.accumulation)
         return training_batches(
@@ -117,6 +127,7 @@ def feed(
             cuts=cuts,
             by=by if order is None else order,
             epoch=epoch,
+            disk=disk,
         )
 
     return batches

@@ -41,6 +41,7 @@ from .building import (
 from .choosing import Asked, Choice, choose, keep, kept_choice, told
 from .device import Device, this_device
 from .engine import check_rows, goes_on, on_first, prepare_folder, warn_of_changes
+from .feeding import disk_of
 from .fitting import fit_objectives
 from .guard import Guard
 from .health import Health, load_probe
@@ -140,6 +141,7 @@ def begin(
             opened = _opened(recipe)
     train, data = settled_train(recipe.train, parallel, device, trackers), settled_data(recipe, opened)
     recipe = replace(recipe, train=train, data=data)
+    on_first(accelerator, lambda: disk_of(data) is None)  # that it can be written to
     on_first(accelerator, lambda: warn_of_changes(recipe, folder, goes))
     readers = with_further(readers_of(recipe.modalities), further_columns(recipe.views))
     on_first(accelerator, lambda: check_evaluation(recipe.data, recipe.evaluation, opened.source, readers))

@@ -33,6 +33,7 @@ class Preprocessor(base.Preprocessor[Array]):
 
     reads = SOUNDS
     reads_else = (*VIDEOS, ".npy")
+    kept_on_disk = True
     noun = "sound"
     fitted_by = "call fit(samples), or set mean and std"
     config: Config

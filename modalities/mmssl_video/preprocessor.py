@@ -43,6 +43,7 @@ class Preprocessor(base.Preprocessor[Sample]):
 
     reads = VIDEOS
     reads_else = (".gif", ".npy")
+    kept_on_disk = True
     noun = "a video"
     fitted_by = "call fit(samples), or set channels, mean and std"
     config: Config

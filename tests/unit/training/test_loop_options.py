@@ -14,7 +14,7 @@ from mmssl.options import not_resumable
 from mmssl.recipe.config import DataConfig, LoopConfig, TrainConfig
 
 RESUMABLE = {
-    DataConfig: {"workers", "max_bad", "fit_samples", "source", "license", "limits", "fetch"},
+    DataConfig: {"workers", "max_bad", "fit_samples", "source", "license", "limits", "fetch", "cache"},
     LoopConfig: {
         "steps",
         "epochs",
