@@ -66,10 +66,12 @@ def _cluster(args: argparse.Namespace, flags: dict[str, Any]) -> int:
 
     done = cluster_as(args.source, options, args.output, args.base)
     left = done["rows"] - done["clustered"]
-    result(f"{args.output}: {done['clustered']:,} rows" + (f", {left:,} more have no embedding" if left else ""))
+    why = "are alone" if options.kind == "neighbours" else "have no embedding"
+    result(f"{args.output}: {done['clustered']:,} rows" + (f", {left:,} more {why}" if left else ""))
+    other = "nearest" if options.kind == "neighbours" else "centre"
     for level in done["levels"]:
         sizes = f"{level['least']:,} to {level['most']:,} rows"
-        result(f"{level['clusters']:,} clusters of {sizes}; a row is {level['distance']:.3g} from its centre")
+        result(f"{level['clusters']:,} clusters of {sizes}; a row is {level['distance']:.3g} from its {other}")
     return 0
 
 

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ..data.row_files import with_about
-from ..errors import RunError, UserError, one_line
+from ..data.row_files import read_values, with_about
+from ..data.selection import column_names
+from ..errors import RunError, UserError, nearest, one_line
 from ..files import replaceable, whole_file
 from ..recipe.renewing import KMeansOptions, level_names
 from ..saying import doing
@@ -29,10 +30,13 @@ from .embeddings import (
     standardise,
 )
 from .kmeans import KMeans, Labels, Rows, cluster, distances, unit
+from .pairing import mined
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from datasets import Dataset
 
+    from ..data.sources import Source
     from .options import ClusterConfig
 
 
@@ -45,14 +49,65 @@ def cluster_as(
     """
     replaceable(Path(output))
     refuse_levels(options.levels)
+    rows: Source | None = None
     if is_embeddings(source):
         refuse_rows(options, source)
         embeddings = open_embeddings(source, options.column, "cluster")
     else:
-        embeddings, _ = made_embeddings(source, options, embeddings_beside(output), options.column, base)
+        embeddings, rows = made_embeddings(source, options, embeddings_beside(output), options.column, base)
+    instances = None if options.instance is None else instances_of(embeddings, options.instance, rows)
     if options.standardise:
         standardise(embeddings)
+    if options.kind == "neighbours":
+        return write_neighbours(embeddings, options, output, instances)
     return write_clusters(embeddings, options, output)
+
+
+def instances_of(embeddings: Embeddings, name: str, rows: Source | None) -> list[Any]:
+    """(rows,) the instance of each row: a column of the embeddings' file, or of the rows. UserError where neither has
+    it."""
+    own = [] if rows is None else column_names(rows)
+    if name in embeddings.ids or name not in own:
+        known = [*embeddings.ids, *own]
+        if name not in known:
+            raise UserError(
+                f"instance: found no column '{name}', expected one of {', '.join(known)}{nearest(name, known)}"
+            )
+        return read_values(embeddings.path, name, "instance")
+    return list(cast("Dataset", rows).with_format(None)[name])
+
+
+def write_neighbours(
+    embeddings: Embeddings, options: ClusterConfig, output: str | Path, instances: Sequence[Any] | None
+) -> dict[str, Any]:
+    """`write_clusters` of rows that belong together (`mmssl.curation.pairing`), all in memory: `cluster` is null where
+    a row is alone, `distance` where none of its own neighbours is in its group."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(output)
+    replaceable(path)
+    with doing("reading the embeddings"):
+        numbers, x = embeddings.load()
+    own = None if instances is None else [instances[row] for row in numbers.tolist()]
+    found = {"neighbours": options.neighbours, "least": options.least, "most": options.most}
+    groups, apart = mined(unit(x).astype(np.float32), own, **found)  # type: ignore[arg-type]
+    grouped, near = groups >= 0, ~np.isnan(apart)
+    about = {key: embeddings.about.get(key) for key in ("rows", "columns", "sha256")}
+    about["clusters"] = {"of": embeddings.column, "kind": options.kind, "instance": options.instance, **found}
+    table = pa.concat_tables([ids for ids, _ in embeddings.tables()]) if embeddings.rows else pa.table({})
+    count = embeddings.rows
+    table = table.append_column("cluster", _placed(groups[grouped], numbers[grouped], count, pa.int32()))
+    table = table.append_column("distance", _placed(apart[near], numbers[near], count, pa.float32()))
+    try:
+        with whole_file(path) as partial:
+            pq.write_table(table.cast(with_about(table.schema, about)), partial)
+    except OSError as error:
+        raise RunError(f"could not write {path}: {one_line(error)}") from error
+    sizes = np.bincount(groups[grouped]) if grouped.any() else np.zeros(1, np.int64)
+    far = float(apart[near].mean()) if near.any() else 0.0
+    level = {"clusters": len(np.unique(groups[grouped])), "least": int(sizes.min()), "most": int(sizes.max())}
+    return {"rows": count, "clustered": int(grouped.sum()), "levels": [{**level, "distance": far}]}
 
 
 def refuse_levels(clusters: Sequence[int]) -> None:

@@ -16,8 +16,26 @@ NO_LABELS = "found a column, but clusters are of embeddings; `mmssl select --bal
 class ClusterConfig(RowsConfig, KMeansOptions):
     """How rows are clustered by their embeddings; and which rows, where a MODEL makes these."""
 
+    kind: str = option(
+        "spherical",
+        choices=("spherical", "plain", "neighbours"),
+        help="centres by cosine, of length 1; means, by distance; or few rows, each other's nearest (mined pairs)",
+    )
     column: str | None = option(None, help="column of the embeddings; null: the only one that there is")
+    neighbours: int = option(
+        5, min=1, max=10_000, help="nearest rows of other instances, among which each is the other's"
+    )
+    least: float = option(0.0, min=-1, max=1, help="cosine that they have at least")
+    instance: str | None = option(
+        None, help="a column: rows of one value (a track, a patient) belong together already; null: each is alone"
+    )
+    most: int = option(2, min=2, max=1_000_000, help="instances that are joined at most")
     seed: int = option(0, min=0, max=2**32 - 1, help="of the beginning, and of the sample")
+
+    NEEDS = (
+        needs("neighbours", "least", "instance", "most", kind="neighbours"),
+        needs("clusters", "balanced", "iterations", "restarts", "sample", "seed", kind=("spherical", "plain")),
+    )
 
     REFUSED = {
         "label": NO_LABELS,
