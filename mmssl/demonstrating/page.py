@@ -81,10 +81,11 @@ def _given(engine: Engine, name: str) -> tuple[list[Any], Asking]:
     if way == "file":
         several = has_parts(reader)
         field = gradio.File(
-            label=f"{name}: {'files, all of one sample' if several else 'a file'} ({endings(reader)})",
+            label=f"{name}: {'files of one sample' if several else 'a file'}",
             file_count="multiple" if several else "single",
             height=140,
         )
+        gradio.Markdown(f"{endings(reader)}", elem_classes="mm-endings")  # in the label they would lie over the field
         return [field], lambda paths: engine.files(name, _listed(paths))
     columns = engine.cells(name)
     first = as_lines(engine.cells_in(name, 0)) if name in engine.columns else as_lines(dict.fromkeys(columns))

@@ -33,6 +33,7 @@ class Preprocessor(SignalPreprocessor):
     """
 
     config: Config
+    noun = "an ECG"
     channel = "lead"
     unit = "mV"
 

@@ -32,6 +32,7 @@ class Preprocessor(SignalPreprocessor):
     """
 
     config: Config
+    noun = "an EEG"
     unit = "uV"
 
     def open(self, path: Path) -> Recording:

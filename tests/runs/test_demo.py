@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from toys import uploaded
 
 import mmssl
 from mmssl.demonstrating.engine import Engine
@@ -78,6 +79,14 @@ def sounds(tmp_path_factory: pytest.TempPathFactory, asked_of_others: list[str],
         yield page
 
 
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory, asked_of_others: list[str]) -> Iterator[Page]:
+    """Recordings, videos, volumes, series, graphs and cells, and a model that nobody has trained."""
+    model = uploaded.save(tmp_path_factory.mktemp("uploaded"))
+    with mmssl.demo(model, model.parent / "rows", port=0, columns=uploaded.COLUMNS) as page:
+        yield page
+
+
 class Browser:
     """A window on a page. faults: what its console calls an error, what was asked of others, answers from 400 on."""
 
@@ -115,8 +124,8 @@ class Browser:
     def fill(self, label: str, text: str) -> None:
         self.window.get_by_label(label).locator("visible=true").fill(text)
 
-    def upload(self, path: Path) -> None:
-        """Give a file to the field that is seen, in place of what is there."""
+    def upload(self, *paths: Path) -> None:
+        """Give a file, or several of one sample, to the field that is seen, in place of what is there."""
         window = self.window
         clear = window.get_by_label("Clear", exact=True).locator("visible=true")
         if clear.count():
@@ -124,8 +133,8 @@ class Browser:
         field = window.locator("button:has-text('Click to Upload')").locator("visible=true").first
         with window.expect_file_chooser() as chosen:
             field.click()
-        chosen.value.set_files(path)
-        window.get_by_text(path.stem[:8]).locator("visible=true").first.wait_for()
+        chosen.value.set_files(list(paths))
+        window.get_by_text(paths[0].stem[:8]).locator("visible=true").first.wait_for()
 
 
 def rows_of(answer: Any) -> list[int]:
@@ -291,6 +300,37 @@ def test_sounds_find_pictures_and_pictures_sounds(sounds: Page, window: Callable
     (tmp_path / "voice.wav").write_bytes(b"RIFF and no sound")
     seen.upload(tmp_path / "voice.wav")
     assert seen.click("Search by audio").get_by_role("alert").inner_text().startswith("This is not read as sound:")
+
+
+@pytest.mark.parametrize("name", list(uploaded.FILES))
+def test_files_of_every_kind_find_their_row(
+    everything: Page, window: Callable[..., Browser], tmp_path: Path, name: str
+) -> None:
+    """The right files find the row that they are a copy of, of each wrong one a sentence is said."""
+    engine, seen = everything.engine, window(everything, viewport={"width": 1000, "height": 900})
+    seen.tab("Search", f"by {name}")
+    paths = uploaded.FILES[name](tmp_path, 3)
+    seen.upload(*paths)
+    answer, target = seen.click(f"Search by {name}"), engine.targets(name)[0]
+    assert rows_of(answer) == [hit.row for hit in engine.search(engine.files(name, paths), target, 12)]
+    seen.window.set_viewport_size({"width": 390, "height": 844})
+    assert seen.window.evaluate("document.documentElement.scrollWidth") <= 390
+    file, content = uploaded.wrong(tmp_path / "made")[name][0]
+    (tmp_path / f"wrong-{file}").write_bytes(content)
+    seen.upload(tmp_path / f"wrong-{file}")
+    said = seen.click(f"Search by {name}").get_by_role("alert").inner_text()
+    assert said.startswith(f"This is not read as {engine.readers[name].noun}:") and "Traceback" not in said
+
+
+def test_cells_of_a_row_find_it(everything: Page, window: Callable[..., Browser]) -> None:
+    seen = window(everything)
+    seen.tab("Search", "by tabular")
+    seen.fill("tabular: a line a column", "age: old")
+    assert "expected a number" in seen.click("Search by tabular").get_by_role("alert").inner_text()
+    seen.fill("tabular: a line a column", "age: 36\njob: baker")
+    engine = everything.engine
+    hits = engine.search(engine.cells_of("tabular", "age: 36\njob: baker"), engine.targets("tabular")[0], 12)
+    assert rows_of(seen.click("Search by tabular")) == [hit.row for hit in hits]
 
 
 def test_it_speaks_to_this_machine_alone(digits: Page, asked_of_others: list[str]) -> None:
