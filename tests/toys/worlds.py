@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from mmssl.masking import Random
+from mmssl.masking import Mixture, Random
 from mmssl.models.configuration_mmssl import MMSSLConfig
 from mmssl.models.modeling_mmssl import MMSSLModel, tower_spec
 from mmssl.models.options import TowerConfig
@@ -258,10 +258,12 @@ def on_modules_of_ones_own() -> Pretraining:
 
 
 def on_shipped_trunks() -> Pretraining:
-    """Residual convolutions, over all leads at once and over each by itself, and messages along edges."""
+    """Residual convolutions, over all leads at once and over each by itself, and messages along edges; and a transformer
+    that is told by a token which of several kinds of masks a sample drew."""
     resnet: dict[str, Any] = {"trunk": "resnet", "depth": 2}
     messages = {"trunk": "gat", "depth": 2, "heads": 2}
-    net = on_trunks({"signal": resnet, "later": resnet, "graph": messages}, "lead")
+    told = {"depth": 2, "heads": 2, "modes": ["some", "most"]}
+    net = on_trunks({"signal": resnet, "later": resnet, "graph": messages, "table": told}, "lead")
     hidden = {"mask": "half", "mode": "replace"}
     deep = mae.DecoderConfig(width=16, depth=1, heads=2, trunk="gin")
     objectives: dict[str, Objective] = {
@@ -271,7 +273,9 @@ def on_shipped_trunks() -> Pretraining:
         ),
         "windows": mae.MAE(mae.Config(tower="signal", decoder=DECODER, **hidden), net),
         "nodes": mae.MAE(mae.Config(tower="graph", decoder=deep, **hidden), net),
+        "cells": mae.MAE(mae.Config(tower="table", mask="told", decoder=DECODER), net),
         "some nodes": mae.MAE(mae.Config(tower="graph", mask="half", decoder=DECODER), net),
         "latent": jepa.JEPA(jepa.Config(tower="graph", mask="half", predictor=PREDICTOR), net),
     }
-    return Pretraining(net, objectives, LOUD, {"half": Random(ratio=0.5)})
+    kinds = {name: {"type": "random", "ratio": r, "mode": name} for name, r in (("some", 0.3), ("most", 0.7))}
+    return Pretraining(net, objectives, LOUD, {"half": Random(ratio=0.5), "told": Mixture(kinds=kinds)})
