@@ -258,8 +258,8 @@ def on_modules_of_ones_own() -> Pretraining:
 
 
 def on_shipped_trunks() -> Pretraining:
-    """Residual convolutions, over all leads at once and over each by itself, and messages along edges; and a transformer
-    that is told by a token which of several kinds of masks a sample drew."""
+    """Residual convolutions, over all leads at once and over each by itself, and messages along edges; and a
+    transformer that is told by a token which of several kinds of masks a sample drew."""
     resnet: dict[str, Any] = {"trunk": "resnet", "depth": 2}
     messages = {"trunk": "gat", "depth": 2, "heads": 2}
     told = {"depth": 2, "heads": 2, "modes": ["some", "most"]}

@@ -9,11 +9,14 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch.nn import functional as F
 from toys.refusals import refused
 
 from benchmarks.mechanisms import __main__ as command
 from benchmarks.mechanisms import preparing, rows, run
+from benchmarks.mechanisms.nets import SampleCNN
 from benchmarks.mechanisms.rows import Row, due, read_rows, store, stored
 from benchmarks.mechanisms.table import line, table
 from mmssl.recipe.loading import load_recipe
@@ -145,6 +148,28 @@ def test_half_of_the_classes_and_clusters_of_pixels(tmp_path: Path) -> None:
     assert dict(zip(found["train"]["label"], found["train"]["stage"], strict=True)) == dict(
         zip(found["test"]["label"], found["test"]["stage"], strict=True)
     )
+
+
+def test_nine_blocks_make_one_place_of_59049_samples() -> None:
+    """Layer by layer in float64, with the statistics of the norms as they are."""
+    torch.manual_seed(0)
+    net = SampleCNN(16, 1).double().eval()
+    x = torch.randn(1, 1, 3**10, dtype=torch.float64)
+    weights = iter(net.parameters())
+    y, number = x, 0
+    while (weight := next(weights, None)) is not None:
+        bias, scale, shift = next(weights), next(weights), next(weights)
+        if number:
+            windows = F.pad(y, (1, 1)).unfold(2, 3, 1)
+        else:
+            windows = y.unfold(2, 3, 3)
+        y = torch.einsum("bctk,ock->bot", windows, weight) + bias[:, None]
+        y = (y / (1 + 1e-5) ** 0.5 * scale[:, None] + shift[:, None]).clamp(min=0)
+        if number:
+            y = y.unfold(2, 3, 3).amax(3)
+        number += 1
+    assert number == 10 and y.shape == (1, 16, 1)
+    torch.testing.assert_close(net(x), y[:, :, 0], rtol=0, atol=1e-10)
 
 
 def test_the_command_names_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
