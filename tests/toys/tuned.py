@@ -17,7 +17,7 @@ from mmssl_image import Config, Preprocessor
 QUICK = ["few=0", "train.steps=4", "train.batch_size=16", "eval_every=2", "limit=160", "train.log_every=2"]
 
 
-def image_base(folder: Path, seed: int = 0, width: int = 16) -> Path:
+def image_model(seed: int = 0, width: int = 16) -> tuple[MMSSLModel, MMSSLProcessor]:
     """A model over 8x8 pictures (the built-in digits)."""
     rng = np.random.default_rng(0)
     samples = [rng.integers(256, size=(8, 8), dtype=np.uint8) for _ in range(8)]
@@ -29,5 +29,10 @@ def image_base(folder: Path, seed: int = 0, width: int = 16) -> Path:
         initializer_seed=seed,
     )
     torch.manual_seed(seed)
-    save_model(MMSSLModel(config), MMSSLProcessor({"image": image}), folder)
+    return MMSSLModel(config), MMSSLProcessor({"image": image})
+
+
+def image_base(folder: Path, seed: int = 0, width: int = 16) -> Path:
+    """The same as a model folder."""
+    save_model(*image_model(seed, width), folder)
     return folder
