@@ -291,5 +291,6 @@ def make_job(
     kept = None
     if options.keep_head is not None:
         job = SupervisedJob(encoder, processor, options, rows)
-        kept = kept_head(path, options.keep_head, job.towers, pooled_width(encoder, job.towers, True))
+        width = pooled_width(encoder, job.towers, True)
+        kept = kept_head(path, options.keep_head, job.towers, width, options.keep_layers)
     return SupervisedJob(encoder, processor, options, rows, kept)

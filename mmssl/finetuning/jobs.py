@@ -207,6 +207,8 @@ class SupervisedJob(Job):
             probe = self.probe(x, labelled.present, everything)
             self._probes[name] = torch.from_numpy(probe(test.of[name][test.present].numpy()))
         self.known = Features({"model": labelled.of["model"]}, labelled.present)
+        if self.kept is not None:
+            self.kept.settle(labelled.of["model"][labelled.present])
 
     def start_probe(self) -> Probe:
         """What the head starts from: fitted on the rows that are trained on alone, or a look at the others would say

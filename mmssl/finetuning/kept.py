@@ -9,10 +9,11 @@ from ..errors import UserError, nearest
 from .supervised import Kept
 
 
-def kept_head(model_path: str, name: str, towers: Sequence[str], width: int) -> Kept:
-    """The first layer of the projection head that objective `name` had on the tower at the end of run `model_path`.
+def kept_head(model_path: str, name: str, towers: Sequence[str], width: int, layers: int = 1) -> Kept:
+    """The first hidden layers of the projection head that objective `name` had on the tower at the end of a run.
 
-    Heads are no part of the model; they are in the run's last checkpoint. UserError when there is none that fits.
+    Heads are no part of the model; they are in the last checkpoint of run `model_path`. UserError when there is none
+    that fits. A batch norm keeps no statistics: `Kept.settle` gives it those of the rows that are learned from.
     """
     from safetensors import safe_open
 
@@ -41,15 +42,19 @@ def kept_head(model_path: str, name: str, towers: Sequence[str], width: int) -> 
         found = {k.removeprefix(prefix): file.get_tensor(k) for k in keys if k.startswith(prefix)}
     if "dense.1.weight" not in found:
         raise UserError(f"keep_head: objective '{name}' has no projection head with a hidden layer on '{towers[0]}'")
-    if "dense.0.bias" not in found:
-        raise UserError(
-            f"keep_head: the head of '{name}' has a batch norm, which keeps no statistics of its training; "
-            "train with head_norm: layer to keep a part of it"
-        )
     hidden, into = found["dense.0.weight"].shape
     if into != width:
         raise UserError(f"keep_head: the head of '{name}' takes {into} features, the task's tower gives {width}")
-    kept = Kept(into, hidden, "norms.0.weight" in found)
-    names_of = {"dense.0.": "fc1.", "norms.0.": "norm."}
-    kept.load_state_dict({names_of[k[:8]] + k[8:]: v for k, v in found.items() if k[:8] in names_of})
+    there = sum(key.startswith("dense.") and key.endswith(".weight") for key in found) - 1
+    if layers > there:
+        raise UserError(f"keep_layers: found {layers}, but the head of '{name}' has {there} hidden layers")
+    norm = "batch" if "dense.0.bias" not in found else "layer" if "norms.0.weight" in found else "none"
+    kept = Kept(into, hidden, norm, layers)
+    state = kept.state_dict()
+    for layer in range(layers):
+        place = f"more.{layer - 1}." if layer else ""
+        names = {f"dense.{layer}.": "fc1.", f"norms.{layer}.": "norm."}
+        for theirs, ours in names.items():
+            state |= {f"{place}{ours}{k.removeprefix(theirs)}": v for k, v in found.items() if k.startswith(theirs)}
+    kept.load_state_dict(state)
     return kept

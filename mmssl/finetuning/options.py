@@ -158,6 +158,7 @@ class FinetuneConfig(RowsConfig):
     )
     head_start: str = option("probe", choices=("probe", "zero"), help="probe: start from the fitted linear probe")
     keep_head: str | None = option(None, help="name of the objective whose head's first layer is kept (SimCLRv2)")
+    keep_layers: int = option(1, min=1, max=1_000, help="how many hidden layers of that head, from the first on")
     layer_decay: float | None = option(None, above=0, max=1, help="null: 0.75 when everything is trained, else 1")
     monitor: str = option(
         "loss",
@@ -311,6 +312,8 @@ def _tail_faults(options: FinetuneConfig) -> list[str]:
         faults.append("weigh: found it without augment, expected augment.MODALITY: what two views of a row are")
     if options.weigh and options.compare:
         faults.append("weigh: found it with --compare, whose arms are measured on rows that nothing was chosen by")
+    if options.keep_head is None and options.keep_layers != DEFAULTS.keep_layers:
+        faults.append(f"keep_layers: found {options.keep_layers} without keep_head, expected both")
     if len(options.shots) != 2 or options.shots[0] > options.shots[1]:
         faults.append(f"shots: found {options.shots}, expected two numbers in rising order")
     return faults

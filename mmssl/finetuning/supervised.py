@@ -42,18 +42,57 @@ class Config(ObjectiveConfig):
     outputs: int = option(min=1, max=1_000_000)
 
 
-class Kept(nn.Module):
-    """The first layer of an objective's projection head: dense, norm, ReLU (Chen et al. 2020, "Big Self-Supervised
-    Models are Strong Semi-Supervised Learners", section 2: fine-tune from the first layer of the head)."""
+class Settled(nn.Module):
+    """A batch norm with fixed statistics, those of the rows that it was settled on."""
 
-    def __init__(self, width: int, hidden: int, norm: bool) -> None:
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, width: int, eps: float = 1e-5) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.norm = nn.LayerNorm(hidden) if norm else nn.Identity()
+        self.eps = eps
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., H) -> (..., H)."""
+        return (x - self.mean) * torch.rsqrt(self.variance + self.eps) * self.weight + self.bias
+
+
+NORMS = {"none": nn.Identity, "layer": nn.LayerNorm, "batch": Settled}
+"""Of a head: what follows a hidden layer."""
+
+
+class Kept(nn.Module):
+    """The first hidden layers of an objective's projection head: dense, norm, ReLU (Chen et al. 2020, "Big
+    Self-Supervised Models are Strong Semi-Supervised Learners", section 2: fine-tune from a layer of the head)."""
+
+    def __init__(self, width: int, hidden: int, norm: str, layers: int = 1) -> None:
+        super().__init__()
+        self.kind = norm
+        self.fc1 = nn.Linear(width, hidden, bias=norm != "batch")  # a bias before a batch norm is taken off again
+        self.norm = NORMS[norm](hidden)
+        self.more = nn.ModuleList(Kept(hidden, hidden, norm) for _ in range(layers - 1))
+
+    @torch.no_grad()
+    def settle(self, x: Tensor) -> Tensor:
+        """Batch norms get the statistics of x (n, D), layer after layer; returns (n, H)."""
+        if isinstance(self.norm, Settled):
+            seen = self.fc1(x)
+            self.norm.mean.copy_(seen.mean(0))
+            self.norm.variance.copy_(seen.var(0, unbiased=False))
+        x = F.relu(self.norm(self.fc1(x)))
+        for layer in self.more:
+            x = layer.settle(x)  # type: ignore[operator]
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., D) -> (..., H)."""
-        return F.relu(self.norm(self.fc1(x)))
+        x = F.relu(self.norm(self.fc1(x)))
+        for layer in self.more:
+            x = layer(x)
+        return x
 
 
 class TaskHead(nn.Module):

@@ -109,11 +109,16 @@ def write_task(head: TaskHead, target: Target, towers: Sequence[str], modalities
         "modalities": list(modalities),
         "kept": None
         if kept is None
-        else {"hidden": kept.fc1.out_features, "norm": isinstance(kept.norm, torch.nn.LayerNorm)},
+        else {"hidden": kept.fc1.out_features, "norm": kept.kind, "layers": 1 + len(kept.more)},
     }
     if head.count > 1:
         spec["experts"] = head.count
     (folder / TASK).write_text(json.dumps(spec, indent=2) + "\n")
+
+
+def _kept(width: int, spec: dict[str, Any]) -> Kept:
+    norm = {True: "layer", False: "none"}.get(spec["norm"], spec["norm"])  # as it was written before 'batch' was there
+    return Kept(width, int(spec["hidden"]), str(norm), int(spec.get("layers", 1)))
 
 
 def load_task(path: str | Path, base: str | None = None) -> TaskModel:
@@ -127,7 +132,7 @@ def load_task(path: str | Path, base: str | None = None) -> TaskModel:
         spec = read_json_object(folder / TASK, f"{folder}: its {TASK}")
         target, towers, kept = Target(**spec["target"]), list(spec["towers"]), spec["kept"]
         width = pooled_width(model, towers, kept is not None)
-        first = None if kept is None else Kept(width, kept["hidden"], kept["norm"])
+        first = None if kept is None else _kept(width, kept)
         head = TaskHead(width, target.outputs, first, int(spec.get("experts", 1)))
         head.load_state_dict(load_file(folder / HEAD))
         modalities = list(spec["modalities"])
