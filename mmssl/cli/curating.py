@@ -69,7 +69,9 @@ def _cluster(args: argparse.Namespace, flags: dict[str, Any]) -> int:
     why = "are alone" if options.kind == "neighbours" else "have no embedding"
     result(f"{args.output}: {done['clustered']:,} rows" + (f", {left:,} more {why}" if left else ""))
     other = "nearest" if options.kind == "neighbours" else "centre"
-    for level in done["levels"]:
+    for name, shares in done.get("priors", {}).items():
+        result(f"{name}: " + ", ".join(f"class {number} {share:.3g}" for number, share in enumerate(shares)))
+    for level in done.get("levels", []):
         sizes = f"{level['least']:,} to {level['most']:,} rows"
         result(f"{level['clusters']:,} clusters of {sizes}; a row is {level['distance']:.3g} from its {other}")
     return 0

@@ -20,12 +20,14 @@ from ..errors import RunError, UserError, nearest, one_line
 from ..files import replaceable, whole_file
 from ..recipe.renewing import KMeansOptions, level_names
 from ..saying import doing
+from .classing import domains_of, domains_of_file, refuse_beside_domains, write_classes
 from .embeddings import (
     Embeddings,
     embeddings_beside,
     is_embeddings,
     made_embeddings,
     open_embeddings,
+    placed,
     refuse_rows,
     standardise,
 )
@@ -49,15 +51,26 @@ def cluster_as(
     """
     replaceable(Path(output))
     refuse_levels(options.levels)
+    refuse_beside_domains(options)
     rows: Source | None = None
+    domains: list[tuple[list[str], Labels]] = []
     if is_embeddings(source):
         refuse_rows(options, source)
         embeddings = open_embeddings(source, options.column, "cluster")
+        if options.domain is not None:
+            domains.append(domains_of_file(embeddings, options))
     else:
-        embeddings, rows = made_embeddings(source, options, embeddings_beside(output), options.column, base)
+
+        def look(rows: Source) -> None:
+            if options.domain is not None:
+                domains.append(domains_of(rows, options))
+
+        embeddings, rows = made_embeddings(source, options, embeddings_beside(output), options.column, base, look)
     instances = None if options.instance is None else instances_of(embeddings, options.instance, rows)
     if options.standardise:
         standardise(embeddings)
+    if domains:
+        return write_classes(embeddings, options, output, *domains[0])
     if options.kind == "neighbours":
         return write_neighbours(embeddings, options, output, instances)
     return write_clusters(embeddings, options, output)
@@ -97,8 +110,8 @@ def write_neighbours(
     about["clusters"] = {"of": embeddings.column, "kind": options.kind, "instance": options.instance, **found}
     table = pa.concat_tables([ids for ids, _ in embeddings.tables()]) if embeddings.rows else pa.table({})
     count = embeddings.rows
-    table = table.append_column("cluster", _placed(groups[grouped], numbers[grouped], count, pa.int32()))
-    table = table.append_column("distance", _placed(apart[near], numbers[near], count, pa.float32()))
+    table = table.append_column("cluster", placed(groups[grouped], numbers[grouped], count, pa.int32()))
+    table = table.append_column("distance", placed(apart[near], numbers[near], count, pa.float32()))
     try:
         with whole_file(path) as partial:
             pq.write_table(table.cast(with_about(table.schema, about)), partial)
@@ -193,8 +206,8 @@ def write_clusters(embeddings: Embeddings, options: ClusterConfig, output: str |
             for ids, at, labels, apart in assigned(embeddings, levels):
                 table = ids
                 for level, (own, far) in enumerate(zip(labels, apart, strict=True)):
-                    table = table.append_column(names[level][0], _placed(own, at, len(ids), pa.int32()))
-                    table = table.append_column(names[level][1], _placed(far, at, len(ids), pa.float32()))
+                    table = table.append_column(names[level][0], placed(own, at, len(ids), pa.int32()))
+                    table = table.append_column(names[level][1], placed(far, at, len(ids), pa.float32()))
                     sizes[level] += np.bincount(own, minlength=len(sizes[level]))
                     sums[level] += far.sum()
                 schema = with_about(table.schema, about)
@@ -210,14 +223,3 @@ def write_clusters(embeddings: Embeddings, options: ClusterConfig, output: str |
         for size, total in zip(sizes, sums, strict=True)
     ]
     return {"rows": embeddings.rows, "clustered": count, "levels": told}
-
-
-def _placed(values: Any, at: Any, count: int, kind: pa.DataType) -> pa.Array:
-    """Values at their places among `count` rows, null elsewhere."""
-    import pyarrow as pa
-
-    whole = np.zeros(count, values.dtype)
-    whole[at] = values
-    lacking = np.ones(count, bool)
-    lacking[at] = False
-    return pa.array(whole, kind, mask=lacking)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,10 +204,15 @@ def refuse_rows(options: RowsConfig, name: str | Path) -> None:
 
 
 def made_embeddings(
-    model: str | Path, options: RowsConfig, place: Path, column: str | None, base: str | None = None
+    model: str | Path,
+    options: RowsConfig,
+    place: Path,
+    column: str | None,
+    base: str | None = None,
+    look: Callable[[Source], None] = lambda rows: None,
 ) -> tuple[Embeddings, Source]:
     """Those that a MODEL gives of the rows that the options name, in `place`, from where they are taken another time;
-    and these rows.
+    and these rows. look: called with them before anything is embedded.
 
     Raises UserError as `mmssl embed` does, and before anything is embedded where a model of several modalities gives
     several and `column` names none of them.
@@ -223,6 +228,7 @@ def made_embeddings(
     if column not in names and (column is not None or len(names) > 1):
         said = "null" if column is None else f"'{column}'"
         raise UserError(f"column: found {said}, expected one of {', '.join(names)}{nearest(str(column), names)}")
+    look(source)
     summary = write_rows(opened, processor.preprocessors, source, columns, asked, place, reuse=True)
     if summary["resumed"]:
         say(f"{place}: {summary['resumed']:,} rows were embedded already")
@@ -232,3 +238,14 @@ def made_embeddings(
 def embeddings_beside(output: str | Path) -> Path:
     """Where embeddings that are made for an output are kept."""
     return Path(output).with_name(f"{Path(output).stem}.embeddings.parquet")
+
+
+def placed(values: Any, at: Any, count: int, kind: pa.DataType) -> pa.Array:
+    """Values at their places among `count` rows, null elsewhere."""
+    import pyarrow as pa
+
+    whole = np.zeros(count, values.dtype)
+    whole[at] = values
+    lacking = np.ones(count, bool)
+    lacking[at] = False
+    return pa.array(whole, kind, mask=lacking)

@@ -31,8 +31,14 @@ class ClusterConfig(RowsConfig, KMeansOptions):
     )
     most: int = option(2, min=2, max=1_000_000, help="instances that are joined at most")
     seed: int = option(0, min=0, max=2**32 - 1, help="of the beginning, and of the sample")
+    domain: str | None = option(
+        None,
+        help="a column (site, device): in place of clusters, classes that are not as frequent in each of its values",
+    )
+    classes: int | None = option(None, min=2, max=1_000, help="of these: how many, at most as many as domains (domain)")
 
     NEEDS = (
+        needs("classes", domain=SET),
         needs("neighbours", "least", "instance", "most", kind="neighbours"),
         needs("clusters", "balanced", "iterations", "restarts", "sample", "seed", kind=("spherical", "plain")),
     )

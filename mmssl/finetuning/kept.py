@@ -53,8 +53,7 @@ def kept_head(model_path: str, name: str, towers: Sequence[str], width: int, lay
     state = kept.state_dict()
     for layer in range(layers):
         place = f"more.{layer - 1}." if layer else ""
-        names = {f"dense.{layer}.": "fc1.", f"norms.{layer}.": "norm."}
-        for theirs, ours in names.items():
+        for theirs, ours in ((f"dense.{layer}.", "fc1."), (f"norms.{layer}.", "norm.")):
             state |= {f"{place}{ours}{k.removeprefix(theirs)}": v for k, v in found.items() if k.startswith(theirs)}
     kept.load_state_dict(state)
     return kept
