@@ -58,6 +58,9 @@ class SelfTrainingConfig:
     )
     balance: bool = option(True, help="of each class together as it does among the labelled rows")
     neighbours: int = option(5, min=1, max=10_000, help="nearest rows that vote, or that a row is joined with")
+    near: int | None = option(
+        None, min=1, max=1_000_000, help="of the rows those alone that are among so many nearest to a labelled one"
+    )
     steps: int | None = option(
         None, min=0, max=1_000_000_000, help="of a training on rows so labelled; null: as on the labelled ones alone"
     )
@@ -348,7 +351,7 @@ def _way_faults(options: FinetuneConfig) -> list[str]:
     if said.by != "teacher":
         keys = [key for key in ("sure", "momentum", "ahead") if getattr(said, key) != getattr(usual, key)]
         return [f"self_training.{key}: found it with by={said.by}, expected by=teacher" for key in keys]
-    others = ("keep", "grow", "balance", "neighbours", "reweigh", "gold_last")
+    others = ("keep", "grow", "balance", "neighbours", "near", "reweigh", "gold_last")
     faults = [
         f"self_training.{key}: found it with by=teacher, which keeps rows by how sure it is (self_training.sure)"
         for key in others

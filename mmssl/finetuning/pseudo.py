@@ -113,6 +113,16 @@ def nearest_rows(x: Array, of: Array, k: int) -> tuple[Classes, Floats]:
     return numbers, cosines
 
 
+def near_rows(known: Array, x: Array, present: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
+    """(m,) which of x (m, D) that are present are among the `count` nearest, by the cosine, of any row of known (n, D):
+    SSLD (Cui et al. 2021, arXiv 2103.05959) so retrieves what is learned from out of a larger collection."""
+    rows, chosen = np.flatnonzero(present), np.zeros(len(x), bool)
+    if len(rows):
+        near, _ = nearest_rows(x[rows], known, min(count, len(rows)))
+        chosen[rows[near.ravel()]] = True
+    return chosen
+
+
 def _units(x: Array) -> Floats:
     z = x.astype(np.float64)
     return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)

@@ -42,7 +42,7 @@ from .following import FollowingJob
 from .jobs import SupervisedJob
 from .options import FinetuneConfig, SelfTrainingConfig
 from .partition import Examples
-from .pseudo import Guess, Known, guess, kept
+from .pseudo import Guess, Known, guess, kept, near_rows
 from .reweighing import worth
 from .unlabelled import Pseudo
 
@@ -97,6 +97,9 @@ class Rounds:
             job.strength = job.start_probe().strength  # of labels that are right, for every round
         found = job.features(self.rows, {"model": job.encoder})
         self.x, self.present = found.of["model"], found.present.numpy()
+        if self.said.near is not None:
+            assert job.known is not None
+            self.present &= near_rows(self.known(job.known.of["model"]).x, self.x.numpy(), self.present, self.said.near)
         self.facts: list[dict[str, int]] = []
 
     def run(self) -> Taught:

@@ -8,7 +8,7 @@ from sklearn.datasets import make_blobs
 
 from mmssl.evaluation.linear import fit_probe
 from mmssl.finetuning.label_model import label_model, rule, tables, together
-from mmssl.finetuning.pseudo import SPREAD, Guess, Known, guess, kept, nearest_rows, propagate, votes
+from mmssl.finetuning.pseudo import SPREAD, Guess, Known, guess, kept, near_rows, nearest_rows, propagate, votes
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,19 @@ def test_votes_are_those_of_the_nearest_by_the_cosine(blobs):
     assert set(votes(rare, x, 5)[:, 1]) == {0.0, 1.0}, "a class with one row is asked of the nearest alone"
     numbers, cosines = nearest_rows(known.x, known.x, 1)
     assert numbers[:, 0].tolist() == list(range(12)) and cosines == pytest.approx(1)
+
+
+def test_rows_near_any_labelled_one_are_found(blobs):
+    known, x, _ = blobs
+    present = np.arange(60) % 7 != 0
+    unit = [row / np.linalg.norm(row) for row in x.astype(np.float64)]
+    wanted = set()
+    for a in known.x.astype(np.float64):
+        rows = sorted(np.flatnonzero(present), key=lambda row: -float(unit[row] @ a))
+        wanted |= set(rows[:3])
+    assert set(np.flatnonzero(near_rows(known.x, x, present, 3))) == wanted and len(wanted) < present.sum()
+    assert near_rows(known.x, x, present, 100).tolist() == present.tolist()
+    assert not near_rows(known.x, x, np.zeros(60, bool), 3).any()
 
 
 def test_a_row_is_labelled_by_the_teacher_and_kept_where_most_neighbours_agree(blobs):

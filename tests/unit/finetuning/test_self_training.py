@@ -92,6 +92,15 @@ def test_rounds_of_the_head_alone_are_rounds_of_probes(base, digits, tmp_path, m
     np.testing.assert_allclose(found.numpy(), wanted, atol=1e-4)
 
 
+def test_near_leaves_one_row_a_labelled_one_at_most(base, digits, tmp_path, monkeypatch):
+    chose(monkeypatch, 0)
+    how = {"near": 1, "keep": 1.0}
+    run = finetune(
+        base, digits, "label", peft="linear", unlabelled="rest", rounds=1, self_training=how, output=tmp_path / "out"
+    )
+    assert 0 < run.report["settings"]["self_training"]["rounds"][0]["kept"] <= 24
+
+
 def test_labels_of_unlabelled_rows_and_of_test_rows_change_nothing(base, digits, tmp_path):
     few = digits["train"].select(range(24))
     others = np.array(digits["train"].select(range(24, 90))["image"], dtype=object)
