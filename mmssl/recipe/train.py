@@ -10,6 +10,8 @@ from ..schedules import RampConfig, ScheduleConfig
 
 OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD", "lars": "LARS", "lion": "Lion", "muon": "Muon (AdamW outside of blocks)"}
 """Name -> as cards write it."""
+EIGHT_BIT = "adamw_8bit"
+OPTIMIZERS[EIGHT_BIT] = "AdamW with a state of 8 bits"
 
 
 @strict
@@ -79,7 +81,12 @@ class LoopConfig:
         help="of schedules that hold the rate: in how many last steps it falls to min_lr (below 1: share of all); the "
         "checkpoint before them stays, to go on from; null: of wsd 0.1, else none",
     )
-    optimizer: str = option("adamw", choices=tuple(OPTIMIZERS), help="by which rule the weights follow their gradients")
+    optimizer: str = option(
+        "adamw",
+        choices=tuple(OPTIMIZERS),
+        help="by which rule the weights follow their gradients; adamw_8bit: adamw whose state takes a quarter of the "
+        "memory (extra bitsandbytes)",
+    )
     weight_decay: float = option(
         0.05,
         min=0,
@@ -99,7 +106,8 @@ class LoopConfig:
         None,
         min=0,
         below=1,
-        help="of adamw, and of what muon leaves to it: decay of the mean and of the square of the gradient; of lion: "
+        help="of adamw (of 8 bits, too), and of what muon leaves to it: decay of the mean and of the square of the "
+        "gradient; of lion: "
         "of what its step, and what its memory is made of; null: [0.9, 0.95], of lion [0.9, 0.99]",
     )
     eps: float = option(1e-8, above=0, max=1, help="of adamw and muon: added to the root of the square")
@@ -163,8 +171,8 @@ class LoopConfig:
         needs("nesterov", optimizer=("sgd", "lars")),
         needs("nesterov", holds=lambda config: config.momentum != 0, momentum="above 0"),
         needs("trust", optimizer="lars"),
-        needs("betas", optimizer=("adamw", "lion", "muon")),
-        needs("eps", optimizer=("adamw", "muon")),
+        needs("betas", optimizer=("adamw", EIGHT_BIT, "lion", "muon")),
+        needs("eps", optimizer=("adamw", EIGHT_BIT, "muon")),
     )
 
 

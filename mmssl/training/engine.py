@@ -29,8 +29,10 @@ from ..options import not_resumable
 from ..options.schema import to_dict, yaml_name
 from ..recipe.config import DataConfig, LoopConfig, Recipe, TrainConfig
 from ..recipe.loading import load_recipe
+from ..recipe.train import EIGHT_BIT
 from .device import settle_precision, this_device, warn_of_precision
 from .lock import RunLock
+from .optimizer import check_optimizer
 from .parallel import Parallel, Sharded
 
 if TYPE_CHECKING:
@@ -228,6 +230,8 @@ def _refuse_with_shards(train: TrainConfig) -> None:
         )
     if train.mixed_precision == "fp16":
         raise UserError(f"{where} train.mixed_precision is fp16, whose scaler sees one process's share; expected bf16")
+    if train.optimizer == EIGHT_BIT:
+        raise UserError(f"{where} train.optimizer is {EIGHT_BIT}, which knows no shares of tensors; expected adamw")
     if os.environ.get("FSDP_VERSION", "2") != "2":
         raise UserError(f"{where} the launcher asks for version {os.environ['FSDP_VERSION']}; expected fsdp_version: 2")
     for name, key, instead in (
@@ -273,6 +277,7 @@ def make_accelerator(train: LoopConfig) -> Accelerator:
             f"{os.environ['WORLD_SIZE']} processes were launched, but each would train alone; "
             "on CPUs set ACCELERATE_USE_CPU=true"
         )
+    check_optimizer(train.optimizer, accelerator.device)
     if accelerator.is_main_process:
         warn_of_precision(train, device)
     else:

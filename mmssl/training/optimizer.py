@@ -1,9 +1,10 @@
 """Optimisers by name, with the usual groups.
 
 AdamW, SGD and Muon are torch's, LARS (You et al. 2017, arXiv 1708.03888) and Lion (Chen et al. 2023, arXiv 2302.06675)
-timm's. Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) is for the matrices of blocks alone, the
-rest is AdamW's; its step of a matrix is as long as one of AdamW's (Liu et al. 2025, arXiv 2502.16982), so that one rate
-and one weight decay do for both.
+timm's, AdamW with a state of 8 bits (Dettmers et al. 2022, arXiv 2110.02861) that of bitsandbytes. Muon (Jordan et al.
+2024, https://kellerjordan.github.io/posts/muon/) is for the matrices of blocks alone, the rest is AdamW's; its step of
+a matrix is as long as one of AdamW's (Liu et al. 2025, arXiv 2502.16982), so that one rate and one weight decay do for
+both.
 """
 
 from __future__ import annotations
@@ -17,17 +18,20 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..modality import MaskToken
 from ..models.positions import LearnedGrid
 from ..models.quantisers import Codebooks
 from ..models.tower import Prefix
 from ..recipe.config import LoopConfig
+from ..recipe.train import EIGHT_BIT
 
 Scale = Callable[[str], float]
 """Parameter name -> factor of the learning rate."""
 L = TypeVar("L", bound=LoopConfig)
-BETAS = {"adamw": [0.9, 0.95], "muon": [0.9, 0.95], "lion": [0.9, 0.99]}
+BETAS = {"adamw": [0.9, 0.95], EIGHT_BIT: [0.9, 0.95], "muon": [0.9, 0.95], "lion": [0.9, 0.99]}
+EIGHT_BIT_FROM = 4096
+"""Numbers of a tensor from which on its state has 8 bits; smaller ones have 32 (bitsandbytes' `min_8bit_size`)."""
 MOMENTUM = {"sgd": 0.9, "lars": 0.9, "muon": 0.95}
 
 
@@ -118,6 +122,9 @@ def optimizer_of(module: nn.Module, settings: LoopConfig, scale: Scale | None = 
     if s.optimizer == "muon":
         return _muon(module, s, betas, momentum, scale)
     groups = parameter_groups(module, s.weight_decay, scale)
+    if s.optimizer == EIGHT_BIT:
+        eight: torch.optim.Optimizer = _adamw_8bit()(groups, lr=s.lr, betas=betas, eps=s.eps)
+        return eight
     if s.optimizer == "sgd":
         # not fused: that knows no shares of tensors (torch 2.14)
         return torch.optim.SGD(groups, lr=s.lr, momentum=momentum, nesterov=s.nesterov)
@@ -130,6 +137,34 @@ def optimizer_of(module: nn.Module, settings: LoopConfig, scale: Scale | None = 
     groups = [group | {"always_adapt": group["decays"]} for group in groups]
     lars: torch.optim.Optimizer = Lars(groups, lr=s.lr, momentum=momentum, nesterov=s.nesterov, trust_coeff=s.trust)
     return lars
+
+
+def _adamw_8bit() -> Any:
+    """bitsandbytes' class. UserError where it is not installed."""
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise UserError(
+            f"train.optimizer: found {EIGHT_BIT}, which needs bitsandbytes: pip install 'mmssl[bitsandbytes]'; "
+            "expected adamw"
+        ) from error
+    return AdamW8bit
+
+
+def check_optimizer(name: str, device: torch.device) -> None:
+    """UserError where an optimiser cannot be had on this device: a step of it is tried."""
+    if name != EIGHT_BIT:
+        return
+    weights = nn.Parameter(torch.zeros(EIGHT_BIT_FROM, device=device))
+    weights.grad = torch.ones_like(weights)
+    optimizer = _adamw_8bit()([weights])
+    try:
+        optimizer.step()
+    except (RuntimeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"train.optimizer: found {name}, which bitsandbytes does not know how to do on {device} "
+            f"({one_line(error)}); expected adamw"
+        ) from error
 
 
 def _muon(
@@ -190,5 +225,6 @@ def restore_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tenso
     for key, value in tensors.items():
         name, _, entry = key.rpartition("::")
         p = parameters[name]
-        # the step too: a fused optimiser counts on the device
-        optimizer.state[p][entry] = value.to(p.device, copy=True)
+        # the step too: a fused optimiser counts on the device, that of 8 bits in Python
+        whole = value.ndim == 0 and not value.is_floating_point()
+        optimizer.state[p][entry] = value.item() if whole else value.to(p.device, copy=True)

@@ -28,6 +28,7 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 OURS = {"dev", "docs", "bench", "all"}
 """Extras that are for who works on mmssl, or only name others."""
 APART = {
+    "bitsandbytes": "kernels for GPUs, of an option that few need",
     "demo": "Gradio holds Pillow below the version that all others get",
     "umap": "its compiling costs each run half a minute",
 }
