@@ -29,6 +29,7 @@ from .answers import Answers, by_group
 from .embedding import Embedded, embed_source, refuse_diverged
 from .held_out import Sources, files_of, open_outside, open_sources, read_columns
 from .leaks import refuse_label, telling_columns
+from .linking import linking
 from .prompting import zero_shot
 from .retrieving import Retrieving, columns_of, further_of, there
 from .robustness import corrupted, robustness, views_of
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from ..recipe.config import DataConfig, EvaluationConfig
 
 DEFAULT_TASKS = ("knn", "zero-shot", "retrieval", "rankme")
-PROBED = ("knn", "linear", "attentive", "labels", "ood", "subsets", "selective", "robustness")
+PROBED = ("knn", "linear", "attentive", "labels", "ood", "subsets", "selective", "linking", "robustness")
 """Tasks that need what the encoders make of the training rows."""
 PAIRED = ("retrieval", "ranking", "subsets")
 
@@ -207,9 +208,7 @@ class _Evaluation:
         test = self._embed(self.test, self.columns, "test", self.encoders)
         train, columns = None, {}
         if self.sources.train is not None and set(possible) - {"rankme", "separability", "cka"}:
-            probes = {"knn", "linear", "attentive", "labels", "ood", "subsets", "selective", "robustness"} & set(
-                possible
-            )
+            probes = set(PROBED) & set(possible)
             columns = present_columns(self.sources.train, list(self.preprocessors), self.mapping)[0]
             # between modalities only the raw features' ridge map learns from these rows
             train = self._embed(self.sources.train, columns, "train", self.encoders if probes else {})
@@ -291,7 +290,7 @@ class _Evaluation:
             return None if self.config.ood else "it needs other data to tell from the held-out rows (evaluation.ood)"
         if task == "robustness" and not self.corrupted:
             return "it needs views for corruptions (evaluation.corruptions)"
-        if task in ("knn", "linear", "boosting", "attentive", "labels", "selective", "robustness"):
+        if task in ("knn", "linear", "boosting", "attentive", "labels", "selective", "linking", "robustness"):
             if self.labels is None:
                 return self.no_labels
             if self.labels.train is None:
@@ -328,6 +327,7 @@ class _Evaluation:
             "labels": lambda: others.label_shares(found, config.label_shares, seed),
             "separability": lambda: others.separable(found.test, seed),
             "selective": lambda: others.selective(found, seed),
+            "linking": lambda: linking(found, config.linking_weight, seed),
             "cka": lambda: others.alike_to(found.test),
             "robustness": self._robustness,
             "ood": self._ood,

@@ -20,6 +20,7 @@ TASKS = (
     "labels",
     "separability",
     "selective",
+    "linking",
     "robustness",
     "cka",
     "ood",
@@ -69,6 +70,9 @@ class EvaluationConfig:
     k: int = option(20, min=1, max=1_000_000, help="neighbours of kNN")
     temperature: float | None = option(
         None, above=0, max=1_000, help="of zero-shot probabilities: adds ECE and the Frechet mean"
+    )
+    linking_weight: float = option(
+        0.5, min=0, max=1, help="of the task `linking`: of the first modality where two are pooled, w a + (1 - w) b"
     )
     label_shares: list[float] = option(factory=lambda: [0.01, 0.1, 1.0], above=0, max=1, help="of the task `labels`")
     corruptions: dict[str, list[dict[str, dict[str, Any]]]] = option(
