@@ -23,7 +23,8 @@ def measure(row: Row, seed: int, folder: Path) -> dict[str, Any]:
     losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     tasks = json.loads((run / "evaluation.json").read_text())["tasks"]
     found: dict[str, Any] = {
-        f"{task} {metric.partition('/')[2] or metric}": {
+        # of retrieval there is one for each way between two columns
+        f"{task} {metric if task == 'retrieval' else metric.partition('/')[2] or metric}": {
             name: round(scores[arm], 4) for arm, name in ARMS.items() if scores.get(arm) is not None
         }
         for task, metrics in tasks.items()

@@ -15,9 +15,26 @@ COLUMNS = {"linear": "linear accuracy", "knn": "knn accuracy"}
 HEAD = ["| | mechanism | data, steps | linear | nearest neighbours | raw: linear, kNN |", "|---|---|---|---|---|---|"]
 
 
+FOUND = "R@10"
+"""Of ten that are retrieved one belongs to what was asked for."""
+
+
 def table(rows: Sequence[Row]) -> str:
-    """A line a row that has results."""
-    return "\n".join([*HEAD, *(line(row, found) for row in rows if (found := stored(row)))])
+    """A line a row that has results, and what was found of pairs by those that were asked for them."""
+    held = {row.name: (row, found) for row in rows if (found := stored(row))}
+    pairs = [said for name, (_, found) in held.items() for said in between(name, found)]
+    return "\n".join([*HEAD, *(line(*one) for one in held.values()), *([""] if pairs else []), *pairs])
+
+
+def between(name: str, found: dict[int, dict[str, Any]]) -> list[str]:
+    """A line for each way between two columns: how often the partner is among the ten that are nearest."""
+    seeds = [found[seed] for seed in sorted(found)]
+    keys = [key for key in seeds[0] if key.startswith("retrieval") and key.endswith(FOUND)]
+    return [
+        f"`{name}`, {key.removeprefix('retrieval ').rpartition('/')[0]}, the partner among the nearest ten: "
+        f"{' '.join(pair(seed.get(key, {})) for seed in seeds)}; raw features {short(seeds[0][key].get('raw'))}."
+        for key in keys
+    ]
 
 
 def line(row: Row, found: dict[int, dict[str, Any]]) -> str:

@@ -54,6 +54,9 @@ def test_a_result_of_another_recipe_is_none(tmp_path: Path, monkeypatch: pytest.
     assert list(stored(row)) == [0, 1] and not due(row, 1) and due(row, 2)
     shown = ".750/.500 .750/.500 | 1.000/.250 1.000/.250 | .600, .300 |"
     assert line(row, stored(row)).endswith(shown) and "fashion_mnist, 150" in table([row])
+    store(row, 0, SCORES | {"retrieval text to lead/R@10": SCORES["knn accuracy"]})
+    shown = "`gedi`, text to lead, the partner among the nearest ten: 1.000/.250 -; raw features .300."
+    assert table([row]).endswith("\n\n" + shown)
     monkeypatch.setattr(Row, "digest", lambda self: "another")
     assert due(row, 1)
 
@@ -65,7 +68,8 @@ def test_what_is_found_is_read_off_the_run(tmp_path: Path, monkeypatch: pytest.M
         (output / "model").mkdir(parents=True)
         (output / "metrics.jsonl").write_text('{"loss": 2.0}\n{"loss": 1.5}\n')
         score = '{"model": 0.71, "untrained": 0.7, "raw": null}'
-        tasks = f'{{"knn": {{"image/accuracy": {score}}}, "linear": {{"image/ECE": {score}}}}}'
+        ways = f'{{"text to lead/R@10": {score}, "lead to text/R@10": {score}}}'
+        tasks = f'{{"knn": {{"image/accuracy": {score}}}, "linear": {{"image/ECE": {score}}}, "retrieval": {ways}}}'
         (output / "evaluation.json").write_text(f'{{"tasks": {tasks}}}')
         kept[recipe["name"]] = recipe
 
@@ -74,6 +78,7 @@ def test_what_is_found_is_read_off_the_run(tmp_path: Path, monkeypatch: pytest.M
     found = run.measure(read_rows(["beit"])[0], 2, tmp_path)
     assert found["knn accuracy"] == {"pretrained": 0.71, "untrained": 0.7}
     assert found["loss"] == [2.0, 1.5] and "linear ECE" not in found
+    assert {"retrieval text to lead/R@10", "retrieval lead to text/R@10"} <= set(found)
     codes = kept["beit"]["objectives"]["beit"]["codes"]["image"]
     assert codes["from"] == str(tmp_path / "beit_tokenizer-2") and kept["beit_tokenizer"]["seed"] == 2
 
