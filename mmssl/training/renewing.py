@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -37,6 +36,8 @@ from .observers import Measured, Moment, Observer, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import pyarrow as pa
 
     from ..data.loading import Source
     from ..models.modeling_mmssl import MMSSLModel
@@ -66,6 +67,8 @@ class Held(Embeddings):
 
     def tables(self) -> Iterator[tuple[pa.Table, Part]]:
         """As of a file."""
+        import pyarrow as pa
+
         for low in range(0, self.rows, BATCH):
             high = min(low + BATCH, self.rows)
             numbers = low + np.flatnonzero(self.there[low:high])
