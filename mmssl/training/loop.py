@@ -95,7 +95,7 @@ class Loop:
         )
         self.pretraining.begin(steps)
         self.effort = Effort(pretraining.model, self.accelerator, getattr(settings, "compile", False) is True)
-        self.clock, self.stragglers = Clock(parallel), Stragglers()
+        self.clock, self.stragglers = Clock(parallel), Stragglers(parallel.cut)
         self.course, self.rates = Course(), Rates(settings, steps)
         self.start, self.seconds = 0, 0.0
         self.began = time.monotonic()  # `train.time_limit` counts from here
@@ -265,7 +265,8 @@ class Loop:
             guard = {"guard/rollbacks": self.course.rollbacks} if self.course.rollbacks else {}
             rates = {"lr": self.optimizer.param_groups[0]["lr"], "grad_norm": float(norm) if norm is not None else None}
             row |= moment.measured | guard | rates | costs(told, seconds)
-            row |= self.stragglers.row([of.seconds for of in told]) | meter.pace(self.steps - moment.step, seconds)
+            slow = self.stragglers.row([of.seconds for of in told], seconds / max(meter.steps, 1))
+            row |= slow | meter.pace(self.steps - moment.step, seconds)
             self._report(row, display)
             meter = Meter()
         self.looked, self._healthy = moment.step, moment.healthy
@@ -321,14 +322,12 @@ class Loop:
             self._metrics.cut(back)
         return back
 
-    def _try_to_save(
-        self, step: int, instead: str, healthy: bool | None = None, beside: bool = False
-    ) -> RunError | None:
+    def _try_to_save(self, step: int, then: str, healthy: bool | None = None, beside: bool = False) -> RunError | None:
         """A checkpoint that cannot be written is no reason to throw the run away."""
         try:
             self.save(step, healthy, beside)
         except RunError as error:
-            logger.warning("%s; %s", error, instead)
+            logger.warning("%s; %s", error, then)
             return error
         return None
 

@@ -3,7 +3,8 @@
 A process's own seconds of a step are those from reading its rows to the end of its backward pass, without the time in
 the exchanges of a loss (`mmssl.distributed`) and without DistributedDataParallel's wait for the others' gradients,
 which comes last. On a GPU they are taken by its own clock, in which an exchange of a loss is not told apart from work.
-Under `train.parallel: fsdp2` processes wait for each other in every block: there is nothing to tell apart.
+Under `train.parallel: fsdp2` processes wait for each other in every block, so that what they compute cannot be told
+apart: their own seconds are those that they waited for their rows, or read and decoded them, which comes before.
 """
 
 from __future__ import annotations
@@ -28,14 +29,20 @@ logger = logging.getLogger("mmssl")
 
 SLOW, LINES = 1.5, 3
 """A process is told of that is slower than the median by this factor in so many lines of the log in a row."""
+WORTH = 0.05
+"""Share of a step by which reading has to be slower, too."""
 
 
 class Clock:
-    """Times this process's own part of each step; nothing where it is alone, or all wait for each other anyway."""
+    """Times this process's own part of each step; nothing where it is alone, or all wait for each other anyway.
+
+    reads: of several of the latter kind, whose time for reading is told.
+    """
 
     def __init__(self, parallel: Parallel) -> None:
         self.device = parallel.accelerator.device
-        self.on = parallel.accelerator.num_processes > 1 and not parallel.cut
+        several = parallel.accelerator.num_processes > 1
+        self.on, self.reads = several and not parallel.cut, several and parallel.cut
         self.seconds, self.steps = 0.0, 0
         self._began: Any = None
         self._exchanged = 0.0
@@ -83,7 +90,7 @@ class Told:
 
     Attributes:
         bad, read: as in `Meter`.
-        seconds: its own, a step; None: not told.
+        seconds: its own, a step, or for reading its rows; None: not told.
         tokens: that went through its encoders.
         flops: of its steps; None: unknown.
         peak: FLOPs a second that its device can do; None: unknown.
@@ -102,18 +109,24 @@ class Told:
     def of(cls, meter: Meter, clock: Clock, effort: Effort) -> Told:
         """What this process says."""
         tokens, flops = tokens_of(meter), effort.flops(meter)
-        return cls(meter.bad, meter.read, clock.take(), tokens, flops, effort.peak, effort.memory())
+        seconds = meter.waited / max(meter.steps, 1) if clock.reads else clock.take()
+        return cls(meter.bad, meter.read, seconds, tokens, flops, effort.peak, effort.memory())
 
 
 class Stragglers:
-    """Tells of a process that stays behind the others: once, and again when it is another one."""
+    """Tells of a process that stays behind the others: once, and again when it is another one.
 
-    def __init__(self) -> None:
+    reads: seconds are those for reading rows.
+    """
+
+    def __init__(self, reads: bool = False) -> None:
+        self.reads = reads
         self.suspect, self.lines, self.told = -1, 0, -1
 
-    def row(self, seconds: Sequence[float | None]) -> Row:
+    def row(self, seconds: Sequence[float | None], step: float = 0.0) -> Row:
         """`rank_seconds/max`, `rank_seconds/median` and `slowest_rank`, of the seconds of all; nothing of one alone.
 
+        step: seconds that a step takes.
         Of an even number the median is the lower one of the two in the middle: of two, the faster one.
         """
         known = [each for each in seconds if each is not None]
@@ -121,11 +134,11 @@ class Stragglers:
             return {}
         most, median = max(known), statistics.median_low(known)
         slowest = known.index(most)
-        self._watch(slowest, most, median)
+        self._watch(slowest, most, median, WORTH * step if self.reads else 0.0)
         return {"rank_seconds/max": most, "rank_seconds/median": median, "slowest_rank": slowest}
 
-    def _watch(self, slowest: int, most: float, median: float) -> None:
-        if most <= SLOW * median:
+    def _watch(self, slowest: int, most: float, median: float, worth: float) -> None:
+        if most <= SLOW * median or most - median < worth:
             self.suspect, self.lines = -1, 0
             return
         self.lines = self.lines + 1 if slowest == self.suspect else 1
@@ -133,10 +146,11 @@ class Stragglers:
         if self.lines >= LINES and slowest != self.told:
             self.told = slowest
             logger.warning(
-                "process %d takes %.2g s a step, the median of all is %.2g s: all wait for it; look at its machine, "
+                "process %d takes %.2g s %s, the median of all is %.2g s: all wait for it; look at its machine, "
                 "its data and what else runs there",
                 slowest,
                 most,
+                "to read the rows of a step" if self.reads else "a step",
                 median,
             )
 

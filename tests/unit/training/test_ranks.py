@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mmssl.distributed import exchanged
+from mmssl.training.metrics import Meter
 from mmssl.training.ranks import LINES, Clock, Stragglers, Told, costs
 
 
@@ -54,6 +55,24 @@ def test_a_process_that_is_alone_or_waits_in_every_block_is_not_timed(alone):
     assert step(alone) == 4 and alone.take() is None
 
 
+def test_of_processes_that_wait_in_every_block_the_reading_is_told():
+    meter = Meter()
+    meter.waited, meter.steps = 6.0, 4
+    effort: Any = SimpleNamespace(flops=lambda _: None, peak=None, memory=lambda: None)
+    assert Told.of(meter, clock(2, cut=True), effort).seconds == 1.5
+    assert Told.of(meter, clock(1, cut=True), effort).seconds is None
+
+
+def test_slow_reading_is_told_of_where_it_costs_something(caplog):
+    caplog.set_level(logging.WARNING, "mmssl")
+    few, many = Stragglers(reads=True), Stragglers(reads=True)
+    for _ in range(LINES):
+        assert few.row([0.001, 0.003], 1.0)["slowest_rank"] == 1
+        many.row([0.01, 0.3], 1.0)
+    (record,) = caplog.records
+    assert "process 1 takes 0.3 s to read the rows of a step" in record.getMessage()
+
+
 def test_who_stays_behind_is_told_of_once_and_again_when_it_is_another(caplog):
     caplog.set_level(logging.WARNING, "mmssl")
     watch = Stragglers()
@@ -63,6 +82,7 @@ def test_who_stays_behind_is_told_of_once_and_again_when_it_is_another(caplog):
     assert not caplog.records  # in a row, or not at all
     rows = [watch.row(seconds) for seconds in lines[2 * LINES - 1 :]]
     assert [record.args[0] for record in caplog.records] == [2, 0]
+    assert "takes 9 s a step" in caplog.records[0].getMessage()
     assert rows[0] == {"rank_seconds/max": 9, "rank_seconds/median": 1, "slowest_rank": 2}
 
 
