@@ -17,6 +17,7 @@ from benchmarks import (
     pages,
     scaling,
     selftraining,
+    selftraining_whole,
     steps,
     suite,
     tails,
@@ -66,6 +67,8 @@ def test_what_rows_without_labels_add() -> None:
     page = pages.FINE_TUNING.read_text()
     rounds = selftraining.table(json.loads(selftraining.RESULT.read_text()))
     assert pages.between(page, selftraining.MARKS) == rounds, "run python -m benchmarks.selftraining table"
+    whole = selftraining_whole.table(json.loads(selftraining_whole.RESULT.read_text()))
+    assert pages.between(page, selftraining_whole.MARKS) == whole, "run python -m benchmarks.selftraining_whole table"
 
 
 def test_self_supervision_through_an_adapter() -> None:

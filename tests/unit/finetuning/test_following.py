@@ -130,17 +130,30 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("how", [TEACHER, {"reweigh": True}], ids=["teacher", "reweigh"])
-def test_killed_and_resumed_equals_straight(base, digits, tmp_path, monkeypatch, how):
-    rounds = {} if how is TEACHER else {"rounds": 1}
+RESUMED: dict[str, tuple[dict[str, Any], int]] = {
+    "teacher": ({"self_training": TEACHER}, 4),
+    "reweigh": ({"self_training": {"reweigh": True}, "rounds": 1}, 4 + 4),
+    "experts": ({"loss": "experts", "rounds": 1}, 4 + 4),
+    "logit_adjusted": ({"loss": "logit_adjusted", "rounds": 1}, 4 + 4),
+    "ldam": ({"loss": "ldam", "rounds": 1}, 4 + 4),
+}
+"""Name -> (options, in which step it is killed, rounds before it counted)."""
+OFTEN = ("teacher", "experts")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in RESUMED]
+)
+def test_killed_and_resumed_equals_straight(base, digits, tmp_path, monkeypatch, name):
     straight, out = tmp_path / "straight", tmp_path / "out"
-    options = {"self_training": how, **rounds, **SHORT}
+    how, last = RESUMED[name]
+    options = {**how, **SHORT}
     finetune(base, digits, "label", output=straight, **options)
     real, steps = Loop._gradients, []
 
     def gradients(self, stream, index, meter):
         steps.append(index)
-        if len(steps) == (4 if how is TEACHER else 4 + 4):
+        if len(steps) == last:
             raise Killed
         return real(self, stream, index, meter)
 
