@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from .. import limits
-from ..data.row_files import refuse_others
+from ..data.row_files import about_of, read_values, refuse_others
 from ..data.sources import open_source
 from ..errors import UserError, nearest
 from ..files import replaceable
@@ -46,12 +46,15 @@ def refuse_options(options: SelectConfig) -> None:
         raise UserError(f"keep: found {o.keep:g} without a score, expected --by COLUMN or {', '.join(SCORES)}")
     if o.by == "target" and (o.near is None or o.near_classes is not None):
         raise UserError("by: found target, but no target is named, expected --near TARGET, without near_classes")
-    wants = {"near": o.near is not None, "by": o.by in ("typicality", "pair")}
+    if o.near_predicted is not None and o.near is not None and not is_embeddings(o.near):
+        raise UserError(f"near: found '{o.near}', expected a parquet with the column '{o.near_predicted}'")
+    by_embeddings = o.near is not None and o.near_predicted is None
+    wants = {"near": by_embeddings, "by": o.by in ("typicality", "pair")}
     wants["drop_duplicates"] = not isinstance(o.drop_duplicates, bool)
     for name, has_need in wants.items():
         if has_need and o.embeddings is None:
             raise UserError(f"{name}: found {getattr(o, name)} without embeddings, expected --embeddings FILE|MODEL")
-    if o.near is not None and not is_embeddings(o.near) and is_embeddings(cast("str", o.embeddings)):
+    if by_embeddings and not is_embeddings(cast("str", o.near)) and is_embeddings(cast("str", o.embeddings)):
         raise UserError(
             f"near: found '{o.near}', which is no file of embeddings, expected one, or a MODEL at --embeddings"
         )
@@ -61,7 +64,7 @@ def gathered(options: SelectConfig, place: Path, base: str | None) -> Materials:
     """The rows, and the embeddings of them and of the target, made where a MODEL is named. UserError where a file
     belongs to other rows, or was made by another model."""
     limits.apply(options.limits)
-    named, near = options.embeddings, options.near
+    named, near = options.embeddings, None if options.near_predicted is not None else options.near
     rows = replace(options, select=None)
     embeddings: Embeddings | None = None
     if named is None or is_embeddings(named):
@@ -111,6 +114,9 @@ def refuse_other_model(one: Embeddings, other: Embeddings) -> None:
 def refuse_columns(materials: Materials) -> None:
     """UserError for a column that is not there."""
     options = materials.options
+    if options.near_predicted is not None:
+        about_of(cast("str", options.near), "near")
+        materials.predicted = read_values(cast("str", options.near), options.near_predicted, "near_predicted")
     for option in ("within", "each", "balance", "near_classes", "by"):
         name = getattr(options, option)
         if name is None or (option == "by" and name in SCORES):

@@ -93,6 +93,11 @@ class SelectConfig(RowsConfig):
     near_classes: str | None = option(
         None, help="a column: in place of rounds, keep the classes that rows of the target are nearest to most often"
     )
+    near_predicted: str | None = option(
+        None,
+        help="a column of the file at `near`: the class that a model of the source takes each row of the target for: "
+        "classes are counted by it, in place of by nearest embeddings",
+    )
     near_share: float = option(0.5, above=0, max=1, help="of the classes that are kept")
     keep: float | None = option(None, above=0, max=1, help="share of the rows that is kept")
     by: str | None = option(
@@ -110,7 +115,7 @@ class SelectConfig(RowsConfig):
     NEEDS = (
         needs("within", drop_duplicates=SET),
         needs("near_split", "near_clusters", "near_stop", "near_reference", "near_rows", "near_classes", near=SET),
-        needs("near_share", near_classes=SET),
+        needs("near_share", "near_predicted", near_classes=SET),
         needs("by", "order", "each", keep=SET),
         needs("neighbours", by="typicality"),
         needs("balance_to", balance=SET),

@@ -51,12 +51,14 @@ class Materials:
         options: what is asked for.
         embeddings: of the rows; None: none were named.
         target: embeddings of the data that rows are to be near to.
+        predicted: in their place, the classes that rows of the target are taken for.
     """
 
     source: Dataset
     options: SelectConfig
     embeddings: Embeddings | None = None
     target: Embeddings | None = None
+    predicted: list[Any] | None = None
 
     def values(self, name: str, option: str) -> list[Any]:
         """A column of the data, or of one of the files; UserError where none or several have it."""
@@ -175,20 +177,31 @@ def compared_columns(materials: Materials) -> list[str]:
 
 def _near(materials: Materials, chosen: Chosen) -> None:
     """What is near to the target stays."""
-    options, embeddings, target = materials.options, materials.needed("near"), materials.target
-    assert target is not None
+    options, target = materials.options, materials.target
     here = np.zeros(chosen.rows, bool)
     here[chosen.left] = True
     if options.near_classes is not None:
         classes: list[Hashable] = materials.values(options.near_classes, "near_classes")
-        counts = hits(embeddings, classes, here, target)
+        if materials.predicted is not None:
+            there = {classes[row] for row in chosen.left.tolist()} - set(MISSING)
+            told = Counter(one for one in materials.predicted if one in there)
+            counts: dict[Hashable, int] = {one: told[one] for one in there}
+            if not told:
+                raise UserError(
+                    f"near_predicted: none of the {len(materials.predicted):,} rows of '{options.near}' is taken for a "
+                    f"class of '{options.near_classes}'"
+                )
+        else:
+            assert target is not None
+            counts = hits(materials.needed("near"), classes, here, target)
         most = max(round(options.near_share * len(counts)), 1)
         best = sorted(counts, key=lambda name: (-counts[name], str(name)))[:most]
         chosen.value[chosen.left] = [counts.get(classes[row], 0) for row in chosen.left.tolist()]
         chosen.reason[[row for row in chosen.left.tolist() if classes[row] in MISSING]] = UNKNOWN
         chosen.keep(np.array([r for r in chosen.left.tolist() if classes[r] in best], np.int64), FAR)
         return
-    alike = similarities(embeddings, target_centres(target, options.near_clusters, options.seed))
+    assert target is not None
+    alike = similarities(materials.needed("near"), target_centres(target, options.near_clusters, options.seed))
     alike[~here] = -np.inf
     rows, _ = simcore(alike, options.near_stop, options.near_reference, options.near_rows)
     known = np.isfinite(alike).any(1)

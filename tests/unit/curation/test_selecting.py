@@ -74,6 +74,16 @@ def test_every_step_says_why(place: Path, capsys: pytest.CaptureFixture[str]) ->
     assert [*hit["reason"][[0, 10, 30]]] == ["far", "kept", "far"]
 
 
+def test_classes_are_kept_that_a_model_takes_the_target_for(place: Path) -> None:
+    pq.write_table(pa.table({"taken_for": ["c", "b", "c", None, "b", "c", "z"]}), "predicted.parquet")
+    words = ("--near", "predicted.parquet", "near_predicted=taken_for", "near_classes=kind")
+    kinds = pq.read_table("rows.parquet")["kind"].to_pylist()
+    for share, expected in (("0.3", {"c"}), ("0.7", {"b", "c"})):
+        found = chosen(*words, f"near_share={share}")
+        assert {kinds[row] for row in np.flatnonzero(found["reason"] == "kept")} == expected
+        assert found["value"][[0, 10, 30]].tolist() == [0, 2, 3] and found["reason"][0] == "far"
+
+
 def test_steps_come_in_one_order_and_an_earlier_selection_before_them(place: Path) -> None:
     chosen("--near", "target.parquet", "--embeddings", "e.parquet", "near_stop=0.8", "near_reference=1")
     (place / "s.parquet").rename(place / "first.parquet")
@@ -116,6 +126,12 @@ def test_columns_come_from_clusters_too(place: Path) -> None:
         (["--drop-duplicates", "0.9"], "drop_duplicates: found 0.9 without embeddings"),
         (["--near", "target.parquet"], "near: found target.parquet without embeddings"),
         (["--near", "there", "--embeddings", "e.parquet"], "near: found 'there', which is no file of embeddings"),
+        (["--near", "there", "near_classes=kind", "near_predicted=p"], "near: found 'there', expected a parquet"),
+        (
+            ["--near", "e.parquet", "near_classes=kind", "near_predicted=p"],
+            "near_predicted: 'e.parquet' has no column 'p'",
+        ),
+        (["--near", "rows.parquet", "near_classes=kind", "near_predicted=id"], "is taken for a class of 'kind'"),
         (["--near", "wide.parquet", "--embeddings", "e.parquet"], "has embeddings of 2 values"),
         (["--balance", "kind", "--embeddings", "target.parquet"], "is about 4 rows, the data have 40"),
         (["--balance", "kind", "--beside", "target.parquet"], "is about 4 rows, the data have 40"),
