@@ -37,14 +37,16 @@ class Drawn:
     Attributes:
         row: its number.
         picture: of an image, as the address of a PNG in itself.
-        lines: of signals, the points of each channel in a box of 240 by 40.
+        lines: of signals, (name, points in a box of 240 by 40) of the first channels.
+        more: channels that are not drawn.
         text: of language.
         caption: its sizes.
     """
 
     row: int
     picture: str = ""
-    lines: Sequence[str] = ()
+    lines: Sequence[tuple[str, str]] = ()
+    more: int = 0
     text: str = ""
     caption: str = ""
 
@@ -110,7 +112,8 @@ def _draw(reader: Preprocessor, raw: object, row: int) -> Drawn | None:
     if found.text is not None:
         return Drawn(row, text=found.text[:280], caption=caption)
     if found.signal:
-        return Drawn(row, lines=[_line(np.asarray(v)) for v in list(found.channels.values())[:TRACES]], caption=caption)
+        lines = [(name, _line(np.asarray(values))) for name, values in list(found.channels.items())[:TRACES]]
+        return Drawn(row, lines=lines, more=len(found.channels) - len(lines), caption=caption)
     picture = _picture(found)
     return None if picture is None else Drawn(row, picture=picture, caption=caption)
 

@@ -6,7 +6,7 @@ import base64
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -109,6 +109,15 @@ def plain(axes: Axes) -> None:
     axes.tick_params(length=2, width=0.5)
 
 
+def apart(values: Sequence[float]) -> list[str]:
+    """Numbers in as few digits, four or more, as tell them apart."""
+    for digits in range(4, 12):
+        said = [f"{value:.{digits}g}" for value in values]
+        if len(set(said)) == len(set(values)):
+            break
+    return said
+
+
 def line_plot(lines: list[Line], salt: str) -> str:
     """An SVG of lines over steps."""
     from matplotlib.ticker import MaxNLocator
@@ -126,7 +135,9 @@ def line_plot(lines: list[Line], salt: str) -> str:
                 marker="o" if few else None,
                 markersize=2.5,
             )
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")  # no offset in a corner
+        limits, ticks = axes.get_ylim(), axes.get_yticks().tolist()
+        axes.set_yticks(ticks, labels=apart(ticks))  # no offset in a corner
+        axes.set_ylim(*limits)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         plain(axes)
     return made[0]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 
 from toys import runs
 
 from mmssl.recipe.loading import load_recipe
-from mmssl.reporting.panels import MOST_POINTS, panels, thinned
+from mmssl.reporting.drawing import apart, line_plot
+from mmssl.reporting.panels import MOST_POINTS, Line, panels, thinned
 from mmssl.reporting.settings import changed, differences
 
 ROWS = [
@@ -44,6 +46,14 @@ def test_runs_share_panels_and_keep_their_colour() -> None:
     (rank,) = [p for p in found if p.title.startswith("effective rank")]
     assert [line.label for line in rank.lines] == ["a · image", "a · text", "b · image"]  # b's text was never finite
     assert rank.lines[1].steps == [2.0, 3.0]
+
+
+def test_numbers_of_an_axis_are_told_apart_in_few_digits() -> None:
+    assert apart([0.0, 0.05, 0.1]) == ["0", "0.05", "0.1"] and apart([2.0, 2.0]) == ["2", "2"]
+    assert apart([1.0705, 1.071, 1.0715]) == ["1.0705", "1.071", "1.0715"]
+    words = re.findall(r">([^<>]+)</", line_plot([Line("memory", 0, [10, 20, 30], [1.0702, 1.0711, 1.0716])], "m"))
+    numbers = [word for word in words if word.startswith("1.07")]
+    assert len(numbers) > 2 and len(set(numbers)) == len(numbers)
 
 
 def test_what_is_no_finite_number_is_left_out() -> None:
