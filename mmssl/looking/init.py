@@ -258,6 +258,7 @@ def _settle(found: composing.Composed, asked: InitConfig) -> list[str]:
             composing.colourless(found, name, channels)
     if choice.preset == DEMO:
         composing.convolve(found, modalities)
+        composing.lengthen(found, modalities, len(rows.source))
     composing.length(found, len(rows.source))
     return rows.said
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import sys
@@ -19,6 +20,7 @@ from toys.own_files import encoded, person, tudataset, video, wfdb_record
 
 import mmssl
 from mmssl.cli import main
+from mmssl.looking import composing
 from mmssl.looking.init import Started, init
 from mmssl.looking.options import InitConfig
 from mmssl.looking.writing import commented
@@ -168,6 +170,25 @@ def test_what_nothing_says_of_signals(tmp_path: Path) -> None:
 def test_goals(goal: str, base: str, tasks: list[str], tmp_path: Path) -> None:
     done = started("tabular", tmp_path, goal=goal)
     assert (done.base, done.recipe["evaluation"]["tasks"]) == (base, tasks)
+
+
+@pytest.mark.parametrize(("rows", "epochs"), [(300, 500), (5_000, 32), (16_000, 32), (32_561, 16)])
+def test_tables_are_read_out_of_all_blocks_and_trained_for_longer(rows: int, epochs: int) -> None:
+    """As letter_recognition was, whose 16,000 rows gained by 4,000 steps of 128, and not by 1,250."""
+    found = composing.compose(["tabular"], None, False)
+    composing.lengthen(found, ["tabular"], rows)
+    composing.length(found, rows)
+    assert found.data["model"]["towers"]["tabular"]["readout_layers"] == 2
+    assert found.data["train"]["epochs"] == epochs
+    assert "letter_recognition" in found.why["model.towers.tabular.readout_layers"]
+
+
+def test_what_else_there_is_is_as_long_as_its_recipe() -> None:
+    for modalities, goal in ((["tabular"], "retrieval"), (["text"], None), (["image"], None)):
+        found = composing.compose(modalities, goal, False)
+        before = copy.deepcopy(found.data)
+        composing.lengthen(found, modalities, 16_000)
+        assert found.data == before
 
 
 def test_names_of_strangers_stay_in_their_comment() -> None:
