@@ -2,14 +2,17 @@
 
     python -m benchmarks.notebooks --data ../shared/data --encoders ../encoders [NAME ...]
 
-A notebook names its data by short names (`photos`, `ptbxl_500`, `encoders/all-MiniLM-L6-v2`). It runs in an empty
+A notebook names its data by short names (`symbols`, `ptbxl_500`, `encoders/all-MiniLM-L6-v2`). It runs in an empty
 folder where these stand, so that nothing of this machine gets into it. Encoders: `python -m benchmarks.stock_encoders`.
-What is kept are results and what was printed; not what was said on stderr of the time that something took.
+What is kept are results and what was printed; not what was said on stderr of the time that something took. The picture
+of a cell whose metadata name one (`"picture": "neighbours.png"`) is kept in docs/assets, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import io
 import os
 import re
 import shutil
@@ -24,8 +27,11 @@ from .pages import REPO
 from .stock_encoders import IMAGE, TEXT
 
 FOLDER = REPO / "docs" / "tutorials"
+ASSETS = REPO / "docs" / "assets"
 SECONDS = 3600
 """Of one cell, at most."""
+COLOURS = 64
+"""Of a picture that README or another page shows, too."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +44,37 @@ class Needs:
     make: Callable[[Path, Path], None] | None = None
 
 
-def write_photos(shared: Path, folder: Path) -> None:
-    """A part of Fashion-MNIST as somebody brings pictures: a PNG each, in folders named after their classes."""
-    import pyarrow.parquet as pq
+def write_symbols(shared: Path, folder: Path) -> None:
+    """Pictures as somebody brings them: a table of pairs, and a folder of classes. They are of matplotlib's fonts."""
+    import csv
 
-    number = 0
-    for split, count in (("train", 2000), ("test", 500)):
-        table = pq.read_table(shared / "fashion_mnist" / f"{split}.parquet", columns=["image", "label_name"])
-        for row in table.take(list(range(0, len(table), len(table) // count))).to_pylist():
-            place = folder / "photos" / split / row["label_name"].replace("/", "-")
+    from . import glyphs
+
+    known = glyphs.fonts()
+    (folder / "symbols").mkdir()
+    with (folder / "symbols" / "symbols.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "other"])
+        for number, row in enumerate(glyphs.rows("train", known)):
+            names = [f"{number:05d}-{which}.png" for which in ("a", "b")]
+            for name, column in zip(names, ("image", "other"), strict=True):
+                (folder / "symbols" / name).write_bytes(row[column]["bytes"])
+            table.writerow(names)
+    for split, part in (("train", "validation"), ("test", "test")):
+        for row in glyphs.rows(part, known):
+            place = folder / "letters" / split / called(row["label"])
             place.mkdir(parents=True, exist_ok=True)
-            (place / f"{number:06d}.png").write_bytes(row["image"]["bytes"])
-            number += 1
+            (place / f"{row['font']}.png").write_bytes(row["image"]["bytes"])
+
+
+def called(character: str) -> str:
+    """A folder's name for a letter or digit, where `a` and `A` may be one."""
+    kind = "digit" if character.isdigit() else "capital" if character.isupper() else "small"
+    return f"{kind} {character}"
 
 
 NOTEBOOKS = {
-    "images": Needs({}, make=write_photos),
+    "images": Needs({}, make=write_symbols),
     "ecg-reports": Needs({"ptbxl_500": "ptbxl_500"}),
     "table": Needs({"adult.csv": "adult/adult.csv"}),
     "retrieval": Needs({"emoji": "emoji"}, (TEXT, IMAGE)),
@@ -127,7 +148,7 @@ def environment(folder: Path) -> Iterator[None]:
         os.environ.update(before)
 
 
-PACE = re.compile(r"^a step takes .*\n|  [\d,.]+ samples/s.*$", re.MULTILINE)
+PACE = re.compile(r"^a step takes .*\n|  [\d,.]+ samples/s.*$|^[\d,]+ labels, draw .*\n", re.MULTILINE)
 """What a run says of the machine."""
 
 
@@ -152,6 +173,19 @@ def kept_of(outputs: list[Any]) -> list[Any]:
     return kept
 
 
+def pictures(book: Any) -> dict[str, Any]:
+    """What cells gave whose metadata have a `picture`, by that name, in few colours: small files for other pages."""
+    from PIL import Image
+
+    found = {}
+    for cell in book["cells"]:
+        if "picture" in cell["metadata"]:
+            coded = next(data for output in cell["outputs"] if (data := output.get("data", {}).get("image/png")))
+            shown = Image.open(io.BytesIO(base64.b64decode("".join(coded))))
+            found[cell["metadata"]["picture"]] = shown.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NOTEBOOKS)}; default: all")
@@ -167,8 +201,12 @@ def main() -> None:
         absent = lacking(name, args.encoders)
         if absent:
             raise SystemExit(f"{name}: {absent}")
-        nbformat.write(run(name, args.data, args.encoders), FOLDER / f"{name}.ipynb")
+        book = run(name, args.data, args.encoders)
+        nbformat.write(book, FOLDER / f"{name}.ipynb")
         print(f"docs/tutorials/{name}.ipynb", flush=True)
+        for file, picture in pictures(book).items():
+            picture.save(ASSETS / file, optimize=True)
+            print(f"docs/assets/{file}", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,18 +12,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import mmssl
 from benchmarks import notebooks
-from benchmarks.pages import REPO
+from benchmarks.compare import RESULTS
+from benchmarks.pages import README, REPO
 from mmssl.cli import parse, parsers
 from mmssl.cli.showing import SECTIONS
 from mmssl.errors import UserError
-from mmssl.recipe.loading import load_recipe
+from mmssl.recipe.loading import load_recipe, plain_recipe
 
 NAMES = sorted(notebooks.NOTEBOOKS)
 MACHINE = re.compile(r"/(?:home|root|work|tmp|Users|usr|opt|var)/|[A-Z]:\\\\|mmssl-notebook-|[\w.-]+@[\w.-]+\.\w+")
+STARTED = {"symbols.yaml": {**plain_recipe("image_contrastive"), "data": {"path": "symbols/symbols.csv"}}}
+"""What `mmssl.init` writes in a notebook -> the shipped recipe that it comes from."""
 LARGEST = 400_000
 """Bytes of a notebook with its pictures."""
 
@@ -102,7 +107,8 @@ def test_what_it_calls_is_there(name: str, offline: None) -> None:
             options.pop("output")
             data = options.pop("data")
             options["data"] = data if isinstance(data, dict) else {"path": data}
-            load_recipe(ast.literal_eval(call.args[0]), options)  # every option of it, with its range
+            recipe = ast.literal_eval(call.args[0])
+            load_recipe(STARTED.get(recipe, recipe), options)  # every option of it, with its range
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -145,6 +151,35 @@ def test_it_is_a_page_with_all_that_it_shows(name: str, monkeypatch: pytest.Monk
     failed = {"output_type": "error", "ename": "KeyError", "evalue": "x"}
     with pytest.raises(ValueError, match="KeyError: x"):
         hook.shown(failed, "")
+
+
+def test_what_other_pages_show_comes_of_them() -> None:
+    made = {file: picture for name in NAMES for file, picture in notebooks.pictures(book(name)).items()}
+    assert set(made) == {path.name for path in notebooks.ASSETS.glob("*.png")} and made
+    for file, picture in made.items():
+        with Image.open(notebooks.ASSETS / file) as shown:
+            assert shown.size == picture.size
+            apart = np.abs(np.asarray(shown.convert("RGB"), int) - np.asarray(picture.convert("RGB"), int))
+        assert apart.mean() < 1, f"{file}: python -m benchmarks.notebooks"
+
+
+@pytest.mark.parametrize(("name", "compared"), [("table", "adult"), ("images", "clothes")])
+def test_what_it_says_of_few_labels_is_stored(name: str, compared: str) -> None:
+    stored = json.loads((RESULTS / f"compare_{compared}.json").read_text())
+    means = {arm: of["100"]["mean"] for arm, of in stored["scores"][stored["score"]].items()}
+    said = next(text for text in cells(name, "markdown") if "what-pretraining-is-worth" in text and "0." in text)
+    for arm in ("probe", "untrained_probe", "raw_linear", "raw_boosting"):
+        assert f"{means[arm]:.3f}" in said, arm
+
+
+def test_readme_says_what_the_first_one_found() -> None:
+    row = re.search(
+        r"<td>knn</td><td>image/accuracy</td><td>([\d.]+) [^<]*</td><td>[\d.]+</td><td>([\d.]+)</td>",
+        json.dumps(book("images")),
+    )
+    assert row is not None
+    ours, raw = (round(100 * float(score)) for score in row.groups())
+    assert f"{ours} % are nearest to their like by the encoder, {raw} % by pixels" in README.read_text()
 
 
 @pytest.mark.slow
