@@ -110,10 +110,11 @@ def plain(axes: Axes) -> None:
 
 
 def apart(values: Sequence[float]) -> list[str]:
-    """Numbers in as few digits, four or more, as tell them apart."""
+    """Numbers in as few digits, four or more, as say where each stands among the others."""
+    near = 0.01 * (max(values) - min(values))
     for digits in range(4, 12):
         said = [f"{value:.{digits}g}" for value in values]
-        if len(set(said)) == len(set(values)):
+        if all(abs(float(text) - value) <= near for text, value in zip(said, values, strict=True)):
             break
     return said
 

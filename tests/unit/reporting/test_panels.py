@@ -51,6 +51,7 @@ def test_runs_share_panels_and_keep_their_colour() -> None:
 def test_numbers_of_an_axis_are_told_apart_in_few_digits() -> None:
     assert apart([0.0, 0.05, 0.1]) == ["0", "0.05", "0.1"] and apart([2.0, 2.0]) == ["2", "2"]
     assert apart([1.0705, 1.071, 1.0715]) == ["1.0705", "1.071", "1.0715"]
+    assert apart([4.56, 4.5625, 4.565, 4.5675]) == ["4.56", "4.5625", "4.565", "4.5675"]
     words = re.findall(r">([^<>]+)</", line_plot([Line("memory", 0, [10, 20, 30], [1.0702, 1.0711, 1.0716])], "m"))
     numbers = [word for word in words if word.startswith("1.07")]
     assert len(numbers) > 2 and len(set(numbers)) == len(numbers)
