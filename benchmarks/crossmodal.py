@@ -33,6 +33,7 @@ from .matrix.report import table as markdown
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 SMALL = {"width": 64, "depth": 2, "heads": 4}
+BESIDE = {"pooling": "mean+raw"}
 RAW = {"depth": 0, "width": 8, "heads": 1, "pooling": "raw", "frozen": True}
 
 
@@ -58,8 +59,22 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
             "train": {"steps": 300, "batch_size": 64, "lr": 1e-3},
         },
     ),
-    "grid_s1_av": ("examples/video_audio_text_clip", {}),
-    "ptbxl_500": ("examples/ecg_text_tabular_clip", {}),
+    "grid_s1_av": (
+        "examples/video_audio_text_clip",
+        {
+            "model": {"projection_standard": True, "towers": dict.fromkeys(("video", "audio", "text"), BESIDE)},
+            "objectives": {"clip": {"start": "cca"}},
+            "train": {"steps": 30, "lr": 4e-4},
+        },
+    ),
+    "ptbxl_500": (
+        "examples/ecg_text_tabular_clip",
+        {
+            "model": {"projection_standard": True, "towers": dict.fromkeys(("ecg", "text", "tabular"), BESIDE)},
+            "objectives": {"clip": {"start": "cca", "hub_tower": None}},
+            "train": {"steps": 100, "lr": 1e-3},
+        },
+    ),
     "clothing_reviews": ("examples/text_tabular_clip", few_pairs("text", "tabular")),
     "spoken_written_digits": ("examples/audio_image_clip", {}),
     "grid_s1_av/hicmae": ("examples/video_audio_hicmae", {}),

@@ -128,15 +128,16 @@ class Objective(nn.Module):
         """How many samples of the training data `fit` wants to see before the first step; 0: it has nothing to fit."""
         return 0
 
-    def fit(self, steps: Callable[[], Iterable[Step]], seed: int) -> None:
+    def fit(self, steps: Callable[..., Iterable[Step]], seed: int) -> None:
         """Learn from the data what must be there before the first step, such as codebooks.
 
         Called in the first process alone, without gradient, once in a run: what `fitted` names goes to the others, and
         to a run that is resumed, through the run's folder.
 
         Args:
-            steps: gives batches of training samples in the order in which training sees them, the clean view; the
-                same ones each time.
+            steps: gives batches of training samples in the order in which training sees them, the same ones each time:
+                `unfitted` of them, each once, or with `again=True` as often as there are too few, for views whose
+                draws differ each time.
             seed: of the run.
         """
 

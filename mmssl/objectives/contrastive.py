@@ -57,7 +57,7 @@ Example::
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -345,17 +345,23 @@ class Contrastive(Taught, Objective):
         """Samples that the projections start from."""
         return MOST if self.starts else 0
 
-    def fit(self, steps: Callable[[], Iterable[Step]], seed: int) -> None:
-        """Projections in closed form, of the clean view."""
-        found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.starts}
-        for step in steps():
-            for name, parts in found.items():
-                parts.append(step.pooled(name, CLEAN, None, self.config.mode, None, None))
-        rows = {n: Rows(*(torch.cat(part).cpu() for part in zip(*of, strict=True))) for n, of in found.items()}
+    def fit(self, steps: Callable[..., Iterable[Step]], seed: int) -> None:
+        """Projections in closed form, of what training sees; the clean view says how strongly they are shrunk."""
+        views = [view for view, _ in self.sides.looks]
+        clean = self._gathered(steps(), [CLEAN])
+        seen = clean if views == [CLEAN] else self._gathered(steps(again=True), views)
         width = next(iter(self._started.values())).out_features
-        maps = closed_form(rows, self.sides.crossings(), width, seed, "objective contrastive")
+        maps = closed_form(clean, self.sides.crossings(), width, seed, "objective contrastive", seen)
         for name, linear in maps.items():
             self._started[name].set(linear.mean, linear.deviation, linear.weight.T)
+
+    def _gathered(self, steps: Iterable[Step], views: Sequence[str]) -> dict[str, Rows]:
+        """Tower -> what it pools the samples of some steps to, of every view."""
+        found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.starts}
+        for step in steps:
+            for name, parts in found.items():
+                parts += [step.pooled(name, view, None, self.config.mode, None, None) for view in views]
+        return {n: Rows(*(torch.cat(part).cpu() for part in zip(*of, strict=True))) for n, of in found.items()}
 
     def fitted(self) -> dict[str, nn.Module]:
         """The projections that start in closed form."""

@@ -74,10 +74,13 @@ def _fit(begun: Begun, pretraining: Pretraining, processor: MMSSLProcessor, name
         raise RunError(f"{file} could not be written: {one_line(error)}") from error
 
 
-def _steps(begun: Begun, pretraining: Pretraining, processor: MMSSLProcessor, samples: int) -> Iterator[Step]:
-    """The first so many training samples, each once, as any number of processes reads them."""
+def _steps(
+    begun: Begun, pretraining: Pretraining, processor: MMSSLProcessor, samples: int, again: bool = False
+) -> Iterator[Step]:
+    """The first so many training samples, as any number of processes reads them: each once or, with `again`, as often
+    as there are too few."""
     recipe, accelerator = begun.recipe, begun.parallel.accelerator
-    if hasattr(begun.rows, "__len__"):
+    if hasattr(begun.rows, "__len__") and not again:
         samples = min(samples, len(begun.rows))
     lengths = {name: Lengths() for name in (FIRST, *recipe.data.mix)}
     train = replace(recipe.train, memory=0.0)

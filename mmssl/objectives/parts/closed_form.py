@@ -51,7 +51,7 @@ class Rows(NamedTuple):
 
 
 class Linear(NamedTuple):
-    """x -> ((x - mean) / deviation) @ weight, float32: mean (W,), deviation (W,) the root of x's own, weight (W, P)."""
+    """x -> ((x - mean) / deviation) @ weight: mean (W,), deviation (W,) the root of x's own, weight (W, P)."""
 
     mean: Tensor
     deviation: Tensor
@@ -60,6 +60,10 @@ class Linear(NamedTuple):
     def __call__(self, x: Tensor) -> Tensor:
         """x (n, W) -> (n, P)."""
         return ((x - self.mean) / self.deviation) @ self.weight
+
+    def single(self) -> Linear:
+        """The same in float32."""
+        return Linear(*(part.float() for part in self))
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class Correlated:
             self.between[a, b] = turned[a].T @ turned[b] * share
 
     def maps(self, chosen: Shrinkage, width: int) -> dict[str, Linear]:
-        """Tower -> its map into `width` numbers; where there are fewer directions, the last ones are zero."""
+        """Tower -> its map into `width` numbers, float64; where there are fewer directions, the last ones are zero."""
         shrunk = {n: (self.spectrum[n] + chosen.penalties[n] * self.scale[n]).rsqrt() for n in self.names}
         first = torch.tensor([0, *(len(shrunk[n]) for n in self.names)]).cumsum(0).tolist()
         at = {name: slice(a, b) for name, a, b in zip(self.names, first, first[1:], strict=False)}
@@ -111,7 +115,7 @@ class Correlated:
         for name in self.names:
             weight = (self.basis[name] * shrunk[name]) @ vector[at[name]] * value**chosen.power
             out[name] = torch.nn.functional.pad(weight, (0, width - weight.shape[1]))
-        return {n: Linear(self.mean[n].float(), self.deviation[n].float(), w.float()) for n, w in out.items()}
+        return {n: Linear(self.mean[n], self.deviation[n], weight) for n, weight in out.items()}
 
 
 def _strongest(whole: Tensor, at: Mapping[str, slice], width: int) -> tuple[Tensor, Tensor]:
@@ -139,8 +143,10 @@ def _principal(z: Tensor) -> tuple[Tensor, Tensor]:
     return value, z.T @ (left / value.sqrt()) if len(z) < z.shape[1] else left
 
 
-def closed_form(rows: Mapping[str, Rows], pairs: Pairs, width: int, seed: int, where: str) -> dict[str, Linear]:
-    """Tower -> its map, after which embeddings are of length 1 on average.
+def closed_form(
+    rows: Mapping[str, Rows], pairs: Pairs, width: int, seed: int, where: str, seen: Mapping[str, Rows] | None = None
+) -> dict[str, Linear]:
+    """Tower -> its map, float32, after which embeddings are of length 1 on average.
 
     Args:
         rows: tower -> what it pooled to, of the same samples.
@@ -148,6 +154,7 @@ def closed_form(rows: Mapping[str, Rows], pairs: Pairs, width: int, seed: int, w
         width: P.
         seed: of the folds.
         where: for the message.
+        seen: what the maps are of once the shrinkage is chosen, such as views of the samples; None: the rows.
 
     Raises UserError where two towers have too few samples in common.
     """
@@ -158,9 +165,9 @@ def closed_form(rows: Mapping[str, Rows], pairs: Pairs, width: int, seed: int, w
                 f"{where}: start: found {both} samples with both '{a}' and '{b}', expected at least {LEAST}"
             )
     chosen = choose(rows, pairs, width, seed)
-    found = Correlated(rows, pairs).maps(chosen, width)
+    found = Correlated(rows if seen is None else seen, pairs).maps(chosen, width)
     out = {}
-    for name, linear in found.items():
+    for name, linear in ((n, of.single()) for n, of in found.items()):
         x, there = rows[name]
         size = linear(x[there].float()).norm(dim=1).mean().clamp(min=1e-12)
         out[name] = linear._replace(weight=linear.weight / size)
@@ -190,7 +197,7 @@ def choose(rows: Mapping[str, Rows], pairs: Pairs, width: int, seed: int) -> Shr
 
 def _held_out(maps: Mapping[str, Linear], held: Mapping[str, Rows], pairs: Pairs) -> float:
     """By how many standard deviations a row's partner is nearer (cosine) than all rows, on average both ways."""
-    made = {name: normalize(linear(held[name].x.float()), dim=1) for name, linear in maps.items()}
+    made = {name: normalize(linear.single()(held[name].x.float()), dim=1) for name, linear in maps.items()}
     total = 0.0
     for a, b in pairs:
         both = held[a].there & held[b].there

@@ -51,7 +51,7 @@ class Coded(Objective):
         """Samples that the books are fitted on."""
         return max((part.samples for part in self._codes()), default=0)
 
-    def fit(self, steps: Callable[[], Iterable[Step]], seed: int) -> None:
+    def fit(self, steps: Callable[..., Iterable[Step]], seed: int) -> None:
         """k-means of what is coded, of a random choice of each sample's patches; then topics of the samples' codes."""
         parts = [part for part in self._codes() if part.samples]
         chosen: dict[CodePart, list[Tensor]] = {part: [] for part in parts if not part.finished}

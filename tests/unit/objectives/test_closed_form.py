@@ -53,11 +53,10 @@ def test_maps_are_the_vectors_of_the_generalised_eigenproblem(names):
         vector = vector * np.sqrt(2)  # each side's by itself is of length 1
     for name, linear in found.items():
         wanted = vector[at[name]] * value**0.5
-        have = linear.weight.double().numpy()
-        np.testing.assert_allclose(np.abs(have), np.abs(wanted), rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(have @ have.T, wanted @ wanted.T, rtol=1e-4, atol=1e-6)
-        x = rows[name].x.float()
-        np.testing.assert_allclose(linear(x).numpy(), z[name] @ have, rtol=1e-3, atol=1e-4)
+        have = linear.weight.numpy()
+        np.testing.assert_allclose(np.abs(have), np.abs(wanted), rtol=1e-7, atol=1e-10)
+        np.testing.assert_allclose(have @ have.T, wanted @ wanted.T, rtol=1e-7, atol=1e-10)
+        np.testing.assert_allclose(linear(rows[name].x).numpy(), z[name] @ have, rtol=1e-9, atol=1e-10)
 
 
 def test_partners_are_found_that_were_held_out_and_a_missing_side_counts_for_nothing():
@@ -84,7 +83,7 @@ def test_what_is_chosen_tells_held_out_partners_better_than_any_one_penalty():
         total = 0.0
         for fit, held in _folds(rows, 1):
             maps = Correlated({n: x.some(fit) for n, x in rows.items()}, pairs).maps(of, 4)
-            a, b = (torch.nn.functional.normalize(maps[n](rows[n].x[held].float()), dim=1) for n in "ab")
+            a, b = (torch.nn.functional.normalize(maps[n](rows[n].x[held]), dim=1) for n in "ab")
             for way in (a @ b.T, b @ a.T):
                 total += float(((way.diagonal() - way.mean(1)) / way.std(1)).mean())
         return total
@@ -128,6 +127,32 @@ def test_a_run_starts_from_them_and_goes_on_exactly(tmp_path):
     again = pretrain(content(steps=3, log_every=1), output=tmp_path / "cut", resume=True)
     for (name, one), other in zip(whole.model.state_dict().items(), again.model.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
+
+
+def test_views_are_what_the_maps_are_of_and_the_clean_rows_say_how_strongly_they_are_shrunk(tmp_path, monkeypatch):
+    from mmssl.objectives import contrastive
+
+    asked = []
+
+    def noted(rows, pairs, width, seed, where, seen=None):
+        asked.append((rows, seen))
+        return closed_form(rows, pairs, width, seed, where, seen)
+
+    monkeypatch.setattr(contrastive, "closed_form", noted)
+    out = content(lr=1e-9)
+    out["views"] = {"changed": {"image": {"crop_scale": [0.3, 0.9], "flip": 0.5}}}
+    out["objectives"]["clip"]["views"] = ["changed"]
+    monkeypatch.setattr(contrastive, "MOST", 150)
+    run = pretrain(out, output=tmp_path / "run")
+    ((rows, seen),) = asked
+    assert len(rows["image"].x) == 64 and len(seen["image"].x) >= 150  # the samples again and again, as they are drawn
+    assert len(seen["image"].x.unique(dim=0)) > 140 and len(seen["text"].x.unique(dim=0)) <= 64
+    width = run.model.projections["image"].out_features
+    chosen = choose(rows, [("image", "text")], width, 0)
+    wanted = Correlated(seen, [("image", "text")]).maps(chosen, width)["image"].single()
+    weight = run.model.projections["image"].weight.T
+    torch.testing.assert_close(weight / weight.norm(), wanted.weight / wanted.weight.norm(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(run.model.projections["image"].norm.mean, wanted.mean)
 
 
 def test_what_it_does_not_go_with_is_refused():
