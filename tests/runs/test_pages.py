@@ -26,6 +26,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 LACKING = [name for name in ("playwright",) if not installed(name)] + ["chromium"] * (CHROMIUM is None)
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("drawn"),
     pytest.mark.skipif(bool(LACKING), reason=f"no page in a browser without {', '.join(LACKING)}"),
 ]
 REPO = Path(__file__).parents[2]
@@ -47,7 +48,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(home: Path, request: pytest.FixtureRequest) -> Callable[[str, str], Path]:
+def made(home: Path, drawn: None, request: pytest.FixtureRequest) -> Callable[[str, str], Path]:
     """(run, page) -> its file; each run is trained once, for a few steps."""
 
     def run(name: str) -> Path:
@@ -60,7 +61,7 @@ def made(home: Path, request: pytest.FixtureRequest) -> Callable[[str, str], Pat
                 files = sorted(path.glob("*.csv"))
                 recipe = str(REPO / "configs/examples" / f"{example}.yaml")
                 source = str(files[0] if len(files) == 1 else path)
-                changes = {"data": {"path": source, "limit": 300}, "train": {"steps": 12}}
+                changes = {"data": {"path": source, "limit": 300}, "train": {"steps": 12, "report": True}}
             mmssl.pretrain(recipe, output=folder, **changes)
         return folder
 
