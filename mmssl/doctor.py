@@ -64,6 +64,7 @@ OPTIONAL = {
     "matplotlib": ("the card's picture of the run", "mmssl[plots]"),
     "umap": ("lays out the map of report.html", "mmssl[umap]"),
     "optuna": ("searches: mmssl tune", "mmssl[tune]"),
+    "bitsandbytes": ("an optimiser with a state of 8 bits: train.optimizer=adamw_8bit", "mmssl[bitsandbytes]"),
     "wandb": ("the tracker of train.trackers=[wandb]", "wandb"),
 }
 """Import name -> what it is for, and what pip installs."""

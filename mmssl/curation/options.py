@@ -67,7 +67,7 @@ class SelectConfig(RowsConfig):
         None, local=True, help="of the rows: a file of `mmssl embed`, or a model that makes them first"
     )
     beside: str | None = option(
-        None, local=True, help="a parquet with a row a row, as of `mmssl cluster`, whose columns may be named below"
+        None, local=True, help="a parquet with a row a row, as of `mmssl cluster`, whose columns may be named"
     )
     column: str | None = option(None, help="column of the embeddings; null: the only one that there is")
     standardise: bool = option(False, help=STANDARDISE)

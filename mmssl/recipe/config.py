@@ -143,7 +143,7 @@ class DataConfig(RowsConfig):
         None, help="columns that the model in training gives rows, and gives anew; null: none"
     )
     beside: str | None = option(
-        None, local=True, help="a parquet with a row a row, as of `mmssl cluster`, whose columns objectives may name"
+        None, local=True, help="a parquet with a row a row, as of `mmssl cluster`, whose columns may be named"
     )
     mix: dict[str, MixConfig] = option(factory=dict, help="name -> further data that are trained on beside `path`")
     weight: float | None = option(

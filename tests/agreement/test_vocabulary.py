@@ -87,11 +87,15 @@ def test_every_word_is_accepted_or_refused_with_the_reason(command: str, word: s
     assert known or (faults[0].startswith(f"{word}: found ") and "unknown key" not in faults[0])
 
 
+OF_WHAT_IT_DOES = ("path", "label", "temperature", "seed", "by", "weigh", "classes", "neighbours")
+"""Options of several commands that mean in each what belongs to it."""
+
+
 def test_what_two_commands_have_in_common_is_said_in_the_same_words() -> None:
     said: dict[str, set[tuple[str, str]]] = {}
     for cls in COMMANDS.values():
         for field in dataclasses.fields(cls):
-            if field.name not in ("path", "label", "temperature", "seed", "by"):  # the last ones are of what it does
+            if field.name not in OF_WHAT_IT_DOES:
                 kind, _, help = declared(cls, field.name)
                 said.setdefault(field.name, set()).add((str(kind), help))
     assert not {name: words for name, words in said.items() if len(words) > 1}

@@ -89,7 +89,7 @@ def test_a_rate_that_nothing_says_is_asked_for() -> None:
     rows = datasets.Dataset.from_dict({"eeg": [np.zeros((2, 400)).tolist()] * 8})
     words = ["data.path=x", "modalities.eeg.source_channels=[C3, C4]"]
     with pytest.raises(
-        UserError, match="modalities.eeg: none of 8 samples could be read: nothing says the sampling rate.*source_rate"
+        UserError, match="eeg: none of 8 samples could be read as an EEG: nothing says the sampling rate.*source_rate"
     ):
         choose(Asked("eeg_mae", words), rows, {"eeg": "eeg"}, CPU)
     said = choose(Asked("eeg_mae", [*words, "modalities.eeg.source_rate=100"]), rows, {"eeg": "eeg"}, CPU)
