@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +115,9 @@ def test_a_fifth_of_each_class_keeps_its_label(tmp_path: Path) -> None:
     assert found["test"]["few"] == [None] * 10
 
 
-def test_frames_stand_beside_later_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_stand_beside_later_ones(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparing, "EVERY", 60)
-    clips = Path(os.environ.get("MMSSL_SHARED_DATA", "../shared/data")) / "weizmann4"
+    clips = shared_data.resolve() / "weizmann4"
     for split, count in (("train", 2), ("test", 1)):
         (tmp_path / split).mkdir()
         with (clips / split / "metadata.csv").open() as file:
