@@ -26,12 +26,13 @@ from mmssl.evaluation.differences import paired_difference, resampled_scores
 from mmssl.evaluation.linear import fit_probe
 from mmssl.evaluation.scoring import balanced_accuracy
 from mmssl.evaluation.table import markdown
-from mmssl.finetuning.jobs import SupervisedJob
+from mmssl.finetuning.asking import load_options
 from mmssl.finetuning.options import WAYS as EVERY
-from mmssl.finetuning.options import FinetuneConfig, SelfTrainingConfig, load_options
+from mmssl.finetuning.options import FinetuneConfig, SelfTrainingConfig
 from mmssl.finetuning.partition import Partition, open_pool
 from mmssl.finetuning.pseudo import Guess, Known
 from mmssl.finetuning.self_training import answered, weights_of
+from mmssl.finetuning.supervised_job import SupervisedJob
 from mmssl.recipe.loading import load_recipe
 
 from . import pages

@@ -5,8 +5,8 @@ first to the last class (drawn, by seed), and all test rows, which are equally f
 margin of 0.5 are the defaults of `mmssl finetune`, whose start `logit adjusted` is (no step is taken); what is trained
 starts at the probe too and takes 150 full-batch steps. Results: benchmarks/results/tails.json.
 
-`experts` measures `loss=experts`, averaged and with `weigh=true`, without a step, on test rows that are as rare as the
-training rows, equally frequent, and turned: what is rare in training is frequent.
+`experts` measures `loss=experts`, averaged and with `weigh_experts=true`, without a step, on test rows that are as rare
+as the training rows, equally frequent, and turned: what is rare in training is frequent.
 """
 
 from __future__ import annotations

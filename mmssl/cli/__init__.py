@@ -370,7 +370,7 @@ def _flags(args: argparse.Namespace) -> dict[str, Any]:
 
 def _finetune(args: argparse.Namespace) -> int:
     with doing(IMPORTS):
-        from ..finetuning.options import load_options
+        from ..finetuning.asking import load_options
         from ..training.process import prepare_process
 
     options = load_options(args.overrides, _flags(args))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def compare(args: argparse.Namespace, options: FinetuneConfig) -> int:
     """Run it, and print its tables."""
-    from ..finetuning.options import refuse_teacher
+    from ..finetuning.asking import refuse_teacher
 
     refuse_teacher(args.teacher)
     from ..finetuning.compare import run_comparison

@@ -28,8 +28,8 @@ def refuse_beside_domains(options: ClusterConfig) -> None:
     """UserError for a domain without classes, or with what is of clusters alone."""
     if options.domain is None:
         return
-    if options.classes is None:
-        raise UserError("classes: found none beside domain, expected how many classes there are")
+    if options.domain_classes is None:
+        raise UserError("domain_classes: found none beside domain, expected how many classes there are")
     if len(options.levels) > 1:
         raise UserError("clusters: found several levels with domain, expected one number: into how many cells it looks")
     for name in ("balanced", "kind", "iterations", "restarts", "sample"):
@@ -62,9 +62,9 @@ def domains_of(rows: Source, options: ClusterConfig) -> tuple[list[str], Labels]
 
 
 def _everywhere(values: list[Any], there: Any, options: ClusterConfig) -> tuple[list[str], Labels]:
-    assert options.classes is not None
+    assert options.domain_classes is not None
     known = [value for value, present in zip(values, there, strict=True) if present]
-    names, numbers = numbered(known, options.classes, str(options.domain))
+    names, numbers = numbered(known, options.domain_classes, str(options.domain))
     found = np.full(len(values), -1, np.int64)
     found[there] = numbers
     return names, found
@@ -82,10 +82,10 @@ def write_classes(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    assert options.classes is not None
+    assert options.domain_classes is not None
     at, x = embeddings.load()
-    cells = options.levels[0] if changed(options, "clusters") else CELLS * options.classes
-    found = latent_classes(x, domains[at], len(names), options.classes, cells, options.seed)
+    cells = options.levels[0] if changed(options, "clusters") else CELLS * options.domain_classes
+    found = latent_classes(x, domains[at], len(names), options.domain_classes, cells, options.seed)
     priors = {name: [round(share, 4) for share in own] for name, own in zip(names, found.priors.tolist(), strict=True)}
     table = pa.concat_tables([ids for ids, _ in embeddings.tables()])
     table = table.append_column("class", placed(found.chances.argmax(1), at, len(table), pa.int32()))

@@ -103,7 +103,7 @@ def write_neighbours(
     with doing("reading the embeddings"):
         numbers, x = embeddings.load()
     own = None if instances is None else [instances[row] for row in numbers.tolist()]
-    found = {"neighbours": options.neighbours, "least": options.least, "most": options.most}
+    found = {"nearest": options.nearest, "least": options.least, "most": options.most}
     groups, apart = mined(unit(x).astype(np.float32), own, **found)  # type: ignore[arg-type]
     grouped, near = groups >= 0, ~np.isnan(apart)
     about = {key: embeddings.about.get(key) for key in ("rows", "columns", "sha256")}

@@ -50,7 +50,7 @@ def numbered(values: Sequence[Any], classes: int, column: str) -> tuple[list[str
         raise UserError(f"domain: {unknown:,} rows have no '{column}', expected one for each row with an embedding")
     names, numbers, counts = np.unique([str(value) for value in values], return_inverse=True, return_counts=True)
     if len(names) < classes:
-        raise UserError(f"domain: found {len(names)} values of '{column}', expected at least classes={classes}")
+        raise UserError(f"domain: found {len(names)} values of '{column}', expected at least domain_classes={classes}")
     if counts.min() < LEAST:
         few = names[counts.argmin()]
         raise UserError(f"domain: '{few}' of '{column}' has {counts.min()} rows, expected {LEAST} or more")
@@ -86,7 +86,7 @@ def factored(cells: Labels, domains: Labels, count: int, classes: int) -> Rows:
     sizes = table.sum(1)
     enough = np.flatnonzero(sizes >= min(sizes.mean() / 2, np.sort(sizes)[-min(classes, len(sizes))]))
     if len(enough) < classes:
-        raise UserError(f"clusters: {len(enough)} cells have rows, expected at least classes={classes}")
+        raise UserError(f"clusters: {len(enough)} cells have rows, expected at least domain_classes={classes}")
     counts, table = table, table / table.sum(0)
     begin = extreme(table[enough] / table[enough].sum(1, keepdims=True), classes)
     parts = np.stack([nnls(begin.T, row)[0] for row in table]) + 1e-6

@@ -22,9 +22,7 @@ class ClusterConfig(RowsConfig, KMeansOptions):
         help="centres by cosine, of length 1; means, by distance; or few rows, each other's nearest (mined pairs)",
     )
     column: str | None = option(None, help="column of the embeddings; null: the only one that there is")
-    neighbours: int = option(
-        5, min=1, max=10_000, help="nearest rows of other instances, among which each is the other's"
-    )
+    nearest: int = option(5, min=1, max=10_000, help="nearest rows of other instances, among which each is the other's")
     least: float = option(0.0, min=-1, max=1, help="cosine that they have at least")
     instance: str | None = option(
         None, help="a column: rows of one value (a track, a patient) belong together already; null: each is alone"
@@ -35,11 +33,13 @@ class ClusterConfig(RowsConfig, KMeansOptions):
         None,
         help="a column (site, device): in place of clusters, classes that are not as frequent in each of its values",
     )
-    classes: int | None = option(None, min=2, max=1_000, help="of these: how many, at most as many as domains (domain)")
+    domain_classes: int | None = option(
+        None, min=2, max=1_000, help="of these: how many, at most as many as domains (domain)"
+    )
 
     NEEDS = (
-        needs("classes", domain=SET),
-        needs("neighbours", "least", "instance", "most", kind="neighbours"),
+        needs("domain_classes", domain=SET),
+        needs("nearest", "least", "instance", "most", kind="neighbours"),
         needs("clusters", "balanced", "iterations", "restarts", "sample", "seed", kind=("spherical", "plain")),
     )
 
@@ -105,7 +105,7 @@ class SelectConfig(RowsConfig):
     )
     order: str = option("highest", choices=("highest", "lowest"), help="which scores are kept")
     each: str | None = option(None, help="a column: the share is kept of each of its values")
-    neighbours: int = option(20, min=1, max=10_000, help="that typicality is the inverse mean distance of")
+    typicality_neighbours: int = option(20, min=1, max=10_000, help="that typicality is the inverse mean distance of")
     balance: str | None = option(None, help="a column: as many rows are kept of each of its values")
     balance_to: int | None = option(
         None, min=1, max=1_000_000_000, help="how many at most; null: as many as the rarest value has"
@@ -117,7 +117,7 @@ class SelectConfig(RowsConfig):
         needs("near_split", "near_clusters", "near_stop", "near_reference", "near_rows", "near_classes", near=SET),
         needs("near_share", "near_predicted", near_classes=SET),
         needs("by", "order", "each", keep=SET),
-        needs("neighbours", by="typicality"),
+        needs("typicality_neighbours", by="typicality"),
         needs("balance_to", balance=SET),
     )
     REFUSED = {

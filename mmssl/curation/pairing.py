@@ -86,14 +86,14 @@ def joined(pairs: Labels, instances: Labels, most: int) -> tuple[Labels, Labels]
 
 
 def mined(
-    x: Cosines, instances: Sequence[Hashable] | None, *, neighbours: int, least: float, most: int
+    x: Cosines, instances: Sequence[Hashable] | None, *, nearest: int, least: float, most: int
 ) -> tuple[Labels, NDArray[np.float64]]:
     """Find rows that belong together.
 
     Args:
         x: (n, D) embeddings of length 1.
         instances: (n,) the instance of each row; None or an unknown one: it is one by itself.
-        neighbours: so many of the nearest of each row count.
+        nearest: so many of the nearest of each row count.
         least: the cosine that neighbours have at least.
         most: instances of a group.
 
@@ -110,7 +110,7 @@ def mined(
     told_of = range(len(x)) if instances is None else instances
     keys = [(row, None) if one in (None, "") else (one,) for row, one in enumerate(told_of)]
     codes = np.array([known.setdefault(key, len(known)) for key in keys], np.int64)
-    pairs, cosines = mutual(*nearest_of_others(x, codes, neighbours), least)
+    pairs, cosines = mutual(*nearest_of_others(x, codes, nearest), least)
     groups, _ = joined(pairs, codes, most)
     apart = np.full(len(x), np.nan)
     mine = groups[pairs[:, 0]] == groups[pairs[:, 1]] if len(pairs) else np.zeros(0, bool)

@@ -242,7 +242,7 @@ def _scores(materials: Materials, chosen: Chosen) -> Scores:
     if options.by == "typicality":
         numbers, x = materials.vectors
         here = np.isin(numbers, chosen.left)
-        return typicality(numbers[here], x[here], chosen.rows, options.neighbours)
+        return typicality(numbers[here], x[here], chosen.rows, options.typicality_neighbours)
     if options.by == "pair":
         path = materials.needed("by").path
         return pair_cosines(*pair_columns(path))

@@ -33,9 +33,10 @@ from ..models.processing_mmssl import MMSSLProcessor
 from ..training.checkpoints import found
 from .choosing import choose
 from .fitting import build, train
-from .jobs import Features, Job, SupervisedJob
+from .jobs import Job
 from .options import WHOLE, FinetuneConfig
 from .partition import Examples, Partition, Pool, share_out, taken
+from .supervised_job import Features, SupervisedJob
 
 TUNED = {"pretrained": "model", "scratch": "untrained", "start": "start"}
 """Arms that are fine-tuned -> the encoder that they begin with."""

@@ -37,9 +37,9 @@ from ..training.engine import on_first
 from ..training.observers import Measured, Moment, Observer, Verdict
 from .fitting import build, train
 from .folder import fixed_options
-from .jobs import SupervisedJob
 from .options import FEW_STEPS, FinetuneConfig, steps_of
 from .scores import LOWER, score_functions
+from .supervised_job import SupervisedJob
 
 CHOSEN, FOLDS = "chosen.json", "choosing"
 MARGIN = 1.0

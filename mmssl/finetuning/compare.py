@@ -36,9 +36,10 @@ from ..training.engine import check_rows, check_state, goes_on, make_accelerator
 from ..training.lock import RunLock
 from ..training.run_log import RunLog
 from .arms import RUNNING, TITLES, Answers, Bench
+from .asking import check_augment, refuse_beside
 from .comparison import Cell, Outcome, card, check_score, plain, report_of
 from .folder import fixed_options
-from .options import BUDGETS, FinetuneConfig, check_augment, refuse_beside
+from .options import BUDGETS, FinetuneConfig
 from .partition import Pool, open_pool
 
 NAME = "compare"

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from ..draws import Draws, key_of
 from ..models.running import device_of, evaluating, to_device
 from ..objectives.step import Step
-from .jobs import Job, SupervisedJob
+from .jobs import Job
 from .supervised import pooled
+from .supervised_job import SupervisedJob
 
 LEAST = 0.05
 """No expert counts less than that: where one would, it ends (the paper's rule)."""

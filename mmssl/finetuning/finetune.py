@@ -34,18 +34,20 @@ from ..training.engine import check_rows, goes_on, make_accelerator, on_first, r
 from ..training.lock import RunLock
 from ..training.run_log import RunLog
 from ..training.trackers import choose_trackers, end_training, start_trackers
+from .asking import check_augment, load_options, refuse_beside, refuse_teacher
 from .choosing import choose, forget_folds
 from .compare import Comparison, run_comparison
 from .finishing import FinetuneRun, finish
 from .fitting import build, train
 from .folder import options_text, start_folder
-from .jobs import Job, SupervisedJob
+from .jobs import Job
 from .kept import kept_head
-from .options import FinetuneConfig, check_augment, load_options, refuse_beside, refuse_teacher
+from .options import FinetuneConfig
 from .partition import load_partition
 from .retrieval import RetrievalJob
 from .self_training import forget_rounds, self_trained
 from .supervised import pooled_width, tail_of
+from .supervised_job import SupervisedJob
 from .teaching import TeachingJob
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from ..training.loop import Loop
 from ..training.reporting import write_page
 from .card import write_card
 from .experts import weigh
-from .jobs import Job, SupervisedJob
+from .jobs import Job
+from .supervised_job import SupervisedJob
 from .task import TaskModel, load_task
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def finish(
         job.encoder.config.held_out = asdict(job.rows.held)
     trained, every = trainable(loop.pretraining)
     shares: dict[str, object] = {}
-    if isinstance(job, SupervisedJob) and job.options.weigh:
+    if isinstance(job, SupervisedJob) and job.options.weigh_experts:
         with doing("weighing the experts"):
             shares["experts"] = weigh(job)
     try:

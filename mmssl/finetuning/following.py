@@ -22,9 +22,9 @@ from ..models.modeling_mmssl import MMSSLModel
 from ..objectives.base import Loss, Objective
 from ..objectives.parts.teacher import Teacher
 from ..objectives.step import CLEAN
-from .jobs import SupervisedJob
 from .options import SelfTrainingConfig
 from .supervised import Supervised, TaskHead
+from .supervised_job import SupervisedJob
 from .unlabelled import Learned, Told, joined
 
 if TYPE_CHECKING:

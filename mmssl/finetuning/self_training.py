@@ -39,11 +39,11 @@ from .choosing import Choice
 from .fitting import build, train
 from .folder import fixed_options
 from .following import FollowingJob
-from .jobs import SupervisedJob
 from .options import FinetuneConfig, SelfTrainingConfig
 from .partition import Examples
 from .pseudo import Guess, Known, guess, kept, near_rows
 from .reweighing import worth
+from .supervised_job import SupervisedJob
 from .unlabelled import Pseudo
 
 ROUNDS = "rounds"

@@ -25,10 +25,11 @@ from ..models.modeling_mmssl import MMSSLModel
 from ..models.running import device_of
 from ..objectives.base import Loss, Objective, ObjectiveConfig
 from ..options import option, strict
-from .jobs import VIEW, Job, SupervisedJob
+from .jobs import VIEW, Job
 from .partition import Examples
 from .scores import measure
 from .supervised import TaskHead, pooled_width
+from .supervised_job import SupervisedJob
 from .task import TaskModel, load_task
 
 if TYPE_CHECKING:

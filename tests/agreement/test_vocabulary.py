@@ -24,7 +24,8 @@ from mmssl.curation.options import ClusterConfig, SelectConfig
 from mmssl.errors import UserError
 from mmssl.evaluation import evaluate as evaluating
 from mmssl.evaluation.options import EmbedConfig, EvaluateConfig
-from mmssl.finetuning.options import FinetuneConfig, load_options
+from mmssl.finetuning.asking import load_options
+from mmssl.finetuning.options import FinetuneConfig
 from mmssl.looking.options import InitConfig
 from mmssl.options.schema import build, local_options
 from mmssl.recipe.config import DataConfig, EvaluationConfig, Recipe, RowsConfig
@@ -87,7 +88,7 @@ def test_every_word_is_accepted_or_refused_with_the_reason(command: str, word: s
     assert known or (faults[0].startswith(f"{word}: found ") and "unknown key" not in faults[0])
 
 
-OF_WHAT_IT_DOES = ("path", "label", "temperature", "seed", "by", "weigh", "classes", "neighbours")
+OF_WHAT_IT_DOES = ("path", "label", "temperature", "seed", "by")
 """Options of several commands that mean in each what belongs to it."""
 
 

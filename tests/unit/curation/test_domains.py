@@ -77,26 +77,27 @@ def written(path: Path, **columns: object) -> Path:
 
 
 def test_the_file_has_a_class_and_its_chance_for_each_row(tmp_path):
-    done = cluster(written(tmp_path / "e.parquet"), tmp_path / "c.parquet", domain="site", classes=3, clusters=12)
+    how = {"domain": "site", "domain_classes": 3, "clusters": 12}
+    done = cluster(written(tmp_path / "e.parquet"), tmp_path / "c.parquet", **how)
     found = pq.read_table(tmp_path / "c.parquet")
     assert found.column_names == ["row", "site", "class", "chance"] and found["class"][7].as_py() is None
     assert set(found["class"].drop_null().to_pylist()) == {0, 1, 2} and done["clustered"] == 159
     assert list(done["priors"]) == ["s0", "s1", "s2", "s3"] and sum(done["priors"]["s0"]) == pytest.approx(1, abs=1e-3)
-    cluster(tmp_path / "e.parquet", tmp_path / "d.parquet", domain="site", classes=3, clusters=12)
+    cluster(tmp_path / "e.parquet", tmp_path / "d.parquet", **how)
     assert pq.read_table(tmp_path / "d.parquet").equals(found)
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"domain": "site"}, "classes: found none beside domain"),
-        ({"classes": 3}, "classes"),
-        ({"domain": "sit", "classes": 3}, "domain: .* has no column 'sit'.*did you mean 'site'"),
-        ({"domain": "site", "classes": 5}, "domain: found 4 values of 'site', expected at least classes=5"),
-        ({"domain": "hole", "classes": 2}, "domain: 1 rows have no 'hole'"),
-        ({"domain": "rare", "classes": 2}, "domain: 'x' of 'rare' has 1 rows"),
-        ({"domain": "site", "classes": 3, "balanced": True}, "balanced: found True with domain"),
-        ({"domain": "site", "classes": 3, "clusters": [9, 3]}, "clusters: found several levels with domain"),
+        ({"domain": "site"}, "domain_classes: found none beside domain"),
+        ({"domain_classes": 3}, "domain_classes"),
+        ({"domain": "sit", "domain_classes": 3}, "domain: .* has no column 'sit'.*did you mean 'site'"),
+        ({"domain": "site", "domain_classes": 5}, "found 4 values of 'site', expected at least domain_classes=5"),
+        ({"domain": "hole", "domain_classes": 2}, "domain: 1 rows have no 'hole'"),
+        ({"domain": "rare", "domain_classes": 2}, "domain: 'x' of 'rare' has 1 rows"),
+        ({"domain": "site", "domain_classes": 3, "balanced": True}, "balanced: found True with domain"),
+        ({"domain": "site", "domain_classes": 3, "clusters": [9, 3]}, "clusters: found several levels with domain"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(tmp_path, options, says):

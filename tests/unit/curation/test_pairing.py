@@ -40,10 +40,10 @@ def test_pairs_are_each_others_nearest_of_other_instances(k: int, least: float) 
 
 def test_what_is_joined_goes_over() -> None:
     x = unit(np.array([[1, 0.02, 0], [0, 1, 0], [1, 0, 0.02], [0, 0, 1], [-1, 0, 0]])).astype(np.float32)
-    groups, apart = mined(x, ["a", "a", "b", "b", None], neighbours=1, least=0.9, most=2)
+    groups, apart = mined(x, ["a", "a", "b", "b", None], nearest=1, least=0.9, most=2)
     assert groups.tolist() == [0, 0, 0, 0, -1], "A' and B' belong together, and are at right angles"
     assert apart[0] == apart[2] == pytest.approx(1 - float(x[0] @ x[2]), abs=1e-6) and np.isnan(apart[[1, 3, 4]]).all()
-    alone, _ = mined(x, None, neighbours=1, least=0.9, most=2)
+    alone, _ = mined(x, None, nearest=1, least=0.9, most=2)
     assert alone.tolist() == [0, -1, 0, -1, -1]
 
 
@@ -61,7 +61,7 @@ def test_the_file_is_about_the_rows(tmp_path: Path, capsys: pytest.CaptureFixtur
     columns = {"track": [row // 5 for row in range(30)], "image_embedding": lists}
     pq.write_table(pa.table(columns), tmp_path / "e.parquet")
     words = ["cluster", str(tmp_path / "e.parquet"), "--output", str(tmp_path / "p.parquet"), "kind=neighbours"]
-    assert main([*words, "least=0.999", "neighbours=1"]) == 0
+    assert main([*words, "least=0.999", "nearest=1"]) == 0
     found = pq.read_table(tmp_path / "p.parquet")
     told = found["cluster"].to_pylist()
     assert found.column_names == ["row", "track", "cluster", "distance"] and len(told) == 30

@@ -18,7 +18,7 @@ from mmssl.cli import main
 from mmssl.curation.kmeans import unit
 from mmssl.data.row_files import kept_rows
 from mmssl.errors import UserError
-from mmssl.finetuning.options import load_options
+from mmssl.finetuning.asking import load_options
 from mmssl.finetuning.partition import open_split
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.recipe.loading import load_recipe

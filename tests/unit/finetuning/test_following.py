@@ -17,10 +17,10 @@ from mmssl.data.given import given
 from mmssl.data.labels import LABEL
 from mmssl.draws import Draws
 from mmssl.errors import UserError
+from mmssl.finetuning.asking import load_options
 from mmssl.finetuning.finetune import finetune, make_job
 from mmssl.finetuning.fitting import build
 from mmssl.finetuning.following import Following
-from mmssl.finetuning.options import load_options
 from mmssl.finetuning.pseudo import Known, probabilities
 from mmssl.finetuning.reweighing import gradient_products, worth
 from mmssl.finetuning.self_training import self_trained

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from toys import tuned
 
 from mmssl.errors import UserError
+from mmssl.finetuning.asking import load_options
 from mmssl.finetuning.finetune import finetune
 from mmssl.finetuning.kept import kept_head
-from mmssl.finetuning.options import load_options
 from mmssl.finetuning.supervised import Kept
 from mmssl.objectives.parts.heads import Head
 from mmssl.training import checkpoints

@@ -11,8 +11,8 @@ from transformers import AutoModel
 from mmssl.data.given import given
 from mmssl.data.labels import LabelPreprocessor, encode_all, make_target
 from mmssl.errors import UserError
+from mmssl.finetuning.asking import load_options
 from mmssl.finetuning.layer_decay import layer_scale
-from mmssl.finetuning.options import load_options
 from mmssl.finetuning.partition import load_partition
 from mmssl.finetuning.scores import measure
 from mmssl.losses.supervised import class_weights, row_losses

@@ -19,9 +19,10 @@ from mmssl.data.labels import LABEL
 from mmssl.errors import UserError
 from mmssl.finetuning import finetune as module
 from mmssl.finetuning import self_training
+from mmssl.finetuning.asking import load_options
 from mmssl.finetuning.choosing import Choice
 from mmssl.finetuning.finetune import finetune, make_job
-from mmssl.finetuning.options import FinetuneConfig, SelfTrainingConfig, load_options
+from mmssl.finetuning.options import FinetuneConfig, SelfTrainingConfig
 from mmssl.finetuning.partition import Examples
 from mmssl.finetuning.unlabelled import Pseudo
 from mmssl.models.opening import open_model

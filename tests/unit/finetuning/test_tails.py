@@ -15,10 +15,10 @@ from toys import tuned
 from mmssl.data.labels import make_target
 from mmssl.errors import UserError
 from mmssl.finetuning import finetune as module
+from mmssl.finetuning.asking import load_options
 from mmssl.finetuning.choosing import Choice
 from mmssl.finetuning.experts import LEAST, steadiness, weighed
 from mmssl.finetuning.finetune import finetune
-from mmssl.finetuning.options import load_options
 from mmssl.finetuning.scores import measure
 from mmssl.finetuning.task import load_task
 from mmssl.losses.supervised import ldam, logit_adjusted, row_losses, sade
@@ -154,7 +154,7 @@ def test_experts_start_at_the_probe_and_are_weighed_by_rows_without_labels(base,
         labels = [(label + number) % 3 for label in digits["test"]["label"]]
         test = digits["test"].remove_columns("label").add_column("label", labels)
         data = datasets.DatasetDict({"train": digits["train"], "test": test})
-        runs.append(finetune(base, data, "label", weigh=True, output=tmp_path / str(number), **how))
+        runs.append(finetune(base, data, "label", weigh_experts=True, output=tmp_path / str(number), **how))
     head = runs[0].load().head
     weight, bias = (part.unflatten(0, (3, 3)) for part in (head.linear.weight, head.linear.bias))
     assert weight[0].equal(weight[1]) and weight[0].equal(weight[2]) and head.shares.sum() == pytest.approx(1)
@@ -196,11 +196,11 @@ def test_training_goes_down_in_the_loss_that_was_asked_for(base, digits, tmp_pat
         ({"loss": "logit_adjusted", "class_weights": "balanced"}, "class_weights: found balanced with loss=logit_adj"),
         ({"loss": "experts", "class_weights": "balanced"}, "class_weights: found balanced with loss=experts"),
         ({"lean": 1.0}, "lean: found 1.0, but loss=cross_entropy"),
-        ({"weigh": True, "augment": {"image": {"flip": 0.5}}}, "weigh: found True, but loss=cross_entropy"),
-        ({"loss": "experts", "weigh": True}, "weigh: found it without augment"),
+        ({"weigh_experts": True, "augment": {"image": {"flip": 0.5}}}, "weigh_experts: found True, but loss="),
+        ({"loss": "experts", "weigh_experts": True}, "weigh_experts: found it without augment"),
         (
-            {"loss": "experts", "weigh": True, "compare": True, "augment": {"image": {"flip": 0.5}}},
-            "weigh: found it with --compare",
+            {"loss": "experts", "weigh_experts": True, "compare": True, "augment": {"image": {"flip": 0.5}}},
+            "weigh_experts: found it with --compare",
         ),
         ({"shots": [100, 20]}, "shots: found .*rising order"),
     ],

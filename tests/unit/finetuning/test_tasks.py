@@ -14,8 +14,8 @@ from benchmarks.stock_weights import copy_vit
 from mmssl.cli import main
 from mmssl.errors import UserError
 from mmssl.exporting.adapter_weights import adapted_modules, block_modules, convert_adapter
+from mmssl.finetuning.asking import load_options
 from mmssl.finetuning.finetune import finetune, make_job
-from mmssl.finetuning.options import load_options
 from mmssl.finetuning.task import load_task
 from mmssl.finetuning.teaching import soft_losses
 from mmssl.models.adapter_files import base_of, write_adapter

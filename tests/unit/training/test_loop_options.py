@@ -9,7 +9,8 @@ from toys import runs, tuned
 
 from mmssl.cli import main
 from mmssl.errors import UserError
-from mmssl.finetuning.options import FinetuneConfig, load_options
+from mmssl.finetuning.asking import load_options
+from mmssl.finetuning.options import FinetuneConfig
 from mmssl.options import not_resumable
 from mmssl.recipe.config import DataConfig, LoopConfig, TrainConfig
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from toys import runs, tuned
 
 from mmssl.cli import main
-from mmssl.finetuning.jobs import SupervisedJob
+from mmssl.finetuning.supervised_job import SupervisedJob
 from mmssl.training import preparing
 from mmssl.training.health import Health
 from mmssl.training.labels import Labels

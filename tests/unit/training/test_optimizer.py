@@ -15,7 +15,7 @@ from toys.refusals import refused
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mmssl.errors import UserError
-from mmssl.finetuning.options import load_options
+from mmssl.finetuning.asking import load_options
 from mmssl.recipe.config import OPTIMIZERS, LoopConfig
 from mmssl.recipe.loading import load_recipe
 from mmssl.recipe.train import EIGHT_BIT
