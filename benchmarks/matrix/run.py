@@ -20,7 +20,8 @@ from mmssl.data.splits import Fold
 from mmssl.evaluation.embedding import embed_source
 from mmssl.evaluation.linear import STRENGTHS
 from mmssl.evaluation.rank import rankme
-from mmssl.models.modeling_mmssl import MMSSLModel, tower_config
+from mmssl.models.building import tower_config
+from mmssl.models.modeling_mmssl import MMSSLModel
 from mmssl.models.opening import open_model
 from mmssl.models.processing_mmssl import MMSSLProcessor
 from mmssl.recipe.config import Recipe

@@ -12,6 +12,7 @@ and some that it may leave out::
     View            a `mmssl.modality.view.View`: the options of an augmented view
     READS           what raw values it takes, in a line
     NEEDS           {import name: what pip installs} of packages that it imports only when such a file is read
+    SLICES          the type of modality whose encoders see its samples slice by slice (`model.towers.X.from`)
 
 Recipes are read, listed and shown from `Config`, `View`, `READS` and `NEEDS` alone. Where a package gives
 `Preprocessor` and `Modality` by a `__getattr__` (see `mmssl.lazy.attributes`), torch is not imported for that.

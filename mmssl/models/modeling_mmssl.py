@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,33 +22,21 @@ from transformers import AutoModel, PreTrainedModel
 
 from ..boundary import own_file
 from ..errors import UserError, nearest
-from ..modality import Batch, Modality, load_modality, name_fault
+from ..modality import Batch, Modality, name_fault
+from .building import build_tower, tower_config
 from .codes import Codes
 from .configuration_mmssl import MMSSLConfig
-from .conv_tower import ConvTower
 from .initialization import init_module
 from .loader import CUSTOM_PIPELINES, LOADER, write_loader
-from .message_tower import MessageTower
-from .options import CONVOLUTIONS, MESSAGES, TowerConfig, own_trunk
+from .options import TowerConfig
 from .outputs import MMSSLOutput
-from .own_tower import OwnTower, embeds
 from .pooling import usual_readout
 from .projection import make_projection
 from .shards import check_shards
 from .tower import Encoded, Tower
 
-if TYPE_CHECKING:
-    from .foreign import Foreign
-
-
 HUB = ("push_to_hub", "repo_id", "token", "private", "revision", "commit_message", "create_pr")
 """What `save_pretrained` takes for `push_to_hub`."""
-
-
-def tower_config(spec: Mapping[str, Any]) -> TowerConfig:
-    """A `TowerConfig` from what `config.json` holds: YAML's `from` is the field `from_`, `foreign` is no option."""
-    fields = {("from_" if k == "from" else k): v for k, v in spec.items() if k != "foreign"}
-    return TowerConfig(**fields)
 
 
 def tower_spec(config: TowerConfig) -> dict[str, object]:
@@ -90,13 +78,8 @@ class MMSSLModel(PreTrainedModel):
         self.towers = nn.ModuleDict()
         self._tower_of: dict[str, str] = {}
         for name, spec in config.towers.items():
-            options = tower_config(spec)
-            names = options.modalities or [name]
-            foreign = spec.get("foreign")
-            embedded = foreign is None and options.trunk not in CONVOLUTIONS and embeds(options, config.name_or_path)
-            width = options.width if embedded else 1  # a wrapped model, or one of convolutions, embeds by itself
-            modalities = {m: self._build_modality(m, config, width) for m in names}
-            self.towers[name] = self._build_tower(options, modalities, foreign, config.name_or_path)
+            names = tower_config(spec).modalities or [name]
+            self.towers[name] = build_tower(name, spec, config.modalities, config.name_or_path)
             for modality in names:
                 if modality in self._tower_of:
                     raise UserError(f"model.towers: modality '{modality}' is in two towers")
@@ -158,28 +141,6 @@ class MMSSLModel(PreTrainedModel):
             write_loader(folder)
         if hub.pop("push_to_hub", False):
             PreTrainedModel.push_to_hub(self, hub.pop("repo_id", None) or folder.name, **hub)
-
-    @staticmethod
-    def _build_modality(name: str, config: MMSSLConfig, width: int) -> Modality:
-        assert config.modalities is not None
-        if name not in config.modalities:
-            known = list(config.modalities)
-            raise UserError(f"model.towers: unknown modality '{name}', expected one of {known}{nearest(name, known)}")
-        options = dict(config.modalities[name])
-        return load_modality(options.pop("type", name), config.name_or_path).Modality(width, **options)
-
-    @staticmethod
-    def _build_tower(
-        options: TowerConfig, modalities: Mapping[str, Modality], foreign: Foreign | None, place: str | None
-    ) -> Tower:
-        if foreign is None and own_trunk(options.trunk):
-            return OwnTower(options, modalities, place)
-        if foreign is None:
-            kinds = {**dict.fromkeys(MESSAGES, MessageTower), **dict.fromkeys(CONVOLUTIONS, ConvTower)}
-            return kinds.get(options.trunk, Tower)(options, modalities)
-        from .wrapping import build_foreign
-
-        return build_foreign(options, modalities, foreign)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -12,10 +12,11 @@ from ..boundary import reading_of
 from ..errors import UserError
 from ..modality import load_modality
 from .adapter_files import AdapterSpec, absolute, base_of, read_spec
+from .building import tower_config
 from .configuration_mmssl import MMSSLConfig
 from .foreign import split_origin
 from .locating import CONFIG, PROCESSOR, WORDS, Located, locate, read_json
-from .modeling_mmssl import MMSSLModel, tower_config
+from .modeling_mmssl import MMSSLModel
 from .options import own_trunk
 from .own_tower import trunk_class
 from .privacy import public

@@ -201,7 +201,14 @@ class TowerConfig:
         None,
         local=True,
         help="a pretrained model: a transformers folder or id, timm:FOLDER, open_clip:NAME[/PRETRAINED] or FOLDER; "
-        "timm:NAME: a trunk of timm with random weights",
+        "timm:NAME: a trunk of timm with random weights. Of volumes one of images, a run or model of mmssl's, too, "
+        "which sees slice by slice",
+    )
+    slice_blocks: int = option(
+        1,
+        min=0,
+        max=1_024,
+        help="behind an encoder that sees slice by slice: blocks in which each place looks at itself in all slices",
     )
     convert: bool | None = option(
         None, help="`from` into a tower of mmssl's own (true), wrapped as it is (false); null: whatever loses nothing"
@@ -210,6 +217,7 @@ class TowerConfig:
     adapter: AdapterConfig | None = option(None, help="train this adapter only; the tower itself is frozen")
 
     NEEDS = (
+        needs("slice_blocks", from_="an encoder that sees slice by slice", holds=lambda c: c.from_ is not None),
         needs("mode", modes="some", holds=lambda c: bool(c.modes)),
         needs("prefix", "modes", "qkv_bias", "positions", "rotary_base", "causal", "embed_norm", trunk="transformer"),
         needs("trunk_options", trunk="package.Class", holds=lambda c: own_trunk(c.trunk)),

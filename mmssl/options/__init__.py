@@ -163,7 +163,8 @@ def needs(*options: str, holds: Callable[[Any], bool] | None = None, **on: objec
     """
     ((name, wanted),) = on.items()
     values = wanted if isinstance(wanted, tuple) else (wanted,)
-    words = name if wanted is SET else f"{name}: {' or '.join(map(str, values))}"
+    key = name.removesuffix("_")
+    words = key if wanted is SET else f"{key}: {' or '.join(map(str, values))}"
     if holds is not None:
         return Needs(options, name, holds, words)
     if wanted is SET:
@@ -192,7 +193,8 @@ def idle_options(config: object) -> list[tuple[str, str]]:
             for name in need.options:
                 if changed(config, name):
                     other = _plain(getattr(config, need.on))
-                    line = f"found {_plain(getattr(config, name))}, which has no effect with {need.on}: {other}"
+                    on = need.on.removesuffix("_")
+                    line = f"found {_plain(getattr(config, name))}, which has no effect with {on}: {other}"
                     default = _default(config, name)
                     rest = "out" if dataclasses.is_dataclass(default) else f"at {_plain(default)}"
                     found.setdefault(name, f"{line}; it needs {need.words}, or to be left {rest}")

@@ -257,7 +257,7 @@ def build_model(recipe: Recipe, processor: MMSSLProcessor) -> MMSSLModel:
     wrapped = {} if started is None else foreign_of(started)
     config = MMSSLConfig(
         modalities=modalities,
-        towers=tower_specs(recipe.model.towers, processor.types, wrapped),
+        towers=tower_specs(recipe.model.towers, modalities, wrapped),
         projection=recipe.model.projection,
         projection_hidden=recipe.model.projection_hidden,
         projection_dropout=recipe.model.projection_dropout,

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 else:
     __getattr__ = attributes(__name__, Modality=".modality", Preprocessor=".preprocessor")
 
-__all__ = ["NEEDS", "READS", "Config", "Modality", "Preprocessor", "View"]
+__all__ = ["NEEDS", "READS", "SLICES", "Config", "Modality", "Preprocessor", "View"]
 
 READS = "NIfTI (.nii, .nii.gz), FreeSurfer (.mgh, .mgz), .npy, arrays with their spacing, folders and lists of slices"
 NEEDS: dict[str, str] = {"nibabel": "mmssl[volume]"}
+SLICES = "image"
+"""Encoders of pictures can see its slices, which lie in a patch each."""

@@ -32,8 +32,8 @@ def tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def vit(folder: Path) -> ViTModel:
-    model = ViTModel(ViTConfig(hidden_size=16, image_size=8, patch_size=4, num_channels=1, **LAYERS))
+def vit(folder: Path, channels: int = 1) -> ViTModel:
+    model = ViTModel(ViTConfig(hidden_size=16, image_size=8, patch_size=4, num_channels=channels, **LAYERS))
     model.save_pretrained(folder)
     return model.eval()
 

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from ...errors import UserError, nearest
 from ...modality import Inputs, Preprocessor
+from ..building import tower_config
 from ..foreign import ForeignTower, TransformersTower
-from ..modeling_mmssl import MMSSLModel, tower_config
+from ..modeling_mmssl import MMSSLModel
 from ..options import TowerConfig, pooling_parts
 from ..positions import LearnedGrid
 from ..processing_mmssl import MMSSLProcessor

@@ -96,11 +96,11 @@ def _built(
     pair = config.model_type == "clip"  # its projections become mmssl's: probes see what lies before them
     projection = None if pair else _projection(path, origin, config, modules)
     width = config.projection_dim if pair else None if projection is None else len(projection)
-    specs = tower_specs(towers, processor.types, {})
+    sizes = {name: {"type": name, **p.sizes()} for name, p in processor.preprocessors.items()}
+    specs = tower_specs(towers, sizes, {})
     if pair:
         for kind, half in (("image", config.vision_config), ("text", config.text_config)):
             specs[kind]["foreign"] = {"library": "transformers", "config": without_origin(half.to_dict())}
-    sizes = {name: {"type": name, **p.sizes()} for name, p in processor.preprocessors.items()}
     made = MMSSLConfig(modalities=sizes, towers=specs, projection=width)
     with no_progress_bars(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(made.initializer_seed)

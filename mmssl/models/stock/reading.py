@@ -27,6 +27,7 @@ from ..waves import hop_of, takes_waves
 from .contract import Options, Reader
 from .formats import format_names, load_format
 from .images import RESAMPLE
+from .slices import own_encoder, plane, slice_kind
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -123,21 +124,57 @@ def apply_origins(data: object, faults: Faults) -> None:
     model = data.get("model") if isinstance(data, dict) else None
     towers = model.get("towers") if isinstance(model, dict) else None
     modalities = data.get("modalities") if isinstance(data, dict) else None
-    if not isinstance(towers, dict) or not isinstance(modalities, dict):
+    if not isinstance(model, dict) or not isinstance(towers, dict) or not isinstance(modalities, dict):
         return
+    started = model.get("from")
     for tower, spec in towers.items():
         origin = spec.get("from") if isinstance(spec, dict) else None
-        if not isinstance(origin, str) or origin.startswith(OPEN_CLIP) or origin == YOURS:
+        if not isinstance(origin, str) or origin == YOURS:
             continue
         names = spec.get("modalities") or [tower]
         for name in names if isinstance(names, list) else []:
             options = modalities.get(name)
-            if isinstance(options, dict):
-                kind = options.get("type", name)
-                _fill(origin, spec, options, str(kind), f"modalities.{name}", faults)
+            if not isinstance(options, dict):
+                continue
+            kind, where = str(options.get("type", name)), f"modalities.{name}"
+            pictures = slice_kind(kind)
+            if pictures is None:
+                _fill(origin, spec, options, kind, where, faults)
+            elif not started:  # else all is known by the model that is gone on from
+                _fill_slices(origin, spec, options, pictures, where, faults)
+
+
+def _fill_slices(
+    origin: str, spec: dict[str, Any], options: dict[str, Any], kind: str, where: str, faults: Faults
+) -> None:
+    """Size and patch of a modality whose slices go through an encoder of `kind`, where they are not said."""
+    size = plane(options["size"]) if "size" in options else None
+    try:
+        own = own_encoder(origin, kind)
+    except UserError as error:
+        faults.append(str(error))
+        options.setdefault("patch", 1)  # which goes into any size: there is one fault, not two
+        return
+    pictures: dict[str, Any] = {} if size is None else {"size": size}
+    if own is None:
+        _fill(origin, spec, pictures, kind, where, faults)
+    else:
+        pictures = {key: own.part.get(key) for key in ("size", "patch")} | pictures
+    size, patch = plane(pictures.get("size")), plane(pictures.get("patch"))
+    if size is not None:
+        options.setdefault("size", [size[0], *size])
+    said = options.get("patch")
+    if patch is not None:
+        options.setdefault("patch", [1, *patch])
+    if said is None and patch is None or said is not None and said != [1, *(patch or plane(said) or [])]:
+        wanted = str([1, *patch]) if patch else "[1, rows, columns]"
+        faults.append(f"{where}.patch: found {said}, expected {wanted}: '{origin}' sees slice by slice")
+        options["patch"] = [1, *(patch or [1, 1])]  # what follows from it is no fault of its own
 
 
 def _fill(origin: str, spec: dict[str, Any], options: dict[str, Any], kind: str, where: str, faults: Faults) -> None:
+    if origin.startswith(OPEN_CLIP):
+        return
     try:
         config = stock_config(origin)
         chosen = converter(origin, config, spec.get("convert"), kind)
