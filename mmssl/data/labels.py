@@ -22,6 +22,8 @@ from mmssl.errors import BadSample, UserError, nearest
 from mmssl.modality import Inputs, Preprocessor
 from mmssl.modality.notation import word
 
+from .amounts import are_amounts
+
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
@@ -306,7 +308,7 @@ def _guess(values: Mapping[str, Sequence[object]], names: list[str] | None) -> s
     plain = [_plain(v) for v in known if not isinstance(v, list)]
     if len(values) > 1:
         return "multilabel" if all(v in (0, 1) for v in plain) else "regression"
-    return "regression" if any(isinstance(v, float) for v in plain) else "classification"
+    return "regression" if names is None and are_amounts(plain) else "classification"
 
 
 def _regression(known: dict[str, list[object]], where: str) -> Target:

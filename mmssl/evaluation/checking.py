@@ -10,7 +10,7 @@ from ..data.sources import Columns
 from ..errors import UserError
 from ..modality import Preprocessor
 from .held_out import files_of, open_outside, open_sources, read_columns
-from .rows import Labels, class_names, label_column, read_labels
+from .rows import Labels, Numbers, class_names, label_column, read_labels
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,9 +36,11 @@ def check_evaluation(
     if config.group is not None and sources.train is not None:
         alike(sources.train, config.group)
     if config.classes is not None and sources.test is not None:
-        labels, reason = read_labels(sources.test, sources.train, config.label)
-        if labels is None:
-            raise UserError(f"evaluation.classes: found names of classes, but {reason}")
+        labels, reason = read_labels(sources.test, sources.train, config.label, task=config.label_task)
+        if not isinstance(labels, Labels):
+            raise UserError(
+                f"evaluation.classes: found names of classes, but {reason if labels is None else labels.said}"
+            )
         class_names(labels, sources.test, sources.train, config.classes)
     if config.ood is not None and "ood" in (config.tasks or ()):
         open_outside(data, config, read, files)
@@ -51,7 +53,7 @@ def labelled_rows(
     seed: int,
     columns: Columns,
     readers: Mapping[str, Preprocessor],
-) -> tuple[Dataset, Dataset | None, Labels] | str:
+) -> tuple[Dataset, Dataset | None, Labels | Numbers] | str:
     """(test rows, training rows, their labels) for a probe, within the limits of `config`, or why there are none.
 
     columns: modality -> the column(s) that it reads; readers: modality -> what reads it.
@@ -62,7 +64,7 @@ def labelled_rows(
         return f"the data has no split '{config.split}' to test on"
     if sources.same_rows:
         return "the test rows are the training rows"
-    labels, reason = read_labels(sources.test, sources.train, config.label, config.group)
+    labels, reason = read_labels(sources.test, sources.train, config.label, config.group, config.label_task)
     if labels is None:
         return reason
     if labels.train is None:

@@ -25,15 +25,17 @@ from ..recipe.evaluation import TASKS
 from ..saying import doing
 from . import further as others
 from . import tasks
+from .amounts import TASKS as AMOUNTS
+from .amounts import by_amounts
 from .answers import Answers, by_group
 from .embedding import Embedded, embed_source, refuse_diverged
 from .held_out import Sources, files_of, open_outside, open_sources, read_columns
-from .leaks import refuse_label, telling_columns
+from .leaks import binned, refuse_label, telling_columns
 from .linking import linking
 from .prompting import zero_shot
 from .retrieving import Retrieving, columns_of, further_of, there
 from .robustness import corrupted, robustness, views_of
-from .rows import Labels, check_named, class_names, present_columns, read_labels, subset
+from .rows import Labels, Numbers, check_named, class_names, present_columns, read_labels, subset
 from .subsets import Scorecard, joint_groups, subsets_of
 from .zero_shot import prompts
 
@@ -189,13 +191,25 @@ class _Evaluation:
         types = {name: str(spec["type"]) for name, spec in (self.model.config.modalities or {}).items()}
         self.corrupted = views_of(config.corruptions, types)
         self.retrieving = Retrieving(encoders, preprocessors, further, config.batch_size, seed, data.broken)
-        self.labels, self.no_labels = read_labels(self.test, sources.train, config.label, config.group)
-        if self.labels is not None:
-            refuse_label(config.label, self.columns)
-            label = self.labels.column
-            where = [name for name, of in self.columns.items() if label in _listed(of)]
-            if where:
-                self.labels, self.no_labels = None, f"the label '{label}' is also an input of {where[0]}"
+        self.labels, self.numbers, self.no_labels = self._labels()
+
+    def _labels(self) -> tuple[Labels | None, Numbers | None, str]:
+        """The classes of the rows, or their amounts, or the reason why there are neither."""
+        config = self.config
+        found, reason = read_labels(self.test, self.sources.train, config.label, config.group, config.label_task)
+        if found is None:
+            return None, None, reason
+        refuse_label(config.label, self.columns)
+        where = [name for name, of in self.columns.items() if found.column in _listed(of)]
+        if where:
+            return None, None, f"the label '{found.column}' is also an input of {where[0]}"
+        auto = config.label_task == "auto"
+        if isinstance(found, Labels):
+            self.report["notes"] += [found.doubtful] if auto and found.doubtful else []
+            return found, None, ""
+        if auto:
+            self.report["notes"].append(f"{found.said}: judged by R2, not as classes (label_task)")
+        return None, found, f"{found.said}, and it tells classes apart; {', '.join(AMOUNTS)} judge numbers, by R2"
 
     def run(self, wanted: Sequence[str]) -> None:
         """Embed what the tasks need, then run them in turn."""
@@ -212,9 +226,12 @@ class _Evaluation:
             columns = present_columns(self.sources.train, list(self.preprocessors), self.mapping)[0]
             # between modalities only the raw features' ridge map learns from these rows
             train = self._embed(self.sources.train, columns, "train", self.encoders if probes else {})
-        labels = self.labels
-        if labels is not None and labels.train is not None and self.sources.train is not None:
-            self.report["notes"] += telling_columns(self.sources.train, columns, labels.train.tolist())
+        labels, numbers = self.labels, self.numbers
+        known = None if labels is None or labels.train is None else labels.train.tolist()
+        if numbers is not None and numbers.train is not None:
+            known = binned(numbers.train.tolist())
+        if known is not None and self.sources.train is not None:
+            self.report["notes"] += telling_columns(self.sources.train, columns, known)
         self.features = tasks.Features(
             test,
             train,
@@ -224,6 +241,7 @@ class _Evaluation:
             {} if train is None else self.retrieving.spoken(self.sources.train, columns, train),
             None if labels is None else labels.alike,
             memory=self.answers.memory,
+            numbers=numbers,
         )
         if "cka" in possible:
             self.answers.pooled = others.compared_rows(test)
@@ -291,10 +309,11 @@ class _Evaluation:
         if task == "robustness" and not self.corrupted:
             return "it needs views for corruptions (evaluation.corruptions)"
         if task in ("knn", "linear", "boosting", "attentive", "labels", "selective", "linking", "robustness"):
-            if self.labels is None:
+            judge = self.labels or (self.numbers if task in AMOUNTS else None)
+            if judge is None:
                 return self.no_labels
-            if self.labels.train is None:
-                return f"the training rows have no column '{self.labels.column}'"
+            if judge.train is None:
+                return f"the training rows have no column '{judge.column}'"
             return "the test rows are the training rows" if self.sources.same_rows else None
         if task == "zero-shot":
             text = self._text()
@@ -315,6 +334,8 @@ class _Evaluation:
 
     def _task(self, task: str) -> tuple[tasks.Metrics, dict[str, str]]:
         found, config, seed = self.features, self.config, self.seed
+        if self.numbers is not None and task in AMOUNTS:
+            return by_amounts(task, found, config.k, config.label_shares, seed)
         run: dict[str, Callable[[], tuple[tasks.Metrics, dict[str, str]]]] = {
             "knn": lambda: tasks.knn(found, config.k),
             "linear": lambda: tasks.linear(found, seed),

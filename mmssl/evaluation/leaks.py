@@ -107,6 +107,13 @@ def levels(values: Sequence[object]) -> list[Hashable]:
     return [None if n is None else int(np.searchsorted(edges, n)) for n in numbers]
 
 
+def binned(amounts: Sequence[float]) -> list[int]:
+    """Labels that are amounts (NaN: unknown) as numbers of classes, by `levels`; -1 where unknown."""
+    of = levels([v if v == v else None for v in amounts])
+    number = {level: i for i, level in enumerate(dict.fromkeys(of))}
+    return [number[level] if v == v else -1 for v, level in zip(amounts, of, strict=True)]
+
+
 def _number(value: Any) -> float | None:
     try:
         found = None if value is None or isinstance(value, bool) else float(value)

@@ -185,7 +185,8 @@ class _Fitting:
         if self.task == "regression":
             from sklearn.linear_model import Ridge
 
-            ridge = Ridge(alpha=1 / strength).fit(z, y, sample_weight=weights)
+            # in single precision the equations of many features that say the same cannot be solved
+            ridge = Ridge(alpha=1 / strength).fit(z.astype(np.float64), y, sample_weight=weights)
             return np.atleast_2d(ridge.coef_), np.atleast_1d(ridge.intercept_)
         if self.task == "multilabel":
             pairs = [self._label(z, y[:, c] > 0.5, strength, weights) for c in range(self.outputs)]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.amounts import are_amounts
 from ..data.choosing import choose_columns
 from ..data.explained import stream_rows
 from ..data.holding import alike
@@ -149,6 +150,18 @@ class Labels:
     names: list[str] | None = None
     alike: list[Hashable] | None = None
 
+    @property
+    def doubtful(self) -> str:
+        """What to say of many numbers that are taken for classes; empty where nothing."""
+        if self.names is not None or len(self.values) < DOUBTFUL or not isinstance(self.values[0], int):
+            return ""
+        found = f"the label '{self.column}' holds {len(self.values):,} different whole numbers, each taken for a class"
+        return f"{found}; label_task=regression judges them by R2"
+
+
+DOUBTFUL = 50
+"""Different whole numbers as classes from which on this is said."""
+
 
 def label_column(source: Source, wanted: str | None) -> tuple[str | None, str]:
     """The label's column, or None and why. An explicitly wanted one that does not exist is a UserError."""
@@ -185,7 +198,7 @@ def _label_values(source: Dataset, column: str, names: Sequence[str] | None) -> 
         if value is None or (isinstance(value, float) and math.isnan(value)):
             out.append(None)
         elif isinstance(value, float) and not value.is_integer():
-            raise TypeError(f"column '{column}' holds real numbers ({value:g}), no classes")
+            raise TypeError(f"column '{column}' holds real numbers ({value:g}), no classes; label_task=regression")
         elif isinstance(value, bool | int | float):
             # -1 is the `datasets` convention for a hidden label
             number = int(value)
@@ -197,12 +210,37 @@ def _label_values(source: Dataset, column: str, names: Sequence[str] | None) -> 
     return out
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """Labels that are amounts, of which R2 is told.
+
+    Attributes:
+        column: its name.
+        test: (n,) float64, NaN where it is unknown.
+        train: likewise; None where the training rows have no such column.
+        alike: see `mmssl.data.holding.alike`, of the training rows.
+    """
+
+    column: str
+    test: Tensor
+    train: Tensor | None
+    alike: list[Hashable] | None = None
+
+    @property
+    def said(self) -> str:
+        """What they are, in words."""
+        known = torch.cat([self.test] if self.train is None else [self.test, self.train])
+        known = known[known.isfinite()]
+        return f"the label '{self.column}' holds numbers ({len(known.unique()):,} different in {len(known):,} rows)"
+
+
 def read_labels(
-    test: Dataset, train: Dataset | None, wanted: str | None, group: str | None = None
-) -> tuple[Labels | None, str]:
+    test: Dataset, train: Dataset | None, wanted: str | None, group: str | None = None, task: str = "auto"
+) -> tuple[Labels | Numbers | None, str]:
     """The labels of both sources on one scale, or None and why there are none. `train` may lack the column.
 
     group: the column of what is alike; UserError where labelled training rows lack it.
+    task: see `mmssl.recipe.evaluation.LABEL_TASKS`.
     """
     import datasets
 
@@ -212,15 +250,57 @@ def read_labels(
     sources = [test] + ([train] if train is not None and column in train.column_names else [])
     features = [source.features[column] for source in sources]
     declared = [f.names if isinstance(f, datasets.ClassLabel) else None for f in features]
-    shared = declared[0] if all(names == declared[0] for names in declared) else None
     try:
-        # numbers that stand for different names in the two sources are compared by name
-        read = [
-            _label_values(source, column, None if shared else names)
-            for source, names in zip(sources, declared, strict=True)
-        ]
+        if task == "regression" or (task == "auto" and not any(declared) and _amounts(sources, column)):
+            numbers = [_number_values(source, column, names) for source, names in zip(sources, declared, strict=True)]
+            return _numbers_of(column, numbers, train, group)
+        return _classes_of(column, sources, declared, train, group)
     except TypeError as error:
         return None, str(error)
+
+
+def _amounts(sources: Sequence[Dataset], column: str) -> bool:
+    return are_amounts(value for source in sources for value in _values(source, column))
+
+
+def _number_values(source: Dataset, column: str, names: Sequence[str] | None) -> Tensor:
+    """(n,) float64, NaN where it is unknown; TypeError for what is no number."""
+    values = _values(source, column)
+    if names is not None:
+        raise TypeError(f"column '{column}' holds the names of classes, expected numbers for label_task=regression")
+    numbers = []
+    for value in values:
+        if value is not None and not isinstance(value, int | float):
+            raise TypeError(f"column '{column}' holds {value!r}, expected numbers for label_task=regression")
+        numbers.append(math.nan if value is None else float(value))
+    found = torch.tensor(numbers, dtype=torch.float64)
+    return torch.where(found.isfinite(), found, torch.nan)
+
+
+def _numbers_of(
+    column: str, read: Sequence[Tensor], train: Dataset | None, group: str | None
+) -> tuple[Numbers | None, str]:
+    if not any(bool(values.isfinite().any()) for values in read):
+        return None, f"column '{column}' holds no labels"
+    learned = read[1] if len(read) > 1 else None
+    together = None if train is None or learned is None else alike(train, group)
+    return Numbers(column, read[0], learned, together), ""
+
+
+def _classes_of(
+    column: str,
+    sources: Sequence[Dataset],
+    declared: Sequence[list[str] | None],
+    train: Dataset | None,
+    group: str | None,
+) -> tuple[Labels | None, str]:
+    """TypeError where they are no classes."""
+    shared = declared[0] if all(names == declared[0] for names in declared) else None
+    # numbers that stand for different names in the two sources are compared by name
+    read = [
+        _label_values(source, column, None if shared else names)
+        for source, names in zip(sources, declared, strict=True)
+    ]
     if shared:
         read = [[None if v is None or v < 0 else v for v in values] for values in read]
     distinct = {v for values in read for v in values if v is not None}

@@ -33,6 +33,7 @@ from .retrieval import (
     recall_at,
     retrieval_ranks,
 )
+from .rows import Numbers
 
 Metric = dict[str, Any]
 Metrics = dict[str, Metric]
@@ -56,6 +57,7 @@ class Features:
         alike: a name a training row; a probe that holds some out to choose by does not part those of one name.
         answers: metric -> what was right, of the task that ran last.
         memory: see `Answers.memory`.
+        numbers: labels that are amounts; then there are no classes.
     """
 
     test: Embedded
@@ -67,6 +69,7 @@ class Features:
     alike: Sequence[Hashable] | None = None
     answers: dict[str, Answer] = field(default_factory=dict)
     memory: Path | None = None
+    numbers: Numbers | None = None
     _ridges: dict[tuple[str, str], tuple[Space, Space, Ridge] | None] = field(default_factory=dict)
 
     def ridge(self, a: str, b: str) -> tuple[Space, Space, Ridge] | None:

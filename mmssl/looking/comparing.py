@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ..data.amounts import are_amounts
 from ..data.choosing import look_at
 from ..training.building import flat
 from . import repeated
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 HALF = 0.5
 """Share of the test rows that are training rows from which on no score of them says anything."""
 CLASSES = 200
-"""Different values of a label from which on it is no class, where it is a number."""
+"""Classes that are told of, the commonest first."""
 SHARED = 4
 """Groups that are named."""
 
@@ -138,7 +139,8 @@ def label(out: Checked, data: Rows) -> None:
         return
     counts: dict[str, Counter[str]] = {}
     missing: dict[str, int] = {}
-    numbers = True
+    numbers = data.recipe.evaluation.label_task != "classification"
+    amounts: list[object] = []
     for split, source in data.splits.items():
         if label not in (source.column_names or ()):
             continue
@@ -146,15 +148,15 @@ def label(out: Checked, data: Rows) -> None:
         names = getattr(feature, "names", None)
         values = list(source.with_format(None)[label])
         known = [v for v in values if v is not None and v == v and v != ""]
-        numbers &= all(isinstance(v, int | float) for v in known) and names is None
+        numbers &= names is None
+        amounts += known
         missing[split] = len(values) - len(known)
         counts[split] = Counter(
             names[v] if names and isinstance(v, int) and 0 <= v < len(names) else str(v) for v in known
         )
     if not counts:
         return
-    first = next(iter(counts))
-    if numbers and len(counts[first]) > CLASSES:
+    if numbers and (data.recipe.evaluation.label_task == "regression" or are_amounts(amounts)):
         out.label = {"column": label, "numbers": True, "missing": missing}
     else:
         classes = {split: dict(of.most_common(CLASSES)) for split, of in counts.items()}

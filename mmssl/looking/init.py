@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..data.amounts import are_amounts
 from ..data.loading import read_rows
 from ..errors import RunError, UserError, one_line
 from ..files import replaceable, write_whole
@@ -208,7 +209,9 @@ def _evaluation(found: composing.Composed, asked: InitConfig, opened: Opened, ro
     evaluation: dict[str, Any] = {}
     if roles.label is not None:
         evaluation["label"] = roles.label[0]
-        found.why["evaluation.label"] = f"{roles.label[1]}: no input, the encoder is judged by it"
+        judge = roles.table.columns.get(roles.label[0])
+        by = "it, by R2: it holds amounts" if judge is not None and are_amounts(judge.values) else "it"
+        found.why["evaluation.label"] = f"{roles.label[1]}: no input, the encoder is judged by {by}"
     if roles.group is not None:
         column = roles.table.columns[roles.group[0]]
         if len(set(map(str, column.values))) >= GROUPED:

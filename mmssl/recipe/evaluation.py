@@ -26,6 +26,7 @@ TASKS = (
     "ood",
     "subsets",
 )
+LABEL_TASKS = ("auto", "classification", "regression")
 SPLIT = "which rows of the data: one of its splits"
 
 
@@ -57,7 +58,14 @@ class EvaluationConfig:
     path: str | None = option(None, local=True, help="other data to measure on; default: data.path")
     name: str | None = option(None, help="its configuration; default: data.name")
     split: str = option("test", help=SPLIT)
-    label: str | None = option(None, help="column of the class labels")
+    label: str | None = option(
+        None, help="column of the label: of classes, or of numbers (knn, linear, boosting, labels)"
+    )
+    label_task: str = option(
+        "auto",
+        choices=LABEL_TASKS,
+        help="what the label is; auto: by what it holds, words and few numbers being classes, prices and the like not",
+    )
     group: str | None = option(None, help="column (patient, speaker) whose rows stay on one side of every split")
     test_share: float = option(0.2, min=0, below=1, help="share of the rows, where the data have no split to test on")
     tasks: list[str] | None = option(None, choices=TASKS, help="null: all that data and model allow; []: none")

@@ -1,4 +1,5 @@
-"""A probe on labelled rows while a run trains: `probe/<modality>/knn` and `linear`, accuracies of what it is for."""
+"""A probe on labelled rows while a run trains: `probe/<modality>/knn` and `linear`, accuracies of what it is for (R2 of
+a label that is an amount)."""
 
 from __future__ import annotations
 
@@ -11,9 +12,10 @@ from accelerate import Accelerator
 from ..data.loading import Loaded, evaluation_batches
 from ..errors import UserError
 from ..evaluation import tasks
+from ..evaluation.amounts import by_amounts
 from ..evaluation.checking import labelled_rows
 from ..evaluation.embedding import embed_batches
-from ..evaluation.rows import Labels, present_columns
+from ..evaluation.rows import Labels, Numbers, present_columns
 from ..modality import Preprocessor
 from ..models.modeling_mmssl import MMSSLModel
 from ..recipe.config import DataConfig, EvaluationConfig
@@ -34,20 +36,31 @@ class ProbeRows:
         k, seed: of kNN and of the linear probe.
     """
 
-    def __init__(self, train: Sequence[Loaded], test: Sequence[Loaded], labels: Labels, k: int, seed: int) -> None:
+    def __init__(
+        self, train: Sequence[Loaded], test: Sequence[Loaded], labels: Labels | Numbers, k: int, seed: int
+    ) -> None:
         self.train, self.test, self.labels, self.k, self.seed = train, test, labels, k, seed
 
     def measure(self, model: MMSSLModel, wanted: Sequence[str]) -> Measured:
-        """`probe/<modality>/<task>` -> accuracy, for the wanted ones of knn and linear."""
+        """`probe/<modality>/<task>` -> accuracy or R2, for the wanted ones of knn and linear."""
         train, test = (embed_batches({"model": model}, rows) for rows in (self.train, self.test))
         known = self.labels
-        features = tasks.Features(test, train, frozenset(), known.test, known.train, alike=known.alike)
+        if isinstance(known, Numbers):
+            features = tasks.Features(test, train, frozenset(), numbers=known)
+        else:
+            features = tasks.Features(test, train, frozenset(), known.test, known.train, alike=known.alike)
         out: Measured = {}
         for task in wanted:
-            found, _ = tasks.knn(features, self.k) if task == "knn" else tasks.linear(features, self.seed)
-            accuracy = {n.removesuffix("/accuracy"): m["model"] for n, m in found.items() if n.endswith("/accuracy")}
-            out |= {f"probe/{name}/{task}": value for name, value in accuracy.items()}
+            for name, metric in self._judged(task, features).items():
+                modality, _, what = name.rpartition("/")
+                if what in ("accuracy", "R2"):
+                    out[f"probe/{modality}/{task}"] = metric["model"]
         return out
+
+    def _judged(self, task: str, features: tasks.Features) -> tasks.Metrics:
+        if features.numbers is not None:
+            return by_amounts(task, features, self.k, (), self.seed)[0]
+        return (tasks.knn(features, self.k) if task == "knn" else tasks.linear(features, self.seed))[0]
 
 
 class OnlineProbe(Observer):

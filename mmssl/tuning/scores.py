@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,8 @@ from ..evaluation.embedding import Embedded, embed_source
 from ..evaluation.label_free import alpha_req, lidar
 from ..evaluation.linear import fit_probe
 from ..evaluation.rank import rankme
-from ..evaluation.rows import present_columns, read_labels, subset
+from ..evaluation.rows import Labels, Numbers, present_columns, read_labels, subset
+from ..evaluation.scoring import scores_of
 from ..masking.growing import mask_at
 from ..modality.columns import COLUMN
 from ..models.running import device_of, evaluating, to_device
@@ -89,23 +91,28 @@ class Judge:
         return embed_source({"model": model}, readers, rows, columns, batch_size=size, broken=broken)
 
     def _probe(self, recipe: Recipe, rows: Dataset, embedded: Embedded) -> dict[str, float]:
-        """Accuracy by modality of a linear probe on `HELD` of the rows, by class and group."""
-        labels, reason = read_labels(rows, rows, self.label, recipe.evaluation.group)
+        """Accuracy (R2 of a label that is an amount) by modality of a linear probe on `HELD` of the rows, by class and
+        group."""
+        evaluation = recipe.evaluation
+        labels, reason = read_labels(rows, rows, self.label, evaluation.group, evaluation.label_task)
         if labels is None:
             raise UserError(f"--by probe: {reason}")
-        y, out = labels.test, {}
+        amounts, out = isinstance(labels, Numbers), {}
+        task = "regression" if amounts else "classification"
         for name, present in embedded.present.items():
-            use = (present & (y >= 0)).nonzero()[:, 0]
+            there = labels.test.isfinite() if amounts else labels.test >= 0
+            use = (present & there).nonzero()[:, 0]
             names = None if labels.alike is None else [labels.alike[row] for row in use.tolist()]
-            known, classes = y[use].numpy(), len(labels.values)
-            held = hold_out(strata("classification", known, classes), HELD, names, self.seed)
-            learned = without(len(known), held)
-            if not len(held) or len(set(known[learned].tolist())) < 2:
+            y = labels.test[use, None].numpy() if amounts else labels.test[use].numpy()
+            outputs = len(labels.values) if isinstance(labels, Labels) else 1
+            held = hold_out(strata(task, y, outputs), HELD, names, self.seed)
+            learned = without(len(y), held)
+            if not len(held) or len(np.unique(y[learned])) < 2:
                 continue
             x = embedded.pooled["model"][name][use].numpy()
             own = None if names is None else [names[row] for row in learned.tolist()]
-            probe = fit_probe(x[learned], known[learned], outputs=classes, groups=own, seed=self.seed)
-            out[name] = float((probe(x[held]).argmax(1) == known[held]).mean())
+            probe = fit_probe(x[learned], y[learned], task=task, outputs=outputs, groups=own, seed=self.seed)
+            out[name] = next(iter(scores_of(task).values()))(probe(x[held]), y[held])
         return out
 
     def _lidar(

@@ -154,7 +154,8 @@ def _checked(wanted: Wanted) -> Recipe:
         source = open_training_data(wanted.asked(first).recipe()).source
     if wanted.by == "probe":
         label = label_column(source, recipe.evaluation.label)[0]
-        found, reason = read_labels(source, None, label) if label is not None else (None, "")
+        task = recipe.evaluation.label_task
+        found, reason = read_labels(source, None, label, task=task) if label is not None else (None, "")
         if found is None:
             raise UserError(f"--by probe: {reason or 'the data have no labels that are known'}; name them with --label")
     return recipe

@@ -54,7 +54,8 @@ def test_labels_of_every_kind() -> None:
     labels, _ = read_labels(table(y=[7.0, float("nan"), 9.0]), table(x=[1]), "y")
     assert labels is not None and labels.values == [7, 9] and labels.train is None
     assert labels.test.tolist() == [0, -1, 1]
-    assert read_labels(table(y=[0.5, 1.0]), None, "y")[1] == "column 'y' holds real numbers (0.5), no classes"
+    reason = read_labels(table(y=[0.5, 1.0]), None, "y", task="classification")[1]
+    assert reason == "column 'y' holds real numbers (0.5), no classes; label_task=regression"
     assert "no label column" in read_labels(table(x=[1]), None, None)[1]
     with pytest.raises(UserError, match="evaluation.label: the data has no column 'lable'.*did you mean 'label'"):
         read_labels(table(label=[1]), None, "lable")
