@@ -26,17 +26,14 @@ OBJECTIVES = {
     "text": ("contrastive", "two views with other words dropped: the best of three on ag_news_mini (RESULTS.md)"),
     "video": ("contrastive", "two stretches of a clip: the only one of three that gained on weizmann4 (RESULTS.md)"),
     "tabular": ("mae", "hidden cells from the others: gained on 3 of 3 tables (RESULTS.md)"),
-    "graph": ("mae", "hidden nodes from their neighbours: the best of three on cora (RESULTS.md)"),
+    "graph": ("contrastive", "other edges and parts left out: on mutag no worse than its twin, as MAE is (RESULTS.md)"),
     "volume": ("mae", "hidden blocks from those around them: a safe start"),
-    "series": ("mae", "hidden windows from the others: the safe start where no change is known to be harmless"),
+    "series": ("contrastive", "two stretches of a series: gained on two sets (docs/benchmarks/mechanisms.md)"),
 }
 """Modality -> which of mae, contrastive and jepa, and why."""
-FIND = {
-    "tabular": "neighbours are asked for, and contrast is what makes rows near or far",
-    "series": "neighbours are asked for, and contrast is what makes series near or far",
-}
+FIND = {"tabular": "neighbours are asked for, and contrast is what makes rows near or far"}
 """Modality that is learned by contrast where `goal` is retrieval, and why; the others are anyway."""
-CONVOLVED = {"image": None, "audio": None, "eeg": "grid+std", "ecg": "mean"}
+CONVOLVED = {"image": None, "audio": None, "eeg": "grid+std", "ecg": "mean", "series": None}
 """Modality whose trunk is a residual network in the small preset -> how it is read out; None: as usual."""
 WHY_CONVOLVED = "on small data better than a transformer (docs/how-to/choose.md); transformer for stock classes"
 NOT_CONVOLVED = ("heads", "prefix", "positions", "pooling", "embed_norm", "causal")
@@ -47,6 +44,7 @@ WHY_TABLE = "all blocks side by side, and 32 epochs: letter_recognition gained w
 COLOURS = ("saturation", "hue", "gray")
 """Options of views of pictures that need red, green and blue."""
 NODES = "examples/node_mae"
+WHY_NODES = "hidden nodes from their neighbours: the best of three on cora (RESULTS.md)"
 EPOCHS, SMALL = 10, 100_000
 """Passes that are made over data of at most so many rows: below, encoders are rarely worth having."""
 
@@ -81,26 +79,29 @@ class Composed:
             self.why[key] = why
 
 
-def compose(modalities: Sequence[str], goal: str | None, node: bool) -> Composed:
+def compose(
+    modalities: Sequence[str], goal: str | None, node: bool, by_data: tuple[str, str] | None = None
+) -> Composed:
     """The recipe for these modalities, whose data are to be named yet.
 
     Args:
         modalities: in any order.
         goal: what the encoder is for.
         node: the samples are nodes of one graph.
+        by_data: of one modality, where the data say it, as `OBJECTIVES` has it.
     """
     if len(modalities) > 1:
         return _pair(modalities)
     (one,) = modalities
     if one == "graph" and node:
         found = Composed(NODES, plain_recipe(NODES))
-        found.why["objectives.mae"] = OBJECTIVES["graph"][1]
+        found.why["objectives.mae"] = WHY_NODES
         found.why["modalities.graph"] = "nodes of one graph: subgraphs around each; features tell nodes apart"
         found.data.pop("evaluation", None)
         found.data["data"] = {}
         found.data["description"] = "Masked features of nodes from those around them (GraphMAE, Hou et al. 2022)."
         return found
-    method, why = OBJECTIVES.get(one, ("mae", "a safe start"))
+    method, why = by_data or OBJECTIVES.get(one, ("mae", "a safe start"))
     if goal == "retrieval" and one in FIND:
         method, why = "contrastive", FIND[one]
     name = f"{one}_{method}"
@@ -108,7 +109,7 @@ def compose(modalities: Sequence[str], goal: str | None, node: bool) -> Composed
     objective = next(iter(found.data["objectives"]))
     found.why[f"objectives.{objective}"] = why
     found.data["data"] = {}
-    if one == "image":
+    if one == "image" and method == "contrastive":
         found.why["views"] = "flip and colours: take out what would change what is shown (writing, stains)"
     return found
 
@@ -234,7 +235,8 @@ def length(found: Composed, rows: int) -> None:
     wanted = train.get("steps")
     if wanted is None:
         return  # a preset with epochs
-    least = EPOCHS if rows <= SMALL else 1
+    # of nodes each is in many subgraphs, and so seen many times in one pass
+    least = EPOCHS if rows <= SMALL and found.name != NODES else 1
     epochs = max(math.ceil(wanted / per_epoch), least)
     train.pop("steps")
     found.data["train"] = {"epochs": epochs, **train}

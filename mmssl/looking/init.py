@@ -23,7 +23,7 @@ from ..saying import doing
 from ..training.building import TrainingData, open_training_data
 from ..training.choosing import Asked, choose
 from ..training.device import this_device
-from . import composing, repeated
+from . import composing, evidence, repeated
 from .columns import Roles, roles_of, told_of, used
 from .opening import Opened, open_data, reader
 from .options import InitConfig
@@ -32,6 +32,8 @@ from .writing import commented
 
 FITTED = 64
 """Pictures whose channels are looked at."""
+SIDES = 16
+"""Pictures whose size is looked at."""
 LOOKED_AT = 5
 """Recordings whose rate, channels and unit are looked at."""
 GROUPED = 5
@@ -126,8 +128,8 @@ def draft(asked: InitConfig, told: bool = True) -> Draft:
     opened = open_data(asked)
     roles = roles_of(opened.rows, opened.modalities, asked.columns, asked.label, asked.group)
     signals = _signals(roles, opened)
-    found = _composed(asked, opened, roles, signals)
-    said = _settle(found, asked)
+    found, seen = _composed(asked, opened, roles, signals)
+    said = _settle(found, asked, seen)
     data = _ordered(found.data)
     load_recipe(copy.deepcopy(data))
     lines = _told(opened, roles, signals) if told else []
@@ -164,15 +166,19 @@ def _signals(roles: Roles, opened: Opened) -> Signals | None:
     return found
 
 
-def _composed(asked: InitConfig, opened: Opened, roles: Roles, signals: Signals | None) -> composing.Composed:
-    """The recipe with all that the data say."""
+def _composed(
+    asked: InitConfig, opened: Opened, roles: Roles, signals: Signals | None
+) -> tuple[composing.Composed, evidence.Seen]:
+    """The recipe with all that the data say, and what they are as far as it depends on them."""
     modalities = [name for name in ORDER if name in roles.columns]
     modalities += [name for name in roles.columns if name not in modalities]
     if not modalities:
         names = ", ".join(f"{name} ({why})" for name, why in list(roles.left.items())[:12])
         raise UserError(f"data: no column is an input: {names or 'none'}; name one: --column MODALITY=COLUMN")
     node = opened.data.get("split") == "all" and modalities == ["graph"]
-    found = composing.compose(modalities, asked.goal, node)
+    seen = _seen(modalities, opened, roles, signals)
+    method = evidence.method_of(modalities[0], seen, asked.goal) if len(modalities) == 1 else None
+    found = composing.compose(modalities, asked.goal, node, method)
     found.data.pop("name", None)
     found.data["name"] = _slug(str(opened.data["path"]), asked.name)
     found.data["data"] = {**opened.data, **{k: v for k, v in asked.data.items() if k not in opened.data}}
@@ -187,7 +193,21 @@ def _composed(asked: InitConfig, opened: Opened, roles: Roles, signals: Signals 
         for key, (value, why) in signals.options.items():
             found.set(f"modalities.{signals.modality}.{key}", value, why)
     _evaluation(found, asked, opened, roles, len(modalities) > 1)
-    return found
+    return found, seen
+
+
+def _seen(modalities: Sequence[str], opened: Opened, roles: Roles, signals: Signals | None) -> evidence.Seen:
+    """What some of the pictures, or the recordings, are."""
+    if modalities != ["image"]:
+        return evidence.Seen(channels=None if signals is None else signals.channels)
+    column = roles.columns["image"]
+    of = read_rows(opened.rows, [column] if isinstance(column, str) else column, SIDES)
+    pictures = reader("image")
+    looked = [found.sizes for found in pictures.readable([select(row, column) for row in of], pictures.look)]
+    if not looked:
+        return evidence.Seen()
+    sides = sorted(min(sizes["width"], sizes["height"]) for sizes in looked)
+    return evidence.Seen(int(sides[len(sides) // 2]), int(max(sizes["channels"] for sizes in looked)))
 
 
 def _slug(path: str, name: str | None) -> str:
@@ -232,7 +252,7 @@ def _evaluation(found: composing.Composed, asked: InitConfig, opened: Opened, ro
 # --------------------------------------------------------------------------------------------------------- what fits
 
 
-def _settle(found: composing.Composed, asked: InitConfig) -> list[str]:
+def _settle(found: composing.Composed, asked: InitConfig, seen: evidence.Seen) -> list[str]:
     """Size, preprocessing, batch and length by the rows and this machine; what to say of the rows."""
     modalities = list(found.data["modalities"])
     plain = copy.deepcopy(found.data)
@@ -255,13 +275,14 @@ def _settle(found: composing.Composed, asked: InitConfig) -> list[str]:
         why = reasons.get(key, reasons.get(".".join(key.split(".")[:2]), ""))
         found.set(key, value, "" if why in found.why.values() else why)
     found.why.setdefault("model", reasons.get(f"preset {choice.preset}", ""))
+    if choice.preset == DEMO:
+        composing.convolve(found, modalities)
+        composing.lengthen(found, modalities, len(rows.source))
+        evidence.follow(found, modalities, len(rows.source), seen)
     for name in ("image", "video"):
         channels = _channels(found, name, rows) if name in modalities else 3
         if channels != 3:
             composing.colourless(found, name, channels)
-    if choice.preset == DEMO:
-        composing.convolve(found, modalities)
-        composing.lengthen(found, modalities, len(rows.source))
     composing.length(found, len(rows.source))
     return rows.said
 

@@ -131,7 +131,7 @@ def test_every_shared_set(shared_data: Path, tmp_path: Path) -> None:
 def test_grey_pictures_have_no_colours_to_change(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number in range(12):
-        Image.fromarray(rng.integers(0, 255, (20, 20), np.uint8)).save(tmp_path / f"{number}.png")
+        Image.fromarray(rng.integers(0, 255, (40, 40), np.uint8)).save(tmp_path / f"{number}.png")
     done = init(InitConfig(path=str(tmp_path)), tmp_path / "recipe.yaml")
     view = done.recipe["views"]["a"]["image"]
     assert not {"saturation", "hue", "gray"} & set(view) and view["brightness"]

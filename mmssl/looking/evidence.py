@@ -1,0 +1,143 @@
+"""What a recipe takes over from the runs that were measured, where the data are like those (RESULTS.md).
+
+Views and heads are those of the recipes in `configs/examples` that were run; how wide, how deep and how long, those of
+`benchmarks/matrix/cells.yaml`. It is of small data, networks and budgets: a larger preset has its own.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..recipe.loading import plain_recipe
+from .composing import Composed
+
+SIDE = 32
+"""Pixels a side up to which pictures are as small as those of fashion_mnist and cifar10_mini."""
+FLAT = 28
+"""Up to which all patches of a grey picture are read out side by side."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the rows are, as far as a recipe depends on it.
+
+    Attributes:
+        side: pixels of the shorter side of the usual picture; None: no pictures.
+        channels: of pictures, or of recordings; None: neither.
+    """
+
+    side: int | None = None
+    channels: int | None = None
+
+    @property
+    def small(self) -> bool:
+        """Pictures that are small."""
+        return self.side is not None and self.side <= SIDE
+
+
+def method_of(one: str, seen: Seen, goal: str | None) -> tuple[str, str] | None:
+    """(objective, why) of a modality alone, where the data and not the modality decide it; None elsewhere."""
+    if one == "image" and seen.small and seen.channels == 3 and goal != "retrieval":
+        return (
+            "mae",
+            "three patches of four hidden: better than contrast on cifar10_mini, by a linear probe (RESULTS.md)",
+        )
+    if one == "eeg" and (seen.channels or 1) > 1 and goal != "retrieval":
+        return "mae", "hidden stretches of several electrodes: the best of three on eegmmi_s001 (RESULTS.md)"
+    return None
+
+
+def follow(found: Composed, modalities: Sequence[str], rows: int, seen: Seen) -> None:
+    """Views, readout, size and length of a small recipe for one modality, as what was measured had them."""
+    if len(modalities) != 1:
+        return
+    (one,) = modalities
+    method = "mae" if "mae" in found.data["objectives"] else "contrastive"
+    change = FOLLOWED.get((one, method))
+    if change is not None:
+        change(found, rows, seen)
+
+
+def _small_pictures(found: Composed, rows: int, seen: Seen) -> None:
+    if not seen.small:
+        return
+    if seen.channels != 1 or (seen.side or 0) > FLAT:
+        for name, view in found.data["views"].items():
+            view["image"].pop("blur", None)
+            found.why[f"views.{name}.image"] = "no blur, as SimCLR has none for pictures of 32 pixels"
+        return
+    _take(found, "examples/image_contrastive", "mild crops, no blur: as fashion_mnist and letters gained (RESULTS.md)")
+    _network(found, "image", 64, 3)
+    found.set("model.towers.image.readout", "flat", "all patches side by side: what is shown lies in one place")
+    _length(found, 2000, 64, "2,000 steps of 64: fashion_mnist gained more with them than with 800 (RESULTS.md)")
+
+
+def _small_photos(found: Composed, rows: int, seen: Seen) -> None:
+    if seen.small and seen.channels == 3:
+        _network(found, "image", 64, 3)
+        _length(found, 1600, 64, "1,600 steps of 64, as on cifar10_mini (RESULTS.md)")
+
+
+def _graphs(found: Composed, rows: int, seen: Seen) -> None:
+    _take(found, "examples/graph_contrastive", "edges and parts left out, features never: they say what a node is")
+    _contrasted(found, 360, 64, "360 steps of 64, as on mutag (RESULTS.md): contrast needs others in the batch", rows)
+
+
+def _electrodes(found: Composed, rows: int, seen: Seen) -> None:
+    why = "of values it lost to its twin on eegmmi_s001, of spectra it gained (docs/how-to/choose.md)"
+    found.set("modalities.eeg.tokens", "spectrum", why)
+    _network(found, "eeg", 64, 3)
+    _length(found, 480, 16, "480 steps of 16, as on eegmmi_s001 (RESULTS.md)")
+
+
+def _videos(found: Composed, rows: int, seen: Seen) -> None:
+    why = "1,200 steps of 24: on weizmann4 they gained 0.106, 360 steps 0.042 (RESULTS.md)"
+    _contrasted(found, 1200, 24, why, rows)
+
+
+def _texts(found: Composed, rows: int, seen: Seen) -> None:
+    _network(found, "text", 64, 2)
+    _length(found, 940, 64, "940 steps of 64, as on ag_news_mini (RESULTS.md)")
+
+
+FOLLOWED: dict[tuple[str, str], Callable[[Composed, int, Seen], None]] = {
+    ("image", "contrastive"): _small_pictures,
+    ("image", "mae"): _small_photos,
+    ("graph", "contrastive"): _graphs,
+    ("eeg", "mae"): _electrodes,
+    ("video", "contrastive"): _videos,
+    ("text", "contrastive"): _texts,
+}
+
+
+def _take(found: Composed, recipe: str, why: str) -> None:
+    """The views of a recipe, and what its objective is beside its name."""
+    plain: dict[str, Any] = plain_recipe(recipe)
+    found.data["views"] = copy.deepcopy(plain["views"])
+    (mine,), (theirs,) = found.data["objectives"].values(), plain["objectives"].values()
+    mine |= {key: theirs[key] for key in ("temperature", "head_hidden", "head_width")}
+    found.why["views"] = why
+
+
+def _network(found: Composed, name: str, width: int, depth: int) -> None:
+    tower = found.data["model"]["towers"][name]
+    tower["width"], tower["depth"] = width, depth
+
+
+def _length(found: Composed, steps: int, batch: int, why: str) -> None:
+    """At least so many steps, of so many rows where an epoch then has several."""
+    train = found.data["train"]
+    train["steps"], train["batch_size"] = max(steps, train["steps"]), min(batch, train["batch_size"])
+    found.why.setdefault("train", why)
+
+
+def _contrasted(found: Composed, steps: int, batch: int, why: str, rows: int) -> None:
+    """So many steps, of so many rows where they are twice as many: an epoch of few steps costs contrast less than few
+    others in the batch."""
+    while 2 * batch > rows and batch > 2:
+        batch //= 2
+    found.data["train"]["steps"] = steps
+    found.set("train.batch_size", batch, why)
