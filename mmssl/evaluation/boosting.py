@@ -1,8 +1,8 @@
 """Gradient boosting on raw features: what a table asks for first, and what an encoder of few labels has to beat.
 
 scikit-learn's histogram boosting, which takes empty cells and categories as they are. How small a leaf may be is
-chosen as the linear probe chooses its C: a fifth of the training rows is held out, by class and by group, the best
-score there wins, of equal scores the largest leaf; then it is fitted on all of them. The default of 20 rows a leaf
+chosen as the linear probe chooses its C: a fifth of the training rows is held out, by class and by group (of few rows
+each fifth in its turn), the best score there wins, of equal scores the largest leaf; then it is fitted on all of them. The default of 20 rows a leaf
 would make a constant of 20 labels, and so a weak rival.
 """
 
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ..data.splits import Groups, hold_out, strata, without
-from .linear import HELD_OUT, NEVER, RARELY
-from .scoring import Array, scores_of
+from ..data.splits import Groups, strata
+from .linear import NEVER, RARELY, fifths
+from .scoring import Array, mean_of_known, scores_of
 
 LEAVES = (20, 5, 2)
 """Fewest rows of a leaf that are tried, those that at least four leaves can be made with."""
@@ -80,16 +80,19 @@ def fit_boosting(
         categories: which features are codes of categories; None: none.
         groups: a name a row; rows of one name are held out together.
         balanced: each class weighs the same.
-        seed: of the held-out fifth.
+        seed: of the fifths.
     """
     fitting = _Fitting(task, outputs, np.array(categories or [False] * x.shape[1], bool), balanced, seed)
-    held = hold_out(strata(task, y, outputs), HELD_OUT, groups, seed)
-    rest = without(len(y), held)
-    leaves = [leaf for leaf in LEAVES if 4 * leaf <= len(rest)] or [LEAVES[-1]]
-    if len(leaves) == 1 or not len(held):
+    parts = fifths(strata(task, y, outputs), groups, seed)
+    learned = min((len(rest) for rest, _ in parts), default=len(y))
+    leaves = [leaf for leaf in LEAVES if 4 * leaf <= learned] or [LEAVES[-1]]
+    if len(leaves) == 1 or not parts:
         return fitting.fit(x, y, leaves[-1])
     score = next(iter(scores_of(task).values()))
-    found = [score(fitting.fit(x[rest], y[rest], leaf)(x[held]), y[held]) for leaf in leaves]
+    found = [
+        mean_of_known([score(fitting.fit(x[rest], y[rest], leaf)(x[held]), y[held]) for rest, held in parts])
+        for leaf in leaves
+    ]
     best = leaves[0] if np.isnan(found).all() else leaves[int(np.nanargmax(found))]
     return fitting.fit(x, y, best)
 

@@ -5,7 +5,9 @@ Kumar et al., ICLR 2022), the look at labelled rows while a run trains, and the 
 
 How its regularisation C is chosen is part of the number, so there is one way. A fifth of the training rows is held
 out, by class and by group; the C with the best score there wins, of equal scores the most regularised; then the probe
-is fitted on all training rows. So it is done for CLIP (Radford et al. 2021, arXiv 2103.00020, appendix A.3). The score
+is fitted on all training rows. So it is done for CLIP (Radford et al. 2021, arXiv 2103.00020, appendix A.3). Of fewer
+than `FEW` rows each fifth is held out once and the mean over the fifths counts: 20 rows alone choose by chance, and the
+penalty of a regression that they choose too weak can ruin it. The score
 is the one that reports lead with (accuracy, AUROC of several labels, R2), not the loss: a probe is there to say how
 much of it the features allow, while the loss asks for calibrated probabilities too and so picks another C. Training
 rows alone are used, never those that an early stopping looks at, because `mmssl evaluate` has no such rows and the
@@ -24,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.splits import Fold, Groups, hold_out, strata, without
+from ..data.splits import Counts, Fold, Groups, hold_out, parts_of, strata, without
 from .scoring import Score, balanced_accuracy, mean_of_known, scores_of
 
 logger = logging.getLogger("mmssl")
@@ -35,6 +37,8 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Inverse regularisation strengths C that are tried."""
 HELD_OUT = 0.2
 """Share of the training rows that C is chosen on."""
+FEW = 500
+"""Of fewer training rows every fifth is held out in its turn."""
 NEVER, RARELY = -20.0, -5.0
 """Logits of a class without training rows, below all that standardised features give, and of a label without any."""
 
@@ -44,7 +48,7 @@ class Protocol:
     """How C is chosen; the default is what every command of mmssl does.
 
     Attributes:
-        parts: (rows to fit on, rows to choose on), the mean over the parts counts; None holds a fifth out.
+        parts: (rows to fit on, rows to choose on), the mean over the parts counts; None: those of `fifths`.
         score: what is chosen by; None is the task's first score, of balanced classes the balanced accuracy.
         scale: "each" feature by its own deviation, or all by one "common" number, which leaves rare words and weak
             bands as small as they are.
@@ -104,7 +108,7 @@ def fit_probe(
         outputs: classes, also those that no row has (default: as many as y shows).
         groups: a name a row; rows of one name are held out together.
         balanced: each class weighs the same.
-        seed: of the held-out fifth.
+        seed: of the fifths.
         protocol: how C is chosen.
         strength: C, where it is known already; None: it is chosen.
         weights: (n,) what each row counts in the loss; None: one.
@@ -120,8 +124,7 @@ def fit_probe(
     z = _standardised(x, shift, deviation)
     parts = protocol.parts
     if parts is None:
-        held = hold_out(strata(task, y, outputs), HELD_OUT, groups, seed)
-        parts = [(without(len(y), held), held)] if len(held) else []
+        parts = fifths(strata(task, y, outputs), groups, seed)
     score = protocol.score or (balanced_accuracy if balanced and task == "classification" else _first(task))
     fitting = _Fitting(task, outputs, balanced, protocol.max_iter)
     best, chosen_at = strength or STRENGTHS[len(STRENGTHS) // 2], float("nan")
@@ -134,6 +137,19 @@ def fit_probe(
     folded = weight / deviation
     penalty = fitting.penalty(y, best, len(y) if weights is None else float(weights.sum())) * np.square(deviation)
     return Probe(folded, bias - folded @ shift, best, chosen_at, penalty)
+
+
+def fifths(counts: Counts, groups: Groups | None = None, seed: int = 0) -> list[Fold]:
+    """What a setting of a baseline is chosen on: one held-out fifth, each of five where rows are few, or nothing.
+
+    counts: (n, C) how much of each label a row has; groups: a name a row, rows of one name stay together.
+    """
+    held = hold_out(counts, HELD_OUT, groups, seed)
+    if not len(held):
+        return []
+    if len(counts) >= FEW:
+        return [(without(len(counts), held), held)]
+    return parts_of(counts, round(1 / HELD_OUT), groups, seed)
 
 
 def _first(task: str) -> Score:

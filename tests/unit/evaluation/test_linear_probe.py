@@ -13,8 +13,8 @@ from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mmssl.data.splits import folds, hold_out, strata
-from mmssl.evaluation import scoring
+from mmssl.data.splits import folds, hold_out, parts_of, strata
+from mmssl.evaluation import linear, scoring
 from mmssl.evaluation.linear import STRENGTHS, Protocol, fit_probe
 from mmssl.losses.supervised import row_losses
 
@@ -38,14 +38,23 @@ def two_classes(n: int = 200) -> tuple[np.ndarray, np.ndarray]:
     return x * np.array([1, 10, 0.1, 5, 1]) + 7, y
 
 
-def test_it_is_a_grid_search_over_the_held_out_fifth() -> None:
+@pytest.mark.parametrize("few", [True, False])
+def test_it_is_a_grid_search_over_fifths(few: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "FEW", 151 if few else 150)
     x, y, x_test, y_test = digits()
-    y = np.where(np.random.default_rng(0).random(150) < 0.3, RNG.integers(10, size=150), y)  # so the penalty matters
+    rng = np.random.default_rng(0)
+    y = np.where(rng.random(150) < 0.3, rng.integers(10, size=150), y)  # so the penalty matters
     probe = fit_probe(x, y)
-    held = np.isin(np.arange(150), hold_out(strata("classification", y, 10), 0.2))
-    assert [held[y == c].sum() for c in range(10)] == [math.ceil(0.2 * (y == c).sum()) for c in range(10)]
+    counts, part = strata("classification", y, 10), np.full(150, -1)
+    if few:
+        for number, (learned, held) in enumerate(parts_of(counts, 5)):
+            assert len(held) == 30 and not set(learned) & set(held)
+            part[held] = number
+    else:
+        part[hold_out(counts, 0.2)] = 0
+        assert [(part[y == c] + 1).sum() for c in range(10)] == [math.ceil(0.2 * (y == c).sum()) for c in range(10)]
     scaler = StandardScaler().fit(x)
-    split = PredefinedSplit(np.where(held, 0, -1))
+    split = PredefinedSplit(part)
     judge = GridSearchCV(LogisticRegression(max_iter=500), {"C": STRENGTHS}, cv=split)
     judge.fit(scaler.transform(x), y)
     assert probe.strength == judge.best_params_["C"] != STRENGTHS[-1]
