@@ -2,8 +2,8 @@
 
 scikit-learn's histogram boosting, which takes empty cells and categories as they are. How small a leaf may be is
 chosen as the linear probe chooses its C: a fifth of the training rows is held out, by class and by group (of few rows
-each fifth in its turn), the best score there wins, of equal scores the largest leaf; then it is fitted on all of them. The default of 20 rows a leaf
-would make a constant of 20 labels, and so a weak rival.
+each fifth in its turn), the best score there wins, of equal scores the largest leaf; then it is fitted on all of them.
+The default of 20 rows a leaf would make a constant of 20 labels, and so a weak rival.
 """
 
 from __future__ import annotations

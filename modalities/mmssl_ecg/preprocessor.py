@@ -12,8 +12,9 @@ import torch
 from mmssl.errors import BadSample, UserError, nearest
 from mmssl.modality import Inputs
 from mmssl.modality.biosignals.files import Channels, open_file
-from mmssl.modality.biosignals.preparation import Sample, SignalPreprocessor, padded_length, with_holes
+from mmssl.modality.biosignals.preparation import Sample, SignalPreprocessor, with_holes
 from mmssl.modality.biosignals.recording import Array, Recording
+from mmssl.modality.biosignals.windows import padded_length
 
 from .beats import beats_a_minute
 from .leads import DERIVED, LEADS, TWELVE, in_standard_order, lead_of

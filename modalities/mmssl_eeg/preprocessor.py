@@ -12,8 +12,9 @@ import torch
 from mmssl.errors import BadSample, nearest
 from mmssl.modality import Inputs
 from mmssl.modality.biosignals.files import Channels, open_file
-from mmssl.modality.biosignals.preparation import Sample, SignalPreprocessor, padded_length, with_holes
+from mmssl.modality.biosignals.preparation import Sample, SignalPreprocessor, with_holes
 from mmssl.modality.biosignals.recording import Array, Recording
+from mmssl.modality.biosignals.windows import padded_length
 
 from .electrodes import channel_of, from_head, is_net, is_other, others, place_of, table
 from .options import Config

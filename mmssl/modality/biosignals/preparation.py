@@ -29,6 +29,7 @@ from .options import SignalConfig
 from .processing import centred, filtered, flat, resampled, rms, typical
 from .recording import RATE, SIGNAL, Array, Place, Recording, Unsaid, parse, volts
 from .spectrum import spectrum_moments
+from .windows import in_span, place
 
 logger = logging.getLogger("mmssl")
 
@@ -215,7 +216,7 @@ class SignalPreprocessor(Preprocessor[Sample]):
             raise BadSample(
                 f"{signal.shape[1] / self.config.rate:g} s is less than half a window of {self.config.window:g} s"
             )
-        places = {name: place for name, place in recording.places.items() if name in names}
+        places = {name: where for name, where in recording.places.items() if name in names}
         return Sample(signal.astype(np.float32), names, places)
 
     def _opened(self, raw: object) -> Recording | None:
@@ -277,13 +278,13 @@ class SignalPreprocessor(Preprocessor[Sample]):
                 return first, min(first + count, total)
             end = min(max(round(recording.stop * rate), first + 1), total)
             free = max(end - first - count, 0)
-            first += _place(free, choice)
+            first += place(free, choice)
             return first, min(first + count, end)
         if recording.spans:
-            first = min(_in_span(recording.spans, count, choice), total - count)
+            first = min(in_span(recording.spans, count, choice), total - count)
             return first, first + count
         free = total - count
-        first = _place(free, choice)
+        first = place(free, choice)
         return first, first + count
 
     def _checked(self, signal: Array, names: Sequence[str], by_option: bool) -> Array:
@@ -376,37 +377,6 @@ class SignalPreprocessor(Preprocessor[Sample]):
     @abstractmethod
     def learn(self, seen: dict[str, int]) -> dict[str, Any]:
         """What else goes into the state, from how often each channel was seen, in the order of first sight."""
-
-
-def _place(free: int, choice: int) -> int:
-    """Where a window begins that `free` samples are free beside, 0: in the middle. Without room nothing is drawn, so
-    that the sample is the same in every epoch and may be kept (`mmssl.data.memory`)."""
-    if not free:
-        return 0
-    return free // 2 if choice == 0 else choice % (free + 1)
-
-
-def _in_span(spans: Sequence[tuple[int, int]], count: int, choice: int) -> int:
-    """First sample of a window of `count` in one of the measured stretches: drawn by their length, 0: in the longest.
-
-    A window that is longer than its stretch begins with it.
-    """
-    low, high = max(spans, key=lambda span: span[1] - span[0])
-    if len(spans) == 1 and high - low <= count:
-        return low
-    if choice == 0:
-        return low + max(high - low - count, 0) // 2
-    place = choice % sum(high - low for low, high in spans)
-    for low, high in spans:
-        if place < high - low:
-            return low + place % (max(high - low - count, 0) + 1)
-        place -= high - low
-    raise AssertionError("the place lies in one of the stretches")
-
-
-def padded_length(lengths: Iterable[int], window: int) -> int:
-    """Samples of a batch: the longest, rounded up to whole windows; one window when there is none."""
-    return -(-max(lengths, default=window) // window) * window
 
 
 def with_holes(inputs: Inputs, samples: Sequence[Sample | None]) -> Inputs:
