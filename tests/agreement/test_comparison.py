@@ -32,7 +32,7 @@ def test_the_probes_are_those_of_evaluate_and_of_a_fine_tuning(judged, evaluated
 
 
 def test_the_pretrained_arm_is_a_plain_fine_tuning_with_the_same_seed(judged, compared, tmp_path) -> None:
-    words = ["train.steps=12", "train.batch_size=16", "train.lr=3e-3", "eval_every=4", "seed=3", "few=0"]
+    words = ["train.steps=12", "train.batch_size=16", "train.lr=3e-4", "eval_every=4", "seed=3", "few=0"]
     found, plain = compared("arms=[pretrained]", *words), tmp_path / "plain"
     command = ["finetune", str(judged.base), "--data", str(judged.data), "--label", "label", "--peft", "none"]
     assert main([*command, *words, "--output", str(plain)]) == 0
