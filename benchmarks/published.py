@@ -117,7 +117,7 @@ def one(name: str, seed: int, steps: int, folder: Path) -> dict[str, Any]:
 def table(runs: dict[str, Any]) -> str:
     """The page's table: a line a set, the seeds side by side."""
     lines = [
-        "| set | score | of the cells | of `tabular_jepa` | of its untrained twin | less cells, 95 % interval | paper |",
+        "| set | score | of the cells | of `tabular_jepa` | of its twin | less cells, 95 % interval | paper |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(key.partition("/")[0] for key in runs):
