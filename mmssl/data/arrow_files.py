@@ -139,40 +139,66 @@ def check_saved(folder: Path) -> None:
                 check_messages(str(inside(state.parent, name, f"'{state}': {key}")))
 
 
+class ParquetFile:
+    """A parquet file that is open, of which row groups are looked at before they are decoded. Of one process.
+
+    Attributes:
+        parquet: Arrow's reader of it.
+        wanted: names of the columns that are read.
+    """
+
+    def __init__(self, path: str, name: str, columns: Sequence[str] | None = None) -> None:
+        """path: here or behind a URL. name: for messages. columns: those of these that it has; None: all."""
+        import pyarrow.parquet as pq
+
+        self.name = name
+        self.file = open_binary(path)
+        try:
+            self.kept = _Kept(self.file) if "://" in path else None
+            self.parquet: pq.ParquetFile = pq.ParquetFile(self.kept or path)
+            check_table("rows", self.parquet.metadata.num_rows, "rows", name)
+            self.wanted = [n for n in self.parquet.schema_arrow.names if columns is None or n in columns]
+            self.leaves = _leaves(self.parquet, self.wanted)
+            self.looked_at = cast(BinaryIO, self.kept or self.file)
+            self.chunks = chunks(self.looked_at, name)
+        except BaseException:
+            self.file.close()
+            raise
+        self.packed = self.decoded = 0
+
+    def close(self) -> None:
+        """It is read no more."""
+        self.parquet.close()
+        self.file.close()
+
+    def tables(self, group: int) -> Iterator[pa.Table]:
+        """The rows of a row group in chunks. UserError where what was read so far is too large for its size."""
+        read = {leaf: self.chunks[group][leaf] for leaf in self.leaves}
+        self.packed += sum(chunk.size for chunk in read.values())
+        if self.kept is not None:
+            self.kept.keep([(chunk.start, chunk.size) for chunk in read.values()])
+        size = check_group(self.looked_at, self.parquet.metadata.schema, read, self.name)
+        rows = max(self.parquet.metadata.row_group(group).num_rows * DECODED // max(size, DECODED), 1)
+        for batch in self.parquet.iter_batches(rows, [group], self.wanted):
+            self.decoded += batch.nbytes
+            bomb(self.name, self.packed, self.decoded)
+            yield pa.Table.from_batches([batch])
+
+
 def _parquet_tables(
     path: str, name: str, columns: Sequence[str] | None, groups: Sequence[int] | None
 ) -> Iterator[pa.Table]:
-    import pyarrow.parquet as pq
-
-    with contextlib.ExitStack() as opened:
-        file = opened.enter_context(open_binary(path))
-        kept = _Kept(file) if "://" in path else None
-        parquet = opened.enter_context(pq.ParquetFile(kept or path))
-        check_table("rows", parquet.metadata.num_rows, "rows", name)
-        wanted = [n for n in parquet.schema_arrow.names if columns is None or n in columns]
-        leaves = _leaves(parquet, wanted)
-        looked_at = cast(BinaryIO, kept or file)
-        columns_of = chunks(looked_at, name)
-        decoded = packed = 0
+    with contextlib.closing(ParquetFile(path, name, columns)) as file:
         unwanted = _UNWANTED.get()
-        for group in range(parquet.num_row_groups) if groups is None else groups:
-            said = parquet.metadata.row_group(group)
-            if 0 < said.num_rows <= unwanted:
-                unwanted -= said.num_rows
-                fields = [parquet.schema_arrow.field(n) for n in wanted]
-                yield pa.table({f.name: pa.nulls(said.num_rows, f.type) for f in fields})
+        for group in range(file.parquet.num_row_groups) if groups is None else groups:
+            count = file.parquet.metadata.row_group(group).num_rows
+            if 0 < count <= unwanted:
+                unwanted -= count
+                fields = [file.parquet.schema_arrow.field(n) for n in file.wanted]
+                yield pa.table({f.name: pa.nulls(count, f.type) for f in fields})
                 continue
             unwanted = 0
-            read = {leaf: columns_of[group][leaf] for leaf in leaves}
-            packed += sum(chunk.size for chunk in read.values())
-            if kept is not None:
-                kept.keep([(chunk.start, chunk.size) for chunk in read.values()])
-            size = check_group(looked_at, parquet.metadata.schema, read, name)
-            rows = max(said.num_rows * DECODED // max(size, DECODED), 1)
-            for batch in parquet.iter_batches(rows, [group], wanted):
-                decoded += batch.nbytes
-                bomb(name, packed, decoded)
-                yield pa.Table.from_batches([batch])
+            yield from file.tables(group)
 
 
 def _leaves(parquet: pq.ParquetFile, columns: Sequence[str]) -> list[int]:

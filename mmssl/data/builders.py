@@ -267,6 +267,15 @@ def unified(files: Sequence[tuple[str, datasets.Features]], wanted: Iterable[str
     return out
 
 
+def by_number(files: Mapping[str, Sequence[str]], split: str, wanted: Iterable[str]) -> datasets.Dataset:
+    """The rows of a split of local parquet files where they lie: no copy of them is made."""
+    from .parquet_rows import indexed
+
+    named = {str(key): [str(file) for file in of] for key, of in files.items()}
+    every = [file for of in named.values() for file in of]
+    return indexed(named, split, unified([(file, arrow_features(file, "parquet")[0]) for file in every], wanted))
+
+
 # --- opening -----------------------------------------------------------------------------------------------------
 
 

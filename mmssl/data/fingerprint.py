@@ -14,6 +14,8 @@ import numpy as np
 
 from mmssl.modality.raw import Window
 
+from .row_groups import spread_rows
+
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
@@ -54,8 +56,7 @@ def glance(source: Source, columns: Iterable[str]) -> dict[str, object]:
     names = sorted(set(columns))
     chosen = source.select_columns(names)
     if hasattr(source, "__len__"):
-        count = len(source)
-        numbers = sorted({i * count // SAMPLED for i in range(SAMPLED)}) if count > SAMPLED else list(range(count))
+        count, numbers = len(source), spread_rows(chosen, SAMPLED)
         rows = iter(chosen.select(numbers))
     else:
         count, numbers = None, list(range(SAMPLED // 16))

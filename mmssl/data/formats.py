@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from mmssl.errors import UserError
 from mmssl.modality.endings import PICTURES, SOUNDS, VIDEOS
 
 TABLES = {
@@ -128,3 +129,12 @@ def folder_splits(names: Sequence[str]) -> dict[str, str] | None:
     if len({(match[1], match[3]) for match in matches}) > 1 or (len(names) == 1 and matches[0][1] + matches[0][3]):
         return None
     return {name: WORDS[match[2]] for name, match in zip(names, matches, strict=True)}
+
+
+def with_content(data_files: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The files without those of 0 bytes, which many writers leave for a part without rows."""
+    full = {split: [f for f in files if os.path.getsize(f)] for split, files in data_files.items()}
+    for split, files in full.items():
+        if not files:
+            raise UserError(f"data.path: the file '{data_files[split][0]}' is empty (0 bytes)")
+    return full

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmssl.modality import Preprocessor, select
+from mmssl.reading import GIGABYTES
 
 from .cuts import Cuts
 from .disk import Disk
@@ -23,9 +24,11 @@ from .explained import stream_rows
 from .memory import Memory
 from .origins import fetched_if_possible, is_null, origins
 from .reader import Loaded, Reader, checked, is_stream, read_batches, read_columns
-from .sampler import Sampler, in_order, order
+from .row_groups import drawn_rows, order_by_groups, parquet_table
+from .sampler import Sampler, in_order
+from .selection import row_numbers
 from .shards import Items, Lengths, Row, Shards
-from .sources import Columns, check_columns
+from .sources import Columns, check_columns, used_columns
 from .stored import Stored
 from .streams import Plan, micro_batches, read_by_workers, readers_of, reading_workers
 from .values import as_declared, typed
@@ -57,6 +60,7 @@ def training_batches(
     by: Order | None = None,
     epoch: int = 0,
     disk: Disk | None = None,
+    gigabytes: float = GIGABYTES,
 ) -> Iterator[Loaded]:
     """Endless shuffled micro-batches of process `rank`; see `mmssl.data.sampler` for what is in which.
 
@@ -82,6 +86,7 @@ def training_batches(
         by: the order of the samples, where it is not the plain one.
         epoch: the number of its first epoch, where another order came before.
         disk: where decoded samples are kept besides (see `mmssl.data.disk`).
+        gigabytes: of decoded rows that are shuffled among, where they lie in parquet (see `mmssl.data.row_groups`).
 
     Raises:
         UserError: a column is not there, or the batch cannot be cut into equal parts or is larger than the data.
@@ -102,6 +107,7 @@ def training_batches(
             return checked(read_by_workers(reader.__getitems__, plan, shards, lengths, start_batch, several))
         batches = micro_batches(plan, shards, lengths, start_batch)
     else:
+        by = order_by_groups(reader.source, by, seed, batch_size, gigabytes, world, workers)
         sampler = Sampler(
             len(source),
             batch_size=batch_size,
@@ -175,7 +181,7 @@ def read_rows(source: Source, columns: Columns | Iterable[str], n: int, seed: in
     if is_stream(chosen):
         rows = islice(stream_rows(chosen), n)
     else:
-        rows = chosen.__getitems__(np.sort(order(len(source), seed, 0)[:n]).tolist())
+        rows = chosen.__getitems__(drawn_rows(chosen, n, seed).tolist())
     kinds, allowed = typed(chosen.features, chosen.column_names or ()), origins(source)
     return [
         {name: as_declared(fetched_if_possible(value, allowed), kinds.get(name)) for name, value in row.items()}
@@ -189,6 +195,11 @@ def presence(source: Source, columns: Columns) -> dict[str, int]:
     counts = dict.fromkeys(columns, 0)
     needed = read_columns(columns, ())
     chosen = source.select_columns(needed)
+    if (table := parquet_table(chosen)) is not None and not is_stream(source):
+        numbers = slice(None) if (rows := row_numbers(source)) is None else rows
+        whole = {name: table.valid(name)[numbers] for name in needed}
+        there = {name: [whole[column] for column in used_columns({name: of})] for name, of in columns.items()}
+        return {name: int(np.logical_or.reduce(of).sum()) for name, of in there.items()}
     if not is_stream(source):
         chosen = chosen.with_format("arrow")
         for table in chosen.iter(batch_size=1000):

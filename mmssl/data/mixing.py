@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,11 +22,13 @@ from mmssl.draws import key_of
 from mmssl.errors import RunError, UserError
 from mmssl.limits import current, within
 from mmssl.modality import Preprocessor
+from mmssl.reading import GIGABYTES
 
 from .cuts import Cuts
 from .disk import Disk
 from .memory import Memory
 from .reader import Fault, Loaded, Loader, Reader, Sample, collated, read_batches
+from .row_groups import Windows, windows_of
 from .sampler import Sampler, order
 from .selection import row_numbers
 from .shards import Items
@@ -142,16 +144,30 @@ class Mixture:
             first += count
         return dict(zip(self.portions, counts.tolist(), strict=True))
 
-    def epoch(self, epoch: int) -> tuple[Numbers, Numbers]:
-        """(places,) of each place, before they are put in order, its row, and how often that came before."""
+    def seed_of(self, number: int) -> int:
+        """Of the order of the rows of one of the data."""
+        return key_of(self.seed, "mixture", number) if number else self.seed
+
+    def epoch(self, epoch: int, windows: Mapping[str, Windows | None] | None = None) -> tuple[Numbers, Numbers]:
+        """(places,) of each place, before they are put in order, its row, and how often that came before.
+
+        windows: name -> those of data whose row groups are read one after the other, and so in the order of the places.
+        """
         numbers, times = [], []
-        for number, portion in enumerate(self.portions.values()):
+        when = np.argsort(order(len(self), self.seed, epoch), kind="stable")  # each place's turn
+        begin = 0
+        for number, (name, portion) in enumerate(self.portions.items()):
             size, first = len(portion.source), epoch * portion.places
-            seed = key_of(self.seed, "mixture", number) if number else self.seed
+            seed, own = self.seed_of(number), (windows or {}).get(name)
             turns = range(first // size, (first + portion.places - 1) // size + 1)
-            rows = np.concatenate([order(size, seed, turn) for turn in turns])[first % size :][: portion.places]
-            numbers.append((number << BITS) + rows)
-            times.append((first + np.arange(portion.places)) // size)
+            orders = [order(size, seed, turn) if own is None else own.whole(turn) for turn in turns]
+            rows = np.concatenate(orders)[first % size :][: portion.places]
+            coming = np.arange(portion.places)
+            if own is not None:
+                coming[np.argsort(when[begin : begin + portion.places], kind="stable")] = np.arange(portion.places)
+            numbers.append((number << BITS) + rows[coming])
+            times.append((first + coming) // size)
+            begin += portion.places
         return np.concatenate(numbers), np.concatenate(times)
 
 
@@ -169,6 +185,7 @@ def mixed_batches(
     memory: float = 0.0,
     cuts: Cuts | None = None,
     disk: Disk | None = None,
+    gigabytes: float = GIGABYTES,
 ) -> Iterator[Loaded]:
     """Endless micro-batches of process `rank`; the arguments are those of `training_batches`."""
     sampler = Sampler(
@@ -180,15 +197,19 @@ def mixed_batches(
         seed=mixture.seed,
         start=start_batch,
     )
-    epoch_of = lru_cache(maxsize=2)(mixture.epoch)
+    kept = Memory(int(memory * 1e9) // max(workers, 1))
+    reader = MixedReader(mixture.portions, preprocessors, mixture.seed, broken, kept, cuts, disk)
+    windows = {
+        name: None if one.source is None else windows_of(one.source, mixture.seed_of(number), gigabytes)
+        for number, (name, one) in enumerate(zip(mixture.portions, reader.readers, strict=True))
+    }
+    epoch_of = lru_cache(maxsize=2)(partial(mixture.epoch, windows=windows))
 
     def batches() -> Iterator[Items]:
         for slots in sampler:
             numbers, times = epoch_of(slots[0][0])
             yield [(int(times[slot]), int(numbers[slot]), None) for _, slot in slots]
 
-    kept = Memory(int(memory * 1e9) // max(workers, 1))
-    reader = MixedReader(mixture.portions, preprocessors, mixture.seed, broken, kept, cuts, disk)
     return read_batches(reader, batches(), workers, ahead=accumulation)
 
 

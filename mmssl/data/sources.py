@@ -13,6 +13,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote
@@ -28,6 +29,7 @@ from .given import is_object, named_object
 from .kinds import Columns, Files, by_ending, nothing_to_read
 from .origins import URL, elsewhere, note_origins, refuse_elsewhere
 from .packages import open_prefixed
+from .row_groups import is_kept
 from .selection import column_names, is_empty, limited, no_split, pick, rows_of_split, without_blank_lines
 from .table_windows import cut_table
 from .values import undecoded, with_full_paths
@@ -65,14 +67,14 @@ def open_source(
         name: the configuration, where the data has several; ignored where it has none.
         split: a named split ("train[:10%]" works for files and the Hub); a lone file or folder is all "train". Where
             there is no such split but a column called `split`, the rows that say so.
-        streaming: do not copy the data into the cache, read it in order.
+        streaming: read in order. Else parquet here is read by number (`parquet_rows`), other tables are copied first.
         limit: so many rows: a fixed random selection (files are often sorted by class), the first ones of a stream.
         columns: modality -> the column(s) it reads; checked here. Values in them that name files relative to the
             listing become full paths. None: no check, and all columns of strings may name files.
         words: further columns that modalities read, where they are there. Of csv files these, and those of `columns`,
             are the text of their fields; all other columns are numbers where every field is one.
         fetch: addresses that rows may name files at, beside where the data come from (`mmssl.data.origins`).
-        reading: what the user says of text files: their header, encoding, samples.
+        reading: what the user says of tables: header, encoding, samples, copy.
         files: which files of a folder are samples, and how long recordings of them are cut. None: pictures, sounds and
             videos, by their endings, and none is cut.
 
@@ -109,7 +111,10 @@ def open_source(
         if base is not None:
             source = with_full_paths(source, base, columns)
         if files is not None and isinstance(source, datasets.Dataset):
-            source = cut_table(source, base, files)
+            whole, source = source, cut_table(source, base, files)
+            if source is not whole and not is_kept(whole):  # windows of one recording come anywhere in an epoch
+                more: Any = {"columns": columns, "words": words, "fetch": fetch, "files": files, "limit": limit}
+                return open_source(path, name=name, split=split, reading=replace(reading, copy=True), **more)
         source = limited(source, limit)
         if is_empty(source):
             raise UserError(f"{what} has no rows in split '{split}'")
@@ -177,7 +182,7 @@ class _Opening:
             data_files = {"train": [str(local.resolve())]}
             own = formats.split_of(local.name)
             if own is not None and formats.split_of(self.split) == own:
-                data_files = {self.split: data_files["train"]}
+                data_files = {self.split.partition("[")[0]: data_files["train"]}
             return self.files(data_files)
         matches = sorted(m for m in glob.glob(str(local), recursive=True) if os.path.isfile(m))
         if matches:
@@ -284,7 +289,7 @@ class _Opening:
                 f"data.path: {self.what} must be of one of the formats {', '.join(formats.TABLES)}, "
                 f"found {', '.join(found)}{formats.way_out(everything)}"
             )
-        data_files = _with_content(data_files)
+        data_files = formats.with_content(data_files)
         kind = kinds.pop()
         if kind == "webdataset":
             return self.built(datasets.load_dataset_builder(kind, data_files=builders.files_of(data_files)))
@@ -305,8 +310,9 @@ class _Opening:
             builders.tell_layouts(data_files, separator, self.reading)
         return builders.tables(kind, data_files, self.read, separator, self.reading)
 
-    def built(self, builder: Any, hub: bool = False) -> tuple[Source, Path | None]:
-        """One split of a builder."""
+    def built(self, builder: Any, hub: bool = False, copy: bool = False) -> tuple[Source, Path | None]:
+        """One split of a builder. copy: its rows are copied in any case."""
+        from . import builders
         from .undecoded import keep_undecoded, prepare
 
         keep_undecoded(builder)
@@ -322,6 +328,8 @@ class _Opening:
         opened = split if wanted in known or not known else "train"
         if self.streaming:
             source = builder.as_streaming_dataset(split=opened)
+        elif not (copy or hub or self.reading.copy) and getattr(builder.config, "kind", builder.name) == "parquet":
+            source = builders.by_number(files, opened, self.read)
         else:
             prepare(builder)
             splits = builder.info.splits or {}
@@ -352,23 +360,14 @@ class _Opening:
         files = [str(file) for of in (config.data_files or {}).values() for file in of]
         own = own and all(formats.table_format(file) for file in files)  # in archives they are read by `datasets`
         if not own or not files or _declared(path, name, builder):
-            return self.built(builder, hub)
+            return self.built(builder, hub, copy=True)
         if any(getattr(config, key) != getattr(usual, key) for key in vars(usual) if key not in ours):
-            return self.built(builder, hub)
+            return self.built(builder, hub, copy=True)
         if kind in ("parquet", "arrow"):
             kept, same = builders.one_schema(kind, {str(s): list(of) for s, of in config.data_files.items()}, self.read)
             return self.built(builder if same else builders.tables(kind, kept, self.read, reading=self.reading), hub)
         separator = config.sep if kind == "csv" and config.sep != usual.sep else None
         return self.built(builders.tables(kind, config.data_files, self.read, separator, self.reading), hub)
-
-
-def _with_content(data_files: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The files without those of 0 bytes, which many writers leave for a part without rows."""
-    full = {split: [f for f in files if os.path.getsize(f)] for split, files in data_files.items()}
-    for split, files in full.items():
-        if not files:
-            raise UserError(f"data.path: the file '{data_files[split][0]}' is empty (0 bytes)")
-    return full
 
 
 def _builder(path: str, name: str | None, what: str) -> Any:

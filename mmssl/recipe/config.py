@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from ..limits import Limits
@@ -12,7 +12,7 @@ from ..models.options import TowerConfig
 from ..objectives.options import objective_config, objective_names
 from ..options import SET, Needs, needs, option, strict
 from ..options.schema import Part, Variant
-from ..reading import UNITS, Reading, check_encoding
+from ..reading import GIGABYTES, UNITS, Reading, check_encoding
 from .evaluation import SPLIT, EvaluationConfig
 from .mixture import MixConfig
 from .renewing import RenewedConfig
@@ -62,7 +62,9 @@ class RowsConfig:
     columns: dict[str, str | list[str]] = option(
         factory=dict, help="modality, or `column` of a view -> column(s) of the data; default: its own name"
     )
-    streaming: bool = option(False, help="read the rows in their order, without a copy in the cache first")
+    streaming: bool = option(
+        False, help="read the rows in their order; else by number, after a copy of what is no parquet here"
+    )
     broken: str = option("part", choices=("part", "row"), help="what a broken part of a row costs: itself, or its row")
     limit: int | None = option(
         None, min=1, max=1_000_000_000, help="so many rows of the split: any, always the same; a stream's first"
@@ -99,11 +101,16 @@ class RowsConfig:
         None, check=check_encoding, help="of text files, e.g. cp1252 or shift-jis; null: UTF-8, or found and said"
     )
     texts: str = option("auto", choices=UNITS, help="what of text files is a sample; auto: by looking, and said")
+    copy: bool | None = option(
+        None,
+        help="copy the rows of parquet files on this disk into the cache of `datasets` first, as large as they are; "
+        "null: only for an order that goes anywhere in them (sampler, renewed)",
+    )
 
     @property
     def reading(self) -> Reading:
-        """What is said of text files."""
-        return Reading(self.header, self.encoding, self.texts)
+        """What is said of tables."""
+        return Reading(self.header, self.encoding, self.texts, bool(self.copy))
 
     NEEDS: ClassVar[tuple[Needs, ...]] = (
         needs("stride", holds=lambda config: config.windows is not False, windows="seconds, or null"),
@@ -129,6 +136,13 @@ class DataConfig(RowsConfig):
     path: str = option(local=True, help=PATH)
     shuffle_buffer: int = option(
         1000, min=1, max=1_000_000_000, help="samples that each reader of a streamed source shuffles among"
+    )
+    shuffle_gigabytes: float = option(
+        GIGABYTES,
+        above=0,
+        max=1_000_000,
+        help="decoded rows of parquet files on this disk that are shuffled among; each worker keeps as many, shared by "
+        "the processes; of data no larger the order is one of all rows",
     )
     readers: int | None = option(
         None,
@@ -178,6 +192,12 @@ class DataConfig(RowsConfig):
     license: str | None = option(
         None, resumable=True, local=True, help="licence of the data, for the card; default: what its README.md declares"
     )
+
+    @property
+    def reading(self) -> Reading:
+        """What is said of tables, and what their order needs."""
+        anywhere = self.sampler is not None or self.renewed is not None
+        return replace(super().reading, copy=anywhere if self.copy is None else self.copy)
 
     REFUSED = {
         "label": "found a column of labels, but evaluation.label says what is measured by, and an objective of type "

@@ -105,6 +105,7 @@ def feed(
                 memory=recipe.train.memory,
                 cuts=cuts,
                 disk=disk,
+                gigabytes=recipe.data.shuffle_gigabytes,
             )
         order, start, epoch = (by, first, 0) if renewed is None else renewed.since(first, recipe.train.accumulation)
         return training_batches(
@@ -128,6 +129,7 @@ def feed(
             by=by if order is None else order,
             epoch=epoch,
             disk=disk,
+            gigabytes=recipe.data.shuffle_gigabytes,
         )
 
     return batches
