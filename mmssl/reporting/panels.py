@@ -20,7 +20,10 @@ ABOUT = {
     "data_wait": ("waiting for data", "share of the time"),
     "memory": ("memory", "GB"),
     "mfu": ("model FLOPs utilisation", "share of what the device can do"),
-    "rank_seconds": ("seconds of a step", "largest and median of the processes"),
+    "rank_seconds": (
+        "seconds of a step",
+        "own ones: largest and median of the processes, and what the slowest one does",
+    ),
 }
 """Key (or what stands before its `/`) -> title and unit, of what tells of pace."""
 HEALTH = {

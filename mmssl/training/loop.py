@@ -95,7 +95,7 @@ class Loop:
         )
         self.pretraining.begin(steps)
         self.effort = Effort(pretraining.model, self.accelerator, getattr(settings, "compile", False) is True)
-        self.clock, self.stragglers = Clock(parallel), Stragglers(parallel.cut)
+        self.clock, self.stragglers = Clock(parallel, parallel.blocks(pretraining)), Stragglers()
         self.course, self.rates = Course(), Rates(settings, steps)
         self.start, self.seconds = 0, 0.0
         self.began = time.monotonic()  # `train.time_limit` counts from here
@@ -264,9 +264,9 @@ class Loop:
             row = meter.row({"step": moment.step, "epoch": epoch}, averages)
             guard = {"guard/rollbacks": self.course.rollbacks} if self.course.rollbacks else {}
             rates = {"lr": self.optimizer.param_groups[0]["lr"], "grad_norm": float(norm) if norm is not None else None}
-            row |= moment.measured | guard | rates | costs(told, seconds)
-            slow = self.stragglers.row([of.seconds for of in told], seconds / max(meter.steps, 1))
-            row |= slow | meter.pace(self.steps - moment.step, seconds)
+            slow = self.stragglers.row(told, seconds / max(meter.steps, 1))
+            row |= moment.measured | guard | rates | costs(told, seconds) | slow
+            row |= meter.pace(self.steps - moment.step, seconds)
             self._report(row, display)
             meter = Meter()
         self.looked, self._healthy = moment.step, moment.healthy
@@ -345,12 +345,12 @@ class Loop:
         # the draws are those of the global batch, of which this process has `rows` from its first on
         key = key_of(self.seed, step, 0, *self.course.salt)
         draws = Draws(key, rows, accelerator.process_index * rows, rows * world, accelerator.device)
-        batches = [micro.batch for micro in loaded]
         with self.effort.counted(meter):
-            of = (self.parallel, self.pretraining, self.module, batches, draws, more)
+            of = (self.parallel, self.pretraining, self.module, [micro.batch for micro in loaded], draws, more)
             for loss in go_through(*of, forward=partial(self.effort.forward, meter), waits=self.clock.end_behind):
                 meter.shares = loss.shares or meter.shares
                 meter.add({"": loss.total} | loss.parts)
+        self.clock.end()
         meter.samples, meter.steps = meter.samples + rows * world, meter.steps + 1
 
     def _next(self, stream: Iterator[Loaded], meter: Meter) -> Loaded:

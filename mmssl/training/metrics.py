@@ -38,6 +38,8 @@ TIMED = frozenset(
         "memory",
         "rank_seconds/max",
         "rank_seconds/median",
+        "rank_seconds/reading",
+        "rank_seconds/computing",
         "slowest_rank",
     }
 )

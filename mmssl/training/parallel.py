@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -74,6 +74,10 @@ class Parallel:
 
     def check(self, total: Tensor) -> None:
         """RunError where the backward pass from a loss would not be the same work for all processes."""
+
+    def blocks(self, pretraining: Pretraining) -> Sequence[nn.Module]:
+        """What is put together by itself while it works."""
+        return []
 
     def clip(self, pretraining: Pretraining, most: float) -> Tensor | None:
         """Bound the norm of the gradient, over all processes; returns what it was."""
@@ -163,6 +167,10 @@ class Sharded(Parallel):
                 f"{int(found[2])} tensors): an objective leaves out what a process has no sample of; expected a zero "
                 "with a path to the weights, as mmssl.distributed.global_mean gives, or train.parallel: ddp"
             )
+
+    def blocks(self, pretraining: Pretraining) -> Sequence[nn.Module]:
+        """As `Parallel.blocks`."""
+        return [part for part in pretraining.modules() if isinstance(part, FSDPModule)][1:]
 
     def exchange(self, pretraining: Pretraining) -> tuple[list[Tensor], list[Tensor]]:
         """Take apart what is still together, and average the gradients of what stays whole, which `fully_shard` leaves

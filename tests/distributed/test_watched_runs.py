@@ -146,10 +146,18 @@ def run(case: str, folder: Path, rank: int) -> dict[str, Any]:
             assert time.monotonic() < until, "the first process counts its wait for this one"
             time.sleep(0.002)
 
+    def now(_: Clock) -> float:
+        """In the cases `renewed`: whatever the second process computes takes it three times as long."""
+        ticks[0] += 1000.0 * (3 if rank == 1 else 1)
+        return ticks[0]
+
+    ticks = [0.0]
     own_end, own_begin = Clock._end, Clock.end_behind
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Clock, "count", 0, raising=False)
         patch.setattr(Clock, "_end", end)
+        if case.startswith("renewed"):
+            patch.setattr(Clock, "_now", now)
         patch.setattr(Clock, "end_behind", begin_backward)
         patch.setattr(Loop, "_go_back", gone_back)
         patch.setattr(Loop, "_gradients", break_once)
@@ -236,6 +244,15 @@ def test_the_log_says_which_process_is_slow_where_they_can_be_told_apart(quick):
             assert row["rank_seconds/max"] >= row["rank_seconds/median"] > 0 and row["slowest_rank"] in (0, 1)
             assert row["mfu"] > 0
     assert not [key for row in runs.metrics(one / "watched") for key in row if "rank_seconds" in key]
+
+
+def test_the_log_names_the_process_that_computes_slowly(quick):
+    """By shares, too, where all wait for it in front of every block."""
+    _, two, _ = quick
+    for case in ("renewed", "renewed, sharded"):
+        for row in runs.metrics(two / case):
+            assert row["slowest_rank"] == 1 and row["rank_seconds/computing"] > 1000 > row["rank_seconds/reading"]
+            assert row["rank_seconds/max"] == pytest.approx(3 * row["rank_seconds/median"], rel=0.2)
 
 
 @pytest.mark.parametrize("case", ["watched", "watched, sharded"])
