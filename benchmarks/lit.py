@@ -34,7 +34,7 @@ from mmssl.evaluation.retrieval import recall_at, retrieval_ranks
 from mmssl.models.projection import Standard
 from mmssl.training.building import build_pretraining, fitted_processor, open_training_data
 from mmssl.training.engine import make_accelerator
-from mmssl.training.feeding import feed
+from mmssl.training.feeding import Feed
 from mmssl.training.loop import Loop
 from mmssl.training.parallel import Parallel
 from mmssl.training.preparing import count_steps
@@ -169,7 +169,7 @@ def measure(name: str, data: Path, encoders: Path, seeds: Sequence[int], held: b
         folder.mkdir(parents=True, exist_ok=True)
         quarantine = Quarantine(None, recipe.data.max_bad, None)
         loop = Loop(Parallel(accelerator), pretraining, recipe.train, steps, folder, seed, quarantine)
-        loop.run(feed(recipe, rows, columns, processor, accelerator, stored, {}), per_epoch)
+        loop.run(Feed(recipe, rows, columns, processor, accelerator, stored, {}), per_epoch)
         model = pretraining.model.eval()
         with torch.no_grad():
             every.append(ranks(model.project("image", test.image), model.project("text", test.text)))

@@ -17,7 +17,7 @@ from ..saying import doing
 from ..training.choosing import Asked, refuse_placeholder
 from ..training.effort import HALF, PEAKS, gpu_peak, resident
 from ..training.engine import make_parallel
-from ..training.feeding import feed
+from ..training.feeding import Feed
 from ..training.lock import RunLock
 from ..training.pace import duration
 from ..training.preparing import begin, loop_of, processor_of, weighed
@@ -150,7 +150,7 @@ def _planned(asked: Asked, steps: int, folder: Path) -> Plan:
         loop, per_epoch, lengths = loop_of(begun, processor)
         source, columns = begun.opened.source, begun.opened.columns
         stored = store_outputs(begun.recipe, loop.pretraining, processor, source, columns, parallel.accelerator, folder)
-        batches = feed(
+        batches = Feed(
             begun.recipe, source, columns, processor, parallel.accelerator, stored, lengths, begun.mixture, begun.labels
         )
         before = int((resident() or 0.0) * 1e9)

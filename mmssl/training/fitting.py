@@ -24,7 +24,7 @@ from ..models.running import evaluating, to_device
 from ..recipe.mixture import FIRST
 from ..saying import doing
 from .engine import on_first
-from .feeding import feed
+from .feeding import Feed
 
 if TYPE_CHECKING:
     from ..models.processing_mmssl import MMSSLProcessor
@@ -86,7 +86,7 @@ def _steps(
     train = replace(recipe.train, memory=0.0)
     source, columns = begun.opened.source, begun.opened.columns
     rows = source, columns, processor, accelerator
-    batches = feed(
+    batches = Feed(
         replace(recipe, train=train), *rows, {}, lengths, begun.mixture, begun.labels, alone=True, by=begun.by
     )
     done = 0

@@ -55,7 +55,7 @@ from .online_probe import OnlineProbe, load_labelled
 from .pace import Pace
 from .parallel import Parallel
 from .picturing import Pictures
-from .renewing import Renewed
+from .renewing import Embedding, Renewed
 from .reporting import check_report, subject_of
 from .run_log import RunLog
 from .sampling import keep_order, order_of
@@ -221,7 +221,8 @@ def loop_of(
             seen = partial(_pictured, recipe, pretraining, processor, opened)
             observers.append(Pictures(parallel, seen, recipe.train, folder))
     if begun.renewed is not None:
-        begun.renewed.attach(pretraining.model, processor, *rows, recipe, parallel, folder)
+        of = begun.renewed.options.of
+        begun.renewed.attach(Embedding(of, pretraining.model, processor, *rows, recipe, parallel, folder))
         observers.append(begun.renewed)
     observers = [*watched_by, *observers]
     loop = Loop(parallel, pretraining, recipe.train, steps, folder, recipe.seed, quarantine, observers=observers)

@@ -32,7 +32,7 @@ from .cutting import cuts_of
 from .describing import describe
 from .engine import make_parallel
 from .facts import facts_of
-from .feeding import feed
+from .feeding import Feed
 from .lock import RunLock
 from .loop import Loop
 from .micro_batch import find_micro_batch, settled
@@ -133,7 +133,7 @@ def _train(begun: Begun, watched_by: Sequence[Observer] = ()) -> tuple[Run, RunE
     inputs = with_further(processor.preprocessors, further_columns(recipe.views))
     cuts = cuts_of(pretraining, inputs, stored, recipe.seed)
     rows = source, columns, processor, accelerator
-    batches = feed(recipe, *rows, stored, lengths, mixture, begun.labels, cuts=cuts, by=begun.by, renewed=begun.renewed)
+    batches = Feed(recipe, *rows, stored, lengths, mixture, begun.labels, cuts=cuts, by=begun.by, renewed=begun.renewed)
     said = find_micro_batch(loop, batches)
     if main and said is not None:
         say(said)

@@ -155,20 +155,10 @@ class Renewed(Observer):
         self._on_first: Callable[[Callable[[], Clustering]], Clustering] | None = None
         self.compiled = False
 
-    def attach(
-        self,
-        model: MMSSLModel,
-        processor: MMSSLProcessor,
-        source: Source,
-        read: Columns,
-        recipe: Recipe,
-        parallel: Parallel,
-        folder: Path,
-    ) -> None:
+    def attach(self, embedding: Embedding) -> None:
         """Say which model embeds which rows, where."""
-        self._embed = Embedding(self.options.of, model, processor, source, read, recipe, parallel, folder)
-        self._on_first = lambda work: on_first(parallel.accelerator, work)
-        self.compiled = recipe.train.compile is True
+        self._embed, self.compiled = embedding, embedding.compiled
+        self._on_first = lambda work: on_first(embedding.parallel.accelerator, work)
 
     def due(self, moment: Moment) -> bool:
         """At the first step that is asked for, and every `every` after it; not at the end."""
@@ -278,6 +268,7 @@ class Embedding:
             read[self.name],
         )
         self.parallel, self.folder, self.broken = parallel, folder / FOLDER, recipe.data.broken
+        self.compiled = recipe.train.compile is True
         self.workers = workers_for(recipe.data.workers, [recipe.modalities[self.name].type])
 
     def __call__(self) -> Held:

@@ -24,7 +24,7 @@ from mmssl.objectives.options.labels import LabelColumn
 from mmssl.recipe.loading import load_recipe
 from mmssl.training.building import fitted_processor, open_training_data
 from mmssl.training.engine import make_accelerator
-from mmssl.training.feeding import feed
+from mmssl.training.feeding import Feed
 from mmssl.training.labels import open_labels
 from mmssl.training.mixture import open_mixture
 
@@ -64,7 +64,7 @@ def fed(content: dict[str, Any], folder: Path, rank: int = 0, world: int = 1) ->
     processor = fitted_processor(asked.modalities, opened.source, opened.columns, folder, accelerator, samples=50)
     where: Any = SimpleNamespace(process_index=rank, num_processes=world)
     lengths = {name: Lengths() for name in ("data", *asked.data.mix)}
-    batches = feed(asked, opened.source, opened.columns, processor, where, {}, lengths, mixture, labels)
+    batches = Feed(asked, opened.source, opened.columns, processor, where, {}, lengths, mixture, labels)
     return list(itertools.islice(batches(0), 4))
 
 

@@ -24,7 +24,7 @@ from mmssl.recipe.renewing import RenewedConfig
 from mmssl.training.beside import about_rows, follow
 from mmssl.training.building import fitted_processor, open_training_data
 from mmssl.training.engine import make_accelerator
-from mmssl.training.feeding import feed
+from mmssl.training.feeding import Feed
 from mmssl.training.labels import open_labels
 from mmssl.training.observers import Moment
 from mmssl.training.renewing import Clustering, Held, called_as_before, clustered
@@ -83,7 +83,7 @@ def fed(content: dict[str, Any], folder: Path) -> tuple[Any, Any, Any]:
         follow(renewed, labels)
     processor = fitted_processor(asked.modalities, opened.source, opened.columns, folder, accelerator, samples=20)
     where: Any = SimpleNamespace(process_index=0, num_processes=1)
-    batches = feed(asked, opened.source, opened.columns, processor, where, {}, {}, None, labels, renewed=renewed)
+    batches = Feed(asked, opened.source, opened.columns, processor, where, {}, {}, None, labels, renewed=renewed)
     return renewed, batches, labels
 
 

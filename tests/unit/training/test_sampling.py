@@ -20,7 +20,7 @@ from mmssl.data.sampler import order
 from mmssl.recipe.loading import load_recipe
 from mmssl.training.building import fitted_processor, open_training_data
 from mmssl.training.engine import make_accelerator
-from mmssl.training.feeding import feed
+from mmssl.training.feeding import Feed
 from mmssl.training.labels import Labels
 from mmssl.training.sampling import order_of, said_of
 
@@ -49,7 +49,7 @@ def read(content: dict[str, Any], folder: Path, count: int, rank: int = 0, world
     processor = fitted_processor(asked.modalities, opened.source, opened.columns, folder, accelerator, samples=20)
     where: Any = SimpleNamespace(process_index=rank, num_processes=world)
     rows = (asked, opened.source, opened.columns, processor, where, {}, {}, None, Labels())
-    batches = feed(*rows, by=order_of(asked, opened))(0)
+    batches = Feed(*rows, by=order_of(asked, opened))(0)
     return [loaded.rows.tolist() for loaded in itertools.islice(batches, count)]
 
 
