@@ -13,11 +13,11 @@ from .curation.asking import select_as
 from .curation.clustering import cluster_as
 from .curation.options import ClusterConfig, SelectConfig
 from .data.given import given
-from .looking.check import Checked
+from .looking.check import Checked, asked_of
 from .looking.check import check as look_through
 from .looking.init import Started
 from .looking.init import init as begin
-from .looking.options import CheckConfig, InitConfig
+from .looking.options import InitConfig
 from .looking.plan import Plan
 from .looking.plan import plan as plan_run
 from .recipe.loading import command_options
@@ -110,7 +110,7 @@ def init(
 
 
 def check(
-    data: str | Path,
+    data: str | Path | Mapping[str, Any],
     output: str | Path | None = None,
     *,
     every: bool = False,
@@ -118,18 +118,20 @@ def check(
     columns: Columns | None = None,
     **options: object,
 ) -> Checked:
-    """Look through data for what is wrong with them; what `mmssl check` does for DATA.
+    """Look through data for what is wrong with them; what `mmssl check` does for DATA and for RECIPE.
 
     Args:
-        data: a folder, file, glob, Hub id or builtin:NAME.
+        data: a folder, file, glob, Hub id or builtin:NAME; or a recipe: a .yaml file, the name of a shipped one, a
+            mapping.
         output: folder of report.html and report.json; None: nothing is written.
         every: decode every row, and not a sample.
         label: column of what is to be predicted.
         columns: modality -> its column(s), where looking would find others.
-        **options: e.g. `sample=200`, `name="motor"`, `workers=4`.
+        **options: e.g. `sample=200`, `name="motor"`, `workers=4`; of a recipe, beside `sample` and `workers`, changes
+            of it, as for `pretrain`: `data={"path": "elsewhere"}`.
     """
-    asked = command_options(CheckConfig, options, flags(str(data), columns, label=label))
-    return look_through(asked, output, every=every)
+    asked, recipe = asked_of(data, options, flags(None, columns, label=label))
+    return look_through(asked, output, recipe=recipe, every=every)
 
 
 def plan(

@@ -85,22 +85,10 @@ def _init(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from ..recipe.loading import command_options, load_recipe, recipe_names
-
     with doing(IMPORTS):
-        from ..looking.check import check
-        from ..looking.options import CheckConfig
+        from ..looking.check import asked_of, check
 
-    recipe = None
-    if Path(args.data).suffix in (".yaml", ".yml") or args.data in recipe_names():
-        named = {f"data.columns.{name}": of for name, of in columns_of(args.column).items()}
-        label = {} if args.label is None else {"evaluation.label": args.label}
-        own = [word for word in args.overrides if word.partition("=")[0] in ("sample", "workers")]
-        others = [word for word in args.overrides if word not in own]
-        recipe = load_recipe(args.data, [*others, *(f"{k}={json.dumps(v)}" for k, v in {**named, **label}.items())])
-        options: CheckConfig = command_options(CheckConfig, own, {})
-    else:
-        options = command_options(CheckConfig, args.overrides, flags(args, "label"))
+    options, recipe = asked_of(args.data, args.overrides, flags(args, "label"))
     done = check(options, args.output, recipe=recipe, every=args.all)
     result("\n".join(map(shown, done.lines())))
     result(f"\nthe report: {args.output / 'report.html'} (and report.json)")

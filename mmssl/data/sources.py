@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote
 
+from mmssl.boundary import kind_of
 from mmssl.errors import NoConfiguration, UserError, nearest
 from mmssl.models.privacy import is_veiled
 from mmssl.names import asking_the_hub, refuse_misspelt
@@ -195,6 +196,8 @@ class _Opening:
             raise UserError(f"data.path: no file matches {self.what}")
         if formats.table_format(path) and len(Path(path).parts) == 1:
             path = f"./{path}"  # a file, whatever lies beside it
+        if local.exists():
+            raise UserError(f"data.path: {self.what} is {kind_of(local.stat().st_mode)}, expected a file or a folder")
         refuse_misspelt(path, "data.path: no such file or folder")
         with asking_the_hub():
             return self.named(path, name, hub=True)

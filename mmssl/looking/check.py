@@ -22,11 +22,12 @@ from ..files import write_whole
 from ..modality import select
 from ..options.schema import to_dict
 from ..recipe.config import Recipe
-from ..recipe.loading import load_recipe
+from ..recipe.loading import command_options, load_recipe, recipe_names
 from ..saying import doing
 from ..training.building import flat
 from ..training.choosing import refuse_placeholder
 from . import comparing, decoding
+from .columns import EMPTY, SAME, is_fault
 from .decoding import Facts
 from .findings import NOTE, WORTHLESS, WRONG, Finding, channels_of, of_modality, reasons_of, sizes_of, worst_first
 from .init import draft
@@ -37,6 +38,10 @@ FACTS = 4
 """The form of what is told of a row, for files that another version has begun."""
 FITTED = 500
 """Rows that preprocessors are fitted on."""
+CLOSELY = ("sample", "workers")
+"""Options that say how closely a recipe's data are looked at, and change nothing of it."""
+FEWEST = 8
+"""Rows that are trained on below which no run learns anything."""
 COMPARED = 20_000
 """Rows of a split that are compared with all others, byte by byte, where not all are looked at."""
 MANY = 512
@@ -71,6 +76,33 @@ class Checked:
         return {"format": 1, **asdict(self), "worthless": self.worthless}
 
 
+def asked_of(
+    data: str | Path | Mapping[str, Any], words: Sequence[str] | Mapping[str, object], flags: Mapping[str, Any]
+) -> tuple[CheckConfig, Recipe | None]:
+    """(how closely to look, the recipe that says at what; None: `data` is what is looked at).
+
+    Args:
+        data: where data are; or a .yaml file, the name of a shipped recipe, or a mapping, which is a recipe.
+        words: options of the data, of a recipe changes of it: as the command has them, or a mapping.
+        flags: "label" and "columns" (modality -> column(s)), where they are given.
+
+    Raises:
+        UserError: with a line a fault.
+    """
+    if not isinstance(data, Mapping) and Path(data).suffix not in (".yaml", ".yml") and str(data) not in recipe_names():
+        return command_options(CheckConfig, words, {"path": str(data), **flags}), None
+    columns = {f"data.columns.{name}": of for name, of in flags.get("columns", {}).items()}
+    given = columns | ({"evaluation.label": flags["label"]} if "label" in flags else {})
+    if isinstance(words, Mapping):
+        mine = {key: value for key, value in words.items() if key in CLOSELY}
+        changes = {key: value for key, value in words.items() if key not in CLOSELY}
+        return command_options(CheckConfig, mine, {}), load_recipe(data, {**changes, **given})
+    own = [word for word in words if word.partition("=")[0] in CLOSELY]
+    others = [word for word in words if word not in own]
+    told = [f"{key}={json.dumps(value)}" for key, value in given.items()]
+    return command_options(CheckConfig, own, {}), load_recipe(data, [*others, *told])
+
+
 def check(
     asked: CheckConfig, output: str | Path | None = None, *, recipe: Recipe | None = None, every: bool = False
 ) -> Checked:
@@ -86,16 +118,14 @@ def check(
         UserError: there are no such data, or nothing in them is read.
         RunError: the report cannot be written.
     """
-    folder, telling = None if output is None else Path(output), dict[str, str]()
+    folder, unread = None if output is None else Path(output), dict[str, str]()
     if recipe is None:
         with doing(f"looking at {asked.path}"):
             drawn = draft(asked, told=False)
-            recipe, telling = load_recipe(drawn.recipe), drawn.telling
+            recipe, unread = load_recipe(drawn.recipe), drawn.unread
     refuse_placeholder(recipe)
     out = Checked(recipe.data.path)
-    for name, why in telling.items():
-        text = f"the column '{name}' {why.replace('another', 'is another')}: no input, as init would have it"
-        out.findings.append(Finding(NOTE, "label-told", text))
+    out.findings += [_unread(name, why) for name, why in unread.items()]
     try:
         data = open_rows(recipe)
     except LabelRead as error:
@@ -104,6 +134,10 @@ def check(
     facts = _facts(data, asked, folder, every)
     out.group = data.group
     out.findings += data.said
+    split, rows = next((split, len(source)) for split, source in data.splits.items())
+    if rows < FEWEST:
+        text = f"{split}: {rows} row{'s are' if rows > 1 else ' is'} too few to learn from"
+        out.findings.append(Finding(WORTHLESS, "few", text, split))
     _modalities(out, data, facts)
     _presence(out, data)
     with doing("comparing the rows"):
@@ -111,6 +145,18 @@ def check(
     comparing.label(out, data)
     out.findings = worst_first(out.findings)
     return _written(out, folder, data, facts)
+
+
+def _unread(name: str, why: str) -> Finding:
+    """Of a column that is no input, as `init` would have it."""
+    if is_fault(why):
+        lost = WRONG if why not in (EMPTY, SAME) else NOTE
+        return Finding(lost, "no-input", f"the column '{name}' is no input: {why}")
+    return Finding(
+        NOTE,
+        "label-told",
+        f"the column '{name}' {why.replace('another', 'is another')}: no input, as init would have it",
+    )
 
 
 def _written(out: Checked, folder: Path | None, data: Rows | None, facts: Mapping[str, Sequence[Facts]]) -> Checked:
@@ -178,7 +224,7 @@ def _modalities(out: Checked, data: Rows, facts: Mapping[str, Sequence[Facts]]) 
             units = {u for one in found if (u := one["modalities"].get(name, {}).get("unit"))}
             told["splits"][split] = {**of, "unit": next(iter(units), "")}
             if name in data.readers:
-                out.findings += of_modality(name, split, found, of, data.recipe.data.max_bad)
+                out.findings += of_modality(name, split, found, of, data.recipe.data.max_bad, first)
         out.modalities[name] = told
 
 

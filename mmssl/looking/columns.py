@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.choosing import look_at
 from ..data.kinds import endings_of
+from ..data.listing import FILE
 from ..data.sampler import order
 from ..errors import UserError, nearest
 from ..evaluation.leaks import levels, told
@@ -51,8 +52,13 @@ SURE, GAINED = 0.999, 0.8
 value is not right for, where the label tells the column."""
 LEAST = 40
 """Rows below which nothing is said of what tells what."""
+EMPTY, SAME = "empty", "the same in every row"
 CELLS = 3
 """Columns of cells from which on they are worth a tower beside another modality."""
+BASE64 = re.compile(
+    r"(?:data:[\w/+.-]+;base64,)?(?=[A-Za-z0-9+/\s]*\d)(?=[A-Za-z0-9+/\s]*[a-z])(?:[A-Za-z0-9+/]{4}\s?){20,}={0,2}\s*"
+)
+"""At least 80 letters and digits without a blank between words."""
 WORDS = re.compile(r"[^\W\d_]{2,}")
 
 
@@ -102,8 +108,11 @@ def roles_of(
                 f"{nearest(name, table.columns)}"
             )
     known = {name: column for name, column in table.columns.items() if column.values}
-    found.left |= {name: "empty" for name in table.columns if name not in known}
+    found.left |= {name: EMPTY for name in table.columns if name not in known}
     found.left |= {name: why for name, why in table.taken.items() if why != "label"}
+    found.left |= {name: why for name, column in known.items() if name not in given and (why := _wrapped(column))}
+    if of_files and FILE in known and FILE not in of_files:
+        found.left[FILE] = "the name of its file"  # which a modality of the files reads already
     for modality in of_files:
         if modality in known and modality not in given:
             found.columns[modality] = modality
@@ -138,6 +147,23 @@ def is_text(column: Column) -> bool:
     return sum(bool(WORDS.search(word)) for word in words) >= 0.5 * len(words)
 
 
+def is_fault(why: str) -> bool:
+    """Whether the reason why a column is no input is one that its owner may want to know of."""
+    return why in (EMPTY, SAME) or why.startswith(("lists of files", "files written"))
+
+
+def _wrapped(column: Column) -> str | None:
+    """Why nothing reads what is within the values, files as they are; None where they hold none."""
+    first = column.values[: min(20, len(column.values))]
+    if all(
+        isinstance(v, list | tuple) and v and isinstance(v[0], dict) and {"bytes", "path"} & set(v[0]) for v in first
+    ):
+        return "lists of files: one is read of a row, so take one out, or make a row of each"
+    if all(isinstance(v, str) and BASE64.fullmatch(v) for v in first) and column.distinct > 0.5:
+        return "files written as text (base64): save their bytes as they are (parquet: binary)"
+    return None
+
+
 def is_signal(column: Column) -> bool:
     """Whether a column holds arrays of one axis or two, long in one of them."""
     return column.media is None and reader("series").fits(column)
@@ -149,7 +175,8 @@ def _media(found: Roles, known: Mapping[str, Column]) -> None:
         if modality in found.columns:
             continue
         read: Preprocessor = reader(modality)
-        fit = [n for n, column in known.items() if n not in used(found.columns) and read.fits(column)]
+        free = [name for name in known if name not in used(found.columns) and name not in found.left]
+        fit = [name for name in free if read.fits(known[name])]
         if fit:
             found.columns[modality] = modality if modality in fit else fit[0]
         rest = [name for name in fit if name != found.columns.get(modality)]
@@ -332,7 +359,7 @@ def _no_cell(name: str, column: Column, beside: Sequence[str]) -> str | None:
     if column.identifier is not None:
         return column.identifier
     if len(set(map(str, column.values))) < 2:
-        return "the same in every row"
+        return SAME
     if is_text(column):
         return "text"
     if column.texts is not None and len(set(column.texts)) > FEW_CLASSES and column.distinct > 0.5:

@@ -40,6 +40,8 @@ many different values: of 1,800 leads of PTB-XL and 3,840 of EEGMMI none does; o
 lie 97 % are found so."""
 SIDES = (8, 9)
 """Of the small picture that samples are compared by."""
+FINE = 512
+"""Pixels of the shorter side of a picture, at least, that this is made of."""
 
 Facts = dict[str, Any]
 """Of a row: "row", "modalities" (name -> "sizes", "channels", the "file" it comes from, and "small", "words" or
@@ -100,13 +102,13 @@ def told(found: Looked) -> Facts:
 
 def _channel(values: NDArray[Any], signal: bool) -> list[float | int]:
     """[mean, deviation, least, greatest, 1 where it is flat, 1 where it is saturated]."""
-    whole = np.asarray(values, dtype=np.float64).reshape(-1)
-    flat = whole[:: max(len(whole) // MOST, 1)]
+    whole = np.asarray(values).reshape(-1)
+    flat = whole[:: max(len(whole) // MOST, 1)].astype(np.float64)
     flat = flat[np.isfinite(flat)]
     if not len(flat):
         return [0.0, 0.0, 0.0, 0.0, 1, 0]
     low, high, spread = float(flat.min()), float(flat.max()), float(flat.std())
-    saturated = signal and len(flat) >= 100 and high > low and _rests(whole, flat)
+    saturated = signal and len(flat) >= 100 and high > low and _rests(whole.astype(np.float64), flat)
     still = high == low and len(whole) > 1  # of a cell of a table nothing is said
     return [float(f"{x:.6g}") for x in (flat.mean(), spread, low, high)] + [int(still), int(saturated)]
 
@@ -145,6 +147,9 @@ def small_of(found: Looked) -> NDArray[np.int8] | None:
 def _small(values: NDArray[Any]) -> NDArray[np.float64] | None:
     """An array as a picture of `SIDES`, each cell the mean of what lies in it; one axis is cut into its rows."""
     rows, columns = SIDES
+    if values.ndim == 2 and min(values.shape) >= 2 * FINE:  # of large pictures every other pixel, or fewer
+        step = min(values.shape) // FINE
+        values = values[::step, ::step]
     numbers = np.nan_to_num(values.astype(np.float64))
     if numbers.ndim == 1:
         if len(numbers) < rows * columns:

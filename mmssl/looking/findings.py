@@ -162,12 +162,13 @@ def _far_cells(values: np.ndarray) -> np.ndarray:
 
 
 def of_modality(
-    name: str, split: str, facts: Sequence[Facts], told: Mapping[str, Any], most: float
+    name: str, split: str, facts: Sequence[Facts], told: Mapping[str, Any], most: float, others: Sequence[Facts] = ()
 ) -> Iterator[Finding]:
     """What is found in one modality of one split.
 
     facts: of its rows. told: what `reasons_of`, `sizes_of` and `channels_of` said of them, and "present".
-    most: share of broken samples that a run puts up with.
+    most: share of broken samples that a run puts up with. others: of the split that is trained on, which say what is
+    usual.
     """
     looked_at, broken = len(facts), sum(one["count"] for one in told["reasons"])
     if told["present"] == 0 and not broken:
@@ -183,7 +184,7 @@ def of_modality(
     files = files_of(facts, name)
     table = any("cells" in one["modalities"].get(name, {}) for one in facts)
     yield from _of_channels(name, split, told["channels"], files, table)
-    yield from _of_doubts(name, split, facts, files)
+    yield from _of_doubts(name, split, facts, files, [] if others is facts else others)
 
 
 def files_of(facts: Sequence[Facts], modality: str) -> dict[int, str]:
@@ -221,13 +222,17 @@ def _beside(which: Mapping[int, Sequence[str]], files: Mapping[int, str]) -> dic
     return {row: "; ".join([_some(names), *([files[row]] if row in files else [])]) for row, names in which.items()}
 
 
-def _of_doubts(name: str, split: str, facts: Sequence[Facts], files: Mapping[int, str]) -> Iterator[Finding]:
-    """Samples that lack a channel which nearly all have, have a rate that nearly none has, or are doubtful as the
-    modality sees it."""
+def _of_doubts(
+    name: str, split: str, facts: Sequence[Facts], files: Mapping[int, str], others: Sequence[Facts]
+) -> Iterator[Finding]:
+    """Samples that lack a channel which nearly all have, here and in `others`, have a rate that nearly none has, or are
+    doubtful as the modality sees it."""
     there = [(one["row"], one["modalities"][name]) for one in facts if name in one["modalities"]]
+    every = [of for _, of in there] + [one["modalities"][name] for one in others if name in one["modalities"]]
     signals = [(row, of) for row, of in there if of.get("signal")]
-    counts = Counter(channel for _, of in signals for channel in of["channels"])
-    usual = [channel for channel, count in counts.items() if count > USUAL * len(signals)]
+    sounding = [of for of in every if of.get("signal")]
+    counts = Counter(channel for of in sounding for channel in of["channels"])
+    usual = [channel for channel, count in counts.items() if count > USUAL * len(sounding)]
     lacking = {row: [c for c in usual if c not in of["channels"]] for row, of in signals}
     lacking = {row: channels for row, channels in lacking.items() if channels}
     if lacking:
@@ -235,12 +240,13 @@ def _of_doubts(name: str, split: str, facts: Sequence[Facts], files: Mapping[int
         text = f"{split}: {name}: {_samples(len(lacking))} without a channel that the others have: {said}"
         yield Finding(NOTE, "no-channel", text, split, name, list(lacking)[:50])
     rates = {row: rate for row, of in there if (rate := of["sizes"].get("rate")) is not None}
-    for rate, count in Counter(rates.values()).most_common(1):
-        others = {row: [f"{other:g}"] for row, other in rates.items() if other != rate}
-        if others and count > USUAL * len(rates):
-            said = named(list(others), _beside(others, files))
-            text = f"{split}: {name}: {_samples(len(others))} at another rate than {rate:g} a second: {said}"
-            yield Finding(NOTE, "other-rate", text, split, name, list(others)[:50])
+    known = [rate for of in every if (rate := of["sizes"].get("rate")) is not None]
+    for rate, count in Counter(known).most_common(1):
+        odd = {row: [f"{other:g}"] for row, other in rates.items() if other != rate}
+        if odd and count > USUAL * len(known):
+            said = named(list(odd), _beside(odd, files))
+            text = f"{split}: {name}: {_samples(len(odd))} at another rate than {rate:g} a second: {said}"
+            yield Finding(NOTE, "other-rate", text, split, name, list(odd)[:50])
     doubts: dict[str, dict[int, list[str]]] = defaultdict(dict)
     for row, of in there:
         for doubt in of.get("doubts", ()):

@@ -24,7 +24,7 @@ from ..training.building import TrainingData, open_training_data
 from ..training.choosing import Asked, choose
 from ..training.device import this_device
 from . import composing, evidence, repeated
-from .columns import Roles, roles_of, told_of, used
+from .columns import Roles, is_fault, roles_of, told_of, used
 from .opening import Opened, open_data, reader
 from .options import InitConfig
 from .signals import Signals, look_at_signals
@@ -65,13 +65,13 @@ class Started:
 @dataclass
 class Draft:
     """A recipe before it is written: what it is made of, itself, lines for the user, the columns of the data, and those
-    of them that are no input because they tell the label, with the reason."""
+    of them that are no input because they tell the label, or nothing, or cannot be read, with the reason."""
 
     composed: composing.Composed
     recipe: dict[str, Any]
     lines: list[str]
     columns: list[str]
-    telling: dict[str, str]
+    unread: dict[str, str]
 
 
 def init(
@@ -133,8 +133,9 @@ def draft(asked: InitConfig, told: bool = True) -> Draft:
     data = _ordered(found.data)
     load_recipe(copy.deepcopy(data))
     lines = _told(opened, roles, signals) if told else []
-    every, telling = list(roles.table.columns), {name: roles.left[name] for name in roles.telling}
-    return Draft(found, data, [*lines, *opened.said, *roles.said, *said], every, telling)
+    every = list(roles.table.columns)
+    unread = {name: why for name, why in roles.left.items() if name in roles.telling or is_fault(why)}
+    return Draft(found, data, [*lines, *opened.said, *roles.said, *said], every, unread)
 
 
 # ------------------------------------------------------------------------------------------------------ what is there
@@ -202,12 +203,12 @@ def _seen(modalities: Sequence[str], opened: Opened, roles: Roles, signals: Sign
         return evidence.Seen(channels=None if signals is None else signals.channels)
     column = roles.columns["image"]
     of = read_rows(opened.rows, [column] if isinstance(column, str) else column, SIDES)
-    pictures = reader("image")
-    looked = [found.sizes for found in pictures.readable([select(row, column) for row in of], pictures.look)]
-    if not looked:
+    pictures: Any = reader("image")
+    shapes = [found.shape for found in pictures.readable([select(row, column) for row in of], pictures.whole)]
+    if not shapes:
         return evidence.Seen()
-    sides = sorted(min(sizes["width"], sizes["height"]) for sizes in looked)
-    return evidence.Seen(int(sides[len(sides) // 2]), int(max(sizes["channels"] for sizes in looked)))
+    sides = sorted(min(shape[:2]) for shape in shapes)
+    return evidence.Seen(sides[len(sides) // 2], max(shape[2] for shape in shapes))
 
 
 def _slug(path: str, name: str | None) -> str:

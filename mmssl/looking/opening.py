@@ -185,6 +185,8 @@ def _of_files(files: Sequence[str], local: Path, said: list[str], found: Found |
         return (*chosen, "text") if len(texts) >= 0.5 * len(stems) else tuple(chosen)
     if kinds["array"]:
         return (_array(next(file for file in files if _kind(file) == "array"), str(local), said),)
+    if _json_graphs(files):
+        return ("graph",)
     tables = [file for file in files if table_format(file) == "csv"]
     if len(tables) >= MANY and len(tables) == kinds["table"] and not (found and found.split_tables()):
         return _recordings(tables, str(local), said)
@@ -213,6 +215,19 @@ def _kind(file: str) -> str:
 
 def _tu(files: Sequence[str]) -> bool:
     return any(file.endswith("_graph_indicator.txt") for file in files)
+
+
+def _json_graphs(files: Sequence[str]) -> bool:
+    """Whether all files of a table's kind are JSON, and the first of them graphs."""
+    told = [file for file in files if table_format(file)]
+    if not told or not all(file.lower().endswith(".json") for file in told):
+        return False
+    graphs = reader("graph")
+    try:
+        graphs.fit([graphs.value(file) for file in told[:3]])
+    except UserError:
+        return False
+    return True
 
 
 def _sounds(file: str) -> bool:

@@ -23,6 +23,8 @@ from mmssl.modality.table import Column
 from .cutting import PictureCutter, cropped
 from .options import Config
 
+COUNTS, LEAST_SIDE = (1, 3, 4), 8
+"""Channels of arrays that are taken for pictures where nobody says so, and pixels of their shorter side at least."""
 ENOUGH_WHEN_CONFIGURED = 100
 """Images that `fit` looks at where the user says channels, mean and std: only the range of values is unknown."""
 
@@ -44,8 +46,10 @@ class Preprocessor(base.Preprocessor[Array]):
         self.state = dict(configured(config) or {})
 
     def fits(self, column: Column) -> bool:
-        """Files of the kind."""
-        return column.media == "image"
+        """Files of the kind, and arrays of three axes of which one are the colours."""
+        shape = column.shape if column.media is None else ()
+        array = len(shape) == 3 and (shape[0] in COUNTS or shape[2] in COUNTS) and sorted(shape)[1] >= LEAST_SIDE
+        return column.media == "image" or array
 
     def fit(self, samples: Iterable[object]) -> Self:
         """Find the channel count, and mean and standard deviation of each channel after resizing.

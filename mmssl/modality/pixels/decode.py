@@ -368,15 +368,18 @@ def _composite(array: Array, background: Sequence[int]) -> Array:
 
     Grey over a coloured background becomes colour.
     """
-    top = float(np.iinfo(array.dtype).max)
-    behind = np.asarray(background if len(set(background)) > 1 else background[:1], dtype=np.float64) * (top / 255)
+    top = int(np.iinfo(array.dtype).max)
+    wide = np.dtype(np.uint16 if top == 255 else np.uint32)  # holds top * top + top / 2
+    colours = background if len(set(background)) > 1 else background[:1]
+    behind = np.asarray([colour * (top // 255) for colour in colours], dtype=wide)
     height, width, channels = array.shape
     out = np.empty((height, width, max(channels - 1, len(behind))), array.dtype)
     rows = max(1, STRIP // width)
     for first in range(0, height, rows):
-        part = array[first : first + rows]
-        alpha = part[..., -1:].astype(np.float64) / top
-        out[first : first + rows] = np.rint(part[..., :-1] * alpha + behind * (1 - alpha))
+        part: Array = array[first : first + rows].astype(wide)
+        alpha = part[..., -1:]
+        # no half lies between two integers, as top is odd: adding a half of it rounds to the nearest
+        out[first : first + rows] = (part[..., :-1] * alpha + behind * (top - alpha) + top // 2) // top
     return out
 
 
