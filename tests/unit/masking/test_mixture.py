@@ -49,13 +49,15 @@ def test_every_sample_has_what_its_kind_would_have_given_it(full):
     mixture, p, draws = Mixture(kinds=KINDS), patches(full=full), Draws(3, ROWS)
     split = mixture({"x": p}, draws)["x"]
     number = mixture.chosen(draws)
+    kept, hidden = sets(split.keep), sets(split.hide)
     for kind, name in enumerate(KINDS):
         options = {k: v for k, v in KINDS[name].items() if k != "weight"}
         alone = build_mask(options)({"x": p}, draws("of", name))["x"]
         assert (number == kind).any()
+        alone_kept, alone_hidden = sets(alone.keep), sets(alone.hide)
         for at in (number == kind).nonzero()[:, 0].tolist():
-            assert sets(split.keep)[at] == sets(alone.keep)[at] and sets(split.hide)[at] == sets(alone.hide)[at]
-    for keep, hide, there in zip(sets(split.keep), sets(split.hide), p.valid, strict=True):
+            assert kept[at] == alone_kept[at] and hidden[at] == alone_hidden[at]
+    for keep, hide, there in zip(kept, hidden, p.valid, strict=True):
         assert not keep & hide and keep | hide == set(there.nonzero()[:, 0].tolist())
     assert split.keep.shape[1] == 15 and split.hide.shape[2] == 15 and not split.full  # of `few`, and of `many`
 
