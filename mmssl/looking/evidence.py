@@ -7,6 +7,7 @@ Views and heads are those of the recipes in `configs/examples` that were run; ho
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from .composing import Composed
 
 SIDE = 32
 """Pixels a side up to which pictures are as small as those of fashion_mnist and cifar10_mini."""
+LARGE = 100
+"""Nodes of a graph from which on attention between all of them is too slow: the largest of a batch sets its size."""
 FLAT = 28
 """Up to which all patches of a grey picture are read out side by side."""
 
@@ -27,10 +30,12 @@ class Seen:
     Attributes:
         side: pixels of the shorter side of the usual picture; None: no pictures.
         channels: of pictures, or of recordings; None: neither.
+        nodes: of the largest graph of some; None: no graphs.
     """
 
     side: int | None = None
     channels: int | None = None
+    nodes: int | None = None
 
     @property
     def small(self) -> bool:
@@ -83,6 +88,18 @@ def _small_photos(found: Composed, rows: int, seen: Seen) -> None:
 
 def _graphs(found: Composed, rows: int, seen: Seen) -> None:
     _take(found, "examples/graph_contrastive", "edges and parts left out, features never: they say what a node is")
+    if (seen.nodes or 0) >= LARGE:
+        why = f"messages along edges: {seen.nodes:,} nodes are too many for attention; as on proteins (RESULTS.md)"
+        tower = {"trunk": "gin", "width": 64, "depth": 3, "readout": "sum", "readout_layers": 3}
+        found.set("model.towers.graph", tower, why)
+        found.set("modalities.graph.laplacian", 0, "messages need no encodings")
+        found.set("modalities.graph.walk", 0)
+        most = 32 * math.ceil(1.25 * (seen.nodes or 0) / 32)
+        found.set(
+            "modalities.graph.max_nodes", most, f"the largest of some has {seen.nodes:,}; larger ones are left out"
+        )
+        _contrasted(found, 350, 32, "350 steps of 32, as on proteins (RESULTS.md)", rows)
+        return
     _contrasted(found, 360, 64, "360 steps of 64, as on mutag (RESULTS.md): contrast needs others in the batch", rows)
 
 

@@ -32,8 +32,8 @@ from .writing import commented
 
 FITTED = 64
 """Pictures whose channels are looked at."""
-SIDES = 16
-"""Pictures whose size is looked at."""
+SIDES = 64
+"""Pictures, or graphs, whose size is looked at."""
 LOOKED_AT = 5
 """Recordings whose rate, channels and unit are looked at."""
 GROUPED = 5
@@ -199,12 +199,17 @@ def _composed(
 
 def _seen(modalities: Sequence[str], opened: Opened, roles: Roles, signals: Signals | None) -> evidence.Seen:
     """What some of the pictures, or the recordings, are."""
-    if modalities != ["image"]:
+    if modalities not in (["image"], ["graph"]):
         return evidence.Seen(channels=None if signals is None else signals.channels)
-    column = roles.columns["image"]
+    column = roles.columns[modalities[0]]
     of = read_rows(opened.rows, [column] if isinstance(column, str) else column, SIDES)
-    pictures: Any = reader("image")
-    shapes = [found.shape for found in pictures.readable([select(row, column) for row in of], pictures.whole)]
+    values, read = [select(row, column) for row in of], reader(modalities[0])
+    if modalities == ["graph"]:
+        return evidence.Seen(
+            nodes=max((int(found.sizes["nodes"]) for found in read.readable(values, read.look)), default=0)
+        )
+    pictures: Any = read
+    shapes = [found.shape for found in pictures.readable(values, pictures.whole)]
     if not shapes:
         return evidence.Seen()
     sides = sorted(min(shape[:2]) for shape in shapes)

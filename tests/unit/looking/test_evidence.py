@@ -32,7 +32,8 @@ def written(one: str, rows: int, seen: Seen = NOTHING, goal: str | None = None) 
 CASES = [
     ("fashion_mnist", "contrastive", "image", 10_000, Seen(28, 1)),
     ("cifar10_mini", "mae", "image", 10_000, Seen(32, 3)),
-    ("mutag", "contrastive", "graph", 188, Seen()),
+    ("mutag", "contrastive", "graph", 188, Seen(nodes=28)),
+    ("proteins", "contrastive", "graph", 1001, Seen(nodes=500)),
     ("eegmmi_s001", "mae", "eeg", 180, Seen(None, 24)),
     ("weizmann4", "contrastive", "video", 60, Seen()),
     ("ag_news_mini", "contrastive", "text", 6_000, Seen()),
