@@ -64,6 +64,14 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model of the pictures of digits, to be tuned or gone on with."""
+    from toys import tuned
+
+    return tuned.image_base(tmp_path_factory.mktemp("base") / "model")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def undrawn() -> Iterator[None]:
     """Runs draw no picture for their card and no page, most of the computing time of a run of two steps. `drawn` has

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from toys import runs, tuned
+from toys import runs
 
 from mmssl import cli
 from mmssl.cli import evaluating as cli_evaluating
@@ -169,11 +169,6 @@ def test_what_reproduce_may_change_is_marked_at_the_option() -> None:
 
 SIZES = {"plain": (24, 12), "bold": (32, 16)}
 """configuration -> (training, test) rows."""
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tuned.image_base(tmp_path_factory.mktemp("base") / "model")
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from toys import runs, tuned
+from toys import runs
 
 from mmssl.cli import main
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory):
-    return tuned.image_base(tmp_path_factory.mktemp("base") / "model")
-
 
 CASES = [
     (["--label", "lable"], "no column 'lable'"),

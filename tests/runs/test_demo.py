@@ -7,7 +7,6 @@ Skipped, and said so, without Gradio, Playwright (`pip install 'mmssl[demo]' pla
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import urllib.error
 import urllib.request
@@ -17,18 +16,13 @@ from typing import Any
 
 import pytest
 from toys import uploaded
+from toys.browser import needs
 
 import mmssl
 from mmssl.demonstrating.engine import Engine
 from mmssl.demonstrating.serving import Page
-from mmssl.modality import installed
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-LACKING = [name for name in ("gradio", "playwright") if not installed(name)] + ["chromium"] * (CHROMIUM is None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(bool(LACKING), reason=f"no page in a browser without {', '.join(LACKING)}"),
-]
+pytestmark = [pytest.mark.slow, needs("gradio")]
 REPO = Path(__file__).parents[2]
 PATIENCE = 120_000
 """Milliseconds that an answer may take on a busy machine."""
@@ -143,16 +137,6 @@ def rows_of(answer: Any) -> list[int]:
 
 def words_of(answer: Any) -> list[str]:
     return answer.locator("ol.bars .word").all_inner_texts()  # type: ignore[no-any-return]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture

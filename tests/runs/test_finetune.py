@@ -21,11 +21,6 @@ from mmssl.models.saving import load_model
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return tuned.image_base(tmp_path_factory.mktemp("base") / "model")
-
-
 def run(base, out, *words):
     return main(["finetune", str(base), "--data", "builtin:digits", "--output", str(out), *words, *tuned.QUICK])
 

@@ -28,11 +28,6 @@ class Killed(BaseException):
     """A process that is killed writes nothing more."""
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return tuned.image_base(tmp_path_factory.mktemp("base") / "model")
-
-
 def words(base, out, *more):
     return ["finetune", str(base), "--data", "builtin:digits", "--output", str(out), *SHORT, *more]
 

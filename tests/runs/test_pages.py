@@ -9,26 +9,19 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from toys.browser import needs
 
 import mmssl
 from mmssl.cli import main
-from mmssl.modality import installed
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-LACKING = [name for name in ("playwright",) if not installed(name)] + ["chromium"] * (CHROMIUM is None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.usefixtures("drawn"),
-    pytest.mark.skipif(bool(LACKING), reason=f"no page in a browser without {', '.join(LACKING)}"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("drawn"), needs()]
 REPO = Path(__file__).parents[2]
 EXAMPLES = {"ecg": ("ecg_mae", "ptbxl_500"), "audio": ("audio_mae", "fsdd"), "table": ("tabular_mae", "adult")}
 MOST = 5_000_000
@@ -81,16 +74,6 @@ def made(home: Path, drawn: None, request: pytest.FixtureRequest) -> Callable[[s
         return place / "report.html"
 
     return page
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 PAGES = [(name, kind) for name in ("quickstart", *EXAMPLES) for kind in ("report", "check")]

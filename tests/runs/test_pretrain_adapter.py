@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from peft import PeftModel
-from toys import runs, tuned
+from toys import runs
 from transformers import AutoModel, ViTConfig, ViTModel
 
 from mmssl.errors import UserError
@@ -29,11 +29,6 @@ SIMCLR = {
         "head_width": 8,
     }
 }
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return tuned.image_base(tmp_path_factory.mktemp("base") / "model")
 
 
 def recipe(base, objectives=MAE, **tower):

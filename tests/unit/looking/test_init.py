@@ -120,12 +120,22 @@ def test_the_recipe_runs_as_it_is(kind: str, tmp_path: Path) -> None:
     runs(started(kind, tmp_path), tmp_path)
 
 
+SETS = """
+adult ag_news_mini bonn_eeg california_housing cifar10_mini citeseer clothing_reviews cora ecg5000_beats eeg_eye_state
+eegmmi_s001 emoji fashion_mnist flickr8k_mini fsdd grid_s1_av letter_recognition mutag prose_republic proteins ptbxl_500
+spoken_written_digits weizmann4 wine_quality
+""".split()
+
+
 @pytest.mark.slow
-def test_every_shared_set(shared_data: Path, tmp_path: Path) -> None:
-    for place in sorted(path for path in shared_data.iterdir() if path.is_dir()):
-        folder = tmp_path / place.name
-        folder.mkdir()
-        runs(init(InitConfig(path=str(place)), folder / "recipe.yaml"), folder)
+@pytest.mark.parametrize("name", SETS)
+def test_every_shared_set(name: str, shared_data: Path, tmp_path: Path) -> None:
+    """A recipe that runs as it is, of each."""
+    runs(init(InitConfig(path=str(shared_data / name)), tmp_path / "recipe.yaml"), tmp_path)
+
+
+def test_every_shared_set_is_tried(shared_data: Path) -> None:
+    assert sorted(path.name for path in shared_data.iterdir() if path.is_dir()) == sorted(SETS)
 
 
 def test_grey_pictures_have_no_colours_to_change(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from toys import runs, tuned
+from toys import runs
 
 from mmssl.cli import main
 from mmssl.finetuning.supervised_job import SupervisedJob
@@ -35,11 +35,6 @@ def heard() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tuned.image_base(tmp_path_factory.mktemp("base") / "model")
 
 
 def timeless(run: Path) -> list[dict[str, Any]]:
