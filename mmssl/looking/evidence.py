@@ -21,6 +21,8 @@ LARGE = 100
 """Nodes of a graph from which on attention between all of them is too slow: the largest of a batch sets its size."""
 FLAT = 28
 """Up to which all patches of a grey picture are read out side by side."""
+FEW_PAIRS = 5000
+"""Pairs up to which a linear map in closed form is hard to beat."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,33 @@ def method_of(one: str, seen: Seen, goal: str | None) -> tuple[str, str] | None:
 def follow(found: Composed, modalities: Sequence[str], rows: int, seen: Seen) -> None:
     """Views, readout, size and length of a small recipe for one modality, as what was measured had them."""
     if len(modalities) != 1:
+        _pairs(found, modalities, rows)
         return
     (one,) = modalities
     method = "mae" if "mae" in found.data["objectives"] else "contrastive"
     change = FOLLOWED.get((one, method))
     if change is not None:
         change(found, rows, seen)
+
+
+def _pairs(found: Composed, modalities: Sequence[str], rows: int) -> None:
+    """Let few pairs of ECGs and reports start from a linear map of raw features; say of others that they can."""
+    key = next(name for name, of in found.data["objectives"].items() if of.get("type", name) == "contrastive")
+    if rows > FEW_PAIRS:
+        return
+    if not {"ecg", "text"} <= set(modalities) <= {"ecg", "text", "tabular"}:
+        found.why.setdefault("train", f"{rows:,} pairs are few: docs/how-to/few-pairs.md starts from a linear map")
+        return
+    found.data["objectives"][key].pop("hub_tower", None)
+    found.data["description"] = f"Towers for {', '.join(modalities)}: all pairs are contrasted, from a linear map on."
+    why = "few pairs begin as a linear map of raw features: reports were found better so on ptbxl_500 (RESULTS.md)"
+    found.set(f"objectives.{key}.start", "cca", why)
+    found.set("model.projection_standard", True)
+    for name in modalities:
+        _network(found, name, 64, 2)
+        found.set(f"model.towers.{name}.pooling", "mean+raw")
+    found.data["train"] |= {"steps": 100, "batch_size": min(48, found.data["train"]["batch_size"])}
+    found.set("train.lr", 1e-3, "100 steps from there, as on ptbxl_500 (docs/how-to/few-pairs.md)")
 
 
 def _small_pictures(found: Composed, rows: int, seen: Seen) -> None:

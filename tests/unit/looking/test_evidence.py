@@ -10,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from benchmarks import crossmodal
 from mmssl.looking import composing, evidence
 from mmssl.looking.evidence import Seen
 from mmssl.looking.init import init
@@ -115,3 +116,27 @@ def test_pictures_are_looked_at(shape: tuple[int, ...], name: str, tmp_path: Pat
     done = init(InitConfig(path=str(tmp_path)), tmp_path / "recipe.yaml")
     assert done.base == name
     assert load_recipe(done.path).model.towers["image"].width == 64
+
+
+def test_few_ecgs_and_reports_start_from_a_linear_map_and_other_few_pairs_say_that_they_can() -> None:
+    names = ["ecg", "text", "tabular"]
+    found = composing.compose(names, None, False)
+    evidence.follow(found, names, 353, NOTHING)
+    recipe, asked = crossmodal.SETS["ptbxl_500"]
+    example = plain_recipe(recipe)
+    assert found.data["model"]["projection_standard"] is asked["model"]["projection_standard"] is True
+    for name in names:
+        tower, theirs = found.data["model"]["towers"][name], example["model"]["towers"][name]
+        assert tower == theirs | asked["model"]["towers"][name]
+    assert found.data["objectives"]["clip"]["start"] == asked["objectives"]["clip"]["start"] == "cca"
+    assert "hub_tower" not in found.data["objectives"]["clip"] and asked["objectives"]["clip"]["hub_tower"] is None
+    train = found.data["train"]
+    assert [train[key] for key in ("steps", "lr")] == [asked["train"][key] for key in ("steps", "lr")]
+    assert train["batch_size"] == example["train"]["batch_size"]
+
+    for names, rows in ((["image", "text"], 800), (["ecg", "text"], 50_000)):
+        found = composing.compose(names, None, False)
+        before = found.data["objectives"] | {}
+        evidence.follow(found, names, rows, NOTHING)
+        assert found.data["objectives"] == before and "projection_standard" not in found.data["model"]
+        assert ("few-pairs.md" in found.why.get("train", "")) == (rows == 800)
