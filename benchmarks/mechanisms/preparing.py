@@ -1,5 +1,6 @@
 """What some rows need that is not in the shared data: labels of a few rows alone, leads as devices of their own, how
-far each node of a graph lies from those with a label, frames beside later ones, half of the classes, clusters."""
+far each node of a graph lies from those with a label, frames beside later ones, half of the classes, clusters, and
+pairs."""
 
 from __future__ import annotations
 
@@ -11,9 +12,13 @@ from typing import Any
 
 import datasets
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import shortest_path
+
+from mmssl.curation import pairing
+from mmssl.modality.pixels.decode import decode
 
 EVERY, APART = 4, 8
 """Frames from one that is taken of a clip to the next, and to the one that is seen beside it."""
@@ -148,17 +153,37 @@ def classes(source: Path, wanted: Container[int]) -> dict[str, Any]:
     }
 
 
+def pixels_of(image: object) -> NDArray[Any]:
+    """A picture's numbers side by side, decoded or not."""
+    found = decode(image, (0,))
+    assert found is not None
+    return found.ravel()
+
+
 def stages(source: Path) -> dict[str, Any]:
     """`stage`: the cluster of each picture, by k-means of the training pictures' pixels."""
     from sklearn.cluster import KMeans
 
     splits = read(source)
-    pixels = {split: np.stack([np.asarray(image).ravel() for image in rows["image"]]) for split, rows in splits.items()}
+    pixels = {split: np.stack([pixels_of(image) for image in rows["image"]]) for split, rows in splits.items()}
     fitted = KMeans(CLUSTERS, n_init=1, random_state=0).fit(pixels["train"])
     return {
         split: rows.add_column("stage", [f"cluster {n}" for n in fitted.predict(pixels[split])])
         for split, rows in splits.items()
     }
+
+
+def mined(source: Path) -> dict[str, Any]:
+    """`pair`: two training pictures that are each among the other's five nearest by their pixels, the most alike first
+    (`mmssl cluster kind=neighbours`); None for all others."""
+    splits = read(source)
+    pixels = np.stack([pixels_of(image) for image in splits["train"]["image"]]).astype(np.float32)
+    pixels -= pixels.mean(0)
+    pixels /= np.linalg.norm(pixels, axis=1, keepdims=True).clip(1e-9)
+    groups, _ = pairing.mined(pixels, None, nearest=5, least=-1.0, most=2)
+    kept = {"train": [f"pair {n}" if n >= 0 else None for n in groups], "test": [None] * len(splits["test"])}
+    text = datasets.Value("string")
+    return {split: rows.add_column("pair", kept[split], feature=text) for split, rows in splits.items()}
 
 
 MAKES: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -170,4 +195,5 @@ MAKES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "first_five": lambda source: classes(source, range(5)),
     "other_five": lambda source: classes(source, range(5, 10)),
     "stages": stages,
+    "mined": mined,
 }
