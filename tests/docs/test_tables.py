@@ -13,8 +13,10 @@ from benchmarks import (
     curation,
     finetune,
     first_hour,
+    keeping,
     loader,
     pages,
+    parquet,
     scaling,
     selftraining,
     selftraining_whole,
@@ -113,6 +115,14 @@ def test_what_many_gpus_cost() -> None:
 
 def test_speed_of_the_loader() -> None:
     assert pages.between(pages.SPEED.read_text(), loader.MARKS) == loader.table(), "run python -m benchmarks.loader"
+
+
+def test_parquet_on_this_disk() -> None:
+    assert pages.between(pages.SPEED.read_text(), parquet.MARKS) == parquet.table(), "run python -m benchmarks.parquet"
+
+
+def test_what_is_kept() -> None:
+    assert pages.between(pages.SPEED.read_text(), keeping.MARKS) == keeping.table(), "run python -m benchmarks.keeping"
 
 
 def test_every_mechanism() -> None:
