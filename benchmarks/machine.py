@@ -29,3 +29,18 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "packages": {name: importlib.metadata.version(name) for name in ("torch", *PACKAGES)},
     }
+
+
+def processes() -> list[str]:
+    """This one and its children."""
+    me = os.getpid()
+    return [str(me), *Path(f"/proc/{me}/task/{me}/children").read_text().split()]
+
+
+def processor() -> float:
+    """Seconds of processors that they took so far."""
+    ticks = 0
+    for one in processes():
+        fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import pages
-from benchmarks.machine import machine
+from benchmarks.machine import machine, processes, processor
 
 RESULTS = Path(__file__).parent / "results" / "parquet.json"
 MARKS = ("<!-- python -m benchmarks.parquet -->", "<!-- end of python -m benchmarks.parquet -->")
@@ -93,21 +93,6 @@ def measure(side: str, place: Path, workers: int) -> dict[str, float]:
         most = max(most, memory())
     rate = count * BATCH / (processor() - start)
     return {"first": first, "disk": disk, "rate": rate, "memory": most}
-
-
-def processes() -> list[str]:
-    """This one and its children."""
-    me = os.getpid()
-    return [str(me), *Path(f"/proc/{me}/task/{me}/children").read_text().split()]
-
-
-def processor() -> float:
-    """Seconds of processors that they took so far."""
-    ticks = 0
-    for one in processes():
-        fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def memory() -> int:

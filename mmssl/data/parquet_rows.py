@@ -132,8 +132,8 @@ class RowGroups:
         return np.searchsorted(self.starts, rows, side="right") - 1
 
     def keep(self, limit: int, most: int) -> None:
-        """Keep at least so many bytes, and so many row groups."""
-        self.limit, self.most = max(self.limit, limit), max(self.most, most)
+        """Keep so many bytes, or row groups where these are more."""
+        self.limit, self.most = limit, most
 
     def group(self, number: int, of: ParquetTable) -> InMemoryTable:
         """A row group, decoded, with the columns and types of a table."""

@@ -112,9 +112,11 @@ def parquet_table(source: Source | None) -> ParquetTable | None:
 
 
 def is_kept(source: Source) -> bool:
-    """Whether any order of the rows costs little: all row groups are kept, or they are none."""
+    """Whether any order of the rows costs little, as they are opened: all row groups are kept, or they are none."""
+    from . import parquet_rows
+
     table = parquet_table(source)
-    return table is None or table.nbytes <= table.groups.limit
+    return table is None or table.nbytes <= parquet_rows.HELD
 
 
 def windows_of(source: Dataset, seed: int, gigabytes: float, world: int = 1) -> Windows | None:
@@ -133,11 +135,11 @@ def windows_of(source: Dataset, seed: int, gigabytes: float, world: int = 1) -> 
     groups, sizes, window = table.groups.of(_numbers(source)), table.groups.sizes(table.names), int(gigabytes * 1e9)
     used = np.unique(groups)
     if sizes[used].sum() <= window:
-        table.groups.keep(0, len(used))
+        table.groups.keep(table.groups.limit, len(used))
         return None
     # a slice of a batch begins and ends within a row group, and so does a window
     most = int(np.bincount(_filled(sizes[used], window)).max()) // world + 3
-    table.groups.keep(window // world, most)
+    table.groups.keep(window // world + 3 * int(sizes[used].max()), most)
     return Windows(seed, groups, sizes, window)
 
 

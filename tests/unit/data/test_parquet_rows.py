@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mmssl.data import parquet_rows
 from mmssl.data.fingerprint import glance
 from mmssl.data.loading import presence, read_rows, training_batches
 from mmssl.data.mixing import Mixture, Portion, mixed_batches
@@ -238,6 +239,8 @@ def test_a_row_group_is_decoded_once_in_an_epoch(folder: Path) -> None:
     assert known.decoded == 23
     plain = windows_of(source.select_columns(["text"]), 3, 1.0)
     assert plain is None and known.most == 23
+    assert windows_of(source.select_columns(["text"]), 3, 3e-5, world=2) is not None
+    assert known.limit < 4e4 and 3 < known.most < 8
 
 
 def test_an_order_that_goes_anywhere_is_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -276,17 +279,16 @@ def test_a_mixture_reads_row_groups_one_after_the_other(folder: Path) -> None:
     assert [a + b for a, b in halves] == straight[:9]
 
 
-def test_rows_that_are_looked_at_are_of_few_row_groups(tmp_path: Path) -> None:
+def test_rows_that_are_looked_at_are_of_few_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_rows, "HELD", 1000)
     place = tmp_path / "a.parquet"
     pq.write_table(pa.table({"x": [str(i) * 20 for i in range(8000)]}), place, row_group_size=20)
     for source in (open_source(place), open_source(place).select(range(1, 8000, 2))):
         known = groups_of(source)
         known._begin()
-        known.limit = 1000
         assert len(read_rows(source, ["x"], 500, seed=1)) == 500 and known.decoded <= 64
         before = known.decoded
         said = glance(source, ["x"])
         assert len(said["seen"]) == 1024 and known.decoded <= before + 3 * 64
         again = open_source(place) if len(source) == 8000 else open_source(place).select(range(1, 8000, 2))
-        groups_of(again).limit = 1000
         assert glance(again, ["x"]) == said
