@@ -226,6 +226,8 @@ def _add_finetune(sub: argparse.ArgumentParser) -> None:
     help = "rows without labels to learn from, too: DATA, or rest: those of --data whose label is empty or not used"
     sub.add_argument("--unlabelled", metavar="DATA", help=help)
     sub.add_argument("--rounds", metavar="N", type=int, help="how often these are labelled anew (default: 3)")
+    help = "make MODEL forget training rows: those with this value, or that a file of `mmssl select` keeps"
+    sub.add_argument("--forget", metavar="COLUMN=VALUE|FILE", help=help)
     help = (
         "lora (default), dora, ia3 or another of PEFT's types; none: train everything (default with --compare); "
         "linear: the head alone"
@@ -363,7 +365,7 @@ def _export(args: argparse.Namespace) -> int:
 def _flags(args: argparse.Namespace) -> dict[str, Any]:
     """key -> value of those options of a command that stand for a key (`FLAGS`), where they were given."""
     flags = {"path": args.data, "columns": columns_of(args.column), "label": listed(getattr(args, "label", None))}
-    names = {"tasks": "task", **{name: name for name in ("peft", "compare", "unlabelled", "rounds")}}
+    names = {"tasks": "task", **{name: name for name in ("peft", "compare", "unlabelled", "rounds", "forget")}}
     flags |= {key: getattr(args, name, None) for key, name in names.items()}
     return {key: value for key, value in flags.items() if value or type(value) is int}
 

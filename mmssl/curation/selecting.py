@@ -34,6 +34,7 @@ from .options import SelectConfig
 from .scores import Scores, as_numbers, best_rows, pair_cosines, typicality
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
 COPY, NEAR_COPY, FAR, LOW, SURPLUS, UNKNOWN = "copy", "near copy", "far", "low score", "surplus", "unknown"
@@ -286,26 +287,36 @@ def _parts(values: list[Any], rows: Labels) -> dict[Hashable, Labels]:
 def write_selection(materials: Materials, chosen: Chosen, output: Path) -> dict[str, Any]:
     """Write the file. Returns {"rows", "kept", "reasons": {reason: rows}}. RunError where it cannot be written."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     source, embeddings = materials.source, materials.embeddings
     of = None if embeddings is None else embeddings.about.get("columns")
     about = {**sketch(source, of or source.column_names), "select": _asked(materials.options)}
+    more = {"of": pa.array(chosen.of, mask=chosen.of < 0)}
+    more["value"] = pa.array(chosen.value.astype(np.float32), mask=np.isnan(chosen.value))
+    write_reasons(source, chosen.reason.tolist(), about, more, output)
+    reasons = dict(Counter(chosen.reason.tolist()).most_common())
+    return {"rows": chosen.rows, "kept": reasons.pop(KEPT), "reasons": reasons}
+
+
+def write_reasons(
+    source: Dataset, reasons: list[str], about: dict[str, Any], more: dict[str, pa.Array], output: Path
+) -> None:
+    """The file of a selection: the number of each row, the columns that tell rows apart, the reason, what `more` names.
+    RunError where it cannot be written."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     names = id_columns(source)
     plain = source.with_format(None).select_columns(names) if names else None
     data: dict[str, Any] = {"row": pa.array(range(len(source)), pa.int64())}
     data |= {} if plain is None else {name: pa.array(plain[name]) for name in names}
-    data[REASON] = pa.array(chosen.reason.tolist()).dictionary_encode()
-    data["of"] = pa.array(chosen.of, mask=chosen.of < 0)
-    data["value"] = pa.array(chosen.value.astype(np.float32), mask=np.isnan(chosen.value))
-    table = pa.table(data)
+    data[REASON] = pa.array(reasons).dictionary_encode()
+    table = pa.table({**data, **more})
     try:
         with whole_file(output) as partial:
             pq.write_table(table.cast(with_about(table.schema, about)), partial)
     except OSError as error:
         raise RunError(f"could not write {output}: {one_line(error)}") from error
-    reasons = dict(Counter(chosen.reason.tolist()).most_common())
-    return {"rows": chosen.rows, "kept": reasons.pop(KEPT), "reasons": reasons}
 
 
 def _asked(options: SelectConfig) -> dict[str, Any]:

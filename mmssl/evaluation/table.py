@@ -35,14 +35,15 @@ class Scores(dict[str, Any]):
 COLUMNS = (
     ("finetuned", "finetuned"),
     ("teacher", "teacher"),
+    ("retrained", "retrained"),
     ("model", "pretrained"),
     ("start", "start"),
     ("untrained", "untrained"),
     ("raw", "raw features"),
     ("chance", "chance"),
 )
-OPTIONAL = ("finetuned", "teacher", "start")
-"""Columns that are there where something was fine-tuned, taught, or went on from something."""
+OPTIONAL = ("finetuned", "teacher", "retrained", "start")
+"""Columns that are there where something was fine-tuned, taught, trained anew, or went on from something."""
 MEASURED = ("model", "finetuned")
 """Columns whose values are shown with their interval."""
 

@@ -14,7 +14,7 @@ from ..modality.faults import augment_faults, crossing_faults
 from ..options.schema import BAD, Faults, build
 from ..recipe.checks import micro_batch_faults, rate_faults
 from ..recipe.loading import merge_flags, merge_overrides
-from .options import DEFAULTS, PEAK, PEAK_ADAPTER, REST, WHOLE, FinetuneConfig
+from .options import DEFAULTS, FORGET_STEPS, PEAK, PEAK_ADAPTER, REST, WHOLE, FinetuneConfig
 
 
 def load_options(
@@ -30,6 +30,8 @@ def load_options(
     merge_flags(data, flags or {}, faults)
     if data.get("compare") is True:
         data.setdefault("peft", "none")  # as what starts from random weights is trained
+    if data.get("forget") is not None:
+        _set_forgetting(data)
     peft = data.get("peft", "lora")
     train = data["train"]
     if isinstance(train, dict):
@@ -94,7 +96,7 @@ def _check(options: FinetuneConfig, faults: Faults, given: set[str]) -> None:
             for key in ("labels", "fraction")
             if isinstance(getattr(options, key), list)
         ]
-    faults += _unlabelled_faults(options) + _tail_faults(options)
+    faults += _unlabelled_faults(options) + _tail_faults(options) + _forget_faults(options)
     if train.accumulation > train.batch_size:
         faults.append(f"train.accumulation: found {train.accumulation}, expected at most train.batch_size")
     faults += micro_batch_faults(train.micro_batch, train.accumulation) + rate_faults(train)
@@ -130,6 +132,47 @@ def _tail_faults(options: FinetuneConfig) -> list[str]:
     if len(options.shots) != 2 or options.shots[0] > options.shots[1]:
         faults.append(f"shots: found {options.shots}, expected two numbers in rising order")
     return faults
+
+
+def _set_forgetting(data: dict[str, Any]) -> None:
+    """What is usual where rows are to be forgotten: all is trained, few steps, and no end before the last of them."""
+    data.setdefault("peft", "none")
+    data.setdefault("patience", None)
+    train = data["train"]
+    if isinstance(train, dict) and train.get("steps") is None and train.get("epochs") is None:
+        train["steps"] = FORGET_STEPS
+
+
+FORGET_ALONE = (
+    "compare",
+    "unlabelled",
+    "select",
+    "limit",
+    "fraction",
+    "labels",
+    "few",
+    "folds",
+    "rates",
+    "validation",
+    "validation_share",
+    "loss",
+    "class_weights",
+    "keep_head",
+    "monitor",
+)
+"""Options that a forgetting has nothing to do with, or decides itself."""
+
+
+def _forget_faults(options: FinetuneConfig) -> list[str]:
+    if options.forget is None:
+        alone = options.forgetting != DEFAULTS.forgetting
+        return ["forgetting: found it without --forget, expected both"] if alone else []
+    lr = [options.train.lr]
+    return [
+        f"{key}: found {getattr(options, key)} with --forget, which decides that itself"
+        for key in FORGET_ALONE
+        if getattr(options, key) != getattr(DEFAULTS, key) and not (key == "rates" and options.rates == lr)
+    ]
 
 
 def _unlabelled_faults(options: FinetuneConfig) -> list[str]:

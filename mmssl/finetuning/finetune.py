@@ -40,6 +40,7 @@ from .compare import Comparison, run_comparison
 from .finishing import FinetuneRun, finish
 from .fitting import build, train
 from .folder import options_text, start_folder
+from .forgetting_job import forgetting_job
 from .jobs import Job
 from .kept import kept_head
 from .options import FinetuneConfig
@@ -274,6 +275,10 @@ def make_job(
 ) -> Job:
     """The job that options and data ask for, its rows shared out. UserError for whatever does not fit."""
     label, rule = options.label_columns, getattr(encoder.config, "held_out", None)
+    if options.forget is not None:
+        if teacher is not None:
+            raise UserError("--teacher: found it with --forget, expected one of them")
+        return forgetting_job(path, encoder, processor, options, rule)
     if teacher is not None or options.task == "retrieval":
         rows = load_partition([], processor.preprocessors, options, rule)
         if teacher is not None:

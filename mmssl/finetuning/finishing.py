@@ -79,6 +79,7 @@ def finish(
         with doing("weighing the experts"):
             shares["experts"] = weigh(job)
     try:
+        job.leave(folder)
         with doing("writing the model"), whole_folder(target) as partial:
             if handle is None:
                 write_model(job.encoder, job.processor, partial)

@@ -62,6 +62,9 @@ class Job:
     def write(self, folder: Path) -> None:
         """What belongs beside the encoder."""
 
+    def leave(self, folder: Path) -> None:
+        """What belongs into the folder of the run, beside the model."""
+
     def report(self, folder: Path) -> dict[str, Metrics]:
         """The `tasks` of evaluation.json, from what was saved in `folder`."""
         raise NotImplementedError

@@ -26,6 +26,8 @@ REST = "rest"
 """Stands for data without labels: the training rows whose label is not known or was not drawn."""
 WAYS = ("confidence", "neighbours", "propagation", "label_model", "teacher")
 """What labels a row without a label; see `mmssl.finetuning.pseudo`."""
+FORGET_STEPS = 200
+"""Steps of a forgetting, when nobody says."""
 FEW_STEPS, FEW_RATE = 60, 2.5
 """With few labels, when nobody says: steps of the schedule, and how many times the usual peak rate. When to stop is
 chosen by folds, so that the rate may be high."""
@@ -68,6 +70,21 @@ class SelfTrainingConfig:
     split: str = option("train", help="of the unlabelled data, where they are data of their own")
     name: str | None = option(None, help="of their configuration")
     limit: int | None = option(None, min=1, max=1_000_000_000_000, help="at most so many of them")
+
+
+@strict
+@dataclass(kw_only=True)
+class ForgettingConfig:
+    """How a model is made to forget rows (--forget)."""
+
+    weight: float = option(1.0, above=0, max=1_000_000, help="what the forgotten rows count, the kept ones being 1")
+    temperature: float = option(0.2, above=0, max=1_000, help="of the cosines between features, before and after")
+    places: int = option(
+        256, min=1, max=1_000_000, help="rows of either kind whose features before stand for where their kind lies"
+    )
+    against: str | None = option(
+        None, local=True, help="a model retrained without them (select=RUN/kept.parquet), which is measured, too"
+    )
 
 
 @strict
@@ -184,6 +201,12 @@ class FinetuneConfig(RowsConfig):
     )
     rounds: int = option(3, min=1, max=1_000, help="how often they are labelled anew (--unlabelled)")
     self_training: SelfTrainingConfig = option(factory=SelfTrainingConfig, help="how (--unlabelled)")
+    forget: str | None = option(
+        None,
+        help="training rows that the model is to forget: COLUMN=VALUE or COLUMN=VALUE,VALUE (a label, a patient, ids), "
+        "or a file of `mmssl select`: those that it keeps",
+    )
+    forgetting: ForgettingConfig = option(factory=ForgettingConfig, help="how (--forget)")
     train: LoopConfig = option(factory=LoopConfig, help="the loop")
 
     def rates_of(self, peft: str, few: bool) -> list[float]:

@@ -49,11 +49,13 @@ class Examples:
         source: map-style rows.
         labels: (n,) int64 or (n, C) float32, None without a label.
         groups: a name a row, where asked for.
+        numbers: (n,) of the rows in the split that they were taken from; None: not known.
     """
 
     source: Dataset
     labels: Tensor | None = None
     groups: list[Hashable] | None = None
+    numbers: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -160,7 +162,7 @@ class Pool:
 
     def strata(self) -> NDArray[np.float64]:
         """(n, C) how much of each label a row of `train` has."""
-        return _counts(self.train, self.target)
+        return counts_of(self.train, self.target)
 
 
 def load_partition(
@@ -178,7 +180,11 @@ def load_partition(
 
 
 def open_pool(
-    label: Sequence[str], modalities: Modalities, options: FinetuneConfig, rule: Mapping[str, object] | None = None
+    label: Sequence[str],
+    modalities: Modalities,
+    options: FinetuneConfig,
+    rule: Mapping[str, object] | None = None,
+    target: Target | None = None,
 ) -> Pool:
     """Open the data, read the labels, and hold out the test rows.
 
@@ -187,13 +193,14 @@ def open_pool(
         modalities: the model's, with their preprocessors.
         options: which rows, and how they are shared out.
         rule: how the model's training held rows out, as its config has it: they stay so where the data are those.
+        target: what the label is, where that is known already.
     """
     source = open_split(options, options.split, modalities)
     without_these = no_inputs(label, options.group, source)
     columns, said = find_columns(source, modalities, options.columns, options.modalities, without_these)
     for one in label:
         refuse_label(one, columns, "--label")
-    target = make_target(source, label, options.task) if label else None
+    target = make_target(source, label, options.task) if label and target is None else target
     if options.group is not None:
         read_columns(source, [options.group], "group")
     everything = _examples(source, target, options.group, np.arange(len(source)))
@@ -246,7 +253,7 @@ def _examples(source: Dataset, target: Target | None, group: str | None, rows: N
     groups = None if group is None else read_columns(source, [group], "group")[group]
     chosen = source if len(rows) == len(source) else source.select(rows)
     labels = None if target is None or not len(rows) else stack([encoded[r] for r in rows], target)
-    return Examples(chosen, labels, None if groups is None else [groups[r] for r in rows])
+    return Examples(chosen, labels, None if groups is None else [groups[r] for r in rows], rows)
 
 
 def taken(part: Examples, rows: NDArray[np.int64]) -> Examples:
@@ -254,17 +261,19 @@ def taken(part: Examples, rows: NDArray[np.int64]) -> Examples:
     if len(rows) == len(part):
         return part
     labels = None if part.labels is None else part.labels[rows.tolist()]
-    return Examples(part.source.select(rows), labels, None if part.groups is None else [part.groups[r] for r in rows])
+    groups = None if part.groups is None else [part.groups[r] for r in rows]
+    return Examples(part.source.select(rows), labels, groups, None if part.numbers is None else part.numbers[rows])
 
 
-def _counts(part: Examples, target: Target | None) -> NDArray[np.float64]:
+def counts_of(part: Examples, target: Target | None) -> NDArray[np.float64]:
+    """(n, C) how much of each label a row has; one column of ones without labels."""
     if target is None or part.labels is None:
         return np.ones((len(part), 1))
     return strata(target.task, part.labels.numpy(), target.outputs)
 
 
 def _share(part: Examples, target: Target | None, share: float, seed: int) -> NDArray[np.int64]:
-    return take_share(_counts(part, target), share, part.groups, seed)
+    return take_share(counts_of(part, target), share, part.groups, seed)
 
 
 def _test(
@@ -339,7 +348,7 @@ def _validation(
         return np.arange(len(train)), part, options.validation
     # windows of one recording are alike, and a model that has seen some is not stopped by the others
     # another seed than that of `fraction`, whose draw this one must not repeat
-    held = take_share(_counts(train, target), options.validation_share, train.alike, options.seed + 1)
+    held = take_share(counts_of(train, target), options.validation_share, train.alike, options.seed + 1)
     if not len(held) or len(held) == len(train):
         return np.arange(len(train)), None, "none"
     return without(len(train), held), taken(train, held), f"{options.validation_share:g} of the training rows"
@@ -351,7 +360,7 @@ def _folds(pool: Pool, labelled: Examples, options: FinetuneConfig) -> list[Fold
     if pool.target is None or named or len(labelled) > options.few:
         return []
     # those of one recording, patient or speaker are alike, as in `_validation`; another seed than that of `fraction`
-    return parts_of(_counts(labelled, pool.target), options.folds, labelled.alike, options.seed + 1)
+    return parts_of(counts_of(labelled, pool.target), options.folds, labelled.alike, options.seed + 1)
 
 
 def _enough(train: Examples, target: Target | None) -> None:

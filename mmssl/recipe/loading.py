@@ -40,6 +40,7 @@ FLAGS = {
     "compare": "--compare",
     "unlabelled": "--unlabelled",
     "rounds": "--rounds",
+    "forget": "--forget",
     "goal": "--goal",
     "preset": "--preset",
     **{

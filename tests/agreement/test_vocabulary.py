@@ -148,6 +148,8 @@ def test_an_option_of_a_command_is_its_key() -> None:
     assert init == {"path": "d", "goal": "embed", "preset": "demo"}
     further = cli._flags(cli.parse(["finetune", *words, "--unlabelled", "rest", "--rounds", "0"]))
     assert further == {**both, "unlabelled": "rest", "rounds": 0}, "0 is said, too, and refused by the options"
+    further |= cli._flags(cli.parse(["finetune", "m", "--data", "d", "--forget", "c=1"]))
+    assert further["forget"] == "c=1"
     chooses = {option.removeprefix("--").replace("-", "_") for option in SELECT}
     assert {*cli._flags(finetune), *further, *cli._flags(evaluate), *init, *chooses} == set(FLAGS)
     assert load_options(["label=[a,b]", "peft=linear"]).label_columns == ["a", "b"]

@@ -1,4 +1,5 @@
-"""Two processes equal one where few labels are learned from: losses for rare classes, and a teacher that labels."""
+"""Two processes equal one where few labels are learned from: losses for rare classes, a teacher that labels, and rows
+that are forgotten."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from toys.steps import PARTS, ROWS, assert_equal_one, in_parts, two_steps
 from mmssl.data.labels import LABEL
 from mmssl.draws import Draws
 from mmssl.finetuning.following import Following
-from mmssl.finetuning.options import SelfTrainingConfig
+from mmssl.finetuning.forgetting import Forgetting
+from mmssl.finetuning.options import ForgettingConfig, SelfTrainingConfig
 from mmssl.finetuning.supervised import make_objective
 from mmssl.losses.supervised import ldam, logit_adjusted, sade
 from mmssl.objectives.pretraining import Pretraining
@@ -29,6 +31,7 @@ TAILS: dict[str, Any] = {
     "experts": sade(COUNTS, 2.0),
     "teacher": None,
     "teacher of experts": sade(COUNTS, 2.0),
+    "forgetting": None,
 }
 CASES = {"mixed": [0, None, 2, None, 1, 0, None, None], "one rank has no label": [0, 1, 2, 0, None, None, None, None]}
 
@@ -38,6 +41,9 @@ def pretraining(kind: str) -> Pretraining:
     plain = make_objective(model, "classification", ["image"], 3, "clean", tail=TAILS[kind])
     torch.manual_seed(1)
     torch.nn.init.normal_(plain.head.linear.weight)
+    if kind == "forgetting":
+        kept, forgotten = torch.randn(2, 5, plain.head.linear.in_features)
+        return Pretraining(model, {"task": Forgetting(plain, ForgettingConfig(weight=0.5), model, kept, forgotten)})
     plain.penalty = torch.full((plain.head.linear.in_features,), 0.01)
     if not kind.startswith("teacher"):
         return Pretraining(model, {"task": plain})
@@ -55,6 +61,9 @@ def batch(case: str, rows: range) -> dict[str, Any]:
     told = {
         "value": torch.tensor([label or 0 for label in labels]),
         "present": torch.tensor([label is not None for label in labels]),
+        "gone": torch.tensor([label == 0 for label in labels]),
+        "features": torch.from_numpy(rng.normal(size=(2 * ROWS, 16)).astype(np.float32))[list(rows)],
+        "answers": torch.from_numpy(rng.normal(size=(2 * ROWS, 3)).astype(np.float32))[list(rows)],
     }
     return {"image": processor.preprocessors["image"]([pictures[row] for row in rows]), LABEL: told}
 
