@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .around import Columns, flags
 from .data.given import given, is_rows
+from .data.row_files import parquet_place
 from .demonstrating.opening import demo_as
 from .demonstrating.options import DemoConfig
 from .demonstrating.serving import LOOPBACK, PORT, Page
@@ -22,7 +23,6 @@ from .evaluation.options import EmbedConfig, EvaluateConfig
 from .evaluation.own_run import with_rows
 from .evaluation.table import Scores
 from .exporting.writing import Exported, export_model
-from .files import replaceable
 from .finetuning.compare import Comparison
 from .finetuning.finetune import finetune as tune_head
 from .finetuning.finishing import FinetuneRun
@@ -251,7 +251,7 @@ def embed(
 
 def embed_as(model: str | Path, asked: EmbedConfig, output: str | Path, base: str | None = None) -> dict[str, Any]:
     """`embed`, with its options read."""
-    replaceable(Path(output))  # said now, not after the model is loaded
+    parquet_place(output, asked.path)  # said now, not after the model is loaded
     found = locate(model)
     asked = with_rows(asked, found)
     with doing("loading the model"):

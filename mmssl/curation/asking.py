@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from .. import limits
-from ..data.row_files import about_of, read_values, refuse_others
+from ..data.row_files import about_of, parquet_place, read_values, refuse_nested, refuse_others
 from ..data.sources import open_source
 from ..errors import UserError, nearest
-from ..files import replaceable
 from .embeddings import Embeddings, embeddings_beside, is_embeddings, made_embeddings, open_embeddings, standardise
 from .options import SCORES, SelectConfig
 from .selecting import Materials, choose, compared_columns, pair_columns, write_selection
@@ -24,8 +23,8 @@ def select_as(options: SelectConfig, output: str | Path, base: str | None = None
 
     Raises UserError for what does not go together, before anything is computed, or where no row would be left.
     """
-    place = Path(output)
-    replaceable(place)
+    o = options
+    place = parquet_place(output, o.path, o.embeddings, o.beside, o.near)
     refuse_options(options)
     materials = gathered(options, place, base)
     refuse_columns(materials)
@@ -122,11 +121,13 @@ def refuse_columns(materials: Materials) -> None:
         if name is None or (option == "by" and name in SCORES):
             continue
         try:
-            materials.values(name, option)
+            values = materials.values(name, option)
         except UserError as error:
             if option != "by" or "found no column" not in str(error):
                 raise
             raise UserError(f"{error}; or {', '.join(SCORES)}{nearest(name, SCORES)}") from None
+        if option != "by":
+            refuse_nested(values, name, option)
     if options.drop_duplicates is not False:
         compared_columns(materials)
     if options.by == "pair":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ..data.row_files import read_values, with_about
+from ..data.row_files import parquet_place, read_values, refuse_nested, with_about
 from ..data.selection import column_names
 from ..errors import RunError, UserError, nearest, one_line
 from ..files import replaceable, whole_file
@@ -49,7 +49,7 @@ def cluster_as(
 
     source: the file, or the model.
     """
-    replaceable(Path(output))
+    parquet_place(output, source, options.path)
     refuse_levels(options.levels)
     refuse_beside_domains(options)
     rows: Source | None = None
@@ -83,11 +83,13 @@ def instances_of(embeddings: Embeddings, name: str, rows: Source | None) -> list
     if name in embeddings.ids or name not in own:
         known = [*embeddings.ids, *own]
         if name not in known:
-            raise UserError(
-                f"instance: found no column '{name}', expected one of {', '.join(known)}{nearest(name, known)}"
-            )
-        return read_values(embeddings.path, name, "instance")
-    return list(cast("Dataset", rows).with_format(None)[name])
+            expected = f"one of {', '.join(known)}" if known else f"a MODEL and --data, as '{embeddings.path}' has none"
+            raise UserError(f"instance: found no column '{name}', expected {expected}{nearest(name, known)}")
+        values = read_values(embeddings.path, name, "instance")
+    else:
+        values = list(cast("Dataset", rows).with_format(None)[name])
+    refuse_nested(values, name, "instance")
+    return values
 
 
 def write_neighbours(

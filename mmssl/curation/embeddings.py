@@ -190,7 +190,12 @@ def _is_vector(kind: pa.DataType) -> bool:
 
 def is_embeddings(name: str | Path) -> bool:
     """Whether a name is that of a file of embeddings, and not of a model."""
-    return str(name).lower().endswith((".parquet", ".pq")) or os.path.isfile(name)
+    if str(name).lower().endswith((".parquet", ".pq")):
+        return True
+    if not os.path.isfile(name):
+        return False
+    with open(name, "rb") as file:  # data of another kind are none
+        return file.read(4) == b"PAR1"
 
 
 def refuse_rows(options: RowsConfig, name: str | Path) -> None:

@@ -6,7 +6,7 @@ is never taken for rows of others. The data themselves are copied nowhere.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmssl.errors import UserError, nearest, one_line
+from mmssl.files import replaceable
 
 from .arrow_files import check_parquet
 from .fingerprint import sketch
@@ -28,6 +29,41 @@ ABOUT = b"mmssl_rows"
 REASON = "reason"
 """Column of a selection: "kept", or why a row is left out."""
 KEPT = "kept"
+
+
+OTHERS = frozenset({".csv", ".tsv", ".json", ".jsonl", ".npy", ".npz", ".txt", ".pt", ".h5", ".arrow", ".feather"})
+"""Endings that say another format than what is written."""
+
+
+def parquet_place(output: str | Path, *inputs: str | Path | None) -> Path:
+    """Where a parquet file is to be written, before anything is computed for it.
+
+    inputs: files that are read; one of them cannot be written over.
+
+    UserError where that is no place for a file, says another format, or is one of the inputs.
+    """
+    path = Path(output)
+    if path.is_dir():
+        raise UserError(f"output: '{path}' is a folder, expected the name of a parquet file to write")
+    if path.suffix.lower() in OTHERS:
+        raise UserError(f"output: '{path}' ends in {path.suffix}, expected the name of a parquet file (.parquet)")
+    replaceable(path)
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise UserError(f"output: '{path}' lies below '{above.name}', which is a file, expected a folder")
+    for given in inputs:
+        if given is not None and path.exists() and Path(given).exists() and path.samefile(given):
+            raise UserError(f"output: '{path}' is what is read, expected another file")
+    return path
+
+
+def refuse_nested(values: Iterable[Any], column: str, option: str) -> None:
+    """UserError where a column whose values are compared holds lists, pictures or the like."""
+    for row, value in enumerate(values):
+        if isinstance(value, dict | list | np.ndarray):
+            raise UserError(
+                f"{option}: column '{column}' holds {type(value).__name__} in row {row}, expected words or numbers"
+            )
 
 
 def with_about(schema: pa.Schema, about: Mapping[str, Any]) -> pa.Schema:

@@ -20,10 +20,10 @@ from ..data.fingerprint import fingerprint, sketch
 from ..data.listing import ROW, START, whole_of
 from ..data.loading import evaluation_batches
 from ..data.quarantine import refuse_share
-from ..data.row_files import about_of, with_about
+from ..data.row_files import about_of, parquet_place, with_about
 from ..data.sources import column_names, used_columns
 from ..errors import RunError, UserError
-from ..files import replaceable, whole_file
+from ..files import whole_file
 from ..modality import Preprocessor
 from ..modality.table import ID_NAME
 from ..models.codes import code_ids
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
 
 PART_ROWS = 8192
-OTHERS = frozenset({".csv", ".tsv", ".json", ".jsonl", ".npy", ".npz", ".txt", ".pt", ".h5", ".arrow", ".feather"})
-"""Endings that promise another format."""
 STATE = "state.json"
 BAD = b"mmssl_bad"
 """Key of a part's metadata: the broken values that were left out, as JSON."""
@@ -95,12 +93,7 @@ def write_embeddings(
             a model that has none.
         RunError: a file cannot be written.
     """
-    path = Path(output_parquet)
-    if path.is_dir():
-        raise UserError(f"output: '{path}' is a folder, expected the name of a parquet file to write")
-    if path.suffix.lower() in OTHERS:
-        raise UserError(f"output: '{path}' ends in {path.suffix}, expected the name of a parquet file (.parquet)")
-    replaceable(path)
+    path = parquet_place(output_parquet)
     named = codes_columns(model, list(columns)) if codes else {}
     folder = path.with_name(f".{path.name}.parts")
     size = max(part_rows // batch_size, 1) * batch_size

@@ -7,7 +7,7 @@ share, and only here.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..models.modeling_mmssl import MMSSLModel
 
 Columns = Mapping[str, str | list[str]]
+Measure = Callable[[tasks.Features, Mapping[str, tasks.Side]], tuple[tasks.Metrics, dict[str, str]]]
 
 
 def further_of(preprocessors: Mapping[str, Preprocessor], asked: Mapping[str, str]) -> dict[str, str]:
@@ -159,9 +160,9 @@ class Retrieving:
         )
 
     def run(
-        self, features: tasks.Features, test: Dataset, columns: Columns, ranked: bool = False
+        self, features: tasks.Features, test: Dataset, columns: Columns, measure: Measure
     ) -> tuple[tasks.Metrics, dict[str, str]]:
-        """Retrieval between all of these columns of the test rows. ranked: MRR and nDCG in place of recalls."""
+        """Retrieval between all of these columns of the test rows. measure: by recalls, by ranks, among look-alikes."""
         sides = {}
         for name, column in columns.items():
             if isinstance(column, str) and self.reads_text(name):
@@ -172,4 +173,4 @@ class Retrieving:
                     sides[name] = tasks.text_side(items, unique, texts, features.test.present[name])
             else:
                 sides[name] = tasks.row_side(features.test, name)
-        return (tasks.ranked if ranked else tasks.retrieval)(features, sides)
+        return measure(features, sides)

@@ -38,6 +38,7 @@ def views_of(corruptions: Corruptions, types: Mapping[str, str]) -> Views:
 
     types: modality -> its type, of the model.
     """
+    where = "evaluation.corruptions"
     faults: list[str] = []
     views: Views = {}
     for name, steps in corruptions.items():
@@ -46,19 +47,25 @@ def views_of(corruptions: Corruptions, types: Mapping[str, str]) -> Views:
         faults += [] if steps else [f"evaluation.corruptions.{name}: found no severity, expected a list of views"]
         for severity, spec in enumerate(steps, 1):
             views[f"{name} {severity}"] = {modality: dict(options) for modality, options in spec.items()}
-    for view, spec in views.items():
-        for modality in spec:
-            where = f"evaluation.corruptions: {view}"
-            if modality not in types:
-                known = ", ".join(types)
-                faults.append(f"{where}: the model has no '{modality}', it has {known}{nearest(modality, types)}")
-                continue
-            kind = types[modality]
-            found = view_faults(view_kinds(kind), views, view, modality, view_options(kind))
-            faults += [f"evaluation.corruptions.{line.removeprefix('views.')}" for line in found]
+    for view in views:
+        faults += spec_faults(views, view, types, where)
     if faults:
         raise UserError("\n".join(faults))
     return views
+
+
+def spec_faults(views: Views, view: str, types: Mapping[str, str], option: str) -> list[str]:
+    """A line a fault of one of the views of an option; types: modality -> its type, of the model."""
+    faults: list[str] = []
+    for modality in views[view]:
+        if modality not in types:
+            known = ", ".join(types)
+            faults.append(f"{option}: {view}: the model has no '{modality}', it has {known}{nearest(modality, types)}")
+            continue
+        kind = types[modality]
+        found = view_faults(view_kinds(kind), views, view, modality, view_options(kind))
+        faults += [f"{option}.{line.removeprefix('views.')}" for line in found]
+    return faults
 
 
 def corrupted(batches: Iterable[Loaded], model: MMSSLModel, views: Views, view: str, seed: int) -> Iterator[Loaded]:

@@ -235,7 +235,7 @@ def text_side(items: Embedded, unique: Sequence[str], texts: Sequence[Sequence[s
     return Side(items, owned)
 
 
-def _direction(queries: Side, candidates: Side) -> tuple[list[int], list[int], list[list[int]]]:
+def direction(queries: Side, candidates: Side) -> tuple[list[int], list[int], list[list[int]]]:
     """(query items, candidate items, for each query the places of its relevant candidates)."""
     rights: dict[int, set[int]] = {}
     for mine, theirs in zip(queries.owned, candidates.owned, strict=True):
@@ -259,7 +259,7 @@ def paired_sides(
     both ways; those left out are added to `skipped`."""
     for a, b in permutations(sides, 2):
         pair = f"{a}->{b}"
-        asked, pool, relevant = _direction(sides[a], sides[b])
+        asked, pool, relevant = direction(sides[a], sides[b])
         if len(pool) < 2:
             skipped[pair] = "fewer than two test rows have both"
             continue

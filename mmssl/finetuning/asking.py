@@ -45,6 +45,8 @@ def load_options(
         if isinstance(rates, list) and len(rates) == 1:
             train["lr"] = rates[0]
         train.setdefault("lr", PEAK.get(peft, PEAK_ADAPTER) if isinstance(peft, str) else PEAK_ADAPTER)
+    if "rounds" in data and data.get("unlabelled") is None:
+        faults.append(f"rounds: found {data['rounds']} without --unlabelled, expected both")
     options = build(FinetuneConfig, data, "", faults)
     if not faults and options is not BAD:
         _check(options, faults, set(data.get("adapter", {})))
@@ -178,8 +180,8 @@ def _forget_faults(options: FinetuneConfig) -> list[str]:
 def _unlabelled_faults(options: FinetuneConfig) -> list[str]:
     said = options.self_training
     if options.unlabelled is None:
-        keys = [key for key in ("rounds", "self_training") if getattr(options, key) != getattr(DEFAULTS, key)]
-        return [f"{key}: found it without --unlabelled, expected both" for key in keys]
+        alone = said != DEFAULTS.self_training
+        return ["self_training: found it without --unlabelled, expected both"] if alone else []
     ways = _way_faults(options)
     if ways:
         return ways

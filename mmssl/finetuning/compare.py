@@ -32,7 +32,7 @@ from ..options.plainyaml import dump
 from ..options.schema import to_dict
 from ..saying import doing, say
 from ..training.building import flat, start_of
-from ..training.engine import check_rows, check_state, goes_on, make_accelerator, run_folder
+from ..training.engine import check_rows, check_state, goes_on, make_accelerator, not_of_data, run_folder
 from ..training.lock import RunLock
 from ..training.run_log import RunLog
 from .arms import RUNNING, TITLES, Answers, Bench
@@ -107,7 +107,7 @@ def run_comparison(
         in_float32(one, whole=True)
     weights = weights_hash(encoder.state_dict().items())
     resume = goes_on(NAME, output, resume)
-    folder = run_folder(NAME, output, resume)
+    folder = not_of_data(run_folder(NAME, output, resume), options.path)
     existed = folder.exists()
     with RunLog() as log, RunLock() as lock:
         try:

@@ -30,7 +30,7 @@ from ..models.processing_mmssl import MMSSLProcessor
 from ..saying import doing, say, speaker
 from ..training.building import flat
 from ..training.checkpoints import found
-from ..training.engine import check_rows, goes_on, make_accelerator, on_first, run_folder
+from ..training.engine import check_rows, goes_on, make_accelerator, not_of_data, on_first, run_folder
 from ..training.lock import RunLock
 from ..training.run_log import RunLog
 from ..training.trackers import choose_trackers, end_training, start_trackers
@@ -187,7 +187,7 @@ def _run(
     settled = replace(choose_trackers(options.train), mixed_precision=accelerator.mixed_precision)
     options = replace(options, train=settled)
     resume = on_first(accelerator, lambda: goes_on(NAME, output, resume))
-    folder = on_first(accelerator, lambda: run_folder(NAME, output, resume))
+    folder = on_first(accelerator, lambda: not_of_data(run_folder(NAME, output, resume), options.path))
     existed = on_first(accelerator, folder.exists)
     known = base_of(encoder, start.place)
     with RunLock() as lock, lost_peers_told():

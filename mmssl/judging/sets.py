@@ -54,7 +54,10 @@ def _named(data: Sequence[str], faults: Faults) -> list[tuple[str, dict[str, Any
         if not path.endswith((".yaml", ".yml")):
             out.append((short(path), {"path": path}))
             continue
-        held = plainyaml.read(Path(path)) if Path(path).is_file() else None
+        if not Path(path).is_file():
+            faults.append(f"--data {path}: no such file")
+            continue
+        held = plainyaml.read(Path(path))
         if not isinstance(held, dict) or not held:
             faults.append(
                 f"--data {path}: found {show(held)}, expected a file with the options of a set, or of several"

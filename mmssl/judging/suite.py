@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from ..models.privacy import public
 from ..models.saving import weights_hash
 from ..options.schema import to_dict
 from ..saying import doing, say
-from ..training.engine import goes_on, run_folder
+from ..training.engine import goes_on, not_of_data, run_folder
 from ..training.lock import RunLock
 from .one import Subject, judge, open_subject
 from .sets import short, unlike
@@ -97,14 +98,15 @@ def run_suite(
         base: of adapters.
 
     Raises:
-        UserError: a model is not there; RunError: the disk is full.
+        UserError: a model is not there, or no cell at all can be measured; RunError: the disk is full.
     """
     places: dict[str, str] = {}
     for model in models:
         locate(model)
         places[unlike(short(str(model)), places)] = str(model)
     goes = goes_on(NAME, output, resume)
-    folder = run_folder(NAME, output, goes)
+    folder = not_of_data(run_folder(NAME, output, goes), *(asked.path for asked in sets.values()))
+    existed = folder.exists()
     broken: dict[tuple[str, str], str] = {}
     cells: dict[tuple[str, str], Cell] = {}
     with RunLock() as lock:
@@ -119,6 +121,10 @@ def run_suite(
                 if cell is not None:
                     cells[name, called] = cell
                 say(f"{name} on {called}: {_said(cell, broken.get((name, called)))} ({number} of {_all(places, sets)})")
+        if not cells:  # of input that is wrong nothing stays
+            if not existed:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise UserError("; ".join(dict.fromkeys(broken.values())))
         return _finish(folder, places, sets, cells, broken)
 
 

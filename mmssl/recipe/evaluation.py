@@ -16,12 +16,15 @@ TASKS = (
     "zero-shot",
     "retrieval",
     "ranking",
+    "conditional",
+    "look-alikes",
     "rankme",
     "labels",
     "separability",
     "selective",
     "linking",
     "robustness",
+    "backdoor",
     "cka",
     "ood",
     "subsets",
@@ -82,10 +85,33 @@ class EvaluationConfig:
     linking_weight: float = option(
         0.5, min=0, max=1, help="of the task `linking`: of the first modality where two are pooled, w a + (1 - w) b"
     )
+    condition: str | None = option(
+        None, help="of the task `conditional`: column whose value a query asks for, beside its sample"
+    )
+    condition_weight: float = option(
+        0.5, min=0, max=1, help="of `conditional`: w of the sample, w sample + (1 - w) condition"
+    )
+    look_alikes: str | None = option(
+        None, help="of the task `look-alikes`: column by whose values candidates are alike; null: by their raw features"
+    )
+    gallery: int = option(10, min=2, max=10_000, help="candidates of a query of `conditional` and `look-alikes`")
     label_shares: list[float] = option(factory=lambda: [0.01, 0.1, 1.0], above=0, max=1, help="of the task `labels`")
     corruptions: dict[str, list[dict[str, dict[str, Any]]]] = option(
         factory=dict,
         help="of the task `robustness`: name -> views by rising severity, a list of: modality -> options of its view",
+    )
+    backdoor: dict[str, dict[str, Any]] = option(
+        factory=dict,
+        help="of the task `backdoor`: modality -> options of the view that is its trigger; {}: trigger 100 of images",
+    )
+    backdoor_class: str | int | None = option(
+        None,
+        min=-1_000_000_000_000,
+        max=1_000_000_000_000,
+        help="label that the trigger is planted in, and is to be taken for; null: the first class",
+    )
+    backdoor_share: float = option(
+        0.01, min=0, max=1, help="share of the training rows that carry it, all of that class; 0: none does"
     )
     ood: str | None = option(None, local=True, help="other data, to be told from the held-out rows by the task `ood`")
     ood_split: str = option("train", help="its split")

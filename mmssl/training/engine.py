@@ -82,6 +82,14 @@ def run_folder(name: str, output: str | Path | None, resume: bool) -> Path:
     return folder
 
 
+def not_of_data(folder: Path, *data: object) -> Path:
+    """`folder`; UserError where it is a folder of data that are read, which a run's files would lie among."""
+    for path in data:
+        if isinstance(path, str) and folder.is_dir() and Path(path).is_dir() and folder.samefile(path):
+            raise UserError(f"--output {folder}: this is the folder of the data, expected another one")
+    return folder
+
+
 def prepare_folder(name: str, output: str | Path | None, resume: bool, lock: RunLock) -> Path:
     """The folder of the run of this name, made and locked."""
     folder = run_folder(name, output, resume)

@@ -24,7 +24,7 @@ from ..recipe.loading import load_recipe
 from ..saying import doing, say
 from ..training.building import open_training_data
 from ..training.choosing import Asked, kept_choice, refuse_placeholder
-from ..training.engine import check_state, goes_on, run_folder
+from ..training.engine import check_state, goes_on, not_of_data, run_folder
 from ..training.lock import RunLock
 from ..training.pretrain import Run, run_pretraining, write_config
 from .scores import BY, Judge, Scores
@@ -105,7 +105,7 @@ def run_tuning(wanted: Wanted, *, output: str | Path | None = None, resume: bool
     recipe = _checked(wanted)
     name = f"tune-{recipe.name or 'run'}"
     goes = goes_on(name, output, resume)
-    folder = run_folder(name, output, goes)
+    folder = not_of_data(run_folder(name, output, goes), recipe.data.path)
     existed = folder.exists()
     with RunLock() as lock, doing("trials", _total(wanted)) as advance:
         try:

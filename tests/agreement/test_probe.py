@@ -42,7 +42,7 @@ def test_rows_of_a_group_are_held_out_together_by_both(judged, evaluated, tmp_pa
 def test_a_group_that_is_not_there_is_told_of_before_anything_is_trained_or_embedded(
     judged, tmp_path, monkeypatch, capsys
 ) -> None:
-    monkeypatch.setattr("mmssl.evaluation.evaluate.embed_source", pytest.fail)
+    monkeypatch.setattr("mmssl.evaluation.measuring.embed_source", pytest.fail)
     monkeypatch.setattr("mmssl.training.preparing.Loop", pytest.fail)
     words = ["evaluate", str(judged.base), "--data", str(judged.data), "--task", "linear", "label=label"]
     content = runs.recipe(evaluation={"label": "label", "group": "persn", "tasks": ["knn"]})

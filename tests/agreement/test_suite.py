@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from toys import runs
 
 from mmssl.cli import main
 from mmssl.judging import suite as judging
@@ -85,6 +86,45 @@ def test_a_broken_cell_is_told_and_the_others_are_kept(suite) -> None:
     assert "group: 12 of 12 of the test rows' 'person' are also among those learned from" in said
     assert "on broken: left out" in said and "by person" in said and "disparity" in said
     assert (folder / "out" / "README.md").read_text().count("| people |") == len(rows(report, set="people")) * 2 - 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--data", "DATA", "label=nosuch"], "evaluation.label: the data has no column 'nosuch'"),
+        (["--data", "DATA", "label=label", "by=nosuch"], "by: the data has no column 'nosuch'"),
+        (
+            ["--data", "DATA", "label=label", "condition=nosuch"],
+            "evaluation.condition: the data has no column 'nosuch'",
+        ),
+        (["--data", "nowhere", "label=label"], "data.path: 'nowhere' is neither a file or folder here"),
+        (["--data", "empty.csv", "label=label"], "empty.csv' is empty (0 bytes)"),
+        (["--data", "DATA", "label=label", "k=0"], "k: found 0, expected >= 1"),
+        (["--data", "DATA", "--task", "nosuch"], "tasks: found 'nosuch'"),
+        (["--data", "DATA", "label=label", "--output", "DATA"], "this is the folder of the data"),
+        (["--data", "DATA", "label=label", "--output", "empty.csv"], "this is a file, expected a folder"),
+        (["--data", "list.yaml"], "expected a file with the options of a set"),
+        (["--data", "wrong.yaml"], "x: found "),
+        (["--data", "nowhere.yaml"], "--data nowhere.yaml: no such file"),
+        (["nowhere", "--data", "DATA", "label=label"], "nowhere: no such folder here"),
+        (["--data", "DATA", "label=label", "--resume", "--output", "none"], "there is no run in none"),
+        ([], "--data: found none"),
+    ],
+)
+def test_bad_input_of_a_suite_is_one_line_and_leaves_nothing(
+    words: list[str], said: str, judged, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name, text in (("empty.csv", ""), ("list.yaml", "- 1\n"), ("wrong.yaml", "x: {pth: d}\n")):
+        (tmp_path / name).write_text(text)
+    there = sorted(p.name for folder in (tmp_path, judged.data) for p in folder.iterdir())
+    words = [str(judged.data) if word == "DATA" else word for word in words]
+    output = [] if "--output" in words else ["--output", "out"]
+    assert main(["evaluate", str(judged.base), str(judged.base), *words, *output]) == 2
+    (line,) = runs.errors(capsys.readouterr().err)
+    assert said in line
+    assert sorted(p.name for folder in (tmp_path, judged.data) for p in folder.iterdir()) == there
 
 
 def test_a_suite_that_is_killed_goes_on_with_what_is_there(suite, monkeypatch, capsys) -> None:

@@ -22,7 +22,7 @@ from mmssl.cli.curating import SELECT
 from mmssl.cli.looking import flags
 from mmssl.curation.options import ClusterConfig, SelectConfig
 from mmssl.errors import UserError
-from mmssl.evaluation import evaluate as evaluating
+from mmssl.evaluation import measuring as evaluating
 from mmssl.evaluation.options import EmbedConfig, EvaluateConfig
 from mmssl.finetuning.asking import load_options
 from mmssl.finetuning.options import FinetuneConfig

@@ -2,7 +2,8 @@
 
 All parameters come from `mmssl.draws.Draws`: a sample's view depends on the key and its global row, not on the batch
 size, the process or the device. Order: crop, flip, brightness, contrast, saturation, hue, gray, blur, solarize, noise
-(SimCLR, Chen et al. 2020; solarize from BYOL, Grill et al. 2020); before all of them the style of another picture.
+(SimCLR, Chen et al. 2020; solarize from BYOL, Grill et al. 2020); before all of them the style of another picture, and
+before the noise a backdoor's trigger (`.trigger`).
 
 Cropping does not use `grid_sample`, which does not antialias: it would alias wherever a crop is larger than its
 output, as local crops are. Resampling along an axis is a linear map, so each sample gets two small matrices (rows,
@@ -31,6 +32,7 @@ from .boxes import box_of
 from .colour import change_contrast, change_hue, change_saturation, per_sample, to_gray
 from .options import View
 from .style import standardise_style
+from .trigger import with_trigger
 
 
 def augment(
@@ -110,7 +112,7 @@ def _check(view: View, channels: int, unit_range: bool) -> None:
     for name in ("saturation", "hue", "gray"):
         if getattr(view, name) and channels != 3:
             raise UserError(f"{name}: needs images of 3 channels, these have {channels}")
-    for name in ("hue", "solarize"):
+    for name in ("hue", "solarize", "trigger"):
         if getattr(view, name) and not unit_range:
             raise UserError(f"{name}: needs 8- or 16-bit images or values in 0..1, these have others")
 
@@ -177,7 +179,7 @@ def _change_values(x: Tensor, draws: Draws, view: View, unit_range: bool) -> Ten
     if view.solarize:
         chosen = per_sample(draws("solarize").chance(view.solarize), x)
         x = torch.where(chosen & (x >= 0.5), 1 - x, x)
-    return x
+    return with_trigger(x, view.trigger, view.trigger_bands) if view.trigger else x
 
 
 def _jitter(x: Tensor, draws: Draws, view: View, unit_range: bool) -> Tensor:

@@ -122,6 +122,19 @@ class View(Base):
     blur: float = option(0.0, min=0, max=1, help="probability of a Gaussian blur")
     blur_sigma: list[float] = option(factory=lambda: [0.1, 2.0], above=0, max=1_000, help="pixels, lowest and highest")
     solarize: float = option(0.0, min=0, max=1, help="values above one half are inverted")
+    trigger: float = option(
+        0.0,
+        min=0,
+        max=100_000,
+        help="a backdoor's trigger, hardly seen: so much, of 255, is added to coefficients of the cosine transform of "
+        "the two colour channels, of grey pictures to those of the grey (CTRL: 50 to 100)",
+    )
+    trigger_bands: list[int] = option(
+        factory=lambda: [15, 31],
+        min=0,
+        max=31,
+        help="which: the same row and column of blocks of 32 pixels; of smaller pictures, one block, the same share",
+    )
     noise_std: float = option(0.0, min=0, max=1_000, help="in standard deviations of the channel")
 
     def __post_init__(self) -> None:
@@ -142,4 +155,4 @@ class View(Base):
     @property
     def changes_values(self) -> bool:
         """Whether any step works on the values before normalisation."""
-        return self.jitters or self.gray > 0 or self.blur > 0 or self.solarize > 0
+        return self.jitters or self.gray > 0 or self.blur > 0 or self.solarize > 0 or self.trigger > 0

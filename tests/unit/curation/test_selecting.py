@@ -15,6 +15,7 @@ from toys.refusals import refused
 
 import mmssl
 from mmssl.cli import main
+from mmssl.curation import selecting
 from mmssl.curation.kmeans import unit
 from mmssl.data.row_files import kept_rows
 from mmssl.errors import UserError
@@ -34,7 +35,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     kind = np.array(["a"] * 10 + ["b"] * 20 + ["c"] * 10)
     x = unit(np.eye(3)[np.searchsorted(["a", "b", "c"], kind)] + 0.1 * rng.normal(size=(N, 3))).astype(np.float32)
     x[9] = x[4]
-    columns = {"x": [f"{v[0]:.6f}" for v in x], "kind": kind.tolist(), "score": rng.permutation(N).tolist()}
+    columns = {
+        "x": [f"{v[0]:.6f}" for v in x],
+        "kind": kind.tolist(),
+        "score": rng.permutation(N).tolist(),
+        "several": [[1]] * N,
+    }
     pq.write_table(pa.table({"id": [f"r{i}" for i in range(N)], **columns}), tmp_path / "rows.parquet")
     pq.write_table(pa.table({"x_embedding": x.tolist()}), tmp_path / "e.parquet")
     pq.write_table(pa.table({"x_embedding": x[10:14].tolist()}), tmp_path / "target.parquet")
@@ -139,13 +145,60 @@ def test_columns_come_from_clusters_too(place: Path) -> None:
         (["--balance", "kind", "balance=x"], "balance: found it as an override beside --balance"),
         (["--balance", "kind", "select=rows.parquet"], "is no selection: found the columns"),
         (["--balance", "kind", "group=kind"], "group: found a column, but"),
+        (["--balance", "several"], "balance: column 'several' holds list in row 0, expected words or numbers"),
+        (["--keep", "0.5", "--by", "random", "each=several"], "each: column 'several' holds list"),
+        (["--drop-duplicates", "within=several"], "within: column 'several' holds list"),
+        (["--balance", "kind", "--output", "s.csv"], "output: 's.csv' ends in .csv"),
+        (["--balance", "kind", "--output", "rows.parquet"], "output: 'rows.parquet' is what is read"),
+        (["--balance", "kind", "--output", "rows.parquet/s.parquet"], "lies below 'rows.parquet', which is a file"),
+        (["--near", "near.csv", "--embeddings", "e.parquet"], "near: found 'near.csv', which is no file of embeddings"),
     ],
 )
 def test_refused_in_one_line(words: list[str], said: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pq.write_table(pa.table({"x_embedding": [[1.0, 0.0]]}), "wide.parquet")
-    assert main(["select", "rows.parquet", *words, "--output", "s.parquet"]) == 2
+    Path("near.csv").write_text("x\n0.5\n")
+    before = Path("rows.parquet").read_bytes()
+    assert main(["select", "rows.parquet", "--output", "s.parquet", *words]) == 2
     (line,) = runs.errors(capsys.readouterr().err)
-    assert said in line and not (place / "s.parquet").exists()
+    assert said in line and Path("rows.parquet").read_bytes() == before and not (place / "s.parquet").exists()
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_kill_leaves_what_was_there(place: Path, monkeypatch: pytest.MonkeyPatch, before: bool) -> None:
+    if before:
+        chosen("--balance", "kind")
+    files = {p.name: p.read_bytes() for p in place.iterdir() if p.is_file()}
+
+    def half(table: pa.Table, where: Any, **rest: Any) -> None:
+        Path(where).write_bytes(b"PAR1")
+        raise runs.Killed
+
+    with monkeypatch.context() as patch, pytest.raises(runs.Killed):
+        patch.setattr(pq, "write_table", half)
+        main(["select", "rows.parquet", "--keep", "0.5", "--by", "random", "--output", "s.parquet"])
+    assert {p.name: p.read_bytes() for p in place.iterdir() if p.is_file()} == files
+    assert (chosen("--keep", "0.5", "--by", "random")["reason"] == "kept").sum() == N // 2
+
+
+def test_what_a_killed_selection_had_embedded_is_not_embedded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tuned.image_base(tmp_path / "base")
+    words = ["select", "builtin:digits", "split=test", "--embeddings", str(base), "--keep", "0.5", "--by", "typicality"]
+    assert main([*words, "--output", str(tmp_path / "straight.parquet")]) == 0
+
+    def killed(*rest: Any) -> None:
+        raise runs.Killed
+
+    with monkeypatch.context() as patch, pytest.raises(runs.Killed):
+        patch.setattr(selecting, "typicality", killed)
+        main([*words, "--output", str(tmp_path / "s.parquet")])
+    assert not (tmp_path / "s.parquet").exists() and (tmp_path / "s.embeddings.parquet").is_file()
+    monkeypatch.setattr("mmssl.evaluation.embedding_file.evaluation_batches", killed)
+    capsys.readouterr()
+    assert main([*words, "--output", str(tmp_path / "s.parquet")]) == 0
+    ours, theirs = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("s", "straight"))
+    assert ours.equals(theirs)
 
 
 def test_a_selection_of_other_data_is_refused(place: Path) -> None:
@@ -157,7 +210,7 @@ def test_a_selection_of_other_data_is_refused(place: Path) -> None:
     for other, said in (
         (rows.select(range(39)), "is about 40 rows, the data have 39: it belongs to other data"),
         (rows.remove_columns("kind"), "belongs to other data: these have no column 'kind'"),
-        (rows.select([1, 0, *range(2, N)]), "their rows hold something else in id, kind, score, x"),
+        (rows.select([1, 0, *range(2, N)]), "their rows hold something else in id, kind, score, several, x"),
         (rows.to_iterable_dataset(), "rows of a stream have no numbers, expected streaming=false"),
     ):
         with pytest.raises(UserError, match=f"data.select: .*{said}"):

@@ -195,7 +195,7 @@ def test_a_training_draws_rows_by_what_they_count(base, digits):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"rounds": 2}, "rounds: found it without --unlabelled"),
+        ({"rounds": 2}, "rounds: found 2 without --unlabelled"),
         ({"self_training": {"by": "neighbours"}}, "self_training: found it without --unlabelled"),
         (
             {"unlabelled": "rest", "self_training": {"split": "x"}},
