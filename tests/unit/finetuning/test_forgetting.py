@@ -191,7 +191,7 @@ def test_a_class_that_the_other_model_lacks_is_never_what_it_says():
     ("options", "says"),
     [
         ({"forget": "writer=w9"}, "--forget: no row has 'w9' in 'writer'; it holds w0, w1, w2, w3"),
-        ({"forget": "riter=w1"}, "--forget: the data have no column 'riter', did you mean 'writer'"),
+        ({"forget": "riter=w1"}, "--forget: the data have no column 'riter'; did you mean 'writer'"),
         ({"forget": "writer="}, "--forget: found 'writer=', expected COLUMN=VALUE"),
         ({"forget": "nowhere.parquet"}, "--forget: no such file: 'nowhere.parquet'"),
         ({"forget": "writer=w0,w1,w2,w3"}, "--forget: all of the 119 training rows"),
