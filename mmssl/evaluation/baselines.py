@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..algebra import eigh
+
 WIDEST = 8192
 """Raw features wider than this are hashed down to it: a tokenizer of 250,000 pieces would need gigabytes."""
 
@@ -131,10 +133,10 @@ def _principal(centred: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues (r,) and eigenvectors (F, r) of the scatter matrix of centred (n, F); r <= min(n, F)."""
     if len(centred) < centred.shape[1]:
         # the small matrix has the same eigenvalues; directions of no variance play no part in a ridge fit
-        spectrum, left = torch.linalg.eigh(centred @ centred.T)
+        spectrum, left = eigh(centred @ centred.T)
         kept = spectrum > 1e-12 * spectrum[-1]
         return spectrum[kept], centred.T @ (left[:, kept] / spectrum[kept].sqrt())
-    spectrum, basis = torch.linalg.eigh(centred.T @ centred)
+    spectrum, basis = eigh(centred.T @ centred)
     return spectrum.clamp(min=0), basis
 
 

@@ -22,6 +22,7 @@ ROOMS = (
     "patches",
     "options",
     "schedules",
+    "algebra",
     "limits",
     "boundary",
     "files",

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ...algebra import eigh, svd
 from ...errors import UserError
 
 LEAST = 16
@@ -122,10 +123,10 @@ def _strongest(whole: Tensor, at: Mapping[str, slice], width: int) -> tuple[Tens
     """The largest eigenvalues (k,) that are above 0, and their vectors (r of all sides, k), k <= width."""
     if len(at) == 2:  # two sides: the singular vectors of their one block
         a, b = at.values()
-        left, value, right = torch.linalg.svd(whole[a, b], full_matrices=False)
+        left, value, right = svd(whole[a, b])
         value, vector = value[:width], torch.cat([left[:, :width], right[:width].T])
     else:
-        value, vector = torch.linalg.eigh(whole)
+        value, vector = eigh(whole)
         value, vector = value.flip(0)[:width], vector.flip(1)[:, :width]
     kept = value > 1e-9 * value[:1]
     return value[kept], vector[:, kept]
@@ -134,9 +135,9 @@ def _strongest(whole: Tensor, at: Mapping[str, slice], width: int) -> tuple[Tens
 def _principal(z: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues (r,) and vectors (W, r) of z' z, the strongest; r <= KEPT."""
     if len(z) < z.shape[1]:  # the small matrix has the same eigenvalues
-        value, left = torch.linalg.eigh(z @ z.T)
+        value, left = eigh(z @ z.T)
     else:
-        value, left = torch.linalg.eigh(z.T @ z)
+        value, left = eigh(z.T @ z)
     value, left = value.flip(0)[:KEPT], left.flip(1)[:, :KEPT]
     kept = value > 1e-9 * value[:1]
     value, left = value[kept], left[:, kept]
