@@ -103,8 +103,13 @@ def one(name: str, objective: str, seed: int, folder: Path, choose: bool, more: 
     }
 
 
-def table(runs: dict[str, Any]) -> str:
-    """The page's table: a line a set and objective, the seeds side by side."""
+def table(runs: dict[str, Any], recipe: str = "series") -> str:
+    """The page's table: a line a set and objective, the seeds side by side.
+
+    Args:
+        runs: set/objective/seed -> task -> arm -> accuracy.
+        recipe: what the recipes' names begin with.
+    """
     lines = [
         "| set | objective | linear: model/twin | nearest neighbours: model/twin | raw features |",
         "|---|---|---|---|---|",
@@ -117,7 +122,7 @@ def table(runs: dict[str, Any]) -> str:
         ]
         raw = ", ".join(f"{mine[0][task]['raw']:.3f}".lstrip("0") for task in ("linear", "knn"))
         name, _, objective = cell.partition("/")
-        lines.append(f"| {name} | `series_{objective}` | {pairs[0]} | {pairs[1]} | {raw} |")
+        lines.append(f"| {name} | `{recipe}_{objective}` | {pairs[0]} | {pairs[1]} | {raw} |")
     return "\n".join(lines)
 
 
