@@ -13,6 +13,7 @@ from benchmarks import (
     curation,
     finetune,
     first_hour,
+    forgetting,
     keeping,
     loader,
     pages,
@@ -56,6 +57,11 @@ def test_fine_tuning() -> None:
 def test_what_pretraining_is_worth() -> None:
     page = pages.FINE_TUNING.read_text()
     assert pages.between(page, compare.MARKS) == compare.table(), "run python -m benchmarks.compare table"
+
+
+def test_forgetting() -> None:
+    page, found = pages.FINE_TUNING.read_text(), json.loads(forgetting.RESULT.read_text())
+    assert pages.between(page, forgetting.MARKS) == forgetting.table(found), "run python -m benchmarks.forgetting table"
 
 
 def test_rare_classes() -> None:
