@@ -204,12 +204,14 @@ def _seen(modalities: Sequence[str], opened: Opened, roles: Roles, signals: Sign
     column = roles.columns[modalities[0]]
     of = read_rows(opened.rows, [column] if isinstance(column, str) else column, SIDES)
     values, read = [select(row, column) for row in of], reader(modalities[0])
-    if modalities == ["graph"]:
-        return evidence.Seen(
-            nodes=max((int(found.sizes["nodes"]) for found in read.readable(values, read.look)), default=0)
-        )
-    pictures: Any = read
-    shapes = [found.shape for found in pictures.readable(values, pictures.whole)]
+    try:
+        if modalities == ["graph"]:
+            sizes = [int(found.sizes["nodes"]) for found in read.readable(values, read.look)]
+            return evidence.Seen(nodes=max(sizes, default=0))
+        pictures: Any = read
+        shapes = [found.shape for found in pictures.readable(values, pictures.whole)]
+    except UserError:  # not one is read, which is said when the recipe's own reader is fitted
+        return evidence.Seen()
     if not shapes:
         return evidence.Seen()
     sides = sorted(min(shape[:2]) for shape in shapes)

@@ -105,6 +105,11 @@ CASES: dict[str, tuple[Callable[[Path], Path], int, str]] = {
         1,
         "worthless: series: none of 10 samples is read",
     ),
+    "graphs that are none": (
+        lambda f: [(f / f"{n}.graphml").write_text("<graphml><node") for n in range(10)] and f,  # type: ignore[return-value]
+        1,
+        "worthless: graph: none of",
+    ),
     "a device": (lambda f: Path("/dev/zero"), 2, "'/dev/zero' is a device, expected a file or a folder"),
 }
 
