@@ -138,6 +138,8 @@ def _checked(wanted: Wanted) -> Recipe:
     for name, least in (("trials", 1), ("samples", 20)):
         if getattr(wanted, name) < least:
             raise UserError(f"--{name}: found {getattr(wanted, name)}, expected at least {least}")
+    if not 0 <= wanted.seed < 2**32:
+        raise UserError(f"--seed: found {wanted.seed}, expected >= 0 and <= {2**32 - 1}")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(f"mmssl tune: found {os.environ['WORLD_SIZE']} processes, expected one")
     check_space(wanted.config, wanted.fixed, wanted.space, wanted.preset)

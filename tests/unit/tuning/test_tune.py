@@ -143,6 +143,7 @@ def no_looks() -> dict[str, Any]:
         ({"by": "rank"}, "did you mean 'rankme'"),
         ({"trials": 0}, "--trials"),
         ({"samples": 1}, "--samples"),
+        ({"seed": -1}, "--seed"),
         ({"by": "probe", "config": runs.recipe(evaluation={"label": "colour"})}, "no column 'colour'"),
         ({"by": "lidar", "config": no_looks(), "space": space_of({"train.lr": [1e-3]})}, "neither views nor masks"),
         ({"fixed": {"data": {"path": "no/such/folder"}}}, "no/such/folder"),
