@@ -108,7 +108,7 @@ def test_a_failed_embedding_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
         write_embeddings(ByHand(True), READERS, data, {"point": "point"}, path, batch_size=2)
     left = sorted(p.name for p in tmp_path.iterdir() if "out" in p.name)
     assert path.read_text() == "old" and left == [".out.parquet.parts", "out.parquet"]
-    with pytest.raises(RunError, match="could not write"):
+    with pytest.raises(UserError, match="lies below 'out.parquet', which is a file"):
         write_embeddings(ByHand(True), READERS, data, {"point": "point"}, path / "below" / "a.parquet")
     with pytest.raises(UserError, match="is a folder"):
         write_embeddings(ByHand(True), READERS, data, {"point": "point"}, tmp_path)
