@@ -10,9 +10,10 @@ from ..data.amounts import are_amounts
 from ..data.choosing import look_at
 from ..training.building import flat
 from . import repeated
-from .columns import made_of, part_of_text
+from .columns import part_of_text
 from .decoding import Facts
 from .findings import NOTE, WORTHLESS, WRONG, Finding, alike_pairs, named, of_classes, small_ones
+from .relabelled import made_of
 from .rows import Rows
 from .sketches import alike_rows, alike_texts, cells_of, sketches_of
 

@@ -171,10 +171,16 @@ def run(case: str, folder: Path, rank: int) -> dict[str, Any]:
     return {"code": code, "after": after, "pictured": pictured}
 
 
-QUICK = ("watched", "nan", "watched, sharded", "renewed", "renewed, sharded")
-"""The others run for 30 steps in three processes: they are marked as slow."""
+QUICK = ("watched", "nan", "renewed")
+"""The others run for 30 steps, or with shares of the model, in three processes: they are marked as slow."""
 LONG = tuple(case for case in CASES if case not in QUICK)
-EVERY = [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+
+
+def marked(*cases: str) -> list[Any]:
+    return [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+
+
+EVERY = marked(*CASES)
 
 
 def worker(rank: int, ports: dict[str, int], folder: Path, results: Any) -> None:
@@ -236,28 +242,28 @@ def test_every_number_of_the_log_is_that_of_one_process(ran, case):
             assert ours[key] == pytest.approx(theirs[key], rel=1e-5, abs=1e-5), (key, ours["step"])
 
 
-def test_the_log_says_which_process_is_slow_where_they_can_be_told_apart(quick):
+@pytest.mark.parametrize("case", marked("watched", "watched, sharded"))  # of shares the reading is told
+def test_the_log_says_which_process_is_slow_where_they_can_be_told_apart(ran, case):
     """That the first one's seconds leave out its wait for the second is seen in `run`, of the case `nan`."""
-    one, two, _ = quick
-    for case in ("watched", "watched, sharded"):  # of shares the reading is told
-        for row in runs.metrics(two / case):
-            assert row["rank_seconds/max"] >= row["rank_seconds/median"] > 0 and row["slowest_rank"] in (0, 1)
-            assert row["mfu"] > 0
-    assert not [key for row in runs.metrics(one / "watched") for key in row if "rank_seconds" in key]
+    one, two, _ = ran
+    for row in runs.metrics(two / case):
+        assert row["rank_seconds/max"] >= row["rank_seconds/median"] > 0 and row["slowest_rank"] in (0, 1)
+        assert row["mfu"] > 0
+    assert not [key for row in runs.metrics(one / case) for key in row if "rank_seconds" in key]
 
 
-def test_the_log_names_the_process_that_computes_slowly(quick):
+@pytest.mark.parametrize("case", marked("renewed", "renewed, sharded"))
+def test_the_log_names_the_process_that_computes_slowly(ran, case):
     """By shares, too, where all wait for it in front of every block."""
-    _, two, _ = quick
-    for case in ("renewed", "renewed, sharded"):
-        for row in runs.metrics(two / case):
-            assert row["slowest_rank"] == 1 and row["rank_seconds/computing"] > 1000 > row["rank_seconds/reading"]
-            assert row["rank_seconds/max"] == pytest.approx(3 * row["rank_seconds/median"], rel=0.2)
+    _, two, _ = ran
+    for row in runs.metrics(two / case):
+        assert row["slowest_rank"] == 1 and row["rank_seconds/computing"] > 1000 > row["rank_seconds/reading"]
+        assert row["rank_seconds/max"] == pytest.approx(3 * row["rank_seconds/median"], rel=0.2)
 
 
-@pytest.mark.parametrize("case", ["watched", "watched, sharded"])
-def test_what_was_watched_is_in_the_log(quick, case):
-    _, two, _ = quick
+@pytest.mark.parametrize("case", marked("watched", "watched, sharded"))
+def test_what_was_watched_is_in_the_log(ran, case):
+    _, two, _ = ran
     kinds = {
         "health/image/rankme",
         "health/image-text/gap",
@@ -269,14 +275,15 @@ def test_what_was_watched_is_in_the_log(quick, case):
     assert kinds <= {key for row in runs.metrics(two / case) for key in row}
 
 
-@pytest.mark.parametrize("case", ["watched", "watched, sharded"])
-def test_the_first_of_two_processes_makes_the_pictures(quick, case):
-    _, _, found = quick
+@pytest.mark.parametrize("case", marked("watched", "watched, sharded"))
+def test_the_first_of_two_processes_makes_the_pictures(ran, case):
+    _, _, found = ran
     assert found[case, 0]["pictured"] == [0, 0] and not found[case, 1]["pictured"]
 
 
-def test_what_shares_of_two_have_written_one_process_goes_on_with(quick, tmp_path):
-    one, two, _ = quick
+@pytest.mark.slow
+def test_what_shares_of_two_have_written_one_process_goes_on_with(long, tmp_path):
+    one, two, _ = long
     run = tmp_path / "run"
     shutil.copytree(two / "watched, sharded", run)
     assert (run / "checkpoints" / "step-00000004" / "shards").is_dir()
@@ -284,7 +291,7 @@ def test_what_shares_of_two_have_written_one_process_goes_on_with(quick, tmp_pat
         shutil.rmtree(done)
     path = runs.write(tmp_path, sharded(watched()))
     assert main(["pretrain", str(path), "--output", str(run), "--resume"]) == 0
-    expected, found = runs.metrics(one / "watched")[-1], runs.metrics(run)[-1]
+    expected, found = runs.metrics(one / "watched, sharded")[-1], runs.metrics(run)[-1]
     assert found["step"] == expected["step"] == 6
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     assert (run / "checkpoints" / "step-00000006" / checkpoints.WEIGHTS).is_file()

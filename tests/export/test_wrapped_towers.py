@@ -40,6 +40,7 @@ def recipe(image: str, text: str, folder: Path, pooling: str = "mean", **model: 
     return out
 
 
+@pytest.mark.slow
 def test_trained_vit_bert_and_clip_go_out_as_their_own_classes(tmp_path, capsys):
     vit(tmp_path / "vit"), bert(tmp_path / "bert"), clip(tmp_path / "clip")
     origins = {"two": ("vit", "bert", "mean"), "pair": ("clip", "clip", "cls")}

@@ -89,6 +89,7 @@ def wait_for_the_lock(run: Path) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_writing_the_one_before_is_whole_and_the_run_goes_on_from_it(tmp_path):
     path, marker = runs.write(tmp_path, runs.recipe()), tmp_path / "marker"
     words = ["pretrain", str(path), ASYNC, "--output", str(tmp_path / "run")]

@@ -124,6 +124,7 @@ def pictures():
     )
 
 
+@pytest.mark.slow
 def test_regression_and_several_labels(base, tmp_path, pictures):
     quick = {"steps": 30, "batch_size": 32, "lr": 3e-3}
     run = finetune(base, pictures, "bright", peft="lora", output=tmp_path / "r", train=quick, group="person", test=None)

@@ -124,6 +124,7 @@ def test_outlier_score_is_the_distance_to_the_kth_neighbour():
     torch.testing.assert_close(outlier_score(train, test, k=99).double(), 1 - cosine.amin(1), atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_tasks_from_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
