@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from toys import tuned
 
 import mmssl
 from mmssl.errors import UserError
@@ -20,11 +18,6 @@ from mmssl.losses.supervised import row_losses
 
 QUICK = {"steps": 6, "batch_size": 16}
 PEOPLE = 30
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tuned.image_base(tmp_path_factory.mktemp("model") / "base")
 
 
 @pytest.fixture(scope="module")

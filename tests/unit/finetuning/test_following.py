@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
-from toys import tuned
 
 from mmssl.data.given import given
 from mmssl.data.labels import LABEL
@@ -35,11 +34,6 @@ SHORT: dict[str, Any] = {
     "unlabelled": "rest",
     "train": {"steps": 4, "batch_size": 16, "lr": 3e-3, "save_every": 2},
 }
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tuned.image_base(tmp_path_factory.mktemp("model") / "base")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from toys import tuned
 
 from mmssl.data.given import given
 from mmssl.data.labels import LABEL, Target
@@ -27,11 +26,6 @@ from mmssl.models.opening import open_model
 from mmssl.training.loop import Loop
 
 SHORT: dict[str, Any] = {"train": {"steps": 4, "batch_size": 16, "lr": 1e-3, "save_every": 2}, "eval_every": 2}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tuned.image_base(tmp_path_factory.mktemp("model") / "base")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from toys import tuned
 
 from benchmarks.selftraining import Draw, Rows
 from mmssl.cli import main
@@ -29,11 +28,6 @@ from mmssl.models.opening import open_model
 from mmssl.training.loop import Loop
 
 SHORT: dict[str, Any] = {"few": 0, "validation_share": 0, "train": {"steps": 3, "batch_size": 16, "save_every": 2}}
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tuned.image_base(tmp_path_factory.mktemp("model") / "base")
 
 
 def table(x: np.ndarray, y: list[int | None]) -> datasets.Dataset:

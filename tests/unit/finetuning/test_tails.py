@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from toys import tuned
 
 from mmssl.data.labels import make_target
 from mmssl.errors import UserError
@@ -107,11 +105,6 @@ def test_scores_by_frequency_are_means_over_their_classes():
     assert not any(
         "recall" in name for name in measure(target, {"model": F.one_hot(said, 4).float()}, truth, train, shots=[1, 99])
     )
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tuned.image_base(tmp_path_factory.mktemp("model") / "base")
 
 
 @pytest.fixture(scope="module")
