@@ -19,14 +19,13 @@ from typing import Any, NoReturn
 from ..errors import LostProcess, RunError, TimeUp, UserError, nearest, one_line, out_of_memory, shown, unknown
 from ..models.privacy import hidden
 from ..provenance import trust
-from ..saying import doing, result, say, secrets_hidden, speaker, told_as
+from ..saying import doing, loading, result, say, secrets_hidden, speaker, told_as
 from . import curating, demonstrating, evaluating, looking, reporting, tuning, verifying
 from .results import print_report, show_run
 from .telling import add_commands
 from .threads import wait_briefly
 from .words import add_log, columns_of, command_first, listed, wanted_log
 
-IMPORTS = "loading torch and transformers"
 MODEL = "a folder (of a model, a run, an adapter, a fine-tuning, or one that transformers loads), or an id on the Hub"
 BASE = "the model that an adapter belongs on, where it is not at the place that the adapter remembers"
 PATIENCE = 10.0
@@ -156,7 +155,7 @@ def parsers() -> tuple[_Parser, dict[str, argparse.ArgumentParser]]:
     help = "size of a shipped recipe: demo (minutes on a CPU), small, base; default: by data and device, and said"
     sub.add_argument("--preset", metavar="NAME", help=help)
 
-    sub = command("evaluate", lambda args: evaluating.evaluate(args, _flags, IMPORTS), evaluating.HELP)
+    sub = command("evaluate", lambda args: evaluating.evaluate(args, _flags), evaluating.HELP)
     evaluating.add_arguments(sub, MODEL, DATA, BASE)
     _add_label(sub)
 
@@ -278,7 +277,7 @@ def _pretrain(args: argparse.Namespace) -> int:
     from ..recipe.loading import load_recipe
 
     load_recipe(args.config, args.overrides, preset=args.preset)  # before the loop's imports: seconds earlier
-    with doing(IMPORTS):
+    with loading():
         from ..training.choosing import Asked
         from ..training.pretrain import run_pretraining
         from ..training.process import prepare_process
@@ -297,7 +296,7 @@ def _embed(args: argparse.Namespace) -> int:
 
     words = [*args.overrides, "codes=true"] if args.codes else args.overrides
     options = command_options(EmbedConfig, words, _flags(args))
-    with doing(IMPORTS):
+    with loading():
         from ..api import embed_as
 
     summary = embed_as(args.model, options, args.output, args.base)
@@ -333,7 +332,7 @@ def _push(args: argparse.Namespace) -> int:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
-    with doing(IMPORTS):
+    with loading():
         from ..training.process import prepare_process
         from ..training.reproduce import reproduce
 
@@ -344,10 +343,11 @@ def _reproduce(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from ..models.stock.formats import load_format
+    from ..models.stock.formats import load_format, refuse_unknown
 
-    load_format(args.to)  # a wrong name shows before the model is loaded
-    with doing(IMPORTS):
+    refuse_unknown(args.to)  # a wrong name shows before anything is loaded
+    with loading():
+        load_format(args.to)
         from ..exporting.adapting import export_adapter
         from ..exporting.card import proof_text
         from ..exporting.writing import export_model
@@ -371,7 +371,7 @@ def _flags(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _finetune(args: argparse.Namespace) -> int:
-    with doing(IMPORTS):
+    with loading():
         from ..finetuning.asking import load_options
         from ..training.process import prepare_process
 
@@ -380,7 +380,7 @@ def _finetune(args: argparse.Namespace) -> int:
         from .comparing import compare
 
         return compare(args, options)
-    with doing(IMPORTS):
+    with loading():
         from ..finetuning.finetune import run_finetuning
 
     prepare_process()

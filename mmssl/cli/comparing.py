@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from ..saying import result
+from ..saying import loading, result
 
 if TYPE_CHECKING:
     from ..finetuning.options import FinetuneConfig
@@ -17,9 +17,10 @@ def compare(args: argparse.Namespace, options: FinetuneConfig) -> int:
     from ..finetuning.asking import refuse_teacher
 
     refuse_teacher(args.teacher)
-    from ..finetuning.compare import run_comparison
-    from ..finetuning.comparison import plain, rich_tables
-    from ..training.process import prepare_process
+    with loading():
+        from ..finetuning.compare import run_comparison
+        from ..finetuning.comparison import plain, rich_tables
+        from ..training.process import prepare_process
 
     prepare_process()
     found = run_comparison(args.model, options, output=args.output, base=args.base, resume=args.resume or False)

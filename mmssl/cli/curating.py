@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..saying import doing, result
+from ..saying import loading, result
 from .telling import Command
 
 SELECT = {
@@ -61,7 +61,7 @@ def _cluster(args: argparse.Namespace, flags: dict[str, Any]) -> int:
     from ..recipe.loading import command_options
 
     options = command_options(ClusterConfig, args.overrides, flags)
-    with doing("loading torch and transformers"):
+    with loading():
         from ..curation.clustering import cluster_as
 
     done = cluster_as(args.source, options, args.output, args.base)
@@ -93,7 +93,7 @@ def _select(args: argparse.Namespace) -> int:
             number = option in ("--keep", "--drop-duplicates")
             flags[name] = parse(value, option) if number else value
     options = command_options(SelectConfig, args.overrides, flags)
-    with doing("loading torch and transformers"):
+    with loading():
         from ..curation.asking import select_as
 
     done = select_as(options, args.output, args.base)

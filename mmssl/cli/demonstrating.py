@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..saying import doing, result, say
+from ..saying import loading, result, say
 
 HELP = "Search data by words, pictures, sounds, signals or rows, on a page of this machine."
 Flags = Callable[[argparse.Namespace], dict[str, Any]]
@@ -36,7 +36,7 @@ def demo(args: argparse.Namespace, flags: Flags) -> int:
 
     given = flags(args) | ({"embeddings": args.embeddings} if args.embeddings else {})
     options = command_options(DemoConfig, args.overrides, given)
-    with doing("loading torch and transformers"):
+    with loading():
         from ..demonstrating.opening import demo_as
 
     demo_as(args.model, options, args.base, args.host, args.port).wait()
@@ -64,7 +64,7 @@ def push_space(args: argparse.Namespace, flags: Flags) -> int:
     if args.revision is not None:
         raise UserError(f"--revision: found '{args.revision}' beside --space, but a Space runs its branch main alone")
     options = command_options(DemoConfig, args.overrides, flags(args))
-    with doing("loading torch and transformers"):
+    with loading():
         from ..demonstrating.space import push_space
 
     done = push_space(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..saying import doing, result
+from ..saying import loading, result
 from .results import print_report
 
 HELP = "Measure a model on data, beside its untrained twin and the raw features; several models on several sets, too."
@@ -35,7 +35,7 @@ def add_arguments(sub: argparse.ArgumentParser, model: str, data: str, base: str
     sub.add_argument("--resume", metavar="auto", nargs="?", const="last", help=help)
 
 
-def evaluate(args: argparse.Namespace, flags: Flags, imports: str) -> int:
+def evaluate(args: argparse.Namespace, flags: Flags) -> int:
     """Run it, and print what it found; 1 where a cell of a suite is lacking."""
     from ..evaluation.options import EvaluateConfig
     from ..recipe.loading import command_options
@@ -44,7 +44,7 @@ def evaluate(args: argparse.Namespace, flags: Flags, imports: str) -> int:
     args.data = data[0] if data else None
     if len(models) == 1 and len(data) < 2 and not _is_suite(args, data):
         options = command_options(EvaluateConfig, words, flags(args))
-        with doing(imports):
+        with loading():
             from ..judging.one import judge_model
 
         print_report(judge_model(models[0], options, args.base))
@@ -52,7 +52,7 @@ def evaluate(args: argparse.Namespace, flags: Flags, imports: str) -> int:
     if not data:
         raise UserError("--data: found none, expected the data on which several models are compared")
     args.data = None
-    with doing(imports):
+    with loading():
         from ..judging.sets import read_sets
         from ..judging.suite import run_suite
 

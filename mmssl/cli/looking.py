@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, shown
-from ..saying import doing, result, speaker
+from ..saying import loading, result, speaker
 from .words import columns_of
 
 if TYPE_CHECKING:
     from .telling import Command
 
 DATA = "a folder, file, glob, Hub id or builtin:NAME"
-IMPORTS = "loading torch and transformers"
 
 
 def add_commands(command: Command) -> None:
@@ -60,7 +59,7 @@ def _init(args: argparse.Namespace) -> int:
 
     if args.ask and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError("--ask: found no terminal to ask on, expected one; without --ask init takes what it finds")
-    with doing(IMPORTS):
+    with loading():
         from ..looking.asking import answered
         from ..looking.init import Draft, init
         from ..looking.options import InitConfig
@@ -85,7 +84,7 @@ def _init(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    with doing(IMPORTS):
+    with loading():
         from ..looking.check import asked_of, check
 
     options, recipe = asked_of(args.data, args.overrides, flags(args, "label"))
@@ -99,7 +98,7 @@ def _plan(args: argparse.Namespace) -> int:
     from ..recipe.loading import load_recipe
 
     load_recipe(args.config, args.overrides, preset=args.preset)  # a mistake in it shows at once
-    with doing(IMPORTS):
+    with loading():
         from ..looking.plan import plan
         from ..training.choosing import Asked
         from ..training.process import prepare_process

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..saying import result
+from ..saying import loading, result
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
@@ -18,9 +18,7 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
 
 def report(args: argparse.Namespace) -> int:
     """Write it."""
-    from ..saying import doing
-
-    with doing("loading torch and transformers"):
+    with loading():
         from ..training.reporting import report as write
 
     path = write(args.runs, args.output)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..saying import result
+from ..saying import loading, result
 
 if TYPE_CHECKING:
     from ..tuning.tune import Tuned
@@ -43,8 +43,9 @@ def tune(args: argparse.Namespace) -> int:
 
     words = [*args.overrides, *([f"evaluation.label={args.label}"] if args.label else [])]
     fixed, space = read_space(words)
-    from ..training.process import prepare_process
-    from ..tuning.tune import Wanted, run_tuning
+    with loading():
+        from ..training.process import prepare_process
+        from ..tuning.tune import Wanted, run_tuning
 
     prepare_process()
     prune = not args.no_prune

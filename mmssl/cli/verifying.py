@@ -6,7 +6,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from ..saying import result
+from ..saying import loading, result
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
@@ -25,9 +25,11 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
 def verify(args: argparse.Namespace) -> int:
     """Run it; 0 where both runs are the same bit for bit, else 1."""
     from ..recipe.loading import load_recipe
-    from ..training.certify import verify_resume
 
     load_recipe(args.config, args.overrides, preset=args.preset)  # a mistake in it shows at once
+    with loading():
+        from ..training.certify import verify_resume
+
     with tempfile.TemporaryDirectory(prefix="mmssl-verify-") as folder:
         found = verify_resume(
             args.config,

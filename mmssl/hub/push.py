@@ -23,7 +23,7 @@ from ..boundary import kind_of
 from ..errors import RunError, UserError, one_line
 from ..models.locating import ADAPTER, PEFT_CONFIG, locate
 from ..names import refuse_misspelt
-from ..saying import doing
+from ..saying import doing, loading
 from .contents import lacks, may_hold
 from .picture import SAMPLES
 from .secrets import findings, text_of
@@ -166,9 +166,10 @@ def send(
 
 def staged(folder: Path, scratch: Path, base: str | None) -> tuple[Path, list[str]]:
     """The folder as it is; of an adapter of ours a copy that names its base as others know it."""
-    from .staging import stage_adapter
-
     if (folder / ADAPTER).is_file():
+        with loading():
+            from .staging import stage_adapter
+
         return stage_adapter(folder, scratch, base)
     if base is not None:
         raise UserError(f"--base {base}: {folder} is no adapter that mmssl trained, it names no base")

@@ -1,8 +1,8 @@
 """`Speaker`: the one place that writes lines, and tells what is being done while there are none.
 
-After 4 s without a word it is said what is being done, and then every 30 s; on a terminal at its foot, every second,
+After 3 s without a word it is said what is being done, and then every 30 s; on a terminal at its foot, every second,
 which goes when something is said. Nothing is said of what takes less, and nothing by any but the first of several
-processes.
+processes. Of imports it is said before they begin (`loading`): they keep the interpreter to themselves for seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .lines import Others, line_of
 if TYPE_CHECKING:
     from .screen import Screen
 
-FIRST, AGAIN = 4.0, 30.0
+FIRST, AGAIN = 3.0, 30.0
 """Seconds of silence before it is said what is being done: at first, and then."""
 EACH = 5.0
 """Seconds between two JSON lines of progress."""
@@ -151,8 +151,8 @@ class Speaker:
     # -------------------------------------------------------------------------------------------- what is being done
 
     @contextlib.contextmanager
-    def doing(self, activity: Activity) -> Iterator[Activity]:
-        """Tell of it as long as the block takes."""
+    def doing(self, activity: Activity, at_once: bool = False) -> Iterator[Activity]:
+        """Tell of it as long as the block takes. at_once: also of what takes no time."""
         if os.environ.get("RANK", "0") != "0":
             yield activity
             return
@@ -163,6 +163,8 @@ class Speaker:
             self._over = threading.Event()
             self._beats = threading.Thread(target=self._beat, args=(self._over,), name="mmssl-progress", daemon=True)
             self._beats.start()
+        if at_once:
+            self.look(activity.began, at_once=True)
         try:
             yield activity
         finally:
@@ -186,17 +188,19 @@ class Speaker:
         while not over.wait(BEAT):
             self.look(time.monotonic())
 
-    def look(self, now: float) -> None:
-        """Tell what is being done, if it is time. now: `time.monotonic`."""
+    def look(self, now: float, at_once: bool = False) -> None:
+        """Tell what is being done, if it is time. now: `time.monotonic`; at_once: it is."""
         with self._lock:
             if not self.activities or self.quiet:
                 return
             activity = self.activities[-1]
             if self.on_terminal:
-                if now - max(self.spoke, self.changed) >= 1 or self._shows:  # who ends something may print next
+                if (
+                    at_once or now - max(self.spoke, self.changed) >= 1 or self._shows
+                ):  # who ends something may print next
                     self._draw(now)
                 return
-            if now - self.spoke >= ((EACH if self.json else AGAIN) if activity.told else FIRST):
+            if at_once or now - self.spoke >= ((EACH if self.json else AGAIN) if activity.told else FIRST):
                 activity.told, self.spoke = True, now
                 if self.json:
                     self.event("progress", **activity.plain(now))
@@ -247,3 +251,10 @@ def doing(what: str, total: int | None = None) -> Iterator[Advance]:
             activity.done = done
 
         yield advance
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Around the first imports of a command, which take seconds: said at once, where they are still to be done."""
+    with speaker.doing(Activity("loading torch and transformers"), at_once="torch" not in sys.modules):
+        yield

@@ -76,6 +76,62 @@ def test_commands_that_tell_import_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
+LONG = f"""
+import contextlib, io, os, sys
+from mmssl.cli import main
+
+class Reached(BaseException):
+    pass
+
+class Guard:
+    def find_spec(self, name, path=None, target=None):
+        if name in {HEAVY!r}:
+            raise Reached(name)
+
+def run(*words):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(list(words))
+        except Reached:
+            return err.getvalue()
+    raise AssertionError((words, out.getvalue(), err.getvalue()))
+
+sys.meta_path.insert(0, Guard())
+digits = ("--data", "builtin:digits")
+for words in (
+    ("init", "builtin:digits"),
+    ("check", "builtin:digits"),
+    ("plan", "quickstart"),
+    ("pretrain", "quickstart"),
+    ("tune", "quickstart", "train.lr=[0.1,0.2]"),
+    ("verify-resume", "quickstart"),
+    ("reproduce", "model"),
+    ("embed", "model", *digits, "--output", "e.parquet"),
+    ("cluster", "e.parquet", "--output", "c.parquet"),
+    ("select", "builtin:digits", "--output", "s.parquet"),
+    ("evaluate", "model"),
+    ("evaluate", "model", "other", *digits),
+    ("finetune", "model", *digits, "--label", "label"),
+    ("export", "model", "--to", "onnx", "--output", "o"),
+    ("push", "adapter", "me/it", "--dry-run"),
+    ("push", "model", "me/it", "--space", "space"),
+    ("report", "run"),
+    ("demo", "model"),
+):
+    said = run(*words)
+    assert said == "... loading torch and transformers\\n", (words, said)
+assert run("plan", "quickstart", "--quiet") == ""
+"""
+
+
+def test_what_takes_long_says_so_before_it_imports_anything_heavy(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "mmssl_adapter.json").write_text("{}")
+    done = subprocess.run([sys.executable, "-c", LONG], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_import_of_mmssl_is_light_and_its_names_come_when_asked_for() -> None:
     line = (
         f"import sys, mmssl; print([name for name in {HEAVY!r} + ('huggingface_hub', 'yaml') if name in sys.modules])"

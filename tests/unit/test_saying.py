@@ -17,7 +17,19 @@ from toys.refusals import refused
 
 from mmssl.cli import main, parsers
 from mmssl.models.privacy import GONE, hidden, is_veiled, veiled
-from mmssl.saying import Activity, Speaker, doing, say, secrets_hidden, set_log, speaker, speaking, told, told_as
+from mmssl.saying import (
+    Activity,
+    Speaker,
+    doing,
+    loading,
+    say,
+    secrets_hidden,
+    set_log,
+    speaker,
+    speaking,
+    told,
+    told_as,
+)
 from mmssl.saying.activity import clock
 from mmssl.saying.speaking import AGAIN, EACH, FIRST
 
@@ -46,8 +58,8 @@ def test_silence_is_broken_after_a_while_and_then_more_rarely(alone, capsys):
     said = capsys.readouterr()
     assert said.out == ""  # which may be JSON, for a program
     assert said.err.splitlines() == [
-        "... embedding the test rows: 3,200 of 50,000 (4 s, 58 s left)",
-        "... embedding the test rows: 3,200 of 50,000 (34 s, 8:17 left)",
+        "... embedding the test rows: 3,200 of 50,000 (3 s, 44 s left)",
+        "... embedding the test rows: 3,200 of 50,000 (33 s, 8:03 left)",
     ]
     alone.look(1000)
     assert capsys.readouterr().err == ""  # nothing is being done
@@ -62,7 +74,7 @@ def test_what_is_said_breaks_the_silence_too_and_the_innermost_is_told_of(alone,
             alone.look(4 + FIRST)
         alone.look(5 + FIRST)
     captured = capsys.readouterr()
-    assert captured.out == "a line\n" and captured.err == "... inner (2 s)\n"
+    assert captured.out == "a line\n" and captured.err == "... inner (1 s)\n"
 
 
 def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
@@ -117,7 +129,7 @@ def test_a_terminal_that_cannot_draw_again_gets_lines(alone, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     with alone.doing(Activity("inner", began=0.0)):
         alone.look(FIRST)
-    assert terminal.getvalue() == "... inner (4 s)\n"
+    assert terminal.getvalue() == "... inner (3 s)\n"
 
 
 def test_numbers_stand_beside_what_is_done_or_in_a_line(alone, capsys, monkeypatch):
@@ -133,6 +145,26 @@ def test_numbers_stand_beside_what_is_done_or_in_a_line(alone, capsys, monkeypat
     assert heard == ["step 3", "step 4", "step 5"]
     captured = capsys.readouterr()
     assert captured.out == "step 4\n" and json.loads(captured.err)["step"] == 5
+
+
+def test_of_imports_it_is_said_before_they_begin(alone, capsys, monkeypatch):
+    monkeypatch.setattr(speaking, "speaker", alone)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    with loading():
+        assert capsys.readouterr().err == "... loading torch and transformers\n"
+    for how in ("quiet", "json"):
+        setattr(alone, how, True)
+        with loading():
+            said = capsys.readouterr().err
+        setattr(alone, how, False)
+        assert said == "" if how == "quiet" else json.loads(said)["what"] == "loading torch and transformers"
+    terminal = on_terminal(monkeypatch)
+    with loading():
+        assert "loading torch and transformers" in bare(terminal.getvalue())
+    monkeypatch.undo()
+    with loading():
+        pass
+    assert capsys.readouterr().err == ""  # they are there
 
 
 def test_how_long_it_will_take_counts_from_where_it_began():
@@ -181,8 +213,8 @@ def test_json_lines_hold_messages_and_progress_an_object_each(alone, capsys):
     assert all(isinstance(one.pop("time"), float) for one in found)
     facts = {"what": "inner", "done": 4, "total": 10}
     assert found == [
-        {"event": "progress", **facts, "seconds": 4.0, "left": 6.0},
-        {"event": "progress", **facts, "seconds": 9.0, "left": 13.5},
+        {"event": "progress", **facts, "seconds": 3.0, "left": 4.5},
+        {"event": "progress", **facts, "seconds": 8.0, "left": 12.0},
         {"event": "message", "text": "two\nlines"},
         {"event": "warning", "text": "a warning"},
         {"event": "error", "text": "broken", "code": 2},

@@ -46,10 +46,15 @@ def _module(name: str) -> str:
     return f"{__name__}.{name.replace('-', '_')}"
 
 
-def load_format(name: str) -> Format:
-    """The format of that name; UserError naming the nearest one."""
+def refuse_unknown(name: str) -> None:
+    """UserError naming the nearest format where there is none of that name."""
     known = format_names()
     if name not in known:
         raise unknown("format", name, known)
+
+
+def load_format(name: str) -> Format:
+    """The format of that name; UserError naming the nearest one."""
+    refuse_unknown(name)
     found: Format = importlib.import_module(_module(name)).FORMAT
     return found
