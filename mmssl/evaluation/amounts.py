@@ -25,7 +25,7 @@ from .scoring import Array, r2
 from .tasks import ENCODERS, Features, Metrics, metric
 
 TASKS = ("knn", "linear", "boosting", "labels")
-"""Those that judge by amounts, too."""
+"""Those that judge by amounts, too, and all that they tell; `subsets` has a part that does."""
 DRAWS = 3
 """As `mmssl.evaluation.further.DRAWS`."""
 CHUNK = 1024
@@ -79,13 +79,18 @@ def judged(
                 said = predict(x[use].numpy(), y, x_test[against].numpy(), groups)
                 drawn = said if said.ndim == 3 else said[None]
                 values[encoder] = _mean(drawn, truth)
-                spans[encoder] = bootstrap(partial(_resampled, drawn, truth), len(truth))
+                spans[encoder] = interval(drawn, truth)
         out[f"{name}/{what}"] = metric(values, len(truth), share=False) | {"interval": spans}
     return out, skipped
 
 
 def _mean(drawn: Array, truth: Array) -> float:
     return float(np.mean([r2(said, truth) for said in drawn]))
+
+
+def interval(drawn: Array, truth: Array) -> list[float]:
+    """Of R2, by resamples of the test rows. drawn: (draws, m, 1), what was said of truth (m, 1)."""
+    return bootstrap(partial(_resampled, drawn, truth), len(truth))
 
 
 def _resampled(drawn: Array, truth: Array, rows: Tensor) -> float:
@@ -96,14 +101,20 @@ def _resampled(drawn: Array, truth: Array, rows: Tensor) -> float:
 
 
 def _nearest(x: Array, y: Array, x_test: Array, _: Groups | None, k: int) -> Array:
-    """The mean of the k nearest training rows by cosine, weighted as the classifier of `knn_votes` weighs them."""
-    train, test = (normalize(torch.from_numpy(part), dim=1) for part in standardised(x, x_test))
-    told, out = torch.from_numpy(y[:, 0]), []
+    train, test = (torch.from_numpy(part) for part in standardised(x, x_test))
+    return nearest(train, torch.from_numpy(y[:, 0]), test, k)[:, None].numpy()
+
+
+def nearest(train: Tensor, y: Tensor, test: Tensor, k: int) -> Tensor:
+    """(m,) the mean of y (n,) over the k training rows (n, D) that are nearest to each test row (m, D) by cosine, which
+    weigh as the classifier of `knn_votes` weighs them."""
+    train, test = (normalize(part.float(), dim=1) for part in (train, test))
+    out = []
     for part in test.split(CHUNK):
         cosine, index = (part @ train.T).topk(min(k, len(train)), dim=1)
         weight = (cosine / 0.07).double().softmax(1)
-        out.append((weight * told[index]).sum(1, keepdim=True))
-    return torch.cat(out).numpy()
+        out.append((weight * y[index]).sum(1))
+    return torch.cat(out)
 
 
 def _linear(x: Array, y: Array, x_test: Array, groups: Groups | None, seed: int) -> Array:

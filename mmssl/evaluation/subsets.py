@@ -1,26 +1,30 @@
 """The subset scorecard: how much does an encoder know from any of the modalities that a sample may come with?
 
-For every subset of the modalities a probe (weighted kNN) and retrieval into every modality outside it. The embedding of
-a subset is the normalised mean of its towers' normalised embeddings, a tower of several modalities giving one for those
-of the subset together; a row counts for a subset when it has all of it.
+For every subset of the modalities a probe (weighted kNN: accuracy, or R2 of labels that are amounts) and retrieval into
+every modality outside it. The embedding of a subset is the normalised mean of its towers' normalised embeddings, a
+tower of several modalities giving one for those of the subset together; a row counts for a subset when it has all of
+it.
 
 Shapes: n rows, E embedding width, F raw features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from .amounts import interval, nearest
 from .baselines import Ridge, Space, majority
 from .embedding import Embedded
 from .knn import knn_predict
 from .retrieval import chance_median_rank, chance_recall, median_rank, recall_at, retrieval_ranks
+from .scoring import r2
 from .tasks import ENCODERS, MIN_PAIRS, Features, Metric, Metrics, metric
 
 if TYPE_CHECKING:
@@ -61,7 +65,7 @@ class Scorecard:
         self.groups = {s: joint_groups(model, s) for s in subsets_of(self.names)}
 
     def run(self) -> tuple[Metrics, dict[str, str]]:
-        """Metrics `<a>+<b>/accuracy` and `<a>+<b>-><c>/<measure>`, and what was left out with the reason."""
+        """Metrics `<a>+<b>/accuracy` (or `/R2`) and `<a>+<b>-><c>/<measure>`, and what was left out with the reason."""
         out: Metrics = {}
         skipped: dict[str, str] = {}
         # means and cosines across modalities need one space
@@ -69,12 +73,12 @@ class Scorecard:
         if len(widths) > 1:
             return {}, {"embeddings": f"they differ in width, {sorted(widths)} (set model.projection)"}
         for subset in self.groups:
-            if self.features.y_test is not None and self.features.y_train is not None:
-                found = self._probe(subset)
+            for name, probe, of in self._probes():
+                found = probe(subset)
                 if found is None:
-                    skipped["+".join(subset)] = "it needs labelled test rows and labelled training rows of two classes"
+                    skipped["+".join(subset)] = f"it needs labelled test rows and labelled training rows of two {of}"
                 else:
-                    out["+".join(subset) + "/accuracy"] = found
+                    out[f"{'+'.join(subset)}/{name}"] = found
         for subset in self.groups:
             for target in self.names:
                 if target not in subset:
@@ -84,6 +88,14 @@ class Scorecard:
                     if not found_here:
                         skipped[pair] = "fewer than two test rows have all of it"
         return out, skipped
+
+    def _probes(self) -> list[tuple[str, Callable[[Subset], Metric | None], str]]:
+        """(measure, probe, what labels are) by the labels that there are."""
+        features = self.features
+        if features.y_test is not None and features.y_train is not None:
+            return [("accuracy", self._probe, "classes")]
+        amounts = features.numbers is not None and features.numbers.train is not None
+        return [("R2", self._probe_amounts, "values")] if amounts else []
 
     def _rows(self, rows: Embedded, subset: Subset) -> Tensor:
         """(n,) bool: the rows that have all of the subset."""
@@ -120,6 +132,25 @@ class Scorecard:
                 predicted = knn_predict(x[use], y_train[use], x_test[against], classes=classes, k=self.k)
                 values[encoder] = float((predicted == truth).double().mean())
         return metric(values, len(truth))
+
+    def _probe_amounts(self, subset: Subset) -> Metric | None:
+        train, test, numbers = self.features.train, self.features.test, self.features.numbers
+        assert numbers is not None and numbers.train is not None
+        if train is None or any(name not in train.present for name in subset):
+            return None
+        use = self._rows(train, subset) & numbers.train.isfinite()
+        against = self._rows(test, subset) & numbers.test.isfinite()
+        y, truth = numbers.train[use], numbers.test[against, None].numpy()
+        if len(y.unique()) < 2 or len(np.unique(truth)) < 2:
+            return None
+        values: dict[str, float | None] = {"chance": r2(np.full_like(truth, float(y.mean())), truth)}
+        spans: dict[str, list[float]] = {}
+        for encoder in ENCODERS:
+            x, x_test = self._inputs(train, encoder, subset), self._inputs(test, encoder, subset)
+            if x is not None and x_test is not None:
+                said = nearest(x[use], y, x_test[against], self.k)[:, None].numpy()
+                values[encoder], spans[encoder] = r2(said, truth), interval(said[None], truth)
+        return metric(values, len(truth), share=False) | {"interval": spans}
 
     def _retrieve(self, subset: Subset, target: str) -> Metrics:
         """Every row asks with the subset for its own `target` among those of all rows. Equal candidates share ranks."""

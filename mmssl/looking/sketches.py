@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..data.sampler import order
 
@@ -121,25 +122,69 @@ def cells_of(facts: Sequence[Facts], modality: str) -> dict[int, Cells]:
 def alike_rows(one: Mapping[int, Cells], other: Mapping[int, Cells] | None = None) -> Pairs:
     """(row, row) of a table that differ in one cell: within a split, or between two. What they have in common has to be
     rare: of cells that many rows have, chance makes such pairs.
+
+    Rows are numbers of 64 bits, the sums of those of their cells, so that what a row is without one cell takes one
+    subtraction, however many columns there are; rows that are found by it are compared.
     """
     both = [one] if other is None else [one, other]
     names = sorted({name for rows in both for cells in rows.values() for name in cells})
     count = sum(map(len, both))
     if len(names) < 3 or count > 2 * COMPARED:
         return []
-    frequent = {name: Counter(cells.get(name) for rows in both for cells in rows.values()) for name in names}
-    found: set[tuple[int, int]] = set()
+    table = _numbered([cells for rows in both for cells in rows.values()], names)
+    numbers = [number for rows in both for number in rows]
+    draw = np.random.default_rng(0)
+    hashes = [draw.integers(2**64, size=len(weights), dtype=np.uint64) for weights in table.rarity]
+    whole = np.zeros(count, np.uint64)
+    for codes, of in zip(table.codes, hashes, strict=True):
+        whole += of[codes]
     tries = np.log(count) * 2 - np.log(2) - np.log(CHANCE)
-    for name in names:
-        rest = [n for n in names if n != name]
-        where: dict[tuple[Hashable, ...], list[int]] = defaultdict(list)
-        for row, cells in one.items():
-            where[tuple(cells.get(n) for n in rest)].append(row)
-        for row, cells in (one if other is None else other).items():
-            key = tuple(cells.get(n) for n in rest)
-            if (other is None and len(where[key]) < 2) or key not in where:
-                continue
-            if sum(np.log(count / frequent[n][v]) for n, v in zip(rest, key, strict=True)) > tries:
-                near = [m for m in where[key][:MOST] if one[m].get(name) != cells.get(name)]
-                found |= {(match, row) for match in near if other is not None or match < row}
+    found: set[tuple[int, int]] = set()
+    for codes, of, rarity in zip(table.codes, hashes, table.rarity, strict=True):
+        rare = table.total - rarity[codes] > tries
+        for group in _differing(whole - of[codes], codes):
+            mine = [at for at in group if at < len(one)]
+            theirs = mine if other is None else [at for at in group if at >= len(one)]
+            for at in theirs:
+                near = [a for a in mine[:MOST] if codes[a] != codes[at]] if rare[at] else []
+                near = [a for a in near if np.count_nonzero(table.codes[:, a] != table.codes[:, at]) == 1]
+                pairs = [(numbers[a], numbers[at]) for a in near]
+                found |= {(match, row) for match, row in pairs if other is not None or match < row}
     return sorted(found)[:MOST]
+
+
+class _Numbered(NamedTuple):
+    """A table in numbers.
+
+    Attributes:
+        codes: number of the value of each cell, (columns, rows).
+        rarity: of each column, the logarithm of one in how many rows has each of its values.
+        total: of each row, the sum of that over its cells.
+    """
+
+    codes: NDArray[np.int32]
+    rarity: list[NDArray[np.float64]]
+    total: NDArray[np.float64]
+
+
+def _numbered(rows: Sequence[Cells], names: Sequence[str]) -> _Numbered:
+    codes = np.empty((len(names), len(rows)), np.int32)
+    rarity, total = [], np.zeros(len(rows))
+    for place, name in enumerate(names):
+        known: dict[Hashable, int] = {}
+        codes[place] = [known.setdefault(cells.get(name), len(known)) for cells in rows]
+        rarity.append(np.log(len(rows) / np.bincount(codes[place])))
+        total += rarity[-1][codes[place]]
+    return _Numbered(codes, rarity, total)
+
+
+def _differing(keys: NDArray[np.uint64], codes: NDArray[np.int32]) -> Iterator[list[int]]:
+    """Places of the same key, group by group, of those with more than one code; in a group in their order."""
+    sort = np.lexsort((codes, keys))
+    same = keys[sort][1:] == keys[sort][:-1]
+    other = np.flatnonzero(same & (codes[sort][1:] != codes[sort][:-1]))
+    edges = np.flatnonzero(~same)
+    for group in np.unique(np.searchsorted(edges, other)).tolist():
+        begin = 0 if group == 0 else int(edges[group - 1]) + 1
+        end = len(keys) if group == len(edges) else int(edges[group]) + 1
+        yield sorted(sort[begin:end].tolist())

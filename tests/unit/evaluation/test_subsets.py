@@ -1,11 +1,13 @@
 """The subset scorecard: embeddings of subsets, towers of several modalities, probe and retrieval over all subsets."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
 from toys import world as toy_world
 
 from mmssl.evaluation.embedding import Collector, Embedded, encode_together
+from mmssl.evaluation.rows import Numbers
 from mmssl.evaluation.subsets import Scorecard, joint_groups, mean_embedding, subsets_of
 from mmssl.evaluation.tasks import Features
 
@@ -91,6 +93,37 @@ def test_more_modalities_know_more_and_the_untrained_one_nothing(card):
     assert two["model"] > one["model"] > 3 * one["chance"]
     assert found["a+b+c/accuracy"]["model"] > 0.9 > 0.6 > found["a+b+c/accuracy"]["untrained"]
     assert abs(found["a->b/same class"]["chance"] - 1 / 3) < 0.05 < found["a->b/same class"]["model"] - 1 / 3
+
+
+def test_amounts_are_judged_by_r2_of_the_same_neighbours(card):
+    from sklearn.metrics import r2_score
+    from sklearn.neighbors import KNeighborsRegressor
+
+    planted_card, test = card
+    features, g = planted_card.features, torch.Generator().manual_seed(3)
+    known = {}
+    for of in ("train", "test"):
+        y = getattr(features, f"y_{of}").double() * 100 + torch.rand(len(getattr(features, f"y_{of}")), generator=g)
+        y[::7] = torch.nan
+        known[of] = y
+    numbers = Numbers("price", known["test"], known["train"])
+    amounts = Scorecard(Features(test, features.train, frozenset(), numbers=numbers), Apart(["a", "b", "c"]), 10)
+    found, skipped = amounts.run()
+    assert not skipped and not any(name.endswith(("/accuracy", "/same class")) for name in found)
+    one, all_three = found["a/R2"], found["a+b+c/R2"]
+    assert all_three["model"] > one["model"] > 0.3 > one["untrained"] and all_three["chance"] <= 0
+    low, high = one["interval"]["model"]
+    assert low < one["model"] < high
+    use, against = (
+        rows.present["a"] & y.isfinite()
+        for rows, y in zip((features.train, test), (known["train"], known["test"]), strict=True)
+    )
+    judge = KNeighborsRegressor(10, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07))
+    judge.fit(features.train.embeddings["model"]["a"][use], known["train"][use])
+    expected = r2_score(known["test"][against], judge.predict(test.embeddings["model"]["a"][against]))
+    assert one["model"] == pytest.approx(expected, abs=1e-5) and one["n"] == int(against.sum())
+    numbers.train[:] = 3.0
+    assert "two values" in amounts.run()[1]["a+b"]
 
 
 def test_widths_that_differ_are_left_out_with_the_reason(card):

@@ -13,7 +13,7 @@ import pytest
 from mmssl.looking import sketches
 from mmssl.looking.check import check
 from mmssl.looking.options import CheckConfig
-from mmssl.looking.sketches import ALIKE, alike_rows, alike_texts, overlap, sketch
+from mmssl.looking.sketches import ALIKE, CHANCE, alike_rows, alike_texts, overlap, sketch
 
 
 def sketched(texts: list[str]) -> dict[int, frozenset[int]]:
@@ -103,6 +103,37 @@ def test_one_cell_changed_in_a_real_table(shared_data: Path) -> None:
     copy = {**rows[7], "age": "17.5"}
     assert (7, 400) in alike_rows({**cells, 400: copy}) and alike_rows(cells, {0: copy}) == [(7, 0)]
     assert alike_rows(cells, {0: {**copy, "occupation": "other"}}) == []
+
+
+def one_cell_apart(one, other):
+    """As it is defined, pair by pair."""
+    rows = [*one.values(), *(() if other is None else other.values())]
+    names = sorted({name for cells in rows for name in cells})
+    tries = 2 * np.log(len(rows)) - np.log(2) - np.log(CHANCE)
+    for a, mine in one.items():
+        for b, theirs in (one if other is None else other).items():
+            same = [name for name in names if mine.get(name) == theirs.get(name)]
+            if (other is not None or a < b) and len(same) == len(names) - 1:
+                rarity = [np.log(len(rows) / sum(of.get(n) == theirs.get(n) for of in rows)) for n in same]
+                yield from [(a, b)] if sum(rarity) > tries else []
+
+
+@pytest.mark.parametrize("values", [4, 200])
+@pytest.mark.parametrize("beside", [False, True])
+def test_rows_that_differ_in_one_cell_are_those_that_do(values: int, beside: bool) -> None:
+    draw = random.Random(values)
+    rows = []
+    for _ in range(90):
+        if rows and draw.random() < 0.5:
+            rows.append({**draw.choice(rows), f"c{draw.randrange(12)}": draw.randrange(values)})
+        else:
+            cells = {f"c{n}": draw.choice([draw.randrange(values), 1.0, "a", None]) for n in range(12)}
+            rows.append({name: cell for name, cell in cells.items() if draw.random() > 0.05})
+    numbers = list(range(60))
+    draw.shuffle(numbers)
+    one, other = dict(zip(numbers, rows[:60], strict=True)), dict(enumerate(rows[60:])) if beside else None
+    expected = sorted(one_cell_apart(one, other))
+    assert alike_rows(one, other) == expected and len(expected) > 5
 
 
 def test_cells_that_many_rows_share_make_no_copies() -> None:
