@@ -33,7 +33,7 @@ from ..training.checkpoints import found
 from ..training.engine import check_rows, goes_on, make_accelerator, not_of_data, on_first, run_folder
 from ..training.lock import RunLock
 from ..training.run_log import RunLog
-from ..training.trackers import choose_trackers, end_training, start_trackers
+from ..training.trackers import choose_trackers, end_training, start_trackers, track_settings
 from .asking import check_augment, load_options, refuse_beside, refuse_teacher
 from .choosing import choose, forget_folds
 from .compare import Comparison, run_comparison
@@ -215,6 +215,7 @@ def _run(
                 if taught is not None:
                     taught.ready(pretraining)
             start_trackers(accelerator, options.train.trackers, folder.name, folder)
+            track_settings(accelerator, options)
             loop, validation, fault = train(
                 accelerator, pretraining, job, options, folder, origin, resume, stop=stop, asked=asked
             )

@@ -43,7 +43,7 @@ from .reporting import write_own
 from .run_log import RunLog
 from .starting import check_adapters
 from .storing import store_outputs
-from .trackers import end_training
+from .trackers import end_training, track_settings
 
 
 @dataclass(repr=False)
@@ -138,6 +138,7 @@ def _train(begun: Begun, watched_by: Sequence[Observer] = ()) -> tuple[Run, RunE
     if main and said is not None:
         say(said)
         write_config(folder / "config.yaml", settled(recipe))
+    track_settings(accelerator, settled(recipe))
     fault = loop.run(batches, per_epoch)
     if recipe.train.keep_best_model:
         loop.keeper.take_best()

@@ -14,7 +14,10 @@ from accelerate.tracking import filter_trackers, get_available_trackers
 from accelerate.utils import LoggerType, is_tensorboard_available
 
 from ..errors import RunError, UserError, nearest, one_line
+from ..models.privacy import public, veiled
+from ..options.schema import to_dict
 from ..recipe.config import LoopConfig
+from ..reporting.settings import flat
 from .metrics import Row
 
 logger = logging.getLogger("mmssl")
@@ -90,6 +93,18 @@ def start_trackers(accelerator: Accelerator, trackers: Sequence[str] | None, nam
             f"train.trackers: {', '.join(trackers)} could not be started ({type(error).__name__}: {one_line(error)}); "
             "log in or work offline as its maker says, or leave it out"
         ) from error
+
+
+def track_settings(accelerator: Accelerator, options: object) -> None:
+    """Give the options of a run, in dotted keys, to the trackers that list them beside each other: not to TensorBoard,
+    of which Accelerate makes a run of its own for them. Without passwords and what lies above the folders of data."""
+    settings = {key: value for key, value in flat(public(veiled(to_dict(options)))).items() if value != "null"}
+    try:
+        for tracker in accelerator.trackers:
+            if tracker.name != "tensorboard":
+                tracker.store_init_configuration(settings)
+    except Exception as error:  # of somebody else's code: a server that is away, say, must not end a run
+        logger.warning("the trackers took no settings (%s); training goes on without them", one_line(error))
 
 
 def track_pictures(accelerator: Accelerator, pictures: Mapping[str, Any], texts: Mapping[str, str], step: int) -> bool:

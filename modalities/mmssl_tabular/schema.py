@@ -348,12 +348,12 @@ def related(columns: Sequence[Column], raw: np.ndarray) -> list[list[int]]:
     width = int(codes.max()) + 1 if codes.size else 1
     one_hot = np.zeros((n, count * width), np.float32)
     one_hot[np.arange(n)[:, None], codes + np.arange(count) * width] = 1
-    joint = (one_hot.T @ one_hot / max(n, 1)).astype(np.float64).reshape(count, width, count, width)
     marginal = one_hot.mean(0, dtype=np.float64).reshape(count, width)
     out = []
-    for i in range(count):
+    for i in range(count):  # a column at a time: of all pairs at once 1,500 columns would take gigabytes
+        own = one_hot[:, i * width : (i + 1) * width]
+        part = (own.T @ one_hot / max(n, 1)).astype(np.float64).reshape(width, count, width)
         expected = marginal[i][:, None, None] * marginal[None]
-        part = joint[i]
         ratio = np.divide(part, expected, out=np.ones_like(part), where=part > 0)
         information = (part * np.log(ratio)).sum((0, 2))
         information[i] = np.inf

@@ -50,6 +50,12 @@ def clip(folder: Path, number: int) -> list[Path]:
 def volume(folder: Path, number: int) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     found = np.random.default_rng(number).normal(100, 20, (5, 9, 8)).astype(np.float32)
+    if number % 2:  # as scanners have them, packed, with the size of their voxels
+        import nibabel
+
+        scan: Any = nibabel.Nifti1Image(found.T, np.diag([2.0, 2.0, 4.0, 1.0]))
+        nibabel.save(scan, folder / f"head{number}.nii.gz")
+        return [folder / f"head{number}.nii.gz"]
     np.save(folder / f"head{number}.npy", found)
     return [folder / f"head{number}.npy"]
 

@@ -10,8 +10,9 @@ import pytest
 from toys.refusals import refused
 
 from mmssl.errors import RunError
+from mmssl.recipe.loading import load_recipe
 from mmssl.training import trackers
-from mmssl.training.trackers import check_trackers, start_trackers, track
+from mmssl.training.trackers import check_trackers, start_trackers, track, track_settings
 
 
 class Service:
@@ -37,6 +38,21 @@ def test_a_run_has_the_name_of_its_folder_in_a_project_of_its_recipe(tmp_path: P
     ((project, own),) = service.calls
     assert project == "recipe" and own["wandb"] == {"name": "run-2", "dir": str(tmp_path / "run-2")}
     assert own["trackio"]["name"] == own["mlflow"]["run_name"] == "run-2"
+
+
+def test_settings_go_to_those_that_list_them_without_what_is_private(caplog: pytest.LogCaptureFixture) -> None:
+    told: dict[str, Any] = {}
+
+    def kept(name: str) -> Any:
+        return SimpleNamespace(name=name, store_init_configuration=lambda values: told.update({name: values}))
+
+    recipe = load_recipe("quickstart", ["train.lr=0.002", "data.path=https://me:secret@host/somewhere/rows.parquet"])
+    track_settings(SimpleNamespace(trackers=[kept("tensorboard"), kept("mlflow"), kept("wandb")]), recipe)
+    assert set(told) == {"mlflow", "wandb"} and told["mlflow"] == told["wandb"]
+    assert float(told["mlflow"]["train.lr"]) == 0.002
+    assert "secret" not in str(told) and "null" not in told["mlflow"].values()
+    track_settings(SimpleNamespace(trackers=[SimpleNamespace(name="aim")]), recipe)
+    assert "the trackers took no settings" in caplog.text
 
 
 def test_one_that_does_not_start_is_one_line(tmp_path: Path) -> None:
