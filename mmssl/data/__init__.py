@@ -6,8 +6,10 @@
     text_files.py   csv, JSON and text files to rows, with nothing guessed
     column_types.py which type a column of text or JSON has
     builders.py     tables as a `datasets` builder, so that they are cached and streamed
-    parquet_rows.py parquet files on this disk by number, without a copy
-    row_groups.py   in which order these are read, so that each row group is decoded once
+    numbered.py     rows on this disk by number, without a copy: groups of them are decoded when one is asked for
+    parquet_rows.py those of parquet files
+    zarr_rows.py    those of Zarr stores
+    row_groups.py   in which order these are read, so that each group is decoded once
     selection.py    which rows: of a split, so many of them
     values.py       undecoded media, names of files, declared number types
     explained.py    what readers raise, in one line

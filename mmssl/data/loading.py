@@ -24,7 +24,7 @@ from .explained import stream_rows
 from .memory import Memory
 from .origins import fetched_if_possible, is_null, origins
 from .reader import Loaded, Reader, checked, is_stream, read_batches, read_columns
-from .row_groups import drawn_rows, order_by_groups, parquet_table
+from .row_groups import drawn_rows, numbered_table, order_by_groups
 from .sampler import Sampler, in_order
 from .selection import row_numbers
 from .shards import Items, Lengths, Row, Shards
@@ -195,7 +195,7 @@ def presence(source: Source, columns: Columns) -> dict[str, int]:
     counts = dict.fromkeys(columns, 0)
     needed = read_columns(columns, ())
     chosen = source.select_columns(needed)
-    if (table := parquet_table(chosen)) is not None and not is_stream(source):
+    if (table := numbered_table(chosen)) is not None and not is_stream(source):
         numbers = slice(None) if (rows := row_numbers(source)) is None else rows
         whole = {name: table.valid(name)[numbers] for name in needed}
         there = {name: [whole[column] for column in used_columns({name: of})] for name, of in columns.items()}

@@ -29,7 +29,7 @@ from .selection import row_numbers
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from .parquet_rows import ParquetTable
+    from .numbered import NumberedTable
     from .sources import Source
 
 
@@ -103,20 +103,20 @@ class ByGroups(Order):
         return found, np.full(len(found), number, np.int64)
 
 
-def parquet_table(source: Source | None) -> ParquetTable | None:
+def numbered_table(source: Source | None) -> NumberedTable | None:
     """The table of data that are read from parquet by their numbers; None of others."""
-    from .parquet_rows import ParquetTable
+    from .numbered import NumberedTable
 
     table = getattr(source, "_data", None)  # `datasets` has no public way to ask
-    return table if isinstance(table, ParquetTable) else None
+    return table if isinstance(table, NumberedTable) else None
 
 
 def is_kept(source: Source) -> bool:
     """Whether any order of the rows costs little, as they are opened: all row groups are kept, or they are none."""
-    from . import parquet_rows
+    from . import numbered
 
-    table = parquet_table(source)
-    return table is None or table.nbytes <= parquet_rows.HELD
+    table = numbered_table(source)
+    return table is None or table.nbytes <= numbered.HELD
 
 
 def windows_of(source: Dataset, seed: int, gigabytes: float, world: int = 1) -> Windows | None:
@@ -129,7 +129,7 @@ def windows_of(source: Dataset, seed: int, gigabytes: float, world: int = 1) -> 
         gigabytes: of a window.
         world: processes that read a window together.
     """
-    table = parquet_table(source)
+    table = numbered_table(source)
     if table is None or not len(source):
         return None
     groups, sizes, window = table.groups.of(_numbers(source)), table.groups.sizes(table.names), int(gigabytes * 1e9)
@@ -150,7 +150,7 @@ FEW = 64
 def drawn_rows(source: Dataset, count: int, seed: int) -> Numbers:
     """Numbers of `count` rows, drawn, in rising order; of data whose row groups are not kept those of few of these."""
     drawn = order(len(source), seed, 0)
-    table = parquet_table(source)
+    table = numbered_table(source)
     if table is not None and not is_kept(source):
         groups = table.groups.of(_numbers(source))[drawn]
         _, first, sizes = np.unique(groups, return_index=True, return_counts=True)
@@ -173,7 +173,7 @@ def spread_rows(source: Dataset, count: int) -> list[int]:
 
 def _numbers(source: Dataset) -> Numbers:
     """(n,) of each row its number in the files."""
-    numbers, table = row_numbers(source), parquet_table(source)
+    numbers, table = row_numbers(source), numbered_table(source)
     first = 0 if table is None else table.first
     return first + (np.arange(len(source)) if numbers is None else np.asarray(numbers, np.int64))
 
@@ -193,7 +193,7 @@ def order_by_groups(
         world: processes that read a window together.
         workers: of this process.
     """
-    table = parquet_table(source)
+    table = numbered_table(source)
     if source is None or table is None:
         return by
     windows = windows_of(source, seed, gigabytes, world)

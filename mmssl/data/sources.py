@@ -68,7 +68,7 @@ def open_source(
         name: the configuration, where the data has several; ignored where it has none.
         split: a named split ("train[:10%]" works for files and the Hub); a lone file or folder is all "train". Where
             there is no such split but a column called `split`, the rows that say so.
-        streaming: read in order. Else parquet here is read by number (`parquet_rows`), other tables are copied first.
+        streaming: read in order. Else parquet and Zarr here are read by number (`numbered`), other tables are copied first.
         limit: so many rows: a fixed random selection (files are often sorted by class), the first ones of a stream.
         columns: modality -> the column(s) it reads; checked here. Values in them that name files relative to the
             listing become full paths. None: no check, and all columns of strings may name files.

@@ -21,7 +21,7 @@ from .explained import warn_once
 from .kinds import Files
 from .listing import FILE, ROW, START
 from .origins import is_null, places
-from .row_groups import parquet_table
+from .row_groups import numbered_table
 from .selection import row_numbers
 from .values import full_paths, transform_of
 from .windows import cut
@@ -209,7 +209,7 @@ def _is_heavy(source: Dataset, name: str) -> bool:
 
     if isinstance(source.features[name], (datasets.Value, datasets.ClassLabel)):
         return False
-    table = parquet_table(source)
+    table = numbered_table(source)
     size = source.data.column(name).nbytes if table is None else table.select([name]).nbytes
     return size > HEAVY * max(source.data.num_rows, 1)
 
@@ -218,7 +218,7 @@ def _valid(source: Dataset, column: str) -> list[bool]:
     """Of each row whether it has a value."""
     import pyarrow.compute as pc
 
-    if (table := parquet_table(source)) is not None:
+    if (table := numbered_table(source)) is not None:
         numbers = row_numbers(source)
         found = table.valid(column)
         return (found if numbers is None else found[numbers]).tolist()

@@ -109,7 +109,7 @@ def test_the_eight_are_core_and_lazy_where_a_command_may_do_without() -> None:
     }
     lazy |= {module_of(line) for extra, lines in EXTRAS.items() if extra not in OURS for line in lines}
     # a class of theirs is the base of one of ours: the whole module is imported where it is needed
-    based = ("archives", "builders", "parquet_rows", "undecoded")
+    based = ("archives", "builders", "numbered", "parquet_rows", "undecoded", "zarr_rows")
     whole = {f"mmssl/data/{name}.py" for name in based}
     early = [f"{where}: {name}" for _, name, top, where in third_party() if top and name in lazy]
     assert [where for where in early if where.partition(":")[0] not in whole] == []

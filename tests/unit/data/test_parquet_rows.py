@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmssl.data import parquet_rows
+from mmssl.data import numbered
 from mmssl.data.fingerprint import glance
 from mmssl.data.loading import presence, read_rows, training_batches
 from mmssl.data.mixing import Mixture, Portion, mixed_batches
@@ -119,7 +119,7 @@ def test_columns_of_files_are_put_together(tmp_path: Path) -> None:
 def test_only_columns_that_are_asked_for_are_decoded_and_so_much_is_kept(folder: Path) -> None:
     source = open_source(folder)
     known, texts = groups_of(source), source.select_columns(["text"])
-    known._begin()
+    known.begin()
     known.limit, before = 12_000, known.decoded
     texts.__getitems__([5, 101, 7, 103])
     assert known.decoded == before + 2  # each row group once, whatever the order of the rows
@@ -232,7 +232,7 @@ def test_batches_are_the_same_by_any_way(folder: Path, gigabytes: float) -> None
 def test_a_row_group_is_decoded_once_in_an_epoch(folder: Path) -> None:
     source = open_source(folder)
     known = groups_of(source)
-    known._begin()
+    known.begin()
     known.limit = 0
     found = training_batches(source, {"text": Number(Nothing())}, {}, seed=3, batch_size=10, gigabytes=3e-5)
     list(itertools.islice(found, ROWS // 10))
@@ -270,7 +270,7 @@ def test_a_mixture_reads_row_groups_one_after_the_other(folder: Path) -> None:
 
     mixed = mixture()
     known = groups_of(mixed.portions["first"].source)
-    known._begin()
+    known.begin()
     known.limit = 0
     straight = batches(mixed, 15)
     assert known.decoded <= 23 + 6 and sorted(r for batch in straight for r in batch if r < 1000) == list(range(ROWS))
@@ -280,12 +280,12 @@ def test_a_mixture_reads_row_groups_one_after_the_other(folder: Path) -> None:
 
 
 def test_rows_that_are_looked_at_are_of_few_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_rows, "HELD", 1000)
+    monkeypatch.setattr(numbered, "HELD", 1000)
     place = tmp_path / "a.parquet"
     pq.write_table(pa.table({"x": [str(i) * 20 for i in range(8000)]}), place, row_group_size=20)
     for source in (open_source(place), open_source(place).select(range(1, 8000, 2))):
         known = groups_of(source)
-        known._begin()
+        known.begin()
         assert len(read_rows(source, ["x"], 500, seed=1)) == 500 and known.decoded <= 64
         before = known.decoded
         said = glance(source, ["x"])
