@@ -1,4 +1,4 @@
-"""`mmssl verify-resume` by shares (`train.parallel: fsdp2`): the quickstart, and a mixture of pairs, pictures and sounds
+"""`mmssl verify-resume` by shares (`train.parallel: fsdp2`): the quickstart, and a mixture of pairs, pictures, sounds
 (benchmarks/certificates.yaml, tiny towers), on two and on four processes, each killed five times at random.
 
 Each certificate is stored in results/verify_resume_NAME.json; the table goes into docs/how-to/resume.md. Needs the real

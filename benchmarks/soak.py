@@ -134,13 +134,13 @@ def table(stored: dict[str, Any] | None = None) -> str:
     first, last = stored["resident"][0][1], stored["resident"][-1][1]
     told = ", ".join(f"{one:+.2f}" for one in others)
     on = stored["machine"]
+    before, after = (", ".join(f"{one:.1f}" for one in each[1:]) for each in (first, last))
     return (
         f"A run of {stored['steps']:,} steps with {stored['workers']} workers, {stored['broken']} broken samples of "
-        f"{stored['samples']} and a checkpoint written beside it every 200 steps (`python -m benchmarks.soak`): behind the "
-        f"first quarter the main process\ngrew by {main:+.2f} kB a step ({first[0]:.1f} to {last[0]:.1f} MB), the workers "
-        f"by {told} ({', '.join(f'{one:.1f}' for one in first[1:])} to {', '.join(f'{one:.1f}' for one in last[1:])} MB). "
-        f"The quarantine\nlisted {stored['listed']} samples, {stored['right']} of the {stored['broken']} broken ones. "
-        f"({on['processor']}, {on['cores']} cores.)"
+        f"{stored['samples']} and a checkpoint written beside it every 200\nsteps (`python -m benchmarks.soak`): "
+        f"behind a quarter of it the main process grew by {main:+.2f} kB a step ({first[0]:.1f} to {last[0]:.1f} MB), "
+        f"the\nworkers by {told} ({before} to {after} MB). The quarantine listed {stored['listed']} samples, "
+        f"{stored['right']} of the\n{stored['broken']} broken ones. ({on['processor']}, {on['cores']} cores.)"
     )
 
 

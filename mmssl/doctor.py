@@ -63,6 +63,7 @@ OPTIONAL = {
     "uvicorn": ("serves it", "mmssl[demo]"),
     "matplotlib": ("the card's picture of the run", "mmssl[plots]"),
     "umap": ("lays out the map of report.html", "mmssl[umap]"),
+    "zarr": ("reads Zarr stores: data.path=X.zarr", "mmssl[zarr]"),
     "optuna": ("searches: mmssl tune", "mmssl[tune]"),
     "bitsandbytes": ("an optimiser with a state of 8 bits: train.optimizer=adamw_8bit", "mmssl[bitsandbytes]"),
     "wandb": ("the tracker of train.trackers=[wandb]", "wandb"),

@@ -14,6 +14,7 @@ import numpy as np
 
 from mmssl.modality.raw import Window
 
+from .raw_rows import all_rows
 from .row_groups import spread_rows
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def fingerprint(source: Source, columns: Iterable[str], rows: int = ROWS) -> dic
     """
     names = sorted(set(columns))
     digest, hashed = hashlib.sha256(), 0
-    for row in islice(iter(source.select_columns(names)), rows):
+    for row in islice(all_rows(source.select_columns(names)), rows):
         for name in names:
             digest.update(content_of(row[name]))
             digest.update(b"\x1f")
@@ -57,7 +58,7 @@ def glance(source: Source, columns: Iterable[str]) -> dict[str, object]:
     chosen = source.select_columns(names)
     if hasattr(source, "__len__"):
         count, numbers = len(source), spread_rows(chosen, SAMPLED)
-        rows = iter(chosen.select(numbers))
+        rows = all_rows(chosen.select(numbers))
     else:
         count, numbers = None, list(range(SAMPLED // 16))
         rows = islice(iter(chosen), len(numbers))
@@ -106,7 +107,7 @@ def sketch(source: Source, columns: Iterable[str]) -> dict[str, Any]:
     count = len(source)
     numbers = sorted({i * count // SKETCHED for i in range(SKETCHED)}) if count > SKETCHED else range(count)
     digest = hashlib.sha256()
-    for row in source.select_columns(names).select(numbers):
+    for row in all_rows(source.select_columns(names).select(numbers)):
         for name in names:
             digest.update(content_of(_as_number(row[name]), _ends) + b"\x1f")
     return {"rows": count, "columns": names, "sha256": digest.hexdigest()}

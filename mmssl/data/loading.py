@@ -23,6 +23,7 @@ from .disk import Disk
 from .explained import stream_rows
 from .memory import Memory
 from .origins import fetched_if_possible, is_null, origins
+from .raw_rows import rows_at
 from .reader import Loaded, Reader, checked, is_stream, read_batches, read_columns
 from .row_groups import drawn_rows, numbered_table, order_by_groups
 from .sampler import Sampler, in_order
@@ -179,9 +180,9 @@ def read_rows(source: Source, columns: Columns | Iterable[str], n: int, seed: in
     check_columns(source, columns)
     chosen = source.select_columns(read_columns(columns, ()))
     if is_stream(chosen):
-        rows = islice(stream_rows(chosen), n)
+        rows: Iterable[Row] = islice(stream_rows(chosen), n)
     else:
-        rows = chosen.__getitems__(drawn_rows(chosen, n, seed).tolist())
+        rows = rows_at(chosen, drawn_rows(chosen, n, seed).tolist())
     kinds, allowed = typed(chosen.features, chosen.column_names or ()), origins(source)
     return [
         {name: as_declared(fetched_if_possible(value, allowed), kinds.get(name)) for name, value in row.items()}

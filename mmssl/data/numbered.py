@@ -45,12 +45,14 @@ class RowGroups(ABC):
         starts: (groups + 1,) the number of the first row of each, and of all rows.
         arrays: whether columns of numbers are arrays of one shape, which nobody needs as lists.
         copied: whether the rows can be copied first (`data.copy`).
+        dear: what a row anywhere costs, and what to do, for messages.
         limit, most: what is kept: so many bytes, or groups where these are more.
         decoded: groups that were decoded so far, by this process.
     """
 
     arrays = False
     copied = True
+    dear = "row group; data.copy=true copies the rows first"
 
     def __init__(self, counts: Sequence[int] | Numbers, schema: pa.Schema) -> None:
         """counts: rows of each group."""

@@ -22,6 +22,7 @@ from .disk import Disk, on_disk
 from .memory import Memory, Watched
 from .origins import fetched, is_null, origins, places
 from .quarantine import Bad
+from .raw_rows import rows_at
 from .shards import Items, Row
 from .sources import Columns, used_columns
 from .stored import Stored
@@ -148,14 +149,14 @@ class Reader(Loader):
             return [row or {} for _, _, row in items]
         try:
             with reading_sample():
-                return list(self.source.__getitems__([index - self.first for _, index, _ in items]))
+                return [*rows_at(self.source, [index - self.first for _, index, _ in items])]
         except BadSample:
             pass
         out: list[Row | Bad] = []
         for _, index, _ in items:
             try:
                 with reading_sample():
-                    out.append(self.source[index - self.first])
+                    out += rows_at(self.source, [index - self.first])
             except BadSample as error:
                 out.append(Bad(index, "*", "*", _reason(error, None)))
         return out

@@ -119,6 +119,12 @@ def is_kept(source: Source) -> bool:
     return table is None or table.nbytes <= numbered.HELD
 
 
+def wants_copy(source: Source) -> bool:
+    """Whether rows in any order are better copied first, and can be."""
+    table = numbered_table(source)
+    return table is not None and table.groups.copied and not is_kept(source)
+
+
 def windows_of(source: Dataset, seed: int, gigabytes: float, world: int = 1) -> Windows | None:
     """How the rows of some data are read in windows; None where they are one, or no parquet. As many row groups as a
     process then needs are kept.
@@ -204,7 +210,7 @@ def order_by_groups(
     if by is not None:
         warn_once(
             "the order that is asked for goes anywhere in the data, which are larger than data.shuffle_gigabytes: "
-            "each row costs its row group; data.copy=true copies the rows first"
+            f"each row costs its {table.groups.dear}"
         )
         return by
     return ByGroups(seed, batch_size, len(source) // batch_size, len(source), windows)

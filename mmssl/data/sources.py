@@ -11,7 +11,6 @@ import contextlib
 import glob
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,18 +18,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote
 
 from mmssl.boundary import kind_of
-from mmssl.errors import NoConfiguration, UserError, nearest
+from mmssl.errors import UserError, nearest
 from mmssl.models.privacy import is_veiled
 from mmssl.names import asking_the_hub, refuse_misspelt
 from mmssl.reading import AS_FOUND, Reading
 
-from . import folders, formats, listing
+from . import configurations, folders, formats, listing, zarr_stores
 from .explained import explained
 from .given import is_object, named_object
 from .kinds import Columns, Files, by_ending, nothing_to_read
 from .origins import URL, elsewhere, note_origins, refuse_elsewhere
 from .packages import open_prefixed
-from .row_groups import is_kept
+from .row_groups import wants_copy
 from .selection import column_names, is_empty, limited, no_split, pick, rows_of_split, without_blank_lines
 from .table_windows import cut_table
 from .values import undecoded, with_full_paths
@@ -68,7 +67,7 @@ def open_source(
         name: the configuration, where the data has several; ignored where it has none.
         split: a named split ("train[:10%]" works for files and the Hub); a lone file or folder is all "train". Where
             there is no such split but a column called `split`, the rows that say so.
-        streaming: read in order. Else parquet and Zarr here are read by number (`numbered`), other tables are copied first.
+        streaming: read in order. Else parquet and Zarr here are read by number, other tables are copied first.
         limit: so many rows: a fixed random selection (files are often sorted by class), the first ones of a stream.
         columns: modality -> the column(s) it reads; checked here. Values in them that name files relative to the
             listing become full paths. None: no check, and all columns of strings may name files.
@@ -113,7 +112,7 @@ def open_source(
             source = with_full_paths(source, base, columns)
         if files is not None and isinstance(source, datasets.Dataset):
             whole, source = source, cut_table(source, base, files)
-            if source is not whole and not is_kept(whole):  # windows of one recording come anywhere in an epoch
+            if source is not whole and wants_copy(whole):  # windows of one recording come anywhere in an epoch
                 more: Any = {"columns": columns, "words": words, "fetch": fetch, "files": files, "limit": limit}
                 return open_source(path, name=name, split=split, reading=replace(reading, copy=True), **more)
         source = limited(source, limit)
@@ -174,6 +173,10 @@ class _Opening:
                 if isinstance(stored, datasets.DatasetDict):
                     return pick(dict(stored), self.split, self.what), None
                 return rows_of_split(stored, self.split, self.what), None
+            if zarr_stores.is_store(local):
+                from .zarr_rows import open_zarr
+
+                return open_zarr(local, self.split, self.read, self.what, self.streaming, self.reading.copy), None
             return self.folder(local, name)
         if local.is_file():
             rows = self.own_rows(local.resolve()) or self.listed(local.resolve().parent, [str(local.resolve())])
@@ -206,6 +209,7 @@ class _Opening:
         """Tables or archives behind a URL, or a glob of them, that fsspec opens."""
         from . import builders
 
+        zarr_stores.refuse_elsewhere(path, self.what)
         ending = formats.table_format(formats.without_query(path))
         if ending is None:
             raise UserError(
@@ -356,13 +360,13 @@ class _Opening:
         """
         from . import builders
 
-        builder = _builder(path, name, self.what)
+        builder = configurations.builder_of(path, name, self.what)
         kind, config, usual = builder.name, builder.config, type(builder.config)()
         ours = {"name", "version", "data_dir", "data_files", "description", "sep", "delimiter"}
         own = kind in ("csv", "json", "text") or (kind in ("parquet", "arrow") and not hub)
         files = [str(file) for of in (config.data_files or {}).values() for file in of]
         own = own and all(formats.table_format(file) for file in files)  # in archives they are read by `datasets`
-        if not own or not files or _declared(path, name, builder):
+        if not own or not files or configurations.declared(path, name, builder):
             return self.built(builder, hub, copy=True)
         if any(getattr(config, key) != getattr(usual, key) for key in vars(usual) if key not in ours):
             return self.built(builder, hub, copy=True)
@@ -371,28 +375,3 @@ class _Opening:
             return self.built(builder if same else builders.tables(kind, kept, self.read, reading=self.reading), hub)
         separator = config.sep if kind == "csv" and config.sep != usual.sep else None
         return self.built(builders.tables(kind, config.data_files, self.read, separator, self.reading), hub)
-
-
-def _builder(path: str, name: str | None, what: str) -> Any:
-    """The builder of a folder or Hub id. Raises UserError with the configurations when `name` is not one of them."""
-    import datasets
-
-    try:
-        return datasets.load_dataset_builder(path, name=name)
-    except ValueError as error:
-        if "onfig name is missing" not in str(error) and not re.search(r"BuilderConfig .* not found", str(error)):
-            raise
-        known = datasets.get_dataset_config_names(path)
-        said = "data.name is missing" if name is None else f"data.name: no configuration '{name}'"
-        hint = nearest(name, known) if name else ""
-        raise NoConfiguration(f"{said}; {what} has the configurations {', '.join(known)}{hint}", known) from error
-
-
-def _declared(path: str, name: str | None, builder: Any) -> bool:
-    """Whether the features of the data are declared, and not what an earlier reading left in the cache."""
-    import datasets
-
-    if builder.info.features is None:
-        return False
-    with tempfile.TemporaryDirectory() as empty:
-        return datasets.load_dataset_builder(path, name=name, cache_dir=empty).info.features is not None
