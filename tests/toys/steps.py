@@ -15,7 +15,8 @@ from toys import worlds
 ROWS = 4
 ROUNDING = 8 * torch.finfo(torch.float32).eps
 """Gradients as large as 10 have a last bit of 1e-6 in float32; a few such bits are allowed beside 1e-5."""
-CASES = ("mixed", "one rank lacks a modality")
+CASES = ("one rank lacks a modality", "mixed")
+"""What the first and the second step are taken on."""
 WORLDS = {
     "towers": lambda: toy_world.pretraining(joint=False),
     "joint": lambda: toy_world.pretraining(joint=True),
@@ -76,11 +77,12 @@ def in_parts(module, pretraining, batches, draws) -> dict[str, torch.Tensor]:
 
 
 def two_steps(
-    module, pretraining, batch, draws, step=one_pass, exchange=lambda pretraining: None
+    module, pretraining, batches, draws, step=one_pass, exchange=lambda pretraining: None
 ) -> list[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
-    """Losses (the weighted sum, then each objective's), and gradients by name, of two steps of gradient descent."""
+    """Losses (the weighted sum, then each objective's), and gradients by name, of two steps of gradient descent, each
+    on one of the two batches."""
     steps = []
-    for number in range(2):
+    for number, batch in enumerate(batches):
         said = step(module, pretraining, batch, draws(number))
         exchange(pretraining)
         losses = torch.stack([said[name] for name in ("", *pretraining.objectives)])
@@ -94,13 +96,19 @@ def two_steps(
     return steps
 
 
-def assert_equal_one(two_processes, world, case, single, batch, count=2, atol=1e-5) -> None:
-    expected = two_steps(single, single, batch, Draws(9, 2 * ROWS))
+MAGNIFIED = 5e-5
+"""In the second step one last bit of the parameters changes the loss of DCLW by up to 1e-5."""
+
+
+def assert_equal_one(processes, key, single, batches, count=2, atol=1e-5) -> None:
+    """key: of what each process found, behind its rank."""
+    expected = two_steps(single, single, batches, Draws(9, 2 * ROWS))
     for rank in range(count):
-        steps = zip(two_processes[rank, world, case], expected, strict=True)
+        steps = zip(processes[rank, *key], expected, strict=True)
         for number, ((losses, found), (alone, grads)) in enumerate(steps):
-            compared = slice(None) if number == 0 else slice(1)
-            torch.testing.assert_close(torch.from_numpy(losses)[compared], alone[compared], rtol=0, atol=atol)
+            torch.testing.assert_close(losses[0].item(), alone[0].item(), rtol=0, atol=atol)
+            each = atol if number == 0 else MAGNIFIED
+            torch.testing.assert_close(torch.from_numpy(losses), alone, rtol=0, atol=each)
             assert set(found) >= set(grads)
             for name, gradient in grads.items():
                 ours = torch.from_numpy(found[name])
