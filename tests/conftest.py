@@ -91,6 +91,38 @@ def few_resamples() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def short_probe() -> Iterator[dict[str, Any]]:
+    """The linear probe chooses between two strengths on one fifth, three regressions in place of 31: more than half of
+    what a fine-tuning of a few steps computes. Gives what was there before, for `whole_probe`."""
+    from mmssl.evaluation import linear
+
+    before = {name: getattr(linear, name) for name in ("STRENGTHS", "FEW")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear, "STRENGTHS", (1e-2, 1.0))
+        patch.setattr(linear, "FEW", 0)
+        yield before
+
+
+@pytest.fixture(scope="module")
+def whole_probe(short_probe: dict[str, Any]) -> Iterator[None]:
+    """The linear probe chooses as a user's; in the rest of the module, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in short_probe.items():
+            patch.setattr(f"mmssl.evaluation.linear.{name}", value)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def unsynced() -> Iterator[Any]:
+    """Nobody waits until what a test wrote is on the disk, thirty times in a run of six steps: no machine crashes in
+    between. That it is asked for is for `tests/faults/test_read_only_disk.py`. Gives the real function."""
+    real = os.fsync
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield real
+
+
 @pytest.fixture(scope="module")
 def drawn(undrawn: None) -> Iterator[None]:
     """Runs draw the picture of their card and their page, as those of a user do; in the rest of the module, too."""

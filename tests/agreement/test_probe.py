@@ -8,6 +8,8 @@ from toys import runs
 from mmssl.cli import main
 from mmssl.evaluation import linear
 
+pytestmark = pytest.mark.usefixtures("whole_probe")
+
 
 def test_evaluate_and_the_baseline_of_a_fine_tuning_give_the_same_number(judged, evaluated, tmp_path) -> None:
     found = judged.tuned(tmp_path / "out", "--peft", "lora")

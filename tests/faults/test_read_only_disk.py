@@ -27,8 +27,11 @@ def _said(*command: object) -> str:
 
 
 @pytest.fixture
-def failing_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[], None], Callable[[], None]]]:
+def failing_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unsynced: Any
+) -> Iterator[tuple[Path, Callable[[], None], Callable[[], None]]]:
     """(where a disk is mounted, turns it read-only, repairs it)."""
+    monkeypatch.setattr(os, "fsync", unsynced)
     if os.geteuid() != 0 or not all(shutil.which(name) for name in ("mkfs.ext4", "mount", "findmnt", "e2fsck")):
         pytest.skip("a disk that fails needs root and the tools of ext4")
     image, folder = tmp_path / "image", tmp_path / "disk"

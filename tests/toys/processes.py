@@ -24,11 +24,15 @@ worker, given, file = pickle.load(sys.stdin.buffer)
 results = {}
 from mmssl.hub import picture
 picture.draw_training, picture.page_wanted = lambda metrics, picture: False, lambda asked: False
+import os
+from mmssl.evaluation import linear
+os.fsync, linear.STRENGTHS, linear.FEW = lambda file: None, (1e-2, 1.0), 0
 worker(*given, results)
 with open(file, "wb") as out:
     pickle.dump(results, out)
 """
-"""Runs of these processes draw nothing, as those of the tests' own process (`undrawn` in conftest.py)."""
+"""Runs of these processes draw nothing, sync nothing and choose their probes as those of the tests' own process do
+(`undrawn`, `unsynced` and `short_probe` in conftest.py)."""
 LONGEST = 300.0  # seconds
 
 

@@ -83,7 +83,7 @@ def _arrows(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
     for_types = {
         id(inner)
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if isinstance(node, ast.If) and any(getattr(n, "id", "") == "TYPE_CHECKING" for n in ast.walk(node.test))
         for inner in ast.walk(node)
     }
     for node in ast.walk(tree):

@@ -18,6 +18,7 @@ from mmssl.evaluation import linear, scoring
 from mmssl.evaluation.linear import STRENGTHS, Protocol, fit_probe
 from mmssl.losses.supervised import row_losses
 
+pytestmark = pytest.mark.usefixtures("whole_probe")
 RNG = np.random.default_rng(0)
 
 
