@@ -3,7 +3,6 @@ that are forgotten."""
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
