@@ -49,7 +49,7 @@ def cluster_as(
 
     source: the file, or the model.
     """
-    parquet_place(output, source, options.path)
+    parquet_place(output, options.path, source)
     refuse_levels(options.levels)
     refuse_beside_domains(options)
     rows: Source | None = None

@@ -50,6 +50,19 @@ def elsewhere(path: object) -> str | None:
     return None if glob.has_magic(path) or ":" in path else f"hf://datasets/{path}"
 
 
+def folder_of(path: object) -> Path | None:
+    """The folder on this machine that what a user names as data lies in: itself, that of a file, that in front of a
+    glob's stars; None for what lies elsewhere, and for a `datasets` object."""
+    plain = str(path).removeprefix("file://") if isinstance(path, (str, Path)) else ""
+    for word in (plain, plain.partition(":")[2].partition("?")[0]):  # series:readings.csv?id=machine
+        place = Path(word).expanduser()
+        if glob.has_magic(word) and not place.exists():
+            place = next(above for above in place.parents if not glob.has_magic(str(above)))
+        if word and not word.startswith("//") and place.exists():
+            return place if place.is_dir() else place.parent
+    return None
+
+
 def origins(source: Source) -> frozenset[str]:
     """The addresses that the rows of some data may name files at."""
     return frozenset(origin_of(url.removeprefix(LISTED)) for url in _urls(source))

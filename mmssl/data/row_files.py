@@ -18,6 +18,7 @@ from mmssl.files import replaceable
 
 from .arrow_files import check_parquet
 from .fingerprint import sketch
+from .origins import folder_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,12 +36,13 @@ OTHERS = frozenset({".csv", ".tsv", ".json", ".jsonl", ".npy", ".npz", ".txt", "
 """Endings that say another format than what is written."""
 
 
-def parquet_place(output: str | Path, *inputs: str | Path | None) -> Path:
+def parquet_place(output: str | Path, data: str | Path | None = None, *inputs: str | Path | None) -> Path:
     """Where a parquet file is to be written, before anything is computed for it.
 
-    inputs: files that are read; one of them cannot be written over.
+    data: whose rows the file is about; it is not to lie among their files.
+    inputs: further files that are read; one of them cannot be written over.
 
-    UserError where that is no place for a file, says another format, or is one of the inputs.
+    UserError where that is no place for a file, says another format, is one of the inputs or among the data.
     """
     path = Path(output)
     if path.is_dir():
@@ -51,9 +53,12 @@ def parquet_place(output: str | Path, *inputs: str | Path | None) -> Path:
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if not above.is_dir():
         raise UserError(f"output: '{path}' lies below '{above.name}', which is a file, expected a folder")
-    for given in inputs:
+    for given in (data, *inputs):
         if given is not None and path.exists() and Path(given).exists() and path.samefile(given):
             raise UserError(f"output: '{path}' is what is read, expected another file")
+    of = None if data is None or Path(data).is_file() else folder_of(data)
+    if of is not None and path.parent.is_dir() and path.parent.samefile(of):
+        raise UserError(f"output: '{path}' would lie among the data '{data}', expected another folder")
     return path
 
 

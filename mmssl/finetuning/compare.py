@@ -141,7 +141,10 @@ def _refuse(options: FinetuneConfig) -> None:
 
 
 def budgets_of(options: FinetuneConfig, pool: Pool) -> dict[int, str]:
-    """How many labels -> what that is called, in rising order. What is more than there are is all of them, and said."""
+    """How many labels -> what that is called, in rising order; UserError for more than there are.
+
+    Of those that are tried unasked, all rows stand for what is more.
+    """
     n = len(pool.train)
     if options.fraction is not None:
         shares = options.fraction if isinstance(options.fraction, list) else [options.fraction]
@@ -153,8 +156,7 @@ def budgets_of(options: FinetuneConfig, pool: Pool) -> dict[int, str]:
         raise UserError("labels: found none, expected how many")
     more = sorted(size for size in wanted if size > n)
     if more and options.labels is not None:
-        numbers = ", ".join(f"{size:,}" for size in more)
-        pool.notes.append(f"labels: {numbers} is more than the {n:,} labelled rows to learn from, which are all taken")
+        raise UserError(f"labels: found {more[0]}, but only {n} training rows have a label")
     if more:
         wanted = [size for size in wanted if size <= n] + [n]
     return {size: f"{size:,}" + (" (all)" if size == n else "") for size in sorted(set(wanted))}

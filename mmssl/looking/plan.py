@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from ..distributed import lost_peers_told
 from ..errors import UserError
 from ..models.stock.targets import said_of_targets
 from ..saying import doing
-from ..training.choosing import Asked, refuse_placeholder
+from ..training.choosing import Asked
 from ..training.effort import HALF, PEAKS, gpu_peak, resident
-from ..training.engine import make_parallel
 from ..training.feeding import Feed
-from ..training.lock import RunLock
 from ..training.pace import duration
-from ..training.preparing import begin, loop_of, processor_of, weighed
-from ..training.run_log import RunLog
+from ..training.ready import ready
 from ..training.storing import store_outputs
 from ..training.trial import Trial, trial
 
@@ -134,25 +126,18 @@ def plan(asked: Asked, steps: int = STEPS) -> Plan:
     """
     if steps < 2:
         raise UserError(f"--steps: found {steps}, expected at least 2: the first is not timed")
-    with tempfile.TemporaryDirectory(prefix="mmssl-plan-") as folder, doing("planning"):
-        return _planned(asked, steps, Path(folder) / "run")
+    with doing("planning"):
+        return _planned(asked, steps)
 
 
-def _planned(asked: Asked, steps: int, folder: Path) -> Plan:
-    quiet = _with(asked, {"train.trackers": [], "train.micro_batch": None})
-    recipe = quiet.recipe()
-    refuse_placeholder(recipe)
-    parallel = make_parallel(recipe.train)
-    with RunLog() as log, RunLock() as lock, lost_peers_told():
-        begun = begin(quiet, recipe, parallel, log, lock, folder, False)
-        processor = processor_of(begun)
-        begun = weighed(begun, processor)
-        loop, per_epoch, lengths = loop_of(begun, processor)
-        source, columns = begun.opened.source, begun.opened.columns
-        stored = store_outputs(begun.recipe, loop.pretraining, processor, source, columns, parallel.accelerator, folder)
-        batches = Feed(
-            begun.recipe, source, columns, processor, parallel.accelerator, stored, lengths, begun.mixture, begun.labels
-        )
+def _planned(asked: Asked, steps: int) -> Plan:
+    with ready(asked.given({"train.micro_batch": None})) as run:
+        begun, processor, loop, per_epoch = run.begun, run.processor, run.loop, run.per_epoch
+        source, columns, accelerator = begun.opened.source, begun.opened.columns, begun.parallel.accelerator
+        seen = source, columns, accelerator, begun.folder
+        stored = store_outputs(begun.recipe, loop.pretraining, processor, *seen)
+        more = stored, run.lengths, begun.mixture, begun.labels
+        batches = Feed(begun.recipe, source, columns, processor, accelerator, *more)
         before = int((resident() or 0.0) * 1e9)
         with doing("trying some steps", steps):
             found = trial(loop, batches, steps)
@@ -176,16 +161,6 @@ def _planned(asked: Asked, steps: int, folder: Path) -> Plan:
         )
     out.others = _elsewhere(out)
     return out
-
-
-def _with(asked: Asked, more: dict[str, object]) -> Asked:
-    """The same with further overrides, behind the user's."""
-    given = asked.overrides
-    if not isinstance(given, Mapping):
-        return Asked(
-            asked.config, [*given, *(f"{key}={json.dumps(value)}" for key, value in more.items())], asked.preset
-        )
-    return Asked(asked.config, {**given, **more}, asked.preset)
 
 
 def _elsewhere(found: Plan) -> dict[str, dict[str, Any]]:

@@ -21,10 +21,10 @@ from ..errors import UserError, nearest
 from ..models.privacy import hidden
 from .activity import Activity, Advance
 from .lines import Lines, others_in_lines
-from .speaking import Speaker, doing, loading, result, say, speaker, told
+from .speaking import Speaker, doing, loading, result, say, speaker, told, unsaid
 
 __all__ = ["LOGS", "Activity", "Advance", "Speaker", "doing", "loading", "result", "say", "secrets_hidden", "set_log"]
-__all__ += ["speaker", "told", "told_as"]
+__all__ += ["speaker", "told", "told_as", "unsaid"]
 
 LOGS = ("text", "json")
 """What `--log` knows."""

@@ -40,11 +40,12 @@ class Speaker:
         listeners: get every line that is said, however it is said.
         quiet: nothing but errors and results is written.
         json: messages and progress are JSON lines on stderr.
+        muted: messages are not said for now; what is being done is told as ever.
     """
 
     def __init__(self) -> None:
         self.listeners: list[Listener] = []
-        self.quiet = self.json = False
+        self.quiet = self.json = self.muted = False
         self._screen: Screen | None = None
         self.begin()
 
@@ -63,6 +64,8 @@ class Speaker:
     def say(self, text: str) -> None:
         """A message of a line or several, at once: to stdout, or as a JSON line to stderr."""
         text = hidden(text)
+        if self.muted:
+            return
         if self.json:
             self.event("message", text=text)
         elif not self.quiet:
@@ -232,6 +235,17 @@ def say(text: str) -> None:
 def result(what: Any) -> None:
     """What a command found, on stdout: a text, or for a terminal something that rich draws."""
     speaker.print(what)
+
+
+@contextlib.contextmanager
+def unsaid() -> Iterator[None]:
+    """Within the block messages are not said: of what is done over and over, and thrown away."""
+    before = speaker.muted
+    speaker.muted = True
+    try:
+        yield
+    finally:
+        speaker.muted = before
 
 
 def told(parts: Iterable[T], what: str, total: int, size: int | None = None) -> Iterator[T]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,13 @@ class Asked:
         if choice is None:
             return load_recipe(self.config, self.overrides, preset=self.preset)
         return load_recipe(self.config, self.overrides, preset=choice.preset, choices=choice.values)
+
+    def given(self, more: Mapping[str, object]) -> Asked:
+        """The same with further overrides, behind the user's."""
+        own = self.overrides
+        if isinstance(own, Mapping):
+            return replace(self, overrides={**own, **more})
+        return replace(self, overrides=[*own, *(f"{key}={json.dumps(value)}" for key, value in more.items())])
 
     @property
     def presets(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -22,6 +22,7 @@ from accelerate.utils import (
 )
 
 from ..data.fingerprint import differences
+from ..data.origins import folder_of
 from ..errors import RunError, UserError, one_line
 from ..files import whole_file
 from ..models.privacy import veiled
@@ -83,16 +84,19 @@ def run_folder(name: str, output: str | Path | None, resume: bool) -> Path:
 
 
 def not_of_data(folder: Path, *data: object) -> Path:
-    """`folder`; UserError where it is a folder of data that are read, which a run's files would lie among."""
+    """`folder`; UserError where data that are read lie in it, among which a run's files would lie."""
     for path in data:
-        if isinstance(path, str) and folder.is_dir() and Path(path).is_dir() and folder.samefile(path):
-            raise UserError(f"--output {folder}: this is the folder of the data, expected another one")
+        place = folder_of(path)
+        if place is not None and folder.is_dir() and folder.samefile(place):
+            raise UserError(f"--output {folder}: this is the folder of the data '{path}', expected another one")
     return folder
 
 
-def prepare_folder(name: str, output: str | Path | None, resume: bool, lock: RunLock) -> Path:
-    """The folder of the run of this name, made and locked."""
+def prepare_folder(name: str, output: str | Path | None, resume: bool, lock: RunLock, data: Iterable[object]) -> Path:
+    """The folder of the run of this name, made and locked. data: what is read, which is not to lie in it."""
     folder = run_folder(name, output, resume)
+    if not resume:
+        not_of_data(folder, *data)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

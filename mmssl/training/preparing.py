@@ -128,7 +128,8 @@ def begin(
     trackers = choose_trackers(recipe.train).trackers
     check_report(recipe.train)
     goes = on_first(accelerator, lambda: goes_on(recipe.name, output, resume))
-    folder = on_first(accelerator, lambda: prepare_folder(recipe.name, output, goes, lock))
+    read = [recipe.data.path, recipe.evaluation.path, *(part.path for part in recipe.data.mix.values())]
+    folder = on_first(accelerator, lambda: prepare_folder(recipe.name, output, goes, lock, read))
     log.open(folder)
     start_trackers(accelerator, trackers, recipe.name, folder)
     opened = _opened(recipe)

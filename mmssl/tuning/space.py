@@ -169,17 +169,22 @@ def _one(value: object) -> Choice | Range:
     return Range(kind, *(int(n) if kind == "int" else float(n) for n in numbers))
 
 
-def check_space(config: Any, fixed: Mapping[str, object] | Sequence[str], space: Space, preset: str | None) -> None:
-    """UserError with a line a fault, where the recipe does not take a key or a value of it."""
+def tried_values(space: Space, most: int) -> list[Values]:
+    """What is tried before the first trial: all combinations, or where they are more than `most`, each value beside the
+    first of the others."""
     keys = list(space)
     tried = [space[key].tried for key in keys]
-    if math.prod(map(len, tried)) <= TRIED:
-        combinations = [dict(zip(keys, values, strict=True)) for values in itertools.product(*tried)]
-    else:
-        first = {key: values[0] for key, values in zip(keys, tried, strict=True)}
-        combinations = [{**first, key: value} for key, values in zip(keys, tried, strict=True) for value in values]
+    if math.prod(map(len, tried)) <= most:
+        return [dict(zip(keys, values, strict=True)) for values in itertools.product(*tried)]
+    first = {key: values[0] for key, values in zip(keys, tried, strict=True)}
+    others = [{**first, key: value} for key, values in zip(keys, tried, strict=True) for value in values[1:]]
+    return [first, *others]
+
+
+def check_space(config: Any, fixed: Mapping[str, object] | Sequence[str], space: Space, preset: str | None) -> None:
+    """UserError with a line a fault, where the recipe does not take a key or a value of it."""
     faults: dict[str, None] = {}
-    for values in combinations:
+    for values in tried_values(space, TRIED):
         try:
             load_recipe(config, together(fixed, values), preset=preset)
         except UserError as error:

@@ -21,14 +21,15 @@ from ..models.privacy import veiled
 from ..options.schema import to_dict
 from ..recipe.config import Recipe
 from ..recipe.loading import load_recipe
-from ..saying import doing, say
+from ..saying import doing, say, told, unsaid
 from ..training.building import open_training_data
 from ..training.choosing import Asked, kept_choice, refuse_placeholder
 from ..training.engine import check_state, goes_on, not_of_data, run_folder
 from ..training.lock import RunLock
 from ..training.pretrain import Run, run_pretraining, write_config
+from ..training.ready import ready
 from .scores import BY, Judge, Scores
-from .space import Space, Values, check_space, count, together
+from .space import Space, Values, check_space, count, together, tried_values
 from .study import load_optuna, next_trial, open_study, tell, values_of
 from .table import plain, rows_of, write_csv
 from .watching import Watch
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import Trial
 
+BEGUN = 8
+"""Combinations up to which a run of each is begun before the first trial; of more, of each value."""
 STATE, TRIALS, BEST, TABLE = "tune.json", "trials", "best.yaml", "trials.csv"
 
 
@@ -106,6 +109,8 @@ def run_tuning(wanted: Wanted, *, output: str | Path | None = None, resume: bool
     name = f"tune-{recipe.name or 'run'}"
     goes = goes_on(name, output, resume)
     folder = not_of_data(run_folder(name, output, goes), recipe.data.path)
+    if not goes:
+        try_values(wanted)
     existed = folder.exists()
     with RunLock() as lock, doing("trials", _total(wanted)) as advance:
         try:
@@ -163,6 +168,27 @@ def _checked(wanted: Wanted) -> Recipe:
     return recipe
 
 
+def try_values(wanted: Wanted) -> None:
+    """Begin a run of each value up to its first step, and throw it away. UserError with the values that none could be
+    made of: as the third trial they would be found when two have been paid for."""
+    values = tried_values(wanted.space, BEGUN)
+    say(f"trying {len(values)} values of the search, up to the first step of each")
+    faults: dict[str, str] = {}
+    for one in told(values, "trying the values", len(values)):
+        try:
+            with unsaid(), ready(wanted.asked(one)):
+                pass
+        except UserError as error:
+            faults.setdefault(one_line(error), shown(one))
+    if faults:
+        raise UserError("\n".join(f"{where}: {error}" for error, where in faults.items()))
+
+
+def shown(values: Values) -> str:
+    """`train.lr=0.001 model.towers.image.depth=2`."""
+    return " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
+
+
 def _state(wanted: Wanted, recipe: Recipe) -> dict[str, Any]:
     """What has to be the same for trials to be of one study, as JSON has it."""
     plainly = veiled(to_dict(recipe))  # with the first values that are tried
@@ -179,8 +205,7 @@ def _run(study: Study, trial: Trial, wanted: Wanted, folder: Path) -> None:
     """Train and judge one trial, and tell the study. What ends the trial alone is kept as its reason."""
     values, began = values_of(trial, wanted.space), time.perf_counter()
     place = folder / TRIALS / f"{trial.number:03d}"
-    shown = " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
-    say(f"trial {trial.number} ({trial.number + 1} of {_total(wanted)}): {shown}")
+    say(f"trial {trial.number} ({trial.number + 1} of {_total(wanted)}): {shown(values)}")
     state, scores, reason = _outcome(trial, wanted, values, place)
     facts = {"seconds": round(time.perf_counter() - began, 1), "reason": reason}
     tell(study, trial, state, scores, facts, wanted.by)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from toys import runs, tuned
+from toys.refusals import refused
 
 import mmssl
 from mmssl.cli import main
@@ -221,12 +222,14 @@ def test_training_that_is_stopped_within_an_arm_loses_nothing(base, rows, tmp_pa
     np.testing.assert_array_equal(*(arms_cell(tmp_path / f, "pretrained", 24, 0) for f in ("once", "out")))
 
 
-def test_what_is_more_than_there_is_is_said_and_shares_are_named(base, rows, tmp_path):
-    report = mmssl.finetune(
-        base, rows, "label", compare=True, arms=FAST, labels=[12, 1000], draws=1, output=tmp_path / "a"
-    ).report
+def test_more_labels_than_there_are_are_refused_and_shares_are_named(base, rows, tmp_path, monkeypatch):
+    asked = {"compare": True, "arms": FAST, "draws": 1, "output": tmp_path / "a"}
+    with refused("labels: found 1000, but only 192 training rows have a label"):
+        mmssl.finetune(base, rows, "label", **asked, labels=[12, 1000])
+    assert not (tmp_path / "a").exists()
+    monkeypatch.setattr("mmssl.finetuning.compare.BUDGETS", (12, 1000))  # of those that nobody asked for all are taken
+    report = mmssl.finetune(base, rows, "label", **asked).report
     assert report["budgets"] == {"12": "12", "192": "192 (all)"}
-    assert any("1,000 is more than the 192 labelled rows" in note for note in report["notes"])
     assert any(note.startswith("one draw") for note in report["notes"])
     report = mmssl.finetune(
         base, rows, "label", compare=True, arms=FAST, fraction=[0.1, 1], draws=1, output=tmp_path / "b"

@@ -42,6 +42,7 @@ class Fake:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, stops: dict[int, BaseException] | None = None) -> None:
         self.stops, self.ran = stops or {}, []
         monkeypatch.setattr(tuning, "run_pretraining", self.run)
+        monkeypatch.setattr(tuning, "try_values", lambda _: None)
         monkeypatch.setattr(Judge, "__call__", lambda _, recipe, *rest: {"rankme": recipe.train.lr, "alpha": 1.0})
 
     def run(self, asked: Any, *, output: Path, resume: str, watched_by: list[Any]) -> Done:
@@ -155,6 +156,14 @@ def test_what_would_stop_every_trial_is_refused_before_the_first(tmp_path, monke
     with refused(said):
         run_tuning(Wanted(**{**vars(asked), **more}), output=tmp_path / "study")
     assert not (tmp_path / "study").exists()
+
+
+def test_a_value_that_no_run_begins_with_is_found_before_the_first_trial(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(tuning, "run_pretraining", pytest.fail)
+    search = {"data.columns.image": ["image", "nosuch"], "train.lr": [1e-3, 1e-2]}
+    with refused('data.columns.image="nosuch" train.lr=0.001:', "has no column 'nosuch'"):
+        run_tuning(wanted(search=search), output=tmp_path / "study")
+    assert not list(tmp_path.iterdir())
 
 
 def test_several_processes_and_a_missing_optuna_are_refused(tmp_path, monkeypatch, capsys) -> None:
