@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .boundary import kind_of
@@ -83,6 +83,28 @@ def whole_file(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def clear_left(partials: Iterable[Path]) -> None:
+    """Remove those of these files of `whole_file` that a process was writing which was killed. OSError where it cannot.
+
+    What a process writes that is still there, is left to it; so is all on Windows, where asking after one ends it.
+    """
+    for rest in [] if os.name == "nt" else list(partials):
+        number = rest.name.split(".")[-2]
+        if number.isdigit() and rest.is_file() and not _there(int(number)):
+            rest.unlink(missing_ok=True)
+
+
+def _there(pid: int) -> bool:
+    """Whether a process of this machine has this number."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ is never taken for rows of others. The data themselves are copied nowhere.
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmssl.errors import UserError, nearest, one_line
-from mmssl.files import replaceable
+from mmssl.files import clear_left, replaceable
 
 from .arrow_files import check_parquet
 from .fingerprint import sketch
@@ -59,6 +61,8 @@ def parquet_place(output: str | Path, data: str | Path | None = None, *inputs: s
     of = None if data is None or Path(data).is_file() else folder_of(data)
     if of is not None and path.parent.is_dir() and path.parent.samefile(of):
         raise UserError(f"output: '{path}' would lie among the data '{data}', expected another folder")
+    with contextlib.suppress(OSError):  # the same says more when it is written
+        clear_left(path.parent.glob(f".{glob.escape(path.name)}.*.partial"))
     return path
 
 

@@ -13,6 +13,7 @@ from typing import Self
 from filelock import FileLock, Timeout
 
 from ..errors import RunError, UserError
+from ..files import clear_left
 
 logger = logging.getLogger("mmssl")
 LOCK, HOLDER = ".lock", ".lock.json"
@@ -55,6 +56,7 @@ class RunLock:
         facts = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         try:
             self._holder.write_text(json.dumps(facts))
+            clear_left(folder.rglob(".*.partial"))
         except OSError as error:
             self.release()
             raise RunError(f"{folder} could not be written: {error.strerror or error}") from error
