@@ -45,9 +45,13 @@ def evaluate(args: argparse.Namespace, flags: Flags) -> int:
     if len(models) == 1 and len(data) < 2 and not _is_suite(args, data):
         options = command_options(EvaluateConfig, words, flags(args))
         with loading():
+            from ..evaluation.table import why_nothing
             from ..judging.one import judge_model
 
-        print_report(judge_model(models[0], options, args.base))
+        report = judge_model(models[0], options, args.base)
+        if why := why_nothing(report):
+            raise UserError(f"nothing can be measured: {why}")
+        print_report(report)
         return 0
     if not data:
         raise UserError("--data: found none, expected the data on which several models are compared")

@@ -10,7 +10,15 @@ from .. import limits
 from ..data.row_files import about_of, parquet_place, read_values, refuse_nested, refuse_others
 from ..data.sources import open_source
 from ..errors import UserError, nearest
-from .embeddings import Embeddings, embeddings_beside, is_embeddings, made_embeddings, open_embeddings, standardise
+from .embeddings import (
+    Embedder,
+    Embeddings,
+    embeddings_beside,
+    is_embeddings,
+    made_embeddings,
+    open_embeddings,
+    standardise,
+)
 from .options import SCORES, SelectConfig
 from .selecting import Materials, choose, compared_columns, pair_columns, write_selection
 
@@ -77,6 +85,8 @@ def gathered(options: SelectConfig, place: Path, base: str | None) -> Materials:
         if named is not None:
             embeddings = open_embeddings(named, options.column, "embeddings")
     else:
+        if near is not None and not is_embeddings(near):  # said now, not after all rows are embedded
+            Embedder(named, of_target(options), base)
         embeddings, opened = made_embeddings(named, rows, embeddings_beside(place), options.column, base)
     source = cast("Dataset", opened)
     if embeddings is not None:
@@ -85,10 +95,8 @@ def gathered(options: SelectConfig, place: Path, base: str | None) -> Materials:
     if near is not None and is_embeddings(near):
         target = open_embeddings(near, options.column, "near")
     elif near is not None:
-        of = replace(rows, path=near, split=options.near_split, name=None)
-        target, _ = made_embeddings(
-            cast("str", named), of, place.with_name(f"{place.stem}.target.parquet"), options.column, base
-        )
+        beside = place.with_name(f"{place.stem}.target.parquet")
+        target, _ = made_embeddings(cast("str", named), of_target(options), beside, options.column, base)
     if embeddings is not None and target is not None:
         refuse_other_model(embeddings, target)
     if options.standardise:
@@ -96,6 +104,11 @@ def gathered(options: SelectConfig, place: Path, base: str | None) -> Materials:
             raise UserError("standardise: found true without embeddings, expected --embeddings FILE|MODEL")
         standardise(embeddings, *([] if target is None else [target]))
     return Materials(source, options, embeddings, target)
+
+
+def of_target(options: SelectConfig) -> SelectConfig:
+    """The same of the data that rows are to be near to."""
+    return replace(options, select=None, path=options.near, split=options.near_split, name=None)
 
 
 def refuse_other_model(one: Embeddings, other: Embeddings) -> None:

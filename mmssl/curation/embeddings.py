@@ -208,6 +208,19 @@ def refuse_rows(options: RowsConfig, name: str | Path) -> None:
             )
 
 
+class Embedder:
+    """A MODEL, and the rows that the options name, opened; UserError where one of them cannot be."""
+
+    def __init__(self, model: str | Path, options: RowsConfig, base: str | None = None) -> None:
+        """base: the model that an adapter belongs on, where it has moved."""
+        found = locate(model)
+        rows = {f.name: getattr(options, f.name) for f in dataclasses.fields(RowsConfig)}
+        self.asked = with_rows(EmbedConfig(**rows), found)
+        with doing("loading the model"):
+            self.model, self.processor = open_model(found, base)
+        self.source, self.columns = open_rows(self.processor.preprocessors, self.asked)
+
+
 def made_embeddings(
     model: str | Path,
     options: RowsConfig,
@@ -223,18 +236,13 @@ def made_embeddings(
     several and `column` names none of them.
     """
     replaceable(place)
-    found = locate(model)
-    rows = {f.name: getattr(options, f.name) for f in dataclasses.fields(RowsConfig)}
-    asked = with_rows(EmbedConfig(**rows), found)
-    with doing("loading the model"):
-        opened, processor = open_model(found, base)
-    source, columns = open_rows(processor.preprocessors, asked)
-    names = [f"{name}{SUFFIX}" for name in columns]
+    by = Embedder(model, options, base)
+    source, names = by.source, [f"{name}{SUFFIX}" for name in by.columns]
     if column not in names and (column is not None or len(names) > 1):
         said = "null" if column is None else f"'{column}'"
         raise UserError(f"column: found {said}, expected one of {', '.join(names)}{nearest(str(column), names)}")
     look(source)
-    summary = write_rows(opened, processor.preprocessors, source, columns, asked, place, reuse=True)
+    summary = write_rows(by.model, by.processor.preprocessors, source, by.columns, by.asked, place, reuse=True)
     if summary["resumed"]:
         say(f"{place}: {summary['resumed']:,} rows were embedded already")
     return open_embeddings(place, column, "--data"), source

@@ -14,6 +14,7 @@ of their process, as each has a part of the batches.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -147,6 +148,18 @@ def windows_of(source: Dataset, seed: int, gigabytes: float, world: int = 1) -> 
     most = int(np.bincount(_filled(sizes[used], window)).max()) // world + 3
     table.groups.keep(window // world + 3 * int(sizes[used].max()), most)
     return Windows(seed, groups, sizes, window)
+
+
+def one_behind_another(parts: Sequence[Dataset]) -> Dataset:
+    """The rows of several data as one; those that are read by their numbers are copied first, on the disk.
+
+    ValueError or TypeError where their columns differ.
+    """
+    import datasets
+
+    plain = [part if numbered_table(part) is None else part.flatten_indices() for part in parts]
+    found: Dataset = datasets.concatenate_datasets(plain)
+    return found
 
 
 FEW = 64

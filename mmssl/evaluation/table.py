@@ -106,6 +106,13 @@ def remarks(report: Report) -> list[str]:
     return lines + list(report.get("notes", []))
 
 
+def why_nothing(report: Report) -> str | None:
+    """Why none of the tasks was possible; None where one was."""
+    if report["tasks"]:
+        return None
+    return "; ".join(f"{task}: {reason.removeprefix(f'{task}: ')}" for task, reason in report["skipped"].items())
+
+
 def rich_table(report: Report) -> Table:
     """The report as a rich table."""
     from rich.table import Table

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..data.kinds import Files
 from ..data.labels import encode_all
+from ..data.row_groups import one_behind_another
 from ..data.sources import Columns, check_columns, open_source, used_columns
 from ..data.stored import Stored
 from ..data.windows import Windows
@@ -40,8 +41,6 @@ def open_unlabelled(
     Raises:
         UserError: there are none, or they lack a column that is read.
     """
-    import datasets
-
     assert options.unlabelled is not None and pool.target is not None
     if pool.target.task != "classification":
         raise UserError(f"--unlabelled: found a {pool.target.task} task, expected classes, of which rows can be sure")
@@ -50,7 +49,7 @@ def open_unlabelled(
         found = [part for part in (pool.train.source.select(others), pool.rows.select(unknown)) if len(part)]
         if not found:
             raise UserError("--unlabelled rest: every training row has a label that is learned from")
-        return cast("Dataset", found[0] if len(found) == 1 else datasets.concatenate_datasets(found))
+        return cast("Dataset", found[0] if len(found) == 1 else one_behind_another(found))
     said, words = options.self_training, set(words_of(modalities, options.columns)) - set(options.label_columns)
     source = open_source(
         options.unlabelled,
@@ -71,12 +70,10 @@ def joined(first: Dataset, second: Dataset, columns: Columns) -> Dataset:
 
     What they name may be fetched where rows of either may, and files here only where those of both may.
     """
-    import datasets
-
     names = used_columns(columns)
     parts = [part.select_columns(names) for part in (first, second)]
     try:
-        found = datasets.concatenate_datasets(parts)
+        found = one_behind_another(parts)
     except (ValueError, TypeError) as error:
         raise UserError(f"--unlabelled: its columns are not what those of --data are: {one_line(error)}") from None
     addresses: dict[str, Any] = {}

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from ..errors import RunError, UserError, one_line
 from ..evaluation.answers import Answer, Answers
 from ..evaluation.options import EvaluateConfig
+from ..evaluation.table import why_nothing
 from ..files import whole_file, write_whole
 from ..models.locating import locate
 from ..models.privacy import public
@@ -121,10 +122,11 @@ def run_suite(
                 if cell is not None:
                     cells[name, called] = cell
                 say(f"{name} on {called}: {_said(cell, broken.get((name, called)))} ({number} of {_all(places, sets)})")
-        if not cells:  # of input that is wrong nothing stays
+        lacking = [why for cell in cells.values() if (why := why_nothing(cell.report))]
+        if len(lacking) == len(cells):  # of input that is wrong nothing stays
             if not existed:
                 shutil.rmtree(folder, ignore_errors=True)
-            raise UserError("; ".join(dict.fromkeys(broken.values())))
+            raise UserError("; ".join(dict.fromkeys([*broken.values(), *lacking])))
         return _finish(folder, places, sets, cells, broken)
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..data.sampler import Sampler
 from ..data.shards import Lengths
 from ..distributed import lost_peers_told
 from ..models.processing_mmssl import MMSSLProcessor
@@ -56,4 +57,9 @@ def ready(asked: Asked) -> Iterator[Ready]:
         begun = begin(quiet, recipe, parallel, log, lock, Path(folder) / "run", False)
         processor = processor_of(begun)
         begun = weighed(begun, processor)
-        yield Ready(begun, processor, *loop_of(begun, processor))
+        run = Ready(begun, processor, *loop_of(begun, processor))
+        rows, train = begun.rows, begun.recipe.train
+        if hasattr(rows, "__len__"):  # there is a batch of them
+            processes = parallel.accelerator.num_processes
+            Sampler(len(rows), batch_size=train.batch_size, accumulation=train.accumulation, world=processes)
+        yield run

@@ -108,6 +108,7 @@ def test_a_broken_cell_is_told_and_the_others_are_kept(suite) -> None:
         (["--data", "nowhere.yaml"], "--data nowhere.yaml: no such file"),
         (["nowhere", "--data", "DATA", "label=label"], "nowhere: no such folder here"),
         (["--data", "DATA", "label=label", "--resume", "--output", "none"], "there is no run in none"),
+        (["--data", "DATA", "--task", "look-alikes"], "it needs data with at least two of the model's modalities"),
         ([], "--data: found none"),
     ],
 )
@@ -140,6 +141,15 @@ def test_a_suite_that_is_killed_goes_on_with_what_is_there(suite, monkeypatch, c
     again = json.loads((folder / "out" / "suite.json").read_text())
     assert again["rows"] == report["rows"] and not again["broken"]
     assert main([*words, "--resume", "k=3"]) == 0 and len(measured) == 5, "other options are other cells"
+
+
+def test_a_task_that_is_not_possible_is_an_error_where_it_is_all_that_is_asked_for(judged, capsys) -> None:
+    words = ["evaluate", str(judged.base), "--data", str(judged.data), "label=label", "--task", "zero-shot"]
+    assert main(words) == 2
+    (line,) = runs.errors(capsys.readouterr().err)
+    assert "nothing can be measured: zero-shot: the model has no text modality" in line
+    assert main([*words, "--task", "knn"]) == 0
+    assert "zero-shot: left out, the model has no text modality" in capsys.readouterr().out
 
 
 def test_one_model_on_one_set_is_what_it_was(judged, capsys) -> None:
