@@ -18,7 +18,7 @@ from mmssl.data import numbered
 from mmssl.data.fingerprint import glance
 from mmssl.data.loading import presence, read_rows, training_batches
 from mmssl.data.mixing import Mixture, Portion, mixed_batches
-from mmssl.data.row_groups import ByGroups, Windows, windows_of
+from mmssl.data.row_groups import ByGroups, Windows, one_behind_another, windows_of
 from mmssl.data.sampler import Sampler
 from mmssl.data.sources import open_source
 from mmssl.errors import RunError, UserError
@@ -100,6 +100,13 @@ def test_parts_of_splits_are_those_of_the_copy(tmp_path: Path) -> None:
         assert {k: v.num_examples for k, v in one.info.splits.items()} == {"train": 100, "test": 40}
     with refused("data.split", "dev"):
         open_source(tmp_path, split="dev")
+
+
+def test_rows_of_several_data_become_one(folder: Path) -> None:
+    source, whole = open_source(folder), open_source(folder, reading=COPIED)
+    parts = [source.select([3, 200, 5]), source.select(range(4, 7)), whole.select([9])]
+    found = one_behind_another([part.select_columns(["image", "label"]) for part in parts])
+    assert found[:] == whole.select([3, 200, 5, 4, 5, 6, 9]).select_columns(["image", "label"])[:]
 
 
 def test_no_copy_is_made(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
