@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import (
     adapter_continue,
+    certificates,
     compare,
     crossmodal,
     curation,
@@ -21,7 +22,9 @@ from benchmarks import (
     scaling,
     selftraining,
     selftraining_whole,
+    soak,
     steps,
+    streams,
     suite,
     tails,
     tuning,
@@ -129,6 +132,25 @@ def test_parquet_on_this_disk() -> None:
 
 def test_what_is_kept() -> None:
     assert pages.between(pages.SPEED.read_text(), keeping.MARKS) == keeping.table(), "run python -m benchmarks.keeping"
+
+
+def test_runs_that_were_killed() -> None:
+    found = [json.loads(certificates.stored(name).read_text()) for name in certificates.RUNS]
+    assert all(one["same"] and len(one["killed"]) == certificates.KILLS for one in found)
+    shown = pages.between(certificates.PAGE.read_text(), certificates.MARKS)
+    assert shown == certificates.table(), "run python -m benchmarks.certificates --table"
+
+
+def test_a_long_run() -> None:
+    stored = json.loads(soak.RESULTS.read_text())
+    assert stored["broken"] == stored["listed"] == stored["right"] and stored["steps"] == 2000
+    assert pages.between(certificates.PAGE.read_text(), soak.MARKS) == soak.table(), "run python -m benchmarks.soak"
+
+
+def test_a_stream_of_many_files() -> None:
+    stored = json.loads(streams.RESULTS.read_text())
+    assert stored["different"] == stored["rows"] and all(place["same"] for place in stored["places"].values())
+    assert pages.between(streams.PAGE.read_text(), streams.MARKS) == streams.table(), "run python -m benchmarks.streams"
 
 
 def test_every_mechanism() -> None:
