@@ -17,6 +17,7 @@ from ..data.loading import read_rows
 from ..errors import BadSample
 from ..modality import Preprocessor, select
 from ..modality.looked import Looked
+from ..modality.table import joined
 
 if TYPE_CHECKING:
     from .check import Checked
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_name("check.html.jinja")
 SAMPLES, SIDE = 8, 96
 """Samples of each modality that are drawn; pixels of a picture's longer side."""
+CHANNELS, COLUMNS = 60, 12
+"""Channels (columns of a table) whose numbers are told of a split; columns that a heading names."""
 POINTS, TRACES = 240, 4
 """Of a signal's line; channels that are drawn."""
 
@@ -65,9 +68,18 @@ def page(found: Checked, data: Rows | None, facts: Mapping[str, Sequence[Facts]]
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["number"] = lambda value: f"{value:,.6g}"
+    environment.filters["named"] = lambda names: names if isinstance(names, str) else joined(names, COLUMNS)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     drawn = {} if data is None or not facts else _drawn(data, facts)
-    return template.render(found=found, drawn=drawn, bars=_bars)
+    return template.render(found=found, drawn=drawn, bars=_bars, told_first=_told_first)
+
+
+def _told_first(channels: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Channels as they come; of more than `CHANNELS` so many, those with something to tell of first."""
+    if len(channels) <= CHANNELS:
+        return dict(channels)
+    faults = {name: sum(len(of[kind]) for kind in ("flat", "saturated", "outliers")) for name, of in channels.items()}
+    return {name: channels[name] for name in sorted(channels, key=lambda name: -faults[name])[:CHANNELS]}
 
 
 def _bars(counts: Sequence[float], width: int = 240, height: int = 48) -> list[dict[str, float]]:

@@ -42,6 +42,19 @@ def cells(folder: Path, **columns: Any) -> Path:
     return folder / "t.csv"
 
 
+def test_of_many_columns_those_with_a_fault_are_told_first(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    wide = {f"w{n}": rng.normal(size=60).round(4).tolist() for n in range(70)}
+    wide["w66"][50] = -9999.0
+    found = checked(cells(tmp_path, **wide), tmp_path / "out")
+    told = {name for of in found.modalities["tabular"]["splits"].values() for name in of["channels"]}
+    assert len(told) == 71 and any("w66" in one.text for one in found.findings)  # y is the label
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "from x, w0, w1" in page and "w10 and 59 more)" in page
+    assert page.count("and 11 more, which report.json has") == 2
+    assert "<td>w66</td>" in page and "<td>w65</td>" not in page
+
+
 def test_good_data_have_no_fault(tmp_path: Path) -> None:
     pictures(tmp_path / "p", 40)
     found = checked(tmp_path / "p", tmp_path / "out")
