@@ -34,7 +34,7 @@ from .init import draft
 from .options import CheckConfig
 from .rows import Rows, open_rows
 
-FACTS = 4
+FACTS = 5
 """The form of what is told of a row, for files that another version has begun."""
 FITTED = 500
 """Rows that preprocessors are fitted on."""

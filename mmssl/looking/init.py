@@ -28,6 +28,7 @@ from .columns import Roles, is_fault, roles_of, told_of, used
 from .opening import Opened, open_data, reader
 from .options import InitConfig
 from .signals import Signals, look_at_signals
+from .sizes import sizes_told
 from .writing import commented
 
 FITTED = 64
@@ -354,7 +355,7 @@ def _told(opened: Opened, roles: Roles, signals: Signals | None) -> list[str]:
     if signals is not None:
         rate = f" at {signals.rate:g} Hz" if signals.rate else ""
         lines.append(f"  recordings: {signals.channels} channels{rate}, up to {signals.samples:,} samples")
-    lines += _repeated(opened, roles)
+    lines += [*sizes_told(opened.rows, roles.columns), *_repeated(opened, roles)]
     return lines
 
 

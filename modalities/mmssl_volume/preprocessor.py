@@ -19,6 +19,7 @@ from mmssl import modality as base
 from mmssl.errors import BadSample, UserError, nearest
 from mmssl.modality import Inputs, with_present
 from mmssl.modality.channels import own_names, taken
+from mmssl.modality.looked import Looked
 from mmssl.modality.pixels.moments import Moments
 from mmssl.modality.raw import check_npy
 from mmssl.modality.table import Column, Table
@@ -29,6 +30,8 @@ from .resample import resampled, steps_of
 
 ENOUGH = 200
 """Volumes that statistics are measured on, at most."""
+AXES = ("slices", "rows", "columns")
+"""Of a volume, in the order in which its voxels lie."""
 LEAST_SIDE = 4
 """Of an array that is taken for a volume by its looks."""
 
@@ -117,6 +120,18 @@ class Preprocessor(base.Preprocessor[Sample]):
         """One raw value to normalised channels on the grid; None when it is null. choice: of no use here."""
         sample = self.prepare(raw)
         return None if sample is None else self._normalised(sample)
+
+    def look(self, raw: object) -> Looked | None:
+        """Voxels along each axis, mm from one to the next where something says so, and the channels as recorded."""
+        volume = read_volume(raw, self.config.layout)
+        if volume is None:
+            return None
+        rows, names = self._named(volume)
+        sizes = {axis: float(count) for axis, count in zip(AXES, volume.array.shape[1:], strict=True)}
+        if volume.spacing is not None:
+            sizes |= {f"mm between {axis}": float(f"{mm:.4g}") for axis, mm in zip(AXES, volume.spacing, strict=True)}
+        sizes["channels"] = float(len(volume.array))
+        return Looked(sizes, {name: np.asarray(volume.array[row]) for name, row in zip(names, rows, strict=True)})
 
     def variants(self, raw: object) -> int:
         """1: a value is read alike each time."""

@@ -46,6 +46,14 @@ def _arrays(folder: Path, make: Callable[[int], np.ndarray]) -> Path:
     return folder
 
 
+def _scans(folder: Path, make: Callable[[int], np.ndarray]) -> Path:
+    import nibabel
+
+    for number in range(12):
+        nibabel.save(nibabel.Nifti1Image(make(number).astype(np.float32), np.eye(4)), folder / f"{number}.nii.gz")
+    return folder
+
+
 def _pictures(folder: Path, rows: int) -> Path:
     for number in range(rows):
         (folder / f"{number}.png").write_bytes(_png())
@@ -105,6 +113,11 @@ CASES: dict[str, tuple[Callable[[Path], Path], int, str]] = {
         1,
         "worthless: series: none of 10 samples is read",
     ),
+    "a volume that is the same everywhere": (
+        lambda f: _scans(f, lambda n: np.full((20, 22, 24), 7.0) if n == 2 else RNG.normal(size=(20, 22, 24))),
+        0,
+        "volume: 1 sample with a channel that is flat: row",
+    ),
     "graphs that are none": (
         lambda f: [(f / f"{n}.graphml").write_text("<graphml><node") for n in range(10)] and f,  # type: ignore[return-value]
         1,
@@ -128,6 +141,7 @@ def test_a_fault_is_named_in_a_line(case: str, tmp_path: Path, capsys: pytest.Ca
 
 GOOD: dict[str, Callable[[Path], Path]] = {
     "pictures": lambda f: _pictures(f, 24),
+    "volumes": lambda f: _scans(f, lambda n: RNG.normal(size=(20, 22, 24))),
     "hashes beside numbers": lambda f: _csv(f, "key,a,b,c", lambda n: f"{RNG.bytes(20).hex()},{_noise()},{n % 3}"),
     "words without blanks": lambda f: _csv(f, "a,b,c", lambda n: f"{_noise()},{'rainbow' * (n % 4 + 1)}"),
 }

@@ -146,6 +146,7 @@ def test_grey_pictures_have_no_colours_to_change(tmp_path: Path) -> None:
     view = done.recipe["views"]["a"]["image"]
     assert not {"saturation", "hue", "gray"} & set(view) and view["brightness"]
     assert "1 channel" in done.text
+    assert "  samples of image: width 40, height 40, channels 1 (12 looked at)" in done.found
     runs(done, tmp_path)
 
 

@@ -35,6 +35,18 @@ def array_of(raw: object, **options: Any) -> np.ndarray[Any, Any]:
     return found.array
 
 
+def test_it_is_looked_at_as_it_was_recorded() -> None:
+    found = Preprocessor(Config(size=4, patch=2)).look({"array": CUBE, "spacing": [4.0, 2.0, 0.5]})
+    assert found is not None
+    assert found.sizes == {
+        "slices": 4.0, "rows": 5.0, "columns": 6.0, "channels": 1.0,
+        "mm between slices": 4.0, "mm between rows": 2.0, "mm between columns": 0.5,
+    }  # fmt: skip
+    ((name, values),) = found.channels.items()
+    assert name and np.array_equal(values, CUBE) and not found.signal
+    assert Preprocessor(Config()).look(None) is None
+
+
 def nifti(array: np.ndarray[Any, Any], affine: np.ndarray[Any, Any] | None = None, version: int = 1) -> bytes:
     """`array` lies as NIfTI has it: (x, y, z[, t])."""
     cls = nibabel.Nifti1Image if version == 1 else nibabel.Nifti2Image
