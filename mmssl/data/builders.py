@@ -28,6 +28,7 @@ from .column_types import JSON, FieldType, cast_fields, common_type, json_array,
 from .csv_layout import csv_layout, tell
 from .explained import warn_once
 from .letters import not_in_encoding
+from .uncounted import builder_for
 
 FEW_FILES = 5
 """Fewer text files than this are corpora, whose lines are samples."""
@@ -333,9 +334,9 @@ def tables(
 def behind_url(path: str, ending: str, words: Iterable[str], reading: Reading) -> datasets.DatasetBuilder:
     """The builder of tables or archives behind a URL, or a glob of them. ending: says what they are."""
     kind = formats.TABLES[ending]
-    found = datasets.load_dataset_builder(kind, data_files={"train": [path]}).config.data_files
+    found = builder_for(kind, data_files={"train": [path]}).config.data_files
     named = formats.by_split(str(file) for file in found["train"])
-    builder = datasets.load_dataset_builder(kind, data_files=named)
+    builder = builder_for(kind, data_files=named)
     if kind not in ("csv", "json", "text"):
         return builder
     return tables(kind, builder.config.data_files, words, "\t" if ending == "tsv" else None, reading)

@@ -8,13 +8,15 @@ from typing import Any
 
 from mmssl.errors import NoConfiguration, nearest
 
+from .uncounted import builder_for
+
 
 def builder_of(path: str, name: str | None, what: str) -> Any:
     """The builder of a folder or Hub id. Raises UserError with the configurations when `name` is not one of them."""
     import datasets
 
     try:
-        return datasets.load_dataset_builder(path, name=name)
+        return builder_for(path, name=name)
     except ValueError as error:
         if "onfig name is missing" not in str(error) and not re.search(r"BuilderConfig .* not found", str(error)):
             raise
@@ -26,9 +28,7 @@ def builder_of(path: str, name: str | None, what: str) -> Any:
 
 def declared(path: str, name: str | None, builder: Any) -> bool:
     """Whether the features of the data are declared, and not what an earlier reading left in the cache."""
-    import datasets
-
     if builder.info.features is None:
         return False
     with tempfile.TemporaryDirectory() as empty:
-        return datasets.load_dataset_builder(path, name=name, cache_dir=empty).info.features is not None
+        return builder_for(path, name=name, cache_dir=empty).info.features is not None

@@ -32,6 +32,7 @@ from .packages import open_prefixed
 from .row_groups import wants_copy
 from .selection import column_names, is_empty, limited, no_split, pick, rows_of_split, without_blank_lines
 from .table_windows import cut_table
+from .uncounted import builder_for
 from .values import undecoded, with_full_paths
 from .windows import Windows
 
@@ -283,8 +284,6 @@ class _Opening:
 
     def files(self, data_files: dict[str, list[str]]) -> tuple[Source, Path | None]:
         """Table files, grouped by split."""
-        import datasets
-
         from . import builders
 
         everything = [file for files in data_files.values() for file in files]
@@ -299,19 +298,17 @@ class _Opening:
         data_files = formats.with_content(data_files)
         kind = kinds.pop()
         if kind == "webdataset":
-            return self.built(datasets.load_dataset_builder(kind, data_files=builders.files_of(data_files)))
+            return self.built(builder_for(kind, data_files=builders.files_of(data_files)))
         return self.built(self.own(kind, data_files))
 
     def own(self, kind: str, data_files: dict[str, list[str]]) -> Any:
         """The builder of local files of a kind that mmssl reads, or, of equal parquet or arrow files, datasets' own."""
-        import datasets
-
         from . import builders
 
         if kind in ("parquet", "arrow"):
             data_files, same = builders.one_schema(kind, data_files, self.read)
             if same:
-                return datasets.load_dataset_builder(kind, data_files=builders.files_of(data_files))
+                return builder_for(kind, data_files=builders.files_of(data_files))
         separator = "\t" if all(formats.table_format(f) == "tsv" for of in data_files.values() for f in of) else None
         if kind == "csv":
             builders.tell_layouts(data_files, separator, self.reading)
