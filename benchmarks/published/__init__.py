@@ -2,5 +2,5 @@
 
 Each claim says which arm a paper finds better than which other. Every arm has one setting, chosen on rows that are not
 reported, so that a direction and its interval are told and not the record. Results go to results/published.json and
-docs/benchmarks/mechanisms.md; what is stored is not made again.
+docs/benchmarks/published.md; what is stored is not made again.
 """

@@ -18,7 +18,7 @@ from . import graphs, signals, tables
 from .claims import Claim
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "published.json"
-PAGE = pages.REPO / "docs" / "benchmarks" / "mechanisms.md"
+PAGE = pages.REPO / "docs" / "benchmarks" / "published.md"
 MARKS = ("<!-- published: python -m benchmarks.published -->", "<!-- /published -->")
 CLAIMS: dict[str, Claim] = {**tables.CLAIMS, **graphs.CLAIMS, **signals.CLAIMS}
 
@@ -27,15 +27,16 @@ def says(claim: Claim, runs: list[Mapping[str, Any]]) -> list[str]:
     """A line for every pair of a claim: the seeds side by side, and in how many an interval agrees with the paper."""
     lines = []
     sign = -1 if claim.less_is_better else 1
-    for one, other in claim.better:
+    for number, (one, other) in enumerate(claim.better):
         scores = [" ".join(f"{run['scores'][arm]:.3f}" for run in runs) for arm in (one, other)]
         less = [run["less"][f"{one} less {other}"] for run in runs]
         told = ", ".join("{:+.3f} ({:+.3f} to {:+.3f})".format(*found) for found in less)
         clear = sum(min(sign * low, sign * high) > 0 for _, low, high in less)
         against = sum(max(sign * low, sign * high) < 0 for _, low, high in less)
         verdict = f"yes in {clear}, no in {against}, open in {len(less) - clear - against}"
-        where = f"{claim.paper}; {claim.score}"
-        lines.append(f"| {where} | {one}: {scores[0]} | {other}: {scores[1]} | {told} | {claim.says} | {verdict} |")
+        where = f"{claim.paper}; {claim.score}" if not number else "likewise"
+        paper = "" if number else claim.says  # of the first pair
+        lines.append(f"| {where} | {one}: {scores[0]} | {other}: {scores[1]} | {told} | {paper} | {verdict} |")
     return lines
 
 

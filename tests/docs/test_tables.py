@@ -34,6 +34,7 @@ from benchmarks.matrix import report
 from benchmarks.matrix.cells import read_cells
 from benchmarks.mechanisms import table as mechanisms
 from benchmarks.mechanisms.rows import read_rows
+from benchmarks.published import __main__ as published
 
 pytestmark = pytest.mark.docs
 
@@ -157,3 +158,8 @@ def test_every_mechanism() -> None:
     page = mechanisms.PAGE.read_text()
     now = mechanisms.table(read_rows())
     assert pages.between(page, mechanisms.MARKS) == now, "run python -m benchmarks.mechanisms --table"
+
+
+def test_what_papers_report() -> None:
+    now = published.table(published.stored()["runs"])
+    assert pages.between(published.PAGE.read_text(), published.MARKS) == now, "run python -m benchmarks.published"
