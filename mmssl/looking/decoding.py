@@ -157,10 +157,8 @@ def _small(values: NDArray[Any]) -> NDArray[np.float64] | None:
         numbers = numbers[: len(numbers) // (rows * columns) * (rows * columns)]
         size = np.abs(numbers - numbers.mean()).reshape(rows, columns, -1).mean(-1)
         return np.asarray(size)
-    while numbers.ndim > 2:
-        numbers = numbers.mean(0)
-    if numbers.shape[0] < rows or numbers.shape[1] < columns:
-        return None
+    if numbers.ndim > 2 or numbers.shape[0] < rows or numbers.shape[1] < columns:
+        return None  # volumes: in little the heads of two people look alike
     edges = [np.linspace(0, length, parts + 1).astype(int) for length, parts in zip(numbers.shape, SIDES, strict=True)]
     sums = np.add.reduceat(np.add.reduceat(numbers, edges[0][:-1], 0), edges[1][:-1], 1)
     return np.asarray(sums / np.outer(np.diff(edges[0]), np.diff(edges[1])))

@@ -204,6 +204,8 @@ def test_what_looks_nearly_the_same() -> None:
     facts = [{"row": n, "modalities": {"text": told(Looked(text=text))}} for n, text in enumerate(texts)]
     assert alike_texts(sketches_of(facts, "text")) == [(0, 1)]
     assert small_of(Looked(channels={"a": np.zeros(900)})) is None, "silence looks like all silence"
+    volume = np.random.default_rng(0).normal(size=(12, 12, 12))
+    assert small_of(Looked(channels={"a": volume})) is None, "in little all heads look alike"
 
 
 def test_of_very_many_rows_a_sample_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
