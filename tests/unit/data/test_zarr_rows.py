@@ -14,12 +14,14 @@ import pytest
 import torch
 
 from mmssl.cli import main
-from mmssl.data import zarr_rows
+from mmssl.data import numbered, zarr_rows
 from mmssl.data.fingerprint import fingerprint, glance
+from mmssl.data.kinds import Files
 from mmssl.data.loading import presence, read_rows, training_batches
 from mmssl.data.row_groups import windows_of
 from mmssl.data.sampler import Sampler
 from mmssl.data.sources import open_source
+from mmssl.data.windows import Windows
 from mmssl.errors import RunError
 from mmssl.limits import Limits, within
 from mmssl.modality import load_modality
@@ -138,6 +140,19 @@ def test_series_are_read_as_arrays(store: Path) -> None:
     preprocessor.fit([row["series"] for row in read_rows(source, ["series"], 8)])
     found = training_batches(source, {"series": preprocessor}, {}, seed=0, batch_size=4)
     assert next(found).bad == []
+
+
+def test_long_recordings_are_cut_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numbered, "HELD", 10)  # nothing is kept: parquet would be copied first
+    values = RNG.normal(size=(3, 2, 400)).astype(np.float32)
+    group = zarr.open_group(str(tmp_path / "x.zarr"), mode="w")
+    group.create_array("series", shape=values.shape, chunks=(1, 2, 400), dtype="f4")[:] = values
+    package = load_modality("series")
+    own = package.Preprocessor(package.Config(rate=10.0, source_rate=10.0, length=100))
+    source = open_source(tmp_path / "x.zarr", files=Files({"series": own}, {}, Windows(10.0)))
+    assert len(source) == 12 and source["start"][:4] == [0.0, 10.0, 20.0, 30.0]
+    window = source[5]["series"]
+    assert np.array_equal(window.whole, values[1]) and (window["start"], window["stop"]) == (10.0, 20.0)
 
 
 def test_splits_are_groups(tmp_path: Path) -> None:
