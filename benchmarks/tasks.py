@@ -166,21 +166,25 @@ def backdoor_table(found: Found) -> str:
     return "\n".join(markdown(lines, 3))
 
 
-def ranked_table(found: Found, head: str) -> str:
-    """A line a data set and score."""
-    lines = [(head, "score", "queries", *ENCODERS.values(), "chance")]
+def ranked_table(found: Found) -> str:
+    """A line a data set and recall of the first."""
+    lines = [("data", "score", "queries", *ENCODERS.values(), "chance")]
     for name, by_seed in found.items():
         for score, first in next(iter(by_seed.values())).items():
+            if "R@1" not in score:
+                continue
             cells = [shown(values(by_seed, score, encoder)) for encoder in ENCODERS]
             lines.append((f"`{name}`", score, f"{first['n']:.0f}", *cells, f"{first['chance']:.3f}"))
     return "\n".join(markdown(lines, 2))
 
 
-def table() -> None:
-    """Put what was measured into the page."""
+def tables() -> dict[pages.Marks, str]:
+    """Marks of the page -> what was measured."""
+    out = {}
     for task, found in stored().items():
         marks = (f"<!-- {task}: python -m benchmarks.tasks table -->", f"<!-- /{task} -->")
-        pages.write(PAGE, backdoor_table(found) if task == "backdoor" else ranked_table(found, "data"), marks)
+        out[marks] = backdoor_table(found) if task == "backdoor" else ranked_table(found)
+    return out
 
 
 def main() -> None:
@@ -191,7 +195,8 @@ def main() -> None:
     if what != "table":
         prepare_process()
         measure(what)
-    table()
+    for marks, found in tables().items():
+        pages.write(PAGE, found, marks)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,6 @@ class Answers:
         tested: (N,) int64 the number of each test row in the data it was taken from.
         source: which data those are.
         groups: whose rows stay together, a name a test row; None: each stands for itself.
-        on_both: how many of the groups that were named are among the test rows and among those that probes learn from.
         by: what scores are told for, a value a test row; None: nobody asked.
         pooled: modality -> (rows (n,), the model's pooled states (n, V)), where the task `cka` compares models by them.
         memory: a folder of answers that another model would give, too: those of baselines on the same raw features.
@@ -54,7 +53,6 @@ class Answers:
     tested: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     source: str = ""
     groups: Sequence[Hashable] | None = None
-    on_both: int = 0
     by: Sequence[Hashable] | None = None
     pooled: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     memory: Path | None = None

@@ -104,7 +104,7 @@ def evaluate(
     given = {"model": model, "start": start, "untrained": untrained}
     encoders = {name: encoder for name, encoder in given.items() if encoder is not None}
     answers = Answers() if answers is None else answers
-    _know_rows(answers, sources, config, by)
+    report["notes"] += _know_rows(answers, sources, config, by)
     Evaluation(encoders, preprocessors, mapping, data, config, seed, sources, report, more, answers).run(wanted)
     if by is not None and answers.by is not None:
         report["by"] = {"column": by, "scores": {}}
@@ -115,8 +115,12 @@ def evaluate(
     return report
 
 
-def _know_rows(answers: Answers, sources: Sources, config: EvaluationConfig, by: str | None) -> None:
-    """Which rows are tested, whose they are, and what scores are told by; UserError where they lack that column."""
+def _know_rows(answers: Answers, sources: Sources, config: EvaluationConfig, by: str | None) -> list[str]:
+    """Which rows are tested, whose they are, and what scores are told by; UserError where they lack that column.
+
+    Returns what is to be said of groups on both sides of splits that the data bring.
+    """
+    said = []
     assert sources.test is not None
     answers.tested, answers.source = sources.tested, str(sources.split["test"])
     known = sources.test.column_names
@@ -124,8 +128,13 @@ def _know_rows(answers: Answers, sources: Sources, config: EvaluationConfig, by:
         answers.groups = alike(sources.test, config.group)
     if config.group in known and sources.train is not None and config.group in sources.train.column_names:
         learned = alike(sources.train, config.group)
-        answers.on_both = 0 if sources.same_rows else len({*(answers.groups or ())} & {*(learned or ())})
+        tested = {*(answers.groups or ())}
+        both = 0 if sources.same_rows else len(tested & {*(learned or ())})
+        if both:
+            several = f"{both:,} of {len(tested):,}"
+            said.append(f"group: {several} of the test rows' '{config.group}' are also among those learned from")
     if by is not None:
         if by not in known:
             raise UserError(f"by: the data has no column '{by}', it has {', '.join(known)}{nearest(by, known)}")
         answers.by = list(sources.test.with_format(None)[by])
+    return said

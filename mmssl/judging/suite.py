@@ -176,9 +176,6 @@ def _cells_of(
 def _measure(subject: Subject, asked: EvaluateConfig, memory: Path) -> Cell:
     answers = Answers(memory=memory)
     report = judge(subject, asked, answers)
-    if answers.on_both:
-        several = f"{answers.on_both:,} of {len({*(answers.groups or ())}):,}"
-        report["notes"].append(f"group: {several} of the test rows' '{asked.group}' are also among those learned from")
     named = None if answers.groups is None else np.unique([str(g) for g in answers.groups], return_inverse=True)[1]
     return Cell(dict(report), answers.found, answers.tested, answers.source, named, answers.pooled)
 

@@ -148,8 +148,10 @@ def test_a_task_that_is_not_possible_is_an_error_where_it_is_all_that_is_asked_f
     assert main(words) == 2
     (line,) = runs.errors(capsys.readouterr().err)
     assert "nothing can be measured: zero-shot: the model has no text modality" in line
-    assert main([*words, "--task", "knn"]) == 0
-    assert "zero-shot: left out, the model has no text modality" in capsys.readouterr().out
+    assert main([*words, "--task", "knn", "group=person"]) == 0
+    said = capsys.readouterr().out
+    assert "zero-shot: left out, the model has no text modality" in said
+    assert "group: 12 of 12 of the test rows' 'person' are also among those learned from" in said
 
 
 def test_one_model_on_one_set_is_what_it_was(judged, capsys) -> None:

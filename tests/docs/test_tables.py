@@ -27,6 +27,7 @@ from benchmarks import (
     streams,
     suite,
     tails,
+    tasks,
     tuning,
 )
 from benchmarks.matrix import __main__ as matrix
@@ -103,6 +104,11 @@ def test_choosing_without_labels() -> None:
 def test_a_suite() -> None:
     shown = pages.between(pages.SUITE.read_text(), suite.MARKS)
     assert shown == suite.table(json.loads(suite.RESULTS.read_text())), "run python -m benchmarks.suite table"
+
+
+def test_further_tasks() -> None:
+    for marks, found in tasks.tables().items():
+        assert pages.between(tasks.PAGE.read_text(), marks) == found, "run python -m benchmarks.tasks table"
 
 
 def test_choosing_data() -> None:
