@@ -56,6 +56,16 @@ def test_a_second_process_is_refused_with_the_first_ones_number_until_it_is_kill
     assert not (tmp_path / HOLDER).exists()
 
 
+def test_what_a_killed_process_has_half_written_goes(tmp_path: Path) -> None:
+    (tmp_path / "cells").mkdir()
+    mine, gone = (tmp_path / "cells" / f".a.json.{pid}.partial" for pid in (os.getpid(), 2**30))
+    for path in (mine, gone):
+        path.write_text("half")
+    with RunLock() as lock:
+        lock.acquire(tmp_path)
+    assert mine.is_file() and not gone.exists()
+
+
 def test_a_run_holds_its_folder_and_gives_it_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     run.mkdir()
