@@ -149,8 +149,9 @@ def values(by_seed: Found, *keys: str) -> list[float]:
 
 
 def shown(numbers: list[float]) -> str:
-    """The mean, and each."""
-    return f"{np.mean(numbers):.3f} ({', '.join(f'{one:.3f}' for one in numbers)})" if numbers else "-"
+    """The mean, and each, where they differ."""
+    each = ", ".join(f"{one:.3f}" for one in numbers)
+    return f"{np.mean(numbers):.3f}" + (f" ({each})" if len(set(numbers)) > 1 else "") if numbers else "-"
 
 
 def backdoor_table(found: Found) -> str:
