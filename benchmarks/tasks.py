@@ -160,7 +160,8 @@ def backdoor_table(found: Found) -> str:
     for way in ("linear", "knn"):
         for probe in PROBES:
             of = [(f"encoder of {title}", trained, "model") for trained, title in TRAINED.items()]
-            of += [(ENCODERS[encoder], "clean", encoder) for encoder in ("untrained", "raw")]
+            # these do not depend on what was trained on
+            of += [(ENCODERS[encoder], "poisoned", encoder) for encoder in ("untrained", "raw")]
             for title, trained, encoder in of:
                 cells = [values(found[trained], probe, f"image/{what}, {way}", encoder) for what in SHOWN]
                 lines.append((way, f"{probe} rows", title, *map(shown, cells)))
