@@ -141,4 +141,4 @@ def test_the_tasks_of_the_command(tmp_path, capsys):
     assert main([*words, "condition=ton"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "condition: the data has no column 'ton'" in said and "'tone'" in said
-    assert main([*words]) == 0 and "it needs a column whose values are asked for" in capsys.readouterr().out
+    assert main([*words]) == 2 and "it needs a column whose values are asked for" in capsys.readouterr().err

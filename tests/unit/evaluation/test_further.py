@@ -161,5 +161,5 @@ def test_the_tasks_from_the_command_line(
 
 def test_ood_without_data_says_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert runs.cli(tmp_path) == 0
-    assert main(["evaluate", str(tmp_path / "run"), "--data", "builtin:digits", "--task", "ood", "limit=50"]) == 0
-    assert "ood: left out, it needs other data" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "run"), "--data", "builtin:digits", "--task", "ood", "limit=50"]) == 2
+    assert "ood: it needs other data" in capsys.readouterr().err
