@@ -24,6 +24,7 @@ from benchmarks import (
     selftraining_whole,
     soak,
     steps,
+    stock_lora,
     streams,
     suite,
     tails,
@@ -89,6 +90,9 @@ def test_self_supervision_through_an_adapter() -> None:
     assert set(results) <= set(adapter_continue.SETTINGS)
     shown = pages.between(pages.FINE_TUNING.read_text(), adapter_continue.MARKS)
     assert shown == adapter_continue.table(results), "the table that python -m benchmarks.adapter_continue prints"
+    page = pages.FINE_TUNING.read_text()
+    now = stock_lora.table(stock_lora.stored())
+    assert pages.between(page, stock_lora.MARKS) == now, "run python -m benchmarks.stock_lora"
 
 
 def test_what_init_chose() -> None:
