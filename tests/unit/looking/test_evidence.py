@@ -58,8 +58,9 @@ def test_data_like_those_that_were_measured_get_what_was_run(
     }
     tower = found.data["model"]["towers"][one]
     for part in (part["model"]["towers"][one] for part in asked if "model" in part):
-        if one != "video":  # whose pictures were smaller than the recipe's
-            assert {key: tower[key] for key in part} == part
+        assert {key: tower[key] for key in part} == part
+    if one == "video":
+        assert found.data["modalities"]["video"]["size"] == cell["set"]["modalities"]["video"]["size"]
     assert any(data.partition("_")[0] in why for why in found.why.values()), "the reason says of which data"
 
 
@@ -94,6 +95,15 @@ def test_larger_pictures_keep_the_recipes_views_and_small_photos_lose_the_blur()
     assert written("image", 500, Seen(64, 1)).data["views"] == plain
     photos = written("image", 500, Seen(32, 3), "retrieval").data["views"]
     assert all("blur" not in view["image"] and view["image"]["saturation"] for view in photos.values())
+
+
+def test_many_films_keep_the_recipes_pictures_and_network() -> None:
+    few, many, plain = written("video", 500), written("video", 501), plain_recipe("video_contrastive")
+    assert few.data["views"] == plain_recipe("examples/video_contrastive")["views"]
+    assert few.data["modalities"]["video"]["size"] % few.data["modalities"]["video"]["patch"] == 0
+    for part in ("modalities", "views"):
+        assert many.data[part] == plain[part]
+    assert many.data["model"]["towers"]["video"]["width"] == plain["model"]["towers"]["video"]["width"]
 
 
 @pytest.mark.parametrize(("rows", "batch"), [(500, 64), (128, 64), (127, 32), (12, 4), (3, 2)])
