@@ -138,7 +138,8 @@ def _electrodes(found: Composed, rows: int, seen: Seen) -> None:
 def _videos(found: Composed, rows: int, seen: Seen) -> None:
     if rows <= FEW_CLIPS:
         _take(found, "examples/video_contrastive", "mild crops of 16 frames, as weizmann4 gained (RESULTS.md)")
-        seen_as = plain_recipe("examples/video_contrastive")["modalities"]["video"]
+        example: dict[str, Any] = plain_recipe("examples/video_contrastive")
+        seen_as = example["modalities"]["video"]
         why = "few films: small pictures and a small network, as on weizmann4 (RESULTS.md)"
         found.set("modalities.video.size", seen_as["size"], why)
         for key in ("frames", "fps", "tubelet", "patch"):
