@@ -138,6 +138,8 @@ def test_a_label_that_is_an_input_is_refused(
     tmp_path: Path, shared_data: Path, pretrain: Pretrain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = some_rows(shared_data / "wine_quality" / "wine_quality.csv", tmp_path / "t.csv", 100)
+    lines = data.read_text().splitlines()  # all red: every second one is called white, so that there are classes
+    data.write_text("\n".join(line.replace("red", "white") if n % 2 else line for n, line in enumerate(lines)) + "\n")
     pretrain("tabular_mae", data, "evaluation.tasks=[]")
     assert main(["finetune", "run", "--data", str(data), "--label", "color", "--output", "tuned"]) == 2
     assert "--label: found 'color', which the modality 'tabular' reads" in capsys.readouterr().err
