@@ -98,7 +98,7 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "modalities.volume.size": 24,
             "modalities.volume.patch": 6,
-            "train.steps": 300,
+            "train.steps": 900,
             **views(crop_scale=[0.3, 1.0], gain=0.1, shift=0.1),
         },
     ),
@@ -108,7 +108,7 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
             "modalities.volume.size": [12, 32, 32],
             "modalities.volume.patch": [4, 8, 8],
             "model.towers.volume.readout": "mean",
-            "train.steps": 300,
+            "train.steps": 2000,
             **views(crop_scale=[0.4, 1.0], flip=[0, 0.5, 0.5], gain=0.3, shift=0.3),
         },
     ),
