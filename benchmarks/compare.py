@@ -157,6 +157,20 @@ def summary(found: Mapping[str, Mapping[str, Any]], labels: str = "100") -> list
     return rows
 
 
+def short_table(found: Mapping[str, Mapping[str, Any]], labels: str = "100") -> str:
+    """The table of README: a row for every set, the highest score bold, and what fine-tuning beats by its interval."""
+    ways = {"scratch": "scratch", "raw_linear": "linear", "raw_boosting": "boosting"}
+    titles = ["pretrained", "from scratch", "raw, linear", "raw, boosting", "beyond chance above"]
+    rows = [["data", "score", *titles]]
+    for name, report in found.items():
+        score, cell = report["score"], cell_of(name)
+        means = [f"{report['scores'][score][arm][labels]['mean']:.3f}" for arm in ("pretrained", *ways)]
+        beaten = [short for arm, short in ways.items() if report["differences"][arm][labels]["says"] == "better"]
+        told = [f"**{mean}**" if float(mean) == max(map(float, means)) else mean for mean in means]
+        rows.append([f"{cell.data} ({cell.modality})", score.replace("_", " "), *told, ", ".join(beaten) or "-"])
+    return "\n".join(markdown(rows, 2))
+
+
 def counted(found: Mapping[str, Mapping[str, Any]], labels: str = "100") -> str:
     """In how many of the sets fine-tuning from the pretrained encoder has the higher mean than other ways."""
 
@@ -194,6 +208,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.what == "table":
         pages.write(pages.FINE_TUNING, table(), MARKS)
+        pages.write(pages.README, short_table(stored()), MARKS)
         return
     measure(args.what, args.runs or Path(tempfile.mkdtemp(prefix="compare-")))
 

@@ -14,7 +14,7 @@ from mmssl.training.process import prepare_process
 
 from .. import crossmodal, pages, teacher_free
 from .cells import HERE, SEEDS, Cell, choose, read_cells, read_result
-from .report import MARKS, load_results, read_tried, readme_table, report
+from .report import MARKS, load_results, read_tried, report, short_table
 from .run import run_cell, write_result
 
 
@@ -74,8 +74,8 @@ def write_report() -> None:
     cells = read_cells()
     results = load_results(cells)
     pages.RESULTS.write_text(report(cells, results, read_tried(), across()))
-    pages.write(pages.README, readme_table(cells, results), MARKS)
-    print(f"wrote {pages.RESULTS.name} and the table of {pages.README.name}")
+    pages.write(pages.BENCHMARKS, short_table(cells, results), MARKS)
+    print(f"wrote {pages.RESULTS.name} and the short table of docs/benchmarks")
 
 
 if __name__ == "__main__":

@@ -242,8 +242,8 @@ def tried_lines(cells: Sequence[Cell], tried: Mapping[str, Sequence[str]]) -> li
     return lines
 
 
-def readme_table(cells: Sequence[Cell], results: Results) -> str:
-    """The short table of the README: one line a data set, means over seeds, the untrained twin's in brackets; bold
+def short_table(cells: Sequence[Cell], results: Results) -> str:
+    """The short table of docs/benchmarks: one line a data set, means over seeds, the untrained twin's in brackets; bold
     where the pretrained encoder is better than its twin in every seed (of several), and underlined where it is better
     than the linear probe of the raw features, too."""
     lines = []

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from benchmarks import cards, pages
+from benchmarks import cards, compare, pages
 from benchmarks.matrix.cells import read_cells
 from benchmarks.matrix.report import better, load_results, of_cell
 
@@ -44,3 +44,11 @@ def test_losses_are_counted_right() -> None:
     assert f"in {no_gain} of {len(cells)} cells nothing was shown to be gained" in TEXT
     words = f"in {below_raw} of {len(cells)} "
     assert words in TEXT and words in (pages.REPO / "docs" / "explanation" / "baselines.md").read_text()
+
+
+def test_sets_with_few_labels_are_counted_right() -> None:
+    less = [report["differences"] for report in compare.stored().values()]
+    ahead = {arm: sum(one[arm]["100"]["mean"] > 0 for one in less) for arm in ("scratch", "raw_linear", "raw_boosting")}
+    assert ahead["raw_boosting"] == len(less) and "above boosting on all" in TEXT
+    assert f"above scratch on {ahead['scratch']} of {len(less)} sets" in TEXT
+    assert f"a linear model of the raw features on {ahead['raw_linear']}" in TEXT

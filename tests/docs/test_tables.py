@@ -41,13 +41,13 @@ from benchmarks.published import __main__ as published
 pytestmark = pytest.mark.docs
 
 
-def test_results_md_and_the_readmes_table() -> None:
+def test_results_md_and_the_short_table() -> None:
     cells = read_cells()
     results = report.load_results(cells)
     now = report.report(cells, results, report.read_tried(), matrix.across())
     assert pages.RESULTS.read_text() == now, "run python -m benchmarks.matrix --report"
-    shown = pages.between(pages.README.read_text(), report.MARKS)
-    assert shown == report.readme_table(cells, results), "run python -m benchmarks.matrix --report"
+    shown = pages.between(pages.BENCHMARKS.read_text(), report.MARKS)
+    assert shown == report.short_table(cells, results), "run python -m benchmarks.matrix --report"
 
 
 def test_across_modalities() -> None:
@@ -63,6 +63,8 @@ def test_fine_tuning() -> None:
 def test_what_pretraining_is_worth() -> None:
     page = pages.FINE_TUNING.read_text()
     assert pages.between(page, compare.MARKS) == compare.table(), "run python -m benchmarks.compare table"
+    shown = pages.between(pages.README.read_text(), compare.MARKS)
+    assert shown == compare.short_table(compare.stored()), "run python -m benchmarks.compare table"
 
 
 def test_forgetting() -> None:
