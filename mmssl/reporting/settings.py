@@ -42,14 +42,18 @@ def _shown(value: Any) -> Any:
     return public(veiled(to_dict(value)))
 
 
-def flat(settings: Any, path: str = "") -> dict[str, str]:
-    """Dotted key -> value in one line, of plain data."""
+def leaves(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of plain data, without its nesting; lists stay whole."""
     if isinstance(settings, Mapping) and settings:
-        found: dict[str, str] = {}
         for key, value in settings.items():
-            found |= flat(value, f"{path}.{key}" if path else str(key))
-        return found
-    return {path: in_line(settings)} if path else {}
+            yield from leaves(value, f"{path}.{key}" if path else str(key))
+    elif path:
+        yield path, settings
+
+
+def flat(settings: Any) -> dict[str, str]:
+    """Dotted key -> value in one line, of plain data."""
+    return {key: in_line(value) for key, value in leaves(settings)}
 
 
 def differences(settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,9 +15,10 @@ from accelerate.utils import LoggerType, is_tensorboard_available
 
 from ..errors import RunError, UserError, nearest, one_line
 from ..models.privacy import public, veiled
+from ..options.describing import in_line
 from ..options.schema import to_dict
 from ..recipe.config import LoopConfig
-from ..reporting.settings import flat
+from ..reporting.settings import leaves
 from .metrics import Row
 
 logger = logging.getLogger("mmssl")
@@ -98,19 +99,22 @@ def start_trackers(accelerator: Accelerator, trackers: Sequence[str] | None, nam
 def track_settings(accelerator: Accelerator, options: object) -> None:
     """Give the options of a run, in dotted keys, to the trackers that list them beside each other: not to TensorBoard,
     of which Accelerate makes a run of its own for them. Without passwords and what lies above the folders of data."""
-    settings = {key: value for key, value in flat(public(veiled(to_dict(options)))).items() if value != "null"}
-    try:
+    told = leaves(public(veiled(to_dict(options))))
+    settings = {key: v if isinstance(v, (bool, int, float)) else in_line(v) for key, v in told if v is not None}
+
+    def give() -> None:
         for tracker in accelerator.trackers:
             if tracker.name != "tensorboard":
                 tracker.store_init_configuration(settings)
-    except Exception as error:  # of somebody else's code: a server that is away, say, must not end a run
-        logger.warning("the trackers took no settings (%s); training goes on without them", one_line(error))
+
+    _taken("the trackers took no settings", give)
 
 
 def track_pictures(accelerator: Accelerator, pictures: Mapping[str, Any], texts: Mapping[str, str], step: int) -> bool:
     """Give pictures (H, W, 3) and Markdown to those trackers that show them: TensorBoard, trackio, Weights & Biases.
     False where they failed, which is said."""
-    try:
+
+    def give() -> None:
         for tracker in accelerator.trackers:
             if tracker.name == "tensorboard":
                 tracker.log(dict(texts), step=step)
@@ -121,30 +125,31 @@ def track_pictures(accelerator: Accelerator, pictures: Mapping[str, Any], texts:
                 trackio: Any = importlib.import_module("trackio")
                 images = {name: trackio.Image(pixels) for name, pixels in pictures.items()}
                 tracker.log({**images, **{name: trackio.Markdown(text) for name, text in texts.items()}}, step=step)
-    except Exception as error:  # of somebody else's code: a server that is away, say, must not end a run
-        logger.warning("the trackers took no pictures (%s); training goes on without them", one_line(error))
-        return False
-    return True
 
-
-def end_training(accelerator: Accelerator) -> None:
-    """Close the trackers and the process group: what is left is the first process's work, nobody waits for it."""
-    for tracker in accelerator.trackers:
-        try:
-            tracker.finish()
-        except Exception as error:  # of somebody else's code, when all is done
-            logger.warning("the tracker %s could not be closed (%s)", tracker.name, error)
-    accelerator.trackers = []
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    return _taken("the trackers took no pictures", give)
 
 
 def track(accelerator: Accelerator, row: Row) -> bool:
     """Give a line to the trackers; False where they failed, which is said."""
     kept = {k: v for k, v in row.items() if v is not None and k not in ("step", "wall_time", "seconds_left")}
+    return _taken("the trackers failed", lambda: accelerator.log(kept, step=row["step"]))
+
+
+def end_training(accelerator: Accelerator) -> None:
+    """Close the trackers and the process group: what is left is the first process's work, nobody waits for it."""
+    for tracker in accelerator.trackers:
+        _taken(f"the tracker {tracker.name} could not be closed", tracker.finish)
+    accelerator.trackers = []
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def _taken(failure: str, give: Callable[[], object]) -> bool:
+    """Whether trackers took what they are given; where not, the failure is said. They are somebody else's code: a
+    server that is away, say, must not end a run."""
     try:
-        accelerator.log(kept, step=row["step"])
-    except Exception as error:  # of somebody else's code: a server that is away, say, must not end a run
-        logger.warning("the trackers failed (%s); training goes on without them", one_line(error))
+        give()
+    except Exception as error:
+        logger.warning("%s (%s); the run goes on without", failure, one_line(error))
         return False
     return True
