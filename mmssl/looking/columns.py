@@ -353,6 +353,10 @@ def told_of(name: str, column: Column) -> str:
     """A column in a few words."""
     if column.media is not None:
         paths = [v.get("path") or "" for v in column.values if isinstance(v, dict)]
+        if any(paths) and all(path.lower().endswith(".npy") for path in paths):
+            return f"arrays ({endings_of(paths)})"
+        if name == FILE:
+            return "names of files"
         return f"{column.media} ({endings_of(paths) if any(paths) else 'bytes'})"
     if is_signal(column):
         return f"recordings of shape {' x '.join(map(str, column.shape))}" if column.shape else "recordings"

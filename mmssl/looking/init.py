@@ -189,6 +189,8 @@ def _composed(
         found.data["data"]["columns"] = columns
     for name, of in columns.items():
         found.why[f"data.columns.{name}"] = _why_columns(name, of, roles)
+    for name, why in opened.why.items():
+        found.why.setdefault(f"modalities.{name}", why)
     if node:
         found.why["data.split"] = "every node is seen; labels are those of the training part alone"
     if signals is not None:

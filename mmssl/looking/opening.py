@@ -13,25 +13,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..data.folders import Found, scan
 from ..data.formats import MEDIA, table_format
-from ..data.kinds import Files, endings_of
+from ..data.kinds import Columns, Files, endings_of
 from ..data.sources import open_source
 from ..data.windows import Windows
-from ..errors import BadSample, NoConfiguration, NoSplit, UserError
+from ..errors import NoConfiguration, NoSplit, UserError
 from ..modality import Preprocessor, load_modality
 from ..modality.biosignals.files import HEADERS
 from ..modality.lookup import installed
-from ..modality.raw import load_npy
 from ..recipe.config import RowsConfig
+from .arrays import look_at_arrays
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 GRAPHS = (".graphml", ".gml", ".pt", ".npz")
 VOLUMES = (".nii", ".nii.gz", ".mgh", ".mgz")
+ARRAYS = ("image", "volume", "video", "ecg", "eeg", "series")
+"""What a folder of arrays may be said to be."""
 MANY = 8
 """csv files of numbers from which on each is a recording of its own, and they are not parts of one table."""
 SPLITS = ("test", "validation")
@@ -48,6 +48,7 @@ class Opened:
         rows: of the split that is trained on.
         others: split -> rows of those beside it.
         said: what was decided.
+        why: modality -> why the files are taken for it, where that was open.
     """
 
     data: dict[str, Any]
@@ -55,6 +56,7 @@ class Opened:
     rows: Dataset
     others: dict[str, Dataset] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
+    why: dict[str, str] = field(default_factory=dict)
 
 
 def reader(name: str, options: Mapping[str, Any] | None = None) -> Preprocessor:
@@ -74,7 +76,8 @@ def open_data(asked: RowsConfig, options: Mapping[str, Mapping[str, Any]] | None
     """
     assert asked.path is not None
     said: list[str] = []
-    path, modalities = _modalities(asked.path, said)
+    why: dict[str, str] = {}
+    path, modalities = _modalities(asked.path, said, asked.columns, why)
     data: dict[str, Any] = {"path": path}
     if asked.name is not None:
         data["name"] = asked.name
@@ -101,7 +104,7 @@ def open_data(asked: RowsConfig, options: Mapping[str, Mapping[str, Any]] | None
             continue
         except UserError as error:
             said.append(f"the split {split} cannot be opened: {error}")
-    return Opened(data, modalities, rows, others, said)
+    return Opened(data, modalities, rows, others, said, why)
 
 
 def _rows(
@@ -143,27 +146,34 @@ def _is_node(rows: Dataset) -> bool:
 # ------------------------------------------------------------------------------------------------------------ files
 
 
-def _modalities(path: str, said: list[str]) -> tuple[str, tuple[str, ...]]:
+def _modalities(path: str, said: list[str], columns: Columns, why: dict[str, str]) -> tuple[str, tuple[str, ...]]:
     """(the path, the modalities that its files are; none of a table, of the Hub, of `builtin:`)."""
     prefix = path.partition(":")[0]
     if prefix in ("graph", "series"):
         return path, (prefix,)
     local = Path(path.removeprefix("file://")).expanduser()
     if local.is_file():
-        return path, _of_files([str(local)], local, said)
+        return path, _of_files([str(local)], local, said, columns, why)
     if not local.is_dir():
         matches = sorted(match for match in glob.glob(str(local), recursive=True) if Path(match).is_file())
-        return path, _of_files(matches, local, said) if matches else ()
+        return path, _of_files(matches, local, said, columns, why) if matches else ()
     if (local / "dataset_dict.json").exists() or (local / "state.json").exists():
         return path, ()
     found = scan(local.resolve())
     if found.has_configs or found.is_empty:
         return path, ()
-    return path, _of_files(found.every, local, said, found)
+    return path, _of_files(found.every, local, said, columns, why, found)
 
 
-def _of_files(files: Sequence[str], local: Path, said: list[str], found: Found | None = None) -> tuple[str, ...]:
-    """The modalities that files are."""
+def _of_files(
+    files: Sequence[str],
+    local: Path,
+    said: list[str],
+    columns: Columns,
+    why: dict[str, str],
+    found: Found | None = None,
+) -> tuple[str, ...]:
+    """The modalities that files are. columns: as asked for; why: gets the reason for what was open."""
     kinds = Counter(_kind(file) for file in files)
     media = {kind: kinds[kind] for kind in ("image", "audio", "video") if kinds[kind]}
     if _tu(files) or kinds["graph"] and kinds["graph"] >= kinds["array"] + sum(media.values()):
@@ -184,7 +194,12 @@ def _of_files(files: Sequence[str], local: Path, said: list[str], found: Found |
         texts = [file for file in files if file.lower().endswith(".txt") and Path(file).stem in stems]
         return (*chosen, "text") if len(texts) >= 0.5 * len(stems) else tuple(chosen)
     if kinds["array"]:
-        return (_array(next(file for file in files if _kind(file) == "array"), str(local), said),)
+        arrays = [file for file in files if _kind(file) == "array"]
+        asked = next((name for name in columns if name in ARRAYS), None)
+        if asked is not None:
+            why[asked] = "as asked for"
+            return (asked,)
+        return (_array(arrays, str(local), said, why),)
     if _json_graphs(files):
         return ("graph",)
     tables = [file for file in files if table_format(file) == "csv"]
@@ -243,23 +258,21 @@ def _sounds(file: str) -> bool:
         return False
 
 
-def _array(file: str, where: str, said: list[str]) -> str:
-    """The modality of a file of numbers, by their shape and type."""
-    if file.lower().endswith(".mat"):
-        return signal_of(file, where, said)
-    try:
-        with open(file, "rb") as opened:
-            values = load_npy(opened)
-    except BadSample as error:
-        raise UserError(f"data.path: '{file}': {error}") from error
-    shape = values.shape
-    if values.ndim == 4:
-        said.append(f"arrays of four axes {shape} are taken for videos")
-        return "video"
-    if values.ndim == 3 or (values.ndim == 2 and values.dtype == np.uint8 and min(shape) >= 8):
-        said.append(f"arrays of shape {shape} are taken for pictures")
-        return "image"
-    return signal_of(file, where, said)
+def _array(files: Sequence[str], where: str, said: list[str], why: dict[str, str]) -> str:
+    """The modality of files of numbers, by their shapes and type."""
+    from .signals import told_signals
+
+    plain = [file for file in files if file.lower().endswith(".npy")]
+    if not plain:
+        return signal_of(files[0], where, said)
+    found = look_at_arrays(plain, lambda counts: told_signals(where, counts))
+    if found.modality == "signal":
+        kind = signal_of(plain[0], where, said)
+        why[kind] = found.why
+        return kind
+    said.append(f"{found.why} (if they are not: --column {found.other}={found.other})")
+    why[found.modality] = found.why
+    return found.modality
 
 
 def _recordings(tables: Sequence[str], where: str, said: list[str]) -> tuple[str, ...]:

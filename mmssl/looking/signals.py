@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def look_at_signals(values: Sequence[object], where: str, column: str = "") -> S
     if not recordings:
         raise UserError(f"data: no recording of some could be read: {reason}")
     first = recordings[0]
-    beside = _beside(where, first.count)
+    beside = _beside(where, [first.count])
     names = first.names or beside.names
     rate = first.rate or beside.rate
     modality, doubt = _which(names, first, rate, f"{Path(where).name} {column}", readers)
@@ -115,14 +115,26 @@ def _which(
         known = [name for name in names or () if reader.known(name) is not None]
         if len(known) >= max(1, 0.5 * len(names or ())):
             return kind, ""
-    for kind, words in WORDS.items():
-        if re.search(rf"(?:^|[^a-z])(?:{words})|(?:{words})(?:$|[^a-z])", called.lower()):
-            return kind, f"the data are called '{called.strip()}'"
+    by_name = _called(called)
+    if by_name is not None:
+        return by_name, f"the data are called '{called.strip()}'"
     if names:
         return "series", ""
     if first.count == 12 and (rate is None or 100 <= rate <= 1000) and first.length >= 500:
         return "ecg", f"12 channels{f' at {rate:g} Hz' if rate else ''}; of another kind: --column series=COLUMN"
     return "series", "nothing names their channels"
+
+
+def told_signals(where: str, counts: Collection[int]) -> bool:
+    """Whether data are called after signals, or something beside them says a rate, or the names of so many channels."""
+    found = _beside(where, counts)
+    return found.rate is not None or found.names is not None or _called(Path(where).name) is not None
+
+
+def _called(text: str) -> str | None:
+    """ECG or EEG, as what data are called says."""
+    fit = (k for k, w in WORDS.items() if re.search(rf"(?:^|[^a-z])(?:{w})|(?:{w})(?:$|[^a-z])", text.lower()))
+    return next(fit, None)
 
 
 @dataclass
@@ -133,8 +145,9 @@ class _Beside:
     rate_from: str = ""
 
 
-def _beside(where: str, count: int) -> _Beside:
-    """What lies beside the data and says their rate and the names of their channels: JSON files, then README.md."""
+def _beside(where: str, counts: Collection[int]) -> _Beside:
+    """What lies beside the data and says their rate and the names of their channels, of which there are so many: JSON
+    files, then README.md."""
     place = Path(where).expanduser()
     folder = place if place.is_dir() else place.parent
     found = _Beside()
@@ -148,7 +161,7 @@ def _beside(where: str, count: int) -> _Beside:
         except (OSError, ValueError):
             continue
         for key, value in said.items() if isinstance(said, dict) else ():
-            if isinstance(value, list) and len(value) == count and all(isinstance(one, str) for one in value):
+            if isinstance(value, list) and len(value) in counts and all(isinstance(one, str) for one in value):
                 found.names, found.names_from = found.names or value, found.names_from or file.name
             if re.search(r"rate|hz|freq|^fs$", str(key).lower()) and isinstance(value, int | float) and value > 0:
                 found.rate, found.rate_from = found.rate or float(value), found.rate_from or f"says {file.name}"

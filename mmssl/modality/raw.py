@@ -142,7 +142,13 @@ def numpy_said(error: Exception) -> str:
 
 
 def check_npy(file: BinaryIO, name: str = "") -> tuple[int, ...]:
-    """The shape that the header of a .npy file says, before memory is taken for it; the file is at its beginning then.
+    """The shape that the header of a .npy file says; see `header_of`."""
+    return header_of(file, name)[0]
+
+
+def header_of(file: BinaryIO, name: str = "") -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """(shape, type) that the header of a .npy file says, before memory is taken for it; the file is at its beginning
+    then.
 
     Args:
         file: at its beginning.
@@ -168,4 +174,4 @@ def check_npy(file: BinaryIO, name: str = "") -> tuple[int, ...]:
     check("values", math.prod(shape), f"numbers in {what}")
     check("bytes", math.prod(shape) * dtype.itemsize, f"bytes in {what}")
     file.seek(0)
-    return shape
+    return shape, dtype

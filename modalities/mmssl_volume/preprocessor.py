@@ -34,6 +34,8 @@ AXES = ("slices", "rows", "columns")
 """Of a volume, in the order in which its voxels lie."""
 LEAST_SIDE = 4
 """Of an array that is taken for a volume by its looks."""
+PATCHES = ((12, 2), (24, 4))
+"""Volumes of at most so many voxels along their longest side -> the patch for them; larger ones have the recipe's."""
 
 
 @dataclass
@@ -187,6 +189,23 @@ class Preprocessor(base.Preprocessor[Sample]):
         }
         return self
 
+    def suggest(self, samples: Iterable[object]) -> tuple[dict[str, Any], str]:
+        """`size` and `patch` of volumes that are smaller than the recipe's: enlarged, they would cost more and say no
+        more."""
+        size, patch = self.config.size, self.config.patch
+        if self.config.spacing is not None or not isinstance(size, int) or not isinstance(patch, int):
+            return {}, ""
+        volumes = self.readable(samples, lambda raw: read_volume(raw, self.config.layout))
+        longest = sorted(_longest(volume) for volume in volumes)
+        if not longest or longest[len(longest) // 2] >= size:
+            return {}, ""
+        side = longest[len(longest) // 2]
+        cut = min(next((cut for most, cut in PATCHES if side <= most), patch), patch)
+        found = {"size": max(-(-side // cut), 2) * cut, "patch": cut}
+        return (
+            ({}, "") if found["size"] >= size else (found, f"these volumes have {side} voxels along their longest side")
+        )
+
     def sizes(self) -> dict[str, Any]:
         """What the `Modality` is built with."""
         return {
@@ -194,6 +213,14 @@ class Preprocessor(base.Preprocessor[Sample]):
             "patch": list(three(self.config.patch)),
             "channels": list(self.fitted()["channels"]),
         }
+
+
+def _longest(volume: Volume) -> int:
+    """Voxels along the longest side, were all as short as the shortest."""
+    shape = volume.array.shape[1:]
+    if volume.spacing is None:
+        return max(shape)
+    return round(max(n * mm for n, mm in zip(shape, volume.spacing, strict=True)) / min(volume.spacing))
 
 
 def _by_itself(channel: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -314,10 +314,11 @@ def from_array(array: Array, channels: int | None = None, layout: str | None = N
         return _checked(array[..., None])
     if array.ndim != 3 or 0 in array.shape:
         raise BadSample(f"expected an array (H, W), (H, W, C) or (C, H, W), found shape {tuple(array.shape)}")
-    return _checked(array.transpose(1, 2, 0) if _channels_first(array.shape, channels, layout) else array)
+    return _checked(array.transpose(1, 2, 0) if channels_first(array.shape, channels, layout) else array)
 
 
-def _channels_first(shape: tuple[int, ...], channels: int | None, layout: str | None) -> bool:
+def channels_first(shape: tuple[int, ...], channels: int | None = None, layout: str | None = None) -> bool:
+    """Whether the first of an array's three axes is its channels, and not the last; as `from_array` tells them."""
     first, last = shape[0], shape[2]
     if layout is not None:
         return layout == "channels_first"

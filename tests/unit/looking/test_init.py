@@ -61,6 +61,12 @@ def _montage(folder: Path) -> None:
     (folder / "README.md").write_text("Three electrodes.")
 
 
+def _npy(folder: Path, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        np.save(folder / f"{number}.npy", rng.normal(size=shape).astype(np.float32))
+
+
 def _pairs(folder: Path) -> None:
     of_kinds(folder, {"image": "image", "caption": "text"})
     (folder / "table.jsonl").rename(folder / "pairs.jsonl")
@@ -75,6 +81,9 @@ KINDS: dict[str, tuple[Callable[[Path], object], str, dict[str, Any]]] = {
     "eeg": (_montage, "t.parquet", {"eeg": "signal"}),
     "series": (lambda f: sensors(f / "s"), "s", {"series": "series"}),
     "series-arrays": (_arrays, "t.parquet", {"series": "signal"}),
+    "volume": (lambda f: _npy(f, (12, 14, 12)), ".", {"volume": "volume"}),
+    "volume-channels": (lambda f: _npy(f, (2, 8, 8, 8)), ".", {"volume": "volume"}),
+    "bands": (lambda f: _npy(f, (6, 24, 24)), ".", {"image": "image"}),
     "graph": (tudataset, ".", {"graph": "graph"}),
     "text": (_lines, "t.txt", {"text": "text"}),
     "tabular": (_table, "t.csv", {"tabular": ["x", "y", "z", "sort"]}),

@@ -47,6 +47,28 @@ def test_it_is_looked_at_as_it_was_recorded() -> None:
     assert Preprocessor(Config()).look(None) is None
 
 
+@pytest.mark.parametrize(
+    ("options", "shape", "found"),
+    [
+        ({"size": 48, "patch": 8}, (16, 15, 10), {"size": 16, "patch": 4}),
+        ({"size": 48, "patch": 8}, (9, 11, 9), {"size": 12, "patch": 2}),
+        ({"size": 48, "patch": 8}, (30, 20, 20), {"size": 32, "patch": 8}),
+        ({"size": 48, "patch": 8}, (20, 20, 47), {}),
+        ({"size": 48, "patch": 8}, (60, 20, 20), {}),
+        ({"size": 48, "patch": 8, "spacing": 1.0}, (16, 16, 16), {}),
+        ({"size": [8, 48, 48], "patch": [4, 8, 8]}, (16, 16, 16), {}),
+    ],
+)
+def test_small_volumes_are_not_enlarged(options: dict[str, Any], shape: tuple[int, ...], found: dict[str, Any]) -> None:
+    values = [np.zeros(shape, np.float32)] * 3
+    assert Preprocessor(Config(**options)).suggest([*values, b"broken"])[0] == found
+
+
+def test_thick_slices_are_as_far_apart_as_they_are() -> None:
+    scan = {"array": np.zeros((6, 24, 24), np.float32), "spacing": [8.0, 1.0, 1.0]}
+    assert Preprocessor(Config(size=48, patch=8)).suggest([scan])[0] == {}, "48 rows' worth of slices"
+
+
 def nifti(array: np.ndarray[Any, Any], affine: np.ndarray[Any, Any] | None = None, version: int = 1) -> bytes:
     """`array` lies as NIfTI has it: (x, y, z[, t])."""
     cls = nibabel.Nifti1Image if version == 1 else nibabel.Nifti2Image
