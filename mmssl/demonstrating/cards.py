@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..reporting.page import templates
+from ..markup import templates
+from ..reporting.page import TEMPLATES as REPORTS
 from ..reporting.painting import Picture, large, small
 from .index import Hit
 
@@ -105,5 +106,5 @@ def _none() -> Picture:
 
 
 def _render(name: str, **values: Any) -> str:
-    text: str = templates(TEMPLATES).get_template(f"{name}.html.j2").render(**values)
+    text: str = templates(TEMPLATES, REPORTS).get_template(f"{name}.html.j2").render(**values)
     return text

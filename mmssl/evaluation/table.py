@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..markup import templates
 from .answers import said_by_group
 
 if TYPE_CHECKING:
@@ -22,14 +24,23 @@ class Scores(dict[str, Any]):
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        from html import escape
+        return in_notebook(self)
 
-        def row(cells: tuple[str, ...], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{escape(text)}</{tag}>" for text in cells) + "</tr>"
 
-        lines = [row(header(self), "th"), *(row(cells, "td") for cells in table_rows(self))]
-        notes = "".join(f"<li>{escape(text)}</li>" for text in remarks(self))
-        return f"<table>{''.join(lines)}</table>" + (f"<ul>{notes}</ul>" if notes else "")
+def in_notebook(report: Report, folder: Path | None = None) -> str:
+    """HTML of a report, below the folder of the run that it is of; of a run without scores the folder alone."""
+    shown = folder is None or bool(report)
+    html: str = (
+        templates(Path(__file__).parent)
+        .get_template("scores.html.j2")
+        .render(
+            folder=None if folder is None else str(folder),
+            header=header(report) if shown else (),
+            rows=table_rows(report),
+            remarks=remarks(report),
+        )
+    )
+    return html
 
 
 COLUMNS = (

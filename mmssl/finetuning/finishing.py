@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RunError, one_line
-from ..evaluation.table import Scores
+from ..evaluation.table import Scores, in_notebook
 from ..files import whole_folder, write_whole
 from ..models.adapter_files import Base, write_adapter
 from ..models.adapters import trainable
@@ -49,7 +49,7 @@ class FinetuneRun:
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        return f"<p><code>{self.folder}</code></p>{Scores(self.report)._repr_html_()}"
+        return in_notebook(self.report, self.folder)
 
     def load(self) -> TaskModel:
         """What was saved, ready to predict."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..boundary import reading_sample
 from ..data.loading import read_rows
 from ..errors import BadSample
+from ..markup import templates
 from ..modality import Preprocessor, select
 from ..modality.looked import Looked
 from ..modality.table import joined
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from .decoding import Facts
     from .rows import Rows
 
-TEMPLATE = Path(__file__).with_name("check.html.jinja")
+TEMPLATE = Path(__file__).with_name("check.html.j2")
 SAMPLES, SIDE = 8, 96
 """Samples of each modality that are drawn; pixels of a picture's longer side."""
 CHANNELS, COLUMNS = 60, 12
@@ -62,16 +63,14 @@ def page(found: Checked, data: Rows | None, facts: Mapping[str, Sequence[Facts]]
         data: the rows, for pictures of some of them; None: without.
         facts: of the rows that were read.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = lambda value: f"{value:,.6g}"
-    environment.filters["named"] = lambda names: names if isinstance(names, str) else joined(names, COLUMNS)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     drawn = {} if data is None or not facts else _drawn(data, facts)
-    return template.render(found=found, drawn=drawn, bars=_bars, told_first=_told_first)
+    said = {"number": lambda value: f"{value:,.6g}", "named": _named, "bars": _bars, "told_first": _told_first}
+    html: str = templates(TEMPLATE.parent).get_template(TEMPLATE.name).render(found=found, drawn=drawn, **said)
+    return html
+
+
+def _named(names: str | Sequence[str]) -> str:
+    return names if isinstance(names, str) else joined(names, COLUMNS)
 
 
 def _told_first(channels: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -11,15 +11,14 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import __version__
-from ..errors import shown as visible
 from ..files import write_whole
+from ..markup import templates
 from ..options import plainyaml
 from .drawing import COLOURS, DASHES, dash_of, data_uri, heat, line_plot
 from .painting import Picture, large, picture, small, text_of, thumb
@@ -152,7 +151,7 @@ def _rendered(views: Sequence[View], drawn: list[Any]) -> str:
     script = (TEMPLATES / "map.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
-        templates()
+        templates(TEMPLATES)
         .get_template("page.html.j2")
         .render(
             views=views,
@@ -172,29 +171,6 @@ def _rendered(views: Sequence[View], drawn: list[Any]) -> str:
             version=__version__,
         )
     )
-
-
-@cache
-def templates(folder: Path = TEMPLATES) -> Any:
-    """The environment of the templates in a folder, which may import those of reports."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    def finished(value: Any) -> Any:
-        """Texts without what moves or turns others; of several lines each."""
-        plain = isinstance(value, str) and not isinstance(value, Markup)
-        return "\n".join(map(visible, value.split("\n"))) if plain else value
-
-    found = Environment(
-        finalize=finished,
-        loader=FileSystemLoader([folder, TEMPLATES]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    found.filters["drawn"] = Markup  # of `drawing` and of the files beside the templates alone
-    return found
 
 
 # ------------------------------------------------------------------------------------------------------------ curves

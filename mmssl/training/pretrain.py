@@ -10,7 +10,7 @@ from pathlib import Path
 from ..distributed import lost_peers_told
 from ..errors import RunError, UserError, one_line
 from ..evaluation.evaluate import Report, evaluate
-from ..evaluation.table import Scores
+from ..evaluation.table import Scores, in_notebook
 from ..files import write_whole
 from ..hub.card import write_card
 from ..hub.record import write_record
@@ -68,8 +68,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        html = getattr(self.report, "_repr_html_", str)()
-        return f"<p><code>{self.folder}</code></p>{html if self.report else ''}"
+        return in_notebook(self.report, self.folder)
 
 
 def pretrain(

@@ -13,7 +13,7 @@ import mmssl
 from mmssl.api import Run
 from mmssl.cli import main
 from mmssl.errors import UserError
-from mmssl.evaluation.table import Scores, plain_table
+from mmssl.evaluation.table import Scores, in_notebook, plain_table
 
 TINY = {"width": 16, "depth": 1, "heads": 2}
 
@@ -52,7 +52,7 @@ def test_evaluate_is_the_command(run: Run, capsys: pytest.CaptureFixture[str]) -
     assert again == scores and isinstance(again, Scores)
     assert json.loads(json.dumps(scores)) == scores
     html = scores._repr_html_()
-    assert html.startswith("<table><tr><th>task</th>") and html.count("<tr>") == 1 + len(scores["tasks"]["knn"])
+    assert "<tr><th>task</th>" in html and html.count("<tr>") == 1 + len(scores["tasks"]["knn"])
 
 
 def test_embed_and_encode_agree(run: Run, tmp_path: Path) -> None:
@@ -96,7 +96,8 @@ def test_export_and_push(run: Run) -> None:
 
 def test_a_run_shows_itself(run: Run) -> None:
     assert repr(run).startswith(f"Run({str(run.folder)!r})\ntask") and len(repr(run)) < 2000
-    assert run._repr_html_().startswith(f"<p><code>{run.folder}</code></p><table>")
+    html = run._repr_html_()
+    assert html.startswith(f"<p><code>{run.folder}</code></p>") and "<td>rankme</td>" in html
 
 
 def test_faults_are_user_errors() -> None:
@@ -173,3 +174,14 @@ def test_a_merged_peft_model_and_ours_leave_the_same_folder(run: Run, tmp_path: 
     inputs = processor(image=[np.zeros((8, 8), np.uint8)])
     again = AutoModel.from_pretrained(tmp_path / "merged").eval()
     torch.testing.assert_close(again(**inputs).pooler_output, merged(**inputs).pooler_output)
+
+
+def test_what_a_notebook_shows_is_escaped(tmp_path: Path) -> None:
+    """Columns and classes are somebody else's words; and a run without scores shows where it lies."""
+    metric = {"model": 0.5, "chance": 0.1, "n": 4}
+    report = {"tasks": {"knn": {"<b>a</b> & b": metric}}, "notes": ["<img src=x onerror=alert(1)>"]}
+    html = in_notebook(report, tmp_path / "<i>run")
+    assert "&lt;b&gt;a&lt;/b&gt; &amp; b" in html and "&lt;img src=x" in html and "&lt;i&gt;run" in html
+    assert not {"<b>", "<img", "<i>"} & set(html.replace(">", "> ").split())
+    assert in_notebook({}, tmp_path).strip() == f"<p><code>{tmp_path}</code></p>"
+    assert Scores(report)._repr_html_().strip().startswith("<table>")

@@ -26,6 +26,7 @@ ROOMS = (
     "limits",
     "boundary",
     "files",
+    "markup",
     "reading",
     "losses",
     "masking",
