@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,6 +24,12 @@ USED = 0.3
 """Share of what its maker says that a GPU is taken to do: encoders of these sizes reach a fifth to two fifths."""
 DEVICES = {"T4": 16, "L4": 24, "RTX 4090": 24, "A100": 80, "H100": 80, "H200": 141, "B200": 180}
 """GPU -> GB of its memory, by its maker's data sheet; how fast it is stands in `mmssl.training.effort.PEAKS`."""
+COUNTS = (1, 2, 4, 8)
+"""How many GPUs of a kind it is told for."""
+LINKS = {"T4": 16, "L4": 32, "RTX 4090": 32, "A100": 300, "H100": 450, "H200": 450, "B200": 900}
+"""GPU -> GB a second from one to another of a machine, one way, by its maker's data sheet: PCIe, or NVLink."""
+MOVED = 0.5
+"""Share of that which the sum of gradients over all of them is taken to reach."""
 QUICKEST = 0.02
 """Seconds that a step of a small model takes there all the same: kernels are launched, batches copied."""
 TIGHT = 0.9
@@ -43,7 +50,8 @@ class Plan:
         process: bytes that this process held before the first step: libraries, data, weights.
         exports: what the model exports to, in a line.
         checkpoint, model: bytes of one checkpoint, and of the model's folder; keep: checkpoints that stay.
-        others: GPU -> "seconds" of the run, "memory" (bytes), "fits".
+        others: GPU -> of so many of them, which share the batch: "count", "seconds" of the run, "memory" of each in
+            bytes, "fits".
     """
 
     name: str
@@ -59,7 +67,7 @@ class Plan:
     checkpoint: int
     model: int
     keep: int
-    others: dict[str, dict[str, Any]] = field(default_factory=dict)
+    others: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     @property
     def step_seconds(self) -> float:
@@ -107,11 +115,25 @@ class Plan:
         return lines + self._elsewhere()
 
     def _elsewhere(self) -> list[str]:
-        lines = [f"elsewhere, at {USED:.0%} of what the maker says in 16 bits, if data come fast enough:"]
+        if not self.others:
+            return []
+        counts = counted([of["count"] for of in next(iter(self.others.values()))])
+        share = f"{USED:.0%} of what the maker says in 16 bits"
+        lines = [f"elsewhere, on {counts} of them, at {share}, if data come fast enough:"]
         for name, of in self.others.items():
-            fits = "" if of["fits"] else f"; {_bytes(of['memory'])} do not fit: a smaller train.micro_batch"
-            lines.append(f"  {name:10} {duration(of['seconds']):>8}{fits}")
-        return lines if self.others else []
+            full = [one for one in of if not one["fits"]]
+            many = " each" if len(of) > 1 else ""
+            fits = f"; {_bytes(full[0]['memory'])}{many} do not fit: a smaller train.micro_batch" if full else ""
+            on = f" on {counted([one['count'] for one in full])}" if full and len(full) < len(of) else ""
+            times = " ".join(f"{duration(one['seconds']):>8}" for one in of)
+            lines.append(f"  {name:10} {times}{fits}{on}")
+        return lines
+
+
+def counted(numbers: Sequence[int]) -> str:
+    """ "1, 2 and 4"."""
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def plan(asked: Asked, steps: int = STEPS) -> Plan:
@@ -139,8 +161,8 @@ def _planned(asked: Asked, steps: int) -> Plan:
         more = stored, run.lengths, begun.mixture, begun.labels
         batches = Feed(begun.recipe, source, columns, processor, accelerator, *more)
         before = int((resident() or 0.0) * 1e9)
-        with doing("trying some steps", steps):
-            found = trial(loop, batches, steps)
+        with doing("trying some steps", steps) as advance:
+            found = trial(loop, batches, steps, advance)
         rows = len(begun.rows) if hasattr(begun.rows, "__len__") else None
         train, model = begun.recipe.train, loop.pretraining.model
         device = f"{loop.accelerator.device}, {train.mixed_precision if train.mixed_precision != 'no' else 'float32'}"
@@ -163,21 +185,23 @@ def _planned(asked: Asked, steps: int) -> Plan:
     return out
 
 
-def _elsewhere(found: Plan) -> dict[str, dict[str, Any]]:
-    """Time and memory on GPUs, in 16 bits: activations are half as large."""
+def _elsewhere(found: Plan) -> dict[str, list[dict[str, Any]]]:
+    """Time and memory on GPUs, in 16 bits: activations are half as large. Several share the batch, each has all weights
+    and a second place for its gradients, and at the end of a step these are summed in a ring."""
     t = found.trial
     if t.flops is None:
         return {}
-    memory = t.weights + t.optimizer + t.batch + max(t.activations // 2, t.gradients)
-    out = {}
+    out: dict[str, list[dict[str, Any]]] = {}
     for name, size in DEVICES.items():
         speed = gpu_peak(name, HALF)
         assert speed is not None and name in PEAKS
-        out[name] = {
-            "seconds": found.steps * max(t.flops / (USED * speed), QUICKEST),
-            "memory": memory,
-            "fits": memory <= TIGHT * size * 1e9,
-        }
+        for count in [n for n in COUNTS if found.batch_size % (n * found.accumulation) == 0]:
+            step = max(t.flops / (count * USED * speed), QUICKEST)
+            summed = 2 * (count - 1) / count * t.gradients / (MOVED * LINKS[name] * 1e9)
+            sent = t.gradients if count > 1 else 0
+            memory = t.weights + t.optimizer + sent + t.batch // count + max(t.activations // (2 * count), t.gradients)
+            told = {"count": count, "seconds": found.steps * (step + summed), "memory": memory}
+            out.setdefault(name, []).append({**told, "fits": memory <= TIGHT * size * 1e9})
     return out
 
 

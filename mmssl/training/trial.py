@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..saying import Advance
 from .effort import tokens_of
 from .loop import Batches, Loop
 from .metrics import Meter
@@ -55,8 +56,8 @@ class Trial:
         return self.weights + self.optimizer + self.batch + max(self.activations, self.gradients)
 
 
-def trial(loop: Loop, batches: Batches, steps: int) -> Trial:
-    """Make so many steps of a loop that has not begun, and throw them away with it.
+def trial(loop: Loop, batches: Batches, steps: int, advance: Advance = lambda done: None) -> Trial:
+    """Make so many steps of a loop that has not begun, and throw them away with it. advance: told how many are made.
 
     Raises:
         UserError: too many broken samples.
@@ -90,6 +91,7 @@ def trial(loop: Loop, batches: Batches, steps: int) -> Trial:
             if step:
                 out.seconds.append(time.perf_counter() - began)
                 out.waited += meter.waited
+            advance(step + 1)
     out.optimizer = size_of(tensors_in(loop.optimizer.state.values()))
     return out
 

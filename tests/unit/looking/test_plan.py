@@ -70,7 +70,8 @@ def test_the_parts_of_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert abs(found.model - weights) < 0.1 * weights
     assert len(t.seconds) == 2 and all(seconds > 0 for seconds in t.seconds) and t.flops and t.tokens == 12 * 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"], "a plan writes nothing"
-    assert set(found.others) == set(planning.DEVICES) and all(of["fits"] for of in found.others.values())
+    assert set(found.others) == set(planning.DEVICES) == set(planning.LINKS)
+    assert all([one["count"] for one in of] == [1, 2, 4] and of[0]["fits"] for of in found.others.values()), "of 12"
     said = "\n".join(found.lines())
     assert "exports to" in said and "vit_mae" in said and f"{t.parameters:,}" in said
     json.dumps(found.plain())
@@ -115,14 +116,36 @@ def test_memory_is_what_a_step_takes(recipe: str, tmp_path: Path, monkeypatch: p
     """Within 15 % of the allocator's own count, of five recipes as they are shipped."""
     seen: list[int] = []
 
-    def watched(loop: Loop, batches: Any, steps: int) -> Trial:
-        found = trial(loop, batches, steps)
+    def watched(loop: Loop, batches: Any, steps: int, advance: Any) -> Trial:
+        found = trial(loop, batches, steps, advance)
         seen.append(measured(loop, batches) + found.weights + found.optimizer + found.batch)
         return found
 
     monkeypatch.setattr(planning, "trial", watched)
     assert planned(recipe, tmp_path).trial.peak == pytest.approx(seen[0], rel=0.15)
     assert torch.is_grad_enabled()
+
+
+def test_of_several_gpus_each_has_its_share_and_all_wait_for_the_sum_of_gradients() -> None:
+    t = Trial(
+        seconds=[1.0], flops=4_000 * 10**12, weights=400, gradients=8 * 10**9, optimizer=100, batch=8, parameters=1
+    )
+    t.activations = 96 * 10**9
+    found = Plan("x", 64, 10, 1.0, 64, 1, "cpu", t, 0, "", 1, 1, 1)
+    one, two, four, eight = planning._elsewhere(found)["H100"]
+    assert one["seconds"] == pytest.approx(10 * 4_000 / (0.3 * 989))
+    ring = 10 * 2 * 0.5 * 8 / (0.5 * 450)
+    assert two["count"] == 2 and two["seconds"] == pytest.approx(one["seconds"] / 2 + ring)
+    assert one["memory"] == 508 + 48 * 10**9 and two["memory"] == 504 + 32 * 10**9
+    assert eight["memory"] == 501 + 16 * 10**9 and four["fits"]
+    small = planning._elsewhere(found)["T4"]
+    assert [of["fits"] for of in small] == [False] * 4
+    found.others = {"T4": small}
+    assert "48 GB each do not fit" in found.lines()[-1] and "on 1, 2, 4 and 8 of them" in found.lines()[-2]
+    small[3]["fits"] = True
+    assert found.lines()[-1].endswith("on 1, 2 and 4")
+    found.batch_size, found.accumulation = 6, 3
+    assert [of["count"] for of in planning._elsewhere(found)["T4"]] == [1, 2]
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
