@@ -274,7 +274,7 @@ def make_accelerator(train: LoopConfig) -> Accelerator:
                 mixed_precision=train.mixed_precision,
                 gradient_accumulation_steps=1,  # the loop accumulates itself, its micro-batches are parts of one batch
                 kwargs_handlers=[
-                    # a batch may lack a modality, whose tower then gets no gradient on this process
+                    # what no objective reaches gets no gradient; after the first step it is known (`Parallel.settled`)
                     DistributedDataParallelKwargs(find_unused_parameters=True),
                     # the others wait while the first one evaluates
                     InitProcessGroupKwargs(timeout=timedelta(hours=2)),

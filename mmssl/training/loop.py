@@ -180,6 +180,7 @@ class Loop:
                         continue
                     with interrupts.held():  # weights, optimiser and step change together
                         norm = self._update(step)
+                        self.module = self.parallel.settled(self.module, self.pretraining)
                         step += 1
                         self.seconds += time.perf_counter() - began
                     display.advance(step)
@@ -370,8 +371,7 @@ class Loop:
         s = self.settings
         self.rates.set(self.optimizer, step, self.course.lr_scale)
         # infinity clips nothing, and still gives the norm for the log
-        clip = s.clip if s.clip is not None else math.inf
-        norm = self.parallel.clip(self.pretraining, clip)
+        norm = self.parallel.clip(self.pretraining, s.clip if s.clip is not None else math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad()
         # behind the optimiser: teachers follow the weights as they are now

@@ -7,6 +7,10 @@ processors (gloo) and GPUs (NCCL). Accelerate's own FSDP2 is not asked: on proce
 DistributedDataParallel and does not say so (1.15.0), and it wraps by the name of a class. Its launch files are honoured
 (`mmssl.training.engine.way_of`).
 
+DistributedDataParallel exchanges a part of the gradients as soon as all of it is there, for which it has to know what
+gets none. Asked for that (`find_unused_parameters`) it goes through the graph of every step and exchanges what it
+found; here the first step alone is looked at where all steps reach the same weights (`one_way`, `Parallel.settled`).
+
 Losses are `local sum * world / global count` (`mmssl.distributed`); both ways average gradients over processes. All
 processes go through the same towers in the same order, those that lack a modality with rows that are all invalid, so
 that none waits for another; `Sharded.check` holds every step to it.
@@ -28,10 +32,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..distributed import in_full, world_size
 from ..errors import RunError, UserError
+from ..models.foreign import ForeignTower
 from ..objectives.pretraining import Pretraining
 
 T = TypeVar("T")
@@ -53,6 +59,8 @@ class Parallel:
         self.hosts: dist.ProcessGroup | None = None
         if world_size() > 1:
             self.hosts = self.talk()
+        self._passes: list[set[Tensor]] | None = None  # what each of the first step reaches; None: not asked
+        self._left: list[nn.Parameter] = []  # what DistributedDataParallel does not exchange
 
     @staticmethod
     def talk() -> dist.ProcessGroup:
@@ -64,9 +72,37 @@ class Parallel:
         pretraining.to(self.accelerator.device)
 
     def prepare(self, pretraining: Pretraining) -> nn.Module:
-        """What is called for a forward pass."""
+        """What is called for a forward pass of the first step; `settled` gives what is from then on."""
         module: nn.Module = self.accelerator.prepare(pretraining)
+        self._passes = [] if isinstance(module, DistributedDataParallel) and one_way(pretraining) else None
         return module
+
+    def settled(self, module: nn.Module, pretraining: Pretraining) -> nn.Module:
+        """What is called for a forward pass behind a step that `module` was called in; all call it together.
+
+        Where the first step has shown which weights every step reaches, these are exchanged without looking for them
+        any more. A weight that is reached later than in the first step after all (prototypes that are frozen at the
+        beginning) is reached by all alike, and is exchanged by `clip`.
+        """
+        if not self._passes:
+            return module
+        passes, self._passes = self._passes, None
+        left = {n: p for n, p in pretraining.named_parameters() if p.requires_grad and p not in passes[-1]}
+        # of a step in several passes the last one exchanges what all of them have added up
+        whole = not any(p in seen for p in left.values() for seen in passes)
+        if self.agreed(not whole) or not self._alike(zlib.crc32(repr([*left]).encode())):
+            return module
+        assert isinstance(module, DistributedDataParallel)
+        module._remove_autograd_hooks()
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(pretraining, [*left])
+        self._left = [*left.values()]
+        device, handler = self.accelerator.device, self.accelerator.ddp_handler
+        settings = {**(handler.to_kwargs() if handler is not None else {}), "find_unused_parameters": False}
+        alone = [device] if device.type == "cuda" else None
+        found = DistributedDataParallel(pretraining, device_ids=alone, init_sync=False, **settings)
+        # the old one, and the memory that it exchanges in, goes
+        self.accelerator._models = [found if kept is module else kept for kept in self.accelerator._models]
+        return found
 
     def passing(self, module: nn.Module, last: bool) -> contextlib.AbstractContextManager[object]:
         """For one of the passes of an optimiser step: gradients add up locally, and are exchanged with the last."""
@@ -74,13 +110,19 @@ class Parallel:
 
     def check(self, total: Tensor) -> None:
         """RunError where the backward pass from a loss would not be the same work for all processes."""
+        if self._passes is not None and world_size() > 1:
+            self._passes.append(set(reached(total)))
 
     def blocks(self, pretraining: Pretraining) -> Sequence[nn.Module]:
         """What is put together by itself while it works."""
         return []
 
     def clip(self, pretraining: Pretraining, most: float) -> Tensor | None:
-        """Bound the norm of the gradient, over all processes; returns what it was."""
+        """Bound the norm of the gradient, over all processes, once all passes are done; returns what it was."""
+        for parameter in self._left:
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad)
+                parameter.grad.div_(world_size())
         norm: Tensor | None = self.accelerator.clip_grad_norm_(pretraining.parameters(), most)
         return norm
 
@@ -94,6 +136,12 @@ class Parallel:
         if self.hosts is not None:
             dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self.hosts)
         return bool(flag)
+
+    def _alike(self, number: int) -> bool:
+        """Whether all processes say the same number; all call it together."""
+        found = torch.tensor([number, -number])
+        dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self.hosts)
+        return bool(found[0] == -found[1])
 
     def whole(self, pretraining: Pretraining) -> Pretraining:
         """With all weights, for the first process."""
@@ -221,6 +269,13 @@ class Sharded(Parallel):
         copied = without_memory(self.skeleton, "cpu")
         copied.load_state_dict(state)
         return copied
+
+
+def one_way(pretraining: Pretraining) -> bool:
+    """Whether all processes reach the same weights in a step, whatever their rows lack, and every step those of the
+    first: objectives and towers of mmssl's own, in which absent samples are rows without patches. Others may not."""
+    own = all(type(part).__module__.startswith("mmssl.objectives.") for part in pretraining.objectives.values())
+    return own and not any(isinstance(part, ForeignTower) for part in pretraining.modules())
 
 
 def _take_apart(module: nn.Module) -> None:

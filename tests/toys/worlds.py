@@ -192,11 +192,13 @@ def places_that_match() -> Pretraining:
 
 
 def clusters() -> Pretraining:
-    """SwAV with several crops and a queue, within towers and across them, and GEDI's cluster loss."""
+    """SwAV with several crops and a queue, whose prototypes get no gradient in a first step, within towers and across
+    them, and GEDI's cluster loss."""
     net = model()
     head = {"head_hidden": 16, "head_width": 8, "prototypes": 6}
     options: dict[str, dict[str, Any]] = {
-        "swav": {"towers": ["signal"], "views": ["a", "b", "clean"], "global_views": ["b", "a"], "queue": 5},
+        "swav": {"towers": ["signal"], "views": ["a", "b", "clean"], "global_views": ["b", "a"], "queue": 5}
+        | {"freeze_prototypes": 0.2},
         "across": {"towers": ["table", "graph"], "sharpness": 0.3, "queue": 7, "cache_rows": 3},
         "deep": {"towers": ["signal"], "views": ["a", "b"], "assign": "kmeans", "queue": 6, "every": 1},
         "gedi": {
