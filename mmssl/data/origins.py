@@ -53,14 +53,20 @@ def elsewhere(path: object) -> str | None:
 def folder_of(path: object) -> Path | None:
     """The folder on this machine that what a user names as data lies in: itself, that of a file, that in front of a
     glob's stars; None for what lies elsewhere, and for a `datasets` object."""
+    plain = bare(path)
+    place = Path(plain).expanduser()
+    if glob.has_magic(plain) and not place.exists():
+        place = next(above for above in place.parents if not glob.has_magic(str(above)))
+    if not plain or plain.startswith("//") or not place.exists():
+        return None
+    return place if place.is_dir() else place.parent
+
+
+def bare(path: object) -> str:
+    """The file or folder of what a user names as data: `readings.csv` of `series:readings.csv?id=machine`."""
     plain = str(path).removeprefix("file://") if isinstance(path, (str, Path)) else ""
-    for word in (plain, plain.partition(":")[2].partition("?")[0]):  # series:readings.csv?id=machine
-        place = Path(word).expanduser()
-        if glob.has_magic(word) and not place.exists():
-            place = next(above for above in place.parents if not glob.has_magic(str(above)))
-        if word and not word.startswith("//") and place.exists():
-            return place if place.is_dir() else place.parent
-    return None
+    behind = plain.partition(":")[2].partition("?")[0]
+    return behind if behind and not behind.startswith("//") and Path(behind).expanduser().exists() else plain
 
 
 def origins(source: Source) -> frozenset[str]:

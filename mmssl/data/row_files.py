@@ -20,7 +20,7 @@ from mmssl.files import clear_left, replaceable
 
 from .arrow_files import check_parquet
 from .fingerprint import sketch
-from .origins import folder_of
+from .origins import bare, folder_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,7 +58,7 @@ def parquet_place(output: str | Path, data: str | Path | None = None, *inputs: s
     for given in (data, *inputs):
         if given is not None and path.exists() and Path(given).exists() and path.samefile(given):
             raise UserError(f"output: '{path}' is what is read, expected another file")
-    of = None if data is None or Path(data).is_file() else folder_of(data)
+    of = None if data is None or Path(bare(data)).is_file() else folder_of(data)
     if of is not None and path.parent.is_dir() and path.parent.samefile(of):
         raise UserError(f"output: '{path}' would lie among the data '{data}', expected another folder")
     with contextlib.suppress(OSError):  # the same says more when it is written

@@ -163,13 +163,19 @@ def is_signal(column: Column) -> bool:
 
 
 def _media(found: Roles, known: Mapping[str, Column]) -> None:
-    """Pictures, sounds, videos, graphs: the column that is called so, else the first that holds some."""
-    for modality in ("image", "audio", "video", "graph"):
+    """Pictures, sounds, videos, graphs, files of volumes: the column that is called so, else the first that holds some;
+    of volumes all, which are channels."""
+    for modality in ("image", "audio", "video", "graph", "volume"):
         if modality in found.columns:
             continue
         read: Preprocessor = reader(modality)
         free = [name for name in known if name not in used(found.columns) and name not in found.left]
         fit = [name for name in free if read.fits(known[name])]
+        if modality == "volume":
+            fit = [name for name in fit if not known[name].shape]  # an array of three axes may be many things
+            if len(fit) > 1 and modality not in fit:
+                found.columns[modality] = fit
+                continue
         if fit:
             found.columns[modality] = modality if modality in fit else fit[0]
         rest = [name for name in fit if name != found.columns.get(modality)]

@@ -25,8 +25,12 @@ class Config:
     rate: float | None = option(
         None, above=0, max=1_000_000, help="steps a second; null: series are taken step by step as they come"
     )
-    source_rate: float | None = option(
-        None, above=0, max=1_000_000, help="rate of series that say neither theirs nor their times, where rate is set"
+    source_rate: float | dict[str, float] | None = option(
+        None,
+        above=0,
+        max=1_000_000,
+        help="rate of series that say neither theirs nor their times, where rate is set; or one a channel, under the "
+        "names of the data: {acc: 50, heart: 1}",
     )
     bridge: int = option(
         0, min=0, max=1_000_000, help="steps without a value that a straight line closes, at most; others stay missing"

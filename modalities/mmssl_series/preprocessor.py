@@ -80,7 +80,7 @@ class Preprocessor(base.Preprocessor[Sample]):
 
     def stretches(self, raw: object) -> list[tuple[float, float]] | None:
         """From the first step to the last."""
-        series = read_series(raw, self._unsaid)
+        series = self._series(raw)
         if series is None:
             return None
         grid = self._grid(series)
@@ -102,6 +102,10 @@ class Preprocessor(base.Preprocessor[Sample]):
     def _unsaid(self) -> Unsaid:
         return Unsaid(self.config.source_channels, self.config.layout)
 
+    def _series(self, raw: object) -> Series | None:
+        rates = self.config.source_rate
+        return read_series(raw, self._unsaid, rates if isinstance(rates, dict) else None)
+
     def prepare(self, raw: object, choice: int = 0) -> Sample | None:
         """One raw value to its channels on the grid, a stretch of them, not normalised yet.
 
@@ -115,7 +119,7 @@ class Preprocessor(base.Preprocessor[Sample]):
         Raises:
             BadSample: it cannot be read, has a channel that the model has not, or is too short.
         """
-        series = read_series(raw, self._unsaid)
+        series = self._series(raw)
         if series is None:
             return None
         rows, names = self._named(series)
@@ -172,7 +176,8 @@ class Preprocessor(base.Preprocessor[Sample]):
         even = evenly(channel)
         if even.times is not None:
             return in_bins(even, rate)
-        own = even.rate or self.config.source_rate
+        said = self.config.source_rate
+        own = even.rate or (None if isinstance(said, dict) else said)
         if own is None:
             raise BadSample(
                 "nothing says when the steps are: give times or the rate with the series, or set source_rate "

@@ -61,10 +61,15 @@ class Series:
     stop: float | None = None
 
 
-def read_series(raw: object, unsaid: Unsaid) -> Series | None:
+def read_series(raw: object, unsaid: Unsaid, rates: Mapping[str, float] | None = None) -> Series | None:
     """A raw value as a series: what `mmssl.modality.biosignals.recording.parse` takes (arrays, files, mappings of an
     array or of one array a channel), with times beside it under one of `TIMES`, with a rate for each channel, or with
     {"time" or "rate", "values"} in place of a channel's array.
+
+    Args:
+        raw: the value.
+        unsaid: what is known of arrays that do not say it.
+        rates: name of a channel -> its rate, of series of one array a channel that do not say theirs.
 
     Returns:
         None when it is null.
@@ -78,7 +83,7 @@ def read_series(raw: object, unsaid: Unsaid) -> Series | None:
     key = next((lower[name] for name in TIMES if raw.get(lower.get(name)) is not None), None)
     times = None if key is None else seconds_of(raw[key])
     rest = {name: value for name, value in raw.items() if str(name).lower() not in TIMES}
-    apart = _apart(rest)
+    apart = _apart(rest, rates)
     if apart is not None:
         found = apart
         given = ((k, rest[k]) for k in rest if str(k).lower() in (*START, *STOP) and rest[k] is not None)
@@ -113,12 +118,12 @@ def _of(recording: Recording | None) -> Series | None:
     return Series(channels, recording.names, recording.start, recording.stop)
 
 
-def _apart(raw: Mapping[str, Any]) -> Series | None:
+def _apart(raw: Mapping[str, Any], rates: Mapping[str, float] | None) -> Series | None:
     """Channels that do not share their steps; None where they do, or are no channels."""
     lower = {str(key).lower(): value for key, value in raw.items()}
     if any(lower.get(key) is not None for key in (*SIGNAL, *FILE)):
         return None
-    rate = next((lower[key] for key in RATE if lower.get(key) is not None), None)
+    rate: Any = next((lower[key] for key in RATE if lower.get(key) is not None), rates)
     known = {*RATE, *NAMES, *START, *STOP}
     inner = {str(k): v for k, v in raw.items() if str(k).lower() not in known and v is not None}
     own = any(isinstance(value, Mapping) for value in inner.values())

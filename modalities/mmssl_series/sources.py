@@ -15,8 +15,9 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from mmssl.boundary import reading_of
-from mmssl.errors import BadSample, UserError, nearest
+from mmssl.errors import BadSample, NoSplit, UserError, nearest
 from mmssl.limits import check_table
+from mmssl.modality.splits import ALL, of_split
 from mmssl.modality.table import joined, label_name
 
 if TYPE_CHECKING:
@@ -32,20 +33,26 @@ TABLES = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 def rows_of(path: Path, split: str) -> Dataset | None:
     """The series of a `.ts` file, or of a folder's `.ts` file of this split; None for anything else.
 
-    Raises UserError for one that cannot be read, and for a folder that has none of this split.
+    A file by itself is "train", whatever its name says: so is a folder of files whose names say no split.
+
+    Raises UserError for one that cannot be read, NoSplit for what has none of this split.
     """
     if path.is_file():
-        return open_ts(path) if path.suffix.lower() == ".ts" else None
+        return of_split(open_ts(path), split, str(path)) if path.suffix.lower() == ".ts" else None
     files = sorted(path.glob("*.ts"))
     if not files:
         return None
     of = {file: found[1].lower() for file in files if (found := SPLIT.search(file.stem))}
-    if split == "all" or not of:
+    if split == ALL or not of:
         from datasets import concatenate_datasets
 
-        return concatenate_datasets([open_ts(file) for file in files])
+        return of_split(concatenate_datasets([open_ts(file) for file in files]), split, str(path))
     chosen = [file for file, name in of.items() if name == split or (name, split) == ("val", "validation")]
-    if len(chosen) != 1:
+    if not chosen:
+        raise NoSplit(
+            f"data.split: '{path}' has no file of split '{split}', it holds {joined([f.name for f in files])}"
+        )
+    if len(chosen) > 1:
         raise UserError(f"data.path: '{path}' holds {joined([f.name for f in files])}, expected one of split '{split}'")
     return open_ts(chosen[0])
 
@@ -54,10 +61,11 @@ def open_rows(path: str, split: str) -> Dataset:
     """The rows of `series:PATH`: of a `.ts` file, or of a table with one row a time.
 
     A row has the series' channels with their times in the column `series`, the id, and what is the same in all rows of
-    a series (its label, who it is of).
+    a series (its label, who it is of). Where `split` is such a column it says which series are of which split.
 
     Raises:
         UserError: there is no such file, it cannot be read, or nothing says which column tells its series apart.
+        NoSplit: no series is of this split.
     """
     name, _, query = path.partition("?")
     file, said = Path(name).expanduser(), dict(parse_qsl(query))
@@ -71,7 +79,7 @@ def open_rows(path: str, split: str) -> Dataset:
     with reading_of(f"data.path: '{file}' cannot be read"):
         table = _table(file)
     check_table("rows", len(table), "rows", str(file))
-    return _grouped(table, file, said)
+    return of_split(_grouped(table, file, said), split, f"series:{path}")
 
 
 def _table(file: Path) -> pd.DataFrame:

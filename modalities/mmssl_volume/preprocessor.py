@@ -6,7 +6,7 @@ brought to the grid, and each channel to mean 0 and spread 1. Shapes: B batch, C
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -25,7 +25,7 @@ from mmssl.modality.raw import check_npy
 from mmssl.modality.table import Column, Table
 
 from .options import Config, three
-from .reading import ARRAY, CHANNELS, FILES, SPACING, Volume, read_volume
+from .reading import ARRAY, CHANNELS, FILES, SLICES, SPACING, Volume, read_volume
 from .resample import resampled, steps_of
 
 ENOUGH = 200
@@ -63,7 +63,9 @@ class Preprocessor(base.Preprocessor[Sample]):
         self.size = three(config.size)
 
     def fits(self, column: Column) -> bool:
-        """Files of the kind, and arrays of three axes, by themselves or with their spacing."""
+        """Files of the kind, or with their slices, and arrays of three axes, by themselves or with their spacing."""
+        if column.values and all(isinstance(v, Mapping) and {"path", SLICES} <= v.keys() for v in column.values):
+            return True
         if column.texts is not None:
             return all(text.lower().endswith(FILES) for text in column.texts)
         shape = column.within(ARRAY, (*SPACING, *CHANNELS)).shape

@@ -30,6 +30,8 @@ FILES = (".nii", ".nii.gz", ".mgh", ".mgz")
 GZIP = b"\x1f\x8b"
 ARRAY, CHANNELS, SPACING = ("array", "volume"), ("channels", "names"), ("spacing", "voxel_size", "zooms")
 """Fields of a struct that hold one volume with what is to be known of it."""
+SLICES = "slices"
+"""Field of a struct: [first, last (excluded)] of the slices that are meant."""
 MGH_VERSION = 1
 NIFTI = {348: "Nifti1Image", 540: "Nifti2Image"}
 """Length of the header, which it begins with -> the class that reads it."""
@@ -51,7 +53,8 @@ def read_volume(raw: object, layout: str | None = None) -> Volume | None:
     Args:
         raw: the path of a NIfTI, MGH or .npy file, or of a folder of slices (pictures, in natural order); its bytes;
             {"bytes", "path"}; an array (slices, rows, columns), with a fourth axis of channels in front or behind; a
-            list of pictures; {"array", "spacing", "channels"}; or {channel: any of these} of one shape.
+            list of pictures; {"array", "spacing", "channels"}; {channel: any of these} of one shape; any of these
+            structs with {"slices": [first, last (excluded)]}.
         layout: "channels_first" or "channels_last", of arrays of four axes.
 
     Returns:
@@ -79,6 +82,9 @@ def read_volume(raw: object, layout: str | None = None) -> Volume | None:
 
 def _from_struct(raw: Mapping[Any, object], layout: str | None) -> Volume | None:
     fields = {str(key).lower(): value for key, value in raw.items()}
+    if SLICES in fields:
+        rest = {key: value for key, value in raw.items() if str(key).lower() != SLICES}
+        return _slab(_from_struct(rest, layout), fields[SLICES])
     if fields.keys() <= {"bytes", "path"}:
         inner = fields.get("bytes")
         return read_volume(fields.get("path") if inner is None else inner, layout)
@@ -97,6 +103,18 @@ def _from_struct(raw: Mapping[Any, object], layout: str | None) -> Volume | None
     if spacing is not None:
         found.spacing = _spacing(np.asarray(spacing).ravel().tolist())
     return found
+
+
+def _slab(volume: Volume | None, wanted: object) -> Volume | None:
+    """Some of its slices; all where nothing is wanted."""
+    if volume is None or wanted is None:
+        return volume
+    ends = np.asarray(wanted)
+    total = volume.array.shape[1]
+    if ends.shape != (2,) or ends.dtype.kind not in "iu" or not 0 <= ends[0] < ends[1] <= total:
+        raise BadSample(f"slices {wanted!r}, expected [first, last] of {total}, the last one excluded")
+    volume.array = volume.array[:, ends[0] : ends[1]]
+    return volume
 
 
 def _from_channels(raw: Mapping[Any, object], layout: str | None) -> Volume | None:

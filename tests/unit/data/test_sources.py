@@ -223,3 +223,17 @@ def test_column_names_of_an_undeclared_stream() -> None:
 
     stream = datasets.IterableDataset.from_generator(rows)
     assert column_names(stream) == ["a", "b"]
+
+
+def test_a_file_behind_a_prefix_is_a_file_and_files_may_lie_beside_it(tmp_path: Path) -> None:
+    from mmssl.data.origins import folder_of
+    from mmssl.data.row_files import parquet_place
+
+    (tmp_path / "long.csv").write_text("id,t,x\n1,0,0\n")
+    (tmp_path / "scans").mkdir()
+    assert folder_of(f"series:{tmp_path / 'long.csv'}?id=id") == tmp_path
+    assert folder_of(f"volume:{tmp_path / 'scans'}?slab=8") == tmp_path / "scans"
+    assert folder_of(f"{tmp_path}/*.csv") == tmp_path and folder_of("builtin:digits") is None
+    assert parquet_place(tmp_path / "e.parquet", f"series:{tmp_path / 'long.csv'}?id=id")
+    with refused("would lie among the data"):
+        parquet_place(tmp_path / "scans" / "e.parquet", f"volume:{tmp_path / 'scans'}?slab=8")

@@ -170,6 +170,26 @@ def test_arrays_with_colours_in_a_table_are_pictures(tmp_path: Path) -> None:
     assert done.recipe["data"]["columns"] == {"image": "photo"} and done.recipe["modalities"]["image"]["size"] == 16
 
 
+def test_files_of_volumes_in_a_table_are_channels_and_slices_are_volumes_where_it_is_said(tmp_path: Path) -> None:
+    import nibabel
+    from PIL import Image
+
+    for number in range(12):
+        for name in ("t1", "t2"):
+            cube = nibabel.Nifti1Image(RNG.normal(size=(8, 8, 8)).astype(np.float32), np.eye(4))
+            nibabel.save(cube, tmp_path / f"{name}_{number}.nii")
+        (tmp_path / "slices" / f"case{number}").mkdir(parents=True)
+        for place in range(8):
+            pixels = RNG.integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "slices" / f"case{number}" / f"{place}.png")
+    rows = "".join(f"t1_{n}.nii,t2_{n}.nii,{'ab'[n % 2]}\n" for n in range(12))
+    (tmp_path / "t.csv").write_text(f"first,second,label\n{rows}")
+    done = init(InitConfig(path=str(tmp_path / "t.csv")), tmp_path / "r.yaml")
+    assert done.recipe["data"]["columns"] == {"volume": ["first", "second"]}
+    done = init(InitConfig(path=f"volume:{tmp_path / 'slices'}?slab=4"), tmp_path / "s.yaml")
+    assert list(done.recipe["modalities"]) == ["volume"]
+
+
 @pytest.mark.parametrize(("links", "graphs"), [([{"source": 0, "target": 1}], True), (None, False)])
 def test_a_folder_of_json_is_graphs_where_they_are(links: object, graphs: bool, tmp_path: Path) -> None:
     for number in range(12):

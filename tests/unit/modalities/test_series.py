@@ -11,7 +11,7 @@ import torch
 from toys.refusals import refused
 
 from mmssl.cli import main
-from mmssl.errors import BadSample, UserError
+from mmssl.errors import BadSample, NoSplit, UserError
 from mmssl_series import Config, Modality, open_rows
 from mmssl_series.preprocessor import Preprocessor
 from mmssl_series.reading import Channel, bridged, evenly, in_bins, seconds_of
@@ -90,6 +90,18 @@ def test_channels_of_different_rates_meet_on_one_grid_from_their_own_beginnings(
     np.testing.assert_allclose(both, [[200.0] * 20, [7.0] * 20])
     shared = read({"a": slow, "b": np.full(8, 7.0), "rate": {"a": 1, "b": 2}}, rate=2, length=None)
     np.testing.assert_allclose(shared, [[200.0] * 8, [7.0] * 8])
+
+
+def test_channels_of_a_table_have_the_rates_that_the_recipe_says() -> None:
+    raw = {"acc": np.repeat([1.0, 2.0, 3.0], 40), "heart": np.array([5.0, 6.0, 7.0])}
+    found = read(raw, rate=1, source_rate={"acc": 40, "heart": 1})
+    np.testing.assert_allclose(found[1], [5, 6, 7], atol=1e-9)
+    assert found.shape == (2, 3) and np.corrcoef(found)[0, 1] > 0.9  # three seconds of each, side by side
+    np.testing.assert_array_equal(
+        read({"heart": [5.0, 6.0]} | {"acc": None}, rate=1, source_rate={"heart": 1}), [[5, 6]]
+    )
+    with pytest.raises(BadSample, match="source_rate"):
+        read(raw, rate=1, source_rate={"acc": 40})
 
 
 def test_short_gaps_are_bridged_and_long_ones_stay() -> None:
@@ -237,6 +249,10 @@ def test_ts_files_by_split(tmp_path: Path) -> None:
         read(rows[1]["series"])
     with refused("Toy_TEST.ts", "'validation'"):
         reader.open_rows(tmp_path, "validation")
+    alone = tmp_path / "Toy_TEST.ts"
+    assert len(open_rows(str(alone), "train")) == 2  # by itself it is the data, of which rows are held out
+    with pytest.raises(NoSplit, match="no split 'test', its splits are train"):
+        reader.open_rows(alone, "test")
     (tmp_path / "odd.ts").write_text(TS.replace("4,3,?,1", "4,red,?,1"))
     with refused("odd.ts", "line 8", "'red'"):
         open_rows(str(tmp_path / "odd.ts"), "train")
@@ -259,6 +275,13 @@ def test_a_table_of_one_row_a_time_is_a_series_an_id(tmp_path: Path) -> None:
     with refused("other.csv", "id=COLUMN", "who"):
         open_rows(str(other), "train")
     assert len(open_rows(f"{other}?id=who&time=when", "train")) == 2
+    with pytest.raises(NoSplit, match="no split 'test'"):
+        open_rows(str(file), "test")  # not the rows that were learned from
+    parts = tmp_path / "parts.csv"
+    parts.write_text(
+        "\n".join(["id,t,x,split"] + [f"{i},{t},{t},{s}" for i, s in ((1, "train"), (2, "test")) for t in (0, 1)])
+    )
+    assert [open_rows(str(parts), split)["id"][:] for split in ("train", "test", "all")] == [[1], [2], [1, 2]]
     with refused("'whom'", "who"):
         open_rows(f"{other}?id=whom", "train")
     with refused("'key'", "id=COLUMN"):
