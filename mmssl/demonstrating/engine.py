@@ -41,7 +41,7 @@ from ..saying import doing, say
 from .hearing import playable
 from .index import Hit, Index
 from .options import MOST_ROWS, DemoConfig
-from .uploads import Way, of_files, row_of, text_of, way_of
+from .uploads import Way, of_files, row_of, text_of, unreadable, way_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -178,7 +178,8 @@ class Engine:
                 with only_below([place]):
                     return self.given(name, of_files(list(paths), self.readers[name], place))
             except BadSample as error:
-                raise BadSample(str(error).replace(f"{place}/", "")) from error
+                reason = str(error).replace(f"{place}/", "")
+                raise BadSample(unreadable(list(paths), self.readers[name], reason)) from error
 
     def row(self, name: str, row: object) -> Sample:
         """A row of the data, by its number. BadSample where there is none, or it lacks the modality."""

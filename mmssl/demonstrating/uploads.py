@@ -67,6 +67,16 @@ def of_files(paths: Sequence[str | Path], reader: Preprocessor, folder: Path) ->
     return reader.value(str(copies[0]))  # endings may lie: its bytes decide
 
 
+def unreadable(paths: Sequence[str | Path], reader: Preprocessor, reason: str) -> str:
+    """The sentence for files that could not be read: why; of one whose ending is not known what is, as a decoder knows
+    nothing to say of it."""
+    names = [Path(path).name for path in paths]
+    known = (*reader.reads, *reader.reads_else)
+    if len(names) != 1 or not known or names[0].lower().endswith(known):
+        return reason
+    return f"'{names[0]}' cannot be read as {reader.noun}, expected one of {endings(reader)}"
+
+
 def as_lines(row: Mapping[str, object]) -> str:
     """A row as it is written to be changed: `column: value`, a line each; nothing behind the colon: a missing cell."""
     return "\n".join(f"{name}: {'' if value is None else ' '.join(str(value).split())}" for name, value in row.items())

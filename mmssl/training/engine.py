@@ -97,11 +97,13 @@ def prepare_folder(name: str, output: str | Path | None, resume: bool, lock: Run
     folder = run_folder(name, output, resume)
     if not resume:
         not_of_data(folder, *data)
+    fresh = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {folder}: cannot be made ({error.strerror})") from None
     lock.acquire(folder)
+    lock.made = folder if fresh else None
     return folder
 
 

@@ -23,11 +23,14 @@ class RunLock:
     """Holds a run's folder for this process, until `release` or the end of the process, killed or not.
 
     The operating system keeps the lock, so none is left behind by a crash; who holds it is told of in a file beside it.
+
+    made: the folder, where it was not there before.
     """
 
     def __init__(self) -> None:
         self._lock: FileLock | None = None
         self._holder: Path | None = None
+        self.made: Path | None = None
 
     def __enter__(self) -> Self:
         return self

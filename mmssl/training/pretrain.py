@@ -33,6 +33,7 @@ from .describing import describe
 from .engine import make_parallel
 from .facts import facts_of
 from .feeding import Feed
+from .leaving import nothing_left
 from .lock import RunLock
 from .loop import Loop
 from .micro_batch import find_micro_batch, settled
@@ -103,7 +104,7 @@ def run_pretraining(
         refuse_placeholder(recipe)
         check_adapters(recipe.model, recipe.name)
         parallel = make_parallel(recipe.train)
-        with RunLock() as lock, lost_peers_told():
+        with RunLock() as lock, nothing_left(lock, log), lost_peers_told():
             begun = begin(asked, recipe, parallel, log, lock, output, resume)
             run, fault = _train(begun, watched_by)
         if fault is not None:

@@ -191,7 +191,7 @@ def _from_bytes(data: bytes, layout: str | None) -> Volume:
         return _from_array(load_npy(data), layout)
     name = _kind(data)
     if name is None:
-        raise BadSample(f"no volume: expected {', '.join(FILES)} or .npy, found a file that begins with {data[:8]!r}")
+        raise BadSample(f"the file is no volume: it begins as none of {', '.join(FILES)} or .npy does")
     try:
         import nibabel
     except ModuleNotFoundError as error:

@@ -69,6 +69,26 @@ def test_an_empty_folder(tmp_path, capsys):
     assert "empty" in line
 
 
+def test_a_run_that_cannot_be_leaves_no_folder(tmp_path, capsys, monkeypatch):
+    """One of a tracker that wants to be logged in to, say; what somebody else had put there stays."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise LookupError("no API key configured")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("accelerate.Accelerator.init_trackers", refused)
+        assert runs.cli(tmp_path, "train.trackers=[tensorboard]") == 2
+        (line,) = runs.errors(capsys.readouterr().err)
+        assert "train.trackers: tensorboard could not be started" in line and "no API key configured" in line
+        assert not (tmp_path / "run").exists()
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "notes.txt").write_text("mine")
+        assert runs.cli(tmp_path, "train.trackers=[tensorboard]") == 2
+        assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+    assert runs.cli(tmp_path, "data.columns.image=imagee", output="other") == 2
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_column_that_does_not_exist(tmp_path, capsys):
     assert runs.cli(tmp_path, content=runs.recipe(data={"columns": {"image": "imagee"}})) == 2
     (line,) = runs.errors(capsys.readouterr().err)

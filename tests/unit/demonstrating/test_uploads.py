@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from toys.own_files import wfdb_record
 
-from mmssl.demonstrating.uploads import as_lines, first_row, has_parts, of_files, row_of, text_of
+from mmssl.demonstrating.uploads import as_lines, first_row, has_parts, of_files, row_of, text_of, unreadable
 from mmssl.errors import BadSample
 from mmssl.modality import load_modality
 
@@ -92,3 +92,18 @@ def test_files_of_which_none_is_known_are_a_sentence(tmp_path: Path) -> None:
         of_files([tmp_path / "a.doc", tmp_path / "b.doc"], reader("image"), side)
     with pytest.raises(BadSample, match="no file yet"):
         of_files([], reader("image"), side)
+
+
+@pytest.mark.parametrize("name", ["image", "volume", "video", "audio", "ecg", "eeg", "series", "graph"])
+def test_a_file_of_another_kind_is_one_clear_sentence(name: str) -> None:
+    read = reader(name)
+    said = unreadable(["/somewhere/notes.docx"], read, "Errno 1094995529: b'these ar'")
+    assert said.startswith(f"'notes.docx' cannot be read as {read.noun}, expected one of .")
+    known = (*read.reads, *read.reads_else)[0]
+    assert unreadable([f"a{known.upper()}"], read, "cut in half") == "cut in half"
+    assert unreadable(["a.docx", "b.docx"], read, "two of them") == "two of them"
+
+
+def test_what_is_no_volume_says_so_without_its_bytes() -> None:
+    with pytest.raises(BadSample, match=r"^the file is no volume: it begins as none of \.nii, .* or \.npy does$"):
+        reader("volume").prepare(b"these are words and nothing else" * 20)
