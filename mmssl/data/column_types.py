@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 _WHOLE = r"^[+-]?(0|[1-9][0-9]{0,17})$"
 _DIGITS = r"(0|[1-9][0-9]{0,17})(\.[0-9]*)?|[1-9][0-9]*\.[0-9]*|\.[0-9]+"
 _REAL = rf"^[+-]?({_DIGITS})([eE][+-]?[0-9]+)?$|^[+-]?(?i:inf(inity)?)$"
+_COMMA = r"^[+-]?(0|[1-9][0-9]{0,17})?(,[0-9]*)?$"
+_FRACTION = r",([0-9]{1,2}|[0-9]{4,})$|^[+-]?0?,|^[+-]?[0-9]{4,},"
+"""A comma that stands before a fraction for sure: 1,234 may also be more than a thousand."""
 _TRUTH = r"^(true|false|True|False|TRUE|FALSE)$"
 JSON = "json"
 """Type of a JSON column whose values are of several types; `datasets.Json` holds it."""
@@ -23,14 +26,16 @@ DIGITS = "digits"
 
 
 class FieldType:
-    """What a csv column is, field after field: whole numbers, numbers, truth values, or else the words that it holds.
+    """What a csv column is, field after field: whole numbers, numbers (also with decimal commas), truth values, or else
+    the words that it holds.
 
     Codes with leading zeros and numbers of more than 18 digits are words, which no conversion gives back.
     """
 
     def __init__(self) -> None:
         self.there = 0
-        self.fits = dict.fromkeys((_WHOLE, _REAL, _TRUTH), True)
+        self.fits = dict.fromkeys((_WHOLE, _REAL, _TRUTH, _COMMA), True)
+        self.sure = False
 
     def see(self, values: pa.Array) -> None:
         """Take a chunk of text into account."""
@@ -43,6 +48,8 @@ class FieldType:
         for pattern, fits in self.fits.items():
             if fits and len(found):
                 self.fits[pattern] = bool(pc.all(pc.match_substring_regex(found, pattern)).as_py())
+        if self.fits[_COMMA] and not self.sure and len(found):
+            self.sure = bool(pc.any(pc.match_substring_regex(found, _FRACTION)).as_py())
 
     @property
     def type(self) -> pa.DataType:
@@ -50,7 +57,8 @@ class FieldType:
         import pyarrow as pa
 
         types = {_WHOLE: pa.int64(), _REAL: pa.float64(), _TRUTH: pa.bool_()}
-        return next((types[p] for p, fits in self.fits.items() if fits and self.there), pa.string())
+        types |= {_COMMA: pa.float64()} if self.sure else {}
+        return next((types[p] for p, fits in self.fits.items() if fits and p in types and self.there), pa.string())
 
 
 def cast_fields(values: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -64,7 +72,7 @@ def cast_fields(values: pa.Array, kind: pa.DataType) -> pa.Array:
     found = pc.if_else(pc.is_in(found, pa.array(NO_NUMBER)), None, found)
     if pa.types.is_boolean(kind):
         return pc.equal(pc.utf8_lower(found), "true")
-    return pc.cast(pc.replace_substring_regex(found, r"^\+", ""), kind)
+    return pc.cast(pc.replace_substring(pc.replace_substring_regex(found, r"^\+", ""), ",", "."), kind)
 
 
 def json_type(values: Sequence[object]) -> pa.DataType | str:

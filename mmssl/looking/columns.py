@@ -15,6 +15,7 @@ from ..data.listing import FILE
 from ..errors import UserError, nearest
 from ..modality import Preprocessor
 from ..modality.table import PERHAPS_LABELS, Column, Table, joined, label_name
+from .groups import GROUPS, OWNER, group_of, same_as
 from .opening import reader
 from .relabelled import made_of
 from .signals import signal_reader
@@ -28,12 +29,6 @@ LABELS = re.compile(
     re.IGNORECASE,
 )
 """Further names of columns that somebody may want to predict; weaker than `PERHAPS_LABELS`."""
-GROUPS = re.compile(
-    r"(?:.*[_\s.-])?(patient|subject|speaker|performer|person|participant|user|customer|author|animal|mouse|donor|site"
-    r"|hospital|device|session|run|recording)(?:[_\s.-]?(?:id|no|nr|number|name))?",
-    re.IGNORECASE,
-)
-"""Names of columns that say who or what a row is of, the strongest first."""
 OF_FILE = re.compile(
     r"(?:.*[_\s.-])?(?:seconds|duration|length|samples|fps|rate|size|bytes|take|mirrored|augmented"
     r"|onset(?:_s)?|start(?:_s)?|stop(?:_s)?|ends?(?:_s)?|starts(?:_s)?|fold|split|block|trial|run|session|source|url"
@@ -201,40 +196,35 @@ def _label(found: Roles, known: Mapping[str, Column], asked: str | None) -> None
     fit = [n for n in free if known[n].is_plain and known[n].identifier is None and _several(known[n])]
     strong = [name for name in fit if PERHAPS_LABELS.fullmatch(name) and not GROUPS.fullmatch(name)]
     weak = [name for name in fit if LABELS.fullmatch(name)]
-    alone = [name for name in fit if known[name].texts is not None]
-    others = [name for name in fit if known[name].texts is None]
+    alone = [name for name in fit if known[name].is_words]
+    others = [name for name in fit if not known[name].is_words]
     if strong or weak:
         fewest = min(weak, key=lambda name: len(set(map(str, known[name].values))), default="")
         found.label = strong[-1] if strong else fewest, "by its name; --label says another"
     elif len(alone) == 1 and len(others) >= CELLS and fit[0] == alone[0]:
         found.label = alone[0], "the only column of words, in front of numbers; --label says another"
     elif len(fit) >= CELLS:
-        found.said.append(f"nothing says what is to be predicted: --label COLUMN, if it is one of {joined(fit, 8)}")
+        likely = sorted(fit, key=lambda name: (known[name].noted == "dates", len(set(map(str, known[name].values)))))
+        found.said.append(f"nothing says what is to be predicted: --label COLUMN, if it is one of {joined(likely, 8)}")
 
 
 def _several(column: Column) -> bool:
     different = len(set(map(str, column.values)))
-    return 2 <= different and (column.texts is None or different <= FEW_CLASSES)
+    return 2 <= different and (not column.is_words or different <= FEW_CLASSES)
 
 
 def _group(found: Roles, known: Mapping[str, Column], asked: str | None) -> None:
+    label = found.label[0] if found.label else None
+    free = [name for name in known if name not in used(found.columns) and name != label]
     if asked is not None:
         found.group = asked, "as asked for"
-        return
-    words = GROUPS.pattern.split("(")[2].split(")")[0].split("|")
-    fit = []
-    for name, column in known.items():
-        match = GROUPS.fullmatch(name)
-        different = len(set(map(str, column.values)))
-        free = name not in used(found.columns) and (found.label is None or name != found.label[0])
-        if match and free and column.is_plain and 2 <= different:
-            fit.append((words.index(match[1].lower()), column.texts is None, name, different == len(column.values)))
-    for _, _, name, alone in sorted(fit)[:1]:
-        if alone:
-            found.left[name] = "another one in every row"
-        else:
-            found.group = name, "rows of one lie on one side of every split, by its name"
-    found.left |= {name: "who a row is of" for _, _, name, _ in fit if name not in found.left}
+    else:
+        found.group, left, said = group_of({name: known[name] for name in free})
+        found.left |= {name: why for name, why in left.items() if why != OWNER or name not in found.left}
+        found.said += said
+    if found.group is not None and found.group[0] in known:
+        words = [name for name in free if name not in found.left and name != found.group[0]]
+        found.left |= same_as({name: known[name] for name in words}, known[found.group[0]])
 
 
 # ------------------------------------------------------------------------------------------------- made of the label
@@ -266,7 +256,7 @@ def _texts(found: Roles, known: Mapping[str, Column]) -> None:
     free = [n for n in known if n not in used(found.columns) and n not in found.left and n not in signals]
     texts = [name for name in free if is_text(known[name]) and known[name].identifier is None]
     if not texts:
-        lone = [name for name in free if known[name].texts is not None]
+        lone = [name for name in free if known[name].is_words]
         if not found.columns and not signals and len(lone) == 1 and len(free) == 1:
             texts = lone
         else:
@@ -327,7 +317,7 @@ def _no_cell(name: str, column: Column, beside: Sequence[str]) -> str | None:
         return SAME
     if is_text(column):
         return "text"
-    if column.texts is not None and len(set(column.texts)) > FEW_CLASSES and column.distinct > 0.5:
+    if column.texts is not None and len(set(column.texts)) > FEW_CLASSES and column.distinct > 0.5 and column.is_words:
         return "words that are nearly all different"
     if column.texts is not None and sum(text.lstrip()[:1] in "{[" for text in column.texts) > 0.5 * len(column.texts):
         return "values of several parts, as text"
@@ -371,5 +361,5 @@ def told_of(name: str, column: Column) -> str:
     if not column.is_plain:
         return "graphs" if reader("graph").fits(column) else "values of several parts"
     different = len(set(map(str, column.values)))
-    kind = "words" if column.texts is not None else "numbers"
+    kind = column.noted or ("words" if column.texts is not None else "numbers")
     return f"{kind}, {different:,} different of {len(column.values):,} looked at"

@@ -30,6 +30,10 @@ _NUMBER = re.compile(
     rf"(?:\s?(?P<after>{_CURRENCY}|{_UNIT}))?(?P<close>\))?"
 )
 _CODE = re.compile(r"0\d")  # 007 is a code and no number
+_BOUND = re.compile(r"(?:<=|>=|=<|=>|[<>≤≥])\s?(?=[\d.,$€£¥-])")
+"""In front of what lies below or above what was measured: `<0.5`."""
+SURE = 10
+"""Different numbers in a column from which on a few `<0.5` are numbers, too, and no names of ranges (`<18`, `>65`)."""
 _HEAD = r"[1-9]\d{0,2}"
 _WAYS = ((".", ""), (".", ","), (".", " "), (".", "'"), (",", "."), (",", " "), (",", "'"), (",", ""))
 """(decimal sign, sign between thousands), those first that are taken where several fit."""
@@ -53,15 +57,17 @@ class Numbers:
         decimal: the sign before the fraction.
         group: what stands between thousands; empty: nothing.
         unit: what stands before or after all or some of them, as it is compared (`5 years` and `1 year` are one).
+        bounds: some are bounds (`<0.5`), each read as the number that it names.
     """
 
     decimal: str = "."
     group: str = ""
     unit: str = ""
+    bounds: bool = False
 
     def value(self, text: str) -> float | None:
         """The number that a text is, None where it is none in this notation; its unit is left aside."""
-        found = _parts(text)
+        found = _parts(_BOUND.sub("", text.strip(), count=1) if self.bounds else text)
         if found is None or not _BODIES[self.decimal, self.group].fullmatch(found.body):
             return None
         if found.unit not in ("", self.unit):
@@ -76,7 +82,8 @@ class Numbers:
         said = [f"decimal {'comma' if self.decimal == ',' else 'point'}"]
         if self.group:
             said.append(f"thousands apart by {'a space' if self.group == ' ' else repr(self.group)}")
-        return ", ".join(said + ([f"unit {self.unit}"] if self.unit else []))
+        said += [f"unit {self.unit}"] if self.unit else []
+        return ", ".join(said + (["bounds as the number they name"] if self.bounds else []))
 
 
 @dataclass(frozen=True)
@@ -114,9 +121,16 @@ def is_plain(text: str) -> bool:
 def numbers_of(texts: Iterable[str], decimal: str | None = None) -> tuple[Numbers | None, bool]:
     """(the notation that all of these texts are numbers in, or None; whether another one would read other numbers).
 
+    Bounds (`<0.5`) are numbers among `SURE` and more that are none, and more than they are.
+
     decimal: the sign before fractions, where it is known: only notations with it are looked for.
     """
-    distinct = set(texts)
+    distinct = {text.strip() for text in texts}
+    bounds = {text for text in distinct if is_bound(text)}
+    if bounds:
+        if len(distinct) - len(bounds) < max(SURE, len(bounds)):
+            return None, False
+        distinct = {_BOUND.sub("", text, count=1) for text in distinct}
     ways = [way for way in _WAYS if decimal in (None, way[0])]
     units: dict[str, int] = {}
     undecided: set[str] = set()
@@ -134,9 +148,30 @@ def numbers_of(texts: Iterable[str], decimal: str | None = None) -> tuple[Number
     if not distinct or len(named) > 1 or (named and not _SYMBOLS & set(named[0]) and "" in units):
         return None, False  # 12 and 12a are no numbers with and without a unit
     unit = named[0] if named else ""
-    readings = [Numbers(*way, unit) for way in ways]
+    readings = [Numbers(*way, unit, bool(bounds)) for way in ways]
     chosen = readings[0]
     return chosen, any(chosen.value(text) != other.value(text) for other in readings[1:] for text in undecided)
+
+
+def is_bound(text: str) -> bool:
+    """Whether a text is a number that something lies below or above: `<0.5`, `> 1000`."""
+    match = _BOUND.match(text.strip())
+    return match is not None and _parts(text.strip()[match.end() :]) is not None
+
+
+def strangers(texts: Iterable[str]) -> set[str]:
+    """The few words in a column of text that else holds numbers or dates ("not done", "see report"), which say that
+    there is no value; empty where it holds no such words, or something else.
+
+    They are a tenth of the cells at most and ten different ones, and what is left are `2 * SURE` different values.
+    """
+    cells = [text.strip() for text in texts]
+    odd = {text for text in cells if re.match(r"\D{0,6}\d", text) is None or len(text) > 40}
+    rest = set(cells) - odd
+    few = 0 < len(odd) <= 10 and sum(text in odd for text in cells) <= 0.1 * len(cells)
+    if not few or len(rest) < 2 * SURE or (numbers_of(rest)[0] is None and dates_of(rest)[0] is None):
+        return set()
+    return odd
 
 
 def word(text: str) -> str:

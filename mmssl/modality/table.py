@@ -6,9 +6,13 @@ import itertools
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+
+from .notation import NO_NUMBER, dates_of, numbers_of, strangers
 
 LABELS = frozenset({"label", "labels", "target", "targets", "class"})
 """Columns that are the label wherever nobody says another."""
@@ -49,6 +53,25 @@ class Column:
     def texts(self) -> list[str] | None:
         """The values, where all are strings."""
         return list(self.values) if self.values and all(isinstance(v, str) for v in self.values) else None
+
+    @cached_property
+    def noted(self) -> str | None:
+        """numbers or dates, where the values are these, also written in words' clothes (`12,5`, `<0.5`, `31.12.2024`)."""
+        if self.values and all(isinstance(v, (date, np.datetime64)) for v in self.values):
+            return "dates"
+        if self.texts is None:
+            return None
+        texts = {text.strip() for text in self.texts} - set(NO_NUMBER)
+        texts -= strangers(text for text in self.texts if text.strip() in texts)
+        if numbers_of(texts)[0] is not None:
+            return "numbers"
+        order, is_open = dates_of(texts)
+        return "dates" if order is not None or is_open else None
+
+    @property
+    def is_words(self) -> bool:
+        """Whether the values are strings that are neither numbers nor dates."""
+        return self.texts is not None and self.noted is None
 
     @property
     def is_plain(self) -> bool:

@@ -7,6 +7,7 @@ own. Here it becomes a float or a category's name, or `BadSample` says what was 
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import math
 import numbers
 import re
@@ -16,8 +17,9 @@ from decimal import Decimal
 import numpy as np
 
 from mmssl.errors import BadSample
-from mmssl.modality.notation import NO_NUMBER, Numbers, date_value, dates_of, is_plain, numbers_of, word
+from mmssl.modality.notation import NO_NUMBER, Numbers, date_value, dates_of, is_plain, numbers_of, strangers, word
 
+logger = logging.getLogger("mmssl")
 PLAIN = Numbers()
 DATES = {
     "iso": "2024-05-31 or 2024-05-31 12:30",
@@ -193,9 +195,30 @@ def are_truths(names: Collection[str]) -> bool:
     return small <= {"true", "false"} or (small <= TRUE | FALSE and bool(small & TRUE) and bool(small & FALSE))
 
 
+def strangers_among(name: str, values: Sequence[object]) -> set[str]:
+    """`mmssl.modality.notation.strangers` of a column's values, and a line that says so."""
+    texts = [value for value in values if isinstance(value, str)]
+    found = strangers(texts) if len(texts) == len(values) else set()
+    if found:
+        logger.warning(
+            "column '%s': %s (%.1f %% of the cells) among its numbers or dates: read as empty; set "
+            "modalities.tabular.types: {%r: categorical} if the whole column is one of words",
+            name,
+            ", ".join(map(shown, sorted(found))),
+            100 * sum(text.strip() in found for text in texts) / len(texts),
+            name,
+        )
+    return found
+
+
 def share_of_numbers(values: Sequence[object]) -> float:
     """How many of these values read as numbers, to warn of a column where a few do not."""
-    return sum(not isinstance(v, str) or is_plain(v.strip()) for v in values) / max(len(values), 1)
+
+    def is_number(text: str) -> bool:
+        found = numbers_of([text])[0]
+        return is_plain(text) or (found is not None and not found.unit.isalpha())
+
+    return sum(not isinstance(v, str) or is_number(v.strip()) for v in values) / max(len(values), 1)
 
 
 def _as_written(written: Numbers) -> str:

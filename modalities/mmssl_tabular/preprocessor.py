@@ -144,7 +144,8 @@ class Preprocessor(base.Preprocessor[Cells]):
         out = np.full(len(columns), np.nan)
         for i, column in enumerate(columns):
             value = row[column.name]
-            if not cells.is_missing(value, schema.no_value(self.config, column.kind)):
+            empty = cells.is_missing(value, schema.no_value(self.config, column.kind))
+            if not empty and not (column.absent and cells.is_missing(value, column.absent)):
                 out[i] = column.read(value)
         return None if np.isnan(out).all() else out
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmssl.errors import BadSample, UserError
-from mmssl.modality.notation import Numbers, dates_of, numbers_of
+from mmssl.modality.notation import Numbers, dates_of, is_bound, numbers_of
 
 from . import cells
 
@@ -46,7 +46,8 @@ class Column:
         knots: of scale "quantile": raw numbers, between them linear.
         scaled: what the knots map to.
         clock: dates with a time of the day.
-        decimal, group, unit: how numbers are written in text (`mmssl.modality.notation.Numbers`).
+        decimal, group, unit, bounds: how numbers are written in text (`mmssl.modality.notation.Numbers`).
+        absent: words that stand for an empty cell among its numbers or dates, as they were found.
         order: how dates are (`mmssl.modality.notation.ORDERS`).
     """
 
@@ -63,9 +64,11 @@ class Column:
     group: str = ""
     unit: str = ""
     order: str = "iso"
+    bounds: bool = False
+    absent: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.written = Numbers(self.decimal, self.group, self.unit)
+        self.written = Numbers(self.decimal, self.group, self.unit, self.bounds)
         self.codes = {name: code for code, name in enumerate(self.categories, 1)}
 
     @property
@@ -145,16 +148,18 @@ def fit_column(
     Raises:
         UserError: no value can be read as the kind that was asked for.
     """
-    kind = kind or ("ordinal" if levels else None)
+    kind, absent = kind or ("ordinal" if levels else None), set[str]()
     if kind is None:
-        kind = cells.infer(present(values, no_value(config, "numeric")))
+        plain = present(values, no_value(config, "numeric"))
+        kind = cells.infer(plain)
+        absent = cells.strangers_among(name, plain) if kind == "categorical" else absent
         if kind == "categorical":  # what is no number has words of its own: NA is also a country
-            kind = cells.infer(present(values, no_value(config, "categorical")))
-    missing = no_value(config, kind)
+            kind = cells.infer(present(plain, absent) if absent else present(values, no_value(config, "categorical")))
+    missing = no_value(config, kind) | absent if absent else no_value(config, kind)
     values = [None if cells.is_missing(value, missing) else value for value in values]
     there = [value for value in values if value is not None]
     _refuse_nested(name, there)
-    column = Column(name, kind, 1 - len(there) / max(len(values), 1))
+    column = Column(name, kind, 1 - len(there) / max(len(values), 1), absent=sorted(absent))
     if kind == "ordinal":
         column.categories = _levels(name, there, levels)
     elif kind == "boolean":
@@ -204,7 +209,7 @@ def no_value(config: Config, kind: str) -> frozenset[str]:
     return cells.NO_VALUE if kind in ("numeric", "date", "boolean") else cells.EMPTY
 
 
-def present(values: Sequence[object], missing: frozenset[str]) -> list[object]:
+def present(values: Sequence[object], missing: Collection[str]) -> list[object]:
     """The values that are no empty cells."""
     return [value for value in values if not cells.is_missing(value, missing)]
 
@@ -236,12 +241,14 @@ def _find_notation(column: Column, values: Sequence[object], config: Config, dec
         column.order = config.dates.get(column.name) or order or "iso"
         return
     found, is_open = numbers_of(texts, decimal)
-    if found is None or (found.decimal == "." and not found.group and not found.unit):
+    if found is None or found == Numbers():
         return
-    column.decimal, column.group, column.unit = found.decimal, found.group, found.unit
+    column.decimal, column.group, column.unit, column.bounds = found.decimal, found.group, found.unit, found.bounds
+    if found.bounds:
+        texts = {text for text in texts if is_bound(text)}
     example = min(texts, key=lambda text: (found.value(text) == _as_float(text), text))
     doubt = "; no value says it for sure: set modalities.tabular.decimal where that is wrong" if is_open else ""
-    say = logger.warning if is_open else logger.info
+    say = logger.warning if is_open or found.bounds else logger.info
     say(
         "column '%s': %s is read as %g (%s%s)",
         column.name,

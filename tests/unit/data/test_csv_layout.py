@@ -138,3 +138,24 @@ def test_folders_of_text_files(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert len(lines) == 18 and lines.column_names == ["text"]
     parts = open_source(tmp_path / "few" / "neg" / "0.txt", reading=Reading(texts="paragraph"))
     assert parts["text"][:] == ["one 0", "two three"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        (["1,5", "2,25", "-0,1", "n/a"], "double"),
+        (["7", "2,25"], "double"),
+        (["1,234", "2,345"], "string"),
+        (["1,234", "2,5"], "double"),
+        (["1,5", "2.5"], "string"),
+        (["01,5", "2,5"], "string"),
+    ],
+)
+def test_numbers_with_decimal_commas_are_numbers(fields: list[str], kind: str, tmp_path: Path) -> None:
+    """Such a column could not be a label of amounts: it was text. 1,234 alone may also be more than a thousand."""
+    (tmp_path / "t.csv").write_text("a;b\n" + "".join(f"{field};x\n" for field in fields))
+    rows = open_source(str(tmp_path / "t.csv"), split="train")
+    assert str(rows.features["a"].dtype) == {"double": "float64"}.get(kind, kind)
+    if kind == "double":
+        wanted = [None if field == "n/a" else float(field.replace(",", ".")) for field in fields]
+        assert list(rows["a"]) == wanted

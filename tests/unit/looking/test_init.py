@@ -21,9 +21,11 @@ from toys.own_files import encoded, person, tudataset, video, wfdb_record
 import mmssl
 from mmssl.cli import main
 from mmssl.looking import composing
+from mmssl.looking.groups import group_of
 from mmssl.looking.init import Started, init
 from mmssl.looking.options import InitConfig
 from mmssl.looking.writing import commented
+from mmssl.modality.table import Column
 from mmssl.options import plainyaml
 from mmssl.recipe.loading import load_recipe
 
@@ -113,6 +115,44 @@ def test_data_of_each_kind(kind: str, tmp_path: Path) -> None:
     chosen = next(iter(done.recipe["objectives"]))
     line = next(line for line in done.text.splitlines() if line.strip().startswith(f"{chosen}:"))
     assert "#" in line, "the objective's reason stands behind it"
+
+
+def _hospital(file: Path, rows: int = 160) -> Path:
+    """As a spreadsheet in a hospital writes it: decimal commas, dates with points, bounds, several rows of a patient."""
+    rng = np.random.default_rng(0)
+    line = [
+        [
+            1000 + n % 70,
+            f"p{n % 70}@x.org",
+            f"{1 + n % 28:02}.{1 + n % 12:02}.{1990 + n % 31}",
+            "<0,8" if n % 9 == 0 else f"{rng.lognormal():.2f}".replace(".", ","),
+            f"{rng.normal(13, 2):.1f}".replace(".", ",") if n % 11 else "n/a",
+            ("Ward", "ICU")[n % 2],
+            ("no", "yes")[n % 33 == 0],
+        ]
+        for n in range(rows)
+    ]
+    names = ["Case-ID", "mail", "seen", "crp", "hb", "ward", "dead"]
+    file.write_text("\n".join(";".join(map(str, row)) for row in [names, *line]) + "\n", "cp1252")
+    return file
+
+
+def test_a_table_as_hospitals_have_it(tmp_path: Path) -> None:
+    """Numbers with decimal commas and dates are no words, which were left out; a patient's rows stay together."""
+    done = init(InitConfig(path=str(_hospital(tmp_path / "t.csv"))), tmp_path / "r.yaml")
+    assert done.recipe["data"]["columns"]["tabular"] == ["seen", "crp", "hb", "ward", "dead"]
+    assert done.recipe["evaluation"]["group"] == "Case-ID"
+    told = "\n".join(done.found)
+    assert "seen: dates" in told and "crp: numbers" in told and "mail: words, 70 different" in told
+    assert "one to each 'Case-ID'" in told and "'Case-ID' has 2.3 rows of each value" in told
+    assert "if it is one of ward, dead" in told, "those of few values first"
+
+
+@pytest.mark.parametrize("name", ["Patienten-ID", "patient", "PatientNr", "subject_id", "speakers", "participant_code"])
+def test_names_that_say_who_a_row_is_of(name: str) -> None:
+    column = Column(name, [n % 9 for n in range(40)], range(40))
+    found, left, said = group_of({name: column})
+    assert found is not None and found[0] == name and left == {name: "who a row is of"} and not said
 
 
 SHORT = {"steps": 2, "health_every": None, "trackers": [], "log_every": 1}
