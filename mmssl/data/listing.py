@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from mmssl.errors import UserError, one_line
 
-from .explained import explained, warn_once
+from .beside import Beside, is_csv, table_beside, table_rows
+from .class_folders import classes_of
+from .explained import warn_once
 from .file_columns import Word, file_table
 from .folders import Found, below, split_folders, split_roots
-from .formats import WORDS, media_kind
+from .formats import media_kind
 from .kinds import Chosen, Kind
-from .text_files import csv_rows, json_rows
 from .windows import File, Windows, cut
 
 if TYPE_CHECKING:
@@ -131,8 +132,9 @@ def open_files(found: Found, listed: Listed, windows: Windows, words: Collection
 
     Columns: one of each kind that files are of ({bytes: None, path}, or what its reader makes of a file), null in the
     rows without one; `file`, relative to the folder; `start` where recordings are cut into windows; with metadata its
-    columns, and only the files that it lists; without it `label` from the names of the folders, where there are at
-    least two, all equally deep, which are not splits.
+    columns, and only the files that it lists; without it those of a table of which a column names the files
+    (`beside.py`), and `label` from the names of the folders, where there are at least two, all equally deep, which are
+    not splits and no mere parts of the data.
 
     Args:
         found: what `scan` gave.
@@ -149,12 +151,20 @@ def open_files(found: Found, listed: Listed, windows: Windows, words: Collection
     splits = roots or {"train": [found.folder]}
     rows: dict[str, Rows]
     labels: list[str] | None = None
+    beside: Beside | None = None
     if not found.metadata:
+        beside = _beside(found, listed)
         rows = {
-            split: [dict(row) for row, path in zip(listed.rows, kept, strict=True) if any(below(path, r) for r in of)]
+            split: [
+                made
+                for row, path in zip(listed.rows, kept, strict=True)
+                if any(below(path, r) for r in of)
+                for made in _with_table(row, beside)
+            ]
             for split, of in splits.items()
         }
-        classes = _classes({split: [_first(row) for row in of] for split, of in rows.items()}, splits)
+        named = beside is not None and "label" in beside.columns
+        classes = None if named else classes_of(rows, splits)
         if classes is not None:
             labels = sorted(set(classes.values()))
             for row in (row for of in rows.values() for row in of):
@@ -169,10 +179,11 @@ def open_files(found: Found, listed: Listed, windows: Windows, words: Collection
             every = [row for of in given.values() for row in of]
             rows = {s: [r for r in every if any(below(_first(r), p) for p in places)] for s, places in roots.items()}
         rows = {split: of for split, of in rows.items() if of}
-    _tell(found, listed, rows, roots)
+    _tell(found, listed, rows, roots, [] if beside is None else [beside.path])
     if not rows:
         raise UserError(f"data.path: '{found.metadata[0]}' lists no file")
-    typed = bool(found.metadata) and all(path.endswith(".csv") for path in found.metadata)
+    tables = found.metadata if beside is None else [beside.path]
+    typed = bool(tables) and all(map(is_csv, tables))
     return {
         split: _split(found.folder, of, listed, windows, labels=labels, words=set(words) if typed else None)
         for split, of in rows.items()
@@ -195,22 +206,22 @@ def _split(
     return file_table(cut_rows, listed.kinds, labels=labels, words=words)
 
 
-def _classes(parts: Mapping[str, Sequence[str]], roots: Mapping[str, Sequence[Path]]) -> dict[str, str] | None:
-    """File -> its class, where the folders of the files are some: those nearest to the files that are not all one."""
-    folders: dict[str, tuple[str, ...]] = {}
-    for split, files in parts.items():
-        for path in files:
-            root = next(root for root in roots[split] if below(path, root))
-            folders[path] = Path(path).parent.relative_to(root).parts
-    depths = {len(names) for names in folders.values()}
-    if len(depths) != 1:
+def _beside(found: Found, listed: Listed) -> Beside | None:
+    """The table that says more of the files."""
+    used = set(listed.used)
+    tables = [path for path in found.tables if path not in used]
+    if not tables:
         return None
-    for level in reversed(range(depths.pop())):
-        names = {of[level] for of in folders.values()}
-        if len(names) > 1:
-            found = {path: of[level] for path, of in folders.items()}
-            return None if {name.lower() for name in names} <= set(WORDS) else found
-    return None
+    return table_beside(found.folder, tables, [[file.path for file in row.values()] for row in listed.rows])
+
+
+def _with_table(row: Mapping[str, File], beside: Beside | None) -> Rows:
+    """A row of files with what a table says of them; one for each of the table's rows that name them."""
+    if beside is None:
+        return [dict(row)]
+    numbers: Sequence[int | None] = beside.of.get(_first(row)) or [None]
+    empty = dict.fromkeys(beside.columns)
+    return [{**empty, **({} if number is None else beside.rows[number]), **row} for number in numbers]
 
 
 def _first(row: Mapping[str, object]) -> str:
@@ -225,7 +236,7 @@ def _metadata(path: Path, listed: Listed) -> Rows:
     """
     row_of = {file.path: row for row in listed.rows for file in row.values()}
     column_of = {file.path: column for row in listed.rows for column, file in row.items()}
-    rows = _metadata_rows(path)
+    rows = table_rows(path)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     naming = [c for c in columns if re.fullmatch(r"(.+_)?file_names?", c)]
     if not naming:
@@ -271,28 +282,14 @@ def _file(metadata: Path, number: int, name: object) -> File:
     return File(os.path.join(metadata.parent, normal))
 
 
-def _metadata_rows(path: Path) -> Rows:
-    with explained(f"'{path}'"):
-        if path.suffix == ".parquet":
-            from .arrow_files import arrow_tables, check_parquet
-
-            check_parquet(path, path)
-            rows: Rows = [row for table in arrow_tables(str(path), str(path), "parquet") for row in table.to_pylist()]
-        elif path.suffix == ".csv":
-            rows = [dict(zip(names, row, strict=True)) for names, of in csv_rows(str(path), path.name) for row in of]
-        else:
-            rows = [row for chunk in json_rows(str(path), path.name) for row in chunk]
-    return rows
-
-
-def _tell(found: Found, listed: Listed, rows: Mapping[str, Rows], roots: object) -> None:
+def _tell(found: Found, listed: Listed, rows: Mapping[str, Rows], roots: object, tables: Sequence[str] = ()) -> None:
     """What of the folder is no row, and splits that are not taken as such."""
     given = [value.path for of in rows.values() for row in of for value in row.values() if isinstance(value, File)]
     lists = [value for of in rows.values() for row in of for value in row.values() if isinstance(value, list)]
     given += [one.path for value in lists for one in value if isinstance(one, File)]
     parts = {part for _, chosen in listed.chosen for part in chosen.parts}
     kept = {file.path for row in listed.rows for file in row.values()}
-    used = {*given, *parts}
+    used = {*given, *parts, *tables}
     unlisted = len(kept - used) if found.metadata else 0
     found.tell_left_out(used, f"; {unlisted:,} of them because metadata does not list them" if unlisted else "")
     if roots is None and (named := sorted({p for path in kept for p in split_folders(found.folder, path)})):

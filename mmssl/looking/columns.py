@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LABELS = re.compile(
     r"(?:.*[_\s.-])?(?:price|value|recommended|closed|y_true|ground_truth)|letter|digit|sentiment|topic|emotion|action"
-    r"|activity|diagnos[ei]s|disease|mortality|died|readmitted|superclass(?:es)?",
+    r"|activity|diagnos(?:e|es|is|en)|disease|mortality|died|readmitted|superclass(?:es)?",
     re.IGNORECASE,
 )
 """Further names of columns that somebody may want to predict; weaker than `PERHAPS_LABELS`."""

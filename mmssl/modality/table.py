@@ -56,7 +56,7 @@ class Column:
 
     @cached_property
     def noted(self) -> str | None:
-        """numbers or dates, where the values are these, also written in words' clothes (`12,5`, `<0.5`, `31.12.2024`)."""
+        """numbers or dates, where the values are such, also as people write them (`12,5`, `<0.5`, `31.12.2024`)."""
         if self.values and all(isinstance(v, (date, np.datetime64)) for v in self.values):
             return "dates"
         if self.texts is None:

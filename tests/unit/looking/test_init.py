@@ -118,7 +118,7 @@ def test_data_of_each_kind(kind: str, tmp_path: Path) -> None:
 
 
 def _hospital(file: Path, rows: int = 160) -> Path:
-    """As a spreadsheet in a hospital writes it: decimal commas, dates with points, bounds, several rows of a patient."""
+    """As a hospital's spreadsheet writes it: decimal commas, dates with points, bounds, several rows of a patient."""
     rng = np.random.default_rng(0)
     line = [
         [
