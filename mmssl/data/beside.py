@@ -13,6 +13,7 @@ from typing import Any
 from mmssl.errors import UserError
 from mmssl.modality.table import joined
 
+from .csv_layout import csv_layout
 from .explained import explained, warn_once
 from .formats import TABLES, table_format
 from .text_files import csv_rows, json_rows
@@ -96,6 +97,11 @@ def table_beside(folder: Path, tables: Sequence[str], files: Sequence[Sequence[s
 def is_csv(name: str) -> bool:
     """Whether a table is text of fields, whose types nobody has said."""
     return TABLES.get(table_format(name) or "") == "csv"
+
+
+def has_commas(name: str) -> bool:
+    """Whether a csv file may have commas before fractions, as they separate no fields."""
+    return csv_layout(name, os.path.basename(name)).separator != ","
 
 
 def table_rows(path: Path) -> Rows:

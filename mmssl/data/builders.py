@@ -25,7 +25,7 @@ from mmssl.reading import AS_FOUND, Reading
 from . import formats, text_files
 from .arrow_files import arrow_features, arrow_rows, arrow_tables
 from .column_types import JSON, FieldType, cast_fields, common_type, json_array, json_feature, json_type
-from .csv_layout import csv_layout, tell
+from .csv_layout import Layout, csv_layout, tell
 from .explained import warn_once
 from .letters import not_in_encoding
 from .uncounted import builder_for
@@ -116,15 +116,15 @@ class Tables(datasets.ArrowBasedBuilder):
         # those with a header first: what they call the columns holds for the others
         for path, name in sorted(files, key=lambda file: not layouts[file[0]].header):
             with _letters(name):
-                self._see_csv(path, name, remote, types, layouts[path].names)
+                self._see_csv(path, name, remote, types, layouts[path])
         kinds = {column: pa.string() if column in self.config.words else of.type for column, of in types.items()}
         return datasets.Features.from_arrow_schema(pa.schema(list(kinds.items())))
 
-    def _see_csv(self, path: str, name: str, remote: bool, types: dict[str, FieldType], columns: Sequence[str]) -> None:
+    def _see_csv(self, path: str, name: str, remote: bool, types: dict[str, FieldType], layout: Layout) -> None:
         """Look at all fields of a csv file whose type is not known yet."""
-        columns = _aligned(columns, list(types))
+        columns = _aligned(layout.names, list(types))
         for column in columns:
-            types.setdefault(column, FieldType())
+            types.setdefault(column, FieldType(commas=layout.separator != ","))
         if set(types) <= set(self.config.words):
             return
         for _, rows in text_files.csv_rows(path, name, self.config.reading, self.config.separator):

@@ -26,14 +26,14 @@ DIGITS = "digits"
 
 
 class FieldType:
-    """What a csv column is, field after field: whole numbers, numbers (also with decimal commas), truth values, or else
-    the words that it holds.
+    """What a csv column is, field after field: whole numbers, numbers, truth values, or else the words that it holds.
 
     Codes with leading zeros and numbers of more than 18 digits are words, which no conversion gives back.
     """
 
-    def __init__(self) -> None:
-        self.there = 0
+    def __init__(self, commas: bool = False) -> None:
+        """commas: a comma may stand before a fraction, as it separates no fields."""
+        self.there, self.commas = 0, commas
         self.fits = dict.fromkeys((_WHOLE, _REAL, _TRUTH, _COMMA), True)
         self.sure = False
 
@@ -48,7 +48,7 @@ class FieldType:
         for pattern, fits in self.fits.items():
             if fits and len(found):
                 self.fits[pattern] = bool(pc.all(pc.match_substring_regex(found, pattern)).as_py())
-        if self.fits[_COMMA] and not self.sure and len(found):
+        if self.commas and self.fits[_COMMA] and not self.sure and len(found):
             self.sure = bool(pc.any(pc.match_substring_regex(found, _FRACTION)).as_py())
 
     @property

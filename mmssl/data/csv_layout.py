@@ -33,8 +33,9 @@ class Layout:
         names: of the columns.
         separator: between fields.
         header: whether the first row after `skip` lines holds the names.
-        skip: lines before it: comments, and what Excel says of the separator.
+        skip: lines before it: comments, titles, and what Excel says of the separator.
         spaced: a space follows every separator.
+        units: the row below the names says in which units the columns are.
         said: what a user should know of it, in sentences.
     """
 
@@ -43,6 +44,7 @@ class Layout:
     header: bool
     skip: int = 0
     spaced: bool = False
+    units: bool = False
     said: tuple[str, ...] = ()
 
 
@@ -70,6 +72,9 @@ def csv_layout(path: str, name: str, reading: Reading = AS_FOUND, separator: str
     lines, sample = _comments(sample)
     if lines:
         said.append(f"its first {lines} lines are comments (#)" if lines > 1 else "its first line is a comment (#)")
+    titles, sample = _titles(sample)
+    if titles:
+        said.append(f"its first {titles} lines are no rows of the table (a title?) and passed over")
     separator = separator or _separator(sample, cut)
     rows = _rows(sample, separator, cut)
     spaced = _spaced(rows)
@@ -79,6 +84,9 @@ def csv_layout(path: str, name: str, reading: Reading = AS_FOUND, separator: str
         raise UserError(f"data.path: '{name}' has no header, expected the names of its columns in the first line")
     check_table("columns", len(rows[0]), "columns", name)
     header = has_names(rows) if reading.header == "auto" else bool(reading.header)
+    units = header and has_units(rows)
+    if units:
+        said.append(f"its second row ({', '.join(filter(None, rows[1]))[:60]}) says units, and is passed over")
     if header:
         first = [rows[0][0].lstrip("# ") if rows[0][0].startswith("#") else rows[0][0], *rows[0][1:]]
         names, twice = _names(first)
@@ -95,7 +103,7 @@ def csv_layout(path: str, name: str, reading: Reading = AS_FOUND, separator: str
                 f"no header, and the columns are called column_1 to column_{len(names)}; "
                 "data.header=true makes it names"
             )
-    return Layout(tuple(names), separator, header, skip + lines, spaced, tuple(said))
+    return Layout(tuple(names), separator, header, skip + lines + titles, spaced, units, tuple(said))
 
 
 def tell(name: str, layout: Layout) -> None:
@@ -120,6 +128,39 @@ def _comments(sample: str) -> tuple[int, str]:
             first = marked[-1]
             break
     return first, "".join(lines[first:])
+
+
+def _titles(sample: str) -> tuple[int, str]:
+    """(lines above the names that hold one field at most where the table has three and more: titles, the rest)."""
+    lines = io.StringIO(sample, newline="").readlines()[:50]
+    for separator in SEPARATORS:
+        reader = csv.reader(lines, delimiter=separator)
+        ends, filled = [], []
+        for row in reader:
+            ends.append(reader.line_num)
+            filled.append(sum(bool(field.strip()) for field in row))
+        usual = sorted(filled)[len(filled) // 2] if filled else 0
+        first = next((n for n, count in enumerate(filled) if count > 1), 0)
+        if first and usual >= 3 and filled[first] >= 0.6 * usual and any(filled[:first]):
+            whole = io.StringIO(sample, newline="").readlines()
+            return ends[first - 1], "".join(whole[ends[first - 1] :])
+    return 0, sample
+
+
+def has_units(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the row below the names says units (`mmHg`, `1/min`): words in several columns that else hold numbers, in
+    most of those."""
+    below = rows[2:ROWS_LOOKED_AT]
+    words = numbers = 0
+    for field, *values in zip(rows[1] if len(rows) > 1 else (), *below, strict=False):
+        known = [_kind(value) for value in values if value.strip() and value.strip() not in NO_NUMBER]
+        if len(known) < 5 or sum(kind is not None for kind in known) < 0.9 * len(known):
+            continue
+        if _kind(field) is not None:
+            return False
+        numbers += 1
+        words += bool(field.strip()) and field.strip() not in NO_NUMBER
+    return words >= 2 and words > numbers / 2
 
 
 def _rows(sample: str, separator: str, cut: bool, spaced: bool = False) -> list[list[str]]:

@@ -27,6 +27,7 @@ def file_table(
     *,
     labels: Sequence[str] | None = None,
     words: set[str] | None = None,
+    commas: bool = False,
 ) -> Dataset:
     """Rows as a `Dataset`, the files undecoded.
 
@@ -35,6 +36,7 @@ def file_table(
         kinds: column -> whose files it holds.
         labels: names of the classes that the column `label` counts.
         words: the rows come from csv; these columns stay the text that they are. None: from elsewhere, all do.
+        commas: of csv whose separator is none.
     """
     import datasets
     import pyarrow as pa
@@ -53,7 +55,7 @@ def file_table(
             feature, array = datasets.ClassLabel(names=list(labels)), pa.array(values, pa.int64())
         else:
             text = words is None or column in words or isinstance(some, Word)
-            feature, array = _other_column(values, not text)
+            feature, array = _other_column(values, not text, commas)
         features[column] = feature
         arrays.append(array)
     table = datasets.table.InMemoryTable(pa.table(arrays, schema=features.arrow_schema))
@@ -104,14 +106,14 @@ def _undecoded(file: File | None, windowed: bool = False) -> Row | None:
     return plain | {"start": file.start, "stop": file.stop} if windowed else plain
 
 
-def _other_column(values: Sequence[object], typed: bool) -> tuple[FeatureType, pa.Array]:
+def _other_column(values: Sequence[object], typed: bool, commas: bool = False) -> tuple[FeatureType, pa.Array]:
     """(feature, Arrow array) of a column that holds no files; typed: fields of csv, which may be numbers."""
     from .column_types import FieldType, cast_fields, json_array, json_feature, json_type
 
     kind = json_type(values)
     array = json_array(values, kind)
     if typed and any(value is not None for value in values):
-        guess = FieldType()
+        guess = FieldType(commas)
         guess.see(array)
         kind, array = guess.type, cast_fields(array, guess.type)
     return json_feature(kind), array

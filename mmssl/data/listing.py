@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmssl.errors import UserError, one_line
 
-from .beside import Beside, is_csv, table_beside, table_rows
+from .beside import Beside, has_commas, is_csv, table_beside, table_rows
 from .class_folders import classes_of
 from .explained import warn_once
 from .file_columns import Word, file_table
@@ -184,16 +184,14 @@ def open_files(found: Found, listed: Listed, windows: Windows, words: Collection
         raise UserError(f"data.path: '{found.metadata[0]}' lists no file")
     tables = found.metadata if beside is None else [beside.path]
     typed = bool(tables) and all(map(is_csv, tables))
-    return {
-        split: _split(found.folder, of, listed, windows, labels=labels, words=set(words) if typed else None)
-        for split, of in rows.items()
-    }
+    kept_as = {"words": set(words) if typed else None, "commas": typed and all(map(has_commas, tables))}
+    return {split: _split(found.folder, of, listed, windows, labels=labels, **kept_as) for split, of in rows.items()}
 
 
 def _split(
-    folder: Path, rows: Rows, listed: Listed, windows: Windows, *, labels: list[str] | None, words: set[str] | None
+    folder: Path, rows: Rows, listed: Listed, windows: Windows, *, labels: list[str] | None, **kept_as: Any
 ) -> Dataset:
-    """The rows of one split, long recordings cut."""
+    """The rows of one split, long recordings cut; kept_as: what `file_table` is told of csv."""
     readers = {column: kind.readers for column, kind in listed.kinds.items() if kind.readers}
     cut_rows, starts = cut(rows, readers, windows)
     own = set().union(*rows) if rows else set()
@@ -203,7 +201,7 @@ def _split(
             row[FILE] = Word(PurePosixPath(os.path.relpath(path, folder)).as_posix())
         if windowed and START not in own:
             row[START] = start
-    return file_table(cut_rows, listed.kinds, labels=labels, words=words)
+    return file_table(cut_rows, listed.kinds, labels=labels, **kept_as)
 
 
 def _beside(found: Found, listed: Listed) -> Beside | None:

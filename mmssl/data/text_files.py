@@ -92,8 +92,8 @@ def csv_rows(
 ) -> Iterator[tuple[list[str], list[list[str | None]]]]:
     """Chunks of (names of the columns, rows) of a csv file: every field the text that it is, None where it is empty.
 
-    A row with fewer fields than the columns has None for the others, comments and a repeated header are passed over,
-    and the log says so.
+    A row with fewer fields than the columns has None for the others, comments, titles, units, rows without a value
+    and a repeated header are passed over, and the log says so.
 
     Raises:
         UserError: a row has more fields than there are columns, a quote is never closed, or the file is of another
@@ -135,6 +135,7 @@ class _Passed:
     first_short: int = 0
     comments: int = 0
     headers: int = 0
+    empty: int = 0
 
     def tell(self, name: str) -> None:
         if self.short:
@@ -144,6 +145,8 @@ class _Passed:
             )
         if self.comments:
             warn_once(f"'{name}': {self.comments:,} lines within it are comments (#) and passed over")
+        if self.empty:
+            warn_once(f"'{name}': {self.empty:,} rows without a value are passed over")
         if self.headers:
             warn_once(f"'{name}': its header stands there {self.headers + 1:,} times and is taken once")
 
@@ -153,6 +156,8 @@ def _records(reader: Any, layout: Layout, name: str, passed: _Passed) -> Iterato
     records = (row for row in reader if row)
     header = next(records) if layout.header else None
     width = len(layout.names)
+    if layout.units:
+        next(records, None)
     for row in records:
         if len(row) != width:
             if row[0].lstrip().startswith("#"):
@@ -166,6 +171,9 @@ def _records(reader: Any, layout: Layout, name: str, passed: _Passed) -> Iterato
             row = [*row[:width], *[""] * (width - len(row))]
         elif width > 1 and row == header:
             passed.headers += 1
+            continue
+        if width > 1 and not any(map(str.strip, row)):
+            passed.empty += 1
             continue
         yield row
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmssl.data import open_source
-from mmssl.data.csv_layout import csv_layout, has_names
+from mmssl.data.csv_layout import csv_layout, has_names, has_units
 from mmssl.data.explained import _told
 from mmssl.errors import UserError
 from mmssl.reading import Reading
@@ -159,3 +159,41 @@ def test_numbers_with_decimal_commas_are_numbers(fields: list[str], kind: str, t
     if kind == "double":
         wanted = [None if field == "n/a" else float(field.replace(",", ".")) for field in fields]
         assert list(rows["a"]) == wanted
+
+
+@pytest.mark.parametrize(
+    "above",
+    [
+        "Report of the ward\n",
+        "Report of the ward;;\nAs of: 1.2.2023;;\n;;\n",
+        "Report, of 3 wards, in 2 towns\n\n",
+        '"Report\nof the ward";;\n',
+    ],
+)
+def test_titles_above_a_table_are_no_names(above: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "t.csv").write_text(above + "name;hb;seen\n" + "a;7,5;1.2.2023\n" * 6 + ";;\n")
+    rows = open_source(str(tmp_path / "t.csv"), split="train")
+    assert rows.column_names == ["name", "hb", "seen"] and list(rows["hb"]) == [7.5] * 6
+    assert "are no rows of the table" in caplog.text and "1 rows without a value are passed over" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["note\na,b,c\nd", "a,b,c\n1,2,3\n,,4", "a\n\nb\nc", "a,b,c\n,,\n1,2,3"])
+def test_a_table_without_a_title(text: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    assert csv_layout(str(tmp_path / "t.csv"), "t.csv").skip == 0
+
+
+def test_a_row_of_units_is_no_sample(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One word below the names made words of every column of numbers."""
+    body = "".join(f"{n},{90 + n},{37 + n / 10:.1f},x\n" for n in range(8))
+    (tmp_path / "t.csv").write_text(f"id,pressure,heat,group\n,mmHg,°C,\n{body}")
+    rows = open_source(str(tmp_path / "t.csv"), split="train")
+    assert len(rows) == 8 and list(rows["pressure"]) == [90 + n for n in range(8)]
+    assert "its second row (mmHg, °C) says units" in caplog.text
+
+
+@pytest.mark.parametrize("second", ["low,high,x", "1,mmHg,x", "mmHg,?,x"])
+def test_a_second_row_of_values(second: str) -> None:
+    numbers = "\n".join(f"{n},{n + 1},x" for n in range(8))
+    words = "\n".join("low,high,x" for _ in range(8))
+    assert not has_units(table(f"a,b,c\n{second}\n{words if second.startswith('low') else numbers}"))
