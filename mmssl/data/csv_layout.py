@@ -131,20 +131,23 @@ def _comments(sample: str) -> tuple[int, str]:
 
 
 def _titles(sample: str) -> tuple[int, str]:
-    """(lines above the names that hold one field at most where the table has three and more: titles, the rest)."""
-    lines = io.StringIO(sample, newline="").readlines()[:50]
+    """(lines above the names that hold one field at most where the table has three and more: titles, the rest).
+
+    Whatever sign separates fields: names with `;` between them are one field to a comma that marks fractions below.
+    """
+    lines = io.StringIO(sample, newline="").readlines()
+    found = []
     for separator in SEPARATORS:
-        reader = csv.reader(lines, delimiter=separator)
-        ends, filled = [], []
-        for row in reader:
-            ends.append(reader.line_num)
-            filled.append(sum(bool(field.strip()) for field in row))
-        usual = sorted(filled)[len(filled) // 2] if filled else 0
-        first = next((n for n, count in enumerate(filled) if count > 1), 0)
-        if first and usual >= 3 and filled[first] >= 0.6 * usual and any(filled[:first]):
-            whole = io.StringIO(sample, newline="").readlines()
-            return ends[first - 1], "".join(whole[ends[first - 1] :])
-    return 0, sample
+        reader = csv.reader(lines[:50], delimiter=separator)
+        rows = [(reader.line_num, sum(bool(field.strip()) for field in row)) for row in reader]
+        usual = sorted(count for _, count in rows)[len(rows) // 2] if rows else 0
+        if usual < 3:
+            continue
+        first = next((n for n, (_, count) in enumerate(rows) if count > 1), 0)
+        title = first and rows[first][1] >= 0.6 * usual and any(count for _, count in rows[:first])
+        found.append(rows[first - 1][0] if title else 0)
+    skip = min(found, default=0)
+    return skip, "".join(lines[skip:]) if skip else sample
 
 
 def has_units(rows: Sequence[Sequence[str]]) -> bool:

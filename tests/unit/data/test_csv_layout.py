@@ -177,7 +177,9 @@ def test_titles_above_a_table_are_no_names(above: str, tmp_path: Path, caplog: p
     assert "are no rows of the table" in caplog.text and "1 rows without a value are passed over" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["note\na,b,c\nd", "a,b,c\n1,2,3\n,,4", "a\n\nb\nc", "a,b,c\n,,\n1,2,3"])
+@pytest.mark.parametrize(
+    "text", ["note\na,b,c\nd", "a,b,c\n1,2,3\n,,4", "a;b;c\n1,5;2,5;3,5\n", "a\n\nb\nc", "a,b,c\n,,\n1,2,3"]
+)
 def test_a_table_without_a_title(text: str, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(text)
     assert csv_layout(str(tmp_path / "t.csv"), "t.csv").skip == 0
