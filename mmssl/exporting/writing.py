@@ -69,18 +69,24 @@ def export_several(wanted: Sequence[tuple[object, str, Path, str | None]], base:
         if output.exists():
             raise UserError(f"--output: {output} is there already, expected a folder that is not")
     try:
-        with tempfile.TemporaryDirectory(prefix="mmssl-export-") as scratch, contextlib.ExitStack() as folders:
+        with (
+            doing("exporting", 2 * len(wanted) + 1) as advance,  # each is read and written; all are proven at once
+            tempfile.TemporaryDirectory(prefix="mmssl-export-") as scratch,
+            contextlib.ExitStack() as folders,
+        ):
             jobs, sources, partials = [], [], []
             for i, ((model, to, output, tower), chosen) in enumerate(zip(wanted, formats, strict=True)):
                 with doing("reading the model"):
                     source = open_source_model(model, Path(scratch) / str(i), tower, base)
                 refuse_with_ways(source, to, chosen)
+                advance(2 * i + 1)
                 partials.append(folders.enter_context(whole_folder(output)))
                 with no_progress_bars(), doing(f"writing {to}"):
                     jobs.append(chosen.write(source, partials[-1]))
                 if jobs[-1].library in ("transformers", "sentence_transformers"):
                     write_record(source, to, list(chosen.needs), partials[-1])
                 sources.append(source)
+                advance(2 * i + 2)
             out = []
             for (_, to, output, _), chosen, partial, job, proof, source in zip(
                 wanted, formats, partials, jobs, prove(partials, jobs), sources, strict=True

@@ -23,7 +23,7 @@ from ..boundary import kind_of
 from ..errors import RunError, UserError, one_line
 from ..models.locating import ADAPTER, PEFT_CONFIG, locate
 from ..names import refuse_misspelt
-from ..saying import doing, loading
+from ..saying import Advance, doing, loading
 from .contents import lacks, may_hold
 from .picture import SAMPLES
 from .secrets import findings, text_of
@@ -159,8 +159,8 @@ def send(
     api = HfApi()
     kind = "space" if space else "model"
     size = sum((folder / name).stat().st_size for name in files) / 1e6
-    with doing(f"sending {len(files)} files ({size:,.1f} MB) to {repo_id}"):
-        url = _talk(repo_id, lambda: _commit(api, folder, files, repo_id, private, revision, message, kind))
+    with doing(f"sending {len(files)} files ({size:,.1f} MB) to {repo_id}", len(files)) as advance:
+        url = _talk(repo_id, lambda: _commit(api, folder, files, repo_id, private, revision, message, kind, advance))
     return Pushed(str(url.commit_url), str(url.repo_url.repo_id), list(files), list(notes))
 
 
@@ -185,7 +185,10 @@ def _commit(
     revision: str | None,
     message: str,
     kind: str,
+    advance: Advance,
 ) -> CommitInfo:
+    from huggingface_hub import CommitOperationAdd
+
     sdk = "gradio" if kind == "space" else None
     full = api.create_repo(repo_id, private=private or None, exist_ok=True, repo_type=kind, space_sdk=sdk).repo_id
     # `exist_ok` leaves a repository that is there as public as it is
@@ -193,19 +196,11 @@ def _commit(
         raise UserError(f"--private: {full} exists and is public; make it private on the Hub first, or push elsewhere")
     if revision is not None:
         api.create_branch(full, branch=revision, exist_ok=True)
-    return api.upload_folder(
-        repo_id=full,
-        repo_type=kind,
-        folder_path=folder,
-        revision=revision,
-        allow_patterns=[_literal(name) for name in files],
-        commit_message=message,
-    )
-
-
-def _literal(name: str) -> str:
-    """A pattern of fnmatch that matches this name alone."""
-    return re.sub(r"([*?\[])", r"[\1]", name)
+    added = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in files]
+    for number, one in enumerate(added, 1):  # what is large goes first, file by file; the commit names it
+        api.preupload_lfs_files(full, additions=[one], repo_type=kind, revision=revision)
+        advance(number)
+    return api.create_commit(full, added, commit_message=message, repo_type=kind, revision=revision)
 
 
 def _talk(repo_id: str, work: Callable[[], T]) -> T:

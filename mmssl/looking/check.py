@@ -140,8 +140,8 @@ def check(
         out.findings.append(Finding(WORTHLESS, "few", text, split))
     _modalities(out, data, facts)
     _presence(out, data)
-    with doing("comparing the rows"):
-        comparing.repeated_rows(out, data, facts, None if every else COMPARED)
+    with doing("comparing the rows", comparing.steps(data)) as advance:
+        comparing.repeated_rows(out, data, facts, None if every else COMPARED, advance)
     comparing.label(out, data)
     out.findings = worst_first(out.findings)
     return _written(out, folder, data, facts)
@@ -178,10 +178,10 @@ def _written(out: Checked, folder: Path | None, data: Rows | None, facts: Mappin
 def _facts(data: Rows, asked: CheckConfig, folder: Path | None, every: bool) -> dict[str, list[Facts]]:
     """Split -> facts of the rows that are looked at."""
     first = next(iter(data.splits.values()))
-    with doing("fitting the preprocessors"):
+    with doing("fitting the preprocessors", len(data.readers)) as advance:
         rows = read_rows(first, list(flat(data.columns.values())), FITTED)
         samples = {name: [select(row, column) for row in rows] for name, column in data.columns.items()}
-        failed = decoding.fitted(data.readers, samples)
+        failed = decoding.fitted(data.readers, samples, advance)
     for name, why in failed.items():
         data.said.append(
             Finding(WORTHLESS, "unreadable", f"{name}: none of {len(rows):,} samples is read: {why}", modality=name)

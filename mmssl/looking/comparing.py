@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..data.amounts import are_amounts
 from ..data.choosing import look_at
+from ..saying import Advance
 from ..training.building import flat
 from . import repeated
 from .columns import part_of_text
@@ -30,18 +32,39 @@ SHARED = 4
 # -------------------------------------------------------------------------------------------------------- repetitions
 
 
-def repeated_rows(out: Checked, data: Rows, facts: Mapping[str, Sequence[Facts]], most: int | None) -> None:
+def steps(data: Rows) -> int:
+    """How often `repeated_rows` says that it has got on: with the bytes of a split, and a modality of it."""
+    return len(data.splits) * (1 + len(data.columns))
+
+
+def repeated_rows(
+    out: Checked, data: Rows, facts: Mapping[str, Sequence[Facts]], most: int | None, advance: Advance
+) -> None:
     """Rows that are there twice, within the first split and between it and each other one.
 
-    facts: of the rows that were read, whose signatures are compared. most: rows whose bytes are.
+    facts: of the rows that were read, whose signatures are compared. most: rows whose bytes are. advance: told how far
+    it is, of `steps`.
     """
     columns = list(flat(data.columns.values()))
     if data.recipe.data.split == "all":
         return  # nodes of one graph, or all of the data on purpose
-    found = {split: repeated.hashes(rows, columns, most) for split, rows in data.splits.items()}
+    done = itertools.count(1)
+    found = {}
+    for split, rows in data.splits.items():
+        found[split] = repeated.hashes(rows, columns, most)
+        advance(next(done))
     first = next(iter(found))
+
+    def near_of(split: str) -> dict[str, list[tuple[int, int]]]:
+        """Modality -> pairs of the first split and this one, or within the first."""
+        pairs, others = {}, None if split == first else facts[split]
+        for name in data.columns:
+            pairs[name] = _near(facts[first], others, name, found[first], found[split])
+            advance(next(done))
+        return pairs
+
     groups = repeated.groups(found[first])
-    near = {name: _near(facts[first], None, name, found[first], found[first]) for name in data.columns}
+    near = near_of(first)
     out.repeated = {"exact": groups[:200], "near": {name: pairs[:200] for name, pairs in near.items() if pairs}}
     out.findings += _of_repeated(first, len(found[first]), groups, near)
     out.findings += _disagreeing(data, first, groups)
@@ -49,7 +72,7 @@ def repeated_rows(out: Checked, data: Rows, facts: Mapping[str, Sequence[Facts]]
         if split == first:
             continue
         both = repeated.shared(found[first], hashes)
-        near = {name: _near(facts[first], facts[split], name, found[first], hashes) for name in data.columns}
+        near = near_of(split)
         shared = _groups(data, first, split)
         told = {"splits": [first, split], "exact": both[:200], "near": {n: p[:200] for n, p in near.items() if p}}
         out.across.append({**told, "groups": shared[:50]})

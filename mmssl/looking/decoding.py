@@ -23,7 +23,7 @@ from ..files import replaceable
 from ..modality import Preprocessor, select
 from ..modality.looked import Looked
 from ..models.privacy import without_secrets
-from ..saying import doing
+from ..saying import Advance, doing
 from .sketches import sketch
 
 if TYPE_CHECKING:
@@ -263,10 +263,14 @@ def _appended(kept: Path | None, key: str, goes_on: bool) -> Iterator[TextIO | N
         yield file
 
 
-def fitted(readers: Mapping[str, Preprocessor], samples: Mapping[str, Sequence[object]]) -> dict[str, str]:
-    """Fit the preprocessors; modality -> why it could not be: nothing that it looked at can be read."""
+def fitted(
+    readers: Mapping[str, Preprocessor], samples: Mapping[str, Sequence[object]], advance: Advance
+) -> dict[str, str]:
+    """Fit the preprocessors; modality -> why it could not be: nothing that it looked at can be read. advance: told how
+    many are fitted."""
     failed = {}
-    for name, reader in readers.items():
+    for number, (name, reader) in enumerate(readers.items()):
+        advance(number)
         try:
             reader.fit(samples[name])
         except UserError as error:

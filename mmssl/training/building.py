@@ -41,7 +41,7 @@ from ..objectives.pretraining import Pretraining
 from ..options.schema import Part
 from ..recipe.config import Recipe
 from ..recipe.loading import load_recipe
-from ..saying import doing
+from ..saying import Advance, doing
 from .engine import on_first
 from .labels import Labels, wanted_columns
 from .recompute import checkpoint_blocks
@@ -190,7 +190,7 @@ def fitted_processor(
     """
     kept = folder / "processor"
 
-    def fit() -> None:
+    def fit(advance: Advance) -> None:
         if resume and kept.is_dir():
             return
         if started is not None:
@@ -202,7 +202,8 @@ def fitted_processor(
                     f"data.columns.{name}: column {columns[name]!r} is empty in the first {len(values)} rows"
                 )
         preprocessors: dict[str, Preprocessor] = {}
-        for name, part in modalities.items():
+        for number, (name, part) in enumerate(modalities.items()):
+            advance(number)
             own = [column for column, modality in (further or {}).items() if modality == name]
             # row by row: a fit may stop early, and would know nothing of the columns behind the first
             rows = zip_longest(*(found[column] for column in (name, *own)))
@@ -221,8 +222,8 @@ def fitted_processor(
         except OSError as error:
             raise RunError(f"the processor could not be written to {kept}: {one_line(error)}") from error
 
-    with doing("fitting the preprocessors"):
-        on_first(accelerator, fit)
+    with doing("fitting the preprocessors", len(modalities)) as advance:
+        on_first(accelerator, lambda: fit(advance))
     return MMSSLProcessor.from_pretrained(kept)
 
 
