@@ -29,7 +29,7 @@ from mmssl.recipe.loading import load_recipe
 from mmssl.training.building import build_model
 from mmssl.training.pretrain import pretrain
 
-from .. import glyphs
+from .. import glyphs, noisy_speech
 from .cells import Cell, local, result_path
 from .judging import (
     RAW_SCALES,
@@ -52,6 +52,10 @@ SPENT = "spent.json"
 """Beside a kept model: the first and last loss, and the time of its run."""
 
 
+MADE = {"glyphs": glyphs.write, "noisy_speech": noisy_speech.write}
+"""Sets that are made here, in `cache/` -> what writes them to a folder."""
+
+
 @dataclass
 class Rows:
     """The judged rows of all splits one after the other. y: (n,) truth (see `judging`); split: (n,) its number;
@@ -71,8 +75,8 @@ def run_cell(cell: Cell, seed: int, results: Path) -> dict[str, Any]:
     """
     quiet = {"seed": seed, "evaluation": {"tasks": []}, "train": {"trackers": []}}
     recipe = load_recipe(local(cell.recipe_data()), quiet)
-    if cell.data == "glyphs":
-        glyphs.write(Path(recipe.data.path))
+    if cell.data in MADE:
+        MADE[cell.data](Path(recipe.data.path))
     cache = results.parent / "cache"
     model, processor, spent = trained(recipe, cache / f"{cell.data}.{cell.objective}.{seed}.{cell.training()}")
     rows = read_rows(cell, recipe, model, processor)

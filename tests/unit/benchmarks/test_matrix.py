@@ -26,7 +26,7 @@ from benchmarks.matrix.judging import (
     neighbours,
     probed,
 )
-from benchmarks.matrix.run import numbered, read_out, write_result
+from benchmarks.matrix.run import MADE, numbered, read_out, write_result
 from mmssl.recipe.loading import load_recipe
 
 CELL = Cell("set", "mae", "image", {}, ("train", "test"), "label", {"kind": "standard"}, "accuracy")
@@ -247,10 +247,10 @@ def test_missing_cells_are_named_as_missing() -> None:
     assert "No cell has been run yet." in text
 
 
-def test_the_readmes_table() -> None:
+def test_the_short_table() -> None:
     results = {(CELL.name, 0): result(CELL, 0, 0.9, 0.8), (CELL.name, 1): result(CELL, 1, 0.8, 0.7)}
     other = Cell("set", "jepa", "image", {}, ("train", "test"), "label", {"kind": "standard"}, "accuracy")
-    text = reporting.readme_table([CELL, other], results)
+    text = reporting.short_table([CELL, other], results)
     assert "| set (image) | accuracy | **<u>0.850</u>** (0.750) | - | 0.500 | 0.600 |" in text
 
 
@@ -286,7 +286,7 @@ def test_every_cell_gives_a_valid_recipe(monkeypatch: pytest.MonkeyPatch) -> Non
     for cell in cells:
         if cell.shipped():
             data = local(cell.recipe_data())
-            place = "benchmarks/matrix/cache/" if cell.data == "glyphs" else "/elsewhere/"
+            place = "benchmarks/matrix/cache/" if cell.data in MADE else "/elsewhere/"
             assert data["data"]["path"].removeprefix("graph:").startswith(place + cell.data)
             load_recipe(data)
 
