@@ -21,7 +21,7 @@ from .text_files import csv_rows, json_rows
 logger = logging.getLogger("mmssl")
 
 Rows = list[dict[str, Any]]
-ENDINGS = (".csv", ".tsv", ".tab", ".parquet", ".jsonl", ".ndjson")
+ENDINGS = (".csv", ".tsv", ".tab", ".parquet", ".jsonl", ".ndjson", ".json")
 LARGEST = 1 << 28
 """Bytes of a table that is looked into."""
 MOST = 16

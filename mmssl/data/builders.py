@@ -26,7 +26,7 @@ from . import formats, text_files
 from .arrow_files import arrow_features, arrow_rows, arrow_tables
 from .column_types import JSON, FieldType, cast_fields, common_type, json_array, json_feature, json_type
 from .csv_layout import Layout, csv_layout, tell
-from .explained import warn_once
+from .explained import tell_different, warn_once
 from .letters import not_in_encoding
 from .uncounted import builder_for
 
@@ -117,6 +117,7 @@ class Tables(datasets.ArrowBasedBuilder):
         for path, name in sorted(files, key=lambda file: not layouts[file[0]].header):
             with _letters(name):
                 self._see_csv(path, name, remote, types, layouts[path])
+        tell_different({name: _aligned(layouts[path].names, list(types)) for path, name in files})
         kinds = {column: pa.string() if column in self.config.words else of.type for column, of in types.items()}
         return datasets.Features.from_arrow_schema(pa.schema(list(kinds.items())))
 
@@ -244,6 +245,7 @@ def unified(files: Sequence[tuple[str, datasets.Features]], wanted: Iterable[str
         UserError: it is one of the `wanted`.
     """
     out = datasets.Features()
+    tell_different(dict(files))
     for column in dict.fromkeys(name for _, features in files for name in features):
         first: dict[str, str] = {}
         different: dict[str, object] = {}

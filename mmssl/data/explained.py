@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mmssl.boundary import MACHINE
@@ -77,7 +78,36 @@ def _said(error: BaseException) -> str:
                 + "; give them the same columns, or name one of the files"
             )
         return "the values of a column are of different types in its files: " + one_line(error)
+    if "WebDataset format" in str(error):
+        return (
+            "its files are no WebDataset, in which those of a sample have one name (7.png and 7.txt) and all samples "
+            "the same kinds; unpack it (tar -xf) and give the folder, which is read as it is"
+        )
     return f"{type(error).__name__}: {one_line(error)}"
+
+
+def tell_different(columns: Mapping[str, Collection[str]]) -> None:
+    """Say which columns some files of one table lack. UserError where they have none in common.
+
+    columns: file -> the names of its columns.
+    """
+    every = list(columns.items())
+    shared = set(every[0][1]).intersection(*(names for _, names in every)) if every else set()
+    union = {name: file for file, names in reversed(every) for name in names}
+    if not shared and len(every) > 1 and all(names for _, names in every):
+        other = next(item for item in every if not set(item[1]) & set(every[0][1]) or item is every[-1])
+        told = "; ".join(f"'{os.path.basename(f)}' has {', '.join(list(names)[:5])}" for f, names in (every[0], other))
+        raise UserError(
+            f"data.path: the files have no column in common ({told}), so they are no parts of one table: name one of "
+            "them, or join them first (edges and nodes of a graph: graph:FOLDER)"
+        )
+    lacking = [name for name in union if name not in shared]
+    if lacking:
+        warn_once(
+            f"the files differ in their columns: not all have {', '.join(lacking[:6])}"
+            f"{f' and {len(lacking) - 6} more' if len(lacking) > 6 else ''} (the first that does: "
+            f"'{os.path.basename(union[lacking[0]])}'); empty in the rows of the others"
+        )
 
 
 def stream_rows(source: IterableDataset) -> Iterator[dict[str, Any]]:

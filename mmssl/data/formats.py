@@ -33,6 +33,25 @@ ELSEWHERE = {
     "orc": "orc",
 }
 """Ending of tables that are not read here -> how pandas calls them."""
+_UNPACK = "unpack it and give the folder, which is read as it is"
+_PICKLE = (
+    "pickles are never opened here, as they may run anything: where you trust it, pandas.read_pickle('{file}')"
+    ".to_parquet('{stem}.parquet') in Python makes a table of it, networkx.write_graphml a file of a graph"
+)
+_HDF5 = "numpy.save('{stem}.npy', h5py.File('{file}')['NAME'][:]) in Python writes an array of it, h5ls its names"
+_SQL = (
+    "pandas.read_sql('select * from TABLE', sqlite3.connect('{file}')).to_csv('{stem}.csv', index=False) in Python "
+    "makes a csv of a table"
+)
+_R = "write.csv(readRDS('{file}'), '{stem}.csv', row.names=FALSE) in R makes a csv of it"
+WAYS_OUT = {
+    **dict.fromkeys(("zip", "7z", "rar", "tgz"), _UNPACK),
+    **dict.fromkeys(("pkl", "pickle", "gpickle", "joblib"), _PICKLE),
+    **dict.fromkeys(("h5", "hdf5", "hdf"), _HDF5),
+    **dict.fromkeys(("sqlite", "sqlite3", "db"), _SQL),
+    **dict.fromkeys(("rds", "rdata"), _R),
+}
+"""Ending of other data that are not read here -> what to do; {file}, {stem}: its name, with and without the ending."""
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 MEDIA = {
@@ -79,12 +98,14 @@ def without_query(path: str) -> str:
 
 
 def way_out(names: Iterable[str]) -> str:
-    """What makes a table that is read of the first of some files that pandas knows; empty where it knows none."""
+    """What makes data that are read of the first of some files that other programs know; empty where none do."""
     for name in names:
-        kind = ELSEWHERE.get(os.path.splitext(name)[1].lower().removeprefix("."))
-        if kind is not None:
-            file, stem = os.path.basename(name), os.path.splitext(os.path.basename(name))[0]
+        ending, file = os.path.splitext(name)[1].lower().removeprefix("."), os.path.basename(name)
+        stem = os.path.splitext(file)[0]
+        if (kind := ELSEWHERE.get(ending)) is not None:
             return f"; pandas.read_{kind}({file!r}).to_csv({stem + '.csv'!r}, index=False) in Python makes a csv of it"
+        if (words := WAYS_OUT.get(ending)) is not None:
+            return "; " + words.format(file=file, stem=stem)
     return ""
 
 

@@ -11,7 +11,7 @@ import csv
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -249,6 +249,28 @@ def _whole(text: str, name: str) -> list[Any]:
         lists = [
             value for value in found[0].values() if isinstance(value, list) and value and isinstance(value[0], dict)
         ]
-        if len(lists) == 1:
-            found = lists[0]
+        found = lists[0] if len(lists) == 1 else _joined(found[0], name) or found
     return found
+
+
+def _joined(whole: Mapping[str, Any], name: str) -> list[Any]:
+    """Rows of one object: columns of cells, by number or by the row's name (as pandas writes them), or COCO's pictures,
+    a row a caption. Empty where it is something else; UserError where it holds several lists of objects."""
+    columns = list(whole.values())
+    if len(columns) > 1 and all(isinstance(of, dict) and of.keys() == columns[0].keys() for of in columns):
+        return [{column: of[key] for column, of in whole.items()} for key in columns[0]]
+    if all(isinstance(of, list) and len(of) == len(columns[0]) > 1 for of in columns):
+        if not any(isinstance(value, list | dict) for of in columns for value in of):
+            return [dict(zip(whole, values, strict=True)) for values in zip(*columns, strict=True)]
+    lists = {key: of for key, of in whole.items() if isinstance(of, list) and of and isinstance(of[0], dict)}
+    pictures, said = lists.get("images", []), lists.get("annotations", [])
+    if pictures and said and all("id" in one for one in pictures) and all("image_id" in one for one in said):
+        by_id = {one["id"]: one for one in pictures}
+        return [{**by_id.get(one["image_id"], {}), **one} for one in said]
+    if len(lists) > 1:
+        shown = ", ".join(f"{key} ({len(of):,})" for key, of in lists.items())
+        raise UserError(
+            f"data.path: '{name}' holds several lists of objects, {shown}, expected one, with an object a sample: "
+            "write that list, joined with what it needs of the others, to a file of its own"
+        )
+    return []

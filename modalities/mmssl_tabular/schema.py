@@ -315,7 +315,8 @@ def _frequent(name: str, values: Sequence[object], config: Config) -> list[str]:
         )
     elif 0.5 < cells.share_of_numbers(values) < 1:
         odd = next(v for v in values if cells.share_of_numbers([v]) == 0)
-        logger.warning(
+        codes = isinstance(odd, str) and odd.strip().isdigit()  # 01067: words on purpose
+        (logger.info if codes else logger.warning)(
             "column '%s' is taken as categorical: most values are numbers, but %s is not; set types.%s: numeric, "
             "and missing if that means an empty cell",
             name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,23 @@ def test_files_that_a_table_does_not_name_stay(tmp_path: Path) -> None:
         ("b/2.png", "perhaps"),
         ("b/3.png", None),
     ]
+
+
+def test_captions_as_coco_has_them(tmp_path: Path) -> None:
+    """A row a caption, beside the pictures and by itself."""
+    files(tmp_path, "images/1.jpg", "images/2.jpg")
+    pictures = [{"id": n, "file_name": f"{n}.jpg", "width": 4} for n in (1, 2)]
+    said = [{"id": 7 + n, "image_id": 1 + n % 2, "caption": f"c{n}"} for n in range(4)]
+    (tmp_path / "captions.json").write_text(json.dumps({"info": {}, "images": pictures, "annotations": said}))
+    found = rows(tmp_path)
+    assert list(zip(found["file"], found["caption"], strict=True)) == [
+        ("images/1.jpg", "c0"),
+        ("images/1.jpg", "c2"),
+        ("images/2.jpg", "c1"),
+        ("images/2.jpg", "c3"),
+    ]
+    alone = open_source(str(tmp_path / "captions.json"), split="train")
+    assert list(alone["file_name"]) == ["1.jpg", "2.jpg", "1.jpg", "2.jpg"] and list(alone["caption"])[3] == "c3"
 
 
 def test_a_table_of_persons(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

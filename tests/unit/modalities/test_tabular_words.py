@@ -87,3 +87,8 @@ def test_many_words_among_numbers_are_no_empty_cells() -> None:
     assert fitted([{"x": text} for text in mixed]).columns[0].kind == "categorical"
     codes = [f"{number:03}" for number in range(40)]
     assert fitted([{"x": text} for text in [*codes, "none here"]]).columns[0].kind == "categorical"
+
+
+def test_codes_with_leading_zeros_need_no_advice(caplog: pytest.LogCaptureFixture) -> None:
+    assert fitted([{"zip": text} for text in ("01067", "10115", "80331")]).columns[0].kind == "categorical"
+    assert not caplog.text
