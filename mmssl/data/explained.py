@@ -93,7 +93,10 @@ def tell_different(columns: Mapping[str, Collection[str]]) -> None:
     """
     every = list(columns.items())
     shared = set(every[0][1]).intersection(*(names for _, names in every)) if every else set()
-    union = {name: file for file, names in reversed(every) for name in names}
+    union: dict[str, str] = {}
+    for file, names in every:
+        for name in names:
+            union.setdefault(name, file)
     if not shared and len(every) > 1 and all(names for _, names in every):
         other = next(item for item in every if not set(item[1]) & set(every[0][1]) or item is every[-1])
         told = "; ".join(f"'{os.path.basename(f)}' has {', '.join(list(names)[:5])}" for f, names in (every[0], other))
