@@ -84,7 +84,8 @@ def lost_peers_told() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, RunError) or world_size() == 1:
+        launched = int(os.environ.get("WORLD_SIZE", "1"))  # known before they have met
+        if isinstance(error, RunError) or max(world_size(), launched) == 1:
             raise
         if not isinstance(error, dist.DistError) and not any(words in str(error) for words in LOST):
             raise
@@ -98,7 +99,8 @@ def lost_peers_told() -> Iterator[None]:
 def _first_is_gone() -> bool:
     """Whether nobody else says so: this is the second process, or the first of its machine, and where they all met
     nobody answers. That is the first process, or its launcher, which then tells of it."""
-    if rank() == 0 or (rank() > 1 and os.environ.get("LOCAL_RANK") != "0"):
+    mine = int(os.environ.get("RANK", "0"))
+    if mine == 0 or (mine > 1 and os.environ.get("LOCAL_RANK") != "0"):
         return False
     place = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT") or 0)
     try:

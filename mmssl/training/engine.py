@@ -23,6 +23,7 @@ from accelerate.utils import (
 
 from ..data.fingerprint import differences
 from ..data.origins import folder_of
+from ..data.workers import asked_for_cpu
 from ..errors import RunError, UserError, one_line
 from ..files import whole_file
 from ..models.privacy import veiled
@@ -268,6 +269,11 @@ def make_accelerator(train: LoopConfig) -> Accelerator:
     """Accelerate's engine, whose `mixed_precision` is the run's. UserError where the asked one is not to be had."""
     device = this_device()
     train = settle_precision(train, device)
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    alone = f"{launched} processes were launched, but each would train alone; on CPUs set ACCELERATE_USE_CPU=true"
+    # ahead of what connects them: one that is refused in the middle of that leaves the others with a broken connection
+    if launched > 1 and device.kind == "cpu" and not (asked_for_cpu() or torch.accelerator.is_available()):
+        raise UserError(alone)
     if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run in this process, a notebook say
     try:
@@ -286,11 +292,8 @@ def make_accelerator(train: LoopConfig) -> Accelerator:
         raise UserError(f"train.mixed_precision: found {train.mixed_precision}; {one_line(error)}") from error
     if train.mixed_precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would train in float32
         raise UserError("train.mixed_precision: found fp16, which needs a GPU; on a CPU use bf16 or no")
-    if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
-        raise UserError(
-            f"{os.environ['WORLD_SIZE']} processes were launched, but each would train alone; "
-            "on CPUs set ACCELERATE_USE_CPU=true"
-        )
+    if accelerator.num_processes != launched:
+        raise UserError(alone)
     check_optimizer(train.optimizer, accelerator.device)
     if accelerator.is_main_process:
         warn_of_precision(train, device)

@@ -103,8 +103,8 @@ def run_pretraining(
         recipe = asked if isinstance(asked, Recipe) else asked.recipe()
         refuse_placeholder(recipe)
         check_adapters(recipe.model, recipe.name)
-        parallel = make_parallel(recipe.train)
         with RunLock() as lock, nothing_left(lock, log), lost_peers_told():
+            parallel = make_parallel(recipe.train)
             begun = begin(asked, recipe, parallel, log, lock, output, resume)
             run, fault = _train(begun, watched_by)
         if fault is not None:

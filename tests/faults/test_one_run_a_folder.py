@@ -197,6 +197,12 @@ def test_a_killed_process_gives_the_others_one_line(words: str, monkeypatch: pyt
     assert "\n" not in str(caught.value)
 
 
+def test_a_process_that_is_gone_before_all_have_met_gives_the_others_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(LostProcess, match="another process of this run ended"), lost_peers_told():
+        raise RuntimeError("Gloo connectFullMesh failed with [pair.cc:561] Connection closed by peer [127.0.0.1]:22751")
+
+
 @pytest.mark.parametrize(
     ("rank", "local", "answers", "speaks"),
     [
@@ -224,7 +230,6 @@ def test_somebody_says_it_where_the_first_process_is_gone(
         monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
         monkeypatch.setenv("MASTER_PORT", str(port))
         monkeypatch.setattr("mmssl.distributed.world_size", lambda: 16)
-        monkeypatch.setattr("mmssl.distributed.rank", lambda: rank)
         monkeypatch.setenv("LOCAL_RANK", str(local))
         monkeypatch.setenv("RANK", str(rank))
         with pytest.raises(LostProcess) as caught, lost_peers_told():

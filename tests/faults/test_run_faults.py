@@ -152,6 +152,8 @@ def test_processes_that_would_each_train_alone_are_refused(tmp_path, monkeypatch
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU, where torchrun needs no such variable")
     monkeypatch.setenv("WORLD_SIZE", "2")
+    # before any of them connects: one that is gone in the middle of that would break the others' connections
+    monkeypatch.setattr("mmssl.training.engine.Accelerator", None)
     assert runs.cli(tmp_path) == 2
     (line,) = runs.errors(capsys.readouterr().err)
     assert "ACCELERATE_USE_CPU=true" in line
