@@ -62,6 +62,7 @@ OPTIONAL = {
     "fastapi": ("that page, too", "mmssl[demo]"),
     "uvicorn": ("serves it", "mmssl[demo]"),
     "matplotlib": ("the card's picture of the run", "mmssl[plots]"),
+    "faiss": ("finds the nearest of very many centres of clusters", "mmssl[faiss]"),
     "umap": ("lays out the map of report.html", "mmssl[umap]"),
     "zarr": ("reads Zarr stores: data.path=X.zarr", "mmssl[zarr]"),
     "optuna": ("searches: mmssl tune", "mmssl[tune]"),

@@ -31,7 +31,7 @@ from .embeddings import (
     refuse_rows,
     standardise,
 )
-from .kmeans import KMeans, Labels, Rows, cluster, distances, unit
+from .kmeans import KMeans, Labels, Rows, cluster, distances, require_search, unit
 from .pairing import mined
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def cluster_as(
     """
     parquet_place(output, options.path, source)
     refuse_levels(options.levels)
+    require_search(options.search)
     refuse_beside_domains(options)
     rows: Source | None = None
     domains: list[tuple[list[str], Labels]] = []
@@ -144,7 +145,7 @@ def find_clusters(embeddings: Embeddings, options: KMeansOptions, seed: int) -> 
         what = f"{rows:,} rows have an embedding" if rows == len(sample) else f"sample is {options.sample:,}"
         raise UserError(f"clusters: found {k:,}, but {what}, expected at most as many clusters")
     more: Any = {"spherical": spherical, "balanced": options.balanced, "iterations": options.iterations}
-    more |= {"restarts": options.restarts, "seed": seed}
+    more |= {"restarts": options.restarts, "seed": seed, "search": options.search}
     with doing(f"finding {k:,} clusters"):
         begin = None if rows == len(sample) else embeddings.vectors
         levels = [cluster(sample, begin, rows, k, **more)]

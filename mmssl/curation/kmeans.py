@@ -4,18 +4,21 @@ A pass gives every row to a centre and moves the centres to the means of their r
 but the order of a sum depends on how the rows are cut into batches. Spherical: rows and centres have length 1, and the
 nearest is the one of greatest cosine (Dhillon and Modha 2001). Balanced: every centre has a price that all rows pay, of
 which the best are found by Sinkhorn's iteration on a sample (Cuturi 2013), and room for n / k rows, to within one;
-where it is full, the rows that lose least by it go on to their next choice.
+where it is full, the rows that lose least by it go on to their next choice. Without prices the nearest centre may be
+found by faiss in place of a product (`search: faiss`): in float32, on all cores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import UserError
 from ..saying import doing, told
 
 Rows = NDArray[np.float64]
@@ -48,6 +51,21 @@ def distances(x: Rows, own: Rows, spherical: bool) -> Rows:
     return 1 - (x * own).sum(1) if spherical else np.linalg.norm(x - own, axis=1)
 
 
+def require_search(search: str) -> None:
+    """UserError where what is to find the nearest centres is not installed."""
+    if search == "faiss" and find_spec("faiss") is None:
+        raise UserError("search: found faiss, which is not installed: pip install 'mmssl[faiss]', or leave search out")
+
+
+def flat_index(centres: Rows, spherical: bool) -> Any:
+    """faiss's index of the centres (Douze et al. 2024, arXiv 2401.08281), which looks at all of them."""
+    import faiss
+
+    index = (faiss.IndexFlatIP if spherical else faiss.IndexFlatL2)(centres.shape[1])
+    index.add(np.ascontiguousarray(centres, np.float32))
+    return index
+
+
 @dataclass
 class Assigning:
     """Gives rows to centres, batch after batch of one pass.
@@ -56,6 +74,7 @@ class Assigning:
         room: (k,) how many more rows each centre takes; None: any number.
         prices: (k,) what is taken off the cost of each centre.
         wanted: (k,) rows that would have gone there, had there been room.
+        index: what finds the nearest centre, without room and prices; None: a product of all rows and centres.
     """
 
     centres: Rows
@@ -63,9 +82,14 @@ class Assigning:
     prices: Rows
     room: Labels | None
     wanted: Labels
+    index: Any = None
 
     def __call__(self, x: Rows) -> Labels:
         """(n,) the centre of each row."""
+        if self.index is not None:
+            nearest: Labels = self.index.search(np.ascontiguousarray(x, np.float32), 1)[1][:, 0].astype(np.int64)
+            self.wanted += np.bincount(nearest, minlength=len(self.centres))
+            return nearest
         cost = costs(x, self.centres, self.spherical) - self.prices
         best = cost.argmin(1)
         self.wanted += np.bincount(best, minlength=len(self.centres))
@@ -126,6 +150,7 @@ class KMeans:
         cost: the mean squared distance of a row to its centre, or 1 - cosine.
         balanced: whether clusters are of one size.
         wanted: (k,) rows that chose each centre in the last pass.
+        search: what finds the nearest centre: "products", or "faiss".
     """
 
     centres: Rows
@@ -135,6 +160,7 @@ class KMeans:
     cost: float
     balanced: bool
     wanted: Labels
+    search: str = "products"
 
     def assigning(self) -> Assigning:
         """Begins a pass."""
@@ -142,11 +168,20 @@ class KMeans:
         if self.balanced:
             room = np.full(k, self.rows // k)
             room[np.argsort(-self.wanted, kind="stable")[: self.rows % k]] += 1
-        return Assigning(self.centres, self.spherical, self.prices, room, np.zeros(k, np.int64))
+        index = flat_index(self.centres, self.spherical) if self.search == "faiss" else None
+        return Assigning(self.centres, self.spherical, self.prices, room, np.zeros(k, np.int64), index)
 
 
 def lloyd(
-    start: Rows, begin: Pass, rows: int, *, spherical: bool, balanced: bool, iterations: int, sample: Rows
+    start: Rows,
+    begin: Pass,
+    rows: int,
+    *,
+    spherical: bool,
+    balanced: bool,
+    iterations: int,
+    sample: Rows,
+    search: str = "products",
 ) -> KMeans:
     """Passes until no centre moves, or the cost falls by less than a millionth, or there were `iterations`.
 
@@ -158,11 +193,12 @@ def lloyd(
         balanced: clusters are of one size.
         iterations: passes at most.
         sample: rows in memory that prices are found on.
+        search: what finds the nearest centre.
     """
     from scipy.sparse import csr_matrix
 
     k, priced = len(start), sample[:: -(-len(sample) // PRICED)]
-    found = KMeans(start, spherical, np.zeros(k), rows, np.inf, balanced, np.zeros(k, np.int64))
+    found = KMeans(start, spherical, np.zeros(k), rows, np.inf, balanced, np.zeros(k, np.int64), search)
     for number in range(iterations):
         if balanced:
             found.prices = fair_prices(costs(priced, found.centres, spherical), found.prices)
@@ -202,6 +238,7 @@ def cluster(
     iterations: int = 50,
     restarts: int = 3,
     seed: int = 0,
+    search: str = "products",
 ) -> KMeans:
     """k-means of all rows: the best of several beginnings on a sample, gone on with on all rows.
 
@@ -210,12 +247,13 @@ def cluster(
         begin: gives all rows; None: the sample is all of them.
         rows: how many there are.
         k: clusters.
-        spherical, balanced, iterations: see `lloyd`; rows need not have length 1 here.
+        spherical, balanced, iterations, search: see `lloyd`; rows need not have length 1 here.
         restarts: beginnings.
         seed: of them.
     """
     sample = unit(sample) if spherical else sample
     more: Any = {"spherical": spherical, "balanced": balanced, "iterations": iterations, "sample": sample}
+    more["search"] = search
 
     def held() -> Iterator[Rows]:
         yield from (sample[low : low + BATCH] for low in range(0, len(sample), BATCH))

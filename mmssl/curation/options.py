@@ -40,7 +40,9 @@ class ClusterConfig(RowsConfig, KMeansOptions):
     NEEDS = (
         needs("domain_classes", domain=SET),
         needs("nearest", "least", "instance", "most", kind="neighbours"),
-        needs("clusters", "balanced", "iterations", "restarts", "sample", "seed", kind=("spherical", "plain")),
+        needs(
+            "clusters", "balanced", "iterations", "restarts", "sample", "seed", "search", kind=("spherical", "plain")
+        ),
     )
 
     REFUSED = {

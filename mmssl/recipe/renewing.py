@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from ..options import needs, option, strict
+from ..options import Needs, needs, option, strict
 from ..options.schema import BAD, Draft, Faults
 
 STANDARDISE = (
@@ -35,6 +35,15 @@ class KMeansOptions:
     sample: int = option(
         50_000, min=1, max=10_000_000, help="rows, kept in memory, that the beginning is found on; any, the same ones"
     )
+
+    search: str = option(
+        "products",
+        choices=("products", "faiss"),
+        help="what finds the nearest centre: products with all of them, in float64; or faiss, in float32 and on all "
+        "cores, for very many (needs mmssl[faiss])",
+    )
+
+    NEEDS: ClassVar[tuple[Needs, ...]] = (needs("search", balanced=False),)
 
     @property
     def levels(self) -> list[int]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..curation.clustering import assigned, find_clusters, refuse_levels
 from ..curation.embeddings import Embeddings, Part, standardise
-from ..curation.kmeans import BATCH
+from ..curation.kmeans import BATCH, require_search
 from ..data.loading import evaluation_batches
 from ..data.orders import Order
 from ..data.workers import workers_for
@@ -353,6 +353,7 @@ def open_renewed(recipe: Recipe, opened: TrainingData) -> Renewed | None:
     if options is None:
         return None
     refuse_levels(options.levels)
+    require_search(options.search)
     rows, steps, size = len(opened.source), recipe.train.steps, recipe.train.batch_size
     if options.levels[0] > rows:
         raise UserError(f"data.renewed.clusters: found {options.levels[0]:,}, but {rows:,} rows are trained on")

@@ -29,6 +29,7 @@ OURS = {"dev", "docs", "bench", "all"}
 """Extras that are for who works on mmssl, or only name others."""
 APART = {
     "bitsandbytes": "kernels for GPUs, of an option that few need",
+    "faiss": "30 MB that clusters of very many rows alone need",
     "demo": "Gradio holds Pillow below the version that all others get",
     "umap": "its compiling costs each run half a minute",
 }
@@ -40,6 +41,7 @@ IMPORTED_AS = {
     "pillow": "PIL",
     "pyyaml": "yaml",
     "umap_learn": "umap",
+    "faiss_cpu": "faiss",
 }
 """Where the import name is not the package's."""
 NOT_IMPORTED = {"tensorboard": "Accelerate's tracker imports it"}

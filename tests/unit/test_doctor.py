@@ -86,7 +86,7 @@ def test_every_extra_is_listed_with_its_line(monkeypatch: pytest.MonkeyPatch) ->
         if extra not in ("dev", "docs", "bench", "all")
         for line in lines
     }
-    extras["umap"] = extras.pop("umap_learn")  # as it is imported
+    extras["umap"], extras["faiss"] = extras.pop("umap_learn"), extras.pop("faiss_cpu")  # as they are imported
     assert {name: doctor.OPTIONAL[name][1] for name in extras} == extras
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     found = {f.text.split()[1]: (f.level, f.fix) for f in doctor._optional()}

@@ -14,7 +14,7 @@ from toys.points import READERS, ByHand, table
 
 from mmssl import cluster
 from mmssl.cli import main
-from mmssl.curation import clustering
+from mmssl.curation import clustering, kmeans
 from mmssl.curation.kmeans import unit
 from mmssl.data.row_files import about_of
 from mmssl.errors import UserError
@@ -131,10 +131,15 @@ def test_a_model_embeds_first_and_not_twice(
         (["split=test"], "split: found it beside"),
         (["column=text"], "has no embeddings 'text', it has image_embedding"),
         (["kind=plane"], "did you mean 'plain'?"),
+        (["search=faiss", "balanced=true"], "search"),
+        (["search=faiss"], "search: found faiss, which is not installed: pip install 'mmssl[faiss]'"),
         (["label=x"], "label: found a column, but clusters are of embeddings"),
     ],
 )
-def test_refused_in_one_line(words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refused_in_one_line(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kmeans, "find_spec", lambda name: None)
     embedded(tmp_path / "e.parquet")
     assert main(["cluster", str(tmp_path / "e.parquet"), "--output", str(tmp_path / "c.parquet"), *words]) == 2
     (line,) = runs.errors(capsys.readouterr().err)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -47,6 +50,35 @@ def test_it_is_lloyds_algorithm_in_whatever_batches_rows_come(spherical: bool) -
         np.testing.assert_allclose(found.centres, centres, atol=1e-12)
     done = lloyd(start, lambda: [x], 90, iterations=100, **more)
     np.testing.assert_allclose(done.centres, plain_lloyd(x, start.copy(), spherical, 30)[0], atol=1e-12)
+
+
+class Flat:
+    """What is used of faiss's indices, where it is not installed."""
+
+    def __init__(self, distance: bool) -> None:
+        self.distance = distance
+
+    def add(self, centres: Any) -> None:
+        self.centres = centres
+
+    def search(self, x: Any, k: int) -> tuple[Any, Any]:
+        assert x.dtype == self.centres.dtype == np.float32 and k == 1
+        product = x @ self.centres.T
+        costs = (self.centres**2).sum(1) - 2 * product if self.distance else -product
+        return costs.min(1, keepdims=True), costs.argmin(1)[:, None]
+
+
+@pytest.mark.parametrize("spherical", [True, False])
+def test_faiss_finds_the_same_clusters(spherical: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if find_spec("faiss") is None:
+        made = SimpleNamespace(IndexFlatIP=lambda width: Flat(False), IndexFlatL2=lambda width: Flat(True))
+        monkeypatch.setitem(sys.modules, "faiss", made)
+    x = blobs(90, 4)
+    found, usual = (cluster(x, None, 90, 4, spherical=spherical, search=search) for search in ("faiss", "products"))
+    np.testing.assert_allclose(found.centres, usual.centres, atol=1e-9)
+    rows = unit(x) if spherical else x
+    assert np.array_equal(found.assigning()(rows), usual.assigning()(rows))
+    assert found.assigning().index is not None and usual.assigning().index is None
 
 
 def test_spherical_clusters_do_not_see_lengths() -> None:
