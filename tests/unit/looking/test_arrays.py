@@ -86,5 +86,5 @@ def test_the_reason_stands_in_the_recipe_and_the_user_says_another(tmp_path: Pat
     assert "image:  # arrays of three axes, 6 x 24 x 24: the first axis, of 6, is taken for" in by_shape.text
     assert any("--column volume=volume" in line for line in by_shape.found)
     asked = init(InitConfig(path=str(tmp_path / "data"), columns={"volume": "volume"}), tmp_path / "volume.yaml")
-    assert asked.base == "volume_mae" and "volume:  # as asked for" in asked.text
+    assert asked.base == "volume_contrastive" and "volume:  # as asked for" in asked.text
     assert asked.recipe["modalities"]["volume"] == {"size": 24, "patch": 4}
