@@ -39,7 +39,7 @@ class Beside:
 
     Attributes:
         path: of the table.
-        columns: its columns.
+        columns: its columns, without the one that holds the files' names.
         rows: the rows that name a file; of each file those of them that do, by their numbers here.
         of: file -> numbers of rows.
     """
@@ -58,7 +58,7 @@ def table_beside(folder: Path, tables: Sequence[str], files: Sequence[Sequence[s
         tables: the tables in it that are no samples.
         files: of each sample its files.
     """
-    best: tuple[float, int, Beside, str] | None = None
+    best: tuple[tuple[float, int, int], Beside, str] | None = None
     near = sorted((path for path in tables if path.lower().endswith(ENDINGS)), key=lambda path: path.count(os.sep))
     for path in near[:MOST]:
         if os.path.getsize(path) > LARGEST:
@@ -74,17 +74,19 @@ def table_beside(folder: Path, tables: Sequence[str], files: Sequence[Sequence[s
                 share = sum(bool(of) for of in named) / max(len(files), 1)
                 if share < LEAST:
                     continue
-                if best is None or share > best[0]:
+                # by names rather than by numbers, and by what more rows have: of COCO's captions not their own number
+                rank = round(share, 1), -level, len({number for numbers in named for number in numbers})
+                if best is None or rank > best[0]:
                     of = {file: numbers for sample, numbers in zip(files, named, strict=True) for file in sample}
-                    found = Beside(path, list(dict.fromkeys(name for row in rows for name in row)), rows, of)
-                    best = share, level, found, column
+                    others = dict.fromkeys(name for row in rows for name in row if name != column or level > 2)
+                    best = rank, Beside(path, list(others), rows, of), column
                 break  # the closest way of naming that will do
     if best is None:
         return None
-    share, level, found, column = best
+    (_, closeness, _), found, column = best
     others = [name for name in found.columns if name != column]
     left = len(found.rows) - len({number for numbers in found.of.values() for number in numbers})
-    whom = "names whom they are of" if level == LEVELS - 1 else "names them"
+    whom = "names whom they are of" if -closeness == LEVELS - 1 else "names them"
     warn_once(
         f"'{os.path.relpath(found.path, folder)}' says more of the files: its column '{column}' {whom} "
         f"({sum(bool(found.of[sample[0]]) for sample in files):,} of {len(files):,}), and {joined(others, 6)} "

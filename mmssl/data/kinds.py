@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -91,11 +92,17 @@ class Kind:
         """Whether a file of `second` is a sample: not a table that has this very column."""
         try:
             with reading_sample():
-                if table_format(file.name) == "csv" and self.column in csv_layout(str(file), file.name).names:
+                if table_format(file.name) == "csv" and self.column in _names(str(file), file.stat().st_mtime_ns):
                     return False
                 return all(reader.holds(file) for reader in self.readers)
         except (BadSample, UserError):
             return False
+
+
+@functools.lru_cache(4096)
+def _names(path: str, changed: int) -> tuple[str, ...]:
+    """The columns of a csv file, which is asked again and again; changed: when, so that another one is looked at."""
+    return csv_layout(path, os.path.basename(path)).names
 
 
 def by_ending() -> tuple[Kind, ...]:

@@ -219,7 +219,8 @@ def _with_table(row: Mapping[str, File], beside: Beside | None) -> Rows:
         return [dict(row)]
     numbers: Sequence[int | None] = beside.of.get(_first(row)) or [None]
     empty = dict.fromkeys(beside.columns)
-    return [{**empty, **({} if number is None else beside.rows[number]), **row} for number in numbers]
+    said = [{} if number is None else {name: beside.rows[number].get(name) for name in empty} for number in numbers]
+    return [{**empty, **one, **row} for one in said]
 
 
 def _first(row: Mapping[str, object]) -> str:

@@ -99,7 +99,8 @@ class _FullPaths:
 
     def full(self, value: object) -> Any:
         if isinstance(value, str):
-            return str(self.base / value) if self.names_file(value) else value
+            found = value if self.names_file(value) or "\\" not in value else value.replace("\\", "/")  # of Windows
+            return str(self.base / found) if self.names_file(found) else value
         if isinstance(value, list):
             return [self.full(item) for item in value]
         if isinstance(value, dict) and value.get("bytes") is None and isinstance(value.get("path"), str):

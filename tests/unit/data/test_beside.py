@@ -76,9 +76,10 @@ def test_captions_as_coco_has_them(tmp_path: Path) -> None:
     """A row a caption, beside the pictures and by itself."""
     files(tmp_path, "images/1.jpg", "images/2.jpg")
     pictures = [{"id": n, "file_name": f"{n}.jpg", "width": 4} for n in (1, 2)]
-    said = [{"id": 7 + n, "image_id": 1 + n % 2, "caption": f"c{n}"} for n in range(4)]
+    said = [{"id": n, "image_id": 1 + n % 2, "caption": f"c{n}"} for n in range(4)]
     (tmp_path / "captions.json").write_text(json.dumps({"info": {}, "images": pictures, "annotations": said}))
     found = rows(tmp_path)
+    assert found.column_names == ["id", "width", "image_id", "caption", "image", "file"]
     assert list(zip(found["file"], found["caption"], strict=True)) == [
         ("images/1.jpg", "c0"),
         ("images/1.jpg", "c2"),
@@ -133,3 +134,11 @@ def test_folders_of_modalities_are_no_classes(tmp_path: Path) -> None:
 def test_parts_into_which_files_were_dealt_are_no_classes(names: list[str], labelled: bool, tmp_path: Path) -> None:
     files(tmp_path, *names)
     assert ("label" in rows(tmp_path).column_names) == labelled
+
+
+def test_paths_as_windows_writes_them(tmp_path: Path) -> None:
+    """A table that was written there names files here."""
+    files(tmp_path, "pics/a/1.png", "pics/2.png")
+    (tmp_path / "t.csv").write_text("image,n\npics\\a\\1.png,1\npics/2.png,2\n")
+    found = open_source(str(tmp_path / "t.csv"), split="train", files=Files({"image": reader("image")}))
+    assert [row["image"] for row in found] == [str(tmp_path / "pics/a/1.png"), str(tmp_path / "pics/2.png")]
