@@ -78,8 +78,8 @@ def table_beside(folder: Path, tables: Sequence[str], files: Sequence[Sequence[s
                 rank = round(share, 1), -level, len({number for numbers in named for number in numbers})
                 if best is None or rank > best[0]:
                     of = {file: numbers for sample, numbers in zip(files, named, strict=True) for file in sample}
-                    others = dict.fromkeys(name for row in rows for name in row if name != column or level > 2)
-                    best = rank, Beside(path, list(others), rows, of), column
+                    kept = dict.fromkeys(name for row in rows for name in row if name != column or level > 2)
+                    best = rank, Beside(path, list(kept), rows, of), column
                 break  # the closest way of naming that will do
     if best is None:
         return None
