@@ -25,7 +25,7 @@ from mmssl.reading import AS_FOUND, Reading
 from . import formats, text_files
 from .arrow_files import arrow_features, arrow_rows, arrow_tables
 from .column_types import JSON, FieldType, cast_fields, common_type, json_array, json_feature, json_type
-from .csv_layout import Layout, csv_layout, tell
+from .csv_layout import Layout, csv_layout, tell, tell_table
 from .explained import tell_different, warn_once
 from .letters import not_in_encoding
 from .uncounted import builder_for
@@ -90,6 +90,8 @@ class Tables(datasets.ArrowBasedBuilder):
     def _features(self, files: Sequence[tuple[str, str]], remote: bool) -> datasets.Features:
         kind = self.config.kind
         if kind == "text":
+            if not remote:
+                tell_table(*files[0], self.config.encoding)
             return _text_features([name for _, name in files], self.config.texts)
         if kind in ("parquet", "arrow"):
             return unified([(name, arrow_features(path, kind)[0]) for path, name in files], self.config.words)

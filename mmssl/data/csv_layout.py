@@ -20,6 +20,8 @@ from .letters import open_text
 SEPARATORS = (",", ";", "\t", "|")
 LOOKED_AT = 1 << 20
 """Characters that the layout is found in."""
+HEAD = 1 << 16
+"""Those of a text that may be a table."""
 ROWS_LOOKED_AT = 200
 STEPS = (1, 2, 5, 10)
 """Between numbers that are names of columns: years, mostly."""
@@ -104,6 +106,20 @@ def csv_layout(path: str, name: str, reading: Reading = AS_FOUND, separator: str
                 "data.header=true makes it names"
             )
     return Layout(tuple(names), separator, header, skip + lines + titles, spaced, units, tuple(said))
+
+
+def tell_table(path: str, name: str, encoding: str | None = None) -> None:
+    """Say of a text file that it looks like a table with tabs, which spreadsheets call Unicode text: every line would
+    be a text, with the labels in it."""
+    with open_text(path, name, "", encoding) as file:
+        sample = file.read(HEAD)
+    rows = _rows(sample, "\t", len(sample) == HEAD)
+    widths = [len(row) for row in rows]
+    if len(rows) >= 10 and widths[0] > 1 and widths.count(widths[0]) >= 0.95 * len(rows):
+        warn_once(
+            f"'{name}' has {widths[0]} fields in every line, with tabs between them: each line is read as a text; "
+            "called .tsv it is read as a table"
+        )
 
 
 def tell(name: str, layout: Layout) -> None:

@@ -199,3 +199,14 @@ def test_a_second_row_of_values(second: str) -> None:
     numbers = "\n".join(f"{n},{n + 1},x" for n in range(8))
     words = "\n".join("low,high,x" for _ in range(8))
     assert not has_units(table(f"a,b,c\n{second}\n{words if second.startswith('low') else numbers}"))
+
+
+@pytest.mark.parametrize(("between", "told"), [("\t", True), (" ", False)])
+def test_a_table_that_is_called_a_text(
+    between: str, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What spreadsheets call Unicode text: its labels would be words of the texts."""
+    lines = [between.join([f"text {n}", "yes", str(n)]) for n in range(12)]
+    (tmp_path / "t.txt").write_text("\n".join(lines), "utf-16")
+    assert len(open_source(str(tmp_path / "t.txt"), split="train")) == 12
+    assert ("called .tsv it is read as a table" in caplog.text) == told
