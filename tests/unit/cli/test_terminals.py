@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[list[str], int]] = {
     "export": (["export", "RUN", "--to", "vit", "--output", "OUT"], 0),
     "finetune": (["finetune", "RUN", *DIGITS, "--label", "label", "few=0", "train.steps=2", "--output", "OUT"], 0),
     "cluster": (["cluster", "RUN", *DIGITS, "limit=96", "clusters=[4]", "--output", "OUT/c.parquet"], 0),
-    "select": (["select", "builtin:digits", "fraction=0.5", "--output", "OUT/s.parquet"], 0),
+    "select": (["select", "builtin:digits", "--keep", "0.5", "--by", "random", "--output", "OUT/s.parquet"], 0),
     "push": (["push", "RUN", "me/digits", "--dry-run"], 0),
     "wrong": (["embed", "RUN", "--data", "/nowhere", "--output", "OUT/e.parquet"], 2),
 }
