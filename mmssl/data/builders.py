@@ -91,7 +91,8 @@ class Tables(datasets.ArrowBasedBuilder):
         kind = self.config.kind
         if kind == "text":
             if not remote:
-                tell_table(*files[0], self.config.encoding)
+                with _letters(files[0][1]):
+                    tell_table(*files[0], self.config.encoding)
             return _text_features([name for _, name in files], self.config.texts)
         if kind in ("parquet", "arrow"):
             return unified([(name, arrow_features(path, kind)[0]) for path, name in files], self.config.words)

@@ -191,7 +191,9 @@ def _from_bytes(data: bytes, layout: str | None) -> Volume:
         return _from_array(load_npy(data), layout)
     name = _kind(data)
     if name is None:
-        raise BadSample(f"the file is no volume: it begins as none of {', '.join(FILES)} or .npy does")
+        words = data[:64].translate(None, b"\r\n\t").decode("latin-1").isprintable()
+        found = "is text" if words else f"begins with {data[:4]!r}"
+        raise BadSample(f"the file is no volume: it {found}, expected one of {', '.join(FILES)} or .npy")
     try:
         import nibabel
     except ModuleNotFoundError as error:

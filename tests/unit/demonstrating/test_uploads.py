@@ -105,5 +105,5 @@ def test_a_file_of_another_kind_is_one_clear_sentence(name: str) -> None:
 
 
 def test_what_is_no_volume_says_so_without_its_bytes() -> None:
-    with pytest.raises(BadSample, match=r"^the file is no volume: it begins as none of \.nii, .* or \.npy does$"):
+    with pytest.raises(BadSample, match=r"^the file is no volume: it is text, expected one of \.nii, .* or \.npy$"):
         reader("volume").prepare(b"these are words and nothing else" * 20)
