@@ -85,7 +85,7 @@ def write(folder: Path, shared: Path | None = None) -> None:
         if not file.exists():
             source = datasets.Dataset.from_parquet(str(place / f"{split}.parquet"))
             columns = source.features | {"noise": datasets.Value("string"), "decibels": datasets.Value("float64")}
-            plain = source.cast_column("audio", datasets.Audio(decode=False)) if "audio" in source.features else source
+            plain = source.cast_column("audio", datasets.Audio(decode=False))
             columns["audio"] = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
             made = datasets.Dataset.from_list(rows(list(plain)), features=datasets.Features(columns))
             made.to_parquet(file.with_suffix(".partial"))

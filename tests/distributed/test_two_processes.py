@@ -57,7 +57,8 @@ def worker(rank: int, port: int, results) -> None:
             found.append(((losses / 2).numpy(), {n: g.numpy() for n, g in grads.items()}))
         return module.module.find_unused_parameters, found
 
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    # Accelerate would else give each as many threads as there are cores, which then wait for each other
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     with joined(rank, port), patch_environment(rank=rank, local_rank=rank, world_size=2, **place):
         mine = [
             toy_world.batch({n: v[rank * ROWS : (rank + 1) * ROWS] for n, v in samples(case).items()}) for case in CASES

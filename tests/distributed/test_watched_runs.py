@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -26,9 +25,6 @@ from mmssl.training.loop import Loop
 from mmssl.training.metrics import TIMED
 from mmssl.training.observers import Verdict
 from mmssl.training.ranks import Clock
-
-STEP = 3e-3
-"""Learning rate of the runs that collapse: how far a step of Adam moves a weight."""
 
 
 def watched() -> dict[str, Any]:
@@ -57,8 +53,9 @@ def watched() -> dict[str, Any]:
 
 def collapsing(**guard: Any) -> dict[str, Any]:
     """Plain L2 between two views: the spread of the embeddings goes to zero."""
-    content = runs.recipe(train={"steps": 30, "save_every": 5, "health_every": 5, "lr": STEP, "warmup": 0})
-    content["train"] |= {"log_every": 1, "keep": 1}
+    content = runs.recipe(train={"steps": 30, "save_every": 5, "health_every": 5, "lr": 3e-3, "warmup": 0})
+    # of a collapsed model gradients here and there are no more than rounding: Adam would make whole steps of them
+    content["train"] |= {"log_every": 1, "keep": 1, "eps": 1e-6}
     content["model"]["towers"]["image"].pop("dropout")
     content["views"] = {name: {"image": {"crop_scale": [0.3, 1.0]}} for name in ("a", "b")}
     content["objectives"] = {"pull": {"type": "toys.collapse", "tower": "image"}}
@@ -315,6 +312,4 @@ def test_a_rollback_leaves_both_in_the_state_that_one_process_goes_back_to(ran, 
         for name in a:
             assert (a[name] == b[name]).all(), name
             if "qkv.bias" not in name:  # a key's bias has no gradient: Adam makes steps of what rounding leaves
-                assert a[name] == pytest.approx(one[name], rel=1e-5, abs=STEP / 10), name
-                # of a collapsed model a gradient here and there is no more than rounding, too
-                assert np.isclose(a[name], one[name], rtol=1e-5, atol=1e-5).mean() > 0.99, name
+                assert a[name] == pytest.approx(one[name], rel=1e-5, abs=1e-5), name
